@@ -1,0 +1,105 @@
+"""The border between a model family and the method: what an adapter must offer, and the prefix it hands over.
+
+Promises: `prefill.py`, `decode.py` and the policies need nothing of a model beyond this file. Knows nothing about
+pruning, question sets or any particular family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+TEXT, AUDIO, VIDEO = 0, 1, 2
+"""Values of `Prefix.modality`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """All tokens before the first question: system text, the clip's audio and video, shared instruction text.
+
+    N tokens, of which n are audio or video; every tensor lies on the model's device.
+    """
+
+    input_ids: Tensor
+    """(N,) int64."""
+    embeddings: Tensor
+    """(N, D) model dtype; audio and video features already in place."""
+    positions: Tensor
+    """(3, N) rotary positions (temporal, height, width): int64 for Qwen2.5-Omni, float32 for Qwen3-Omni."""
+    next_position: int
+    """Where a question's positions start: the maximum of `positions` + 1, as the stock model would continue."""
+    modality: Tensor
+    """(N,) int8: TEXT, AUDIO or VIDEO."""
+    chunk: Tensor
+    """(N,) int32: number of the time chunk (2 s in Qwen2.5-Omni) of an audio or video token, -1 for text."""
+    grid: Tensor
+    """(N, 3) int32: temporal patch, row and column after merging for video tokens; (audio token number, 0, 0) for audio
+    tokens; -1 for text. What temporal token merging and the storyboard need."""
+    audio_importance: Tensor | None
+    """(number of audio tokens,) float32, in token order: attention received in the audio encoder's last layer, weighted
+    so that columns of a short last encoder chunk are not favoured. None without audio."""
+    deepstack: tuple[Tensor, ...] = ()
+    """Qwen3: per early decoder layer (N, D) to be added to the hidden states after that layer; zero rows elsewhere."""
+    encoder_flops: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class Adapter(Protocol):
+    """A loaded model of one family."""
+
+    family: str
+    device: torch.device
+    dtype: torch.dtype
+    weights_hash: str
+    """Hash over the weights' content: part of a recipe."""
+    layers: Sequence[nn.Module]
+    """The text decoder's layers, called by `omnidrop/prefill.py`'s own loop."""
+    norm: nn.Module
+    lm_head: nn.Module
+    rotary: nn.Module
+    """`rotary(hidden, positions[:, None, :]) -> (cos, sin)`."""
+    config: object
+    """The text decoder's configuration (hidden_size, num_hidden_layers, num_key_value_heads, head_dim, ...)."""
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """(S,) int64 -> (S, D)."""
+        ...
+
+    def prefix(
+        self,
+        frames: npt.NDArray[np.uint8] | None,
+        audio: npt.NDArray[np.float32] | None,
+        *,
+        fps: float,
+        system_prompt: str | None,
+        instruction: str,
+    ) -> Prefix:
+        """Encode one clip and lay out everything before the questions.
+
+        `frames` (T, H, W, 3) uint8 RGB sampled at `fps` frames a second; `audio` (samples,) float32 mono, 16 kHz, any
+        length (neither padded to nor truncated at 300 s); at least one of them.
+        """
+        ...
+
+    def question_ids(self, text: str) -> list[int]:
+        """Token ids of one question, up to and including the start of the assistant's turn."""
+        ...
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of an answer text as it would follow the assistant's start, without an end token."""
+        ...
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Token ids that end an answer."""
+        ...
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Decode token ids without special tokens."""
+        ...

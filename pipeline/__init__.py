@@ -1,0 +1,1 @@
+"""The archive job: configuration, planning, execution on Ray, journal, tables, savings index."""

@@ -1,0 +1,172 @@
+"""The values that travel between the driver, the decode tasks and the model actor, one way, all frozen.
+
+Promises: a clip's id goes with it through every call, so that answers can never attach to another clip. Knows nothing
+about Ray, ffmpeg, the job file or how ids are made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from omnidrop.answers import ClipAnswers
+from omnidrop.questions import Question
+
+
+@dataclass(frozen=True)
+class Media:
+    """One item of an archive, as listed."""
+
+    media_id: str
+    """Hash of archive name and key: the item's identity whatever its content."""
+    key: str
+    """Path relative to the archive's root, with forward slashes."""
+    uri: str
+    """Where to open it: an absolute local path or an `s3://` address."""
+    etag: str
+    """Changes when the content changes."""
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What probing found. Sizes are as displayed, after rotation."""
+
+    container: str
+    duration_s: float
+    start_s: float = 0.0
+    """The container's first presentation time; spans are counted from it."""
+    video_codec: str | None = None
+    width: int | None = None
+    height: int | None = None
+    frame_rate: float | None = None
+    """Average frames a second; None where the file does not tell."""
+    rotation_deg: int = 0
+    hdr: bool = False
+    """The transfer is PQ or HLG: decoding tone-maps where it can and notes it."""
+    interlaced: bool = False
+    audio_codec: str | None = None
+    audio_stream: int | None = None
+    """Which audio stream is decoded, counted among the audio streams: the default one."""
+    audio_streams: int = 0
+    sample_rate: int | None = None
+    channels: int | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    """Container tags (title, date, ...), lower-case names, sorted; untrusted text, offered to question templates."""
+
+    @property
+    def has_video(self) -> bool:
+        """Whether there is a picture (cover art does not count)."""
+        return self.video_codec is not None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is sound."""
+        return self.audio_codec is not None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A span of one media item, in seconds from its start."""
+
+    clip_id: str
+    index: int
+    """Counted from 0 within the media item."""
+    start_s: float
+    end_s: float
+
+    @property
+    def length_s(self) -> float:
+        """Seconds."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How clips are decoded, and the limits that an untrusted file may not pass."""
+
+    fps: float = 2.0
+    """Frames a second asked for."""
+    max_pixels: int = 128 * 28 * 28
+    """Frames are scaled down, keeping their aspect, to at most this many pixels."""
+    timeout_s: float = 120.0
+    """Wall-clock limit of one clip's ffmpeg process."""
+    max_bytes: int = 1 << 30
+    """A decoded clip larger than this is refused."""
+    max_media_bytes: int = 1 << 40
+    """A file larger than this is refused before it is opened."""
+    min_share: float = 0.5
+    """A clip of which less than this share could be decoded is quarantined rather than answered as `partial`."""
+
+
+@dataclass(frozen=True)
+class WorkUnit:
+    """Consecutive clips of one media item with the questions asked of each: what is retried and committed whole."""
+
+    unit_id: str
+    media: Media
+    info: MediaInfo
+    clips: tuple[Clip, ...]
+    questions: tuple[Question, ...]
+    instruction: str
+    """Text that all questions share, asked once in the prefix."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedClip:
+    """One clip's pictures and sound, verified against its span."""
+
+    clip: Clip
+    frames: npt.NDArray[np.uint8] | None
+    """(T, H, W, 3) RGB, or None without a picture."""
+    audio: npt.NDArray[np.float32] | None
+    """(samples,) mono 16 kHz in -1..1, or None without sound."""
+    fps: float
+    """Frames a second really sampled."""
+    decoded_share: float
+    """Smaller of the shares of frames and samples that were there, 0..1; below 1 the clip is `partial`."""
+    decode_s: float
+    """Wall seconds of decoding, fetching excluded."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pictures and sound."""
+        return sum(a.nbytes for a in (self.frames, self.audio) if a is not None)
+
+
+Stage = Literal["probe", "plan", "fetch", "decode", "answer"]
+
+
+@dataclass(frozen=True)
+class ClipFailure:
+    """Why a clip (or, from probing, a whole media item) has no answers."""
+
+    clip: Clip | None
+    """None where the whole media item failed."""
+    stage: Stage
+    error_class: str
+    """Stable name, see `docs/` and the `error_class` of the exceptions."""
+    message: str
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """One answered clip."""
+
+    clip: Clip
+    answers: ClipAnswers
+    fps: float
+    frames: int
+    samples: int
+    decoded_share: float
+    decode_s: float
+    answer_s: float
+    """Wall seconds inside the model actor."""
+    notes: tuple[str, ...] = field(default=())
+
+
+ClipOutcome = ClipResult | ClipFailure
