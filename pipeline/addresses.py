@@ -1,0 +1,77 @@
+"""Addresses that people write into a job: local folders, `s3://` prefixes and S3 servers.
+
+Promises: a checked address is normalised and carries no credential, and a refusal never repeats an address that may
+hold one. Knows nothing about what lies at an address.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import AfterValidator, Field
+
+SECRET_NAME = re.compile(
+    r"pass(word|wd)?$|secret|token$|credential|signature|private_?key|access_?key|api_?key|^key$", re.IGNORECASE
+)
+"""Names of fields and query parameters whose values are credentials."""
+
+NO_CREDENTIALS = (
+    "put S3 credentials into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an AWS profile or a role, never into a job: "
+    "jobs are stored with their results"
+)
+
+
+class SecretFreeError(ValueError):
+    """Raised by validators of fields whose value may hold a credential, so that messages do not repeat the value."""
+
+
+def holds_secret(url: str) -> bool:
+    """Whether an address has a user or password part, or a query parameter that is named like a credential."""
+    parts = urlsplit(url)
+    return "@" in parts.netloc or secret_in_query(parts.query)
+
+
+def secret_in_query(query: str) -> bool:
+    """Whether a URL's query has a parameter that is named like a credential."""
+    return any(SECRET_NAME.search(name.replace("-", "_")) for name, _ in parse_qsl(query, keep_blank_values=True))
+
+
+def is_s3(location: str) -> bool:
+    """Whether a checked location lies in S3."""
+    return location.startswith("s3://")
+
+
+def _endpoint(url: str) -> str:
+    if holds_secret(url):
+        raise SecretFreeError(f"the address seems to hold a credential; {NO_CREDENTIALS}")
+    if not re.match(r"https?://[^/]", url):
+        raise ValueError("must be an address such as http://host:9000")
+    return url.rstrip("/")
+
+
+def _location(location: str) -> str:
+    scheme, separator, rest = location.partition("://")
+    if not location.strip() or "\0" in location:
+        raise ValueError("must be a folder or an s3://bucket/prefix address")
+    if not separator:
+        return location
+    if scheme.lower() == "file":
+        if not rest.startswith("/"):
+            raise ValueError("a file:// address needs an absolute path, as in file:///data/videos")
+        return rest.rstrip("/") or "/"
+    if holds_secret(location):
+        raise SecretFreeError(f"the address seems to hold a credential; {NO_CREDENTIALS}")
+    if scheme.lower() != "s3":
+        raise ValueError("only local folders and s3:// addresses are supported")
+    bucket, _, prefix = rest.partition("/")
+    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}", bucket):
+        raise ValueError(f"{bucket!r} is no bucket name; write s3://bucket/prefix")
+    return f"s3://{bucket}/{prefix}".rstrip("/")
+
+
+Location = Annotated[str, AfterValidator(_location)]
+"""A local folder (`file://` becomes a plain path) or `s3://bucket/prefix`, without a slash at its end."""
+EndpointUrl = Annotated[str, AfterValidator(_endpoint), Field(max_length=2048)]
+"""An S3 server's address."""

@@ -1,0 +1,165 @@
+"""Reads the YAML that people write (job files, question sets) into plain values that remember their line and column.
+
+Promises: only scalars, lists and mappings come out, by the YAML 1.2 core schema (`yes` and `on` stay words, `1e9` is a
+number); duplicate keys, tags, merge keys, oversized files and alias bombs are refused, and every refusal names file,
+line and column. Knows nothing about what the values mean.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omnidrop.errors import UserError
+
+MAX_FILE_BYTES = 512 * 1024
+"""A question set of 2,000 questions takes about 300 kB; PyYAML needs seconds for a file larger than this."""
+MAX_NODES = 100_000
+"""Values after aliases are expanded: bounds an alias bomb, which is small on disk and endless in memory."""
+MAX_DEPTH = 40
+
+FieldPath = tuple[str | int, ...]
+"""Keys and list indices from the top of the document."""
+
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SPECIAL_FLOAT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_NULL = {"", "~", "null", "Null", "NULL"}
+_TRUE, _FALSE = {"true", "True", "TRUE"}, {"false", "False", "FALSE"}
+_PLAIN_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
+
+
+class YamlError(UserError):
+    """The file is not there, too large, or not the plain YAML that is read here."""
+
+
+@dataclass(frozen=True)
+class YamlDocument:
+    """A file's value and where each part of it stands."""
+
+    path: Path
+    value: Any
+    marks: Mapping[FieldPath, tuple[int, int]]
+    """Line and column, counted from 1: of the key for entries of a mapping, of the value for entries of a list."""
+
+    def where(self, field: FieldPath = ()) -> str:
+        """`file:line:column` of a field, or of its nearest ancestor that is written in the file."""
+        for length in range(len(field), -1, -1):
+            if (mark := self.marks.get(field[:length])) is not None:
+                return f"{self.path}:{mark[0]}:{mark[1]}"
+        return str(self.path)
+
+
+def dotted(field: FieldPath) -> str:
+    """A field path as people write it: `questions[2].answer.type`."""
+    text = ""
+    for part in field:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def read_yaml(path: Path) -> YamlDocument:
+    """Read one file. Raises YamlError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise YamlError(f"{path}: there is no such file (looked in {path.parent.absolute()})") from error
+    except OSError as error:
+        raise YamlError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise YamlError(f"{path}: larger than the {MAX_FILE_BYTES // 1024} KiB allowed for a hand-written file")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise YamlError(f"{path}: not UTF-8 text (byte {error.start}): {error.reason}") from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path) -> YamlDocument:
+    """Parse text that came from `path`. Raises YamlError."""
+    try:
+        # BaseLoader resolves nothing by itself: every plain scalar comes out as text and is typed below.
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise YamlError(f"{at}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise YamlError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise YamlError(f"{path}: nested deeper than the {MAX_DEPTH} levels allowed") from error
+    reader = _Reader(path)
+    value = reader.read(node, (), 0) if node is not None else None
+    return YamlDocument(path, value, reader.marks)
+
+
+class _Reader:
+    """Turns composed nodes into values; holds the marks and the count of nodes seen so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.marks: dict[FieldPath, tuple[int, int]] = {}
+        self.nodes = 0
+
+    def read(self, node: yaml.Node, field: FieldPath, depth: int) -> Any:
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise self.error(node, f"more than {MAX_NODES} values once aliases (*name) are expanded; write fewer")
+        if depth > MAX_DEPTH:
+            raise self.error(node, f"nested deeper than the {MAX_DEPTH} levels allowed")
+        if node.tag not in _PLAIN_TAGS:
+            raise self.error(node, f"the tag {node.tag!r} is not allowed; write plain text, numbers, lists or mappings")
+        self.marks.setdefault(field, (node.start_mark.line + 1, node.start_mark.column + 1))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(child, (*field, index), depth + 1) for index, child in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, field, depth)
+        assert isinstance(node, yaml.ScalarNode)
+        return _scalar(node)
+
+    def mapping(self, node: yaml.MappingNode, field: FieldPath, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self.error(key_node, "a key must be plain text, not a list or a mapping")
+            key = str(key_node.value)
+            if key == "<<":
+                raise self.error(key_node, "merge keys (<<) are not supported; write the fields out")
+            line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
+            if key in result:
+                first = self.marks[(*field, key)][0]
+                raise self.error(
+                    key_node, f"{dotted((*field, key))} is given twice (first in line {first}); remove one"
+                )
+            self.marks[(*field, key)] = (line, column)
+            result[key] = self.read(value_node, (*field, key), depth + 1)
+        return result
+
+    def error(self, node: yaml.Node, message: str) -> YamlError:
+        return YamlError(f"{self.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}: {message}")
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    """Type a scalar by the YAML 1.2 core schema; quoted and block scalars are text."""
+    text = str(node.value)
+    if node.style is not None:
+        return text
+    if text in _NULL:
+        return None
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    if _INT.fullmatch(text):
+        # int() refuses more digits than sys.get_int_max_str_digits; nobody means such a number.
+        base = 8 if text.startswith("0o") else 16 if text.startswith("0x") else 10
+        return int(text, base) if len(text) <= 4000 else text
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if _SPECIAL_FLOAT.fullmatch(text):
+        return float(text.replace(".", "", 1))
+    return text
