@@ -1,0 +1,143 @@
+"""Pruning inside each modality before the decoder: audio by its encoder's attention, video by temporal token merging.
+
+Promises: how many tokens of each modality and frame stay is host arithmetic; the selection has exactly that many, also
+with an incomplete last group of frames or frames of different sizes. Knows nothing about questions or layers.
+Source: arXiv 2605.14458, intra-modality pruning; the merging of frames is DyCoke's (arXiv 2411.15024).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from omnidrop.schedule import EntryCounts
+
+if TYPE_CHECKING:
+    from omnidrop.policies import AudioVisual
+
+GROUP = 4
+"""Temporal patches merged together: the first, the anchor, stays whole."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How many tokens of a clip may enter the decoder.
+
+    One number, the level, moves both modalities together: 1 is the paper's shares, below it both shrink in proportion
+    down to anchors alone, above it both grow to everything at 2.
+    """
+
+    audio: int
+    frame_sizes: tuple[int, ...]
+    audio_share: float = 0.7
+    video_share: float = 0.4
+
+    @property
+    def _least_level(self) -> float:
+        return 1.0 / GROUP / self.video_share if self.frame_sizes and self.video_share < 1.0 else 0.5
+
+    def shares(self, level: float) -> tuple[float, float]:
+        """(audio, video) shares kept at `level`. The video share counts whole groups: (1 + 3 x kept) / 4."""
+        if level <= 1.0:
+            return self.audio_share * level, max(self.video_share * level, 1.0 / GROUP)
+        up = min(level, 2.0) - 1.0
+        return tuple(s + (1.0 - s) * up for s in (self.audio_share, self.video_share))  # type: ignore[return-value]
+
+    def audio_count(self, level: float) -> int:
+        """Audio tokens kept at `level`."""
+        return math.ceil(self.audio * self.shares(level)[0] - 1e-9)
+
+    def frame_counts(self, level: float) -> tuple[int, ...]:
+        """Video tokens kept of each temporal patch at `level`; anchors whole, also of an incomplete last group."""
+        others = (self.shares(level)[1] * GROUP - 1.0) / (GROUP - 1)
+        return tuple(
+            size if index % GROUP == 0 else min(size, math.ceil(size * others - 1e-9))
+            for index, size in enumerate(self.frame_sizes)
+        )
+
+    def count(self, level: float) -> int:
+        """Tokens kept in all."""
+        return self.audio_count(level) + sum(self.frame_counts(level))
+
+    def counts(self) -> EntryCounts:
+        """The bounds that calibration works within."""
+        return EntryCounts(self.count(self._least_level), self.count(1.0), self.count(2.0))
+
+    def split(self, keep: int) -> tuple[int, tuple[int, ...]]:
+        """Audio count and per-frame counts that sum to exactly `keep`.
+
+        The highest level that fits, and what is left over goes one token at a time, first to audio, then to the frames
+        that are not yet whole, in time order.
+        """
+        low, high = 0.0, 2.0
+        if self.count(high) <= keep:
+            low = high
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.count(middle) <= keep else (low, middle)
+        audio, frames = self.audio_count(low), list(self.frame_counts(low))
+        left = keep - audio - sum(frames)
+        while left > 0:
+            before = left
+            if audio < self.audio:
+                audio, left = audio + 1, left - 1
+            for index, size in enumerate(self.frame_sizes):
+                if left and frames[index] < size:
+                    frames[index], left = frames[index] + 1, left - 1
+            if left == before:
+                raise ValueError(f"cannot keep {keep} of {self.audio + sum(self.frame_sizes)} tokens")
+        if left < 0:
+            raise ValueError(f"cannot keep {keep} tokens: {audio + sum(frames)} is the least")
+        return audio, tuple(frames)
+
+
+def select(tokens: AudioVisual, entry: Entry, keep: int) -> Tensor:
+    """(keep,) ascending indices of the tokens that enter the decoder, int64."""
+    if keep == tokens.count:
+        return torch.arange(keep, device=tokens.modality.device)
+    audio, frames = entry.split(keep)
+    kept = []
+    if tokens.audio:
+        places = torch.nonzero(tokens.is_audio).flatten()
+        kept.append(places[_audio(tokens, audio)])
+    if tokens.video:
+        places = torch.nonzero(~tokens.is_audio).flatten()
+        kept.append(places[_video(tokens.features[places], tokens.grid[places], tokens.frame_sizes, frames)])
+    return torch.sort(torch.cat(kept)).values
+
+
+def _audio(tokens: AudioVisual, keep: int) -> Tensor:
+    """Indices among the audio tokens: the highest attention received in the encoder, or evenly spaced without it."""
+    if tokens.audio_importance is None:
+        return torch.div(
+            torch.arange(keep, device=tokens.modality.device) * tokens.audio, max(keep, 1), rounding_mode="floor"
+        )
+    return torch.topk(tokens.audio_importance, keep).indices
+
+
+def _video(features: Tensor, grid: Tensor, sizes: tuple[int, ...], keep: tuple[int, ...]) -> Tensor:
+    """Indices among the video tokens: of each frame those least like the anchor's token at the same place."""
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + size)
+    unit = torch.nn.functional.normalize(features.float(), dim=-1)
+    kept = []
+    for index, (size, count) in enumerate(zip(sizes, keep, strict=True)):
+        start = starts[index]
+        anchor = index - index % GROUP
+        here = torch.arange(start, start + size, device=features.device)
+        if count == size:
+            kept.append(here)
+            continue
+        if sizes[anchor] == size:
+            there = unit[starts[anchor] : starts[anchor] + size]
+        else:  # another frame size: the anchor's token at the nearest place
+            own, others = grid[here, 1:].float(), grid[starts[anchor] : starts[anchor + 1], 1:].float()
+            there = unit[starts[anchor] + torch.cdist(own, others).argmin(dim=1)]
+        likeness = (unit[here] * there).sum(dim=-1)
+        kept.append(here[torch.topk(likeness, count, largest=False).indices])
+    return torch.cat(kept)
