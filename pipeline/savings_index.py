@@ -1,0 +1,434 @@
+"""The savings index: what every clip cost and what pruning saved, in SQL, beside the planner's working memory.
+
+Promises: everything here follows from the journal (applying a unit or a head twice changes nothing; `clear` and a
+rebuild give equal contents), and `clips` and `quarantine` hold only rows that count: those of a superseded version
+leave when a newer one is declared. Probe results are a cache. Knows nothing about Ray, stores or how answers are made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
+
+from omnidrop.errors import UserError
+from pipeline.index_schema import (
+    clips,
+    marks,
+    media,
+    probes,
+    quarantine,
+    runs,
+    units,
+)
+from pipeline.journal import Head, RunRecord
+from pipeline.rows import clips_table, quarantine_rows
+from pipeline.unit_format import UnitKey, UnitObject
+from workers.records import ClipFailure, Media, MediaInfo
+
+_T = TypeVar("_T")
+
+BATCH = 500
+"""Rows in one statement: 500 x 60 columns stays under PostgreSQL's 65,535 parameters."""
+SQLITE_BUSY_TIMEOUT_S = 60
+"""Without it, 910 of 2,400 writes of eight writers were locked out."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What is known of one media item's content: `info`, or the failure of probing it; scene cuts where asked for."""
+
+    info: MediaInfo | None
+    failure: ClipFailure | None = None
+    scene_cuts_s: tuple[float, ...] | None = None
+    """Seconds from the media's start, None where not looked for."""
+    scene_threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the clips of one job that count."""
+
+    media: int
+    units: int
+    units_done: int
+    clips: int
+    clips_partial: int
+    quarantined: int
+    answers_seconds: float
+    """Wall seconds in the model."""
+    retained_ratio: float | None
+    """Token-weighted mean over clips."""
+    as_run_flops: int
+    dense_flops: int
+    dense_shared_flops: int
+    as_run_kv_bytes: int
+    dense_kv_bytes: int
+    dense_shared_kv_bytes: int
+    as_run_tokens: int
+    dense_tokens: int
+    dense_shared_tokens: int
+
+    @property
+    def saved_against_dense_shared(self) -> float | None:
+        """Share of FLOPs saved against dense with prefix reuse (negative where pruning cost more)."""
+        return 1 - self.as_run_flops / self.dense_shared_flops if self.dense_shared_flops else None
+
+    @property
+    def saved_against_dense(self) -> float | None:
+        """Share of FLOPs saved against dense per question."""
+        return 1 - self.as_run_flops / self.dense_flops if self.dense_flops else None
+
+
+class SavingsIndex:
+    """The index in one database; SQLite or PostgreSQL. One process may hold several connections to it."""
+
+    def __init__(self, url: str) -> None:
+        """Open the index, creating or migrating its tables. Raises UserError where the database cannot be used."""
+        try:
+            self._engine = sa.create_engine(url, connect_args=_connect_args(url))
+            if self._engine.dialect.name == "sqlite":
+                sa.event.listen(self._engine, "connect", _sqlite_pragmas)
+            _migrate(self._engine)
+        except (sa.exc.SQLAlchemyError, ImportError) as error:
+            shown = _without_password(url)
+            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise UserError(
+                f"cannot use the index at {shown}: {reason}; give index_url as sqlite:///FILE or "
+                "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed)"
+            ) from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    # -- the journal's contents ---------------------------------------------------------------------------------------
+
+    def apply_heads(self, heads: Sequence[Head], mark: str | None = None) -> list[UnitKey]:
+        """Make these versions the ones that count; returns the finished units that count again and must be re-applied.
+
+        `mark` is the head object they came from, remembered by `heads_mark`.
+        """
+        revived: list[UnitKey] = []
+        with self._engine.begin() as connection:
+            for batch in _batches(heads):
+                current = _current_versions(connection, [(h.job, h.media_id) for h in batch])
+                moved = [h for h in batch if current.get((h.job, h.media_id)) != h.version_id]
+                for head in moved:
+                    for table in (clips, quarantine):
+                        mine = (table.c.job == head.job) & (table.c.media_id == head.media_id)
+                        connection.execute(sa.delete(table).where(mine))
+                _upsert(connection, media, [asdict(h) for h in batch], replace=True)
+                found = connection.execute(
+                    sa.select(units.c.job, units.c.media_id, units.c.version_id, units.c.unit_id)
+                    .where(units.c.version_id.in_([h.version_id for h in moved]))
+                    .order_by(units.c.unit_id)
+                )
+                revived += [UnitKey(*row) for row in found]
+            if mark is not None:
+                _upsert(connection, marks, [{"name": "heads", "value": mark}], replace=True)
+        return revived
+
+    def heads_mark(self) -> str | None:
+        """The last head object that was applied."""
+        return self.mark("heads")
+
+    def apply_units(self, objects: Sequence[UnitObject]) -> None:
+        """Take up finished units; rows of versions that do not count are left out."""
+        with self._engine.begin() as connection:
+            for batch in _batches(objects):
+                metas = [o.meta for o in batch]
+                _upsert(connection, units, [asdict(m.key) for m in metas])
+                current = _current_versions(connection, [(m.asked.job, m.media.media_id) for m in metas])
+                live = [o for o in batch if current.get((o.meta.asked.job, o.meta.media.media_id)) == o.meta.version_id]
+                for rows in _batches([row for o in live for row in clips_table(o).select(clips.c.keys()).to_pylist()]):
+                    _upsert(connection, clips, rows)
+                for rows in _batches([row for o in live for row in quarantine_rows(o)]):
+                    _upsert(connection, quarantine, rows)
+
+    def drop_units(self, unit_ids: Sequence[str]) -> None:
+        """Forget units that the journal no longer holds."""
+        with self._engine.begin() as connection:
+            for batch in _batches(unit_ids):
+                for table in (units, clips, quarantine):
+                    connection.execute(sa.delete(table).where(table.c.unit_id.in_(batch)))
+
+    def write_run(self, run: RunRecord) -> None:
+        """Store or replace a run's record."""
+        row = {name: getattr(run, name) for name in runs.c.keys() if name != "record"}  # noqa: SIM118 - a collection
+        with self._engine.begin() as connection:
+            _upsert(connection, runs, [row | {"record": json.dumps(asdict(run))}], replace=True)
+
+    def forget(self, media_id: str) -> None:
+        """Erase everything about a media item, its probe too."""
+        with self._engine.begin() as connection:
+            for table in (clips, quarantine, units, media, probes):
+                connection.execute(sa.delete(table).where(table.c.media_id == media_id))
+
+    def clear(self) -> None:
+        """Erase all that follows from the journal; the probe cache stays."""
+        with self._engine.begin() as connection:
+            for table in (clips, quarantine, units, media, runs, marks):
+                connection.execute(sa.delete(table))
+
+    # -- what the planner asks ----------------------------------------------------------------------------------------
+
+    def known_units(self, unit_ids: Sequence[str]) -> set[str]:
+        """Those of `unit_ids` that are finished."""
+        found: set[str] = set()
+        with self._engine.connect() as connection:
+            for batch in _batches(unit_ids):
+                found.update(connection.scalars(sa.select(units.c.unit_id).where(units.c.unit_id.in_(batch))))
+        return found
+
+    def current_versions(self, job: str, media_ids: Sequence[str]) -> dict[str, str]:
+        """The version that counts of each of these media items (absent where there is none)."""
+        with self._engine.connect() as connection:
+            found = _current_versions(connection, [(job, m) for m in media_ids])
+        return {media_id: version for (_, media_id), version in found.items()}
+
+    def probes(self, items: Sequence[Media]) -> dict[str, Probed]:
+        """Cached probes of those items whose etag has not changed."""
+        etags = {m.media_id: m.etag for m in items}
+        found = {}
+        with self._engine.connect() as connection:
+            for batch in _batches(list(etags)):
+                for media_id, etag, probe in connection.execute(
+                    sa.select(probes).where(probes.c.media_id.in_(batch))
+                ).tuples():
+                    if etag == etags[media_id]:
+                        found[media_id] = _probed_from(json.loads(probe))
+        return found
+
+    def put_probes(self, found: Iterable[tuple[Media, Probed]]) -> None:
+        """Remember probes."""
+        rows = [
+            {"media_id": item.media_id, "etag": item.etag, "probe": json.dumps(asdict(probed))}
+            for item, probed in found
+        ]
+        with self._engine.begin() as connection:
+            for batch in _batches(rows):
+                _upsert(connection, probes, batch, replace=True)
+
+    # -- what publishing, status and rebuilding ask -------------------------------------------------------------------
+
+    def all_units(self) -> Iterator[str]:
+        """Ids of all finished units, streamed."""
+        with self._engine.connect().execution_options(yield_per=10_000) as connection:
+            yield from connection.scalars(sa.select(units.c.unit_id))
+
+    def live_media(self) -> Iterator[tuple[Head, UnitKey | None]]:
+        """Every media item with each of its finished units that count (None where there is none yet), streamed.
+
+        Ordered by job, media key and unit id, so that items are consecutive.
+        """
+        counts = (units.c.job == media.c.job) & (units.c.version_id == media.c.version_id)
+        query = (
+            sa.select(media, units.c.unit_id)
+            .outerjoin(units, counts)
+            .order_by(media.c.job, media.c.media_key, media.c.media_id, units.c.unit_id)
+        )
+        with self._engine.connect().execution_options(yield_per=10_000) as connection:
+            for row in connection.execute(query).mappings():
+                head = Head(**{name: row[name] for name in media.c.keys()})  # noqa: SIM118 - a collection
+                key = UnitKey(head.job, head.media_id, head.version_id, row["unit_id"])
+                yield head, key if row["unit_id"] is not None else None
+
+    def totals(self, job: str | None = None) -> Totals:
+        """Sums over what counts, of one job or of all."""
+
+        def of(table: sa.Table) -> Any:
+            return table.c.job == job if job is not None else sa.true()
+
+        sums = [
+            sa.func.coalesce(sa.func.sum(clips.c[f"{way}_{cost}"]), 0)
+            for cost in ("flops", "kv_bytes", "tokens")
+            for way in ("as_run", "dense", "dense_shared")
+        ]
+        weight = clips.c.audio_tokens + clips.c.video_tokens
+        with self._engine.connect() as connection:
+            counted = connection.execute(
+                sa.select(
+                    sa.func.count(),
+                    sa.func.count().filter(clips.c.status == "partial"),
+                    sa.func.coalesce(sa.func.sum(clips.c.model_s), 0.0),
+                    sa.func.sum(clips.c.retained_ratio * weight),
+                    sa.func.sum(weight).filter(clips.c.retained_ratio.is_not(None)),
+                    *sums,
+                ).where(of(clips))
+            ).one()
+            items, planned = connection.execute(
+                sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(media.c.units), 0)).where(of(media))
+            ).one()
+            counts = (units.c.job == media.c.job) & (units.c.version_id == media.c.version_id)
+            done = connection.scalar(sa.select(sa.func.count()).select_from(units).join(media, counts).where(of(media)))
+            failed = connection.scalar(sa.select(sa.func.count()).select_from(quarantine).where(of(quarantine)))
+        kept, all_tokens = counted[3], counted[4]
+        flops, kv_bytes, tokens = counted[5:8], counted[8:11], counted[11:14]
+        return Totals(
+            items,
+            int(planned),
+            int(done or 0),
+            counted[0],
+            counted[1],
+            int(failed or 0),
+            float(counted[2]),
+            float(kept / all_tokens) if all_tokens else None,
+            *(int(x) for x in (*flops, *kv_bytes, *tokens)),
+        )
+
+    def quarantine_classes(self, job: str | None = None) -> list[tuple[str, int]]:
+        """(error class, count), most frequent first."""
+        count = sa.func.count().label("count")
+        query = sa.select(quarantine.c.error_class, count).group_by(quarantine.c.error_class)
+        query = query.order_by(count.desc(), quarantine.c.error_class)
+        if job is not None:
+            query = query.where(quarantine.c.job == job)
+        with self._engine.connect() as connection:
+            return [(name, int(n)) for name, n in connection.execute(query).tuples()]
+
+    def find_media(self, key_or_id: str) -> list[tuple[str, str]]:
+        """(media_id, key) of the items with this exact key or id, over all jobs."""
+        query = sa.select(media.c.media_id, media.c.media_key).distinct()
+        query = query.where((media.c.media_key == key_or_id) | (media.c.media_id == key_or_id))
+        with self._engine.connect() as connection:
+            return [(media_id, key) for media_id, key in connection.execute(query.order_by(media.c.media_key)).tuples()]
+
+    def jobs(self) -> list[str]:
+        """Names of all jobs, sorted."""
+        with self._engine.connect() as connection:
+            names = sa.union(sa.select(media.c.job), sa.select(units.c.job), sa.select(runs.c.job))
+            return sorted(connection.scalars(names))
+
+    def runs(self, job: str | None = None) -> list[RunRecord]:
+        """Run records, newest first."""
+        query = sa.select(runs.c.record).order_by(runs.c.started_at.desc())
+        if job is not None:
+            query = query.where(runs.c.job == job)
+        with self._engine.connect() as connection:
+            return [RunRecord(**r | {"actors": tuple(r["actors"])}) for r in map(json.loads, connection.scalars(query))]
+
+    def mark(self, name: str) -> str | None:
+        """A remembered value."""
+        with self._engine.connect() as connection:
+            return connection.scalar(sa.select(marks.c.value).where(marks.c.name == name))
+
+    def contents(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Everything that follows from the journal, sorted: two indexes of one journal compare equal."""
+        with self._engine.connect() as connection:
+            return {
+                table.name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
+                for table in (runs, media, units, clips, quarantine)
+            }
+
+
+def _probed_from(given: Mapping[str, Any]) -> Probed:
+    info, failure, cuts = given["info"], given["failure"], given["scene_cuts_s"]
+    return Probed(
+        info and MediaInfo(**info | {"tags": tuple((k, v) for k, v in info["tags"])}),
+        failure and ClipFailure(None, failure["stage"], failure["error_class"], failure["message"]),
+        None if cuts is None else tuple(cuts),
+        given["scene_threshold"],
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# SQL that differs between databases, and connections
+
+
+def _upsert(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], replace: bool = False
+) -> None:
+    """Insert rows; those whose key is there are left as they are, or replaced."""
+    if not rows:
+        return
+    keys = [c.name for c in table.primary_key]
+    # PostgreSQL refuses the same key twice in one statement, and NUL in text.
+    unique = {tuple(row[k] for k in keys): {n: _clean(v) for n, v in row.items()} for row in rows}
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = make(table)
+    if replace:
+        values = {c.name: statement.excluded[c.name] for c in table.c if c.name not in keys}
+        statement = statement.on_conflict_do_update(index_elements=keys, set_=values)
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=keys)
+    connection.execute(statement, list(unique.values()))
+
+
+def _clean(value: Any) -> Any:
+    return value.replace("\x00", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
+
+
+def _current_versions(connection: sa.Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    found = {}
+    for batch in _batches(wanted):
+        rows = connection.execute(
+            sa.select(media.c.job, media.c.media_id, media.c.version_id).where(
+                media.c.media_id.in_([media_id for _, media_id in batch])
+            )
+        ).tuples()
+        found.update({(job, media_id): version for job, media_id, version in rows})
+    return {key: found[key] for key in wanted if key in found}
+
+
+def _batches(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
+
+
+def _connect_args(url: str) -> dict[str, Any]:
+    return {"timeout": SQLITE_BUSY_TIMEOUT_S} if url.startswith("sqlite") else {}
+
+
+def _sqlite_pragmas(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def _without_password(url: str) -> str:
+    try:
+        return sa.make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return "the given URL"
+
+
+def _migrate(engine: sa.Engine) -> None:
+    """Bring the tables to this version's schema, under a lock where several processes may start at once."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    scripts = ScriptDirectory.from_config(config)
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    if found == scripts.get_current_head():
+        return
+    if found is not None and found not in {s.revision for s in scripts.walk_revisions()}:
+        raise UserError(
+            f"the index has schema revision {found}, which this version does not know; upgrade omnidrop, or delete the "
+            "index and run `omnidrop rebuild` (the journal holds everything)"
+        )
+    with _migration_lock(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+@contextmanager
+def _migration_lock(engine: sa.Engine) -> Iterator[sa.Connection]:
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7216054605148)")
+        yield connection
+        connection.commit()

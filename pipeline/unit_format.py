@@ -1,0 +1,268 @@
+"""One finished work unit as bytes: a Parquet object, one row per clip with its answers nested.
+
+Promises: what is encoded is decoded equal; damage and newer formats are named, never misread. Knows nothing about where
+the bytes are stored.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from omnidrop.answers import Answer, PassCost
+from omnidrop.errors import OmniDropError
+from omnidrop.questions import Question
+from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
+
+FORMAT_VERSION = 1
+"""Raised when an older reader would misread a newer journal; part of every recipe."""
+
+_META_KEY = b"omnidrop"
+_WAYS = ("as_run", "dense", "dense_shared")
+_COSTS = (*(f.name for f in fields(PassCost)), "flops")
+
+ANSWER_TYPE = pa.struct(
+    [
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("answer_type", pa.string()),
+        ("answer", pa.string()),
+        ("answer_boolean", pa.bool_()),
+        ("answer_number", pa.float64()),
+        ("unit", pa.string()),
+        ("text", pa.string()),
+        ("probability", pa.float64()),
+        ("margin", pa.float64()),
+        ("error_class", pa.string()),
+    ]
+)
+"""One answer. `answer` is the value as text (JSON for json answers), null where it could not be read."""
+
+CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("clip_id", pa.string()),
+    ("clip_index", pa.int32()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+    ("status", pa.string()),
+    ("frames", pa.int32()),
+    ("samples", pa.int64()),
+    ("fps", pa.float64()),
+    ("decoded_share", pa.float64()),
+    ("decode_s", pa.float64()),
+    ("answer_s", pa.float64()),
+    ("model_s", pa.float64()),
+    ("audio_tokens", pa.int32()),
+    ("video_tokens", pa.int32()),
+    ("retained_ratio", pa.float64()),
+    ("retained_ratio_audio", pa.float64()),
+    ("retained_ratio_video", pa.float64()),
+    ("layer_audio_tokens", pa.list_(pa.int32())),
+    ("layer_video_tokens", pa.list_(pa.int32())),
+    *((f"{way}_{cost}", pa.int64()) for way in _WAYS for cost in _COSTS),
+    ("peak_bytes", pa.int64()),
+    ("notes", pa.list_(pa.string())),
+)
+"""What is stored of a clip, beside its answers. `status` is answered, partial or quarantined."""
+
+FAILURE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("stage", pa.string()),
+    ("error_class", pa.string()),
+    ("message", pa.string()),
+)
+
+UNIT_SCHEMA = pa.schema([*CLIP_FIELDS, *FAILURE_FIELDS, ("answers", pa.list_(ANSWER_TYPE))])
+
+
+class JournalError(OmniDropError):
+    """The journal holds something this version cannot read; the message says what and what to do."""
+
+    error_class = "journal"
+
+
+def utc_now() -> str:
+    """ISO 8601, UTC, microseconds: sorts as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who asked and how: what the rows of one recipe have in common."""
+
+    job: str
+    recipe_hash: str
+    question_set: str
+    question_set_version: str
+    model: str
+    weights_hash: str
+    mode: str
+    policy: str
+    retained_ratio_target: float | None
+
+
+def media_prefix(job: str, media_id: str) -> str:
+    """Where all units of a media item lie, of all its versions."""
+    return f"journal/units/{job}/{media_id[:2]}/{media_id}/"
+
+
+@dataclass(frozen=True)
+class UnitKey:
+    """Where a finished unit lies."""
+
+    job: str
+    media_id: str
+    version_id: str
+    unit_id: str
+
+    @property
+    def path(self) -> str:
+        """Key in the store."""
+        return f"{media_prefix(self.job, self.media_id)}{self.version_id}-{self.unit_id}.parquet"
+
+    @staticmethod
+    def parse(path: str) -> UnitKey | None:
+        """The inverse of `path`; None for anything that is not a unit (a temp file, a stranger's file)."""
+        parts = path.removesuffix(".parquet").split("/")
+        if not path.endswith(".parquet") or len(parts) != 6 or parts[:2] != ["journal", "units"]:
+            return None
+        version, _, unit = parts[5].partition("-")
+        return UnitKey(parts[2], parts[4], version, unit) if unit else None
+
+
+@dataclass(frozen=True)
+class UnitMeta:
+    """Everything a unit's rows share."""
+
+    asked: Asked
+    media: Media
+    info: MediaInfo | None
+    """None where probing failed."""
+    version_id: str
+    unit_id: str
+    run_id: str
+    committed_at: str = field(default_factory=utc_now)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def key(self) -> UnitKey:
+        """Where this unit is or will be."""
+        return UnitKey(self.asked.job, self.media.media_id, self.version_id, self.unit_id)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitObject:
+    """One finished unit as stored: `rows` by `UNIT_SCHEMA`, one row per clip (or one failed media row)."""
+
+    meta: UnitMeta
+    rows: pa.Table
+
+
+def encode_unit(meta: UnitMeta, outcomes: Sequence[ClipOutcome], questions: Sequence[Question]) -> bytes:
+    """A unit as one Parquet object: row order is the clips' order; `meta` goes into the file's metadata."""
+    asked = {q.id: q for q in questions}
+    rows = [_result_row(o, asked) if isinstance(o, ClipResult) else _failure_row(o) for o in outcomes]
+    schema = UNIT_SCHEMA.with_metadata({_META_KEY: json.dumps(asdict(meta)).encode()})
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def decode_unit(data: bytes, *, where: str) -> UnitObject:
+    """The inverse of `encode_unit`. Raises JournalError, naming `where`, for damage or a newer format."""
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        given = json.loads(table.schema.metadata[_META_KEY])
+        version = given["format_version"]
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+        raise JournalError(f"{where} is not a journal object ({error}); delete it and run the job again") from error
+    if version > FORMAT_VERSION:
+        raise JournalError(f"{where} has journal format {version}, this version reads up to {FORMAT_VERSION}; upgrade")
+    info = given["info"]
+    meta = UnitMeta(
+        **given
+        | {
+            "asked": Asked(**given["asked"]),
+            "media": Media(**given["media"]),
+            "info": info and MediaInfo(**info | {"tags": tuple((k, v) for k, v in info["tags"])}),
+        }
+    )
+    return UnitObject(meta, table.replace_schema_metadata(None))
+
+
+def _clip_row(clip: Clip | None, status: str) -> dict[str, Any]:
+    if clip is None:
+        return {"status": status}
+    return {
+        "clip_id": clip.clip_id,
+        "clip_index": clip.index,
+        "start_s": clip.start_s,
+        "end_s": clip.end_s,
+        "status": status,
+    }
+
+
+def _result_row(result: ClipResult, questions: Mapping[str, Question]) -> dict[str, Any]:
+    row = _clip_row(result.clip, "partial" if result.decoded_share < 1 else "answered")
+    cost, trace = result.answers.cost, result.answers.trace
+    for way in _WAYS:
+        row |= {f"{way}_{name}": getattr(getattr(cost, way), name) for name in _COSTS}
+    return row | {
+        "frames": result.frames,
+        "samples": result.samples,
+        "fps": result.fps,
+        "decoded_share": result.decoded_share,
+        "decode_s": result.decode_s,
+        "answer_s": result.answer_s,
+        "model_s": cost.seconds,
+        "audio_tokens": trace.audio_in,
+        "video_tokens": trace.video_in,
+        "retained_ratio": trace.retained_ratio(),
+        "retained_ratio_audio": trace.retained_ratio("audio"),
+        "retained_ratio_video": trace.retained_ratio("video"),
+        "layer_audio_tokens": [c.audio for c in trace.layers],
+        "layer_video_tokens": [c.video for c in trace.layers],
+        "peak_bytes": cost.peak_bytes,
+        "notes": [*result.notes, *result.answers.notes],
+        "answers": [_answer_row(a, questions[a.question_id]) for a in result.answers.answers],
+    }
+
+
+def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
+    value = answer.value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    shown: str | None
+    if value is None or isinstance(value, str):
+        shown = value
+    elif isinstance(value, bool):
+        shown = "yes" if value else "no"
+    elif is_number:
+        shown = f"{value:g}"
+    else:
+        shown = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return {
+        "question_id": question.id,
+        "question": question.text,
+        "answer_type": question.answer.kind,
+        "answer": shown,
+        "answer_boolean": value if isinstance(value, bool) else None,
+        "answer_number": value if is_number else None,
+        "unit": getattr(question.answer, "unit", None),
+        "text": answer.text,
+        "probability": answer.probability,
+        "margin": answer.margin,
+        "error_class": answer.error_class,
+    }
+
+
+def _failure_row(failure: ClipFailure) -> dict[str, Any]:
+    return _clip_row(failure.clip, "quarantined") | {
+        "stage": failure.stage,
+        "error_class": failure.error_class,
+        "message": failure.message,
+    }
