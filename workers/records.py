@@ -40,10 +40,14 @@ class MediaInfo:
     start_s: float = 0.0
     """The container's first presentation time; spans are counted from it."""
     video_codec: str | None = None
+    video_stream: int | None = None
+    """Which video stream is decoded, counted among the video streams (cover art included)."""
     width: int | None = None
     height: int | None = None
     frame_rate: float | None = None
     """Average frames a second; None where the file does not tell."""
+    variable_rate: bool = False
+    """Pictures come at uneven intervals: a gap between two of them is no loss."""
     rotation_deg: int = 0
     hdr: bool = False
     """The transfer is PQ or HLG: decoding tone-maps where it can and notes it."""
@@ -54,6 +58,11 @@ class MediaInfo:
     audio_streams: int = 0
     sample_rate: int | None = None
     channels: int | None = None
+    video_end_s: float | None = None
+    """Where the last picture that can really be read ends, counted as spans are; None where that was not found out.
+    Earlier than `duration_s` in a truncated file."""
+    audio_end_s: float | None = None
+    """The same for sound."""
     tags: tuple[tuple[str, str], ...] = ()
     """Container tags (title, date, ...), lower-case names, sorted; untrusted text, offered to question templates."""
 

@@ -1,0 +1,107 @@
+"""Why a media item or a clip could not be used: one exception per stable error class of the workers.
+
+Promises: `error_class` never changes once released (quarantine rows and `retry --error-class` hold it), and a message
+says what was found and, where something can be done, what. Knows nothing about where the errors are stored.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from omnidrop.errors import OmniDropError, UserError
+
+
+class FfmpegMissing(UserError):
+    """No ffmpeg can be run on this machine."""
+
+    error_class: ClassVar[str] = "ffmpeg_missing"
+
+
+class MediaError(OmniDropError):
+    """A media item or one of its clips cannot be used. Other items are not affected."""
+
+    error_class: ClassVar[str] = "media_error"
+
+
+class MediaMissing(MediaError):
+    """The file was listed, but cannot be opened now: deleted, renamed or unreadable."""
+
+    error_class: ClassVar[str] = "media_missing"
+
+
+class MediaChanged(MediaError):
+    """The file is not the one that was planned: its etag changed."""
+
+    error_class: ClassVar[str] = "media_changed"
+
+
+class MediaTooLarge(MediaError):
+    """The file, its pictures or a decoded clip are larger than a limit."""
+
+    error_class: ClassVar[str] = "too_large"
+
+
+class NotMedia(MediaError):
+    """Not a regular file in a container that is allowed."""
+
+    error_class: ClassVar[str] = "not_media"
+
+
+class MediaTruncated(MediaError):
+    """The container's index is missing because the file was cut off."""
+
+    error_class: ClassVar[str] = "truncated"
+
+
+class NoStreams(MediaError):
+    """Neither pictures nor sound to decode."""
+
+    error_class: ClassVar[str] = "no_streams"
+
+
+class NoDuration(MediaError):
+    """The length is neither declared nor found by scanning within the limits."""
+
+    error_class: ClassVar[str] = "no_duration"
+
+
+class ProbeCrashed(MediaError):
+    """The probing process died over this file."""
+
+    error_class: ClassVar[str] = "probe_crashed"
+
+
+class ProbeTimeout(MediaError):
+    """Probing did not end within its limit."""
+
+    error_class: ClassVar[str] = "probe_timeout"
+
+
+class DecodeFailed(MediaError):
+    """ffmpeg decoded nothing of the span."""
+
+    error_class: ClassVar[str] = "decode_failed"
+
+
+class DecodeTimeout(MediaError):
+    """Decoding one clip did not end within its limit."""
+
+    error_class: ClassVar[str] = "decode_timeout"
+
+
+class DecodeIncomplete(MediaError):
+    """Less of the clip could be decoded than `DecodeSettings.min_share`."""
+
+    error_class: ClassVar[str] = "decode_incomplete"
+
+
+class StorageError(MediaError):
+    """The object store could not deliver the file."""
+
+    error_class: ClassVar[str] = "storage"
+
+
+class CacheFull(MediaError):
+    """The node-local cache cannot hold the file."""
+
+    error_class: ClassVar[str] = "cache_full"

@@ -1,0 +1,214 @@
+"""One way to run ffmpeg: found once, confined by the kernel, ended on time, with nothing left behind.
+
+Promises: a child never outlives its limit, its parent or this call; it writes only to file descriptors it was handed;
+what it says is kept within bounds. Knows nothing about clips, spans or what the arguments mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+
+from workers.errors import FfmpegMissing
+
+PROTOCOLS = "file,pipe"
+"""All that ffmpeg and libav may open by address; with `DEMUXERS`, what keeps a hostile file from reaching out."""
+
+DEMUXERS = (
+    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v"),
+    *("flv", "asf", "ogg", "mxf", "dv", "nut", "ivf", "rm"),
+    *("wav", "w64", "aiff", "caf", "mp3", "flac", "aac", "ac3", "eac3", "amr", "au"),
+)
+"""Containers that hold their own media. Whatever names other files or addresses (hls, dash, concat, image2, sdp, imf,
+smooth streaming, scripts, tracker modules) is absent on purpose: an archive is untrusted input."""
+
+MAX_SOURCE_PIXELS = 36_000_000
+"""8K UHD (33.2 million) passes; a 16k x 16k picture, 400 MB a frame, does not."""
+
+MEMORY_BYTES = 4 << 30
+"""Address space of a child: 8K HEVC needs about 2 GiB with one thread."""
+
+MAX_ALLOC_BYTES = 1 << 30
+"""Largest single allocation, so that a declared size cannot claim memory that the file does not back."""
+
+STDERR_BYTES = 1 << 20
+"""A damaged file complains about every macroblock; above this the log is cut, its head kept."""
+
+STDERR_HEAD_BYTES = 1 << 16
+
+CPU_SHARE = 4
+"""ffmpeg demuxes, decodes and filters in threads of their own, even with one thread each."""
+
+_LAUNCHER = Path(__file__).with_name("_launch.py")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one child may use. Zero bytes mean no limit."""
+
+    timeout_s: float
+    """Wall clock. CPU time is limited to `CPU_SHARE` times as much, should this process be stopped or die."""
+    file_bytes: int
+    """Size of any one file it writes."""
+    memory_bytes: int = MEMORY_BYTES
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a child ended. `timed_out` and `too_large` say that it was ended; `returncode` proves nothing about media."""
+
+    returncode: int
+    stderr: str
+    wall_s: float
+    timed_out: bool = False
+    too_large: bool = False
+
+
+@functools.cache
+def find_ffmpeg() -> str:
+    """Path of the ffmpeg to use: `OMNIDROP_FFMPEG`, else the system's, else the one in imageio-ffmpeg.
+
+    Raises FfmpegMissing where there is none, or where the one named in the environment cannot be run.
+    """
+    named = os.environ.get("OMNIDROP_FFMPEG")
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            raise FfmpegMissing(f"OMNIDROP_FFMPEG is {named!r}, which is not a program; unset it or give a full path")
+        return os.path.abspath(found)
+    found = shutil.which("ffmpeg")
+    if found is not None:
+        return os.path.abspath(found)
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise FfmpegMissing(
+            "no ffmpeg on PATH and none for this platform in imageio-ffmpeg; install ffmpeg or set OMNIDROP_FFMPEG"
+        ) from error
+
+
+@functools.cache
+def ffmpeg_version() -> str:
+    """First line of `ffmpeg -version`, without its copyright: part of what a run records."""
+    return _listing("-version").split(" Copyright")[0].splitlines()[0]
+
+
+@functools.cache
+def filters() -> frozenset[str]:
+    """Names of the filters this ffmpeg was built with."""
+    rows = (line.split() for line in _listing("-filters").splitlines())
+    return frozenset(row[1] for row in rows if len(row) > 2 and "->" in row[2])
+
+
+def _listing(option: str) -> str:
+    done = subprocess.run(
+        [find_ffmpeg(), "-hide_banner", "-nostdin", option],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    if done.returncode:
+        raise FfmpegMissing(f"{find_ffmpeg()} {option} exits with {done.returncode}; set OMNIDROP_FFMPEG to another")
+    return done.stdout.decode(errors="replace")
+
+
+def input_url(path: str | os.PathLike[str]) -> str:
+    """`path` as ffmpeg and libav open it to the letter, whatever it holds: `-`, `:`, `%`, quotes, newlines."""
+    return "file:" + os.path.abspath(os.fspath(path))
+
+
+@contextlib.contextmanager
+def anonymous_file(label: str) -> Iterator[int]:
+    """A descriptor of a file without a name: nothing is left behind even if this process is killed."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create(label)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    else:
+        with tempfile.TemporaryFile() as file:
+            yield file.fileno()
+
+
+def run(arguments: Sequence[str], *, limits: Limits, pass_fds: Sequence[int] = ()) -> Finished:
+    """Run `arguments` (program first, as `ffmpeg.compile` builds them) to its end or to its limit.
+
+    The child gets no stdin and no stdout, its own process group, and of our descriptors only `pass_fds` under the same
+    numbers. It is gone when this returns or raises. Never raises for what the child does.
+    """
+    program = [os.path.abspath(arguments[0]), "-nostdin", *arguments[1:]]
+    launcher = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(_LAUNCHER),
+        str(os.getpid()),
+        str(CPU_SHARE * math.ceil(limits.timeout_s)),
+    ]
+    launcher += [str(limits.file_bytes), str(limits.memory_bytes)]
+    started = time.monotonic()
+    with anonymous_file("stderr") as log:
+        child = subprocess.Popen(
+            launcher + program,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+            cwd="/",
+        )
+        head = b""
+        timed_out = False
+        try:
+            while True:
+                try:
+                    child.wait(timeout=0.05)
+                    break
+                except subprocess.TimeoutExpired:
+                    head = _bounded(log, head)
+                if time.monotonic() - started > limits.timeout_s:
+                    timed_out = True
+                    break
+        finally:
+            _end(child)
+        timed_out = timed_out or child.returncode == -signal.SIGXCPU
+        said = head + os.pread(log, STDERR_BYTES, 0).lstrip(b"\0")
+    return Finished(
+        returncode=child.returncode,
+        stderr=said.decode(errors="replace"),
+        wall_s=time.monotonic() - started,
+        timed_out=timed_out,
+        too_large=child.returncode == -signal.SIGXFSZ,
+    )
+
+
+def _bounded(log: int, head: bytes) -> bytes:
+    """Cut the log when it has grown too large; returns what is kept of its beginning."""
+    if os.fstat(log).st_size <= STDERR_BYTES:
+        return head
+    head = head or os.pread(log, STDERR_HEAD_BYTES, 0) + b"\n[...]\n"
+    os.ftruncate(log, 0)
+    os.lseek(log, 0, os.SEEK_SET)  # the child shares this offset
+    return head
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill the child's whole group (its leader may be gone while others are not) and reap it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
