@@ -101,10 +101,12 @@ def _declaration(model: type[BaseModel], location: Sequence[int | str]) -> tuple
     section, info = model, None
     kinds: tuple[Any, ...] = (model,)
     for part in location:
+        if isinstance(part, int):
+            continue
         section = next((kind for kind in kinds if _is_model(kind)), section)
-        if (found := section.model_fields.get(str(part))) is not None and any(_is_model(kind) for kind in kinds):
+        if (found := section.model_fields.get(part)) is not None and any(_is_model(kind) for kind in kinds):
             info, kinds = found, _members(found.annotation)
-        elif isinstance(part, str) and (tagged := [kind for kind in kinds if _tag(kind) == part]):
+        elif tagged := [kind for kind in kinds if _tag(kind) == part]:
             kinds = tuple(tagged)
             section = tagged[0]
         elif _is_model(section) and section in kinds:

@@ -121,14 +121,21 @@ class _Reader:
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, field, depth)
         assert isinstance(node, yaml.ScalarNode)
-        return _scalar(node)
+        return _scalar(node, self.text(node))
+
+    def text(self, node: yaml.ScalarNode) -> str:
+        """A scalar's text. JSON writes a character beyond U+FFFF as two escapes, which PyYAML leaves apart."""
+        try:
+            return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise self.error(node, "half of a surrogate pair (\\uD800 to \\uDFFF) is no character") from error
 
     def mapping(self, node: yaml.MappingNode, field: FieldPath, depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.error(key_node, "a key must be plain text, not a list or a mapping")
-            key = str(key_node.value)
+            key = self.text(key_node)
             if key == "<<":
                 raise self.error(key_node, "merge keys (<<) are not supported; write the fields out")
             line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
@@ -145,9 +152,8 @@ class _Reader:
         return YamlError(f"{self.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}: {message}")
 
 
-def _scalar(node: yaml.ScalarNode) -> Any:
+def _scalar(node: yaml.ScalarNode, text: str) -> Any:
     """Type a scalar by the YAML 1.2 core schema; quoted and block scalars are text."""
-    text = str(node.value)
     if node.style is not None:
         return text
     if text in _NULL:

@@ -1,0 +1,271 @@
+"""Templates of questions: a small, safe part of Jinja2, filled from a media item's metadata and a job's variables.
+
+Promises: a template can only read `media` and `vars`, choose between texts and format values; it reaches no Python
+object, runs no loop, and its output is bounded. What it may not do is refused when it is compiled, what does not exist
+when it is filled. Knows nothing about question sets or files.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError, nodes
+from jinja2.filters import FILTERS
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from omnidrop.errors import QuestionError
+from workers.records import Media, MediaInfo
+
+Scalar = str | bool | int | float
+
+MAX_RENDERED_CHARS = 8_000
+"""About 2,000 tokens: a longer question costs more than the clip it is asked about."""
+MAX_METADATA_CHARS = 500
+"""Container tags are untrusted and may hold a whole file."""
+
+MEDIA_FIELDS = (
+    "key",
+    "name",
+    "stem",
+    "folder",
+    "size_bytes",
+    "container",
+    "duration_s",
+    "width",
+    "height",
+    "frame_rate",
+    "video_codec",
+    "audio_codec",
+    "has_video",
+    "has_audio",
+    "tags",
+)
+"""What `media.` offers; those that a file does not have are undefined for it."""
+
+_FILTER_NAMES = ("default", "d", "lower", "upper", "title", "capitalize", "trim", "truncate", "round", "int", "float")
+_TEST_NAMES = ("defined", "undefined", "none", "string", "number")
+_ALLOWED: tuple[type[nodes.Node], ...] = (
+    nodes.Template,
+    nodes.Output,
+    nodes.TemplateData,
+    nodes.Name,
+    nodes.Getattr,
+    nodes.Getitem,
+    nodes.Slice,
+    nodes.Const,
+    nodes.List,
+    nodes.Tuple,
+    nodes.Filter,
+    nodes.Keyword,
+    nodes.Test,
+    nodes.If,
+    nodes.CondExpr,
+    nodes.Compare,
+    nodes.Operand,
+    nodes.And,
+    nodes.Or,
+    nodes.Not,
+    nodes.Neg,
+    nodes.Pos,
+    nodes.Add,
+    nodes.Sub,
+    nodes.Mul,
+    nodes.Div,
+    nodes.FloorDiv,
+    nodes.Mod,
+    nodes.Concat,
+)
+"""No calls, loops, assignments, macros or powers: with these alone, time and memory are linear in the text."""
+
+
+class _Names(Mapping[str, Any]):
+    """A mapping whose methods are not reachable as `media.items`: only its keys are attributes."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    # `"x" * 10**9` and `"%999999999d" % 1` would fill the memory, so both operators are for numbers only.
+    intercepted_binops = frozenset({"*", "%"})
+    _numeric: Mapping[str, Callable[[Any, Any], Any]] = {"*": operator.mul, "%": operator.mod}
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if not all(isinstance(value, int | float) for value in (left, right)):
+            raise QuestionError(f"{operator} is for numbers, got {type(left).__name__} and {type(right).__name__}")
+        return self._numeric[operator](left, right)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, _Names):
+            return self.getitem(obj, attribute)
+        return self.undefined(obj=obj, name=attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(obj, _Names):
+            return obj[argument] if argument in obj else self.undefined(obj=obj, name=str(argument))
+        if isinstance(obj, str) and isinstance(argument, int | slice):
+            try:
+                return obj[argument]
+            except (IndexError, TypeError, ValueError):
+                return self.undefined(obj=obj, name=str(argument))
+        return self.undefined(obj=obj, name=str(argument))
+
+
+def _replace(text: object, old: object, new: object) -> str:
+    """`replace` whose output is bounded: chained, the stock filter grows exponentially."""
+    result = str(text).replace(str(old), str(new)) if str(old) else str(text)
+    return result[:MAX_RENDERED_CHARS]
+
+
+@lru_cache(maxsize=1)
+def _environment() -> _Environment:
+    environment = _Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
+    environment.globals.clear()
+    environment.filters = {**{name: FILTERS[name] for name in _FILTER_NAMES}, "replace": _replace}
+    environment.tests = {name: environment.tests[name] for name in _TEST_NAMES}
+    return environment
+
+
+@lru_cache(maxsize=4096)
+def compile_template(source: str) -> Template:
+    """Check and compile one template. Raises QuestionError naming the line inside the template and what is allowed."""
+    environment = _environment()
+    try:
+        tree = environment.parse(source)
+        _check(tree, environment)
+        return environment.from_string(source)
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        at = f" (line {line} of the template)" if line and "\n" in source else ""
+        raise QuestionError(f"not a valid template{at}: {str(error.message).rstrip('.')}") from error
+    except RecursionError as error:
+        raise QuestionError("not a valid template: nested too deeply") from error
+
+
+def _check(tree: nodes.Template, environment: _Environment) -> None:
+    for node in tree.find_all(nodes.Node):
+        if isinstance(node, nodes.Name) and node.name not in ("media", "vars"):
+            raise QuestionError(f"{node.name!r} does not exist in templates; there are media and vars")
+        if not isinstance(node, _ALLOWED):
+            what = type(node).__name__.lower()
+            raise QuestionError(
+                f"{what!r} is not allowed in templates; allowed are {{{{ values }}}} of media and vars, "
+                "{% if %}, comparisons, arithmetic and filters"
+            )
+        # Jinja looks for filters and tests inside {% if %} only when it gets there.
+        for kind, known in ((nodes.Filter, environment.filters), (nodes.Test, environment.tests)):
+            if isinstance(node, kind) and node.name not in known:
+                allowed = ", ".join(sorted(known))
+                raise QuestionError(f"there is no {kind.__name__.lower()} {node.name!r}; allowed: {allowed}")
+        if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
+            raise QuestionError(f"{node.attr!r} is not allowed in templates: names start with a letter")
+
+
+def used_names(source: str) -> frozenset[tuple[str, ...]]:
+    """The chains that a template reads, as in `("media", "tags", "title")`, each as long as it is written out."""
+    chains: set[tuple[str, ...]] = set()
+
+    def chain(node: nodes.Node) -> tuple[str, ...] | None:
+        if isinstance(node, nodes.Name):
+            return (node.name,)
+        if isinstance(node, nodes.Getattr) and (inner := chain(node.node)) is not None:
+            return (*inner, node.attr)
+        if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+            return None if (inner := chain(node.node)) is None else (*inner, node.arg.value)
+        return None
+
+    tree = _environment().parse(source)
+    for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Getitem)):
+        if (found := chain(node)) is not None:
+            chains.add(found)
+    longer = {found[:length] for found in chains for length in range(1, len(found))}
+    return frozenset(chains - longer)
+
+
+def render(source: str, media: Mapping[str, Any], variables: Mapping[str, Scalar]) -> str:
+    """Fill one template. Raises QuestionError naming what does not exist for this media item and what does."""
+    context = {"media": _Names({**media, "tags": _Names(media.get("tags", {}))}), "vars": _Names(variables)}
+    template = compile_template(source)
+    parts: list[str] = []
+    length = 0
+    try:
+        for part in template.generate(context):
+            length += len(part)
+            if length > MAX_RENDERED_CHARS:
+                raise QuestionError(f"renders to more than the {MAX_RENDERED_CHARS} characters allowed")
+            parts.append(part)
+    except TemplateError as error:
+        missing = [names for names in sorted(used_names(source)) if not _exists(names, context)]
+        raise QuestionError("; ".join(_missing(names, context) for names in missing) or str(error.message)) from error
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise QuestionError(f"cannot be filled: {error}") from error
+    return "".join(parts).strip()
+
+
+def _exists(names: tuple[str, ...], context: Mapping[str, Any]) -> bool:
+    value: Any = context
+    for name in names:
+        if not isinstance(value, Mapping) or name not in value:
+            return False
+        value = value[name]
+    return True
+
+
+def _missing(names: tuple[str, ...], context: Mapping[str, Any]) -> str:
+    value: Any = context
+    depth = 0
+    while depth < len(names) - 1 and isinstance(value, Mapping) and names[depth] in value:
+        value = value[names[depth]]
+        depth += 1
+    parent = ".".join(names[:depth])
+    there = ", ".join(sorted(value)) if isinstance(value, Mapping) and len(value) else "nothing"
+    name = ".".join(names)
+    return f"{name} does not exist here; {parent} has: {there}; write {{{{ {name} | default('...') }}}} to go without"
+
+
+def media_context(media: Media, info: MediaInfo) -> dict[str, Any]:
+    """What templates see of a media item; fields that it does not have are left out.
+
+    Texts come from strangers' files, so they are cut to one line of `MAX_METADATA_CHARS`, and cannot be read as a
+    model's special tokens.
+    """
+    folder, _, name = media.key.rpartition("/")
+    values: dict[str, Any] = {
+        "key": media.key,
+        "name": name,
+        "stem": name.rpartition(".")[0] or name,
+        "folder": folder,
+        "size_bytes": media.size_bytes,
+        "container": info.container,
+        "duration_s": info.duration_s,
+        "width": info.width,
+        "height": info.height,
+        "frame_rate": info.frame_rate,
+        "video_codec": info.video_codec,
+        "audio_codec": info.audio_codec,
+        "has_video": info.has_video,
+        "has_audio": info.has_audio,
+    }
+    context = {k: one_line(v) if isinstance(v, str) else v for k, v in values.items() if v is not None}
+    return {**context, "tags": {name: one_line(text) for name, text in info.tags}}
+
+
+def one_line(text: str) -> str:
+    """Untrusted text as part of a prompt: no control characters, no line breaks, no `<|special|>` token, bounded."""
+    text = text[: 4 * MAX_METADATA_CHARS].encode("utf-8", "replace").decode("utf-8")
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    broken = re.sub(r"<(?=\|)", "< ", re.sub(r"\|(?=>)", "| ", printable))
+    return " ".join(broken.split())[:MAX_METADATA_CHARS]

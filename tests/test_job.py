@@ -1,0 +1,263 @@
+"""Job files: what is accepted, what is refused, and that refusals tell where, what was given and what is allowed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.job import ExecutionConfig, JobConfig, JobError, load_job, make_job
+from pipeline.yaml_file import MAX_FILE_BYTES, YamlError, parse_yaml, read_yaml
+
+SMALL = {"name": "talks", "archive": {"uri": "/videos"}, "output": "/out", "question_set": "lecture"}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path
+
+
+def refusal(folder: Path, text: str, **overrides: object) -> str:
+    with pytest.raises(JobError) as caught:
+        load_job(write(folder, text), {k.replace("__", "."): v for k, v in overrides.items()})
+    return str(caught.value)
+
+
+GOOD = """\
+    name: talks
+    archive:
+      uri: videos
+      include: ["**/*.mp4", "*.mkv"]
+    output: s3://bucket/results/
+    question_set: sets/mine.yaml
+    variables: {topic: physics, year: 2024, live: true}
+    model: {path: ./weights}
+    clips:
+      length_s: 1e1
+    index_url: ${OMNIDROP_INDEX_URL}
+"""
+
+
+def test_a_job_file_becomes_one_object_with_absolute_local_paths(tmp_path: Path):
+    job = load_job(write(tmp_path, GOOD))
+    assert job.archive.uri == str(tmp_path / "videos")
+    assert job.archive.include == ("**/*.mp4", "*.mkv")
+    assert job.output == "s3://bucket/results"
+    assert job.question_set == str(tmp_path / "sets/mine.yaml")
+    assert job.model.path == str(tmp_path / "weights")
+    assert job.clips.length_s == 10.0
+    assert job.variables == {"topic": "physics", "year": 2024, "live": True}
+
+
+def test_yaml_options_and_python_give_the_same_object(tmp_path: Path):
+    path = write(tmp_path, "name: talks\narchive: {uri: /videos}\noutput: /out\nquestion_set: lecture\n")
+    from_options = load_job(path, {"clips.fps": "4", "archive.sample": 3, "pruning.mode": "dense"})
+    from_python = make_job(
+        {**SMALL, "clips": {"fps": 4}, "archive": {"uri": "/videos", "sample": 3}, "pruning": {"mode": "dense"}}
+    )
+    assert from_options == from_python
+    assert JobConfig.model_validate(from_python.model_dump(mode="json")) == from_python
+
+
+def test_paths_given_as_options_start_at_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    path = write(tmp_path, GOOD)
+    monkeypatch.chdir(elsewhere)
+    job = load_job(path, {"archive.uri": "other", "output": "out", "question_set": "q.yaml"})
+    assert (job.archive.uri, job.output) == (str(elsewhere / "other"), str(elsewhere / "out"))
+    assert job.question_set == str(elsewhere / "q.yaml")
+
+
+def test_a_builtin_set_and_a_hub_id_are_not_taken_for_paths(tmp_path: Path):
+    text = GOOD.replace("sets/mine.yaml", "lecture").replace("./weights", "Qwen/Qwen2.5-Omni-3B")
+    job = load_job(write(tmp_path, text))
+    assert (job.question_set, job.model.path) == ("lecture", "Qwen/Qwen2.5-Omni-3B")
+
+
+def test_a_misspelt_field_gets_the_nearest_name_with_line_and_column(tmp_path: Path):
+    message = refusal(tmp_path, GOOD.replace("length_s: 1e1", "lenght_s: 10"))
+    assert f"{tmp_path}/job.yaml:10:3: clips.lenght_s" in message
+    assert "did you mean length_s?" in message
+    assert "overlap_s" in message
+
+
+def test_a_value_out_of_range_names_what_was_given_and_what_is_allowed(tmp_path: Path):
+    message = refusal(tmp_path, GOOD.replace("1e1", "-3"))
+    assert "job.yaml:10:3: clips.length_s" in message
+    assert "greater than 0" in message
+    assert "given: -3" in message
+    assert "Length of a clip in seconds" in message
+
+
+def test_a_bad_option_is_named_as_the_option_it_was_given_by(tmp_path: Path):
+    message = refusal(tmp_path, GOOD, clips__cut="random")
+    assert "option --clips-cut" in message
+    assert "'fixed' or 'scene'" in message
+    assert "job.yaml" not in message
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path):
+    message = refusal(tmp_path, GOOD.replace("1e1", "-3").replace("name: talks", "name: My Talks"))
+    assert message.startswith("2 problems:")
+    assert "job.yaml:1:1: name" in message
+
+
+def test_a_missing_field_is_explained(tmp_path: Path):
+    message = refusal(tmp_path, "name: talks\narchive: {}\nquestion_set: lecture\n")
+    assert "job.yaml:2:1: archive.uri: is missing" in message
+    assert "output: is missing" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("clips", {"overlap_s": 30}, "must be smaller than length_s"),
+        ("clips", {"cut": "scene", "overlap_s": 1}, "scenes do not overlap"),
+        ("clips", {"min_length_s": 40}, "above the longest clip"),
+        ("clips", {"fps": float("nan")}, "finite"),
+        ("pruning", {"mode": "dense", "policy": "fastv"}, "policy must be none"),
+        ("pruning", {"mode": "staged", "policy": "none"}, "needs a pruning policy"),
+        ("pruning", {"mode": "dense", "retained_ratio": 0.3}, "keeps every token"),
+        ("pruning", {"retained_ratio": 0}, "greater than 0"),
+        ("execution", {"max_deaths_per_clip": 5}, "must be above max_deaths_per_clip"),
+        ("model", {"device": "gpu"}, "model.device"),
+        ("model", {"actors": 0}, "model.actors"),
+        ("storage", {"sse_kms_key_id": "k"}, "sse: aws:kms"),
+        ("variables", {"not a name": 1}, "variable name"),
+        ("variables", {"list": [1]}, "variables.list"),
+        ("archive", {"uri": "ftp://host/x"}, "only local folders and s3://"),
+        ("archive", {"uri": "s3:///x"}, "bucket"),
+        ("archive", {"uri": "/v", "include": []}, "archive.include"),
+        ("archive", {"uri": "/v", "include": ["/abs/*"]}, "can match no key"),
+        ("archive", {"uri": "/v", "sample": 0}, "archive.sample"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(field: str, value: object, expected: str):
+    with pytest.raises(JobError, match=expected.replace("(", r"\(")):
+        make_job({**SMALL, field: value})
+
+
+def test_a_worker_dies_more_often_than_a_clip_may_by_default():
+    settings = ExecutionConfig()
+    assert settings.max_deaths_per_worker > settings.max_deaths_per_clip
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output": f"s3://user:{SECRET}@bucket/x"},
+        {"archive": {"uri": f"s3://bucket/x?X-Amz-Signature={SECRET}"}},
+        {"archive": {"uri": "/v", "endpoint_url": f"http://user:{SECRET}@host"}},
+        {"archive": {"uri": "/v", "secret_key": SECRET}},
+        {"storage": {"aws_secret_access_key": SECRET}},
+        {"storage": {"key": SECRET}},
+        {"index_url": f"postgresql://user:{SECRET}@host/db"},
+        {"index_url": f"postgresql://host/db?password={SECRET}"},
+    ],
+)
+def test_credentials_are_refused_and_never_repeated(change: dict[str, object]):
+    with pytest.raises(JobError) as caught:
+        make_job({**SMALL, **change})
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert "AWS_ACCESS_KEY_ID" in str(caught.value) or "PGPASSWORD" in str(caught.value)
+
+
+def test_the_index_password_comes_from_the_environment_and_stays_out_of_the_job():
+    job = make_job({**SMALL, "index_url": "postgresql+psycopg://me:${DB_PASSWORD}@host/db"})
+    assert job.resolved_index_url({"DB_PASSWORD": SECRET}) == f"postgresql+psycopg://me:{SECRET}@host/db"
+    assert SECRET not in job.model_dump_json()
+    with pytest.raises(JobError, match="DB_PASSWORD, which is not set"):
+        job.resolved_index_url({})
+
+
+def test_the_index_lies_beside_local_results_and_must_be_named_for_results_in_s3():
+    assert make_job(SMALL).resolved_index_url() == "sqlite:////out/index.sqlite"
+    with pytest.raises(JobError, match="SQLite cannot live in S3; give index_url"):
+        make_job({**SMALL, "output": "s3://bucket/x"}).resolved_index_url()
+
+
+def test_an_archive_is_known_by_its_name_or_else_its_address():
+    assert make_job({**SMALL, "archive": {"uri": "s3://bucket/a/"}}).archive.identity == "s3://bucket/a"
+    assert make_job({**SMALL, "archive": {"uri": "/moved", "name": "talks"}}).archive.identity == "talks"
+
+
+def test_a_job_cannot_be_changed():
+    job = make_job(SMALL)
+    with pytest.raises(ValueError, match="frozen"):
+        job.clips.fps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1\nb: 2\na: 3\n", r"x.yaml:3:1: a is given twice \(first in line 1\)"),
+        ("a: !!python/object/apply:os.system [ls]\n", r"x.yaml:1:4: the tag .* is not allowed"),
+        ("a: {b: 1\nc: 2\n", r"x.yaml:2:2: not valid YAML"),
+        ("base: &b {x: 1}\nother: {<<: *b}\n", "merge keys"),
+        ("? [1, 2]\n: 3\n", "a key must be plain text"),
+        ("a: &a [*a]\n", "nested deeper"),
+        ("[" * 5000 + "]" * 5000, "nested deeper"),
+        ("a: 1\n---\nb: 2\n", "not valid YAML"),
+        ("a: \x01\n", "not valid YAML"),
+        ('a: "\\ud800"\n', "surrogate"),
+    ],
+)
+def test_yaml_that_is_not_plain_is_refused_with_its_place(text: str, expected: str):
+    with pytest.raises(YamlError, match=expected):
+        parse_yaml(text, Path("x.yaml"))
+
+
+def test_an_alias_bomb_is_refused_before_it_grows():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    with pytest.raises(YamlError, match="once aliases"):
+        parse_yaml("\n".join(lines), Path("x.yaml"))
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path):
+    with pytest.raises(YamlError, match="no such file"):
+        read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(YamlError, match="cannot be read"):
+        read_yaml(tmp_path)
+    (tmp_path / "big.yaml").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
+    with pytest.raises(YamlError, match="larger than"):
+        read_yaml(tmp_path / "big.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(YamlError, match="not UTF-8"):
+        read_yaml(tmp_path / "latin.yaml")
+
+
+def test_words_stay_words():
+    document = parse_yaml("[yes, no, on, 1:30, 2024-01-01, '1', 007, 1e3, 0x1f, null, true, .5, ~]", Path("x.yaml"))
+    assert document.value == ["yes", "no", "on", "1:30", "2024-01-01", "1", 7, 1000.0, 31, None, True, 0.5, None]
+
+
+_words = st.text(st.characters(exclude_categories=["Cs"]))
+_scalars = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False) | _words
+_trees = st.recursive(
+    _scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_words, inner, max_size=4), max_leaves=12
+)
+
+
+@given(_trees)
+def test_json_reads_as_the_values_it_was_made_from(tree: object):
+    if "<<" in str(tree):
+        return
+    assert parse_yaml(json.dumps(tree), Path("x.yaml")).value == tree
+
+
+@given(st.dictionaries(st.sampled_from(sorted(JobConfig.model_fields)), _trees))
+def test_any_content_gives_a_job_or_one_clear_error(given_fields: dict[str, object]):
+    with contextlib.suppress(JobError):
+        assert make_job(given_fields).name == given_fields["name"]
