@@ -134,6 +134,10 @@ class Journal:
             if key is not None:
                 yield key
 
+    def drop(self, keys: Sequence[UnitKey]) -> None:
+        """Delete finished units: late attempts of forgotten media, or units that are to be done again."""
+        self._store.delete([key.path for key in keys])
+
     def write_heads(self, heads: Sequence[Head], run_id: str) -> None:
         """Declare which versions count from now on: a later object wins over an earlier one, media item by media item.
 

@@ -156,13 +156,6 @@ class SavingsIndex:
                 for rows in _batches([row for o in live for row in quarantine_rows(o)]):
                     _upsert(connection, quarantine, rows)
 
-    def drop_units(self, unit_ids: Sequence[str]) -> None:
-        """Forget units that the journal no longer holds."""
-        with self._engine.begin() as connection:
-            for batch in _batches(unit_ids):
-                for table in (units, clips, quarantine):
-                    connection.execute(sa.delete(table).where(table.c.unit_id.in_(batch)))
-
     def write_run(self, run: RunRecord) -> None:
         """Store or replace a run's record."""
         row = {name: getattr(run, name) for name in runs.c.keys() if name != "record"}  # noqa: SIM118 - a collection
@@ -222,10 +215,10 @@ class SavingsIndex:
 
     # -- what publishing, status and rebuilding ask -------------------------------------------------------------------
 
-    def all_units(self) -> Iterator[str]:
-        """Ids of all finished units, streamed."""
-        with self._engine.connect().execution_options(yield_per=10_000) as connection:
-            yield from connection.scalars(sa.select(units.c.unit_id))
+    def count_units(self) -> int:
+        """How many finished units are known, superseded ones too."""
+        with self._engine.connect() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(units)) or 0
 
     def live_media(self) -> Iterator[tuple[Head, UnitKey | None]]:
         """Every media item with each of its finished units that count (None where there is none yet), streamed.

@@ -220,13 +220,13 @@ def _read_ahead(
     pending = iter(wanted)
 
     def submit(count: int) -> list[tuple[Head, Future[UnitObject] | None]]:
-        return [(head, key and pool.submit(journal.read, key)) for head, key in islice(pending, count)]
+        return [(head, pool.submit(journal.read, key) if key else None) for head, key in islice(pending, count)]
 
     with ThreadPoolExecutor(READERS) as pool:
         waiting = deque(submit(4 * READERS))
         while waiting:
             head, reading = waiting.popleft()
-            yield head, reading and reading.result()
+            yield head, reading.result() if reading else None
             waiting.extend(submit(1))
 
 

@@ -179,3 +179,12 @@ class ClipResult:
 
 
 ClipOutcome = ClipResult | ClipFailure
+
+
+@dataclass(frozen=True)
+class DecodeReport:
+    """What a decode task says of its clip without shipping pictures and sound to the driver."""
+
+    failure: ClipFailure | None
+    nbytes: int
+    """Bytes of the decoded clip, 0 where decoding failed."""

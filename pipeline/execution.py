@@ -1,0 +1,377 @@
+"""Runs work units on Ray (or in this process): decoding ahead of the model, within a bound of bytes, losing nothing.
+
+Promises: every clip of every unit that is taken ends as a result or a named failure, whatever dies in between; bytes
+decoded and not yet answered never exceed the bound by more than one clip; one bad clip costs that clip; a stop lets
+what is in flight finish. Knows nothing about archives, the journal or SQL: units go in, finished units come out.
+
+The life of a clip: queued -> decoding (a Ray task) -> ready (in the object store) -> answering (an actor call) -> done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import (
+    GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from omnidrop.errors import OmniDropError
+from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeReport, Stage, WorkUnit
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+"""How long one wait may take before the stop flag is looked at again."""
+DECODE_AHEAD_PER_ACTOR = 4
+"""Clips decoded and waiting per actor. Two hide decoding's jitter; more only raises what a kill throws away."""
+RETRYABLE = frozenset({"storage"})
+"""Failures that may pass by themselves: tried again up to `max_retries` times."""
+
+
+class ExecutionError(OmniDropError):
+    """The run as a whole cannot go on; what is committed stays, and running again resumes."""
+
+    error_class = "execution"
+
+
+class StopFlag(Protocol):
+    """What a SIGTERM handler sets; `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether the run should take no further units."""
+        ...
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """A finished unit: one outcome per clip, in the clips' order."""
+
+    unit: WorkUnit
+    outcomes: tuple[ClipOutcome, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The caps of one run."""
+
+    bytes_in_flight: int
+    decode_tasks: int
+    actors: int
+    max_deaths_per_clip: int
+    """Workers one clip may take down before it is quarantined."""
+    max_deaths_per_worker: int
+    """Deaths in a row, without an answered clip between, before an actor's place is given up and the run fails."""
+    max_retries: int
+    stop_grace_s: float
+
+    def __post_init__(self) -> None:
+        # Otherwise a single poison clip would end the run before it is recognised.
+        assert self.max_deaths_per_worker > self.max_deaths_per_clip
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How work is started: real tasks and actors, or timed stand-ins for measuring the loop itself."""
+
+    start_decode: Callable[[WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]]
+    """Returns references to a `DecodeReport` and to the `DecodedClip` (None where decoding failed)."""
+    start_actor: Callable[[], Any]
+    """Returns a handle with `load()`, `answer(decoded, questions, instruction)` and `describe()`."""
+    estimate_bytes: Callable[[WorkUnit, Clip], int]
+    """How large the decoded clip will be, before decoding."""
+
+
+@dataclass
+class Statistics:
+    """What the loop measured; filled while it runs."""
+
+    peak_bytes_in_flight: int = 0
+    deaths: Counter[str] = field(default_factory=Counter)
+    actors: list[str] = field(default_factory=list)
+    actor_busy_s: float = 0.0
+    actor_alive_s: float = 0.0
+
+
+def execute_in_process(
+    units: Iterable[WorkUnit],
+    *,
+    decode: Callable[[WorkUnit], Iterator[DecodedClip | ClipFailure]],
+    answer: Callable[[DecodedClip, WorkUnit], ClipOutcome],
+    stop: StopFlag,
+) -> Iterator[UnitResult]:
+    """The same units one after the other, without Ray: for tests, notebooks and debugging."""
+    for unit in units:
+        if stop.is_set():
+            return
+        decoded = decode(unit)
+        yield UnitResult(unit, tuple(d if isinstance(d, ClipFailure) else answer(d, unit) for d in decoded))
+
+
+@dataclass(eq=False)
+class _UnitState:
+    unit: WorkUnit
+    outcomes: dict[str, ClipOutcome] = field(default_factory=dict)
+
+    def result(self) -> UnitResult | None:
+        if len(self.outcomes) < len(self.unit.clips):
+            return None
+        return UnitResult(self.unit, tuple(self.outcomes[c.clip_id] for c in self.unit.clips))
+
+
+@dataclass(eq=False)
+class _ClipState:
+    """One clip on its way. `nbytes` is what it holds of the bound: the estimate, then what decoding really gave."""
+
+    owner: _UnitState
+    clip: Clip
+    nbytes: int
+    deaths: int = 0
+    retries: int = 0
+    payload: ray.ObjectRef | None = None
+
+
+@dataclass(eq=False)
+class _Slot:
+    """An actor's place: the actor in it is replaced when it dies."""
+
+    handle: Any
+    started_at: float
+    is_loaded: bool = False
+    clip: _ClipState | None = None
+    busy_since: float = 0.0
+    deaths_in_a_row: int = 0
+
+
+class RayExecution:
+    """One run of the loop. All state lives in the driver; tasks and actors hold none that matters."""
+
+    def __init__(self, backend: Backend, limits: Limits, stop: StopFlag) -> None:
+        self._backend, self._limits, self._stop = backend, limits, stop
+        self._again: deque[_ClipState] = deque()
+        self._next: deque[_ClipState] = deque()
+        self._ready: deque[_ClipState] = deque()
+        self._decoding: dict[ray.ObjectRef, _ClipState] = {}
+        self._answering: dict[ray.ObjectRef, _Slot] = {}
+        self._loading: dict[ray.ObjectRef, _Slot] = {}
+        self._slots: list[_Slot] = []
+        self._bytes = 0
+        self.statistics = Statistics()
+
+    def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
+        """Yield units as they finish, in any order. Raises ExecutionError when no actor can be kept alive."""
+        source = iter(units)
+        deadline: float | None = None
+        try:
+            while True:
+                if self._stop.is_set() and deadline is None:
+                    deadline = time.monotonic() + self._limits.stop_grace_s
+                    log.warning("stopping: %d clips in flight may finish", len(self._decoding) + len(self._answering))
+                if deadline is None:
+                    self._admit(source)
+                elif time.monotonic() > deadline:
+                    return
+                self._dispatch(is_stopping=deadline is not None)
+                if not self._decoding and not self._answering and not (self._ready and self._slots):
+                    # Nothing on its way and nothing admitted above: the source is exhausted, or we are stopping.
+                    return
+                waiting = [*self._decoding, *self._answering, *self._loading]
+                first, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S, fetch_local=False)
+                if first:
+                    # Whatever else is done comes along: one wait per event would cost a round trip each.
+                    done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+                    for ref in done:
+                        yield from self._handle(ref)
+        finally:
+            self._shut_down()
+
+    # -- starting work ------------------------------------------------------------------------------------------------
+
+    def _admit(self, source: Iterator[WorkUnit]) -> None:
+        while len(self._decoding) < self._limits.decode_tasks:
+            ahead = len(self._decoding) + len(self._ready)
+            if ahead >= self._limits.decode_tasks + DECODE_AHEAD_PER_ACTOR * self._limits.actors:
+                return
+            state = self._peek(source)
+            if state is None:
+                return
+            in_flight = self._decoding or self._ready or self._answering
+            if in_flight and self._bytes + state.nbytes > self._limits.bytes_in_flight:
+                return
+            (self._again or self._next).popleft()
+            self._reserve(state.nbytes)
+            report, state.payload = self._backend.start_decode(state.owner.unit, state.clip)
+            self._decoding[report] = state
+
+    def _peek(self, source: Iterator[WorkUnit]) -> _ClipState | None:
+        """The clip to decode next: one that must be tried again, or the next of the units."""
+        if self._again:
+            return self._again[0]
+        while not self._next:
+            unit = next(source, None)
+            if unit is None:
+                return None
+            owner = _UnitState(unit)
+            self._next.extend(_ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
+        return self._next[0]
+
+    def _dispatch(self, *, is_stopping: bool) -> None:
+        if self._ready or self._decoding:
+            while len(self._slots) < self._limits.actors and not is_stopping:
+                self._slots.append(self._start_slot())
+        for slot in self._slots:
+            if slot.is_loaded and slot.clip is None and self._ready:
+                slot.clip, slot.busy_since = self._ready.popleft(), time.monotonic()
+                unit = slot.clip.owner.unit
+                call = slot.handle.answer.remote(slot.clip.payload, unit.questions, unit.instruction)
+                self._answering[call] = slot
+
+    def _start_slot(self, slot: _Slot | None = None) -> _Slot:
+        handle, now = self._backend.start_actor(), time.monotonic()
+        if slot is None:
+            slot = _Slot(handle, now)
+        else:
+            slot.handle, slot.started_at, slot.is_loaded = handle, now, False
+        self._loading[handle.load.remote()] = slot
+        return slot
+
+    # -- finishing work -----------------------------------------------------------------------------------------------
+
+    def _handle(self, ref: ray.ObjectRef) -> Iterator[UnitResult]:
+        if (state := self._decoding.pop(ref, None)) is not None:
+            yield from self._decoded(ref, state)
+        elif (slot := self._answering.pop(ref, None)) is not None:
+            yield from self._answered(ref, slot)
+        elif (slot := self._loading.pop(ref, None)) is not None:
+            self._loaded(ref, slot)
+
+    def _decoded(self, ref: ray.ObjectRef, state: _ClipState) -> Iterator[UnitResult]:
+        try:
+            report: DecodeReport = ray.get(ref)
+        except RayTaskError as error:
+            yield from self._failed(state, "decode", "internal", str(error.cause or error))
+        except RayError as error:
+            yield from self._died(state, "decode", error)
+        else:
+            if report.failure is not None:
+                yield from self._finish(state, report.failure)
+            else:
+                self._reserve(report.nbytes - state.nbytes)
+                state.nbytes = report.nbytes
+                self._ready.append(state)
+
+    def _answered(self, ref: ray.ObjectRef, slot: _Slot) -> Iterator[UnitResult]:
+        state, slot.clip = slot.clip, None
+        assert state is not None
+        self.statistics.actor_busy_s += time.monotonic() - slot.busy_since
+        try:
+            outcome: ClipOutcome = ray.get(ref)
+        except RayTaskError as error:
+            if isinstance(error.cause, ObjectLostError):
+                yield from self._died(state, "answer", error.cause)
+            else:
+                yield from self._failed(state, "answer", "internal", str(error.cause or error))
+        except RayActorError as error:
+            self._replace(slot, error)
+            yield from self._died(state, "answer", error)
+        except RayError as error:
+            yield from self._died(state, "answer", error)
+        else:
+            slot.deaths_in_a_row = 0
+            yield from self._finish(state, outcome)
+
+    def _loaded(self, ref: ray.ObjectRef, slot: _Slot) -> None:
+        try:
+            ray.get(ref)
+        except RayTaskError as error:
+            # Loading is deterministic: another try would fail the same way.
+            raise ExecutionError(f"the model cannot be loaded: {error.cause or error}") from error
+        except RayActorError as error:
+            self._replace(slot, error)
+        else:
+            slot.is_loaded = True
+
+    def _replace(self, slot: _Slot, error: RayActorError) -> None:
+        self.statistics.actor_alive_s += time.monotonic() - slot.started_at
+        if not _is_preemption(error):
+            slot.deaths_in_a_row += 1
+            self.statistics.deaths["actor"] += 1
+        if slot.deaths_in_a_row >= self._limits.max_deaths_per_worker:
+            raise ExecutionError(
+                f"the model actor died {slot.deaths_in_a_row} times in a row without answering a clip; last: "
+                f"{_first_line(error)}. Look at memory first (model.gpus_per_actor, clips.max_pixels), then run again: "
+                "finished units are kept"
+            )
+        self._start_slot(slot)
+
+    def _died(self, state: _ClipState, stage: Stage, error: RayError) -> Iterator[UnitResult]:
+        """A worker died over this clip, or its decoded data was lost: decode again, unless it keeps happening."""
+        if isinstance(error, WorkerCrashedError | OutOfMemoryError | RayActorError) and not _is_preemption(error):
+            state.deaths += 1
+            self.statistics.deaths[stage] += 1
+        if state.deaths >= self._limits.max_deaths_per_clip:
+            kind = "out_of_memory" if isinstance(error, OutOfMemoryError) else "worker_died"
+            yield from self._failed(state, stage, kind, f"killed its worker {state.deaths} times: {_first_line(error)}")
+        else:
+            log.warning("clip %s is decoded again: %s", state.clip.clip_id, _first_line(error))
+            self._retry(state)
+
+    def _failed(self, state: _ClipState, stage: Stage, error_class: str, message: str) -> Iterator[UnitResult]:
+        yield from self._finish(state, ClipFailure(state.clip, stage, error_class, message))
+
+    def _finish(self, state: _ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
+        if isinstance(outcome, ClipFailure) and outcome.error_class in RETRYABLE:
+            state.retries += 1
+            if state.retries <= self._limits.max_retries:
+                self._retry(state)
+                return
+        assert outcome.clip == state.clip, "an answer must carry the clip it was asked about"
+        self._reserve(-state.nbytes)
+        state.payload = None
+        state.owner.outcomes[state.clip.clip_id] = outcome
+        if (result := state.owner.result()) is not None:
+            yield result
+
+    def _retry(self, state: _ClipState) -> None:
+        self._reserve(-state.nbytes)
+        state.payload = None
+        self._again.append(state)
+
+    def _reserve(self, nbytes: int) -> None:
+        self._bytes += nbytes
+        self.statistics.peak_bytes_in_flight = max(self.statistics.peak_bytes_in_flight, self._bytes)
+
+    def _shut_down(self) -> None:
+        for ref in self._decoding:
+            ray.cancel(ref, force=True)
+        asked = [slot.handle.describe.remote() for slot in self._slots if slot.is_loaded and slot.clip is None]
+        try:
+            self.statistics.actors += [str(d) for d in ray.get(asked, timeout=5)] if asked else []
+        except (RayError, GetTimeoutError) as error:
+            log.warning("an actor did not describe itself: %s", _first_line(error))
+        for slot in self._slots:
+            self.statistics.actor_alive_s += time.monotonic() - slot.started_at
+            ray.kill(slot.handle)
+        self._slots.clear()
+
+
+def _is_preemption(error: RayError) -> bool:
+    """Whether a node went away (spot loss): not this clip's doing, not counted."""
+    return isinstance(error, NodeDiedError | ObjectLostError) or bool(getattr(error, "preempted", False))
+
+
+def _first_line(error: Exception) -> str:
+    lines: Sequence[str] = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

@@ -1,0 +1,77 @@
+"""Brings the savings index to what the journal says, and erases what was forgotten from both.
+
+Promises: after `catch_up` the index knows every finished unit and every declared version, whoever wrote them and wherever
+that writer died; after `rebuild` it holds nothing else. Knows nothing about media, models or Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from pipeline.journal import Journal
+from pipeline.savings_index import SavingsIndex
+from pipeline.unit_format import UnitKey, UnitObject
+
+log = logging.getLogger(__name__)
+
+LISTING_BATCH = 2_000
+"""Units compared with the index at once."""
+READERS = 8
+
+
+def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], None] = lambda units: None) -> int:
+    """Apply what the index has not seen; returns how many units it took up. `advance` is called with their number.
+
+    Costs one listing of the journal. Where the index knows units that the journal lost (someone deleted objects), it is
+    rebuilt.
+    """
+    forgotten = journal.tombstones()
+    taken, listed = 0, 0
+    for batch in _batches(journal.units(), LISTING_BATCH):
+        listed += len(batch)
+        known = index.known_units([key.unit_id for key in batch])
+        missing = [key for key in batch if key.unit_id not in known]
+        late = [key for key in missing if key.media_id in forgotten]
+        if late:
+            journal.drop(late)
+        taken += _take_up(journal, index, [key for key in missing if key.media_id not in forgotten], advance)
+    for path, heads in journal.heads_after(index.heads_mark()):
+        revived = index.apply_heads([h for h in heads if h.media_id not in forgotten], path)
+        _take_up(journal, index, revived, lambda units: None)
+    for run in journal.runs():
+        index.write_run(run)
+    if index.count_units() > listed:
+        log.warning("the index knows units that the journal does not hold: rebuilding it")
+        return rebuild(journal, index, advance)
+    return taken
+
+
+def rebuild(journal: Journal, index: SavingsIndex, advance: Callable[[int], None] = lambda units: None) -> int:
+    """Empty the index (the probe cache stays) and fill it from the journal alone; returns the number of units."""
+    index.clear()
+    return catch_up(journal, index, advance)
+
+
+def forget(journal: Journal, index: SavingsIndex, media_id: str) -> int:
+    """Erase a media item from journal and index for good; returns how many units went. The tables must be published."""
+    erased = journal.forget(media_id, index.jobs())
+    index.forget(media_id)
+    return erased
+
+
+def _take_up(journal: Journal, index: SavingsIndex, keys: list[UnitKey], advance: Callable[[int], None]) -> int:
+    with ThreadPoolExecutor(READERS) as pool:
+        for batch in _batches(keys, 200):
+            objects: list[UnitObject] = list(pool.map(journal.read, batch))
+            index.apply_units(objects)
+            advance(len(objects))
+    return len(keys)
+
+
+def _batches(items: Iterable[UnitKey], size: int) -> Iterator[list[UnitKey]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
