@@ -3,3 +3,47 @@
 Usable alone: it takes frames, audio and questions, and gives answers, their cost and a trace of what was kept. Knows no
 archive, no Ray, no SQL and no ffmpeg.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from omnidrop.answers import ClipAnswers
+    from omnidrop.model import OmniModel, Pruning
+    from omnidrop.questions import Question
+
+__all__ = ["OmniModel", "Pruning", "answer"]
+
+
+def answer(
+    frames: npt.NDArray[np.uint8] | None,
+    audio: npt.NDArray[np.float32] | None,
+    questions: Sequence[Question],
+    *,
+    fps: float,
+    model: str | OmniModel = "tiny",
+    pruning: Pruning | None = None,
+    system_prompt: str | None = None,
+    instruction: str = "",
+) -> ClipAnswers:
+    """Answer every question about one clip; see `OmniModel.answer`. A `model` given by name is loaded for this call."""
+    from omnidrop.model import OmniModel
+
+    loaded = OmniModel.load(model) if isinstance(model, str) else model
+    return loaded.answer(
+        frames, audio, questions, fps=fps, pruning=pruning, system_prompt=system_prompt, instruction=instruction
+    )
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: importing the package alone must not cost the seconds that torch and transformers take.
+    if name in ("OmniModel", "Pruning"):
+        from omnidrop import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,239 @@
+"""The public face of the method: load a model, ask a question set of a clip, get answers, cost and trace.
+
+Promises: one call answers the whole set in the mode asked, with the same frozen values for every mode, and never
+touches another clip's state. Knows nothing about files, archives, Ray or where answers go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from omnidrop import cost, decode, layout, modes, policies, prefill, trace
+from omnidrop.answers import Answer, ClipAnswers, Cost, PassCost
+from omnidrop.errors import ModelOutOfMemory, PolicyError, QuestionError
+from omnidrop.importance import GUIDANCES, Guidance
+from omnidrop.models.base import Adapter
+from omnidrop.modes import DENSE_MODES, MODES
+from omnidrop.questions import Question
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How a question set is run and what is kept. Hashable: part of a recipe. Raises PolicyError when made."""
+
+    mode: str = "set_guided"
+    policy: str = "omnidrop"
+    retained_ratio: float | None = 0.3
+    """Mean over decoder layers of the share of audio and video tokens entering the layer."""
+    guidance: Guidance = "max"
+    """How `set_guided` makes one score of several questions' attention."""
+    seed: int = 0
+    """For policies that draw."""
+    settings: tuple[tuple[str, float | int | str | bool], ...] = ()
+    """The policy's own parameters by name, where they differ from its defaults."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise PolicyError(f"unknown mode {self.mode!r}; allowed: {', '.join(MODES)}")
+        if self.guidance not in GUIDANCES:
+            raise PolicyError(f"unknown guidance {self.guidance!r}; allowed: {', '.join(GUIDANCES)}")
+        if self.retained_ratio is not None and not 0.0 < self.retained_ratio <= 1.0:
+            raise PolicyError(f"retained_ratio must be above 0 and at most 1, got {self.retained_ratio!r}")
+        if self.mode in DENSE_MODES and self.policy != "none":
+            raise PolicyError(
+                f"mode {self.mode!r} prunes nothing and takes policy 'none', got {self.policy!r}; "
+                f"use Pruning.off({self.mode!r}), or one of the modes {', '.join(MODES[2:])}"
+            )
+        if self.policy == "none" and self.retained_ratio not in (None, 1.0):
+            raise PolicyError(
+                f"policy 'none' keeps everything, got retained_ratio {self.retained_ratio!r}; use None or 1, or "
+                f"another policy"
+            )
+        self.build()
+
+    @classmethod
+    def off(cls, mode: str = "dense_shared") -> Pruning:
+        """No pruning, in any mode."""
+        return cls(mode=mode, policy="none", retained_ratio=None)
+
+    def build(self) -> policies.Policy:
+        """The policy with its settings."""
+        settings: dict[str, object] = dict(self.settings)
+        if policies.takes(self.policy, "seed"):
+            settings.setdefault("seed", self.seed)
+        return policies.named(self.policy, **settings)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What is left of a finished prefill once its questions are answered and its cache is gone."""
+
+    questions: tuple[int, ...]
+    answers: tuple[Answer, ...]
+    steps: tuple[int, ...]
+    """Rows decoded, per question."""
+    entered: tuple[Tensor, ...]
+    first_layer: int
+    work: tuple[cost.LayerWork, ...]
+    reads: int
+    decode_flops: int
+    kv_bytes: int
+
+
+class OmniModel:
+    """A loaded omni-modal model that answers question sets."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.family = adapter.family
+        self.weights_hash = adapter.weights_hash
+        self.widths = cost.Widths.of(adapter.config, adapter.dtype.itemsize)
+
+    @classmethod
+    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto") -> OmniModel:
+        """A local directory, a hub id, or the name of an embedded checkpoint (`tiny`).
+
+        `auto` is the first CUDA device with bfloat16 where there is one, else the CPU with float32.
+        Raises CheckpointError where it cannot be loaded as one of the supported families.
+        """
+        from omnidrop.models.registry import load
+
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "bfloat16"
+        return cls(load(model, device=device, dtype=dtype))
+
+    def answer(
+        self,
+        frames: npt.NDArray[np.uint8] | None,
+        audio: npt.NDArray[np.float32] | None,
+        questions: Sequence[Question],
+        *,
+        fps: float,
+        pruning: Pruning | None = None,
+        system_prompt: str | None = None,
+        instruction: str = "",
+    ) -> ClipAnswers:
+        """Answer every question about one clip.
+
+        `frames` (T, H, W, 3) uint8 RGB sampled at `fps` frames a second and `audio` (samples,) float32 mono 16 kHz, at
+        least one of them. `instruction` is read once, before all questions. Answers come in the questions' order.
+
+        Raises QuestionError, PolicyError (a ratio this depth cannot reach names the floor) and ModelOutOfMemory.
+        """
+        return self.answer_traced(
+            frames, audio, questions, fps=fps, pruning=pruning, system_prompt=system_prompt, instruction=instruction
+        )[0]
+
+    def answer_traced(
+        self,
+        frames: npt.NDArray[np.uint8] | None,
+        audio: npt.NDArray[np.float32] | None,
+        questions: Sequence[Question],
+        *,
+        fps: float,
+        pruning: Pruning | None = None,
+        system_prompt: str | None = None,
+        instruction: str = "",
+    ) -> tuple[ClipAnswers, trace.Trace]:
+        """As `answer`, and which tokens survived each layer."""
+        pruning = pruning or Pruning()
+        ids = [question.id for question in questions]
+        if not ids or len(set(ids)) != len(ids):
+            raise QuestionError(f"a question set needs at least one question and different ids, got {ids}")
+        device = self.adapter.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        started = time.perf_counter()
+        try:
+            with torch.inference_mode(), prefill.own_attention(self.adapter):
+                encoded = self.adapter.prefix(
+                    frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction
+                )
+                clip = prefill.ClipTokens.of(encoded)
+                asked = layout.ask(self.adapter, questions)
+                policy = pruning.build()
+                schedule = policy.plan(clip.av, len(self.adapter.layers), pruning.retained_ratio)
+                done = modes.run(self.adapter, clip, asked, pruning.mode, policy, schedule, pruning.guidance)
+                passes = [self._answer_pass(one) for one in done]
+        except torch.OutOfMemoryError as error:
+            raise ModelOutOfMemory(
+                f"{len(ids)} questions about this clip do not fit into {device}'s memory; use shorter clips, fewer "
+                f"frames a second or a lower retained_ratio ({error})"
+            ) from error
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - started
+        entered = [one.entered for one in passes]
+        by_question = {q: a for one in passes for q, a in zip(one.questions, one.answers, strict=True)}
+        answers = ClipAnswers(
+            answers=tuple(by_question[number] for number in range(len(ids))),
+            cost=self._cost(clip, asked, passes, seconds),
+            trace=trace.counts(clip.av, entered),
+            notes=encoded.notes,
+        )
+        return answers, trace.positions(clip.av, [[ids[q] for q in one.questions] for one in passes], entered)
+
+    def _answer_pass(self, done: modes.Prefilled) -> _Pass:
+        packed, state = done.state.packed, done.state
+        answers: dict[int, Answer] = {}
+        steps = [0] * len(packed.asked)
+        written = [n for n, one in enumerate(packed.asked) if one.options is None]
+        for number, one in enumerate(packed.asked):
+            if one.options is not None:
+                rows = done.logits[packed.reads[number] : packed.reads[number + 1]]
+                answers[number] = decode.score(one, rows, self.adapter.end_ids)
+        if written:
+            first = done.logits[[packed.reads[number] for number in written]]
+            generated = decode.generate(self.adapter, state, written, first)
+            for number, text in zip(written, generated, strict=True):
+                answers[number] = decode.read(packed.asked[number].question, text, self.adapter)
+                steps[number] = text.steps
+        return _Pass(
+            questions=done.questions,
+            answers=tuple(answers[number] for number in range(len(packed.asked))),
+            steps=tuple(steps),
+            entered=tuple(state.entered),
+            first_layer=done.first_layer,
+            work=done.work,
+            reads=packed.reads[-1],
+            decode_flops=sum(
+                cost.decode_flops(self.widths, done.prefix_rows, len(one.ids), steps[number])
+                for number, one in enumerate(packed.asked)
+            ),
+            kv_bytes=sum(self.widths.cache_bytes(rows) for rows in done.cached_rows),
+        )
+
+    def _cost(
+        self, clip: prefill.ClipTokens, asked: Sequence[layout.Asked], passes: Sequence[_Pass], seconds: float
+    ) -> Cost:
+        widths, encoder = self.widths, clip.prefix.encoder_flops
+        steps = {q: s for one in passes for q, s in zip(one.questions, one.steps, strict=True)}
+        rows = []
+        for number, one in enumerate(asked):
+            packed = layout.pack(clip.prefix, [one])
+            rows.append(cost.QuestionRows(one.rows, packed.pairs, packed.reads[-1], len(one.ids), steps[number]))
+        as_run = PassCost(
+            tokens=sum(one.work[0].rows for one in passes if one.first_layer == 0),
+            prefill_flops=sum(cost.prefill_flops(widths, one.work, one.reads, one.first_layer) for one in passes),
+            selection_flops=sum(cost.selection_flops(widths, one.work) for one in passes),
+            encoder_flops=encoder,
+            decode_flops=sum(one.decode_flops for one in passes),
+            kv_bytes=max(one.kv_bytes for one in passes),
+        )
+        device = self.adapter.device
+        return Cost(
+            as_run=as_run,
+            dense=cost.dense(widths, clip.prefix.input_ids.shape[0], rows, encoder),
+            dense_shared=cost.dense_shared(widths, clip.prefix.input_ids.shape[0], rows, encoder),
+            seconds=seconds,
+            peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        )

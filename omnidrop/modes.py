@@ -1,0 +1,97 @@
+"""The five ways to run a question set, behind one function.
+
+Promises: every mode yields finished prefills that are read and decoded alike, one at a time, so that a prefill's cache
+can go before the next one starts. Knows nothing about answers, costs or how tokens are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from omnidrop import prefill
+from omnidrop.cost import LayerWork
+from omnidrop.importance import Guidance
+from omnidrop.layout import Asked, pack
+from omnidrop.models.base import Adapter
+from omnidrop.policies import Policy
+from omnidrop.schedule import Schedule
+
+DENSE_MODES = ("dense", "dense_shared")
+"""Modes that prune nothing: each question alone; the prefix once for all."""
+MODES = (*DENSE_MODES, "per_question", "staged", "set_guided")
+"""And pruned for each question alone; the same with the layers before the first drop shared; pruned once for all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefilled:
+    """A finished prefill of some of the set's questions."""
+
+    questions: tuple[int, ...]
+    """Which questions, numbered within the set, in the order packed."""
+    state: prefill.State
+    logits: Tensor
+    """(R, vocabulary) float32, at `state.packed.read`."""
+    first_layer: int
+    """Where `work` starts: above 0 for a question whose early layers another one already ran."""
+    work: tuple[LayerWork, ...]
+    cached_rows: tuple[int, ...]
+    """Rows whose keys and values are held, per layer."""
+    prefix_rows: tuple[int, ...]
+    """Of these the clip's, per layer: what decoding attends to."""
+
+
+def run(
+    adapter: Adapter,
+    clip: prefill.ClipTokens,
+    asked: Sequence[Asked],
+    mode: str,
+    policy: Policy,
+    schedule: Schedule,
+    guidance: Guidance,
+) -> Iterator[Prefilled]:
+    """Prefill `asked` in `mode`, one of MODES. Runs inside `prefill.own_attention`."""
+    everyone = tuple(range(len(asked)))
+    if mode == "staged" and schedule.first_drop is not None and len(asked) > 1:
+        yield from _staged(adapter, clip, asked, policy, schedule, guidance)
+        return
+    groups = [(number,) for number in everyone] if mode in ("dense", "per_question") else [everyone]
+    for group in groups:
+        packed = pack(clip.prefix, [asked[number] for number in group])
+        state = prefill.begin(adapter, clip, packed, policy, schedule, guidance)
+        yield _finish(adapter, group, state, ())
+
+
+def _staged(
+    adapter: Adapter,
+    clip: prefill.ClipTokens,
+    asked: Sequence[Asked],
+    policy: Policy,
+    schedule: Schedule,
+    guidance: Guidance,
+) -> Iterator[Prefilled]:
+    """Until the first drop nothing depends on the question, because attention is causal and the prefix comes first."""
+    assert schedule.first_drop is not None
+    shared = prefill.begin(adapter, clip, pack(clip.prefix, asked), policy, schedule, guidance)
+    prefill.advance(adapter, shared, schedule.first_drop + 1)
+    for number, one in enumerate(asked):
+        own = prefill.split(shared, number, pack(clip.prefix, [one]))
+        yield _finish(adapter, (number,), own, tuple(shared.work))
+
+
+def _finish(
+    adapter: Adapter, questions: tuple[int, ...], state: prefill.State, shared: tuple[LayerWork, ...]
+) -> Prefilled:
+    prefill.advance(adapter, state, len(adapter.layers))
+    carries = shared if questions[0] == 0 else ()  # the first question of the set answers for the shared layers
+    return Prefilled(
+        questions=questions,
+        state=state,
+        logits=prefill.logits(adapter, state),
+        first_layer=0 if carries or not shared else len(shared),
+        work=(*carries, *state.work),
+        cached_rows=tuple(w.rows for w in (*shared, *state.work)),
+        prefix_rows=tuple(w.prefix_rows for w in (*shared, *state.work)),
+    )

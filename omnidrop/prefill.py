@@ -1,0 +1,286 @@
+"""One packed, pruned prefill: a clip's prefix and its questions through the decoder's layers in a single pass.
+
+Promises: our own loop over the model's layers; the prefix is causal, questions see the prefix and themselves, tokens
+leave between layers and survivors keep their rotary positions; every count is known on the host, so nothing waits for
+the device. With nothing pruned the logits are the stock model's. Knows nothing about families beyond `Adapter`, or
+about answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from omnidrop.cost import LayerWork
+from omnidrop.importance import Guidance, aggregate, attention_received
+from omnidrop.layout import Packed
+from omnidrop.models.base import Adapter, Prefix
+from omnidrop.policies import AudioVisual, LayerTokens, Policy, audio_visual
+from omnidrop.schedule import Schedule
+
+ATTENTION = "omnidrop"
+"""Name under which our attention is registered. It has no mask function, so transformers builds no mask."""
+
+
+class Attend(Protocol):
+    """What a layer call brings along: attention over (1, H, S, d) queries, (1, Hkv, S, d) keys -> (1, S, H, d)."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor: ...
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    omnidrop: Attend,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    return omnidrop(query, key, value, scaling), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+
+
+@contextmanager
+def own_attention(adapter: Adapter) -> Iterator[None]:
+    """Route the decoder's attention through the object each layer call brings, and put the model back afterwards."""
+    config = adapter.layers[0].self_attn.config  # type: ignore[union-attr]
+    before = config._attn_implementation  # type: ignore[union-attr]
+    config._attn_implementation = ATTENTION  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        config._attn_implementation = before  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, eq=False)
+class ClipTokens:
+    """A clip ready to be prefilled: its prefix, and its audio and video tokens as a policy sees them."""
+
+    prefix: Prefix
+    av: AudioVisual
+    av_places: Tensor
+    """(n,) int64: where the audio and video tokens are in the prefix."""
+    text_places: Tensor
+    """(N - n,) int64: where the text is."""
+
+    @classmethod
+    def of(cls, prefix: Prefix) -> ClipTokens:
+        """Sort a prefix's tokens; the only place where counts come from the device."""
+        av, places = audio_visual(prefix)
+        is_av = torch.zeros(prefix.input_ids.shape[0], dtype=torch.bool)
+        is_av[places.cpu()] = True
+        text = torch.nonzero(~is_av).flatten().to(places.device)
+        return cls(prefix, av, places, text)
+
+    @property
+    def text(self) -> int:
+        """Text tokens in the prefix."""
+        return self.text_places.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCache:
+    """One layer's keys and values after rotary embedding, as they entered the layer."""
+
+    prefix_keys: Tensor
+    """(Hkv, P, d), shared by all questions."""
+    prefix_values: Tensor
+    suffix_keys: Tensor
+    """(Hkv, M, d), all questions' rows."""
+    suffix_values: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all four."""
+        return 2 * (self.prefix_keys.numel() + self.suffix_keys.numel()) * self.prefix_keys.element_size()
+
+
+class _Prefill:
+    """Attention of one layer in a packed prefill, and where that layer's keys, values and importance are left."""
+
+    def __init__(self, prefix_rows: int, packed: Packed, guide: tuple[Tensor, Tensor] | None, columns: Tensor) -> None:
+        self.prefix_rows = prefix_rows
+        self.packed = packed
+        self.guide = guide
+        self.columns = columns
+        self.cache: LayerCache | None = None
+        self.importance: Tensor | None = None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        rows = self.prefix_rows
+        gqa = query.shape[1] != key.shape[1]
+        prefix = F.scaled_dot_product_attention(
+            query[:, :, :rows], key[:, :, :rows], value[:, :, :rows], is_causal=True, scale=scaling, enable_gqa=gqa
+        )
+        # Lower-right alignment written out: every suffix row sees the whole prefix and its own branch. With `is_causal`
+        # and more keys than queries, SDPA aligns upper-left.
+        seen = F.pad(self.packed.visible, (rows, 0), value=True)
+        answer = F.scaled_dot_product_attention(
+            query[:, :, rows:], key, value, attn_mask=seen, scale=scaling, enable_gqa=gqa
+        )
+        self.cache = LayerCache(key[0, :, :rows], value[0, :, :rows], key[0, :, rows:], value[0, :, rows:])
+        if self.guide is not None:
+            guiding, owner = self.guide
+            self.importance = attention_received(
+                query[0].index_select(1, guiding + rows),
+                key[0],
+                self.packed.visible.index_select(0, guiding),
+                owner,
+                self.columns,
+                scaling,
+            )
+        return torch.cat((prefix, answer), dim=2).transpose(1, 2)
+
+
+@dataclass(eq=False)
+class State:
+    """A prefill between two layers. Changed in place by `advance`; `split` gives each question its own."""
+
+    clip: ClipTokens
+    packed: Packed
+    policy: Policy
+    schedule: Schedule
+    guidance: Guidance
+    hidden: Tensor
+    """(1, P + M, D)."""
+    rotary: tuple[Tensor, Tensor]
+    """cos and sin, (1, P + M, d) each."""
+    alive: Tensor
+    """(P,) int64: the prefix tokens still there, ascending."""
+    index: Tensor
+    """(n,) int64: the audio and video tokens still there, numbered among those before any pruning."""
+    layer: int = 0
+    importance: Tensor | None = None
+    """(Q, n) of the layer just run, where its output is to be pruned."""
+    caches: list[LayerCache] = field(default_factory=list)
+    work: list[LayerWork] = field(default_factory=list)
+    entered: list[Tensor] = field(default_factory=list)
+    """Per layer, `index` on entering it."""
+
+
+def begin(
+    adapter: Adapter, clip: ClipTokens, packed: Packed, policy: Policy, schedule: Schedule, guidance: Guidance
+) -> State:
+    """Embed the packed prompt, of the prefix only what the policy lets into the decoder."""
+    prefix = clip.prefix
+    index = policy.before(clip.av, schedule)
+    alive = torch.sort(torch.cat((clip.text_places, clip.av_places[index]))).values
+    whole = index.shape[0] == clip.av.count
+    embeddings = prefix.embeddings if whole else prefix.embeddings.index_select(0, alive)
+    positions = prefix.positions if whole else prefix.positions.index_select(1, alive)
+    hidden = torch.cat((embeddings, adapter.embed(packed.ids).to(embeddings.dtype)))[None]
+    rotary = adapter.rotary(hidden, torch.cat((positions, packed.positions), dim=1)[:, None, :])
+    return State(clip, packed, policy, schedule, guidance, hidden, rotary, alive, index)
+
+
+def advance(adapter: Adapter, state: State, until: int) -> None:
+    """Run layers `state.layer` to `until - 1`, pruning between them."""
+    deepstack = state.clip.prefix.deepstack
+    guide = state.policy.guide
+    for layer in range(state.layer, until):
+        if layer and state.schedule.drops_after(layer - 1):
+            drop(state)
+        rows, packed = state.alive.shape[0], state.packed
+        rows_that_guide = None
+        if state.schedule.drops_after(layer) and guide != "nothing":
+            rows_that_guide = (
+                (packed.guiding, packed.guiding_owner)
+                if guide == "question"
+                else (packed.last, torch.eye(len(packed.asked), device=packed.last.device))
+            )
+        columns = torch.searchsorted(state.alive, state.clip.av_places[state.index])
+        attend = _Prefill(rows, packed, rows_that_guide, columns)
+        state.entered.append(state.index)
+        state.hidden = adapter.layers[layer](
+            state.hidden, attention_mask=None, position_embeddings=state.rotary, omnidrop=attend
+        )
+        if layer < len(deepstack):
+            state.hidden[:, :rows] += deepstack[layer].index_select(0, state.alive)
+        assert attend.cache is not None
+        state.caches.append(attend.cache)
+        state.importance = attend.importance
+        guiding = rows_that_guide[0].shape[0] if rows_that_guide else 0
+        state.work.append(LayerWork(rows, packed.rows, packed.pairs, guiding))
+        state.layer = layer + 1
+
+
+def drop(state: State) -> None:
+    """Let the tokens go that leave after the layer just run."""
+    layer, av = state.layer - 1, state.clip.av
+    count = state.schedule.entering[layer + 1]
+    if state.importance is not None:
+        score = aggregate(state.importance, state.guidance)
+    else:
+        score = torch.zeros(state.index.shape[0], device=state.index.device)
+    tokens = LayerTokens(
+        layer=layer,
+        layers=len(state.schedule.entering),
+        index=state.index,
+        importance=score,
+        modality=av.modality[state.index],
+        chunk=av.chunk[state.index],
+        chunks=av.chunks,
+    )
+    keep = state.policy.at_layer(tokens, count)
+    if keep.shape[0] != count:
+        raise ValueError(f"policy {state.policy.name!r} kept {keep.shape[0]} tokens after layer {layer}, not {count}")
+    state.index = state.index[keep]
+    alive = torch.sort(torch.cat((state.clip.text_places, state.clip.av_places[state.index]))).values
+    rows = torch.searchsorted(state.alive, alive)
+    suffix = torch.arange(state.packed.rows, device=rows.device) + state.alive.shape[0]
+    rows = torch.cat((rows, suffix))
+    state.hidden = state.hidden.index_select(1, rows)
+    state.rotary = (state.rotary[0].index_select(1, rows), state.rotary[1].index_select(1, rows))
+    state.alive, state.importance = alive, None
+
+
+def split(state: State, question: int, alone: Packed) -> State:
+    """Question `question`'s own state, from a state of the whole set in which nothing has been dropped between layers.
+
+    `alone` is the question packed by itself. Caches are views of the shared ones.
+    """
+    start, end = state.packed.starts[question], state.packed.starts[question + 1]
+    rows = state.alive.shape[0]
+    pick = torch.cat(
+        (
+            torch.arange(rows, device=state.alive.device),
+            torch.arange(rows + start, rows + end, device=state.alive.device),
+        )
+    )
+    return State(
+        clip=state.clip,
+        packed=alone,
+        policy=state.policy,
+        schedule=state.schedule,
+        guidance=state.guidance,
+        hidden=state.hidden.index_select(1, pick),
+        rotary=(state.rotary[0].index_select(1, pick), state.rotary[1].index_select(1, pick)),
+        alive=state.alive,
+        index=state.index,
+        layer=state.layer,
+        importance=None if state.importance is None else state.importance[question : question + 1],
+        caches=[
+            LayerCache(c.prefix_keys, c.prefix_values, c.suffix_keys[:, start:end], c.suffix_values[:, start:end])
+            for c in state.caches
+        ],
+        entered=list(state.entered),
+    )
+
+
+def logits(adapter: Adapter, state: State) -> Tensor:
+    """(R, vocabulary) float32 at the rows the answers are read from, and nowhere else."""
+    rows = state.hidden[0].index_select(0, state.packed.read + state.alive.shape[0])
+    scores: Tensor = adapter.lm_head(adapter.norm(rows))
+    return scores.float()
