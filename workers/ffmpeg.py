@@ -8,51 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import imageio_ffmpeg
 
+from workers.confinement import MEMORY_BYTES, end, start
 from workers.errors import FfmpegMissing
-
-PROTOCOLS = "file,pipe"
-"""All that ffmpeg and libav may open by address; with `DEMUXERS`, what keeps a hostile file from reaching out."""
-
-DEMUXERS = (
-    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v"),
-    *("flv", "asf", "ogg", "mxf", "dv", "nut", "ivf", "rm"),
-    *("wav", "w64", "aiff", "caf", "mp3", "flac", "aac", "ac3", "eac3", "amr", "au"),
-)
-"""Containers that hold their own media. Whatever names other files or addresses (hls, dash, concat, image2, sdp, imf,
-smooth streaming, scripts, tracker modules) is absent on purpose: an archive is untrusted input."""
-
-MAX_SOURCE_PIXELS = 36_000_000
-"""8K UHD (33.2 million) passes; a 16k x 16k picture, 400 MB a frame, does not."""
-
-MEMORY_BYTES = 4 << 30
-"""Address space of a child: 8K HEVC needs about 2 GiB with one thread."""
-
-MAX_ALLOC_BYTES = 1 << 30
-"""Largest single allocation, so that a declared size cannot claim memory that the file does not back."""
 
 STDERR_BYTES = 1 << 20
 """A damaged file complains about every macroblock; above this the log is cut, its head kept."""
 
 STDERR_HEAD_BYTES = 1 << 16
-
-CPU_SHARE = 4
-"""ffmpeg demuxes, decodes and filters in threads of their own, even with one thread each."""
-
-_LAUNCHER = Path(__file__).with_name("_launch.py")
 
 
 @dataclass(frozen=True)
@@ -60,7 +33,7 @@ class Limits:
     """What one child may use. Zero bytes mean no limit."""
 
     timeout_s: float
-    """Wall clock. CPU time is limited to `CPU_SHARE` times as much, should this process be stopped or die."""
+    """Wall clock. CPU time is limited to a multiple of it, should this process be stopped."""
     file_bytes: int
     """Size of any one file it writes."""
     memory_bytes: int = MEMORY_BYTES
@@ -152,25 +125,17 @@ def run(arguments: Sequence[str], *, limits: Limits, pass_fds: Sequence[int] = (
     numbers. It is gone when this returns or raises. Never raises for what the child does.
     """
     program = [os.path.abspath(arguments[0]), "-nostdin", *arguments[1:]]
-    launcher = [
-        sys.executable,
-        "-I",
-        "-S",
-        str(_LAUNCHER),
-        str(os.getpid()),
-        str(CPU_SHARE * math.ceil(limits.timeout_s)),
-    ]
-    launcher += [str(limits.file_bytes), str(limits.memory_bytes)]
     started = time.monotonic()
     with anonymous_file("stderr") as log:
-        child = subprocess.Popen(
-            launcher + program,
+        child = start(
+            program,
+            timeout_s=limits.timeout_s,
+            file_bytes=limits.file_bytes,
+            memory_bytes=limits.memory_bytes,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
             pass_fds=tuple(pass_fds),
-            start_new_session=True,
-            cwd="/",
         )
         head = b""
         timed_out = False
@@ -185,7 +150,7 @@ def run(arguments: Sequence[str], *, limits: Limits, pass_fds: Sequence[int] = (
                     timed_out = True
                     break
         finally:
-            _end(child)
+            end(child)
         timed_out = timed_out or child.returncode == -signal.SIGXCPU
         said = head + os.pread(log, STDERR_BYTES, 0).lstrip(b"\0")
     return Finished(
@@ -205,10 +170,3 @@ def _bounded(log: int, head: bytes) -> bytes:
     os.ftruncate(log, 0)
     os.lseek(log, 0, os.SEEK_SET)  # the child shares this offset
     return head
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill the child's whole group (its leader may be gone while others are not) and reap it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()

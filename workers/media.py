@@ -23,6 +23,7 @@ import ffmpeg
 import numpy as np
 import numpy.typing as npt
 
+from workers.confinement import DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
 from workers.errors import (
     DecodeFailed,
     DecodeIncomplete,
@@ -33,10 +34,6 @@ from workers.errors import (
     NotMedia,
 )
 from workers.ffmpeg import (
-    DEMUXERS,
-    MAX_ALLOC_BYTES,
-    MAX_SOURCE_PIXELS,
-    PROTOCOLS,
     Finished,
     Limits,
     anonymous_file,
@@ -150,7 +147,7 @@ def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, setti
 
 
 def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """(width, height) scaled down, never up, to at most `max_pixels`, keeping the aspect as nearly as whole pixels do."""
+    """(width, height) scaled down, never up, to at most `max_pixels`, keeping the aspect as whole pixels allow."""
     factor = min(1.0, math.sqrt(max_pixels / (width * height)))
     scaled_width = min(max(1, math.floor(width * factor)), max_pixels)
     return scaled_width, min(max(1, math.floor(height * factor)), max_pixels // scaled_width)
@@ -245,6 +242,7 @@ def _arguments(
         "f": info.container.split(",")[0],
         "protocol_whitelist": PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),
+        "max_streams": MAX_STREAMS,
         "threads": 1,  # two single-threaded processes beat one with two threads
         "max_pixels": MAX_SOURCE_PIXELS,
     }
@@ -318,14 +316,14 @@ def _read_frames(fd: int, span: _Span) -> Frames:
         return np.empty((0, 0, 0, 3), np.uint8)
     found = min(os.fstat(fd).st_size // span.frame_bytes, span.frames)
     frames = np.empty((found, span.height, span.width, 3), np.uint8)
-    _fill(fd, memoryview(frames).cast("B") if found else memoryview(b""))
+    _fill(fd, frames.reshape(-1))
     return frames
 
 
 def _read_array(fd: int, most: int) -> Samples:
     found = min(os.fstat(fd).st_size // 4, most)
     samples = np.empty(found, np.float32)
-    _fill(fd, memoryview(samples).cast("B"))
+    _fill(fd, samples.view(np.uint8))
     # A damaged float stream may hold anything; the model's log-mel must not.
     return np.nan_to_num(samples, copy=False, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)
 
@@ -335,10 +333,10 @@ def _read_times(fd: int) -> Times:
     return np.sort(np.array([float(x) for x in found], np.float64))
 
 
-def _fill(fd: int, view: memoryview) -> None:
+def _fill(fd: int, array: npt.NDArray[np.uint8]) -> None:
     done = 0
-    while done < len(view):
-        count = os.preadv(fd, [view[done:]], done)
+    while done < len(array):
+        count = os.preadv(fd, [array[done:].data], done)
         if not count:
             raise DecodeFailed("the decoded file became shorter while it was read")
         done += count

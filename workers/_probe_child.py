@@ -1,0 +1,256 @@
+"""The probing process: reads one path a line, opens the file with libav, writes what it found as lines of JSON.
+
+Promises: for every line read (a path, as hexadecimal), lines `{"info": ...}`, the first coarse, each better than the
+one before, and then `{"done": true}`; or `{"error_class": ..., "message": ...}`. Knows nothing about pools, limits or
+retries: `probing.py` keeps it alive, ends it on time and trusts it no further than JSON, since a hostile file may crash
+it or own it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import av.error
+import av.logging
+from av.container import InputContainer
+from av.stream import Disposition
+
+from workers.confinement import DEMUXERS, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
+
+LONGEST_S = 7 * 24 * 3600.0
+"""A longer file is refused: its declared length would make more clips than anyone means to ask about."""
+
+LEAST_BYTES_PER_S = 16
+"""A file with less than this has a made-up declared duration; the true one is found by scanning."""
+
+SCAN_PACKETS = 5_000_000
+"""Most packets read to find a length that is not declared: about 24 h of video with sound."""
+
+END_PACKETS = 20_000
+"""Most packets read to find where the readable part ends."""
+
+FIRST_PACKETS = 200
+"""Most packets decoded in search of a first picture."""
+
+PQ, HLG = 16, 18
+"""AVColorTransferCharacteristic: SMPTE ST 2084 and ARIB STD-B67."""
+
+COVER_ART = Disposition.attached_pic | Disposition.timed_thumbnails
+
+ALLOWED = "mp4/mov, matroska/webm, avi, mpegts, mpeg, flv, asf, ogg, mxf, wav, mp3, flac, aac and a few more"
+
+_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp")
+
+
+class Refused(Exception):
+    """Carries an error class and a message to the parent."""
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
+def findings(path: str, read_timeout_s: float) -> Iterator[dict[str, Any]]:
+    """The fields of `MediaInfo`, first without the ends of the streams, then with them. Raises Refused."""
+    size = _size(path)
+    with _opened(path, read_timeout_s) as container:
+        start_s = (container.start_time or 0) / av.time_base
+        video, audio = _chosen(container, "video"), _chosen(container, "audio")
+        if video is None and audio is None:
+            raise Refused("no_streams", f"a {container.format.name} file without pictures or sound that can be decoded")
+        info: dict[str, Any] = {
+            "container": _NAMES.get(container.format.name, container.format.name.split(",")[0]),
+            "start_s": start_s,
+            "tags": sorted({str(k).lower(): str(v)[:1000] for k, v in container.metadata.items()}.items())[:64],
+        }
+        if video is not None:
+            info |= _about_video(container, video)
+        if audio is not None:
+            info |= _about_audio(container, audio)
+        duration_s = container.duration / av.time_base if container.duration else None
+        if duration_s is not None and duration_s * LEAST_BYTES_PER_S > size:
+            duration_s = None
+        chosen = {"video_end_s": video, "audio_end_s": audio}
+        if duration_s is None:
+            ends = _ends(container, chosen, 0.0, start_s, SCAN_PACKETS)
+            duration_s = max((end for end in ends.values() if end is not None), default=0.0)
+            if duration_s <= 0:
+                raise Refused("no_duration", "no length is declared, and no packet with a time was found")
+            info |= ends
+        if duration_s > LONGEST_S:
+            raise Refused("too_large", f"{duration_s:.0f} s long; at most {LONGEST_S:.0f} s are taken")
+        info["duration_s"] = duration_s
+        yield info
+        if "video_end_s" not in info:
+            yield info | _last_ends(container, chosen, duration_s, start_s)
+
+
+def _size(path: str) -> int:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise Refused("media_missing", f"cannot open the file: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("not_media", "not a regular file")
+    if not found.st_size:
+        raise Refused("not_media", "the file is empty")
+    return found.st_size
+
+
+def _opened(path: str, read_timeout_s: float) -> InputContainer:
+    options = {
+        "protocol_whitelist": PROTOCOLS,
+        "format_whitelist": ",".join(DEMUXERS),
+        "max_streams": str(MAX_STREAMS),
+    }
+    try:
+        return av.open("file:" + path, "r", options=options, metadata_errors="replace", timeout=read_timeout_s)
+    except PermissionError as error:
+        raise Refused("media_missing", "the file may not be read") from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        with open(path, "rb") as file:
+            head = file.read(16)
+        if head[4:8] in _MP4_BOXES:
+            message = "an MP4 file whose index (moov) is missing or damaged: cut off while it was written or copied"
+            raise Refused("truncated", message) from error
+        if head[:4] == b"\x1a\x45\xdf\xa3":
+            raise Refused("truncated", "a Matroska or WebM file that ends inside its header") from error
+        raise Refused("not_media", f"not media in a container that is allowed ({ALLOWED})") from error
+
+
+def _chosen(container: InputContainer, kind: str) -> Any | None:
+    """The default stream of a kind, else the first, among those that can be decoded; cover art is not video."""
+    fit = [
+        stream
+        for stream in container.streams
+        if stream.type == kind and stream.codec_context is not None and not stream.disposition & COVER_ART
+    ]
+    if kind == "audio":
+        fit = [stream for stream in fit if getattr(stream.codec_context, "sample_rate", 0)]
+    return next((stream for stream in fit if stream.disposition & Disposition.default), fit[0] if fit else None)
+
+
+def _about_video(container: InputContainer, stream: Any) -> dict[str, Any]:
+    codec = stream.codec_context
+    if codec.width * codec.height > MAX_SOURCE_PIXELS:
+        message = f"{codec.width}x{codec.height} pixels a frame; at most {MAX_SOURCE_PIXELS} are decoded"
+        raise Refused("too_large", message)
+    frame = _first_frame(container, stream)
+    width, height = (frame.width, frame.height) if frame is not None else (codec.width, codec.height)
+    if not width or not height:
+        raise Refused("no_streams", f"no picture could be decoded to learn its size ({codec.name})")
+    aspect = stream.sample_aspect_ratio
+    if aspect and 0.1 < aspect < 10:
+        width = max(1, round(width * float(aspect)))
+    rotation = round(frame.rotation) % 360 if frame is not None else 0
+    if rotation in (90, 270):
+        width, height = height, width
+    average, base = (float(rate) if rate else None for rate in (stream.average_rate, stream.base_rate))
+    interlaced = bool(frame.interlaced_frame) if frame is not None else False
+    # The base rate of interlaced material counts fields.
+    even = average and base and any(abs(base / n - average) < 0.02 * average for n in ((1, 2) if interlaced else (1,)))
+    rate = average or base
+    return {
+        "video_codec": codec.name,
+        "video_stream": [s.index for s in container.streams.video].index(stream.index),
+        "width": width,
+        "height": height,
+        "frame_rate": rate if rate and 0 < rate <= 1000 else None,
+        "variable_rate": not even,
+        "rotation_deg": rotation,
+        "hdr": (codec.color_trc or (frame.color_trc if frame is not None else None)) in (PQ, HLG),
+        "interlaced": interlaced,
+    }
+
+
+def _about_audio(container: InputContainer, stream: Any) -> dict[str, Any]:
+    streams = list(container.streams.audio)
+    return {
+        "audio_codec": stream.codec_context.name,
+        "audio_stream": [s.index for s in streams].index(stream.index),
+        "audio_streams": len(streams),
+        "sample_rate": stream.codec_context.sample_rate,
+        "channels": stream.codec_context.channels,
+    }
+
+
+def _first_frame(container: InputContainer, stream: Any) -> Any | None:
+    """Rotation and interlacing are known for certain only from a decoded picture."""
+    stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
+    with contextlib.suppress(av.error.FFmpegError, ValueError):
+        for number, packet in enumerate(container.demux(stream)):
+            with contextlib.suppress(av.error.FFmpegError):
+                for frame in packet.decode():
+                    return frame
+            if number >= FIRST_PACKETS:
+                break
+    return None
+
+
+def _ends(
+    container: InputContainer, chosen: dict[str, Any], from_s: float, start_s: float, most: int
+) -> dict[str, float | None]:
+    """Where the last packet of each chosen stream ends, in seconds from the start, reading on from `from_s`."""
+    ends: dict[str, float | None] = dict.fromkeys(chosen)
+    names = {stream.index: name for name, stream in chosen.items() if stream is not None}
+    with contextlib.suppress(av.error.FFmpegError, ValueError):
+        container.seek(round((start_s + from_s) * av.time_base), backward=True, any_frame=False)
+        for number, packet in enumerate(container.demux([s for s in chosen.values() if s is not None])):
+            if number >= most:
+                break
+            if packet.pts is None or packet.time_base is None or not packet.size:
+                continue
+            name = names[packet.stream.index]
+            end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - start_s
+            if math.isfinite(end):
+                ends[name] = max(end, ends[name] or 0.0)
+    return ends
+
+
+def _last_ends(
+    container: InputContainer, chosen: dict[str, Any], duration_s: float, start_s: float
+) -> dict[str, float | None]:
+    """The same for a file of declared length: near its end, or, if nothing can be read there, by bisection."""
+    low_s, high_s = 0.0, max(0.0, duration_s - 2.0)
+    ends = _ends(container, chosen, high_s, start_s, END_PACKETS)
+    if all(end is None for end in ends.values()):
+        while high_s - low_s > 2.0:
+            middle_s = (low_s + high_s) / 2
+            readable = any(end is not None for end in _ends(container, chosen, middle_s, start_s, 1).values())
+            low_s, high_s = (middle_s, high_s) if readable else (low_s, middle_s)
+        ends = _ends(container, chosen, low_s, start_s, END_PACKETS)
+    return ends
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    av.logging.set_level(None)
+    read_timeout_s = float(sys.argv[1])
+    for line in sys.stdin:
+        try:
+            for found in findings(os.fsdecode(bytes.fromhex(line.strip())), read_timeout_s):
+                _say({"info": found})
+            _say({"done": True})
+        except Refused as error:
+            _say({"error_class": error.error_class, "message": str(error)})
+        except (av.error.FFmpegError, OSError, ValueError, ArithmeticError, LookupError) as error:
+            _say({"error_class": "not_media", "message": f"{type(error).__name__}: {error}"[:300]})
+
+
+def _say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

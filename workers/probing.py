@@ -1,0 +1,232 @@
+"""What a media file holds, found out in child processes that a hostile file may crash, hang or take over.
+
+Promises: every file ends as a `MediaInfo` or as a failure of one stable class, within its time limit; a child that dies
+takes only the file it held with it. Knows nothing about archives, caches or plans.
+
+Time: `MediaInfo.start_s` is the container's first presentation time, 1.4 in a typical MPEG transport stream. Clips
+count from it: second t of a clip's span is presentation time `start_s + t`, which is also how ffmpeg counts `-ss`. So
+`duration_s`, `video_end_s` and `audio_end_s` are on the clips' scale, and nobody else has to add or subtract `start_s`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from workers import errors
+from workers.confinement import end, start
+from workers.errors import MediaError, ProbeCrashed, ProbeTimeout
+from workers.records import ClipFailure, MediaInfo
+
+Key = TypeVar("Key", bound=Hashable)
+
+TIMEOUT_S = 30.0
+"""A probe takes 10 ms on a local disk; finding the length of an unindexed file of some GB takes seconds."""
+
+FILES_PER_CHILD = 1_000
+"""A child is replaced after this many, so that leaks in parsers of odd formats never add up."""
+
+LINE_BYTES = 1 << 20
+"""A longer answer is not one of ours."""
+
+_CLASSES: dict[str, type[MediaError]] = {
+    found.error_class: found
+    for found in vars(errors).values()
+    if isinstance(found, type) and issubclass(found, MediaError)
+}
+
+
+def probe(path: str | os.PathLike[str], *, timeout_s: float = TIMEOUT_S) -> MediaInfo:
+    """Probe one local file in a child of its own (0.2 s; use `ProbePool` for many).
+
+    Raises MediaMissing, NotMedia, MediaTruncated, NoStreams, NoDuration, MediaTooLarge, ProbeCrashed or ProbeTimeout.
+    """
+    with contextlib.closing(_Child(timeout_s)) as child:
+        return child.probe(path)
+
+
+class ProbePool:
+    """Probes many files with a few children that are reused; close it, or use it in a `with` block."""
+
+    def __init__(self, children: int = 2, *, timeout_s: float = TIMEOUT_S) -> None:
+        """`children` processes at most, started when needed; `timeout_s` per file."""
+        self._timeout_s = timeout_s
+        self._tasks: queue.Queue[_Task | None] = queue.Queue()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"probe-{n}", daemon=True) for n in range(max(1, children))
+        ]
+        self._closed = False
+        for thread in self._threads:
+            thread.start()
+
+    def probe_many(self, files: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, MediaInfo | ClipFailure]]:
+        """Yield (key, outcome) as they are found, in no particular order; at most two files a child are in the air.
+
+        `files` is read lazily, in the caller's thread.
+        """
+        if self._closed:
+            raise RuntimeError("this ProbePool is closed")
+        outcomes: queue.Queue[tuple[Any, MediaInfo | ClipFailure]] = queue.Queue()
+        waiting = iter(files)
+        in_the_air = 0
+        exhausted = False
+        while True:
+            while not exhausted and in_the_air < 2 * len(self._threads):
+                try:
+                    key, path = next(waiting)
+                except StopIteration:
+                    exhausted = True
+                    break
+                self._tasks.put((key, path, outcomes))
+                in_the_air += 1
+            if not in_the_air:
+                return
+            yield outcomes.get()
+            in_the_air -= 1
+
+    def close(self) -> None:
+        """End the children; files still waiting are not probed."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        """One thread, one child. The child dies with this thread (PR_SET_PDEATHSIG follows the thread)."""
+        with contextlib.closing(_Child(self._timeout_s)) as child:
+            while (task := self._tasks.get()) is not None:
+                key, path, outcomes = task
+                try:
+                    outcomes.put((key, child.probe(path)))
+                except MediaError as error:
+                    outcomes.put((key, ClipFailure(None, "probe", error.error_class, str(error))))
+                except Exception as error:  # noqa: BLE001 - whoever waits for this key must get an answer
+                    outcomes.put((key, ClipFailure(None, "probe", "internal", f"{type(error).__name__}: {error}")))
+
+
+_Task = tuple[Hashable, str, "queue.Queue[tuple[Any, MediaInfo | ClipFailure]]"]
+
+
+class _Child:
+    """One probing process, started when first needed and again after it died."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._served = 0
+        self._rest = b""
+
+    def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
+        """Raises the error that the child names, ProbeCrashed or ProbeTimeout."""
+        if self._served >= FILES_PER_CHILD:
+            self.close()
+        process = self._started()
+        self._served += 1
+        best: MediaInfo | None = None
+        try:
+            assert process.stdin is not None
+            process.stdin.write(os.fsencode(os.path.abspath(path)).hex().encode() + b"\n")
+            process.stdin.flush()
+            deadline = time.monotonic() + self._timeout_s
+            while True:
+                answer = json.loads(self._line(process, deadline))
+                if "error_class" in answer:
+                    raise _CLASSES.get(answer["error_class"], MediaError)(str(answer["message"]))
+                if "info" not in answer:
+                    break
+                best = _info(answer["info"])
+        except ProbeTimeout:
+            self.close()
+            # Only the search for the readable end is missing, which is slow in a large file without an index.
+            if best is None:
+                raise
+        except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+            self.close()
+            raise ProbeCrashed(f"the probing process died over this file ({_how(process, error)})") from error
+        if self._rest:  # more than was asked for: not a child to go on with
+            self.close()
+        if best is None:
+            raise ProbeCrashed("the probing process gave no answer")
+        return best
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            end(self._process)
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+        self._process, self._served, self._rest = None, 0, b""
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = start(
+                [sys.executable, "-B", "-m", "workers._probe_child", str(self._timeout_s)],
+                timeout_s=0,
+                file_bytes=1,  # it has nothing to write but its answers, which go to a pipe
+                environment={"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        return self._process
+
+    def _line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes:
+        """The next line of the child. Raises ProbeTimeout, EOFError (it died), ValueError (too long)."""
+        assert process.stdout is not None
+        poll = select.poll()
+        poll.register(process.stdout, select.POLLIN | select.POLLHUP)
+        while b"\n" not in self._rest:
+            if len(self._rest) > LINE_BYTES:
+                raise ValueError("an answer longer than any of ours")
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                raise ProbeTimeout(f"probing took longer than {self._timeout_s:g} s")
+            read = os.read(process.stdout.fileno(), 1 << 16)
+            if not read:
+                raise EOFError("it ended")
+            self._rest += read
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+def _how(process: subprocess.Popen[bytes], error: Exception) -> str:
+    if process.returncode is not None and process.returncode < 0 and isinstance(error, EOFError):
+        return f"signal {-process.returncode}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _info(fields: dict[str, Any]) -> MediaInfo:
+    """Checked by hand: the child is not trusted."""
+    tags = tuple((str(name), str(value)) for name, value in fields.pop("tags", ()))
+    info = MediaInfo(**fields, tags=tags)
+    if not (isinstance(info.container, str) and 0 < float(info.duration_s) < float("inf")):
+        raise ValueError(f"not a media description: {fields!r}"[:300])
+    return info
