@@ -1,0 +1,64 @@
+"""Optimiser and schedule shared by all stages: Muon for the matrices inside layers, AdamW for everything else.
+
+Promises: one object with `step`, `state_dict` and `load_state_dict`; rates follow warm-up, plateau and a linear decay
+over the last third. Knows nothing about stages or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Optimiser:
+    """Muon on two-dimensional weights of linear maps, AdamW (betas 0.9, 0.98) on the rest.
+
+    On two CPU cores the shape gate was reached in fewer steps with Muon than with AdamW alone; see the lab log.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], rate: float, *, weight_decay: float = 0.01) -> None:
+        matrices, rest = [], []
+        for module in modules:
+            for child in module.modules():
+                for name, weight in child.named_parameters(recurse=False):
+                    if weight.requires_grad:
+                        linear = isinstance(child, nn.Linear) and name == "weight" and min(weight.shape) >= 64
+                        (matrices if linear else rest).append(weight)
+        self.rate = rate
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.parts.append(
+                torch.optim.Muon(matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+        if rest:
+            self.parts.append(torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0))
+        self.weights = matrices + rest
+
+    def step(self, share_of_rate: float) -> float:
+        """Clip the gradients to norm 1, take a step at `share_of_rate` of the rate, clear; returns the norm."""
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = self.rate * share_of_rate
+            part.step()
+            part.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """State of both parts."""
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """The inverse of `state_dict`."""
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def schedule(step: int, steps: int, warm_up: int = 50, decay: float = 0.35) -> float:
+    """Share of the peak rate at `step` of `steps`: warm-up, plateau, then linearly to 2 % over the last `decay`."""
+    rise = min(1.0, (step + 1) / warm_up)
+    left = (steps - step) / max(1.0, decay * steps)
+    return rise * max(0.02, min(1.0, left))

@@ -1,0 +1,186 @@
+"""Stage one: the encoders alone learn to say every token's shape, colour and sound in the model's own word embeddings.
+
+Promises: after it a video token over a red circle is close to embedding("red") + embedding("circle"), an audio token to
+the embedding of its sound's name. Knows nothing about clips, questions or the decoder's layers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
+
+from benchmarks.train_tiny.encoders import CELL, hear, mels_of, patches_of, see
+from benchmarks.train_tiny.optim import Optimiser, schedule
+from benchmarks.train_tiny.samples import IGNORED, Pictures, Sounds, picture_batch, sound_batch
+from benchmarks.train_tiny.tokenizer import token_ids
+from pipeline.toy_world.truth import COLOURS, SHAPES, SOUNDS
+
+log = logging.getLogger("train_tiny")
+VISION_BATCH, AUDIO_BATCH = 48, 24
+SAVE_EVERY_S = 120.0
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """Embeddings (classes, width) that features are compared with; the last class is background or silence."""
+
+    shapes: Tensor
+    colours: Tensor
+    sounds: Tensor
+
+
+def words_of(model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2Tokenizer) -> Words:
+    """The embedding of every name as it stands in running text (with its leading space) and as an answer, averaged."""
+    embedding = model.get_input_embeddings().weight.detach()
+
+    def rows(names: tuple[str, ...]) -> Tensor:
+        bare = embedding[token_ids(tokenizer, names)]
+        spaced = [tokenizer.encode(" " + name, add_special_tokens=False)[-1] for name in names]
+        return (bare + embedding[spaced]) / 2
+
+    return Words(rows((*SHAPES, "background")), rows((*COLOURS, "background")), rows((*SOUNDS, "silence")))
+
+
+def named(features: Tensor, words: Tensor) -> Tensor:
+    """(..., width) features against (classes, width) words -> (..., classes) logits."""
+    return features @ words.T / words.shape[-1] ** 0.5
+
+
+def picture_loss(features: Tensor, batch: Pictures, words: Words) -> Tensor:
+    """Cross entropy of both names, and a pull towards the sum of their embeddings."""
+    loss = features.new_zeros(())
+    target = torch.zeros_like(features)
+    for labels, table in ((batch.shapes, words.shapes), (batch.colours, words.colours)):
+        # Most cells are background: weigh it down, or naming nothing is the first and longest plateau.
+        weight = torch.ones(len(table))
+        weight[-1] = 0.2
+        logits = named(features, table).flatten(0, 1)
+        loss = loss + functional.cross_entropy(logits, labels.flatten(), weight, ignore_index=IGNORED)
+        target += table[labels.clamp(min=0)]
+    nothing = (batch.shapes == len(SHAPES))[..., None]
+    target = torch.where(nothing, words.shapes[-1].expand_as(target), target)
+    known = ((batch.shapes != IGNORED) & (batch.colours != IGNORED))[..., None]
+    return loss + 0.05 * ((features - target) ** 2 * known).sum() / known.sum() / features.shape[-1]
+
+
+def sound_loss(features: Tensor, batch: Sounds, words: Words) -> Tensor:
+    """Cross entropy of the name, and a pull towards its embedding."""
+    logits = named(features, words.sounds).flatten(0, 1)
+    loss = functional.cross_entropy(logits, batch.sounds.flatten(), ignore_index=IGNORED)
+    known = (batch.sounds != IGNORED)[..., None]
+    target = words.sounds[batch.sounds.clamp(min=0)]
+    return loss + 0.05 * ((features - target) ** 2 * known).sum() / known.sum() / features.shape[-1]
+
+
+def view(model: Qwen2_5OmniThinkerForConditionalGeneration, frames: Tensor) -> Tensor:
+    """(B, 2, H, W, 3) uint8 -> (B, cells, width)."""
+    return see(model.model.visual, patches_of(frames), frames.shape[2] // CELL, frames.shape[3] // CELL)
+
+
+@torch.no_grad()
+def measure(
+    model: Qwen2_5OmniThinkerForConditionalGeneration, words: Words, seed: int = 10_000_019, batches: int = 12
+) -> dict[str, float]:
+    """Accuracy on unseen samples: shape and colour per frame pair (summed over its shape's cells), background and
+    sound per token."""
+    right = {name: [0, 0] for name in ("shape", "colour", "background", "sound")}
+    for number in range(batches):
+        pictures = picture_batch(np.random.default_rng([seed, number]), 48)
+        features = view(model, pictures.frames)
+        shapes, colours = named(features, words.shapes), named(features, words.colours)
+        for name, logits, labels in (("shape", shapes, pictures.shapes), ("colour", colours, pictures.colours)):
+            there = (labels >= 0) & (labels < logits.shape[-1] - 1)
+            summed = (logits.log_softmax(-1) * there[..., None]).sum(1)[:, :-1].argmax(-1)
+            truth = torch.where(there, labels, -1).amax(1)
+            one = there.any(1) & (torch.where(there, labels, 99).amin(1) == truth)
+            right[name][0] += int((summed == truth)[one].sum())
+            right[name][1] += int(one.sum())
+        nothing = pictures.shapes == len(SHAPES)
+        right["background"][0] += int((shapes.argmax(-1) == len(SHAPES))[nothing].sum())
+        right["background"][1] += int(nothing.sum())
+        if number < 4:
+            sounds = sound_batch(np.random.default_rng([seed, number]), 24)
+            found = named(hear(model.model.audio_tower, mels_of(sounds.waves)), words.sounds).argmax(-1)
+            known = sounds.sounds != IGNORED
+            right["sound"][0] += int((found == sounds.sounds)[known].sum())
+            right["sound"][1] += int(known.sum())
+    return {name: good / max(1, all_) for name, (good, all_) in right.items()}
+
+
+class _Steps(Dataset[Pictures | Sounds]):
+    """Batches numbered by step, so that a resumed run continues the same sequence."""
+
+    def __init__(self, kind: str, seed: int) -> None:
+        self.kind, self.seed = kind, seed
+
+    def __getitem__(self, step: int) -> Pictures | Sounds:
+        torch.set_num_threads(1)
+        rng = np.random.default_rng([self.seed, step])
+        return picture_batch(rng, VISION_BATCH) if self.kind == "vision" else sound_batch(rng, AUDIO_BATCH)
+
+
+def train(
+    model: Qwen2_5OmniThinkerForConditionalGeneration,
+    words: Words,
+    kind: str,
+    *,
+    steps: int,
+    rate: float,
+    seed: int,
+    checkpoint: Path,
+    device: torch.device,
+    workers: int = 1,
+) -> None:
+    """Train the "vision" or "audio" encoder in place for `steps` batches, resuming from `checkpoint` if it exists."""
+    module: nn.Module = model.model.visual if kind == "vision" else model.model.audio_tower
+    optimiser, begun = Optimiser([module], rate), 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        module.load_state_dict(state["weights"])
+        optimiser.load_state_dict(state["optimiser"])
+        begun = int(state["step"])
+    words = Words(words.shapes.to(device), words.colours.to(device), words.sounds.to(device))
+    loader = DataLoader(
+        _Steps(kind, seed),
+        batch_size=None,
+        sampler=range(begun, steps),
+        num_workers=workers,
+        prefetch_factor=3 if workers else None,
+    )
+    started = saved = time.monotonic()
+    running = None
+    for step, batch in enumerate(loader, begun):
+        if isinstance(batch, Pictures):
+            pictures = Pictures(batch.frames.to(device), batch.shapes.to(device), batch.colours.to(device))
+            loss = picture_loss(view(model, pictures.frames), pictures, words)
+        else:
+            sounds = Sounds(batch.waves.to(device), batch.sounds.to(device))
+            loss = sound_loss(hear(module, mels_of(sounds.waves)), sounds, words)
+        loss.backward()
+        optimiser.step(schedule(step, steps))
+        value = float(loss.detach())
+        running = value if running is None else 0.95 * running + 0.05 * value
+        if step % 50 == 0 or step + 1 == steps:
+            log.info("%s step %d loss %.4f (%.0f s)", kind, step, running, time.monotonic() - started)
+        if step % 400 == 399:
+            log.info("%s step %d measured %s", kind, step, rounded(measure(model, words, batches=4)))
+        if time.monotonic() - saved > SAVE_EVERY_S or step + 1 == steps:
+            state = {"weights": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            part = checkpoint.with_suffix(".part")
+            torch.save(state, part)
+            part.replace(checkpoint)
+            saved = time.monotonic()
+
+
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """For logs."""
+    return {name: round(value, 4) for name, value in values.items()}

@@ -1,0 +1,138 @@
+"""What is shown and heard in a toy clip, and the JSON file that says so.
+
+Promises: frozen events in seconds, checked when made; `read_truth` takes anyone's file of the published form, where a
+missing or null field means that nothing is shown or heard. Knows nothing about pixels, samples or questions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omnidrop.errors import UserError
+
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
+SOUNDS = ("low tone", "high tone", "rising sweep", "falling sweep", "noise", "clicks")
+PLACES = ("left", "right", "top", "bottom", "centre")
+SILENCE = ("silence", "none", "nothing", "")
+"""Other ways to write null."""
+
+
+class TruthError(UserError):
+    """A truth file or one of its events is not of the published form."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A shape, a sound or both, from `start` to `end` seconds. `place` is where a shape stays, in world v2 only."""
+
+    start: float
+    end: float
+    shape: str | None = None
+    colour: str | None = None
+    sound: str | None = None
+    place: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and math.isfinite(self.end) and 0 <= self.start < self.end):
+            raise TruthError(f"an event needs 0 <= start < end in seconds, got {self.start} to {self.end}")
+        for name, allowed in (("shape", SHAPES), ("colour", COLOURS), ("sound", SOUNDS), ("place", PLACES)):
+            given = getattr(self, name)
+            if given is not None and given not in allowed:
+                raise TruthError(f"{name} must be one of {', '.join(allowed)} or null, got {given!r}")
+        if (self.shape is None) != (self.colour is None):
+            raise TruthError(f"a shape and its colour come together, got shape {self.shape!r}, colour {self.colour!r}")
+        if self.shape is None and self.sound is None:
+            raise TruthError("an event needs a shape, a sound or both; leave stretches without either out of the list")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as the truth file holds it."""
+        fields = {name: getattr(self, name) for name in ("start", "end", "shape", "colour", "sound")}
+        return fields | ({"place": self.place} if self.place else {})
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One file's events, ordered by start."""
+
+    events: tuple[Event, ...]
+    world: str = "v1"
+
+    def within(self, start_s: float, end_s: float) -> Truth:
+        """The events of the span, counted from its start; parts shorter than 0.5 s are too short to be asked about."""
+        kept = []
+        for event in self.events:
+            start, end = max(event.start, start_s), min(event.end, end_s)
+            if end - start >= 0.5:
+                kept.append(Event(start - start_s, end - start_s, event.shape, event.colour, event.sound, event.place))
+        return Truth(tuple(kept), self.world)
+
+
+def _event(given: Mapping[str, Any], where: str) -> Event | None:
+    def name(field: str, *others: str) -> str | None:
+        value = next((given[key] for key in (field, *others) if given.get(key) is not None), None)
+        text = None if value is None else str(value).strip().lower().replace("_", " ").replace("-", " ")
+        return None if text in SILENCE else text
+
+    try:
+        start, end = float(given["start"]), float(given["end"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise TruthError(
+            f"{where}: an event needs numbers 'start' and 'end' in seconds, got {dict(given)!r}"
+        ) from error
+    shape, colour, sound = name("shape"), name("colour", "color"), name("sound")
+    if shape is None and sound is None:
+        return None
+    sound = {"rising": "rising sweep", "falling": "falling sweep", "low": "low tone", "high": "high tone"}.get(
+        sound or "", sound
+    )
+    try:
+        return Event(start, end, shape, colour if shape else None, sound, name("place"))
+    except TruthError as error:
+        raise TruthError(f"{where}: {error}") from error
+
+
+def read_truth(path: Path) -> dict[str, Truth]:
+    """Truth per file name from a JSON file `{"clip.mp4": {"events": [{start, end, shape, colour, sound}]}}`.
+
+    A list of `{"file": ..., "events": [...]}` and a single file's `{"events": [...]}` are read as well. Raises
+    TruthError, naming file, clip and event.
+    """
+    try:
+        given = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise TruthError(f"{path} cannot be read as JSON: {error}") from error
+    if isinstance(given, dict) and isinstance(given.get("files"), dict | list):
+        given = given["files"]
+    if isinstance(given, dict) and isinstance(given.get("events"), list):
+        given = {str(given.get("file", Path(path).stem)): given}
+    if isinstance(given, list):
+        try:
+            given = {str(entry["file"]): entry for entry in given}
+        except (KeyError, TypeError) as error:
+            raise TruthError(f"{path}: every entry of a list needs 'file' and 'events'") from error
+    if not isinstance(given, dict):
+        raise TruthError(f"{path} must hold an object of file names, got {type(given).__name__}")
+    truths = {}
+    for file, entry in given.items():
+        events = entry.get("events") if isinstance(entry, dict) else entry
+        if not isinstance(events, list):
+            raise TruthError(f"{path}: {file!r} needs a list 'events', got {type(events).__name__}")
+        read = [_event(event, f"{path}: {file!r}, event {number}") for number, event in enumerate(events, 1)]
+        ordered = tuple(sorted((event for event in read if event), key=lambda event: (event.start, event.end)))
+        truths[str(file)] = Truth(ordered, str(entry.get("world", "v1")) if isinstance(entry, dict) else "v1")
+    return truths
+
+
+def write_truth(path: Path, truths: Mapping[str, Truth]) -> None:
+    """Write `truths` (by file name) in the form `read_truth` takes."""
+    entries = {
+        file: {"world": truth.world, "events": [event.to_dict() for event in truth.events]}
+        for file, truth in truths.items()
+    }
+    Path(path).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
