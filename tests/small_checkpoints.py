@@ -1,10 +1,11 @@
 """Small random checkpoints of both model families, written as the published ones are laid out.
 
-Promises: real transformers classes a few layers deep, a whole checkpoint directory (configuration with `thinker_config`,
-safetensors with `thinker.` names beside talker weights that must be ignored, a byte-level BPE tokenizer, preprocessor
-configuration, chat template), the same bytes every time. Knows nothing about the adapters that load them.
+Promises: real transformers classes a few layers deep, a whole checkpoint directory (configuration with
+`thinker_config`, safetensors with `thinker.` names beside talker weights that must be ignored, a byte-level BPE
+tokenizer, preprocessor configuration, chat template), the same bytes every time. Knows nothing about the adapters that
+load them.
 
-Fixtures `small_qwen2_5_omni`, `small_qwen3_omni` (session) give the directories; import them in a `conftest.py` or test.
+Fixtures `small_qwen2_5_omni`, `small_qwen3_omni` (session) give the directories; a test module imports them.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ VOCABULARY = 420
 
 
 def chat_template(family: str) -> str:
-    """A ChatML template with the family's media placeholders; Qwen2.5's adds a default system turn, Qwen3's does not."""
+    """A ChatML template with the family's media marks; Qwen2.5's adds a default system turn, Qwen3's does not."""
     names = SPECIAL[family]
     video = names["vision_bos_token"] + names["video_token"] + names["vision_eos_token"]
     audio = names["audio_bos_token"] + names["audio_token"] + names["audio_eos_token"]

@@ -32,8 +32,10 @@ class Prefix:
     """(N, D) model dtype; audio and video features already in place."""
     positions: Tensor
     """(3, N) rotary positions (temporal, height, width): int64 for Qwen2.5-Omni, float32 for Qwen3-Omni."""
-    next_position: int
-    """Where a question's positions start: the maximum of `positions` + 1, as the stock model would continue."""
+    next_position: float
+    """Where a question's positions start: one after the last token's, as the stock model continues; an int in
+    Qwen2.5-Omni, a float (possibly with a fraction) in Qwen3-Omni. In clips of a second or two with many rows or
+    columns it may be below the maximum of `positions`; stock decoding goes on at the whole prompt's maximum + 1."""
     modality: Tensor
     """(N,) int8: TEXT, AUDIO or VIDEO."""
     chunk: Tensor

@@ -1,0 +1,226 @@
+"""Finding a checkpoint, checking that it is one we can load, and naming its content.
+
+Promises: a local directory with every file that loading needs, safetensors weights only, or a CheckpointError that says
+what is missing; a content hash that is the same wherever the files lie. Knows nothing about tensors or model classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from omnidrop.errors import CheckpointError
+
+EMBEDDED = {"tiny": Path(__file__).parent.parent / "checkpoints" / "tiny"}
+"""Checkpoints that come with the package, by the name they are loaded by."""
+
+FAMILIES = {"qwen2_5_omni": "Qwen2.5-Omni", "qwen3_omni_moe": "Qwen3-Omni"}
+"""Supported `model_type`s and what people call them. A thinker saved alone has the suffix `_thinker`."""
+
+_NEEDED = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
+_TOKENIZERS = ("tokenizer.json", "vocab.json")
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HASHED_SUFFIXES = (".json", ".jinja", ".txt", ".safetensors")
+_NOT_HASHED = ("model.safetensors.index.json", "generation_config.json")
+"""The index only says which file holds what; generation defaults are not used."""
+
+
+def resolve_checkpoint(model: str) -> Path:
+    """The local directory of `model`: an embedded name (`tiny`), a directory, or a hub id (`Qwen/Qwen2.5-Omni-7B`).
+
+    A hub id is fetched into the hub's own cache (configuration, tokenizer and safetensors only; no code, no pickles).
+    Raises CheckpointError where nothing is found or files are missing.
+    """
+    if model in EMBEDDED:
+        directory = EMBEDDED[model]
+    elif Path(model).expanduser().is_dir():
+        directory = Path(model).expanduser().resolve()
+    elif _HUB_ID.fullmatch(model) and not model.startswith("."):
+        directory = _fetch(model)
+    else:
+        raise CheckpointError(
+            f"no checkpoint {model!r}: it is neither a directory, nor a hub id such as Qwen/Qwen2.5-Omni-7B, nor one "
+            f"of the embedded names ({', '.join(EMBEDDED)})"
+        )
+    check_files(directory)
+    return directory
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"no directory {hub_id!r}, and the hub does not give it either ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); name a local checkpoint directory, or check the id, the network and "
+            "HF_TOKEN"
+        ) from error
+
+
+def check_files(directory: Path) -> None:
+    """Raise CheckpointError unless `directory` has configuration, tokenizer, chat template and safetensors weights."""
+    if not directory.is_dir():
+        raise CheckpointError(f"the checkpoint directory {directory} does not exist")
+    missing = [name for name in _NEEDED if not (directory / name).is_file()]
+    if not any((directory / name).is_file() for name in _TOKENIZERS):
+        missing.append(" or ".join(_TOKENIZERS))
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint {directory} lacks {', '.join(missing)}; copy the whole published repository, not the "
+            "weights alone"
+        )
+    family_of(directory)
+    read_chat_template(directory)
+    if not weight_files(directory):
+        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in directory.glob(pattern))
+        found = f"only {', '.join(pickles)}" if pickles else "no weights at all"
+        raise CheckpointError(
+            f"the checkpoint {directory} has no .safetensors weights ({found}). Pickled weights can run code when they "
+            "are opened and are never loaded; convert them with `save_pretrained` in a place you trust"
+        )
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        named = set(read_json(index).get("weight_map", {}).values())
+        absent = sorted(name for name in named if not (directory / name).is_file())
+        if absent:
+            raise CheckpointError(
+                f"the checkpoint {directory} lacks {len(absent)} of {len(named)} weight files: {', '.join(absent[:3])}"
+                f"{' ...' if len(absent) > 3 else ''}; was the download interrupted?"
+            )
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files, by name."""
+    return sorted(directory.glob("*.safetensors"))
+
+
+def family_of(directory: Path) -> str:
+    """`qwen2_5_omni` or `qwen3_omni_moe`. Raises CheckpointError for any other `model_type`."""
+    model_type = str(read_json(directory / "config.json").get("model_type"))
+    family = model_type.removesuffix("_thinker")
+    if family not in FAMILIES:
+        supported = ", ".join(f"{name} ({key})" for key, name in FAMILIES.items())
+        raise CheckpointError(
+            f"the checkpoint {directory} is of model type {model_type!r}; supported are {supported}: models that take "
+            "audio and video in one prompt"
+        )
+    return family
+
+
+def thinker_config_dict(directory: Path) -> dict[str, Any]:
+    """The configuration of the part that reads and answers, as a dictionary; the talker's is left aside."""
+    config = read_json(directory / "config.json")
+    thinker = config.get("thinker_config", config)
+    if not isinstance(thinker, dict) or not isinstance(thinker.get("text_config"), dict):
+        raise CheckpointError(f"{directory / 'config.json'} has no thinker_config with a text_config")
+    return thinker
+
+
+def video_bounds(directory: Path) -> tuple[int, int] | None:
+    """Smallest and largest size of a video frame in pixels, where the checkpoint states its own.
+
+    They are read from `videos_kwargs.size` in processor_config.json. The `min_pixels` and `max_pixels` of
+    preprocessor_config.json speak of still images: the stock processor overrides them for videos, so do we.
+    """
+    path = directory / "processor_config.json"
+    if not path.is_file():
+        return None
+    size = (read_json(path).get("videos_kwargs") or {}).get("size")
+    if size is None:
+        return None
+    try:
+        low, high = int(size["shortest_edge"]), int(size["longest_edge"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"videos_kwargs.size in {path} needs shortest_edge and longest_edge, got {size!r}"
+        ) from error
+    if not 0 < low <= high:
+        raise CheckpointError(f"videos_kwargs.size in {path} needs 0 < shortest_edge <= longest_edge, got {size!r}")
+    return low, high
+
+
+def read_chat_template(directory: Path) -> str:
+    """The chat template, wherever the checkpoint's age put it."""
+    jinja = directory / "chat_template.jinja"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        path = directory / name
+        template = read_json(path).get("chat_template") if path.is_file() else None
+        if isinstance(template, str):
+            return template
+    raise CheckpointError(
+        f"the checkpoint {directory} has no chat template ({', '.join(_TEMPLATES)}, or `chat_template` in "
+        "tokenizer_config.json); without it no prompt can be laid out"
+    )
+
+
+def checkpoint_hash(directory: Path) -> str:
+    """Hash (hex, 32 digits) over the content of the weights and of the files that shape prompts and inputs.
+
+    Weights are read once: their digests are remembered in the user's cache folder by path, size and modification time
+    (a 22 GB checkpoint takes about 20 s to hash).
+    """
+    remembered = _HashMemory()
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.suffix in _HASHED_SUFFIXES and path.name not in _NOT_HASHED and path.is_file():
+            digest.update(f"{path.name}\0{remembered.digest(path)}\0".encode())
+    remembered.save()
+    return digest.hexdigest()[:32]
+
+
+class _HashMemory:
+    """File digests by (path, size, mtime). A lost or unwritable memory only costs time."""
+
+    def __init__(self) -> None:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self._path = root / "omnidrop" / "file_hashes.json"
+        self._known: dict[str, str] = {}
+        self._changed = False
+        with contextlib.suppress(OSError, json.JSONDecodeError):
+            loaded = json.loads(self._path.read_text())
+            if isinstance(loaded, dict):
+                self._known = loaded
+
+    def digest(self, path: Path) -> str:
+        status = path.stat()
+        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        if key not in self._known:
+            with path.open("rb") as stream:
+                self._known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+            self._changed = True
+        return self._known[key]
+
+    def save(self) -> None:
+        if not self._changed:
+            return
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Several workers of one machine may write at once: each writes whole, the last one stays.
+            handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".json")
+            with os.fdopen(handle, "w") as stream:
+                json.dump(self._known, stream)
+            os.replace(name, self._path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises CheckpointError where it cannot be read."""
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got {type(loaded).__name__}")
+    return loaded

@@ -1,0 +1,47 @@
+"""From a model's name to a loaded adapter.
+
+Promises: one function, one error type for everything a user can get wrong. Knows nothing about any family's inside.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from omnidrop.errors import CheckpointError
+from omnidrop.models.base import Adapter
+from omnidrop.models.checkpoints import checkpoint_hash, family_of, resolve_checkpoint
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(model: str, *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "bfloat16") -> Adapter:
+    """Load `model`: a checkpoint directory in the published layout, a hub id, or `tiny`.
+
+    `dtype` is one of float32, bfloat16, float16, as a name or as torch's. Raises CheckpointError for a checkpoint that
+    is missing, incomplete, pickled, or of a family that is not supported, and for an unknown device or dtype.
+    """
+    from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
+    from omnidrop.models.qwen3_omni import Qwen3Omni
+
+    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if wanted is None or wanted not in DTYPES.values():
+        raise CheckpointError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
+    directory = resolve_checkpoint(model)
+    if family_of(directory) == "qwen2_5_omni":
+        return Qwen2_5Omni(directory, device=_device(device), dtype=wanted)
+    return Qwen3Omni(directory, device=_device(device), dtype=wanted)
+
+
+def weights_hash(model: str) -> str:
+    """What `load(model).weights_hash` would be, without loading any weights."""
+    return checkpoint_hash(resolve_checkpoint(model))
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise CheckpointError(f"unknown device {device!r}; allowed: cpu, cuda, cuda:N") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"device {device!r} was asked for, but torch sees no CUDA device; use cpu")
+    return found

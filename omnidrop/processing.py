@@ -1,0 +1,258 @@
+"""Frames and sound of a clip, and the words around them, turned into what the model's encoders and decoder take.
+
+Promises: the numbers and tokens of the stock `Qwen2_5OmniProcessor` and `Qwen3OmniMoeProcessor` without torchvision,
+for sound of any length (neither padded to nor cut at 300 s). Knows nothing about weights, devices, pruning or files.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from omnidrop.errors import CheckpointError, ModelError
+from omnidrop.geometry import SAMPLE_RATE, Geometry
+from omnidrop.models.checkpoints import read_chat_template, read_json
+from omnidrop.models.clip_layout import ClipLayout, MediaTokens, lay_out
+
+QUESTION_MARK = "\u2063question\u2063"
+"""Stands for the question while the chat template is rendered; invisible separators keep it from meeting real text."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInputs:
+    """One clip, ready for the encoders, and its place in the prompt. Tensors on the CPU."""
+
+    layout: ClipLayout
+    pixels: Tensor | None
+    """(patches, 3 x temporal patch x patch x patch) float32, as `pixel_values_videos`; None without a picture."""
+    patch_grid: tuple[int, int, int] | None
+    """Temporal patches, rows and columns of `pixels` before merging, as `video_grid_thw`."""
+    mel: Tensor | None
+    """(mel bins, mel frames) float32; None without sound."""
+
+
+def resize_frames(frames: Tensor, height: int, width: int) -> Tensor:
+    """(T, 3, H, W) uint8 -> (T, 3, `height`, `width`) uint8, bicubic with antialiasing.
+
+    On the uint8 tensor, not on floats: that is what torchvision's resize does, bit for bit.
+    """
+    if frames.shape[-2:] == (height, width):
+        return frames
+    return functional.interpolate(frames, size=(height, width), mode="bicubic", antialias=True)
+
+
+def patchify(frames: Tensor, geometry: Geometry, mean: Tensor, std: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """Frames (T, 3, H, W) uint8, already resized -> rows of pixels in the vision encoder's order, and their grid.
+
+    `mean` and `std` (3,) are in 0..255. An odd number of frames is filled up with the last one. Rows run through time,
+    blocks of `merge` x `merge` patches, and the patches of a block; columns through channel, time, height and width.
+    """
+    if short := -len(frames) % geometry.temporal_patch:
+        frames = torch.cat([frames, frames[-1:].expand(short, -1, -1, -1)])
+    normal = (frames.to(torch.float32) - mean[:, None, None]) / std[:, None, None]
+    patch, merge, step = geometry.patch, geometry.merge, geometry.temporal_patch
+    times, rows, columns = len(frames) // step, frames.shape[-2] // patch, frames.shape[-1] // patch
+    blocks = normal.view(times, step, 3, rows // merge, merge, patch, columns // merge, merge, patch)
+    ordered = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return ordered.reshape(times * rows * columns, 3 * step * patch * patch), (times, rows, columns)
+
+
+class ClipProcessor:
+    """Tokenizer, feature extractor and chat template of one checkpoint directory."""
+
+    def __init__(self, directory: Path, geometry: Geometry) -> None:
+        from transformers import Qwen2Tokenizer, WhisperFeatureExtractor
+
+        self.geometry = geometry
+        self._template = read_chat_template(directory)
+        try:
+            self.tokenizer: Any = Qwen2Tokenizer.from_pretrained(str(directory))
+            self._features: Any = WhisperFeatureExtractor.from_pretrained(str(directory))
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"the tokenizer or feature extractor of {directory} cannot be loaded: {error}"
+            ) from error
+        if (self._features.hop_length, self._features.sampling_rate) != (160, SAMPLE_RATE):
+            raise CheckpointError(
+                f"{directory} wants a hop of {self._features.hop_length} samples at {self._features.sampling_rate} Hz; "
+                f"supported is a hop of 160 at {SAMPLE_RATE} Hz"
+            )
+        image = _image_settings(directory)
+        self._mean = torch.tensor(image[0]) * 255.0
+        self._std = torch.tensor(image[1]) * 255.0
+
+    @cached_property
+    def media_tokens(self) -> MediaTokens:
+        """Ids of the media placeholders and their marks."""
+        return MediaTokens(
+            video=self._special_id("video_token"),
+            audio=self._special_id("audio_token"),
+            vision_start=self._special_id("vision_bos_token"),
+            vision_end=self._special_id("vision_eos_token"),
+            audio_start=self._special_id("audio_bos_token"),
+            audio_end=self._special_id("audio_eos_token"),
+        )
+
+    def inputs(
+        self,
+        frames: npt.NDArray[np.uint8] | None,
+        audio: npt.NDArray[np.float32] | None,
+        *,
+        fps: float,
+        system_prompt: str | None,
+        instruction: str,
+    ) -> ModelInputs:
+        """Everything before the first question. Arguments as `Adapter.prefix`; raises ModelError for unusable media.
+
+        `system_prompt` None leaves the system turn to the chat template (Qwen2.5 adds its default, Qwen3 none).
+        """
+        pixels = patch_grid = grid = mel = None
+        if frames is not None:
+            pixels, patch_grid = self.pixels(frames)
+            merge = self.geometry.merge
+            grid = (patch_grid[0], patch_grid[1] // merge, patch_grid[2] // merge)
+            if not (math.isfinite(fps) and fps > 0):
+                raise ModelError(f"fps must be the positive number of frames a second really sampled, got {fps!r}")
+        if audio is not None:
+            mel = self.mel(audio)
+        if pixels is None and mel is None:
+            raise ModelError("a clip needs frames or at least 30 ms of sound; got neither")
+        head, tail = self.prompt(system_prompt, instruction, has_video=pixels is not None)
+        layout = lay_out(
+            self.geometry,
+            self.media_tokens,
+            head=head,
+            tail=tail,
+            grid=grid,
+            seconds_per_patch=self.geometry.temporal_patch / fps if grid else 0.0,
+            audio_tokens=self.geometry.audio_tokens(len(audio)) if audio is not None and mel is not None else 0,
+        )
+        return ModelInputs(layout, pixels, patch_grid, mel)
+
+    def pixels(self, frames: npt.NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int, int]]:
+        """`pixel_values_videos` and `video_grid_thw` of (T, H, W, 3) uint8 frames."""
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+            raise ModelError(
+                f"frames must be (T, H, W, 3) uint8 with at least one frame, got {frames.shape} {frames.dtype}"
+            )
+        tall, wide = self.geometry.resized(frames.shape[1], frames.shape[2])
+        # Negative strides and read-only buffers (Ray's object store) are both met here; torch takes neither.
+        upright = torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2).contiguous()
+        return patchify(resize_frames(upright, tall, wide), self.geometry, self._mean, self._std)
+
+    def mel(self, audio: npt.NDArray[np.float32]) -> Tensor | None:
+        """Log-mel spectrogram (mel bins, mel frames) of a waveform, None where it is too short to give a token."""
+        if audio.ndim != 1 or audio.dtype != np.float32:
+            raise ModelError(f"audio must be (samples,) float32, got {audio.shape} {audio.dtype}")
+        frames = self.geometry.mel_frames(len(audio))
+        if not frames:
+            return None
+        if not np.isfinite(audio).all():
+            raise ModelError("the audio holds samples that are not finite numbers")
+        # The stock Qwen2.5 processor pads with zeros (to 300 s) before the STFT and masks afterwards; one window of
+        # zeros gives the same frames up to the last. Qwen3's does not pad.
+        padding = self._features.n_fft if self.geometry.family == "qwen2_5_omni" else 0
+        features = self._features(
+            audio,
+            sampling_rate=SAMPLE_RATE,
+            padding="max_length",
+            max_length=len(audio) + padding,
+            truncation=False,
+            return_tensors="pt",
+        )
+        mel: Tensor = features["input_features"][0, :, :frames]
+        return mel
+
+    def prompt(self, system_prompt: str | None, instruction: str, *, has_video: bool) -> tuple[list[int], list[int]]:
+        """Token ids before the clip's first mark, and after its last one up to the first question."""
+        before, between, _ = self._rendered(system_prompt, has_video)
+        text = self.plain(instruction).strip()
+        # A newline ends every pre-token of Qwen's pattern that precedes a word, so the prompt may be cut behind it.
+        return self.ids(before), self.ids(between + (text + "\n" if text else ""))
+
+    def question_ids(self, text: str) -> list[int]:
+        """Token ids of a question up to and including the start of the assistant's turn."""
+        _, _, after = self._rendered(None, True)
+        return self.ids(self.plain(text).strip() + after)
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of an answer as it would follow the assistant's start, without an end token."""
+        return self.ids(self.plain(text).strip())
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of `text`, special tokens recognised."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Decode token ids without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def plain(self, text: str) -> str:
+        """`text` with special tokens broken up: titles and tags of untrusted media reach questions through templates,
+        and `<|im_end|>` in one of them must stay a word."""
+        return self._special_pattern.sub(lambda found: found[0][0] + " " + found[0][1:], text)
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Token ids that end an answer: the tokenizer's end token and ChatML's two."""
+        ids = {self.tokenizer.eos_token_id}
+        known = self.tokenizer.get_vocab()
+        ids |= {known[token] for token in ("<|im_end|>", "<|endoftext|>") if token in known}
+        return tuple(sorted(i for i in ids if i is not None))
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        special = sorted(added | set(self.tokenizer.all_special_tokens), key=len, reverse=True)
+        return re.compile("|".join(re.escape(token) for token in special) or r"(?!)")
+
+    def _special_id(self, name: str) -> int:
+        token = getattr(self.tokenizer, name, None)
+        if token is None:
+            raise CheckpointError(
+                f"the tokenizer has no {name}: it must name the media tokens (`extra_special_tokens` in "
+                "tokenizer_config.json), as the published Omni checkpoints do"
+            )
+        return int(self.tokenizer.convert_tokens_to_ids(token))
+
+    def _rendered(self, system_prompt: str | None, has_video: bool) -> tuple[str, str, str]:
+        """The chat template's text before the clip's first mark, between its last mark and the question, and after."""
+        kind = "video" if has_video else "audio"
+        turns: list[dict[str, Any]] = []
+        if system_prompt is not None:
+            turns.append({"role": "system", "content": [{"type": "text", "text": self.plain(system_prompt)}]})
+        asked = [{"type": kind, kind: kind}, {"type": "text", "text": QUESTION_MARK}]
+        turns.append({"role": "user", "content": asked})
+        rendered = str(
+            self.tokenizer.apply_chat_template(
+                turns, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
+        )
+        first, last = ("vision_bos_token", "vision_eos_token") if has_video else ("audio_bos_token", "audio_eos_token")
+        before, _, rest = rendered.partition(str(getattr(self.tokenizer, first)))
+        _, found_clip, rest = rest.partition(str(getattr(self.tokenizer, last)))
+        between, found_question, after = rest.partition(QUESTION_MARK)
+        if not (found_clip and found_question):
+            raise CheckpointError(
+                f"the chat template does not lay out a user turn of a {kind} and a text: it rendered {rendered!r}"
+            )
+        return before, between, after
+
+
+def _image_settings(directory: Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels (0..1), CLIP's where the checkpoint does not say."""
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+    settings = read_json(directory / "preprocessor_config.json")
+    return settings.get("image_mean") or OPENAI_CLIP_MEAN, settings.get("image_std") or OPENAI_CLIP_STD
