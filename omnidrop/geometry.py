@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnidrop.errors import CheckpointError, ModelError
-from omnidrop.models.checkpoints import family_of, resolve_checkpoint, thinker_config_dict, video_bounds
+from omnidrop.models.checkpoints import family_of, read_json, resolve_checkpoint, thinker_config_dict, video_bounds
 
 SAMPLE_RATE = 16_000
 """Samples a second of every waveform in this package."""
-HOP = 160
-"""Samples from one mel frame to the next: 100 mel frames a second."""
-SHORTEST_AUDIO = 3 * HOP
-"""Sound of fewer samples (30 ms) gives no token in Qwen2.5-Omni and cannot be mirrored for the STFT: it is left out."""
+SHORTEST_AUDIO_HOPS = 3
+"""Sound of fewer hops (30 ms at the published 160 samples a hop) gives no token in Qwen2.5-Omni and cannot be mirrored
+for the STFT: it is left out."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class Geometry:
     seconds_per_chunk: float
     audio_window: int
     """Half an audio encoder chunk, in mel frames."""
+    hop: int = 160
+    """Samples from one mel frame to the next: 160 (100 mel frames a second) in the published checkpoints."""
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels that a frame is scaled to. Raises ModelError for a sliver."""
@@ -73,9 +74,9 @@ class Geometry:
         A last hop that is begun counts in Qwen2.5-Omni, whose stock processor pads before the transform, and not in
         Qwen3-Omni, whose does not.
         """
-        if samples < SHORTEST_AUDIO:
+        if samples < SHORTEST_AUDIO_HOPS * self.hop:
             return 0
-        return -(-samples // HOP) if self.family == "qwen2_5_omni" else samples // HOP
+        return -(-samples // self.hop) if self.family == "qwen2_5_omni" else samples // self.hop
 
     def audio_tokens(self, samples: int) -> int:
         """Audio tokens of `samples` samples at 16 kHz: 25 a second in Qwen2.5-Omni, 13 in Qwen3-Omni."""
@@ -109,7 +110,7 @@ def geometry_of(directory: Path) -> Geometry:
     """The geometry of the checkpoint in `directory`. Raises CheckpointError where the configuration is not usable."""
     family = family_of(directory)
     try:
-        return _from_config(family, thinker_config(directory), video_bounds(directory))
+        return _from_config(family, thinker_config(directory), video_bounds(directory), hop_length(directory))
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory / 'config.json'} is not a usable {family} configuration: {error}") from error
 
@@ -123,7 +124,12 @@ def thinker_config(directory: Path) -> object:
     return config
 
 
-def _from_config(family: str, config: object, bounds: tuple[int, int] | None) -> Geometry:
+def hop_length(directory: Path) -> int:
+    """Samples between mel frames as the feature extractor's settings state, 160 where they do not."""
+    return int(read_json(directory / "preprocessor_config.json").get("hop_length", 160))
+
+
+def _from_config(family: str, config: object, bounds: tuple[int, int] | None, hop: int) -> Geometry:
     text, vision, audio = config.text_config, config.vision_config, config.audio_config  # type: ignore[attr-defined]
     heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -148,4 +154,5 @@ def _from_config(family: str, config: object, bounds: tuple[int, int] | None) ->
         positions_per_second=config.position_id_per_seconds,  # type: ignore[attr-defined]
         seconds_per_chunk=getattr(config, "seconds_per_chunk", 2),
         audio_window=audio.n_window,
+        hop=hop,
     )

@@ -83,10 +83,10 @@ class ClipProcessor:
             raise CheckpointError(
                 f"the tokenizer or feature extractor of {directory} cannot be loaded: {error}"
             ) from error
-        if (self._features.hop_length, self._features.sampling_rate) != (160, SAMPLE_RATE):
+        if (self._features.hop_length, self._features.sampling_rate) != (geometry.hop, SAMPLE_RATE):
             raise CheckpointError(
                 f"{directory} wants a hop of {self._features.hop_length} samples at {self._features.sampling_rate} Hz; "
-                f"supported is a hop of 160 at {SAMPLE_RATE} Hz"
+                f"supported is the hop of {geometry.hop} that preprocessor_config.json states, at {SAMPLE_RATE} Hz"
             )
         image = _image_settings(directory)
         self._mean = torch.tensor(image[0]) * 255.0
