@@ -1,7 +1,7 @@
 """Brings the savings index to what the journal says, and erases what was forgotten from both.
 
-Promises: after `catch_up` the index knows every finished unit and every declared version, whoever wrote them and wherever
-that writer died; after `rebuild` it holds nothing else. Knows nothing about media, models or Ray.
+Promises: after `catch_up` the index knows every finished unit and every declared version, whoever wrote them and
+wherever that writer died; after `rebuild` it holds nothing else. Knows nothing about media, models or Ray.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
     rebuilt.
     """
     forgotten = journal.tombstones()
+    for path, heads in journal.heads_after(index.heads_mark()):
+        revived = index.apply_heads([h for h in heads if h.media_id not in forgotten], path)
+        _take_up(journal, index, revived, lambda units: None)
     taken, listed = 0, 0
     for batch in _batches(journal.units(), LISTING_BATCH):
         listed += len(batch)
@@ -38,9 +41,6 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
         if late:
             journal.drop(late)
         taken += _take_up(journal, index, [key for key in missing if key.media_id not in forgotten], advance)
-    for path, heads in journal.heads_after(index.heads_mark()):
-        revived = index.apply_heads([h for h in heads if h.media_id not in forgotten], path)
-        _take_up(journal, index, revived, lambda units: None)
     for run in journal.runs():
         index.write_run(run)
     if index.count_units() > listed:

@@ -143,7 +143,7 @@ def plan_media(media: Media, probed: Probed, job: JobConfig, question_set: Quest
         return MediaPlan(media, info, version, (), ClipFailure(None, "plan", "empty_media", reason))
     clips = [Clip(clip_id(version, start, end), i, start, end) for i, (start, end) in enumerate(spans)]
     units = tuple(
-        WorkUnit(unit_id(version, [c.clip_id for c in part]), media, info, tuple(part), questions, instruction)
+        WorkUnit(unit_id(version, [c.clip_id for c in part]), version, media, info, tuple(part), questions, instruction)
         for part in _batches(clips, job.execution.clips_per_unit)
     )
     return MediaPlan(media, info, version, units)

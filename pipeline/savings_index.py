@@ -167,6 +167,9 @@ class SavingsIndex:
         with self._engine.begin() as connection:
             for table in (clips, quarantine, units, media, probes):
                 connection.execute(sa.delete(table).where(table.c.media_id == media_id))
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def clear(self) -> None:
         """Erase all that follows from the journal; the probe cache stays."""
@@ -198,7 +201,7 @@ class SavingsIndex:
             for batch in _batches(list(etags)):
                 for media_id, etag, probe in connection.execute(
                     sa.select(probes).where(probes.c.media_id.in_(batch))
-                ).tuples():
+                ):
                     if etag == etags[media_id]:
                         found[media_id] = _probed_from(json.loads(probe))
         return found
@@ -288,14 +291,14 @@ class SavingsIndex:
         if job is not None:
             query = query.where(quarantine.c.job == job)
         with self._engine.connect() as connection:
-            return [(name, int(n)) for name, n in connection.execute(query).tuples()]
+            return [(name, int(n)) for name, n in connection.execute(query)]
 
     def find_media(self, key_or_id: str) -> list[tuple[str, str]]:
         """(media_id, key) of the items with this exact key or id, over all jobs."""
         query = sa.select(media.c.media_id, media.c.media_key).distinct()
         query = query.where((media.c.media_key == key_or_id) | (media.c.media_id == key_or_id))
         with self._engine.connect() as connection:
-            return [(media_id, key) for media_id, key in connection.execute(query.order_by(media.c.media_key)).tuples()]
+            return [(media_id, key) for media_id, key in connection.execute(query.order_by(media.c.media_key))]
 
     def jobs(self) -> list[str]:
         """Names of all jobs, sorted."""
@@ -369,7 +372,7 @@ def _current_versions(connection: sa.Connection, wanted: Sequence[tuple[str, str
             sa.select(media.c.job, media.c.media_id, media.c.version_id).where(
                 media.c.media_id.in_([media_id for _, media_id in batch])
             )
-        ).tuples()
+        )
         found.update({(job, media_id): version for job, media_id, version in rows})
     return {key: found[key] for key in wanted if key in found}
 
@@ -387,6 +390,7 @@ def _sqlite_pragmas(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA secure_delete=ON")  # what is forgotten leaves no bytes in free pages
     cursor.close()
 
 

@@ -231,12 +231,13 @@ def _read_ahead(
 
 
 def _digest(journal: Journal, index: SavingsIndex) -> str:
-    """Changes when any row of any table would change: what counts, how far it is, and the finished runs."""
+    """Changes when any row would change. Runs that found nothing to do are no reason to publish."""
     state = blake2b(digest_size=16)
     for head, key in index.live_media():
         state.update(f"{head.version_id}/{head.units}/{key and key.unit_id}\n".encode())
     for run in journal.runs():
-        state.update(f"{run.run_id}/{run.status}\n".encode())
+        if run.units_finished:
+            state.update(f"{run.run_id}/{run.status}\n".encode())
     return state.hexdigest()
 
 

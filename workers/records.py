@@ -116,6 +116,8 @@ class WorkUnit:
     """Consecutive clips of one media item with the questions asked of each: what is retried and committed whole."""
 
     unit_id: str
+    version_id: str
+    """The content, job and recipe it belongs to."""
     media: Media
     info: MediaInfo
     clips: tuple[Clip, ...]

