@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from omnidrop.errors import UserError
 from pipeline.addresses import EndpointUrl, Location, SecretFreeError, is_s3, secret_in_query
 from pipeline.explain import explain, joined
+from pipeline.globs import compile_glob
 from pipeline.yaml_file import FieldPath, YamlDocument, YamlError, read_yaml
 
 BUILTIN_QUESTION_SETS = Path(__file__).parent / "question_sets"
@@ -52,9 +53,9 @@ class ArchiveConfig(Section):
     include: tuple[str, ...] = Field(
         default=("**",),
         min_length=1,
-        description="Glob patterns of keys to take: * within a folder, ** across folders.",
+        description="Glob patterns of files to take: * within a name, ** across folders, *.mp4 fits in any folder.",
     )
-    exclude: tuple[str, ...] = Field(default=(), description="Glob patterns of keys to leave out; wins over include.")
+    exclude: tuple[str, ...] = Field(default=(), description="Glob patterns of files to leave out; wins over include.")
     sample: int | None = Field(
         default=None,
         ge=1,
@@ -78,10 +79,7 @@ class ArchiveConfig(Section):
     @classmethod
     def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
-            if not pattern or pattern.startswith("/") or pattern.endswith("/"):
-                raise ValueError(
-                    f"the pattern {pattern!r} can match no key: keys are relative paths of files, as in talks/2024/**"
-                )
+            compile_glob(pattern)
         return patterns
 
     @property
@@ -295,7 +293,9 @@ class JobConfig(Section):
         min_length=1, description="Question set: a YAML file, or the name of a built-in one such as toy-world."
     )
     variables: dict[str, Scalar] = Field(
-        default_factory=dict, description="Values for the question set's variables, as NAME=VALUE."
+        default_factory=dict,
+        description="Values for the question set's variables, as NAME=VALUE.",
+        json_schema_extra={"option": "--variable"},
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     pruning: PruningConfig = Field(default_factory=PruningConfig)
@@ -331,6 +331,12 @@ class JobConfig(Section):
                 "set that environment variable, or leave the password out and set PGPASSWORD"
             )
         return url
+
+    @model_validator(mode="after")
+    def _results_beside_media(self) -> Self:
+        if self.output == self.archive.uri:
+            raise ValueError("output and archive.uri are the same place; give results a folder of their own")
+        return self
 
     def resolved_index_url(self, environ: Mapping[str, str] = os.environ) -> str:
         """The index's URL with `${NAME}` replaced from the environment. It may hold a password: never log or store it.

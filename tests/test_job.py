@@ -135,7 +135,9 @@ def test_a_missing_field_is_explained(tmp_path: Path):
         ("archive", {"uri": "ftp://host/x"}, "only local folders and s3://"),
         ("archive", {"uri": "s3:///x"}, "bucket"),
         ("archive", {"uri": "/v", "include": []}, "archive.include"),
-        ("archive", {"uri": "/v", "include": ["/abs/*"]}, "can match no key"),
+        ("archive", {"uri": "/v", "include": ["/abs/*"]}, "neither starts nor ends with a slash"),
+        ("archive", {"uri": "/v", "exclude": ["*.{mp4"]}, "braces must come in pairs"),
+        ("archive", {"uri": "/out"}, "a folder of their own"),
         ("archive", {"uri": "/v", "sample": 0}, "archive.sample"),
     ],
 )
@@ -244,7 +246,13 @@ def test_words_stay_words():
 
 
 _words = st.text(st.characters(exclude_categories=["Cs"]))
-_scalars = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False) | _words
+_scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | _words
+)
 _trees = st.recursive(
     _scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_words, inner, max_size=4), max_leaves=12
 )
