@@ -1,0 +1,1 @@
+"""Tests, by module; they read like examples of use."""
