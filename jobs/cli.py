@@ -1,0 +1,129 @@
+"""The command line: `omnidrop COMMAND ...`, each command in a module of its own that is imported when it is called.
+
+Promises: `omnidrop --help` imports no model, no Ray and no database; a user's mistake ends with one plain message on
+standard error and status 2, any other failure with status 1. Knows nothing about what the commands do.
+
+A command's module `jobs/NAME.py` offers a function `command`, whose docstring is its help, and may offer `EXAMPLES`,
+lines shown below it. It ends with `if __name__ == "__main__": main("NAME")`, so that `python -m jobs.NAME` is the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from typing import Annotated, Any, NoReturn
+
+import typer
+import typer.core
+import typer.main
+
+from omnidrop.errors import OmniDropError, UserError
+
+COMMANDS = {
+    "demo": "Make a small archive of real videos, index it and show what came out.",
+    "index": "Answer a job's questions about every clip of its archive that is new or changed.",
+    "plan": "Count media, clips, tokens and FLOPs of a job without loading a model.",
+    "validate": "Check everything that a job needs before a GPU second is spent.",
+    "query": "Ask the published results in SQL.",
+    "status": "Show how far a job is and what its runs cost.",
+    "forget": "Erase a media item's results for good.",
+    "rebuild": "Make the published tables and the savings index again from the journal.",
+}
+"""Names and summaries, in the order of the help; the modules are imported when they are called."""
+
+
+class _Stub(typer.core.TyperCommand):
+    """Stands for a command in the list of commands, so that its module need not be imported."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, help=COMMANDS[name], callback=None)
+
+
+class _Commands(typer.core.TyperGroup):
+    """The root command: finds commands by module, and turns our own errors into messages and exit statuses."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in COMMANDS if importlib.util.find_spec(f"jobs.{name}") is not None]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _Stub(cmd_name) if cmd_name in self.list_commands(ctx) else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, stub, rest = super().resolve_command(ctx, args)
+        return (name, load_command(name), rest) if isinstance(stub, _Stub) and name is not None else (name, stub, rest)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # --debug is understood wherever it stands, because people add it to the end of a command that has just failed.
+        end = args.index("--") if "--" in args else len(args)
+        ctx.meta["debug"] = "--debug" in args[:end] or bool(os.environ.get("OMNIDROP_DEBUG"))
+        return super().parse_args(ctx, [arg for at, arg in enumerate(args) if arg != "--debug" or at > end])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OmniDropError as error:
+            if ctx.meta["debug"]:
+                traceback.print_exc()
+            typer.echo(f"omnidrop: error: {error}", err=True)
+            raise typer.Exit(2 if isinstance(error, UserError) else 1) from error
+        except KeyboardInterrupt as error:
+            typer.echo("omnidrop: interrupted", err=True)
+            raise typer.Exit(130) from error
+
+
+def load_command(name: str) -> typer.core.TyperCommand:
+    """A command from its module."""
+    module = importlib.import_module(f"jobs.{name}")
+    # Each example is a paragraph, because help joins the lines of a paragraph.
+    examples = "\n\n".join(["Examples:", *getattr(module, "EXAMPLES", ())])
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    single.command(name, epilog=examples if hasattr(module, "EXAMPLES") else None)(module.command)
+    loaded = typer.main.get_command(single)
+    assert isinstance(loaded, typer.core.TyperCommand)
+    return loaded
+
+
+app = typer.Typer(
+    name="omnidrop",
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Ask the same questions of every minute of a video archive.",
+    epilog="Start with:  omnidrop demo\n\nHelp of a command:  omnidrop index --help",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"omnidrop {version('omnidrop')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error comes from; may stand anywhere (or OMNIDROP_DEBUG=1).")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(command: str | None = None) -> NoReturn:
+    """Run the command line and exit; with `command`, the arguments are that command's own."""
+    arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
+    app(args=arguments, prog_name="omnidrop")
+    raise AssertionError("the application exits")
+
+
+if __name__ == "__main__":
+    main()

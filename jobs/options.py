@@ -1,0 +1,246 @@
+"""Command-line options made from the job's own model, and the `--json FILE` that every command takes.
+
+Promises: every setting of a job file is an option of every command wrapped in `with_job`, with the same name, meaning
+and checks; a JSON file is there whole or not at all. Knows nothing about what any setting means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import secrets
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from omnidrop.errors import UserError
+from pipeline.explain import option_name
+from pipeline.job import JobConfig, JobError, load_job
+from pipeline.yaml_file import parse_yaml
+
+UNSET = "none"
+"""What to give an option to take a setting back to not given."""
+
+JobFile = Annotated[
+    Path,
+    typer.Argument(metavar="JOB.yaml", help="The job file. Every setting in it is also an option.", show_default=False),
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Also write the result as JSON; - for standard output.", show_default=False
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One field of the job's model as an option."""
+
+    path: tuple[str, ...]
+    info: FieldInfo
+
+    @property
+    def parameter(self) -> str:
+        """The Python parameter's name."""
+        return "__".join(self.path)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The option's names: the one made from the path, and a short one where the model gives it."""
+        extra = self.info.json_schema_extra
+        short = extra.get("option") if isinstance(extra, dict) else None
+        full = option_name(self.path)
+        return (full,) if short is None else (str(short), full)
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types its value may have, without annotations."""
+        return tuple(_plain(self.info.annotation))
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it may be given several times."""
+        return any(typing.get_origin(kind) in (tuple, list) for kind in self.kinds)
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it is given as NAME=VALUE, several times."""
+        return any(typing.get_origin(kind) is dict for kind in self.kinds)
+
+    def as_parameter(self) -> inspect.Parameter:
+        """The parameter that Typer turns into an option. Values stay text: the model checks them, as in the file."""
+        names: tuple[str, ...] = self.names
+        annotation: Any = str | None
+        if self.kinds == (bool,):
+            annotation = bool | None
+            names = tuple(f"{name}/--no-{name.removeprefix('--')}" for name in names)
+        elif self.is_list or self.is_mapping:
+            annotation = list[str] | None
+        option = typer.Option(
+            *names,
+            metavar=None if self.kinds == (bool,) else self._metavar(),
+            help=self.info.description,
+            rich_help_panel=_PANELS.get(self.path[0] if len(self.path) > 1 else "", self.path[0].capitalize()),
+            show_default=self._default(),
+        )
+        return inspect.Parameter(
+            self.parameter, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
+        )
+
+    def overrides(self, value: Any) -> Iterator[tuple[str, object]]:
+        """Dotted field names and values for `load_job`, nothing where the option was not given."""
+        name = ".".join(self.path)
+        if value is None or value == []:
+            return
+        if self.is_mapping:
+            for item in value:
+                key, separator, text = item.partition("=")
+                if not separator or not key:
+                    raise JobError(f"option {self.names[0]}: write NAME=VALUE, given: {item!r}")
+                yield f"{name}.{key}", _scalar(text)
+        elif value == UNSET and type(None) in self.kinds:
+            yield name, None
+        else:
+            yield name, value
+
+    def _metavar(self) -> str:
+        if self.is_mapping:
+            return "NAME=VALUE"
+        words = []
+        for kind in self.kinds:
+            if typing.get_origin(kind) is typing.Literal:
+                words += [str(choice) for choice in typing.get_args(kind)]
+            elif kind is not type(None):
+                words.append({int: "INTEGER", float: "NUMBER"}.get(kind, "TEXT"))
+        return "|".join(words)
+
+    def _default(self) -> str | bool:
+        default = self.info.default
+        if self.info.is_required() or default is None or self.info.default_factory is not None or default == ():
+            return False
+        if isinstance(default, tuple):
+            return " ".join(str(item) for item in default)
+        return (
+            str(default).lower()
+            if isinstance(default, bool)
+            else f"{default:g}"
+            if _is_float(default)
+            else str(default)
+        )
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, float)
+
+
+_PANELS = {
+    "": "Job",
+    "archive": "Archive",
+    "model": "Model",
+    "pruning": "Pruning",
+    "clips": "Clips",
+    "execution": "Execution",
+    "storage": "Storage",
+}
+
+
+def settings(model: type[BaseModel] = JobConfig, path: tuple[str, ...] = ()) -> Iterator[Setting]:
+    """Every setting of the job's model, section by section."""
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from settings(kind, (*path, name))
+        else:
+            yield Setting((*path, name), info)
+
+
+def with_job(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn `command(job: JobConfig, ...)` into one that takes a job file and an option for every setting.
+
+    The command's further parameters stay as they are; their annotations must be importable at run time.
+    """
+    all_settings = sorted(settings(), key=lambda setting: len(setting.path) > 1)
+    signature = inspect.signature(command, eval_str=True)
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != "job"]
+
+    def run(*, job_file: Path, **given: Any) -> Any:
+        overrides: dict[str, object] = {}
+        for setting in all_settings:
+            overrides.update(setting.overrides(given.pop(setting.parameter)))
+        return command(load_job(job_file, overrides), **given)
+
+    parameters = [
+        inspect.Parameter("job_file", inspect.Parameter.KEYWORD_ONLY, annotation=JobFile),
+        *own,
+        *(setting.as_parameter() for setting in all_settings),
+    ]
+    run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def write_json(path: Path | None, result: Mapping[str, Any] | Any) -> None:
+    """Write a dataclass or a mapping where `--json` points; nothing where it was not given. Raises UserError."""
+    if path is None:
+        return
+    text = json.dumps(_jsonable(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"--json {path}: cannot be written: {error.strerror}") from error
+
+
+def _jsonable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and value not in (float("inf"), float("-inf")) and value == value:
+        return value
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return None  # JSON has no NaN and no infinity
+    return str(value)
+
+
+def _scalar(text: str) -> object:
+    """A variable's value, typed as the same text would be in a job file."""
+    try:
+        value = parse_yaml(text, Path("--variable")).value
+    except UserError:
+        return text
+    return value if isinstance(value, str | bool | int | float) else text
+
+
+def _plain(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        yield from _plain(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _plain(member)
+    else:
+        yield annotation
