@@ -1,16 +1,22 @@
-"""What the audio and vision encoders are asked for beyond their features: attention received, reuse of repeated frames.
+"""What the encoders are spared, and what they are asked for beyond their features.
 
-Promises: the encoders' own weights and layers, untouched outputs; the attention that audio columns receive comes out of
-the last layer's own query and key. Knows nothing about prompts or the text decoder.
+Promises: a temporal patch seen before is not encoded again, with exactly the features it would have had; the attention
+that audio columns receive comes out of the last layer's own query and key; FLOPs count what was really encoded. Knows
+nothing about prompts, questions or the text decoder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,12 +25,132 @@ AUDIO_ATTENTION = "omnidrop_audio"
 """Name under which the recording attention is known to transformers."""
 
 
+@dataclass(frozen=True)
+class EncoderSettings:
+    """What encoding may save. All but `near_duplicate` leave every feature as it is."""
+
+    memory_bytes: int = 256 << 20
+    """Bytes of vision features remembered across clips, least recently used go first. At 7B shape and 448x252 pixels a
+    temporal patch is 1 MB, so four minutes at 2 frames a second. 0 remembers nothing."""
+    near_duplicate: float = 0.0
+    """Lossy, off at 0: a temporal patch takes the features of the last one encoded in its clip where no cell of
+    `CELL` x `CELL` pixels differs from it by more than this many 8-bit levels on average (2 hides coding noise)."""
+    silence_dbfs: float = -60.0
+    """A chunk of sound whose root mean square is below is silent."""
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes < 0 or not 0.0 <= self.near_duplicate <= 255.0:
+            raise ValueError(
+                f"memory_bytes must be 0 or more and near_duplicate 0 to 255, got {self.memory_bytes}, "
+                f"{self.near_duplicate}"
+            )
+
+
+CELL = 32
+"""Pixels on a side of the cells that near-duplicates are compared by: small enough that a caption cannot hide."""
+
+
+@dataclass(eq=False)
+class FeatureMemory:
+    """Vision features by temporal patch, bounded by bytes.
+
+    In both families attention stays inside one temporal patch, so its features depend on nothing but its own pixels:
+    reuse is exact. Keys must name pixels, grid, dtype and weights.
+    """
+
+    limit_bytes: int
+    held_bytes: int = 0
+    _features: OrderedDict[bytes, tuple[Tensor, ...]] = field(default_factory=OrderedDict)
+
+    def get(self, key: bytes) -> tuple[Tensor, ...] | None:
+        """The features remembered under `key`, now the most recently used; None where there are none."""
+        found = self._features.get(key)
+        if found is not None:
+            self._features.move_to_end(key)
+        return found
+
+    def put(self, key: bytes, features: tuple[Tensor, ...]) -> None:
+        """Remember `features`, and forget the least recently used until all fit."""
+        size = sum(part.numel() * part.element_size() for part in features)
+        if size > self.limit_bytes or key in self._features:
+            return
+        # Cloned, because a slice would keep the whole clip's features alive.
+        self._features[key] = tuple(part.clone() for part in features)
+        self.held_bytes += size
+        while self.held_bytes > self.limit_bytes:
+            _, dropped = self._features.popitem(last=False)
+            self.held_bytes -= sum(part.numel() * part.element_size() for part in dropped)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """Which temporal patches of one clip need encoding."""
+
+    keys: tuple[bytes, ...]
+    """Per temporal patch, the key of the features it gets."""
+    encode: tuple[int, ...]
+    """Temporal patches whose features are not known yet, ascending, each key once."""
+    near: int
+    """Temporal patches that take a similar patch's features (lossy)."""
+
+
+def plan_patches(
+    frames: npt.NDArray[np.uint8], step: int, name: bytes, memory: FeatureMemory, settings: EncoderSettings
+) -> PatchPlan:
+    """Find repeated temporal patches of `step` frames in (T, H, W, 3) `frames`; `name` stands for grid, dtype, weights.
+
+    Keys are of the frames before resizing: equal frames resize equally, and hashing them costs 1 % of encoding them.
+    """
+    keys: list[bytes] = []
+    encode: list[int] = []
+    unknown: set[bytes] = set()
+    near = 0
+    reference: tuple[Tensor, bytes] | None = None
+    for patch in range(-(-len(frames) // step)):
+        pair = frames[patch * step : (patch + 1) * step]
+        if settings.near_duplicate:
+            shrunk = _filled(pair, step)
+            if reference is not None and _largest_change(shrunk, reference[0]) <= settings.near_duplicate:
+                near += _key(pair, step, name) != reference[1]
+                keys.append(reference[1])
+                continue
+        key = _key(pair, step, name)
+        keys.append(key)
+        if settings.near_duplicate:
+            reference = (shrunk, key)
+        if key not in unknown and memory.get(key) is None:
+            unknown.add(key)
+            encode.append(patch)
+    return PatchPlan(tuple(keys), tuple(encode), near)
+
+
+def _key(pair: npt.NDArray[np.uint8], step: int, name: bytes) -> bytes:
+    digest = hashlib.blake2b(name, digest_size=16)
+    for number in range(step):
+        digest.update(np.ascontiguousarray(pair[min(number, len(pair) - 1)]).data)
+    return digest.digest()
+
+
+def _filled(pair: npt.NDArray[np.uint8], step: int) -> Tensor:
+    whole = np.concatenate([pair, *[pair[-1:]] * (step - len(pair))]) if len(pair) < step else pair
+    return torch.from_numpy(np.array(whole)).permute(0, 3, 1, 2).float()
+
+
+def _largest_change(one: Tensor, other: Tensor) -> float:
+    """Mean absolute difference in 8-bit levels of the cell that differs most."""
+    cells = functional.avg_pool2d((one - other).abs().mean(dim=1, keepdim=True), CELL, ceil_mode=True)
+    return float(cells.max())
+
+
 class AttentionReceived:
     """Collects, while `recording`, how much attention each column of one attention module receives.
 
-    Built on transformers' attention interface: the module's own (rotated) queries and keys reach the function for free,
-    where asking the encoder for attention weights would return its outputs instead, and recomputing them would cost a
-    layer's projections.
+    Built on transformers' attention interface: the module's own queries and keys reach the function for free, where
+    asking the encoder for attention weights would return its outputs instead, and recomputing them would cost a layer's
+    projections.
     """
 
     def __init__(self, attention: nn.Module) -> None:
@@ -68,3 +194,44 @@ def _attend_and_record(
         weights = torch.softmax((query @ key.transpose(2, 3)).float() * scaling, dim=-1)
         module.received.append(weights.mean(dim=(0, 1)).sum(dim=0))
     return attended.transpose(1, 2).contiguous(), None
+
+
+def silent_chunks(
+    audio: npt.NDArray[np.float32], samples_per_chunk: int, floor_dbfs: float = -60.0
+) -> npt.NDArray[np.bool_]:
+    """Per chunk of the waveform, whether its root mean square is below `floor_dbfs` (0 dBFS is an amplitude of 1).
+
+    On the waveform, not on the log-mel: that is normalised by the clip's own maximum, so silence looks like anything.
+    """
+    starts = np.arange(0, len(audio), samples_per_chunk)
+    power = np.add.reduceat(np.square(audio, dtype=np.float64), starts) / np.diff([*starts, len(audio)])
+    return np.asarray(power < 10.0 ** (floor_dbfs / 10.0), dtype=np.bool_)
+
+
+def encoder_notes(plan: PatchPlan | None, silent: npt.NDArray[np.bool_] | None, settings: EncoderSettings) -> list[str]:
+    """What a reader of the answers should know about how the clip was encoded."""
+    notes = []
+    if plan is not None:
+        patches = len(plan.keys)
+        exact = patches - len(plan.encode) - plan.near
+        if exact:
+            notes.append(f"{exact} of {patches} temporal patches repeat known frames and were not encoded again")
+        if plan.near:
+            notes.append(
+                f"lossy: {plan.near} of {patches} temporal patches took the features of frames within "
+                f"{settings.near_duplicate:g} levels"
+            )
+    if silent is not None and silent.any():
+        where = "throughout" if silent.all() else f"in {int(silent.sum())} of {len(silent)} chunks"
+        notes.append(f"the sound is silent {where} (below {settings.silence_dbfs:g} dBFS)")
+    return notes
+
+
+def linear_flops(rows: int, *widths: tuple[int, int]) -> int:
+    """2 FLOPs per multiply-add of `rows` rows through matrices of (in, out) `widths`."""
+    return sum(2 * rows * a * b for a, b in widths)
+
+
+def attention_flops(lengths: Sequence[int], width: int) -> int:
+    """Scores and weighted sums of blocks that attend within themselves, both ways (not causal): 4 L^2 D each."""
+    return sum(4 * length * length * width for length in lengths)

@@ -34,10 +34,9 @@ class ModelInputs:
     """One clip, ready for the encoders, and its place in the prompt. Tensors on the CPU."""
 
     layout: ClipLayout
-    pixels: Tensor | None
-    """(patches, 3 x temporal patch x patch x patch) float32, as `pixel_values_videos`; None without a picture."""
-    patch_grid: tuple[int, int, int] | None
-    """Temporal patches, rows and columns of `pixels` before merging, as `video_grid_thw`."""
+    grid: tuple[int, int, int] | None
+    """Temporal patches, rows and columns of video tokens; None without a picture. The pixels are left to `pixels`, so
+    that frames whose features are known need not be prepared."""
     mel: Tensor | None
     """(mel bins, mel frames) float32; None without sound."""
 
@@ -117,18 +116,17 @@ class ClipProcessor:
 
         `system_prompt` None leaves the system turn to the chat template (Qwen2.5 adds its default, Qwen3 none).
         """
-        pixels = patch_grid = grid = mel = None
+        grid = mel = None
         if frames is not None:
-            pixels, patch_grid = self.pixels(frames)
-            merge = self.geometry.merge
-            grid = (patch_grid[0], patch_grid[1] // merge, patch_grid[2] // merge)
+            _check_frames(frames)
+            grid = self.geometry.grid(*frames.shape[:3])
             if not (math.isfinite(fps) and fps > 0):
                 raise ModelError(f"fps must be the positive number of frames a second really sampled, got {fps!r}")
         if audio is not None:
             mel = self.mel(audio)
-        if pixels is None and mel is None:
+        if grid is None and mel is None:
             raise ModelError("a clip needs frames or at least 30 ms of sound; got neither")
-        head, tail = self.prompt(system_prompt, instruction, has_video=pixels is not None)
+        head, tail = self.prompt(system_prompt, instruction, has_video=grid is not None)
         layout = lay_out(
             self.geometry,
             self.media_tokens,
@@ -138,14 +136,11 @@ class ClipProcessor:
             seconds_per_patch=self.geometry.temporal_patch / fps if grid else 0.0,
             audio_tokens=self.geometry.audio_tokens(len(audio)) if audio is not None and mel is not None else 0,
         )
-        return ModelInputs(layout, pixels, patch_grid, mel)
+        return ModelInputs(layout, grid, mel)
 
     def pixels(self, frames: npt.NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int, int]]:
         """`pixel_values_videos` and `video_grid_thw` of (T, H, W, 3) uint8 frames."""
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-            raise ModelError(
-                f"frames must be (T, H, W, 3) uint8 with at least one frame, got {frames.shape} {frames.dtype}"
-            )
+        _check_frames(frames)
         tall, wide = self.geometry.resized(frames.shape[1], frames.shape[2])
         # Negative strides and read-only buffers (Ray's object store) are both met here; torch takes neither.
         upright = torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2).contiguous()
@@ -248,6 +243,13 @@ class ClipProcessor:
                 f"the chat template does not lay out a user turn of a {kind} and a text: it rendered {rendered!r}"
             )
         return before, between, after
+
+
+def _check_frames(frames: npt.NDArray[np.uint8]) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+        raise ModelError(
+            f"frames must be (T, H, W, 3) uint8 with at least one frame, got {frames.shape} {frames.dtype}"
+        )
 
 
 def _image_settings(directory: Path) -> tuple[list[float], list[float]]:

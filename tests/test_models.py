@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_checkpoints import small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
 from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen3OmniMoeThinkerForConditionalGeneration
 
@@ -21,6 +20,7 @@ from omnidrop.geometry import read_geometry, thinker_config
 from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
 from omnidrop.models.registry import load, weights_hash
+from tests.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
 
@@ -78,10 +78,11 @@ def stock_arguments(adapter: Any, name: str, input_ids: Tensor) -> dict[str, Any
     given = clip(name)
     inputs = adapter.processor.inputs(**given, system_prompt=None, instruction="")
     arguments: dict[str, Any] = {"input_ids": input_ids[None], "attention_mask": torch.ones_like(input_ids[None])}
-    if inputs.pixels is not None:
+    if given["frames"] is not None:
+        pixels, grid = adapter.processor.pixels(given["frames"])
         arguments |= {
-            "pixel_values_videos": inputs.pixels,
-            "video_grid_thw": torch.tensor([inputs.patch_grid]),
+            "pixel_values_videos": pixels,
+            "video_grid_thw": torch.tensor([grid]),
             "video_second_per_grid": torch.tensor([2 / given["fps"]]),
         }
     if inputs.mel is not None:
@@ -89,7 +90,7 @@ def stock_arguments(adapter: Any, name: str, input_ids: Tensor) -> dict[str, Any
             "input_features": inputs.mel[None],
             "feature_attention_mask": torch.ones(1, inputs.mel.shape[1], dtype=torch.int64),
         }
-    if inputs.pixels is not None and inputs.mel is not None:
+    if given["frames"] is not None and inputs.mel is not None:
         arguments["use_audio_in_video"] = True
     return arguments
 

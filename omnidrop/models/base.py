@@ -49,6 +49,9 @@ class Prefix:
     deepstack: tuple[Tensor, ...] = ()
     """Qwen3: per early decoder layer (N, D) to be added to the hidden states after that layer; zero rows elsewhere."""
     encoder_flops: int = 0
+    """Of what was really encoded: repeated frames whose features were known cost nothing."""
+    encoder_flops_dense: int = 0
+    """What encoding everything would have cost."""
     notes: tuple[str, ...] = ()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from omnidrop.encoders import attention_flops, linear_flops
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 
 
@@ -28,3 +29,47 @@ class Qwen2_5Omni(QwenOmniAdapter):
         """Means of neighbouring columns: the encoder averages pairs into a token, without an odd last one."""
         pairs = received.numel() // 2
         return received[: 2 * pairs].view(pairs, 2).mean(dim=1)
+
+    def vision_flops(self, patches: int, rows: int, columns: int) -> int:
+        """Patch embedding, window and full attention, gated MLPs, and the merger into tokens."""
+        vision: Any = self.model.config.vision_config
+        width, merge = vision.hidden_size, vision.spatial_merge_size
+        per_token = merge * merge
+        tokens = patches * rows * columns
+        seen = tokens * per_token
+        pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        side = vision.window_size // vision.patch_size // merge
+        windows = [
+            min(side, rows - row) * min(side, columns - column) * per_token
+            for row in range(0, rows, side)
+            for column in range(0, columns, side)
+        ]
+        full = len(vision.fullatt_block_indexes)
+        inside = full * attention_flops([rows * columns * per_token], width)
+        inside += (vision.depth - full) * attention_flops(windows, width)
+        blocks = linear_flops(seen, (width, 4 * width), (vision.intermediate_size, 3 * width))
+        merged = width * per_token
+        total: int = (
+            linear_flops(seen, (pixels, width))
+            + vision.depth * blocks
+            + patches * inside
+            + linear_flops(tokens, (merged, merged), (merged, vision.out_hidden_size))
+        )
+        return total
+
+    def audio_flops(self, mel_frames: int) -> int:
+        """Two convolutions, attention inside encoder chunks, MLPs, and the projection of the averaged pairs."""
+        audio: Any = self.model.config.audio_config
+        width, chunk = audio.d_model, 2 * audio.n_window
+        whole, rest = divmod(mel_frames, chunk)
+        lengths = [chunk // 2] * whole + [(rest + 1) // 2] * (rest > 0)
+        columns = sum(lengths)
+        layer = linear_flops(columns, (width, 4 * width), (width, 2 * audio.encoder_ffn_dim))
+        layer += attention_flops(lengths, width)
+        total: int = (
+            linear_flops(mel_frames, (3 * audio.num_mel_bins, width))
+            + linear_flops(columns, (3 * width, width))
+            + audio.encoder_layers * layer
+            + linear_flops(columns // 2, (width, audio.output_dim))
+        )
+        return total

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from omnidrop.encoders import attention_flops, linear_flops
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 
 
@@ -29,3 +30,41 @@ class Qwen3Omni(QwenOmniAdapter):
     def pooled_importance(self, received: Tensor) -> Tensor:
         """The encoder's columns are the tokens."""
         return received
+
+    def vision_flops(self, patches: int, rows: int, columns: int) -> int:
+        """Patch embedding, full attention, MLPs, and the mergers: the input's and one per deepstack depth."""
+        vision: Any = self.model.config.vision_config
+        width, per_token = vision.hidden_size, vision.spatial_merge_size**2
+        tokens = patches * rows * columns
+        seen = tokens * per_token
+        pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        block = linear_flops(seen, (width, 4 * width), (width, 2 * vision.intermediate_size))
+        block += patches * attention_flops([rows * columns * per_token], width)
+        merged = width * per_token
+        merger = linear_flops(tokens, (merged, merged), (merged, vision.out_hidden_size))
+        mergers = 1 + len(vision.deepstack_visual_indexes)
+        total: int = linear_flops(seen, (pixels, width)) + vision.depth * block + mergers * merger
+        return total
+
+    def audio_flops(self, mel_frames: int) -> int:
+        """Three convolutions over mel bins and time, attention inside windows, MLPs, and the output projections."""
+        audio: Any = self.model.config.audio_config
+        width, depth = audio.d_model, audio.downsample_hidden_size
+        chunk = 2 * audio.n_window
+        whole, rest = divmod(mel_frames, chunk)
+        flops, bins, channels, lengths = 0, audio.num_mel_bins, 1, [chunk] * whole + [rest] * (rest > 0)
+        for _ in range(3):
+            bins, lengths = (bins + 1) // 2, [(length + 1) // 2 for length in lengths]
+            flops += linear_flops(sum(lengths) * bins, (9 * channels, depth))
+            channels = depth
+        columns = sum(lengths)
+        window = lengths[0] * (audio.n_window_infer // chunk) if whole else columns
+        windows = [window] * (columns // window) + [columns % window] * (columns % window > 0)
+        layer = linear_flops(columns, (width, 4 * width), (width, 2 * audio.encoder_ffn_dim))
+        layer += attention_flops(windows, width)
+        total: int = (
+            flops
+            + linear_flops(columns, (bins * depth, width), (width, width), (width, audio.output_dim))
+            + audio.encoder_layers * layer
+        )
+        return total

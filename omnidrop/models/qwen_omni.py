@@ -16,12 +16,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from omnidrop.encoders import AttentionReceived
+from omnidrop.encoders import (
+    AttentionReceived,
+    EncoderSettings,
+    FeatureMemory,
+    PatchPlan,
+    encoder_notes,
+    plan_patches,
+    silent_chunks,
+)
 from omnidrop.errors import CheckpointError
-from omnidrop.geometry import Geometry, geometry_of, thinker_config
+from omnidrop.geometry import SAMPLE_RATE, Geometry, geometry_of, thinker_config
 from omnidrop.models.base import AUDIO, VIDEO, Prefix
 from omnidrop.models.checkpoints import checkpoint_hash, family_of
-from omnidrop.processing import ClipProcessor, ModelInputs
+from omnidrop.processing import ClipProcessor
 
 
 class QwenOmniAdapter:
@@ -29,11 +37,18 @@ class QwenOmniAdapter:
 
     family: str
 
-    def __init__(self, directory: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        encoders: EncoderSettings,
+    ) -> None:
         found = family_of(directory)
         if found != self.family:
             raise CheckpointError(f"{directory} is a {found} checkpoint, not {self.family}")
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.encoders = device, dtype, encoders
         self.weights_hash = checkpoint_hash(directory)
         self.geometry: Geometry = geometry_of(directory)
         self.processor = ClipProcessor(directory, self.geometry)
@@ -45,6 +60,7 @@ class QwenOmniAdapter:
         self.lm_head: nn.Module = self.model.lm_head
         self.config: Any = self.model.config.text_config
         self._embedding: nn.Module = decoder.embed_tokens
+        self.memory = FeatureMemory(encoders.memory_bytes)
         self._audio_attention = AttentionReceived(self.model.model.audio_tower.layers[-1].self_attn)
 
     @staticmethod
@@ -54,6 +70,14 @@ class QwenOmniAdapter:
 
     def pooled_importance(self, received: Tensor) -> Tensor:
         """Attention received per encoder column -> per audio token."""
+        raise NotImplementedError
+
+    def vision_flops(self, patches: int, rows: int, columns: int) -> int:
+        """Of encoding `patches` temporal patches of `rows` x `columns` tokens."""
+        raise NotImplementedError
+
+    def audio_flops(self, mel_frames: int) -> int:
+        """Of encoding so many mel frames."""
         raise NotImplementedError
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -94,14 +118,22 @@ class QwenOmniAdapter:
         modality = layout.modality.to(self.device)
         embeddings = self.embed(input_ids)
         deepstack: list[Tensor] = []
-        audio_importance = None
+        audio_importance = plan = silent = None
+        flops = dense_flops = 0
         # Counts are known on the host, so places are found there: no device synchronisation.
-        if inputs.pixels is not None:
-            seen, deep = self._encode_video(inputs)
+        if frames is not None and inputs.grid is not None:
+            patches, rows, columns = inputs.grid
+            plan, (seen, *deep) = self._encode_video(frames, rows, columns)
+            flops += self.vision_flops(len(plan.encode), rows, columns)
+            dense_flops += self.vision_flops(patches, rows, columns)
             where = (layout.modality == VIDEO).nonzero().squeeze(1).to(self.device)
             embeddings = embeddings.index_copy(0, where, seen.to(embeddings.dtype))
-            deepstack = [torch.zeros_like(embeddings).index_copy(0, where, rows.to(embeddings.dtype)) for rows in deep]
-        if inputs.mel is not None:
+            deepstack = [torch.zeros_like(embeddings).index_copy(0, where, d.to(embeddings.dtype)) for d in deep]
+        if audio is not None and inputs.mel is not None:
+            flops += self.audio_flops(inputs.mel.shape[1])
+            dense_flops += self.audio_flops(inputs.mel.shape[1])
+            per_chunk = round(self.geometry.seconds_per_chunk * SAMPLE_RATE)
+            silent = silent_chunks(audio, per_chunk, self.encoders.silence_dbfs)
             heard, audio_importance = self._encode_audio(inputs.mel)
             where = (layout.modality == AUDIO).nonzero().squeeze(1).to(self.device)
             embeddings = embeddings.index_copy(0, where, heard.to(embeddings.dtype))
@@ -115,14 +147,36 @@ class QwenOmniAdapter:
             grid=layout.grid.to(self.device),
             audio_importance=audio_importance,
             deepstack=tuple(deepstack),
+            encoder_flops=flops,
+            encoder_flops_dense=dense_flops,
+            notes=tuple(encoder_notes(plan, silent, self.encoders)),
         )
 
-    def _encode_video(self, inputs: ModelInputs) -> tuple[Tensor, list[Tensor]]:
-        """Features (video tokens, D), and those for deepstack (none in Qwen2.5)."""
-        assert inputs.pixels is not None
-        grid = torch.tensor([inputs.patch_grid], device=self.device)
-        output = self.model.model.visual(inputs.pixels.to(self.device, self.dtype), grid_thw=grid)
-        return output.pooler_output, list(getattr(output, "deepstack_features", None) or [])
+    def _encode_video(self, frames: npt.NDArray[np.uint8], rows: int, columns: int) -> tuple[PatchPlan, list[Tensor]]:
+        """What was encoded, and features (video tokens, D): first the input's, then those for deepstack (Qwen3)."""
+        step, per_patch = self.geometry.temporal_patch, rows * columns
+        name = repr((frames.shape[1:], rows, columns, str(self.dtype), self.weights_hash)).encode()
+        plan = plan_patches(frames, step, name, self.memory, self.encoders)
+        known: dict[bytes, tuple[Tensor, ...]] = {}
+        # Fetched before anything is put in, which may push some of it out.
+        for key in plan.keys:
+            found = self.memory.get(key)
+            if found is not None:
+                known[key] = found
+        if plan.encode:
+            picked = [min(p * step + n, len(frames) - 1) for p in plan.encode for n in range(step)]
+            whole = len(plan.encode) == len(plan.keys)
+            pixels, grid = self.processor.pixels(frames if whole else frames[picked])
+            output = self.model.model.visual(
+                pixels.to(self.device, self.dtype), grid_thw=torch.tensor([grid], device=self.device)
+            )
+            parts = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
+            for number, patch in enumerate(plan.encode):
+                features = tuple(part[number * per_patch : (number + 1) * per_patch] for part in parts)
+                known[plan.keys[patch]] = features
+                self.memory.put(plan.keys[patch], features)
+        depths = len(next(iter(known.values())))
+        return plan, [torch.cat([known[key][depth] for key in plan.keys]) for depth in range(depths)]
 
     def _encode_audio(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Features (audio tokens, D) and attention received in the last layer (audio tokens,) float32."""

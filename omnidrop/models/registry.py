@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from omnidrop.encoders import EncoderSettings
 from omnidrop.errors import CheckpointError
 from omnidrop.models.base import Adapter
 from omnidrop.models.checkpoints import checkpoint_hash, family_of, resolve_checkpoint
@@ -14,9 +15,16 @@ from omnidrop.models.checkpoints import checkpoint_hash, family_of, resolve_chec
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(model: str, *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "bfloat16") -> Adapter:
+def load(
+    model: str,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "bfloat16",
+    encoders: EncoderSettings | None = None,
+) -> Adapter:
     """Load `model`: a checkpoint directory in the published layout, a hub id, or `tiny`.
 
+    `encoders` says what encoding may save; its `near_duplicate` changes answers and belongs into a recipe.
     `dtype` is one of float32, bfloat16, float16, as a name or as torch's. Raises CheckpointError for a checkpoint that
     is missing, incomplete, pickled, or of a family that is not supported, and for an unknown device or dtype.
     """
@@ -28,8 +36,8 @@ def load(model: str, *, device: str | torch.device = "cpu", dtype: str | torch.d
         raise CheckpointError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     directory = resolve_checkpoint(model)
     if family_of(directory) == "qwen2_5_omni":
-        return Qwen2_5Omni(directory, device=_device(device), dtype=wanted)
-    return Qwen3Omni(directory, device=_device(device), dtype=wanted)
+        return Qwen2_5Omni(directory, device=_device(device), dtype=wanted, encoders=encoders or EncoderSettings())
+    return Qwen3Omni(directory, device=_device(device), dtype=wanted, encoders=encoders or EncoderSettings())
 
 
 def weights_hash(model: str) -> str:
