@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
+from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
 from pipeline import backends, mirror, tables
 from pipeline.archive import list_media
@@ -93,10 +94,7 @@ def open_job(job: JobConfig) -> Opened:
     question_set = load_question_set(job.question_set)
     question_set.values(job.variables)
     weights_hash = checkpoint_hash(resolve_checkpoint(job.model.path))
-    store = open_store(job.output, job.storage)
-    check_output_is_ours(store)
-    journal = Journal(store)
-    index = SavingsIndex(job.resolved_index_url())
+    store, journal, index = _results_of(job)
     mirror.catch_up(journal, index)
     recipe = make_recipe(job, question_set, weights_hash)
     asked = Asked(
@@ -201,3 +199,40 @@ def _notes(job: JobConfig) -> tuple[str, ...]:
         "answers come from the embedded model `tiny`, which knows only its toy world: on other videos they mean "
         "nothing; name a real checkpoint with --model-path, as in Qwen/Qwen2.5-Omni-3B or a local directory",
     )
+
+
+def rebuild_results(job: JobConfig) -> tables.Published:
+    """Make index and tables again from the journal alone."""
+    store, journal, index = _results_of(job)
+    try:
+        mirror.rebuild(journal, index)
+        return tables.publish(store, journal, index, keep_older=0)
+    finally:
+        index.close()
+
+
+def forget_media(job: JobConfig, key_or_id: str) -> int:
+    """Erase a media item from journal, index and tables for good; returns how many work units went.
+
+    Raises UserError where no media item has that key or id.
+    """
+    store, journal, index = _results_of(job)
+    try:
+        mirror.catch_up(journal, index)
+        found = index.find_media(key_or_id)
+        if not found:
+            raise UserError(
+                f"there is no media item with the key or media_id {key_or_id!r} in {store.uri}; "
+                '`omnidrop query "SELECT media_key, media_id FROM media"` lists them'
+            )
+        erased = sum(mirror.forget(journal, index, media_id) for media_id, _ in found)
+        tables.publish(store, journal, index, keep_older=0)
+        return erased
+    finally:
+        index.close()
+
+
+def _results_of(job: JobConfig) -> tuple[Store, Journal, SavingsIndex]:
+    store = open_store(job.output, job.storage)
+    check_output_is_ours(store)
+    return store, Journal(store), SavingsIndex(job.resolved_index_url())

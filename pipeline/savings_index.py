@@ -65,7 +65,7 @@ class Totals:
     clips: int
     clips_partial: int
     quarantined: int
-    answers_seconds: float
+    model_s: float
     """Wall seconds in the model."""
     retained_ratio: float | None
     """Token-weighted mean over clips."""

@@ -1,0 +1,134 @@
+"""What a run looks like on a terminal: a progress bar while it goes, a table when it is done.
+
+Promises: plain lines instead of a moving bar where the output is not a terminal. Knows nothing about how a run works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as Remaining
+from rich.table import Table
+
+from pipeline.execution import UnitResult
+from pipeline.run import RunSummary
+from workers.records import ClipFailure
+
+console = Console(stderr=True)
+"""Progress and tables go to stderr: stdout is for results that other programs read."""
+
+
+class ProgressBar:
+    """An `Observer` of a run that draws a bar: clips done of clips planned so far, and what is in quarantine."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("clips"),
+            TextColumn("{task.fields[quarantined]}"),
+            TimeElapsedColumn(),
+            Remaining(),
+            console=console,
+        )
+        self._task = self._progress.add_task("listing", total=None, quarantined="")
+        self._planned = 0
+        self._quarantined = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def stage(self, name: str) -> None:
+        """See Observer."""
+        self._progress.update(self._task, description=name)
+
+    def planned(self, clips: int, finished: int) -> None:
+        """See Observer."""
+        self._planned += clips
+        self._progress.update(self._task, total=self._planned)
+
+    def unit_done(self, result: UnitResult) -> None:
+        """See Observer."""
+        self._quarantined += sum(isinstance(o, ClipFailure) for o in result.outcomes)
+        shown = f"[yellow]{self._quarantined} quarantined" if self._quarantined else ""
+        self._progress.update(self._task, advance=len(result.outcomes), quarantined=shown)
+
+
+def print_summary(summary: RunSummary, *, output: str) -> None:
+    """What the run did and how the job stands after it."""
+    run, totals = summary.run, summary.totals
+    if summary.did_nothing and not run.quarantined:
+        console.print(
+            f"[bold]nothing to do[/]: all {run.units_done_before} work units of {run.media_listed} media were finished "
+            "before; the results stay as they are"
+        )
+    table = Table(title=f"job {run.job}, run {run.run_id}: {run.status}", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in summary_lines(summary):
+        table.add_row(name, escape(value))
+    console.print(table)
+    for note in summary.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")
+    console.print(f"results: {escape(output)}/tables, savings index: `omnidrop status`, SQL: `omnidrop query`")
+    if totals.clips == 0:
+        console.print("[red]nothing was answered[/]: see the quarantine above")
+
+
+def summary_lines(summary: RunSummary) -> list[tuple[str, str]]:
+    """The rows of the summary table: (name, value with its unit)."""
+    run, totals, rows = summary.run, summary.totals, summary.published.rows
+    reasons = ", ".join(f"{name} {count}" for name, count in summary.error_classes)
+    in_this_run = run.clips_answered + run.clips_partial
+    lines = [
+        ("media", f"{totals.media}"),
+        ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
+        ("answers", f"{rows.get('answers', 0)}"),
+        ("quarantined", f"{totals.quarantined}" + (f" ({reasons})" if reasons else "")),
+        ("retained ratio", share(totals.retained_ratio)),
+        ("saved against dense with prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
+        ("saved against dense per question", saved(totals.as_run_flops, totals.dense_flops)),
+        ("KV cache against prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "bytes")),
+        ("model time in this run", f"{run.model_s:.1f} s of {run.wall_s:.1f} s wall"),
+        ("peak memory of the driver", f"{run.driver_peak_rss_bytes / 2**20:.0f} MiB"),
+    ]
+    return lines
+
+
+def share(ratio: float | None) -> str:
+    """A ratio in percent."""
+    return "-" if ratio is None else f"{100 * ratio:.1f} %"
+
+
+def saved(run: int, reference: int, unit: str = "FLOPs") -> str:
+    """How much less was spent than the reference, in percent of it."""
+    if not reference:
+        return "-"
+    return f"{100 * (1 - run / reference):.1f} % of {unit} ({quantity(run)} instead of {quantity(reference)})"
+
+
+def quantity(value: float) -> str:
+    """A number with a decimal prefix: 1.23 T."""
+    for limit, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def bullets(lines: Iterable[str]) -> None:
+    """Print lines as a list."""
+    for line in lines:
+        console.print(f"  [dim]$[/] {escape(line)}", highlight=False)

@@ -1,0 +1,36 @@
+"""`omnidrop forget`: erase a media item's results for good."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.cli import main
+from jobs.display import console
+from jobs.options import JsonFile, with_job, write_json
+from pipeline.job import JobConfig
+from pipeline.run import forget_media
+
+EXAMPLES = ("omnidrop forget job.yaml --media 'interviews/2024-03-01.mp4'",)
+
+
+@with_job
+def command(
+    job: JobConfig,
+    media: Annotated[str, typer.Option("--media", metavar="KEY", help="The item's key or media_id, as in the tables.")],
+    json_file: JsonFile = None,
+) -> None:
+    """Erase a media item's answers, costs and quarantine rows for good, of all jobs in this output.
+
+    Journal objects are deleted, index rows removed and the tables published again without older generations; a
+    tombstone keeps late attempts and later runs from bringing it back. The media file itself is not touched.
+    """
+    with console.status(f"forgetting {media}"):
+        erased = forget_media(job, media)
+    console.print(f"forgotten: {media} ({erased} work units erased)", markup=False)
+    write_json(json_file, {"media": media, "units_erased": erased})
+
+
+if __name__ == "__main__":
+    main("forget")

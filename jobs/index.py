@@ -1,0 +1,57 @@
+"""`omnidrop index`: answer a job's questions about every clip that is new or changed."""
+
+from __future__ import annotations
+
+import typer
+
+from jobs.cli import main
+from jobs.display import ProgressBar, print_summary
+from jobs.options import JsonFile, with_job, write_json
+from jobs.stopping import STOPPED_EXIT, StopOnSignal
+from pipeline.job import JobConfig
+from pipeline.run import RunSummary, run_job
+
+EXAMPLES = (
+    "omnidrop index job.yaml",
+    "omnidrop index job.yaml --sample 20            # a reproducible sample of the archive first",
+    "omnidrop index job.yaml --pruning-retained-ratio 0.2 --json summary.json",
+    "ray job submit --working-dir . -- python -m jobs.index job.yaml",
+)
+
+
+@with_job
+def command(job: JobConfig, json_file: JsonFile = None) -> None:
+    """Answer a job's questions about every clip of its archive that is new or changed.
+
+    Finished work is never done again: run it as often as you like. Exit status: 0 done, 1 nothing could be answered,
+    2 the job is not right, 3 stopped before the end (run again to resume).
+    """
+    raise typer.Exit(index(job, json_file))
+
+
+def index(job: JobConfig, json_file: JsonFile = None) -> int:
+    """Run a job with a progress bar and a summary; returns the exit status."""
+    with StopOnSignal() as stop, ProgressBar() as bar:
+        summary = run_job(job, bar, stop)
+    print_summary(summary, output=job.output)
+    write_json(json_file, summary_json(summary))
+    if summary.run.status == "stopped":
+        return STOPPED_EXIT
+    return 1 if summary.answered_nothing else 0
+
+
+def summary_json(summary: RunSummary) -> dict[str, object]:
+    """The summary as `--json` writes it."""
+    return {
+        "run": summary.run,
+        "totals": summary.totals,
+        "saved_against_dense_shared": summary.totals.saved_against_dense_shared,
+        "saved_against_dense": summary.totals.saved_against_dense,
+        "quarantine": dict(summary.error_classes),
+        "published": summary.published,
+        "notes": summary.notes,
+    }
+
+
+if __name__ == "__main__":
+    main("index")

@@ -1,0 +1,28 @@
+"""`omnidrop rebuild`: make tables and index again from the journal."""
+
+from __future__ import annotations
+
+from jobs.cli import main
+from jobs.display import console
+from jobs.options import JsonFile, with_job, write_json
+from pipeline.job import JobConfig
+from pipeline.run import rebuild_results
+
+EXAMPLES = ("omnidrop rebuild job.yaml",)
+
+
+@with_job
+def command(job: JobConfig, json_file: JsonFile = None) -> None:
+    """Make the published tables and the savings index again from the journal alone.
+
+    Safe at any time: the journal is the truth and is only read. Use it after deleting or damaging tables or index.
+    """
+    with console.status("rebuilding from the journal"):
+        published = rebuild_results(job)
+    rows = ", ".join(f"{name} {count}" for name, count in published.rows.items())
+    console.print(f"generation {published.generation}: {rows}")
+    write_json(json_file, published)
+
+
+if __name__ == "__main__":
+    main("rebuild")

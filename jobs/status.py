@@ -1,0 +1,57 @@
+"""`omnidrop status`: how far a job is and what its runs cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rich.markup import escape
+from rich.table import Table
+
+from jobs.cli import main
+from jobs.display import console, saved, share
+from jobs.options import JsonFile, with_job, write_json
+from pipeline.job import JobConfig
+from pipeline.run import open_job
+
+EXAMPLES = ("omnidrop status job.yaml", "omnidrop status job.yaml --json status.json")
+
+
+@with_job
+def command(job: JobConfig, json_file: JsonFile = None) -> None:
+    """Show how far a job is and what its runs cost: from another shell while it runs, or later."""
+    parts = open_job(job)
+    try:
+        totals = parts.index.totals(job.name)
+        classes = parts.index.quarantine_classes(job.name)
+        runs = parts.index.runs(job.name)
+    finally:
+        parts.index.close()
+    table = Table(title=f"job {job.name}", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    reasons = ", ".join(f"{name} {count}" for name, count in classes)
+    for name, value in (
+        ("media", f"{totals.media}"),
+        ("work units", f"{totals.units_done} of {totals.units} planned so far"),
+        ("clips with answers", f"{totals.clips} ({totals.clips_partial} partial)"),
+        ("quarantined", f"{totals.quarantined}" + (f" ({reasons})" if reasons else "")),
+        ("retained ratio", share(totals.retained_ratio)),
+        ("saved against dense with prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
+        ("saved against dense per question", saved(totals.as_run_flops, totals.dense_flops)),
+        ("model time", f"{totals.model_s:.1f} s"),
+    ):
+        table.add_row(name, escape(value))
+    console.print(table)
+    history = Table(title="runs, newest first", title_justify="left")
+    for column in ("run", "status", "clips", "quarantined", "wall s", "model s"):
+        history.add_column(column)
+    for run in runs[:10]:
+        answered = run.clips_answered + run.clips_partial
+        cells = (run.run_id, run.status, answered, run.quarantined, f"{run.wall_s:.1f}", f"{run.model_s:.1f}")
+        history.add_row(*map(str, cells))
+    console.print(history)
+    write_json(json_file, {"totals": asdict(totals), "quarantine": dict(classes), "runs": runs})
+
+
+if __name__ == "__main__":
+    main("status")

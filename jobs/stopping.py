@@ -1,0 +1,37 @@
+"""What SIGTERM and Ctrl-C do to a run: the first asks it to stop cleanly, the second ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+from jobs.display import console
+
+STOPPED_EXIT = 3
+"""Exit status of a run that was asked to stop: finished units are kept, running again resumes."""
+
+
+class StopOnSignal:
+    """A flag that SIGTERM and SIGINT set while the `with` block runs."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def is_set(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._event.is_set()
+
+    def __enter__(self) -> StopOnSignal:
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._event.is_set():
+            raise KeyboardInterrupt
+        self._event.set()
+        console.print("[yellow]stopping[/]: clips in flight may finish; again to end at once")
