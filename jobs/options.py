@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import os
 import secrets
 import sys
@@ -194,7 +195,7 @@ def write_json(path: Path | None, result: Mapping[str, Any] | Any) -> None:
     """Write a dataclass or a mapping where `--json` points; nothing where it was not given. Raises UserError."""
     if path is None:
         return
-    text = json.dumps(_jsonable(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json_text(result, indent=2) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
         return
@@ -208,6 +209,11 @@ def write_json(path: Path | None, result: Mapping[str, Any] | Any) -> None:
         raise UserError(f"--json {path}: cannot be written: {error.strerror}") from error
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Dataclasses, mappings, sequences and scalars as strict JSON; NaN and infinities become null, the rest text."""
+    return json.dumps(_jsonable(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
 def _jsonable(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -217,12 +223,10 @@ def _jsonable(value: Any) -> Any:
         return {str(key): _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_jsonable(item) for item in value]
-    if isinstance(value, float) and value not in (float("inf"), float("-inf")) and value == value:
-        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
         return value
-    if isinstance(value, float):
-        return None  # JSON has no NaN and no infinity
     return str(value)
 
 

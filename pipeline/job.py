@@ -103,7 +103,7 @@ class ModelConfig(Section):
         description="auto, cpu, cuda or cuda:N.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Weights' type; auto is the checkpoint's own on a GPU and float32 on a CPU."
+        default="auto", description="Weights' type; auto is bfloat16 on a GPU and float32 on a CPU."
     )
     system_prompt: str | None = Field(
         default=None, max_length=20_000, description="System text; the family's own where not given."

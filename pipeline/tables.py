@@ -124,7 +124,7 @@ class _TableWriter:
 
     def __init__(self, store: Store, generation: int, name: str) -> None:
         self._store, self._folder = store, f"generation={generation:06d}/{name}"
-        self._schema = _SCHEMAS[name]
+        self._schema = SCHEMAS[name]
         self._paths: list[str] = []
         self._pending: list[pa.Table] = []
         self._open()
@@ -185,7 +185,7 @@ RUNS_SCHEMA = pa.schema(
         ("actors", pa.list_(pa.string())),
     ]
 )
-_SCHEMAS = {
+SCHEMAS = {
     "answers": ANSWERS_SCHEMA,
     "clips": CLIPS_SCHEMA,
     "media": MEDIA_SCHEMA,
