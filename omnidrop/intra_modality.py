@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 GROUP = 4
 """Temporal patches merged together: the first, the anchor, stays whole."""
+LEAST_LEVEL = 0.1
+"""Below a tenth of the paper's shares too little of a clip is left to be asked about."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Entry:
     """How many tokens of a clip may enter the decoder.
 
     One number, the level, moves both modalities together: 1 is the paper's shares, below it both shrink in proportion
-    down to anchors alone, above it both grow to everything at 2.
+    (the video down to its anchors, then these are thinned too: a short clip is little else), above it both grow to
+    everything at 2.
     """
 
     audio: int
@@ -36,14 +39,10 @@ class Entry:
     audio_share: float = 0.7
     video_share: float = 0.4
 
-    @property
-    def _least_level(self) -> float:
-        return 1.0 / GROUP / self.video_share if self.frame_sizes and self.video_share < 1.0 else 0.5
-
     def shares(self, level: float) -> tuple[float, float]:
         """(audio, video) shares kept at `level`. The video share counts whole groups: (1 + 3 x kept) / 4."""
         if level <= 1.0:
-            return self.audio_share * level, max(self.video_share * level, 1.0 / GROUP)
+            return self.audio_share * level, self.video_share * level
         up = min(level, 2.0) - 1.0
         return tuple(s + (1.0 - s) * up for s in (self.audio_share, self.video_share))  # type: ignore[return-value]
 
@@ -52,10 +51,11 @@ class Entry:
         return math.ceil(self.audio * self.shares(level)[0] - 1e-9)
 
     def frame_counts(self, level: float) -> tuple[int, ...]:
-        """Video tokens kept of each temporal patch at `level`; anchors whole, also of an incomplete last group."""
-        others = (self.shares(level)[1] * GROUP - 1.0) / (GROUP - 1)
+        """Video tokens kept of each temporal patch at `level`; anchors first, also of an incomplete last group."""
+        anchors = min(1.0, self.shares(level)[1] * GROUP)
+        others = max(0.0, (self.shares(level)[1] * GROUP - 1.0) / (GROUP - 1))
         return tuple(
-            size if index % GROUP == 0 else min(size, math.ceil(size * others - 1e-9))
+            min(size, math.ceil(size * (others if index % GROUP else anchors) - 1e-9))
             for index, size in enumerate(self.frame_sizes)
         )
 
@@ -65,7 +65,7 @@ class Entry:
 
     def counts(self) -> EntryCounts:
         """The bounds that calibration works within."""
-        return EntryCounts(self.count(self._least_level), self.count(1.0), self.count(2.0))
+        return EntryCounts(self.count(LEAST_LEVEL), self.count(1.0), self.count(2.0))
 
     def split(self, keep: int) -> tuple[int, tuple[int, ...]]:
         """Audio count and per-frame counts that sum to exactly `keep`.
@@ -113,31 +113,38 @@ def select(tokens: AudioVisual, entry: Entry, keep: int) -> Tensor:
 def _audio(tokens: AudioVisual, keep: int) -> Tensor:
     """Indices among the audio tokens: the highest attention received in the encoder, or evenly spaced without it."""
     if tokens.audio_importance is None:
-        return torch.div(
-            torch.arange(keep, device=tokens.modality.device) * tokens.audio, max(keep, 1), rounding_mode="floor"
-        )
+        return _spaced(tokens.audio, keep, tokens.modality.device)
     return torch.topk(tokens.audio_importance, keep).indices
 
 
 def _video(features: Tensor, grid: Tensor, sizes: tuple[int, ...], keep: tuple[int, ...]) -> Tensor:
-    """Indices among the video tokens: of each frame those least like the anchor's token at the same place."""
+    """Indices among the video tokens: of each frame those least like the anchor's token at the same place.
+
+    An anchor that must be thinned is compared with the anchor before it, the first one keeps evenly spaced tokens.
+    """
     starts = [0]
     for size in sizes:
         starts.append(starts[-1] + size)
     unit = torch.nn.functional.normalize(features.float(), dim=-1)
     kept = []
     for index, (size, count) in enumerate(zip(sizes, keep, strict=True)):
-        start = starts[index]
-        anchor = index - index % GROUP
-        here = torch.arange(start, start + size, device=features.device)
+        here = torch.arange(starts[index], starts[index + 1], device=features.device)
+        other = index - (index % GROUP or GROUP)
         if count == size:
             kept.append(here)
-            continue
-        if sizes[anchor] == size:
-            there = unit[starts[anchor] : starts[anchor] + size]
-        else:  # another frame size: the anchor's token at the nearest place
-            own, others = grid[here, 1:].float(), grid[starts[anchor] : starts[anchor + 1], 1:].float()
-            there = unit[starts[anchor] + torch.cdist(own, others).argmin(dim=1)]
-        likeness = (unit[here] * there).sum(dim=-1)
-        kept.append(here[torch.topk(likeness, count, largest=False).indices])
+        elif other < 0:
+            kept.append(here[_spaced(size, count, features.device)])
+        else:
+            if sizes[other] == size:
+                there = unit[starts[other] : starts[other + 1]]
+            else:  # another frame size: the anchor's token at the nearest place
+                places = grid[starts[other] : starts[other + 1], 1:].float()
+                there = unit[starts[other] + torch.cdist(grid[here, 1:].float(), places).argmin(dim=1)]
+            likeness = (unit[here] * there).sum(dim=-1)
+            kept.append(here[torch.topk(likeness, count, largest=False).indices])
     return torch.cat(kept)
+
+
+def _spaced(size: int, count: int, device: torch.device) -> Tensor:
+    """`count` of 0..size-1, evenly spaced."""
+    return torch.div(torch.arange(count, device=device) * size, max(count, 1), rounding_mode="floor")

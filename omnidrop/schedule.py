@@ -101,8 +101,8 @@ def calibrate(target: float, total: int, layers: int, shape: Sigmoid, entry: Ent
 
     The share entering, `p_init` and `p_final` are solved together, in an order that stays at the paper's settings as
     long as these reach: the paper's share enters (more for targets above 30 %, in the same proportion) and `p_final` is
-    solved with `p_init` 0, then with 0.02, then fewer enter, then both rates rise to their bounds. `shape` gives beta
-    and t_mid. Raises PolicyError for a ratio outside (0, 1] and for one below what this depth can reach.
+    solved with `p_init` 0, then with 0.02; then fewer tokens enter; then both rates rise to their bounds. `shape` gives
+    beta and t_mid. Raises PolicyError for a ratio outside (0, 1] and for one below what this depth can reach.
     """
     if not 0.0 < target <= 1.0:
         raise PolicyError(f"retained_ratio must be above 0 and at most 1, got {target:g}")

@@ -1,0 +1,351 @@
+"""Speed and memory of the prefill: every mode beside the two honest baselines, on one CPU thread with random weights.
+
+Promises: the decoder alone (no media, no encoders), process time, variants interleaved and the minimum taken, one fresh
+process per mode for peak memory, `dense` and `per_question` as Q times one measured run and labelled so. Knows nothing
+about accuracy.
+
+    python -m benchmarks.prefill --json FILE [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.random_text_model import ClipShape, RandomTextModel, clip, questions
+from omnidrop import cost, decode, modes, policies, prefill
+from omnidrop.importance import Guidance
+
+LAYERS = 12
+VIDEO_KEEP = 0.4143
+"""With 70 % of the audio this lets 45 % of the benchmark's clip enter the decoder."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    mode: str
+    policy: str
+    questions: int
+    ratio: float | None
+    guidance: Guidance = "max"
+
+    @property
+    def once(self) -> bool:
+        """Whether one question is measured and counted `questions` times."""
+        return self.mode in ("dense", "per_question")
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        ratio = "" if self.ratio is None else f" {self.ratio:.0%}"
+        return f"{self.mode} {self.policy}{ratio} Q={self.questions}"
+
+
+def cases(quick: bool) -> list[Case]:
+    """All rows; `--quick` leaves out the other set sizes."""
+    blind = [name for name in ("random", "divprune") if name in policies.names()]
+    table = [
+        Case("dense", "none", 8, None),
+        Case("dense_shared", "none", 8, None),
+        Case("per_question", "omnidrop", 8, 0.3),
+        Case("staged", "omnidrop", 8, 0.3),
+        Case("set_guided", "omnidrop", 8, 0.3),
+        Case("set_guided", "omnidrop", 8, 0.2),
+        *(Case("set_guided", name, 8, ratio) for name in blind for ratio in (0.3, 0.2)),
+        Case("set_guided", "omnidrop", 16, 0.3),
+    ]
+    if not quick:
+        table += [
+            *(Case("set_guided", "omnidrop", count, 0.3) for count in (1, 2, 4)),
+            Case("set_guided", "omnidrop", 8, 0.3, "quota"),
+            Case("dense_shared", "none", 16, None),
+        ]
+    return table
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of a case; for `once` cases of one question alone."""
+
+    seconds: float
+    flops: int
+    """Decoder layers, LM head and selection, by the convention of `omnidrop/cost.py`."""
+    kv_bytes: int
+    retained_ratio: float
+
+
+class Bench:
+    """The model, the clip, and ways to run and time them."""
+
+    def __init__(self, shape: ClipShape) -> None:
+        self.model = RandomTextModel("qwen2_5_omni_3b", LAYERS)
+        self.clip = prefill.ClipTokens.of(clip(self.model, shape))
+        self.widths = cost.Widths.of(self.model.config, self.model.dtype.itemsize)
+
+    def policy(self, case: Case) -> policies.Policy:
+        """The case's policy with the benchmark's settings."""
+        settings: dict[str, object] = {"video_keep": VIDEO_KEEP} if case.policy == "omnidrop" else {}
+        return policies.named(case.policy, **settings)
+
+    def run(self, case: Case) -> Measured:
+        """Run once, in process seconds."""
+        policy, asked = self.policy(case), questions(1 if case.once else case.questions)
+        flops = held = 0
+        with torch.inference_mode(), prefill.own_attention(self.model):
+            started = time.process_time()
+            schedule = policy.plan(self.clip.av, LAYERS, case.ratio)
+            for one in modes.run(self.model, self.clip, asked, case.mode, policy, schedule, case.guidance):
+                flops += cost.prefill_flops(self.widths, one.work, one.state.packed.reads[-1], one.first_layer)
+                flops += cost.selection_flops(self.widths, one.work)
+                held = max(held, sum(self.widths.cache_bytes(rows) for rows in one.cached_rows))
+            seconds = time.process_time() - started
+        return Measured(seconds, flops, held, schedule.retained_ratio)
+
+    def operations(self, case: Case) -> dict[str, float]:
+        """Seconds of choosing tokens, each operation timed where it happens, beside the whole run."""
+        spent = {"before": 0.0, "importance": 0.0, "selection_and_gather": 0.0}
+        policy_type = type(self.policy(case))
+        with (
+            _timed(policy_type, "before", spent, "before"),
+            _timed(prefill, "attention_received", spent, "importance"),
+            _timed(prefill, "drop", spent, "selection_and_gather"),
+        ):
+            whole = self.run(case).seconds
+        return {**spent, "prefill": whole, "share": sum(spent.values()) / whole}
+
+    def decoding(self, steps: int) -> dict[str, float]:
+        """Seconds of one decode step of 8 text questions, LM head included (its vocabulary is small here): over the
+        shared pruned prefix, over a shared dense one, and batched dense with each question's own copy of the cache."""
+        asked = questions(8, text=64)
+        arms: dict[str, Callable[[Tensor], Tensor]] = {}
+        with torch.inference_mode(), prefill.own_attention(self.model):
+            for name, case in (
+                ("pruned_shared", Case("set_guided", "omnidrop", 8, 0.3)),
+                ("dense_shared", Case("dense_shared", "none", 8, None)),
+            ):
+                policy = self.policy(case)
+                schedule = policy.plan(self.clip.av, LAYERS, case.ratio)
+                (done,) = modes.run(self.model, self.clip, asked, case.mode, policy, schedule, case.guidance)
+                arms[name] = decode.Decoder(self.model, done.state, range(8), 64).step
+                if name == "dense_shared":
+                    arms["dense_copied"] = CopiedDecoder(self.model, done.state).step
+                del done
+            ids = torch.arange(8)
+            best = dict.fromkeys(arms, float("inf"))
+            for _ in range(steps):
+                for name, step in arms.items():
+                    started = time.process_time()
+                    step(ids)
+                    best[name] = min(best[name], time.process_time() - started)
+        return best
+
+
+class CopiedDecoder:
+    """Batched dense decoding as a stock cache does it: every question holds its own copy of the whole prefix."""
+
+    def __init__(self, model: RandomTextModel, state: prefill.State) -> None:
+        packed = state.packed
+        spans = list(zip(packed.starts[:-1], packed.starts[1:], strict=True))
+        self.model = model
+        self.keys, self.values = [], []
+        for cache in state.caches:
+            for copies, prefix, suffix in (
+                (self.keys, cache.prefix_keys, cache.suffix_keys),
+                (self.values, cache.prefix_values, cache.suffix_values),
+            ):
+                own = [F.pad(torch.cat((prefix, suffix[:, s:e]), dim=1), (0, 0, 0, 64)) for s, e in spans]
+                copies.append(torch.stack(own))
+        self.length = state.alive.shape[0] + spans[0][1]
+        self.position = state.clip.prefix.next_position + spans[0][1]
+
+    def step(self, ids: Tensor) -> Tensor:
+        """(8,) -> (8, vocabulary)."""
+        hidden = self.model.embed(ids)[:, None]
+        rotary = self.model.rotary(hidden, torch.full((3, len(ids), 1), self.position))
+        for number, layer in enumerate(self.model.layers):
+
+            def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, number: int = number) -> Tensor:
+                keys, values = self.keys[number], self.values[number]
+                keys[:, :, self.length], values[:, :, self.length] = key[:, :, 0], value[:, :, 0]
+                seen = slice(0, self.length + 1)
+                # The heads of a KV group as rows of one query: what transformers does for a single token.
+                folded = query.view(len(ids), key.shape[1], -1, query.shape[-1])
+                out = F.scaled_dot_product_attention(folded, keys[:, :, seen], values[:, :, seen], scale=scaling)
+                return out.reshape(len(ids), 1, -1, query.shape[-1])
+
+            hidden = layer(hidden, attention_mask=None, position_embeddings=rotary, omnidrop=attend)
+        self.length, self.position = self.length + 1, self.position + 1
+        logits: Tensor = self.model.lm_head(self.model.norm(hidden[:, 0]))
+        return logits.float()
+
+
+@contextmanager
+def _timed(owner: Any, name: str, spent: dict[str, float], key: str) -> Iterator[None]:
+    """Add the process time of every call of `owner.name` to `spent[key]`."""
+    original = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        started = time.process_time()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            spent[key] += time.process_time() - started
+
+    setattr(owner, name, wrapped)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _status_bytes(field: str) -> int:
+    """A size from /proc/self/status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def peak_of(case: Case, shape: ClipShape) -> dict[str, int]:
+    """Peak resident memory of one run in this process above the loaded model, in bytes, and the model's own."""
+    bench = Bench(shape)
+    loaded = _status_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    bench.run(case)
+    return {"peak_bytes": _status_bytes("VmHWM") - loaded, "loaded_bytes": loaded}
+
+
+def memory(case: Case, quick: bool) -> dict[str, int]:
+    """`peak_of` in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.prefill", "--memory-of", json.dumps(asdict(case))]
+    command += ["--quick"] if quick else []
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def targets(
+    rows: Sequence[dict[str, Any]], operations: dict[str, Any], decoding: dict[str, float]
+) -> list[dict[str, Any]]:
+    """The ratios the project promises, each with what was measured."""
+
+    def row(mode: str, ratio: float | None, count: int = 8) -> dict[str, Any]:
+        return next(
+            r
+            for r in rows
+            if (r["mode"], r["asked_ratio"], r["questions"]) == (mode, ratio, count)
+            and r["policy"] in ("omnidrop", "none")
+            and r["guidance"] == "max"
+        )
+
+    guided, stronger, shared = row("set_guided", 0.3), row("set_guided", 0.2), row("dense_shared", None)
+    seconds = guided["seconds"]
+    time_ratio, flops_ratio = seconds / shared["seconds"], guided["flops"] / shared["flops"]
+    checks = [
+        ("set_guided 30 % / dense_shared, seconds", time_ratio, 0.36),
+        ("set_guided 30 % / dense, seconds", seconds / row("dense", None)["seconds"], 0.05),
+        ("set_guided 30 % / per_question, seconds", seconds / row("per_question", 0.3)["seconds"], 0.17),
+        ("set_guided 20 % / dense_shared, seconds", stronger["seconds"] / shared["seconds"], 0.29),
+        ("time ratio / FLOPs ratio, 30 % against dense_shared", time_ratio / flops_ratio, 1.10),
+        ("KV bytes, set_guided 30 % / dense_shared", guided["kv_bytes"] / shared["kv_bytes"], 0.36),
+        ("choosing tokens, share of the prefill, Q = 8", operations["8"]["share"], 0.03),
+        ("choosing tokens, share of the prefill, Q = 16", operations["16"]["share"], 0.05),
+        ("decode step, pruned shared / dense copied", decoding["pruned_shared"] / decoding["dense_copied"], 0.55),
+        ("decode step, pruned shared / dense shared", decoding["pruned_shared"] / decoding["dense_shared"], 1.0),
+    ]
+    return [{"what": what, "measured": got, "target": most, "met": got <= most} for what, got, most in checks]
+
+
+def main() -> None:
+    """Run the table, print it, write it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", type=Path, help="where to write the rows")
+    parser.add_argument("--quick", action="store_true", help="under two minutes: a quarter of the tokens, one round")
+    parser.add_argument(
+        "--rounds", type=int, help="interleaved rounds of which the minimum counts (default 3, quick 1)"
+    )
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    shape = ClipShape(rows=4, columns=10, audio=20) if given.quick else ClipShape()
+    if given.memory_of:
+        print(json.dumps(peak_of(Case(**json.loads(given.memory_of)), shape)))
+        return
+    table, rounds = cases(given.quick), given.rounds or (1 if given.quick else 3)
+    peaks = {case: memory(case, given.quick) for case in table if not (given.quick and case.questions == 16)}
+    bench = Bench(shape)
+    bench.run(Case("set_guided", "omnidrop", 2, 0.3))  # first use of every kernel
+    measured: dict[Case, Measured] = {}
+    for _ in range(rounds):
+        for case in table:
+            got = bench.run(case)
+            measured[case] = min(got, measured.get(case, got), key=lambda m: m.seconds)
+    operations = {str(c): bench.operations(Case("set_guided", "omnidrop", c, 0.3)) for c in (8, 16)}
+    decoding = bench.decoding(3 if given.quick else 10)
+    rows = []
+    for case in table:
+        got, times = measured[case], case.questions if case.once else 1
+        rows.append(
+            {
+                "mode": case.mode,
+                "policy": case.policy,
+                "questions": case.questions,
+                "seconds": got.seconds * times,
+                "flops": got.flops * times,
+                "kv_bytes": got.kv_bytes,
+                "peak_bytes": peaks[case]["peak_bytes"] if case in peaks else None,
+                "retained_ratio": got.retained_ratio,
+                "asked_ratio": case.ratio,
+                "guidance": case.guidance,
+                "measured_runs": f"1, counted {times} times" if case.once else "1",
+            }
+        )
+        peak = f"{peaks[case]['peak_bytes'] / 1e6:7.0f} MB" if case in peaks else "      -   "
+        print(
+            f"{case.label:38} {got.seconds * times:8.2f} s {got.flops * times / 1e12:7.2f} TFLOP "
+            f"{got.kv_bytes / 1e6:7.1f} MB KV {peak} retained {got.retained_ratio:.3f}{'  (x Q)' if case.once else ''}"
+        )
+    checks = targets(rows, operations, decoding)
+    for check in checks:
+        verdict = "met" if check["met"] else "MISSED"
+        print(f"{check['what']:55} {check['measured']:.3f} (target {check['target']}) {verdict}")
+    if given.json:
+        report = {
+            "rows": rows,
+            "targets": checks,
+            "operations": operations,
+            "decode_step_seconds": decoding,
+            "setting": {
+                "shape": "Qwen2.5-Omni-3B layers, random weights, bfloat16",
+                "layers": LAYERS,
+                "audio_video_tokens": shape.tokens,
+                "threads": 1,
+                "time": "process seconds, minimum of interleaved rounds",
+                "rounds": rounds,
+                "peak_bytes": "resident memory above the loaded model, one process per row",
+                "machine": platform.processor() or platform.machine(),
+                "torch": torch.__version__,
+            },
+        }
+        given.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

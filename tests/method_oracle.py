@@ -1,0 +1,92 @@
+"""An oracle for the pruned prefill: the stock layers with eager attention over all tokens, masking instead of dropping.
+
+Promises: nothing of `omnidrop/prefill.py`, `importance.py` or `decode.py` is used; every token is computed in every
+layer and a dropped one is only hidden from the others. Slow and plain. Knows nothing about caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnidrop.models.base import Prefix
+
+Choose = Callable[[int, Tensor, list[int]], list[int]]
+"""(layer, attention weights (heads, S, S), alive places in the prefix) -> the places that stay."""
+
+
+@dataclass
+class Seen:
+    """What the oracle computed."""
+
+    logits: Tensor
+    """(S, vocabulary) float32."""
+    alive: list[list[int]] = field(default_factory=list)
+    """Per layer, the audio-video places in the prefix that entered it."""
+
+
+@contextmanager
+def eager(adapter: Any) -> Iterator[list[Tensor]]:
+    """Stock eager attention, with every layer's weights (heads, S, S) appended to the list."""
+    config, weights = adapter.layers[0].self_attn.config, []
+    before, config._attn_implementation = config._attn_implementation, "eager"
+    hooks = [
+        layer.self_attn.register_forward_hook(lambda _m, _i, output: weights.append(output[1][0]))
+        for layer in adapter.layers
+    ]
+    try:
+        yield weights
+    finally:
+        config._attn_implementation = before
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.inference_mode()
+def masked_run(
+    adapter: Any, prefix: Prefix, questions: Sequence[Sequence[int]], entering: Sequence[int], choose: Choose
+) -> Seen:
+    """Run prefix and questions in one sequence with a mask for everything: causality, blindness, dropped tokens."""
+    rows = prefix.input_ids.shape[0]
+    ids = [token for question in questions for token in question]
+    total = rows + len(ids)
+    owner = [-1] * rows + [n for n, question in enumerate(questions) for _ in question]
+    visible = torch.zeros(total, total, dtype=torch.bool)
+    for row in range(total):
+        for column in range(row + 1):
+            visible[row, column] = owner[column] in (-1, owner[row])
+    offsets = [i for question in questions for i in range(len(question))]
+    own = (torch.tensor(offsets) + prefix.next_position).to(prefix.positions.dtype).expand(3, -1)
+    hidden = torch.cat((prefix.embeddings, adapter.embed(torch.tensor(ids))))[None]
+    rotary = adapter.rotary(hidden, torch.cat((prefix.positions, own), dim=1)[:, None])
+    av = [place for place in range(rows) if prefix.modality[place] != 0]
+    alive = list(entering)
+    seen = Seen(hidden)
+    with eager(adapter) as weights:
+        for number, layer in enumerate(adapter.layers):
+            seen.alive.append(alive)
+            mask = visible.clone()
+            for place in set(av) - set(alive):
+                mask[:, place] = False
+                mask[place, place] = True  # a row needs something to look at; nobody looks at this row
+            additive = torch.zeros(total, total).masked_fill(~mask, float("-inf"))[None, None]
+            hidden = layer(hidden, attention_mask=additive, position_embeddings=rotary)
+            if number < len(prefix.deepstack):
+                hidden[:, :rows] += prefix.deepstack[number]
+            alive = choose(number, weights[-1], alive)
+        seen.logits = adapter.lm_head(adapter.norm(hidden[0])).float()
+    return seen
+
+
+def fixed(alive: Sequence[Sequence[int]]) -> Choose:
+    """Choose what is already known to have entered the next layer."""
+
+    def choose(layer: int, _weights: Tensor, _alive: list[int]) -> list[int]:
+        return list(alive[min(layer + 1, len(alive) - 1)])
+
+    return choose
