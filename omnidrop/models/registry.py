@@ -5,12 +5,17 @@ Promises: one function, one error type for everything a user can get wrong. Know
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from omnidrop.encoders import EncoderSettings
 from omnidrop.errors import CheckpointError
 from omnidrop.models.base import Adapter
 from omnidrop.models.checkpoints import checkpoint_hash, family_of, resolve_checkpoint
+
+if TYPE_CHECKING:
+    from omnidrop.models.qwen_omni import QwenOmniAdapter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,16 +33,20 @@ def load(
     `dtype` is one of float32, bfloat16, float16, as a name or as torch's. Raises CheckpointError for a checkpoint that
     is missing, incomplete, pickled, or of a family that is not supported, and for an unknown device or dtype.
     """
-    from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
-    from omnidrop.models.qwen3_omni import Qwen3Omni
-
     wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if wanted is None or wanted not in DTYPES.values():
         raise CheckpointError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     directory = resolve_checkpoint(model)
-    if family_of(directory) == "qwen2_5_omni":
-        return Qwen2_5Omni(directory, device=_device(device), dtype=wanted, encoders=encoders or EncoderSettings())
-    return Qwen3Omni(directory, device=_device(device), dtype=wanted, encoders=encoders or EncoderSettings())
+    chosen = adapter_class(family_of(directory))
+    return chosen(directory, device=_device(device), dtype=wanted, encoders=encoders or EncoderSettings())
+
+
+def adapter_class(family: str) -> type[QwenOmniAdapter]:
+    """The adapter of a family, as `family_of` names it."""
+    from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
+    from omnidrop.models.qwen3_omni import Qwen3Omni
+
+    return Qwen2_5Omni if family == "qwen2_5_omni" else Qwen3Omni
 
 
 def weights_hash(model: str) -> str:

@@ -1,0 +1,186 @@
+"""What a clip will cost before any model exists: exact tokens and FLOPs from a checkpoint's configuration files.
+
+Promises: the same numbers that `OmniModel.answer` reports for a clip of that size, without loading weights; the only
+unknown is how long texts get, which is priced at the most a question allows. Knows nothing about archives or seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+
+from omnidrop import cost, layout, prefill
+from omnidrop.answers import PassCost
+from omnidrop.geometry import geometry_of, thinker_config
+from omnidrop.model import Pruning
+from omnidrop.models.base import Adapter, Prefix
+from omnidrop.models.checkpoints import resolve_checkpoint
+from omnidrop.models.clip_layout import lay_out
+from omnidrop.models.registry import adapter_class
+from omnidrop.modes import DENSE_MODES
+from omnidrop.processing import ClipProcessor
+from omnidrop.questions import Json, Question, Text
+from omnidrop.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One clip and its question set."""
+
+    audio_tokens: int
+    video_tokens: int
+    retained_ratio: float
+    as_run: PassCost
+    dense: PassCost
+    dense_shared: PassCost
+
+
+class Estimator:
+    """Prices clips for one checkpoint. Raises CheckpointError as loading would."""
+
+    def __init__(self, model: str, *, value_bytes: int = 2) -> None:
+        """`model` as for `OmniModel.load`; `value_bytes` of one cached value (2 for bfloat16)."""
+        directory = resolve_checkpoint(model)
+        config: Any = thinker_config(directory)
+        self._config = config
+        self.geometry = geometry_of(directory)
+        self._processor = ClipProcessor(directory, self.geometry)
+        self._widths = cost.Widths.of(config.text_config, value_bytes)
+        self._family: Any = adapter_class(self.geometry.family)
+
+    def clip(
+        self,
+        questions: Sequence[Question],
+        pruning: Pruning,
+        *,
+        frames: int,
+        height: int,
+        width: int,
+        samples: int,
+        fps: float,
+        system_prompt: str | None = None,
+        instruction: str = "",
+    ) -> Estimate:
+        """Price one clip of `frames` frames of `height` x `width` pixels (0 frames: sound only) and `samples` samples.
+
+        Raises PolicyError where the retained ratio cannot be reached for such a clip.
+        """
+        prefix = self._prefix(frames, height, width, samples, fps, system_prompt, instruction)
+        clip = prefill.ClipTokens.of(prefix)
+        asked = layout.ask(cast(Adapter, self._processor), questions)
+        schedule = pruning.build().plan(clip.av, self._widths.layers, pruning.retained_ratio)
+        rows = [self._question_rows(prefix, one) for one in asked]
+        everything = prefix.input_ids.shape[0]
+        return Estimate(
+            audio_tokens=clip.av.audio,
+            video_tokens=clip.av.video,
+            retained_ratio=schedule.retained_ratio,
+            as_run=self._as_run(clip, asked, rows, pruning, schedule),
+            dense=cost.dense(self._widths, everything, rows, prefix.encoder_flops),
+            dense_shared=cost.dense_shared(self._widths, everything, rows, prefix.encoder_flops),
+        )
+
+    def _prefix(
+        self,
+        frames: int,
+        height: int,
+        width: int,
+        samples: int,
+        fps: float,
+        system_prompt: str | None,
+        instruction: str,
+    ) -> Prefix:
+        """The prefix with its tokens in place and nothing in them."""
+        grid = self.geometry.grid(frames, height, width) if frames else None
+        head, tail = self._processor.prompt(system_prompt, instruction, has_video=grid is not None)
+        made = lay_out(
+            self.geometry,
+            self._processor.media_tokens,
+            head=head,
+            tail=tail,
+            grid=grid,
+            seconds_per_patch=self.geometry.temporal_patch / fps if grid else 0.0,
+            audio_tokens=self.geometry.audio_tokens(samples),
+        )
+        # The encoders' formulas need a configuration, not weights.
+        sizes = SimpleNamespace(model=SimpleNamespace(config=self._config))
+        encoders = self._family.vision_flops(sizes, *grid) if grid else 0
+        if (mel := self.geometry.mel_frames(samples)) > 0:
+            encoders += self._family.audio_flops(sizes, mel)
+        return Prefix(
+            input_ids=made.input_ids,
+            embeddings=torch.empty(made.input_ids.shape[0], 0),
+            positions=made.positions,
+            next_position=made.next_position,
+            modality=made.modality,
+            chunk=made.chunk,
+            grid=made.grid,
+            audio_importance=None,
+            encoder_flops=encoders,
+        )
+
+    def _question_rows(self, prefix: Prefix, one: layout.Asked) -> cost.QuestionRows:
+        packed = layout.pack(prefix, [one])
+        answer = one.question.answer
+        # The first token comes from the prefill.
+        steps = answer.max_tokens - 1 if isinstance(answer, Text | Json) else 0
+        return cost.QuestionRows(one.rows, packed.pairs, packed.reads[-1], len(one.ids), steps)
+
+    def _as_run(
+        self,
+        clip: prefill.ClipTokens,
+        asked: Sequence[layout.Asked],
+        rows: Sequence[cost.QuestionRows],
+        pruning: Pruning,
+        schedule: Schedule,
+    ) -> PassCost:
+        encoders = clip.prefix.encoder_flops
+        if pruning.mode in DENSE_MODES:
+            priced = cost.dense if pruning.mode == "dense" else cost.dense_shared
+            return priced(self._widths, clip.prefix.input_ids.shape[0], rows, encoders)
+        everyone = list(asked)
+        together = [everyone] if pruning.mode == "set_guided" else [[one] for one in everyone]
+        works = [self._work(clip, group, pruning, schedule) for group in together]
+        prefix_rows = [clip.text + entering for entering in schedule.entering]
+        tokens = sum(work[0].rows for work in works)
+        prefill_flops = sum(
+            cost.prefill_flops(self._widths, work, layout.pack(clip.prefix, group).reads[-1])
+            for work, group in zip(works, together, strict=True)
+        )
+        if pruning.mode == "staged" and schedule.first_drop is not None and len(everyone) > 1:
+            # Layers up to the first drop run once for the whole set; each question goes on alone from there.
+            until = schedule.first_drop + 1
+            shared = self._work(clip, everyone, pruning, schedule)[:until]
+            prefill_flops = cost.prefill_flops(self._widths, shared, 0) + sum(
+                cost.prefill_flops(self._widths, work[until:], row.reads, until)
+                for work, row in zip(works, rows, strict=True)
+            )
+            works = [shared, *(work[until:] for work in works)]
+            tokens = shared[0].rows
+        return PassCost(
+            tokens=tokens,
+            prefill_flops=prefill_flops,
+            selection_flops=sum(cost.selection_flops(self._widths, work) for work in works),
+            encoder_flops=encoders,
+            decode_flops=sum(
+                cost.decode_flops(self._widths, prefix_rows, row.question_rows, row.steps) for row in rows
+            ),
+            kv_bytes=max(cost.cache_bytes(self._widths, work) for work in works),
+        )
+
+    def _work(
+        self, clip: prefill.ClipTokens, group: Sequence[layout.Asked], pruning: Pruning, schedule: Schedule
+    ) -> list[cost.LayerWork]:
+        packed = layout.pack(clip.prefix, group)
+        guide = pruning.build().guide
+        guiding = {"nothing": 0, "question": packed.guiding.shape[0], "last": len(group)}[guide]
+        return [
+            cost.LayerWork(
+                clip.text + entering, packed.rows, packed.pairs, guiding if schedule.drops_after(layer) else 0
+            )
+            for layer, entering in enumerate(schedule.entering)
+        ]

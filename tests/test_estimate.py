@@ -1,0 +1,63 @@
+"""What is priced before a run is what the run reports."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from omnidrop.estimate import Estimator
+from omnidrop.model import OmniModel, Pruning
+from omnidrop.modes import MODES
+from omnidrop.questions import Boolean, Choice, Number, Question, Text
+
+SCORED = (
+    Question("colour", "What colour is the circle?", Choice(("red", "green", "light blue"))),
+    Question("heard", "Is a rising sweep heard?", Boolean()),
+    Question("count", "How many shapes appear?", Number(0, 12)),
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return OmniModel.load("tiny", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def estimator():
+    return Estimator("tiny", value_bytes=4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("media", ["both", "picture", "sound"])
+def test_tokens_and_flops_are_exact(model, estimator, mode, media):
+    # Other pixels every time: the encoder reuses features of frames it has seen.
+    rng = np.random.default_rng([MODES.index(mode), len(media)])
+    frames = rng.integers(0, 255, (8, 150, 200, 3), dtype=np.uint8) if media != "sound" else None
+    audio = rng.normal(0, 0.1, 16_000 * 4).astype(np.float32) if media != "picture" else None
+    pruning = Pruning.off(mode) if mode.startswith("dense") else Pruning(mode=mode, retained_ratio=0.4)
+    got = model.answer(frames, audio, SCORED, fps=2.0, pruning=pruning, instruction="Answer briefly.")
+    priced = estimator.clip(
+        SCORED,
+        pruning,
+        frames=0 if frames is None else 8,
+        height=150,
+        width=200,
+        samples=0 if audio is None else len(audio),
+        fps=2.0,
+        instruction="Answer briefly.",
+    )
+    assert (priced.audio_tokens, priced.video_tokens) == (got.trace.audio_in, got.trace.video_in)
+    assert priced.as_run == got.cost.as_run
+    assert priced.dense == got.cost.dense
+    assert priced.dense_shared == got.cost.dense_shared
+    assert priced.retained_ratio == pytest.approx(got.trace.retained_ratio())
+
+
+def test_text_is_priced_at_its_longest(model, estimator):
+    rng = np.random.default_rng(1)
+    asked = (*SCORED, Question("what", "What happens?", Text(6)))
+    audio = rng.normal(0, 0.1, 32_000).astype(np.float32)
+    got = model.answer(None, audio, asked, fps=2.0, pruning=Pruning(retained_ratio=0.4))
+    priced = estimator.clip(asked, Pruning(retained_ratio=0.4), frames=0, height=0, width=0, samples=32_000, fps=2.0)
+    assert priced.as_run.prefill_flops == got.cost.as_run.prefill_flops
+    assert priced.as_run.decode_flops >= got.cost.as_run.decode_flops > 0
