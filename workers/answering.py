@@ -1,0 +1,262 @@
+"""One loaded model that answers one clip's whole question set per call.
+
+Promises: whatever the model does with a clip, that clip comes back as a `ClipResult` or a `ClipFailure`, with its own
+id; memory trouble shrinks the clip's token budget and says so in the notes. Knows nothing about Ray, files or stores.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+
+from omnidrop.answers import ClipAnswers
+from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError
+from omnidrop.model import OmniModel, Pruning
+from omnidrop.questions import Question
+from workers.records import ClipFailure, ClipOutcome, ClipResult, DecodedClip
+
+log = logging.getLogger(__name__)
+
+SMALLEST_SIDE = 56
+"""Pictures are not scaled below this many pixels a side: two patches of the published vision encoders."""
+
+SHRINK_STEPS = ((1.0, 1), (0.5, 1), (0.25, 1), (0.25, 2), (0.25, 4))
+"""(share of the pixels, every how manieth frame), tried in turn when memory runs out. Each halves the video tokens:
+pixels first, since they cost detail only, then frames, which cost moments."""
+
+
+class DeviceBroken(ModelError):
+    """The device cannot be used any more by this process, which must end: later clips would all fail."""
+
+
+@dataclass(frozen=True)
+class AnswererSettings:
+    """What is loaded, and how it answers."""
+
+    model: str
+    """A directory, a hub id or the name of an embedded checkpoint."""
+    device: str = "auto"
+    dtype: str = "auto"
+    pruning: Pruning = field(default_factory=Pruning)
+    system_prompt: str | None = None
+    torch_threads: int | None = None
+    """None leaves torch's own choice."""
+
+
+@dataclass(frozen=True)
+class AnswererDescription:
+    """What answered: for the record of a run."""
+
+    model: str
+    family: str
+    weights_hash: str
+    device: str
+    """Name of the device, as its driver gives it."""
+    dtype: str
+    versions: tuple[tuple[str, str], ...]
+    load_s: float
+    clips: int
+    shrunk: int
+    """Clips answered with a smaller token budget for want of memory."""
+    peak_rss_bytes: int
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions)
+        return (
+            f"{self.model} ({self.family}, {self.dtype}) on {self.device}: {self.clips} clips, loaded in "
+            f"{self.load_s:.1f} s, peak {self.peak_rss_bytes / 2**20:.0f} MiB resident, {versions}, weights "
+            f"{self.weights_hash[:12]}"
+        )
+
+
+class Answerer:
+    """Holds the model. Made cheaply; `load` is what takes time, once."""
+
+    def __init__(self, settings: AnswererSettings) -> None:
+        self._settings = settings
+        self._model: OmniModel | None = None
+        self._load_s = 0.0
+        self._clips = 0
+        self._shrunk = 0
+
+    def load(self) -> None:
+        """Load the checkpoint, if it is not loaded yet. Raises CheckpointError."""
+        if self._model is not None:
+            return
+        started = time.monotonic()
+        if self._settings.torch_threads is not None:
+            torch.set_num_threads(self._settings.torch_threads)
+        self._model = OmniModel.load(self._settings.model, device=self._settings.device, dtype=self._settings.dtype)
+        self._load_s = time.monotonic() - started
+
+    def answer(self, decoded: DecodedClip, questions: Sequence[Question], instruction: str = "") -> ClipOutcome:
+        """Answer all questions about one clip.
+
+        A failure of the model becomes a ClipFailure of the exception's class (`model_error` for one that is not ours).
+        Raises CheckpointError (from a load that was not done before) and DeviceBroken.
+        """
+        self.load()
+        started = time.monotonic()
+        try:
+            shrunk, answers, note = self._within_memory(decoded, questions, instruction)
+        except DeviceBroken:
+            raise
+        except OmniDropError as error:
+            return ClipFailure(decoded.clip, "answer", error.error_class, str(error))
+        except Exception as error:
+            # One clip's trouble must not reach the next.
+            log.exception("clip %s", decoded.clip.clip_id)
+            return ClipFailure(decoded.clip, "answer", "model_error", f"{type(error).__name__}: {error}"[:1000])
+        self._clips += 1
+        self._shrunk += bool(note)
+        return ClipResult(
+            clip=decoded.clip,
+            answers=answers,
+            fps=shrunk.fps,
+            frames=0 if shrunk.frames is None else len(shrunk.frames),
+            samples=0 if shrunk.audio is None else len(shrunk.audio),
+            decoded_share=decoded.decoded_share,
+            decode_s=decoded.decode_s,
+            answer_s=time.monotonic() - started,
+            notes=(*decoded.notes, *note, *answers.notes),
+        )
+
+    def describe(self) -> AnswererDescription:
+        """What is loaded, and how it has fared so far."""
+        self.load()
+        assert self._model is not None
+        adapter = self._model.adapter
+        return AnswererDescription(
+            model=self._settings.model,
+            family=self._model.family,
+            weights_hash=self._model.weights_hash,
+            device=_device_name(adapter.device),
+            dtype=str(adapter.dtype).removeprefix("torch."),
+            versions=(
+                ("python", platform.python_version()),
+                ("torch", torch.__version__),
+                ("transformers", transformers.__version__),
+            ),
+            load_s=self._load_s,
+            clips=self._clips,
+            shrunk=self._shrunk,
+            peak_rss_bytes=peak_rss_bytes(),
+        )
+
+    def _within_memory(
+        self, decoded: DecodedClip, questions: Sequence[Question], instruction: str
+    ) -> tuple[DecodedClip, ClipAnswers, tuple[str, ...]]:
+        """The answers, the clip as it fitted, and a note where it was shrunk. Raises what the model raises."""
+        assert self._model is not None
+        last: Exception | None = None
+        for budget, note in _budgets(decoded):
+            try:
+                answers = self._model.answer(
+                    budget.frames,
+                    budget.audio,
+                    questions,
+                    fps=budget.fps,
+                    pruning=self._settings.pruning,
+                    system_prompt=self._settings.system_prompt,
+                    instruction=instruction,
+                )
+            except (MemoryError, RuntimeError, ModelOutOfMemory) as error:
+                if not _is_out_of_memory(error):
+                    raise _named(error) from error
+                log.warning("clip %s does not fit into memory: %s", decoded.clip.clip_id, error)
+                # A traceback keeps every frame's tensors alive.
+                last = error.with_traceback(None)
+            else:
+                return budget, answers, note
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        raise ModelOutOfMemory(f"even at the smallest token budget the clip does not fit into memory: {last}")
+
+
+def shrink(decoded: DecodedClip, pixel_share: float, every: int) -> DecodedClip:
+    """The same clip with fewer pixels a frame and every `every`-th frame; sound is left whole."""
+    assert decoded.frames is not None
+    frames = decoded.frames[::every]
+    height, width = frames.shape[1:3]
+    factor = pixel_share**0.5
+    size = tuple(min(side, max(SMALLEST_SIDE, round(side * factor))) for side in (height, width))
+    if size != (height, width):
+        frames = _resized(frames, size)
+    return DecodedClip(
+        clip=decoded.clip,
+        frames=frames,
+        audio=decoded.audio,
+        fps=decoded.fps / every,
+        decoded_share=decoded.decoded_share,
+        decode_s=decoded.decode_s,
+        notes=decoded.notes,
+    )
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _budgets(decoded: DecodedClip) -> Iterator[tuple[DecodedClip, tuple[str, ...]]]:
+    """The clip as it is, then ever smaller, as long as that makes a difference; made one at a time."""
+    yield decoded, ()
+    if decoded.frames is None:
+        return
+    size = decoded.frames.size
+    for pixel_share, every in SHRINK_STEPS[1:]:
+        smaller = shrink(decoded, pixel_share, every)
+        assert smaller.frames is not None
+        if smaller.frames.size < size:
+            size = smaller.frames.size
+            height, width = smaller.frames.shape[1:3]
+            yield (
+                smaller,
+                (
+                    f"memory ran out: answered from {len(smaller.frames)} of {len(decoded.frames)} frames at "
+                    f"{width}x{height} instead of {decoded.frames.shape[2]}x{decoded.frames.shape[1]}",
+                ),
+            )
+
+
+def _resized(frames: npt.NDArray[np.uint8], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """(T, H, W, 3) uint8 to (T, *size, 3), a frame at a time: memory is what is short."""
+    out = np.empty((len(frames), *size, 3), np.uint8)
+    for number, frame in enumerate(frames):
+        pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None]
+        scaled = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+        out[number] = scaled[0].permute(1, 2, 0).numpy()
+    return out
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA says it by class, the CPU allocator of torch only in words."""
+    if isinstance(error, MemoryError | ModelOutOfMemory | torch.OutOfMemoryError):
+        return True
+    return "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
+
+
+def _named(error: Exception) -> Exception:
+    """A CUDA error other than memory stays with the process: every later call would report it again."""
+    if isinstance(error, torch.AcceleratorError):
+        return DeviceBroken(str(error).splitlines()[0])
+    return error
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -1,0 +1,116 @@
+"""A unit's clips, one after the other, as arrays: opened where they lie, or from the node's cache for a bucket's files.
+
+Promises: every clip of a unit comes back, in order, as a `DecodedClip` or as a `ClipFailure` with a stable class; never
+more than one decoded clip is held; a file that is not the one planned (by etag, before and after) gives no answers.
+Knows nothing about Ray, ffmpeg's arguments or who asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from omnidrop.errors import OmniDropError
+from workers.errors import MediaChanged, MediaMissing, MediaTooLarge
+from workers.fetching import CacheSettings, fetched
+from workers.media import decode_clip
+from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
+
+
+@dataclass(frozen=True)
+class Source:
+    """How files that do not lie on this machine are reached."""
+
+    storage_options: tuple[tuple[str, Any], ...] = ()
+    """For `fsspec.filesystem`, by name: `endpoint_url`, `anon`, ... Never credentials: those come from the environment
+    or the standard files of the machine that decodes."""
+    cache: CacheSettings = field(default_factory=CacheSettings)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], cache: CacheSettings | None = None) -> Source:
+        """From a dictionary of options."""
+        return cls(tuple(sorted(options.items())), cache or CacheSettings())
+
+
+def local_etag(path: str) -> str:
+    """The etag of a local file: `{size}-{mtime_ns}`, as listing an archive gives it. Raises MediaMissing."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise MediaMissing(f"cannot open {path!r}: {error.strerror}") from error
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def decode_unit(
+    unit: WorkUnit, settings: DecodeSettings, source: Source | None = None
+) -> Iterator[DecodedClip | ClipFailure]:
+    """Yield one outcome for each of the unit's clips, in order; an object in a bucket is fetched once for all of them.
+
+    Never raises for what is wrong with the media, the store or a clip.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(opened(unit.media, settings, source or Source()))
+        except Exception as error:  # noqa: BLE001 - a generator that raises would take the other clips with it
+            yield from (_failure(clip, "fetch", error) for clip in unit.clips)
+            return
+        for clip in unit.clips:
+            yield _decoded(path, unit.media, unit.info, clip, settings)
+
+
+def decode_one(
+    media: Media, info: MediaInfo, clip: Clip, settings: DecodeSettings, source: Source | None = None
+) -> DecodedClip | ClipFailure:
+    """The same for a single clip: what a decode task runs. Never raises for what is wrong with media or store."""
+    try:
+        with opened(media, settings, source or Source()) as path:
+            return _decoded(path, media, info, clip, settings)
+    except Exception as error:  # noqa: BLE001 - named in quarantine instead
+        return _failure(clip, "fetch", error)
+
+
+def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractContextManager[str]:
+    """The local path of a media item while the block lasts: itself, or its copy in the node's cache.
+
+    Raises MediaTooLarge, MediaMissing, MediaChanged, StorageError or CacheFull.
+    """
+    if media.size_bytes > settings.max_media_bytes:
+        raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")
+    if is_local(media.uri):
+        _check_unchanged(media)
+        return contextlib.nullcontext(media.uri)
+    return fetched(media, dict(source.storage_options), source.cache)
+
+
+def is_local(uri: str) -> bool:
+    """Whether a uri is a path on this machine."""
+    return uri.startswith("/")
+
+
+def _decoded(
+    path: str, media: Media, info: MediaInfo, clip: Clip, settings: DecodeSettings
+) -> DecodedClip | ClipFailure:
+    try:
+        decoded = decode_clip(path, info, clip, settings)
+        if is_local(media.uri):
+            # Half of the old file and half of the new one must not become an answer.
+            _check_unchanged(media)
+    except Exception as error:  # noqa: BLE001 - one bad clip costs that clip
+        return _failure(clip, "decode", error)
+    return decoded
+
+
+def _check_unchanged(media: Media) -> None:
+    found = local_etag(media.uri)
+    if found != media.etag:
+        raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {found}; run again to plan it anew")
+
+
+def _failure(clip: Clip, stage: Stage, error: Exception) -> ClipFailure:
+    if isinstance(error, OmniDropError):
+        return ClipFailure(clip, stage, error.error_class, str(error))
+    return ClipFailure(clip, stage, "internal", f"{type(error).__name__}: {error}"[:1000])

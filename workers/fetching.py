@@ -1,0 +1,182 @@
+"""A bucket's files on this node's disk: fetched once, shared by every process of the node, bounded in bytes.
+
+Promises: a path that is yielded holds the whole object of the etag asked for, and stays while it is used; the cache
+never holds more than its bound; the least recently used goes first, and never one in use; a crash at any point leaves
+nothing that counts as whole. Knows nothing about media.
+
+Every entry has a lock file: exclusive while it is fetched or removed, shared while it is read. What is being fetched
+has its full size from the start (a sparse file), so that concurrent fetches cannot overrun the bound together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from omnidrop.errors import OmniDropError
+from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageError
+from workers.records import Media
+
+READ_BYTES = 8 << 20
+"""One request to the store."""
+
+
+def _default_folder() -> str:
+    return str(Path(tempfile.gettempdir()) / f"omnidrop-media-{os.getuid()}")
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Where a node keeps fetched files, and how many bytes of them."""
+
+    folder: str | None = None
+    """None: a folder of this user's below the system's temporary folder."""
+    max_bytes: int = 20 << 30
+    timeout_s: float = 3600.0
+    """For one object: a store that trickles must not hold a decode task for ever."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.folder or _default_folder())
+
+
+@contextlib.contextmanager
+def fetched(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> Iterator[str]:
+    """The local copy of an object, for as long as the block lasts.
+
+    Raises MediaMissing, MediaChanged (the store has another etag by now), StorageError (may pass: worth a retry) and
+    CacheFull (the object does not fit beside what is in use).
+    """
+    if media.size_bytes > cache.max_bytes:
+        raise CacheFull(
+            f"{media.key}: {media.size_bytes} bytes; the cache may hold {cache.max_bytes}; raise that bound"
+        )
+    cache.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    entry = cache.path / hashlib.blake2b(f"{media.uri}\0{media.etag}".encode(), digest_size=16).hexdigest()
+    while True:
+        with _locked(entry, exclusive=False):
+            if entry.exists():
+                os.utime(entry)  # the least recently used goes first
+                yield str(entry)
+                return
+        with _locked(entry, exclusive=True):
+            if not entry.exists():
+                _fetch(media, storage_options, entry, cache)
+
+
+def _fetch(media: Media, storage_options: dict[str, Any], entry: Path, cache: CacheSettings) -> None:
+    """Under the entry's exclusive lock: bring the object and rename it into place when it is whole."""
+    part = entry.with_suffix(".part")
+    try:
+        _reserve(part, media.size_bytes, cache)
+        protocol = media.uri.partition("://")[0]
+        filesystem = fsspec.filesystem(protocol, **storage_options)
+        # s3fs pins the etag it found on opening (If-Match), so every range comes from one version of the object.
+        with filesystem.open(media.uri, "rb", block_size=READ_BYTES, cache_type="readahead") as remote:
+            _check_etag(media, filesystem, remote)
+            _copy(remote, part, media, time.monotonic() + cache.timeout_s)
+        os.rename(part, entry)
+    except OmniDropError:
+        raise
+    except FileNotFoundError as error:
+        raise MediaMissing(f"{media.key}: no longer in the store") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CacheFull(
+                f"{media.key}: no space left on {cache.path}; free some, or lower the cache's bound"
+            ) from error
+        raise _storage_error(media, error) from error
+    except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
+        raise _storage_error(media, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _storage_error(media: Media, error: Exception) -> OmniDropError:
+    if type(error).__name__ == "FileExpired":
+        return MediaChanged(f"{media.key}: replaced in the store while it was fetched")
+    return StorageError(f"{media.key}: {type(error).__name__}: {error}"[:1000])
+
+
+def _check_etag(media: Media, filesystem: Any, remote: Any) -> None:
+    details = getattr(remote, "details", None) or filesystem.info(media.uri)
+    found = str(details.get("ETag", media.etag)).strip('"')
+    if found != media.etag:
+        raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {found}; run again to plan it anew")
+
+
+def _copy(remote: Any, part: Path, media: Media, deadline: float) -> None:
+    copied = 0
+    with part.open("r+b") as file:
+        while block := remote.read(READ_BYTES):
+            copied += len(block)
+            if copied > media.size_bytes:
+                break
+            file.write(block)
+            if time.monotonic() > deadline:
+                raise StorageError(f"{media.key}: the store is too slow: {copied} of {media.size_bytes} bytes in time")
+    if copied != media.size_bytes:
+        raise StorageError(f"{media.key}: {copied} bytes came instead of {media.size_bytes}")
+
+
+def _reserve(part: Path, size: int, cache: CacheSettings) -> None:
+    """Make room and take it, under the cache's own lock. Raises CacheFull."""
+    with _locked(cache.path / "room", exclusive=True):
+        found = {p: p.stat() for p in cache.path.iterdir() if p.suffix in ("", ".part") and p != part}
+        held = sum(status.st_size for status in found.values())
+        for path in sorted(found, key=lambda p: found[p].st_mtime_ns):
+            if held + size <= cache.max_bytes:
+                break
+            if _remove(path):
+                held -= found[path].st_size
+        if held + size > cache.max_bytes:
+            raise CacheFull(f"{held} bytes of the cache are in use, {size} more do not fit into {cache.max_bytes}")
+        with part.open("wb") as file:
+            file.truncate(size)
+
+
+def _remove(path: Path) -> bool:
+    """Remove an entry (or what a crash left of one) unless somebody uses it."""
+    try:
+        with _locked(path.with_suffix(""), exclusive=True, wait=False) as lock:
+            path.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+            return True
+    except BlockingIOError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(entry: Path, *, exclusive: bool, wait: bool = True) -> Iterator[Path]:
+    """Hold the entry's lock file. Raises BlockingIOError with `wait=False`. The kernel frees it if we die."""
+    path = entry.with_suffix(".lock")
+    kind = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, kind)
+            if _is_at(fd, path):
+                yield path
+                return
+        finally:
+            os.close(fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whoever removed the entry removed its lock file too: then ours is the lock of nothing."""
+    try:
+        return os.fstat(fd).st_ino == os.stat(path).st_ino
+    except FileNotFoundError:
+        return False
