@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--vision-steps", type=int, default=4000)
+    parser.add_argument("--vision-steps", type=int, default=2400)
     parser.add_argument("--audio-steps", type=int, default=300)
     given = parser.parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)

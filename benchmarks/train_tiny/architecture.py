@@ -1,4 +1,4 @@
-"""The shape of the embedded checkpoint, its deterministic start, and its files in the layout published checkpoints have.
+"""The shape of the embedded checkpoint, its deterministic start, and its files in the published layout.
 
 Promises: `save` writes a directory that loads like Qwen2.5-Omni 3B or 7B (weights named `thinker.*`, no talker), and
 `fresh` gives the same weights for the same seed on every machine. Knows nothing about worlds, data or training.
@@ -68,7 +68,7 @@ def thinker_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5OmniThinkerConfig:
         text_config={
             "vocab_size": math.ceil(len(tokenizer) / 64) * 64,
             "hidden_size": WIDTH,
-            "intermediate_size": 384,
+            "intermediate_size": 256,
             "num_hidden_layers": LAYERS,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
@@ -100,10 +100,10 @@ def thinker_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5OmniThinkerConfig:
 def fresh(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Qwen2_5OmniThinkerForConditionalGeneration:
     """The untrained model in float32.
 
-    Linear maps start at 1 / sqrt(fan-in), word embeddings at unit scale. Three starts shorten the long plateau before
-    attention finds anything: each decoder query map begins close to its key map (mimetic initialisation), output maps
-    begin close to the transposed value maps so that attending copies, and the head begins as the embeddings, all forms
-    of one word (case, leading space) side by side.
+    Linear maps start at 1 / sqrt(fan-in), word embeddings at unit scale. Four starts shorten the long plateau before
+    attention finds anything: each decoder query map begins close to its key map (mimetic initialisation), one head of
+    the early layers looks at its own moment, output maps begin close to the transposed value maps so that attending
+    copies, and the head begins as the embeddings, all forms of one word (case, leading space) side by side.
     """
     torch.manual_seed(seed)
     model = Qwen2_5OmniThinkerForConditionalGeneration(thinker_config(tokenizer)).float()
@@ -125,17 +125,32 @@ def fresh(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Qwen2_5OmniThinkerForCond
             embedding[same] = noise(1, WIDTH) + 0.3 * noise(len(same), WIDTH)
         model.lm_head.weight.copy_(embedding / math.sqrt(WIDTH))
         for number, layer in enumerate(model.model.language_model.layers):
-            attention = layer.self_attn
-            groups, kv_heads, size = attention.num_key_value_groups, attention.num_key_value_heads, attention.head_dim
-            share, rest = (0.7, 0.7) if number < LAYERS // 3 else (1.0, 0.3)
-            keys = attention.k_proj.weight.view(kv_heads, 1, size, WIDTH)
-            start = share * keys.expand(-1, groups, -1, -1).reshape(-1, WIDTH)
-            attention.q_proj.weight.copy_(start + rest * attention.q_proj.weight)
-            values = attention.v_proj.weight.view(kv_heads, 1, size, WIDTH)
-            copying = values.expand(-1, groups, -1, -1).reshape(-1, WIDTH).T
-            attention.o_proj.weight.copy_(0.3 * copying + 0.5 * attention.o_proj.weight)
+            _start_attention(layer.self_attn, number)
             layer.mlp.down_proj.weight.mul_(0.5)
     return model
+
+
+def _start_attention(attention: nn.Module, number: int) -> None:
+    """Mimetic start of one decoder layer, in place; weights hold noise of 1 / sqrt(fan-in) before."""
+    groups, kv_heads, size = attention.num_key_value_groups, attention.num_key_value_heads, attention.head_dim
+    pairs = torch.arange(size) % (size // 2)
+    # Meaning is matched where rotation is slow, so that a word finds its like at any distance; the fast pairs are left
+    # to position.
+    emphasis = torch.where(pairs >= 10, 1.3, 0.4)[:, None]
+    keys = attention.k_proj.weight.view(kv_heads, size, WIDTH)
+    keys.mul_(emphasis)
+    share, rest = (0.7, 0.7) if number < LAYERS // 3 else (1.0, 0.3)
+    queries = attention.q_proj.weight.view(kv_heads, groups, size, WIDTH)
+    queries.mul_(rest * emphasis).add_(share * keys[:, None])
+    if number < LAYERS // 2:
+        # One head looks at its own moment: equal biases on temporal pairs whose wavelengths are 20 to 130 positions.
+        near = (pairs >= 3) & (pairs <= 7)
+        attention.k_proj.bias.view(kv_heads, size)[0, near] = 2.8
+        attention.q_proj.bias.view(kv_heads, groups, size)[0, 0, near] = 2.8
+        queries[0, 0].mul_(0.2)
+    values = attention.v_proj.weight.view(kv_heads, 1, size, WIDTH)
+    copying = values.expand(-1, groups, -1, -1).reshape(-1, WIDTH).T
+    attention.o_proj.weight.mul_(0.5).add_(0.3 * copying)
 
 
 def preprocessor() -> dict[str, object]:
@@ -187,6 +202,14 @@ def save(model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2Toke
         do_sample=False,
     ).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor(), indent=2, sort_keys=True) + "\n")
+    bounds = {"shortest_edge": MIN_FRAME_PIXELS, "longest_edge": FRAME_PIXELS}
+    processor = {
+        "processor_class": "Qwen2_5OmniProcessor",
+        "videos_kwargs": {"size": bounds},
+        "seconds_per_chunk": float(CHUNK_S),
+        "position_id_per_seconds": POSITIONS_PER_S,
+    }
+    (folder / "processor_config.json").write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n")
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}, indent=2) + "\n")
     for file in folder.iterdir():

@@ -26,7 +26,7 @@ MEDIA_TOKENS = {
 PHRASES = ("low tone", "high tone", "rising sweep", "falling sweep")
 """Names of two words that are one token, so that no answer option is longer than another."""
 
-WORDS = """
+WORD_LIST = """
 circle square triangle cross red green blue yellow purple white tone sweep low high rising falling noise clicks silence
 none yes no left right top bottom centre center middle background
 what which who where when how many is are was were a an the of in on at to and or with without while during after
@@ -39,13 +39,14 @@ helpful assistant system user helpful are Qwen human virtual developed by Team A
 visual inputs as well generating text speech respond directly choose from given below correct choice list describe order
 timeline name names two three four five six zero seven eight nine ten true false unknown not sure immediately directly
 if else so for can be has have had will would all each every both either neither between into over under near
-""".split()
+"""
+"""Every word of the tasks and what people put round them, separated by white space."""
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
     """The tokenizer, made from the word list alone: the same on every machine."""
     forms: set[str] = set()
-    for word in WORDS:
+    for word in WORD_LIST.split():
         for form in (word, word.capitalize()):
             forms |= {form, " " + form}
     forms |= {" Qwen", "Qwen", "\n", "\n\n", "?\n", ".\n"}

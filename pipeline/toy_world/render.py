@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from pipeline.toy_world.truth import Event
 SAMPLE_RATE = 16_000
 Frame = npt.NDArray[np.uint8]
 Wave = npt.NDArray[np.float32]
+Plane = npt.NDArray[np.floating[Any]]
 
 HUES = {
     # Lowest and highest value of each channel: from what people call pure red to what they still call red.
@@ -34,7 +36,7 @@ ANCHORS = {"left": (0.18, 0.5), "right": (0.82, 0.5), "top": (0.5, 0.18), "botto
 
 @dataclass(frozen=True)
 class Sprite:
-    """How one event's shape looks and moves; positions are shares of the free way, so that it never leaves the frame."""
+    """How one event's shape looks and moves; positions are shares of the free way: it never leaves the frame."""
 
     event: Event
     colour: tuple[float, float, float]
@@ -69,19 +71,23 @@ def sprites_of(events: Sequence[Event], rng: np.random.Generator) -> tuple[Sprit
     return tuple(sprites)
 
 
-def distance(shape: str, x: Wave, y: Wave, proportion: float) -> Wave:
+def distance(shape: str, x: Plane, y: Plane, proportion: float) -> Plane:
     """Signed distance to the outline of a shape of half-size 1, in half-sizes (negative inside, y downwards)."""
     if shape == "circle":
-        return np.hypot(x, y) - 1
+        round_: Plane = np.hypot(x, y) - 1
+        return round_
     if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - 0.92
+        box: Plane = np.maximum(np.abs(x), np.abs(y)) - 0.92
+        return box
     if shape == "triangle":
         half_base, base = 0.85 + 0.15 * proportion, 0.85
         side = np.abs(x) * (1 + base) - (y + 1) * half_base
-        return np.maximum(y - base, side / np.hypot(1 + base, half_base))
+        sides: Plane = np.maximum(y - base, side / np.hypot(1 + base, half_base))
+        return sides
     arm = 0.24 + 0.16 * proportion
     ax, ay = np.abs(x), np.abs(y)
-    return np.minimum(np.maximum(ax - arm, ay - 1), np.maximum(ax - 1, ay - arm))
+    arms: Plane = np.minimum(np.maximum(ax - arm, ay - 1), np.maximum(ax - 1, ay - arm))
+    return arms
 
 
 def place(sprite: Sprite, time_s: float, height: int, width: int) -> tuple[float, float, float]:
@@ -101,13 +107,14 @@ def _reach(sprite: Sprite, radius: float) -> float:
     return radius * (1.0 + 0.45 * min(1.0, 4 * abs(sprite.turn))) + 1
 
 
-def cover(sprite: Sprite, time_s: float, x: Wave, y: Wave, height: int, width: int) -> Wave:
+def cover(sprite: Sprite, time_s: float, x: Plane, y: Plane, height: int, width: int) -> Wave:
     """How much of the pixels centred at `x` (1, n) and `y` (m, 1) the sprite covers: (m, n) float32 in 0..1."""
     centre_x, centre_y, radius = place(sprite, time_s, height, width)
     right, below = (x - centre_x) / radius, (y - centre_y) / radius
     cos, sin = np.cos(sprite.turn), np.sin(sprite.turn)
     apart = distance(sprite.event.shape or "", right * cos + below * sin, below * cos - right * sin, sprite.proportion)
-    return np.clip(0.5 - apart * radius, 0, 1).astype(np.float32)
+    covered: Wave = np.clip(0.5 - apart * radius, 0, 1).astype(np.float32)
+    return covered
 
 
 def _paint(canvas: npt.NDArray[np.float32], sprite: Sprite, time_s: float) -> None:
@@ -158,7 +165,8 @@ class Painter:
         for sprite in self.sprites:
             if sprite.event.start <= time_s < sprite.event.end:
                 _paint(canvas, sprite, time_s)
-        return np.rint(np.clip(canvas, 0, 255)).astype(np.uint8)
+        painted: Frame = np.rint(np.clip(canvas, 0, 255)).astype(np.uint8)
+        return painted
 
     def frames(self, times_s: Sequence[float], height: int, width: int) -> Iterator[Frame]:
         """The frames at `times_s`, one by one."""

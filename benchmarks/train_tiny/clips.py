@@ -1,0 +1,388 @@
+"""Clips for the decoder's training: events, features of every token, questions, and all of it packed into one prompt.
+
+Promises: a packed row is what `omnidrop` runs for a question set: one prefix, questions blind to each other, each
+question's positions starting right after the prefix; the timeline is one more suffix. Features come from a source that
+can be swapped (ideal sums of word embeddings, or the trained encoders). Knows nothing about optimisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import Qwen2Tokenizer
+
+from benchmarks.train_tiny.architecture import CHUNK_S, POSITIONS_PER_S
+from benchmarks.train_tiny.encoders import CELL, frame_size, hear, mels_of
+from benchmarks.train_tiny.perception import Words, view
+from benchmarks.train_tiny.samples import (
+    ASPECT_SHARES,
+    ASPECTS,
+    IGNORED,
+    NOTHING_COLOUR,
+    NOTHING_SHAPE,
+    NOTHING_SOUND,
+    cell_cover,
+    label_tokens,
+    resize,
+    roughen,
+)
+from pipeline.toy_world.questions import NONE, AskedQuestion, questions_of, timeline_of
+from pipeline.toy_world.render import Painter, sprites_of, wave_of
+from pipeline.toy_world.truth import COLOURS, SHAPES, SOUNDS, Event
+from pipeline.toy_world.world import events_of
+
+TOKENS_A_CHUNK = CHUNK_S * POSITIONS_PER_S
+END_WEIGHT, TIMELINE_WEIGHT = 0.1, 0.5
+"""Share of the loss: the end of a turn is no news, and a timeline has many easy tokens."""
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One clip's features, where they stand in time, and what is true of it."""
+
+    events: tuple[Event, ...]
+    video: Tensor
+    """(patches, rows * columns, width)."""
+    rows: int
+    columns: int
+    seconds_per_patch: float
+    audio: Tensor
+    """(tokens, width)."""
+    there: npt.NDArray[np.bool_] | None = None
+    """(patches, rows * columns): cells that show a shape, where the source knows."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a training clip is cut: the curriculum turns these. Small grids and fewer patches make cheap clips."""
+
+    count: int
+    length_s: float
+    rows: int
+    columns: int
+    seconds_per_patch: float
+
+
+class Source(Protocol):
+    """Where features come from."""
+
+    def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
+        """Features of `events`."""
+        ...
+
+
+class IdealSource:
+    """Features as a perfect encoder would give: sums of word embeddings over the cells a shape covers, plus noise."""
+
+    def __init__(self, words: Words, noise: float = 0.25) -> None:
+        self.words, self.noise = words, noise
+
+    def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
+        """Features of `events`."""
+        patches = max(1, round(shape.length_s / shape.seconds_per_patch))
+        cells = shape.rows * shape.columns
+        height, width = shape.rows * CELL, shape.columns * CELL
+        shares = np.zeros((patches, cells), np.float32)
+        names = np.full((patches, 2), -1, np.int64)
+        for sprite in sprites_of(events, rng):
+            event = sprite.event
+            for patch in range(patches):
+                time_s = (patch + float(rng.uniform(0.1, 0.6))) * shape.seconds_per_patch
+                if event.start <= time_s < event.end:
+                    found = cell_cover(sprite, time_s, height, width, shape.rows, shape.columns).ravel()
+                    shares[patch] = np.clip(found * 4, 0, 1)
+                    names[patch] = SHAPES.index(event.shape or ""), COLOURS.index(event.colour or "")
+        nothing = self.words.shapes[-1]
+        there = torch.from_numpy(shares)[..., None]
+        seen = self.words.shapes[names[:, 0]] + self.words.colours[names[:, 1]]
+        video = there * seen[:, None] + (1 - there) * nothing
+        labels = np.full(round(shape.length_s * POSITIONS_PER_S), NOTHING_SOUND, np.int64)
+        for event in events:
+            label_tokens(labels, event)
+        labels[labels == IGNORED] = NOTHING_SOUND
+        audio = self.words.sounds[labels]
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
+        video = video + self.noise * torch.randn(video.shape, generator=generator)
+        audio = audio + self.noise * torch.randn(audio.shape, generator=generator)
+        return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio, shares > 0)
+
+
+class EncodedSource:
+    """Features from the trained encoders: the clip is painted and synthesised whole, roughened and encoded."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+        self.model, self.device = model, device
+
+    @torch.no_grad()
+    def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
+        """Features of `events`; the picture's grid follows `shape` (its rows and columns times 28 pixels)."""
+        patches = max(1, round(shape.length_s / shape.seconds_per_patch))
+        painter = Painter("v1", events, rng)
+        height, width = shape.rows * CELL, shape.columns * CELL
+        between = shape.seconds_per_patch / 2
+        times = [number * between for number in range(patches * 2)]
+        frames = np.stack([painter.frame(time_s, height, width) for time_s in times])
+        pairs = roughen(torch.from_numpy(frames).view(patches, 2, height, width, 3), rng)
+        video = view(self.model, resize(pairs, height, width).to(self.device)).cpu()
+        # Encoders see whole chunks; a clip that ends within one is cut afterwards.
+        whole = -int(-shape.length_s // CHUNK_S) * CHUNK_S
+        wave = wave_of(events, shape.length_s, rng)
+        padded = np.zeros(whole * 16_000, np.float32)
+        padded[: len(wave)] = wave
+        heard = hear(self.model.model.audio_tower, mels_of(torch.from_numpy(padded)[None].to(self.device)))[0].cpu()
+        audio = heard[: round(shape.length_s * POSITIONS_PER_S)]
+        return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One packed prompt before padding."""
+
+    ids: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    """(3, N)."""
+    group: npt.NDArray[np.int64]
+    """0 for the prefix, 1.. for the suffixes."""
+    media: npt.NDArray[np.int64]
+    """0 text, 1 video, 2 audio."""
+    targets: npt.NDArray[np.int64]
+    """The token each position must say next, IGNORED elsewhere."""
+    names: npt.NDArray[np.int64]
+    """(3, N): shape, colour and sound at a token's time for the middle layer's loss, IGNORED for text."""
+    weights: npt.NDArray[np.float32]
+    """How much each target counts."""
+    video_rows: npt.NDArray[np.int64]
+    """Rows of the clip's flattened video features, in the order of the row's video tokens."""
+    audio_rows: npt.NDArray[np.int64]
+    asked: tuple[tuple[int, AskedQuestion], ...]
+    """Position where each answer is read, and the question."""
+    clip: Clip
+
+
+class Packer:
+    """Makes rows from clips with one tokenizer."""
+
+    def __init__(self, tokenizer: Qwen2Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.video, self.audio = (tokenizer.convert_tokens_to_ids(name) for name in ("<|VIDEO|>", "<|AUDIO|>"))
+        self.cache: dict[str, list[int]] = {}
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids, remembered."""
+        if text not in self.cache:
+            self.cache[text] = self.tokenizer.encode(text, add_special_tokens=False)
+        return self.cache[text]
+
+    def row(
+        self,
+        clip: Clip,
+        asked: Sequence[AskedQuestion],
+        timeline: str | None,
+        system: bool = True,
+        thin: np.random.Generator | None = None,
+    ) -> Row:
+        """Pack one clip with its questions and, if given, the timeline text that must be said of it.
+
+        `thin` leaves out most of the background cells and audio tokens at random (survivors keep their positions):
+        three to four times cheaper rows for the early stages, as with patch dropout in image-text training.
+        """
+        head = self.ids((SYSTEM if system else "") + "<|im_start|>user\n")
+        opening, closing = self.ids("<|vision_bos|><|audio_bos|>"), self.ids("<|audio_eos|><|vision_eos|>")
+        media, places, names, sources = self._media(clip, thin)
+        begin = len(head)
+        start = begin + 1
+        reach = self._reach(clip) + start
+        first = reach + 2
+        ids = [*head, *opening, *np.where(media == 1, self.video, self.audio).tolist(), *closing]
+        flat = [*range(begin), begin, begin]
+        after = [reach + 1, reach + 1]
+        positions = np.concatenate(
+            [np.tile(flat, (3, 1)), places + start, np.tile(after, (3, 1))], axis=1, dtype=np.int64
+        )
+        group = [0] * len(ids)
+        targets, weights = [IGNORED] * len(ids), [0.0] * len(ids)
+        suffixes, read = [], []
+        turn = "<|im_end|>\n<|im_start|>assistant\n"
+        for one in asked:
+            question = self.ids(one.question.text + turn)
+            answer = self.ids(one.right)
+            read.append((len(ids) + len(question) - 1, one))
+            suffixes.append(question + answer)
+            self._extend(ids, targets, question, answer + self.ids("<|im_end|>"))
+            weights += [0.0] * (len(question) - 1) + [1.0] * len(answer) + [END_WEIGHT]
+            group += [len(suffixes)] * (len(question) + len(answer))
+        if timeline is not None:
+            question, answer = self.ids("List all events in order." + turn), self.ids(timeline)
+            suffixes.append(question + answer)
+            self._extend(ids, targets, question, answer + self.ids("<|im_end|>"))
+            weights += [0.0] * (len(question) - 1) + [TIMELINE_WEIGHT] * (len(answer) + 1)
+            group += [len(suffixes)] * (len(question) + len(answer))
+        behind = [np.tile(np.arange(len(suffix)) + first, (3, 1)) for suffix in suffixes]
+        pad = len(ids) - len(head) - len(opening) - media.size
+        return Row(
+            ids=np.asarray(ids, np.int64),
+            positions=np.concatenate([positions, *behind], axis=1),
+            group=np.asarray(group, np.int64),
+            media=np.concatenate([np.zeros(len(head) + 2, np.int64), media, np.zeros(pad, np.int64)]),
+            targets=np.asarray(targets, np.int64),
+            weights=np.asarray(weights, np.float32),
+            video_rows=sources[media == 1],
+            audio_rows=sources[media == 2],
+            names=np.concatenate(
+                [np.full((3, len(head) + 2), IGNORED), names, np.full((3, pad), IGNORED)], axis=1, dtype=np.int64
+            ),
+            asked=tuple(read),
+            clip=clip,
+        )
+
+    @staticmethod
+    def _extend(ids: list[int], targets: list[int], question: list[int], answer: list[int]) -> None:
+        """Append a suffix whose last token (the end of the turn) is only a target."""
+        ids += question + answer[:-1]
+        targets += [IGNORED] * (len(question) - 1) + answer
+
+    @staticmethod
+    def _reach(clip: Clip) -> int:
+        """The last position of the clip, counted from its first, whether or not a token stands there."""
+        seen = int((len(clip.video) - 1) * clip.seconds_per_patch * POSITIONS_PER_S)
+        return max(seen, clip.rows - 1, clip.columns - 1, len(clip.audio) - 1)
+
+    @staticmethod
+    def _media(clip: Clip, thin: np.random.Generator | None) -> tuple[npt.NDArray[np.int64], ...]:
+        """Kind, places (3, n) from the clip's start, names (3, n) and feature rows of the tokens, chunk by chunk."""
+        patches, cells = clip.video.shape[:2]
+        step = clip.seconds_per_patch * POSITIONS_PER_S
+        seen_at = (np.arange(patches) * step).astype(np.int64).repeat(cells)
+        row, column = np.divmod(np.tile(np.arange(cells), patches), clip.columns)
+        heard_at = np.arange(len(clip.audio))
+        places = np.concatenate([np.stack([seen_at, row, column]), np.tile(heard_at, (3, 1))], axis=1)
+        kind = np.r_[np.full(len(seen_at), 1), np.full(len(heard_at), 2)]
+        rows = np.r_[np.arange(len(seen_at)), heard_at]
+        # A picture's name is taken in the middle of its patch.
+        times = np.r_[(seen_at + step / 2) / POSITIONS_PER_S, (heard_at + 0.5) / POSITIONS_PER_S]
+        names = np.empty((3, len(kind)), np.int64)
+        names[0], names[1], names[2] = NOTHING_SHAPE, NOTHING_COLOUR, NOTHING_SOUND
+        for event in clip.events:
+            inside = (times >= event.start) & (times < event.end)
+            if event.shape and event.colour:
+                names[0, inside], names[1, inside] = SHAPES.index(event.shape), COLOURS.index(event.colour)
+            if event.sound:
+                names[2, inside] = SOUNDS.index(event.sound)
+        # Video stands before the sound of its own chunk and cannot know it yet.
+        names[2, kind == 1] = IGNORED
+        order = np.lexsort((np.arange(len(kind)), kind, places[0] // TOKENS_A_CHUNK))
+        if thin is not None:
+            chance = np.where(kind == 2, 0.3, 0.15)
+            if clip.there is not None:
+                chance[: len(seen_at)][clip.there.ravel()] = 0.9
+            order = order[(thin.random(len(kind)) < chance)[order]]
+        return kind[order], places[:, order], names[:, order], rows[order]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Padded rows as tensors; fields as in `Row` with a leading batch axis, and features flattened over the batch."""
+
+    ids: Tensor
+    positions: Tensor
+    """(3, B, N)."""
+    mask: Tensor
+    """(B, 1, N, N) bool: True where row i may look at column j."""
+    media: Tensor
+    video: Tensor
+    audio: Tensor
+    targets: Tensor
+    weights: Tensor
+    names: Tensor
+    """(3, B, N)."""
+    rows: tuple[Row, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`."""
+        fields = ("ids", "positions", "mask", "media", "video", "audio", "targets", "weights", "names")
+        return Batch(*(getattr(self, field).to(device, non_blocking=True) for field in fields), self.rows)
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Pad rows at their end."""
+    longest = max(len(row.ids) for row in rows)
+
+    def padded(field: str, fill: int) -> Tensor:
+        parts = [torch.from_numpy(getattr(row, field)) for row in rows]
+        wide = [torch.nn.functional.pad(part, (0, longest - part.shape[-1]), value=fill) for part in parts]
+        return torch.stack(wide, dim=-2)
+
+    group = padded("group", -1)
+    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+    same = group[:, :, None] == group[:, None, :]
+    mask = causal & (same | (group[:, None, :] == 0))
+    return Batch(
+        ids=padded("ids", 0),
+        positions=padded("positions", 0),
+        mask=mask[:, None],
+        media=padded("media", 0),
+        video=torch.cat([row.clip.video.flatten(0, 1)[row.video_rows] for row in rows]),
+        audio=torch.cat([row.clip.audio[row.audio_rows] for row in rows]),
+        targets=padded("targets", IGNORED),
+        weights=padded("weights", 0),
+        names=padded("names", IGNORED),
+        rows=tuple(rows),
+    )
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What clips look like at one stage of the training."""
+
+    most_events: int
+    longest_s: float
+    full_share: float
+    """Share of clips at 1 s a temporal patch and the processor's own grids; the rest are cheap ones."""
+    thin_share: float
+    """Share of rows with most background left out."""
+    questions: int = 16
+
+
+def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
+    """Number of events, length and grid of one training clip."""
+    count = int(rng.integers(1, stage.most_events + 1))
+    least = count * 2.3
+    length = float(np.clip(round(count * rng.uniform(2.3, 4.5) + rng.uniform(0, 2)), max(4, least), stage.longest_s))
+    if rng.random() < stage.full_share:
+        across, down = ASPECTS[int(rng.choice(len(ASPECTS), p=ASPECT_SHARES))]
+        height, width = frame_size(down * 120, across * 120)
+        return Shape(count, length, height // CELL, width // CELL, 1.0)
+    # Whole chunks, one temporal patch each, 4 x 4 cells: a small square video at one frame a second.
+    length = float(-int(-length // CHUNK_S) * CHUNK_S)
+    return Shape(count, length, 4, 4, 2.0)
+
+
+def draw_row(packer: Packer, source: Source, rng: np.random.Generator, stage: Curriculum) -> Row:
+    """One training row."""
+    shape = draw_shape(rng, stage)
+    _, events = events_of("v1", int(rng.integers(1 << 40)), length_s=shape.length_s, count=shape.count)
+    clip = source.clip(events, shape, rng)
+    asked = questions_of(events, seed=int(rng.integers(1 << 30)), most=stage.questions)
+    thin = rng if rng.random() < stage.thin_share else None
+    return packer.row(clip, asked, timeline_of(events), bool(rng.random() < 0.9), thin)
+
+
+__all__ = [
+    "NONE",
+    "Batch",
+    "Clip",
+    "Curriculum",
+    "EncodedSource",
+    "IdealSource",
+    "Packer",
+    "Row",
+    "collate",
+    "draw_row",
+]

@@ -1,0 +1,280 @@
+"""The toy worlds: deterministic clips whose truth is what pixels and samples show, and questions with one answer."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omnidrop.errors import UserError
+from omnidrop.questions import Boolean, Choice, Number
+from pipeline.questions import load_question_set
+from pipeline.toy_world import (
+    COLOURS,
+    SHAPES,
+    SOUNDS,
+    Event,
+    Format,
+    Truth,
+    events_of,
+    format_of,
+    questions_of,
+    read_truth,
+    render_clip,
+    write_truth,
+)
+from pipeline.toy_world.questions import timeline_of
+from pipeline.toy_world.render import SAMPLE_RATE, Painter, distance, sound, wave_of
+from pipeline.toy_world.truth import TruthError
+from pipeline.toy_world.world import generator_of
+from workers.media import decode_clip
+from workers.probing import probe
+from workers.records import Clip, DecodeSettings
+
+SMALL = Format("mp4", "libx264", "aac", 160, 112, 10)
+
+
+@given(seed=st.integers(0, 1 << 40))
+@settings(max_examples=50, deadline=None)
+def test_v1_events_follow_one_another_and_last_two_seconds(seed):
+    length_s, events = events_of("v1", seed)
+    assert 8 <= length_s <= 32
+    assert 1 <= len(events) <= 6
+    assert events_of("v1", seed) == (length_s, events)
+    ends = [0.0, *(event.end for event in events)]
+    for event, before in zip(events, ends, strict=False):
+        assert event.start >= before - 2e-3
+        assert event.end - event.start >= 2 - 2e-3
+        assert event.end <= length_s + 2e-3
+
+
+@given(seed=st.integers(0, 1 << 40))
+@settings(max_examples=30, deadline=None)
+def test_v2_shows_three_to_five_shapes_at_once_in_places_of_their_own(seed):
+    length_s, events = events_of("v2", seed)
+    for time_s in np.arange(0.6, length_s - 1.1, 0.37):
+        shown = [e for e in events if e.shape and e.start <= time_s < e.end]
+        assert 3 <= len(shown) <= 5
+        assert len({e.place for e in shown}) == len(shown)
+        assert sum(e.sound is not None and e.start <= time_s < e.end for e in events) <= 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("colour", COLOURS)
+def test_pixels_show_the_shape_in_its_colour_inside_the_frame(shape, colour):
+    event = Event(0, 4, shape, colour, None)
+    for seed in range(4):
+        painter = Painter("v1", [event], generator_of("v1", seed, "picture"))
+        frame = painter.frame(1.5, 120, 160).astype(int)
+        lit = (frame > 75).any(-1)
+        assert not np.concatenate([lit[0], lit[-1], lit[:, 0], lit[:, -1]]).any()
+        rows, columns = np.nonzero(lit)
+        # Half-size is 13 to 24 % of the shorter side, corners of turned shapes stand out.
+        assert 0.2 * 120 < max(np.ptp(rows), np.ptp(columns)) < 0.48 * 120 * 1.5
+        middle = np.median(frame[lit], axis=0)
+        red, green, blue = middle
+        meant = {
+            "red": red > 150 and green < 80 and blue < 80,
+            "green": green > 100 and red < 90 and blue < 90,
+            "blue": blue > 150 and red < 90 and green < 120,
+            "yellow": red > 170 and green > 170 and blue < 90,
+            "purple": red > 80 and blue > 90 and green < 90,
+            "white": min(red, green, blue) > 200,
+        }
+        assert meant[colour]
+        assert frame[~lit].max() <= 75
+        outside = painter.frame(4.5, 120, 160)
+        assert outside.max() < 60
+
+
+def test_every_shape_fills_its_own_share_of_its_box():
+    x = np.linspace(-1, 1, 201, dtype=np.float32)[None, :]
+    y = np.linspace(-1, 1, 201, dtype=np.float32)[:, None]
+    filled = {shape: float((distance(shape, x, y, 0.5) < 0).mean()) for shape in SHAPES}
+    assert filled["circle"] == pytest.approx(np.pi / 4, abs=0.02)
+    assert filled["square"] == pytest.approx(0.92**2, abs=0.02)
+    assert 0.35 < filled["triangle"] < 0.5
+    assert 0.45 < filled["cross"] < 0.6
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_spectrum_is_that_of_the_sound(name):
+    for seed in range(4):
+        wave = sound(name, 2 * SAMPLE_RATE, np.random.default_rng(seed))
+        frames = wave[: len(wave) // 800 * 800].reshape(-1, 800)
+        spectrum = np.abs(np.fft.rfft(frames * np.hanning(800), axis=1)) ** 2
+        hertz = np.fft.rfftfreq(800, 1 / SAMPLE_RATE)
+        peaks = hertz[spectrum.argmax(1)]
+        loud = spectrum.sum(1) > 0.05 * spectrum.sum(1).max()
+        if name == "low tone":
+            assert (np.abs(peaks[loud] - 220) <= 60).all()
+        elif name == "high tone":
+            assert ((peaks[loud] > 1700) & (peaks[loud] < 2700)).all()
+        elif name in ("rising sweep", "falling sweep"):
+            steps = np.sign(np.diff(peaks[2:-2]))
+            up, down = (steps > 0).sum(), (steps < 0).sum()
+            assert (up > 3 * down) if name == "rising sweep" else (down > 3 * up)
+        elif name == "noise":
+            assert (spectrum[loud].mean(0) > 0).all()
+            assert np.std(peaks) > 300
+        else:
+            energy = np.convolve(wave**2, np.ones(160), "same")
+            starts = np.nonzero((energy[1:] > 0.5) & (energy[:-1] <= 0.5))[0]
+            clicks = 1 + (np.diff(starts) > 800).sum()
+            assert 13 <= clicks <= 19
+
+
+def test_sound_stays_within_its_event():
+    event = Event(1.0, 3.0, None, None, "noise")
+    for seed in range(6):
+        wave = wave_of([event], 4.0, np.random.default_rng(seed))
+        assert len(wave) == 4 * SAMPLE_RATE
+        inside, before, after = wave[16_400:47_600], wave[:16_000], wave[48_000:]
+        assert np.sqrt((inside**2).mean()) > 10 * max(np.sqrt((before**2).mean()), np.sqrt((after**2).mean()), 1e-4)
+
+
+def test_a_file_decodes_to_its_truth_and_is_the_same_every_time(tmp_path):
+    events = (Event(0, 2, "circle", "red", "high tone"), Event(2, 4, "square", "blue", None))
+    one = render_clip(tmp_path / "one", "v1", 3, length_s=4, events=events, format=SMALL)
+    two = render_clip(tmp_path / "two", "v1", 3, length_s=4, events=events, format=SMALL)
+    assert one.path.name == "one.mp4"
+    assert one.truth == Truth(events, "v1")
+    assert one.path.read_bytes() == two.path.read_bytes()
+    assert not list(tmp_path.glob(".*"))
+    info = probe(one.path)
+    media = decode_clip(one.path, info, Clip("c", 0, 0.0, 4.0), DecodeSettings(fps=2))
+    assert media.frames is not None
+    assert media.audio is not None
+    early, late = media.frames[1].reshape(-1, 3).astype(int), media.frames[6].reshape(-1, 3).astype(int)
+    assert early[early.sum(1).argmax()].argmax() == 0
+    assert late[late[:, 2].argmax()].argmax() == 2
+    spectrum = np.abs(np.fft.rfft(media.audio[4_000:20_000]))
+    assert 1_700 < spectrum.argmax() < 2_700
+    assert np.abs(media.audio[36_000:]).max() < 0.1 * np.abs(media.audio[:32_000]).max()
+
+
+@pytest.mark.parametrize(
+    "codec", [("webm", "libvpx", "libopus"), ("mkv", "libx264", "pcm_s16le"), ("mp4", "mpeg4", None)]
+)
+def test_codecs_and_containers(tmp_path, codec):
+    clip = render_clip(tmp_path / "clip", "v2", 1, length_s=2, format=Format(*codec, 96, 112, 10))
+    info = probe(clip.path)
+    assert info.duration_s == pytest.approx(2, abs=0.15)
+    assert info.has_audio == (codec[2] is not None)
+    assert (info.width, info.height) == (96, 112)
+
+
+def test_formats_cover_the_codecs_and_depend_on_the_seed_alone():
+    drawn = [format_of("v1", seed) for seed in range(200)]
+    assert drawn == [format_of("v1", seed) for seed in range(200)]
+    assert {f.video_codec for f in drawn} == {"libx264", "mpeg4", "libvpx", "libvpx-vp9"}
+    assert {f.container for f in drawn} == {"mp4", "mkv", "webm"}
+    assert any(f.width < f.height for f in drawn)
+    assert any(f.width == f.height for f in drawn)
+
+
+TWO = (
+    Event(0, 3, "circle", "red", "noise"),
+    Event(3, 6, "square", "blue", "clicks"),
+    Event(6, 8, None, None, "low tone"),
+)
+
+
+def test_questions_have_the_right_answers():
+    right = {one.question.text: one.right for one in questions_of(TWO)}
+    expected = {
+        "What colour is the circle?": "red",
+        "Which shape is blue?": "square",
+        "Which sound is heard while the square is shown?": "clicks",
+        "Which colour is shown while the noise is heard?": "red",
+        "Which shape is shown right after the circle?": "square",
+        "Which sound is heard last?": "low tone",
+        "Which shape is shown last?": "square",
+        "How many times does a shape appear?": "2",
+        "How many times does a sound play?": "3",
+    }
+    assert expected.items() <= right.items()
+    assert timeline_of(TWO) == "red circle with noise, then blue square with clicks, then low tone alone"
+
+
+@given(seed=st.integers(0, 1 << 30), world=st.sampled_from(["v1", "v2"]))
+@settings(max_examples=40, deadline=None)
+def test_every_question_can_be_answered_rightly_and_only_once(seed, world):
+    _, events = events_of(world, seed)
+    asked = questions_of(Truth(events, world), seed=seed)
+    assert len({one.question.text for one in asked}) == len(asked) == len({one.question.id for one in asked})
+    for one in asked:
+        assert isinstance(one.question.answer, Choice | Boolean | Number)
+        assert one.right in one.question.answer.rendered()
+        assert 0 < one.guess <= 1
+    said = [one.right for one in asked if isinstance(one.question.answer, Boolean)]
+    assert said.count("yes") == said.count("no")
+    few = questions_of(Truth(events, world), seed=seed, most=6)
+    assert len(few) <= 6
+    assert {one.question.text for one in few} <= {one.question.text for one in asked}
+
+
+def test_ambiguous_questions_are_not_asked():
+    twice = (Event(0, 3, "circle", "red", "noise"), Event(3, 6, "circle", "blue", "clicks"))
+    texts = {one.question.text for one in questions_of(twice)}
+    assert "What colour is the circle?" not in texts
+    assert "Which sound is heard while the circle is shown?" not in texts
+    assert "Which shape is shown right after the circle?" not in texts
+    assert "Which sound is heard while the red shape is shown?" in texts
+
+
+def test_a_strangers_truth_file_is_read(tmp_path):
+    file = tmp_path / "truth.json"
+    file.write_text(
+        json.dumps(
+            {
+                "a.mp4": {
+                    "events": [
+                        {"start": 4, "end": 7, "shape": None, "colour": None, "sound": "rising"},
+                        {"start": 0, "end": 4.0, "shape": "Circle", "color": "red", "sound": "silence"},
+                        {"start": 7, "end": 8, "shape": None, "colour": None, "sound": None},
+                    ]
+                }
+            }
+        )
+    )
+    truth = read_truth(file)["a.mp4"]
+    assert truth.events == (Event(0, 4, "circle", "red", None), Event(4, 7, None, None, "rising sweep"))
+    write_truth(file, {"a.mp4": truth})
+    assert read_truth(file) == {"a.mp4": truth}
+    (cut,) = truth.within(3.8, 6.0).events
+    assert (cut.start, cut.end) == pytest.approx((0.2, 2.2))
+    assert cut.sound == "rising sweep"
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"start": 0, "end": 2, "shape": "hexagon", "colour": "red"}, "hexagon"),
+        ({"start": 2, "end": 1, "shape": "circle", "colour": "red"}, "start < end"),
+        ({"end": 1, "shape": "circle", "colour": "red"}, "'start'"),
+        ({"start": 0, "end": 2, "shape": "circle"}, "colour"),
+    ],
+)
+def test_a_wrong_truth_file_says_where_and_what(tmp_path, event, said):
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps({"a.mp4": {"events": [event]}}))
+    with pytest.raises(TruthError, match=r"a\.mp4") as raised:
+        read_truth(file)
+    assert said in str(raised.value)
+
+
+def test_unknown_worlds_and_crowded_clips_are_refused():
+    with pytest.raises(UserError, match="v3"):
+        events_of("v3", 0)
+    with pytest.raises(UserError, match="do not fit"):
+        events_of("v1", 0, length_s=8, count=5)
+
+
+def test_the_built_in_question_set_is_answerable_for_every_clip():
+    questions = load_question_set("toy-world")
+    assert questions.name == "toy-world"
+    assert 8 <= len(questions.questions) <= 12
