@@ -147,6 +147,7 @@ class Estimator:
         works = [self._work(clip, group, pruning, schedule) for group in together]
         prefix_rows = [clip.text + entering for entering in schedule.entering]
         tokens = sum(work[0].rows for work in works)
+        kv_bytes = max(cost.cache_bytes(self._widths, work) for work in works)
         prefill_flops = sum(
             cost.prefill_flops(self._widths, work, layout.pack(clip.prefix, group).reads[-1])
             for work, group in zip(works, together, strict=True)
@@ -159,6 +160,7 @@ class Estimator:
                 cost.prefill_flops(self._widths, work[until:], row.reads, until)
                 for work, row in zip(works, rows, strict=True)
             )
+            kv_bytes = max(cost.cache_bytes(self._widths, [*shared, *work[until:]]) for work in works)
             works = [shared, *(work[until:] for work in works)]
             tokens = shared[0].rows
         return PassCost(
@@ -169,7 +171,7 @@ class Estimator:
             decode_flops=sum(
                 cost.decode_flops(self._widths, prefix_rows, row.question_rows, row.steps) for row in rows
             ),
-            kv_bytes=max(cost.cache_bytes(self._widths, work) for work in works),
+            kv_bytes=kv_bytes,
         )
 
     def _work(

@@ -1,0 +1,194 @@
+"""What the execution loop starts: Ray's decode tasks and model actors, or the same work in this process.
+
+Promises: a Ray that was started here is ended here, one that was found is left running; signal handlers stay as they
+were. Knows nothing about archives or results.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import ray
+
+from omnidrop.model import Pruning
+from pipeline.addresses import is_s3
+from pipeline.execution import Backend, Limits, RayExecution, Statistics, StopFlag, UnitResult, execute_in_process
+from pipeline.job import JobConfig
+from workers import remote
+from workers.answering import Answerer, AnswererSettings
+from workers.decoding import Source, decode_unit
+from workers.records import Clip, DecodeSettings, WorkUnit
+
+log = logging.getLogger(__name__)
+
+IN_PROCESS = "in-process"
+SAMPLE_RATE = 16_000
+BYTES_PER_SAMPLE = 4
+
+
+class Executor(Protocol):
+    """Runs units; `statistics` is filled while it does."""
+
+    statistics: Statistics
+
+    def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
+        """Yield units as they finish."""
+        ...
+
+
+def executor(job: JobConfig, stop: StopFlag) -> Executor:
+    """The executor that a job's `execution.ray_address` asks for."""
+    return _InProcess(job, stop) if job.execution.ray_address == IN_PROCESS else _OnRay(job, stop)
+
+
+def decode_settings(job: JobConfig) -> DecodeSettings:
+    """How the job's clips are decoded."""
+    pixels = DecodeSettings.max_pixels if job.clips.max_pixels is None else job.clips.max_pixels
+    return DecodeSettings(fps=job.clips.fps, max_pixels=pixels, timeout_s=job.execution.decode_timeout_s)
+
+
+def pruning(job: JobConfig) -> Pruning:
+    """How the job's question sets are run. Raises PolicyError."""
+    given = job.pruning
+    if given.policy == "none":
+        return Pruning.off(given.mode)
+    ratio = given.retained_ratio if given.retained_ratio is not None else Pruning.retained_ratio
+    return Pruning(mode=given.mode, policy=given.policy, retained_ratio=ratio, guidance=given.guidance)
+
+
+def answerer_settings(job: JobConfig, *, torch_threads: int | None = None) -> AnswererSettings:
+    """What the job's model actors load."""
+    return AnswererSettings(
+        model=job.model.path,
+        device=job.model.device,
+        dtype=job.model.dtype,
+        pruning=pruning(job),
+        system_prompt=job.model.system_prompt,
+        torch_threads=torch_threads,
+    )
+
+
+def source(job: JobConfig) -> Source:
+    """How the archive's files are reached from a worker."""
+    if not is_s3(job.archive.uri):
+        return Source()
+    return Source.of({"endpoint_url": job.archive.endpoint_url, "anon": job.archive.anonymous})
+
+
+def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
+    """Bytes of one decoded clip: uint8 RGB frames scaled to `max_pixels`, and 16 kHz float32 sound."""
+    info = unit.info
+    frames = math.ceil(clip.length_s * settings.fps) + 1 if info.has_video else 0
+    pixels = min(settings.max_pixels, (info.width or 0) * (info.height or 0) or settings.max_pixels)
+    samples = math.ceil(clip.length_s * SAMPLE_RATE) if info.has_audio else 0
+    return frames * pixels * 3 + samples * BYTES_PER_SAMPLE
+
+
+class _InProcess:
+    """No Ray: one clip after the other."""
+
+    def __init__(self, job: JobConfig, stop: StopFlag) -> None:
+        self._job, self._stop = job, stop
+        self.statistics = Statistics()
+
+    def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
+        answerer = Answerer(answerer_settings(self._job))
+        settings, where = decode_settings(self._job), source(self._job)
+        answered = 0
+        for result in execute_in_process(
+            units,
+            decode=lambda unit: decode_unit(unit, settings, where),
+            answer=lambda decoded, unit: answerer.answer(decoded, unit.questions, unit.instruction),
+            stop=self._stop,
+        ):
+            answered += 1
+            yield result
+        if answered:
+            self.statistics.actors.append(str(answerer.describe()))
+
+
+class _OnRay:
+    """Ray, started when the first unit comes: a run that has nothing to do never waits for it."""
+
+    def __init__(self, job: JobConfig, stop: StopFlag) -> None:
+        self._job, self._stop = job, stop
+        self.statistics = Statistics()
+
+    def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
+        source_of_units = iter(units)
+        first = next(source_of_units, None)
+        if first is None:
+            return
+        started_here = _connect(self._job)
+        try:
+            execution = RayExecution(self._backend(), self._limits(), self._stop)
+            self.statistics = execution.statistics
+            yield from execution.run(_chain(first, source_of_units))
+        finally:
+            if started_here:
+                ray.shutdown()
+
+    def _gpus_per_actor(self) -> float:
+        if self._job.model.gpus_per_actor is not None:
+            return self._job.model.gpus_per_actor
+        wants_gpu = self._job.model.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        return 1.0 if wants_gpu else 0.0
+
+    def _limits(self) -> Limits:
+        given, resources = self._job.execution, ray.cluster_resources()
+        gpus, cpus = self._gpus_per_actor(), self._job.model.cpus_per_actor
+        wanted = self._job.model.actors
+        most = max(1, int(resources.get("GPU", 0) / gpus)) if gpus else 1
+        actors = most if wanted == "auto" else wanted
+        free = resources.get("CPU", 1) - actors * cpus
+        return Limits(
+            bytes_in_flight=given.bytes_in_flight,
+            decode_tasks=given.decode_tasks or max(1, int(free)),
+            actors=actors,
+            max_deaths_per_clip=given.max_deaths_per_clip,
+            max_deaths_per_worker=given.max_deaths_per_worker,
+            max_retries=given.max_retries,
+            stop_grace_s=given.stop_grace_s,
+        )
+
+    def _backend(self) -> Backend:
+        settings, where = decode_settings(self._job), source(self._job)
+        cpus = self._job.model.cpus_per_actor
+        # One thread per core that Ray gives the actor: more would take them from decoding.
+        answering = answerer_settings(self._job, torch_threads=max(1, int(cpus)))
+        gpus = self._gpus_per_actor()
+        return Backend(
+            start_decode=lambda unit, clip: remote.start_decode(unit, clip, settings, where),
+            start_actor=lambda: remote.start_actor(answering, num_gpus=gpus, num_cpus=cpus),
+            estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
+        )
+
+
+def _connect(job: JobConfig) -> bool:
+    """Connect to the job's cluster, or start Ray on this machine; returns whether it was started here."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    address = job.execution.ray_address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, logging_level=logging.WARNING)
+            return False
+        # An actor and a decode task must fit side by side even on one core.
+        cpus = max(math.ceil(job.model.cpus_per_actor) + 1, os.cpu_count() or 1)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+        return True
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _chain(first: WorkUnit, rest: Iterator[WorkUnit]) -> Iterator[WorkUnit]:
+    yield first
+    yield from rest
