@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -80,7 +81,12 @@ def load_command(name: str) -> typer.core.TyperCommand:
     # Each example is a paragraph, because help joins the lines of a paragraph.
     examples = "\n\n".join(["Examples:", *getattr(module, "EXAMPLES", ())])
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    single.command(name, epilog=examples if hasattr(module, "EXAMPLES") else None)(module.command)
+    paragraphs = (inspect.getdoc(module.command) or "").split("\n\n")
+    single.command(
+        name,
+        help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
+        epilog=examples if hasattr(module, "EXAMPLES") else None,
+    )(module.command)
     loaded = typer.main.get_command(single)
     assert isinstance(loaded, typer.core.TyperCommand)
     return loaded

@@ -131,10 +131,7 @@ class PruningConfig(Section):
     )
     policy: Policy = Field(default="omnidrop", description="What is kept; none goes with the two dense modes.")
     retained_ratio: float | None = Field(
-        default=None,
-        gt=0,
-        le=1,
-        description="Share of audio and video tokens kept, mean over decoder layers; the policy's own where not given.",
+        default=0.3, gt=0, le=1, description="Share of audio and video tokens kept, mean over decoder layers."
     )
     guidance: Literal["max", "mean", "quota"] = Field(
         default="max", description="How a set's questions are joined into one importance."
@@ -142,9 +139,9 @@ class PruningConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _dense_means_none(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and given.get("mode") in ("dense", "dense_shared") and "policy" not in given:
-            return {**given, "policy": "none"}
+    def _dense_prunes_nothing(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("mode") in ("dense", "dense_shared"):
+            return {"policy": "none", "retained_ratio": None, **given}
         return given
 
     @model_validator(mode="after")
@@ -155,7 +152,9 @@ class PruningConfig(Section):
         if not dense and self.policy == "none":
             raise ValueError(f"mode {self.mode} needs a pruning policy; policy none goes with dense and dense_shared")
         if dense and self.retained_ratio not in (None, 1.0):
-            raise ValueError(f"mode {self.mode} keeps every token; leave retained_ratio out")
+            raise ValueError(f"mode {self.mode} keeps every token; leave retained_ratio out (as an option: none)")
+        if not dense and self.retained_ratio is None:
+            raise ValueError(f"policy {self.policy} needs a retained_ratio, as in 0.3")
         return self
 
 

@@ -126,6 +126,7 @@ def test_a_missing_field_is_explained(tmp_path: Path):
         ("pruning", {"mode": "staged", "policy": "none"}, "needs a pruning policy"),
         ("pruning", {"mode": "dense", "retained_ratio": 0.3}, "keeps every token"),
         ("pruning", {"retained_ratio": 0}, "greater than 0"),
+        ("pruning", {"retained_ratio": None}, "omnidrop needs a retained_ratio"),
         ("execution", {"max_deaths_per_clip": 5}, "must be above max_deaths_per_clip"),
         ("model", {"device": "gpu"}, "model.device"),
         ("model", {"actors": 0}, "model.actors"),

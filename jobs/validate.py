@@ -1,0 +1,47 @@
+"""`omnidrop validate`: everything that a job needs, tried before a GPU second is spent."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.cli import main
+from jobs.options import JsonFile, with_job, write_json
+from pipeline.job import JobConfig
+
+EXAMPLES = (
+    "omnidrop validate job.yaml",
+    "omnidrop validate job.yaml --no-with-model     # where the checkpoint is not at hand, as on a login node",
+)
+
+
+@with_job
+def command(
+    job: JobConfig,
+    with_model: Annotated[
+        bool, typer.Option(help="Load the checkpoint and ask the question set about one black second.")
+    ] = True,
+    json_file: JsonFile = None,
+) -> None:
+    """Check everything that a job needs before a GPU second is spent.
+
+    Configuration, question set, archive, metadata, output, savings index, ffmpeg and checkpoint: each is really tried,
+    and a failure says what to do. Exit status: 0 all is well, 1 something failed, 2 the job file is not right.
+    """
+    from pipeline.validation import run_checks
+
+    checks = []
+    for check in run_checks(job, with_model=with_model):
+        mark = {True: "ok     ", False: "FAILED ", None: "skipped"}[check.ok]
+        typer.echo(f"{mark}  {check.name}: {check.detail}", err=str(json_file) == "-")
+        checks.append(check)
+    failed = sum(check.ok is False for check in checks)
+    write_json(json_file, {"ok": not failed, "checks": checks})
+    if failed:
+        typer.echo(f"{failed} of {len(checks)} checks failed", err=True)
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main("validate")
