@@ -105,6 +105,11 @@ class RandomTextModel:
         """Numbers instead of words."""
         return " ".join(map(str, ids))
 
+    @property
+    def tokenizer_json(self) -> str | None:
+        """None: there is no tokenizer."""
+        return None
+
     def question_ids(self, text: str) -> list[int]:
         """Not needed: `questions` makes rows."""
         raise NotImplementedError

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnidrop.answers import Answer
+from omnidrop.constraint import Grammars
 from omnidrop.layout import END, Asked
 from omnidrop.models.base import Adapter
 from omnidrop.prefill import LayerCache, State
@@ -151,17 +152,30 @@ class Generated:
     """False where max_tokens cut it short."""
 
 
-def generate(adapter: Adapter, state: State, questions: Sequence[int], first: Tensor) -> list[Generated]:
-    """Greedy decoding of `questions` (text or json, numbered within the pack) from `first` (B, vocabulary) logits."""
+def generate(
+    adapter: Adapter, state: State, questions: Sequence[int], first: Tensor, grammars: Grammars | None = None
+) -> list[Generated]:
+    """Greedy decoding of `questions` (text or json, numbered within the pack) from `first` (B, vocabulary) logits.
+
+    With `grammars`, json answers are held to their schemas.
+    """
     kinds = [state.packed.asked[number].question.answer for number in questions]
     most = [kind.max_tokens for kind in kinds if isinstance(kind, Text | Json)]
+    constraints = {
+        number: constraint
+        for number, kind in enumerate(kinds)
+        if grammars is not None and isinstance(kind, Json) and (constraint := grammars.constraint(kind))
+    }
     ends = set(adapter.end_ids)
     written: list[list[int]] = [[] for _ in questions]
     ended = [False] * len(questions)
     steps = [0] * len(questions)
     decoder: Decoder | None = None
-    logits = first
+    logits = first.clone()
     while True:
+        for number, constraint in constraints.items():
+            if not ended[number]:
+                logits[number].masked_fill_(constraint.forbidden().to(logits.device), float("-inf"))
         picked = logits.argmax(dim=-1)
         for number, token in enumerate(picked.tolist()):
             if ended[number] or len(written[number]) >= most[number]:
@@ -170,6 +184,8 @@ def generate(adapter: Adapter, state: State, questions: Sequence[int], first: Te
                 ended[number] = True
             else:
                 written[number].append(token)
+                if number in constraints:
+                    constraints[number].accept(token)
         waiting = [n for n in range(len(questions)) if not ended[n] and len(written[n]) < most[n]]
         if not waiting:
             break
@@ -184,7 +200,8 @@ def generate(adapter: Adapter, state: State, questions: Sequence[int], first: Te
 def read(question: Question, generated: Generated, adapter: Adapter) -> Answer:
     """The answer of a text or json question from what the model wrote.
 
-    Text that is not JSON of the asked schema keeps its `text`, has no value, and says so in `error_class`.
+    Text that is not JSON of the asked schema (with a grammar: text that max_tokens cut short) keeps its `text`, has no
+    value, and its `error_class` is json_invalid.
     """
     text = adapter.text(generated.ids).strip()
     if isinstance(question.answer, Text):
@@ -194,5 +211,5 @@ def read(question: Question, generated: Generated, adapter: Adapter) -> Answer:
         value = json.loads(text)
         jsonschema.validate(value, question.answer.schema)
     except (json.JSONDecodeError, jsonschema.ValidationError):
-        return Answer(question.id, None, text, error_class="json_invalid" if generated.ended else "json_cut_short")
+        return Answer(question.id, None, text, error_class="json_invalid")
     return Answer(question.id, value, text)

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnidrop.constraint import check_schema
 from omnidrop.errors import QuestionError
 from omnidrop.models.base import Adapter, Prefix
-from omnidrop.questions import SCORED, Question
+from omnidrop.questions import SCORED, Json, Question
 
 END = -1
 """In a `Factor`: the probability that the answer ends here (any of the model's end tokens)."""
@@ -104,7 +105,8 @@ def fixed_words(adapter: Adapter) -> tuple[int, int]:
 
 
 def ask(adapter: Adapter, questions: Sequence[Question]) -> tuple[Asked, ...]:
-    """Tokenise a question set. Raises QuestionError where two options of a question read as the same tokens."""
+    """Tokenise a question set. Raises QuestionError where two options of a question read as the same tokens, and for a
+    JSON schema that is none."""
     head, tail = fixed_words(adapter)
     asked = []
     for question in questions:
@@ -113,6 +115,8 @@ def ask(adapter: Adapter, questions: Sequence[Question]) -> tuple[Asked, ...]:
         if start >= end:
             start, end = 0, len(ids)
         options = None
+        if isinstance(question.answer, Json):
+            check_schema(question.id, question.answer)
         if isinstance(question.answer, SCORED):
             texts = question.answer.rendered()
             options = option_tree(question, texts, [tuple(adapter.answer_ids(text)) for text in texts])

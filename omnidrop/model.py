@@ -17,11 +17,12 @@ from torch import Tensor
 
 from omnidrop import cost, decode, layout, modes, policies, prefill, trace
 from omnidrop.answers import Answer, ClipAnswers, Cost, PassCost
+from omnidrop.constraint import Grammars
 from omnidrop.errors import ModelOutOfMemory, PolicyError, QuestionError
 from omnidrop.importance import GUIDANCES, Guidance
 from omnidrop.models.base import Adapter
 from omnidrop.modes import DENSE_MODES, MODES
-from omnidrop.questions import Question
+from omnidrop.questions import Json, Question
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class OmniModel:
         self.adapter = adapter
         self.family = adapter.family
         self.weights_hash = adapter.weights_hash
+        self._grammars: Grammars | None = None
         self.widths = cost.Widths.of(adapter.config, adapter.dtype.itemsize)
 
     @classmethod
@@ -155,11 +157,11 @@ class OmniModel:
         started = time.perf_counter()
         try:
             with torch.inference_mode(), prefill.own_attention(self.adapter):
+                asked = layout.ask(self.adapter, questions)
                 encoded = self.adapter.prefix(
                     frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction
                 )
                 clip = prefill.ClipTokens.of(encoded)
-                asked = layout.ask(self.adapter, questions)
                 policy = pruning.build()
                 schedule = policy.plan(clip.av, len(self.adapter.layers), pruning.retained_ratio)
                 done = modes.run(self.adapter, clip, asked, pruning.mode, policy, schedule, pruning.guidance)
@@ -193,7 +195,7 @@ class OmniModel:
                 answers[number] = decode.score(one, rows, self.adapter.end_ids)
         if written:
             first = done.logits[[packed.reads[number] for number in written]]
-            generated = decode.generate(self.adapter, state, written, first)
+            generated = decode.generate(self.adapter, state, written, first, self._grammars_for(packed.asked))
             for number, text in zip(written, generated, strict=True):
                 answers[number] = decode.read(packed.asked[number].question, text, self.adapter)
                 steps[number] = text.steps
@@ -211,6 +213,14 @@ class OmniModel:
             ),
             kv_bytes=sum(self.widths.cache_bytes(rows) for rows in done.cached_rows),
         )
+
+    def _grammars_for(self, asked: Sequence[layout.Asked]) -> Grammars | None:
+        definition = self.adapter.tokenizer_json
+        if definition is None or not any(isinstance(one.question.answer, Json) for one in asked):
+            return None
+        if self._grammars is None:
+            self._grammars = Grammars(definition, self.widths.vocabulary, self.adapter.end_ids)
+        return self._grammars
 
     def _cost(
         self, clip: prefill.ClipTokens, asked: Sequence[layout.Asked], passes: Sequence[_Pass], seconds: float

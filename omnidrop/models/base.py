@@ -108,3 +108,11 @@ class Adapter(Protocol):
     def text(self, ids: Sequence[int]) -> str:
         """Decode token ids without special tokens."""
         ...
+
+    @property
+    def tokenizer_json(self) -> str | None:
+        """The tokenizer's whole definition in the format of the `tokenizers` library, None where there is none.
+
+        What holding JSON answers to a schema needs.
+        """
+        ...

@@ -101,6 +101,11 @@ class QwenOmniAdapter:
         """Decode token ids without special tokens."""
         return self.processor.text(ids)
 
+    @property
+    def tokenizer_json(self) -> str | None:
+        """The tokenizer's whole definition in the format of the `tokenizers` library."""
+        return str(self.processor.tokenizer.backend_tokenizer.to_str())
+
     @torch.inference_mode()
     def prefix(
         self,

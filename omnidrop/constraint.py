@@ -1,0 +1,62 @@
+"""JSON answers held to their schema while they are decoded.
+
+Promises: with a tokenizer it understands, every token a constrained answer takes keeps it a beginning of valid JSON of
+the schema; a schema that cannot be compiled leaves decoding free, and the reader checks the outcome either way. Knows
+nothing about models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import jsonschema
+import llguidance
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnidrop.errors import QuestionError
+from omnidrop.questions import Json
+
+
+def check_schema(question_id: str, kind: Json) -> None:
+    """Raise QuestionError where the schema itself is not a JSON Schema."""
+    try:
+        jsonschema.validators.validator_for(kind.schema).check_schema(kind.schema)
+    except jsonschema.SchemaError as error:
+        raise QuestionError(f"question {question_id!r}: not a JSON Schema: {error.message}") from error
+
+
+class Grammars:
+    """Compiles schemas for one tokenizer. Making it reads the whole vocabulary (about a second for 150,000 tokens)."""
+
+    def __init__(self, tokenizer_json: str, vocabulary: int, end_ids: Sequence[int]) -> None:
+        self.vocabulary = vocabulary
+        self._tokens = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocabulary, eos_token=list(end_ids))
+
+    def constraint(self, kind: Json) -> Constraint | None:
+        """The constraint of one answer, or None where the schema uses what the grammar cannot express."""
+        # Fixed separators: with free white space a weak model may write blanks until its tokens are spent.
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(
+            json.dumps(kind.schema), overrides={"whitespace_flexible": False}
+        )
+        matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0)
+        return None if matcher.is_error() else Constraint(matcher, self.vocabulary)
+
+
+class Constraint:
+    """Where one answer is within its grammar."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+
+    def forbidden(self) -> Tensor:
+        """(vocabulary,) bool on the CPU: the tokens that may not come next; end tokens may where the answer is whole."""
+        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        return torch.from_numpy(bits[: self._vocabulary] == 0)
+
+    def accept(self, token: int) -> None:
+        """`token` was taken."""
+        self._matcher.consume_token(token)
