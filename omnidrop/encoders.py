@@ -81,8 +81,10 @@ class FeatureMemory:
             _, dropped = self._features.popitem(last=False)
             self.held_bytes -= sum(part.numel() * part.element_size() for part in dropped)
 
-    def __len__(self) -> int:
-        return len(self._features)
+    def clear(self) -> None:
+        """Forget everything: before a clip is timed a second time, whose features would all be known."""
+        self._features.clear()
+        self.held_bytes = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""How many tokens each part of a clip may keep, and schedules of methods that prune at fixed places.
+
+Promises: counts are host integers that sum exactly and never exceed what is there. Knows nothing about which tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from omnidrop.errors import PolicyError
+from omnidrop.policies import AudioVisual
+from omnidrop.schedule import Schedule, full
+
+
+def checked(retained_ratio: float | None, name: str) -> float:
+    """The ratio, which methods without a schedule of their own must be given. Raises PolicyError."""
+    if retained_ratio is None:
+        raise PolicyError(f"policy {name!r} needs a retained_ratio (for example 0.3)")
+    if not 0.0 < retained_ratio <= 1.0:
+        raise PolicyError(f"retained_ratio must be above 0 and at most 1, got {retained_ratio:g}")
+    return retained_ratio
+
+
+def at_input(tokens: AudioVisual, layers: int, retained_ratio: float | None, name: str) -> Schedule:
+    """All pruning before the decoder: the same number of tokens in every layer, at least one."""
+    ratio = checked(retained_ratio, name)
+    if ratio == 1.0 or not tokens.count:
+        return full(tokens.count, layers)
+    return Schedule(tokens.count, (max(1, round(ratio * tokens.count)),) * layers)
+
+
+def solve(
+    schedule: Callable[[float], Schedule], low: float, high: float, tokens: AudioVisual, ratio: float, name: str
+) -> Schedule:
+    """The member of a family of schedules, rising with its parameter, whose mean over layers is nearest to `ratio`.
+
+    Raises PolicyError, naming the floor, where even `low` keeps more.
+    """
+    least = schedule(low)
+    layers = len(least.entering)
+    wanted = ratio * tokens.count * layers
+    if sum(least.entering) > wanted + layers:
+        raise PolicyError(
+            f"policy {name!r} cannot reach retained_ratio {ratio:g} with {layers} decoder layers: its floor is "
+            f"{least.retained_ratio:.3f}; ask for at least that, or use a policy that prunes before the decoder"
+        )
+    for _ in range(48):
+        middle = (low + high) / 2
+        if sum(schedule(middle).entering) <= wanted:
+            low = middle
+        else:
+            high = middle
+    return min((schedule(low), schedule(high)), key=lambda s: abs(sum(s.entering) - wanted))
+
+
+def split(keep: int, sizes: Sequence[int], weights: Sequence[float] | None = None) -> list[int]:
+    """Share `keep` out over parts of `sizes` in proportion to `weights` (default: their sizes), none beyond its size.
+
+    What a full part cannot take goes to the others; fractions go to the largest remainders, ties to the earlier part.
+    """
+    if not 0 <= keep <= sum(sizes):
+        raise ValueError(f"cannot keep {keep} of {sum(sizes)} tokens")
+    # A weight of nothing still takes part once all others are full.
+    pull = [max(float(w), 1e-9) if s else 0.0 for w, s in zip(weights or sizes, sizes, strict=True)]
+    low, high = 0.0, max((s / p for s, p in zip(sizes, pull, strict=True) if p), default=0.0)
+    for _ in range(200):
+        level = (low + high) / 2
+        if sum(min(s, level * p) for s, p in zip(sizes, pull, strict=True)) < keep:
+            low = level
+        else:
+            high = level
+    exact = [min(float(s), high * p) for s, p in zip(sizes, pull, strict=True)]
+    counts = [math.floor(x + 1e-6) for x in exact]
+    by_rest = sorted(range(len(sizes)), key=lambda i: (counts[i] - exact[i], i))
+    while (left := keep - sum(counts)) > 0:
+        for part in [i for i in by_rest if counts[i] < sizes[i]][:left]:
+            counts[part] += 1
+    while (over := sum(counts) - keep) > 0:
+        for part in [i for i in reversed(by_rest) if counts[i] > 0][:over]:
+            counts[part] -= 1
+    return counts
+
+
+def apportion(score: Tensor, group: Tensor, quota: Tensor, keep: int) -> Tensor:
+    """(keep,) ascending indices of n tokens, taken from groups in proportion to `quota`, the best of each group.
+
+    `score` (n,) float32, higher is better; `group` (n,) int64; `quota` (groups,) float32. On the device from start to
+    end: a token's rank r in its group and the group's quota q give the order (r + 1/2) / q, of which the `keep` lowest
+    stay (Sainte-Laguë), so the sum is exact and a group that runs out leaves its seats to the others.
+    """
+    n, groups = score.shape[0], quota.shape[0]
+    best_first = torch.argsort(score, descending=True, stable=True)
+    by_group = best_first[torch.argsort(group[best_first], stable=True)]
+    sizes = torch.zeros(groups, dtype=torch.int64, device=score.device).scatter_add_(0, group, torch.ones_like(group))
+    starts = torch.cumsum(sizes, 0) - sizes
+    rank = torch.empty_like(group)
+    rank[by_group] = torch.arange(n, device=score.device) - starts[group[by_group]]
+    order = (rank + 0.5) / quota.clamp_min(1e-9)[group]
+    return torch.sort(torch.topk(order, keep, largest=False).indices).values

@@ -1,0 +1,107 @@
+"""OmniZip: before the decoder, the sound decides how much of the picture stays.
+
+Promises: looks at features and encoder attention, never at a question. Knows nothing about layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from omnidrop.baselines.budget import at_input, split
+from omnidrop.baselines.selection import audio_by_attention, frames_by_peaks_and_change
+from omnidrop.errors import PolicyError
+from omnidrop.policies import AudioVisual, Guide, LayerTokens, everything, keep_highest, register
+from omnidrop.schedule import Schedule
+
+PAPER_RATIO = 0.45
+"""The share of all tokens that its lighter setting is named by."""
+
+
+def frame_chunks(tokens: AudioVisual) -> list[int]:
+    """Time chunk of each temporal patch: that of its first token."""
+    chunk = tokens.chunk[~tokens.is_audio].tolist()
+    found, at = [], 0
+    for size in tokens.frame_sizes:
+        found.append(int(chunk[at]))
+        at += size
+    return found
+
+
+def audio_first(tokens: AudioVisual, keep: int, audio_share: float) -> tuple[int, int]:
+    """Of `keep` tokens, how many are audio and video.
+
+    `audio_share` of the audio where 45 % of all stay, in proportion elsewhere, as far as either modality reaches.
+    """
+    audio = round(min(1.0, audio_share * keep / tokens.count / PAPER_RATIO) * tokens.audio)
+    audio = min(max(audio, keep - tokens.video), keep)
+    return audio, keep - audio
+
+
+@register
+@dataclass(frozen=True)
+class OmniZip:
+    """OmniZip (arXiv 2511.14582, its method section).
+
+    Audio stays by attention in its encoder. A time group's density s, the share of its audio that stays relative to the
+    densest group, sets the drop ratio of its video, `most_drop - slope * s` within `least_drop` and `most_drop`. Inside
+    a group even temporal patches keep density peaks, odd ones what differs most from the patch before.
+
+    Differs: groups are the prompt's time chunks; the drop ratios are rescaled so that exactly the ratio asked stays
+    (the paper's settings of 45 and 35 % really keep 48-49 and 39-40 %); dropped audio is not merged into what stays.
+    """
+
+    name: ClassVar[str] = "omnizip"
+    guide: ClassVar[Guide] = "nothing"
+    audio_keep: float = 0.7
+    """Share of the audio that stays where 45 % of all tokens do."""
+    most_drop: float = 0.75
+    slope: float = 0.4
+    least_drop: float = 0.35
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.audio_keep <= 1.0:
+            raise PolicyError(f"audio_keep must be 0 to 1, got {self.audio_keep!r}")
+        if not 0.0 <= self.least_drop <= self.most_drop < 1.0:
+            raise PolicyError(
+                f"drop ratios need 0 <= least_drop <= most_drop < 1, got {self.least_drop!r} and {self.most_drop!r}"
+            )
+
+    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+        """The ratio's share of all tokens enters, and stays."""
+        return at_input(tokens, layers, retained_ratio, self.name)
+
+    def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
+        """Audio by encoder attention, then video by what the audio left dense."""
+        if schedule.entering[0] == tokens.count:
+            return everything(tokens)
+        audio, video = audio_first(tokens, schedule.entering[0], self.audio_keep)
+        heard = audio_by_attention(tokens, audio)
+        groups = frame_chunks(tokens)
+        kept = torch.bincount(tokens.chunk[heard], minlength=tokens.chunks).tolist()
+        there = torch.bincount(tokens.chunk[tokens.is_audio], minlength=tokens.chunks).tolist()
+        budgets = self.video_budgets(tokens, groups, kept, there, video)
+        return torch.sort(torch.cat([heard, frames_by_peaks_and_change(tokens, groups, budgets)])).values
+
+    def video_budgets(
+        self, tokens: AudioVisual, frame_group: Sequence[int], kept: Sequence[int], there: Sequence[int], video: int
+    ) -> list[int]:
+        """Video tokens each group keeps, summing to `video`: `kept` of `there` audio tokens stay in each group."""
+        density = [k / t if t else 0.0 for k, t in zip(kept, there, strict=True)]
+        highest = max(density, default=0.0)
+        sizes = [0] * len(density)
+        for number, group in enumerate(frame_group):
+            sizes[group] += tokens.frame_sizes[number]
+        stays = []
+        for size, dense in zip(sizes, density, strict=True):
+            drop = self.most_drop - self.slope * (dense / highest if highest else 0.0)
+            stays.append(size * (1.0 - min(max(drop, self.least_drop), self.most_drop)))
+        return split(video, sizes, stays)
+
+    def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
+        """Never called: nothing leaves inside the decoder."""
+        return keep_highest(tokens.importance, keep)
