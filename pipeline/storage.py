@@ -152,7 +152,7 @@ class LocalStore:
         """See Store. Folders that become empty go, too."""
         for key in keys:
             path = self._path(key)
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
             for folder in path.parents:
                 if folder == self.root:

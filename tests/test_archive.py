@@ -18,12 +18,12 @@ import pytest
 import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from s3_server import CREDENTIALS, s3_server
 
 from pipeline.archive import ArchiveError, list_media, media_id
 from pipeline.globs import KeyFilter, compile_glob
 from pipeline.job import ArchiveConfig, StorageConfig
 from pipeline.storage import LocalStore, StorageError, Store, open_store
+from tests.s3_server import CREDENTIALS, s3_server
 
 pytestmark = pytest.mark.cluster
 
