@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,9 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
-from pipeline.execution import UnitResult
 from pipeline.run import RunSummary
 from workers.records import ClipFailure
+
+if TYPE_CHECKING:
+    from pipeline.execution import UnitResult
 
 console = Console(stderr=True)
 """Progress and tables go to stderr: stdout is for results that other programs read."""

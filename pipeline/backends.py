@@ -22,13 +22,12 @@ from pipeline.job import JobConfig
 from workers import remote
 from workers.answering import Answerer, AnswererSettings
 from workers.decoding import Source, decode_unit
+from workers.media import decoded_shape
 from workers.records import Clip, DecodeSettings, WorkUnit
 
 log = logging.getLogger(__name__)
 
 IN_PROCESS = "in-process"
-SAMPLE_RATE = 16_000
-BYTES_PER_SAMPLE = 4
 
 
 class Executor(Protocol):
@@ -81,12 +80,9 @@ def source(job: JobConfig) -> Source:
 
 
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
-    """Bytes of one decoded clip: uint8 RGB frames scaled to `max_pixels`, and 16 kHz float32 sound."""
-    info = unit.info
-    frames = math.ceil(clip.length_s * settings.fps) + 1 if info.has_video else 0
-    pixels = min(settings.max_pixels, (info.width or 0) * (info.height or 0) or settings.max_pixels)
-    samples = math.ceil(clip.length_s * SAMPLE_RATE) if info.has_audio else 0
-    return frames * pixels * 3 + samples * BYTES_PER_SAMPLE
+    """Bytes of one decoded clip: uint8 RGB frames and 16 kHz float32 sound."""
+    frames, height, width, samples = decoded_shape(unit.info, clip.length_s, settings)
+    return frames * height * width * 3 + samples * 4
 
 
 class _InProcess:
@@ -113,22 +109,18 @@ class _InProcess:
 
 
 class _OnRay:
-    """Ray, started when the first unit comes: a run that has nothing to do never waits for it."""
+    """Decode tasks and model actors on a Ray cluster."""
 
     def __init__(self, job: JobConfig, stop: StopFlag) -> None:
         self._job, self._stop = job, stop
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
-        source_of_units = iter(units)
-        first = next(source_of_units, None)
-        if first is None:
-            return
         started_here = _connect(self._job)
         try:
             execution = RayExecution(self._backend(), self._limits(), self._stop)
             self.statistics = execution.statistics
-            yield from execution.run(_chain(first, source_of_units))
+            yield from execution.run(units)
         finally:
             if started_here:
                 ray.shutdown()
@@ -187,8 +179,3 @@ def _connect(job: JobConfig) -> bool:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _chain(first: WorkUnit, rest: Iterator[WorkUnit]) -> Iterator[WorkUnit]:
-    yield first
-    yield from rest

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
-from pipeline import backends, mirror, tables
+from pipeline import mirror, tables
 from pipeline.archive import list_media
 from pipeline.committing import Committer
-from pipeline.execution import StopFlag, UnitResult
 from pipeline.job import JobConfig
 from pipeline.journal import Journal, RunRecord, check_output_is_ours
 from pipeline.planning import Recipe, make_recipe, plan_archive
@@ -32,6 +32,10 @@ from pipeline.savings_index import SavingsIndex, Totals
 from pipeline.storage import Store, open_store
 from pipeline.unit_format import Asked, utc_now
 from workers.records import WorkUnit
+
+if TYPE_CHECKING:
+    from pipeline.backends import Executor
+    from pipeline.execution import StopFlag, UnitResult
 
 log = logging.getLogger(__name__)
 
@@ -146,18 +150,18 @@ def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | No
                 counts["planned"] += bool(todo)
                 yield from todo
 
-        executor = backends.executor(job, stop)
+        execution = _Execution(job, stop)
         status = "failed"
         try:
             observer.stage("running")
-            for result in executor.run(units()):
+            for result in execution.run(units()):
                 committer.add(result.unit, result.outcomes)
                 observer.unit_done(result)
             status = "stopped" if stop.is_set() else "complete"
         finally:
             # Whatever ended the run: what is finished is kept, and the record says how it ended.
             committer.close()
-            tally, statistics = committer.tally, executor.statistics
+            tally = committer.tally
             run = replace(
                 run,
                 finished_at=utc_now(),
@@ -173,9 +177,9 @@ def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | No
                 decode_s=tally.decode_s,
                 answer_s=tally.answer_s,
                 model_s=tally.model_s,
-                peak_bytes_in_flight=statistics.peak_bytes_in_flight,
+                peak_bytes_in_flight=execution.peak_bytes_in_flight,
                 driver_peak_rss_bytes=peak_rss_bytes(),
-                actors=tuple(statistics.actors),
+                actors=execution.actors,
             )
             parts.journal.write_run(run)
             parts.index.write_run(run)
@@ -184,6 +188,35 @@ def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | No
         totals = parts.index.totals(job.name)
         classes = tuple(parts.index.quarantine_classes(job.name))
     return RunSummary(run, totals, classes, published, _notes(job))
+
+
+class _Execution:
+    """Starts what runs the units when the first one comes: Ray and torch take seconds and 300 MB, and most scheduled
+    runs find nothing to do."""
+
+    def __init__(self, job: JobConfig, stop: StopFlag) -> None:
+        self._job, self._stop = job, stop
+        self._executor: Executor | None = None
+
+    def run(self, units: Iterator[WorkUnit]) -> Iterator[UnitResult]:
+        """Yield units as they finish."""
+        first = next(units, None)
+        if first is None:
+            return
+        from pipeline import backends
+
+        self._executor = backends.executor(self._job, self._stop)
+        yield from self._executor.run(chain([first], units))
+
+    @property
+    def peak_bytes_in_flight(self) -> int:
+        """Decoded and not yet answered, at most."""
+        return self._executor.statistics.peak_bytes_in_flight if self._executor else 0
+
+    @property
+    def actors(self) -> tuple[str, ...]:
+        """What the model actors said of themselves."""
+        return tuple(self._executor.statistics.actors) if self._executor else ()
 
 
 def peak_rss_bytes() -> int:

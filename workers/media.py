@@ -64,6 +64,10 @@ def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, setti
         earlier = _earlier(span, clip)
         again = _judge(take_span(path, info, earlier, settings, started), earlier, info, clip, settings)
         best = again if again.share > best.share else best
+    if best.share == 0:
+        raise DecodeFailed(
+            f"nothing could be decoded from {clip.start_s:g} s to {clip.end_s:g} s; " + "; ".join(best.notes)
+        )
     if best.share < settings.min_share:
         raise DecodeIncomplete(
             f"only {best.share:.1%} of the clip from {clip.start_s:g} s to {clip.end_s:g} s could be decoded, "
@@ -87,6 +91,16 @@ def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     return scaled_width, min(max(1, math.floor(height * factor)), max_pixels // scaled_width)
 
 
+def decoded_shape(info: MediaInfo, length_s: float, settings: DecodeSettings) -> tuple[int, int, int, int]:
+    """(frames, height, width, samples) of a decoded span of `length_s` seconds; zeros for what the file lacks."""
+    frames = height = width = 0
+    if info.width and info.height:
+        width, height = target_size(info.width, info.height, settings.max_pixels)
+        frames = max(1, math.ceil(length_s * settings.fps - 1e-6))
+    samples = max(1, round(length_s * SAMPLE_RATE)) if info.has_audio else 0
+    return frames, height, width, samples
+
+
 def _check_file(path: str | os.PathLike[str], settings: DecodeSettings) -> None:
     try:
         found = os.stat(path)
@@ -103,15 +117,12 @@ def _span(info: MediaInfo, clip: Clip, settings: DecodeSettings) -> Span:
         raise NoStreams("the file has neither pictures nor sound")
     if clip.length_s <= 0:
         raise DecodeFailed(f"a clip must have a length, got {clip.start_s:g} s to {clip.end_s:g} s")
-    width = height = frames = 0
     if info.has_video:
         if not info.width or not info.height:
             raise DecodeFailed(f"the size of the picture is unknown (codec {info.video_codec})")
         if info.width * info.height > MAX_SOURCE_PIXELS:
             raise MediaTooLarge(f"{info.width}x{info.height} pixels; at most {MAX_SOURCE_PIXELS} a frame are decoded")
-        width, height = target_size(info.width, info.height, settings.max_pixels)
-        frames = max(1, math.ceil(clip.length_s * settings.fps - 1e-6))
-    samples = max(1, round(clip.length_s * SAMPLE_RATE)) if info.has_audio else 0
+    frames, height, width, samples = decoded_shape(info, clip.length_s, settings)
     span = Span(
         seek_s=clip.start_s if clip.start_s > 0 else None,
         offset_s=0.0,
@@ -141,11 +152,7 @@ def _judge(take: Take, span: Span, info: MediaInfo, clip: Clip, settings: Decode
     A gap in the times is a loss if ffmpeg complained, if nothing shows that the file goes on that far, or if the stream
     has no gaps by nature (an even frame rate, sound on both sides); otherwise it is how the file is (a slide that
     stays, a sound track that ends early), and is filled without being a loss.
-
-    Raises DecodeFailed when nothing at all came.
     """
-    if not len(take.frames) and not (take.audio_times > -HOLD_S).any():
-        raise DecodeFailed(f"ffmpeg decoded nothing from {clip.start_s:g} s to {clip.end_s:g} s{_said(take)}")
     ends = [t - clip.start_s for t in (info.video_end_s, info.audio_end_s) if t is not None]
     ends += [float(t[-1]) for t in (take.frame_times, take.audio_times) if len(t)]
     reaches_s = max(ends, default=0.0) + HOLD_S
