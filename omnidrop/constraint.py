@@ -53,7 +53,7 @@ class Constraint:
         self._vocabulary = vocabulary
 
     def forbidden(self) -> Tensor:
-        """(vocabulary,) bool on the CPU: the tokens that may not come next; end tokens may where the answer is whole."""
+        """(vocabulary,) bool on the CPU: what may not come next; an end token may once the answer is whole."""
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
         return torch.from_numpy(bits[: self._vocabulary] == 0)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from omnidrop.errors import PolicyError
 
-PAPER_RATIO = 0.30
-"""The paper's first setting. There 45 % of the tokens enter layer 0: half as much again as the mean over layers."""
+PAPER_RATIO, PAPER_ENTERING = 0.30, 0.45
+"""The paper's first setting: 45 % of the tokens enter layer 0, half as many again as the mean over layers."""
 PAPER_P_INIT = 0.02
 PAPER_P_FINAL = 0.5
 """The paper's strongest rates (its 20 % settings): up to these the input is not pruned further than the paper does."""
@@ -113,8 +113,9 @@ def calibrate(target: float, total: int, layers: int, shape: Sigmoid, entry: Ent
     def at(entering: int, p_init: float, p_final: float) -> Schedule:
         return replace(shape, p_init=p_init, p_final=p_final).schedule(total, entering, layers)
 
-    widest = max(entry.paper, math.ceil(target / PAPER_RATIO * 0.45 * total)) if target > PAPER_RATIO else entry.paper
-    enters = min(total, widest)
+    enters = entry.paper
+    if target > PAPER_RATIO or enters < target * total:
+        enters = min(total, max(enters, math.ceil(target / PAPER_RATIO * PAPER_ENTERING * total)))
     for p_init in (0.0, PAPER_P_INIT):
         if sum(at(enters, p_init, PAPER_P_FINAL).entering) <= wanted:
             return _solve(lambda p, start=p_init: at(enters, start, p), p_init, PAPER_P_FINAL, wanted)  # type: ignore[misc]

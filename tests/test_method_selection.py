@@ -1,0 +1,243 @@
+"""Which tokens stay: importance over a set, temporal diversity, pruning before the decoder, and the policies' rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from omnidrop import diversity, intra_modality, policies
+from omnidrop.errors import PolicyError
+from omnidrop.importance import aggregate, attention_received
+from omnidrop.model import MODES, Pruning
+from omnidrop.models.base import AUDIO, VIDEO
+
+
+def tokens(audio: int, frames: tuple[int, ...], *, seed: int = 0, importance: bool = True) -> policies.AudioVisual:
+    """A clip: all frames, then all audio, random features."""
+    generator = torch.Generator().manual_seed(seed)
+    grid = [(t, 0, place) for t, size in enumerate(frames) for place in range(size)] + [(i, 0, 0) for i in range(audio)]
+    video = sum(frames)
+    return policies.AudioVisual(
+        modality=torch.tensor([VIDEO] * video + [AUDIO] * audio, dtype=torch.int8),
+        chunk=torch.tensor([g[0] // 2 for g in grid[:video]] + [i // 10 for i in range(audio)], dtype=torch.int64),
+        grid=torch.tensor(grid, dtype=torch.int32).view(-1, 3),
+        features=torch.randn(len(grid), 8, generator=generator),
+        audio_importance=torch.rand(audio, generator=generator) if importance and audio else None,
+        audio=audio,
+        video=video,
+        frame_sizes=frames,
+        chunks=max(1, len(frames)),
+    )
+
+
+# --- importance -------------------------------------------------------------------------------------------------------
+
+
+def test_importance_is_the_mean_of_the_full_rows_softmax() -> None:
+    """Against weights written out for every head, with two questions that do not see each other."""
+    generator = torch.Generator().manual_seed(1)
+    heads, kv, width, prefix = 6, 2, 4, 9
+    query = torch.randn(heads, 5, width, generator=generator)
+    key = torch.randn(kv, prefix + 5, width, generator=generator)
+    visible = torch.zeros(5, 5, dtype=torch.bool)
+    visible[:2, :2], visible[2:, 2:] = torch.ones(2, 2).tril().bool(), torch.ones(3, 3).tril().bool()
+    owner = torch.tensor([[0.5, 0.5, 0, 0, 0], [0, 0, 1 / 3, 1 / 3, 1 / 3]])
+    columns = torch.tensor([1, 2, 5, 8])
+    got = attention_received(query, key, visible, owner, columns, scaling=0.7)
+    wanted = torch.zeros(2, 4)
+    for head in range(heads):
+        for row in range(5):
+            scores = 0.7 * query[head, row] @ key[head // 3].T
+            scores[prefix:][~visible[row]] = float("-inf")
+            of_row = scores.softmax(0)[columns]
+            question = 0 if row < 2 else 1
+            wanted[question] += of_row / heads / (2 if question == 0 else 3)
+    torch.testing.assert_close(got, wanted)
+
+
+def test_one_question_keeps_its_values() -> None:
+    one = torch.rand(1, 20)
+    for guidance in ("max", "mean", "quota"):
+        assert torch.equal(aggregate(one, guidance), one[0])
+
+
+def test_a_question_with_little_attention_still_counts() -> None:
+    """The second question pays a hundredth of the attention to the clip; its favourite must not lose to noise."""
+    loud = torch.tensor([0.5, 0.3, 0.1, 0.05])
+    quiet = torch.tensor([0.0005, 0.0005, 0.0005, 0.0085])
+    assert aggregate(torch.stack((loud, quiet)), "max").argmax() == 3
+    assert aggregate(torch.stack((loud, quiet)), "mean").argsort(descending=True)[:2].sort().values.tolist() == [0, 3]
+
+
+def taking_turns(importance: Tensor, keep: int) -> set[int]:
+    """Questions name their next best token in turn until `keep` tokens are named."""
+    ranked = importance.argsort(dim=1, descending=True, stable=True).tolist()
+    named: list[int] = []
+    for turn in range(importance.shape[1]):
+        for order in ranked:
+            if order[turn] not in named and len(named) < keep:
+                named.append(order[turn])
+    return set(named)
+
+
+@given(st.integers(2, 6), st.integers(1, 40), st.data())
+def test_quota_is_taking_turns(questions: int, count: int, data: st.DataObject) -> None:
+    importance = torch.rand(questions, count, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 999))))
+    keep = data.draw(st.integers(1, count))
+    got = policies.keep_highest(aggregate(importance, "quota"), keep)
+    assert set(got.tolist()) == taking_turns(importance, keep)
+
+
+# --- temporal diversity -----------------------------------------------------------------------------------------------
+
+
+def diverse(score: list[float], chunk: list[int], count: int, chunks: int, normalised: bool) -> list[int]:
+    """The definition, in plain Python."""
+    n = len(score)
+    going = n - count
+    candidates = sorted(range(n), key=lambda i: score[i])[: 2 * going]
+    best = chunk[max(range(n), key=lambda i: score[i])]
+    value = {i: score[i] for i in candidates}
+    if normalised:
+        low, high = min(value.values()), max(value.values())
+        value = {i: (v - low) / (high - low) for i, v in value.items()}
+    far = {i: value[i] + 0.2 * abs(best - chunk[i]) / max(chunks - 1, 1) for i in candidates}
+    gone = set(sorted(candidates, key=far.__getitem__)[:going])
+    return [i for i in range(n) if i not in gone]
+
+
+@given(st.integers(2, 60), st.booleans(), st.data())
+def test_diversity_is_its_definition(n: int, normalised: bool, data: st.DataObject) -> None:
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 9999)))
+    score = (torch.rand(n, generator=generator, dtype=torch.float64) / n).float()
+    chunk = torch.randint(0, 7, (n,), generator=generator)
+    count = data.draw(st.integers(1, n - 1))
+    got = diversity.keep(score, chunk, count, 0.2, 7, normalised=normalised).tolist()
+    assert len(got) == count
+    assert got == sorted(set(got))
+    assert got == diverse(score.tolist(), chunk.tolist(), count, 7, normalised)
+
+
+def test_far_moments_win_over_slightly_better_near_ones() -> None:
+    """Eight tokens, four go, so all are candidates: the best is in chunk 0, near ones beat far ones by a little."""
+    score = torch.tensor([1.0, 0.8, 0.05, 0.04, 0.03, 0.02, 0.01, 0.0])
+    chunk = torch.tensor([0, 0, 0, 0, 3, 3, 3, 3])
+    assert policies.keep_highest(score, 4).tolist() == [0, 1, 2, 3]
+    assert diversity.keep(score, chunk, 4, 0.2, 4, normalised=True).tolist() == [0, 1, 4, 5]
+
+
+# --- before the decoder -----------------------------------------------------------------------------------------------
+
+
+def test_merged_frames_keep_what_differs_most_from_the_anchor() -> None:
+    clip = tokens(0, (10,) * 6)
+    features = clip.features[:10].repeat(6, 1) + 0.001 * clip.features
+    changed = {1: [3, 4], 2: [0, 9], 3: [5, 6], 5: [1, 7]}
+    for frame, places in changed.items():
+        features[[frame * 10 + place for place in places]] *= -1
+    clip = policies.AudioVisual(**{**vars(clip), "features": features})
+    entry = intra_modality.Entry(0, clip.frame_sizes)
+    kept = intra_modality.select(clip, entry, entry.count(1.0)).tolist()
+    wanted = [
+        *range(10),
+        *range(40, 50),
+        *(frame * 10 + place for frame, places in changed.items() for place in places),
+    ]
+    assert kept == sorted(wanted)
+
+
+def test_audio_keeps_what_its_encoder_attended_to() -> None:
+    clip = tokens(20, ())
+    entry = intra_modality.Entry(20, ())
+    assert clip.audio_importance is not None
+    kept = intra_modality.select(clip, entry, 14)
+    assert set(kept.tolist()) == set(clip.audio_importance.topk(14).indices.tolist())
+
+
+@given(st.integers(0, 30), st.lists(st.integers(1, 12), max_size=9), st.booleans(), st.data())
+def test_selection_has_exactly_the_count_in_order(
+    audio: int, frames: list[int], known: bool, data: st.DataObject
+) -> None:
+    if audio + sum(frames) == 0:
+        return
+    clip = tokens(audio, tuple(frames), importance=known)
+    entry = intra_modality.Entry(audio, clip.frame_sizes)
+    keep = data.draw(st.integers(entry.counts().least, clip.count))
+    kept = intra_modality.select(clip, entry, keep).tolist()
+    assert len(kept) == keep
+    assert kept == sorted(set(kept))
+    assert not kept or (kept[0] >= 0 and kept[-1] < clip.count)
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in policies.names() if n != "none"])
+@pytest.mark.parametrize("layers", [12, 28])
+def test_every_policy_meets_its_ratio_and_keeps_what_it_planned(name: str, layers: int) -> None:
+    clip = tokens(60, (30,) * 8)
+    policy = policies.named(name)
+    schedule = policy.plan(clip, layers, 0.4)
+    assert schedule.total == clip.count
+    assert schedule.retained_ratio == pytest.approx(0.4, abs=0.03)
+    kept = policy.before(clip, schedule)
+    assert kept.dtype == torch.int64
+    assert kept.tolist() == sorted(set(kept.tolist()))
+    assert len(kept) == schedule.entering[0]
+    for layer in range(layers - 1):
+        if not schedule.drops_after(layer):
+            continue
+        alive = policies.LayerTokens(
+            layer=layer,
+            layers=layers,
+            index=kept,
+            importance=torch.rand(len(kept), generator=torch.Generator().manual_seed(layer)),
+            modality=clip.modality[kept],
+            chunk=clip.chunk[kept],
+            chunks=clip.chunks,
+        )
+        stay = policy.at_layer(alive, schedule.entering[layer + 1])
+        assert stay.tolist() == sorted(set(stay.tolist()))
+        assert len(stay) == schedule.entering[layer + 1]
+        kept = kept[stay]
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ({"mode": "fast"}, "unknown mode 'fast'; allowed: dense, dense_shared"),
+        ({"policy": "best"}, "unknown policy 'best'; allowed: .*omnidrop"),
+        ({"guidance": "sum"}, "unknown guidance 'sum'; allowed: max, mean, quota"),
+        ({"retained_ratio": 0.0}, "above 0 and at most 1"),
+        ({"retained_ratio": 1.5}, "above 0 and at most 1"),
+        ({"mode": "dense"}, "mode 'dense' prunes nothing"),
+        ({"policy": "none"}, "policy 'none' keeps everything"),
+        ({"settings": (("sharpness", 3),)}, "no setting 'sharpness'; allowed: beta, t_mid"),
+        ({"settings": (("diversity", "some"),)}, "diversity must be one of off, printed, normalised"),
+        ({"settings": (("p_init", 0.1),)}, "give both p_init and p_final"),
+        ({"settings": (("video_keep", 0.1),)}, "video_keep must be 0.25 to 1"),
+    ],
+)
+def test_pruning_says_what_is_wrong(given_: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        Pruning(**given_)
+
+
+def test_pruning_is_hashable_and_off_in_every_mode() -> None:
+    assert len({Pruning.off(mode) for mode in MODES}) == len(MODES)
+    assert Pruning() == Pruning() != Pruning(retained_ratio=0.2)
+
+
+def test_the_papers_rates_can_be_given_instead_of_a_ratio() -> None:
+    clip = tokens(60, (30,) * 8)
+    schedule = policies.named("omnidrop", p_init=0.0, p_final=0.2).plan(clip, 28, None)
+    assert schedule.entering[0] == 42 + 2 * (30 + 18)
+    with pytest.raises(PolicyError, match="not both"):
+        policies.named("omnidrop", p_init=0.0, p_final=0.2).plan(clip, 28, 0.3)
+    with pytest.raises(PolicyError, match="needs a retained_ratio"):
+        policies.named("omnidrop").plan(clip, 28, None)
