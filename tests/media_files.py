@@ -6,10 +6,12 @@ off the decoded arrays *when* they are from, instead of trusting a count.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from workers.ffmpeg import find_ffmpeg
 
@@ -81,3 +83,14 @@ def spoil(source: Path, target: Path, start: float, end: float, seed: int = 0) -
     content[first:last] = np.random.default_rng(seed).integers(0, 256, last - first, np.uint8).tobytes()
     target.write_bytes(bytes(content))
     return target
+
+
+def children() -> list[psutil.Process]:
+    """The processes that this one started to read media and that are still there."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = " ".join(process.cmdline())
+            if any(name in command for name in ("ffmpeg", "_launch.py", "_probe_child")):
+                found.append(process)
+    return found

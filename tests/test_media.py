@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from omnidrop.errors import OmniDropError
-from tests.media_files import AAC, X264, clip_file, cut, make, picture, sound, spoil, times_of, tone_starts
+from tests.media_files import AAC, X264, children, clip_file, cut, make, picture, sound, spoil, times_of, tone_starts
 from workers import confinement, extraction, ffmpeg
 from workers.errors import (
     DecodeFailed,
@@ -323,10 +323,6 @@ def test_limits_refuse_before_decoding(files):
         decode(path, 0, 1, max_media_bytes=1000)
     with pytest.raises(MediaTooLarge, match="max_bytes is 100000"):
         decode(path, 0, 2, max_bytes=100_000)
-
-
-def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
 
 
 def open_files() -> set[str]:

@@ -8,10 +8,9 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.media_files import AAC, X264, clip_file, cut, make, picture, sound
+from tests.media_files import AAC, X264, children, clip_file, cut, make, picture, sound
 from workers.errors import (
     MediaMissing,
     MediaTooLarge,
@@ -28,10 +27,6 @@ from workers.records import ClipFailure, MediaInfo
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
     return clip_file(tmp_path_factory.mktemp("probe") / "plain.mp4", 4)
-
-
-def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_everything_that_decoding_needs_is_found(tmp_path):
