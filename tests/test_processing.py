@@ -191,6 +191,20 @@ def test_stock_pixel_bounds_apply_where_the_checkpoint_has_none(tmp_path: Path, 
     assert geometry.count_tokens(4, 238, 420, 32_000) == (288, 50)
 
 
+def test_a_minute_at_the_papers_settings_is_10140_tokens(tmp_path: Path, small_qwen2_5_omni: Path) -> None:
+    """The published 7B configuration (transformers' defaults): 60 s, 2 frames a second, 288 + 50 tokens a chunk."""
+    published = tmp_path / "published"
+    shutil.copytree(small_qwen2_5_omni, published)
+    (published / "processor_config.json").unlink()
+    config = json.loads((published / "config.json").read_text())
+    config["thinker_config"] = {name: {} for name in ("text_config", "vision_config", "audio_config")}
+    (published / "config.json").write_text(json.dumps(config))
+    geometry = read_geometry(str(published))
+    assert (geometry.layers, geometry.width, geometry.kv_width, geometry.mlp_width) == (28, 3584, 512, 18944)
+    assert geometry.vocabulary == 152064
+    assert geometry.count_tokens(120, 252, 448, 60 * 16_000) == (8640, 1500)
+
+
 def test_bad_pixel_bounds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "processor_config.json").write_text('{"videos_kwargs": {"size": {"shortest_edge": 9}}}')
     with pytest.raises(CheckpointError, match="longest_edge"):
