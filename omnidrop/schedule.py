@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from omnidrop.errors import PolicyError
 
@@ -17,6 +18,8 @@ PAPER_RATIO, PAPER_ENTERING = 0.30, 0.45
 PAPER_P_INIT = 0.02
 PAPER_P_FINAL = 0.5
 """The paper's strongest rates (its 20 % settings): up to these the input is not pruned further than the paper does."""
+NEARBY = 3
+"""How many tokens the entry may be off the paper's share to come nearer to the target."""
 MOST_P_INIT = 0.1
 MOST_P_FINAL = 0.9
 """Bounds of what calibration may use: beyond them nearly nothing survives the first layers that prune."""
@@ -96,6 +99,7 @@ class EntryCounts:
     total: int
 
 
+@lru_cache(maxsize=1024)  # clips of one archive are mostly of one size
 def calibrate(target: float, total: int, layers: int, shape: Sigmoid, entry: EntryCounts) -> Schedule:
     """The schedule whose retained ratio is nearest to `target`, of `layers` layers and `total` tokens.
 
@@ -116,17 +120,27 @@ def calibrate(target: float, total: int, layers: int, shape: Sigmoid, entry: Ent
     enters = entry.paper
     if target > PAPER_RATIO or enters < target * total:
         enters = min(total, max(enters, math.ceil(target / PAPER_RATIO * PAPER_ENTERING * total)))
+
+    def around(count: int, p_init: float, most: float) -> Schedule:
+        # One step of p_final moves several layers' counts at once; a token more or less at the entry fills the gap.
+        nearby = range(max(entry.least, count - NEARBY), min(total, count + NEARBY) + 1)
+        tried: list[Schedule] = []
+        for other in sorted(nearby, key=lambda c: abs(c - count)):
+            tried.append(_solve(lambda p, c=other: at(c, p_init, p), p_init, most, wanted))  # type: ignore[misc]
+            if abs(sum(tried[-1].entering) - wanted) <= layers / 2:  # half a token in the mean over layers
+                break
+        return min(tried, key=lambda s: abs(sum(s.entering) - wanted))
+
     for p_init in (0.0, PAPER_P_INIT):
         if sum(at(enters, p_init, PAPER_P_FINAL).entering) <= wanted:
-            return _solve(lambda p, start=p_init: at(enters, start, p), p_init, PAPER_P_FINAL, wanted)  # type: ignore[misc]
+            return around(enters, p_init, PAPER_P_FINAL)
     if sum(at(entry.least, PAPER_P_INIT, PAPER_P_FINAL).entering) <= wanted:
         low, high = entry.least, enters
         while high - low > 1:
             middle = (low + high) // 2
             below = sum(at(middle, PAPER_P_INIT, PAPER_P_FINAL).entering) <= wanted
             low, high = (middle, high) if below else (low, middle)
-        # The most that may enter is known to a token; p_final closes what rounding to whole tokens leaves.
-        return _solve(lambda p: at(high, PAPER_P_INIT, p), PAPER_P_INIT, MOST_P_FINAL, wanted)
+        return around(high, PAPER_P_INIT, MOST_P_FINAL)
     floor = at(entry.least, MOST_P_INIT, MOST_P_FINAL)
     if sum(floor.entering) > wanted + layers:
         raise PolicyError(
@@ -144,7 +158,7 @@ def calibrate(target: float, total: int, layers: int, shape: Sigmoid, entry: Ent
 
 def _solve(at: Callable[[float], Schedule], low: float, high: float, wanted: float) -> Schedule:
     """Bisect the falling step function `sum(at(x).entering)` for `wanted`; the nearer side of the last step."""
-    for _ in range(48):  # the width of the bracket falls below one float32 step of a rate
+    for _ in range(32):  # finer than one token in a billion
         middle = (low + high) / 2
         if sum(at(middle).entering) <= wanted:
             high = middle
