@@ -31,6 +31,7 @@ _TOY: tuple[tuple[str, Format, float], ...] = (
 )
 TRUTH_FILE = "truth.json"
 _OTHERS = ("broken/truncated.mkv", "broken/not a video.mp4", "sound only.wav")
+FILES = len(_TOY) + len(_OTHERS)
 
 
 def make_demo_archive(folder: Path, done: Callable[[str], None] = lambda name: None) -> dict[str, Truth]:
