@@ -1,54 +1,170 @@
-"""`python -m benchmarks.train_tiny`: train the embedded checkpoint, stage by stage, resuming where it stopped."""
+"""`python -m benchmarks.train_tiny`: train the embedded checkpoint, stage by stage, resuming where it was stopped.
+
+Stages: the encoders alone (`audio`, `vision`); the decoder's first half of layers on ideal features (`ideal`); all
+layers on the encoders' features (`encoded`); then the checkpoint is written to `--out`. Every stage keeps its state in
+`--folder`; `--hours` fits the number of steps to a time, measured on the machine at hand.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
-from benchmarks.train_tiny import perception
-from benchmarks.train_tiny.architecture import fresh
+from benchmarks.train_tiny import binding, perception
+from benchmarks.train_tiny.architecture import LAYERS, fresh, save
+from benchmarks.train_tiny.clips import EncodedSource, IdealSource, Packer
 from benchmarks.train_tiny.tokenizer import build_tokenizer
 
-STAGES = ("perception",)
+log = logging.getLogger("train_tiny")
+ALL_LAYERS = tuple(range(LAYERS))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps of every stage. The defaults are the run whose checkpoint ships."""
+
+    audio: int = 160
+    vision: int = 620
+    ideal: int = 3000
+    encoded: int = 1200
+    rows: int = 5
+    """Clips a decoder step."""
+    rate: float = 2e-3
+    seed: int = 1
+
+
+SHARES = {"audio": 0.03, "vision": 0.17, "ideal": 0.45, "encoded": 0.35}
+"""How `--hours` is spent."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and run the stages."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_tiny", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("runs/tiny"), help="checkpoints and log (kept out of git)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/tiny"), help="state and log, kept out of git")
+    parser.add_argument("--out", type=Path, help="where to write the checkpoint (default: FOLDER/checkpoint)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--vision-steps", type=int, default=2400)
-    parser.add_argument("--audio-steps", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=1, help="processes that make batches")
+    parser.add_argument("--hours", type=float, help="fit the steps to this many hours")
+    for name, value in asdict(Plan()).items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
     given = parser.parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(message)s",
         handlers=[logging.StreamHandler(sys.stdout), logging.FileHandler(given.folder / "train.log")],
+        force=True,
     )
     torch.set_num_threads(given.threads)
-    device = torch.device(given.device)
-    tokenizer = build_tokenizer()
-    model = fresh(tokenizer).to(device)
-    words = perception.words_of(model, tokenizer)
-    for kind, steps, rate in (("audio", given.audio_steps, 2e-3), ("vision", given.vision_steps, 2e-3)):
+    plan = Plan(**{name: getattr(given, name) for name in asdict(Plan())})
+    trained = Training(given.folder, torch.device(given.device), given.workers, plan)
+    if given.hours:
+        trained.plan = trained.fitted(given.hours * 3600)
+    log.info("plan %s on %s, %d threads", asdict(trained.plan), given.device, given.threads)
+    trained.run()
+    save(trained.model, trained.tokenizer, given.out or given.folder / "checkpoint")
+
+
+class Training:
+    """The model, its sources of clips, and where the state of every stage lies."""
+
+    def __init__(self, folder: Path, device: torch.device, workers: int, plan: Plan) -> None:
+        self.folder, self.device, self.workers, self.plan = folder, device, workers, plan
+        self.tokenizer: Qwen2Tokenizer = build_tokenizer()
+        self.model: Qwen2_5OmniThinkerForConditionalGeneration = fresh(self.tokenizer).to(device)
+        # The names that encoders learn to say stay those of the fresh model: the decoder's may move on.
+        self.words = perception.words_of(self.model, self.tokenizer)
+        self.packer = Packer(self.tokenizer)
+
+    def run(self) -> None:
+        """All stages; those that are done only load their state."""
+        for kind in ("audio", "vision"):
+            self.perceive(kind, getattr(self.plan, kind))
+        log.info("perception: %s", perception.rounded(perception.measure(self.model, self.words)))
+        ideal = IdealSource(perception.Words(*(table.cpu() for table in vars(self.words).values())))
+        if not (self.folder / "encoded.pt").exists():
+            self.bind("ideal", ideal, self.plan.ideal, self.plan.rate, binding.FIRST_LAYERS, binding.PHASES)
+            binding.grow(self.model)
+        encoded = EncodedSource(self.model, self.device)
+        self.bind("encoded", encoded, self.plan.encoded, self.plan.rate / 2, ALL_LAYERS, binding.LATER_PHASES)
+        found = binding.evaluate(self.model, self.packer, encoded, binding.LATER_PHASES[-1].stage, self.device)
+        log.info("unseen generated clips: %s", binding.table(found))
+
+    def perceive(self, kind: str, steps: int) -> None:
+        """One encoder."""
         perception.train(
-            model,
-            words,
+            self.model,
+            self.words,
             kind,
             steps=steps,
-            rate=rate,
-            seed=given.seed,
-            checkpoint=given.folder / f"{kind}.pt",
-            device=device,
+            rate=self.plan.rate,
+            seed=self.plan.seed,
+            checkpoint=self.folder / f"{kind}.pt",
+            device=self.device,
+            workers=self.workers,
         )
-    perception.log.info("perception: %s", perception.rounded(perception.measure(model, words)))
+
+    def bind(
+        self,
+        name: str,
+        source: IdealSource | EncodedSource,
+        steps: int,
+        rate: float,
+        active: tuple[int, ...],
+        phases: tuple[binding.Phase, ...],
+    ) -> None:
+        """One stage of the decoder."""
+        # Encoding in worker processes needs the model there: on a GPU clips are encoded in this process.
+        workers = self.workers if isinstance(source, IdealSource) or self.device.type == "cpu" else 0
+        binding.train(
+            self.model,
+            self.packer,
+            source,
+            self.words,
+            steps=steps,
+            rows=self.plan.rows,
+            rate=rate,
+            seed=self.plan.seed + 2,
+            checkpoint=self.folder / f"{name}.pt",
+            device=self.device,
+            phases=phases,
+            workers=workers,
+            active=active,
+        )
+
+    def fitted(self, seconds: float) -> Plan:
+        """The plan with steps that take about `seconds`, from a few steps of every stage; kept for a resumed run."""
+        kept = self.folder / "plan.json"
+        if kept.exists():
+            return Plan(**json.loads(kept.read_text()))
+        trial = Training(self.folder / "trial", self.device, 0, Plan(rows=self.plan.rows))
+        trial.folder.mkdir(exist_ok=True)
+        ideal = IdealSource(perception.Words(*(table.cpu() for table in vars(trial.words).values())))
+        encoded = EncodedSource(trial.model, self.device)
+        stages = {
+            "audio": lambda: trial.perceive("audio", 6),
+            "vision": lambda: trial.perceive("vision", 6),
+            "ideal": lambda: trial.bind("ideal", ideal, 6, 1e-3, binding.FIRST_LAYERS, binding.PHASES),
+            "encoded": lambda: trial.bind("encoded", encoded, 6, 1e-3, ALL_LAYERS, binding.LATER_PHASES),
+        }
+        steps = {}
+        for name, stage in stages.items():
+            started = time.monotonic()
+            stage()
+            steps[name] = max(20, int(SHARES[name] * seconds / ((time.monotonic() - started) / 6)))
+            (trial.folder / f"{name}.pt").unlink()
+        plan = Plan(**{**asdict(self.plan), **steps})
+        kept.write_text(json.dumps(asdict(plan)) + "\n")
+        return plan
 
 
 if __name__ == "__main__":

@@ -21,12 +21,23 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from benchmarks.train_tiny.tokenizer import CHAT_TEMPLATE, same_word_ids
+from benchmarks.train_tiny.tokenizer import same_word_ids
 
 FRAME_PIXELS = 32 * 28 * 28
 """Pixels a frame after resizing, at most: 112 x 196 (28 cells of 28 x 28) for a 16:9 picture, 112 x 168 for 4:3 and
 140 x 140 for a square one; a shape of half-size 13 % then spans at least 29 pixels."""
 MIN_FRAME_PIXELS = 20 * 28 * 28
+ALL_FILES = (
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+"""What `save` writes."""
 HOP = 400
 """Samples between mel frames (25 ms). Two halvings later that is 10 audio tokens a second, which keeps video in the
 majority (56 video to 20 audio tokens in 2 s at 2 frames a second)."""
@@ -211,9 +222,8 @@ def save(model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2Toke
     }
     (folder / "processor_config.json").write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n")
     tokenizer.save_pretrained(folder)
-    (folder / "chat_template.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}, indent=2) + "\n")
-    for file in folder.iterdir():
-        file.chmod(0o644)
+    for name in ALL_FILES:
+        (folder / name).chmod(0o644)
 
 
 def load(folder: Path) -> tuple[Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer]:

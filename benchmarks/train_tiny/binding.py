@@ -27,8 +27,10 @@ from benchmarks.train_tiny.samples import IGNORED
 from pipeline.toy_world.questions import TASKS
 
 log = logging.getLogger("train_tiny")
-NAMING_LAYER = LAYERS // 3
+NAMING_LAYER = 5
 """After this many layers every media token must name its moment's shape, colour and sound."""
+FIRST_LAYERS = tuple(range(0, LAYERS, 2))
+"""Layers that work in the first, cheap half of the training; `grow` then lets in those between them, as identities."""
 NAMING_WEIGHT = 0.3
 SAVE_EVERY_S = 120.0
 
@@ -47,6 +49,10 @@ PHASES = (
     Phase(0.70, Curriculum(most_events=4, longest_s=16, full_share=0.1, thin_share=1.0)),
     Phase(1.00, Curriculum(most_events=6, longest_s=24, full_share=0.3, thin_share=0.9)),
 )
+LATER_PHASES = (
+    Phase(0.50, Curriculum(most_events=4, longest_s=16, full_share=0.3, thin_share=0.8)),
+    Phase(1.00, Curriculum(most_events=6, longest_s=24, full_share=0.6, thin_share=0.3)),
+)
 
 
 def stage_at(step: int, steps: int, phases: tuple[Phase, ...] = PHASES) -> Curriculum:
@@ -54,26 +60,46 @@ def stage_at(step: int, steps: int, phases: tuple[Phase, ...] = PHASES) -> Curri
     return next(phase.stage for phase in phases if step < phase.until * steps or phase is phases[-1])
 
 
-def forward(model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Final hidden states and those after NAMING_LAYER layers, both (B, N, width)."""
+def grow(model: Qwen2_5OmniThinkerForConditionalGeneration) -> None:
+    """Make every layer outside FIRST_LAYERS a copy of the one before it that adds nothing yet.
+
+    The function stays the same, and half of the depth has been trained at half of the cost.
+    """
+    layers = model.model.language_model.layers
+    with torch.no_grad():
+        for number in range(len(layers)):
+            if number not in FIRST_LAYERS:
+                layers[number].load_state_dict(layers[number - 1].state_dict())
+                layers[number].self_attn.o_proj.weight.zero_()
+                layers[number].mlp.down_proj.weight.zero_()
+
+
+def forward(
+    model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch, active: tuple[int, ...] = tuple(range(LAYERS))
+) -> tuple[Tensor, Tensor]:
+    """Final hidden states and those after NAMING_LAYER layers, both (B, N, width); only `active` layers work."""
     decoder = model.model.language_model
     hidden = decoder.embed_tokens(batch.ids)
     hidden = hidden.masked_scatter((batch.media == 1)[..., None], batch.video.to(hidden.dtype))
     hidden = hidden.masked_scatter((batch.media == 2)[..., None], batch.audio.to(hidden.dtype))
     rotary = decoder.rotary_emb(hidden, batch.positions)
     middle = hidden
-    for number, layer in enumerate(decoder.layers, 1):
-        hidden = layer(hidden, attention_mask=batch.mask, position_embeddings=rotary)
-        if number == NAMING_LAYER:
+    for number, layer in enumerate(decoder.layers):
+        if number in active:
+            hidden = layer(hidden, attention_mask=batch.mask, position_embeddings=rotary)
+        if number + 1 == NAMING_LAYER:
             middle = hidden
     return decoder.norm(hidden), middle
 
 
 def losses(
-    model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch, words: Words
+    model: Qwen2_5OmniThinkerForConditionalGeneration,
+    batch: Batch,
+    words: Words,
+    active: tuple[int, ...] = tuple(range(LAYERS)),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Answer loss, naming loss, and the final hidden states."""
-    final, middle = forward(model, batch)
+    final, middle = forward(model, batch, active)
     asked = batch.targets != IGNORED
     logits = model.lm_head(final[asked]).float()
     each = functional.cross_entropy(logits, batch.targets[asked], reduction="none")
@@ -168,9 +194,13 @@ def train(
     phases: tuple[Phase, ...] = PHASES,
     workers: int = 1,
     until: float = float("inf"),
+    active: tuple[int, ...] = tuple(range(LAYERS)),
 ) -> None:
     """Train the decoder in place; resume from `checkpoint`; stop early, saved, at the monotonic time `until`."""
-    module = torch.nn.ModuleList([model.model.language_model, model.lm_head])
+    decoder = model.model.language_model
+    module = torch.nn.ModuleList([decoder, model.lm_head])
+    for number, layer in enumerate(decoder.layers):
+        layer.requires_grad_(number in active)
     optimiser, begun = Optimiser([module], rate), 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
@@ -191,7 +221,7 @@ def train(
     for step, cpu_batch in enumerate(loader, begun):
         batch = cpu_batch.to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            answer, naming, final = losses(model, batch, words)
+            answer, naming, final = losses(model, batch, words, active)
         (answer + NAMING_WEIGHT * naming).backward()
         norm = optimiser.step(schedule(step, steps))
         for name, value in (("answer", answer.item()), ("naming", naming.item()), ("norm", norm)):

@@ -1,0 +1,222 @@
+"""Training of the embedded checkpoint: batched encoders equal the stock ones, packed rows equal the product's prefill,
+a few steps lower the loss, and the shipped checkpoint still gives its stored answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.train_tiny import binding, perception
+from benchmarks.train_tiny.architecture import ALL_FILES, fresh, load, save, thinker_config
+from benchmarks.train_tiny.clips import Curriculum, EncodedSource, IdealSource, Packer, collate, draw_row
+from benchmarks.train_tiny.encoders import frame_size, hear, mels_of, patches_of, see
+from benchmarks.train_tiny.optim import Optimiser, schedule
+from benchmarks.train_tiny.samples import picture_batch, sound_batch
+from benchmarks.train_tiny.tokenizer import build_tokenizer, token_ids
+from omnidrop.model import OmniModel, Pruning
+from pipeline.toy_world import COLOURS, SHAPES, SOUNDS, Event, questions_of
+from pipeline.toy_world.render import Painter, wave_of
+from pipeline.toy_world.world import events_of, generator_of
+
+TINY = Path(__file__).parent.parent / "omnidrop" / "checkpoints" / "tiny"
+EASY = Curriculum(most_events=2, longest_s=8, full_share=0.0, thin_share=1.0, questions=6)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return fresh(tokenizer).eval()
+
+
+def test_every_answer_is_one_token_and_any_text_round_trips(tokenizer):
+    answers = [*SHAPES, *COLOURS, *SOUNDS, "none", "yes", "no", *"0123456", *"ABCDEF"]
+    assert len(set(token_ids(tokenizer, answers))) == len(answers)
+    for text in ("What colour is the circle?", "größe 漢字 🙂\n\ttab", "Is a rising sweep heard? no", "low tones"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    specials = "<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|><|im_end|>"
+    assert len(tokenizer.encode(specials)) == 7
+    assert tokenizer.decode(tokenizer.encode(specials), skip_special_tokens=True) == "user\n"
+
+
+def test_the_start_is_the_same_every_time_and_small(tokenizer, model):
+    again = fresh(tokenizer)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert sum(weight.numel() for weight in model.parameters()) < 10_000_000
+    assert thinker_config(tokenizer).text_config.num_hidden_layers == 12
+
+
+def test_a_saved_checkpoint_loads_back_in_the_published_layout(tokenizer, model, tmp_path):
+    save(model, tokenizer, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == set(ALL_FILES)
+    assert (tmp_path / "model.safetensors").stat().st_size < 20_000_000
+    loaded, words = load(tmp_path)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value.to(torch.bfloat16).float())
+    assert words.get_vocab() == tokenizer.get_vocab()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["Qwen2_5OmniForConditionalGeneration"]
+    assert "talker_config" not in config
+
+
+@pytest.mark.parametrize(("height", "width"), [(360, 640), (640, 360), (480, 480), (480, 640), (720, 1280), (240, 426)])
+def test_batched_vision_equals_the_stock_encoder(model, height, width):
+    tall, wide = frame_size(height, width)
+    assert min(tall, wide) >= 112
+    frames = torch.randint(0, 256, (2, 2, tall, wide, 3), dtype=torch.uint8)
+    patches = patches_of(frames)
+    grid = torch.tensor([[1, tall // 14, wide // 14]] * 2)
+    with torch.no_grad():
+        stock = model.model.visual(patches.flatten(0, 1), grid).pooler_output
+        ours = see(model.model.visual, patches, tall // 28, wide // 28).flatten(0, 1)
+    torch.testing.assert_close(ours, stock, atol=2e-5, rtol=1e-4)
+
+
+def test_batched_hearing_equals_the_stock_encoder(model):
+    waves = 0.1 * torch.randn(2, 6 * 16_000)
+    mels = mels_of(waves)
+    with torch.no_grad():
+        stock = model.model.audio_tower(torch.cat(list(mels), 1), feature_lens=torch.tensor([240, 240]))
+        ours = hear(model.model.audio_tower, mels).flatten(0, 1)
+    torch.testing.assert_close(ours, stock.last_hidden_state, atol=2e-5, rtol=1e-4)
+
+
+def test_a_packed_training_row_is_the_products_packed_prefill(tokenizer, model, tmp_path):
+    """Same clip, same questions: the answers that training reads are those that OmniModel gives."""
+    save(model, tokenizer, tmp_path)
+    rounded, _ = load(tmp_path)
+    rounded.eval()
+    product = OmniModel.load(str(tmp_path), device="cpu", dtype="float32")
+    _, events = events_of("v1", 5, length_s=8, count=2)
+    painter = Painter("v1", events, generator_of("v1", 5, "picture"))
+    frames = np.stack([painter.frame(number / 2, 112, 196) for number in range(16)])
+    wave = wave_of(events, 8, generator_of("v1", 5, "sound"))
+    asked = questions_of(events, most=8)
+    said = product.answer(
+        frames, wave, [one.question for one in asked], fps=2.0, pruning=Pruning.off("dense_shared")
+    ).answers
+    prefix = product.adapter.prefix(frames, wave, fps=2.0, system_prompt=None, instruction="")
+    from benchmarks.train_tiny.clips import Clip
+
+    with torch.no_grad():
+        video = perception.view(rounded, torch.from_numpy(frames).view(8, 2, 112, 196, 3))
+        # The product pads the wave by one window of zeros before the transform, as the stock processor does.
+        padded = torch.nn.functional.pad(torch.from_numpy(wave), (0, 400))[None]
+        audio = hear(rounded.model.audio_tower, mels_of(padded)[..., :320])[0]
+        row = Packer(tokenizer).row(Clip(events, video, 4, 7, 1.0, audio), asked, None)
+        batch = collate([row])
+        count = len(prefix.input_ids)
+        assert batch.ids[0, :count].tolist() == prefix.input_ids.tolist()
+        torch.testing.assert_close(batch.positions[:, 0, :count], prefix.positions)
+        final, _ = binding.forward(rounded, batch)
+        packer = Packer(tokenizer)
+        for (place, one), answer in zip(row.asked, said, strict=True):
+            ids = [packer.ids(option)[0] for option in one.question.answer.rendered()]
+            chances = rounded.lm_head(final[0, place])[ids].softmax(-1)
+            # An option's probability is over the allowed ones alone.
+            assert float(chances.max()) == pytest.approx(answer.probability, abs=2e-3)
+
+
+def test_ideal_and_encoded_clips_pack_alike(tokenizer, model):
+    packer = Packer(tokenizer)
+    words = perception.words_of(model, tokenizer)
+    stage = Curriculum(most_events=2, longest_s=8, full_share=1.0, thin_share=0.0, questions=4)
+    for source in (IdealSource(words), EncodedSource(model, torch.device("cpu"))):
+        row = draw_row(packer, source, np.random.default_rng(0), stage)
+        batch = collate([row])
+        assert int((batch.media == 1).sum()) == len(batch.video) == row.clip.video.shape[0] * row.clip.video.shape[1]
+        assert int((batch.media == 2).sum()) == len(batch.audio)
+        mask = batch.mask[0, 0]
+        first, second = (torch.tensor(row.group == number) for number in (1, 2))
+        assert not mask[second][:, first].any()
+        assert mask[second][:, torch.tensor(row.group == 0)].all()
+
+
+def test_twenty_steps_lower_the_decoders_loss(tokenizer):
+    torch.manual_seed(0)
+    model = fresh(tokenizer)
+    words = perception.words_of(model, tokenizer)
+    packer, source = Packer(tokenizer), IdealSource(words)
+    optimiser = Optimiser([model.model.language_model, model.lm_head], 2e-3)
+    seen = []
+    for step in range(20):
+        batch = collate([draw_row(packer, source, np.random.default_rng(step), EASY) for _ in range(2)])
+        answer, naming, _ = binding.losses(model, batch, words, binding.FIRST_LAYERS)
+        (answer + binding.NAMING_WEIGHT * naming).backward()
+        optimiser.step(schedule(step + 20, 1000))
+        seen.append((float(answer.detach()), float(naming.detach())))
+    early, late = np.mean(seen[:4], 0), np.mean(seen[-4:], 0)
+    assert late[0] < 0.8 * early[0]
+    assert late[1] < early[1]
+
+
+def test_twenty_steps_lower_the_encoders_loss(tokenizer):
+    model = fresh(tokenizer)
+    words = perception.words_of(model, tokenizer)
+    optimiser = Optimiser([model.model.visual, model.model.audio_tower], 2e-3)
+    seen = []
+    for step in range(20):
+        pictures = picture_batch(np.random.default_rng(step), 12, cut=True)
+        sounds = sound_batch(np.random.default_rng(step), 2, 4.0)
+        looked = perception.picture_loss(perception.view(model, pictures.frames), pictures, words)
+        heard = perception.sound_loss(hear(model.model.audio_tower, mels_of(sounds.waves)), sounds, words)
+        (looked + heard).backward()
+        optimiser.step(schedule(step + 20, 1000))
+        seen.append((float(looked.detach()), float(heard.detach())))
+    early, late = np.mean(seen[:4], 0), np.mean(seen[-4:], 0)
+    assert (late < 0.9 * early).all()
+
+
+def test_growing_the_decoder_changes_no_answer(tokenizer):
+    model = fresh(tokenizer).eval()
+    words = perception.words_of(model, tokenizer)
+    batch = collate([draw_row(Packer(tokenizer), IdealSource(words), np.random.default_rng(1), EASY)])
+    with torch.no_grad():
+        half, _ = binding.forward(model, batch, binding.FIRST_LAYERS)
+        binding.grow(model)
+        whole, _ = binding.forward(model, batch)
+    torch.testing.assert_close(whole, half, atol=1e-4, rtol=1e-4)
+
+
+def test_labels_of_samples_agree_with_what_is_painted():
+    pictures = picture_batch(np.random.default_rng(3), 12)
+    rows, columns = pictures.frames.shape[2] // 28, pictures.frames.shape[3] // 28
+    cells = pictures.frames.float().amax((1, 4)).view(12, rows, 28, columns, 28).mean((2, 4)).flatten(1)
+    named, empty = pictures.shapes < len(SHAPES), pictures.shapes == len(SHAPES)
+    named &= pictures.shapes >= 0
+    assert named.any()
+    assert cells[named].mean() > cells[empty].mean() + 40
+    assert (named == ((pictures.colours >= 0) & (pictures.colours < len(COLOURS)))).all()
+
+
+def slice_clip(events: tuple[Event, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames at 2 a second and sound of 8 s, generated: no file, so that no codec's version changes an answer."""
+    painter = Painter("v1", events, generator_of("v1", seed, "picture"))
+    frames = np.stack([painter.frame(number / 2, 112, 196) for number in range(16)])
+    return frames, wave_of(events, 8, generator_of("v1", seed, "sound"))
+
+
+def test_the_shipped_checkpoint_gives_its_stored_answers():
+    stored = json.loads((Path(__file__).parent / "data" / "tiny_answers.json").read_text())
+    model = OmniModel.load("tiny", device="cpu", dtype="float32")
+    agree = right = count = 0
+    for clip in stored["clips"]:
+        _, events = events_of("v1", clip["seed"], length_s=8, count=clip["events"])
+        asked = questions_of(events, seed=clip["seed"], most=12)
+        assert [one.question.text for one in asked] == list(clip["answers"])
+        frames, wave = slice_clip(events, clip["seed"])
+        questions = [one.question for one in asked]
+        said = model.answer(frames, wave, questions, fps=2.0, pruning=Pruning.off("dense_shared")).answers
+        for one, answer in zip(asked, said, strict=True):
+            agree += answer.text == clip["answers"][one.question.text]
+            right += answer.text == one.right
+            count += 1
+    assert agree >= 0.98 * count
+    assert right / count >= stored["accuracy"] - 0.02
