@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from pydantic import AfterValidator, Field
 
@@ -27,15 +27,19 @@ class SecretFreeError(ValueError):
     """Raised by validators of fields whose value may hold a credential, so that messages do not repeat the value."""
 
 
-def holds_secret(url: str) -> bool:
-    """Whether an address has a user or password part, or a query parameter that is named like a credential."""
-    parts = urlsplit(url)
-    return "@" in parts.netloc or secret_in_query(parts.query)
+def user_part(url: str) -> str | None:
+    """What stands before the last @ of an address, None without one.
+
+    Not what `urlsplit` calls the user: a password with a / or ? in it, unescaped, would end up in the path there.
+    """
+    before, at, _ = url.partition("://")[2].rpartition("@")
+    return before if at else None
 
 
-def secret_in_query(query: str) -> bool:
-    """Whether a URL's query has a parameter that is named like a credential."""
-    return any(SECRET_NAME.search(name.replace("-", "_")) for name, _ in parse_qsl(query, keep_blank_values=True))
+def secret_in_query(url: str) -> bool:
+    """Whether an address's query has a parameter that is named like a credential."""
+    query = parse_qsl(url.partition("?")[2].partition("#")[0], keep_blank_values=True)
+    return any(SECRET_NAME.search(name.replace("-", "_")) for name, _ in query)
 
 
 def is_s3(location: str) -> bool:
@@ -44,7 +48,7 @@ def is_s3(location: str) -> bool:
 
 
 def _endpoint(url: str) -> str:
-    if holds_secret(url):
+    if "@" in url or secret_in_query(url):
         raise SecretFreeError(f"the address seems to hold a credential; {NO_CREDENTIALS}")
     if not re.match(r"https?://[^/]", url):
         raise ValueError("must be an address such as http://host:9000")
@@ -61,11 +65,12 @@ def _location(location: str) -> str:
         if not rest.startswith("/"):
             raise ValueError("a file:// address needs an absolute path, as in file:///data/videos")
         return rest.rstrip("/") or "/"
-    if holds_secret(location):
+    bucket, _, prefix = rest.partition("/")
+    # A key may hold an @; a bucket's name holds neither @ nor a colon.
+    if ":" in bucket or "@" in bucket or secret_in_query(location):
         raise SecretFreeError(f"the address seems to hold a credential; {NO_CREDENTIALS}")
     if scheme.lower() != "s3":
-        raise ValueError("only local folders and s3:// addresses are supported")
-    bucket, _, prefix = rest.partition("/")
+        raise SecretFreeError(f"only local folders and s3:// addresses are supported, not {scheme}://")
     if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}", bucket):
         raise ValueError(f"{bucket!r} is no bucket name; write s3://bucket/prefix")
     return f"s3://{bucket}/{prefix}".rstrip("/")

@@ -12,12 +12,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from omnidrop.errors import UserError
-from pipeline.addresses import EndpointUrl, Location, SecretFreeError, is_s3, secret_in_query
+from pipeline.addresses import EndpointUrl, Location, SecretFreeError, is_s3, secret_in_query, user_part
 from pipeline.explain import explain, joined
 from pipeline.globs import compile_glob
 from pipeline.yaml_file import FieldPath, YamlDocument, YamlError, read_yaml
@@ -320,11 +319,10 @@ class JobConfig(Section):
     def _no_password(cls, url: str | None) -> str | None:
         if url is None or ENVIRONMENT_REFERENCE.fullmatch(url):
             return url
-        parts = urlsplit(url)
         if "://" not in url:
-            raise ValueError("must be a SQLAlchemy URL such as postgresql+psycopg://user@host/database")
-        literal = parts.password is not None and not ENVIRONMENT_REFERENCE.fullmatch(parts.password)
-        if literal or secret_in_query(parts.query):
+            raise SecretFreeError("must be a SQLAlchemy URL such as postgresql+psycopg://user@host/database")
+        password = (user_part(url) or "").partition(":")[2] if not url.startswith("sqlite") else ""
+        if (password and not ENVIRONMENT_REFERENCE.fullmatch(password)) or secret_in_query(url):
             raise SecretFreeError(
                 "the address holds a password, and job files are stored with results; write ${OMNIDROP_INDEX_URL} and "
                 "set that environment variable, or leave the password out and set PGPASSWORD"

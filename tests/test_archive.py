@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -540,6 +544,87 @@ def test_failures_that_may_pass_are_tried_again(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(StorageError, match=r"S3 failed \(ServiceUnavailable\)"):
             open_store("s3://b/x", StorageConfig(endpoint_url=address, max_retries=1)).write("a", b"data")
         assert len(requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (412, "PreconditionFailed", False),
+        (409, "ConditionalRequestConflict", False),
+        (403, "AccessDenied", StorageError),
+    ],
+)
+def test_what_a_server_says_to_a_second_writer(
+    status: int, code: str, expected: object, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    conditions: list[str | None] = []
+
+    class Answering(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            conditions.append(self.headers.get("If-None-Match"))
+            body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Answering) as address:
+        store = open_store("s3://b/x", StorageConfig(endpoint_url=address, max_retries=0))
+        if expected is StorageError:
+            with pytest.raises(StorageError, match=r"S3 refuses access .*check the credentials in use"):
+                store.write_once("a", b"data")
+        else:
+            assert store.write_once("a", b"data") is expected
+    assert conditions == ["*"]
+
+
+def test_a_writer_that_is_killed_leaves_whole_objects_only(tmp_path: Path):
+    size = 3_000_000
+    code = f"""
+import sys
+from pathlib import Path
+from pipeline.storage import LocalStore
+
+store, number = LocalStore(Path(sys.argv[1])), 0
+while True:
+    store.write_once(f"u/{{number}}", bytes({size}))
+    store.write("current", bytes({size}))
+    number += 1
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "u/5").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    writer.kill()
+    writer.wait()
+    listed = list(LocalStore(tmp_path).list())
+    assert len(listed) > 5
+    assert {found for _, found in listed} == {size}
+
+
+def test_without_hard_links_objects_are_still_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    store = LocalStore(tmp_path)
+    assert store.write_once("a/b", b"first")
+    assert not store.write_once("a/b", b"second")
+    assert store.read_bytes("a/b") == b"first"
+    assert os.listdir(tmp_path / "a") == ["b"]
 
 
 @settings(max_examples=25, deadline=None)
