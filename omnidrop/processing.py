@@ -138,13 +138,20 @@ class ClipProcessor:
         )
         return ModelInputs(layout, grid, mel)
 
-    def pixels(self, frames: npt.NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int, int]]:
-        """`pixel_values_videos` and `video_grid_thw` of (T, H, W, 3) uint8 frames."""
+    def pixels(
+        self, frames: npt.NDArray[np.uint8], device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, tuple[int, int, int]]:
+        """`pixel_values_videos` on `device` and `video_grid_thw` of (T, H, W, 3) uint8 frames.
+
+        Resized on the CPU, where torchvision's numbers are known bit for bit; the rest happens on `device`, to which a
+        quarter of the bytes travel that way.
+        """
         _check_frames(frames)
         tall, wide = self.geometry.resized(frames.shape[1], frames.shape[2])
         # Negative strides and read-only buffers (Ray's object store) are both met here; torch takes neither.
         upright = torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2).contiguous()
-        return patchify(resize_frames(upright, tall, wide), self.geometry, self._mean, self._std)
+        resized = resize_frames(upright, tall, wide).to(device)
+        return patchify(resized, self.geometry, self._mean.to(device), self._std.to(device))
 
     def mel(self, audio: npt.NDArray[np.float32]) -> Tensor | None:
         """Log-mel spectrogram (mel bins, mel frames) of a waveform, None where it is too short to give a token."""

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnidrop import policies
-from omnidrop.baselines import Dash, DivPrune, FastV, OmniZip, Random, Seats
+from omnidrop.baselines import Dash, DivPrune, FastV, OmniZip, Random, Seats, selection
 from omnidrop.baselines.budget import apportion, split
 from omnidrop.baselines.selection import density_peaks, max_min
 from omnidrop.errors import PolicyError
@@ -169,13 +169,16 @@ def test_fastv_cuts_once_and_names_its_floor() -> None:
         FastV().plan(tokens, 4, 0.3)
 
 
-def test_max_min_takes_what_is_different_first() -> None:
+def test_max_min_takes_what_is_different_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten copies of one token and five others: six picks are one copy and the five."""
     others = torch.eye(8)[:5]
     features = torch.cat([torch.eye(8)[7:].expand(10, 8), others])
     (picked,) = max_min(features, [torch.arange(15)], [6])
     assert sorted(picked.tolist())[1:] == [10, 11, 12, 13, 14]
     assert min(picked.tolist()) < 10
+    monkeypatch.setattr(selection, "MOST_PAIRS", 15**2)
+    again = max_min(features, [torch.arange(15)] * 3, [6, 2, 0])
+    assert [one.tolist() for one in again] == [picked.tolist(), picked.tolist()[:2], []]
     weighted = torch.ones(15)
     weighted[12] = 0.0
     (picked,) = max_min(features, [torch.arange(15)], [5], weighted)

@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from omnidrop.encoders import EncoderSettings, FeatureMemory, silent_chunks
+from omnidrop.models import qwen_omni
 from omnidrop.models.base import VIDEO
 from omnidrop.models.registry import load
 from tests.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
@@ -56,6 +57,15 @@ def test_repeated_frames_are_encoded_once_and_exactly(directory: Path) -> None:
     assert first.notes == ("3 of 6 temporal patches repeat known frames and were not encoded again",)
     assert again.encoder_flops == 0
     assert torch.equal(first.embeddings, again.embeddings)
+
+
+def test_a_long_clip_is_encoded_in_parts_alike(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = slides(*range(14))
+    whole = prefix_of(adapter_of(directory), frames)
+    monkeypatch.setattr(qwen_omni, "PATCHES_AT_ONCE", 3)
+    parts = prefix_of(adapter_of(directory), frames)
+    for one, other in zip([whole.embeddings, *whole.deepstack], [parts.embeddings, *parts.deepstack], strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_a_different_size_or_picture_is_not_a_repetition(small_qwen2_5_omni: Path) -> None:

@@ -318,6 +318,13 @@ class TestRefused:
         with pytest.raises(CheckpointError, match="cannot be loaded"):
             load(str(copy))
 
+    def test_tokenizer_of_another_version(self, copy: Path) -> None:
+        config = json.loads((copy / "config.json").read_text())
+        config["thinker_config"]["video_token_index"] += 1
+        (copy / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=r"media tokens do not agree .*video: 4"):
+            load(str(copy))
+
     def test_unreadable_configuration(self, copy: Path) -> None:
         (copy / "config.json").write_text("{")
         with pytest.raises(CheckpointError, match="cannot be read as JSON"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import BatchFeature, Qwen2_5OmniProcessor, Qwen2VLImageProcessorPil, Qwen3OmniMoeProcessor
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
@@ -18,7 +19,7 @@ from omnidrop.errors import CheckpointError, ModelError
 from omnidrop.geometry import geometry_of, read_geometry
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.models.checkpoints import video_bounds
-from omnidrop.processing import ClipProcessor, ModelInputs
+from omnidrop.processing import ClipProcessor, ModelInputs, resize_frames
 from tests.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
@@ -171,6 +172,16 @@ def test_frames_are_resized_as_8_bit_pictures(small_qwen2_5_omni: Path) -> None:
     restored = restored + ours._mean[:, None, None, None]
     frames = restored.permute(0, 6, 1, 3, 7, 2, 4, 8, 5).reshape(2, 56, 84, 3)
     assert torch.equal(frames.round().to(torch.uint8), torch.from_numpy(exact))
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 140), (300, 500), (37, 91)])
+def test_resizing_is_the_8_bit_bicubic_of_pictures(height: int, width: int) -> None:
+    """Against Pillow, whose antialiased bicubic torchvision follows to one level."""
+    picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    ours = resize_frames(torch.from_numpy(picture).permute(2, 0, 1)[None], 84, 112)[0].permute(1, 2, 0).numpy()
+    pillow = np.asarray(Image.fromarray(picture).resize((112, 84), Image.Resampling.BICUBIC))
+    assert ours.dtype == np.uint8
+    assert np.abs(ours.astype(int) - pillow.astype(int)).max() <= 1
 
 
 def test_an_odd_last_frame_is_repeated(small_qwen2_5_omni: Path) -> None:

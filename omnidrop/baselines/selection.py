@@ -14,6 +14,9 @@ from torch.nn import functional
 from omnidrop.baselines.budget import split
 from omnidrop.policies import AudioVisual
 
+MOST_PAIRS = 1 << 25
+"""Distances held at once, 128 MB of float32: five minutes of large frames would fill a device."""
+
 
 def windows(tokens: AudioVisual) -> list[Tensor]:
     """Indices of the tokens of each modality in each chunk, parts without tokens left out."""
@@ -33,7 +36,15 @@ def max_min(
     Greedy max-min on 1 - cosine: the first is the token farthest from its nearest neighbour, every next one has the
     largest distance to its nearest chosen one, times `weight` (n,) where given. All parts advance in step.
     """
-    longest = max(part.numel() for part in parts)
+    longest = max((part.numel() for part in parts), default=1)
+    at_once = max(1, MOST_PAIRS // longest**2)
+    if len(parts) > at_once:
+        batches = range(0, len(parts), at_once)
+        return [
+            picked
+            for at in batches
+            for picked in max_min(features, parts[at : at + at_once], keep[at : at + at_once], weight)
+        ]
     device = features.device
     members = torch.zeros(len(parts), longest, dtype=torch.int64, device=device)
     real = torch.zeros(len(parts), longest, dtype=torch.bool, device=device)

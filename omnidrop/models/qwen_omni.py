@@ -31,6 +31,10 @@ from omnidrop.models.base import AUDIO, VIDEO, Prefix
 from omnidrop.models.checkpoints import checkpoint_hash, family_of
 from omnidrop.processing import ClipProcessor
 
+PATCHES_AT_ONCE = 64
+"""Temporal patches encoded in one call. They do not see each other, so this bounds memory and changes nothing: 64 of
+448x252 pixels are 170 MB of float32."""
+
 
 class QwenOmniAdapter:
     """A loaded thinker. Subclasses name the family, its class and how its audio encoder's columns become tokens."""
@@ -60,6 +64,7 @@ class QwenOmniAdapter:
         self.lm_head: nn.Module = self.model.lm_head
         self.config: Any = self.model.config.text_config
         self._embedding: nn.Module = decoder.embed_tokens
+        self._check_token_ids()
         self.memory = FeatureMemory(encoders.memory_bytes)
         self._audio_attention = AttentionReceived(self.model.model.audio_tower.layers[-1].self_attn)
 
@@ -79,6 +84,21 @@ class QwenOmniAdapter:
     def audio_flops(self, mel_frames: int) -> int:
         """Of encoding so many mel frames."""
         raise NotImplementedError
+
+    def _check_token_ids(self) -> None:
+        """Tokenizer and configuration both name the media tokens; the model's own code goes by the configuration."""
+        config, tokens = self.model.config, self.processor.media_tokens
+        pairs = {
+            "video": (tokens.video, config.video_token_id),
+            "audio": (tokens.audio, config.audio_token_id),
+            "start of vision": (tokens.vision_start, config.vision_start_token_id),
+            "start of audio": (tokens.audio_start, config.audio_start_token_id),
+        }
+        wrong = [f"{name}: {by} by the tokenizer, {of} by config.json" for name, (by, of) in pairs.items() if by != of]
+        if wrong:
+            raise CheckpointError(
+                f"the checkpoint's media tokens do not agree ({'; '.join(wrong)}): are its files of one version?"
+            )
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """(S,) int64 -> (S, D)."""
@@ -168,15 +188,13 @@ class QwenOmniAdapter:
             found = self.memory.get(key)
             if found is not None:
                 known[key] = found
-        if plan.encode:
-            picked = [min(p * step + n, len(frames) - 1) for p in plan.encode for n in range(step)]
-            whole = len(plan.encode) == len(plan.keys)
-            pixels, grid = self.processor.pixels(frames if whole else frames[picked])
-            output = self.model.model.visual(
-                pixels.to(self.device, self.dtype), grid_thw=torch.tensor([grid], device=self.device)
-            )
+        for begin in range(0, len(plan.encode), PATCHES_AT_ONCE):
+            patches = plan.encode[begin : begin + PATCHES_AT_ONCE]
+            picked = [min(p * step + n, len(frames) - 1) for p in patches for n in range(step)]
+            pixels, grid = self.processor.pixels(frames[picked], self.device)
+            output = self.model.model.visual(pixels.to(self.dtype), grid_thw=torch.tensor([grid], device=self.device))
             parts = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
-            for number, patch in enumerate(plan.encode):
+            for number, patch in enumerate(patches):
                 features = tuple(part[number * per_patch : (number + 1) * per_patch] for part in parts)
                 known[plan.keys[patch]] = features
                 self.memory.put(plan.keys[patch], features)
