@@ -90,10 +90,10 @@ class Setting:
             annotation = list[str] | None
         option = typer.Option(
             *names,
-            metavar=None if self.kinds == (bool,) else self._metavar(),
+            metavar=None if self.kinds == (bool,) else self.value_text(),
             help=self.info.description,
             rich_help_panel=_PANELS.get(self.path[0] if len(self.path) > 1 else "", self.path[0].capitalize()),
-            show_default=self._default(),
+            show_default=self.default_text() or False,
         )
         return inspect.Parameter(
             self.parameter, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
@@ -115,7 +115,8 @@ class Setting:
         else:
             yield name, value
 
-    def _metavar(self) -> str:
+    def value_text(self) -> str:
+        """What may be given, as help shows it."""
         if self.is_mapping:
             return "NAME=VALUE"
         words = []
@@ -123,26 +124,23 @@ class Setting:
             if typing.get_origin(kind) is typing.Literal:
                 words += [str(choice) for choice in typing.get_args(kind)]
             elif kind is not type(None):
-                words.append({int: "INTEGER", float: "NUMBER"}.get(kind, "TEXT"))
+                words.append({int: "INTEGER", float: "NUMBER", bool: "true|false"}.get(kind, "TEXT"))
         return "|".join(words)
 
-    def _default(self) -> str | bool:
+    def default_text(self) -> str:
+        """The default as it would be written, empty where there is none."""
         default = self.info.default
-        if self.info.is_required() or default is None or self.info.default_factory is not None or default == ():
-            return False
-        if isinstance(default, tuple):
-            return " ".join(str(item) for item in default)
-        return (
-            str(default).lower()
-            if isinstance(default, bool)
-            else f"{default:g}"
-            if _is_float(default)
-            else str(default)
-        )
-
-
-def _is_float(value: object) -> bool:
-    return isinstance(value, float)
+        if self.info.is_required() or self.info.default_factory is not None or default is None:
+            return ""
+        match default:
+            case tuple():
+                return " ".join(str(item) for item in default)
+            case bool():
+                return str(default).lower()
+            case float():
+                return f"{default:g}"
+            case _:
+                return str(default)
 
 
 _PANELS = {
@@ -190,6 +188,19 @@ def with_job(command: Callable[..., Any]) -> Callable[..., Any]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def settings_table() -> str:
+    """Every setting as a Markdown table: what `docs/job-file.md` holds; print it with `python -m jobs.options`."""
+    rows = ["| field | option | value | default | |", "|---|---|---|---|---|"]
+    for setting in sorted(settings(), key=lambda setting: len(setting.path) > 1):
+        default = setting.default_text() or ("required" if setting.info.is_required() else "")
+        value = setting.value_text().replace("|", " \\| ")
+        rows.append(
+            f"| `{'.'.join(setting.path)}` | `{setting.names[0]}` | {value} | {default.replace('*', chr(92) + '*')} | "
+            f"{(setting.info.description or '').replace('*', chr(92) + '*').replace('|', chr(92) + '|')} |"
+        )
+    return "\n".join(rows) + "\n"
 
 
 def write_json(path: Path | None, result: Mapping[str, Any] | Any) -> None:
@@ -250,3 +261,7 @@ def _plain(annotation: Any) -> Iterator[Any]:
             yield from _plain(member)
     else:
         yield annotation
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_table())

@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from jobs.cli import COMMANDS, app, load_command
-from jobs.options import json_text, settings, with_job, write_json
+from jobs.options import json_text, settings, settings_table, with_job, write_json
 from jobs.query import find_results
 from omnidrop.errors import ModelError, UserError
 from pipeline import tables
-from pipeline.job import JobConfig, StorageConfig
+from pipeline.job import JobConfig, StorageConfig, load_job
 from pipeline.query import QueryError, open_results, query
+from pipeline.questions import load_question_set
 from pipeline.storage import open_store
 from tests.s3_server import s3_server
 from workers.ffmpeg import find_ffmpeg
@@ -197,8 +198,6 @@ def test_options_lie_over_the_file(job_file: Path):
 
 
 def test_without_options_the_file_counts(job_file: Path):
-    from pipeline.job import load_job
-
     assert taken(job_file) == load_job(job_file)
 
 
@@ -486,3 +485,27 @@ def test_every_command_loads_and_explains_itself(name: str):
     command = load_command(name)
     assert command.help
     assert "Examples:" in (command.epilog or "")
+
+
+# Documentation
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_the_documented_settings_are_those_of_the_model():
+    assert settings_table() in (DOCS / "job-file.md").read_text(), "python -m jobs.options prints the table"
+
+
+def test_the_documented_files_are_valid(tmp_path: Path):
+    questions, job = (
+        (DOCS / name).read_text().partition("```yaml\n")[2].partition("```")[0]
+        for name in ("questions.md", "job-file.md")
+    )
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "questions/interviews.yaml").write_text(questions)
+    (tmp_path / "job.yaml").write_text(job)
+    loaded = load_job(tmp_path / "job.yaml")
+    assert load_question_set(loaded.question_set).values(loaded.variables) == {
+        "topic": "climate",
+        "language": "English",
+    }

@@ -91,7 +91,7 @@ def test_a_misspelt_field_gets_the_nearest_name_with_line_and_column(tmp_path: P
 def test_a_value_out_of_range_names_what_was_given_and_what_is_allowed(tmp_path: Path):
     message = refusal(tmp_path, GOOD.replace("1e1", "-3"))
     assert "job.yaml:10:3: clips.length_s" in message
-    assert "greater than 0" in message
+    assert "greater than or equal to 0.5" in message
     assert "given: -3" in message
     assert "Length of a clip in seconds" in message
 
@@ -118,7 +118,7 @@ def test_a_missing_field_is_explained(tmp_path: Path):
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("clips", {"overlap_s": 30}, "must be smaller than length_s"),
+        ("clips", {"overlap_s": 29}, "90 % of length_s"),
         ("clips", {"cut": "scene", "overlap_s": 1}, "scenes do not overlap"),
         ("clips", {"min_length_s": 40}, "above the longest clip"),
         ("clips", {"fps": float("nan")}, "finite"),
@@ -220,7 +220,7 @@ def test_a_job_cannot_be_changed():
         ("base: &b {x: 1}\nother: {<<: *b}\n", "merge keys"),
         ("? [1, 2]\n: 3\n", "a key must be plain text"),
         ("a: &a [*a]\n", "nested deeper"),
-        ("[" * 5000 + "]" * 5000, "nested deeper"),
+        ("[" * 1500 + "]" * 1500, "nested deeper"),
         ("a: 1\n---\nb: 2\n", "not valid YAML"),
         ("a: \x01\n", "not valid YAML"),
         ('a: "\\ud800"\n', "surrogate"),
@@ -257,6 +257,7 @@ def test_words_stay_words():
 
 
 _words = st.text(st.characters(exclude_categories=["Cs"]))
+_keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)  # YAML takes 1,024 characters, escapes included
 _scalars = (
     st.none()
     | st.booleans()
@@ -265,7 +266,7 @@ _scalars = (
     | _words
 )
 _trees = st.recursive(
-    _scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_words, inner, max_size=4), max_leaves=12
+    _scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_keys, inner, max_size=4), max_leaves=12
 )
 
 
