@@ -1,0 +1,310 @@
+"""The whole job on real files with the embedded model: what a user may rely on from one run to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from pipeline.job import StorageConfig, load_job
+from pipeline.query import open_results, query
+from pipeline.run import run_job
+from tests.media_files import clip_file
+
+RAY = str(Path(sys.executable).parent / "ray")
+
+QUESTIONS = """\
+name: small
+version: "1"
+questions:
+  - {id: shape, text: "Which shape is shown in {{ media.name }}?", answer: {type: choice, options: [circle, square]}}
+  - {id: heard, text: 'Is a tone heard?', answer: {type: boolean}}
+"""
+
+
+class Silent:
+    """An observer that only counts."""
+
+    def __init__(self):
+        self.units = 0
+
+    def stage(self, name):
+        pass
+
+    def planned(self, clips, finished):
+        pass
+
+    def unit_done(self, result):
+        self.units += 1
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Two videos of different length, made once."""
+    folder = tmp_path_factory.mktemp("videos")
+    clip_file(folder / "short.mp4", 3, size="64x48", rate=10)
+    clip_file(folder / "long.mkv", 7, size="64x48", rate=10)
+    return folder
+
+
+@pytest.fixture
+def job(tmp_path, videos):
+    """A job file over an archive of the two videos and one file that is no video."""
+    shutil.copytree(videos, tmp_path / "archive")
+    (tmp_path / "archive" / "notes.mp4").write_text("not a video at all")
+    (tmp_path / "questions.yaml").write_text(QUESTIONS)
+    (tmp_path / "job.yaml").write_text(
+        "name: test\narchive: {uri: archive}\noutput: results\nquestion_set: questions.yaml\n"
+        "clips: {length_s: 3, fps: 1}\npruning: {retained_ratio: 0.4}\n"
+        "execution: {ray_address: in-process, clips_per_unit: 2}\n"
+    )
+    return tmp_path / "job.yaml"
+
+
+def run(job, **overrides):
+    return run_job(load_job(job, overrides), Silent(), threading.Event())
+
+
+def select(job, sql):
+    with open_results(load_job(job).output, StorageConfig()) as connection:
+        return list(query(connection, sql).rows)
+
+
+def cli(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+CLIPS = "SELECT media_key, start_s, round(end_s) FROM clips ORDER BY ALL"
+ANSWERS = "SELECT media_key, start_s, question_id, question, answer FROM answers ORDER BY ALL"
+
+
+def test_a_folder_of_videos_becomes_answers_and_costs(job):
+    summary = run(job)
+    assert (summary.run.status, summary.answered_nothing) == ("complete", False)
+    # 3 s is one clip; 7 s are two clips and a rest of 1 s.
+    assert select(job, CLIPS) == [
+        ("long.mkv", 0.0, 3.0),
+        ("long.mkv", 3.0, 6.0),
+        ("long.mkv", 6.0, 7.0),
+        ("short.mp4", 0.0, 3.0),
+    ]
+    answers = select(job, ANSWERS)
+    assert len(answers) == 8
+    assert {a[3] for a in answers if a[2] == "shape"} == {
+        "Which shape is shown in long.mkv?",
+        "Which shape is shown in short.mp4?",
+    }
+    assert select(job, "SELECT media_key, clip_id, error_class FROM quarantine") == [("notes.mp4", None, "not_media")]
+    assert select(job, "SELECT media_key, status, clips_answered FROM media ORDER BY ALL") == [
+        ("long.mkv", "complete", 3),
+        ("notes.mp4", "failed", 0),
+        ("short.mp4", "complete", 1),
+    ]
+    costs = select(job, "SELECT as_run_flops, dense_shared_flops, dense_flops, retained_ratio FROM clips")
+    for ran, shared, dense, ratio in costs:
+        assert 0 < ran < shared < dense
+        assert ratio == pytest.approx(0.4, abs=0.05)
+    assert summary.totals.as_run_flops == sum(c[0] for c in costs)
+
+
+def test_running_again_does_nothing_and_says_so(job):
+    run(job)
+    files = sorted((p, p.stat().st_mtime_ns) for p in (job.parent / "results" / "tables").rglob("*") if p.is_file())
+    result = cli("index", job)
+    assert result.exit_code == 0, result.output
+    assert "nothing to do" in result.output
+    assert run(job).did_nothing
+    assert files == sorted((p, p.stat().st_mtime_ns) for p in (job.parent / "results/tables").rglob("*") if p.is_file())
+
+
+def test_a_new_file_is_the_only_one_done(job, videos):
+    run(job)
+    before = select(job, ANSWERS)
+    shutil.copy(videos / "short.mp4", job.parent / "archive" / "added.mp4")
+    summary = run(job)
+    assert (summary.run.units_finished, summary.run.clips_answered) == (1, 1)
+    after = select(job, ANSWERS)
+    assert [a for a in after if a[0] != "added.mp4"] == before
+    assert len(after) == len(before) + 2
+
+
+def test_a_changed_file_makes_new_rows_and_the_old_ones_stop_counting(job, videos):
+    run(job)
+    old = select(job, "SELECT DISTINCT version_id FROM answers WHERE media_key = 'short.mp4'")
+    shutil.copy(videos / "long.mkv", job.parent / "archive" / "short.mp4")
+    assert run(job).run.clips_answered == 3
+    new = select(job, "SELECT DISTINCT version_id FROM answers WHERE media_key = 'short.mp4'")
+    assert len(new) == 1
+    assert new != old
+    assert select(job, "SELECT count(*) FROM clips WHERE media_key = 'short.mp4'") == [(3,)]
+
+
+def test_a_changed_question_set_makes_new_rows_and_can_be_taken_back(job):
+    run(job)
+    before = select(job, ANSWERS)
+    changed = QUESTIONS.replace('version: "1"', 'version: "2"').replace("a tone", "a beep")
+    (job.parent / "questions.yaml").write_text(changed)
+    assert run(job).run.clips_answered == 4
+    assert select(job, "SELECT DISTINCT question_set_version FROM answers") == [("2",)]
+    assert len(select(job, ANSWERS)) == len(before)
+    (job.parent / "questions.yaml").write_text(QUESTIONS)
+    assert run(job).run.clips_answered == 0
+    assert select(job, ANSWERS) == before
+
+
+def test_another_policy_of_the_same_job_replaces_and_another_job_stays_beside(job):
+    run(job)
+    run(job, **{"pruning.policy": "none", "pruning.mode": "dense_shared", "pruning.retained_ratio": None})
+    assert select(job, "SELECT DISTINCT mode FROM clips") == [("dense_shared",)]
+    run(job, name="other")
+    assert select(job, "SELECT job, count(*) FROM clips GROUP BY 1 ORDER BY 1") == [("other", 4), ("test", 4)]
+
+
+def test_tables_and_index_can_be_deleted_and_rebuilt_equal(job):
+    run(job)
+    names = ("answers", "clips", "media", "quarantine", "runs")
+    before = {name: select(job, f"SELECT * FROM {name} ORDER BY ALL") for name in names}
+    shutil.rmtree(job.parent / "results" / "tables")
+    for path in (job.parent / "results").glob("index.sqlite*"):
+        path.unlink()
+    assert cli("rebuild", job).exit_code == 0
+    assert {name: select(job, f"SELECT * FROM {name} ORDER BY ALL") for name in names} == before
+    assert run(job).did_nothing
+
+
+def test_forget_erases_a_video_for_good(job):
+    run(job)
+    forgotten = cli("forget", job, "--media", "long.mkv", "--json", job.parent / "forgotten.json")
+    assert forgotten.exit_code == 0, forgotten.output
+    assert json.loads((job.parent / "forgotten.json").read_text())["units_erased"] == 2
+    assert select(job, "SELECT DISTINCT media_key FROM answers") == [("short.mp4",)]
+    assert run(job).run.units_finished == 0
+    assert cli("rebuild", job).exit_code == 0
+    assert select(job, "SELECT count(*) FROM media WHERE media_key = 'long.mkv'") == [(0,)]
+    for path in (job.parent / "results").rglob("*"):
+        assert not path.is_file() or b"long.mkv" not in path.read_bytes(), path
+    again = cli("forget", job, "--media", "long.mkv")
+    assert again.exit_code == 2
+    assert "no media item" in again.output
+
+
+def test_a_run_that_answers_nothing_fails(tmp_path, job):
+    archive = job.parent / "archive"
+    for name in ("short.mp4", "long.mkv"):
+        (archive / name).write_text("no video either")
+    result = cli("index", job)
+    assert result.exit_code == 1
+    assert "nothing was answered" in result.output
+    # And again: that everything was tried before does not make it a success.
+    assert cli("index", job).exit_code == 1
+
+
+def test_sample_runs_a_part_first_and_the_rest_joins_it(job):
+    first = run(job, **{"archive.sample": 1})
+    assert first.totals.media == 1
+    rest = run(job)
+    assert rest.totals.media == 3
+    assert rest.run.units_done_before == first.run.units_finished
+
+
+def test_plan_counts_what_the_run_then_does(job, tmp_path):
+    assert cli("plan", job, "--json", tmp_path / "plan.json").exit_code == 0
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert (plan["clips"], plan["units"], plan["questions"]) == (4, 4, 8)
+    assert plan["media_failed"] == {"not_media": 1}
+    summary = run(job, **{"model.dtype": "float32"})
+    # Exact but for features of repeated frames, which the encoder need not make again.
+    assert summary.totals.as_run_flops <= plan["as_run_flops"]
+    audio, video = select(job, "SELECT sum(audio_tokens), sum(video_tokens) FROM clips")[0]
+    assert (audio, video) == (plan["audio_tokens"], plan["video_tokens"])
+
+
+def test_status_says_how_far_a_job_is(job, tmp_path):
+    run(job)
+    assert cli("status", job, "--json", tmp_path / "status.json").exit_code == 0
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["totals"]["clips"], status["totals"]["units"], status["totals"]["units_done"]) == (4, 4, 4)
+    assert [r["status"] for r in status["runs"]] == ["complete"]
+
+
+@pytest.mark.cluster
+def test_the_same_answers_come_from_ray(job, ray_session):
+    run(job)
+    in_process = select(job, ANSWERS)
+    summary = run(job, name="on-ray", **{"execution.ray_address": None})
+    assert summary.run.clips_answered == 4
+    assert len(summary.run.actors) == 1
+    on_ray = select(job, ANSWERS.replace("ORDER", "WHERE job = 'on-ray' ORDER"))
+    assert on_ray == in_process[: len(on_ray)]
+
+
+def test_a_video_in_an_unreadable_place_is_a_user_error(job):
+    text = job.read_text().replace("uri: archive", "uri: no-such-folder")
+    job.write_text(text)
+    result = cli("index", job)
+    assert result.exit_code == 2
+    assert "no-such-folder" in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A Ray cluster of one node with token authentication, on ports of its own: (dashboard address, environment)."""
+    # A short path: Ray puts sockets below it, and their names are limited to 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="omnidrop-ray-", dir="/tmp"))
+    (folder / "token").write_text("0" * 64)
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
+    port, dashboard, agent = (_free_port() for _ in range(3))
+    start = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
+    start += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", "--disable-usage-stats"]
+    with open(tmp_path / "head.log", "wb") as log:
+        head = psutil.Popen(start, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", dashboard), 1):
+                break
+            assert head.poll() is None, (tmp_path / "head.log").read_text()
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{dashboard}", environment
+    finally:
+        ours = [head, *head.children(recursive=True)]
+        for process in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(ours, timeout=20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_job_is_submitted_to_a_cluster(job, tmp_path, cluster):
+    address, environment = cluster
+    job.write_text(job.read_text().replace("ray_address: in-process", "ray_address: auto"))
+    command = [sys.executable, "-m", "jobs.index", str(job), "--json", str(tmp_path / "summary.json")]
+    submit = [RAY, "job", "submit", "--address", address, "--", *command]
+    done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["run"]["clips_answered"] == 4
+    assert len(select(job, ANSWERS)) == 8
