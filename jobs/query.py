@@ -11,15 +11,18 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from jobs.cli import main
 from jobs.options import JsonFile, json_text, write_json
+from omnidrop.errors import UserError
 from pipeline.addresses import is_s3
 from pipeline.job import StorageConfig, load_job
-from pipeline.query import Answered, QueryError, open_results, query
+
+if TYPE_CHECKING:
+    from pipeline.query import Answered
 
 PLACES = (".", "results", "demo/results")
 """Where results are looked for when no place is given."""
@@ -50,6 +53,9 @@ def command(
     json_file: JsonFile = None,
 ) -> None:
     """Ask the published results in SQL (DuckDB). Tables: answers, clips, media, quarantine, runs."""
+    # Here, so that --help need not wait for DuckDB and pyarrow.
+    from pipeline.query import Answered, open_results, query
+
     uri, storage = find_results(results, endpoint_url)
     with open_results(uri, storage) as connection:
         answered = query(connection, sql)
@@ -72,13 +78,13 @@ def command(
 
 
 def find_results(given: str | None, endpoint_url: str | None = None) -> tuple[str, StorageConfig]:
-    """Where results lie and how they are reached. Raises QueryError."""
+    """Where results lie and how they are reached. Raises UserError."""
     storage = StorageConfig(endpoint_url=endpoint_url)
     if given is None:
         for place in PLACES:
             if (Path(place) / "tables" / "current.json").is_file():
                 return str(Path(place).absolute()), storage
-        raise QueryError(
+        raise UserError(
             f"no results in {', '.join(PLACES)}; name the output of a job: omnidrop query SQL RESULTS (omnidrop demo "
             "makes some)"
         )

