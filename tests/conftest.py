@@ -1,10 +1,15 @@
-"""Fixtures that are dear: one Ray for the whole session."""
+"""What all tests share: settings for a busy machine, and fixtures that are dear: one Ray for the whole session."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import settings
+
+# A busy machine may take a second for what takes a millisecond; tests that bound time do so themselves.
+settings.register_profile("omnidrop", deadline=None)
+settings.load_profile("omnidrop")
 
 # Two cores are shared by Ray's workers, ffmpeg and the tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
