@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-AUDIO_ATTENTION = "omnidrop_audio"
+RECORDING = "omnidrop_recording"
 """Name under which the recording attention is known to transformers."""
+MOST_WEIGHTS = 1 << 25
+"""Attention weights held at once while recording, 128 MB of float32: heads are taken in groups."""
 
 
 @dataclass(frozen=True)
@@ -158,20 +160,21 @@ class AttentionReceived:
     def __init__(self, attention: nn.Module) -> None:
         from transformers import AttentionInterface
 
-        AttentionInterface.register(AUDIO_ATTENTION, _attend_and_record)
+        AttentionInterface.register(RECORDING, _attend_and_record)
         module: Any = attention
         self._attention = module
         # The other layers share this configuration object; only this one may change its implementation.
         module.config = copy.copy(module.config)
-        module.config._attn_implementation = AUDIO_ATTENTION
+        module.config._attn_implementation = RECORDING
         module.received = None
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
-        """A list that fills with one (columns,) float32 tensor per encoder chunk: column sums, averaged over heads.
+        """A list that fills with one (columns,) float32 tensor per block that attends within itself (an audio encoder's
+        chunk, a temporal patch): column sums, averaged over heads.
 
-        Sums and not means over a chunk's rows: a mean is 1 / length on average and would make every column of a short
-        last chunk look important; sums average 1 in every chunk.
+        Sums and not means over a block's rows: a mean is 1 / length on average and would make every column of a short
+        last chunk look important; sums average 1 in every block.
         """
         received: list[Tensor] = []
         self._attention.received = received
@@ -193,8 +196,14 @@ def _attend_and_record(
     """An attention function of transformers: (1, heads, rows, head size) each -> (1, rows, heads, head size)."""
     attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
     if module.received is not None:
-        weights = torch.softmax((query @ key.transpose(2, 3)).float() * scaling, dim=-1)
-        module.received.append(weights.mean(dim=(0, 1)).sum(dim=0))
+        heads, rows = query.shape[1:3]
+        received = query.new_zeros(rows, dtype=torch.float32)
+        group = max(1, MOST_WEIGHTS // rows**2)
+        for first in range(0, heads, group):
+            some = slice(first, first + group)
+            weights = torch.softmax((query[0, some] @ key[0, some].transpose(1, 2)).float() * scaling, dim=-1)
+            received += weights.sum(dim=(0, 1))
+        module.received.append(received / heads)
     return attended.transpose(1, 2).contiguous(), None
 
 

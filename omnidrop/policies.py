@@ -43,6 +43,8 @@ class AudioVisual:
     """Video tokens by temporal patch, in time order; they sum to `video`."""
     chunks: int
     """How many chunks there are: the highest chunk number + 1."""
+    video_importance: Tensor | None = None
+    """(video,) float32: attention received in the vision encoder, in token order; None where unknown."""
 
     @property
     def count(self) -> int:
@@ -168,6 +170,7 @@ def audio_visual(prefix: Prefix) -> tuple[AudioVisual, Tensor]:
         video=int((of == VIDEO).sum()),
         frame_sizes=tuple(int(x) for x in sizes),
         chunks=int(chunk.max()) + 1 if chunk.numel() else 0,
+        video_importance=prefix.video_importance,
     )
     return tokens, at
 

@@ -53,6 +53,8 @@ def test_repeated_frames_are_encoded_once_and_exactly(directory: Path) -> None:
         ):
             rows = expected[truth.modality == VIDEO].view(3, per_patch, -1)
             assert torch.allclose(got[found.modality == VIDEO].view(6, per_patch, -1), rows[order], atol=1e-6)
+        importance = truth.video_importance.view(3, per_patch)[order].flatten()
+        assert torch.allclose(found.video_importance, importance, atol=1e-5)
     assert first.encoder_flops * 2 == first.encoder_flops_dense
     assert first.notes == ("3 of 6 temporal patches repeat known frames and were not encoded again",)
     assert again.encoder_flops == 0

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen3OmniMoeThinkerForConditionalGeneration
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as qwen2_5
+from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as qwen3
 
 from omnidrop.errors import CheckpointError
 from omnidrop.geometry import read_geometry, thinker_config
@@ -204,6 +206,47 @@ def test_audio_importance_is_the_attention_received(adapter: Any, stock: Any) ->
     got = prefix_of(adapter, "audio only").audio_importance
     torch.testing.assert_close(got, expected)
     assert got.std() > 1e-4
+
+
+@torch.inference_mode()
+def test_video_importance_is_the_attention_received(adapter: Any, stock: Any) -> None:
+    """Against attention weights computed from the stock encoder's own inputs; order found by matching its features."""
+    frames = np.random.default_rng(5).integers(0, 256, (6, 84, 168, 3), dtype=np.uint8)
+    adapter.memory.clear()
+    prefix = adapter.prefix(frames, None, fps=2.0, system_prompt=None, instruction="")
+    visual = stock.model.visual
+    number = max(getattr(visual, "fullatt_block_indexes", [len(visual.blocks) - 1]))
+    attention, caught, merged = visual.blocks[number].attn, {}, []
+    attention.register_forward_pre_hook(
+        lambda _, args, kwargs: caught.update(kwargs, hidden=args[0] if args else kwargs["hidden_states"]),
+        with_kwargs=True,
+    )
+    visual.merger.register_forward_hook(lambda module, args, output: merged.append(output))
+    pixels, grid = adapter.processor.pixels(frames)
+    features = visual(pixels, grid_thw=torch.tensor([grid])).pooler_output
+    hidden, (cos, sin) = caught["hidden"], caught["position_embeddings"]
+    if adapter.family == "qwen2_5_omni":
+        query, key = attention.q(hidden), attention.k(hidden)
+        module = qwen2_5
+    else:
+        query, key, _ = attention.qkv(hidden).chunk(3, dim=-1)
+        module = qwen3
+    heads = attention.num_heads
+    query, key = (part.reshape(len(hidden), heads, -1) for part in (query, key))
+    query, key = module.apply_rotary_pos_emb_vision(query, key, cos, sin)
+    sums = []
+    per_patch = grid[1] * grid[2]
+    for begin in range(0, len(hidden), per_patch):
+        here = slice(begin, begin + per_patch)
+        scores = torch.einsum("rhd,chd->hrc", query[here], key[here]) * attention.scaling
+        sums.append(torch.softmax(scores, dim=-1).mean(0).sum(0))
+    by_group = torch.cat(sums).view(-1, 4).mean(1)
+    order = torch.cdist(features, merged[0]).argmin(dim=1)
+    assert sorted(order.tolist()) == list(range(len(order)))
+    if adapter.family == "qwen2_5_omni":
+        assert order.tolist() != sorted(order.tolist()), "one window only would prove nothing about the order"
+    torch.testing.assert_close(prefix.video_importance, by_group[order], atol=1e-5, rtol=1e-4)
+    assert prefix.video_importance.view(3, -1).mean(1).tolist() == pytest.approx([1.0] * 3, rel=1e-4)
 
 
 def test_weights_come_back_as_they_were_written(adapter: Any, directory: Path) -> None:

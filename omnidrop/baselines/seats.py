@@ -34,10 +34,11 @@ class Seats:
     (`temperature`) of their mean scores, and inside a window to audio and video by their scores' sums. Before layer 24
     all go.
 
-    Differs: video tokens have no encoder attention here and weigh alike; the cuts keep the same share `step` each, by
-    default the one at which 1.4 times the mean ratio enters 28 layers, as the paper has it, and the entering share is
-    solved; scores are scaled to their highest before the softmax, without which a temperature of 0.1 would not tell
-    attention values of 1 / n apart. The last tokens of a question set are aggregated by the set's guidance.
+    Differs: Qwen's vision encoder has no class token, so a video token's encoder attention is what it receives in the
+    last full-attention layer; the cuts keep the same share `step` each, by default the one at which 1.4 times the mean
+    ratio enters 28 layers, as the paper has it, and the entering share is solved; scores are scaled to their highest
+    before the softmax, without which a temperature of 0.1 would not tell attention values of 1 / n apart. The last
+    tokens of a question set are aggregated by the set's guidance.
 
     Unsafe for text answers: from layer 24 on only text is left in the caches, so what is generated after the first
     token sees audio and video in earlier layers alone.
@@ -76,14 +77,15 @@ class Seats:
         return solve(staircase, 0.0, 2.0, tokens, ratio, self.name)
 
     def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
-        """Max-min in every window, audio weighted by the attention it received."""
+        """Max-min in every window, weighted by the attention received in the encoders."""
         if schedule.entering[0] == tokens.count:
             return everything(tokens)
         parts = windows(tokens)
         keep = split(schedule.entering[0], [part.numel() for part in parts])
         weight = torch.ones(tokens.count, device=tokens.features.device)
-        if tokens.audio_importance is not None:
-            weight[tokens.is_audio] = tokens.audio_importance
+        for importance, of in ((tokens.audio_importance, tokens.is_audio), (tokens.video_importance, ~tokens.is_audio)):
+            if importance is not None:
+                weight[of] = importance
         return torch.sort(torch.cat(max_min(tokens.features, parts, keep, weight))).values
 
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:

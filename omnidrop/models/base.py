@@ -53,6 +53,9 @@ class Prefix:
     encoder_flops_dense: int = 0
     """What encoding everything would have cost."""
     notes: tuple[str, ...] = ()
+    video_importance: Tensor | None = None
+    """(number of video tokens,) float32, in token order: attention received in the vision encoder's last full-attention
+    layer, mean 1 in every temporal patch. None without a picture."""
 
 
 class Adapter(Protocol):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from transformers.vision_utils import get_vision_window_index
 
 from omnidrop.encoders import attention_flops, linear_flops
 from omnidrop.models.qwen_omni import QwenOmniAdapter
@@ -29,6 +31,23 @@ class Qwen2_5Omni(QwenOmniAdapter):
         """Means of neighbouring columns: the encoder averages pairs into a token, without an odd last one."""
         pairs = received.numel() // 2
         return received[: 2 * pairs].view(pairs, 2).mean(dim=1)
+
+    def last_full_attention(self) -> nn.Module:
+        """Most blocks attend inside windows; some, by index, to the whole temporal patch."""
+        visual: Any = self.model.model.visual
+        attention: nn.Module = visual.blocks[max(visual.fullatt_block_indexes)].attn
+        return attention
+
+    def token_order(self, received: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Back from the encoder's order, window by window, to rows and columns."""
+        visual: Any = self.model.model.visual
+        order, _ = get_vision_window_index(
+            torch.tensor([grid], device=received.device),
+            spatial_merge_size=visual.spatial_merge_size,
+            window_size=visual.window_size,
+            patch_size=visual.patch_size,
+        )
+        return received[torch.argsort(order).to(received.device)]
 
     def vision_flops(self, patches: int, rows: int, columns: int) -> int:
         """Patch embedding, window and full attention, gated MLPs, and the merger into tokens."""

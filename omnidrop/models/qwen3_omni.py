@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnidrop.encoders import attention_flops, linear_flops
 from omnidrop.models.qwen_omni import QwenOmniAdapter
@@ -29,6 +29,16 @@ class Qwen3Omni(QwenOmniAdapter):
 
     def pooled_importance(self, received: Tensor) -> Tensor:
         """The encoder's columns are the tokens."""
+        return received
+
+    def last_full_attention(self) -> nn.Module:
+        """Every block attends to the whole temporal patch."""
+        visual: Any = self.model.model.visual
+        attention: nn.Module = visual.blocks[-1].attn
+        return attention
+
+    def token_order(self, received: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """The encoder keeps rows and columns in order."""
         return received
 
     def vision_flops(self, patches: int, rows: int, columns: int) -> int:

@@ -67,6 +67,7 @@ class QwenOmniAdapter:
         self._check_token_ids()
         self.memory = FeatureMemory(encoders.memory_bytes)
         self._audio_attention = AttentionReceived(self.model.model.audio_tower.layers[-1].self_attn)
+        self._vision_attention = AttentionReceived(self.last_full_attention())
 
     @staticmethod
     def thinker_class() -> Any:
@@ -75,6 +76,14 @@ class QwenOmniAdapter:
 
     def pooled_importance(self, received: Tensor) -> Tensor:
         """Attention received per encoder column -> per audio token."""
+        raise NotImplementedError
+
+    def last_full_attention(self) -> nn.Module:
+        """The attention of the vision encoder's last block in which a temporal patch attends to all of itself."""
+        raise NotImplementedError
+
+    def token_order(self, received: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Attention received per group of merged patches, as the encoder orders them -> per video token."""
         raise NotImplementedError
 
     def vision_flops(self, patches: int, rows: int, columns: int) -> int:
@@ -143,12 +152,12 @@ class QwenOmniAdapter:
         modality = layout.modality.to(self.device)
         embeddings = self.embed(input_ids)
         deepstack: list[Tensor] = []
-        audio_importance = plan = silent = None
+        audio_importance = video_importance = plan = silent = None
         flops = dense_flops = 0
         # Counts are known on the host, so places are found there: no device synchronisation.
         if frames is not None and inputs.grid is not None:
             patches, rows, columns = inputs.grid
-            plan, (seen, *deep) = self._encode_video(frames, rows, columns)
+            plan, (seen, *deep, video_importance) = self._encode_video(frames, rows, columns)
             flops += self.vision_flops(len(plan.encode), rows, columns)
             dense_flops += self.vision_flops(patches, rows, columns)
             where = (layout.modality == VIDEO).nonzero().squeeze(1).to(self.device)
@@ -171,6 +180,7 @@ class QwenOmniAdapter:
             chunk=layout.chunk.to(self.device),
             grid=layout.grid.to(self.device),
             audio_importance=audio_importance,
+            video_importance=video_importance,
             deepstack=tuple(deepstack),
             encoder_flops=flops,
             encoder_flops_dense=dense_flops,
@@ -178,7 +188,8 @@ class QwenOmniAdapter:
         )
 
     def _encode_video(self, frames: npt.NDArray[np.uint8], rows: int, columns: int) -> tuple[PatchPlan, list[Tensor]]:
-        """What was encoded, and features (video tokens, D): first the input's, then those for deepstack (Qwen3)."""
+        """What was encoded, and by video token: features (tokens, D), those for deepstack (Qwen3), and last the
+        attention received (tokens,)."""
         step, per_patch = self.geometry.temporal_patch, rows * columns
         name = repr((frames.shape[1:], rows, columns, str(self.dtype), self.weights_hash)).encode()
         plan = plan_patches(frames, step, name, self.memory, self.encoders)
@@ -192,8 +203,13 @@ class QwenOmniAdapter:
             patches = plan.encode[begin : begin + PATCHES_AT_ONCE]
             picked = [min(p * step + n, len(frames) - 1) for p in patches for n in range(step)]
             pixels, grid = self.processor.pixels(frames[picked], self.device)
-            output = self.model.model.visual(pixels.to(self.dtype), grid_thw=torch.tensor([grid], device=self.device))
-            parts = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
+            with self._vision_attention.recording() as received:
+                output = self.model.model.visual(
+                    pixels.to(self.dtype), grid_thw=torch.tensor([grid], device=self.device)
+                )
+            merged = torch.cat(received).view(-1, self.geometry.merge**2).mean(dim=1)
+            deep = getattr(output, "deepstack_features", None) or []
+            parts = [output.pooler_output, *deep, self.token_order(merged, grid)]
             for number, patch in enumerate(patches):
                 features = tuple(part[number * per_patch : (number + 1) * per_patch] for part in parts)
                 known[plan.keys[patch]] = features
