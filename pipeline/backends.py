@@ -16,12 +16,12 @@ from typing import Protocol
 import ray
 
 from omnidrop.model import Pruning
-from pipeline.addresses import is_s3
 from pipeline.execution import Backend, Limits, RayExecution, Statistics, StopFlag, UnitResult, execute_in_process
 from pipeline.job import JobConfig
+from pipeline.probing import source
 from workers import remote
 from workers.answering import Answerer, AnswererSettings
-from workers.decoding import Source, decode_unit
+from workers.decoding import decode_unit
 from workers.media import decoded_shape
 from workers.records import Clip, DecodeSettings, WorkUnit
 
@@ -70,13 +70,6 @@ def answerer_settings(job: JobConfig, *, torch_threads: int | None = None) -> An
         system_prompt=job.model.system_prompt,
         torch_threads=torch_threads,
     )
-
-
-def source(job: JobConfig) -> Source:
-    """How the archive's files are reached from a worker."""
-    if not is_s3(job.archive.uri):
-        return Source()
-    return Source.of({"endpoint_url": job.archive.endpoint_url, "anon": job.archive.anonymous})
 
 
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:

@@ -1,20 +1,26 @@
 """Probes media for the planner: containers and streams in confined children, scene cuts where the job asks for them.
 
 Promises: every item asked about is yielded once, as what was found or as a named failure. Knows nothing about caching
-(the planner's) or how a probe works (`workers.probing`).
+(the planner's) or how a probe works (`workers.probing`, `workers.scenes`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
+from omnidrop.errors import OmniDropError
+from pipeline.addresses import is_s3
 from pipeline.job import JobConfig
 from pipeline.planning import Prober
 from pipeline.savings_index import Probed
+from workers.decoding import Source, opened
 from workers.probing import ProbePool
-from workers.records import ClipFailure, Media
+from workers.records import ClipFailure, DecodeSettings, Media
+from workers.scenes import find_scene_cuts
 
 CHILDREN = max(2, min(16, os.cpu_count() or 2))
 """Probing processes: a probe waits for the disk or the network most of the time."""
@@ -23,10 +29,38 @@ CHILDREN = max(2, min(16, os.cpu_count() or 2))
 @contextmanager
 def prober(job: JobConfig) -> Iterator[Prober]:
     """A prober for one run; its processes end with the block."""
-    with ProbePool(CHILDREN, timeout_s=job.execution.probe_timeout_s) as pool:
+    where = source(job)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ProbePool(CHILDREN, timeout_s=job.execution.probe_timeout_s))
+        passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
-            for media, found in pool.probe_many((m, m.uri) for m in items):
-                yield media, Probed(None, found) if isinstance(found, ClipFailure) else Probed(found)
+            found = (
+                (media, Probed(None, result) if isinstance(result, ClipFailure) else Probed(result))
+                for media, result in pool.probe_many((m, m.uri) for m in items)
+            )
+            if job.clips.cut != "scene":
+                yield from found
+                return
+            threshold = job.clips.scene_threshold
+            yield from passes.map(lambda pair: (pair[0], _with_cuts(pair[0], pair[1], threshold, where)), found)
 
         yield probe
+
+
+def source(job: JobConfig) -> Source:
+    """How the archive's files are reached from a worker."""
+    if not is_s3(job.archive.uri):
+        return Source()
+    return Source.of({"endpoint_url": job.archive.endpoint_url, "anon": job.archive.anonymous})
+
+
+def _with_cuts(media: Media, probed: Probed, threshold: float, where: Source) -> Probed:
+    if probed.info is None:
+        return probed
+    try:
+        with opened(media, DecodeSettings(), where) as path:
+            cuts = find_scene_cuts(path, probed.info, threshold)
+    except OmniDropError as error:
+        return Probed(None, ClipFailure(None, "plan", error.error_class, f"scene cuts: {error}"))
+    return replace(probed, scene_cuts_s=cuts, scene_threshold=threshold)

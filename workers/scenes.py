@@ -1,0 +1,62 @@
+"""Where the picture changes all at once: scene cuts of a whole file, from one cheap low-resolution pass.
+
+Promises: cut times on the clips' scale (seconds from `MediaInfo.start_s`), ascending; the same file and threshold give
+the same cuts; the pass is confined and bounded like every decoding. Knows nothing about clips or plans.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import ffmpeg
+
+from workers.confinement import DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
+from workers.errors import DecodeFailed, DecodeTimeout
+from workers.ffmpeg import Limits, anonymous_file, find_ffmpeg, input_url, run
+from workers.records import MediaInfo
+
+PASS_FPS = 5.0
+"""A cut is known to 0.2 s; comparing every frame would cost five times as much and find flashes too."""
+PASS_WIDTH = 96
+SLOWEST = 2.0
+"""The pass may take this many times the file's duration, and a minute: it usually takes a twentieth."""
+MOST_CUTS = 100_000
+LIST_BYTES = 64 * MOST_CUTS
+
+_TIME = re.compile(rb"pts_time:(-?[0-9.]+(?:e[-+]?[0-9]+)?)")
+
+
+def find_scene_cuts(path: str | os.PathLike[str], info: MediaInfo, threshold: float) -> tuple[float, ...]:
+    """Times at which a new scene begins, in seconds; empty for a file without a picture.
+
+    `threshold` is ffmpeg's scene score, 0 to 1: 0.3 finds hard cuts. Raises DecodeTimeout, and DecodeFailed where
+    nothing could be read; damage later in the file only ends the list early.
+    """
+    if not info.has_video:
+        return ()
+    options: dict[str, Any] = {
+        "f": info.container.split(",")[0],
+        "protocol_whitelist": PROTOCOLS,
+        "format_whitelist": ",".join(DEMUXERS),
+        "max_streams": MAX_STREAMS,
+        "max_pixels": MAX_SOURCE_PIXELS,
+        "threads": 1,
+    }
+    with anonymous_file("cuts") as cuts:
+        stream = ffmpeg.input(input_url(path), **options)[f"v:{info.video_stream or 0}"]
+        stream = stream.filter("fps", fps=PASS_FPS, start_time=0).filter("scale", PASS_WIDTH, -2, flags="fast_bilinear")
+        stream = stream.filter("select", f"gt(scene,{threshold:.6f})")
+        stream = stream.filter("metadata", mode="print", key="lavfi.scene_score", file=f"pipe:{cuts}")
+        output = stream.output("pipe:1", f="null").global_args("-hide_banner", "-nostats", "-loglevel", "error")
+        arguments = ffmpeg.compile(output.global_args("-max_alloc", str(MAX_ALLOC_BYTES)), cmd=find_ffmpeg())
+        limit_s = 60 + SLOWEST * info.duration_s
+        finished = run(arguments, limits=Limits(timeout_s=limit_s, file_bytes=LIST_BYTES), pass_fds=(cuts,))
+        if finished.timed_out:
+            raise DecodeTimeout(f"looking for scene cuts took longer than {limit_s:.0f} s")
+        found = _TIME.findall(os.pread(cuts, LIST_BYTES, 0))
+    if finished.returncode and not found:
+        raise DecodeFailed(f"no scene cuts: {finished.stderr.strip().splitlines()[-1:] or ['ffmpeg said nothing']}")
+    times = sorted({round(float(time), 3) for time in found})
+    return tuple(time for time in times if 0 < time < info.duration_s)
