@@ -24,6 +24,9 @@ from omnidrop.models.base import Adapter
 from omnidrop.modes import DENSE_MODES, MODES
 from omnidrop.questions import Json, Question
 
+RATIO_TOLERANCE = 0.01
+"""A clip of very few tokens cannot meet every ratio; a note says so where it is off by more."""
+
 
 @dataclass(frozen=True)
 class Pruning:
@@ -165,8 +168,14 @@ class OmniModel:
                 policy = pruning.build()
                 schedule = policy.plan(clip.av, len(self.adapter.layers), pruning.retained_ratio)
                 done = modes.run(self.adapter, clip, asked, pruning.mode, policy, schedule, pruning.guidance)
-                passes = [self._answer_pass(one) for one in done]
-        except torch.OutOfMemoryError as error:
+                passes = []
+                for one in done:
+                    passes.append(self._answer_pass(one))
+                    del one  # its cache goes before the next prefill starts
+        except RuntimeError as error:
+            # On the CPU the allocator's failure is a plain RuntimeError.
+            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
             raise ModelOutOfMemory(
                 f"{len(ids)} questions about this clip do not fit into {device}'s memory; use shorter clips, fewer "
                 f"frames a second or a lower retained_ratio ({error})"
@@ -180,7 +189,7 @@ class OmniModel:
             answers=tuple(by_question[number] for number in range(len(ids))),
             cost=self._cost(clip, asked, passes, seconds),
             trace=trace.counts(clip.av, entered),
-            notes=encoded.notes,
+            notes=(*encoded.notes, *_missed(pruning.retained_ratio, schedule.retained_ratio)),
         )
         return answers, trace.positions(clip.av, [[ids[q] for q in one.questions] for one in passes], entered)
 
@@ -247,3 +256,9 @@ class OmniModel:
             seconds=seconds,
             peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         )
+
+
+def _missed(asked: float | None, planned: float) -> tuple[str, ...]:
+    if asked is None or abs(asked - planned) <= RATIO_TOLERANCE:
+        return ()
+    return (f"retained_ratio {asked:g} was asked for, {planned:.3f} is what this clip's token counts allow",)

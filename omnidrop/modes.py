@@ -60,8 +60,8 @@ def run(
     groups = [(number,) for number in everyone] if mode in ("dense", "per_question") else [everyone]
     for group in groups:
         packed = pack(clip.prefix, [asked[number] for number in group])
-        state = prefill.begin(adapter, clip, packed, policy, schedule, guidance)
-        yield _finish(adapter, group, state, ())
+        # Nothing here keeps the state: its cache must be able to go before the next prefill starts.
+        yield _finish(adapter, group, prefill.begin(adapter, clip, packed, policy, schedule, guidance), ())
 
 
 def _staged(
@@ -77,8 +77,8 @@ def _staged(
     shared = prefill.begin(adapter, clip, pack(clip.prefix, asked), policy, schedule, guidance)
     prefill.advance(adapter, shared, schedule.first_drop + 1)
     for number, one in enumerate(asked):
-        own = prefill.split(shared, number, pack(clip.prefix, [one]))
-        yield _finish(adapter, (number,), own, tuple(shared.work))
+        packed = pack(clip.prefix, [one])
+        yield _finish(adapter, (number,), prefill.split(shared, number, packed), tuple(shared.work))
 
 
 def _finish(

@@ -119,17 +119,23 @@ class _Prefill:
         self.importance: Tensor | None = None
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        rows = self.prefix_rows
-        gqa = query.shape[1] != key.shape[1]
+        rows, suffix = self.prefix_rows, self.packed.rows
+        heads, kv, width = query.shape[1], key.shape[1], query.shape[-1]
         prefix = F.scaled_dot_product_attention(
-            query[:, :, :rows], key[:, :, :rows], value[:, :, :rows], is_causal=True, scale=scaling, enable_gqa=gqa
+            query[:, :, :rows],
+            key[:, :, :rows],
+            value[:, :, :rows],
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=heads != kv,
         )
         # Lower-right alignment written out: every suffix row sees the whole prefix and its own branch. With `is_causal`
-        # and more keys than queries, SDPA aligns upper-left.
-        seen = F.pad(self.packed.visible, (rows, 0), value=True)
-        answer = F.scaled_dot_product_attention(
-            query[:, :, rows:], key, value, attn_mask=seen, scale=scaling, enable_gqa=gqa
-        )
+        # and more keys than queries, SDPA aligns upper-left. The heads of a key-value group stand as rows of one query,
+        # because SDPA with a mask and grouped heads falls back to its slowest kernel on CUDA.
+        seen = F.pad(self.packed.visible, (rows, 0), value=True).repeat(heads // kv, 1)
+        folded = query[:, :, rows:].reshape(1, kv, heads // kv * suffix, width)
+        answer = F.scaled_dot_product_attention(folded, key, value, attn_mask=seen, scale=scaling)
+        answer = answer.reshape(1, heads, suffix, width)
         self.cache = LayerCache(key[0, :, :rows], value[0, :, :rows], key[0, :, rows:], value[0, :, rows:])
         if self.guide is not None:
             guiding, owner = self.guide

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from omnidrop import decode, modes, prefill
+from omnidrop import decode, layout, modes, policies, prefill
 from omnidrop.model import Pruning
 from tests.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, by_question, same, stock_logits
 from tests.method_oracle import fixed, masked_run
@@ -164,6 +165,47 @@ def test_caches_hold_what_entered_each_layer(loaded: Loaded) -> None:
         assert cache.suffix_keys.shape[1] == done.state.packed.rows
     held = sum(cache.nbytes for cache in done.state.caches)
     assert held == sum(loaded.model.widths.cache_bytes(rows) for rows in done.cached_rows)
+
+
+class HostWaits(TorchFunctionMode):
+    """Notes calls whose outcome comes to the host or decides a shape: on a GPU each one waits for the device."""
+
+    WAITING = (
+        *("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"),
+        *("nonzero", "masked_select", "unique", "unique_consecutive"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        by_mask = name == "__getitem__" and isinstance(args[1], Tensor) and args[1].dtype == torch.bool
+        if name in self.WAITING or by_mask:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("policy", [name for name in policies.names() if name != "none"])
+def test_no_layer_waits_for_the_device(loaded: Loaded, policy: str) -> None:
+    """Dense layers only: a mixture's experts may look at which of them were chosen."""
+    if loaded.model.family != "qwen2_5_omni":
+        pytest.skip("a mixture of experts")
+    for guidance in ("max", "mean", "quota"):
+        chosen = policies.named(policy)
+        schedule = chosen.plan(loaded.clip.av, len(loaded.adapter.layers), 0.6)
+        packed = layout.pack(loaded.prefix, loaded.asked)
+        with torch.inference_mode(), prefill.own_attention(loaded.adapter):
+            state = prefill.begin(loaded.adapter, loaded.clip, packed, chosen, schedule, guidance)
+            with HostWaits() as waits:
+                prefill.advance(loaded.adapter, state, len(loaded.adapter.layers))
+                prefill.logits(loaded.adapter, state)
+        assert waits.seen == []
+    with HostWaits() as waits:
+        ids = loaded.prefix.input_ids
+        assert int(ids[ids > 0][0]) > 0
+    assert waits.seen == ["__getitem__", "__int__"]
 
 
 def test_audio_alone_and_pictures_alone_are_answered(loaded: Loaded) -> None:
