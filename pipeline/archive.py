@@ -17,8 +17,8 @@ from pathlib import Path
 from omnidrop.errors import UserError
 from pipeline.addresses import is_s3
 from pipeline.globs import KeyFilter
-from pipeline.job import ArchiveConfig
-from pipeline.storage import StorageError, s3_filesystem, s3_objects
+from pipeline.s3 import StorageError, s3_filesystem, s3_objects
+from pipeline.sections import ArchiveConfig
 from workers.records import Media
 
 

@@ -19,8 +19,9 @@ import pyarrow.fs
 from omnidrop.errors import UserError
 from pipeline import tables
 from pipeline.addresses import is_s3
-from pipeline.job import StorageConfig
-from pipeline.storage import open_store, s3_filesystem
+from pipeline.s3 import s3_filesystem
+from pipeline.sections import StorageConfig
+from pipeline.storage import open_store
 
 BATCH_ROWS = 1024
 

@@ -21,7 +21,8 @@ from pydantic import ConfigDict, Field, ValidationError
 from omnidrop.errors import QuestionError
 from omnidrop.questions import AnswerType, Boolean, Choice, Json, Number, Question, Text
 from pipeline.explain import explain, joined
-from pipeline.job import BUILTIN_QUESTION_SETS, Section, Slug, builtin_question_sets
+from pipeline.job import BUILTIN_QUESTION_SETS, builtin_question_sets
+from pipeline.sections import Section, Slug
 from pipeline.templates import MEDIA_FIELDS, Scalar, compile_template, media_context, render, used_names
 from pipeline.yaml_file import YamlDocument, YamlError, read_yaml
 from workers.records import Media, MediaInfo

@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from pipeline.archive import ArchiveError, list_media, media_id
 from pipeline.globs import KeyFilter, compile_glob
 from pipeline.job import ArchiveConfig, StorageConfig
-from pipeline.storage import LocalStore, StorageError, Store, open_store
+from pipeline.s3 import StorageError
+from pipeline.storage import LocalStore, Store, open_store
 from tests.s3_server import CREDENTIALS, s3_server
 
 pytestmark = pytest.mark.cluster
@@ -339,7 +340,7 @@ def test_a_public_bucket_needs_no_credentials(server: str, s3: s3fs.S3FileSystem
 
 
 def test_a_listing_of_several_pages_is_whole(server: str, s3: s3fs.S3FileSystem, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.storage.S3_PAGE", 10)
+    monkeypatch.setattr("pipeline.s3.S3_PAGE", 10)
     for number in range(25):
         s3.pipe_file(f"many/{number:02d}.mp4", b"x")
     assert keys("s3://many", endpoint_url=server) == [f"{number:02d}.mp4" for number in range(25)]
