@@ -246,6 +246,25 @@ def test_a_size_that_changes_in_the_middle_keeps_counts_and_times(tmp_path):
     np.testing.assert_allclose(times_of(clip.frames), [1, 1.5, 2, 2.5, 0, 0.5, 1, 1.5], atol=0.15)
 
 
+def test_channels_that_change_in_the_middle_cost_nothing(tmp_path):
+    for name, layout, offset in (("a.ts", "5.1", 0), ("b.ts", "stereo", 3)):
+        make(*picture(3), *sound(3, layout=layout), *X264, "-c:a", "ac3", "-output_ts_offset", offset, tmp_path / name)
+    both = tmp_path / "both.ts"
+    both.write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    clip = decode(both, 1, 5)
+    assert (clip.decoded_share, clip.notes) == (1.0, ())
+    assert_sounds(clip)
+    np.testing.assert_allclose(times_of(clip.frames), [1, 1.5, 2, 2.5, 0, 0.5, 1, 1.5], atol=0.15)
+
+
+def test_sound_that_begins_late_keeps_its_place(tmp_path):
+    make(*picture(4), "-itsoffset", 1.5, *sound(2.5), *X264, "-c:a", "pcm_s16le", tmp_path / "late.mkv")
+    clip = decode(tmp_path / "late.mkv", 0, 4)
+    assert clip.decoded_share == 1
+    np.testing.assert_allclose(tone_starts(clip.audio), [1.5, 2.5, 3.5], atol=0.035)
+    assert_shows(clip)
+
+
 # What the exit status hides
 
 
@@ -279,6 +298,16 @@ def test_a_corrupt_middle_is_noticed_and_only_there(files, tmp_path, name):
     middle = decode(path, 2, 4, min_share=0)
     assert middle.decoded_share < 0.9
     assert (len(middle.frames), len(middle.audio)) == (4, 32_000)
+
+
+def test_a_damaged_time_far_ahead_does_not_fill_the_hours_between(files, tmp_path):
+    late = "setts=ts='if(gt(N,40),PTS+40000/TB,PTS)'"
+    make("-i", files / "plain.mkv", "-c", "copy", "-an", "-bsf:v", late, tmp_path / "jump.mkv")
+    started = time.monotonic()
+    clip = decode(tmp_path / "jump.mkv", 0, 3, min_share=0.01)
+    assert time.monotonic() - started < 5
+    assert len(clip.frames) == 6
+    np.testing.assert_allclose(times_of(clip.frames[:4]), [0, 0.5, 1, 1.5], atol=0.15)
 
 
 def test_sound_that_ends_early_is_silence_not_loss(tmp_path):

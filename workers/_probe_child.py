@@ -101,6 +101,9 @@ def _size(path: str) -> int:
         raise Refused("media_missing", f"cannot open the file: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):
         raise Refused("not_media", "not a regular file")
+    # Asked here: libav also says "not permitted" of damaged headers.
+    if not os.access(path, os.R_OK):
+        raise Refused("media_missing", "the file may not be read")
     if not found.st_size:
         raise Refused("not_media", "the file is empty")
     return found.st_size
@@ -114,8 +117,6 @@ def _opened(path: str, read_timeout_s: float) -> InputContainer:
     }
     try:
         return av.open("file:" + path, "r", options=options, metadata_errors="replace", timeout=read_timeout_s)
-    except PermissionError as error:
-        raise Refused("media_missing", "the file may not be read") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         with open(path, "rb") as file:
             head = file.read(16)

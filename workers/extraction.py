@@ -30,7 +30,7 @@ TIMES_BYTES = 16 << 20
 
 _TIME = re.compile(rb"pts_time:(-?[0-9.]+(?:e[-+]?[0-9]+)?)")
 _DAMAGE = re.compile(r"\[(?:error|fatal|panic)\]|corrupt decoded frame", re.IGNORECASE)
-_OUTPUT_SIDE = re.compile(r"^\[(?:[av]ost|out|enc)[#:]|\[enc:")
+_OUTPUT_SIDE = re.compile(r"^\[(?:[av]ost|out|enc)[#:]|\[enc:|Application provided invalid")
 
 Frames = npt.NDArray[np.uint8]
 Samples = npt.NDArray[np.float32]
@@ -178,7 +178,7 @@ def _arguments(
         "protocol_whitelist": PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),
         "max_streams": MAX_STREAMS,
-        "reinit_filter": 0,
+        "reinit_filter:v": 0,
         "threads": 1,  # two single-threaded processes beat one with two threads
         "max_pixels": MAX_SOURCE_PIXELS,
     }
@@ -195,9 +195,12 @@ def _arguments(
             )
         )
     if span.samples:
+        # A graph of its own: sound that changes its channels (advertisements in a broadcast) is set up anew then, and
+        # the pictures' graph, whose place in time would be lost, is not.
         outputs.append(
-            _sound(source[f"a:{info.audio_stream or 0}"], span, audio_times_fd).output(
-                f"pipe:{audio_fd}", **{"f": "f32le", "c:a": "pcm_f32le", "ac": 1, "ar": SAMPLE_RATE}
+            source[f"a:{info.audio_stream or 0}"].output(
+                f"pipe:{audio_fd}",
+                **{"af": _sound(span, audio_times_fd), "f": "f32le", "c:a": "pcm_f32le", "ac": 1, "ar": SAMPLE_RATE},
             )
         )
     merged = ffmpeg.merge_outputs(*outputs).global_args("-hide_banner", "-nostats", "-loglevel", "repeat+level+warning")
@@ -224,6 +227,8 @@ def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: in
     else:
         # round=up: picture k is the newest one whose time is not after k / fps.
         stream = stream.filter("fps", fps=f"{fps:.9g}", start_time=0, round="up")
+        # A damaged time hours ahead would have the fps filter fill the hours before anything downstream says stop.
+        stream = stream.filter("trim", end_frame=span.frames)
     if half_enough:
         stream = stream.filter("field", type="top")
     stream = stream.filter("scale", span.width, span.height, flags="bicubic+accurate_rnd+full_chroma_int")
@@ -236,15 +241,19 @@ def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: in
     return stream
 
 
-def _sound(stream: Any, span: Span, times_fd: int) -> Any:
-    """Filters from the source's audio frames to 16 kHz, gaps filled with silence so that time stays true."""
-    if span.offset_s:
-        stream = stream.filter("asetpts", f"PTS-{span.offset_s:.6f}/TB")
-    stream = stream.filter("ametadata", mode="add", key="omnidrop", value="1")
-    stream = stream.filter("ametadata", mode="print", key="omnidrop", file=f"pipe:{times_fd}")
-    stream = stream.filter("atrim", start=0, end=f"{span.length_s:.6f}")
-    stream = stream.filter("aresample", SAMPLE_RATE, **{"async": 1, "min_hard_comp": 0.05, "first_pts": 0})
-    return stream.filter("apad", whole_len=span.samples)
+def _sound(span: Span, times_fd: int) -> str:
+    """Filters from the source's audio frames to 16 kHz; gaps are filled with silence so that time stays true.
+
+    The first sample is the span's first that has sound: where that is, `audio_times` say.
+    """
+    filters = [f"asetpts=PTS-{span.offset_s:.6f}/TB"] if span.offset_s else []
+    filters += [
+        "ametadata=mode=add:key=omnidrop:value=1",
+        rf"ametadata=mode=print:key=omnidrop:file=pipe\\:{times_fd}",
+        f"atrim=start=0:end={span.length_s:.6f}",
+        f"aresample={SAMPLE_RATE}:async=1:min_hard_comp=0.05",
+    ]
+    return ",".join(filters)
 
 
 def tone_maps() -> bool:

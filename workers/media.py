@@ -179,8 +179,7 @@ def _judge(take: Take, span: Span, info: MediaInfo, clip: Clip, settings: Decode
             notes.append(f"{lost_s:.2f} of {span.length_s:g} s of sound are missing")
         if silent_s - lost_s > 1:
             notes.append(f"the sound track has nothing for {silent_s - lost_s:.1f} s: silence was put there")
-        audio = np.zeros(span.samples, np.float32)
-        audio[: len(take.audio)] = take.audio
+        audio = _placed(take, span)
     if take.complaints:
         notes.append("damaged" + _said(take))
     return _Judged(frames=frames, audio=audio, share=round(max(0.0, min(shares)), 6), notes=tuple(notes))
@@ -222,6 +221,19 @@ def _lost_sound(take: Take, span: Span, reaches_s: float) -> tuple[float, float]
     last_s = float(times[-1])
     lost_s = sum(b - a if bool(take.complaints) or 0 < a < last_s else max(0.0, b - max(a, reaches_s)) for a, b in gaps)
     return float(lost_s), float(silent_s)
+
+
+def _placed(take: Take, span: Span) -> Samples:
+    """(span.samples,) the sound at its place in the span, silence around it."""
+    audio = np.zeros(span.samples, np.float32)
+    # A frame that begins before the span reaches into it.
+    if len(take.audio) and not (take.audio_times <= 0).any():
+        first = min(round(float(take.audio_times[0]) * SAMPLE_RATE), span.samples)
+    else:
+        first = 0
+    sound = take.audio[: span.samples - first]
+    audio[first : first + len(sound)] = sound
+    return audio
 
 
 def _filled(frames: Frames, count: int) -> Frames:
