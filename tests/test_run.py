@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -249,6 +250,24 @@ def test_the_same_answers_come_from_ray(job, ray_session):
     assert len(summary.run.actors) == 1
     on_ray = select(job, ANSWERS.replace("ORDER", "WHERE job = 'on-ray' ORDER"))
     assert on_ray == in_process[: len(on_ray)]
+
+
+def test_sigterm_keeps_what_is_finished_and_the_next_run_resumes(job, videos):
+    for number in range(12):
+        shutil.copy(videos / "short.mp4", job.parent / "archive" / f"copy {number:02d}.mp4")
+    command = [sys.executable, "-m", "jobs.index", str(job)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    units = job.parent / "results" / "journal" / "units"
+    while not list(units.rglob("*.parquet")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3, said
+    done = select(job, "SELECT count(*) FROM clips")[0][0]
+    assert 1 <= done < 16
+    assert run(job).run.clips_answered == 16 - done
+    assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(16, 16)]
+    assert select(job, "SELECT status FROM runs ORDER BY started_at") == [("stopped",), ("complete",)]
 
 
 def test_a_video_in_an_unreadable_place_is_a_user_error(job):
