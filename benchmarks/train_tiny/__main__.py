@@ -2,7 +2,8 @@
 
 Stages: the encoders alone (`audio`, `vision`); the decoder's first half of layers on ideal features (`ideal`); all
 layers on the encoders' features (`encoded`); then the checkpoint is written to `--out`. Every stage keeps its state in
-`--folder`; `--hours` fits the number of steps to a time, measured on the machine at hand.
+`--folder`; `--hours` fits the number of steps to a time, measured on the machine at hand. Several processes train
+together under `python -m torch.distributed.run --nproc-per-node N -m benchmarks.train_tiny`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -21,6 +23,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokeni
 from benchmarks.train_tiny import binding, perception
 from benchmarks.train_tiny.architecture import LAYERS, fresh, save
 from benchmarks.train_tiny.clips import EncodedSource, IdealSource, Packer
+from benchmarks.train_tiny.optim import rank
 from benchmarks.train_tiny.tokenizer import build_tokenizer
 
 log = logging.getLogger("train_tiny")
@@ -35,8 +38,8 @@ class Plan:
     vision: int = 620
     ideal: int = 3000
     encoded: int = 1200
-    rows: int = 5
-    """Clips a decoder step."""
+    rows: int = 3
+    """Clips a decoder step and process."""
     rate: float = 2e-3
     seed: int = 1
 
@@ -58,8 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=type(value), default=value)
     given = parser.parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("nccl" if given.device.startswith("cuda") else "gloo")
     logging.basicConfig(
-        level=logging.INFO,
+        level=logging.INFO if rank() == 0 else logging.WARNING,
         format="%(asctime)s %(message)s",
         handlers=[logging.StreamHandler(sys.stdout), logging.FileHandler(given.folder / "train.log")],
         force=True,
@@ -71,7 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
         trained.plan = trained.fitted(given.hours * 3600)
     log.info("plan %s on %s, %d threads", asdict(trained.plan), given.device, given.threads)
     trained.run()
-    save(trained.model, trained.tokenizer, given.out or given.folder / "checkpoint")
+    if rank() == 0:
+        save(trained.model, trained.tokenizer, given.out or given.folder / "checkpoint")
 
 
 class Training:
@@ -89,15 +95,17 @@ class Training:
         """All stages; those that are done only load their state."""
         for kind in ("audio", "vision"):
             self.perceive(kind, getattr(self.plan, kind))
-        log.info("perception: %s", perception.rounded(perception.measure(self.model, self.words)))
+        if rank() == 0:
+            log.info("perception: %s", perception.rounded(perception.measure(self.model, self.words)))
         ideal = IdealSource(perception.Words(*(table.cpu() for table in vars(self.words).values())))
         if not (self.folder / "encoded.pt").exists():
             self.bind("ideal", ideal, self.plan.ideal, self.plan.rate, binding.FIRST_LAYERS, binding.PHASES)
             binding.grow(self.model)
         encoded = EncodedSource(self.model, self.device)
         self.bind("encoded", encoded, self.plan.encoded, self.plan.rate / 2, ALL_LAYERS, binding.LATER_PHASES)
-        found = binding.evaluate(self.model, self.packer, encoded, binding.LATER_PHASES[-1].stage, self.device)
-        log.info("unseen generated clips: %s", binding.table(found))
+        if rank() == 0:
+            found = binding.evaluate(self.model, self.packer, encoded, binding.LATER_PHASES[-1].stage, self.device)
+            log.info("unseen generated clips: %s", binding.table(found))
 
     def perceive(self, kind: str, steps: int) -> None:
         """One encoder."""

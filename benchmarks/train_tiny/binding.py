@@ -21,7 +21,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from benchmarks.train_tiny.architecture import LAYERS
 from benchmarks.train_tiny.clips import Batch, Curriculum, Packer, Source, collate, draw_row
-from benchmarks.train_tiny.optim import Optimiser, schedule
+from benchmarks.train_tiny.optim import Optimiser, rank, schedule, wait
 from benchmarks.train_tiny.perception import Words, named, rounded
 from benchmarks.train_tiny.samples import IGNORED
 from pipeline.toy_world.questions import TASKS
@@ -150,10 +150,12 @@ class _Steps(Dataset[Batch]):
     ) -> None:
         self.packer, self.source, self.seed, self.steps, self.rows = packer, source, seed, steps, rows
         self.phases = phases
+        # Fixed here, in the training process: workers that make batches belong to no group.
+        self.share = [rank()] if rank() else []
 
     def __getitem__(self, step: int) -> Batch:
         torch.set_num_threads(1)
-        rng = np.random.default_rng([self.seed, step, 2])
+        rng = np.random.default_rng([self.seed, step, 2, *self.share])
         stage = stage_at(step, self.steps, self.phases)
         return collate([draw_row(self.packer, self.source, rng, stage) for _ in range(self.rows)])
 
@@ -193,10 +195,9 @@ def train(
     device: torch.device,
     phases: tuple[Phase, ...] = PHASES,
     workers: int = 1,
-    until: float = float("inf"),
     active: tuple[int, ...] = tuple(range(LAYERS)),
 ) -> None:
-    """Train the decoder in place; resume from `checkpoint`; stop early, saved, at the monotonic time `until`."""
+    """Train the decoder in place; resume from `checkpoint`."""
     decoder = model.model.language_model
     module = torch.nn.ModuleList([decoder, model.lm_head])
     for number, layer in enumerate(decoder.layers):
@@ -229,7 +230,7 @@ def train(
         if step % 10 == 0:
             for task, entry in score(model, packer, batch, final.detach()).items():
                 recent[task] = [a + b for a, b in zip(recent[task], entry, strict=True)]
-        if step % 50 == 49:
+        if step % 50 == 49 and rank() == 0:
             log.info(
                 "decoder step %d (%.0f s, %d tokens a row) %s; training %s",
                 step,
@@ -239,12 +240,11 @@ def train(
                 table(recent),
             )
             recent.clear()
-        done = step + 1 == steps or time.monotonic() > until
-        if time.monotonic() - saved > SAVE_EVERY_S or done:
+        done = step + 1 == steps
+        if (time.monotonic() - saved > SAVE_EVERY_S or done) and rank() == 0:
             state = {"weights": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             part = checkpoint.with_suffix(".part")
             torch.save(state, part)
             part.replace(checkpoint)
             saved = time.monotonic()
-        if done:
-            break
+    wait()

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
 from benchmarks.train_tiny.encoders import CELL, hear, mels_of, patches_of, see
-from benchmarks.train_tiny.optim import Optimiser, schedule
+from benchmarks.train_tiny.optim import Optimiser, rank, schedule, wait
 from benchmarks.train_tiny.samples import IGNORED, Pictures, Sounds, picture_batch, sound_batch
 from benchmarks.train_tiny.tokenizer import token_ids
 from pipeline.toy_world.truth import COLOURS, SHAPES, SOUNDS
@@ -123,10 +123,11 @@ class _Steps(Dataset[Pictures | Sounds]):
 
     def __init__(self, kind: str, seed: int, steps: int) -> None:
         self.kind, self.seed, self.steps = kind, seed, steps
+        self.share = [rank()] if rank() else []
 
     def __getitem__(self, step: int) -> Pictures | Sounds:
         torch.set_num_threads(1)
-        rng = np.random.default_rng([self.seed, step])
+        rng = np.random.default_rng([self.seed, step, *self.share])
         if self.kind == "audio":
             return sound_batch(rng, AUDIO_BATCH)
         cut = step < WHOLE_FROM * self.steps and step % 8 != 7
@@ -174,16 +175,17 @@ def train(
         optimiser.step(schedule(step, steps))
         value = float(loss.detach())
         running = value if running is None else 0.95 * running + 0.05 * value
-        if step % 50 == 0 or step + 1 == steps:
+        if rank() == 0 and (step % 50 == 0 or step + 1 == steps):
             log.info("%s step %d loss %.4f (%.0f s)", kind, step, running, time.monotonic() - started)
-        if step % 300 == 299:
+        if step % 300 == 299 and rank() == 0:
             log.info("%s step %d measured %s", kind, step, rounded(measure(model, words, batches=3)))
-        if time.monotonic() - saved > SAVE_EVERY_S or step + 1 == steps:
+        if rank() == 0 and (time.monotonic() - saved > SAVE_EVERY_S or step + 1 == steps):
             state = {"weights": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             part = checkpoint.with_suffix(".part")
             torch.save(state, part)
             part.replace(checkpoint)
             saved = time.monotonic()
+    wait()
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
