@@ -1,15 +1,15 @@
 """What the encoders are spared, and what they are asked for beyond their features.
 
-Promises: a temporal patch seen before is not encoded again, with exactly the features it would have had; the attention
-that audio columns receive comes out of the last layer's own query and key; FLOPs count what was really encoded. Knows
-nothing about prompts, questions or the text decoder.
+Promises: a temporal patch seen before is not encoded again, with exactly the features it would have had; blocks of
+attention run together; the attention that columns receive comes out of a layer's own query and key; FLOPs count what
+was really encoded. Knows nothing about prompts, questions or the text decoder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-RECORDING = "omnidrop_recording"
-"""Name under which the recording attention is known to transformers."""
+IN_BLOCKS = "omnidrop_flash_blocks"
+"""Name under which the encoders' attention is known to transformers. A name with "flash" in it gets all rows at once
+and the blocks' bounds; others are called block by block."""
 MOST_WEIGHTS = 1 << 25
 """Attention weights held at once while recording, 128 MB of float32: heads are taken in groups."""
 
@@ -149,62 +150,102 @@ def _largest_change(one: Tensor, other: Tensor) -> float:
     return float(cells.max())
 
 
-class AttentionReceived:
-    """Collects, while `recording`, how much attention each column of one attention module receives.
+class BlockAttention:
+    """Attention of one encoder, all its blocks of equal length in one call, and what the columns of one layer receive.
 
-    Built on transformers' attention interface: the module's own queries and keys reach the function for free, where
-    asking the encoder for attention weights would return its outputs instead, and recomputing them would cost a layer's
-    projections.
+    Encoders attend inside blocks (windows, temporal patches, chunks of sound). Without flash-attn the stock layers run
+    them one by one: 20,000 calls for a minute of video in 32 layers. Built on transformers' attention interface, where
+    a layer's own queries and keys arrive; asking an encoder for attention weights would return its outputs instead.
     """
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, recorded: nn.Module) -> None:
         from transformers import AttentionInterface
 
-        AttentionInterface.register(RECORDING, _attend_and_record)
-        module: Any = attention
-        self._attention = module
-        # The other layers share this configuration object; only this one may change its implementation.
-        module.config = copy.copy(module.config)
-        module.config._attn_implementation = RECORDING
+        AttentionInterface.register(IN_BLOCKS, _attend_in_blocks)
+        module: Any = recorded
+        self._recorded = module
+        config: Any = encoder.config
+        self.config = config
+        config._attn_implementation = module.config._attn_implementation = IN_BLOCKS
         module.received = None
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
-        """A list that fills with one (columns,) float32 tensor per block that attends within itself (an audio encoder's
-        chunk, a temporal patch): column sums, averaged over heads.
+        """A list that gets one (columns,) float32 tensor from the recorded layer: column sums, averaged over heads.
 
         Sums and not means over a block's rows: a mean is 1 / length on average and would make every column of a short
         last chunk look important; sums average 1 in every block.
         """
         received: list[Tensor] = []
-        self._attention.received = received
+        self._recorded.received = received
         try:
             yield received
         finally:
-            self._attention.received = None
+            self._recorded.received = None
 
 
-def _attend_and_record(
+def _attend_in_blocks(
     module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
+    cu_seq_lens_q: Tensor,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: (1, heads, rows, head size) each -> (1, rows, heads, head size)."""
-    attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
-    if module.received is not None:
-        heads, rows = query.shape[1:3]
-        received = query.new_zeros(rows, dtype=torch.float32)
-        group = max(1, MOST_WEIGHTS // rows**2)
-        for first in range(0, heads, group):
-            some = slice(first, first + group)
-            weights = torch.softmax((query[0, some] @ key[0, some].transpose(1, 2)).float() * scaling, dim=-1)
-            received += weights.sum(dim=(0, 1))
-        module.received.append(received / heads)
-    return attended.transpose(1, 2).contiguous(), None
+    """An attention function of transformers: (1, H, S, d) each, S rows in blocks -> (1, S, H, d)."""
+    received: list[Tensor] | None = getattr(module, "received", None)
+    heads, rows = query.shape[1:3]
+    attended = query.new_empty(rows, heads, query.shape[3])
+    columns = query.new_empty(rows, dtype=torch.float32)
+    for length, places in _blocks(cu_seq_lens_q):
+        picked = [part[0] if places is None else part[0].index_select(1, places) for part in (query, key, value)]
+        # (blocks, H, length, d)
+        q, k, v = (part.reshape(heads, -1, length, part.shape[2]).transpose(0, 1) for part in picked)
+        mixed = functional.scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1)
+        sums = None if received is None else _column_sums(q, k, scaling).flatten()
+        if places is None:
+            attended, columns = mixed, sums if sums is not None else columns
+        else:
+            attended[places] = mixed
+            if sums is not None:
+                columns[places] = sums
+    if received is not None:
+        received.append(columns)
+    return attended[None], None
+
+
+def _blocks(bounds: Tensor) -> list[tuple[int, Tensor | None]]:
+    """Block lengths that occur, each with the rows of its blocks; None for all rows, where there is one length.
+
+    Remembered on the tensor, which all layers of a pass share, so that the device is waited for once and not in each.
+    """
+    known: list[tuple[int, Tensor | None]] | None = getattr(bounds, "omnidrop_blocks", None)
+    if known is None:
+        ends = bounds.tolist()
+        spans = [(a, b - a) for a, b in itertools.pairwise(ends) if b > a]
+        known = []
+        for length in sorted({size for _, size in spans}):
+            starts = torch.tensor([start for start, size in spans if size == length])
+            rows = (starts[:, None] + torch.arange(length)).flatten()
+            known.append((length, None if len(rows) == ends[-1] else rows.to(bounds.device)))
+        bounds.omnidrop_blocks = known  # type: ignore[attr-defined]
+    return known
+
+
+def _column_sums(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """(blocks, length) float32: attention each column receives, summed over rows, averaged over heads."""
+    blocks, heads, length, _ = query.shape
+    sums = query.new_zeros(blocks, length, dtype=torch.float32)
+    at_once = max(1, MOST_WEIGHTS // length**2)
+    step = max(1, at_once // blocks)
+    for head in range(0, heads, step):
+        for block in range(0, blocks, at_once):
+            some = slice(block, block + at_once), slice(head, head + step)
+            weights = torch.softmax((query[some] @ key[some].transpose(2, 3)).float() * scaling, dim=-1)
+            sums[some[0]] += weights.sum(dim=(1, 2))
+    return sums / heads
 
 
 def silent_chunks(

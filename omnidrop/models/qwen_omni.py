@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from omnidrop.encoders import (
-    AttentionReceived,
+    BlockAttention,
     EncoderSettings,
     FeatureMemory,
     PatchPlan,
@@ -66,8 +66,9 @@ class QwenOmniAdapter:
         self._embedding: nn.Module = decoder.embed_tokens
         self._check_token_ids()
         self.memory = FeatureMemory(encoders.memory_bytes)
-        self._audio_attention = AttentionReceived(self.model.model.audio_tower.layers[-1].self_attn)
-        self._vision_attention = AttentionReceived(self.last_full_attention())
+        audio_tower, visual = self.model.model.audio_tower, self.model.model.visual
+        self.audio_attention = BlockAttention(audio_tower, audio_tower.layers[-1].self_attn)
+        self.vision_attention = BlockAttention(visual, self.last_full_attention())
 
     @staticmethod
     def thinker_class() -> Any:
@@ -203,7 +204,7 @@ class QwenOmniAdapter:
             patches = plan.encode[begin : begin + PATCHES_AT_ONCE]
             picked = [min(p * step + n, len(frames) - 1) for p in patches for n in range(step)]
             pixels, grid = self.processor.pixels(frames[picked], self.device)
-            with self._vision_attention.recording() as received:
+            with self.vision_attention.recording() as received:
                 output = self.model.model.visual(
                     pixels.to(self.dtype), grid_thw=torch.tensor([grid], device=self.device)
                 )
@@ -221,7 +222,7 @@ class QwenOmniAdapter:
         """Features (audio tokens, D) and attention received in the last layer (audio tokens,) float32."""
         mel = mel.to(self.device, self.dtype)
         lengths = torch.tensor([mel.shape[1]], device=self.device)
-        with self._audio_attention.recording() as received:
+        with self.audio_attention.recording() as received:
             output = self.model.model.audio_tower(mel, feature_lens=lengths)
         return output.last_hidden_state, self.pooled_importance(torch.cat(received))
 

@@ -30,7 +30,7 @@ def stock_logits(
 ) -> Tensor:
     """(vocabulary,) float32: the stock model's logits for the first token of the answer to `question`.
 
-    `attention` is one of transformers' own implementations for the text decoder (`sdpa`, `eager`).
+    `attention` is one of transformers' own implementations (`sdpa`, `eager`), for decoder and encoders.
     """
     inputs = adapter.processor.inputs(frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction)
     ids = torch.cat([inputs.layout.input_ids, torch.tensor(adapter.question_ids(question))])[None].to(adapter.device)
@@ -44,12 +44,15 @@ def stock_logits(
         given["input_features"] = inputs.mel[None].to(adapter.device, adapter.dtype)
         given["feature_attention_mask"] = torch.ones(1, inputs.mel.shape[1], dtype=torch.int64, device=adapter.device)
     given["use_audio_in_video"] = frames is not None and inputs.mel is not None
-    before = adapter.config._attn_implementation
-    adapter.config._attn_implementation = attention
+    configs = (adapter.config, adapter.audio_attention.config, adapter.vision_attention.config)
+    before = [config._attn_implementation for config in configs]
+    for config in configs:
+        config._attn_implementation = attention
     try:
         # Without the LM head at every position, which alone would take 3 GB at 10,000 tokens.
         hidden = adapter.model.model(**given, use_cache=False).last_hidden_state
     finally:
-        adapter.config._attn_implementation = before
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
     logits: Tensor = adapter.model.lm_head(hidden[0, -1])
     return logits.float()
