@@ -289,3 +289,17 @@ def test_the_model_is_left_as_it_was(loaded: Loaded) -> None:
     with pytest.raises(QuestionError):
         loaded.answer(Pruning(), [Question("j", "?", Json('{"type": "thing"}'))])
     assert loaded.adapter.config._attn_implementation == before != prefill.ATTENTION
+
+
+def test_half_precision_runs_in_every_mode(loaded: Loaded, request: pytest.FixtureRequest) -> None:
+    """bfloat16 through every kernel, decoding included; the dense modes agree within its rounding."""
+    directory = request.getfixturevalue(f"small_{loaded.model.family.removesuffix('_moe')}")
+    model = omnidrop.OmniModel.load(str(directory), device="cpu", dtype="bfloat16")
+    given_ = {}
+    for mode in MODES:
+        pruning = Pruning.off(mode) if mode.startswith("dense") else Pruning(mode, retained_ratio=0.4)
+        given_[mode] = model.answer(FRAMES, SOUND, QUESTIONS, fps=2.0, pruning=pruning)
+        assert all(answer.error_class is None for answer in given_[mode].answers)
+        assert given_[mode].cost.as_run.kv_bytes < loaded.answer(pruning).cost.as_run.kv_bytes
+    for alone, shared in zip(given_["dense"].answers[:3], given_["dense_shared"].answers[:3], strict=True):
+        assert alone.probability == pytest.approx(shared.probability, abs=0.1)

@@ -124,7 +124,7 @@ def test_generated_tokens_are_the_oracles(loaded: Loaded) -> None:
         assert text.steps == len(wanted) - (0 if text.ended else 1)
 
 
-@pytest.mark.parametrize("guidance", ["max", "mean"])
+@pytest.mark.parametrize("guidance", ["max", "mean", "quota"])
 def test_set_guided_with_one_question_is_per_question(loaded: Loaded, guidance: Any) -> None:
     for question in QUESTIONS:
         alone = loaded.answer(Pruning("per_question", retained_ratio=0.4), [question])
