@@ -19,13 +19,13 @@ import torch
 from omnidrop.errors import CheckpointError
 from omnidrop.model import Pruning
 from omnidrop.questions import Boolean, Choice, Question
-from tests.media_files import clip_file, cut, make, picture, times_of
+from tests.media_files import children, clip_file, cut, make, picture, times_of
 from tests.s3_server import s3_server
 from workers.answering import Answerer, AnswererSettings, DeviceBroken, shrink
 from workers.decoding import Source, decode_one, decode_unit, local_etag
 from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageError
 from workers.fetching import CacheSettings, fetched
-from workers.probing import probe
+from workers.probing import ProbePool, probe
 from workers.records import (
     Clip,
     ClipFailure,
@@ -33,6 +33,7 @@ from workers.records import (
     DecodedClip,
     DecodeSettings,
     Media,
+    MediaInfo,
     WorkUnit,
 )
 
@@ -121,6 +122,35 @@ def listed(bucket, key: str) -> Media:
 
 def entries(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix == "")
+
+
+@pytest.mark.cluster
+def test_an_object_is_probed_where_it_lies(bucket, plain, tmp_path):
+    """The same findings as from the file, from a few blocks of it, in a child without credentials."""
+    filesystem, options = bucket
+    filesystem.pipe_file("archive/text.mp4", b"no media at all, only words " * 100)
+    filesystem.put_file(str(cut(plain, tmp_path / "cut.mkv", 0.6)), "archive/cut.mkv")
+    keys = ["plain.mkv", "text.mp4", "cut.mkv", "missing.mkv"]
+    with ProbePool(2, timeout_s=30, storage_options=options) as pool:
+        found = dict(pool.probe_many((key, f"s3://archive/{key}") for key in keys))
+    assert found["plain.mkv"] == probe(plain)
+    assert found["cut.mkv"] == probe(tmp_path / "cut.mkv")
+    assert found["text.mp4"].error_class == "not_media"
+    assert found["missing.mkv"].error_class == "media_missing"
+    unreachable = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    with pytest.raises(StorageError):
+        probe("s3://archive/plain.mkv", storage_options=unreachable)
+
+
+@pytest.mark.cluster
+def test_a_child_that_hangs_over_an_object_is_replaced(bucket):
+    """It is ended on time and replaced, as for files on disk."""
+    with ProbePool(1, timeout_s=2, storage_options=bucket[1]) as pool:
+        assert isinstance(dict(pool.probe_many([(0, "s3://archive/plain.mkv")]))[0], MediaInfo)
+        (child,) = children()
+        child.suspend()
+        assert dict(pool.probe_many([(1, "s3://archive/plain.mkv")]))[1].error_class == "probe_timeout"
+        assert isinstance(dict(pool.probe_many([(2, "s3://archive/plain.mkv")]))[2], MediaInfo)
 
 
 @pytest.mark.cluster

@@ -1,14 +1,16 @@
 """The probing process: reads one path a line, opens the file with libav, writes what it found as lines of JSON.
 
-Promises: for every line read (a path, as hexadecimal), lines `{"info": ...}`, the first coarse, each better than the
-one before, and then `{"done": true}`; or `{"error_class": ..., "message": ...}`. Knows nothing about pools, limits or
-retries: `probing.py` keeps it alive, ends it on time and trusts it no further than JSON, since a hostile file may crash
-it or own it.
+Promises: for every line read (a path, as hexadecimal; or `served` and a size), lines `{"info": ...}`, the first coarse,
+each better than the one before, and then `{"done": true}`; or `{"error_class": ..., "message": ...}`. The bytes of a
+`served` file are asked for with `{"read": [offset, length]}` and come on stdin as they are, so that this process needs
+neither a network nor credentials. Knows nothing about pools, limits or retries: `probing.py` keeps it alive, ends it on
+time and trusts it no further than JSON, since a hostile file may crash it or own it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -40,6 +42,9 @@ END_PACKETS = 20_000
 FIRST_PACKETS = 200
 """Most packets decoded in search of a first picture."""
 
+SERVED_BYTES = 1 << 20
+"""Most that is asked of the parent at once."""
+
 PQ, HLG = 16, 18
 """AVColorTransferCharacteristic: SMPTE ST 2084 and ARIB STD-B67."""
 
@@ -59,10 +64,48 @@ class Refused(Exception):
         self.error_class = error_class
 
 
-def findings(path: str, read_timeout_s: float) -> Iterator[dict[str, Any]]:
+class Served(io.RawIOBase):
+    """A file whose bytes the parent hands over on request."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """The offset of the next read."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of any file."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `SERVED_BYTES`."""
+        length = min(SERVED_BYTES if size < 0 else size, SERVED_BYTES, max(0, self.size - self._at))
+        if not length:
+            return b""
+        _say({"read": [self._at, length]})
+        content = sys.stdin.buffer.read(length)
+        if len(content) != length:
+            raise EOFError("the parent is gone")
+        self._at += length
+        return content
+
+
+def findings(file: str | Served, read_timeout_s: float) -> Iterator[dict[str, Any]]:
     """The fields of `MediaInfo`, first without the ends of the streams, then with them. Raises Refused."""
-    size = _size(path)
-    with _opened(path, read_timeout_s) as container:
+    size = _size(file) if isinstance(file, str) else file.size
+    with _opened(file, read_timeout_s) as container:
         start_s = (container.start_time or 0) / av.time_base
         video, audio = _chosen(container, "video"), _chosen(container, "audio")
         if video is None and audio is None:
@@ -109,23 +152,31 @@ def _size(path: str) -> int:
     return found.st_size
 
 
-def _opened(path: str, read_timeout_s: float) -> InputContainer:
+def _opened(file: str | Served, read_timeout_s: float) -> InputContainer:
     options = {
         "protocol_whitelist": PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),
         "max_streams": str(MAX_STREAMS),
     }
     try:
-        return av.open("file:" + path, "r", options=options, metadata_errors="replace", timeout=read_timeout_s)
+        opened = "file:" + file if isinstance(file, str) else file
+        return av.open(opened, "r", options=options, metadata_errors="replace", timeout=read_timeout_s)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        with open(path, "rb") as file:
-            head = file.read(16)
+        head = _head(file)
         if head[4:8] in _MP4_BOXES:
             message = "an MP4 file whose index (moov) is missing or damaged: cut off while it was written or copied"
             raise Refused("truncated", message) from error
         if head[:4] == b"\x1a\x45\xdf\xa3":
             raise Refused("truncated", "a Matroska or WebM file that ends inside its header") from error
         raise Refused("not_media", f"not media in a container that is allowed ({ALLOWED})") from error
+
+
+def _head(file: str | Served) -> bytes:
+    if isinstance(file, Served):
+        file.seek(0)
+        return file.read(16)
+    with open(file, "rb") as opened:
+        return opened.read(16)
 
 
 def _chosen(container: InputContainer, kind: str) -> Any | None:
@@ -237,9 +288,11 @@ def main() -> None:
     """Serve until stdin ends."""
     av.logging.set_level(None)
     read_timeout_s = float(sys.argv[1])
-    for line in sys.stdin:
+    while line := sys.stdin.buffer.readline():
+        what, _, size = line.decode().strip().partition(" ")
+        file = Served(int(size)) if what == "served" else os.fsdecode(bytes.fromhex(what))
         try:
-            for found in findings(os.fsdecode(bytes.fromhex(line.strip())), read_timeout_s):
+            for found in findings(file, read_timeout_s):
                 _say({"info": found})
             _say({"done": True})
         except Refused as error:

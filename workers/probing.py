@@ -1,7 +1,8 @@
 """What a media file holds, found out in child processes that a hostile file may crash, hang or take over.
 
 Promises: every file ends as a `MediaInfo` or as a failure of one stable class, within its time limit; a child that dies
-takes only the file it held with it. Knows nothing about archives, caches or plans.
+takes only the file it held with it. A file in a store is read through this process, a few blocks of it: the child has
+no credentials. Knows nothing about archives, caches or plans.
 
 Time: `MediaInfo.start_s` is the container's first presentation time, 1.4 in a typical MPEG transport stream. Clips
 count from it: second t of a clip's span is presentation time `start_s + t`, which is also how ffmpeg counts `-ss`. So
@@ -19,14 +20,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import fsspec
+
 from workers import errors
 from workers.confinement import end, start
-from workers.errors import MediaError, ProbeCrashed, ProbeTimeout
+from workers.errors import MediaError, MediaMissing, ProbeCrashed, ProbeTimeout, StorageError
 from workers.records import ClipFailure, MediaInfo
 
 Key = TypeVar("Key", bound=Hashable)
@@ -36,6 +39,9 @@ TIMEOUT_S = 30.0
 
 FILES_PER_CHILD = 1_000
 """A child is replaced after this many, so that leaks in parsers of odd formats never add up."""
+
+BLOCK_BYTES = 1 << 20
+"""One read of a file in a store: what the child asks for at most."""
 
 LINE_BYTES = 1 << 20
 """A longer answer is not one of ours."""
@@ -47,21 +53,29 @@ _CLASSES: dict[str, type[MediaError]] = {
 }
 
 
-def probe(path: str | os.PathLike[str], *, timeout_s: float = TIMEOUT_S) -> MediaInfo:
-    """Probe one local file in a child of its own (0.2 s; use `ProbePool` for many).
+def probe(
+    path: str | os.PathLike[str], *, timeout_s: float = TIMEOUT_S, storage_options: Mapping[str, Any] | None = None
+) -> MediaInfo:
+    """Probe one file in a child of its own (0.2 s; use `ProbePool` for many).
 
-    Raises MediaMissing, NotMedia, MediaTruncated, NoStreams, NoDuration, MediaTooLarge, ProbeCrashed or ProbeTimeout.
+    `path` may be an address such as `s3://bucket/key`; `storage_options` are for `fsspec.filesystem`. Raises
+    MediaMissing, NotMedia, MediaTruncated, NoStreams, NoDuration, MediaTooLarge, StorageError, ProbeCrashed or
+    ProbeTimeout.
     """
-    with contextlib.closing(_Child(timeout_s)) as child:
+    with contextlib.closing(_Child(timeout_s, storage_options or {})) as child:
         return child.probe(path)
 
 
 class ProbePool:
     """Probes many files with a few children that are reused; close it, or use it in a `with` block."""
 
-    def __init__(self, children: int = 2, *, timeout_s: float = TIMEOUT_S) -> None:
-        """`children` processes at most, started when needed; `timeout_s` per file."""
+    def __init__(
+        self, children: int = 2, *, timeout_s: float = TIMEOUT_S, storage_options: Mapping[str, Any] | None = None
+    ) -> None:
+        """`children` processes at most, started when needed; `timeout_s` per file; `storage_options` for
+        `fsspec.filesystem`, where files have addresses instead of paths."""
         self._timeout_s = timeout_s
+        self._storage_options = dict(storage_options or {})
         self._tasks: queue.Queue[_Task | None] = queue.Queue()
         self._threads = [
             threading.Thread(target=self._serve, name=f"probe-{n}", daemon=True) for n in range(max(1, children))
@@ -118,7 +132,7 @@ class ProbePool:
 
     def _serve(self) -> None:
         """One thread, one child. The child dies with this thread (PR_SET_PDEATHSIG follows the thread)."""
-        with contextlib.closing(_Child(self._timeout_s)) as child:
+        with contextlib.closing(_Child(self._timeout_s, self._storage_options)) as child:
             while (task := self._tasks.get()) is not None:
                 key, path, outcomes = task
                 try:
@@ -135,26 +149,39 @@ _Task = tuple[Hashable, str, "queue.Queue[tuple[Any, MediaInfo | ClipFailure]]"]
 class _Child:
     """One probing process, started when first needed and again after it died."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, storage_options: Mapping[str, Any]) -> None:
         self._timeout_s = timeout_s
+        self._storage_options = storage_options
         self._process: subprocess.Popen[bytes] | None = None
         self._served = 0
         self._rest = b""
 
     def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
-        """Raises the error that the child names, ProbeCrashed or ProbeTimeout."""
+        """Raises the error that the child names, ProbeCrashed, ProbeTimeout, or StorageError of a served file."""
+        address = os.fspath(path)
+        if "://" not in address or os.path.isabs(address):
+            return self._probe(os.fsencode(os.path.abspath(path)).hex(), None)
+        with _store_errors(address):
+            filesystem = fsspec.filesystem(address.partition("://")[0], **self._storage_options)
+            # An index lies at either end of a file: few blocks are read, and read again.
+            remote = filesystem.open(address, "rb", block_size=BLOCK_BYTES, cache_type="blockcache")
+        with remote:
+            return self._probe(f"served {remote.size}", remote)
+
+    def _probe(self, request: str, remote: Any | None) -> MediaInfo:
         if self._served >= FILES_PER_CHILD:
             self.close()
         process = self._started()
         self._served += 1
         best: MediaInfo | None = None
         try:
-            assert process.stdin is not None
-            process.stdin.write(os.fsencode(os.path.abspath(path)).hex().encode() + b"\n")
-            process.stdin.flush()
             deadline = time.monotonic() + self._timeout_s
+            self._write(process, request.encode() + b"\n", deadline)
             while True:
                 answer = json.loads(self._line(process, deadline))
+                if "read" in answer and remote is not None:
+                    self._serve(process, remote, answer["read"], deadline)
+                    continue
                 if "error_class" in answer:
                     raise _CLASSES.get(answer["error_class"], MediaError)(str(answer["message"]))
                 if "info" not in answer:
@@ -168,11 +195,26 @@ class _Child:
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.close()
             raise ProbeCrashed(f"the probing process died over this file ({_how(process, error)})") from error
+        except StorageError:
+            self.close()
+            raise
         if self._rest:  # more than was asked for: not a child to go on with
             self.close()
         if best is None:
             raise ProbeCrashed("the probing process gave no answer")
         return best
+
+    def _serve(self, process: subprocess.Popen[bytes], remote: Any, asked: Any, deadline: float) -> None:
+        """Hand over the bytes asked for. Raises StorageError, and ValueError for what no honest child asks."""
+        offset, length = int(asked[0]), int(asked[1])
+        if not (offset >= 0 and 0 < length <= BLOCK_BYTES and offset + length <= remote.size):
+            raise ValueError(f"asked for {length} bytes at {offset} of {remote.size}")
+        with _store_errors(remote.path):
+            remote.seek(offset)
+            content = remote.read(length)
+        if len(content) != length:
+            raise StorageError(f"{len(content)} bytes came instead of {length}")
+        self._write(process, content, deadline)
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -198,6 +240,21 @@ class _Child:
             )
         return self._process
 
+    def _write(self, process: subprocess.Popen[bytes], content: bytes, deadline: float) -> None:
+        """Raises ProbeTimeout where the child does not read, BrokenPipeError where it is gone."""
+        assert process.stdin is not None
+        fd = process.stdin.fileno()
+        os.set_blocking(fd, False)
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        rest = memoryview(content)
+        while rest:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                raise ProbeTimeout(f"probing took longer than {self._timeout_s:g} s")
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[os.write(fd, rest) :]
+
     def _line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes:
         """The next line of the child. Raises ProbeTimeout, EOFError (it died), ValueError (too long)."""
         assert process.stdout is not None
@@ -215,6 +272,16 @@ class _Child:
             self._rest += read
         line, _, self._rest = self._rest.partition(b"\n")
         return line
+
+
+@contextlib.contextmanager
+def _store_errors(address: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MediaMissing(f"{address}: no longer in the store") from error
+    except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
+        raise StorageError(f"{address}: {type(error).__name__}: {error}"[:1000]) from error
 
 
 def _how(process: subprocess.Popen[bytes], error: Exception) -> str:
