@@ -133,6 +133,12 @@ def test_silence_is_found_on_the_waveform(small_qwen2_5_omni: Path) -> None:
     assert prefix_of(adapter, None, tone).notes == ()
 
 
+def test_sound_too_short_for_a_token_is_left_out_and_said(directory: Path) -> None:
+    found = prefix_of(adapter_of(directory), slides(1, 2), np.zeros(300, np.float32))
+    assert found.notes == ("the sound was left out: 300 samples are too few for a token",)
+    assert found.audio_importance is None
+
+
 def test_linear_flops_are_pytorchs_own_count(directory: Path) -> None:
     """Convolutions and matrices exactly; attention, which the counter does not see in a fused kernel, apart."""
     adapter = adapter_of(directory)

@@ -20,7 +20,7 @@ from omnidrop.geometry import geometry_of, read_geometry
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.models.checkpoints import video_bounds
 from omnidrop.processing import ClipProcessor, ModelInputs, resize_frames
-from tests.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
+from tests.small_checkpoints import SPECIAL, small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
 
@@ -231,6 +231,26 @@ def test_the_prompt_may_be_cut_before_the_question(directory: Path, question: st
         _, tail = ours.prompt(None, instruction, has_video=True)
         line = f"{instruction}\n" if instruction else ""
         assert tail + ours.question_ids(question) == ours.ids(between + line + question + after)
+
+
+def test_tokenizer_files_of_the_published_age_read_alike(tmp_path: Path, directory: Path) -> None:
+    """vocab.json and merges.txt instead of tokenizer.json; media tokens in `extra_special_tokens`."""
+    old = Path(shutil.copytree(directory, tmp_path / "old"))
+    whole = json.loads((old / "tokenizer.json").read_text())
+    (old / "tokenizer.json").unlink()
+    (old / "vocab.json").write_text(json.dumps(whole["model"]["vocab"]))
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in whole["model"]["merges"]]
+    (old / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    config = json.loads((old / "tokenizer_config.json").read_text())
+    config["extra_special_tokens"] = {name: config.pop(name) for name in SPECIAL[geometry_of(directory).family]}
+    config["added_tokens_decoder"] = {
+        str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in whole["added_tokens"]
+    }
+    (old / "tokenizer_config.json").write_text(json.dumps(config))
+    before, now = processor_of(old), processor_of(directory)
+    assert before.media_tokens == now.media_tokens
+    assert before.end_ids == now.end_ids
+    assert before.question_ids(QUESTION) == now.question_ids(QUESTION)
 
 
 def test_special_tokens_in_untrusted_text_stay_words(directory: Path) -> None:

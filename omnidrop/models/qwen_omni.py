@@ -185,7 +185,7 @@ class QwenOmniAdapter:
             deepstack=tuple(deepstack),
             encoder_flops=flops,
             encoder_flops_dense=dense_flops,
-            notes=tuple(encoder_notes(plan, silent, self.encoders)),
+            notes=(*encoder_notes(plan, silent, self.encoders), *_left_out(audio, inputs.mel)),
         )
 
     def _encode_video(self, frames: npt.NDArray[np.uint8], rows: int, columns: int) -> tuple[PatchPlan, list[Tensor]]:
@@ -225,6 +225,12 @@ class QwenOmniAdapter:
         with self.audio_attention.recording() as received:
             output = self.model.model.audio_tower(mel, feature_lens=lengths)
         return output.last_hidden_state, self.pooled_importance(torch.cat(received))
+
+
+def _left_out(audio: npt.NDArray[np.float32] | None, mel: Tensor | None) -> list[str]:
+    if audio is None or mel is not None:
+        return []
+    return [f"the sound was left out: {len(audio)} samples are too few for a token"]
 
 
 def _load_thinker(thinker: Any, directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
