@@ -11,85 +11,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from typer.testing import CliRunner
 
-from jobs.cli import app
-from pipeline.job import StorageConfig, load_job
-from pipeline.query import open_results, query
-from pipeline.run import run_job
-from tests.media_files import clip_file
+from tests.small_jobs import ANSWERS, CLIPS, QUESTIONS, cli, run, select
 
 RAY = str(Path(sys.executable).parent / "ray")
-
-QUESTIONS = """\
-name: small
-version: "1"
-questions:
-  - {id: shape, text: "Which shape is shown in {{ media.name }}?", answer: {type: choice, options: [circle, square]}}
-  - {id: heard, text: 'Is a tone heard?', answer: {type: boolean}}
-"""
-
-
-class Silent:
-    """An observer that only counts."""
-
-    def __init__(self):
-        self.units = 0
-
-    def stage(self, name):
-        pass
-
-    def planned(self, clips, finished):
-        pass
-
-    def unit_done(self, result):
-        self.units += 1
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    """Two videos of different length, made once."""
-    folder = tmp_path_factory.mktemp("videos")
-    clip_file(folder / "short.mp4", 3, size="64x48", rate=10)
-    clip_file(folder / "long.mkv", 7, size="64x48", rate=10)
-    return folder
-
-
-@pytest.fixture
-def job(tmp_path, videos):
-    """A job file over an archive of the two videos and one file that is no video."""
-    shutil.copytree(videos, tmp_path / "archive")
-    (tmp_path / "archive" / "notes.mp4").write_text("not a video at all")
-    (tmp_path / "questions.yaml").write_text(QUESTIONS)
-    (tmp_path / "job.yaml").write_text(
-        "name: test\narchive: {uri: archive}\noutput: results\nquestion_set: questions.yaml\n"
-        "clips: {length_s: 3, fps: 1}\npruning: {retained_ratio: 0.4}\n"
-        "execution: {ray_address: in-process, clips_per_unit: 2}\n"
-    )
-    return tmp_path / "job.yaml"
-
-
-def run(job, **overrides):
-    return run_job(load_job(job, overrides), Silent(), threading.Event())
-
-
-def select(job, sql):
-    with open_results(load_job(job).output, StorageConfig()) as connection:
-        return list(query(connection, sql).rows)
-
-
-def cli(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)))
-
-
-CLIPS = "SELECT media_key, start_s, round(end_s) FROM clips ORDER BY ALL"
-ANSWERS = "SELECT media_key, start_s, question_id, question, answer FROM answers ORDER BY ALL"
 
 
 def test_a_folder_of_videos_becomes_answers_and_costs(job):

@@ -10,7 +10,7 @@ from pipeline.job import StorageConfig, make_job
 from pipeline.query import open_results, query
 from pipeline.run import run_job
 from tests.media_files import AAC, X264, clip_file, make, sound
-from tests.test_run import Silent
+from tests.small_jobs import Silent
 from workers.probing import probe
 from workers.scenes import find_scene_cuts
 

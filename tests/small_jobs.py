@@ -1,0 +1,53 @@
+"""A small job over real files with the embedded model, as tests run it again and again."""
+
+from __future__ import annotations
+
+import threading
+
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from pipeline.job import StorageConfig, load_job
+from pipeline.query import open_results, query
+from pipeline.run import run_job
+
+QUESTIONS = """\
+name: small
+version: "1"
+questions:
+  - {id: shape, text: "Which shape is shown in {{ media.name }}?", answer: {type: choice, options: [circle, square]}}
+  - {id: heard, text: 'Is a tone heard?', answer: {type: boolean}}
+"""
+
+
+CLIPS = "SELECT media_key, start_s, round(end_s) FROM clips ORDER BY ALL"
+ANSWERS = "SELECT media_key, start_s, question_id, question, answer FROM answers ORDER BY ALL"
+
+
+class Silent:
+    """An observer that only counts."""
+
+    def __init__(self):
+        self.units = 0
+
+    def stage(self, name):
+        pass
+
+    def planned(self, clips, finished):
+        pass
+
+    def unit_done(self, result):
+        self.units += 1
+
+
+def run(job, **overrides):
+    return run_job(load_job(job, overrides), Silent(), threading.Event())
+
+
+def select(job, sql):
+    with open_results(load_job(job).output, StorageConfig()) as connection:
+        return list(query(connection, sql).rows)
+
+
+def cli(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
