@@ -90,9 +90,11 @@ class Measured:
 class Bench:
     """The model, the clip, and ways to run and time them."""
 
-    def __init__(self, shape: ClipShape, layers: int) -> None:
+    def __init__(
+        self, shape: ClipShape, layers: int, size: str = "qwen2_5_omni_3b", dtype: torch.dtype = torch.bfloat16
+    ) -> None:
         self.layers = layers
-        self.model = RandomTextModel("qwen2_5_omni_3b", layers)
+        self.model = RandomTextModel(size, layers, dtype=dtype)
         self.clip = prefill.ClipTokens.of(clip(self.model, shape))
         self.widths = cost.Widths.of(self.model.config, self.model.dtype.itemsize)
 

@@ -8,7 +8,7 @@ alone. Knows nothing about layers, pruning or kernels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class Packed:
     """(Q, G) float32: row i averages over question i's guiding rows."""
     last: Tensor
     """(Q,) int64: each question's last row, before its options."""
-    pairs: float = field(default=0.0)
+    pairs: float
     """Query-key pairs among these rows, a row's own key counted half: the causal convention of `cost.py`."""
 
     @property

@@ -1,0 +1,60 @@
+"""The prefill benchmark's parts at a size that takes a moment: every kind of row, and what its FLOPs are made of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.prefill import Bench, Case, CopiedDecoder, cases, targets
+from benchmarks.random_text_model import ClipShape, questions
+from omnidrop import decode, modes, prefill
+
+SHAPE = ClipShape(chunks=4, rows=2, columns=5, audio=5)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    torch.set_num_threads(1)
+    return Bench(SHAPE, 8, "test", torch.float32)
+
+
+def test_every_row_runs_and_the_targets_find_theirs(bench: Bench) -> None:
+    rows = []
+    for case in cases(quick=False):
+        got = bench.run(case)
+        assert got.seconds > 0
+        assert got.retained_ratio == pytest.approx(case.ratio or 1.0, abs=0.02)
+        times = case.questions if case.once else 1
+        rows.append(
+            {
+                "mode": case.mode,
+                "policy": case.policy,
+                "questions": case.questions,
+                "seconds": got.seconds * times,
+                "flops": got.flops * times,
+                "kv_bytes": got.kv_bytes,
+                "asked_ratio": case.ratio,
+                "guidance": case.guidance,
+            }
+        )
+    operations = {str(count): bench.operations(Case("set_guided", "omnidrop", count, 0.3)) for count in (8, 16)}
+    assert all(0 < one["share"] < 1 and one["importance"] > 0 for one in operations.values())
+    decoding = bench.decoding(1)
+    assert set(decoding) == {"pruned_shared", "dense_shared", "dense_copied"}
+    checks = targets(rows, operations, decoding)
+    assert len(checks) == 10
+    by_name = {check["what"]: check for check in checks}
+    assert by_name["KV bytes, set_guided 30 % / dense_shared"]["measured"] < 1
+
+
+def test_decoding_with_copied_caches_is_the_same_decoding(bench: Bench) -> None:
+    """The baseline arm must compute what ours computes over a dense prefix, or its time would mean nothing."""
+    case = Case("dense_shared", "none", 8, None)
+    policy = bench.policy(case)
+    with torch.inference_mode(), prefill.own_attention(bench.model):
+        schedule = policy.plan(bench.clip.av, bench.layers, None)
+        (done,) = modes.run(bench.model, bench.clip, questions(8, text=4), case.mode, policy, schedule, "max")
+        ours = decode.Decoder(bench.model, done.state, range(8), 4)
+        copied = CopiedDecoder(bench.model, done.state)
+        for ids in (torch.arange(8), torch.arange(8) + 3):
+            torch.testing.assert_close(ours.step(ids), copied.step(ids), rtol=1e-4, atol=1e-4)
