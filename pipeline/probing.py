@@ -19,7 +19,7 @@ from pipeline.planning import Prober
 from pipeline.savings_index import Probed
 from workers.decoding import Source, opened
 from workers.probing import ProbePool
-from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo
+from workers.records import ClipFailure, DecodeSettings, Media
 from workers.scenes import find_scene_cuts
 
 CHILDREN = max(2, min(16, os.cpu_count() or 2))
@@ -31,23 +31,13 @@ def prober(job: JobConfig) -> Iterator[Prober]:
     """A prober for one run; its processes end with the block."""
     where = source(job)
     with ExitStack() as stack:
-        pool = stack.enter_context(ProbePool(CHILDREN, timeout_s=job.execution.probe_timeout_s))
-        passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="probing"))
-
-        def probe_fetched(media: Media) -> MediaInfo | ClipFailure:
-            try:
-                with opened(media, DecodeSettings(), where) as path:
-                    return next(result for _, result in pool.probe_many([(media, path)]))
-            except OmniDropError as error:
-                return ClipFailure(None, "fetch", error.error_class, str(error))
-
-        def results(items: Sequence[Media]) -> Iterator[tuple[Media, MediaInfo | ClipFailure]]:
-            if is_s3(job.archive.uri):
-                return zip(items, passes.map(probe_fetched, items), strict=True)
-            return pool.probe_many((m, m.uri) for m in items)
+        limit_s, options = job.execution.probe_timeout_s, dict(where.storage_options)
+        pool = stack.enter_context(ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options))
+        passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
-            found = ((m, Probed(None, r) if isinstance(r, ClipFailure) else Probed(r)) for m, r in results(items))
+            results = pool.probe_many((m, m.uri) for m in items)
+            found = ((m, Probed(None, r) if isinstance(r, ClipFailure) else Probed(r)) for m, r in results)
             if job.clips.cut != "scene":
                 yield from found
                 return
