@@ -6,6 +6,7 @@ the same cuts; the pass is confined and bounded like every decoding. Knows nothi
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from typing import Any
@@ -46,7 +47,10 @@ def find_scene_cuts(path: str | os.PathLike[str], info: MediaInfo, threshold: fl
     }
     with anonymous_file("cuts") as cuts:
         stream = ffmpeg.input(input_url(path), **options)[f"v:{info.video_stream or 0}"]
-        stream = stream.filter("fps", fps=PASS_FPS, start_time=0).filter("scale", PASS_WIDTH, -2, flags="fast_bilinear")
+        stream = stream.filter("fps", fps=PASS_FPS, start_time=0)
+        # A time stamp that jumps by hours would have the fps filter fill them.
+        stream = stream.filter("trim", end_frame=math.ceil(info.duration_s * PASS_FPS) + 1)
+        stream = stream.filter("scale", PASS_WIDTH, -2, flags="fast_bilinear")
         stream = stream.filter("select", f"gt(scene,{threshold:.6f})")
         stream = stream.filter("metadata", mode="print", key="lavfi.scene_score", file=f"pipe:{cuts}")
         output = stream.output("pipe:1", f="null").global_args("-hide_banner", "-nostats", "-loglevel", "error")
