@@ -128,7 +128,7 @@ def test_ideal_and_encoded_clips_pack_alike(tokenizer, model):
     packer = Packer(tokenizer)
     words = perception.words_of(model, tokenizer)
     stage = Curriculum(most_events=2, longest_s=8, full_share=1.0, thin_share=0.0, questions=4)
-    for source in (IdealSource(words), EncodedSource(model, torch.device("cpu"))):
+    for source in (IdealSource(words), EncodedSource(model, words, torch.device("cpu"))):
         row = draw_row(packer, source, np.random.default_rng(0), stage)
         batch = collate([row])
         assert int((batch.media == 1).sum()) == len(batch.video) == row.clip.video.shape[0] * row.clip.video.shape[1]

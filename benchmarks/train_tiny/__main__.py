@@ -1,9 +1,10 @@
 """`python -m benchmarks.train_tiny`: train the embedded checkpoint, stage by stage, resuming where it was stopped.
 
-Stages: the encoders alone (`audio`, `vision`); the decoder's first half of layers on ideal features (`ideal`); all
-layers on the encoders' features (`encoded`); then the checkpoint is written to `--out`. Every stage keeps its state in
-`--folder`; `--hours` fits the number of steps to a time, measured on the machine at hand. Several processes train
-together under `python -m torch.distributed.run --nproc-per-node N -m benchmarks.train_tiny`.
+Stages: the encoders alone (`audio`, `vision`); every second layer of the decoder on ideal features (`ideal`) and on
+the encoders' features (`encoded`); all layers on the encoders' features (`grown`); then the checkpoint is written to
+`--out`. Every stage keeps its state in `--folder`; `--hours` fits the number of steps to a time, measured on the
+machine at hand. Several processes train together under
+`python -m torch.distributed.run --nproc-per-node N -m benchmarks.train_tiny`.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ class Plan:
 
     audio: int = 160
     vision: int = 620
-    ideal: int = 3000
-    encoded: int = 1200
+    ideal: int = 600
+    encoded: int = 450
+    grown: int = 150
     rows: int = 3
     """Clips a decoder step and process."""
     rate: float = 2e-3
     seed: int = 1
 
 
-SHARES = {"audio": 0.03, "vision": 0.17, "ideal": 0.45, "encoded": 0.35}
+SHARES = {"audio": 0.03, "vision": 0.17, "ideal": 0.2, "encoded": 0.3, "grown": 0.3}
 """How `--hours` is spent."""
 
 
@@ -56,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes that make batches")
+    parser.add_argument("--export", action="store_true", help="train nothing: write what the stages have so far")
     parser.add_argument("--hours", type=float, help="fit the steps to this many hours")
     for name, value in asdict(Plan()).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
@@ -72,6 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     plan = Plan(**{name: getattr(given, name) for name in asdict(Plan())})
     trained = Training(given.folder, torch.device(given.device), given.workers, plan)
+    if given.export:
+        trained.restore()
+        save(trained.model, trained.tokenizer, given.out or given.folder / "checkpoint")
+        return
     if given.hours:
         trained.plan = trained.fitted(given.hours * 3600)
     log.info("plan %s on %s, %d threads", asdict(trained.plan), given.device, given.threads)
@@ -97,15 +104,33 @@ class Training:
             self.perceive(kind, getattr(self.plan, kind))
         if rank() == 0:
             log.info("perception: %s", perception.rounded(perception.measure(self.model, self.words)))
-        ideal = IdealSource(perception.Words(*(table.cpu() for table in vars(self.words).values())))
-        if not (self.folder / "encoded.pt").exists():
-            self.bind("ideal", ideal, self.plan.ideal, self.plan.rate, binding.FIRST_LAYERS, binding.PHASES)
+        ideal, encoded, rate = self.ideal(), EncodedSource(self.model, self.words, self.device), self.plan.rate
+        done = {name for name in ("encoded", "grown") if (self.folder / f"{name}.pt").exists()}
+        if not done:
+            self.bind("ideal", ideal, self.plan.ideal, rate, binding.FIRST_LAYERS, binding.PHASES, decay=0.0)
+        if "grown" not in done:
+            self.bind("encoded", encoded, self.plan.encoded, 0.75 * rate, binding.FIRST_LAYERS, binding.LATER_PHASES)
             binding.grow(self.model)
-        encoded = EncodedSource(self.model, self.device)
-        self.bind("encoded", encoded, self.plan.encoded, self.plan.rate / 2, ALL_LAYERS, binding.LATER_PHASES)
+        self.bind("grown", encoded, self.plan.grown, 0.5 * rate, ALL_LAYERS, binding.LAST_PHASES, decay=0.7)
         if rank() == 0:
-            found = binding.evaluate(self.model, self.packer, encoded, binding.LATER_PHASES[-1].stage, self.device)
+            found = binding.evaluate(self.model, self.packer, encoded, binding.LAST_PHASES[-1].stage, self.device)
             log.info("unseen generated clips: %s", binding.table(found))
+
+    def restore(self) -> None:
+        """Load the state of both encoders and of the decoder's latest stage."""
+        towers = {"audio": self.model.model.audio_tower, "vision": self.model.model.visual}
+        decoder = torch.nn.ModuleList([self.model.model.language_model, self.model.lm_head])
+        latest = next(name for name in ("grown", "encoded", "ideal") if (self.folder / f"{name}.pt").exists())
+        for name, module in {**towers, latest: decoder}.items():
+            state = torch.load(self.folder / f"{name}.pt", weights_only=True, map_location=self.device)
+            module.load_state_dict(state["weights"])
+            log.info("%s: step %d", name, state["step"])
+        if latest != "grown":
+            binding.grow(self.model)
+
+    def ideal(self) -> IdealSource:
+        """The source of perfect features."""
+        return IdealSource(perception.Words(*(table.cpu() for table in vars(self.words).values())))
 
     def perceive(self, kind: str, steps: int) -> None:
         """One encoder."""
@@ -129,6 +154,7 @@ class Training:
         rate: float,
         active: tuple[int, ...],
         phases: tuple[binding.Phase, ...],
+        decay: float = 0.35,
     ) -> None:
         """One stage of the decoder."""
         # Encoding in worker processes needs the model there: on a GPU clips are encoded in this process.
@@ -145,6 +171,7 @@ class Training:
             checkpoint=self.folder / f"{name}.pt",
             device=self.device,
             phases=phases,
+            decay=decay,
             workers=workers,
             active=active,
         )
@@ -156,13 +183,13 @@ class Training:
             return Plan(**json.loads(kept.read_text()))
         trial = Training(self.folder / "trial", self.device, 0, Plan(rows=self.plan.rows))
         trial.folder.mkdir(exist_ok=True)
-        ideal = IdealSource(perception.Words(*(table.cpu() for table in vars(trial.words).values())))
-        encoded = EncodedSource(trial.model, self.device)
+        encoded = EncodedSource(trial.model, trial.words, self.device)
         stages = {
             "audio": lambda: trial.perceive("audio", 6),
             "vision": lambda: trial.perceive("vision", 6),
-            "ideal": lambda: trial.bind("ideal", ideal, 6, 1e-3, binding.FIRST_LAYERS, binding.PHASES),
-            "encoded": lambda: trial.bind("encoded", encoded, 6, 1e-3, ALL_LAYERS, binding.LATER_PHASES),
+            "ideal": lambda: trial.bind("ideal", trial.ideal(), 6, 1e-3, binding.FIRST_LAYERS, binding.PHASES),
+            "encoded": lambda: trial.bind("encoded", encoded, 6, 1e-3, binding.FIRST_LAYERS, binding.LATER_PHASES),
+            "grown": lambda: trial.bind("grown", encoded, 6, 1e-3, ALL_LAYERS, binding.LAST_PHASES),
         }
         steps = {}
         for name, stage in stages.items():

@@ -44,15 +44,15 @@ class Phase:
 
 
 PHASES = (
-    Phase(0.10, Curriculum(most_events=2, longest_s=8, full_share=0.0, thin_share=1.0)),
-    Phase(0.30, Curriculum(most_events=3, longest_s=12, full_share=0.0, thin_share=1.0)),
-    Phase(0.70, Curriculum(most_events=4, longest_s=16, full_share=0.1, thin_share=1.0)),
-    Phase(1.00, Curriculum(most_events=6, longest_s=24, full_share=0.3, thin_share=0.9)),
+    Phase(0.40, Curriculum(most_events=2, longest_s=8, full_share=0.0, thin_share=1.0)),
+    Phase(0.75, Curriculum(most_events=3, longest_s=12, full_share=0.0, thin_share=1.0)),
+    Phase(1.00, Curriculum(most_events=4, longest_s=16, full_share=0.1, thin_share=1.0)),
 )
 LATER_PHASES = (
-    Phase(0.50, Curriculum(most_events=4, longest_s=16, full_share=0.3, thin_share=0.8)),
-    Phase(1.00, Curriculum(most_events=6, longest_s=24, full_share=0.6, thin_share=0.3)),
+    Phase(0.60, Curriculum(most_events=4, longest_s=16, full_share=0.5, thin_share=0.8)),
+    Phase(1.00, Curriculum(most_events=5, longest_s=20, full_share=0.6, thin_share=0.5)),
 )
+LAST_PHASES = (Phase(1.00, Curriculum(most_events=6, longest_s=24, full_share=0.7, thin_share=0.5)),)
 
 
 def stage_at(step: int, steps: int, phases: tuple[Phase, ...] = PHASES) -> Curriculum:
@@ -195,6 +195,7 @@ def train(
     device: torch.device,
     phases: tuple[Phase, ...] = PHASES,
     workers: int = 1,
+    decay: float = 0.35,
     active: tuple[int, ...] = tuple(range(LAYERS)),
 ) -> None:
     """Train the decoder in place; resume from `checkpoint`."""
@@ -224,7 +225,7 @@ def train(
         with torch.autocast(device.type, torch.bfloat16):
             answer, naming, final = losses(model, batch, words, active)
         (answer + NAMING_WEIGHT * naming).backward()
-        norm = optimiser.step(schedule(step, steps))
+        norm = optimiser.step(schedule(step, steps, decay=decay))
         for name, value in (("answer", answer.item()), ("naming", naming.item()), ("norm", norm)):
             running[name] = value * 0.05 + running.get(name, value) * 0.95
         if step % 10 == 0:

@@ -19,7 +19,7 @@ from transformers import Qwen2Tokenizer
 
 from benchmarks.train_tiny.architecture import CHUNK_S, POSITIONS_PER_S
 from benchmarks.train_tiny.encoders import CELL, frame_size, hear, mels_of
-from benchmarks.train_tiny.perception import Words, view
+from benchmarks.train_tiny.perception import Words, named, view
 from benchmarks.train_tiny.samples import (
     ASPECT_SHARES,
     ASPECTS,
@@ -117,8 +117,8 @@ class IdealSource:
 class EncodedSource:
     """Features from the trained encoders: the clip is painted and synthesised whole, roughened and encoded."""
 
-    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: torch.nn.Module, words: Words, device: torch.device) -> None:
+        self.model, self.words, self.device = model, words, device
 
     @torch.no_grad()
     def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
@@ -138,7 +138,8 @@ class EncodedSource:
         padded[: len(wave)] = wave
         heard = hear(self.model.model.audio_tower, mels_of(torch.from_numpy(padded)[None].to(self.device)))[0].cpu()
         audio = heard[: round(shape.length_s * POSITIONS_PER_S)]
-        return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio)
+        there = named(video, self.words.shapes).argmax(-1) < NOTHING_SHAPE
+        return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio, there.numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -364,12 +365,33 @@ def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
     return Shape(count, length, 4, 4, 2.0)
 
 
+TASK_SHARES = {
+    "visual recognition": 2,
+    "audio recognition": 1,
+    "audio-visual matching": 5,
+    "temporal order": 5,
+    "presence": 2,
+    "counting": 1,
+}
+"""How many of 16 training questions belong to a task: most to those that take longest to learn."""
+
+
+def draw_questions(asked: Sequence[AskedQuestion], rng: np.random.Generator, most: int) -> list[AskedQuestion]:
+    """About `most` of `asked`, in random order, tasks in the proportions of TASK_SHARES."""
+    chosen: list[AskedQuestion] = []
+    for task, share in TASK_SHARES.items():
+        those = [one for one in asked if one.task == task]
+        wanted = max(1, round(share * most / sum(TASK_SHARES.values())))
+        chosen += [those[i] for i in rng.permutation(len(those))[:wanted]]
+    return [chosen[i] for i in rng.permutation(len(chosen))]
+
+
 def draw_row(packer: Packer, source: Source, rng: np.random.Generator, stage: Curriculum) -> Row:
     """One training row."""
     shape = draw_shape(rng, stage)
     _, events = events_of("v1", int(rng.integers(1 << 40)), length_s=shape.length_s, count=shape.count)
     clip = source.clip(events, shape, rng)
-    asked = questions_of(events, seed=int(rng.integers(1 << 30)), most=stage.questions)
+    asked = draw_questions(questions_of(events, seed=int(rng.integers(1 << 30))), rng, stage.questions)
     thin = rng if rng.random() < stage.thin_share else None
     return packer.row(clip, asked, timeline_of(events), bool(rng.random() < 0.9), thin)
 

@@ -1,13 +1,13 @@
-"""The shipped checkpoint measured on encoded files, and encoded files as training clips.
+"""`python -m benchmarks.train_tiny.files`: the shipped checkpoint measured on encoded files it never saw.
 
 Promises: files are rendered by seed, decoded by the product's own decoder and answered by the product's own model, so
-that the accuracy stated in the model card is what a user gets. Knows nothing about losses.
+that the accuracy stated in the model card is what a user gets. Knows nothing about training.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from omnidrop.model import OmniModel, Pruning
 from pipeline.toy_world import Format, Truth, format_of, questions_of, read_truth, render_clip, write_truth
+from pipeline.toy_world.questions import TASKS
 from workers.media import decode_clip
 from workers.probing import ProbePool
 from workers.records import Clip, ClipFailure, DecodeSettings
 
-log = logging.getLogger("train_tiny")
 TRUTH = "truth.json"
+FIRST_SEED = 5_000_000_000_000
+"""Training draws its seeds below 2^40, that is about 1.1e12."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,38 +80,63 @@ def decoded(folder: Path, truths: dict[str, Truth], fps: float = 2.0) -> Iterato
 
 
 def measure(model: OmniModel, clips: Iterable[Decoded], most: int | None = None) -> dict[str, list[float]]:
-    """Per task: right answers, guessing's expectation, questions, in mode `dense_shared`."""
+    """Per task, and for v1 per number of events: right answers, guessing's expectation, questions.
+
+    Answered in mode `dense_shared`: nothing is pruned.
+    """
     found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for number, clip in enumerate(clips):
         asked = questions_of(clip.truth, seed=number, most=most)
         if not asked:
             continue
-        # Ids must differ within a set; texts do.
-        said = model.answer(
-            clip.frames,
-            clip.audio,
-            [one.question for one in asked],
-            fps=clip.fps,
-            pruning=Pruning.off("dense_shared"),
-        )
+            said = model.answer(
+                clip.frames,
+                clip.audio,
+                [one.question for one in asked],
+                fps=clip.fps,
+                pruning=Pruning.off("dense_shared"),
+            )
+        events = f"clips of {len(clip.truth.events)} event{'s' * (len(clip.truth.events) != 1)}"
         for one, answer in zip(asked, said.answers, strict=True):
-            entry = found[one.task]
-            entry[0] += answer.text == one.right
-            entry[1] += one.guess
-            entry[2] += 1
+            for entry in (found[one.task], found[events]) if clip.truth.world == "v1" else (found[one.task],):
+                entry[0] += answer.text == one.right
+                entry[1] += one.guess
+                entry[2] += 1
     return found
 
 
 def summary(found: dict[str, list[float]]) -> dict[str, object]:
-    """Accuracy, guess and count per task and overall, for JSON."""
-    tasks = {
-        task: {"accuracy": right / count, "guess": guess / count, "count": int(count)}
-        for task, (right, guess, count) in sorted(found.items())
+    """Accuracy, guess and count per task (and number of events) and overall, for JSON."""
+    parts = {
+        name: {"accuracy": round(right / count, 4), "guess": round(guess / count, 4), "count": int(count)}
+        for name, (right, guess, count) in sorted(found.items())
     }
-    right, guess, count = (sum(entry[i] for entry in found.values()) for i in range(3))
-    return {"accuracy": right / count, "guess": guess / count, "count": int(count), "tasks": tasks}
+    right, guess, count = (sum(found[task][i] for task in TASKS if task in found) for i in range(3))
+    return {"accuracy": right / count, "guess": guess / count, "count": int(count), "tasks": parts}
 
 
-def write_summary(path: Path, found: dict[str, list[float]]) -> None:
-    """Write `summary` as JSON."""
-    path.write_text(json.dumps(summary(found), indent=1) + "\n")
+def main(arguments: list[str] | None = None) -> None:
+    """Render, decode, answer, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_tiny.files", description=__doc__)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--world", default="v1", choices=("v1", "v2"))
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--length", type=float, help="seconds of every clip (drawn where not given)")
+    parser.add_argument("--events", type=int, help="events of every clip (drawn where not given)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/tiny/files"))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    name = f"{given.world}-{given.seed}-{given.length or 'any'}-{given.events or 'any'}"
+    seeds = range(given.seed, given.seed + given.clips)
+    truths = render_set(given.folder / name, given.world, seeds, length_s=given.length, count=given.events)
+    chosen = dict(sorted(truths.items())[: given.clips])
+    result = summary(measure(OmniModel.load(given.model), decoded(given.folder / name, chosen)))
+    text = json.dumps({"model": given.model, "clips": len(chosen), "world": given.world, **result}, indent=1)
+    print(text)
+    if given.json:
+        given.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

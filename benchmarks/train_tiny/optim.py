@@ -84,7 +84,8 @@ def average_gradients(weights: list[nn.Parameter]) -> None:
 
 
 def schedule(step: int, steps: int, warm_up: int = 50, decay: float = 0.35) -> float:
-    """Share of the peak rate at `step` of `steps`: warm-up, plateau, then linearly to 2 % over the last `decay`."""
+    """Share of the peak rate at `step` of `steps`: warm-up, plateau, then linearly to 2 % over the last `decay`
+    of the steps."""
     rise = min(1.0, (step + 1) / warm_up)
-    left = (steps - step) / max(1.0, decay * steps)
+    left = (steps - step) / (decay * steps) if decay else 1.0
     return rise * max(0.02, min(1.0, left))
