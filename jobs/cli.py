@@ -26,10 +26,12 @@ from omnidrop.errors import OmniDropError, UserError
 COMMANDS = {
     "demo": "Make a small archive of real videos, index it and show what came out.",
     "index": "Answer a job's questions about every clip of its archive that is new or changed.",
+    "submit": "Run a job on a Ray cluster: send it, follow its log, stop it.",
     "plan": "Count media, clips, tokens and FLOPs of a job without loading a model.",
     "validate": "Check everything that a job needs before a GPU second is spent.",
     "query": "Ask the published results in SQL.",
     "status": "Show how far a job is and what its runs cost.",
+    "selfcheck": "Check that a checkpoint answers here as the stock model does, in every mode.",
     "forget": "Erase a media item's results for good.",
     "rebuild": "Make the published tables and the savings index again from the journal.",
 }

@@ -68,7 +68,8 @@ def command(
         score = print_answers(job.output, truths)
         console.print("\nthree queries to try:")
         for query in QUERIES:
-            console.print(f'  omnidrop query "{query}" {folder / "results"}', markup=False, highlight=False, soft_wrap=True)
+            line = f'  omnidrop query "{query}" {folder / "results"}'
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         write_json(json_file, summary_json(summary) | {"answers_right": score[0], "answers_known": score[1]})
     if summary.run.status == "stopped":
         raise typer.Exit(STOPPED_EXIT)

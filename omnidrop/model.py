@@ -18,6 +18,7 @@ from torch import Tensor
 from omnidrop import cost, decode, layout, modes, policies, prefill, trace
 from omnidrop.answers import Answer, ClipAnswers, Cost, PassCost
 from omnidrop.constraint import Grammars
+from omnidrop.encoders import EncoderSettings
 from omnidrop.errors import ModelOutOfMemory, PolicyError, QuestionError
 from omnidrop.importance import GUIDANCES, Guidance
 from omnidrop.models.base import Adapter
@@ -102,9 +103,10 @@ class OmniModel:
         self.widths = cost.Widths.of(adapter.config, adapter.dtype.itemsize)
 
     @classmethod
-    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto") -> OmniModel:
+    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto", near_duplicate: float = 0.0) -> OmniModel:
         """A local directory, a hub id, or the name of an embedded checkpoint (`tiny`).
 
+        `near_duplicate` above 0 lets frames that differ by so few 8-bit levels reuse features: faster, lossy.
         `auto` is the first CUDA device with bfloat16 where there is one, else the CPU with float32.
         Raises CheckpointError where it cannot be loaded as one of the supported families.
         """
@@ -114,7 +116,8 @@ class OmniModel:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
-        return cls(load(model, device=device, dtype=dtype))
+        encoders = EncoderSettings(near_duplicate=near_duplicate)
+        return cls(load(model, device=device, dtype=dtype, encoders=encoders))
 
     def answer(
         self,

@@ -67,6 +67,7 @@ def answerer_settings(job: JobConfig, *, torch_threads: int | None = None) -> An
         device=job.model.device,
         dtype=job.model.dtype,
         pruning=pruning(job),
+        near_duplicate=job.pruning.near_duplicate,
         system_prompt=job.model.system_prompt,
         torch_threads=torch_threads,
     )

@@ -230,7 +230,7 @@ def _notes(job: JobConfig) -> tuple[str, ...]:
         return ()
     return (
         "answers come from the embedded model `tiny`, which knows only its toy world: on other videos they mean "
-        "nothing; name a real checkpoint with --model-path, as in Qwen/Qwen2.5-Omni-3B or a local directory",
+        "nothing; name a real checkpoint with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory",
     )
 
 

@@ -121,6 +121,12 @@ class PruningConfig(Section):
     guidance: Literal["max", "mean", "quota"] = Field(
         default="max", description="How a set's questions are joined into one importance."
     )
+    near_duplicate: float = Field(
+        default=0.0,
+        ge=0,
+        le=255,
+        description="Frames that differ by so few 8-bit levels reuse encoder features: faster, lossy; 0 is exact.",
+    )
 
     @model_validator(mode="before")
     @classmethod

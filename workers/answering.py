@@ -49,6 +49,8 @@ class AnswererSettings:
     device: str = "auto"
     dtype: str = "auto"
     pruning: Pruning = field(default_factory=Pruning)
+    near_duplicate: float = 0.0
+    """See `OmniModel.load`: 0 is exact."""
     system_prompt: str | None = None
     torch_threads: int | None = None
     """None leaves torch's own choice."""
@@ -97,7 +99,10 @@ class Answerer:
         started = time.monotonic()
         if self._settings.torch_threads is not None:
             torch.set_num_threads(self._settings.torch_threads)
-        self._model = OmniModel.load(self._settings.model, device=self._settings.device, dtype=self._settings.dtype)
+        settings = self._settings
+        self._model = OmniModel.load(
+            settings.model, device=settings.device, dtype=settings.dtype, near_duplicate=settings.near_duplicate
+        )
         self._load_s = time.monotonic() - started
 
     def answer(self, decoded: DecodedClip, questions: Sequence[Question], instruction: str = "") -> ClipOutcome:

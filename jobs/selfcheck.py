@@ -1,0 +1,40 @@
+"""`omnidrop selfcheck`: an acceptance test for real weights on the machine they will run on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.cli import main
+from jobs.options import JsonFile, write_json
+
+EXAMPLES = (
+    "omnidrop selfcheck --model tiny",
+    "omnidrop selfcheck --model Qwen/Qwen2.5-Omni-7B --device cuda",
+    "omnidrop selfcheck --model /models/qwen3-omni --device cuda --dtype bfloat16 --json selfcheck.json",
+)
+
+
+def command(
+    model: Annotated[str, typer.Option("--model", help="A directory, a hub id, or `tiny`.")],
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    json_file: JsonFile = None,
+) -> None:
+    """Check that a checkpoint answers here as the stock model does, in every mode.
+
+    Pruning off gives the stock model's logits, a packed set those of separate questions, caches have the lengths of the
+    schedule; then one sample clip in all modes, with time and memory. Exit status: 0 passed, 1 something differs.
+    """
+    from omnidrop.selfcheck import selfcheck
+
+    report = selfcheck(model, device, dtype)
+    for line in report.lines():
+        typer.echo(line, err=str(json_file) == "-")
+    write_json(json_file, report.to_dict())
+    raise typer.Exit(0 if report.passed else 1)
+
+
+if __name__ == "__main__":
+    main("selfcheck")
