@@ -16,6 +16,7 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
 from pipeline.run import RunSummary
+from pipeline.savings_index import Totals
 from workers.records import ClipFailure
 
 if TYPE_CHECKING:
@@ -77,12 +78,7 @@ def print_summary(summary: RunSummary, *, output: str) -> None:
             f"[bold]nothing to do[/]: all {run.units_done_before} work units of {run.media_listed} media were finished "
             "before; the results stay as they are"
         )
-    table = Table(title=f"job {run.job}, run {run.run_id}: {run.status}", title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in summary_lines(summary):
-        table.add_row(name, escape(value))
-    console.print(table)
+    print_facts(f"job {run.job}, run {run.run_id}: {run.status}", summary_lines(summary))
     for note in summary.notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
     console.print(f"results: {escape(output)}/tables, savings index: `omnidrop status`, SQL: `omnidrop query`")
@@ -93,21 +89,43 @@ def print_summary(summary: RunSummary, *, output: str) -> None:
 def summary_lines(summary: RunSummary) -> list[tuple[str, str]]:
     """The rows of the summary table: (name, value with its unit)."""
     run, totals, rows = summary.run, summary.totals, summary.published.rows
-    reasons = ", ".join(f"{name} {count}" for name, count in summary.error_classes)
     in_this_run = run.clips_answered + run.clips_partial
     lines = [
         ("media", f"{totals.media}"),
         ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
         ("answers", f"{rows.get('answers', 0)}"),
-        ("quarantined", f"{totals.quarantined}" + (f" ({reasons})" if reasons else "")),
-        ("retained ratio", share(totals.retained_ratio)),
-        ("saved against dense with prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
-        ("saved against dense per question", saved(totals.as_run_flops, totals.dense_flops)),
-        ("KV cache against prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "bytes")),
+        ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),
+        *savings_lines(totals),
         ("model time in this run", f"{run.model_s:.1f} s of {run.wall_s:.1f} s wall"),
         ("peak memory of the driver", f"{run.driver_peak_rss_bytes / 2**20:.0f} MiB"),
     ]
     return lines
+
+
+def savings_lines(totals: Totals) -> list[tuple[str, str]]:
+    """What pruning kept and saved, against both unpruned ways."""
+    return [
+        ("retained ratio", share(totals.retained_ratio)),
+        ("saved against dense with prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
+        ("saved against dense per question", saved(totals.as_run_flops, totals.dense_flops)),
+        ("KV cache against prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "bytes")),
+    ]
+
+
+def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
+    """A table of names and values, for people."""
+    table = Table(title=escape(title), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in facts:
+        table.add_row(name, escape(value))
+    console.print(table)
+
+
+def with_reasons(count: int, classes: Iterable[tuple[str, int]]) -> str:
+    """A number of failures and what they were."""
+    reasons = ", ".join(f"{name} {number}" for name, number in classes)
+    return f"{count} ({reasons})" if reasons else f"{count}"
 
 
 def share(ratio: float | None) -> str:
@@ -128,9 +146,3 @@ def quantity(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / limit:.3g} {prefix}"
     return f"{value:.3g}"
-
-
-def bullets(lines: Iterable[str]) -> None:
-    """Print lines as a list."""
-    for line in lines:
-        console.print(f"  [dim]$[/] {escape(line)}", highlight=False)

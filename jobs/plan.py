@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from rich.markup import escape
-from rich.table import Table
-
 from jobs.cli import main
-from jobs.display import console, quantity, saved, share
+from jobs.display import console, print_facts, quantity, saved, share, with_reasons
 from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 from pipeline.pricing import Price, price_job
@@ -27,22 +24,16 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     """
     with console.status("planning") as status:
         price = price_job(job, lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"))
-    table = Table(title=f"plan of job {job.name}", title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in plan_lines(price):
-        table.add_row(name, escape(value))
-    console.print(table)
+    print_facts(f"plan of job {job.name}", plan_lines(price))
     write_json(json_file, vars(price) | {"retained_ratio": price.retained_ratio})
 
 
 def plan_lines(price: Price) -> list[tuple[str, str]]:
     """The rows of the plan's table: (name, value with its unit)."""
-    failed = ", ".join(f"{name} {count}" for name, count in price.media_failed.most_common())
     todo = price.clips - price.clips_finished
     return [
         ("media", f"{price.media} ({price.video_s / 3600:.2f} hours)"),
-        ("media that cannot be asked", f"{price.media_failed.total()}" + (f" ({failed})" if failed else "")),
+        ("media that cannot be asked", with_reasons(price.media_failed.total(), price.media_failed.most_common())),
         ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} finished before"),
         ("clips", f"{todo} to do, {price.clips_finished} finished before"),
         ("answers to give", f"{price.questions}"),

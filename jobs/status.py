@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from rich.markup import escape
 from rich.table import Table
 
 from jobs.cli import main
-from jobs.display import console, saved, share
+from jobs.display import console, print_facts, savings_lines, with_reasons
 from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 from pipeline.run import open_job
@@ -26,22 +25,15 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
         runs = parts.index.runs(job.name)
     finally:
         parts.index.close()
-    table = Table(title=f"job {job.name}", title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    reasons = ", ".join(f"{name} {count}" for name, count in classes)
-    for name, value in (
+    facts = [
         ("media", f"{totals.media}"),
         ("work units", f"{totals.units_done} of {totals.units} planned so far"),
         ("clips with answers", f"{totals.clips} ({totals.clips_partial} partial)"),
-        ("quarantined", f"{totals.quarantined}" + (f" ({reasons})" if reasons else "")),
-        ("retained ratio", share(totals.retained_ratio)),
-        ("saved against dense with prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
-        ("saved against dense per question", saved(totals.as_run_flops, totals.dense_flops)),
+        ("quarantined", with_reasons(totals.quarantined, classes)),
+        *savings_lines(totals),
         ("model time", f"{totals.model_s:.1f} s"),
-    ):
-        table.add_row(name, escape(value))
-    console.print(table)
+    ]
+    print_facts(f"job {job.name}", facts)
     history = Table(title="runs, newest first", title_justify="left")
     for column in ("run", "status", "clips", "quarantined", "wall s", "model s"):
         history.add_column(column)

@@ -7,10 +7,10 @@ wherever that writer died; after `rebuild` it holds nothing else. Knows nothing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 
+from pipeline.batches import batches
 from pipeline.journal import Journal
 from pipeline.savings_index import SavingsIndex
 from pipeline.unit_format import UnitKey, UnitObject
@@ -33,7 +33,7 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
         revived = index.apply_heads([h for h in heads if h.media_id not in forgotten], path)
         _take_up(journal, index, revived, lambda units: None)
     taken, listed = 0, 0
-    for batch in _batches(journal.units(), LISTING_BATCH):
+    for batch in batches(journal.units(), LISTING_BATCH):
         listed += len(batch)
         known = index.known_units([key.unit_id for key in batch])
         missing = [key for key in batch if key.unit_id not in known]
@@ -64,14 +64,8 @@ def forget(journal: Journal, index: SavingsIndex, media_id: str) -> int:
 
 def _take_up(journal: Journal, index: SavingsIndex, keys: list[UnitKey], advance: Callable[[int], None]) -> int:
     with ThreadPoolExecutor(READERS) as pool:
-        for batch in _batches(keys, 200):
+        for batch in batches(keys, 200):
             objects: list[UnitObject] = list(pool.map(journal.read, batch))
             index.apply_units(objects)
             advance(len(objects))
     return len(keys)
-
-
-def _batches(items: Iterable[UnitKey], size: int) -> Iterator[list[UnitKey]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import QuestionError
+from pipeline.batches import batches
 from pipeline.identity import clip_id, recipe_hash, unit_id, version_id
 from pipeline.savings_index import Probed, SavingsIndex
 from pipeline.unit_format import FORMAT_VERSION
@@ -21,8 +22,6 @@ from workers.records import Clip, ClipFailure, DecodeSettings, Media, MediaInfo,
 if TYPE_CHECKING:
     from pipeline.job import ClipsConfig, JobConfig
     from pipeline.questions import QuestionSet
-
-_T = TypeVar("_T")
 
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
@@ -144,7 +143,7 @@ def plan_media(media: Media, probed: Probed, job: JobConfig, question_set: Quest
     clips = [Clip(clip_id(version, start, end), i, start, end) for i, (start, end) in enumerate(spans)]
     units = tuple(
         WorkUnit(unit_id(version, [c.clip_id for c in part]), version, media, info, tuple(part), questions, instruction)
-        for part in _batches(clips, job.execution.clips_per_unit)
+        for part in batches(clips, job.execution.clips_per_unit)
     )
     return MediaPlan(media, info, version, units)
 
@@ -160,7 +159,7 @@ def plan_archive(
     forgotten: frozenset[str] = frozenset(),
 ) -> Iterator[MediaPlan]:
     """Plan every media item of a listing, in its order within small batches; forgotten items are left out."""
-    for batch in _batches((m for m in listed if m.media_id not in forgotten), LOOKUP_BATCH):
+    for batch in batches((m for m in listed if m.media_id not in forgotten), LOOKUP_BATCH):
         known = {m.media_id: p for m, p in _cached(batch, job, index).items()}
         missing = [m for m in batch if m.media_id not in known]
         found = list(probe(missing)) if missing else []
@@ -201,9 +200,3 @@ def _as_text(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _as_text(v) for k, v in value.items()}
     return value
-
-
-def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

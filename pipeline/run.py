@@ -7,9 +7,7 @@ the record of every run that did something is kept. Knows nothing about the comm
 from __future__ import annotations
 
 import logging
-import resource
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -31,6 +29,7 @@ from pipeline.questions import QuestionSet, load_question_set
 from pipeline.savings_index import SavingsIndex, Totals
 from pipeline.storage import Store, open_store
 from pipeline.unit_format import Asked, utc_now
+from workers.memory import peak_rss_bytes
 from workers.records import WorkUnit
 
 if TYPE_CHECKING:
@@ -217,12 +216,6 @@ class _Execution:
     def actors(self) -> tuple[str, ...]:
         """What the model actors said of themselves."""
         return tuple(self._executor.statistics.actors) if self._executor else ()
-
-
-def peak_rss_bytes() -> int:
-    """Peak resident memory of this process."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _notes(job: JobConfig) -> tuple[str, ...]:

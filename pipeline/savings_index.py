@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -22,6 +22,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
 from omnidrop.errors import UserError
+from pipeline.batches import batches
 from pipeline.index_schema import (
     clips,
     marks,
@@ -35,8 +36,6 @@ from pipeline.journal import Head, RunRecord
 from pipeline.rows import clips_table, quarantine_rows
 from pipeline.unit_format import UnitKey, UnitObject
 from workers.records import ClipFailure, Media, MediaInfo
-
-_T = TypeVar("_T")
 
 BATCH = 500
 """Rows in one statement: 500 x 60 columns stays under PostgreSQL's 65,535 parameters."""
@@ -121,7 +120,7 @@ class SavingsIndex:
         """
         revived: list[UnitKey] = []
         with self._engine.begin() as connection:
-            for batch in _batches(heads):
+            for batch in batches(heads, BATCH):
                 current = _current_versions(connection, [(h.job, h.media_id) for h in batch])
                 moved = [h for h in batch if current.get((h.job, h.media_id)) != h.version_id]
                 for head in moved:
@@ -146,14 +145,16 @@ class SavingsIndex:
     def apply_units(self, objects: Sequence[UnitObject]) -> None:
         """Take up finished units; rows of versions that do not count are left out."""
         with self._engine.begin() as connection:
-            for batch in _batches(objects):
+            for batch in batches(objects, BATCH):
                 metas = [o.meta for o in batch]
                 _upsert(connection, units, [asdict(m.key) for m in metas])
                 current = _current_versions(connection, [(m.asked.job, m.media.media_id) for m in metas])
                 live = [o for o in batch if current.get((o.meta.asked.job, o.meta.media.media_id)) == o.meta.version_id]
-                for rows in _batches([row for o in live for row in clips_table(o).select(clips.c.keys()).to_pylist()]):
+                for rows in batches(
+                    [row for o in live for row in clips_table(o).select(clips.c.keys()).to_pylist()], BATCH
+                ):
                     _upsert(connection, clips, rows)
-                for rows in _batches([row for o in live for row in quarantine_rows(o)]):
+                for rows in batches((row for o in live for row in quarantine_rows(o)), BATCH):
                     _upsert(connection, quarantine, rows)
 
     def write_run(self, run: RunRecord) -> None:
@@ -183,7 +184,7 @@ class SavingsIndex:
         """Those of `unit_ids` that are finished."""
         found: set[str] = set()
         with self._engine.connect() as connection:
-            for batch in _batches(unit_ids):
+            for batch in batches(unit_ids, BATCH):
                 found.update(connection.scalars(sa.select(units.c.unit_id).where(units.c.unit_id.in_(batch))))
         return found
 
@@ -198,10 +199,8 @@ class SavingsIndex:
         etags = {m.media_id: m.etag for m in items}
         found = {}
         with self._engine.connect() as connection:
-            for batch in _batches(list(etags)):
-                for media_id, etag, probe in connection.execute(
-                    sa.select(probes).where(probes.c.media_id.in_(batch))
-                ):
+            for batch in batches(list(etags), BATCH):
+                for media_id, etag, probe in connection.execute(sa.select(probes).where(probes.c.media_id.in_(batch))):
                     if etag == etags[media_id]:
                         found[media_id] = _probed_from(json.loads(probe))
         return found
@@ -213,7 +212,7 @@ class SavingsIndex:
             for item, probed in found
         ]
         with self._engine.begin() as connection:
-            for batch in _batches(rows):
+            for batch in batches(rows, BATCH):
                 _upsert(connection, probes, batch, replace=True)
 
     # -- what publishing, status and rebuilding ask -------------------------------------------------------------------
@@ -367,7 +366,7 @@ def _clean(value: Any) -> Any:
 
 def _current_versions(connection: sa.Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
     found = {}
-    for batch in _batches(wanted):
+    for batch in batches(wanted, BATCH):
         rows = connection.execute(
             sa.select(media.c.job, media.c.media_id, media.c.version_id).where(
                 media.c.media_id.in_([media_id for _, media_id in batch])
@@ -375,11 +374,6 @@ def _current_versions(connection: sa.Connection, wanted: Sequence[tuple[str, str
         )
         found.update({(job, media_id): version for job, media_id, version in rows})
     return {key: found[key] for key in wanted if key in found}
-
-
-def _batches(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    for start in range(0, len(items), BATCH):
-        yield items[start : start + BATCH]
 
 
 def _connect_args(url: str) -> dict[str, Any]:

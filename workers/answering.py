@@ -9,8 +9,6 @@ from __future__ import annotations
 import gc
 import logging
 import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from omnidrop.answers import ClipAnswers
 from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.questions import Question
+from workers.memory import peak_rss_bytes
 from workers.records import ClipFailure, ClipOutcome, ClipResult, DecodedClip
 
 log = logging.getLogger(__name__)
@@ -208,12 +207,6 @@ def shrink(decoded: DecodedClip, pixel_share: float, every: int) -> DecodedClip:
         decode_s=decoded.decode_s,
         notes=decoded.notes,
     )
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process has held at once."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _budgets(decoded: DecodedClip) -> Iterator[tuple[DecodedClip, tuple[str, ...]]]:
