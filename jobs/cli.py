@@ -29,6 +29,7 @@ COMMANDS = {
     "submit": "Run a job on a Ray cluster: send it, follow its log, stop it.",
     "plan": "Count media, clips, tokens and FLOPs of a job without loading a model.",
     "validate": "Check everything that a job needs before a GPU second is spent.",
+    "evaluate": "Measure what pruning costs in right answers, per task and ratio.",
     "query": "Ask the published results in SQL.",
     "status": "Show how far a job is and what its runs cost.",
     "selfcheck": "Check that a checkpoint answers here as the stock model does, in every mode.",

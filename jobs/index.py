@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from jobs.cli import main
 from jobs.display import ProgressBar, print_summary
 from jobs.options import JsonFile, with_job, write_json
 from jobs.stopping import STOPPED_EXIT, StopOnSignal
+from pipeline.identity import checked_run_id
 from pipeline.job import JobConfig
 from pipeline.run import RunSummary, run_job
 
@@ -15,24 +18,32 @@ EXAMPLES = (
     "omnidrop index job.yaml",
     "omnidrop index job.yaml --sample 20            # a reproducible sample of the archive first",
     "omnidrop index job.yaml --pruning-retained-ratio 0.2 --json summary.json",
-    "ray job submit --working-dir . -- python -m jobs.index job.yaml",
+    "omnidrop submit job.yaml --address http://HEAD:8265    # the same on a cluster",
 )
 
 
 @with_job
-def command(job: JobConfig, json_file: JsonFile = None) -> None:
+def command(
+    job: JobConfig,
+    run_id: Annotated[
+        str | None,
+        typer.Option("--run-id", metavar="TEXT", help="Name of this run; made from time and chance where not given."),
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
     """Answer a job's questions about every clip of its archive that is new or changed.
 
     Finished work is never done again: run it as often as you like. Exit status: 0 done, 1 nothing could be answered,
     2 the job is not right, 3 stopped before the end (run again to resume).
     """
-    raise typer.Exit(index(job, json_file))
+    raise typer.Exit(index(job, json_file, run_id))
 
 
-def index(job: JobConfig, json_file: JsonFile = None) -> int:
+def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None) -> int:
     """Run a job with a progress bar and a summary; returns the exit status."""
+    run_id = None if run_id is None else checked_run_id(run_id)
     with StopOnSignal() as stop, ProgressBar() as bar:
-        summary = run_job(job, bar, stop)
+        summary = run_job(job, bar, stop, run_id)
     print_summary(summary, output=job.output)
     write_json(json_file, summary_json(summary))
     if summary.run.status == "stopped":

@@ -11,10 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
+
+from omnidrop.errors import UserError
 
 ID_HEX = 32
 """Ids are 128 bits in hexadecimal: among 10^9 clips a collision has probability 1.5e-21."""
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+def checked_run_id(given: str) -> str:
+    """A run's name as a scheduler gives it; it becomes part of object names. Raises UserError."""
+    if not _RUN_ID.fullmatch(given):
+        raise UserError(f"the run id {given!r} must be 1 to 128 letters, digits, - and _, beginning with no - or _")
+    return given
 
 
 def content_id(*parts: object) -> str:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -52,3 +59,44 @@ def job(tmp_path, videos):
         "execution: {ray_address: in-process, clips_per_unit: 2}\n"
     )
     return tmp_path / "job.yaml"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of one node with token authentication, on ports of its own: (dashboard address, environment).
+
+    6 s and 1.4 GB, so a module's tests share it.
+    """
+    # A short path: Ray puts sockets below it, and their names are limited to 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="omnidrop-ray-", dir="/tmp"))
+    (folder / "token").write_text("0" * 64)
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_USAGE_STATS_ENABLED": "0"}
+    # As on a cluster's machines, `omnidrop` is a command there.
+    own["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
+    port, dashboard, agent = (free_port() for _ in range(3))
+    start = [shutil.which("ray", path=own["PATH"]), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
+    start += [f"--temp-dir={folder}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    with open(folder / "head.log", "wb") as log:
+        head = psutil.Popen(start, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", dashboard), 1):
+                break
+            assert head.poll() is None, (folder / "head.log").read_text()
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{dashboard}", environment
+    finally:
+        ours = [head, *head.children(recursive=True)]
+        for process in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(ours, timeout=20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

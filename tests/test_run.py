@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.small_jobs import ANSWERS, CLIPS, QUESTIONS, cli, run, select
-
-RAY = str(Path(sys.executable).parent / "ray")
 
 
 def test_a_folder_of_videos_becomes_answers_and_costs(job):
@@ -92,7 +84,9 @@ def test_a_changed_question_set_makes_new_rows_and_can_be_taken_back(job):
     assert select(job, "SELECT DISTINCT question_set_version FROM answers") == [("2",)]
     assert len(select(job, ANSWERS)) == len(before)
     (job.parent / "questions.yaml").write_text(QUESTIONS)
-    assert run(job).run.clips_answered == 0
+    taken_back = run(job)
+    assert taken_back.run.clips_answered == 0
+    assert taken_back.totals.clips == 4
     assert select(job, ANSWERS) == before
 
 
@@ -200,6 +194,28 @@ def test_sigterm_keeps_what_is_finished_and_the_next_run_resumes(job, videos):
     assert select(job, "SELECT status FROM runs ORDER BY started_at") == [("stopped",), ("complete",)]
 
 
+def test_two_runs_at_once_give_every_row_once(job, videos):
+    for number in range(6):
+        shutil.copy(videos / "short.mp4", job.parent / "archive" / f"copy {number}.mp4")
+    command = [sys.executable, "-m", "jobs.index", str(job)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=200)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(10, 10)]
+    assert select(job, "SELECT count(*), count(DISTINCT (clip_id, question_id)) FROM answers") == [(20, 20)]
+    # Rows of a unit come from one attempt.
+    assert select(job, "SELECT max(runs) FROM (SELECT count(DISTINCT run_id) AS runs FROM clips GROUP BY unit_id)") == [
+        (1,)
+    ]
+    assert run(job).did_nothing
+
+
+def test_a_cluster_that_is_not_there_is_a_user_error(job):
+    result = cli("index", job, "--execution-ray-address", "127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "ray start --head" in result.output
+
+
 def test_a_video_in_an_unreadable_place_is_a_user_error(job):
     text = job.read_text().replace("uri: archive", "uri: no-such-folder")
     job.write_text(text)
@@ -209,49 +225,14 @@ def test_a_video_in_an_unreadable_place_is_a_user_error(job):
     assert "Traceback" not in result.output
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """A Ray cluster of one node with token authentication, on ports of its own: (dashboard address, environment)."""
-    # A short path: Ray puts sockets below it, and their names are limited to 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="omnidrop-ray-", dir="/tmp"))
-    (folder / "token").write_text("0" * 64)
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
-    port, dashboard, agent = (_free_port() for _ in range(3))
-    start = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
-    start += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", "--disable-usage-stats"]
-    with open(tmp_path / "head.log", "wb") as log:
-        head = psutil.Popen(start, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", dashboard), 1):
-                break
-            assert head.poll() is None, (tmp_path / "head.log").read_text()
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{dashboard}", environment
-    finally:
-        ours = [head, *head.children(recursive=True)]
-        for process in ours:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(ours, timeout=20)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_a_job_is_submitted_to_a_cluster(job, tmp_path, cluster):
     address, environment = cluster
+    ray = shutil.which("ray", path=environment["PATH"])
     job.write_text(job.read_text().replace("ray_address: in-process", "ray_address: auto"))
     command = [sys.executable, "-m", "jobs.index", str(job), "--json", str(tmp_path / "summary.json")]
-    submit = [RAY, "job", "submit", "--address", address, "--", *command]
+    submit = [ray, "job", "submit", "--address", address, "--", *command]
     done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -1,0 +1,114 @@
+"""`omnidrop submit`: run a job on a Ray cluster, follow its log, stop it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.cli import main
+from jobs.options import JsonFile, with_job, write_json
+from pipeline.job import JobConfig
+from pipeline.submission import NOT_FOUND_EXIT, PUBLISH_S, Cluster, Run, make_upload
+
+EXAMPLES = (
+    "omnidrop submit job.yaml --address http://HEAD:8265",
+    "omnidrop submit job.yaml --no-wait             # start it and come back",
+    "omnidrop submit job.yaml --follow              # see the log of the run that is there",
+    "omnidrop submit job.yaml --stop                # end it; submitting again resumes",
+    "omnidrop submit job.yaml --shared /mnt/media   # a folder that every machine has at this path",
+)
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+STOPPED_EXIT = 3
+"""As of `omnidrop index`: finished units are kept, running again resumes."""
+
+
+@with_job
+def command(
+    job: JobConfig,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="URL",
+            help=f"The cluster's dashboard; RAY_API_SERVER_ADDRESS or {DEFAULT_ADDRESS} where not given.",
+        ),
+    ] = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option(
+            "--run-id", metavar="TEXT", help="Name of the run, as a scheduler gives it; counted where not given."
+        ),
+    ] = None,
+    shared: Annotated[
+        list[Path] | None,
+        typer.Option("--shared", metavar="FOLDER", help="A folder that every machine of the cluster has at this path."),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Show the run's log and wait for its end.")] = True,
+    follow: Annotated[bool, typer.Option("--follow", help="Submit nothing: wait for the job's newest run.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Submit nothing: stop the job's newest run.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Run a job on a Ray cluster whose machines have omnidrop installed.
+
+    Only the job (with the options given here) and its question set are sent; credentials are the cluster's own. The
+    exit status is that of `omnidrop index` there: 0 done, 1 nothing could be answered or the run broke, 2 the job is
+    not right or cannot be submitted, 3 stopped before the end (submit again to resume). Ctrl-C ends only the watching.
+    """
+    if follow and stop:
+        raise typer.BadParameter("give --follow or --stop, not both")
+    upload = {} if follow or stop else make_upload(job, shared or ())
+    cluster = Cluster(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
+    if follow or stop:
+        name = cluster.run(run_id).run_id if run_id else cluster.latest(job).run_id
+    else:
+        name = cluster.submit(job, upload, run_id)
+    if stop:
+        typer.echo(f"stopping the run {name}; clips in flight may finish", err=True)
+        run = cluster.stop(name, timeout_s=job.execution.stop_grace_s + 2 * PUBLISH_S)
+        status = 0
+    else:
+        typer.echo(f"run {name} on {cluster.address}", err=True)
+        run = _watch(cluster, name) if wait or follow else cluster.run(name)
+        status = exit_status(run)
+    typer.echo(f"run {name}: {run.status}{_hint(run)}", err=True)
+    write_json(json_file, {"run_id": name, "address": cluster.address, "status": run.status, "exit_status": status})
+    raise typer.Exit(status)
+
+
+def exit_status(run: Run) -> int:
+    """The exit status that stands for how a run ended; 0 for one that goes on."""
+    match run.status:
+        case "FAILED":
+            return run.exit_code if run.exit_code is not None and run.exit_code > 0 else 1
+        case "STOPPED":
+            return STOPPED_EXIT
+        case _:
+            return 0
+
+
+def _watch(cluster: Cluster, name: str) -> Run:
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    try:
+        return cluster.follow(name, write)
+    except KeyboardInterrupt:
+        typer.echo(f"\nthe run {name} goes on; see it again with --follow, end it with --stop", err=True)
+        raise
+
+
+def _hint(run: Run) -> str:
+    if run.exit_code == NOT_FOUND_EXIT:
+        return "; omnidrop is not installed on the cluster's head: use an image of deploy/Dockerfile on every machine"
+    if run.status == "FAILED" and run.exit_code is None:
+        return f"; {run.message}"
+    return ""
+
+
+if __name__ == "__main__":
+    main("submit")
