@@ -1,0 +1,274 @@
+"""Right answers from a user's own table, for the archive and question set of a job: to choose a ratio before a big run.
+
+Promises: every labelled span is asked the job's whole question set, as in the job, and scored on what is labelled;
+whatever is wrong with the table is said at once, by line. Knows nothing about models or figures.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnidrop.errors import QuestionError
+from omnidrop.questions import Number, Question, Text
+from pipeline.archive import list_media
+from pipeline.evaluation.items import EvaluatedClip, EvaluationError, Target
+from pipeline.evaluation.scoring import guess_of, normalised, right_answers
+from pipeline.identity import content_id
+from pipeline.job import JobConfig
+from pipeline.probing import source
+from pipeline.questions import QuestionSet, load_question_set
+from workers.probing import ProbePool
+from workers.records import ClipFailure, Media, MediaInfo
+
+COLUMNS = {
+    "file": ("file", "media", "media_key", "key", "path"),
+    "start": ("start", "start_s", "from"),
+    "end": ("end", "end_s", "to"),
+    "question": ("question_id", "question", "id"),
+    "answer": ("answer", "right_answer", "right", "label", "expected"),
+}
+"""What columns may be called; start and end may be left out."""
+SHOWN_PROBLEMS = 20
+BORDER_S = 0.5
+"""A span may end so much after its file: times in tables are rounded."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    file: str
+    start_s: float | None
+    end_s: float | None
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class _Spanned:
+    """A span of a file with the rows that label it."""
+
+    file: str
+    start_s: float | None
+    end_s: float | None
+    rows: tuple[_Row, ...]
+
+
+def labelled_clips(
+    path: Path, job: JobConfig, *, tolerance: float = 0.0, probed: Callable[[], object] = lambda: None
+) -> list[EvaluatedClip]:
+    """The labelled spans in the table's order.
+
+    An empty start or end is the file's own. Raises EvaluationError with the lines of bad rows, ArchiveError and
+    QuestionSetError.
+    """
+    if tolerance < 0:
+        raise EvaluationError(f"--tolerance must be at least 0, got {tolerance:g}")
+    question_set = load_question_set(job.question_set)
+    question_set.values(job.variables)
+    problems: list[str] = []
+    rows = _read(path, question_set, problems)
+    found = _media(job, {row.file for row in rows})
+    for row in rows:
+        if row.file not in found:
+            problems.append(f"line {row.line}: file {row.file!r} is not in the archive {job.archive.uri}")
+    _raise(path, problems)
+    options = dict(source(job).storage_options)
+    with ProbePool(2, timeout_s=job.execution.probe_timeout_s, storage_options=options) as pool:
+        infos: dict[str, MediaInfo | ClipFailure] = {}
+        for key, info in pool.probe_many((key, media.uri) for key, media in found.items()):
+            infos[key] = info
+            probed()
+    clips = [
+        _clip(span, found[span.file], infos[span.file], question_set, job, tolerance, problems) for span in _spans(rows)
+    ]
+    _raise(path, problems)
+    guesses = _most_frequent(clips)
+    return [_with_guesses(clip, guesses) for clip in clips]
+
+
+def _read(path: Path, question_set: QuestionSet, problems: list[str]) -> list[_Row]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise EvaluationError(f"--labels {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"--labels {path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    first = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    header = [name.strip().lower() for name in next(reader, [])]
+    places = {
+        name: next((header.index(alias) for alias in aliases if alias in header), None)
+        for name, aliases in COLUMNS.items()
+    }
+    missing = [name for name in ("file", "question", "answer") if places[name] is None]
+    if missing:
+        raise EvaluationError(
+            f"--labels {path}, line 1: no column {', '.join(missing)}; it has: {', '.join(header) or 'nothing'}; "
+            "needed: file, start, end, question, answer"
+        )
+    ids = [question.id for question in question_set.questions]
+    rows: list[_Row] = []
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        line = reader.line_num
+
+        def cell(name: str, cells: Sequence[str] = cells) -> str:
+            place = places[name]
+            return cells[place].strip() if place is not None and place < len(cells) else ""
+
+        if not cell("file"):
+            problems.append(f"line {line}: file is empty")
+            continue
+        if cell("question") not in ids:
+            problems.append(
+                f"line {line}: question {cell('question')!r} is not in {question_set.source}; it has: {', '.join(ids)}"
+            )
+            continue
+        try:
+            start, end = (seconds_of(cell(name), name) for name in ("start", "end"))
+            if (start or 0.0) >= (float("inf") if end is None else end):
+                raise EvaluationError(f"start {cell('start')} must be before end {cell('end')}")
+        except EvaluationError as error:
+            problems.append(f"line {line}: {error}")
+            continue
+        rows.append(_Row(line, cell("file"), start, end, cell("question"), cell("answer")))
+    if not rows and not problems:
+        problems.append("there is no row below the header")
+    return rows
+
+
+def seconds_of(written: str, name: str = "start") -> float | None:
+    """Seconds, or [hours:]minutes:seconds; None where empty. Raises EvaluationError."""
+    if not written:
+        return None
+    parts = written.split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if not 1 <= len(values) <= 3 or any(not 0 <= v < 1e9 for v in values) or any(v >= 60 for v in values[1:]):
+        raise EvaluationError(f"{name} must be seconds or hh:mm:ss, got {written!r}")
+    total = 0.0
+    for value in values:
+        total = total * 60 + value
+    return total
+
+
+def _media(job: JobConfig, wanted: set[str]) -> dict[str, Media]:
+    found: dict[str, Media] = {}
+    with closing(list_media(job.archive, leave_out=job.output)) as listed:  # type: ignore[type-var]
+        for media in listed:
+            if media.key in wanted:
+                found[media.key] = media
+                if len(found) == len(wanted):
+                    break
+    return found
+
+
+def _spans(rows: Iterable[_Row]) -> list[_Spanned]:
+    spans: dict[tuple[str, float | None, float | None], list[_Row]] = defaultdict(list)
+    for row in rows:
+        spans[row.file, row.start_s, row.end_s].append(row)
+    return [_Spanned(*key, tuple(those)) for key, those in spans.items()]
+
+
+def _clip(
+    span: _Spanned,
+    media: Media,
+    info: MediaInfo | ClipFailure,
+    question_set: QuestionSet,
+    job: JobConfig,
+    tolerance: float,
+    problems: list[str],
+) -> EvaluatedClip:
+    """What is wrong with the span's rows goes to `problems`; a file that cannot be read is a failure, no problem."""
+    failure = info if isinstance(info, ClipFailure) else None
+    start = span.start_s or 0.0
+    end = span.end_s if span.end_s is not None else info.duration_s if isinstance(info, MediaInfo) else start
+    questions: tuple[Question, ...] = ()
+    instruction = ""
+    targets: dict[str, Target] = {}
+    if isinstance(info, MediaInfo):
+        line = span.rows[0].line
+        if end > info.duration_s + BORDER_S or start >= info.duration_s:
+            problems.append(
+                f"line {line}: {start:g} to {end:g} s is not within {span.file}, which has {info.duration_s:g} s"
+            )
+        end = min(end, info.duration_s)
+        try:
+            questions, instruction = question_set.resolve(media, info, job.variables)
+        except QuestionError as error:
+            failure = ClipFailure(None, "plan", error.error_class, str(error))
+    by_id = {question.id: question for question in questions}
+    for row in span.rows:
+        if row.question in targets:
+            problems.append(f"line {row.line}: question {row.question} of this span was labelled before")
+            continue
+        question = by_id.get(row.question)
+        try:
+            # A file that cannot be read or asked has no resolved question: its rows count as wrong.
+            right = (row.answer,) if question is None else right_answers(question, row.answer)
+        except EvaluationError as error:
+            problems.append(f"line {row.line}: question {row.question}: {error}")
+            continue
+        allowed = tolerance if question is not None and isinstance(question.answer, Number) else 0.0
+        guess = 0.0 if question is None else guess_of(question)
+        targets[row.question] = Target(row.question, right, row.question, guess, allowed)
+    clip_id = content_id("labels", media.media_id, media.etag, round(start * 1e6), round(end * 1e6))
+    return EvaluatedClip(
+        clip_id=clip_id,
+        media=media,
+        info=info if isinstance(info, MediaInfo) else None,
+        start_s=start,
+        end_s=end,
+        questions=questions,
+        targets=tuple(targets.values()),
+        instruction=instruction,
+        failure=failure,
+    )
+
+
+def _most_frequent(clips: Sequence[EvaluatedClip]) -> Mapping[str, float]:
+    """Per question the share of the most frequent right answer: what always saying the same would get.
+
+    Text is left at 0: no answer could be said without knowing it.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    is_text = {q.id for clip in clips for q in clip.questions if isinstance(q.answer, Text)}
+    for clip in clips:
+        for target in clip.targets:
+            if target.question_id not in is_text:
+                counts[target.question_id][normalised(target.right[0])] += 1
+    return {name: max(of.values()) / of.total() for name, of in counts.items()}
+
+
+def _with_guesses(clip: EvaluatedClip, guesses: Mapping[str, float]) -> EvaluatedClip:
+    targets = tuple(
+        Target(t.question_id, t.right, t.task, max(t.guess, guesses.get(t.question_id, 0.0)), t.tolerance)
+        for t in clip.targets
+    )
+    return EvaluatedClip(
+        clip.clip_id,
+        clip.media,
+        clip.info,
+        clip.start_s,
+        clip.end_s,
+        clip.questions,
+        targets,
+        clip.instruction,
+        clip.failure,
+    )
+
+
+def _raise(path: Path, problems: Sequence[str]) -> None:
+    if problems:
+        rest = len(problems) - SHOWN_PROBLEMS
+        lines = [*problems[:SHOWN_PROBLEMS], *([f"and {rest} more"] if rest > 0 else [])]
+        raise EvaluationError(f"--labels {path} cannot be used:\n  " + "\n  ".join(lines))
