@@ -10,11 +10,13 @@ import logging
 import math
 import os
 import signal
+import socket
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import ray
 
+from omnidrop.errors import UserError
 from omnidrop.model import Pruning
 from pipeline.execution import Backend, Limits, RayExecution, Statistics, StopFlag, UnitResult, execute_in_process
 from pipeline.job import JobConfig
@@ -28,6 +30,13 @@ from workers.records import Clip, DecodeSettings, WorkUnit
 log = logging.getLogger(__name__)
 
 IN_PROCESS = "in-process"
+KNOCK_S = 10.0
+
+
+class RayUnavailable(UserError):
+    """There is no Ray where the job says."""
+
+    error_class = "ray"
 
 
 class Executor(Protocol):
@@ -164,12 +173,26 @@ def _connect(job: JobConfig) -> bool:
     address = job.execution.ray_address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _knock(address)
             ray.init(address=address, logging_level=logging.WARNING)
             return False
         # An actor and a decode task must fit side by side even on one core.
         cpus = max(math.ceil(job.model.cpus_per_actor) + 1, os.cpu_count() or 1)
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
         return True
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RayUnavailable(
+            f"cannot use Ray at {address or 'this machine'}: {reason}; start one with `ray start --head`, name another "
+            "with --execution-ray-address, or leave it out to have one started here (in-process does without)"
+        ) from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()

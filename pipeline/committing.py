@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from omnidrop.questions import Question
+from pipeline import mirror
 from pipeline.journal import Head, Journal
 from pipeline.planning import MediaPlan
 from pipeline.rows import quarantine_rows
@@ -128,7 +129,7 @@ class Committer:
     def _flush(self) -> None:
         """Declare versions first: rows of a version that does not count yet would be left out of the index."""
         self._journal.write_heads(self._heads, self._run_id)
-        self._index.apply_heads(self._heads)
+        mirror.declare(self._journal, self._index, self._heads)
         self._index.apply_units(self._written)
         self._heads, self._written = [], []
         self._flushed_at = time.monotonic()

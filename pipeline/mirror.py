@@ -7,11 +7,11 @@ wherever that writer died; after `rebuild` it holds nothing else. Knows nothing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.batches import batches
-from pipeline.journal import Journal
+from pipeline.journal import Head, Journal
 from pipeline.savings_index import SavingsIndex
 from pipeline.unit_format import UnitKey, UnitObject
 
@@ -30,8 +30,7 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
     """
     forgotten = journal.tombstones()
     for path, heads in journal.heads_after(index.heads_mark()):
-        revived = index.apply_heads([h for h in heads if h.media_id not in forgotten], path)
-        _take_up(journal, index, revived, lambda units: None)
+        declare(journal, index, [h for h in heads if h.media_id not in forgotten], path)
     taken, listed = 0, 0
     for batch in batches(journal.units(), LISTING_BATCH):
         listed += len(batch)
@@ -47,6 +46,11 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
         log.warning("the index knows units that the journal does not hold: rebuilding it")
         return rebuild(journal, index, advance)
     return taken
+
+
+def declare(journal: Journal, index: SavingsIndex, heads: Sequence[Head], mark: str | None = None) -> None:
+    """Make versions count in the index; units that count again (a change was taken back) are read from the journal."""
+    _take_up(journal, index, index.apply_heads(heads, mark), lambda units: None)
 
 
 def rebuild(journal: Journal, index: SavingsIndex, advance: Callable[[int], None] = lambda units: None) -> int:
