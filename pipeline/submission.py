@@ -44,6 +44,10 @@ LOST_AFTER_S = 120.0
 PUBLISH_S = 120
 """What a stopped run gets beyond `execution.stop_grace_s`, to publish what it finished before Ray kills it."""
 NOT_FOUND_EXIT = 127
+RAYS_CHATTER = (
+    *("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging"),
+)
+"""Loggers that tell of each step of an upload and each connection that closes."""
 
 ACTIVE = frozenset({"PENDING", "RUNNING"})
 
@@ -146,8 +150,8 @@ class Cluster:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         from ray.job_submission import JobSubmissionClient
 
-        for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # "Uploading package gcs://..." is nothing to act on
+        for name in RAYS_CHATTER:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with self._explained():
             self._client: JobSubmissionClient = JobSubmissionClient(self.address)
             # Not in the client's public part. Two clusters at one address one after the other differ in it.

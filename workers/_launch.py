@@ -42,6 +42,10 @@ def main(arguments: list[str]) -> None:
         _limit(resource.RLIMIT_FSIZE, file_bytes)
     if memory_bytes:
         _limit(resource.RLIMIT_AS, memory_bytes)
+    # Who stops a run on a cluster, or closes its terminal, signals the whole tree of processes. The driver then lets
+    # files in hand finish; a child that died of it would have a healthy file taken for one that crashes. A mask stays
+    # across exec, and ffmpeg, which sets a handler of its own, does not lift it. We end children by SIGKILL.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     # Python ignores this signal, an ignored signal stays ignored across exec, and the program would go on writing.
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
