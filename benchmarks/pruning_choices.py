@@ -1,4 +1,4 @@
-"""What the method's open choices cost in right answers: temporal diversity, guidance over a set, and the way in.
+"""What the method's open choices cost in right answers: temporal diversity, guidance over a set, one pass or many.
 
 Promises: generated clips of a toy world whose truth is known, seeds that training never uses, every arm on the same
 clips and questions, accuracy per task beside guessing and beside no pruning. Knows nothing about files or the pipeline.
