@@ -1,12 +1,18 @@
-"""Iterables in pieces."""
+"""Iterables in pieces, and iterables read ahead in a thread of their own."""
 
 from __future__ import annotations
 
+import contextlib
+import queue
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
 _T = TypeVar("_T")
+
+LEAVE_S = 10.0
+"""How long a reader that is in the middle of something is waited for when nobody wants its items any more."""
 
 
 def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
@@ -14,3 +20,36 @@ def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def ahead(items: Iterable[_T], most: int) -> Iterator[_T]:
+    """The same items, read in a thread that is at most `most` items ahead; what it raises is raised here."""
+    ready: queue.Queue[tuple[_T] | BaseException | None] = queue.Queue(most)
+    unwanted = threading.Event()
+
+    def put(item: tuple[_T] | BaseException | None) -> None:
+        while not unwanted.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def read() -> None:
+        try:
+            for item in items:
+                put((item,))
+                if unwanted.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where the items are used
+            put(error)
+
+    reader = threading.Thread(target=read, name="read-ahead", daemon=True)
+    reader.start()
+    try:
+        while (got := ready.get()) is not None:
+            if isinstance(got, BaseException):
+                raise got
+            yield got[0]
+    finally:
+        unwanted.set()
+        reader.join(LEAVE_S)

@@ -20,6 +20,7 @@ from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
 from pipeline import mirror, tables
 from pipeline.archive import list_media
+from pipeline.batches import ahead
 from pipeline.committing import Committer
 from pipeline.job import JobConfig
 from pipeline.journal import Journal, RunRecord, check_output_is_ours
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EMBEDDED_MODEL = "tiny"
+PLANS_AHEAD = 256
+"""Planned media waiting for the executor."""
 
 
 class Observer(Protocol):
@@ -137,7 +140,8 @@ def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | No
             forgotten = parts.journal.tombstones()
             listed = list_media(job.archive, leave_out=job.output)
             plans = plan_archive(listed, job, parts.question_set, parts.recipe, parts.index, probe, forgotten=forgotten)
-            for plan in plans:
+            # In a thread of its own: the loop that feeds the model must not wait for a slow probe.
+            for plan in ahead(plans, PLANS_AHEAD):
                 counts["listed"] += 1
                 counts["before"] += len(plan.finished)
                 todo = [u for u in plan.units if u.unit_id not in plan.finished]
