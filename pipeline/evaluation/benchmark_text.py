@@ -16,6 +16,8 @@ from pipeline.evaluation.scoring import LETTERS, normalised
 
 _LABEL = re.compile(r"^\s*\(?([A-Z])\s*[.):、]\s*(.*)$", re.DOTALL)
 _INLINE = re.compile(r"(?:(?<=^)|(?<=[\s,;'\"\[(|]))\(?([A-Z])\s*[.)]\s*")
+_LIST = re.compile(r"^[^'\"\[]*\[(.*)\][\s,\w=)]*$", re.DOTALL)
+"""A list with what Python writes around it, as in array([...], dtype=object)."""
 _OPENING = "'\"‘“"
 _CLOSING = {"'": "'", '"': '"', "‘": "’", "“": "”"}
 
@@ -97,7 +99,8 @@ def _literal(text: str) -> list[str]:
 
 def _quoted(text: str) -> list[str]:
     """Quoted strings, where a quote ends only before a comma, another opening quote or the end of the list."""
-    inner, parts, at = text.strip().lstrip("[(").rstrip(")]"), [], 0
+    whole = _LIST.match(text)
+    inner, parts, at = (whole[1] if whole else text).strip().lstrip("[(").rstrip(")]"), [], 0
     while at < len(inner):
         opening = inner[at]
         if opening not in _OPENING:
@@ -119,7 +122,7 @@ def _lettered(text: str) -> list[str]:
     for match in _INLINE.finditer(text):
         if match[1] == LETTERS[len(starts) % len(LETTERS)]:
             starts.append((match.start(), match.end()))
-    ends = [start for start, _ in starts[1:]] + [len(text)]
+    ends = [*(start for start, _ in starts), len(text)][1:]
     return [
         f"{LETTERS[number]}. " + text[begin:end].strip(" \t\r\n,;|'\"[]")
         for number, ((_, begin), end) in enumerate(zip(starts, ends, strict=True))

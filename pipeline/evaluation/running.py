@@ -106,7 +106,7 @@ def evaluate(
     """
     if not any(clip.targets for clip in clips):
         raise EvaluationError("there is no question with a known answer: nothing can be evaluated")
-    kept = done or _Nothing()
+    kept = done if done is not None else _Nothing()
     results: dict[str, list[ArmClip]] = {arm.name: [] for arm in arms}
     refused: dict[str, str] = {}
 

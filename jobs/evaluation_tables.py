@@ -1,0 +1,95 @@
+"""What `omnidrop evaluate` shows and writes: tables on the terminal, one object as JSON.
+
+Promises: tables fit a terminal of 80 columns for up to four ways. Knows nothing about how figures came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jobs.display import console, share
+from omnidrop.modes import DENSE_MODES
+from pipeline.evaluation.items import DENSE
+from pipeline.evaluation.summary import Evaluation, Score
+
+
+def result_json(found: Evaluation, about: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+    """What `--json` writes: the figures of the first pruned way (or the only one) at the top, all ways in `arms`."""
+    main_arm = next((arm for arm in found.arms if arm.mode not in DENSE_MODES), found.arms[0])
+    return {
+        **asdict(main_arm),
+        "arms": [asdict(arm) for arm in found.arms],
+        "refused": found.refused,
+        "setting": about,
+        "notes": list(notes),
+    }
+
+
+def progress_bar() -> Progress:
+    """Clips prepared, then clips answered."""
+    return Progress(
+        TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clips"),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=console,
+    )  # fmt: skip
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Accuracy of every way, overall, by task and by class."""
+    names = _short([arm.name for arm in found.arms])
+    table = Table(title="accuracy, with 95 % intervals clustered by clip", title_justify="left")
+    for column in ("", "retained", "accuracy", "to dense", "same", "saved", "failed"):
+        table.add_column(column, no_wrap=column != "", min_width=0 if column else 12)
+    for arm, name in zip(found.arms, names, strict=True):
+        against = arm.against_dense
+        table.add_row(
+            escape(name),
+            share(arm.retained_ratio),
+            f"{100 * arm.accuracy:.1f} {_span(arm.interval)}",
+            "" if against is None else f"{100 * against.difference:+.1f} {_span(against.difference_interval)}",
+            "" if against is None else share(against.agreement),
+            "" if arm.mode == DENSE.name else share(arm.saved_against_dense_shared),
+            str(sum(arm.failures.values()) + arm.unparsable or "-"),
+        )
+    console.print(table)
+    console.print(
+        f"[dim]{found.arms[0].count} questions about {found.arms[0].clips} clips. to dense: points against no pruning; "
+        "same: share of equal answers; saved: FLOPs against prefix reuse; failed: unanswered or unreadable[/]"
+    )
+    for name, why in found.refused.items():
+        console.print(f"[yellow]not possible:[/] {escape(name)}: {escape(why)}")
+    _print_tasks(names, "task", [arm.tasks for arm in found.arms])
+    for kind in found.arms[0].groups:
+        _print_tasks(names, kind, [arm.groups.get(kind, {}) for arm in found.arms])
+    failures = {name: count for arm in found.arms for name, count in arm.failures.items()}
+    if failures:
+        console.print("questions without an answer: " + ", ".join(f"{name} {n}" for name, n in failures.items()))
+
+
+def _print_tasks(names: Sequence[str], kind: str, scores: Sequence[dict[str, Score]]) -> None:
+    table = Table(title=f"accuracy by {kind}", title_justify="left")
+    for column in (kind, "questions", "guess", *names):
+        table.add_column(escape(column))
+    for name, first in scores[0].items():
+        cells = [f"{100 * s.accuracy:.1f} {_span(s.interval)}" if (s := of_arm.get(name)) else "" for of_arm in scores]
+        table.add_row(escape(name), str(first.count), f"{100 * first.guess:.0f}", *cells)
+    console.print(table)
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The ways' names without the words that all pruned ones share: terminals are narrow."""
+    pruned = [name.split() for name in names if name.split()[0] not in DENSE_MODES]
+    shared = (
+        {word for word in pruned[0] if all(word in words for words in pruned)} - {"%"} if len(pruned) > 1 else set()
+    )
+    short = [" ".join(word for word in name.split() if word not in shared) for name in names]
+    return [name.replace(" %", "%") for name in short]
+
+
+def _span(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"[dim]({100 * interval[0]:.0f}…{100 * interval[1]:.0f})[/]"
