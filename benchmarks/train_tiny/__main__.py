@@ -23,8 +23,9 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokeni
 
 from benchmarks.train_tiny import binding, perception
 from benchmarks.train_tiny.architecture import LAYERS, fresh, save
-from benchmarks.train_tiny.clips import EncodedSource, IdealSource, Packer
+from benchmarks.train_tiny.clips import Packer
 from benchmarks.train_tiny.optim import rank
+from benchmarks.train_tiny.sources import EncodedSource, IdealSource
 from benchmarks.train_tiny.tokenizer import build_tokenizer
 
 log = logging.getLogger("train_tiny")
@@ -38,8 +39,8 @@ class Plan:
     audio: int = 160
     vision: int = 620
     ideal: int = 600
-    encoded: int = 450
-    grown: int = 150
+    encoded: int = 220
+    grown: int = 240
     rows: int = 3
     """Clips a decoder step and process."""
     rate: float = 2e-3
@@ -109,9 +110,17 @@ class Training:
         if not done:
             self.bind("ideal", ideal, self.plan.ideal, rate, binding.FIRST_LAYERS, binding.PHASES, decay=0.0)
         if "grown" not in done:
-            self.bind("encoded", encoded, self.plan.encoded, 0.75 * rate, binding.FIRST_LAYERS, binding.LATER_PHASES)
+            self.bind(
+                "encoded",
+                encoded,
+                self.plan.encoded,
+                0.75 * rate,
+                binding.FIRST_LAYERS,
+                binding.LATER_PHASES,
+                decay=0.0,
+            )
             binding.grow(self.model)
-        self.bind("grown", encoded, self.plan.grown, 0.5 * rate, ALL_LAYERS, binding.LAST_PHASES, decay=0.7)
+        self.bind("grown", encoded, self.plan.grown, 0.75 * rate, ALL_LAYERS, binding.LAST_PHASES, decay=0.6)
         if rank() == 0:
             found = binding.evaluate(self.model, self.packer, encoded, binding.LAST_PHASES[-1].stage, self.device)
             log.info("unseen generated clips: %s", binding.table(found))

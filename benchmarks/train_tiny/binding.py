@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from benchmarks.train_tiny.architecture import LAYERS
-from benchmarks.train_tiny.clips import Batch, Curriculum, Packer, Source, collate, draw_row
+from benchmarks.train_tiny.clips import Batch, Curriculum, Packer, collate, draw_row
 from benchmarks.train_tiny.optim import Optimiser, rank, schedule, wait
 from benchmarks.train_tiny.perception import Words, named, rounded
 from benchmarks.train_tiny.samples import IGNORED
+from benchmarks.train_tiny.sources import Source
 from pipeline.toy_world.questions import TASKS
 
 log = logging.getLogger("train_tiny")
@@ -48,11 +49,11 @@ PHASES = (
     Phase(0.75, Curriculum(most_events=3, longest_s=12, full_share=0.0, thin_share=1.0)),
     Phase(1.00, Curriculum(most_events=4, longest_s=16, full_share=0.1, thin_share=1.0)),
 )
-LATER_PHASES = (
-    Phase(0.60, Curriculum(most_events=4, longest_s=16, full_share=0.5, thin_share=0.8)),
-    Phase(1.00, Curriculum(most_events=5, longest_s=20, full_share=0.6, thin_share=0.5)),
+LATER_PHASES = (Phase(1.00, Curriculum(most_events=4, longest_s=16, full_share=0.5, thin_share=0.8)),)
+LAST_PHASES = (
+    Phase(0.60, Curriculum(most_events=4, longest_s=16, full_share=0.6, thin_share=0.7)),
+    Phase(1.00, Curriculum(most_events=5, longest_s=20, full_share=0.7, thin_share=0.5)),
 )
-LAST_PHASES = (Phase(1.00, Curriculum(most_events=6, longest_s=24, full_share=0.7, thin_share=0.5)),)
 
 
 def stage_at(step: int, steps: int, phases: tuple[Phase, ...] = PHASES) -> Curriculum:

@@ -1,15 +1,14 @@
-"""Clips for the decoder's training: events, features of every token, questions, and all of it packed into one prompt.
+"""Clips for the decoder's training: features, questions and the timeline packed into one prompt.
 
-Promises: a packed row is what `omnidrop` runs for a question set: one prefix, questions blind to each other, each
-question's positions starting right after the prefix; the timeline is one more suffix. Features come from a source that
-can be swapped (ideal sums of word embeddings, or the trained encoders). Knows nothing about optimisers.
+Promises: a packed row is what `omnidrop` runs for a question set (tested): one prefix, questions blind to each other,
+each question's positions starting right after the prefix; the timeline is one more suffix. Knows nothing about where
+features come from, or about optimisers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,7 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from benchmarks.train_tiny.architecture import CHUNK_S, POSITIONS_PER_S
-from benchmarks.train_tiny.encoders import CELL, frame_size, hear, mels_of
-from benchmarks.train_tiny.perception import Words, named, view
+from benchmarks.train_tiny.encoders import CELL, frame_size
 from benchmarks.train_tiny.samples import (
     ASPECT_SHARES,
     ASPECTS,
@@ -27,119 +25,16 @@ from benchmarks.train_tiny.samples import (
     NOTHING_COLOUR,
     NOTHING_SHAPE,
     NOTHING_SOUND,
-    cell_cover,
-    label_tokens,
-    resize,
-    roughen,
 )
-from pipeline.toy_world.questions import NONE, AskedQuestion, questions_of, timeline_of
-from pipeline.toy_world.render import Painter, sprites_of, wave_of
-from pipeline.toy_world.truth import COLOURS, SHAPES, SOUNDS, Event
+from benchmarks.train_tiny.sources import Clip, Shape, Source
+from pipeline.toy_world.questions import AskedQuestion, questions_of, timeline_of
+from pipeline.toy_world.truth import COLOURS, SHAPES, SOUNDS
 from pipeline.toy_world.world import events_of
 
 TOKENS_A_CHUNK = CHUNK_S * POSITIONS_PER_S
 END_WEIGHT, TIMELINE_WEIGHT = 0.1, 0.5
 """Share of the loss: the end of a turn is no news, and a timeline has many easy tokens."""
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-
-
-@dataclass(frozen=True, eq=False)
-class Clip:
-    """One clip's features, where they stand in time, and what is true of it."""
-
-    events: tuple[Event, ...]
-    video: Tensor
-    """(patches, rows * columns, width)."""
-    rows: int
-    columns: int
-    seconds_per_patch: float
-    audio: Tensor
-    """(tokens, width)."""
-    there: npt.NDArray[np.bool_] | None = None
-    """(patches, rows * columns): cells that show a shape, where the source knows."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How a training clip is cut: the curriculum turns these. Small grids and fewer patches make cheap clips."""
-
-    count: int
-    length_s: float
-    rows: int
-    columns: int
-    seconds_per_patch: float
-
-
-class Source(Protocol):
-    """Where features come from."""
-
-    def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
-        """Features of `events`."""
-        ...
-
-
-class IdealSource:
-    """Features as a perfect encoder would give: sums of word embeddings over the cells a shape covers, plus noise."""
-
-    def __init__(self, words: Words, noise: float = 0.25) -> None:
-        self.words, self.noise = words, noise
-
-    def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
-        """Features of `events`."""
-        patches = max(1, round(shape.length_s / shape.seconds_per_patch))
-        cells = shape.rows * shape.columns
-        height, width = shape.rows * CELL, shape.columns * CELL
-        shares = np.zeros((patches, cells), np.float32)
-        names = np.full((patches, 2), -1, np.int64)
-        for sprite in sprites_of(events, rng):
-            event = sprite.event
-            for patch in range(patches):
-                time_s = (patch + float(rng.uniform(0.1, 0.6))) * shape.seconds_per_patch
-                if event.start <= time_s < event.end:
-                    found = cell_cover(sprite, time_s, height, width, shape.rows, shape.columns).ravel()
-                    shares[patch] = np.clip(found * 4, 0, 1)
-                    names[patch] = SHAPES.index(event.shape or ""), COLOURS.index(event.colour or "")
-        nothing = self.words.shapes[-1]
-        there = torch.from_numpy(shares)[..., None]
-        seen = self.words.shapes[names[:, 0]] + self.words.colours[names[:, 1]]
-        video = there * seen[:, None] + (1 - there) * nothing
-        labels = np.full(round(shape.length_s * POSITIONS_PER_S), NOTHING_SOUND, np.int64)
-        for event in events:
-            label_tokens(labels, event)
-        labels[labels == IGNORED] = NOTHING_SOUND
-        audio = self.words.sounds[labels]
-        generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
-        video = video + self.noise * torch.randn(video.shape, generator=generator)
-        audio = audio + self.noise * torch.randn(audio.shape, generator=generator)
-        return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio, shares > 0)
-
-
-class EncodedSource:
-    """Features from the trained encoders: the clip is painted and synthesised whole, roughened and encoded."""
-
-    def __init__(self, model: torch.nn.Module, words: Words, device: torch.device) -> None:
-        self.model, self.words, self.device = model, words, device
-
-    @torch.no_grad()
-    def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
-        """Features of `events`; the picture's grid follows `shape` (its rows and columns times 28 pixels)."""
-        patches = max(1, round(shape.length_s / shape.seconds_per_patch))
-        painter = Painter("v1", events, rng)
-        height, width = shape.rows * CELL, shape.columns * CELL
-        between = shape.seconds_per_patch / 2
-        times = [number * between for number in range(patches * 2)]
-        frames = np.stack([painter.frame(time_s, height, width) for time_s in times])
-        pairs = roughen(torch.from_numpy(frames).view(patches, 2, height, width, 3), rng)
-        video = view(self.model, resize(pairs, height, width).to(self.device)).cpu()
-        # Encoders see whole chunks; a clip that ends within one is cut afterwards.
-        whole = -int(-shape.length_s // CHUNK_S) * CHUNK_S
-        wave = wave_of(events, shape.length_s, rng)
-        padded = np.zeros(whole * 16_000, np.float32)
-        padded[: len(wave)] = wave
-        heard = hear(self.model.model.audio_tower, mels_of(torch.from_numpy(padded)[None].to(self.device)))[0].cpu()
-        audio = heard[: round(shape.length_s * POSITIONS_PER_S)]
-        there = named(video, self.words.shapes).argmax(-1) < NOTHING_SHAPE
-        return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio, there.numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -394,17 +289,3 @@ def draw_row(packer: Packer, source: Source, rng: np.random.Generator, stage: Cu
     asked = draw_questions(questions_of(events, seed=int(rng.integers(1 << 30))), rng, stage.questions)
     thin = rng if rng.random() < stage.thin_share else None
     return packer.row(clip, asked, timeline_of(events), bool(rng.random() < 0.9), thin)
-
-
-__all__ = [
-    "NONE",
-    "Batch",
-    "Clip",
-    "Curriculum",
-    "EncodedSource",
-    "IdealSource",
-    "Packer",
-    "Row",
-    "collate",
-    "draw_row",
-]

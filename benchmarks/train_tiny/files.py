@@ -89,13 +89,13 @@ def measure(model: OmniModel, clips: Iterable[Decoded], most: int | None = None)
         asked = questions_of(clip.truth, seed=number, most=most)
         if not asked:
             continue
-            said = model.answer(
-                clip.frames,
-                clip.audio,
-                [one.question for one in asked],
-                fps=clip.fps,
-                pruning=Pruning.off("dense_shared"),
-            )
+        said = model.answer(
+            clip.frames,
+            clip.audio,
+            [one.question for one in asked],
+            fps=clip.fps,
+            pruning=Pruning.off("dense_shared"),
+        )
         events = f"clips of {len(clip.truth.events)} event{'s' * (len(clip.truth.events) != 1)}"
         for one, answer in zip(asked, said.answers, strict=True):
             for entry in (found[one.task], found[events]) if clip.truth.world == "v1" else (found[one.task],):

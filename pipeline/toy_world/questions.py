@@ -6,7 +6,7 @@ seed give the same questions. Knows nothing about who rendered the clip or which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +66,8 @@ def questions_of(
 
 def _balanced(asked: Iterable[AskedQuestion], rng: np.random.Generator) -> list[AskedQuestion]:
     """Drop yes/no questions at random until both answers are as frequent, and three quarters of the "none"s."""
-    kept, boolean = [], {"yes": [], "no": []}  # type: ignore[var-annotated]
+    kept: list[AskedQuestion] = []
+    boolean: dict[str, list[AskedQuestion]] = {"yes": [], "no": []}
     for one in asked:
         if isinstance(one.question.answer, Boolean):
             boolean[one.right].append(one)
@@ -99,7 +100,7 @@ def _article(noun: str) -> str:
 
 
 def _heard(sound: str) -> str:
-    """The sound as a noun phrase: "a low tone", "noise", "the clicks" without their article."""
+    """The sound as a noun phrase: "a low tone", but "noise" and "clicks"."""
     return sound if sound in ("noise", "clicks") else _article(sound)
 
 
@@ -243,8 +244,7 @@ def _overlap(one: Event, other: Event) -> float:
 
 
 def _at(place: str) -> str:
-    prepositions: dict[str, Callable[[], str]] = {"centre": lambda: "in the centre"}
-    return prepositions.get(place, lambda: f"at the {place}")()
+    return "in the centre" if place == "centre" else f"at the {place}"
 
 
 def timeline_of(events: Sequence[Event]) -> str:
