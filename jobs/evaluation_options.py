@@ -40,7 +40,12 @@ What = Annotated[
 World = Annotated[str, typer.Option("--world", help=f"Toy world: {' or '.join(WORLDS)}.", rich_help_panel=_WHAT)]
 Clips = Annotated[
     int,
-    typer.Option("--clips", help="Clips of the toy world; of a benchmark: videos, 0 for all.", rich_help_panel=_WHAT),
+    typer.Option(
+        "--clips",
+        help="Clips of the toy world (20), or videos of a benchmark (all).",
+        show_default=False,
+        rich_help_panel=_WHAT,
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Which clips; also for policies that draw.", rich_help_panel=_WHAT)]
 Questions = Annotated[
@@ -111,7 +116,7 @@ ModeName = Annotated[
     str | None,
     typer.Option(
         "--mode",
-        help="dense, dense_shared, per_question, staged or set_guided.",
+        help="dense, dense_shared, per_question, staged, set_guided; several with commas.",
         rich_help_panel=_HOW,
         show_default="set_guided, or the job's",
     ),
@@ -120,7 +125,7 @@ PolicyName = Annotated[
     str | None,
     typer.Option(
         "--policy",
-        help="omnidrop, random, fastv, divprune, omnizip, dash, seats.",
+        help="omnidrop, random, fastv, divprune, omnizip, dash, seats; several with commas.",
         rich_help_panel=_HOW,
         show_default="omnidrop, or the job's",
     ),
@@ -137,7 +142,12 @@ Retained = Annotated[
 ]
 GuidanceName = Annotated[
     str | None,
-    typer.Option("--guidance", help="max, mean or quota.", rich_help_panel=_HOW, show_default="max, or the job's"),
+    typer.Option(
+        "--guidance",
+        help="max, mean or quota; several with commas.",
+        rich_help_panel=_HOW,
+        show_default="max, or the job's",
+    ),
 ]
 PolicySetting = Annotated[
     list[str] | None,
@@ -209,22 +219,37 @@ def arms_of(
     """The ways to run, unpruned first where wanted. Raises EvaluationError and PolicyError."""
     if job is not None and mode is None and policy is None and job.pruning.mode not in DENSE_MODES:
         mode, policy, guidance = job.pruning.mode, job.pruning.policy, guidance or job.pruning.guidance
-    mode = mode or "set_guided"
-    if mode in DENSE_MODES:
-        if policy not in (None, "none") or retained not in ([], ["1"], ["1.0"]):
-            raise EvaluationError(f"--mode {mode} prunes nothing: leave --policy and --retained out")
-        return [arm_of(mode, "none", None)]
+    modes = _words("--mode", mode or ("dense_shared" if policy == "none" else "set_guided"))
+    policies = _words("--policy", policy or "omnidrop")
+    guidances = _words("--guidance", guidance or "max")
+    pruned = [name for name in modes if name not in DENSE_MODES]
+    if not pruned and (policy not in (None, "none") or retained not in ([], ["1"], ["1.0"])):
+        raise EvaluationError(f"--mode {mode} prunes nothing: leave --policy and --retained out")
     ratios = [_ratio(part) for text in retained for part in text.split(",")]
     if not ratios:
         ratios = list(LABEL_RATIOS) if kind == "labels" else [0.3]
     if len(set(ratios)) < len(ratios):
         raise EvaluationError(f"--retained: the same ratio twice in {', '.join(f'{r:g}' for r in ratios)}")
     parameters = tuple(sorted(_parameter(text) for text in settings))
+    unpruned = [arm_of(name, "none", None) for name in modes if name in DENSE_MODES]
+    if not unpruned and pruned and (dense or (dense is None and kind == "labels")):
+        unpruned = [DENSE]
     made = [
-        arm_of(mode, policy or "omnidrop", ratio, guidance or "max", parameters, seed)  # type: ignore[arg-type]
+        arm_of(name, of_policy, ratio, of_guidance, parameters, seed)  # type: ignore[arg-type]
+        for name in pruned
+        for of_policy in policies
+        # Only a set that is pruned together joins its questions' importance.
+        for of_guidance in (guidances if name == "set_guided" else guidances[:1])
         for ratio in ratios
     ]
-    return [DENSE, *made] if dense or (dense is None and kind == "labels") else made
+    return [*unpruned, *made]
+
+
+def _words(option: str, text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if len(set(words)) < len(words) or not all(words):
+        raise EvaluationError(f"{option}: give different names, separated by commas; got {text!r}")
+    return words
 
 
 def _ratio(text: str) -> float:

@@ -43,7 +43,7 @@ def print_evaluation(found: Evaluation) -> None:
     """Accuracy of every way, overall, by task and by class."""
     names = _short([arm.name for arm in found.arms])
     table = Table(title="accuracy, with 95 % intervals clustered by clip", title_justify="left")
-    for column in ("", "retained", "accuracy", "to dense", "same", "saved", "failed"):
+    for column in ("", "retained", "accuracy", "to dense", "same", "saved"):
         table.add_column(column, no_wrap=column != "", min_width=0 if column else 12)
     for arm, name in zip(found.arms, names, strict=True):
         against = arm.against_dense
@@ -54,21 +54,22 @@ def print_evaluation(found: Evaluation) -> None:
             "" if against is None else f"{100 * against.difference:+.1f} {_span(against.difference_interval)}",
             "" if against is None else share(against.agreement),
             "" if arm.mode == DENSE.name else share(arm.saved_against_dense_shared),
-            str(sum(arm.failures.values()) + arm.unparsable or "-"),
         )
     console.print(table)
     console.print(
         f"[dim]{found.arms[0].count} questions about {found.arms[0].clips} clips. to dense: points against no pruning; "
-        "same: share of equal answers; saved: FLOPs against prefix reuse; failed: unanswered or unreadable[/]"
+        "same: share of equal answers; saved: FLOPs against prefix reuse[/]"
     )
     for name, why in found.refused.items():
         console.print(f"[yellow]not possible:[/] {escape(name)}: {escape(why)}")
     _print_tasks(names, "task", [arm.tasks for arm in found.arms])
     for kind in found.arms[0].groups:
         _print_tasks(names, kind, [arm.groups.get(kind, {}) for arm in found.arms])
-    failures = {name: count for arm in found.arms for name, count in arm.failures.items()}
-    if failures:
-        console.print("questions without an answer: " + ", ".join(f"{name} {n}" for name, n in failures.items()))
+    for arm, name in zip(found.arms, names, strict=True):
+        wrong = arm.failures | ({"unparsable": arm.unparsable} if arm.unparsable else {})
+        if wrong:
+            counts = ", ".join(f"{error_class} {count}" for error_class, count in wrong.items())
+            console.print(f"{escape(name)}: questions counted as wrong without a readable answer: {counts}")
 
 
 def _print_tasks(names: Sequence[str], kind: str, scores: Sequence[dict[str, Score]]) -> None:

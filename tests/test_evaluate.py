@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+import s3fs
 
 from omnidrop.answers import Answer
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
@@ -16,10 +17,15 @@ from pipeline.evaluation import toy
 from pipeline.evaluation.benchmark_text import answer_letter, names_in, options_of
 from pipeline.evaluation.intervals import clustered_error, difference, proportion, wilson
 from pipeline.evaluation.items import EvaluationError, Target
-from pipeline.evaluation.labels import seconds_of
+from pipeline.evaluation.labels import labelled_clips, seconds_of
 from pipeline.evaluation.scoring import letter_of, right_answers, score
+from pipeline.job import load_job
+from pipeline.probing import source
 from pipeline.toy_world import Event, Format, questions_of, render_clip
+from tests.s3_server import s3_server
 from tests.small_jobs import cli
+from workers.decoding import decode_one
+from workers.records import Clip, DecodeSettings
 
 COLOURS = ("red", "green", "blue")
 
@@ -185,11 +191,14 @@ def test_a_toy_world_on_real_files_several_ways_on_the_same_files(tmp_path, medi
 
     again = evaluate(tmp_path, *common, "--retained", "0.4,0.2", "--dense", "--details", tmp_path / "details.jsonl")
     assert again == first  # measured seconds too: nothing was asked again
-    other = evaluate(tmp_path, *common, "--policy", "random", "--retained", 0.4, "--questions-per-set", 3)
+    ways = ("--mode", "dense_shared,per_question,set_guided", "--policy", "random", "--retained", 0.4)
+    other = evaluate(tmp_path, *common, *ways, "--questions-per-set", 3)
+    assert [arm["mode"] for arm in other["arms"]] == ["dense_shared", "per_question", "set_guided"]
     assert {path: path.stat().st_mtime_ns for path in media.rglob("*.*")} == files
     assert other["count"] == 12
     assert other["policy"] == "random"
-    assert "against_dense" in other
+    # A policy that does not look at the questions keeps the same tokens whoever asks.
+    assert other["arms"][1]["tasks"] == other["arms"][2]["tasks"]
 
 
 def test_a_torn_line_costs_one_clip_and_a_foreign_file_is_refused(tmp_path, media):
@@ -226,6 +235,7 @@ def test_a_ratio_below_the_floor_is_left_out_of_a_table_and_refused_alone(tmp_pa
         (("toy-world", "--retained", "0.3,0.3"), "same ratio twice"),
         (("toy-world", "--mode", "dense", "--retained", "0.3"), "prunes nothing"),
         (("toy-world", "--policy", "best"), "unknown policy 'best'"),
+        (("toy-world", "--policy", "omnidrop,"), "different names"),
         (("toy-world", "--setting", "diversity"), "NAME=VALUE"),
         (("toy-world", "--setting", "colour=red"), "no setting 'colour'"),
         (("toy-world", "--labels", "x.csv"), "do not go with toy-world"),
@@ -412,6 +422,23 @@ def test_tables_that_are_none(tmp_path, labelled, job):
     assert "No such file" in refused("--labels", tmp_path / "none.csv", "--job", job)
     assert "give --job" in refused("--labels", labelled())
     assert "before end" in refused("--labels", labelled(("short.mp4", "3", "3", "heard", "yes")), "--job", job)
+
+
+@pytest.mark.cluster
+def test_labels_of_a_bucket(labelled, job):
+    table = labelled(("short.mp4", "1", "3", "heard", "yes"))
+    with s3_server("media") as endpoint:
+        s3fs.S3FileSystem(endpoint_url=endpoint, skip_instance_cache=True).put(
+            str(job.parent / "archive"), "media/archive", recursive=True
+        )
+        remote = load_job(job, {"archive.uri": "s3://media/archive", "archive.endpoint_url": endpoint})
+        (clip,) = labelled_clips(table, remote)
+        decoded = decode_one(
+            clip.media, clip.info, Clip("c", 0, clip.start_s, clip.end_s), DecodeSettings(fps=1), source(remote)
+        )
+    assert len(decoded.frames) == 2
+    assert [question.id for question in clip.questions] == ["shape", "heard", "count", "story", "all"]
+    assert [target.question_id for target in clip.targets] == ["heard"]
 
 
 # --- published benchmarks --------------------------------------------------------------------------------------------

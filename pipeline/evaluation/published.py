@@ -42,7 +42,7 @@ class Benchmark:
     """Where it lies below the root; {0} is the field's value."""
     question: tuple[str, ...]
     options: tuple[str, ...]
-    """One field with a list, or one field per option."""
+    """Fields that may hold the list."""
     answer: tuple[str, ...]
     task: tuple[str, ...]
     ids: tuple[str, ...]
@@ -51,6 +51,8 @@ class Benchmark:
     before_options: str
     tail: str
     max_frames: int = 128
+    option_fields: tuple[str, ...] = ()
+    """Where every option has a field of its own."""
 
 
 _LETTER_ONLY = "Answer with the letter of the correct option only ({letters})."
@@ -111,7 +113,8 @@ BENCHMARKS = {
         video=("video_path", "video_id", "video"),
         places=("{0}", "videos/{0}", "videos/{0}.mp4", "{0}.mp4"),
         question=("question",),
-        options=tuple(f"option_{letter.lower()}" for letter in LETTERS[:6]),
+        options=("options", "candidates", "choices"),
+        option_fields=tuple(f"option_{letter.lower()}" for letter in LETTERS[:6]),
         answer=("answer",),
         task=("task_type",),
         ids=("qa_id", "question_id"),
@@ -188,7 +191,7 @@ def _clips(
         ids[name] += 1
         name += f"-{ids[name]}" if ids[name] > 1 else ""
         task = _text(row, benchmark.task) or "all"
-        groups = tuple((kind, one) for kind, fields in benchmark.groups for one in names_in(_field(row, fields)))
+        groups = tuple((kind, one) for kind, fields in benchmark.groups for one in _classes(_field(row, fields)))
         try:
             options = _options(benchmark, row)
             right = answer_letter(_field(row, benchmark.answer), options)
@@ -219,14 +222,23 @@ def _clips(
 
 
 def _options(benchmark: Benchmark, row: Row) -> tuple[str, ...]:
-    if len(benchmark.options) > 3:
-        several = [_text(row, (field,)) for field in benchmark.options]
-        if any(several):
-            while several and not several[-1]:
-                several.pop()
-            return options_of([text or "-" for text in several])
-        return options_of(_field(row, ("options", "candidates", "choices")))
-    return options_of(_field(row, benchmark.options))
+    several = [_text(row, (field,)) for field in benchmark.option_fields]
+    while several and not several[-1]:
+        several.pop()
+    # An empty option in the middle keeps its letter: the answer is given by letter.
+    return options_of([text or "-" for text in several] if several else _field(row, benchmark.options))
+
+
+def _classes(given: Any) -> tuple[str, ...]:
+    """Names of classes; a length in seconds, as some releases have it, becomes one of minutes."""
+    names = names_in(given)
+    try:
+        minutes = int(float(names[0]) // 60) if len(names) == 1 else -1
+    except ValueError:
+        return names
+    if minutes < 0:
+        return names
+    return (f"{minutes} to {minutes + 1} min",) if minutes < 10 else ("over 10 min",)
 
 
 def _rows(benchmark: Benchmark, root: Path, chosen: Path | None) -> list[Row]:
@@ -264,7 +276,8 @@ def _needed(benchmark: Benchmark) -> str:
 
 
 def _fits(benchmark: Benchmark, rows: Sequence[Row]) -> bool:
-    needed = (benchmark.video, benchmark.question, (*benchmark.options, "options"), benchmark.answer)
+    options = (*benchmark.options, *benchmark.option_fields)
+    needed = (benchmark.video, benchmark.question, options, benchmark.answer)
     return bool(rows) and all(any(name in rows[0] for name in names) for names in needed)
 
 

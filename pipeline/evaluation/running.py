@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 
 from omnidrop.answers import ClipAnswers
-from omnidrop.errors import OmniDropError, PolicyError
+from omnidrop.errors import ModelOutOfMemory, OmniDropError, PolicyError
 from omnidrop.model import OmniModel
 from omnidrop.questions import Question
 from pipeline.evaluation.items import (
@@ -196,6 +196,8 @@ def _answered(
             # One clip's trouble must not end a run of days; it is counted and named.
             error_class = error.error_class if isinstance(error, OmniDropError) else "model_error"
             log.warning("%s: %s: %s", clip.media.key, error_class, error)
+            if isinstance(error, ModelOutOfMemory) and torch.cuda.is_available():
+                torch.cuda.empty_cache()
             scored += [missed(clip, target, error_class) for target in known]
             continue
         sets.append(_cost(got, len(asked)))
