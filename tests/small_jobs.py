@@ -50,4 +50,5 @@ def select(job, sql):
 
 
 def cli(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)))
+    # Wide enough that help never cuts an option in two.
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, list(map(str, arguments)))
