@@ -10,6 +10,7 @@ The life of a clip: queued -> decoding (a Ray task) -> ready (in the object stor
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,8 @@ POLL_S = 0.5
 """How long one wait may take before the stop flag is looked at again."""
 DECODE_AHEAD_PER_ACTOR = 4
 """Clips decoded and waiting per actor. Two hide decoding's jitter; more only raises what a kill throws away."""
+NODE_TIMEOUT_S = 2.0
+"""A node that takes longer to accept a connection is taken for lost."""
 RETRYABLE = frozenset({"storage"})
 """Failures that may pass by themselves: tried again up to `max_retries` times."""
 
@@ -89,7 +92,8 @@ class Backend:
     start_decode: Callable[[WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]]
     """Returns references to a `DecodeReport` and to the `DecodedClip` (None where decoding failed)."""
     start_actor: Callable[[], Any]
-    """Returns a handle with `load()`, `answer(decoded, questions, instruction)` and `describe()`."""
+    """Returns a handle with `load()` (returns its node's id, or None), `answer(decoded, questions, instruction)` and
+    `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
 
@@ -153,6 +157,8 @@ class _Slot:
     clip: _ClipState | None = None
     busy_since: float = 0.0
     deaths_in_a_row: int = 0
+    node_id: str | None = None
+    """Where the actor is; known once it is loaded."""
 
 
 class RayExecution:
@@ -243,7 +249,7 @@ class RayExecution:
         if slot is None:
             slot = _Slot(handle, now)
         else:
-            slot.handle, slot.started_at, slot.is_loaded = handle, now, False
+            slot.handle, slot.started_at, slot.is_loaded, slot.node_id = handle, now, False, None
         self._loading[handle.load.remote()] = slot
         return slot
 
@@ -284,8 +290,9 @@ class RayExecution:
             else:
                 yield from self._failed(state, "answer", "internal", str(error.cause or error))
         except RayActorError as error:
-            self._replace(slot, error)
-            yield from self._died(state, "answer", error)
+            is_lost = _is_preemption(error) or not _node_answers(slot.node_id)
+            self._replace(slot, error, is_lost=is_lost)
+            yield from self._died(state, "answer", error, is_lost=is_lost)
         except RayError as error:
             yield from self._died(state, "answer", error)
         else:
@@ -294,18 +301,20 @@ class RayExecution:
 
     def _loaded(self, ref: ray.ObjectRef, slot: _Slot) -> None:
         try:
-            ray.get(ref)
+            slot.node_id = ray.get(ref)
         except RayTaskError as error:
             # Loading is deterministic: another try would fail the same way.
             raise ExecutionError(f"the model cannot be loaded: {error.cause or error}") from error
         except RayActorError as error:
-            self._replace(slot, error)
+            self._replace(slot, error, is_lost=_is_preemption(error))
         else:
             slot.is_loaded = True
 
-    def _replace(self, slot: _Slot, error: RayActorError) -> None:
+    def _replace(self, slot: _Slot, error: RayActorError, *, is_lost: bool) -> None:
         self.statistics.actor_alive_s += time.monotonic() - slot.started_at
-        if not _is_preemption(error):
+        # An actor that is only unavailable would keep its GPU.
+        ray.kill(slot.handle)
+        if not is_lost:
             slot.deaths_in_a_row += 1
             self.statistics.deaths["actor"] += 1
         if slot.deaths_in_a_row >= self._limits.max_deaths_per_worker:
@@ -316,9 +325,10 @@ class RayExecution:
             )
         self._start_slot(slot)
 
-    def _died(self, state: _ClipState, stage: Stage, error: RayError) -> Iterator[UnitResult]:
+    def _died(self, state: _ClipState, stage: Stage, error: RayError, *, is_lost: bool = False) -> Iterator[UnitResult]:
         """A worker died over this clip, or its decoded data was lost: decode again, unless it keeps happening."""
-        if isinstance(error, WorkerCrashedError | OutOfMemoryError | RayActorError) and not _is_preemption(error):
+        is_lost = is_lost or _is_preemption(error)
+        if isinstance(error, WorkerCrashedError | OutOfMemoryError | RayActorError) and not is_lost:
             state.deaths += 1
             self.statistics.deaths[stage] += 1
         if state.deaths >= self._limits.max_deaths_per_clip:
@@ -370,6 +380,24 @@ class RayExecution:
 def _is_preemption(error: RayError) -> bool:
     """Whether a node went away (spot loss): not this clip's doing, not counted."""
     return isinstance(error, NodeDiedError | ObjectLostError) or bool(getattr(error, "preempted", False))
+
+
+def _node_answers(node_id: str | None) -> bool:
+    """Whether a node's raylet can be reached.
+
+    Ray needs half a minute to call a vanished machine dead, and until then reports the deaths of its actors as their
+    own: the clips in their hands would pay for a spot machine that was taken away.
+    """
+    for node in ray.nodes():
+        if node["NodeID"] == node_id:
+            if not node["Alive"]:
+                return False
+            try:
+                address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+                socket.create_connection(address, NODE_TIMEOUT_S).close()
+            except OSError:
+                return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -46,8 +46,10 @@ class _Actor:
 
         self._answerer = Answerer(settings)
 
-    def load(self) -> None:
+    def load(self) -> str:
+        """Load the model; returns the id of the node, by which the driver tells a lost machine from a crash."""
         self._answerer.load()
+        return str(ray.get_runtime_context().get_node_id())
 
     def answer(self, decoded: DecodedClip, questions: Sequence[Question], instruction: str) -> ClipOutcome:
         from workers.answering import DeviceBroken
