@@ -18,6 +18,7 @@ from pipeline.evaluation.benchmark_text import answer_letter, names_in, options_
 from pipeline.evaluation.intervals import clustered_error, difference, proportion, wilson
 from pipeline.evaluation.items import EvaluationError, Target
 from pipeline.evaluation.labels import labelled_clips, seconds_of
+from pipeline.evaluation.running import RunSettings, sets_of
 from pipeline.evaluation.scoring import letter_of, right_answers, score
 from pipeline.job import load_job
 from pipeline.probing import source
@@ -160,6 +161,23 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.91 <= hits / 400 <= 0.985
 
 
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "expected"), [(None, [5]), (2, [2, 2, 1]), (5, [5]), (9, [5])])
+def test_questions_are_split_in_order(size, expected):
+    questions = [Question(str(n), "What?", Boolean()) for n in range(5)]
+    sets = sets_of(questions, size)
+    assert [len(one) for one in sets] == expected
+    assert [question for one in sets for question in one] == questions
+
+
+def test_long_clips_get_fewer_frames_a_second():
+    settings = RunSettings(DecodeSettings(fps=2), max_frames=128)
+    assert settings.decode_settings(64).fps == 2
+    assert settings.decode_settings(640).fps == pytest.approx(0.2)
+
+
 # --- toy worlds ------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +232,13 @@ def test_a_torn_line_costs_one_clip_and_a_foreign_file_is_refused(tmp_path, medi
     assert len({line["key"] for line in lines}) == 2
     (tmp_path / "notes.txt").write_text("milk, bread\n")
     assert "no result of an evaluation" in refused(*common, tmp_path / "notes.txt")
+
+
+def test_settings_of_policies_are_read_as_meant(tmp_path, media):
+    common = ("toy-world", "--clips", 1, "--seed", 3, "--questions", 2, "--media", media, "--retained", 0.5)
+    found = evaluate(tmp_path, *common, "--setting", "diversity=off", "--setting", "at_input=false")
+    assert "at_input=False diversity=off" in found["name"]
+    assert found["retained_ratio"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_ratio_below_the_floor_is_left_out_of_a_table_and_refused_alone(tmp_path, media):
@@ -307,6 +332,7 @@ def test_foreign_toy_clips_of_any_length_and_container(tmp_path, foreign):
         ({"first.mp4": [{"start": 0, "end": 4, "shape": "star", "colour": "red"}]}, "shape must be one of"),
         ({"first.mp4": [{"start": 0, "end": 4, "shape": "circle", "colour": None, "sound": None}]}, "colour"),
         ({"first.mp4": [{"start": 0, "end": 40, "sound": "noise"}]}, "'first.mp4', event 1: 'end' is 40 s"),
+        ({"first.mp4": [None]}, "event 1: an event must be an object"),
         ({"first.mp4": {"events": 3}}, "'first.mp4' needs a list 'events'"),
         ({"third.mp4": []}, "no file 'third.mp4'"),
         ({}, "describes no file"),

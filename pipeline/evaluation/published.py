@@ -1,22 +1,18 @@
 """Published benchmarks from a local folder in their own layout: WorldSense, Daily-Omni, Video-MME, AVUT.
 
-Promises: a video's questions share one pass, the paper's prompt and frame budget are used, a row that cannot be asked
+Promises: a video's questions share one pass, asked in the published form and frame budget; a row that cannot be asked
 or a video that is missing is named and counts as wrong. Knows nothing about models or figures, and downloads nothing.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omnidrop.questions import Choice, Question, Text
+from pipeline.evaluation.benchmark_files import Benchmark, Row, Videos, field_of, read_rows, text_of
 from pipeline.evaluation.benchmark_text import answer_letter, names_in, options_of, prompt
 from pipeline.evaluation.items import EvaluatedClip, EvaluationError, Target
 from pipeline.evaluation.scoring import LETTERS
@@ -24,36 +20,8 @@ from pipeline.identity import content_id
 from workers.probing import ProbePool
 from workers.records import ClipFailure, Media, MediaInfo
 
-Row = Mapping[str, Any]
 WRITTEN_TOKENS = 16
 """Longest written answer: a letter, or a sentence that names one."""
-TABLES = (".json", ".jsonl", ".parquet", ".tsv", ".csv")
-MEDIA = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".flv", ".mpg")
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """How a benchmark lies on disk and how it is asked. Fields may have several names: releases differ."""
-
-    name: str
-    video: tuple[str, ...]
-    """Fields that name the video: a path or an id."""
-    places: tuple[str, ...]
-    """Where it lies below the root; {0} is the field's value."""
-    question: tuple[str, ...]
-    options: tuple[str, ...]
-    """Fields that may hold the list."""
-    answer: tuple[str, ...]
-    task: tuple[str, ...]
-    ids: tuple[str, ...]
-    groups: tuple[tuple[str, tuple[str, ...]], ...]
-    head: str
-    before_options: str
-    tail: str
-    max_frames: int = 128
-    option_fields: tuple[str, ...] = ()
-    """Where every option has a field of its own."""
-
 
 _LETTER_ONLY = "Answer with the letter of the correct option only ({letters})."
 BENCHMARKS = {
@@ -142,12 +110,12 @@ def benchmark_clips(
     """
     if not root.is_dir():
         raise EvaluationError(f"--root {root} is not a folder; give the one that holds {benchmark.name}")
-    rows = _rows(benchmark, root, questions_file)
+    rows = read_rows(benchmark, root, questions_file)
     by_video: dict[str, list[tuple[int, Row]]] = defaultdict(list)
     for number, row in enumerate(rows, 1):
-        by_video[_text(row, benchmark.video)].append((number, row))
+        by_video[text_of(row, benchmark.video)].append((number, row))
     chosen = list(by_video)[: most or None]
-    files = _Files(benchmark, root)
+    files = Videos(benchmark, root)
     paths = {video: files.find(video) for video in chosen}
     if not any(paths.values()):
         raise EvaluationError(
@@ -187,15 +155,15 @@ def _clips(
     unreadable: list[Target] = []
     ids: Counter[str] = Counter()
     for number, row in rows:
-        name = _text(row, benchmark.ids) or str(number)
+        name = text_of(row, benchmark.ids) or str(number)
         ids[name] += 1
         name += f"-{ids[name]}" if ids[name] > 1 else ""
-        task = _text(row, benchmark.task) or "all"
-        groups = tuple((kind, one) for kind, fields in benchmark.groups for one in _classes(_field(row, fields)))
+        task = text_of(row, benchmark.task) or "all"
+        groups = tuple((kind, one) for kind, fields in benchmark.groups for one in _classes(field_of(row, fields)))
         try:
             options = _options(benchmark, row)
-            right = answer_letter(_field(row, benchmark.answer), options)
-            asked = _text(row, benchmark.question)
+            right = answer_letter(field_of(row, benchmark.answer), options)
+            asked = text_of(row, benchmark.question)
             if not asked:
                 raise EvaluationError("the question is empty")
         except EvaluationError as error:
@@ -222,11 +190,11 @@ def _clips(
 
 
 def _options(benchmark: Benchmark, row: Row) -> tuple[str, ...]:
-    several = [_text(row, (field,)) for field in benchmark.option_fields]
+    several = [text_of(row, (field,)) for field in benchmark.option_fields]
     while several and not several[-1]:
         several.pop()
     # An empty option in the middle keeps its letter: the answer is given by letter.
-    return options_of([text or "-" for text in several] if several else _field(row, benchmark.options))
+    return options_of([text or "-" for text in several] if several else field_of(row, benchmark.options))
 
 
 def _classes(given: Any) -> tuple[str, ...]:
@@ -241,124 +209,8 @@ def _classes(given: Any) -> tuple[str, ...]:
     return (f"{minutes} to {minutes + 1} min",) if minutes < 10 else ("over 10 min",)
 
 
-def _rows(benchmark: Benchmark, root: Path, chosen: Path | None) -> list[Row]:
-    if chosen is not None:
-        rows = _read(chosen)
-        if not _fits(benchmark, rows):
-            raise EvaluationError(
-                f"--questions-file {chosen} holds no rows with {_needed(benchmark)}; its first has: "
-                f"{', '.join(rows[0]) if rows else 'nothing'}"
-            )
-        return rows
-    fitting: dict[Path, list[Row]] = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in TABLES and len(path.relative_to(root).parts) <= 3 and not path.name.startswith("."):
-            try:
-                rows = _read(path)
-            except EvaluationError:
-                continue
-            if _fits(benchmark, rows):
-                fitting[path] = rows
-    shards = {(path.parent, path.name.split("-")[0]) for path in fitting if "-of-" in path.name}
-    if len(fitting) > 1 and (len(shards) != 1 or any("-of-" not in path.name for path in fitting)):
-        names = ", ".join(str(path.relative_to(root)) for path in fitting)
-        raise EvaluationError(f"{root} holds several files of questions: {names}; choose with --questions-file")
-    if not fitting:
-        raise EvaluationError(
-            f"{root}: no file of questions with {_needed(benchmark)} among its {', '.join(TABLES)} files; give one "
-            "with --questions-file"
-        )
-    return [row for rows in fitting.values() for row in rows]
-
-
-def _needed(benchmark: Benchmark) -> str:
-    return ", ".join(names[0] for names in (benchmark.video, benchmark.question, benchmark.options, benchmark.answer))
-
-
-def _fits(benchmark: Benchmark, rows: Sequence[Row]) -> bool:
-    options = (*benchmark.options, *benchmark.option_fields)
-    needed = (benchmark.video, benchmark.question, options, benchmark.answer)
-    return bool(rows) and all(any(name in rows[0] for name in names) for names in needed)
-
-
-def _read(path: Path) -> list[Row]:
-    """Rows with lower-case field names. Raises EvaluationError."""
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            found: Any = pq.read_table(path).to_pylist()
-        elif suffix == ".jsonl":
-            found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        elif suffix in (".csv", ".tsv"):
-            csv.field_size_limit(min(sys.maxsize, 1 << 24))
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                found = list(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","))
-        else:
-            found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, csv.Error) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}") from error
-    return [{str(name).strip().lower(): value for name, value in row.items()} for row in _flat(found)]
-
-
-def _flat(found: Any) -> Iterator[dict[str, Any]]:
-    """Rows from a list, from a list below one key, or from videos that hold their questions (task0, task1, ...)."""
-    if isinstance(found, list):
-        yield from (row for row in found if isinstance(row, dict))
-    elif isinstance(found, dict):
-        lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
-        if len(lists) == 1:
-            yield from _flat(lists[0])
-            return
-        for video, entry in found.items():
-            if isinstance(entry, list):
-                yield from ({"video_id": video, **row} for row in entry if isinstance(row, dict))
-            elif isinstance(entry, dict):
-                shared = {name: value for name, value in entry.items() if not isinstance(value, dict)}
-                inner = [value for value in entry.values() if isinstance(value, dict)]
-                if inner and all("question" in row for row in inner):
-                    yield from ({"video_id": video, **shared, **row} for row in inner)
-                else:
-                    yield {"video_id": video, **entry}
-
-
-class _Files:
-    """Finds videos below a root, by the layout's places or else by name anywhere; never outside of it."""
-
-    def __init__(self, benchmark: Benchmark, root: Path) -> None:
-        self._benchmark = benchmark
-        self._root = root.resolve()
-        self._by_stem: dict[str, list[Path]] | None = None
-
-    def find(self, video: str) -> Path | None:
-        if not video:
-            return None
-        for place in self._benchmark.places:
-            path = (self._root / place.format(video)).resolve()
-            if path.suffix.lower() in MEDIA and path.is_relative_to(self._root) and path.is_file():
-                return path
-        if self._by_stem is None:
-            self._by_stem = defaultdict(list)
-            for folder, _, names in os.walk(self._root):
-                for name in sorted(names):
-                    if Path(name).suffix.lower() in MEDIA:
-                        self._by_stem[Path(name).stem].append(Path(folder) / name)
-        same = self._by_stem.get(Path(video).stem if Path(video).suffix in MEDIA else Path(video).name, [])
-        return same[0] if len(same) == 1 else None
-
-
 def _media(video: str, path: Path | None) -> Media:
     if path is None:
         return Media(video, video, "", "", 0)
     status = path.stat()
     return Media(video, video, str(path), f"{status.st_size}-{status.st_mtime_ns}", status.st_size)
-
-
-def _field(row: Row, names: Sequence[str]) -> Any:
-    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
-
-
-def _text(row: Row, names: Sequence[str]) -> str:
-    value = _field(row, names)
-    return "" if value is None else str(value).strip()

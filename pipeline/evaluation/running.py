@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 DECODE_AHEAD = 2
 """Clips decoded while the model works on another: ffmpeg has one process each, and pictures wait in memory."""
 
+REFUSALS = 3
+"""A way that could prune none of the first so many clips is given up."""
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -109,6 +112,7 @@ def evaluate(
     kept = done if done is not None else _Nothing()
     results: dict[str, list[ArmClip]] = {arm.name: [] for arm in arms}
     refused: dict[str, str] = {}
+    too_small: dict[str, PolicyError] = {}
 
     def missing(clip: EvaluatedClip) -> bool:
         return any(kept.get(_key(model, clip, arm, settings)) is None for arm in arms)
@@ -123,15 +127,23 @@ def evaluate(
                 try:
                     result = _answered(model, clip, decoded, arm, settings)
                 except PolicyError as error:
-                    refused[arm.name] = str(error)
-                    if len(refused) == len(arms) or all(a.is_dense or a.name in refused for a in arms):
-                        raise
-                    continue
+                    result = failed_clip(arm.name, clip, error.error_class)
+                    too_small.setdefault(arm.name, error)
                 if not result.failed:
                     kept.put(key, result)
             results[arm.name].append(result)
+            if arm.name in too_small and _never_ran(results[arm.name], len(clips)):
+                refused[arm.name] = str(too_small[arm.name])
+                if all(a.is_dense or a.name in refused for a in arms):
+                    raise too_small[arm.name]
         progress()
     return Run({name: tuple(of_arm) for name, of_arm in results.items() if name not in refused}, refused)
+
+
+def _never_ran(results: Sequence[ArmClip], clips: int) -> bool:
+    """Whether enough clips were tried without one that the policy could prune: one short clip is no proof."""
+    tried = [one for result in results for one in result.scored if one.error_class == PolicyError.error_class]
+    return all(result.failed for result in results) and bool(tried) and len(results) >= min(REFUSALS, clips)
 
 
 def _decoded(

@@ -74,6 +74,9 @@ class Truth:
 
 
 def _event(given: Mapping[str, Any], where: str) -> Event | None:
+    if not isinstance(given, Mapping):
+        raise TruthError(f"{where}: an event must be an object with 'start' and 'end', got {given!r}")
+
     def name(field: str, *others: str) -> str | None:
         value = next((given[key] for key in (field, *others) if given.get(key) is not None), None)
         text = None if value is None else str(value).strip().lower().replace("_", " ").replace("-", " ")
@@ -105,7 +108,7 @@ def read_truth(path: Path) -> dict[str, Truth]:
     """
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise TruthError(f"{path} cannot be read as JSON: {error}") from error
     if isinstance(given, dict) and isinstance(given.get("files"), dict | list):
         given = given["files"]
