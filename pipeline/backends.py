@@ -140,7 +140,7 @@ class _OnRay:
         wanted = self._job.model.actors
         most = max(1, int(resources.get("GPU", 0) / gpus)) if gpus else 1
         actors = most if wanted == "auto" else wanted
-        free = resources.get("CPU", 1) - actors * cpus
+        free = resources.get(remote.DECODE_RESOURCE) or resources.get("CPU", 1) - actors * cpus
         return Limits(
             bytes_in_flight=given.bytes_in_flight,
             decode_tasks=given.decode_tasks or max(1, int(free)),
@@ -157,8 +157,9 @@ class _OnRay:
         # One thread per core that Ray gives the actor: more would take them from decoding.
         answering = answerer_settings(self._job, torch_threads=max(1, int(cpus)))
         gpus = self._gpus_per_actor()
+        is_placed = ray.cluster_resources().get(remote.DECODE_RESOURCE, 0) > 0
         return Backend(
-            start_decode=lambda unit, clip: remote.start_decode(unit, clip, settings, where),
+            start_decode=lambda unit, clip: remote.start_decode(unit, clip, settings, where, is_placed=is_placed),
             start_actor=lambda: remote.start_actor(answering, num_gpus=gpus, num_cpus=cpus),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
         )

@@ -26,6 +26,10 @@ from workers.records import (
     WorkUnit,
 )
 
+DECODE_RESOURCE = "decode"
+"""Custom resource of machines that are meant for decoding, one per core. Ray by itself only tends to keep tasks without
+GPU off machines with one; where a cluster has this resource, decode tasks run nowhere else."""
+
 if TYPE_CHECKING:
     # Decode workers import this module too, and must not hold torch: 0.4 GB and seconds in each of them.
     from workers.answering import AnswererDescription, AnswererSettings
@@ -69,10 +73,14 @@ _ActorClass = ray.remote(max_restarts=0, max_task_retries=0)(_Actor)
 
 
 def start_decode(
-    unit: WorkUnit, clip: Clip, settings: DecodeSettings, source: Source
+    unit: WorkUnit, clip: Clip, settings: DecodeSettings, source: Source, *, is_placed: bool = False
 ) -> tuple[ray.ObjectRef, ray.ObjectRef]:
-    """Start decoding one clip (one CPU). Returns references to its DecodeReport and to the DecodedClip or None."""
-    report, decoded = _decode_task.remote(unit.media, unit.info, clip, settings, source)
+    """Start decoding one clip (one CPU). Returns references to its DecodeReport and to the DecodedClip or None.
+
+    `is_placed`: on machines with the custom resource `DECODE_RESOURCE` only.
+    """
+    task = _decode_task.options(resources={DECODE_RESOURCE: 1}) if is_placed else _decode_task
+    report, decoded = task.remote(unit.media, unit.info, clip, settings, source)
     return report, decoded
 
 
