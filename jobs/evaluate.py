@@ -66,6 +66,9 @@ EXAMPLES = (
     "omnidrop evaluate worldsense --root WorldSense/ --model Qwen/Qwen2.5-Omni-7B --details worldsense.jsonl",
 )
 
+TOY_CLIPS = 20
+"""Enough to see whether it works; a comparison wants hundreds."""
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -145,7 +148,7 @@ def command(
     settings = run_settings(kind, job, fps, max_frames, max_pixels, questions_per_set, system_prompt)
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bar())
-        task = bar.add_task("preparing", total=None)
+        task = bar.add_task("preparing", total=(clips or TOY_CLIPS) if kind == "toy-world" else None)
         asked = _asked(given, job, lambda: bar.advance(task))
         from_job = job.model if job else None
         loaded = OmniModel.load(
@@ -201,7 +204,7 @@ def _job(path: Path | None) -> JobConfig:
 
 def _asked(given: _Given, job: JobConfig | None, step: Any) -> _Asked:
     if given.what == "toy-world":
-        count = given.clips or 20
+        count = given.clips or TOY_CLIPS
         clips = toy_clips(given.world, count, given.seed, folder=given.media, questions=given.questions, rendered=step)
         return _Asked(clips, {"world": given.world, "clips_asked": count, "questions": given.questions})
     if given.what == "archive":

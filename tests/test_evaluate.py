@@ -12,6 +12,7 @@ import pytest
 import s3fs
 
 from omnidrop.answers import Answer
+from omnidrop.model import OmniModel, Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 from pipeline.evaluation import toy
 from pipeline.evaluation.benchmark_text import answer_letter, names_in, options_of
@@ -206,6 +207,19 @@ def test_a_toy_world_on_real_files_several_ways_on_the_same_files(tmp_path, medi
     assert first["accuracy"] == forty["accuracy"]
     assert twenty["saved_against_dense_shared"] > forty["saved_against_dense_shared"] > 0.2
     assert forty["against_dense"]["difference"] == pytest.approx(forty["accuracy"] - dense["accuracy"])
+
+    # Every answer belongs to the clip and question it stands beside: asked again one by one, without the command.
+    kept = [json.loads(line) for line in (tmp_path / "details.jsonl").read_text().splitlines()]
+    kept = {one["clip_id"]: one for one in kept if one["arm"] == twenty["name"]}
+    model = OmniModel.load("tiny")
+    for clip in reversed(toy.toy_clips("v1", 2, 3, folder=media, questions=6)):
+        span = Clip("", 0, clip.start_s, clip.end_s)
+        decoded = decode_one(clip.media, clip.info, span, DecodeSettings())
+        got = model.answer(decoded.frames, decoded.audio, clip.questions, fps=2.0, pruning=Pruning(retained_ratio=0.2))
+        right = [answer.text == target.right[0] for answer, target in zip(got.answers, clip.targets, strict=True)]
+        scored = kept[clip.clip_id]["scored"]
+        assert [one["answer"] for one in scored] == [answer.text for answer in got.answers]
+        assert [one["is_right"] for one in scored] == right
 
     again = evaluate(tmp_path, *common, "--retained", "0.4,0.2", "--dense", "--details", tmp_path / "details.jsonl")
     assert again == first  # measured seconds too: nothing was asked again

@@ -69,8 +69,12 @@ def toy_clips(
         rendered()
         return path, Truth(events_of(world, number)[1], world), number
 
-    with ThreadPoolExecutor(max(1, min(2, os.cpu_count() or 1))) as pool:
+    pool = ThreadPoolExecutor(max(1, min(2, os.cpu_count() or 1)), thread_name_prefix="render")
+    try:
         files = list(pool.map(made, seeds))
+    finally:
+        # Ctrl-C must not wait for a thousand clips that nobody wants any more.
+        pool.shutdown(cancel_futures=True)
     with ProbePool(1) as probes:
         infos = dict(probes.probe_many((path, str(path)) for path, _, _ in files))
     evaluated = []
