@@ -433,8 +433,10 @@ def test_every_bad_row_is_named_with_its_line(labelled, job):
         ("short.mp4", "0", "3", "heard", "perhaps"),
         ("short.mp4", "0", "3", "colour", "red"),
         ("gone.mp4", "0", "3", "heard", "yes"),
+        ("talks/long.mkv", "0", "3", "heard", "yes"),
     )
     message = refused("--labels", table, "--job", job)
+    assert "did you mean long.mkv?" in message
     assert "line 3: question 'colour' is not in" in message
     assert "line 4: file 'gone.mp4' is not in the archive" in message
     table = labelled(

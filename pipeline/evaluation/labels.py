@@ -73,10 +73,11 @@ def labelled_clips(
     question_set.values(job.variables)
     problems: list[str] = []
     rows = _read(path, question_set, problems)
-    found = _media(job, {row.file for row in rows})
+    found, alike = _media(job, {row.file for row in rows})
     for row in rows:
         if row.file not in found:
-            problems.append(f"line {row.line}: file {row.file!r} is not in the archive {job.archive.uri}")
+            hint = f"; did you mean {alike[name]}?" if (name := _name(row.file)) in alike else ""
+            problems.append(f"line {row.line}: file {row.file!r} is not in the archive {job.archive.uri}{hint}")
     _raise(path, problems)
     options = dict(source(job).storage_options)
     with ProbePool(2, timeout_s=job.execution.probe_timeout_s, storage_options=options) as pool:
@@ -161,15 +162,24 @@ def seconds_of(written: str, name: str = "start") -> float | None:
     return total
 
 
-def _media(job: JobConfig, wanted: set[str]) -> dict[str, Media]:
+def _media(job: JobConfig, wanted: set[str]) -> tuple[dict[str, Media], dict[str, str]]:
+    """The wanted media by key, and for names that are in another folder than written a key with that name."""
     found: dict[str, Media] = {}
+    alike: dict[str, str] = {}
+    names = {_name(file) for file in wanted}
     with closing(list_media(job.archive, leave_out=job.output)) as listed:  # type: ignore[type-var]
         for media in listed:
+            if (name := _name(media.key)) in names:
+                alike.setdefault(name, media.key)
             if media.key in wanted:
                 found[media.key] = media
                 if len(found) == len(wanted):
                     break
-    return found
+    return found, alike
+
+
+def _name(key: str) -> str:
+    return key.replace("\\", "/").rpartition("/")[2]
 
 
 def _spans(rows: Iterable[_Row]) -> list[_Spanned]:
