@@ -41,7 +41,7 @@ def progress_bar() -> Progress:
 
 def print_evaluation(found: Evaluation) -> None:
     """Accuracy of every way, overall, by task and by class."""
-    names = _short([arm.name for arm in found.arms])
+    names = short_names([arm.name for arm in found.arms])
     table = Table(title="accuracy, with 95 % intervals clustered by clip", title_justify="left")
     for column in ("", "retained", "accuracy", "to dense", "same", "saved"):
         table.add_column(column, no_wrap=column != "", min_width=0 if column else 12)
@@ -82,14 +82,12 @@ def _print_tasks(names: Sequence[str], kind: str, scores: Sequence[dict[str, Sco
     console.print(table)
 
 
-def _short(names: Sequence[str]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
     """The ways' names without the words that all pruned ones share: terminals are narrow."""
-    pruned = [name.split() for name in names if name.split()[0] not in DENSE_MODES]
-    shared = (
-        {word for word in pruned[0] if all(word in words for words in pruned)} - {"%"} if len(pruned) > 1 else set()
-    )
-    short = [" ".join(word for word in name.split() if word not in shared) for name in names]
-    return [name.replace(" %", "%") for name in short]
+    words = [name.replace(" %", "%").split() for name in names]
+    pruned = [those for those in words if those[0] not in DENSE_MODES]
+    shared = {word for word in pruned[0] if all(word in those for those in pruned)} if len(pruned) > 1 else set()
+    return [" ".join(word for word in those if word not in shared) or "plain" for those in words]
 
 
 def _span(interval: tuple[float, float] | None) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import s3fs
 
+from jobs.evaluation_tables import short_names
 from omnidrop.answers import Answer
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
@@ -177,6 +178,20 @@ def test_long_clips_get_fewer_frames_a_second():
     settings = RunSettings(DecodeSettings(fps=2), max_frames=128)
     assert settings.decode_settings(64).fps == 2
     assert settings.decode_settings(640).fps == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["set_guided omnidrop 30 %"], ["set_guided omnidrop 30%"]),
+        (["dense_shared", "set_guided omnidrop 30 %", "set_guided omnidrop 20 %"], ["dense_shared", "30%", "20%"]),
+        (["set_guided omnidrop 20 %", "set_guided random 20 %"], ["omnidrop", "random"]),
+        (["set_guided omnidrop 20 %", "set_guided omnidrop mean 20 %"], ["plain", "mean"]),
+        (["dense"], ["dense"]),
+    ],
+)
+def test_tables_name_what_differs(names, short):
+    assert short_names(names) == short
 
 
 # --- toy worlds ------------------------------------------------------------------------------------------------------
