@@ -28,7 +28,7 @@ PLACES = (".", "results", "demo/results")
 """Where results are looked for when no place is given."""
 
 EXAMPLES = (
-    'omnidrop query "SELECT value, count(*) FROM answers GROUP BY ALL ORDER BY 2 DESC"',
+    'omnidrop query "SELECT question_id, answer, count(*) FROM answers GROUP BY ALL ORDER BY 3 DESC"',
     'omnidrop query "SELECT * FROM quarantine" s3://bucket/results --format csv > quarantine.csv',
     'omnidrop query "DESCRIBE answers" job.yaml',
 )

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import COMMANDS
-from tests.small_jobs import cli
+from jobs.demo import QUERIES
+from jobs.query import EXAMPLES
+from tests.small_jobs import cli, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,6 +33,14 @@ def test_the_readmes_commands_run_in_its_order(job, monkeypatch):
     for command in shown:
         result = cli(*command)
         assert result.exit_code == 0, (command, result.output)
+
+
+def test_the_sql_shown_to_users_works(job):
+    run(job)
+    shown = [shlex.split(example, comments=True)[2] for example in EXAMPLES] + list(QUERIES)
+    for sql in shown:
+        result = cli("query", sql, job)
+        assert result.exit_code == 0, (sql, result.output)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
