@@ -52,7 +52,7 @@ PHASES = (
 LATER_PHASES = (Phase(1.00, Curriculum(most_events=4, longest_s=16, full_share=0.5, thin_share=0.8)),)
 LAST_PHASES = (
     Phase(0.60, Curriculum(most_events=4, longest_s=16, full_share=0.6, thin_share=0.7)),
-    Phase(1.00, Curriculum(most_events=5, longest_s=20, full_share=0.7, thin_share=0.5)),
+    Phase(1.00, Curriculum(most_events=6, longest_s=26, full_share=0.6, thin_share=0.85)),
 )
 
 

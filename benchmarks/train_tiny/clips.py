@@ -261,12 +261,12 @@ def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
 
 
 TASK_SHARES = {
-    "visual recognition": 2,
-    "audio recognition": 1,
-    "audio-visual matching": 5,
-    "temporal order": 5,
+    "visual recognition": 1,
+    "audio recognition": 2,
+    "audio-visual matching": 3,
+    "temporal order": 6,
     "presence": 2,
-    "counting": 1,
+    "counting": 2,
 }
 """How many of 16 training questions belong to a task: most to those that take longest to learn."""
 

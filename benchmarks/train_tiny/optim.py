@@ -14,10 +14,7 @@ from torch import distributed, nn
 
 
 class Optimiser:
-    """Muon on two-dimensional weights of linear maps, AdamW (betas 0.9, 0.98) on the rest.
-
-    On two CPU cores the shape gate was reached in fewer steps with Muon than with AdamW alone; see the lab log.
-    """
+    """Muon on two-dimensional weights of linear maps, AdamW (betas 0.9, 0.98) on the rest."""
 
     def __init__(self, modules: Iterable[nn.Module], rate: float, *, weight_decay: float = 0.01) -> None:
         matrices, rest = [], []
@@ -70,8 +67,8 @@ def wait() -> None:
 
 
 def average_gradients(weights: list[nn.Parameter]) -> None:
-    """One exchange a step. Two processes of one thread beat one of two where the cores are shared with others: threads
-    meet at every operation, processes once."""
+    """One exchange a step: where the cores are shared with other work, threads wait for each other at every operation,
+    processes only here."""
     if distributed.is_initialized():
         flat = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
         distributed.all_reduce(flat)
