@@ -28,7 +28,7 @@ LIMITS = Limits(
     max_deaths_per_clip=2,
     max_deaths_per_worker=3,
     max_retries=2,
-    stop_grace_s=5,
+    stop_grace_s=20,
 )
 
 
