@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from omnidrop.questions import Question
@@ -44,7 +44,6 @@ class Tally:
     decode_s: float = 0.0
     answer_s: float = 0.0
     model_s: float = 0.0
-    error_classes: Counter[str] = field(default_factory=Counter)
 
 
 class Committer:
@@ -124,7 +123,6 @@ class Committer:
         self.tally.clips_answered += statuses["answered"]
         self.tally.clips_partial += statuses["partial"]
         self.tally.quarantined += len(failed)
-        self.tally.error_classes.update(row["error_class"] for row in failed)
 
     def _flush(self) -> None:
         """Declare versions first: rows of a version that does not count yet would be left out of the index."""

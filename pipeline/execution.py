@@ -105,8 +105,6 @@ class Statistics:
     peak_bytes_in_flight: int = 0
     deaths: Counter[str] = field(default_factory=Counter)
     actors: list[str] = field(default_factory=list)
-    actor_busy_s: float = 0.0
-    actor_alive_s: float = 0.0
 
 
 def execute_in_process(
@@ -152,10 +150,8 @@ class _Slot:
     """An actor's place: the actor in it is replaced when it dies."""
 
     handle: Any
-    started_at: float
     is_loaded: bool = False
     clip: _ClipState | None = None
-    busy_since: float = 0.0
     deaths_in_a_row: int = 0
     node_id: str | None = None
     """Where the actor is; known once it is loaded."""
@@ -239,17 +235,17 @@ class RayExecution:
                 self._slots.append(self._start_slot())
         for slot in self._slots:
             if slot.is_loaded and slot.clip is None and self._ready:
-                slot.clip, slot.busy_since = self._ready.popleft(), time.monotonic()
+                slot.clip = self._ready.popleft()
                 unit = slot.clip.owner.unit
                 call = slot.handle.answer.remote(slot.clip.payload, unit.questions, unit.instruction)
                 self._answering[call] = slot
 
     def _start_slot(self, slot: _Slot | None = None) -> _Slot:
-        handle, now = self._backend.start_actor(), time.monotonic()
+        handle = self._backend.start_actor()
         if slot is None:
-            slot = _Slot(handle, now)
+            slot = _Slot(handle)
         else:
-            slot.handle, slot.started_at, slot.is_loaded, slot.node_id = handle, now, False, None
+            slot.handle, slot.is_loaded, slot.node_id = handle, False, None
         self._loading[handle.load.remote()] = slot
         return slot
 
@@ -281,7 +277,6 @@ class RayExecution:
     def _answered(self, ref: ray.ObjectRef, slot: _Slot) -> Iterator[UnitResult]:
         state, slot.clip = slot.clip, None
         assert state is not None
-        self.statistics.actor_busy_s += time.monotonic() - slot.busy_since
         try:
             outcome: ClipOutcome = ray.get(ref)
         except RayTaskError as error:
@@ -311,7 +306,6 @@ class RayExecution:
             slot.is_loaded = True
 
     def _replace(self, slot: _Slot, error: RayActorError, *, is_lost: bool) -> None:
-        self.statistics.actor_alive_s += time.monotonic() - slot.started_at
         # An actor that is only unavailable would keep its GPU.
         ray.kill(slot.handle)
         if not is_lost:
@@ -372,7 +366,6 @@ class RayExecution:
         except (RayError, GetTimeoutError) as error:
             log.warning("an actor did not describe itself: %s", _first_line(error))
         for slot in self._slots:
-            self.statistics.actor_alive_s += time.monotonic() - slot.started_at
             ray.kill(slot.handle)
         self._slots.clear()
 

@@ -185,10 +185,6 @@ class Journal:
                 self._write_head_object(path, kept)
         return len(units)
 
-    def jobs(self) -> frozenset[str]:
-        """Names of the jobs that have units or heads here."""
-        return frozenset(k.job for k in self.units()) | {h.job for _, heads in self.heads_after(None) for h in heads}
-
     def _head_paths(self) -> list[str]:
         return sorted(path for path, _ in self._store.list("journal/heads/") if path.endswith(".parquet"))
 

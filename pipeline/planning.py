@@ -8,7 +8,7 @@ or asked becomes a named failure and the plan goes on. Knows nothing about Ray, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +171,7 @@ def plan_archive(
         for plan in plans:
             mine = frozenset(plan.unit_ids) & finished
             is_current = current.get(plan.media.media_id) == plan.version_id
-            yield MediaPlan(plan.media, plan.info, plan.version_id, plan.units, plan.failure, mine, is_current)
+            yield replace(plan, finished=mine, is_current=is_current)
 
 
 def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex) -> dict[Media, Probed]:

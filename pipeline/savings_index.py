@@ -140,7 +140,8 @@ class SavingsIndex:
 
     def heads_mark(self) -> str | None:
         """The last head object that was applied."""
-        return self.mark("heads")
+        with self._engine.connect() as connection:
+            return connection.scalar(sa.select(marks.c.value).where(marks.c.name == "heads"))
 
     def apply_units(self, objects: Sequence[UnitObject]) -> None:
         """Take up finished units; rows of versions that do not count are left out."""
@@ -313,11 +314,6 @@ class SavingsIndex:
         with self._engine.connect() as connection:
             return [RunRecord(**r | {"actors": tuple(r["actors"])}) for r in map(json.loads, connection.scalars(query))]
 
-    def mark(self, name: str) -> str | None:
-        """A remembered value."""
-        with self._engine.connect() as connection:
-            return connection.scalar(sa.select(marks.c.value).where(marks.c.name == name))
-
     def contents(self) -> dict[str, list[tuple[Any, ...]]]:
         """Everything that follows from the journal, sorted: two indexes of one journal compare equal."""
         with self._engine.connect() as connection:
@@ -330,7 +326,7 @@ class SavingsIndex:
 def _probed_from(given: Mapping[str, Any]) -> Probed:
     info, failure, cuts = given["info"], given["failure"], given["scene_cuts_s"]
     return Probed(
-        info and MediaInfo(**info | {"tags": tuple((k, v) for k, v in info["tags"])}),
+        info and MediaInfo.from_dict(info),
         failure and ClipFailure(None, failure["stage"], failure["error_class"], failure["message"]),
         None if cuts is None else tuple(cuts),
         given["scene_threshold"],

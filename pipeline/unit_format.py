@@ -189,7 +189,7 @@ def decode_unit(data: bytes, *, where: str) -> UnitObject:
         | {
             "asked": Asked(**given["asked"]),
             "media": Media(**given["media"]),
-            "info": info and MediaInfo(**info | {"tags": tuple((k, v) for k, v in info["tags"])}),
+            "info": info and MediaInfo.from_dict(info),
         }
     )
     return UnitObject(meta, table.replace_schema_metadata(None))

@@ -6,8 +6,9 @@ about Ray, ffmpeg, the job file or how ids are made.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,11 @@ class MediaInfo:
     """The same for sound."""
     tags: tuple[tuple[str, str], ...] = ()
     """Container tags (title, date, ...), lower-case names, sorted; untrusted text, offered to question templates."""
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> MediaInfo:
+        """The inverse of `dataclasses.asdict`, also after JSON has made lists of tuples."""
+        return cls(**{**given, "tags": tuple((name, value) for name, value in given["tags"])})
 
     @property
     def has_video(self) -> bool:

@@ -7,7 +7,6 @@ beside its place and renamed when whole. Knows nothing about questions or models
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 import wave as wave_files
@@ -20,12 +19,13 @@ from omnidrop.errors import OmniDropError
 from pipeline.toy_world.render import SAMPLE_RATE, Painter, Wave, wave_of
 from pipeline.toy_world.truth import Event, Truth
 from pipeline.toy_world.world import events_of, generator_of
+from workers.ffmpeg import find_ffmpeg
 
 ENCODE_LIMIT_S = 300.0
 
 
 class RenderError(OmniDropError):
-    """ffmpeg is missing or could not write a clip."""
+    """ffmpeg could not write a clip."""
 
     error_class = "render"
 
@@ -80,19 +80,6 @@ def format_of(world: str, seed: int) -> Format:
     return Format(container, video, audio, width, height, rate)
 
 
-def ffmpeg_path() -> str:
-    """The system's ffmpeg, or the one that imageio-ffmpeg carries. Raises RenderError where there is neither."""
-    found = shutil.which("ffmpeg")
-    if found is None:
-        try:
-            import imageio_ffmpeg
-
-            found = str(imageio_ffmpeg.get_ffmpeg_exe())
-        except (ImportError, RuntimeError) as error:
-            raise RenderError("no ffmpeg: install one, or the imageio-ffmpeg package") from error
-    return found
-
-
 def render_clip(
     path: Path,
     world: str = "v1",
@@ -136,7 +123,7 @@ def encode(path: Path, painter: Painter, sound: Wave | None, length_s: float, ch
             # Opus and AAC want a common rate; PCM keeps 16 kHz.
             options |= {"c:a": chosen.audio_codec} | ({} if chosen.audio_codec == "pcm_s16le" else {"ar": 48_000})
         output = ffmpeg.output(*streams, str(part), **options, threads=1, fflags="+bitexact", **{"flags": "+bitexact"})
-        arguments = ffmpeg.compile(output.global_args("-nostdin", "-v", "error"), ffmpeg_path(), overwrite_output=True)
+        arguments = ffmpeg.compile(output.global_args("-nostdin", "-v", "error"), find_ffmpeg(), overwrite_output=True)
         with open(Path(folder) / "stderr", "w+b") as complaints:
             process = subprocess.Popen(
                 arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints, start_new_session=True
