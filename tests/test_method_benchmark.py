@@ -7,6 +7,8 @@ import torch
 
 from benchmarks.prefill import Bench, Case, CopiedDecoder, cases, targets
 from benchmarks.random_text_model import ClipShape, questions
+from benchmarks.whole_model import Bench as WholeBench
+from benchmarks.whole_model import cases as whole_cases
 from omnidrop import decode, modes, prefill
 
 SHAPE = ClipShape(chunks=4, rows=2, columns=5, audio=5)
@@ -59,3 +61,18 @@ def test_decoding_with_copied_caches_is_the_same_decoding(bench: Bench) -> None:
         copied = CopiedDecoder(bench.model, done.state)
         for ids in (torch.arange(8), torch.arange(8) + 3):
             torch.testing.assert_close(ours.step(ids), copied.step(ids), rtol=1e-4, atol=1e-4)
+
+
+def test_a_whole_random_model_answers_in_every_row_of_the_gpu_table() -> None:
+    """Eight seconds have the paper's 288 video and 50 audio tokens every two; more questions cost pruning less."""
+    whole = WholeBench("test", 8, "cpu")
+    rows = {(case.mode, case.policy, case.questions, case.retained): whole.run(case) for case in whole_cases(3)}
+    geometry = whole.model.adapter.geometry  # type: ignore[attr-defined]
+    assert geometry.count_tokens(120, 252, 448, 960_000) == (30 * 288, 30 * 50)
+    flops = {key: row["flops"] - row["encoder_flops"] for key, row in rows.items()}
+    assert flops["set_guided", "omnidrop", 3, 0.3] < 0.5 * flops["dense_shared", "none", 3, None]
+    assert flops["set_guided", "omnidrop", 3, 0.2] < flops["set_guided", "omnidrop", 3, 0.3]
+    assert flops["per_question", "omnidrop", 3, 0.3] == 3 * flops["per_question", "omnidrop", 1, 0.3]
+    assert rows["set_guided", "omnidrop", 3, 0.3]["retained_ratio"] == pytest.approx(0.3, abs=0.02)
+    assert whole.encoders() > 0
+    assert whole.head(64)["every_position_s"] > 0

@@ -53,10 +53,9 @@ class QwenOmniAdapter:
         if found != self.family:
             raise CheckpointError(f"{directory} is a {found} checkpoint, not {self.family}")
         self.device, self.dtype, self.encoders = device, dtype, encoders
-        self.weights_hash = checkpoint_hash(directory)
         self.geometry: Geometry = geometry_of(directory)
         self.processor = ClipProcessor(directory, self.geometry)
-        self.model: Any = _load_thinker(self.thinker_class(), directory, device, dtype)
+        self.weights_hash, self.model = self.weights(directory)
         decoder = self.model.model.language_model
         self.layers: Sequence[nn.Module] = decoder.layers
         self.norm: nn.Module = decoder.norm
@@ -74,6 +73,10 @@ class QwenOmniAdapter:
     def thinker_class() -> Any:
         """The transformers class that holds the thinker."""
         raise NotImplementedError
+
+    def weights(self, directory: Path) -> tuple[str, Any]:
+        """Hash of the checkpoint's content, and its thinker on the device."""
+        return checkpoint_hash(directory), _load_thinker(self.thinker_class(), directory, self.device, self.dtype)
 
     def pooled_importance(self, received: Tensor) -> Tensor:
         """Attention received per encoder column -> per audio token."""
