@@ -23,7 +23,7 @@ __all__ = ["OmniModel", "Pruning", "answer"]
 def answer(
     frames: npt.NDArray[np.uint8] | None,
     audio: npt.NDArray[np.float32] | None,
-    questions: Sequence[Question],
+    questions: Sequence[str | Question],
     *,
     fps: float,
     model: str | OmniModel = "tiny",
@@ -31,12 +31,18 @@ def answer(
     system_prompt: str | None = None,
     instruction: str = "",
 ) -> ClipAnswers:
-    """Answer every question about one clip; see `OmniModel.answer`. A `model` given by name is loaded for this call."""
-    from omnidrop.model import OmniModel
+    """Answer every question about one clip given as arrays; see `OmniModel.answer`.
 
+    A question may be a line of text, as in `"Is a circle shown? [yes/no]"` (`omnidrop.question_text`). A `model` given
+    by name is loaded for this call: load it once (`OmniModel.load`) to ask about several clips.
+    """
+    from omnidrop.model import OmniModel
+    from omnidrop.question_text import as_questions
+
+    asked = as_questions(questions)
     loaded = OmniModel.load(model) if isinstance(model, str) else model
     return loaded.answer(
-        frames, audio, questions, fps=fps, pruning=pruning, system_prompt=system_prompt, instruction=instruction
+        frames, audio, asked, fps=fps, pruning=pruning, system_prompt=system_prompt, instruction=instruction
     )
 
 

@@ -7,6 +7,10 @@ about how they were computed or where they are stored.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omnidrop.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Answer:
     probability: float | None = None
     margin: float | None = None
     error_class: str | None = None
+    probabilities: tuple[float, ...] | None = None
+    """Of every allowed value, in their order; None for text and json."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +105,5 @@ class ClipAnswers:
     trace: TraceCounts
     notes: tuple[str, ...] = ()
     """Plain sentences about anything unusual: a shrunken token budget, reused features, a lossy setting."""
+    positions: Trace | None = None
+    """Which tokens survived, and what each question looked at: only where it was asked for."""

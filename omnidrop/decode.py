@@ -54,6 +54,7 @@ def score(asked: Asked, logits: Tensor, end_ids: Sequence[int]) -> Answer:
         text=kind.rendered()[best],
         probability=probability[best],
         margin=probability[best] - second,
+        probabilities=tuple(probability),
     )
 
 

@@ -85,6 +85,7 @@ class _Pass:
     steps: tuple[int, ...]
     """Rows decoded, per question."""
     entered: tuple[Tensor, ...]
+    watched: tuple[Tensor, ...] | None
     first_layer: int
     work: tuple[cost.LayerWork, ...]
     reads: int
@@ -129,30 +130,16 @@ class OmniModel:
         pruning: Pruning | None = None,
         system_prompt: str | None = None,
         instruction: str = "",
+        positions: bool = False,
     ) -> ClipAnswers:
         """Answer every question about one clip.
 
         `frames` (T, H, W, 3) uint8 RGB sampled at `fps` frames a second and `audio` (samples,) float32 mono 16 kHz, at
-        least one of them. `instruction` is read once, before all questions. Answers come in the questions' order.
+        least one of them. `instruction` is read once, before all questions. Answers come in the questions' order; with
+        `positions` they bring along which tokens survived each layer and what each question looked at there.
 
         Raises QuestionError, PolicyError (a ratio this depth cannot reach names the floor) and ModelOutOfMemory.
         """
-        return self.answer_traced(
-            frames, audio, questions, fps=fps, pruning=pruning, system_prompt=system_prompt, instruction=instruction
-        )[0]
-
-    def answer_traced(
-        self,
-        frames: npt.NDArray[np.uint8] | None,
-        audio: npt.NDArray[np.float32] | None,
-        questions: Sequence[Question],
-        *,
-        fps: float,
-        pruning: Pruning | None = None,
-        system_prompt: str | None = None,
-        instruction: str = "",
-    ) -> tuple[ClipAnswers, trace.Trace]:
-        """As `answer`, and which tokens survived each layer."""
         pruning = pruning or Pruning()
         ids = [question.id for question in questions]
         if not ids or len(set(ids)) != len(ids):
@@ -170,7 +157,9 @@ class OmniModel:
                 clip = prefill.ClipTokens.of(encoded)
                 policy = pruning.build()
                 schedule = policy.plan(clip.av, len(self.adapter.layers), pruning.retained_ratio)
-                done = modes.run(self.adapter, clip, asked, pruning.mode, policy, schedule, pruning.guidance)
+                done = modes.run(
+                    self.adapter, clip, asked, pruning.mode, policy, schedule, pruning.guidance, watch=positions
+                )
                 passes = []
                 for one in done:
                     passes.append(self._answer_pass(one))
@@ -188,13 +177,15 @@ class OmniModel:
         seconds = time.perf_counter() - started
         entered = [one.entered for one in passes]
         by_question = {q: a for one in passes for q, a in zip(one.questions, one.answers, strict=True)}
-        answers = ClipAnswers(
+        watched = [one.watched for one in passes if one.watched is not None]
+        of_passes = [[ids[q] for q in one.questions] for one in passes]
+        return ClipAnswers(
             answers=tuple(by_question[number] for number in range(len(ids))),
             cost=self._cost(clip, asked, passes, seconds),
             trace=trace.counts(clip.av, entered),
             notes=(*encoded.notes, *_missed(pruning.retained_ratio, schedule.retained_ratio)),
+            positions=trace.positions(clip.av, of_passes, entered, watched) if positions else None,
         )
-        return answers, trace.positions(clip.av, [[ids[q] for q in one.questions] for one in passes], entered)
 
     def _answer_pass(self, done: modes.Prefilled) -> _Pass:
         packed, state = done.state.packed, done.state
@@ -216,6 +207,7 @@ class OmniModel:
             answers=tuple(answers[number] for number in range(len(packed.asked))),
             steps=tuple(steps),
             entered=tuple(state.entered),
+            watched=None if state.watched is None else tuple(state.watched),
             first_layer=done.first_layer,
             work=done.work,
             reads=packed.reads[-1],

@@ -51,17 +51,19 @@ def run(
     policy: Policy,
     schedule: Schedule,
     guidance: Guidance,
+    *,
+    watch: bool = False,
 ) -> Iterator[Prefilled]:
-    """Prefill `asked` in `mode`, one of MODES. Runs inside `prefill.own_attention`."""
+    """Prefill `asked` in `mode`, one of MODES; `watch` records `State.watched`. Runs inside `prefill.own_attention`."""
     everyone = tuple(range(len(asked)))
     if mode == "staged" and schedule.first_drop is not None and len(asked) > 1:
-        yield from _staged(adapter, clip, asked, policy, schedule, guidance)
+        yield from _staged(adapter, clip, asked, policy, schedule, guidance, watch=watch)
         return
     groups = [(number,) for number in everyone] if mode in ("dense", "per_question") else [everyone]
     for group in groups:
         packed = pack(clip.prefix, [asked[number] for number in group])
         # Nothing here keeps the state: its cache must be able to go before the next prefill starts.
-        yield _finish(adapter, group, prefill.begin(adapter, clip, packed, policy, schedule, guidance), ())
+        yield _finish(adapter, group, prefill.begin(adapter, clip, packed, policy, schedule, guidance, watch=watch), ())
 
 
 def _staged(
@@ -71,10 +73,12 @@ def _staged(
     policy: Policy,
     schedule: Schedule,
     guidance: Guidance,
+    *,
+    watch: bool,
 ) -> Iterator[Prefilled]:
     """Until the first drop nothing depends on the question, because attention is causal and the prefix comes first."""
     assert schedule.first_drop is not None
-    shared = prefill.begin(adapter, clip, pack(clip.prefix, asked), policy, schedule, guidance)
+    shared = prefill.begin(adapter, clip, pack(clip.prefix, asked), policy, schedule, guidance, watch=watch)
     prefill.advance(adapter, shared, schedule.first_drop + 1)
     for number, one in enumerate(asked):
         packed = pack(clip.prefix, [one])

@@ -110,13 +110,17 @@ class LayerCache:
 class _Prefill:
     """Attention of one layer in a packed prefill, and where that layer's keys, values and importance are left."""
 
-    def __init__(self, prefix_rows: int, packed: Packed, guide: tuple[Tensor, Tensor] | None, columns: Tensor) -> None:
+    def __init__(
+        self, prefix_rows: int, packed: Packed, guide: tuple[Tensor, Tensor] | None, columns: Tensor, *, watch: bool
+    ) -> None:
         self.prefix_rows = prefix_rows
         self.packed = packed
         self.guide = guide
         self.columns = columns
+        self.watch = watch
         self.cache: LayerCache | None = None
         self.importance: Tensor | None = None
+        self.watched: Tensor | None = None
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         rows, suffix = self.prefix_rows, self.packed.rows
@@ -138,16 +142,16 @@ class _Prefill:
         answer = answer.reshape(1, heads, suffix, width)
         self.cache = LayerCache(key[0, :, :rows], value[0, :, :rows], key[0, :, rows:], value[0, :, rows:])
         if self.guide is not None:
-            guiding, owner = self.guide
-            self.importance = attention_received(
-                query[0].index_select(1, guiding + rows),
-                key[0],
-                self.packed.visible.index_select(0, guiding),
-                owner,
-                self.columns,
-                scaling,
-            )
+            self.importance = self._received(query, key, scaling, *self.guide)
+        if self.watch:
+            self.watched = self._received(query, key, scaling, self.packed.guiding, self.packed.guiding_owner)
         return torch.cat((prefix, answer), dim=2).transpose(1, 2)
+
+    def _received(self, query: Tensor, key: Tensor, scaling: float, by: Tensor, owner: Tensor) -> Tensor:
+        """(Q, n) attention from the suffix rows `by`; see `importance.attention_received`."""
+        from_rows = query[0].index_select(1, by + self.prefix_rows)
+        visible = self.packed.visible.index_select(0, by)
+        return attention_received(from_rows, key[0], visible, owner, self.columns, scaling)
 
 
 @dataclass(eq=False)
@@ -174,10 +178,20 @@ class State:
     work: list[LayerWork] = field(default_factory=list)
     entered: list[Tensor] = field(default_factory=list)
     """Per layer, `index` on entering it."""
+    watched: list[Tensor] | None = None
+    """Per layer, (Q, n) attention from each question's own words to the tokens in `entered`, whatever the policy looks
+    at; None where nobody asked for it."""
 
 
 def begin(
-    adapter: Adapter, clip: ClipTokens, packed: Packed, policy: Policy, schedule: Schedule, guidance: Guidance
+    adapter: Adapter,
+    clip: ClipTokens,
+    packed: Packed,
+    policy: Policy,
+    schedule: Schedule,
+    guidance: Guidance,
+    *,
+    watch: bool = False,
 ) -> State:
     """Embed the packed prompt, of the prefix only what the policy lets into the decoder."""
     prefix = clip.prefix
@@ -188,7 +202,8 @@ def begin(
     positions = prefix.positions if whole else prefix.positions.index_select(1, alive)
     hidden = torch.cat((embeddings, adapter.embed(packed.ids).to(embeddings.dtype)))[None]
     rotary = adapter.rotary(hidden, torch.cat((positions, packed.positions), dim=1)[:, None, :])
-    return State(clip, packed, policy, schedule, guidance, hidden, rotary, alive, index)
+    watched: list[Tensor] | None = [] if watch else None
+    return State(clip, packed, policy, schedule, guidance, hidden, rotary, alive, index, watched=watched)
 
 
 def advance(adapter: Adapter, state: State, until: int) -> None:
@@ -207,7 +222,7 @@ def advance(adapter: Adapter, state: State, until: int) -> None:
                 else (packed.last, torch.eye(len(packed.asked), device=packed.last.device))
             )
         columns = torch.searchsorted(state.alive, state.clip.av_places[state.index])
-        attend = _Prefill(rows, packed, rows_that_guide, columns)
+        attend = _Prefill(rows, packed, rows_that_guide, columns, watch=state.watched is not None)
         state.entered.append(state.index)
         state.hidden = adapter.layers[layer](
             state.hidden, attention_mask=None, position_embeddings=state.rotary, omnidrop=attend
@@ -217,6 +232,8 @@ def advance(adapter: Adapter, state: State, until: int) -> None:
         assert attend.cache is not None
         state.caches.append(attend.cache)
         state.importance = attend.importance
+        if state.watched is not None and attend.watched is not None:
+            state.watched.append(attend.watched)
         guiding = rows_that_guide[0].shape[0] if rows_that_guide else 0
         state.work.append(LayerWork(rows, packed.rows, packed.pairs, guiding))
         state.layer = layer + 1
@@ -282,6 +299,7 @@ def split(state: State, question: int, alone: Packed) -> State:
             for c in state.caches
         ],
         entered=list(state.entered),
+        watched=None if state.watched is None else [seen[question : question + 1] for seen in state.watched],
     )
 
 

@@ -1,6 +1,6 @@
-"""Which tokens survived each layer: counts for every clip, positions for reports and explanations on request.
+"""Which tokens survived each layer: counts for every clip; positions, and what the questions looked at, on request.
 
-Promises: plain NumPy on the host, collected after the pass in one transfer. Knows nothing about why a token was kept.
+Promises: plain NumPy on the host, collected after the pass. Knows nothing about why a token was kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Trace:
     question_ids: tuple[tuple[str, ...], ...]
     """The questions of each pass: one pass for a whole set, or one pass per question."""
     kept: tuple[tuple[npt.NDArray[np.int64], ...], ...]
-    """kept[pass][layer]: ascending indices into the n tokens."""
+    """kept[pass][layer]: ascending indices into the n tokens. What is dropped stays dropped."""
+    attention: tuple[tuple[npt.NDArray[np.float32], ...], ...]
+    """attention[pass][layer]: (questions of the pass, kept tokens), what `importance.attention_received` gives for each
+    question's own words, whatever the policy looked at."""
 
     def layers_entered(self, number: int = 0) -> npt.NDArray[np.int64]:
         """(n,) how many layers each token entered in pass `number`."""
@@ -56,12 +59,18 @@ def counts(av: AudioVisual, entered: Sequence[Sequence[Tensor]]) -> TraceCounts:
     )
 
 
-def positions(av: AudioVisual, question_ids: Sequence[Sequence[str]], entered: Sequence[Sequence[Tensor]]) -> Trace:
-    """Everything, on the host."""
+def positions(
+    av: AudioVisual,
+    question_ids: Sequence[Sequence[str]],
+    entered: Sequence[Sequence[Tensor]],
+    watched: Sequence[Sequence[Tensor]],
+) -> Trace:
+    """Everything, on the host. `watched[pass][layer]` (questions of the pass, tokens that entered)."""
     return Trace(
         modality=av.modality.cpu().numpy(),
         chunk=av.chunk.cpu().numpy(),
         grid=av.grid.cpu().numpy(),
         question_ids=tuple(tuple(ids) for ids in question_ids),
         kept=tuple(tuple(index.cpu().numpy() for index in one) for one in entered),
+        attention=tuple(tuple(seen.cpu().numpy() for seen in one) for one in watched),
     )

@@ -251,9 +251,10 @@ def test_the_modes_cost_what_they_promise(loaded: Loaded) -> None:
 
 @pytest.mark.parametrize("mode", ["per_question", "staged", "set_guided"])
 def test_the_traces_counts_are_its_positions(loaded: Loaded, mode: Any) -> None:
-    answers, trace = loaded.model.answer_traced(
-        FRAMES, SOUND, QUESTIONS, fps=2.0, pruning=Pruning(mode, retained_ratio=0.4), instruction="Answer briefly."
-    )
+    pruning = Pruning(mode, retained_ratio=0.4)
+    answers = loaded.model.answer(FRAMES, SOUND, QUESTIONS, fps=2.0, pruning=pruning, positions=True)
+    trace = answers.positions
+    assert answers.answers == loaded.model.answer(FRAMES, SOUND, QUESTIONS, fps=2.0, pruning=pruning).answers
     assert (trace.modality == 1).sum() == answers.trace.audio_in
     assert (trace.modality == 2).sum() == answers.trace.video_in
     ids = [question.id for question in QUESTIONS]
@@ -261,6 +262,10 @@ def test_the_traces_counts_are_its_positions(loaded: Loaded, mode: Any) -> None:
     for number, of_pass in enumerate(trace.kept):
         for layer, (kept, counted) in enumerate(zip(of_pass, answers.trace.layers, strict=True)):
             assert counted.layer == layer
+            attention = trace.attention[number][layer]
+            assert attention.shape == (len(trace.question_ids[number]), len(kept))
+            assert (attention > 0).all()
+            assert (attention.sum(axis=1) < 1).all()  # a row's attention sums to 1 over text, audio and video together
             assert len(kept) == counted.audio + counted.video
             if layer:
                 assert set(kept.tolist()) <= set(of_pass[layer - 1].tolist())

@@ -104,8 +104,16 @@ class Answerer:
         )
         self._load_s = time.monotonic() - started
 
-    def answer(self, decoded: DecodedClip, questions: Sequence[Question], instruction: str = "") -> ClipOutcome:
-        """Answer all questions about one clip.
+    def answer(
+        self,
+        decoded: DecodedClip,
+        questions: Sequence[Question],
+        instruction: str = "",
+        *,
+        pruning: Pruning | None = None,
+        positions: bool = False,
+    ) -> ClipOutcome:
+        """Answer all questions about one clip; `pruning` in place of the settings', `positions` as `OmniModel.answer`.
 
         A failure of the model becomes a ClipFailure of the exception's class (`model_error` for one that is not ours).
         Raises CheckpointError (from a load that was not done before) and DeviceBroken.
@@ -113,7 +121,9 @@ class Answerer:
         self.load()
         started = time.monotonic()
         try:
-            shrunk, answers, note = self._within_memory(decoded, questions, instruction)
+            shrunk, answers, note = self._within_memory(
+                decoded, questions, instruction, pruning or self._settings.pruning, positions
+            )
         except DeviceBroken:
             raise
         except OmniDropError as error:
@@ -159,7 +169,12 @@ class Answerer:
         )
 
     def _within_memory(
-        self, decoded: DecodedClip, questions: Sequence[Question], instruction: str
+        self,
+        decoded: DecodedClip,
+        questions: Sequence[Question],
+        instruction: str,
+        pruning: Pruning,
+        positions: bool,
     ) -> tuple[DecodedClip, ClipAnswers, tuple[str, ...]]:
         """The answers, the clip as it fitted, and a note where it was shrunk. Raises what the model raises."""
         assert self._model is not None
@@ -171,9 +186,10 @@ class Answerer:
                     budget.audio,
                     questions,
                     fps=budget.fps,
-                    pruning=self._settings.pruning,
+                    pruning=pruning,
                     system_prompt=self._settings.system_prompt,
                     instruction=instruction,
+                    positions=positions,
                 )
             except (MemoryError, RuntimeError, ModelOutOfMemory) as error:
                 if not _is_out_of_memory(error):
