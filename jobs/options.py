@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from omnidrop.errors import UserError
-from pipeline.explain import option_name
+from pipeline.field_errors import option_name
 from pipeline.job import JobConfig, JobError, load_job
 from pipeline.yaml_file import parse_yaml
 

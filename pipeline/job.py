@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from omnidrop.errors import UserError
 from pipeline.addresses import Location, SecretFreeError, is_s3, secret_in_query, user_part
-from pipeline.explain import explain, joined
+from pipeline.field_errors import explain, joined
 from pipeline.sections import (
     ArchiveConfig,
     ClipsConfig,

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from omnidrop.errors import QuestionError
 from omnidrop.questions import AnswerType, Boolean, Choice, Json, Number, Question, Text
-from pipeline.explain import explain, joined
+from pipeline.field_errors import explain, joined
 from pipeline.job import BUILTIN_QUESTION_SETS, builtin_question_sets
 from pipeline.sections import Section, Slug
 from pipeline.templates import MEDIA_FIELDS, Scalar, compile_template, media_context, render, used_names
