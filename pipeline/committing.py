@@ -15,6 +15,7 @@ from typing import Self
 
 from omnidrop.questions import Question
 from pipeline import mirror
+from pipeline.failpoints import reached
 from pipeline.journal import Head, Journal
 from pipeline.planning import MediaPlan
 from pipeline.rows import quarantine_rows
@@ -126,8 +127,8 @@ class Committer:
 
     def _flush(self) -> None:
         """Declare versions first: rows of a version that does not count yet would be left out of the index."""
-        self._journal.write_heads(self._heads, self._run_id)
-        mirror.declare(self._journal, self._index, self._heads)
+        mirror.declare(self._journal, self._index, self._journal.write_heads(self._heads, self._run_id))
         self._index.apply_units(self._written)
+        reached("units_applied")
         self._heads, self._written = [], []
         self._flushed_at = time.monotonic()

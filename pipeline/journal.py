@@ -5,6 +5,7 @@ stays forgotten. Everything else (tables, index) is derived from here and may be
 or how answers are made.
 
     journal/units/<job>/<media_id[:2]>/<media_id>/<version_id>-<unit_id>.parquet   clips with nested answers
+    journal/units/.../<version_id>-<unit_id>-001.parquet   the same unit, done again: its newest attempt counts
     journal/heads/<sequence>-<run_id>.parquet      which version of each media item counts
     journal/tombstones/<media_id>.json             erased for good
     journal/runs/<run_id>.json                     what each run was and did
@@ -12,19 +13,19 @@ or how answers are made.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from omnidrop.errors import UserError
 from omnidrop.questions import Question
+from pipeline.failpoints import reached
+from pipeline.sealing import FORMAT_VERSION, JournalError, seal, unseal
 from pipeline.unit_format import (
-    FORMAT_VERSION,
     UnitKey,
     UnitMeta,
     UnitObject,
@@ -37,6 +38,8 @@ from workers.records import ClipOutcome
 
 if TYPE_CHECKING:
     from pipeline.storage import Store
+
+FORMAT_PATH = "journal/format.json"
 
 HEAD_SCHEMA = pa.schema(
     [
@@ -113,48 +116,69 @@ class Journal:
         That is this attempt, or the one that was there first (another run's, or one whose writer died before it could
         say so), or None where the media item was forgotten: then nothing is left behind.
         """
-        data = encode_unit(meta, outcomes, questions)
+        before = None
+        if meta.attempt:
+            before = self.read_if_kept(replace(meta.key, attempt=meta.attempt - 1))
+            if before is None:
+                return None
+        data = encode_unit(meta, outcomes, questions, before)
         path = meta.key.path
+        reached("unit_encoded")
         is_first = self._store.write_once(path, data)
+        reached("unit_written")
         # The order matters: forgetting writes its tombstone before it deletes, so a late attempt either is deleted
         # there or sees the tombstone here.
-        if self._store.exists(_tombstone_path(meta.media.media_id)):
+        if self.is_forgotten(meta.media.media_id):
             self._store.delete([path])
             return None
-        return decode_unit(data, where=path) if is_first else self.read(meta.key)
+        return decode_unit(data, where=path) if is_first else self.read_if_kept(meta.key)
 
     def read(self, key: UnitKey) -> UnitObject:
         """One finished unit. Raises JournalError for damage."""
         return decode_unit(self._store.read_bytes(key.path), where=key.path)
 
+    def read_if_kept(self, key: UnitKey) -> UnitObject | None:
+        """The same, None where it was deleted since it was listed. Raises JournalError for damage."""
+        try:
+            return self.read(key)
+        except FileNotFoundError:
+            return None
+
     def units(self) -> Iterator[UnitKey]:
-        """All finished units, superseded ones too, streamed from the store's listing."""
-        for path, _ in self._store.list("journal/units/"):
-            key = UnitKey.parse(path)
-            if key is not None:
-                yield key
+        """All finished units by their newest attempts, superseded versions too, streamed from the store's listing."""
+        keys = filter(None, (UnitKey.parse(path) for path, _ in self._store.list("journal/units/")))
+        # Attempts of one unit follow each other in a listing.
+        for _, attempts in groupby(keys, key=lambda key: replace(key, attempt=0)):
+            yield max(attempts, key=lambda key: key.attempt)
 
     def drop(self, keys: Sequence[UnitKey]) -> None:
-        """Delete finished units: late attempts of forgotten media, or units that are to be done again."""
-        self._store.delete([key.path for key in keys])
+        """Delete finished units with all their attempts: those of forgotten media."""
+        self._store.delete([attempt.path for key in keys for attempt in key.up_to()])
 
-    def write_heads(self, heads: Sequence[Head], run_id: str) -> None:
+    def write_heads(self, heads: Sequence[Head], run_id: str) -> list[Head]:
         """Declare which versions count from now on: a later object wins over an earlier one, media item by media item.
 
-        The sequence number orders runs without trusting clocks; two runs that plan at the same moment are ordered by
-        their run ids.
+        Returns those that do: a media item that was forgotten meanwhile is left out. The sequence number orders runs
+        without trusting clocks; two runs that plan at the same moment are ordered by their run ids.
         """
         if not heads:
-            return
+            return []
         last = max((int(path.rsplit("/", 1)[1].split("-")[0]) for path in self._head_paths()), default=0)
-        self._write_head_object(f"journal/heads/{last + 1:012d}-{run_id}.parquet", heads)
+        path = f"journal/heads/{last + 1:012d}-{run_id}.parquet"
+        self._write_head_object(path, heads)
+        # As in `commit`: first written, then looked for tombstones.
+        forgotten = self.tombstones()
+        kept = [head for head in heads if head.media_id not in forgotten]
+        if len(kept) < len(heads):
+            self._replace_head_object(path, kept)
+        reached("heads_written")
+        return kept
 
     def heads_after(self, path: str | None) -> Iterator[tuple[str, list[Head]]]:
         """Head objects in the order they count, from the one after `path` on (all with None): (path, heads)."""
         for found in self._head_paths():
             if path is None or found > path:
-                table = pq.read_table(io.BytesIO(self._store.read_bytes(found)))
-                yield found, [Head(**row) for row in table.to_pylist()]
+                yield found, decode_heads(self._store.read_bytes(found), where=found)
 
     def write_run(self, run: RunRecord) -> None:
         """Store or replace a run's record."""
@@ -175,39 +199,72 @@ class Journal:
     def forget(self, media_id: str, jobs: Iterable[str]) -> int:
         """Erase a media item from the journal for good; returns how many units went. Safe to repeat."""
         self._store.write(_tombstone_path(media_id), json.dumps({"forgotten_at": utc_now()}).encode())
+        reached("forget_tombstone")
         units = [path for job in jobs for path, _ in self._store.list(media_prefix(job, media_id))]
         self._store.delete(units)
+        reached("forget_units")
         for path, heads in self.heads_after(None):
             kept = [h for h in heads if h.media_id != media_id]
-            if not kept:
-                self._store.delete([path])
-            elif len(kept) < len(heads):
-                self._write_head_object(path, kept)
+            if len(kept) < len(heads):
+                self._replace_head_object(path, kept)
+                reached("forget_head")
+        reached("forget_journal")
         return len(units)
+
+    def is_forgotten(self, media_id: str) -> bool:
+        """Whether a media item was erased for good."""
+        return self._store.exists(_tombstone_path(media_id))
 
     def _head_paths(self) -> list[str]:
         return sorted(path for path, _ in self._store.list("journal/heads/") if path.endswith(".parquet"))
 
+    def _replace_head_object(self, path: str, heads: Sequence[Head]) -> None:
+        if heads:
+            self._write_head_object(path, heads)
+        else:
+            self._store.delete([path])
+
     def _write_head_object(self, path: str, heads: Sequence[Head]) -> None:
-        sink = io.BytesIO()
-        table = pa.Table.from_pylist([asdict(h) for h in heads], schema=HEAD_SCHEMA)
-        pq.write_table(table, sink, compression="zstd")
-        self._store.write(path, sink.getvalue())
+        self._store.write(path, seal(pa.Table.from_pylist([asdict(h) for h in heads], schema=HEAD_SCHEMA), {}))
 
 
 def _tombstone_path(media_id: str) -> str:
     return f"journal/tombstones/{media_id}.json"
 
 
+def decode_heads(data: bytes, *, where: str) -> list[Head]:
+    """The heads in one object. Raises JournalError, naming `where`, for damage or a newer format."""
+    table, _ = unseal(data, where=where)
+    try:
+        return [Head(**row) for row in table.to_pylist()]
+    except TypeError as error:
+        raise JournalError(f"{where} holds no heads ({error}); delete it and run `omnidrop rebuild`") from error
+
+
 def check_output_is_ours(store: Store) -> None:
-    """Raises UserError where the output holds a journal of a newer format than this version reads."""
-    path = "journal/format.json"
-    if not store.exists(path):
-        store.write_once(path, json.dumps({"format_version": FORMAT_VERSION}).encode())
-        return
-    found = json.loads(store.read_bytes(path)).get("format_version")
-    if found != FORMAT_VERSION:
+    """Mark the output with this version's format; what older versions wrote is read as it is.
+
+    Raises UserError where a newer version wrote here.
+    """
+    found = format_of(store)
+    if found is not None and found > FORMAT_VERSION:
         raise UserError(
-            f"{store.uri} holds a journal of format {found}, this version writes format {FORMAT_VERSION}; "
-            "use the version that wrote it, or another output folder"
+            f"{store.uri} holds a journal of format {found}, this version of omnidrop knows formats up to "
+            f"{FORMAT_VERSION}; upgrade omnidrop (`pip install --upgrade omnidrop`), or use another output folder"
         )
+    mark = json.dumps({"format_version": FORMAT_VERSION}).encode()
+    if found is None:
+        store.write_once(FORMAT_PATH, mark)
+    elif found < FORMAT_VERSION:
+        # From here on older versions refuse the output: they would take attempts for units of their own.
+        store.write(FORMAT_PATH, mark)
+
+
+def format_of(store: Store) -> int | None:
+    """The format that the output is marked with, None where it is not. Raises UserError where the mark is damaged."""
+    if not store.exists(FORMAT_PATH):
+        return None
+    try:
+        return int(json.loads(store.read_bytes(FORMAT_PATH))["format_version"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{store.uri}/{FORMAT_PATH} is damaged; delete it, the next command writes it again") from error

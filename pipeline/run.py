@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Protocol
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
 from pipeline import mirror, tables
-from pipeline.archive import list_media
+from pipeline.archive import list_media, media_id
 from pipeline.batches import ahead
 from pipeline.committing import Committer
+from pipeline.failpoints import reached
 from pipeline.job import JobConfig
 from pipeline.journal import Journal, RunRecord, check_output_is_ours
 from pipeline.planning import Recipe, make_recipe, plan_archive
@@ -133,6 +134,10 @@ def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | No
 
     with ExitStack() as stack:
         stack.callback(parts.index.close)
+        # Rows name their run: a run that is killed must have left its record before its first unit.
+        parts.journal.write_run(run)
+        reached("run_recorded")
+        parts.index.write_run(run)
         committer = stack.enter_context(Committer(parts.journal, parts.index, parts.asked, run.run_id))
         probe = stack.enter_context(prober(job))
 
@@ -185,6 +190,7 @@ def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | No
                 actors=execution.actors,
             )
             parts.journal.write_run(run)
+            reached("run_closed")
             parts.index.write_run(run)
             observer.stage("publishing")
             published = tables.publish(parts.store, parts.journal, parts.index)
@@ -244,18 +250,20 @@ def rebuild_results(job: JobConfig) -> tables.Published:
 def forget_media(job: JobConfig, key_or_id: str) -> int:
     """Erase a media item from journal, index and tables for good; returns how many work units went.
 
-    Raises UserError where no media item has that key or id.
+    Safe to repeat, also where it was interrupted. Raises UserError where no media item has that key or id.
     """
     store, journal, index = _results_of(job)
     try:
         mirror.catch_up(journal, index)
-        found = index.find_media(key_or_id)
+        found = {found_id for found_id, _ in index.find_media(key_or_id)}
+        # Where forgetting was interrupted, the index may know the item no more, and a tombstone holds no key.
+        found |= {key_or_id, media_id(job.archive.identity, key_or_id)} & journal.tombstones()
         if not found:
             raise UserError(
                 f"there is no media item with the key or media_id {key_or_id!r} in {store.uri}; "
                 '`omnidrop query "SELECT media_key, media_id FROM media"` lists them'
             )
-        erased = sum(mirror.forget(journal, index, media_id) for media_id, _ in found)
+        erased = sum(mirror.forget(journal, index, found_id) for found_id in sorted(found))
         tables.publish(store, journal, index, keep_older=0)
         return erased
     finally:

@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from omnidrop.errors import UserError
 from pipeline.batches import batches
+from pipeline.failpoints import reached
 from pipeline.index_schema import (
     clips,
     marks,
@@ -116,7 +117,8 @@ class SavingsIndex:
     def apply_heads(self, heads: Sequence[Head], mark: str | None = None) -> list[UnitKey]:
         """Make these versions the ones that count; returns the finished units that count again and must be re-applied.
 
-        `mark` is the head object they came from, remembered by `heads_mark`.
+        Until they are, they are not known here: whoever dies in between leaves units that the next `catch_up` finds
+        missing. `mark` is the head object they came from, remembered by `heads_mark`.
         """
         revived: list[UnitKey] = []
         with self._engine.begin() as connection:
@@ -128,12 +130,14 @@ class SavingsIndex:
                         mine = (table.c.job == head.job) & (table.c.media_id == head.media_id)
                         connection.execute(sa.delete(table).where(mine))
                 _upsert(connection, media, [asdict(h) for h in batch], replace=True)
+                counts_again = units.c.version_id.in_([h.version_id for h in moved])
                 found = connection.execute(
-                    sa.select(units.c.job, units.c.media_id, units.c.version_id, units.c.unit_id)
-                    .where(units.c.version_id.in_([h.version_id for h in moved]))
+                    sa.select(units.c.job, units.c.media_id, units.c.version_id, units.c.unit_id, units.c.attempt)
+                    .where(counts_again)
                     .order_by(units.c.unit_id)
                 )
                 revived += [UnitKey(*row) for row in found]
+                connection.execute(sa.delete(units).where(counts_again))
             if mark is not None:
                 _upsert(connection, marks, [{"name": "heads", "value": mark}], replace=True)
         return revived
@@ -144,13 +148,23 @@ class SavingsIndex:
             return connection.scalar(sa.select(marks.c.value).where(marks.c.name == "heads"))
 
     def apply_units(self, objects: Sequence[UnitObject]) -> None:
-        """Take up finished units; rows of versions that do not count are left out."""
+        """Take up finished units; rows of versions that do not count and of older attempts are left out."""
         with self._engine.begin() as connection:
             for batch in batches(objects, BATCH):
                 metas = [o.meta for o in batch]
-                _upsert(connection, units, [asdict(m.key) for m in metas])
+                _raise_attempts(connection, [m.key for m in metas])
+                reached("units_half_applied")
+                newest = _attempts(connection, [m.unit_id for m in metas])
                 current = _current_versions(connection, [(m.asked.job, m.media.media_id) for m in metas])
-                live = [o for o in batch if current.get((o.meta.asked.job, o.meta.media.media_id)) == o.meta.version_id]
+                live = [
+                    o
+                    for o in batch
+                    if current.get((o.meta.asked.job, o.meta.media.media_id)) == o.meta.version_id
+                    and newest[o.meta.unit_id] == o.meta.attempt
+                ]
+                again = [o.meta.unit_id for o in live if o.meta.attempt]
+                for table in (clips, quarantine):
+                    connection.execute(sa.delete(table).where(table.c.unit_id.in_(again)))
                 for rows in batches(
                     [row for o in live for row in clips_table(o).select(clips.c.keys()).to_pylist()], BATCH
                 ):
@@ -164,12 +178,14 @@ class SavingsIndex:
         with self._engine.begin() as connection:
             _upsert(connection, runs, [row | {"record": json.dumps(asdict(run))}], replace=True)
 
-    def forget(self, media_id: str) -> None:
-        """Erase everything about a media item, its probe too."""
+    def forget(self, media_ids: Iterable[str]) -> None:
+        """Erase everything about these media items, their probes too."""
+        erased = 0
         with self._engine.begin() as connection:
-            for table in (clips, quarantine, units, media, probes):
-                connection.execute(sa.delete(table).where(table.c.media_id == media_id))
-        if self._engine.dialect.name == "sqlite":
+            for batch in batches(media_ids, BATCH):
+                for table in (clips, quarantine, units, media, probes):
+                    erased += connection.execute(sa.delete(table).where(table.c.media_id.in_(batch))).rowcount
+        if erased and self._engine.dialect.name == "sqlite":
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -183,11 +199,12 @@ class SavingsIndex:
 
     def known_units(self, unit_ids: Sequence[str]) -> set[str]:
         """Those of `unit_ids` that are finished."""
-        found: set[str] = set()
+        return set(self.attempts(unit_ids))
+
+    def attempts(self, unit_ids: Sequence[str]) -> dict[str, int]:
+        """The newest attempt of those of `unit_ids` that are finished."""
         with self._engine.connect() as connection:
-            for batch in batches(unit_ids, BATCH):
-                found.update(connection.scalars(sa.select(units.c.unit_id).where(units.c.unit_id.in_(batch))))
-        return found
+            return _attempts(connection, unit_ids)
 
     def current_versions(self, job: str, media_ids: Sequence[str]) -> dict[str, str]:
         """The version that counts of each of these media items (absent where there is none)."""
@@ -230,14 +247,14 @@ class SavingsIndex:
         """
         counts = (units.c.job == media.c.job) & (units.c.version_id == media.c.version_id)
         query = (
-            sa.select(media, units.c.unit_id)
+            sa.select(media, units.c.unit_id, units.c.attempt)
             .outerjoin(units, counts)
             .order_by(media.c.job, media.c.media_key, media.c.media_id, units.c.unit_id)
         )
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query).mappings():
                 head = Head(**{name: row[name] for name in media.c.keys()})  # noqa: SIM118 - a collection
-                key = UnitKey(head.job, head.media_id, head.version_id, row["unit_id"])
+                key = UnitKey(head.job, head.media_id, head.version_id, row["unit_id"], row["attempt"])
                 yield head, key if row["unit_id"] is not None else None
 
     def totals(self, job: str | None = None) -> Totals:
@@ -346,8 +363,7 @@ def _upsert(
     keys = [c.name for c in table.primary_key]
     # PostgreSQL refuses the same key twice in one statement, and NUL in text.
     unique = {tuple(row[k] for k in keys): {n: _clean(v) for n, v in row.items()} for row in rows}
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(table)
+    statement = _insert(connection, table)
     if replace:
         values = {c.name: statement.excluded[c.name] for c in table.c if c.name not in keys}
         statement = statement.on_conflict_do_update(index_elements=keys, set_=values)
@@ -356,8 +372,37 @@ def _upsert(
     connection.execute(statement, list(unique.values()))
 
 
+def _insert(connection: sa.Connection, table: sa.Table) -> Any:
+    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
+
+
 def _clean(value: Any) -> Any:
     return value.replace("\x00", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
+
+
+def _raise_attempts(connection: sa.Connection, keys: Sequence[UnitKey]) -> None:
+    """Make the units known, by the newer of the attempt given and the one known.
+
+    The rows stay locked until the transaction ends, so that nobody applies an older attempt beside it.
+    """
+    newest = {key.unit_id: key for key in sorted(keys, key=lambda key: key.attempt)}
+    if not newest:
+        return
+    statement = _insert(connection, units)
+    given = statement.excluded.attempt
+    statement = statement.on_conflict_do_update(
+        index_elements=["unit_id"], set_={"attempt": given}, where=units.c.attempt < given
+    )
+    # In one order for everybody: two writers could wait for each other.
+    connection.execute(statement, [asdict(newest[unit_id]) for unit_id in sorted(newest)])
+
+
+def _attempts(connection: sa.Connection, unit_ids: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for batch in batches(unit_ids, BATCH):
+        rows = connection.execute(sa.select(units.c.unit_id, units.c.attempt).where(units.c.unit_id.in_(batch)))
+        found |= dict(rows.tuples().all())
+    return found
 
 
 def _current_versions(connection: sa.Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:

@@ -1,31 +1,30 @@
 """Where results lie: whole objects under keys, in a local folder or in S3, behind one small interface.
 
 Promises: an object is there whole or not at all, whatever dies while it is written; `write_once` never replaces an
-object; listing streams; failures that may pass are tried again with growing pauses. Knows nothing about what the
-objects hold. Credentials come from the environment (variables, profile, role), never from a job.
+object; listing streams; a failure that may pass (no answer, no room) is a `StorageUnavailable`, which a `PatientStore`
+waits for. Knows nothing about what the objects hold. Credentials come from the environment (variables, profile, role),
+never from a job.
 """
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
-from pipeline.addresses import is_s3
-from pipeline.s3 import StorageError, explain_s3_error, s3_error_code, s3_filesystem, s3_objects
+from pipeline.addresses import checked_key, is_s3
+from pipeline.failpoints import reached
+from pipeline.patience import Patience
+from pipeline.s3 import StorageError, StorageUnavailable
+from pipeline.s3_store import S3Store
 from pipeline.sections import StorageConfig
 
-S3_DELETE_BATCH = 1000
-"""Most keys that one DeleteObjects request may name."""
 _TEMPORARY = ".tmp~"
-_CREATED_BY_ANOTHER = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
 
 
 class Store(Protocol):
@@ -51,9 +50,9 @@ class Store(Protocol):
         ...
 
     def write_once(self, key: str, data: bytes) -> bool:
-        """Create an object unless there is one; False where there was.
+        """Create an object unless there is one; False where there was another.
 
-        A request that was repeated after a lost reply may come back False although the object is its own.
+        True also for a request that had to be repeated because the reply to it was lost.
         """
         ...
 
@@ -71,12 +70,6 @@ def open_store(uri: str, storage: StorageConfig | None = None) -> Store:
     if is_s3(uri):
         return S3Store(uri, storage or StorageConfig())
     return LocalStore(Path(uri).absolute())
-
-
-def _checked(key: str) -> str:
-    if not key or key.startswith("/") or any(part in ("", ".", "..") for part in key.split("/")):
-        raise ValueError(f"not a key of a store: {key!r}")
-    return key
 
 
 class LocalStore:
@@ -147,6 +140,7 @@ class LocalStore:
             path = self._path(key)
             with suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
+                reached("object_deleted")
             for folder in path.parents:
                 if folder == self.root:
                     break
@@ -156,7 +150,7 @@ class LocalStore:
                     break
 
     def _path(self, key: str) -> Path:
-        return self.root / _checked(key)
+        return self.root / checked_key(key)
 
     def _temporary(self, target: Path, data: bytes) -> Path:
         for attempt in range(10):
@@ -167,6 +161,7 @@ class LocalStore:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+                reached("file_filled")
                 return path
             except FileNotFoundError as error:
                 # A deletion beside us has removed the folder that had just become empty.
@@ -209,94 +204,42 @@ def _local_error(error: OSError, path: Path) -> StorageError:
         errno.ENOTDIR: "a part of the path is a file, not a folder",
         errno.EEXIST: "a part of the path is a file, not a folder",
     }.get(error.errno or 0, error.strerror or str(error))
-    return StorageError(f"cannot write {path}: {what}")
+    passes = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+    return (StorageUnavailable if passes else StorageError)(f"cannot write {path}: {what}")
 
 
-class S3Store:
-    """Objects in S3, through s3fs for connections and retries and its plain calls for everything else.
+class PatientStore:
+    """Another store, whose failures that may pass are waited for."""
 
-    s3fs's own `find` collects whole listings; here a listing is one page at a time. A write is one request or one
-    multipart upload, which S3 makes visible whole.
-    """
-
-    def __init__(self, uri: str, storage: StorageConfig) -> None:
-        self.uri = uri
-        self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        self._prefix = f"{prefix}/" if prefix else ""
-        self._filesystem = s3_filesystem(storage.endpoint_url, max_retries=storage.max_retries)
-        self._encryption: dict[str, str] = {}
-        if storage.sse is not None:
-            self._encryption["ServerSideEncryption"] = storage.sse
-        if storage.sse_kms_key_id is not None:
-            self._encryption["SSEKMSKeyId"] = storage.sse_kms_key_id
+    def __init__(self, store: Store, patience: Patience) -> None:
+        self._store, self._patience = store, patience
+        self.uri = store.uri
 
     def exists(self, key: str) -> bool:
         """See Store."""
-        try:
-            self._call("head_object", key)
-        except FileNotFoundError:
-            return False
-        return True
+        return self._patience.call(lambda: self._store.exists(key))
 
     def read_bytes(self, key: str) -> bytes:
         """See Store."""
-        try:
-            data: bytes = self._filesystem.cat_file(self._path(key))
-        except Exception as error:
-            raise explain_s3_error(error, f"s3://{self._path(key)}") from error
-        return data
+        return self._patience.call(lambda: self._store.read_bytes(key))
 
     def open(self, key: str) -> IO[bytes]:
         """See Store."""
-        return io.BytesIO(self.read_bytes(key))
+        return self._patience.call(lambda: self._store.open(key))
 
     def write(self, key: str, data: bytes) -> None:
         """See Store."""
-        try:
-            self._filesystem.pipe_file(self._path(key), data, **self._encryption)
-        except Exception as error:
-            raise explain_s3_error(error, f"s3://{self._path(key)}") from error
+        self._patience.call(lambda: self._store.write(key, data))
 
     def write_once(self, key: str, data: bytes) -> bool:
-        """See Store. Servers that ignore If-None-Match (some S3 look-alikes) replace the object when two race."""
-        if self.exists(key):
-            return False
-        try:
-            self._filesystem.pipe_file(self._path(key), data, mode="create", **self._encryption)
-        except Exception as error:
-            # 412: there is one; 409: another writer is creating it at this moment and will have won.
-            if isinstance(error, FileExistsError) or s3_error_code(error) in _CREATED_BY_ANOTHER:
-                return False
-            raise explain_s3_error(error, f"s3://{self._path(key)}") from error
-        return True
+        """See Store."""
+        return self._patience.call(lambda: self._store.write_once(key, data))
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """See Store."""
-        for item in s3_objects(self._filesystem, self.bucket, self._prefix + prefix):
-            yield item["Key"].removeprefix(self._prefix), item["Size"]
+        return self._patience.listing(lambda: self._store.list(prefix), key=lambda item: item[0])
 
     def delete(self, keys: Iterable[str]) -> None:
         """See Store."""
-        remaining = iter(keys)
-        while batch := [{"Key": self._prefix + _checked(key)} for key in islice(remaining, S3_DELETE_BATCH)]:
-            try:
-                reply = self._filesystem.call_s3(
-                    "delete_objects", Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True}
-                )
-            except Exception as error:
-                raise explain_s3_error(error, self.uri) from error
-            if failed := reply.get("Errors"):
-                first = failed[0]
-                raise StorageError(
-                    f"{len(failed)} objects of {self.uri} could not be deleted, the first is {first.get('Key')}: "
-                    f"{first.get('Message')}; check that s3:DeleteObject is allowed"
-                )
-
-    def _path(self, key: str) -> str:
-        return f"{self.bucket}/{self._prefix}{_checked(key)}"
-
-    def _call(self, method: str, key: str) -> Any:
-        try:
-            return self._filesystem.call_s3(method, Bucket=self.bucket, Key=self._prefix + _checked(key))
-        except Exception as error:
-            raise explain_s3_error(error, f"s3://{self._path(key)}") from error
+        named = list(keys)
+        self._patience.call(lambda: self._store.delete(named))

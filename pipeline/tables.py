@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.failpoints import reached
 from pipeline.journal import Head, Journal
 from pipeline.rows import (
     ANSWERS_SCHEMA,
@@ -35,7 +36,8 @@ from pipeline.rows import (
     quarantine_rows,
 )
 from pipeline.savings_index import SavingsIndex
-from pipeline.unit_format import FORMAT_VERSION, UnitKey, UnitObject, utc_now
+from pipeline.sealing import FORMAT_VERSION
+from pipeline.unit_format import UnitKey, UnitObject, utc_now
 
 if TYPE_CHECKING:
     from pipeline.storage import Store
@@ -81,12 +83,15 @@ def publish(
     A no-op where the published generation holds the same. `advance` is called with the number of units read.
     """
     before = current(store)
-    digest = _digest(journal, index)
+    forgotten = journal.tombstones()
+    digest = _digest(journal, index, forgotten)
     if before is not None and before.digest == digest and keep_older > 0:
         return before
     generation = _claim(store, before)
+    reached("generation_claimed")
     writers = {name: _TableWriter(store, generation, name) for name in NAMES}
-    for head, group in groupby(_read_ahead(journal, index.live_media()), key=lambda pair: pair[0]):
+    kept = _kept_media(index, forgotten)
+    for head, group in groupby(_read_ahead(journal, kept), key=lambda pair: pair[0]):
         units = 0
         clips = quarantined = 0
         info: dict[str, Any] = {}
@@ -109,12 +114,14 @@ def publish(
     tables = {name: writer.close() for name, writer in writers.items()}
     rows = {name: writer.rows for name, writer in writers.items()}
     made = Published(generation, digest, tables, rows, utc_now())
+    reached("generation_written")
     now = current(store)
     if now is not None and now.generation > generation:
         # Another run published a newer snapshot while this one was being written.
         _drop(store, lambda found: found == generation)
         return now
     store.write(MANIFEST, json.dumps(asdict(made), indent=1).encode())
+    reached("manifest_written")
     _drop(store, lambda found: found < generation - keep_older)
     return made
 
@@ -167,6 +174,7 @@ class _TableWriter:
         path = f"{self._folder}/part-{len(self._paths):05d}.parquet"
         self._store.write(f"tables/{path}", self._sink.getvalue())
         self._paths.append(path)
+        reached("table_file_written")
 
 
 _RUN_TYPES: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -219,8 +227,8 @@ def _read_ahead(
     """Read objects in order, `READERS` at once and at most four times as many ahead."""
     pending = iter(wanted)
 
-    def submit(count: int) -> list[tuple[Head, Future[UnitObject] | None]]:
-        return [(head, pool.submit(journal.read, key) if key else None) for head, key in islice(pending, count)]
+    def submit(count: int) -> list[tuple[Head, Future[UnitObject | None] | None]]:
+        return [(head, pool.submit(journal.read_if_kept, key) if key else None) for head, key in islice(pending, count)]
 
     with ThreadPoolExecutor(READERS) as pool:
         waiting = deque(submit(4 * READERS))
@@ -230,11 +238,16 @@ def _read_ahead(
             waiting.extend(submit(1))
 
 
-def _digest(journal: Journal, index: SavingsIndex) -> str:
+def _kept_media(index: SavingsIndex, forgotten: frozenset[str]) -> Iterator[tuple[Head, UnitKey | None]]:
+    """What counts. A run that is under way while media are forgotten may still have them in the index."""
+    return ((head, key) for head, key in index.live_media() if head.media_id not in forgotten)
+
+
+def _digest(journal: Journal, index: SavingsIndex, forgotten: frozenset[str]) -> str:
     """Changes when any row would change. Runs that found nothing to do are no reason to publish."""
     state = blake2b(digest_size=16)
-    for head, key in index.live_media():
-        state.update(f"{head.version_id}/{head.units}/{key and key.unit_id}\n".encode())
+    for head, key in _kept_media(index, forgotten):
+        state.update(f"{head.version_id}/{head.units}/{key and (key.unit_id, key.attempt)}\n".encode())
     for run in journal.runs():
         if run.units_finished:
             state.update(f"{run.run_id}/{run.status}\n".encode())

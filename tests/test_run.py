@@ -122,8 +122,10 @@ def test_forget_erases_a_video_for_good(job):
     for path in (job.parent / "results").rglob("*"):
         assert not path.is_file() or b"long.mkv" not in path.read_bytes(), path
     again = cli("forget", job, "--media", "long.mkv")
-    assert again.exit_code == 2
-    assert "no media item" in again.output
+    assert (again.exit_code, "0 work units" in again.output) == (0, True)
+    never = cli("forget", job, "--media", "never.mkv")
+    assert never.exit_code == 2
+    assert "no media item" in never.output
 
 
 def test_a_run_that_answers_nothing_fails(tmp_path, job):
