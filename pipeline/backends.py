@@ -17,12 +17,12 @@ from typing import Protocol
 import ray
 
 from omnidrop.errors import UserError
-from omnidrop.model import Pruning
 from pipeline.execution import Backend, Limits, RayExecution, Statistics, StopFlag, UnitResult, execute_in_process
 from pipeline.job import JobConfig
 from pipeline.probing import source
+from pipeline.worker_settings import answerer_settings, decode_settings
 from workers import remote
-from workers.answering import Answerer, AnswererSettings
+from workers.answering import Answerer
 from workers.decoding import decode_unit
 from workers.media import decoded_shape
 from workers.records import Clip, DecodeSettings, WorkUnit
@@ -54,34 +54,6 @@ def executor(job: JobConfig, stop: StopFlag) -> Executor:
     return _InProcess(job, stop) if job.execution.ray_address == IN_PROCESS else _OnRay(job, stop)
 
 
-def decode_settings(job: JobConfig) -> DecodeSettings:
-    """How the job's clips are decoded."""
-    pixels = DecodeSettings.max_pixels if job.clips.max_pixels is None else job.clips.max_pixels
-    return DecodeSettings(fps=job.clips.fps, max_pixels=pixels, timeout_s=job.execution.decode_timeout_s)
-
-
-def pruning(job: JobConfig) -> Pruning:
-    """How the job's question sets are run. Raises PolicyError."""
-    given = job.pruning
-    if given.policy == "none":
-        return Pruning.off(given.mode)
-    ratio = given.retained_ratio if given.retained_ratio is not None else Pruning.retained_ratio
-    return Pruning(mode=given.mode, policy=given.policy, retained_ratio=ratio, guidance=given.guidance)
-
-
-def answerer_settings(job: JobConfig, *, torch_threads: int | None = None) -> AnswererSettings:
-    """What the job's model actors load."""
-    return AnswererSettings(
-        model=job.model.path,
-        device=job.model.device,
-        dtype=job.model.dtype,
-        pruning=pruning(job),
-        near_duplicate=job.pruning.near_duplicate,
-        system_prompt=job.model.system_prompt,
-        torch_threads=torch_threads,
-    )
-
-
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
     """Bytes of one decoded clip: uint8 RGB frames and 16 kHz float32 sound."""
     frames, height, width, samples = decoded_shape(unit.info, clip.length_s, settings)
@@ -96,8 +68,9 @@ class _InProcess:
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
-        answerer = Answerer(answerer_settings(self._job))
-        settings, where = decode_settings(self._job), source(self._job)
+        job = self._job
+        answerer = Answerer(answerer_settings(job.model, job.pruning))
+        settings, where = decode_settings(job.clips, job.execution), source(job)
         answered = 0
         for result in execute_in_process(
             units,
@@ -152,10 +125,11 @@ class _OnRay:
         )
 
     def _backend(self) -> Backend:
-        settings, where = decode_settings(self._job), source(self._job)
-        cpus = self._job.model.cpus_per_actor
+        job = self._job
+        settings, where = decode_settings(job.clips, job.execution), source(job)
+        cpus = job.model.cpus_per_actor
         # One thread per core that Ray gives the actor: more would take them from decoding.
-        answering = answerer_settings(self._job, torch_threads=max(1, int(cpus)))
+        answering = answerer_settings(job.model, job.pruning, torch_threads=max(1, int(cpus)))
         gpus = self._gpus_per_actor()
         is_placed = ray.cluster_resources().get(remote.DECODE_RESOURCE, 0) > 0
         return Backend(

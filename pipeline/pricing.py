@@ -14,12 +14,12 @@ from omnidrop.answers import PassCost
 from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimate, Estimator
 from omnidrop.questions import Question
-from pipeline import backends
 from pipeline.archive import list_media
 from pipeline.job import JobConfig
 from pipeline.planning import MediaPlan, plan_archive
 from pipeline.probing import prober
 from pipeline.run import open_job
+from pipeline.worker_settings import decode_settings, pruning_of
 from workers.media import decoded_shape
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
@@ -84,8 +84,8 @@ class _ClipPrices:
 
     def __init__(self, job: JobConfig) -> None:
         self._job = job
-        self._decoding = backends.decode_settings(job)
-        self._pruning = backends.pruning(job)
+        self._decoding = decode_settings(job.clips, job.execution)
+        self._pruning = pruning_of(job.pruning)
         self._estimator = Estimator(job.model.path, value_bytes=VALUE_BYTES[job.model.dtype])
         self._known: dict[tuple[object, ...], Estimate] = {}
 
