@@ -1,25 +1,25 @@
-"""`omnidrop query "SQL" [RESULTS]`: the published results in SQL, as a table, CSV or JSON.
+"""`omnidrop query [RESULTS] NAME|SQL`: named questions or SQL about the published results.
 
-Promises: CSV and JSON go to standard output alone, complete and streaming; a table is cut to what a person reads, and
-says so. Knows nothing about where answers come from.
+Promises: results and query may be given in either order; a value that is set is bound, never pasted into SQL. Knows
+nothing about where answers come from or how rows are written.
 """
 
 from __future__ import annotations
 
-import csv
-import sys
-from collections.abc import Iterator
-from itertools import islice
+import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.cli import main
-from jobs.options import JsonFile, json_text, write_json
+from jobs.options import JsonFile, write_json
+from jobs.query_output import MOST_ROWS, Format, format_of, show
 from omnidrop.errors import UserError
 from pipeline.addresses import is_s3
 from pipeline.job import StorageConfig, load_job
+from pipeline.named_queries import NamedQuery, find_query, named_queries
 
 if TYPE_CHECKING:
     from pipeline.query import Answered
@@ -28,53 +28,94 @@ PLACES = (".", "results", "demo/results")
 """Where results are looked for when no place is given."""
 
 EXAMPLES = (
-    'omnidrop query "SELECT question_id, answer, count(*) FROM answers GROUP BY ALL ORDER BY 3 DESC"',
-    'omnidrop query "SELECT * FROM quarantine" s3://bucket/results --format csv > quarantine.csv',
+    "omnidrop query results --list",
+    "omnidrop query results savings-by-collection",
+    "omnidrop query job.yaml ranges --set answer=yes -o ranges.csv",
+    "omnidrop query s3://bucket/results unsure --set margin=0.1 --format json",
+    'omnidrop query "SELECT question_id, answer, count(*) FROM answers GROUP BY ALL ORDER BY 3 DESC" job.yaml',
     'omnidrop query "DESCRIBE answers" job.yaml',
 )
 
+_SQL = re.compile(
+    r"\s*(SELECT|FROM|WITH|DESCRIBE|DESC|SHOW|SUMMARIZE|EXPLAIN|VALUES|TABLE|PIVOT|UNPIVOT)\b.*\s",
+    re.IGNORECASE | re.DOTALL,
+)
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Value of a parameter; may be repeated.", show_default=False),
+]
+
 
 def command(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement over the tables.", show_default=False)],
     results: Annotated[
         str | None,
         typer.Argument(
-            metavar="RESULTS",
+            metavar="[RESULTS]",
             help=f"A job's output (folder or s3://), or its job file; the first of {', '.join(PLACES)} that holds "
             "results where not given.",
             show_default=False,
         ),
     ] = None,
-    format: Annotated[Literal["table", "csv", "json"], typer.Option(help="How rows are shown.")] = "table",
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Most rows of a table.")] = 100,
+    question: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME|FILE.sql|SQL",
+            help="A named query, a file, or one statement; may stand before RESULTS.",
+            show_default=False,
+        ),
+    ] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="Show the named queries and their parameters.")] = False,
+    settings: Setting = None,
+    format: Annotated[
+        Format | None, typer.Option(help="How rows are written; from the file's name with -o.", show_default="table")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write rows to a file.", show_default=False)
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Most rows of a table.")] = MOST_ROWS,
     endpoint_url: Annotated[
         str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Ask the published results in SQL (DuckDB). Tables: answers, clips, media, quarantine, runs."""
-    # Here, so that --help need not wait for DuckDB and pyarrow.
-    from pipeline.query import Answered, open_results, query
+    """Ask the published results: a named query, or SQL (DuckDB).
 
-    uri, storage = find_results(results, endpoint_url)
+    Tables: answers, clips, media, quarantine, runs, answer_ranges. SQL can only read them: no other file, no network.
+    """
+    text, place = told_apart(results, question)
+    if list_them or text is None:
+        _print_queries(json_file)
+        return
+    form, given = format_of(format, output), _given(settings or [])
+    # Here, so that --help need not wait for DuckDB and pyarrow.
+    from pipeline.query import open_results, query
+
+    uri, storage = find_results(place, endpoint_url)
     with open_results(uri, storage) as connection:
-        answered = query(connection, sql)
+        asked = find_query(text)
+        answered = query(connection, asked.sql, asked.values(given))
         if json_file is not None:
-            kept = list(answered.rows)
-            write_json(
-                json_file, {"columns": answered.columns, "types": answered.types, "rows": _named(answered, kept)}
-            )
-            answered = Answered(answered.columns, answered.types, iter(kept))
+            answered = _written(answered, json_file)
             if str(json_file) == "-":
                 return
-        if format == "csv":
-            writer = csv.writer(sys.stdout)
-            writer.writerow(answered.columns)
-            writer.writerows(answered.rows)
-        elif format == "json":
-            _print_json(answered)
-        else:
-            _print_table(answered, rows)
+        show(answered, form, output, rows)
+
+
+def told_apart(first: str | None, second: str | None) -> tuple[str | None, str | None]:
+    """Which of two words is the query and which the place of results: (query, place)."""
+    if first is None or _is_query(first):
+        return first, second
+    if second is None:
+        return (None, first) if _is_place(first) else (first, None)
+    return (second, first) if _is_query(second) or _is_place(first) else (first, second)
+
+
+def _is_query(text: str) -> bool:
+    return text.endswith(".sql") or text in named_queries() or _SQL.match(text) is not None
+
+
+def _is_place(text: str) -> bool:
+    return is_s3(text) or text.endswith((".yaml", ".yml")) or (text != "" and Path(text).is_dir())
 
 
 def find_results(given: str | None, endpoint_url: str | None = None) -> tuple[str, StorageConfig]:
@@ -85,7 +126,7 @@ def find_results(given: str | None, endpoint_url: str | None = None) -> tuple[st
             if (Path(place) / "tables" / "current.json").is_file():
                 return str(Path(place).absolute()), storage
         raise UserError(
-            f"no results in {', '.join(PLACES)}; name the output of a job: omnidrop query SQL RESULTS (omnidrop demo "
+            f"no results in {', '.join(PLACES)}; name the output of a job: omnidrop query RESULTS NAME (omnidrop demo "
             "makes some)"
         )
     if given.endswith((".yaml", ".yml")):
@@ -95,48 +136,40 @@ def find_results(given: str | None, endpoint_url: str | None = None) -> tuple[st
     return (given.rstrip("/") if is_s3(given) else str(Path(given).absolute())), storage
 
 
-def _named(answered: Answered, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    return [dict(zip(answered.columns, row, strict=True)) for row in rows]
+def _given(settings: list[str]) -> dict[str, str]:
+    given = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator or not name:
+            raise UserError(f"option --set: write NAME=VALUE, given: {setting!r}")
+        given[name] = value
+    return given
 
 
-def _print_json(answered: Answered) -> None:
-    """A JSON array, one row a line, written as rows come."""
-    separator = "[\n"
-    for row in answered.rows:
-        sys.stdout.write(separator + json_text(dict(zip(answered.columns, row, strict=True))))
-        separator = ",\n"
-    sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
+def _written(answered: Answered, json_file: Path) -> Answered:
+    """Rows written as JSON, and the same rows once more."""
+    batches = list(answered.batches)
+    names = answered.columns
+    named = [dict(zip(names, row, strict=True)) for row in replace(answered, batches=iter(batches)).rows]
+    write_json(json_file, {"columns": names, "types": answered.types, "rows": named})
+    return replace(answered, batches=iter(batches))
 
 
-def _print_table(answered: Answered, most: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = list(islice(answered.rows, most))
-    more = next(answered.rows, None) is not None
-    table = Table()
-    for name, kind in zip(answered.columns, answered.types, strict=True):
-        is_number = kind.startswith(("INT", "BIGINT", "HUGEINT", "DOUBLE", "FLOAT", "DECIMAL", "UBIGINT", "SMALLINT"))
-        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
-    for row in shown:
-        # Text, not markup: answers and file names are other people's words.
-        table.add_row(*(Text(cell) for cell in _cells(row)))
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
-    if more:
-        console.print(f"The first {most} rows; --rows N shows more, --format csv all of them.")
+def _print_queries(json_file: Path | None) -> None:
+    queries = named_queries()
+    write_json(json_file, {name: {"says": q.says, "parameters": q.parameters} for name, q in queries.items()})
+    if str(json_file) == "-":
+        return
+    width = max(map(len, queries))
+    for name, asked in queries.items():
+        typer.echo(f"{name:{width}}  {asked.says}")
+        for line in _parameters(asked):
+            typer.echo(f"{'':{width}}  {line}")
+    typer.echo("\nomnidrop query RESULTS NAME [--set NAME=VALUE] [-o FILE.csv|.json|.parquet]")
 
 
-def _cells(row: tuple[Any, ...]) -> Iterator[str]:
-    for value in row:
-        if value is None:
-            yield ""
-        elif isinstance(value, float):
-            yield f"{value:.6g}"
-        else:
-            # Control characters in a file's name or an answer must not drive the terminal.
-            yield "".join(c if c.isprintable() else " " for c in str(value))
+def _parameters(asked: NamedQuery) -> list[str]:
+    return [f"--set {p.name}={'...' if p.default is None else p.default}: {p.says}" for p in asked.parameters or ()]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""SQL over the published results: DuckDB with the views `answers`, `clips`, `media`, `quarantine` and `runs`.
+"""SQL over the published results: DuckDB with `answers`, `clips`, `media`, `quarantine`, `runs` and `answer_ranges`.
 
-Promises: a query sees one published generation, streamed from its files, and nothing else: no other file, no network,
-no extension, no setting. Knows nothing about how tables are made or how results are shown.
+Promises: a query sees one published generation, streamed from its files, and nothing else: it reads and writes no other
+file, no network, no extension, no setting. Knows nothing about how tables are made or how results are shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,14 @@ import pyarrow.fs
 from omnidrop.errors import UserError
 from pipeline import tables
 from pipeline.addresses import is_s3
+from pipeline.named_queries import VIEWS
 from pipeline.s3 import s3_filesystem
 from pipeline.sections import StorageConfig
 from pipeline.storage import open_store
 
 BATCH_ROWS = 1024
+NAMES = (*tables.NAMES, *VIEWS)
+"""What a query can read."""
 
 
 class QueryError(UserError):
@@ -34,11 +38,22 @@ class QueryError(UserError):
 
 @dataclass(frozen=True)
 class Answered:
-    """A query's answer: names and SQL types of its columns, and its rows, which stream."""
+    """A query's answer: its columns with Arrow and SQL types, and its rows, which stream and can be read once."""
 
-    columns: tuple[str, ...]
+    schema: pa.Schema
     types: tuple[str, ...]
-    rows: Iterator[tuple[Any, ...]]
+    batches: Iterator[pa.RecordBatch]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names, of which none is there twice."""
+        return tuple(self.schema.names)
+
+    @property
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Plain values, row by row."""
+        for batch in self.batches:
+            yield from zip(*map(_values, batch.columns), strict=True)
 
 
 @contextmanager
@@ -48,44 +63,59 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
     if published is None:
         raise QueryError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
     filesystem, root = _arrow_filesystem(uri, storage or StorageConfig())
-    with duckdb.connect(":memory:", config={"python_enable_replacements": "false"}) as connection:
+    with (
+        # What does not fit into memory goes here. DuckDB lets a query write into its temporary folder, whatever else it
+        # is denied, and the default one is in the working folder.
+        tempfile.TemporaryDirectory(prefix="omnidrop-query-") as own,
+        duckdb.connect(":memory:", config={"python_enable_replacements": "false", "temp_directory": own}) as connection,
+    ):
         for name in tables.NAMES:
             schema = tables.SCHEMAS[name]
             paths = [f"{root}/tables/{path}" for path in published.tables.get(name, [])]
             # The schema as this version writes it: columns that an older file lacks read as NULL.
             data = ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet") if paths else None
             connection.register(name, data if data is not None else schema.empty_table())
+        for name, select in VIEWS.items():
+            connection.execute(f"CREATE VIEW {name} AS {select}")
         # From here on DuckDB opens no file and no address, and cannot be told to.
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield connection
 
 
-def query(connection: duckdb.DuckDBPyConnection, sql: str) -> Answered:
-    """Run one statement. Raises QueryError with what DuckDB says."""
+def query(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any] | None = None) -> Answered:
+    """Run one statement with `values` bound to its `$name` parameters. Raises QueryError with what DuckDB says."""
     try:
         statements = connection.extract_statements(sql)
         if len(statements) != 1:
             raise QueryError(f"give one SQL statement, got {len(statements)}")
-        cursor = connection.execute(statements[0])
+        relation = connection.sql(statements[0], params=dict(values) if values else None)
+        reader = relation.to_arrow_reader(BATCH_ROWS)
     except duckdb.PermissionException as error:
-        raise QueryError(f"a query can only read the tables {', '.join(tables.NAMES)}: {_first_line(error)}") from error
+        raise QueryError(f"a query can only read the tables {', '.join(NAMES)}: {_first_line(error)}") from error
     except duckdb.Error as error:
-        raise QueryError(f"{error}\nTables: {', '.join(tables.NAMES)}; columns: DESCRIBE answers") from error
-    described = cursor.description or []
-    names = _unique([str(column[0]) for column in described])
-    return Answered(names, tuple(str(column[1]) for column in described), _rows(cursor))
+        raise QueryError(f"{error}\nTables: {', '.join(NAMES)}; columns: DESCRIBE answers") from error
+    schema = pa.schema(
+        [field.with_name(name) for field, name in zip(reader.schema, _unique(relation.columns), strict=True)]
+    )
+    return Answered(schema, tuple(map(str, relation.types)), _batches(reader, schema.names))
 
 
-def _rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
-    while True:
-        try:
-            batch = cursor.fetchmany(BATCH_ROWS)
-        except duckdb.Error as error:
-            raise QueryError(_first_line(error)) from error
-        if not batch:
-            return
-        yield from batch
+def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        for batch in reader:
+            yield batch.rename_columns(names)
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise QueryError(_first_line(error)) from error
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Plain values of a column. DuckDB's sums of whole numbers come as decimals without digits after the point."""
+    values: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
+    if pa.types.is_decimal(column.type):
+        number = float if column.type.scale else int
+        values = [None if value is None else number(value) for value in values]
+    return values
 
 
 def _unique(names: list[str]) -> tuple[str, ...]:

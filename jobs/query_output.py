@@ -1,0 +1,137 @@
+"""Rows of a query as a table, CSV, JSON or Parquet, on standard output or in a file.
+
+Promises: CSV, JSON and Parquet are complete and streaming; a table is cut to what a person reads, and says so; a file
+is there whole or not at all. Knows nothing about where rows come from.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, TextIO
+
+from jobs.options import json_text
+from omnidrop.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.query import Answered
+
+Format = Literal["table", "csv", "json", "parquet"]
+SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "table"}
+MOST_ROWS = 100
+"""Of a table."""
+
+
+def format_of(given: Format | None, output: Path | None) -> Format:
+    """The format that was asked for, or that a file's name asks for. Raises UserError."""
+    if given is not None:
+        if given == "parquet" and output is None:
+            raise UserError("--format parquet: Parquet is no text for a screen; add a file, as in -o rows.parquet")
+        return given
+    if output is None:
+        return "table"
+    if output.suffix not in SUFFIXES:
+        raise UserError(
+            f"-o {output}: the name does not say which format; let it end in {', '.join(SUFFIXES)}, or add --format"
+        )
+    return SUFFIXES[output.suffix]
+
+
+def show(answered: Answered, form: Format, output: Path | None, most_rows: int = MOST_ROWS) -> None:
+    """Write rows where they are wanted. Raises UserError where the file cannot be written."""
+    write: Callable[[Answered, TextIO], None] = {"csv": _csv, "json": _json}.get(
+        form, lambda rows, file: _table(rows, file, most_rows)
+    )
+    if output is None:
+        write(answered, sys.stdout)
+        return
+    with _replaced(output) as file:
+        if form == "parquet":
+            _parquet(answered, file, output)
+        else:
+            with os.fdopen(os.dup(file.fileno()), "w", encoding="utf-8", newline="") as text:
+                write(answered, text)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[IO[bytes]]:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            yield file
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"-o {path}: cannot be written: {error.strerror}; choose another place") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _parquet(answered: Answered, file: IO[bytes], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetWriter(file, answered.schema, compression="zstd") as writer:
+            for batch in answered.batches:
+                writer.write_batch(batch)
+    except pa.ArrowException as error:
+        raise UserError(f"-o {path}: Parquet cannot hold this: {error}; CAST the column in the SQL") from error
+
+
+def _csv(answered: Answered, file: TextIO) -> None:
+    writer = csv.writer(file)
+    writer.writerow(answered.columns)
+    writer.writerows([_csv_cell(value) for value in row] for row in answered.rows)
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json_text(value) if isinstance(value, list | dict) else value
+
+
+def _json(answered: Answered, file: TextIO) -> None:
+    """An array, one row a line, written as rows come."""
+    separator = "[\n"
+    for row in answered.rows:
+        file.write(separator + json_text(dict(zip(answered.columns, row, strict=True))))
+        separator = ",\n"
+    file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _table(answered: Answered, file: TextIO, most: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = answered.rows
+    shown = list(islice(rows, most))
+    more = next(rows, None) is not None
+    table = Table()
+    for name, kind in zip(answered.columns, answered.types, strict=True):
+        is_number = kind.startswith(("INT", "BIGINT", "HUGEINT", "DOUBLE", "FLOAT", "DECIMAL", "UBIGINT", "SMALLINT"))
+        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+    for row in shown:
+        # Text, not markup: answers and file names are other people's words.
+        table.add_row(*(Text(_table_cell(value)) for value in row))
+    console = Console(file=file, width=None if file.isatty() else 200)
+    console.print(table)
+    if more:
+        console.print(f"The first {most} rows; --rows N shows more, --format csv all of them.")
+
+
+def _table_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    # Control characters in a file's name or an answer must not drive the terminal.
+    return "".join(c if c.isprintable() else " " for c in str(value))

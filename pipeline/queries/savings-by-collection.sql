@@ -1,0 +1,13 @@
+-- What did pruning save, folder by folder, against the strongest unpruned way (prefix reuse) and against one by one?
+SELECT
+    CASE WHEN media_key LIKE '%/%' THEN split_part(media_key, '/', 1) ELSE '' END AS collection,
+    count(*) AS clips,
+    round(sum(retained_ratio * (audio_tokens + video_tokens)) / sum(audio_tokens + video_tokens), 3) AS retained_ratio,
+    round(sum(as_run_flops) / 1e12, 3) AS as_run_tflop,
+    round(sum(dense_shared_flops) / 1e12, 3) AS dense_shared_tflop,
+    round(1 - sum(as_run_flops) / CAST(sum(dense_shared_flops) AS DOUBLE), 3) AS saved_against_dense_shared,
+    round(1 - sum(as_run_flops) / CAST(sum(dense_flops) AS DOUBLE), 3) AS saved_against_dense,
+    round(sum(model_s), 1) AS model_s
+FROM clips
+GROUP BY 1
+ORDER BY dense_shared_tflop DESC, collection
