@@ -82,12 +82,14 @@ class Committer:
     def fail(self, plan: MediaPlan) -> None:
         """Commit a media item that nothing can be asked of."""
         assert plan.failure is not None
-        meta = UnitMeta(self._asked, plan.media, plan.info, plan.version_id, plan.failed_unit_id, self._run_id)
+        ids = (plan.version_id, plan.failed_unit_id, self._run_id, plan.failed_attempt)
+        meta = UnitMeta(self._asked, plan.media, plan.info, *ids)
         self._submit(meta, (plan.failure,), ())
 
     def add(self, unit: WorkUnit, outcomes: Sequence[ClipOutcome]) -> None:
         """Commit a finished unit. Blocks while too many wait."""
-        meta = UnitMeta(self._asked, unit.media, unit.info, unit.version_id, unit.unit_id, self._run_id)
+        ids = (unit.version_id, unit.unit_id, self._run_id, unit.attempt)
+        meta = UnitMeta(self._asked, unit.media, unit.info, *ids)
         self._submit(meta, outcomes, unit.questions)
         for outcome in outcomes:
             if isinstance(outcome, ClipResult):
@@ -118,8 +120,11 @@ class Committer:
                 self._written.append(stored)
 
     def _count(self, unit: UnitObject) -> None:
-        statuses = Counter(unit.rows["status"].to_pylist())
-        failed = quarantine_rows(unit)
+        # Rows that a later attempt keeps are an earlier run's.
+        mine = unit.meta.run_id
+        rows = zip(unit.rows["status"].to_pylist(), unit.rows["run_id"].to_pylist(), strict=True)
+        statuses = Counter(status for status, run_id in rows if run_id == mine)
+        failed = [row for row in quarantine_rows(unit) if row["run_id"] == mine]
         self.tally.units += 1
         self.tally.clips_answered += statuses["answered"]
         self.tally.clips_partial += statuses["partial"]

@@ -45,6 +45,11 @@ def version_id(job: str, media_id: str, etag: str, recipe: str) -> str:
     return content_id("version", job, media_id, etag, recipe)
 
 
+def failed_version_id(version: str) -> str:
+    """What a version is called while nothing can be asked of it: when that passes, the failure stops counting."""
+    return content_id("failed", version)
+
+
 def clip_id(version: str, start_s: float, end_s: float) -> str:
     """A span of a version; times are hashed as whole microseconds."""
     return content_id("clip", version, round(start_s * 1e6), round(end_s * 1e6))

@@ -58,9 +58,10 @@ units = sa.Table(
     sa.Column("job", sa.Text, nullable=False),
     sa.Column("media_id", sa.Text, nullable=False),
     sa.Column("version_id", sa.Text, nullable=False, index=True),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Index("units_of_media", "job", "media_id"),
 )
-"""All finished units, superseded ones too: what the planner looks up."""
+"""All finished units by their newest attempt, superseded versions too: what the planner looks up."""
 
 clips = sa.Table(
     "clips",

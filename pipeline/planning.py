@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import QuestionError
 from pipeline.batches import batches
-from pipeline.identity import clip_id, recipe_hash, unit_id, version_id
+from pipeline.identity import clip_id, failed_version_id, recipe_hash, unit_id, version_id
 from pipeline.savings_index import Probed, SavingsIndex
-from pipeline.unit_format import FORMAT_VERSION
 from workers.records import Clip, ClipFailure, DecodeSettings, Media, MediaInfo, WorkUnit
 
 if TYPE_CHECKING:
     from pipeline.job import ClipsConfig, JobConfig
     from pipeline.questions import QuestionSet
 
+ANSWER_FORMAT = 1
+"""Raised when answers stored before would have to be asked again; not with every new journal format."""
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
 
@@ -50,6 +51,8 @@ class MediaPlan:
     """Why nothing can be asked of it; then `units` is empty and `failed_unit_id` names the unit that says so."""
     finished: frozenset[str] = frozenset()
     """Ids of the units that are done already."""
+    failed_attempt: int = 0
+    """Which attempt at it this failure is."""
     is_current: bool = False
     """Whether the index has this version as the one that counts."""
 
@@ -75,13 +78,15 @@ def make_recipe(job: JobConfig, question_set: QuestionSet, weights_hash: str) ->
     Where it runs (devices, addresses, retries) is not part of it. The number type is: bf16 and fp32 answers differ.
     """
     fields: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": ANSWER_FORMAT,
         "questions": question_set.fingerprint(job.variables),
         "weights": weights_hash,
         "dtype": job.model.dtype,
         "system_prompt": job.model.system_prompt,
         "pruning": _as_text(job.pruning.model_dump()),
         "clips": _as_text(job.clips.model_dump()),
+        # No answer depends on it, but units of two sizes over the same clips would count them twice.
+        "clips_per_unit": job.execution.clips_per_unit,
         "decoding": {"min_share": str(DecodeSettings.min_share)},
     }
     return Recipe(recipe_hash(fields), fields)
@@ -129,17 +134,18 @@ def _fixed_spans(start: float, end: float, length: float, step: float, shortest:
 def plan_media(media: Media, probed: Probed, job: JobConfig, question_set: QuestionSet, recipe: Recipe) -> MediaPlan:
     """Cut one probed media item into units. Never raises for what is wrong with that item."""
     version = version_id(job.name, media.media_id, media.etag, recipe.hash)
+    failed = failed_version_id(version)
     info, failure = probed.info, probed.failure
     if info is None:
-        return MediaPlan(media, None, version, (), failure or ClipFailure(None, "probe", "internal", "no probe result"))
+        return MediaPlan(media, None, failed, (), failure or ClipFailure(None, "probe", "internal", "no probe result"))
     try:
         questions, instruction = question_set.resolve(media, info, job.variables)
     except QuestionError as error:
-        return MediaPlan(media, info, version, (), ClipFailure(None, "plan", error.error_class, str(error)))
+        return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
     spans = cut_spans(info.duration_s, job.clips, probed.scene_cuts_s or ())
     if not spans:
         reason = f"its duration is {info.duration_s:g} s: there is nothing to ask about"
-        return MediaPlan(media, info, version, (), ClipFailure(None, "plan", "empty_media", reason))
+        return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", "empty_media", reason))
     clips = [Clip(clip_id(version, start, end), i, start, end) for i, (start, end) in enumerate(spans)]
     units = tuple(
         WorkUnit(unit_id(version, [c.clip_id for c in part]), version, media, info, tuple(part), questions, instruction)

@@ -63,7 +63,7 @@ MEDIA_SCHEMA = pa.schema(
 def clips_table(unit: UnitObject) -> pa.Table:
     """Rows of `clips` by `CLIPS_SCHEMA`: the answered and partial clips of a unit."""
     answered = _answered(unit)
-    return _with_shared(unit.meta, answered.select([n for n, _ in CLIP_FIELDS]), CLIPS_SCHEMA)
+    return _with_shared(unit.meta, answered.select([*(n for n, _ in CLIP_FIELDS), "run_id"]), CLIPS_SCHEMA)
 
 
 def answers_table(unit: UnitObject) -> pa.Table:
@@ -72,7 +72,7 @@ def answers_table(unit: UnitObject) -> pa.Table:
     nested = answered["answers"].combine_chunks()
     clip_of = pc.list_parent_indices(nested)
     flat = pc.list_flatten(nested)
-    columns = {name: answered[name].take(clip_of) for name in ("clip_id", "start_s", "end_s", "status")}
+    columns = {name: answered[name].take(clip_of) for name in ("clip_id", "start_s", "end_s", "status", "run_id")}
     columns |= {f.name: pc.struct_field(flat, [i]) for i, f in enumerate(ANSWER_TYPE)}
     return _with_shared(unit.meta, pa.table(columns), ANSWERS_SCHEMA)
 
@@ -84,7 +84,6 @@ def _shared_row(meta: UnitMeta) -> dict[str, Any]:
         "media_key": meta.media.key,
         "version_id": meta.version_id,
         "unit_id": meta.unit_id,
-        "run_id": meta.run_id,
     }
 
 
@@ -93,7 +92,7 @@ def quarantine_rows(unit: UnitObject) -> list[dict[str, Any]]:
     shared = _shared_row(unit.meta)
     rows = []
     for row in unit.rows.to_pylist():
-        where = {name: row[name] for name in ("clip_id", "start_s", "end_s")}
+        where = {name: row[name] for name in ("run_id", "clip_id", "start_s", "end_s")}
         if row["status"] == "quarantined":
             reason = {name: row[name] for name in ("stage", "error_class", "message")}
             rows.append(shared | where | {"question_id": None} | reason)

@@ -56,6 +56,20 @@ class Probed:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A row of the quarantine, with the attempt of its unit."""
+
+    media_id: str
+    media_key: str
+    version_id: str
+    unit_id: str
+    attempt: int
+    clip_id: str | None
+    """None where the whole media item failed."""
+    error_class: str
+
+
+@dataclass(frozen=True)
 class Totals:
     """Sums over the clips of one job that count."""
 
@@ -310,6 +324,29 @@ class SavingsIndex:
         with self._engine.connect() as connection:
             return [(name, int(n)) for name, n in connection.execute(query)]
 
+    def failures(
+        self, job: str, error_classes: Sequence[str], media_ids: Sequence[str] | None = None
+    ) -> Iterator[Failure]:
+        """What is in quarantine with these error classes, of all media or of these, streamed in order of their keys."""
+        q = quarantine.c
+        query = (
+            sa.select(q.media_id, q.media_key, q.version_id, q.unit_id, units.c.attempt, q.clip_id, q.error_class)
+            .join(units, units.c.unit_id == q.unit_id)
+            .where(q.job == job, q.error_class.in_(error_classes))
+            .order_by(q.media_key, q.unit_id, q.start_s, q.question_id)
+        )
+        if media_ids is not None:
+            query = query.where(q.media_id.in_(media_ids))
+        with self._engine.connect().execution_options(yield_per=10_000) as connection:
+            for row in connection.execute(query):
+                yield Failure(*row)
+
+    def forget_probes(self, media_ids: Iterable[str]) -> None:
+        """Have these media probed again."""
+        with self._engine.begin() as connection:
+            for batch in batches(media_ids, BATCH):
+                connection.execute(sa.delete(probes).where(probes.c.media_id.in_(batch)))
+
     def find_media(self, key_or_id: str) -> list[tuple[str, str]]:
         """(media_id, key) of the items with this exact key or id, over all jobs."""
         query = sa.select(media.c.media_id, media.c.media_key).distinct()
@@ -401,7 +438,7 @@ def _attempts(connection: sa.Connection, unit_ids: Sequence[str]) -> dict[str, i
     found: dict[str, int] = {}
     for batch in batches(unit_ids, BATCH):
         rows = connection.execute(sa.select(units.c.unit_id, units.c.attempt).where(units.c.unit_id.in_(batch)))
-        found |= dict(rows.tuples().all())
+        found.update((row.unit_id, row.attempt) for row in rows)
     return found
 
 

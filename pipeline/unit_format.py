@@ -2,29 +2,28 @@
 
 Promises: what is encoded is decoded equal; damage and newer formats are named, never misread. Knows nothing about where
 the bytes are stored.
+
+A unit that is done again (`omnidrop retry`) becomes an object of its own, its next *attempt*: the rows that are made
+anew, and all others as the attempt before had them.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from omnidrop.answers import Answer, PassCost
-from omnidrop.errors import OmniDropError
 from omnidrop.questions import Question
+from pipeline.sealing import FORMAT_VERSION, JournalError, seal, unseal
 from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
 
-FORMAT_VERSION = 1
-"""Raised when an older reader would misread a newer journal; part of every recipe."""
-
-_META_KEY = b"omnidrop"
 _WAYS = ("as_run", "dense", "dense_shared")
 _COSTS = (*(f.name for f in fields(PassCost)), "flops")
 
@@ -77,13 +76,12 @@ FAILURE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("message", pa.string()),
 )
 
-UNIT_SCHEMA = pa.schema([*CLIP_FIELDS, *FAILURE_FIELDS, ("answers", pa.list_(ANSWER_TYPE))])
+UNIT_SCHEMA = pa.schema([*CLIP_FIELDS, *FAILURE_FIELDS, ("answers", pa.list_(ANSWER_TYPE)), ("run_id", pa.string())])
+"""`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay."""
 
-
-class JournalError(OmniDropError):
-    """The journal holds something this version cannot read; the message says what and what to do."""
-
-    error_class = "journal"
+_UNIT_PATH = re.compile(
+    r"journal/units/([^/]+)/[0-9a-f]{2}/([0-9a-f]{32})/([0-9a-f]{32})-([0-9a-f]{32})(?:-([0-9]{3,9}))?\.parquet"
+)
 
 
 def utc_now() -> str:
@@ -119,20 +117,27 @@ class UnitKey:
     media_id: str
     version_id: str
     unit_id: str
+    attempt: int = 0
+    """0 is the first; only the newest counts."""
 
     @property
     def path(self) -> str:
         """Key in the store."""
-        return f"{media_prefix(self.job, self.media_id)}{self.version_id}-{self.unit_id}.parquet"
+        attempt = f"-{self.attempt:03d}" if self.attempt else ""
+        return f"{media_prefix(self.job, self.media_id)}{self.version_id}-{self.unit_id}{attempt}.parquet"
+
+    def up_to(self) -> list[UnitKey]:
+        """This attempt and all before it."""
+        return [replace(self, attempt=attempt) for attempt in range(self.attempt + 1)]
 
     @staticmethod
     def parse(path: str) -> UnitKey | None:
         """The inverse of `path`; None for anything that is not a unit (a temp file, a stranger's file)."""
-        parts = path.removesuffix(".parquet").split("/")
-        if not path.endswith(".parquet") or len(parts) != 6 or parts[:2] != ["journal", "units"]:
+        found = _UNIT_PATH.fullmatch(path)
+        if found is None:
             return None
-        version, _, unit = parts[5].partition("-")
-        return UnitKey(parts[2], parts[4], version, unit) if unit else None
+        key = UnitKey(found[1], found[2], found[3], found[4], int(found[5] or 0))
+        return key if key.path == path else None
 
 
 @dataclass(frozen=True)
@@ -146,13 +151,14 @@ class UnitMeta:
     version_id: str
     unit_id: str
     run_id: str
+    attempt: int = 0
     committed_at: str = field(default_factory=utc_now)
     format_version: int = FORMAT_VERSION
 
     @property
     def key(self) -> UnitKey:
         """Where this unit is or will be."""
-        return UnitKey(self.asked.job, self.media.media_id, self.version_id, self.unit_id)
+        return UnitKey(self.asked.job, self.media.media_id, self.version_id, self.unit_id, self.attempt)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,36 +169,52 @@ class UnitObject:
     rows: pa.Table
 
 
-def encode_unit(meta: UnitMeta, outcomes: Sequence[ClipOutcome], questions: Sequence[Question]) -> bytes:
-    """A unit as one Parquet object: row order is the clips' order; `meta` goes into the file's metadata."""
+def encode_unit(
+    meta: UnitMeta,
+    outcomes: Sequence[ClipOutcome],
+    questions: Sequence[Question],
+    before: UnitObject | None = None,
+) -> bytes:
+    """A unit as one sealed Parquet object: row order is the clips' order; `meta` goes into the file's metadata.
+
+    `before` is the attempt before this one, whose other clips stay as they are.
+    """
     asked = {q.id: q for q in questions}
     rows = [_result_row(o, asked) if isinstance(o, ClipResult) else _failure_row(o) for o in outcomes]
-    schema = UNIT_SCHEMA.with_metadata({_META_KEY: json.dumps(asdict(meta)).encode()})
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
-    return sink.getvalue()
+    table = pa.Table.from_pylist([row | {"run_id": meta.run_id} for row in rows], schema=UNIT_SCHEMA)
+    if before is not None:
+        kept = pc.invert(pc.is_in(before.rows["clip_id"], value_set=table["clip_id"].combine_chunks()))
+        table = pa.concat_tables([before.rows.filter(kept), table]).sort_by("clip_index")
+    return seal(table, asdict(meta))
 
 
 def decode_unit(data: bytes, *, where: str) -> UnitObject:
     """The inverse of `encode_unit`. Raises JournalError, naming `where`, for damage or a newer format."""
+    table, given = unseal(data, where=where)
     try:
-        table = pq.read_table(io.BytesIO(data))
-        given = json.loads(table.schema.metadata[_META_KEY])
-        version = given["format_version"]
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
-        raise JournalError(f"{where} is not a journal object ({error}); delete it and run the job again") from error
-    if version > FORMAT_VERSION:
-        raise JournalError(f"{where} has journal format {version}, this version reads up to {FORMAT_VERSION}; upgrade")
-    info = given["info"]
-    meta = UnitMeta(
-        **given
-        | {
-            "asked": Asked(**given["asked"]),
-            "media": Media(**given["media"]),
-            "info": info and MediaInfo.from_dict(info),
-        }
+        info = given["info"]
+        meta = UnitMeta(
+            **given
+            | {
+                "asked": Asked(**given["asked"]),
+                "media": Media(**given["media"]),
+                "info": info and MediaInfo.from_dict(info),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise JournalError(f"{where} is no work unit ({error}); delete it and run the job again") from error
+    return UnitObject(meta, _with_all_columns(table, meta))
+
+
+def _with_all_columns(table: pa.Table, meta: UnitMeta) -> pa.Table:
+    """An older object's rows by this version's schema: what was not stored then is null."""
+    missing = {name: None for name in UNIT_SCHEMA.names if name not in table.column_names} | (
+        {"run_id": meta.run_id} if "run_id" not in table.column_names else {}
     )
-    return UnitObject(meta, table.replace_schema_metadata(None))
+    for name, value in missing.items():
+        column = pa.repeat(pa.scalar(value, UNIT_SCHEMA.field(name).type), table.num_rows)
+        table = table.append_column(name, column)
+    return table.select(UNIT_SCHEMA.names)
 
 
 def _clip_row(clip: Clip | None, status: str) -> dict[str, Any]:

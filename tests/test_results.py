@@ -19,8 +19,9 @@ from pipeline import mirror, savings_index, tables
 from pipeline.index_schema import metadata
 from pipeline.journal import Journal, RunRecord, check_output_is_ours
 from pipeline.savings_index import Probed, SavingsIndex
+from pipeline.sealing import JournalError
 from pipeline.storage import open_store
-from pipeline.unit_format import JournalError, UnitKey, decode_unit, encode_unit
+from pipeline.unit_format import UnitKey, decode_unit, encode_unit
 from tests import rows
 from tests.postgres_server import postgres_server
 

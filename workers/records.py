@@ -130,6 +130,8 @@ class WorkUnit:
     questions: tuple[Question, ...]
     instruction: str
     """Text that all questions share, asked once in the prefix."""
+    attempt: int = 0
+    """Above 0 where a finished unit is done again; then `clips` are those that failed."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,88 @@
+"""Parquet objects under a seal: a hash over every byte, kept in the object's own footer.
+
+Promises: what is sealed comes back as it was or not at all; a damaged object is named, never misread. Knows nothing
+about what the objects hold or where they lie.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from omnidrop.errors import OmniDropError
+
+FORMAT_VERSION = 2
+"""Of everything below `journal/` and `tables/`; raised when an older version would misread a newer one. 2 brought seals
+and attempts. Older formats are read as they are."""
+SEALED_SINCE = 2
+
+_META = b"omnidrop"
+_SEAL = "omnidrop.seal"
+_MARK = b"blake2b:"
+_DIGEST_BYTES = 16
+_BLANK = b"0" * (2 * _DIGEST_BYTES)
+
+
+class JournalError(OmniDropError):
+    """The results hold something this version cannot read; the message says what and what to do."""
+
+    error_class = "journal"
+
+
+def digest(data: bytes) -> str:
+    """The hash that seals and manifests use, in hexadecimal."""
+    return blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def seal(table: pa.Table, meta: Mapping[str, Any]) -> bytes:
+    """A table as a sealed Parquet object; `meta` (JSON values) travels in its footer."""
+    kept = json.dumps({"format_version": FORMAT_VERSION, **meta}).encode()
+    sink = io.BytesIO()
+    schema = table.schema.with_metadata({_META: kept})
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        writer.write_table(table.replace_schema_metadata(schema.metadata))
+        # Added here, the seal comes after all that others wrote: nothing in `meta` can be taken for it.
+        writer.add_key_value_metadata({_SEAL: (_MARK + _BLANK).decode()})
+    data = sink.getvalue()
+    at = data.rindex(_MARK + _BLANK) + len(_MARK)
+    return data[:at] + digest(data).encode() + data[at + len(_BLANK) :]
+
+
+def unseal(data: bytes, *, where: str) -> tuple[pa.Table, dict[str, Any]]:
+    """The inverse of `seal`: the table, and `meta` with its `format_version`.
+
+    Objects older than `SEALED_SINCE` have no seal and are taken as they are. Raises JournalError, naming `where`.
+    """
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        found = file.metadata.metadata or {}
+        meta: dict[str, Any] = json.loads(found.get(_META, b'{"format_version": 1}'))
+        version = int(meta["format_version"])
+        sealed = found.get(_SEAL.encode())
+        if (sealed is not None or version >= SEALED_SINCE) and not _is_whole(data, sealed or b""):
+            raise ValueError("its content is not what was written")
+        if version > FORMAT_VERSION:
+            raise JournalError(
+                f"{where} has journal format {version}, this version reads up to {FORMAT_VERSION}; upgrade omnidrop"
+            )
+        return file.read().replace_schema_metadata(None), meta
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise JournalError(f"{where} is damaged ({_first_line(error)}); delete it and run the job again") from error
+
+
+def _is_whole(data: bytes, sealed: bytes) -> bool:
+    at = data.rfind(sealed)
+    if len(sealed) != len(_MARK) + len(_BLANK) or not sealed.startswith(_MARK) or at < 0:
+        return False
+    at += len(_MARK)
+    return digest(data[:at] + _BLANK + data[at + len(_BLANK) :]).encode() == sealed[len(_MARK) :]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
