@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from tests.media_files import clip_file
-from tests.small_jobs import QUESTIONS
+from tests.small_jobs import QUESTIONS, cli
 
 # A busy machine may take a second for what takes a millisecond; tests that bound time do so themselves.
 settings.register_profile("omnidrop", deadline=None)
@@ -44,6 +44,15 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     clip_file(folder / "short.mp4", 3, size="64x48", rate=10)
     clip_file(folder / "long.mkv", 7, size="64x48", rate=10)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(ray_session, tmp_path_factory):
+    """The folder that `omnidrop demo` leaves: archive, job.yaml, results. Shared, so look and do not touch."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    result = cli("demo", "--folder", folder)
+    assert result.exit_code == 0, result.output
     return folder
 
 
