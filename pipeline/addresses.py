@@ -47,6 +47,13 @@ def is_s3(location: str) -> bool:
     return location.startswith("s3://")
 
 
+def checked_key(key: str) -> str:
+    """A store's key as it is. Raises ValueError for one that could lead out of the store."""
+    if not key or key.startswith("/") or any(part in ("", ".", "..") for part in key.split("/")):
+        raise ValueError(f"not a key of a store: {key!r}")
+    return key
+
+
 def _endpoint(url: str) -> str:
     if "@" in url or secret_in_query(url):
         raise SecretFreeError(f"the address seems to hold a credential; {NO_CREDENTIALS}")

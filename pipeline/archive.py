@@ -17,13 +17,20 @@ from pathlib import Path
 from omnidrop.errors import UserError
 from pipeline.addresses import is_s3
 from pipeline.globs import KeyFilter
-from pipeline.s3 import StorageError, s3_filesystem, s3_objects
+from pipeline.patience import Unavailable
+from pipeline.s3 import StorageError, StorageUnavailable, s3_filesystem, s3_objects
 from pipeline.sections import ArchiveConfig
 from workers.records import Media
 
 
 class ArchiveError(UserError):
     """The archive cannot be listed, or there is nothing in it to ask about."""
+
+    error_class = "archive"
+
+
+class ArchiveUnavailable(ArchiveError, Unavailable):
+    """The archive does not answer now; it may pass."""
 
     error_class = "archive"
 
@@ -95,7 +102,8 @@ def _s3_media(config: ArchiveConfig, output: str | None) -> Iterator[Media]:
                 continue
             yield Media(media_id(config.identity, key), key, uri, item["ETag"].strip('"'), item["Size"])
     except StorageError as error:
-        raise ArchiveError(f"the archive cannot be listed: {error}") from error
+        kind = ArchiveUnavailable if isinstance(error, StorageUnavailable) else ArchiveError
+        raise kind(f"the archive cannot be listed: {error}") from error
 
 
 def _local_media(config: ArchiveConfig, keys: KeyFilter, output: str | None) -> Iterator[Media]:

@@ -11,21 +11,34 @@ import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 import ray
 
 from omnidrop.errors import UserError
-from pipeline.execution import Backend, Limits, RayExecution, Statistics, StopFlag, UnitResult, execute_in_process
+from pipeline.execution import (
+    NO_ROOM,
+    RETRY_PAUSE_S,
+    RETRYABLE,
+    Backend,
+    Limits,
+    RayExecution,
+    Statistics,
+    UnitResult,
+    execute_in_process,
+)
 from pipeline.job import JobConfig
+from pipeline.patience import LOOK_S, Patience, StopFlag, Unavailable
 from pipeline.probing import source
 from pipeline.worker_settings import answerer_settings, decode_settings
 from workers import remote
 from workers.answering import Answerer
-from workers.decoding import decode_unit
+from workers.decoding import decode_one
 from workers.media import decoded_shape
-from workers.records import Clip, DecodeSettings, WorkUnit
+from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, WorkUnit
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +62,10 @@ class Executor(Protocol):
         ...
 
 
-def executor(job: JobConfig, stop: StopFlag) -> Executor:
-    """The executor that a job's `execution.ray_address` asks for."""
-    return _InProcess(job, stop) if job.execution.ray_address == IN_PROCESS else _OnRay(job, stop)
+def executor(job: JobConfig, stop: StopFlag, patience: Patience) -> Executor:
+    """The executor that a job's `execution.ray_address` asks for. It takes nothing new while `patience` waits."""
+    kind = _InProcess if job.execution.ray_address == IN_PROCESS else _OnRay
+    return kind(job, stop, patience)
 
 
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
@@ -63,18 +77,17 @@ def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
 class _InProcess:
     """No Ray: one clip after the other."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag) -> None:
-        self._job, self._stop = job, stop
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience) -> None:
+        self._job, self._stop, self._patience = job, stop, patience
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
         job = self._job
         answerer = Answerer(answerer_settings(job.model, job.pruning))
-        settings, where = decode_settings(job.clips, job.execution), source(job)
         answered = 0
         for result in execute_in_process(
-            units,
-            decode=lambda unit: decode_unit(unit, settings, where),
+            self._when_possible(units),
+            decode=self._decoded,
             answer=lambda decoded, unit: answerer.answer(decoded, unit.questions, unit.instruction),
             stop=self._stop,
         ):
@@ -83,18 +96,43 @@ class _InProcess:
         if answered:
             self.statistics.actors.append(str(answerer.describe()))
 
+    def _when_possible(self, units: Iterable[WorkUnit]) -> Iterator[WorkUnit]:
+        for unit in units:
+            while self._patience.is_waiting() and not self._stop.is_set():
+                time.sleep(LOOK_S)
+            yield unit
+
+    def _decoded(self, unit: WorkUnit) -> Iterator[DecodedClip | ClipFailure]:
+        for clip in unit.clips:
+            yield self._patience.call(partial(self._decode, unit, clip))
+
+    def _decode(self, unit: WorkUnit, clip: Clip) -> DecodedClip | ClipFailure:
+        """One clip, with the tries that it may have. Raises Unavailable where there is no room for it."""
+        settings, where = decode_settings(self._job.clips, self._job.execution), source(self._job)
+        retries = 0
+        while True:
+            outcome = decode_one(unit.media, unit.info, clip, settings, where)
+            if isinstance(outcome, DecodedClip):
+                return outcome
+            if outcome.error_class in NO_ROOM:
+                raise Unavailable(outcome.message)
+            if outcome.error_class not in RETRYABLE or retries == self._job.execution.max_retries:
+                return outcome
+            time.sleep(RETRY_PAUSE_S * 2**retries)
+            retries += 1
+
 
 class _OnRay:
     """Decode tasks and model actors on a Ray cluster."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag) -> None:
-        self._job, self._stop = job, stop
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience) -> None:
+        self._job, self._stop, self._patience = job, stop, patience
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
         started_here = _connect(self._job)
         try:
-            execution = RayExecution(self._backend(), self._limits(), self._stop)
+            execution = RayExecution(self._backend(), self._limits(), self._stop, self._patience)
             self.statistics = execution.statistics
             yield from execution.run(units)
         finally:

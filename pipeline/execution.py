@@ -15,13 +15,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.exceptions import (
     GetTimeoutError,
     NodeDiedError,
     ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
     OutOfMemoryError,
     RayActorError,
     RayError,
@@ -30,6 +32,7 @@ from ray.exceptions import (
 )
 
 from omnidrop.errors import OmniDropError
+from pipeline.patience import Patience, StopFlag, Unavailable
 from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeReport, Stage, WorkUnit
 
 log = logging.getLogger(__name__)
@@ -42,20 +45,22 @@ NODE_TIMEOUT_S = 2.0
 """A node that takes longer to accept a connection is taken for lost."""
 RETRYABLE = frozenset({"storage"})
 """Failures that may pass by themselves: tried again up to `max_retries` times."""
+RETRY_PAUSE_S = 2.0
+"""Before the first further try of a clip, doubled for each one: the store's own retries have taken some seconds."""
+NO_ROOM = frozenset({"cache_full"})
+"""Failures that pass when room is made, by clips in flight or by somebody: admission pauses, then the run ends."""
+
+
+STORE_FULL = (
+    "Ray's object store is full, and so is the disk that it spills to; free some on the machines of the cluster (the "
+    "folder is below /tmp/ray unless `ray start --temp-dir` says otherwise), or lower execution.bytes_in_flight"
+)
 
 
 class ExecutionError(OmniDropError):
     """The run as a whole cannot go on; what is committed stays, and running again resumes."""
 
     error_class = "execution"
-
-
-class StopFlag(Protocol):
-    """What a SIGTERM handler sets; `threading.Event` is one."""
-
-    def is_set(self) -> bool:
-        """Whether the run should take no further units."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,10 @@ class _ClipState:
     nbytes: int
     deaths: int = 0
     retries: int = 0
+    due: float = 0.0
+    """Not decoded again before this (monotonic clock)."""
+    refused_at: int | None = None
+    """How many clips had been answered when there was no room for this one."""
     payload: ray.ObjectRef | None = None
 
 
@@ -160,8 +169,9 @@ class _Slot:
 class RayExecution:
     """One run of the loop. All state lives in the driver; tasks and actors hold none that matters."""
 
-    def __init__(self, backend: Backend, limits: Limits, stop: StopFlag) -> None:
+    def __init__(self, backend: Backend, limits: Limits, stop: StopFlag, patience: Patience | None = None) -> None:
         self._backend, self._limits, self._stop = backend, limits, stop
+        self._patience = patience or Patience(0.0)
         self._again: deque[_ClipState] = deque()
         self._next: deque[_ClipState] = deque()
         self._ready: deque[_ClipState] = deque()
@@ -170,10 +180,15 @@ class RayExecution:
         self._loading: dict[ray.ObjectRef, _Slot] = {}
         self._slots: list[_Slot] = []
         self._bytes = 0
+        self._answered_clips = 0
+        self._is_exhausted = False
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
-        """Yield units as they finish, in any order. Raises ExecutionError when no actor can be kept alive."""
+        """Yield units as they finish, in any order.
+
+        Raises ExecutionError when no actor can be kept alive, Unavailable when there is no room for long.
+        """
         source = iter(units)
         deadline: float | None = None
         try:
@@ -186,10 +201,14 @@ class RayExecution:
                 elif time.monotonic() > deadline:
                     return
                 self._dispatch(is_stopping=deadline is not None)
-                if not self._decoding and not self._answering and not (self._ready and self._slots):
-                    # Nothing on its way and nothing admitted above: the source is exhausted, or we are stopping.
+                is_idle = not self._decoding and not self._answering and not (self._ready and self._slots)
+                if is_idle and (deadline is not None or (self._is_exhausted and not self._again)):
                     return
                 waiting = [*self._decoding, *self._answering, *self._loading]
+                if not waiting:
+                    # Clips are left, but it is not yet time for them.
+                    time.sleep(POLL_S)
+                    continue
                 first, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S, fetch_local=False)
                 if first:
                     # Whatever else is done comes along: one wait per event would cost a round trip each.
@@ -202,7 +221,7 @@ class RayExecution:
     # -- starting work ------------------------------------------------------------------------------------------------
 
     def _admit(self, source: Iterator[WorkUnit]) -> None:
-        while len(self._decoding) < self._limits.decode_tasks:
+        while len(self._decoding) < self._limits.decode_tasks and not self._patience.is_waiting():
             ahead = len(self._decoding) + len(self._ready)
             if ahead >= self._limits.decode_tasks + DECODE_AHEAD_PER_ACTOR * self._limits.actors:
                 return
@@ -212,18 +231,20 @@ class RayExecution:
             in_flight = self._decoding or self._ready or self._answering
             if in_flight and self._bytes + state.nbytes > self._limits.bytes_in_flight:
                 return
-            (self._again or self._next).popleft()
+            (self._again if state in self._again else self._next).remove(state)
             self._reserve(state.nbytes)
             report, state.payload = self._backend.start_decode(state.owner.unit, state.clip)
             self._decoding[report] = state
 
     def _peek(self, source: Iterator[WorkUnit]) -> _ClipState | None:
-        """The clip to decode next: one that must be tried again, or the next of the units."""
-        if self._again:
-            return self._again[0]
+        """The clip to decode next: one that must be tried again, if it is time, or the next of the units."""
+        now = time.monotonic()
+        if (again := next((s for s in self._again if s.due <= now), None)) is not None:
+            return again
         while not self._next:
-            unit = next(source, None)
+            unit = None if self._is_exhausted else next(source, None)
             if unit is None:
+                self._is_exhausted = True
                 return None
             owner = _UnitState(unit)
             self._next.extend(_ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
@@ -280,7 +301,9 @@ class RayExecution:
         try:
             outcome: ClipOutcome = ray.get(ref)
         except RayTaskError as error:
-            if isinstance(error.cause, ObjectLostError):
+            if isinstance(error.cause, OutOfDiskError | ObjectStoreFullError):
+                yield from self._refused(state, ClipFailure(state.clip, "answer", "object_store_full", STORE_FULL))
+            elif isinstance(error.cause, ObjectLostError):
                 yield from self._died(state, "answer", error.cause)
             else:
                 yield from self._failed(state, "answer", "internal", str(error.cause or error))
@@ -292,6 +315,8 @@ class RayExecution:
             yield from self._died(state, "answer", error)
         else:
             slot.deaths_in_a_row = 0
+            self._answered_clips += 1
+            self._patience.succeeded()
             yield from self._finish(state, outcome)
 
     def _loaded(self, ref: ray.ObjectRef, slot: _Slot) -> None:
@@ -336,11 +361,29 @@ class RayExecution:
         yield from self._finish(state, ClipFailure(state.clip, stage, error_class, message))
 
     def _finish(self, state: _ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
+        if isinstance(outcome, ClipFailure) and outcome.error_class in NO_ROOM:
+            yield from self._refused(state, outcome)
+            return
         if isinstance(outcome, ClipFailure) and outcome.error_class in RETRYABLE:
             state.retries += 1
             if state.retries <= self._limits.max_retries:
+                state.due = time.monotonic() + RETRY_PAUSE_S * 2 ** (state.retries - 1)
                 self._retry(state)
                 return
+        yield from self._close(state, outcome)
+
+    def _refused(self, state: _ClipState, failure: ClipFailure) -> Iterator[UnitResult]:
+        """There was no room for a clip: tried again when room is made, unless it is always others that fit."""
+        if state.refused_at not in (None, self._answered_clips):
+            state.retries += 1
+        state.refused_at = self._answered_clips
+        if state.retries > self._limits.max_retries:
+            yield from self._close(state, failure)
+        else:
+            self._retry(state)
+            self._patience.refused(Unavailable(failure.message))
+
+    def _close(self, state: _ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
         assert outcome.clip == state.clip, "an answer must carry the clip it was asked about"
         self._reserve(-state.nbytes)
         state.payload = None

@@ -16,6 +16,7 @@ from omnidrop.errors import OmniDropError
 from pipeline.addresses import is_s3
 from pipeline.job import JobConfig
 from pipeline.planning import Prober
+from pipeline.s3 import s3_options
 from pipeline.savings_index import Probed
 from workers.decoding import Source, opened
 from workers.probing import ProbePool
@@ -51,7 +52,7 @@ def source(job: JobConfig) -> Source:
     """How the archive's files are reached from a worker."""
     if not is_s3(job.archive.uri):
         return Source()
-    return Source.of({"endpoint_url": job.archive.endpoint_url, "anon": job.archive.anonymous})
+    return Source.of(s3_options(job.archive.endpoint_url, anonymous=job.archive.anonymous))
 
 
 def _with_cuts(media: Media, probed: Probed, threshold: float, where: Source) -> Probed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,18 +25,21 @@ from pipeline.committing import Committer
 from pipeline.failpoints import reached
 from pipeline.job import JobConfig
 from pipeline.journal import Journal, RunRecord, check_output_is_ours
+from pipeline.patience import Patience
 from pipeline.planning import Recipe, make_recipe, plan_archive
 from pipeline.probing import prober
 from pipeline.questions import QuestionSet, load_question_set
+from pipeline.retrying import Retry, Selected, Selection
 from pipeline.savings_index import SavingsIndex, Totals
-from pipeline.storage import Store, open_store
+from pipeline.storage import PatientStore, Store, open_store
 from pipeline.unit_format import Asked, utc_now
 from workers.memory import peak_rss_bytes
-from workers.records import WorkUnit
+from workers.records import Media, WorkUnit
 
 if TYPE_CHECKING:
     from pipeline.backends import Executor
-    from pipeline.execution import StopFlag, UnitResult
+    from pipeline.execution import UnitResult
+    from pipeline.patience import StopFlag
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +99,20 @@ class Opened:
     asked: Asked
 
 
-def open_job(job: JobConfig) -> Opened:
-    """Open question set, output, journal and index, and bring the index up to the journal. Raises UserError."""
+def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
+    """Open question set, output, journal and index, and bring the index up to the journal. Raises UserError.
+
+    With `patience` the parts that are returned wait for an output that fails later on; opening itself never does: an
+    output that fails at once is a wrong address more often than an outage.
+    """
     question_set = load_question_set(job.question_set)
     question_set.values(job.variables)
     weights_hash = checkpoint_hash(resolve_checkpoint(job.model.path))
     store, journal, index = _results_of(job)
     mirror.catch_up(journal, index)
+    if patience is not None:
+        store = PatientStore(store, patience)
+        journal = Journal(store)
     recipe = make_recipe(job, question_set, weights_hash)
     asked = Asked(
         job=job.name,
@@ -118,11 +128,21 @@ def open_job(job: JobConfig) -> Opened:
     return Opened(job, question_set, store, journal, index, recipe, asked)
 
 
-def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | None = None) -> RunSummary:
-    """Do what is left of a job and publish. Raises UserError before anything is spent, ExecutionError when stuck."""
+def run_job(
+    job: JobConfig,
+    observer: Observer,
+    stop: StopFlag,
+    run_id: str | None = None,
+    again: Selection | None = None,
+) -> RunSummary:
+    """Do what is left of a job, or what failed and is selected to be done again, and publish.
+
+    Raises UserError before anything is spent, ExecutionError when stuck.
+    """
     started = time.monotonic()
     observer.stage("listing")
-    parts = open_job(job)
+    patience = Patience(job.storage.patience_s, stop, job.execution.stop_grace_s)
+    parts = open_job(job, patience)
     run = RunRecord(
         run_id=run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
         job=job.name,
@@ -131,6 +151,7 @@ def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | No
         started_at=utc_now(),
     )
     counts = {"listed": 0, "planned": 0, "before": 0}
+    retry = None if again is None else Retry(parts.index, job.name, again)
 
     with ExitStack() as stack:
         stack.callback(parts.index.close)
@@ -143,8 +164,14 @@ def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | No
 
         def units() -> Iterator[WorkUnit]:
             forgotten = parts.journal.tombstones()
-            listed = list_media(job.archive, leave_out=job.output)
+            listed: Iterable[Media] = patience.listing(
+                lambda: list_media(job.archive, leave_out=job.output), key=lambda media: media.key
+            )
+            if retry is not None:
+                listed = retry.media(listed)
             plans = plan_archive(listed, job, parts.question_set, parts.recipe, parts.index, probe, forgotten=forgotten)
+            if retry is not None:
+                plans = retry.plans(plans)
             # In a thread of its own: the loop that feeds the model must not wait for a slow probe.
             for plan in ahead(plans, PLANS_AHEAD):
                 counts["listed"] += 1
@@ -158,7 +185,7 @@ def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | No
                 counts["planned"] += bool(todo)
                 yield from todo
 
-        execution = _Execution(job, stop)
+        execution = _Execution(job, stop, patience)
         status = "failed"
         try:
             observer.stage("running")
@@ -196,15 +223,16 @@ def run_job(job: JobConfig, observer: Observer, stop: StopFlag, run_id: str | No
             published = tables.publish(parts.store, parts.journal, parts.index)
         totals = parts.index.totals(job.name)
         classes = tuple(parts.index.quarantine_classes(job.name))
-    return RunSummary(run, totals, classes, published, _notes(job))
+    notes = (*_notes(job), *(retry.notes() if retry is not None else ()))
+    return RunSummary(run, totals, classes, published, notes)
 
 
 class _Execution:
     """Starts what runs the units when the first one comes: Ray and torch take seconds and 300 MB, and most scheduled
     runs find nothing to do."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag) -> None:
-        self._job, self._stop = job, stop
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience) -> None:
+        self._job, self._stop, self._patience = job, stop, patience
         self._executor: Executor | None = None
 
     def run(self, units: Iterator[WorkUnit]) -> Iterator[UnitResult]:
@@ -214,7 +242,7 @@ class _Execution:
             return
         from pipeline import backends
 
-        self._executor = backends.executor(self._job, self._stop)
+        self._executor = backends.executor(self._job, self._stop, self._patience)
         yield from self._executor.run(chain([first], units))
 
     @property
@@ -235,6 +263,16 @@ def _notes(job: JobConfig) -> tuple[str, ...]:
         "answers come from the embedded model `tiny`, which knows only its toy world: on other videos they mean "
         "nothing; name a real checkpoint with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory",
     )
+
+
+def select_failures(job: JobConfig, selection: Selection) -> Selected:
+    """What `run_job` would do again with this selection. Raises UserError."""
+    _, journal, index = _results_of(job)
+    try:
+        mirror.catch_up(journal, index)
+        return Retry(index, job.name, selection).selected()
+    finally:
+        index.close()
 
 
 def rebuild_results(job: JobConfig) -> tables.Published:

@@ -266,6 +266,11 @@ class StorageConfig(Section):
         description="KMS key for sse: aws:kms; the account's own where not given.",
     )
     max_retries: int = Field(default=5, ge=0, le=50, description="Further tries after a storage failure that may pass.")
+    patience_s: float = Field(
+        default=300.0,
+        ge=0,
+        description="Seconds that a run waits, beginning nothing new, for a store that is gone or a disk that is full.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

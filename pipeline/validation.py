@@ -21,6 +21,7 @@ from omnidrop.questions import Question
 from pipeline.addresses import is_s3
 from pipeline.archive import list_media
 from pipeline.job import JobConfig
+from pipeline.probing import source
 from pipeline.questions import QuestionSet, load_question_set
 from pipeline.storage import LocalStore, open_store
 from workers.errors import MediaError
@@ -120,8 +121,7 @@ def _probe(media: Media, job: JobConfig) -> MediaInfo:
     timeout_s = job.execution.probe_timeout_s
     if not is_s3(media.uri):
         return probe(media.uri, timeout_s=timeout_s)
-    options = {"endpoint_url": job.archive.endpoint_url, "anon": job.archive.anonymous}
-    with fetched(media, options, replace(CacheSettings(), max_bytes=FETCHED_BYTES)) as path:
+    with fetched(media, dict(source(job).storage_options), replace(CacheSettings(), max_bytes=FETCHED_BYTES)) as path:
         return probe(path, timeout_s=timeout_s)
 
 

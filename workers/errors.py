@@ -102,6 +102,12 @@ class StorageError(MediaError):
 
 
 class CacheFull(MediaError):
-    """The node-local cache cannot hold the file."""
+    """The node-local cache has no room for the file now: its disk is full, or what it holds is in use."""
 
     error_class: ClassVar[str] = "cache_full"
+
+
+class CacheTooSmall(CacheFull):
+    """The file is larger than the whole cache may be."""
+
+    error_class: ClassVar[str] = "cache_too_small"

@@ -25,7 +25,7 @@ from typing import Any
 import fsspec
 
 from omnidrop.errors import OmniDropError
-from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageError
+from workers.errors import CacheFull, CacheTooSmall, MediaChanged, MediaMissing, StorageError
 from workers.records import Media
 
 READ_BYTES = 8 << 20
@@ -52,6 +52,17 @@ class CacheSettings:
         return Path(self.folder or _default_folder())
 
 
+def filesystem(protocol: str, options: dict[str, Any]) -> Any:
+    """An fsspec file system.
+
+    s3fs's own five tries on top of botocore's would hold a clip for minutes where a server hangs: two are left, for
+    bodies that break off, which botocore does not see.
+    """
+    found = fsspec.filesystem(protocol, **options)
+    found.retries = 2
+    return found
+
+
 @contextlib.contextmanager
 def fetched(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> Iterator[str]:
     """The local copy of an object, for as long as the block lasts.
@@ -60,7 +71,7 @@ def fetched(media: Media, storage_options: dict[str, Any], cache: CacheSettings)
     CacheFull (the object does not fit beside what is in use).
     """
     if media.size_bytes > cache.max_bytes:
-        raise CacheFull(
+        raise CacheTooSmall(
             f"{media.key}: {media.size_bytes} bytes; the cache may hold {cache.max_bytes}; raise that bound"
         )
     cache.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -81,11 +92,10 @@ def _fetch(media: Media, storage_options: dict[str, Any], entry: Path, cache: Ca
     part = entry.with_suffix(".part")
     try:
         _reserve(part, media.size_bytes, cache)
-        protocol = media.uri.partition("://")[0]
-        filesystem = fsspec.filesystem(protocol, **storage_options)
+        store = filesystem(media.uri.partition("://")[0], storage_options)
         # s3fs pins the etag it found on opening (If-Match), so every range comes from one version of the object.
-        with filesystem.open(media.uri, "rb", block_size=READ_BYTES, cache_type="readahead") as remote:
-            _check_etag(media, filesystem, remote)
+        with store.open(media.uri, "rb", block_size=READ_BYTES, cache_type="readahead") as remote:
+            _check_etag(media, store, remote)
             _copy(remote, part, media, time.monotonic() + cache.timeout_s)
         os.rename(part, entry)
     except OmniDropError:
@@ -95,7 +105,8 @@ def _fetch(media: Media, storage_options: dict[str, Any], entry: Path, cache: Ca
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CacheFull(
-                f"{media.key}: no space left on {cache.path}; free some, or lower the cache's bound"
+                f"{media.key}: no space left for files of the archive in {cache.path}; free some there, or set TMPDIR "
+                "to a larger disk on the machines that decode"
             ) from error
         raise _storage_error(media, error) from error
     except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
@@ -110,8 +121,8 @@ def _storage_error(media: Media, error: Exception) -> OmniDropError:
     return StorageError(f"{media.key}: {type(error).__name__}: {error}"[:1000])
 
 
-def _check_etag(media: Media, filesystem: Any, remote: Any) -> None:
-    details = getattr(remote, "details", None) or filesystem.info(media.uri)
+def _check_etag(media: Media, store: Any, remote: Any) -> None:
+    details = getattr(remote, "details", None) or store.info(media.uri)
     found = str(details.get("ETag", media.etag)).strip('"')
     if found != media.etag:
         raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {found}; run again to plan it anew")
