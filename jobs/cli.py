@@ -25,14 +25,18 @@ from omnidrop.errors import OmniDropError, UserError
 
 COMMANDS = {
     "demo": "Make a small archive of real videos, index it and show what came out.",
+    "ask": "Ask one video or sound file some questions, here and now.",
     "index": "Answer a job's questions about every clip of its archive that is new or changed.",
     "submit": "Run a job on a Ray cluster: send it, follow its log, stop it.",
     "plan": "Count media, clips, tokens and FLOPs of a job without loading a model.",
     "validate": "Check everything that a job needs before a GPU second is spent.",
     "evaluate": "Measure what pruning costs in right answers, per task and ratio.",
     "query": "Ask the published results in SQL.",
+    "report": "Show a job's results on one page: savings, answers, failures.",
     "status": "Show how far a job is and what its runs cost.",
     "selfcheck": "Check that a checkpoint answers here as the stock model does, in every mode.",
+    "retry": "Do again what failed, by error class.",
+    "verify": "Check journal, tables and index against each other.",
     "forget": "Erase a media item's results for good.",
     "rebuild": "Make the published tables and the savings index again from the journal.",
 }
@@ -81,8 +85,8 @@ class _Commands(typer.core.TyperGroup):
 def load_command(name: str) -> typer.core.TyperCommand:
     """A command from its module."""
     module = importlib.import_module(f"jobs.{name}")
-    # Each example is a paragraph, because help joins the lines of a paragraph.
-    examples = "\n\n".join(["Examples:", *getattr(module, "EXAMPLES", ())])
+    # Each example is a paragraph, because help joins the lines of a paragraph. Brackets are the user's, not markup.
+    examples = "\n\n".join(["Examples:", *(one.replace("[", r"\[") for one in getattr(module, "EXAMPLES", ()))])
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     paragraphs = (inspect.getdoc(module.command) or "").split("\n\n")
     single.command(

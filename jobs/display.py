@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
+from pipeline.retrying import TRANSIENT
 from pipeline.run import RunSummary
 from pipeline.savings_index import Totals
 from workers.records import ClipFailure
@@ -126,6 +127,15 @@ def with_reasons(count: int, classes: Iterable[tuple[str, int]]) -> str:
     """A number of failures and what they were."""
     reasons = ", ".join(f"{name} {number}" for name, number in classes)
     return f"{count} ({reasons})" if reasons else f"{count}"
+
+
+def retry_hint(classes: Iterable[tuple[str, int]], job: str) -> str | None:
+    """How to do again what may have failed for a moment only; `job` is the job file and options as given."""
+    passing = [(name, count) for name, count in classes if name in TRANSIENT]
+    if not passing:
+        return None
+    options = " ".join(f"--error-class {name}" for name, _ in passing)
+    return f"{with_reasons(sum(count for _, count in passing), passing)} may pass: omnidrop retry {job} {options}"
 
 
 def share(ratio: float | None) -> str:

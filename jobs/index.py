@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from jobs.cli import main
-from jobs.display import ProgressBar, print_summary
-from jobs.options import JsonFile, with_job, write_json
+from jobs.display import ProgressBar, console, print_summary, retry_hint
+from jobs.options import JsonFile, job_as_given, with_job, write_json
 from jobs.stopping import STOPPED_EXIT, StopOnSignal
 from pipeline.identity import checked_run_id
 from pipeline.job import JobConfig
@@ -45,6 +45,8 @@ def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None)
     with StopOnSignal() as stop, ProgressBar() as bar:
         summary = run_job(job, bar, stop, run_id)
     print_summary(summary, output=job.output)
+    if hint := retry_hint(summary.error_classes, job_as_given()):
+        console.print(hint, markup=False, highlight=False, soft_wrap=True)
     write_json(json_file, summary_json(summary))
     if summary.run.status == "stopped":
         return STOPPED_EXIT

@@ -12,11 +12,13 @@ import json
 import math
 import os
 import secrets
+import shlex
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +33,8 @@ from pipeline.yaml_file import parse_yaml
 
 UNSET = "none"
 """What to give an option to take a setting back to not given."""
+
+_given = ContextVar("the job as the running command was given it", default="JOB.yaml")
 
 JobFile = Annotated[
     Path,
@@ -109,11 +113,19 @@ class Setting:
                 key, separator, text = item.partition("=")
                 if not separator or not key:
                     raise JobError(f"option {self.names[0]}: write NAME=VALUE, given: {item!r}")
-                yield f"{name}.{key}", _scalar(text)
+                yield f"{name}.{key}", scalar(text)
         elif value == UNSET and type(None) in self.kinds:
             yield name, None
         else:
             yield name, value
+
+    def arguments(self, value: Any) -> Iterator[str]:
+        """The words of a command line that give this value again."""
+        if isinstance(value, bool):
+            yield self.names[0] if value else f"--no-{self.names[0].removeprefix('--')}"
+        elif value is not None:
+            for item in value if isinstance(value, list) else [value]:
+                yield from (self.names[0], str(item))
 
     def value_text(self) -> str:
         """What may be given, as help shows it."""
@@ -174,6 +186,8 @@ def with_job(command: Callable[..., Any]) -> Callable[..., Any]:
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != "job"]
 
     def run(*, job_file: Path, **given: Any) -> Any:
+        words = [word for setting in all_settings for word in setting.arguments(given[setting.parameter])]
+        _given.set(shlex.join([str(job_file), *words]))
         overrides: dict[str, object] = {}
         for setting in all_settings:
             overrides.update(setting.overrides(given.pop(setting.parameter)))
@@ -188,6 +202,11 @@ def with_job(command: Callable[..., Any]) -> Callable[..., Any]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def job_as_given() -> str:
+    """The job file and the options of the command that is running, to be given to another command."""
+    return _given.get()
 
 
 def settings_table() -> str:
@@ -243,7 +262,7 @@ def _jsonable(value: Any) -> Any:
     return str(value)
 
 
-def _scalar(text: str) -> object:
+def scalar(text: str) -> str | bool | int | float:
     """A variable's value, typed as the same text would be in a job file."""
     try:
         value = parse_yaml(text, Path("--variable")).value

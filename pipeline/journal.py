@@ -188,8 +188,7 @@ class Journal:
         """All runs, oldest first."""
         for path, _ in self._store.list("journal/runs/"):
             if path.endswith(".json"):
-                given = json.loads(self._store.read_bytes(path))
-                yield RunRecord(**given | {"actors": tuple(given["actors"])})
+                yield decode_run(self._store.read_bytes(path), where=path)
 
     def tombstones(self) -> frozenset[str]:
         """The media ids that were forgotten."""
@@ -239,6 +238,15 @@ def decode_heads(data: bytes, *, where: str) -> list[Head]:
         return [Head(**row) for row in table.to_pylist()]
     except TypeError as error:
         raise JournalError(f"{where} holds no heads ({error}); delete it and run `omnidrop rebuild`") from error
+
+
+def decode_run(data: bytes, *, where: str) -> RunRecord:
+    """A run's record. Raises JournalError, naming `where`, for damage."""
+    try:
+        given = json.loads(data)
+        return RunRecord(**given | {"actors": tuple(given["actors"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise JournalError(f"{where} is no run's record ({error}); delete it and run `omnidrop rebuild`") from error
 
 
 def check_output_is_ours(store: Store) -> None:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.batches import batches
 from pipeline.failpoints import reached
+from pipeline.index_schema import units
 from pipeline.journal import Head, Journal
 from pipeline.savings_index import SavingsIndex
 from pipeline.unit_format import UnitKey
@@ -45,7 +46,7 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
         taken += _take_up(journal, index, [key for key in missing if key.media_id not in forgotten], advance)
     for run in journal.runs():
         index.write_run(run)
-    if lost or index.count_units() > listed:
+    if lost or index.count(units) > listed:
         log.warning("the index knows units that the journal does not hold: rebuilding it")
         return rebuild(journal, index, advance)
     return taken

@@ -104,16 +104,35 @@ class Totals:
         return 1 - self.as_run_flops / self.dense_flops if self.dense_flops else None
 
 
+class IndexMissing(UserError):
+    """There is no index where one was to be read."""
+
+
+class IndexOutdated(UserError):
+    """The index has an older schema and was to be read as it is."""
+
+
 class SavingsIndex:
     """The index in one database; SQLite or PostgreSQL. One process may hold several connections to it."""
 
-    def __init__(self, url: str) -> None:
-        """Open the index, creating or migrating its tables. Raises UserError where the database cannot be used."""
+    def __init__(self, url: str, *, is_read_only: bool = False) -> None:
+        """Open the index, creating or migrating its tables. Raises UserError where the database cannot be used.
+
+        Read only, it is taken as it is: IndexMissing where there is none, IndexOutdated where it would be migrated.
+        """
         try:
             self._engine = sa.create_engine(url, connect_args=_connect_args(url))
-            if self._engine.dialect.name == "sqlite":
-                sa.event.listen(self._engine, "connect", _sqlite_pragmas)
-            _migrate(self._engine)
+            is_sqlite = self._engine.dialect.name == "sqlite"
+            if is_sqlite and is_read_only and not Path(self._engine.url.database or "").is_file():
+                raise IndexMissing(f"there is no index at {_without_password(url)}")
+            if is_sqlite:
+                sa.event.listen(self._engine, "connect", _sqlite_read_only if is_read_only else _sqlite_pragmas)
+            elif is_read_only:
+                self._engine = self._engine.execution_options(postgresql_readonly=True)
+            if is_read_only:
+                _check_schema(self._engine)
+            else:
+                _migrate(self._engine)
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             shown = _without_password(url)
             reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
@@ -161,8 +180,12 @@ class SavingsIndex:
         with self._engine.connect() as connection:
             return connection.scalar(sa.select(marks.c.value).where(marks.c.name == "heads"))
 
-    def apply_units(self, objects: Sequence[UnitObject]) -> None:
-        """Take up finished units; rows of versions that do not count and of older attempts are left out."""
+    def apply_units(self, objects: Sequence[UnitObject]) -> list[UnitObject]:
+        """Take up finished units; rows of versions that do not count and of older attempts are left out.
+
+        Returns those whose rows are in.
+        """
+        taken: list[UnitObject] = []
         with self._engine.begin() as connection:
             for batch in batches(objects, BATCH):
                 metas = [o.meta for o in batch]
@@ -185,6 +208,8 @@ class SavingsIndex:
                     _upsert(connection, clips, rows)
                 for rows in batches((row for o in live for row in quarantine_rows(o)), BATCH):
                     _upsert(connection, quarantine, rows)
+                taken += live
+        return taken
 
     def write_run(self, run: RunRecord) -> None:
         """Store or replace a run's record."""
@@ -249,10 +274,10 @@ class SavingsIndex:
 
     # -- what publishing, status and rebuilding ask -------------------------------------------------------------------
 
-    def count_units(self) -> int:
-        """How many finished units are known, superseded ones too."""
+    def count(self, table: sa.Table) -> int:
+        """How many rows a table has; `units` has superseded ones, too."""
         with self._engine.connect() as connection:
-            return connection.scalar(sa.select(sa.func.count()).select_from(units)) or 0
+            return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
 
     def live_media(self) -> Iterator[tuple[Head, UnitKey | None]]:
         """Every media item with each of its finished units that count (None where there is none yet), streamed.
@@ -263,7 +288,7 @@ class SavingsIndex:
         query = (
             sa.select(media, units.c.unit_id, units.c.attempt)
             .outerjoin(units, counts)
-            .order_by(media.c.job, media.c.media_key, media.c.media_id, units.c.unit_id)
+            .order_by(*self._bytewise(media.c.job, media.c.media_key, media.c.media_id, units.c.unit_id))
         )
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query).mappings():
@@ -368,6 +393,31 @@ class SavingsIndex:
         with self._engine.connect() as connection:
             return [RunRecord(**r | {"actors": tuple(r["actors"])}) for r in map(json.loads, connection.scalars(query))]
 
+    def rows(self, table: sa.Table) -> Iterator[tuple[Any, ...]]:
+        """A table's rows in the byte order of its primary key, streamed."""
+        query = sa.select(table).order_by(*self._bytewise(*table.primary_key))
+        with self._engine.connect().execution_options(yield_per=10_000) as connection:
+            for row in connection.execute(query):
+                yield tuple(row)
+
+    def undeclared(self) -> Iterator[tuple[str, str, int]]:
+        """(job, media_id, finished units) of media of which no version was declared."""
+        is_theirs = (units.c.job == media.c.job) & (units.c.media_id == media.c.media_id)
+        query = (
+            sa.select(units.c.job, units.c.media_id, sa.func.count())
+            .outerjoin(media, is_theirs)
+            .where(media.c.media_id.is_(None))
+            .group_by(units.c.job, units.c.media_id)
+            .order_by(units.c.job, units.c.media_id)
+        )
+        with self._engine.connect().execution_options(yield_per=10_000) as connection:
+            for row in connection.execute(query):
+                yield row[0], row[1], row[2]
+
+    def _bytewise(self, *columns: sa.Column[Any]) -> list[Any]:
+        """The same order in every database: PostgreSQL's own depends on the locale."""
+        return [c.collate("C") for c in columns] if self._engine.dialect.name == "postgresql" else list(columns)
+
     def contents(self) -> dict[str, list[tuple[Any, ...]]]:
         """Everything that follows from the journal, sorted: two indexes of one journal compare equal."""
         with self._engine.connect() as connection:
@@ -466,6 +516,11 @@ def _sqlite_pragmas(connection: Any, _: Any) -> None:
     cursor.close()
 
 
+def _sqlite_read_only(connection: Any, _: Any) -> None:
+    # Not `mode=ro`: that leaves empty -wal and -shm files behind.
+    connection.execute("PRAGMA query_only=ON")
+
+
 def _without_password(url: str) -> str:
     try:
         return sa.make_url(url).render_as_string(hide_password=True)
@@ -475,21 +530,39 @@ def _without_password(url: str) -> str:
 
 def _migrate(engine: sa.Engine) -> None:
     """Bring the tables to this version's schema, under a lock where several processes may start at once."""
+    config = migrations()
+    if _revision(engine, config) == ScriptDirectory.from_config(config).get_current_head():
+        return
+    with _migration_lock(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _check_schema(engine: sa.Engine) -> None:
+    config = migrations()
+    found, head = _revision(engine, config), ScriptDirectory.from_config(config).get_current_head()
+    if found is None:
+        raise IndexMissing(f"there are no tables of an index at {engine.url.render_as_string(hide_password=True)}")
+    if found != head:
+        raise IndexOutdated(f"the index has schema revision {found}, this version's is {head}")
+
+
+def migrations() -> Config:
+    """Alembic's configuration: where the migrations are."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    scripts = ScriptDirectory.from_config(config)
+    return config
+
+
+def _revision(engine: sa.Engine, config: Config) -> str | None:
     with engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
-    if found == scripts.get_current_head():
-        return
-    if found is not None and found not in {s.revision for s in scripts.walk_revisions()}:
+    if found is not None and found not in {s.revision for s in ScriptDirectory.from_config(config).walk_revisions()}:
         raise UserError(
             f"the index has schema revision {found}, which this version does not know; upgrade omnidrop, or delete the "
             "index and run `omnidrop rebuild` (the journal holds everything)"
         )
-    with _migration_lock(engine) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    return found
 
 
 @contextmanager

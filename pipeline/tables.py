@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from omnidrop.errors import UserError
 from pipeline.failpoints import reached
 from pipeline.journal import Head, Journal
 from pipeline.rows import (
@@ -36,7 +37,8 @@ from pipeline.rows import (
     quarantine_rows,
 )
 from pipeline.savings_index import SavingsIndex
-from pipeline.sealing import FORMAT_VERSION
+from pipeline.sealing import FORMAT_VERSION, JournalError
+from pipeline.sealing import digest as content_hash
 from pipeline.unit_format import UnitKey, UnitObject, utc_now
 
 if TYPE_CHECKING:
@@ -53,6 +55,14 @@ NAMES = ("answers", "clips", "media", "quarantine", "runs")
 
 
 @dataclass(frozen=True)
+class FileMark:
+    """What a published file must be."""
+
+    bytes: int
+    blake2b: str
+
+
+@dataclass(frozen=True)
 class Published:
     """One generation, as its manifest says."""
 
@@ -63,11 +73,30 @@ class Published:
     rows: dict[str, int]
     published_at: str
     format_version: int = FORMAT_VERSION
+    files: dict[str, FileMark] = field(default_factory=dict)
+    """Every file of `tables`; empty where format 1 published."""
 
 
 def current(store: Store) -> Published | None:
-    """The generation that counts, None where nothing was published."""
-    return Published(**json.loads(store.read_bytes(MANIFEST))) if store.exists(MANIFEST) else None
+    """The generation that counts, None where nothing was published.
+
+    Raises JournalError for a damaged manifest, UserError for a newer one.
+    """
+    if not store.exists(MANIFEST):
+        return None
+    try:
+        given = json.loads(store.read_bytes(MANIFEST))
+        if given["format_version"] > FORMAT_VERSION:
+            raise UserError(
+                f"{store.uri}/{MANIFEST} has format {given['format_version']}, this version reads up to "
+                f"{FORMAT_VERSION}; upgrade omnidrop"
+            )
+        files = {path: FileMark(**mark) for path, mark in given.get("files", {}).items()}
+        return Published(**given | {"files": files})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise JournalError(
+            f"{store.uri}/{MANIFEST} is damaged; `omnidrop rebuild` makes the tables again from the journal"
+        ) from error
 
 
 def publish(
@@ -82,9 +111,9 @@ def publish(
 
     A no-op where the published generation holds the same. `advance` is called with the number of units read.
     """
-    before = current(store)
+    before = _readable(store)
     forgotten = journal.tombstones()
-    digest = _digest(journal, index, forgotten)
+    digest = state_digest(journal, index, forgotten)
     if before is not None and before.digest == digest and keep_older > 0:
         return before
     generation = _claim(store, before)
@@ -113,9 +142,10 @@ def publish(
     writers["runs"].add(_runs_table(journal))
     tables = {name: writer.close() for name, writer in writers.items()}
     rows = {name: writer.rows for name, writer in writers.items()}
-    made = Published(generation, digest, tables, rows, utc_now())
+    files = {path: mark for writer in writers.values() for path, mark in writer.files.items()}
+    made = Published(generation, digest, tables, rows, utc_now(), files=files)
     reached("generation_written")
-    now = current(store)
+    now = _readable(store)
     if now is not None and now.generation > generation:
         # Another run published a newer snapshot while this one was being written.
         _drop(store, lambda found: found == generation)
@@ -134,6 +164,7 @@ class _TableWriter:
         self._schema = SCHEMAS[name]
         self._paths: list[str] = []
         self._pending: list[pa.Table] = []
+        self.files: dict[str, FileMark] = {}
         self._open()
         self.rows = 0
 
@@ -172,7 +203,9 @@ class _TableWriter:
         self._flush()
         self._writer.close()
         path = f"{self._folder}/part-{len(self._paths):05d}.parquet"
-        self._store.write(f"tables/{path}", self._sink.getvalue())
+        data = self._sink.getvalue()
+        self.files[path] = FileMark(len(data), content_hash(data))
+        self._store.write(f"tables/{path}", data)
         self._paths.append(path)
         reached("table_file_written")
 
@@ -243,31 +276,44 @@ def _kept_media(index: SavingsIndex, forgotten: frozenset[str]) -> Iterator[tupl
     return ((head, key) for head, key in index.live_media() if head.media_id not in forgotten)
 
 
-def _digest(journal: Journal, index: SavingsIndex, forgotten: frozenset[str]) -> str:
+def state_digest(journal: Journal, index: SavingsIndex, forgotten: frozenset[str]) -> str:
     """Changes when any row would change. Runs that found nothing to do are no reason to publish."""
     state = blake2b(digest_size=16)
     for head, key in _kept_media(index, forgotten):
-        state.update(f"{head.version_id}/{head.units}/{key and (key.unit_id, key.attempt)}\n".encode())
+        state.update(f"{head.version_id}/{head.units}/{key and key.name}\n".encode())
     for run in journal.runs():
         if run.units_finished:
             state.update(f"{run.run_id}/{run.status}\n".encode())
     return state.hexdigest()
 
 
+def _readable(store: Store) -> Published | None:
+    """A damaged manifest is as good as none: publishing is how it is mended."""
+    try:
+        return current(store)
+    except JournalError:
+        return None
+
+
 def _claim(store: Store, before: Published | None) -> int:
     """A generation number of our own: two runs that publish at once must not write into one folder."""
-    generation = (before.generation if before else 0) + 1
+    # Without a manifest there may be generations all the same: of a run that died, or whose manifest was damaged.
+    generation = (before.generation if before else max(_generations(store), default=0)) + 1
     while not store.write_once(f"tables/generation={generation:06d}/_claimed", utc_now().encode()):
         generation += 1
     return generation
 
 
 def _drop(store: Store, is_old: Callable[[int], bool]) -> None:
-    doomed = []
-    for path, _ in store.list("tables/"):
-        folder = path.split("/")[1]
-        if folder.startswith("generation="):
-            with suppress(ValueError):
-                if is_old(int(folder.removeprefix("generation="))):
-                    doomed.append(path)
-    store.delete(doomed)
+    listed = (path for path, _ in store.list("tables/"))
+    store.delete([path for path in listed if (found := generation_of(path)) is not None and is_old(found)])
+
+
+def _generations(store: Store) -> set[int]:
+    return {found for path, _ in store.list("tables/") if (found := generation_of(path)) is not None}
+
+
+def generation_of(path: str) -> int | None:
+    """The generation that an object below `tables/` belongs to, None for any other object."""
+    found = re.fullmatch(r"tables/generation=([0-9]{6,})/.+", path)
+    return int(found[1]) if found else None

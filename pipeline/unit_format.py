@@ -123,8 +123,12 @@ class UnitKey:
     @property
     def path(self) -> str:
         """Key in the store."""
-        attempt = f"-{self.attempt:03d}" if self.attempt else ""
-        return f"{media_prefix(self.job, self.media_id)}{self.version_id}-{self.unit_id}{attempt}.parquet"
+        return f"{media_prefix(self.job, self.media_id)}{self.version_id}-{self.name}.parquet"
+
+    @property
+    def name(self) -> str:
+        """The unit's id, with the attempt where it is not the first."""
+        return f"{self.unit_id}-{self.attempt:03d}" if self.attempt else self.unit_id
 
     def up_to(self) -> list[UnitKey]:
         """This attempt and all before it."""

@@ -1,0 +1,67 @@
+"""`omnidrop retry`: do again what failed, by error class."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.cli import main
+from jobs.display import ProgressBar, console, print_facts, print_summary, with_reasons
+from jobs.index import summary_json
+from jobs.options import JsonFile, with_job, write_json
+from jobs.stopping import STOPPED_EXIT, StopOnSignal
+from omnidrop.errors import UserError
+from pipeline.job import JobConfig
+from pipeline.retrying import Selection
+from pipeline.run import run_job, select_failures
+
+EXAMPLES = (
+    "omnidrop retry job.yaml --error-class storage --error-class probe_timeout",
+    "omnidrop retry job.yaml --error-class decode_failed --media 'camera 3/**' --dry-run",
+    'omnidrop query "SELECT error_class, count(*) FROM quarantine GROUP BY 1" job.yaml    # what there is',
+)
+
+
+@with_job
+def command(
+    job: JobConfig,
+    error_class: Annotated[
+        list[str], typer.Option("--error-class", metavar="CLASS", help="Error class as in quarantine; may be repeated.")
+    ],
+    media: Annotated[
+        list[str] | None,
+        typer.Option("--media", metavar="GLOB", help="Only media whose key matches; may be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Do again the clips and media that failed with one of these error classes, and nothing else.
+
+    What has answers keeps them. What succeeds leaves the quarantine; what fails again stays there with its new reason.
+    Give the options that the job was indexed with. Exit status: 0 done, 1 some of it failed again, 2 nothing failed
+    like that or the job is not right, 3 stopped before the end (run again to resume).
+    """
+    selection = Selection(tuple(error_class), tuple(media or ("**",)))
+    selected = select_failures(job, selection)
+    facts = [("media", f"{selected.media}"), ("work units", f"{selected.units}"), ("clips", f"{selected.clips}")]
+    if not selected.failures:
+        there = with_reasons(sum(count for _, count in selected.quarantine), selected.quarantine)
+        raise UserError(f"nothing failed with {', '.join(error_class)} there; in quarantine: {there}")
+    print_facts("to be done again", [*facts, ("failures", with_reasons(selected.failures, selected.classes))])
+    if dry_run:
+        write_json(json_file, {"selected": selected})
+        return
+    with StopOnSignal() as stop, ProgressBar() as bar:
+        summary = run_job(job, bar, stop, again=selection)
+    print_summary(summary, output=job.output)
+    left = select_failures(job, selection).failures
+    console.print(f"failures of {', '.join(error_class)}: {selected.failures} before, {left} now", highlight=False)
+    write_json(json_file, summary_json(summary) | {"selected": selected, "left": left})
+    if summary.run.status == "stopped":
+        raise typer.Exit(STOPPED_EXIT)
+    raise typer.Exit(1 if left else 0)
+
+
+if __name__ == "__main__":
+    main("retry")

@@ -1,0 +1,103 @@
+"""`omnidrop verify`: check journal, published tables and savings index against each other."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from jobs.cli import main
+from jobs.display import console
+from jobs.options import JsonFile, write_json
+from pipeline.addresses import is_s3
+from pipeline.job import StorageConfig, load_job
+from pipeline.storage import open_store
+from pipeline.verification import Report, verify
+
+EXAMPLES = (
+    "omnidrop verify job.yaml",
+    "omnidrop verify s3://bucket/results --endpoint-url http://host:9000    # without the index",
+    "omnidrop verify job.yaml --json report.json",
+)
+
+
+def command(
+    results: Annotated[
+        str, typer.Argument(metavar="JOB.yaml|RESULTS", help="A job file, or a job's output.", show_default=False)
+    ],
+    index_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The savings index, where it is not the job's own.", show_default=False),
+    ] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Check that journal, published tables and savings index are whole and agree, and say how each fault is mended.
+
+    Reads everything and changes nothing. Exit status: 0 all is well, 1 something is wrong, 2 there is nothing to check.
+    """
+    uri, storage, index, job = _places(results, index_url, endpoint_url)
+    with _progress() as advance:
+        report = verify(open_store(uri, storage), index, job=job, advance=advance)
+    _print(report)
+    write_json(json_file, report)
+    raise typer.Exit(0 if report.is_clean else 1)
+
+
+def _places(
+    results: str, index_url: str | None, endpoint_url: str | None
+) -> tuple[str, StorageConfig, str | None, str]:
+    """Output, how it is reached, index, and how the job is named in commands."""
+    if results.endswith((".yaml", ".yml")):
+        given = {"index_url": index_url, "storage.endpoint_url": endpoint_url}
+        job = load_job(results, {name: value for name, value in given.items() if value is not None})
+        return job.output, job.storage, job.resolved_index_url(), shlex.quote(results)
+    uri = results.rstrip("/") if is_s3(results) else str(Path(results).absolute())
+    beside = Path(uri) / "index.sqlite"
+    if index_url is None and not is_s3(uri) and beside.is_file():
+        index_url = f"sqlite:///{beside}"
+    return uri, StorageConfig(endpoint_url=endpoint_url), index_url, "JOB.yaml"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], None]]:
+    columns = (SpinnerColumn(), TextColumn("[bold]verifying[/] {task.description}"), TimeElapsedColumn())
+    done: dict[str, int] = {}
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("")
+
+        def advance(what: str, count: int) -> None:
+            done[what] = done.get(what, 0) + count
+            if done[what] % 50 < count:
+                progress.update(task, description=", ".join(f"{n:,} {name}" for name, n in done.items()))
+
+        yield advance
+
+
+def _print(report: Report) -> None:
+    for problem in report.problems:
+        console.print(f"[red]{problem.part}: {problem.kind}[/] {escape(problem.where)}", soft_wrap=True)
+        console.print(f"    {problem.what}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"    mend: {problem.mend}", markup=False, highlight=False, soft_wrap=True)
+    for note in report.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+    looked_at = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.checked.items())
+    console.print(f"checked: {looked_at}")
+    if report.is_clean:
+        console.print("[green]all is well[/]")
+        return
+    total = sum(count for _, _, count in report.counts)
+    kinds = ", ".join(f"{part} {kind} {count}" for part, kind, count in report.counts)
+    console.print(f"[red]{total} problems[/]: {kinds}")
+
+
+if __name__ == "__main__":
+    main("verify")
