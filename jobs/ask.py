@@ -1,0 +1,194 @@
+"""`omnidrop ask VIDEO "QUESTION" ...`: one file, asked here and now, with its answers as a table.
+
+Promises: answers go to standard output, everything else to standard error. Knows nothing about how a file is read or a
+question answered.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.cli import main
+from jobs.options import JsonFile, scalar, write_json
+from omnidrop.errors import UserError
+from omnidrop.question_text import FORMS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.answered_file import AnsweredFile
+    from workers.records import ClipFailure, ClipResult
+
+EXAMPLES = (
+    'omnidrop ask video.mp4 "Is a circle shown?"',
+    'omnidrop ask video.mp4 "What colour is the circle? [red|green|blue]" "How many sounds are heard? [0-6]"',
+    'omnidrop ask talk.mp4 "What is this part about?" --span 1:30-4:00 --length 60 --model Qwen/Qwen2.5-Omni-3B',
+    "omnidrop ask talk.mp4 --questions lecture --variable subject=algebra --json -",
+)
+_FORMS_IN_HELP = FORMS.replace("[", "\\[")
+_TIME = r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)"
+_SPAN = re.compile(rf"{_TIME}-(?:{_TIME})?")
+WORTH_A_WORD = 0.005
+"""A less probable answer is not shown beside the chosen one."""
+TINY_NOTE = (
+    "the model `tiny` knows only its toy world of shapes and sounds: on other videos its answers mean nothing; name a "
+    "real one with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory"
+)
+
+
+def command(
+    video: Annotated[str, typer.Argument(metavar="FILE", help="A file with pictures, sound or both.")],
+    questions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="QUESTION...",
+            help=f"What is asked, with the type of the answer in brackets: {_FORMS_IN_HELP}. Without brackets: yes or "
+            "no after a verb such as is or does, free text otherwise.",
+            show_default=False,
+        ),
+    ] = None,
+    question_set: Annotated[
+        str | None,
+        typer.Option("--questions", metavar="FILE.yaml", help="A question set instead: its file or built-in name."),
+    ] = None,
+    variable: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable of the question set.", show_default=False)
+    ] = None,
+    model: Annotated[str, typer.Option(help="Checkpoint: a directory, a hub id, or tiny.")] = "tiny",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    retained: Annotated[
+        float, typer.Option(metavar="RATIO", help="Share of audio and video tokens kept; 1 prunes nothing.")
+    ] = 0.3,
+    span: Annotated[
+        str | None,
+        typer.Option(metavar="START-END", help="Only this part, as in 0-30 or 1:30-4:00.", show_default=False),
+    ] = None,
+    length: Annotated[float, typer.Option(metavar="SECONDS", help="Length of a clip.")] = 30.0,
+    fps: Annotated[float, typer.Option(help="Frames a second that the model sees.")] = 2.0,
+    json_file: JsonFile = None,
+) -> None:
+    """Ask one video or sound file some questions: no cluster, no job file, nothing stored.
+
+    The file is cut into clips, and all questions are answered about each clip in one pruned pass.
+    """
+    from rich.console import Console
+
+    # Here, so that --help need not wait for torch.
+    from pipeline.asking import ask
+
+    messages = Console(stderr=True)
+    with messages.status("loading the model") as status:
+        done = 0
+
+        def tell(outcome: ClipResult | ClipFailure) -> None:
+            nonlocal done
+            done += 1
+            status.update(f"{done} clips asked")
+
+        answered = ask(
+            video,
+            *(questions or ()),
+            question_set=question_set,
+            variables=_variables(variable or ()),
+            model=model,
+            device=device,
+            retained_ratio=retained,
+            span_s=None if span is None else read_span(span),
+            length_s=length,
+            fps=fps,
+            answered=tell,
+        )
+    if str(json_file) != "-":
+        _print(answered, Console(width=None if sys.stdout.isatty() else 160))
+    write_json(json_file, _as_json(answered))
+    for note in _notes(answered, model):
+        messages.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if answered.clips else 1)
+
+
+def read_span(given: str) -> tuple[float, float]:
+    """`0-30`, `1:30-4:00` or `90-` (to the end) in seconds. Raises UserError."""
+    found = _SPAN.fullmatch(given.replace(" ", ""))
+    if not found:
+        raise UserError(f"--span {given}: write START-END in seconds or minutes, as in 0-30, 1:30-4:00 or 90-")
+    parts = [float(part) if part else 0.0 for part in found.groups()]
+    start, end = (3600 * h + 60 * m + s for h, m, s in (parts[:3], parts[3:]))
+    return start, end if found[6] else float("inf")
+
+
+def _variables(given: list[str] | tuple[()]) -> dict[str, str | bool | int | float]:
+    values = {}
+    for item in given:
+        name, separator, text = item.partition("=")
+        if not separator or not name:
+            raise UserError(f"--variable: write NAME=VALUE, given: {item!r}")
+        values[name] = scalar(text)
+    return values
+
+
+def _print(answered: AnsweredFile, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.answered_file import clock, options, shown
+    from workers.records import ClipFailure
+
+    for one in answered.outcomes:
+        assert one.clip is not None
+        span = f"{clock(one.clip.start_s)} to {clock(one.clip.end_s)}"
+        if isinstance(one, ClipFailure):
+            console.print(Text(f"{span}: {one.error_class}: {_printable(one.message)}", style="red"))
+            continue
+        table = Table(title=Text(f"{_printable(answered.media.key)}, {span}"), title_justify="left")
+        table.add_column("question", overflow="fold")
+        table.add_column("answer", overflow="fold", style="bold")
+        table.add_column("probability", justify="right")
+        table.add_column("then", overflow="fold", style="dim")
+        for question, answer in zip(answered.questions, one.answers.answers, strict=True):
+            # Text, not markup: names, questions and answers are other people's words.
+            table.add_row(
+                Text(_printable(question.text)),
+                Text(_printable(shown(question, answer))),
+                "" if answer.probability is None else f"{answer.probability:.2f}",
+                Text(
+                    ", ".join(
+                        f"{_printable(name)} {p:.2f}" for name, p in options(question, answer)[1:] if p >= WORTH_A_WORD
+                    )
+                ),
+            )
+        console.print(table)
+    console.print(Text(answered.cost_line), soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """Control characters in a file's name or an answer must not drive the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _notes(answered: AnsweredFile, model: str) -> list[str]:
+    notes = [TINY_NOTE] if model == "tiny" else []
+    if not answered.info.has_audio:
+        notes.append("the file has no sound: the answers come from its pictures alone")
+    if not answered.info.has_video:
+        notes.append("the file has no picture: the answers come from its sound alone")
+    return [*notes, *dict.fromkeys(note for one in answered.clips for note in one.notes)]
+
+
+def _as_json(answered: AnsweredFile) -> dict[str, object]:
+    spent, dense = answered.flops
+    return {
+        "file": answered.media.uri,
+        "answers": answered.to_arrow().to_pylist(),
+        "failures": answered.failures,
+        "retained_ratio": answered.retained_ratio,
+        "flops": spent,
+        "flops_dense_shared": dense,
+    }
+
+
+if __name__ == "__main__":
+    main("ask")
