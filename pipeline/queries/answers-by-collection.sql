@@ -1,7 +1,7 @@
 -- How do the folders of the archive differ in their answers?
 -- $question = %: id of a question; % stands for any text
 -- $answer = %: an answer
-SELECT collection, question_id, answer, clips, round(clips / all_clips, 3) AS share
+SELECT collection, question_id, answer, clips, round(CAST(clips AS DOUBLE) / all_clips, 3) AS share
 FROM (
     SELECT
         collection, question_id, answer, count(*) AS clips,

@@ -1,7 +1,7 @@
 -- How often was each answer given?
 SELECT
     question_id, answer, count(*) AS clips,
-    round(count(*) / sum(count(*)) OVER (PARTITION BY question_id), 3) AS share,
+    round(CAST(count(*) AS DOUBLE) / sum(count(*)) OVER (PARTITION BY question_id), 3) AS share,
     round(avg(probability), 3) AS probability
 FROM answers
 WHERE answer IS NOT NULL
