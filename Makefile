@@ -9,7 +9,7 @@ TORCH_PIP_ARGS ?=
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test browser check bench clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -33,8 +33,15 @@ check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check           ## check, then all tests
+test: check browser   ## check, then all tests
 	$(BIN)/python -m pytest
+
+# The report's tests drive a real browser. On a Debian where we may, it is installed; elsewhere they say what to install.
+browser:
+	@command -v chromium >/dev/null || ! grep -qx ID=debian /etc/os-release 2>/dev/null || [ "$$(id -u)" != 0 ] \
+	  || { echo "installing chromium for the tests of the report" && apt-get update -qq \
+	       && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	  || echo "chromium was not installed: the tests that need a browser are skipped"
 
 bench: $(VENV)/ready  ## the speed tables of docs/, quick versions
 	$(BIN)/python -m benchmarks.prefill --quick

@@ -51,7 +51,7 @@ def show(answered: Answered, form: Format, output: Path | None, most_rows: int =
     if output is None:
         write(answered, sys.stdout)
         return
-    with _replaced(output) as file:
+    with replaced(output) as file:
         if form == "parquet":
             _parquet(answered, file, output)
         else:
@@ -60,7 +60,8 @@ def show(answered: Answered, form: Format, output: Path | None, most_rows: int =
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[IO[bytes]]:
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes `path`'s place when all of it is written. Raises UserError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,84 @@
+"""`omnidrop report RESULTS -o report.html`: a job's results as one page, for any browser, without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.cli import main
+from jobs.display import quantity
+from jobs.options import JsonFile, write_json
+from jobs.query import PLACES, find_results
+from jobs.query_output import replaced
+from pipeline.job import load_job
+
+EXAMPLES = (
+    "omnidrop report demo/results -o report.html",
+    "omnidrop report job.yaml --usd-per-gpu-hour 2.50",
+    "omnidrop report s3://bucket/results --job lectures",
+)
+
+
+def command(
+    results: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RESULTS",
+            help=f"A job's output (folder or s3://), or its job file; the first of {', '.join(PLACES)} that holds "
+            "results where not given.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page.")] = Path("report.html"),
+    job: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which job, where the results hold several.", show_default=False),
+    ] = None,
+    usd_per_gpu_hour: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="USD", help="Price of a GPU hour, to show money too.", show_default=False),
+    ] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Show a job's results on one page: savings, what was kept, answers as timelines, failures, where time went.
+
+    The page holds everything it shows, in less than 2 MB, and loads nothing: send it, open it from a file, print it.
+    """
+    # Here, so that --help need not wait for DuckDB and pyarrow.
+    from pipeline.report.gathering import gather
+    from pipeline.report.page import ANSWERS_BYTES, render
+
+    uri, storage = find_results(results, endpoint_url)
+    job_file = None if results is None or not results.endswith((".yaml", ".yml")) else results
+    if job is None and job_file is not None:
+        job = load_job(job_file).name
+    report = gather(uri, storage, job, budget_bytes=ANSWERS_BYTES)
+    page = render(report, job_file=job_file or "JOB.yaml", usd_per_gpu_hour=usd_per_gpu_hour)
+    with replaced(output) as file:
+        file.write(page)
+    shown = report.explorer
+    write_json(
+        json_file,
+        {
+            "job": report.job,
+            "page": str(output),
+            "bytes": len(page),
+            "media": report.media,
+            "clips": report.clips,
+            "answers": report.answers,
+            "answers_in_page": shown.answers,
+            "saved_against_dense_shared": report.spent.saved,
+            "saved_against_dense": report.spent.saved_against_dense,
+        },
+    )
+    cut = "" if shown.answers == report.answers else f" of {report.answers} (the rest: `omnidrop query`)"
+    typer.echo(f"{output}: {quantity(len(page))}B, job {report.job}, {shown.answers} answers{cut}", err=True)
+
+
+if __name__ == "__main__":
+    main("report")
