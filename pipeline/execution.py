@@ -43,7 +43,7 @@ DECODE_AHEAD_PER_ACTOR = 4
 """Clips decoded and waiting per actor. Two hide decoding's jitter; more only raises what a kill throws away."""
 NODE_TIMEOUT_S = 2.0
 """A node that takes longer to accept a connection is taken for lost."""
-RETRYABLE = frozenset({"storage"})
+RETRYABLE = frozenset({"storage", "decode_killed"})
 """Failures that may pass by themselves: tried again up to `max_retries` times."""
 RETRY_PAUSE_S = 2.0
 """Before the first further try of a clip, doubled for each one: the store's own retries have taken some seconds."""

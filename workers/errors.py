@@ -89,6 +89,12 @@ class DecodeTimeout(MediaError):
     error_class: ClassVar[str] = "decode_timeout"
 
 
+class DecodeKilled(MediaError):
+    """ffmpeg was killed from outside: by the system when memory is short, or by somebody. Worth another try."""
+
+    error_class: ClassVar[str] = "decode_killed"
+
+
 class DecodeIncomplete(MediaError):
     """Less of the clip could be decoded than `DecodeSettings.min_share`."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.confinement import DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
-from workers.errors import DecodeFailed, DecodeTimeout, MediaTooLarge
+from workers.errors import DecodeFailed, DecodeKilled, DecodeTimeout, MediaTooLarge
 from workers.ffmpeg import Finished, Limits, anonymous_file, filters, find_ffmpeg, input_url, run
 from workers.records import DecodeSettings, MediaInfo
 
@@ -100,6 +101,7 @@ def take_span(
         )
         if finished.timed_out:
             raise DecodeTimeout(f"decoding took longer than timeout_s = {settings.timeout_s:g} s")
+        _check_not_killed(finished)
         if finished.too_large:
             raise MediaTooLarge(f"the span decodes to more than its {most} bytes")
         take = Take(
@@ -114,6 +116,12 @@ def take_span(
         return take
     limits = Limits(timeout_s=max(0.1, settings.timeout_s - (time.monotonic() - started)), file_bytes=most)
     return replace(take, frames=_held(path, info, span, settings.fps, take, held_s, limits))
+
+
+def _check_not_killed(finished: Finished) -> None:
+    """What a killed ffmpeg had written by then looks like a damaged file, and is not."""
+    if finished.returncode == -signal.SIGKILL:
+        raise DecodeKilled("ffmpeg was killed from outside, as the system does where memory is short")
 
 
 def _unseen(take: Take, span: Span, fps: float) -> float | None:
@@ -149,6 +157,7 @@ def _held(
         )
         if finished.timed_out:
             raise DecodeTimeout(f"decoding the picture held from {held_s:g} s of the clip on took too long")
+        _check_not_killed(finished)
         picture = _read_frames(held, replace(span, frames=1))
     if not len(picture):
         return take.frames

@@ -1,0 +1,125 @@
+"""Kills runs, lets them resume, and compares the rows with an undisturbed run's.
+
+    python -m benchmarks.crash --rounds 100 --seed 1 --json crash.json
+    python -m benchmarks.crash --rounds 0 --points every       # each visit of each step, not only the first
+
+First a kill at every step of committing, publishing, forgetting and rebuilding (`benchmarks/crash/points.py`), then
+random rounds (`benchmarks/crash/kills.py`). The JSON file is written anew after every kill: `rounds` and `kills` done,
+rows `lost`, `doubled` and `mixed`, runs `stuck`, processes left as `orphans`, points not `visited`. Exit status 1
+where one of these is not as promised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from benchmarks.crash.kills import WEIGHTS, RandomRounds, Round
+from benchmarks.crash.points import PointRounds, Visit, one_visit_each
+from benchmarks.crash.processes import Runs
+from pipeline.failpoints import POINTS
+
+
+@dataclass
+class Report:
+    """What was done and found."""
+
+    seed: int
+    rounds: int = 0
+    """Random rounds."""
+    kills: int = 0
+    lost: int = 0
+    doubled: int = 0
+    mixed: int = 0
+    stuck: int = 0
+    orphans: int = 0
+    not_visited: list[str] = field(default_factory=list)
+    kills_by_kind: Counter[str] = field(default_factory=Counter)
+    """Random kills; rounds in which no victim was left to kill are not counted."""
+    kills_by_point: Counter[str] = field(default_factory=Counter)
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, what: str, done: Visit | Round) -> None:
+        """Count one kill's outcome."""
+        found = done.difference
+        self.lost += len(found.lost)
+        self.doubled += len(found.doubled)
+        self.mixed += len(found.mixed)
+        self.stuck += done.is_stuck
+        self.orphans += len(done.orphans)
+        for kind in ("lost", "doubled", "mixed"):
+            self.findings += [f"{what}: {kind}: {one}" for one in getattr(found, kind)[:3]]
+        self.findings += [f"{what}: orphan: {orphan.command[:200]}" for orphan in done.orphans]
+        if done.is_stuck:
+            self.findings.append(f"{what}: stuck: {done}"[:500])
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether all is as promised."""
+        return not (self.lost or self.doubled or self.mixed or self.stuck or self.orphans or self.not_visited)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the arguments ask for; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=5, help="random rounds (5)")
+    parser.add_argument("--seed", type=int, default=1, help="of kinds and moments (1)")
+    parser.add_argument(
+        "--points", choices=("none", "once", "every"), default="once", help="kills at fail points (once)"
+    )
+    parser.add_argument("--kinds", nargs="+", choices=list(WEIGHTS), help="random kills of these kinds, in turn")
+    parser.add_argument("--json", type=Path, help="where the report goes")
+    given = parser.parse_args(arguments)
+    report, started = Report(given.seed), time.monotonic()
+
+    def tell(what: str, done: Visit | Round) -> None:
+        report.add(what, done)
+        report.seconds = round(time.monotonic() - started, 1)
+        if given.json:
+            given.json.write_text(json.dumps(asdict(report), indent=1))
+        verdict = "ok" if not (done.difference or done.is_stuck or done.orphans) else "FOUND"
+        print(f"{report.seconds:8.1f} s  {what}: {verdict}", flush=True)
+
+    # A short path: Ray puts sockets below it, and their names are limited to 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="crash-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        with Runs(Path(folder)) as runs:
+            if given.points != "none":
+                _points(Path(folder), runs, report, tell, every=given.points == "every")
+            if given.rounds:
+                _rounds(Path(folder), runs, report, tell, given.rounds, given.kinds)
+    for finding in report.findings:
+        print(finding)
+    print(json.dumps({k: v for k, v in asdict(report).items() if k != "findings"}))
+    return 0 if report.is_clean else 1
+
+
+def _points(folder, runs, report, tell, *, every: bool) -> None:
+    points = PointRounds(folder / "points", runs)
+    for visit in points.every_visit() if every else points.visits(one_visit_each()):
+        report.kills += visit.was_reached
+        report.kills_by_point[visit.point] += visit.was_reached
+        tell(f"{visit.scene}, killed at {visit.point}", visit)
+    report.not_visited = [point for point in POINTS if not report.kills_by_point[point]]
+
+
+def _rounds(folder, runs, report, tell, count, kinds) -> None:
+    with RandomRounds(folder / "rounds", runs, report.seed) as rounds:
+        for number in range(count):
+            done = rounds.round(kinds[number % len(kinds)] if kinds else None)
+            report.rounds += 1
+            report.kills += done.killed
+            report.kills_by_kind[done.kind] += done.killed
+            codes = ", then ".join(map(str, done.exit_codes))
+            tell(f"round {report.rounds}, {done.kind} after {done.after_s:.1f} s, ended {codes}", done)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
