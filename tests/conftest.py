@@ -13,9 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 
+from pipeline.journal import Journal
+from pipeline.savings_index import SavingsIndex
+from pipeline.storage import open_store
 from tests.media_files import clip_file
+from tests.postgres_server import postgres_server
 from tests.small_jobs import QUESTIONS, cli
 
 # A busy machine may take a second for what takes a millisecond; tests that bound time do so themselves.
@@ -103,6 +108,43 @@ def cluster():
                 process.kill()
         psutil.wait_procs(ours, timeout=20)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def index_url(request, tmp_path):
+    """An empty index: each test that asks for it runs on both databases."""
+    if request.param == "sqlite":
+        (tmp_path / "results").mkdir(exist_ok=True)
+        return f"sqlite:///{tmp_path}/results/index.sqlite"
+    url = request.getfixturevalue("postgres")
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def index(index_url):
+    opened = SavingsIndex(index_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "results"))
+
+
+@pytest.fixture
+def journal(store):
+    return Journal(store)
 
 
 def free_port():

@@ -66,6 +66,17 @@ def result(clip: Clip, answer: str = "circle") -> ClipResult:
     return ClipResult(clip, ClipAnswers(answers, cost, TraceCounts(20, 60, layers)), 2.0, 20, 160_000, 1.0, 0.1, 0.3)
 
 
+def commit(journal, index, of, *, fail=None, run_id="run-1", asked=ASKED, units=1, attempt=0):
+    """What a run does with one finished unit, or a retry with the clips that failed (then `of` holds no others)."""
+    stored = journal.commit(replace(meta(of, run_id, asked), attempt=attempt), outcomes(of, fail), of.questions)
+    if not attempt:
+        journal.write_heads([head(of, units, asked)], run_id)
+        index.apply_heads([head(of, units, asked)])
+    if stored is not None:
+        index.apply_units([stored])
+    return stored
+
+
 def outcomes(of: WorkUnit, fail: int | None = None) -> tuple[ClipOutcome, ...]:
     """One outcome per clip; clip number `fail` failed."""
     return tuple(

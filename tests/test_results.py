@@ -8,69 +8,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import sqlalchemy as sa
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
 
 from omnidrop.errors import UserError
-from pipeline import mirror, savings_index, tables
-from pipeline.index_schema import metadata
-from pipeline.journal import Journal, RunRecord, check_output_is_ours
-from pipeline.savings_index import Probed, SavingsIndex
+from pipeline import mirror, tables
+from pipeline.journal import RunRecord, check_output_is_ours
+from pipeline.savings_index import Probed
 from pipeline.sealing import JournalError
-from pipeline.storage import open_store
 from pipeline.unit_format import UnitKey, decode_unit, encode_unit
 from tests import rows
-from tests.postgres_server import postgres_server
-
-
-@pytest.fixture
-def store(tmp_path):
-    return open_store(str(tmp_path / "results"))
-
-
-@pytest.fixture
-def journal(store):
-    return Journal(store)
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    with postgres_server() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def index_url(request, tmp_path):
-    if request.param == "sqlite":
-        (tmp_path / "results").mkdir(exist_ok=True)
-        return f"sqlite:///{tmp_path}/results/index.sqlite"
-    url = request.getfixturevalue("postgres")
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    engine.dispose()
-    return url
-
-
-@pytest.fixture
-def index(index_url):
-    opened = SavingsIndex(index_url)
-    yield opened
-    opened.close()
-
-
-def commit(journal, index, unit, *, fail=None, run_id="run-1", asked=rows.ASKED, units=1):
-    """What a run does with one finished unit."""
-    stored = journal.commit(rows.meta(unit, run_id, asked), rows.outcomes(unit, fail), unit.questions)
-    head = rows.head(unit, units, asked)
-    journal.write_heads([head], run_id)
-    index.apply_heads([head])
-    if stored is not None:
-        index.apply_units([stored])
-    return stored
+from tests.rows import commit
 
 
 def table(store, name):
@@ -135,29 +81,6 @@ def test_strangers_files_in_the_journal_are_left_alone(journal, store):
     store.write("journal/units/job/00/x/notes.txt", b"hello")
     store.write("journal/units/readme.parquet", b"hello")
     assert list(journal.units()) == []
-
-
-def test_applying_twice_changes_nothing(journal, index):
-    unit = rows.unit(rows.media())
-    stored = commit(journal, index, unit, fail=1)
-    once = index.contents()
-    assert len(once["clips"]) == 1
-    assert len(once["quarantine"]) == 2  # the failed clip, and one unreadable answer
-    index.apply_heads([rows.head(unit)])
-    index.apply_units([stored, stored])
-    assert index.contents() == once
-
-
-def test_savings_are_summed_over_clips(journal, index):
-    commit(journal, index, rows.unit(rows.media(), clips=4))
-    totals = index.totals("job")
-    assert (totals.media, totals.units, totals.units_done, totals.clips) == (1, 1, 1, 4)
-    assert totals.as_run_flops == 4 * 1_005
-    assert totals.saved_against_dense_shared == pytest.approx(1 - 1_005 / 1_700)
-    assert totals.saved_against_dense == pytest.approx(1 - 1_005 / 4_500)
-    assert totals.retained_ratio == pytest.approx(0.375)
-    assert index.totals("another job").clips == 0
-    assert index.quarantine_classes("job") == [("json_invalid", 4)]
 
 
 def test_a_new_version_replaces_the_old_one_and_can_be_taken_back(store, journal, index):
@@ -278,45 +201,3 @@ def test_a_late_object_of_forgotten_media_is_swept_out(journal, index):
     journal._store.write(rows.meta(unit).key.path, data)  # written by an attempt that never looked again
     assert mirror.catch_up(journal, index) == 0
     assert list(journal.units()) == []
-
-
-def test_the_migrations_make_the_schema_and_unmake_it(index_url):
-    SavingsIndex(index_url).close()
-    engine = sa.create_engine(index_url)
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    config = Config()
-    config.set_main_option("script_location", str(Path(savings_index.__file__).parent / "migrations"))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-        connection.commit()
-        assert set(sa.inspect(connection).get_table_names()) <= {"alembic_version"}
-    SavingsIndex(index_url).close()
-    engine.dispose()
-
-
-def test_an_unknown_schema_is_refused_with_the_way_out(index_url):
-    SavingsIndex(index_url).close()
-    engine = sa.create_engine(index_url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'from the future'")
-    engine.dispose()
-    with pytest.raises(UserError, match="omnidrop rebuild"):
-        SavingsIndex(index_url)
-
-
-@pytest.mark.parametrize(
-    "url", ["sqlite:////no/such/folder/index.sqlite", "nonsense", "postgresql+psycopg://u:secret@localhost:1/x"]
-)
-def test_an_unusable_index_url_is_explained_without_its_password(url):
-    with pytest.raises(UserError, match="index_url") as caught:
-        SavingsIndex(url)
-    assert "secret" not in str(caught.value)
-
-
-def test_probes_are_kept_until_the_file_changes(index):
-    item = rows.media()
-    index.put_probes([(item, Probed(rows.INFO, scene_cuts_s=(1.0, 2.5), scene_threshold=0.3))])
-    assert index.probes([item])[item.media_id] == Probed(rows.INFO, None, (1.0, 2.5), 0.3)
-    assert index.probes([rows.media(etag="e2")]) == {}
