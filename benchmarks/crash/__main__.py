@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from benchmarks.crash.kills import WEIGHTS, RandomRounds, Round
 from benchmarks.crash.points import PointRounds, Visit, one_visit_each
 from benchmarks.crash.processes import Runs
 from pipeline.failpoints import POINTS
+
+Tell = Callable[[str, Visit | Round], None]
 
 
 @dataclass
@@ -89,19 +91,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{report.seconds:8.1f} s  {what}: {verdict}", flush=True)
 
     # A short path: Ray puts sockets below it, and their names are limited to 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="crash-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        with Runs(Path(folder)) as runs:
-            if given.points != "none":
-                _points(Path(folder), runs, report, tell, every=given.points == "every")
-            if given.rounds:
-                _rounds(Path(folder), runs, report, tell, given.rounds, given.kinds)
+    made = tempfile.TemporaryDirectory(prefix="crash-", dir="/tmp", ignore_cleanup_errors=True)
+    with made as name, Runs(folder := Path(name)) as runs:
+        if given.points != "none":
+            _points(folder, runs, report, tell, every=given.points == "every")
+        if given.rounds:
+            _rounds(folder, runs, report, tell, given.rounds, given.kinds)
     for finding in report.findings:
         print(finding)
     print(json.dumps({k: v for k, v in asdict(report).items() if k != "findings"}))
     return 0 if report.is_clean else 1
 
 
-def _points(folder, runs, report, tell, *, every: bool) -> None:
+def _points(folder: Path, runs: Runs, report: Report, tell: Tell, *, every: bool) -> None:
     points = PointRounds(folder / "points", runs)
     for visit in points.every_visit() if every else points.visits(one_visit_each()):
         report.kills += visit.was_reached
@@ -110,7 +112,7 @@ def _points(folder, runs, report, tell, *, every: bool) -> None:
     report.not_visited = [point for point in POINTS if not report.kills_by_point[point]]
 
 
-def _rounds(folder, runs, report, tell, count, kinds) -> None:
+def _rounds(folder: Path, runs: Runs, report: Report, tell: Tell, count: int, kinds: Sequence[str] | None) -> None:
     with RandomRounds(folder / "rounds", runs, report.seed) as rounds:
         for number in range(count):
             done = rounds.round(kinds[number % len(kinds)] if kinds else None)

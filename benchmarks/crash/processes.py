@@ -47,8 +47,8 @@ class Runs:
         self._log = folder / "runs.log"
         # Confined children are given hardly any environment, but this.
         (folder / "t").mkdir()
+        tempfile.gettempdir()  # what this process itself uses is settled before
         os.environ["TMPDIR"] = str(folder / "t")
-        tempfile.tempdir = None
         self._mark = f"TMPDIR={folder / 't'}".encode()
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

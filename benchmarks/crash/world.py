@@ -43,7 +43,7 @@ class World:
         )
 
     def put(self, key: str, *, hz: int, seconds: int = 4) -> None:
-        """Put a video of a moving pattern in a colour of its own and a tone of `hz` into the archive, in place of the one there."""
+        """Put a video of a moving pattern and a tone of `hz` into the archive, in place of the one there."""
         source = self._sources / f"{hz}-{seconds}.mp4"
         if not source.exists():
             # Each video in its own colours: features of a picture seen before would be free, and costs not comparable.
