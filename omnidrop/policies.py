@@ -8,6 +8,8 @@ Knows nothing about attention kernels, caches, modes or how the importance it is
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, Protocol, TypeVar
 
@@ -19,8 +21,9 @@ from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO, VIDEO, Prefix
 from omnidrop.schedule import Schedule, Sigmoid, calibrate, full
 
-Guide = Literal["nothing", "question", "last"]
-"""Whose attention a policy looks at inside the decoder: nobody's, the question text's, or the last token's only."""
+Guide = Literal["nothing", "question", "last", "audio"]
+"""Whose attention a policy looks at inside the decoder: nobody's, the question text's, the last token's only, or (an
+ablation of the paper's, which no policy here uses) that of the audio tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +116,16 @@ def register(policy: PolicyT) -> PolicyT:
     """Class decorator: make a policy available by its `name`."""
     _REGISTRY[policy.name] = policy
     return policy
+
+
+@contextmanager
+def registered(policy: type[Policy]) -> Iterator[None]:
+    """Make a policy available while the block runs: for experiments."""
+    register(policy)
+    try:
+        yield
+    finally:
+        del _REGISTRY[policy.name]
 
 
 def names() -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 from omnidrop.cost import LayerWork
 from omnidrop.importance import Guidance, aggregate, attention_received
 from omnidrop.layout import Packed
-from omnidrop.models.base import Adapter, Prefix
+from omnidrop.models.base import AUDIO, Adapter, Prefix
 from omnidrop.policies import AudioVisual, LayerTokens, Policy, audio_visual
 from omnidrop.schedule import Schedule
 
@@ -107,11 +107,46 @@ class LayerCache:
         return 2 * (self.prefix_keys.numel() + self.suffix_keys.numel()) * self.prefix_keys.element_size()
 
 
+@dataclass(frozen=True, eq=False)
+class Guiding:
+    """The rows whose attention says what matters."""
+
+    rows: Tensor
+    """(G,) int64 of all rows."""
+    visible: Tensor
+    """(G, T) bool: which of the last T keys each sees; all see those before."""
+    owner: Tensor
+    """(Q, G) float32: averages rows into questions."""
+
+    @classmethod
+    def questions(cls, packed: Packed, prefix_rows: int) -> Guiding:
+        """Every question's own words."""
+        return cls(packed.guiding + prefix_rows, packed.visible.index_select(0, packed.guiding), packed.guiding_owner)
+
+    @classmethod
+    def of(cls, state: State, columns: Tensor) -> Guiding | None:
+        """What the state's policy looks at; `columns` are the rows of the audio and video tokens still there."""
+        packed, prefix_rows = state.packed, state.alive.shape[0]
+        if state.policy.guide == "nothing":
+            return None
+        if state.policy.guide == "question":
+            return cls.questions(packed, prefix_rows)
+        if state.policy.guide == "last":
+            last = packed.last
+            owner = torch.eye(len(packed.asked), device=last.device)
+            return cls(last + prefix_rows, packed.visible.index_select(0, last), owner)
+        # The audio tokens themselves: an ablation, whose count waits for the device.
+        heard = columns[state.clip.av.modality[state.index] == AUDIO]
+        everything = torch.arange(prefix_rows + packed.rows, device=heard.device)
+        owner = torch.full((1, heard.shape[0]), 1.0 / max(heard.shape[0], 1), device=heard.device)
+        return cls(heard, everything[None] <= heard[:, None], owner)
+
+
 class _Prefill:
     """Attention of one layer in a packed prefill, and where that layer's keys, values and importance are left."""
 
     def __init__(
-        self, prefix_rows: int, packed: Packed, guide: tuple[Tensor, Tensor] | None, columns: Tensor, *, watch: bool
+        self, prefix_rows: int, packed: Packed, guide: Guiding | None, columns: Tensor, *, watch: bool
     ) -> None:
         self.prefix_rows = prefix_rows
         self.packed = packed
@@ -142,16 +177,16 @@ class _Prefill:
         answer = answer.reshape(1, heads, suffix, width)
         self.cache = LayerCache(key[0, :, :rows], value[0, :, :rows], key[0, :, rows:], value[0, :, rows:])
         if self.guide is not None:
-            self.importance = self._received(query, key, scaling, *self.guide)
+            self.importance = self._received(query, key, scaling, self.guide)
         if self.watch:
-            self.watched = self._received(query, key, scaling, self.packed.guiding, self.packed.guiding_owner)
+            self.watched = self._received(query, key, scaling, Guiding.questions(self.packed, rows))
         return torch.cat((prefix, answer), dim=2).transpose(1, 2)
 
-    def _received(self, query: Tensor, key: Tensor, scaling: float, by: Tensor, owner: Tensor) -> Tensor:
-        """(Q, n) attention from the suffix rows `by`; see `importance.attention_received`."""
-        from_rows = query[0].index_select(1, by + self.prefix_rows)
-        visible = self.packed.visible.index_select(0, by)
-        return attention_received(from_rows, key[0], visible, owner, self.columns, scaling)
+    def _received(self, query: Tensor, key: Tensor, scaling: float, by: Guiding) -> Tensor:
+        """(Q, n) attention from the rows `by`; see `importance.attention_received`."""
+        return attention_received(
+            query[0].index_select(1, by.rows), key[0], by.visible, by.owner, self.columns, scaling
+        )
 
 
 @dataclass(eq=False)
@@ -209,20 +244,13 @@ def begin(
 def advance(adapter: Adapter, state: State, until: int) -> None:
     """Run layers `state.layer` to `until - 1`, pruning between them."""
     deepstack = state.clip.prefix.deepstack
-    guide = state.policy.guide
     for layer in range(state.layer, until):
         if layer and state.schedule.drops_after(layer - 1):
             drop(state)
         rows, packed = state.alive.shape[0], state.packed
-        rows_that_guide = None
-        if state.schedule.drops_after(layer) and guide != "nothing":
-            rows_that_guide = (
-                (packed.guiding, packed.guiding_owner)
-                if guide == "question"
-                else (packed.last, torch.eye(len(packed.asked), device=packed.last.device))
-            )
         columns = torch.searchsorted(state.alive, state.clip.av_places[state.index])
-        attend = _Prefill(rows, packed, rows_that_guide, columns, watch=state.watched is not None)
+        guiding = Guiding.of(state, columns) if state.schedule.drops_after(layer) else None
+        attend = _Prefill(rows, packed, guiding, columns, watch=state.watched is not None)
         state.entered.append(state.index)
         state.hidden = adapter.layers[layer](
             state.hidden, attention_mask=None, position_embeddings=state.rotary, omnidrop=attend
@@ -234,8 +262,7 @@ def advance(adapter: Adapter, state: State, until: int) -> None:
         state.importance = attend.importance
         if state.watched is not None and attend.watched is not None:
             state.watched.append(attend.watched)
-        guiding = rows_that_guide[0].shape[0] if rows_that_guide else 0
-        state.work.append(LayerWork(rows, packed.rows, packed.pairs, guiding))
+        state.work.append(LayerWork(rows, packed.rows, packed.pairs, guiding.rows.shape[0] if guiding else 0))
         state.layer = layer + 1
 
 

@@ -1,0 +1,90 @@
+"""`python -m benchmarks.evidence`: measure, and write the tables and plots of `docs/evidence.md`.
+
+python -m benchmarks.evidence                                  # everything in docs/evidence.md, under an hour
+python -m benchmarks.evidence --clips 8 --questions 8 --json FILE   # a look, written nowhere else
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from benchmarks.evidence.asking import ask
+from benchmarks.evidence.audio_guided import AudioGuided
+from benchmarks.evidence.figures import figures
+from benchmarks.evidence.page import fill, plot, sections
+from benchmarks.evidence.rows import ABLATED, RATIOS, all_rows
+from omnidrop import policies
+from omnidrop.errors import UserError
+from omnidrop.models.registry import weights_hash
+from pipeline.evaluation.toy import toy_clips
+
+DOCS = Path("docs")
+MODELS = {"v1": "tiny", "v2": "tiny"}
+"""The embedded checkpoint that is measured on each world."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line, measure, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
+    parser.add_argument("--worlds", nargs="+", choices=("v1", "v2"), default=["v1", "v2"])
+    parser.add_argument("--model", help="another checkpoint than the embedded one")
+    parser.add_argument("--clips", type=int, default=72, help="clips of each world (default 72)")
+    parser.add_argument("--questions", type=int, default=16, help="questions about a clip, at most (default 16)")
+    parser.add_argument("--seed", type=int, default=50, help="evaluation seed (default 50)")
+    parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS))
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--json", type=Path, help="where to write the figures (default: docs/evidence.json)")
+    parser.add_argument("--rewrite", action="store_true", help="measure nothing: write the page from the figures again")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    if given.rewrite:
+        report = json.loads((given.json or DOCS / "evidence.json").read_text())
+    else:
+        try:
+            report = measured(given)
+        except UserError as error:
+            sys.exit(f"{error}")
+        (given.json or DOCS / "evidence.json").write_text(json.dumps(report, indent=1) + "\n")
+    if given.json is None:
+        fill(DOCS / "evidence.md", sections(report))
+        plot(report, DOCS / "images")
+    else:
+        print("\n\n".join(f"{name}\n{text}" for name, text in sections(report).items()))
+
+
+def measured(given: argparse.Namespace) -> dict[str, Any]:
+    """The report: figures of every world, and how they were come by."""
+    started = time.monotonic()
+    report: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "benchmarks.evidence", *sys.argv[1:]]),
+        "seed": given.seed,
+        "cores": f"{given.processes} processes of one thread",
+        "model": given.model or "tiny",
+        "weights": weights_hash(given.model or "tiny"),
+        "worlds": {},
+    }
+    with Progress() as bar:
+        for world in given.worlds:
+            clips = toy_clips(world, given.clips, given.seed, questions=given.questions)
+            with policies.registered(AudioGuided):
+                rows = all_rows(given.ratios, [r for r in given.ratios if r in ABLATED], given.questions)
+            task = bar.add_task(f"world {world}: {len(rows)} rows", total=len(clips))
+            model = given.model or MODELS[world]
+            asked = ask(model, clips, rows, given.processes, lambda task=task: bar.advance(task))  # type: ignore[misc]
+            report["worlds"][world] = figures(asked, rows)
+    report["minutes"] = (time.monotonic() - started) / 60
+    return report
+
+
+if __name__ == "__main__":
+    main()

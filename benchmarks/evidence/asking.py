@@ -1,0 +1,164 @@
+"""Asks every row's questions about every clip: real files, decoded by the product, encoded once for all rows.
+
+Promises: the same clips, questions and order for every row; the rows differ in the decoder's pass alone, because the
+encoders' features of a clip are computed once and handed to each. Knows nothing about tables.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from benchmarks.evidence.audio_guided import AudioGuided
+from benchmarks.evidence.rows import Row
+from omnidrop import policies
+from omnidrop.errors import PolicyError
+from omnidrop.model import OmniModel, Pruning
+from omnidrop.models.base import Prefix
+from pipeline.evaluation.items import ArmClip, EvaluatedClip
+from pipeline.evaluation.running import RunSettings, answered, sets_of
+from workers.decoding import Source, decode_one
+from workers.records import Clip, ClipFailure, DecodedClip
+
+log = logging.getLogger(__name__)
+SETTINGS = RunSettings()
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """How differently the questions of one set would prune by themselves."""
+
+    clip_id: str
+    question_ids: tuple[str, ...]
+    ratio: float
+    set_size: int
+    overlap: float
+    """Mean over pairs of questions of |A and B| / |A or B|, A and B the tokens each keeps in the last layer."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came of some clips."""
+
+    answers: dict[str, tuple[ArmClip, ...]]
+    """By row name."""
+    refused: dict[str, str]
+    """Rows that the model's depth does not allow, and why."""
+    disagreements: tuple[Disagreement, ...]
+
+
+class Remembering:
+    """An adapter that encodes a clip once: the next call with the same arrays and words gets the same prefix."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+        self._asked: tuple[Any, Any, dict[str, Any]] | None = None
+        self._prefix: Prefix | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def prefix(self, frames: Any, audio: Any, **words: Any) -> Prefix:
+        """As the adapter's."""
+        known = self._asked
+        if known is None or known[0] is not frames or known[1] is not audio or known[2] != words or not self._prefix:
+            # The arrays are held, so that no other ones can come to lie at their addresses.
+            self._asked, self._prefix = (frames, audio, words), self._adapter.prefix(frames, audio, **words)
+        return self._prefix
+
+
+def ask(
+    model: str,
+    clips: Sequence[EvaluatedClip],
+    rows: Sequence[Row],
+    processes: int = 1,
+    progress: Callable[[], object] = lambda: None,
+) -> Asked:
+    """All rows on all clips, the clips shared out over `processes` of one thread each."""
+    jobs = [(model, clip, tuple(rows)) for clip in clips]
+    parts = []
+    if processes == 1:
+        for job in jobs:
+            parts.append(_one(job))
+            progress()
+    else:
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            for part in pool.imap(_one, jobs):
+                parts.append(part)
+                progress()
+    answers = {row.name: tuple(one for part in parts for one in part.answers.get(row.name, ())) for row in rows}
+    refused = {name: why for part in parts for name, why in part.refused.items()}
+    # A row that some clip cannot be pruned to would be measured on the others alone: it is left out.
+    return Asked(
+        {name: found for name, found in answers.items() if name not in refused},
+        refused,
+        tuple(one for part in parts for one in part.disagreements),
+    )
+
+
+_loaded: dict[str, OmniModel] = {}
+
+
+def _load(model: str) -> OmniModel:
+    if model not in _loaded:
+        torch.set_num_threads(1)
+        loaded = OmniModel.load(model, device="cpu")
+        _loaded[model] = OmniModel(Remembering(loaded.adapter))  # type: ignore[arg-type]
+    return _loaded[model]
+
+
+def _one(job: tuple[str, EvaluatedClip, tuple[Row, ...]]) -> Asked:
+    with policies.registered(AudioGuided):
+        return _asked(*job)
+
+
+def _asked(name: str, clip: EvaluatedClip, rows: Sequence[Row]) -> Asked:
+    model, started = _load(name), time.perf_counter()
+    decoded = decoded_clip(clip)
+    answers: dict[str, tuple[ArmClip, ...]] = {}
+    refused: dict[str, str] = {}
+    for row in rows:
+        try:
+            settings = RunSettings(questions_per_set=row.set_size)
+            answers[row.name] = (answered(model, clip, decoded, row.arm, settings),)
+        except PolicyError as error:
+            refused[row.name] = str(error)
+    disagreements = tuple(_disagreements(model, clip, decoded, rows, refused))
+    log.info("%s: %d rows in %.1f s", clip.media.key, len(rows), time.perf_counter() - started)
+    return Asked(answers, refused, disagreements)
+
+
+def decoded_clip(clip: EvaluatedClip) -> DecodedClip:
+    """Pictures and sound by the product's own path. A generated clip that cannot be decoded is a bug, not a result."""
+    assert clip.info is not None, clip.failure
+    span = Clip(clip.clip_id, 0, clip.start_s, clip.end_s)
+    decoded = decode_one(clip.media, clip.info, span, SETTINGS.decode_settings(clip.length_s), Source())
+    assert not isinstance(decoded, ClipFailure), decoded
+    return decoded
+
+
+def _disagreements(
+    model: OmniModel, clip: EvaluatedClip, decoded: DecodedClip, rows: Sequence[Row], refused: dict[str, str]
+) -> Iterator[Disagreement]:
+    """Of every set that `set_guided, max` rows were asked, at each of their ratios."""
+    guided = [row for row in rows if row.way == "set_guided, max" and row.name not in refused]
+    for ratio in sorted({row.ratio for row in guided if row.ratio is not None}):
+        pruning = Pruning("per_question", "omnidrop", ratio)
+        trace = model.answer(
+            decoded.frames, decoded.audio, clip.questions, fps=decoded.fps, pruning=pruning, positions=True
+        ).positions
+        assert trace is not None
+        kept = {ids[0]: set(entered[-1].tolist()) for ids, entered in zip(trace.question_ids, trace.kept, strict=True)}
+        for size in sorted({row.set_size for row in guided if row.ratio == ratio}):
+            for one in sets_of(clip.questions, size):
+                pairs = list(combinations([kept[question.id] for question in one], 2))
+                if pairs:
+                    overlap = sum(len(a & b) / max(1, len(a | b)) for a, b in pairs) / len(pairs)
+                    yield Disagreement(clip.clip_id, tuple(question.id for question in one), ratio, size, overlap)

@@ -1,0 +1,229 @@
+"""Figures to Markdown tables and SVG plots, put between the marks of `docs/evidence.md`.
+
+Promises: only what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced, so that words and figures
+live in one page. Knows nothing about how figures were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+SHORT = {
+    "visual recognition": "visual",
+    "audio recognition": "audio",
+    "audio-visual matching": "A/V matching",
+    "temporal order": "order",
+    "presence": "presence",
+    "counting": "counting",
+}
+PLOTTED = ("set_guided, max", "per_question", "random", "fastv", "divprune", "omnizip", "dash", "seats")
+
+
+def sections(report: dict[str, Any]) -> dict[str, str]:
+    """Markdown by the name of its marks."""
+    made = {"setting": _setting(report)}
+    for world, found in report["worlds"].items():
+        made[f"ways {world}"] = ways(found)
+        made[f"tasks {world}"] = tasks(found)
+        made[f"ablations {world}"] = ablations(found)
+        made[f"comparisons {world}"] = comparisons(found)
+        made[f"disagreement {world}"] = disagreement(found)
+    return made
+
+
+def fill(page: Path, made: dict[str, str]) -> None:
+    """Replace what stands between the marks of `page`."""
+    text = page.read_text(encoding="utf-8")
+    for name, content in made.items():
+        first, last = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        if first not in text or last not in text:
+            raise ValueError(f"{page} has no place for {name!r}: it needs the marks {first} and {last}")
+        before, _, rest = text.partition(first)
+        text = f"{before}{first}\n{content}\n{last}{rest.partition(last)[2]}"
+    page.write_text(text, encoding="utf-8")
+
+
+def _setting(report: dict[str, Any]) -> str:
+    lines = [f"`{report['command']}`", ""]
+    lines += [
+        f"Checkpoint `{report['model']}` ({report['weights']}), {report['minutes']:.0f} minutes on {report['cores']}."
+    ]
+    for world, found in report["worlds"].items():
+        dense = found["rows"][0]
+        lines.append(
+            f"World {world}: {dense['questions']} questions about {dense['clips']} clips of evaluation seed "
+            f"{report['seed']}; dense {_percent(dense['accuracy'])} (guessing {_percent(dense['guess'])})."
+        )
+    return "\n".join(lines)
+
+
+def ways(found: dict[str, Any]) -> str:
+    """Accuracy by way and ratio, with the paired difference from dense."""
+    rows = [row for row in found["rows"] if row["table"] == "ways"]
+    ratios = sorted({row["ratio"] for row in rows if row["ratio"]}, reverse=True)
+    dense = rows[0]
+    lines = [f"Dense: {_percent(dense['accuracy'])} {_interval(dense['interval'])}, points lost to it in brackets.", ""]
+    lines += _head(["way", "questions at a time", *(f"{_percent(ratio)} kept" for ratio in ratios)])
+    for way, size in _unique((row["way"], row["set_size"]) for row in rows[1:]):
+        cells = []
+        for ratio in ratios:
+            row = next((r for r in rows if (r["way"], r["set_size"], r["ratio"]) == (way, size, ratio)), None)
+            cells.append(_cell(row) if row else "out of reach")
+        lines.append(_line([way, str(size), *cells]))
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    low, high = row["difference_interval"]
+    half = 100 * (high - low) / 2
+    return f"{_percent(row['accuracy'])} ({100 * row['difference']:+.1f} ± {half:.1f})"
+
+
+def tasks(found: dict[str, Any]) -> str:
+    """Accuracy per task and what was really kept, for rows of one set size."""
+    rows = [row for row in found["rows"] if row["table"] == "ways"]
+    names = list(rows[0]["tasks"])
+    head = ["way", "at a time", "kept", "audio", "video", "FLOPs saved", *(SHORT.get(task, task) for task in names)]
+    lines = _head(head)
+    counts = ["questions", "", "", "", "", "", *(str(rows[0]["tasks"][task]["count"]) for task in names)]
+    lines.append(_line(counts))
+    for row in rows:
+        lines.append(
+            _line(
+                [
+                    row["way"],
+                    str(row["set_size"]),
+                    *(_percent(row[part]) for part in ("retained_ratio", "retained_audio", "retained_video")),
+                    _percent(row["saved_against_dense_shared"]),
+                    *(_percent(row["tasks"][task]["accuracy"]) for task in names),
+                ]
+            )
+        )
+    return "\n".join(lines)
+
+
+def ablations(found: dict[str, Any]) -> str:
+    """Changes to the default, each alone."""
+    default = [r for r in found["rows"] if r["way"] == "set_guided, max" and r["set_size"] == 8]
+    changed = [row for row in found["rows"] if row["table"] == "ablations"]
+    ratios = sorted({row["ratio"] for row in changed}, reverse=True)
+    lines = _head(["change", *(f"{_percent(ratio)} kept" for ratio in ratios)])
+    for way in ("as it is", *_unique(row["way"] for row in changed)):
+        cells = []
+        for ratio in ratios:
+            of_way = default if way == "as it is" else [row for row in changed if row["way"] == way]
+            row = next((row for row in of_way if row["ratio"] == ratio), None)
+            cells.append(_cell(row) if row else "out of reach")
+        lines.append(_line([way, *cells]))
+    return "\n".join(lines)
+
+
+def comparisons(found: dict[str, Any]) -> str:
+    """The set-guided pass against others, paired by question."""
+    rows = found["comparisons"]
+    ratios = sorted({row["ratio"] for row in rows}, reverse=True)
+    lines = _head(["set_guided (max, 8) minus", *(f"{_percent(ratio)} kept" for ratio in ratios)])
+    for other in _unique(row["against"] for row in rows):
+        cells = []
+        for ratio in ratios:
+            row = next((r for r in rows if (r["against"], r["ratio"]) == (other, ratio)), None)
+            cells.append(_points(row["difference"], row["interval"]) if row else "out of reach")
+        lines.append(_line([other, *cells]))
+    return "\n".join(lines)
+
+
+def disagreement(found: dict[str, Any]) -> str:
+    """What asking together costs, by how far the questions agree on what to keep."""
+    lines = _head(["kept", "at a time", "overlap", "questions", "together", "each alone", "difference"])
+    for row in found["disagreement"]:
+        low, high = row["overlap"]
+        lines.append(
+            _line(
+                [
+                    _percent(row["ratio"]),
+                    str(row["set_size"]),
+                    f"{low:.1f} to {high:.1f}",
+                    str(row["questions"]),
+                    _percent(row["set_guided"]),
+                    _percent(row["per_question"]),
+                    _points(row["difference"], row["interval"]),
+                ]
+            )
+        )
+    return "\n".join(lines)
+
+
+def plot(report: dict[str, Any], folder: Path) -> list[Path]:
+    """`evidence-WORLD.svg`: accuracy by retained ratio, and by set size."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "evidence"
+    written = []
+    for world, found in report["worlds"].items():
+        rows = [row for row in found["rows"] if row["table"] == "ways"]
+        dense = rows[0]["accuracy"]
+        figure, (by_ratio, by_size) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+        for way in PLOTTED:
+            size = 1 if way == "per_question" else 8
+            points = [r for r in rows if r["way"] == way and r["set_size"] == size and r["ratio"]]
+            thick = 2.5 if way.startswith("set_guided") else 1.2
+            by_ratio.plot(
+                [100 * r["retained_ratio"] for r in points],
+                [100 * r["accuracy"] for r in points],
+                marker="o",
+                linewidth=thick,
+                markersize=3,
+                label=way.replace("set_guided, max", "set_guided, 8 questions"),
+            )
+        for ratio in (0.3, 0.2, 0.1):
+            points = [r for r in rows if r["ratio"] == ratio and r["way"] in ("set_guided, max", "per_question")]
+            points.sort(key=lambda r: int(r["set_size"]))
+            by_size.plot(
+                [r["set_size"] for r in points],
+                [100 * r["accuracy"] for r in points],
+                marker="o",
+                label=f"{ratio:.0%} kept",
+            )
+        for axes, label in ((by_ratio, "measured retained ratio, %"), (by_size, "questions asked together")):
+            axes.axhline(100 * dense, color="grey", linestyle="--", linewidth=1)
+            axes.set_xlabel(label)
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=8)
+        by_size.set_xscale("log", base=2)
+        by_size.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
+        by_ratio.set_ylabel(f"right answers, world {world}, %")
+        figure.tight_layout()
+        path = folder / f"evidence-{world}.svg"
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+        written.append(path)
+    return written
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return [_line(names), _line(["---"] * len(names))]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _interval(edges: Sequence[float]) -> str:
+    return f"[{100 * edges[0]:.1f}, {100 * edges[1]:.1f}]"
+
+
+def _points(value: float, edges: Sequence[float]) -> str:
+    return f"{100 * value:+.1f} [{100 * edges[0]:+.1f}, {100 * edges[1]:+.1f}]"
+
+
+def _unique(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
