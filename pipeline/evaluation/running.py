@@ -125,7 +125,7 @@ def evaluate(
             result = kept.get(key)
             if result is None:
                 try:
-                    result = _answered(model, clip, decoded, arm, settings)
+                    result = answered(model, clip, decoded, arm, settings)
                 except PolicyError as error:
                     result = failed_clip(arm.name, clip, error.error_class)
                     too_small.setdefault(arm.name, error)
@@ -174,14 +174,14 @@ def _decoded(
                 future.cancel()
 
 
-def _answered(
+def answered(
     model: OmniModel,
     clip: EvaluatedClip,
     decoded: DecodedClip | ClipFailure | None,
     arm: Arm,
     settings: RunSettings,
 ) -> ArmClip:
-    """Raises PolicyError; any other trouble with this clip becomes failed questions."""
+    """One clip's questions, asked in one way. Raises PolicyError; any other trouble becomes failed questions."""
     assert decoded is not None
     if isinstance(decoded, ClipFailure):
         return failed_clip(arm.name, clip, decoded.error_class)
