@@ -18,6 +18,7 @@ from pipeline.job import JobConfig
 from pipeline.planning import Prober
 from pipeline.s3 import s3_options
 from pipeline.savings_index import Probed
+from pipeline.sections import ArchiveConfig
 from workers.decoding import Source, opened
 from workers.probing import ProbePool
 from workers.records import ClipFailure, DecodeSettings, Media
@@ -49,10 +50,15 @@ def prober(job: JobConfig) -> Iterator[Prober]:
 
 
 def source(job: JobConfig) -> Source:
-    """How the archive's files are reached from a worker."""
-    if not is_s3(job.archive.uri):
+    """How the job's files are reached from a worker."""
+    return source_of(job.archive)
+
+
+def source_of(archive: ArchiveConfig) -> Source:
+    """How an archive's files are reached from a worker."""
+    if not is_s3(archive.uri):
         return Source()
-    return Source.of(s3_options(job.archive.endpoint_url, anonymous=job.archive.anonymous))
+    return Source.of(s3_options(archive.endpoint_url, anonymous=archive.anonymous))
 
 
 def _with_cuts(media: Media, probed: Probed, threshold: float, where: Source) -> Probed:

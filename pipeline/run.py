@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
-from pipeline import mirror, tables
+from pipeline import mirror, recipes, tables
 from pipeline.archive import list_media, media_id
 from pipeline.batches import ahead
 from pipeline.committing import Committer
@@ -157,6 +157,7 @@ def run_job(
         stack.callback(parts.index.close)
         # Rows name their run: a run that is killed must have left its record before its first unit.
         parts.journal.write_run(run)
+        recipes.keep(parts.store, parts.recipe.hash, recipes.Kept.of(job, parts.question_set))
         reached("run_recorded")
         parts.index.write_run(run)
         committer = stack.enter_context(Committer(parts.journal, parts.index, parts.asked, run.run_id))

@@ -259,23 +259,25 @@ def _result_row(result: ClipResult, questions: Mapping[str, Question]) -> dict[s
     }
 
 
+def answer_text(value: object) -> str | None:
+    """An answer's value as the column `answer` holds it: yes or no, numbers without a needless point, JSON as text."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
 def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
     value = answer.value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    shown: str | None
-    if value is None or isinstance(value, str):
-        shown = value
-    elif isinstance(value, bool):
-        shown = "yes" if value else "no"
-    elif is_number:
-        shown = f"{value:g}"
-    else:
-        shown = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return {
         "question_id": question.id,
         "question": question.text,
         "answer_type": question.answer.kind,
-        "answer": shown,
+        "answer": answer_text(value),
         "answer_boolean": value if isinstance(value, bool) else None,
         "answer_number": value if is_number else None,
         "unit": getattr(question.answer, "unit", None),
