@@ -18,10 +18,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.crash.kills import WEIGHTS, RandomRounds, Round
+from benchmarks.crash.kills import KINDS, RandomRounds, Round
 from benchmarks.crash.points import PointRounds, Visit, one_visit_each
 from benchmarks.crash.processes import Runs
 from pipeline.failpoints import POINTS
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--points", choices=("none", "once", "every"), default="once", help="kills at fail points (once)"
     )
-    parser.add_argument("--kinds", nargs="+", choices=list(WEIGHTS), help="random kills of these kinds, in turn")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="random kills of these kinds, in turn")
     parser.add_argument("--json", type=Path, help="where the report goes")
     given = parser.parse_args(arguments)
     report, started = Report(given.seed), time.monotonic()
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.add(what, done)
         report.seconds = round(time.monotonic() - started, 1)
         if given.json:
-            given.json.write_text(json.dumps(asdict(report), indent=1))
+            given.json.write_text(json.dumps(vars(report), indent=1))
         verdict = "ok" if not (done.difference or done.is_stuck or done.orphans) else "FOUND"
         print(f"{report.seconds:8.1f} s  {what}: {verdict}", flush=True)
 
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _rounds(folder, runs, report, tell, given.rounds, given.kinds)
     for finding in report.findings:
         print(finding)
-    print(json.dumps({k: v for k, v in asdict(report).items() if k != "findings"}))
+    print(json.dumps({name: value for name, value in vars(report).items() if name != "findings"}))
     return 0 if report.is_clean else 1
 
 

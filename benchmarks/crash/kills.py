@@ -3,15 +3,15 @@
 Promises: the moment is uniform over the time in which the victim lives in an undisturbed run; a run that can go on must
 end well by itself, one that was killed is started again; then the rows are compared. Knows nothing about fail points.
 
-One simulated cluster (a head without cores, one node with a core for the actor and one for decoding) serves all rounds
-but those of `driver_with_ray`, where the run starts a Ray of its own, which must not outlive it.
+Kinds on the left run without Ray, which costs a third. One simulated cluster (a head without cores, a node with a core
+for the actor, a node with one for decoding) serves the others, but for `driver_with_ray`: there the run starts a Ray of
+its own, which must not outlive it.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -20,16 +20,39 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from benchmarks.crash.processes import Found, Runs
-from benchmarks.crash.rows import Difference, difference, state_of
+from benchmarks.crash.rows import Difference, State, difference, state_of
 from benchmarks.crash.world import World
 from pipeline.job import load_job
 
 LIMIT_S = 300.0
 """A round takes about ten seconds on a quiet machine."""
 
-VICTIMS = {"actor": "ray::_Actor", "decode": "ray::_decode", "ffmpeg": "/ffmpeg"}
-WEIGHTS = {"driver": 5, "driver_with_ray": 1, "actor": 4, "decode": 4, "ffmpeg": 4, "node": 3}
-"""How often each kind is drawn; a Ray of its own costs six seconds to start, twice."""
+DRIVER = "driver"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is killed, and where the run finds Ray."""
+
+    victim: str
+    """A word of the victim's command line, or DRIVER, or a node."""
+    ray: str
+    """in-process, cluster or local (started by the run)."""
+    weight: int
+    """How often it is drawn."""
+
+
+NODE_VICTIM = "node"
+KINDS = {
+    "driver": Kind(DRIVER, "in-process", 6),
+    "ffmpeg": Kind("/ffmpeg", "in-process", 3),
+    "cluster_driver": Kind(DRIVER, "cluster", 2),
+    "cluster_ffmpeg": Kind("/ffmpeg", "cluster", 2),
+    "actor": Kind("ray::_Actor", "cluster", 2),
+    "decode": Kind("ray::_decode", "cluster", 2),
+    "node": Kind(NODE_VICTIM, "cluster", 2),
+    "driver_with_ray": Kind(DRIVER, "local", 1),
+}
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 # A machine counts as lost after about 10 s instead of 30: what happens then is the same.
@@ -62,31 +85,38 @@ class RandomRounds:
 
     def __init__(self, folder: Path, runs: Runs, seed: int) -> None:
         self._runs, self._random = runs, random.Random(seed)
-        self._cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "_system_config": QUICK})
-        self._nodes = [self._add_node(), self._add_node()]
-        self.world = World(folder, backend=self._cluster.address, clips_per_unit=2)
-        for number in range(4):
+        self.world = World(folder, clips_per_unit=2)
+        for number in range(3):
             self.world.put(f"video {number}.mp4", hz=300 + 100 * number)
         self.world.put_text("no video.mp4")
-        self._know()
+        self._cluster: Cluster | None = None
+        self._nodes: list[Any] = []
+        self._standing: set[int] = set()
+        self._lives_s: dict[tuple[str, str], float] = {}
+        self._should = self._measure("in-process")
 
     def __enter__(self) -> RandomRounds:
-        self._measure()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cluster.shutdown()
+        if self._cluster is not None:
+            self._cluster.shutdown()
 
     def round(self, kind: str | None = None) -> Round:
         """One round of a kind, drawn by chance where not given."""
-        kind = kind or self._random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        kind = kind or self._random.choices(list(KINDS), [k.weight for k in KINDS.values()])[0]
+        drawn = KINDS[kind]
+        if (DRIVER, drawn.ray) not in self._lives_s:
+            if drawn.ray == "cluster":
+                self._start_cluster()
+            self._measure(drawn.ray)
         self.world.restore(None)
-        options = ["--execution-ray-address", "local"] if kind == "driver_with_ray" else []
-        arguments = ["index", self.world.job, *options]
-        after_s = self._random.uniform(0, self._lives_s[VICTIMS.get(kind, "driver")])
+        arguments = self._arguments(drawn.ray)
+        lives_s = self._lives_s[DRIVER if drawn.victim == NODE_VICTIM else drawn.victim, drawn.ray]
+        after_s = self._random.uniform(0, lives_s)
         started = time.monotonic()
         run = self._runs.start(*arguments)
-        killed = self._disturb(kind, run, after_s)
+        killed = self._disturb(drawn.victim, run, after_s)
         run.join(LIMIT_S)
         codes = [run.exitcode]
         if run.exitcode != 0:
@@ -99,29 +129,66 @@ class RandomRounds:
         seconds = time.monotonic() - started
         return Round(kind, after_s, killed, tuple(codes), seconds, found, orphans)
 
-    def _disturb(self, kind: str, run: ForkServerProcess, after_s: float) -> int:
-        if kind in ("driver", "driver_with_ray"):
+    def _arguments(self, where: str) -> list[str]:
+        command = ["index", str(self.world.job)]
+        if where == "local":
+            return command
+        address = self._cluster.address if where == "cluster" and self._cluster is not None else where
+        return [*command, "--execution-ray-address", address]
+
+    def _disturb(self, victim: str, run: ForkServerProcess, after_s: float) -> int:
+        if victim == DRIVER:
             run.join(after_s)
             is_there = run.exitcode is None
             run.kill()
             return int(is_there)
-        if kind == "node":
+        if victim == NODE_VICTIM:
             run.join(after_s)
-            lost = self._nodes.pop(self._random.randrange(len(self._nodes)))
-            self._cluster.remove_node(lost, allow_graceful=False)
-            self._nodes.append(self._add_node())
-            self._know()
+            self._lose_a_node()
             return 1
         first_seen = None
         while run.exitcode is None:
-            victims = self._runs.processes(VICTIMS[kind])
+            victims = self._runs.processes(victim)
             first_seen = first_seen or (time.monotonic() if victims else None)
             if victims and first_seen is not None and time.monotonic() - first_seen >= after_s:
                 return int(self._random.choice(victims).kill())
             time.sleep(0.005)
         return 0
 
+    def _measure(self, where: str) -> State:
+        """The undisturbed run: its rows, and for how long each kind of victim lives in it."""
+        self.world.restore(None)
+        started = time.monotonic()
+        seen: dict[str, tuple[float, float]] = {}
+        run = self._runs.start(*self._arguments(where))
+        words = {kind.victim for kind in KINDS.values() if kind.ray == where} - {DRIVER, NODE_VICTIM}
+        while run.exitcode is None:
+            for word in words:
+                if self._runs.processes(word):
+                    now = time.monotonic()
+                    seen[word] = (seen.get(word, (now, now))[0], now)
+            time.sleep(0.02)
+        assert run.exitcode == 0, f"undisturbed, the run ended with {run.exitcode}: {self._runs.said()}"
+        assert words <= seen.keys(), f"never seen alive: {words - seen.keys()}"
+        self._lives_s |= {(word, where): last - first for word, (first, last) in seen.items()}
+        self._lives_s[DRIVER, where] = time.monotonic() - started
+        return state_of(load_job(self.world.job))
+
+    def _start_cluster(self) -> None:
+        head = {**NODE, "num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._nodes = [self._add_node(), self._add_node()]
+        self._know()
+
+    def _lose_a_node(self) -> None:
+        assert self._cluster is not None
+        lost = self._nodes.pop(self._random.randrange(len(self._nodes)))
+        self._cluster.remove_node(lost, allow_graceful=False)
+        self._nodes.append(self._add_node())
+        self._know()
+
     def _add_node(self, tries: int = 5) -> Any:
+        assert self._cluster is not None
         for number in range(tries):
             try:
                 return self._cluster.add_node(**NODE)
@@ -130,31 +197,9 @@ class RandomRounds:
                     raise
         raise AssertionError("the loop returns or raises")
 
-    def _measure(self) -> None:
-        """The undisturbed run: its rows, and for how long each kind of victim lives in it."""
-        for _ in range(2):
-            # The first run warms the machine's caches.
-            self.world.restore(None)
-            started = time.monotonic()
-            seen: dict[str, tuple[float, float]] = {}
-            run = self._runs.start("index", self.world.job)
-            while run.exitcode is None:
-                for word in VICTIMS.values():
-                    if self._runs.processes(word):
-                        now = time.monotonic()
-                        seen[word] = (seen.get(word, (now, now))[0], now)
-                time.sleep(0.02)
-            assert run.exitcode == 0, f"undisturbed, the run ended with {run.exitcode}: {self._runs.said()}"
-        self._lives_s: Mapping[str, float] = {word: last - first for word, (first, last) in seen.items()} | {
-            "driver": time.monotonic() - started
-        }
-        assert set(VICTIMS.values()) <= set(self._lives_s), f"never seen alive: {seen}"
-        self._should = state_of(load_job(self.world.job))
-
     def _know(self) -> None:
         """What runs on the standing cluster now is not left behind by a run."""
-        self._standing = {found.pid for found in self._runs.processes()}
+        self._standing = {found.pid for found in self._runs.processes("raylet", "gcs_server", "ray::")}
 
-    @property
-    def _is_known(self) -> Callable[[Found], bool]:
-        return lambda found: found.pid in self._standing or "ray::IDLE" in found.command
+    def _is_known(self, found: Found) -> bool:
+        return found.pid in self._standing or "ray::IDLE" in found.command or "Agent" in found.command

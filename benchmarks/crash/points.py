@@ -30,6 +30,7 @@ SCENES = {
     "forget": ("forget", "--media", "taken back.mp4"),
     "rebuild": ("rebuild",),
 }
+IN_PROCESS = ("--execution-ray-address", "in-process")
 _FORGETTING = {name for name in POINTS if name.startswith("forget_")}
 
 
@@ -50,7 +51,7 @@ class PointRounds:
 
     def __init__(self, folder: Path, runs: Runs) -> None:
         self._runs = runs
-        self.world = World(folder, backend="in-process", clips_per_unit=1)
+        self.world = World(folder, clips_per_unit=1)
         self._prepare()
         self._should: dict[str, State] = {}
         for scene in SCENES:
@@ -104,7 +105,7 @@ class PointRounds:
 
     def _arguments(self, scene: str) -> list[str]:
         command, *options = SCENES[scene]
-        return [command, str(self.world.job), *options]
+        return [command, str(self.world.job), *options, *(IN_PROCESS if command == "index" else ())]
 
 
 def one_visit_each() -> dict[str, tuple[str, int]]:

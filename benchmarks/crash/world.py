@@ -27,7 +27,7 @@ TIME_NS = 1_700_000_000 * 10**9
 class World:
     """A folder with an archive, a job over it and, once there is one, its output."""
 
-    def __init__(self, folder: Path, *, backend: str, clips_per_unit: int) -> None:
+    def __init__(self, folder: Path, *, clips_per_unit: int) -> None:
         self.folder = folder
         self.archive, self.output, self.job = folder / "archive", folder / "results", folder / "job.yaml"
         self._sources = folder / "sources"
@@ -39,7 +39,7 @@ class World:
             "name: crash\narchive: {uri: archive, name: crash}\noutput: results\nquestion_set: questions.yaml\n"
             "clips: {length_s: 2, fps: 1}\npruning: {retained_ratio: 0.4}\n"
             "model: {device: cpu, dtype: float32}\n"
-            f"execution: {{ray_address: {backend}, clips_per_unit: {clips_per_unit}, max_deaths_per_clip: 4}}\n"
+            f"execution: {{clips_per_unit: {clips_per_unit}, max_deaths_per_clip: 4}}\n"
         )
 
     def put(self, key: str, *, hz: int, seconds: int = 4) -> None:
