@@ -9,6 +9,7 @@ or how answers are made.
     journal/heads/<sequence>-<run_id>.parquet      which version of each media item counts
     journal/tombstones/<media_id>.json             erased for good
     journal/runs/<run_id>.json                     what each run was and did
+    journal/recipes/<recipe_hash>.json             what was asked (`pipeline/recipes.py`)
 """
 
 from __future__ import annotations

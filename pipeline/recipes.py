@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from omnidrop.errors import QuestionError
 from omnidrop.questions import Question, question_from_dict
 from pipeline.questions import QuestionSet, QuestionTemplate
+from pipeline.sealing import JournalError
 from pipeline.sections import ArchiveConfig, ClipsConfig, ModelConfig, PruningConfig, Scalar
 
 if TYPE_CHECKING:
@@ -64,25 +66,31 @@ def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
 
 
 def recall(store: Store, recipe_hash: str) -> Kept | None:
-    """What a recipe asked; None where results are older than this record."""
+    """What a recipe asked; None where results are older than this record. Raises JournalError for damage."""
     path = path_of(recipe_hash)
-    if not store.exists(path):
-        return None
-    given = json.loads(store.read_bytes(path))
-    asked = given["question_set"]
-    questions = (question_from_dict(one) for one in asked["questions"])
-    return Kept(
-        archive=ArchiveConfig.model_validate(given["archive"]),
-        model=ModelConfig.model_validate(given["model"]),
-        pruning=PruningConfig.model_validate(given["pruning"]),
-        clips=ClipsConfig.model_validate(given["clips"]),
-        variables=given["variables"],
-        question_set=QuestionSet(
-            name=asked["name"],
-            version=asked["version"],
-            instruction=asked["instruction"],
-            variables=tuple(asked["variables"].items()),
-            questions=tuple(QuestionTemplate(q.id, q.text, q.answer) for q in questions),
-            source=asked["source"],
-        ),
-    )
+    return decode_recipe(store.read_bytes(path), where=path) if store.exists(path) else None
+
+
+def decode_recipe(data: bytes, *, where: str) -> Kept:
+    """The inverse of what `keep` stores. Raises JournalError, naming `where`."""
+    try:
+        given = json.loads(data)
+        asked = given["question_set"]
+        questions = [question_from_dict(one) for one in asked["questions"]]
+        return Kept(
+            archive=ArchiveConfig.model_validate(given["archive"]),
+            model=ModelConfig.model_validate(given["model"]),
+            pruning=PruningConfig.model_validate(given["pruning"]),
+            clips=ClipsConfig.model_validate(given["clips"]),
+            variables=dict(given["variables"]),
+            question_set=QuestionSet(
+                name=asked["name"],
+                version=asked["version"],
+                instruction=asked["instruction"],
+                variables=tuple(asked["variables"].items()),
+                questions=tuple(QuestionTemplate(q.id, q.text, q.answer) for q in questions),
+                source=asked["source"],
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, QuestionError) as error:
+        raise JournalError(f"{where} is damaged ({type(error).__name__}); delete it and run the job again") from error
