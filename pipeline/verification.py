@@ -29,6 +29,7 @@ from pipeline.batches import batches
 from pipeline.identity import clip_id, failed_version_id, unit_id, version_id
 from pipeline.index_schema import clips, media, quarantine, runs, units
 from pipeline.journal import FORMAT_PATH, Journal, decode_heads, decode_run, format_of
+from pipeline.recipes import decode_recipe
 from pipeline.savings_index import IndexMissing, IndexOutdated, SavingsIndex
 from pipeline.sealing import FORMAT_VERSION, JournalError, digest
 from pipeline.unit_format import UnitKey, UnitObject, decode_unit
@@ -187,6 +188,8 @@ class _Verification:
                 truth.write_run(run)
                 if run.status == "running":
                     self._notes.append(f"run {run.run_id} was killed, or goes on and adds rows while they are checked")
+            elif folder == "recipes" and path.endswith(".json"):
+                decode_recipe(self._store.read_bytes(path), where=path)
             elif path != FORMAT_PATH and not (folder == "tombstones" and path.endswith(".json")):
                 what = "no part of a journal; nothing reads it"
                 self._found("journal", "foreign", path, what, self._without(path))
