@@ -72,8 +72,8 @@ def _listening(command) -> Iterator[str]:
         _wait_until_listening(process, port)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        process.wait(10)
+        process.kill()  # nothing of it is kept
+        process.wait()
 
 
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:

@@ -336,7 +336,7 @@ def cpu_memory_error() -> RuntimeError:
 
 
 @pytest.mark.parametrize(
-    ("share", "frames", "said"), [(1.0, 8, None), (0.5, 8, "8 of 8 frames"), (0.15, 4, "4 of 8 frames")]
+    ("share", "frames", "said"), [(1.0, 8, None), (0.5, 4, "4 of 8 frames"), (0.3, 2, "2 of 8 frames")]
 )
 def test_memory_trouble_shrinks_the_clip_and_says_so(answerer, decoded, monkeypatch, share, frames, said):
     error = torch.OutOfMemoryError("CUDA out of memory") if share == 0.5 else cpu_memory_error()

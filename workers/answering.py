@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,9 @@ import transformers
 
 from omnidrop.answers import ClipAnswers
 from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError
+from omnidrop.geometry import Geometry, geometry_of
 from omnidrop.model import OmniModel, Pruning
+from omnidrop.models.checkpoints import resolve_checkpoint
 from omnidrop.questions import Question
 from workers.memory import peak_rss_bytes
 from workers.records import ClipFailure, ClipOutcome, ClipResult, DecodedClip
@@ -30,9 +33,12 @@ log = logging.getLogger(__name__)
 SMALLEST_SIDE = 56
 """Pictures are not scaled below this many pixels a side: two patches of the published vision encoders."""
 
-SHRINK_STEPS = ((1.0, 1), (0.5, 1), (0.25, 1), (0.25, 2), (0.25, 4))
-"""(share of the pixels, every how manieth frame), tried in turn when memory runs out. Each halves the video tokens:
-pixels first, since they cost detail only, then frames, which cost moments."""
+HALVINGS = 4
+"""How often the video tokens are halved when memory runs out."""
+HALVED = 0.75
+"""A smaller clip that has more than this share of the tokens is not tried: models scale small pictures up to a least
+size (128 tokens in the published checkpoints), so that fewer pixels are often no fewer tokens."""
+LEAST_PIXEL_SHARE = 0.25
 
 
 class DeviceBroken(ModelError):
@@ -87,6 +93,7 @@ class Answerer:
     def __init__(self, settings: AnswererSettings) -> None:
         self._settings = settings
         self._model: OmniModel | None = None
+        self._geometry: Geometry | None = None
         self._load_s = 0.0
         self._clips = 0
         self._shrunk = 0
@@ -102,6 +109,7 @@ class Answerer:
         self._model = OmniModel.load(
             settings.model, device=settings.device, dtype=settings.dtype, near_duplicate=settings.near_duplicate
         )
+        self._geometry = geometry_of(resolve_checkpoint(settings.model))
         self._load_s = time.monotonic() - started
 
     def answer(
@@ -143,7 +151,7 @@ class Answerer:
             decoded_share=decoded.decoded_share,
             decode_s=decoded.decode_s,
             answer_s=time.monotonic() - started,
-            notes=(*decoded.notes, *note, *answers.notes),
+            notes=(*decoded.notes, *note),
         )
 
     def describe(self) -> AnswererDescription:
@@ -178,9 +186,15 @@ class Answerer:
     ) -> tuple[DecodedClip, ClipAnswers, tuple[str, ...]]:
         """The answers, the clip as it fitted, and a note where it was shrunk. Raises what the model raises."""
         assert self._model is not None
+        assert self._geometry is not None
         last: Exception | None = None
-        for budget, note in _budgets(decoded):
+        budgets = _budgets(decoded, self._geometry)
+        while True:
             try:
+                # Making a smaller clip takes memory, too; where that fails there is none to be tried.
+                if (tried := next(budgets, None)) is None:
+                    break
+                budget, note = tried
                 answers = self._model.answer(
                     budget.frames,
                     budget.audio,
@@ -210,8 +224,7 @@ def shrink(decoded: DecodedClip, pixel_share: float, every: int) -> DecodedClip:
     assert decoded.frames is not None
     frames = decoded.frames[::every]
     height, width = frames.shape[1:3]
-    factor = pixel_share**0.5
-    size = tuple(min(side, max(SMALLEST_SIDE, round(side * factor))) for side in (height, width))
+    size = _scaled(height, width, pixel_share)
     if size != (height, width):
         frames = _resized(frames, size)
     return DecodedClip(
@@ -225,25 +238,36 @@ def shrink(decoded: DecodedClip, pixel_share: float, every: int) -> DecodedClip:
     )
 
 
-def _budgets(decoded: DecodedClip) -> Iterator[tuple[DecodedClip, tuple[str, ...]]]:
-    """The clip as it is, then ever smaller, as long as that makes a difference; made one at a time."""
+def _budgets(decoded: DecodedClip, geometry: Geometry) -> Iterator[tuple[DecodedClip, tuple[str, ...]]]:
+    """The clip as it is, then with half the video tokens, a quarter, ...; made one at a time.
+
+    Pixels go first, since they cost detail only, then frames, which cost moments; what saves no tokens is not done.
+    """
     yield decoded, ()
     if decoded.frames is None:
         return
-    size = decoded.frames.size
-    for pixel_share, every in SHRINK_STEPS[1:]:
+    frames, height, width, _ = decoded.frames.shape
+    pixel_share, every = 1.0, 1
+    tokens = math.prod(geometry.grid(frames, height, width))
+    for _ in range(HALVINGS):
+        for share, step in ((pixel_share / 2, every), (pixel_share, every * 2)):
+            left = math.prod(geometry.grid(-(-frames // step), *_scaled(height, width, share)))
+            if share >= LEAST_PIXEL_SHARE and left <= HALVED * tokens:
+                break
+        else:
+            return
+        pixel_share, every, tokens = share, step, left
         smaller = shrink(decoded, pixel_share, every)
         assert smaller.frames is not None
-        if smaller.frames.size < size:
-            size = smaller.frames.size
-            height, width = smaller.frames.shape[1:3]
-            yield (
-                smaller,
-                (
-                    f"memory ran out: answered from {len(smaller.frames)} of {len(decoded.frames)} frames at "
-                    f"{width}x{height} instead of {decoded.frames.shape[2]}x{decoded.frames.shape[1]}",
-                ),
-            )
+        count, tall, wide, _ = smaller.frames.shape
+        note = f"memory ran out: answered from {count} of {frames} frames at {wide}x{tall} instead of {width}x{height}"
+        yield smaller, (note,)
+
+
+def _scaled(height: int, width: int, pixel_share: float) -> tuple[int, int]:
+    factor = pixel_share**0.5
+    tall, wide = (min(side, max(SMALLEST_SIDE, round(side * factor))) for side in (height, width))
+    return tall, wide
 
 
 def _resized(frames: npt.NDArray[np.uint8], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
