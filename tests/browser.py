@@ -32,9 +32,10 @@ def executable() -> str:
 @contextmanager
 def browser() -> Iterator[object]:
     """A running browser with a profile of its own, closed afterwards."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     path = executable()
+    expect.set_options(timeout=PATIENCE_MS)
     with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
         # Crash reports and caches go where the profile goes, not into a home directory that may not be writable.
         environment = os.environ | {"HOME": profile, "XDG_CONFIG_HOME": profile, "XDG_CACHE_HOME": profile}

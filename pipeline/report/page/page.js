@@ -170,7 +170,7 @@
     const moment = make("p", { className: "moment small" });
     moment.setAttribute("aria-live", "polite");
     const every = state.question < 0;
-    const made = make("article", { className: every ? "video whole" : "video" });
+    const made = make("article", { className: every ? "timeline whole" : "timeline" });
     if (every) made.append(make("h4", { className: "name" }, video.key));
     for (const q of chosen()) {
       const name = every ? make("p", { className: "track-name" }, questions[q].text)
@@ -227,16 +227,15 @@
     meter.setAttribute("aria-hidden", "true");
     return make("tr", {},
       make("td", {}, make("span", { className: "name" }, video.key), " ", opened(video, start, end, span(start, end))),
-      state.question < 0 ? make("td", {}, questions[q].text) : null,
       make("td", { className: range.why ? "bad" : "" },
+        state.question < 0 ? make("div", { className: "small muted" }, questions[q].text) : null,
         make("span", { className: "name" }, range.why ? said(range) + " " + range.answer : said(range)), unit),
       make("td", { className: "saved" }, sure === null ? "" : meter, make("span", {}, sure === null ? "–" : percent(sure))));
   };
 
   const showList = () => {
     const all = entries(), shown = all.slice(0, state.count);
-    const head = ["Moment", ...(state.question < 0 ? ["Question"] : []), "Answer", "How sure"];
-    const cells = head.map((name) => make("th", { scope: "col" }, name));
+    const cells = ["Moment", "Answer", "How sure"].map((name) => make("th", { scope: "col" }, name));
     const table = make("table", { className: "list" },
       make("caption", { className: "hidden" }, "Answers"),
       make("thead", {}, make("tr", {}, ...cells)),
