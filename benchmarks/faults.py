@@ -158,8 +158,8 @@ def main(arguments: list[str] | None = None) -> None:
         rounds.append(done)
         print(
             f"{done.server:7}{done.executor:11}{done.rate:5.0%}  {done.status}  {sum(done.faults.values()):5} faults "
-            f"in {done.requests} requests, {done.wall_s} s; {done.rows} rows, {done.lost} lost, {done.doubled} doubled, "
-            f"{done.different} different; in quarantine {done.quarantined}",
+            f"in {done.requests} requests, {done.wall_s} s; {done.rows} rows, {done.lost} lost, {done.doubled} "
+            f"doubled, {done.different} different; in quarantine {done.quarantined}",
             flush=True,
         )
 

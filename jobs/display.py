@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
-from pipeline.retrying import TRANSIENT
 from pipeline.run import RunSummary
 from pipeline.savings_index import Totals
+from workers.errors import TRANSIENT
 from workers.records import ClipFailure
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def print_summary(summary: RunSummary, *, output: str) -> None:
         console.print(f"[yellow]note:[/] {escape(note)}")
     console.print(f"results: {escape(output)}/tables, savings index: `omnidrop status`, SQL: `omnidrop query`")
     if totals.clips == 0:
-        console.print("[red]nothing was answered[/]: see the quarantine above")
+        console.print("[red]nothing was answered[/]; what failed and why:")
+        console.print(f"  omnidrop query {output} quarantine", markup=False, highlight=False, soft_wrap=True)
 
 
 def summary_lines(summary: RunSummary) -> list[tuple[str, str]]:

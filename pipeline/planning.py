@@ -16,6 +16,7 @@ from omnidrop.errors import QuestionError
 from pipeline.batches import batches
 from pipeline.identity import clip_id, failed_version_id, recipe_hash, unit_id, version_id
 from pipeline.savings_index import Probed, SavingsIndex
+from workers.errors import TRANSIENT
 from workers.records import Clip, ClipFailure, DecodeSettings, Media, MediaInfo, WorkUnit
 
 if TYPE_CHECKING:
@@ -169,7 +170,8 @@ def plan_archive(
         known = {m.media_id: p for m, p in _cached(batch, job, index).items()}
         missing = [m for m in batch if m.media_id not in known]
         found = list(probe(missing)) if missing else []
-        index.put_probes(found)
+        # What may have passed by the next run is looked at again then.
+        index.put_probes((m, p) for m, p in found if p.failure is None or p.failure.error_class not in TRANSIENT)
         known |= {m.media_id: p for m, p in found}
         plans = [plan_media(m, known[m.media_id], job, question_set, recipe) for m in batch]
         finished = index.known_units([u for plan in plans for u in plan.unit_ids])

@@ -19,9 +19,6 @@ from pipeline.planning import LOOKUP_BATCH, MediaPlan
 from pipeline.savings_index import Failure, SavingsIndex
 from workers.records import Media, WorkUnit
 
-TRANSIENT = frozenset({"storage", "decode_killed", "probe_timeout", "decode_timeout", "cache_full"})
-"""Classes of failures that may be gone the next time, without anybody having changed anything."""
-
 
 @dataclass(frozen=True)
 class Selection:

@@ -24,14 +24,14 @@ from pipeline.batches import ahead
 from pipeline.committing import Committer
 from pipeline.failpoints import reached
 from pipeline.job import JobConfig
-from pipeline.journal import Journal, RunRecord, check_output_is_ours
+from pipeline.journal import FORMAT_PATH, Journal, RunRecord, check_output_is_ours
 from pipeline.patience import Patience
 from pipeline.planning import Recipe, make_recipe, plan_archive
 from pipeline.probing import prober
 from pipeline.questions import QuestionSet, load_question_set
 from pipeline.retrying import Retry, Selected, Selection
 from pipeline.savings_index import SavingsIndex, Totals
-from pipeline.storage import PatientStore, Store, open_store
+from pipeline.storage import PatientStore, Store, caveats, open_store
 from pipeline.unit_format import Asked, utc_now
 from workers.memory import peak_rss_bytes
 from workers.records import Media, WorkUnit
@@ -97,6 +97,8 @@ class Opened:
     index: SavingsIndex
     recipe: Recipe
     asked: Asked
+    caveats: tuple[str, ...]
+    """What the store of the output does not do, in sentences."""
 
 
 def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
@@ -110,6 +112,7 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
     weights_hash = checkpoint_hash(resolve_checkpoint(job.model.path))
     store, journal, index = _results_of(job)
     mirror.catch_up(journal, index)
+    warnings = caveats(store, FORMAT_PATH) if patience is not None else ()
     if patience is not None:
         store = PatientStore(store, patience)
         journal = Journal(store)
@@ -125,7 +128,7 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
         policy=job.pruning.policy,
         retained_ratio_target=job.pruning.retained_ratio,
     )
-    return Opened(job, question_set, store, journal, index, recipe, asked)
+    return Opened(job, question_set, store, journal, index, recipe, asked, warnings)
 
 
 def run_job(
@@ -224,7 +227,7 @@ def run_job(
             published = tables.publish(parts.store, parts.journal, parts.index)
         totals = parts.index.totals(job.name)
         classes = tuple(parts.index.quarantine_classes(job.name))
-    notes = (*_notes(job), *(retry.notes() if retry is not None else ()))
+    notes = (*_notes(job), *parts.caveats, *(retry.notes() if retry is not None else ()))
     return RunSummary(run, totals, classes, published, notes)
 
 

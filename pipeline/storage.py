@@ -72,6 +72,16 @@ def open_store(uri: str, storage: StorageConfig | None = None) -> Store:
     return LocalStore(Path(uri).absolute())
 
 
+def caveats(store: Store, key: str) -> tuple[str, ...]:
+    """What a store does not do that results rely on, in sentences; tried on the object `key`, which must be there."""
+    if isinstance(store, S3Store) and not store.keeps_first(key):
+        return (
+            "this S3 server ignores If-None-Match: let no two runs write to this output at the same time, or the index "
+            "may hold one run's costs for the other's rows until `omnidrop rebuild`",
+        )
+    return ()
+
+
 class LocalStore:
     """Objects as files. A temporary file beside the target is filled first, then linked or renamed into place."""
 
@@ -198,6 +208,7 @@ def walk_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_re
 def _local_error(error: OSError, path: Path) -> StorageError:
     what = {
         errno.EACCES: "permission denied; choose a folder that you may write",
+        errno.EPERM: "not permitted here; choose a folder that you may write",
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOSPC: "the disk is full; make room or choose another folder",
         errno.EDQUOT: "the disk quota is used up; make room or choose another folder",

@@ -23,7 +23,7 @@ from pipeline.archive import list_media
 from pipeline.job import JobConfig
 from pipeline.probing import source
 from pipeline.questions import QuestionSet, load_question_set
-from pipeline.storage import LocalStore, open_store
+from pipeline.storage import LocalStore, caveats, open_store
 from workers.errors import MediaError
 from workers.fetching import CacheSettings, fetched
 from workers.ffmpeg import ffmpeg_version, filters, find_ffmpeg
@@ -132,12 +132,13 @@ def _output(job: JobConfig, found: _Found) -> str:
     try:
         if not store.write_once(key, data) or store.read_bytes(key) != data:
             raise CheckError(f"{job.output}: an object that was written does not come back as it was")
+        warnings = caveats(store, key)
     finally:
         store.delete([key])
         for folder in missing:
             if folder.is_dir():
                 folder.rmdir()
-    return f"{job.output}: an object was written, read and deleted"
+    return "; but ".join((f"{job.output}: an object was written, read and deleted", *warnings))
 
 
 def _missing_folders(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What happens when there is no room: in memory, on disk, in Ray's object store. What fails is always the real thing."""
+"""What happens without room: in memory, on disk, in Ray's object store. What fails is always the real thing."""
 
 from __future__ import annotations
 

@@ -10,6 +10,9 @@ from typing import ClassVar
 
 from omnidrop.errors import OmniDropError, UserError
 
+TRANSIENT = frozenset({"storage", "decode_killed", "probe_timeout", "decode_timeout", "cache_full"})
+"""Classes of failures that may be gone the next time, without anybody having changed anything."""
+
 
 class FfmpegMissing(UserError):
     """No ffmpeg can be run on this machine."""
