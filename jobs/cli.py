@@ -9,6 +9,7 @@ lines shown below it. It ends with `if __name__ == "__main__": main("NAME")`, so
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -31,6 +32,7 @@ COMMANDS = {
     "plan": "Count media, clips, tokens and FLOPs of a job without loading a model.",
     "validate": "Check everything that a job needs before a GPU second is spent.",
     "evaluate": "Measure what pruning costs in right answers, per task and ratio.",
+    "explain": "Show why a clip was answered as it was: what was kept, what each question looked at.",
     "query": "Ask the published results in SQL.",
     "report": "Show a job's results on one page: savings, answers, failures.",
     "status": "Show how far a job is and what its runs cost.",
@@ -60,6 +62,8 @@ class _Commands(typer.core.TyperGroup):
         return _Stub(cmd_name) if cmd_name in self.list_commands(ctx) else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and (close := difflib.get_close_matches(args[0], COMMANDS, n=1)):
+            ctx.fail(f"No such command {args[0]!r}; did you mean {close[0]}?")
         name, stub, rest = super().resolve_command(ctx, args)
         return (name, load_command(name), rest) if isinstance(stub, _Stub) and name is not None else (name, stub, rest)
 

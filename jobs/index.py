@@ -13,6 +13,7 @@ from jobs.stopping import STOPPED_EXIT, StopOnSignal
 from pipeline.identity import checked_run_id
 from pipeline.job import JobConfig
 from pipeline.run import RunSummary, run_job
+from workers.ffmpeg import find_ffmpeg
 
 EXAMPLES = (
     "omnidrop index job.yaml",
@@ -42,6 +43,7 @@ def command(
 def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None) -> int:
     """Run a job with a progress bar and a summary; returns the exit status."""
     run_id = None if run_id is None else checked_run_id(run_id)
+    find_ffmpeg()  # without it every clip would fail, and count as done
     with StopOnSignal() as stop, ProgressBar() as bar:
         summary = run_job(job, bar, stop, run_id)
     print_summary(summary, output=job.output)

@@ -132,12 +132,23 @@ class _OnRay:
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
         started_here = _connect(self._job)
         try:
+            if started_here:
+                self._check_gpus()
             execution = RayExecution(self._backend(), self._limits(), self._stop, self._patience)
             self.statistics = execution.statistics
             yield from execution.run(units)
         finally:
             if started_here:
                 ray.shutdown()
+
+    def _check_gpus(self) -> None:
+        """A cluster may grow a GPU; this machine will not, and Ray would wait for one for ever."""
+        wanted, there = self._gpus_per_actor(), ray.cluster_resources().get("GPU", 0)
+        if wanted > there:
+            raise RayUnavailable(
+                f"model.gpus_per_actor: a model actor is to have {wanted:g} GPUs, and Ray finds {there:g} on this "
+                "machine; leave it out to answer on the CPU, or name a cluster that has some with --execution-ray-address"
+            )
 
     def _gpus_per_actor(self) -> float:
         if self._job.model.gpus_per_actor is not None:

@@ -30,7 +30,10 @@ def explain(
     """One sentence per problem. `overridden` are the fields that came from command-line options, not from the file."""
     options = tuple(overridden)
     sentences = []
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        if problem["type"] == "too_short" and _has_problems_inside(problem["loc"], problems):
+            continue  # pydantic counts only the members that are right
         field = _written_path(problem["loc"], given, keep_last=problem["type"] in ("missing", "extra_forbidden"))
         if any(field[: len(option)] == option for option in options):
             where = f"option {option_name(field)}: "
@@ -53,6 +56,10 @@ def option_name(field: FieldPath) -> str:
     return "--" + "-".join(str(part).replace("_", "-") for part in field)
 
 
+def _has_problems_inside(location: tuple[int | str, ...], problems: Sequence[Any]) -> bool:
+    return any(len(other["loc"]) > len(location) and other["loc"][: len(location)] == location for other in problems)
+
+
 def _sentence(problem: Any, field: FieldPath, model: type[BaseModel]) -> str:
     kind = problem["type"]
     section, info = _declaration(model, problem["loc"])
@@ -66,12 +73,33 @@ def _sentence(problem: Any, field: FieldPath, model: type[BaseModel]) -> str:
     about = f" ({info.description})" if info is not None and info.description else ""
     if kind == "missing":
         return f"is missing{about}"
-    cause = (problem.get("ctx") or {}).get("error")
+    context = problem.get("ctx") or {}
+    if kind == "union_tag_invalid":
+        tag, tags = context["tag"], [text.strip("' ") for text in context["expected_tags"].split(",")]
+        close = difflib.get_close_matches(tag, tags, n=1)
+        return f"there is no type {tag!r}; {f'did you mean {close[0]}? ' if close else ''}allowed: {', '.join(tags)}"
+    cause = context.get("error")
     message = str(cause) if isinstance(cause, ValueError) else str(problem["msg"])
     message = message[:1].lower() + message[1:]
     if isinstance(cause, SecretFreeError):
         return f"{message}{about}"
-    return f"{message}; given: {shown(problem['input'])}{about}"
+    if kind == "less_than_equal" and context["le"] == 1 and (share := _percent(problem["input"])) is not None:
+        message += f" ({problem['input']} % is written {share:g})"
+    if kind == "literal_error":
+        allowed = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        close = difflib.get_close_matches(str(problem["input"]), allowed, n=1)
+        message += f"; did you mean {close[0]}?" if close else ""
+    given = f"; given: {shown(problem['input'])}" if field else ""
+    return f"{message}{given}{about}"
+
+
+def _percent(given: object) -> float | None:
+    """What a person means who writes 30 for a share."""
+    try:
+        share = float(str(given)) / 100
+    except ValueError:
+        return None
+    return share if 0.01 < share <= 1 else None
 
 
 def shown(value: object) -> str:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -61,6 +62,10 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
     """A connection whose only tables are those that `uri` (the output of a job) has published. Raises QueryError."""
     published = tables.current(open_store(uri, storage))
     if published is None:
+        if not is_s3(uri) and not Path(uri).is_dir():
+            raise QueryError(
+                f"{uri}: there is no such folder; give a job's output, its job file, or s3://bucket/prefix"
+            )
         raise QueryError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
     filesystem, root = _arrow_filesystem(uri, storage or StorageConfig())
     with (

@@ -71,13 +71,15 @@ def read_yaml(path: Path) -> YamlDocument:
     except FileNotFoundError as error:
         raise YamlError(f"{path}: there is no such file (looked in {path.parent.absolute()})") from error
     except OSError as error:
-        raise YamlError(f"{path}: cannot be read: {error.strerror}") from error
+        raise YamlError(f"{path}: cannot be read: {error.strerror}; give a YAML file, such as job.yaml") from error
     if len(data) > MAX_FILE_BYTES:
         raise YamlError(f"{path}: larger than the {MAX_FILE_BYTES // 1024} KiB allowed for a hand-written file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise YamlError(f"{path}: not UTF-8 text (byte {error.start}): {error.reason}") from error
+        raise YamlError(
+            f"{path}: not UTF-8 text (byte {error.start}): {error.reason}; give a YAML file, such as job.yaml"
+        ) from error
     return parse_yaml(text, path)
 
 

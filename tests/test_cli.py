@@ -29,6 +29,7 @@ from pipeline.job import JobConfig, StorageConfig, load_job
 from pipeline.query import QueryError, open_results, query
 from pipeline.questions import load_question_set
 from pipeline.storage import open_store
+from pipeline.unit_format import FORMAT_VERSION
 from tests.postgres_server import postgres_server
 from tests.s3_server import s3_server
 from workers.ffmpeg import find_ffmpeg
@@ -273,6 +274,7 @@ def publish(uri: str, storage: StorageConfig | None = None, answers: int = 3) ->
         store.write(f"tables/{paths[-1]}", sink.getvalue())
     listed = {name: paths if name == "answers" else [] for name in tables.NAMES}
     manifest = {"generation": 1, "digest": "x", "tables": listed, "rows": {}, "published_at": "2026-01-01T00:00:00Z"}
+    manifest |= {"format_version": FORMAT_VERSION}
     store.write(tables.MANIFEST, json.dumps(manifest).encode())
 
 
