@@ -31,6 +31,7 @@ from tests import rows
 from tests.browser import browser
 from tests.s3_server import s3_server
 from tests.small_jobs import cli, run
+from tests.test_docs import ROOT, commands_of
 from workers.records import ClipFailure, ClipResult, Media
 
 QUESTIONS = (
@@ -152,8 +153,12 @@ def large_page(large):
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_numbers_of_a_real_job_are_those_of_its_index(job, tmp_path):
+def test_the_numbers_of_a_real_job_are_those_of_its_index(job, tmp_path, monkeypatch):
     run(job)
+    monkeypatch.chdir(tmp_path)
+    for shown in commands_of(ROOT / "docs" / "report.md"):
+        assert cli(*shown).exit_code == 0, shown
+    assert (tmp_path / "lectures.html").stat().st_size > 10_000
     result = cli("report", job, "-o", tmp_path / "report.html", "--json", tmp_path / "report.json")
     assert result.exit_code == 0, result.output
     said = json.loads((tmp_path / "report.json").read_text())
