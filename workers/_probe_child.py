@@ -33,6 +33,10 @@ LONGEST_S = 7 * 24 * 3600.0
 LEAST_BYTES_PER_S = 16
 """A file with less than this has a made-up declared duration; the true one is found by scanning."""
 
+LONGEST_GAP_S = 600.0
+"""In a file with fewer bytes than that, what comes after a longer gap in all streams is a damaged time: one flipped bit
+would make a day of clips out of 30 kB."""
+
 SCAN_PACKETS = 5_000_000
 """Most packets read to find a length that is not declared: about 24 h of video with sound."""
 
@@ -120,11 +124,13 @@ def findings(file: str | Served, read_timeout_s: float) -> Iterator[dict[str, An
         if audio is not None:
             info |= _about_audio(container, audio)
         duration_s = container.duration / av.time_base if container.duration else None
+        if duration_s is not None and info["container"] == "matroska" and start_s > 0:
+            duration_s -= start_s  # Matroska declares the last time, not the length
         if duration_s is not None and duration_s * LEAST_BYTES_PER_S > size:
             duration_s = None
         chosen = {"video_end_s": video, "audio_end_s": audio}
-        if duration_s is None:
-            ends = _ends(container, chosen, 0.0, start_s, SCAN_PACKETS)
+        if duration_s is None or duration_s <= 0:
+            ends = _scanned_ends(container, chosen, start_s, size)
             duration_s = max((end for end in ends.values() if end is not None), default=0.0)
             if duration_s <= 0:
                 raise Refused("no_duration", "no length is declared, and no packet with a time was found")
@@ -134,7 +140,11 @@ def findings(file: str | Served, read_timeout_s: float) -> Iterator[dict[str, An
         info["duration_s"] = duration_s
         yield info
         if "video_end_s" not in info:
-            yield info | _last_ends(container, chosen, duration_s, start_s)
+            ends = _last_ends(container, chosen, duration_s, start_s)
+            if info["container"] == "matroska" and start_s > 0:
+                # Some writers do declare the length.
+                info["duration_s"] = max(duration_s, min(duration_s + start_s, *(end or 0.0 for end in ends.values())))
+            yield info | ends
 
 
 def _size(path: str) -> int:
@@ -249,11 +259,10 @@ def _first_frame(container: InputContainer, stream: Any) -> Any | None:
     return None
 
 
-def _ends(
+def _packets(
     container: InputContainer, chosen: dict[str, Any], from_s: float, start_s: float, most: int
-) -> dict[str, float | None]:
-    """Where the last packet of each chosen stream ends, in seconds from the start, reading on from `from_s`."""
-    ends: dict[str, float | None] = dict.fromkeys(chosen)
+) -> Iterator[tuple[str, float, float]]:
+    """(name, begin, end) of the chosen streams' packets in seconds from the start, reading on from `from_s`."""
     names = {stream.index: name for name, stream in chosen.items() if stream is not None}
     with contextlib.suppress(av.error.FFmpegError, ValueError):
         container.seek(round((start_s + from_s) * av.time_base), backward=True, any_frame=False)
@@ -262,10 +271,39 @@ def _ends(
                 break
             if packet.pts is None or packet.time_base is None or not packet.size:
                 continue
-            name = names[packet.stream.index]
-            end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - start_s
+            begin = float(packet.pts * packet.time_base) - start_s
+            end = begin + float((packet.duration or 0) * packet.time_base)
             if math.isfinite(end):
-                ends[name] = max(end, ends[name] or 0.0)
+                yield names[packet.stream.index], begin, end
+
+
+def _ends(
+    container: InputContainer, chosen: dict[str, Any], from_s: float, start_s: float, most: int
+) -> dict[str, float | None]:
+    """Where the last packet of each chosen stream ends, in seconds from the start, reading on from `from_s`."""
+    ends: dict[str, float | None] = dict.fromkeys(chosen)
+    for name, _, end in _packets(container, chosen, from_s, start_s, most):
+        ends[name] = max(end, ends[name] or 0.0)
+    return ends
+
+
+def _scanned_ends(
+    container: InputContainer, chosen: dict[str, Any], start_s: float, size: int
+) -> dict[str, float | None]:
+    """The same for a whole file, without what only damaged times say."""
+    by_minute: dict[int, dict[str, float]] = {}
+    for name, begin, end in _packets(container, chosen, 0.0, start_s, SCAN_PACKETS):
+        minute = by_minute.setdefault(int(begin // 60), {})
+        minute[name] = max(end, minute.get(name, 0.0))
+    ends: dict[str, float | None] = dict.fromkeys(chosen)
+    reached_s = 0.0
+    for number, minute in sorted(by_minute.items()):
+        last_s = max(minute.values())
+        if number * 60 - reached_s > LONGEST_GAP_S and last_s * LEAST_BYTES_PER_S > size:
+            break
+        for name, end in minute.items():
+            ends[name] = max(end, ends[name] or 0.0)
+        reached_s = max(reached_s, last_s)
     return ends
 
 

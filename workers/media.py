@@ -32,6 +32,18 @@ much earlier; longer than the usual distance of key frames (10 s)."""
 HOLD_S = 0.25
 """A gap in the source's times shorter than this (or than two of its frames) is none."""
 
+LONGEST_ASPECT = 100
+"""The models' image processors refuse pictures 200 times as long as wide; beyond half of that the long side is
+squeezed."""
+
+LEAST_TAIL = 0.05
+"""Share of a frame's interval that must be left for one more frame. Sound often outlasts the picture by one of its own
+packets (23 ms of AAC): a file of 8.008 s has 16 pictures at 2 a second, not 17 of which one is repeated."""
+
+LONGEST_HOLD_S = 3600.0
+"""A picture older than this, with no sound either, is no slide that stays but a damaged time: one flipped bit would have
+a still picture answered for days."""
+
 LOSSY_CONTAINERS = ("mpegts", "mpeg")
 """Made for broadcast: lost packets leave a gap in the times and no complaint. Elsewhere damage is complained about, and
 a gap without a complaint is a variable frame rate, whatever the header declares."""
@@ -50,7 +62,7 @@ class _Judged:
 def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, settings: DecodeSettings) -> DecodedClip:
     """Decode one span of a local file.
 
-    Returns uint8 RGB frames (T, H, W, 3) with T = ceil(length * fps), at most `settings.max_pixels` each in the aspect
+    Returns uint8 RGB frames (T, H, W, 3) with T = ceil(length * fps - LEAST_TAIL), at most `settings.max_pixels` each in the aspect
     displayed (after rotation), and float32 mono sound of round(length * 16000) samples; None for what the file lacks.
 
     Raises MediaMissing, NotMedia (not a regular file), NoStreams, MediaTooLarge, DecodeTimeout, DecodeFailed (nothing
@@ -85,7 +97,9 @@ def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, setti
 
 
 def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """(width, height) scaled down, never up, to at most `max_pixels`, keeping the aspect as whole pixels allow."""
+    """(width, height) scaled down, never up, to at most `max_pixels`, keeping the aspect as whole pixels allow, up to
+    `LONGEST_ASPECT`."""
+    width, height = min(width, LONGEST_ASPECT * height), min(height, LONGEST_ASPECT * width)
     factor = min(1.0, math.sqrt(max_pixels / (width * height)))
     scaled_width = min(max(1, math.floor(width * factor)), max_pixels)
     return scaled_width, min(max(1, math.floor(height * factor)), max_pixels // scaled_width)
@@ -96,7 +110,7 @@ def decoded_shape(info: MediaInfo, length_s: float, settings: DecodeSettings) ->
     frames = height = width = 0
     if info.width and info.height:
         width, height = target_size(info.width, info.height, settings.max_pixels)
-        frames = max(1, math.ceil(length_s * settings.fps - 1e-6))
+        frames = max(1, math.ceil(length_s * settings.fps - LEAST_TAIL))
     samples = max(1, round(length_s * SAMPLE_RATE)) if info.has_audio else 0
     return frames, height, width, samples
 
@@ -169,6 +183,9 @@ def _judge(take: Take, span: Span, info: MediaInfo, clip: Clip, settings: Decode
             notes.append(
                 f"{int(lost.sum())} of {span.frames} pictures are missing, the first at {first / settings.fps:g} s"
             )
+        late_s = float(take.frame_times[0]) if clip.start_s == 0 and len(take.frame_times) else 0.0
+        if late_s > 1:
+            notes.append(f"no picture before {late_s:.1f} s: the first one, or black, was put there")
         frames = _filled(take.frames, span.frames)
         if info.hdr:
             notes.append("HDR pictures were tone-mapped" if tone_maps() else "HDR pictures were not tone-mapped: dark")
@@ -191,14 +208,18 @@ def _lost_frames(
     """(span.frames,) True where the source had no picture for the frame's time although it should."""
     wanted = np.arange(span.frames) / fps
     times = take.frame_times
-    if not len(times) or not len(take.frames):
+    if not len(times):
         return np.ones(span.frames, np.bool_)
     shown = newest(times, span.frames, fps)
+    if not len(take.frames) and shown[-1] >= 0:
+        return np.ones(span.frames, np.bool_)
     before_first = shown < 0
     gap_s = np.where(before_first, times[0] - wanted, wanted - times[np.maximum(shown, 0)])
     is_gap = gap_s > max(HOLD_S, 2 / info.frame_rate if info.frame_rate else 1.0)
     # A stream may begin late at the head of a file; further on, no picture before the span means a seek too far.
     unexplained = (before_first & (clip.start_s > 0)) | (wanted > reaches_s)
+    if not len(take.audio):
+        unexplained |= ~before_first & (gap_s > LONGEST_HOLD_S)
     if info.container in LOSSY_CONTAINERS and not info.variable_rate:
         goes_on = wanted < (info.video_end_s - clip.start_s - HOLD_S if info.video_end_s is not None else -math.inf)
         unexplained |= ~before_first & ((shown < len(times) - 1) | goes_on)

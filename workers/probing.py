@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import select
@@ -28,7 +29,7 @@ from typing import Any, Self, TypeVar
 import fsspec
 
 from workers import errors
-from workers.confinement import end, start
+from workers.confinement import DEMUXERS, end, start
 from workers.errors import MediaError, MediaMissing, ProbeCrashed, ProbeTimeout, StorageError
 from workers.records import ClipFailure, MediaInfo
 
@@ -230,10 +231,12 @@ class _Child:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = start(
-                [sys.executable, "-B", "-m", "workers._probe_child", str(self._timeout_s)],
+                # Neither a user's packages nor what lies in the working directory.
+                [sys.executable, "-B", "-s", "-P", "-m", "workers._probe_child", str(self._timeout_s)],
                 timeout_s=0,
                 file_bytes=1,  # it has nothing to write but its answers, which go to a pipe
-                environment={"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+                # With a HOME, Python looks up no user; there is nothing in it to find.
+                environment={"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "HOME": "/nowhere"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -294,6 +297,16 @@ def _info(fields: dict[str, Any]) -> MediaInfo:
     """Checked by hand: the child is not trusted."""
     tags = tuple((str(name), str(value)) for name, value in fields.pop("tags", ()))
     info = MediaInfo(**fields, tags=tags)
-    if not (isinstance(info.container, str) and 0 < float(info.duration_s) < float("inf")):
+    times = (info.duration_s, info.start_s, info.frame_rate, info.video_end_s, info.audio_end_s)
+    sizes = (info.width, info.height, info.sample_rate, info.channels)
+    places = (info.video_stream, info.audio_stream, info.audio_streams, info.rotation_deg)
+    if not (
+        info.container in DEMUXERS
+        and info.duration_s > 0
+        and all(isinstance(n, int | float) and math.isfinite(n) for n in times if n is not None)
+        and all(isinstance(n, int) and n > 0 for n in sizes if n is not None)
+        and all(isinstance(n, int) and n >= 0 for n in places if n is not None)
+        and all(isinstance(name, str) for name in (info.video_codec, info.audio_codec) if name is not None)
+    ):
         raise ValueError(f"not a media description: {fields!r}"[:300])
     return info

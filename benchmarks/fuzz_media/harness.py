@@ -1,0 +1,294 @@
+"""Runs hostile files through the whole job (probe, plan, decode, answer, journal, tables) and counts how each ended.
+
+Promises: what is counted is read back from the published tables, not from what the run says of itself; whatever is not
+as promised is a violation with its file's name. Knows nothing about how the files came to be hostile.
+
+Every file goes through `run_job` with the in-process backend and the embedded checkpoint, in batches, each an archive
+of its own. Before that each is probed once alone, for its time; the job must come to the same end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from benchmarks.fuzz_media.seeds import make_seeds
+from benchmarks.fuzz_media.trials import Trial, trials
+from benchmarks.fuzz_media.watching import BaitWatch, ChildWatch, confined_children, listing
+from omnidrop.errors import OmniDropError
+from pipeline.execution import UnitResult
+from pipeline.job import JobConfig, make_job
+from pipeline.query import open_results, query
+from pipeline.run import run_job
+from workers.probing import ProbePool
+from workers.records import ClipFailure, DecodeSettings
+
+BATCH = 200
+GRACE_S = 10.0
+"""On a machine that does other things too, a child is killed and reaped this long after its limit at the latest."""
+
+UNNAMED = frozenset({"internal", "media_error", "model_error", "error"})
+"""Classes that say only that nobody thought of it."""
+
+QUESTIONS = """\
+name: hostile
+version: "1"
+questions:
+  - {id: shape, text: 'Which shape is shown in {{ media.name }}?', answer: {type: choice, options: [circle, square]}}
+  - {id: heard, text: 'Is a tone heard?', answer: {type: boolean}}
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run."""
+
+    files: int
+    seed: int = 0
+    kinds: tuple[str, ...] = ()
+    """All where empty."""
+    part: int = 0
+    parts: int = 1
+    """Only file `part`, `part + parts`, ... of the list."""
+    probe_timeout_s: float = 15.0
+    decode_timeout_s: float = 25.0
+    s3_endpoint: str | None = None
+    """Put every batch into a bucket of this server instead of a folder."""
+
+
+@dataclass
+class Report:
+    """How it ended."""
+
+    files: int = 0
+    clips: int = 0
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    """By kind: how many files ended how."""
+    worst_probe_s: tuple[float, str] = (0.0, "")
+    worst_unit_s: tuple[float, str] = (0.0, "")
+    """A unit's decoding and answering, up to 8 clips."""
+    worst_decode_s: float = 0.0
+    """Life of one ffmpeg process."""
+    peak_ffmpeg_bytes: int = 0
+    peak_probe_bytes: int = 0
+    violations: list[str] = field(default_factory=list)
+    bait_looks: int = 0
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Over all kinds."""
+        return sum(self.counts.values(), Counter())
+
+
+class _Timer:
+    """An observer that notes how long each unit took."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.worst: tuple[float, str] = (0.0, "")
+        self.clips = 0
+
+    def stage(self, name: str) -> None:
+        self._last = time.monotonic()
+
+    def planned(self, clips: int, finished: int) -> None:
+        pass
+
+    def unit_done(self, result: UnitResult) -> None:
+        now = time.monotonic()
+        self.worst = max(self.worst, (now - self._last, result.unit.media.key))
+        self.clips += len(result.outcomes)
+        self._last = now
+
+
+def fuzz(settings: Settings, folder: Path) -> Report:
+    """Run it in `folder`, which may be deleted afterwards."""
+    report = Report()
+    seeds = make_seeds(folder / "seeds")
+    (folder / "questions.yaml").write_text(QUESTIONS)
+    with BaitWatch(folder) as bait, ChildWatch() as watch, _own_temporary_folder(folder) as temporary:
+        waiting = islice(
+            trials(seeds, settings.seed, bait.bait, settings.kinds), settings.part, settings.files, settings.parts
+        )
+        number = 0
+        while batch := list(islice(waiting, BATCH)):
+            _run_batch(batch, settings, folder, number, report)
+            number += 1
+            # torch keeps a cache there, whatever it is asked.
+            files = (path for path in temporary.iterdir() if not path.name.startswith("torchinductor_"))
+            for left in (*confined_children(), *files):
+                report.violations.append(f"batch {number} left {left}")
+        report.violations += bait.taken
+        report.bait_looks = bait.looks
+    report.worst_decode_s = watch.longest_decode_s
+    report.peak_ffmpeg_bytes = watch.peak_bytes(is_probe=False)
+    report.peak_probe_bytes = watch.peak_bytes(is_probe=True)
+    for name, seconds, limit in (
+        ("decode", report.worst_decode_s, settings.decode_timeout_s),
+        ("probe", report.worst_probe_s[0], settings.probe_timeout_s),
+    ):
+        if seconds > limit + GRACE_S:
+            report.violations.append(f"a {name} took {seconds:.1f} s; its limit is {limit:g} s")
+    return report
+
+
+@contextlib.contextmanager
+def _own_temporary_folder(folder: Path) -> Iterator[Path]:
+    """Whatever makes a temporary file makes it where it is seen."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    before, os.environ["TMPDIR"], tempfile.tempdir = os.environ.get("TMPDIR"), str(temporary), str(temporary)
+    try:
+        yield temporary
+    finally:
+        tempfile.tempdir = None
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+
+
+def _run_batch(batch: Sequence[Trial], settings: Settings, folder: Path, number: int, report: Report) -> None:
+    place = folder / f"batch-{number}"
+    archive = place / "archive"
+    by_key = _write(batch, archive)
+    before = listing(archive)
+    probed = _probe_alone(by_key, archive, settings, report)
+    job = _job(settings, folder, place, archive)
+    timer = _Timer()
+    try:
+        run_job(job, timer, threading.Event())
+    except Exception as error:  # noqa: BLE001 - whatever it is, it took the run down
+        report.violations.append(f"batch {number}: the run ended: {type(error).__name__}: {error}"[:500])
+        return
+    report.worst_unit_s = max(report.worst_unit_s, timer.worst)
+    report.clips += timer.clips
+    _count(by_key, job, probed, report)
+    if listing(archive) != before:
+        report.violations.append(f"batch {number}: the archive changed")
+    shutil.rmtree(place)
+
+
+def _write(batch: Sequence[Trial], archive: Path) -> dict[str, Trial]:
+    """The batch as files, by the key that the archive's listing will give them."""
+    by_key = {}
+    for trial in batch:
+        path = archive / trial.kind / trial.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial.write(path)
+        by_key[f"{trial.kind}/{os.fsencode(trial.name).decode('utf-8', 'backslashreplace')}"] = trial
+    return by_key
+
+
+def _probe_alone(by_key: dict[str, Trial], archive: Path, settings: Settings, report: Report) -> dict[str, str]:
+    """Class of each file that cannot be probed, "" for the others; one at a time, for the time it takes."""
+    classes = {}
+    with ProbePool(1, timeout_s=settings.probe_timeout_s) as pool:
+        for key, trial in by_key.items():
+            started = time.monotonic()
+            ((_, found),) = pool.probe_many([(key, str(archive / trial.kind / trial.name))])
+            report.worst_probe_s = max(report.worst_probe_s, (time.monotonic() - started, key))
+            classes[key] = found.error_class if isinstance(found, ClipFailure) else ""
+    return classes
+
+
+def _job(settings: Settings, folder: Path, place: Path, archive: Path) -> JobConfig:
+    given = {"uri": str(archive)}
+    if settings.s3_endpoint is not None:
+        given = {"uri": _uploaded(archive, settings.s3_endpoint, place.name), "endpoint_url": settings.s3_endpoint}
+    return make_job(
+        {
+            "name": "hostile",
+            "archive": given,
+            "output": str(place / "results"),
+            "question_set": str(folder / "questions.yaml"),
+            "clips": {"length_s": 60, "fps": 1, "max_pixels": 28 * 28},
+            "pruning": {"retained_ratio": 0.4},
+            "execution": {
+                "ray_address": "in-process",
+                "probe_timeout_s": settings.probe_timeout_s,
+                "decode_timeout_s": settings.decode_timeout_s,
+            },
+        }
+    )
+
+
+def _uploaded(archive: Path, endpoint: str, bucket: str) -> str:
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem(endpoint_url=endpoint, skip_instance_cache=True)
+    filesystem.mkdir(bucket)
+    for path in archive.rglob("*"):
+        if path.is_file():
+            filesystem.pipe_file(f"{bucket}/{path.relative_to(archive)}", path.read_bytes())
+    return f"s3://{bucket}"
+
+
+def _count(by_key: dict[str, Trial], job: JobConfig, probed: dict[str, str], report: Report) -> None:
+    """Read every file's end from the published tables."""
+    with open_results(job.output, job.storage) as connection:
+        clips = query(connection, "SELECT media_key, status, decoded_share FROM clips").rows
+        shares: dict[str, list[tuple[str, float]]] = {}
+        for key, status, share in clips:
+            shares.setdefault(key, []).append((status, share))
+        failures: dict[str, list[tuple[str, str, str]]] = {}
+        for key, stage, error_class, message in query(
+            connection, "SELECT media_key, stage, error_class, message FROM quarantine"
+        ).rows:
+            failures.setdefault(key, []).append((stage, error_class, message))
+    for key, trial in by_key.items():
+        outcome = _outcome(key, trial, shares.get(key, []), failures.get(key, []), report)
+        report.files += 1
+        report.counts.setdefault(trial.kind, Counter())[outcome] += 1
+        in_job = next((c for stage, c, _ in failures.get(key, []) if stage == "probe"), "")
+        if trial.is_text and in_job != probed[key] and "timeout" not in in_job + probed[key]:
+            report.violations.append(f"{key}: probed as {probed[key] or 'media'} alone, {in_job or 'media'} in the job")
+    unknown = (shares.keys() | failures.keys()) - by_key.keys()
+    report.violations += [f"{key}: rows of no file" for key in unknown]
+
+
+def _outcome(
+    key: str,
+    trial: Trial,
+    shares: Sequence[tuple[str, float]],
+    failures: Sequence[tuple[str, str, str]],
+    report: Report,
+) -> str:
+    """`answered`, `partial`, `some clips` (others are in quarantine) or `quarantine: CLASS`; checked on the way."""
+    classes = [error_class for _, error_class, _ in failures]
+    for stage, error_class, message in failures:
+        if error_class not in stable_classes():
+            report.violations.append(f"{key}: {stage}: {error_class}: {message}"[:400])
+    for status, share in shares:
+        is_whole = share == 1
+        if not DecodeSettings.min_share <= share <= 1 or (status == "answered") != is_whole:
+            report.violations.append(f"{key}: {status} with a share of {share}")
+    if trial.is_intact and trial.is_text and {status for status, _ in shares} != {"answered"}:
+        report.violations.append(f"{key}: intact, but {classes or shares}")
+    if not shares and not failures:
+        report.violations.append(f"{key}: lost, neither answers nor quarantine")
+        return "lost"
+    if not shares:
+        return f"quarantine: {Counter(classes).most_common(1)[0][0]}"
+    if failures:
+        return "some clips"
+    return "partial" if any(status == "partial" for status, _ in shares) else "answered"
+
+
+def stable_classes() -> frozenset[str]:
+    """Every `error_class` of our own exceptions that names a reason."""
+    found, waiting = {"empty_media"}, [OmniDropError]
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        found.add(kind.error_class)
+    return frozenset(found - UNNAMED)
