@@ -60,7 +60,7 @@ class StorageUnavailable(StorageError, Unavailable):
 
 
 def s3_options(
-    endpoint_url: str | None = None, *, anonymous: bool = False, max_retries: int = MAX_RETRIES
+    endpoint_url: str | None = None, *, anonymous: bool = False, max_retries: int | None = None
 ) -> dict[str, Any]:
     """How any process of a job reaches S3, for `fsspec.filesystem("s3", ...)`: never credentials.
 
@@ -71,14 +71,17 @@ def s3_options(
         "endpoint_url": endpoint_url,
         "use_listings_cache": False,
         "config_kwargs": {
-            "retries": {"mode": "standard", "total_max_attempts": max_retries + 1},
+            "retries": {
+                "mode": "standard",
+                "total_max_attempts": 1 + (MAX_RETRIES if max_retries is None else max_retries),
+            },
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": READ_TIMEOUT_S,
         },
     }
 
 
-def s3_filesystem(endpoint_url: str | None = None, *, anonymous: bool = False, max_retries: int = MAX_RETRIES) -> Any:
+def s3_filesystem(endpoint_url: str | None = None, *, anonymous: bool = False, max_retries: int | None = None) -> Any:
     """An s3fs file system of its own, without caches."""
     options = s3_options(endpoint_url, anonymous=anonymous, max_retries=max_retries)
     return filesystem("s3", options | {"skip_instance_cache": True})
