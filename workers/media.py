@@ -41,8 +41,8 @@ LEAST_TAIL = 0.05
 packets (23 ms of AAC): a file of 8.008 s has 16 pictures at 2 a second, not 17 of which one is repeated."""
 
 LONGEST_HOLD_S = 3600.0
-"""A picture older than this, with no sound either, is no slide that stays but a damaged time: one flipped bit would have
-a still picture answered for days."""
+"""A picture older than this, with no sound either, is no slide that stays but a damaged time: one flipped bit would
+have a still picture answered for days."""
 
 LOSSY_CONTAINERS = ("mpegts", "mpeg")
 """Made for broadcast: lost packets leave a gap in the times and no complaint. Elsewhere damage is complained about, and
@@ -62,8 +62,8 @@ class _Judged:
 def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, settings: DecodeSettings) -> DecodedClip:
     """Decode one span of a local file.
 
-    Returns uint8 RGB frames (T, H, W, 3) with T = ceil(length * fps - LEAST_TAIL), at most `settings.max_pixels` each in the aspect
-    displayed (after rotation), and float32 mono sound of round(length * 16000) samples; None for what the file lacks.
+    Returns uint8 RGB frames (T, H, W, 3) with T = ceil(length * fps - LEAST_TAIL), at most `settings.max_pixels` each
+    in the aspect displayed (after rotation), and float32 mono sound of round(length * 16000) samples; None for what the file lacks.
 
     Raises MediaMissing, NotMedia (not a regular file), NoStreams, MediaTooLarge, DecodeTimeout, DecodeFailed (nothing
     of the span) and DecodeIncomplete (less than `settings.min_share`).

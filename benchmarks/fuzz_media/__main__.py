@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import math
 import os
 import sys
 import tempfile
@@ -29,13 +31,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", default=[], help="only these kinds")
     parser.add_argument("--part", default="0/1", help="as in 0/4: every fourth of the files, to run side by side")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no batch after this")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--trace", action="store_true", help="under strace (which must be installed)")
     given = parser.parse_args()
     if given.trace:
         sys.exit(_traced(given.json))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     part, parts = (int(number) for number in given.part.split("/"))
-    settings = Settings(given.files, given.seed, tuple(given.kinds), part=part, parts=parts)
+    settings = Settings(given.files, given.seed, tuple(given.kinds), part=part, parts=parts, seconds=given.seconds)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         report = fuzz(settings, Path(folder))

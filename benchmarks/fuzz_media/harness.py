@@ -10,6 +10,8 @@ of its own. Before that each is probed once alone, for its time; the job must co
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import shutil
 import tempfile
@@ -32,7 +34,9 @@ from pipeline.run import run_job
 from workers.probing import ProbePool
 from workers.records import ClipFailure, DecodeSettings
 
-BATCH = 200
+log = logging.getLogger(__name__)
+
+BATCH = 60
 GRACE_S = 10.0
 """On a machine that does other things too, a child is killed and reaped this long after its limit at the latest."""
 
@@ -59,6 +63,8 @@ class Settings:
     part: int = 0
     parts: int = 1
     """Only file `part`, `part + parts`, ... of the list."""
+    seconds: float = math.inf
+    """No batch is begun after this."""
     probe_timeout_s: float = 15.0
     decode_timeout_s: float = 25.0
     s3_endpoint: str | None = None
@@ -120,8 +126,10 @@ def fuzz(settings: Settings, folder: Path) -> Report:
             trials(seeds, settings.seed, bait.bait, settings.kinds), settings.part, settings.files, settings.parts
         )
         number = 0
-        while batch := list(islice(waiting, BATCH)):
+        until = time.monotonic() + settings.seconds
+        while time.monotonic() < until and (batch := list(islice(waiting, BATCH))):
             _run_batch(batch, settings, folder, number, report)
+            log.info("%d files: %s", report.files, dict(report.outcomes))
             number += 1
             # torch keeps a cache there, whatever it is asked.
             files = (path for path in temporary.iterdir() if not path.name.startswith("torchinductor_"))
