@@ -63,7 +63,8 @@ def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, setti
     """Decode one span of a local file.
 
     Returns uint8 RGB frames (T, H, W, 3) with T = ceil(length * fps - LEAST_TAIL), at most `settings.max_pixels` each
-    in the aspect displayed (after rotation), and float32 mono sound of round(length * 16000) samples; None for what the file lacks.
+    in the aspect displayed (after rotation), and float32 mono sound of round(length * 16000) samples; None for what the
+    file lacks.
 
     Raises MediaMissing, NotMedia (not a regular file), NoStreams, MediaTooLarge, DecodeTimeout, DecodeFailed (nothing
     of the span) and DecodeIncomplete (less than `settings.min_share`).
