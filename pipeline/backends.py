@@ -147,7 +147,7 @@ class _OnRay:
         if wanted > there:
             raise RayUnavailable(
                 f"model.gpus_per_actor: a model actor is to have {wanted:g} GPUs, and Ray finds {there:g} on this "
-                "machine; leave it out to answer on the CPU, or name a cluster that has some with --execution-ray-address"
+                "machine; leave it out to answer on the CPU, or name a cluster with --execution-ray-address"
             )
 
     def _gpus_per_actor(self) -> float:
