@@ -9,21 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy.dialects import postgresql, sqlite
 
-from omnidrop.errors import UserError
 from pipeline.batches import batches
 from pipeline.failpoints import reached
+from pipeline.index_database import bytewise, insert, open_database, upsert
 from pipeline.index_schema import (
     clips,
     marks,
@@ -40,8 +33,6 @@ from workers.records import ClipFailure, Media, MediaInfo
 
 BATCH = 500
 """Rows in one statement: 500 x 60 columns stays under PostgreSQL's 65,535 parameters."""
-SQLITE_BUSY_TIMEOUT_S = 60
-"""Without it, 910 of 2,400 writes of eight writers were locked out."""
 
 
 @dataclass(frozen=True)
@@ -104,42 +95,15 @@ class Totals:
         return 1 - self.as_run_flops / self.dense_flops if self.dense_flops else None
 
 
-class IndexMissing(UserError):
-    """There is no index where one was to be read."""
-
-
-class IndexOutdated(UserError):
-    """The index has an older schema and was to be read as it is."""
-
-
 class SavingsIndex:
     """The index in one database; SQLite or PostgreSQL. One process may hold several connections to it."""
 
     def __init__(self, url: str, *, is_read_only: bool = False) -> None:
-        """Open the index, creating or migrating its tables. Raises UserError where the database cannot be used.
+        """Open the index, creating or migrating its tables; read only, it is taken as it is.
 
-        Read only, it is taken as it is: IndexMissing where there is none, IndexOutdated where it would be migrated.
+        Raises UserError where the database cannot be used, see `open_database`.
         """
-        try:
-            self._engine = sa.create_engine(url, connect_args=_connect_args(url))
-            is_sqlite = self._engine.dialect.name == "sqlite"
-            if is_sqlite and is_read_only and not Path(self._engine.url.database or "").is_file():
-                raise IndexMissing(f"there is no index at {_without_password(url)}")
-            if is_sqlite:
-                sa.event.listen(self._engine, "connect", _sqlite_read_only if is_read_only else _sqlite_pragmas)
-            elif is_read_only:
-                self._engine = self._engine.execution_options(postgresql_readonly=True)
-            if is_read_only:
-                _check_schema(self._engine)
-            else:
-                _migrate(self._engine)
-        except (sa.exc.SQLAlchemyError, ImportError) as error:
-            shown = _without_password(url)
-            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            raise UserError(
-                f"cannot use the index at {shown}: {reason}; give index_url as sqlite:///FILE or "
-                "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed)"
-            ) from error
+        self._engine = open_database(url, is_read_only=is_read_only)
 
     def close(self) -> None:
         """Close all connections."""
@@ -162,7 +126,7 @@ class SavingsIndex:
                     for table in (clips, quarantine):
                         mine = (table.c.job == head.job) & (table.c.media_id == head.media_id)
                         connection.execute(sa.delete(table).where(mine))
-                _upsert(connection, media, [asdict(h) for h in batch], replace=True)
+                upsert(connection, media, [asdict(h) for h in batch], replace=True)
                 counts_again = units.c.version_id.in_([h.version_id for h in moved])
                 found = connection.execute(
                     sa.select(units.c.job, units.c.media_id, units.c.version_id, units.c.unit_id, units.c.attempt)
@@ -172,7 +136,7 @@ class SavingsIndex:
                 revived += [UnitKey(*row) for row in found]
                 connection.execute(sa.delete(units).where(counts_again))
             if mark is not None:
-                _upsert(connection, marks, [{"name": "heads", "value": mark}], replace=True)
+                upsert(connection, marks, [{"name": "heads", "value": mark}], replace=True)
         return revived
 
     def heads_mark(self) -> str | None:
@@ -205,9 +169,9 @@ class SavingsIndex:
                 for rows in batches(
                     [row for o in live for row in clips_table(o).select(clips.c.keys()).to_pylist()], BATCH
                 ):
-                    _upsert(connection, clips, rows)
+                    upsert(connection, clips, rows)
                 for rows in batches((row for o in live for row in quarantine_rows(o)), BATCH):
-                    _upsert(connection, quarantine, rows)
+                    upsert(connection, quarantine, rows)
                 taken += live
         return taken
 
@@ -215,7 +179,7 @@ class SavingsIndex:
         """Store or replace a run's record."""
         row = {name: getattr(run, name) for name in runs.c.keys() if name != "record"}  # noqa: SIM118 - a collection
         with self._engine.begin() as connection:
-            _upsert(connection, runs, [row | {"record": json.dumps(asdict(run))}], replace=True)
+            upsert(connection, runs, [row | {"record": json.dumps(asdict(run))}], replace=True)
 
     def forget(self, media_ids: Iterable[str]) -> None:
         """Erase everything about these media items, their probes too."""
@@ -270,7 +234,7 @@ class SavingsIndex:
         ]
         with self._engine.begin() as connection:
             for batch in batches(rows, BATCH):
-                _upsert(connection, probes, batch, replace=True)
+                upsert(connection, probes, batch, replace=True)
 
     # -- what publishing, status and rebuilding ask -------------------------------------------------------------------
 
@@ -288,7 +252,7 @@ class SavingsIndex:
         query = (
             sa.select(media, units.c.unit_id, units.c.attempt)
             .outerjoin(units, counts)
-            .order_by(*self._bytewise(media.c.job, media.c.media_key, media.c.media_id, units.c.unit_id))
+            .order_by(*bytewise(self._engine, media.c.job, media.c.media_key, media.c.media_id, units.c.unit_id))
         )
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query).mappings():
@@ -395,7 +359,7 @@ class SavingsIndex:
 
     def rows(self, table: sa.Table) -> Iterator[tuple[Any, ...]]:
         """A table's rows in the byte order of its primary key, streamed."""
-        query = sa.select(table).order_by(*self._bytewise(*table.primary_key))
+        query = sa.select(table).order_by(*bytewise(self._engine, *table.primary_key))
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query):
                 yield tuple(row)
@@ -413,10 +377,6 @@ class SavingsIndex:
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query):
                 yield row[0], row[1], row[2]
-
-    def _bytewise(self, *columns: sa.Column[Any]) -> list[Any]:
-        """The same order in every database: PostgreSQL's own depends on the locale."""
-        return [c.collate("C") for c in columns] if self._engine.dialect.name == "postgresql" else list(columns)
 
     def contents(self) -> dict[str, list[tuple[Any, ...]]]:
         """Everything that follows from the journal, sorted: two indexes of one journal compare equal."""
@@ -437,36 +397,6 @@ def _probed_from(given: Mapping[str, Any]) -> Probed:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# SQL that differs between databases, and connections
-
-
-def _upsert(
-    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], replace: bool = False
-) -> None:
-    """Insert rows; those whose key is there are left as they are, or replaced."""
-    if not rows:
-        return
-    keys = [c.name for c in table.primary_key]
-    # PostgreSQL refuses the same key twice in one statement, and NUL in text.
-    unique = {tuple(row[k] for k in keys): {n: _clean(v) for n, v in row.items()} for row in rows}
-    statement = _insert(connection, table)
-    if replace:
-        values = {c.name: statement.excluded[c.name] for c in table.c if c.name not in keys}
-        statement = statement.on_conflict_do_update(index_elements=keys, set_=values)
-    else:
-        statement = statement.on_conflict_do_nothing(index_elements=keys)
-    connection.execute(statement, list(unique.values()))
-
-
-def _insert(connection: sa.Connection, table: sa.Table) -> Any:
-    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
-
-
-def _clean(value: Any) -> Any:
-    return value.replace("\x00", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
-
-
 def _raise_attempts(connection: sa.Connection, keys: Sequence[UnitKey]) -> None:
     """Make the units known, by the newer of the attempt given and the one known.
 
@@ -475,7 +405,7 @@ def _raise_attempts(connection: sa.Connection, keys: Sequence[UnitKey]) -> None:
     newest = {key.unit_id: key for key in sorted(keys, key=lambda key: key.attempt)}
     if not newest:
         return
-    statement = _insert(connection, units)
+    statement = insert(connection, units)
     given = statement.excluded.attempt
     statement = statement.on_conflict_do_update(
         index_elements=["unit_id"], set_={"attempt": given}, where=units.c.attempt < given
@@ -502,75 +432,3 @@ def _current_versions(connection: sa.Connection, wanted: Sequence[tuple[str, str
         )
         found.update({(job, media_id): version for job, media_id, version in rows})
     return {key: found[key] for key in wanted if key in found}
-
-
-def _connect_args(url: str) -> dict[str, Any]:
-    return {"timeout": SQLITE_BUSY_TIMEOUT_S} if url.startswith("sqlite") else {}
-
-
-def _sqlite_pragmas(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA secure_delete=ON")  # what is forgotten leaves no bytes in free pages
-    cursor.close()
-
-
-def _sqlite_read_only(connection: Any, _: Any) -> None:
-    # Not `mode=ro`: that leaves empty -wal and -shm files behind.
-    connection.execute("PRAGMA query_only=ON")
-
-
-def _without_password(url: str) -> str:
-    try:
-        return sa.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return "the given URL"
-
-
-def _migrate(engine: sa.Engine) -> None:
-    """Bring the tables to this version's schema, under a lock where several processes may start at once."""
-    config = migrations()
-    if _revision(engine, config) == ScriptDirectory.from_config(config).get_current_head():
-        return
-    with _migration_lock(engine) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-
-def _check_schema(engine: sa.Engine) -> None:
-    config = migrations()
-    found, head = _revision(engine, config), ScriptDirectory.from_config(config).get_current_head()
-    if found is None:
-        raise IndexMissing(f"there are no tables of an index at {engine.url.render_as_string(hide_password=True)}")
-    if found != head:
-        raise IndexOutdated(f"the index has schema revision {found}, this version's is {head}")
-
-
-def migrations() -> Config:
-    """Alembic's configuration: where the migrations are."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config
-
-
-def _revision(engine: sa.Engine, config: Config) -> str | None:
-    with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-    if found is not None and found not in {s.revision for s in ScriptDirectory.from_config(config).walk_revisions()}:
-        raise UserError(
-            f"the index has schema revision {found}, which this version does not know; upgrade omnidrop, or delete the "
-            "index and run `omnidrop rebuild` (the journal holds everything)"
-        )
-    return found
-
-
-@contextmanager
-def _migration_lock(engine: sa.Engine) -> Iterator[sa.Connection]:
-    with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7216054605148)")
-        yield connection
-        connection.commit()

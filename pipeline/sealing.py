@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import secrets
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
@@ -24,9 +25,9 @@ SEALED_SINCE = 2
 
 _META = b"omnidrop"
 _SEAL = "omnidrop.seal"
-_MARK = b"blake2b:"
 _DIGEST_BYTES = 16
 _BLANK = b"0" * (2 * _DIGEST_BYTES)
+"""What stands in the seal's place while the hash is made."""
 
 
 class JournalError(OmniDropError):
@@ -47,11 +48,12 @@ def seal(table: pa.Table, meta: Mapping[str, Any]) -> bytes:
     schema = table.schema.with_metadata({_META: kept})
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         writer.write_table(table.replace_schema_metadata(schema.metadata))
-        # Added here, the seal comes after all that others wrote: nothing in `meta` can be taken for it.
-        writer.add_key_value_metadata({_SEAL: (_MARK + _BLANK).decode()})
-    data = sink.getvalue()
-    at = data.rindex(_MARK + _BLANK) + len(_MARK)
-    return data[:at] + digest(data).encode() + data[at + len(_BLANK) :]
+        # By chance, so that nothing in the table or in `meta` can be taken for the seal's place.
+        place = secrets.token_hex(_DIGEST_BYTES)
+        writer.add_key_value_metadata({_SEAL: place})
+    blank = sink.getvalue().replace(place.encode(), _BLANK)
+    at = sink.getvalue().index(place.encode())
+    return blank[:at] + digest(blank).encode() + blank[at + len(_BLANK) :]
 
 
 def unseal(data: bytes, *, where: str) -> tuple[pa.Table, dict[str, Any]]:
@@ -77,11 +79,7 @@ def unseal(data: bytes, *, where: str) -> tuple[pa.Table, dict[str, Any]]:
 
 
 def _is_whole(data: bytes, sealed: bytes) -> bool:
-    at = data.rfind(sealed)
-    if len(sealed) != len(_MARK) + len(_BLANK) or not sealed.startswith(_MARK) or at < 0:
-        return False
-    at += len(_MARK)
-    return digest(data[:at] + _BLANK + data[at + len(_BLANK) :]).encode() == sealed[len(_MARK) :]
+    return len(sealed) == len(_BLANK) and digest(data.replace(sealed, _BLANK)).encode() == sealed
 
 
 def _first_line(error: Exception) -> str:

@@ -7,16 +7,15 @@ not grow with the results. Knows nothing about jobs, media or models.
 
 from __future__ import annotations
 
-import json
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,11 +25,13 @@ import sqlalchemy as sa
 from omnidrop.errors import UserError
 from pipeline import tables
 from pipeline.batches import batches
+from pipeline.comparing import differences
 from pipeline.identity import clip_id, failed_version_id, unit_id, version_id
+from pipeline.index_database import IndexMissing, IndexOutdated
 from pipeline.index_schema import clips, media, quarantine, runs, units
 from pipeline.journal import FORMAT_PATH, Journal, decode_heads, decode_run, format_of
 from pipeline.recipes import decode_recipe
-from pipeline.savings_index import IndexMissing, IndexOutdated, SavingsIndex
+from pipeline.savings_index import SavingsIndex
 from pipeline.sealing import FORMAT_VERSION, JournalError, digest
 from pipeline.unit_format import UnitKey, UnitObject, decode_unit
 
@@ -195,7 +196,7 @@ class _Verification:
                 self._found("journal", "foreign", path, what, self._without(path))
         except JournalError as error:
             mend = self._without(path, self._rebuild, self._index)
-            self._found("journal", "damaged", path, _without_advice(error), mend)
+            self._found("journal", "damaged", path, _reason(error, path), mend)
 
     def _check_units(self, keys: list[UnitKey], truth: SavingsIndex) -> None:
         with ThreadPoolExecutor(READERS) as pool:
@@ -213,7 +214,7 @@ class _Verification:
         except FileNotFoundError:
             return None  # deleted since it was listed
         except JournalError as error:
-            self._found("journal", "damaged", key.path, _without_advice(error), self._without(key.path, self._index))
+            self._found("journal", "damaged", key.path, _reason(error, key.path), self._without(key.path, self._index))
             return None
 
     def _is_itself(self, key: UnitKey, unit: UnitObject) -> bool:
@@ -249,12 +250,29 @@ class _Verification:
         except IndexOutdated as error:
             self._found("index", "format", "index", str(error), f"{self._index} (any command that uses it migrates it)")
             return
+        except UserError as error:
+            self._unusable_index(error)
+            return
         with closing(index):
+            self._compare(index, truth)
+        self._checked["index_rows"] = sum(truth.count(table) for table in (runs, media, units, clips, quarantine))
+
+    def _compare(self, index: SavingsIndex, truth: SavingsIndex) -> None:
+        try:
             for table in (runs, media, units, clips, quarantine):
-                for kind, row_key, what in _differences(table, index.rows(table), truth.rows(table), self._advance):
+                for kind, row_key, what in differences(table, index.rows(table), truth.rows(table), self._advance):
                     mend = f"{self._rebuild} && {self._index}" if kind == "surplus" else self._rebuild
                     self._found("index", kind, f"{table.name} {row_key}", what, mend)
-        self._checked["index_rows"] = sum(truth.count(table) for table in (runs, media, units, clips, quarantine))
+        except sa.exc.DatabaseError as error:
+            self._unusable_index(UserError(f"the index cannot be read: {_first_line(error)}"))
+
+    def _unusable_index(self, error: UserError) -> None:
+        """A damaged file is a fault of the results; a server that is not there is the caller's."""
+        url = sa.make_url(self._index_url or "")
+        if url.get_backend_name() != "sqlite":
+            raise error
+        mend = f"rm {shlex.quote(str(url.database))} && {self._rebuild}"
+        self._found("index", "damaged", "index", _reason(error), mend)
 
     # -- tables -------------------------------------------------------------------------------------------------------
 
@@ -262,7 +280,7 @@ class _Verification:
         try:
             published = tables.current(self._store)
         except JournalError as error:
-            self._found("tables", "damaged", tables.MANIFEST, _without_advice(error), self._rebuild)
+            self._found("tables", "damaged", tables.MANIFEST, _reason(error), self._rebuild)
             return
         if published is None:
             self._found("tables", "missing", tables.MANIFEST, "nothing is published", self._rebuild)
@@ -273,6 +291,8 @@ class _Verification:
             if rows != published.rows.get(name) and not self._counts["tables", "damaged"]:
                 what = f"its files have {rows} rows, the manifest says {published.rows.get(name)}"
                 self._found("tables", "differs", name, what, self._rebuild)
+        if self._counts["journal", "damaged"]:
+            return  # what the tables should hold is not known
         if published.digest != tables.state_digest(self._journal, truth, self._journal.tombstones()):
             what = "the journal has changed since they were published"
             self._found("tables", "stale", f"generation {published.generation}", what, self._index)
@@ -326,43 +346,9 @@ def _same_unit(path: str) -> UnitKey | str:
     return path if key is None else replace(key, attempt=0)
 
 
-def _differences(
-    table: sa.Table,
-    have: Iterator[tuple[Any, ...]],
-    want: Iterator[tuple[Any, ...]],
-    advance: Callable[[str, int], None],
-) -> Iterator[tuple[str, str, str]]:
-    """Two tables in the order of their keys, merged: (kind, the row's key, what is wrong)."""
-    names = table.c.keys()
-    at = [names.index(column.name) for column in table.primary_key]
-
-    def key_of(row: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(row[i] for i in at)
-
-    ours, theirs = next(have, None), next(want, None)
-    while ours is not None or theirs is not None:
-        advance("index rows", 1)
-        if theirs is None or (ours is not None and key_of(ours) < key_of(theirs)):
-            assert ours is not None
-            yield "surplus", "/".join(key_of(ours)), "the journal does not have it"
-            ours = next(have, None)
-        elif ours is None or key_of(theirs) < key_of(ours):
-            yield "missing", "/".join(key_of(theirs)), "the journal has it"
-            theirs = next(want, None)
-        else:
-            wrong = [
-                f"{name} is {json.dumps(a)[:100]}, by the journal {json.dumps(b)[:100]}"
-                for name, a, b in zip(names, ours, theirs, strict=True)
-                if a != b
-            ]
-            if wrong:
-                yield "differs", "/".join(key_of(ours)), "; ".join(wrong)
-            ours, theirs = next(have, None), next(want, None)
-
-
-def _without_advice(error: Exception) -> str:
-    """Our own errors say what to do after a semicolon; here `mend` does."""
-    return str(error).split("; ")[0]
+def _reason(error: Exception, path: str = "") -> str:
+    """What our own errors say before a semicolon; what they advise after it, `mend` does here."""
+    return str(error).split("; ")[0].removeprefix(f"{path} ")
 
 
 def _first_line(error: Exception) -> str:

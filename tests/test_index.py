@@ -15,9 +15,10 @@ from alembic.migration import MigrationContext
 
 from omnidrop.errors import UserError
 from pipeline import mirror, tables
+from pipeline.index_database import IndexMissing, IndexOutdated, migrations
 from pipeline.index_schema import metadata, units
 from pipeline.journal import Journal, check_output_is_ours, format_of
-from pipeline.savings_index import IndexMissing, IndexOutdated, Probed, SavingsIndex, migrations
+from pipeline.savings_index import Probed, SavingsIndex
 from pipeline.sealing import FORMAT_VERSION
 from pipeline.storage import open_store
 from tests import rows
