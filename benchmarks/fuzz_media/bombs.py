@@ -15,6 +15,8 @@ from benchmarks.fuzz_media.seeds import Seed, make
 from benchmarks.fuzz_media.structure import Part, parts
 
 Seeds = Mapping[str, Seed]
+FileBuilder = Callable[..., None]
+"""Takes a path and `seeds`."""
 MANY = 5_000
 BILLION = 1_000_000_000
 
@@ -130,7 +132,7 @@ def _edit_list(seed: Seed, entries: int, form: tuple[int, int, int]) -> bytes:
     return bytes(content[: edit.start]) + rebuilt + bytes(content[edit.end :])
 
 
-def _big_picture_loop(path: Path, _: Seeds) -> None:
+def _big_picture_loop(path: Path, seeds: Seeds) -> None:
     """As many pixels as are allowed, 400 pictures of them, in 300 kB a picture... of which there is one."""
     make(
         *(
@@ -149,7 +151,7 @@ def _big_picture_loop(path: Path, _: Seeds) -> None:
     Path(f"{path}.one.mkv").unlink()
 
 
-def _sparse(content: Callable[[Seeds], bytes], size: int) -> Callable[[Path, Seeds], None]:
+def _sparse(content: Callable[[Seeds], bytes], size: int) -> FileBuilder:
     def write(path: Path, seeds: Seeds) -> None:
         path.write_bytes(content(seeds))
         with path.open("r+b") as file:
@@ -221,7 +223,7 @@ BYTES: Mapping[str, Callable[[Seeds], bytes]] = {
 }  # fmt: skip
 """By name: the bytes."""
 
-FILES: Mapping[str, Callable[[Path, Seeds], None]] = {
+FILES: Mapping[str, FileBuilder] = {
     "most-pixels-400-times.mkv": _big_picture_loop,
     "sparse-8-gb.mp4": _sparse(lambda s: s["plain.mp4"].content, 8 << 30),
     "sparse-8-gb.mp3": _sparse(lambda s: s["plain.mp3"].content, 8 << 30),
