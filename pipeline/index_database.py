@@ -32,6 +32,12 @@ class IndexOutdated(UserError):
     """The index has an older schema and was to be read as it is."""
 
 
+class IndexFull(UserError):
+    """There is no room for the index."""
+
+    error_class = "index_full"
+
+
 def open_database(url: str, *, is_read_only: bool = False) -> sa.Engine:
     """Connect, creating or migrating the tables. Raises UserError where the database cannot be used.
 
@@ -56,7 +62,18 @@ def open_database(url: str, *, is_read_only: bool = False) -> sa.Engine:
             f"cannot use the index at {_without_password(url)}: {reason}; give index_url as sqlite:///FILE or "
             "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed)"
         ) from error
+    sa.event.listen(engine, "handle_error", _explain_full)
     return engine
+
+
+def _explain_full(context: Any) -> None:
+    """A disk without room is nobody's programming error. SQLite says it in words, PostgreSQL as SQLSTATE 53100."""
+    error = context.original_exception
+    if "disk is full" in str(error) or getattr(error, "sqlstate", None) == "53100":
+        raise IndexFull(
+            f"the disk of the savings index is full ({context.engine.url.render_as_string(hide_password=True)}); make "
+            "room and run again: what is finished is in the journal, and the index is brought up to it"
+        ) from error
 
 
 def upsert(

@@ -81,7 +81,11 @@ class Patience:
         self._since, self._due = None, 0.0
 
     def call(self, attempt: Callable[[], Given]) -> Given:
-        """What `attempt` gives, tried again while it raises Unavailable; raises that in the end, amended."""
+        """What `attempt` gives, tried again while it raises Unavailable; raises that in the end, amended.
+
+        Once somebody has waited in vain, nothing is tried any more: the run ends.
+        """
+        self.is_waiting()
         try:
             return attempt()
         except Unavailable as error:
@@ -99,6 +103,7 @@ class Patience:
 
         One that fails before anything came is not waited for: that is a wrong address more often than an outage.
         """
+        self.is_waiting()
         remaining = iter(make())
         last: str | None = None
 
