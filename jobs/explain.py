@@ -1,0 +1,89 @@
+"""`omnidrop explain CLIP_ID -o page.html`: why a clip was answered as it was, on one page.
+
+Promises: the page is written whole or not at all. Knows nothing about how a clip is asked again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.cli import main
+from jobs.options import JsonFile, write_json
+from jobs.query import PLACES, find_results
+from jobs.query_output import replaced
+from pipeline.job import load_job
+
+EXAMPLES = (
+    "omnidrop explain 3f9c21aa demo/results -o page.html",
+    "omnidrop explain 3f9c21aa job.yaml --device cpu",
+    'omnidrop query "SELECT clip_id, media_key, start_s, answer FROM answers WHERE margin < 0.2" job.yaml',
+)
+
+
+def command(
+    clip_id: Annotated[str, typer.Argument(metavar="CLIP_ID", help="The clip's id, or the first few digits of it.")],
+    results: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[JOB.yaml|RESULTS]",
+            help=f"A job's output (folder or s3://), or its job file; the first of {', '.join(PLACES)} that holds "
+            "results where not given.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page.")] = Path("page.html"),
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda or cuda:N, in place of the job's.", show_default=False),
+    ] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Show what the model still saw and heard of a clip, layer by layer, and what each question looked at.
+
+    The clip is decoded again from the archive and asked again, pruned as it was and dense. The page holds everything it
+    shows; it says where an answer is not the stored one.
+    """
+    from rich.console import Console
+
+    uri, storage = find_results(results, endpoint_url)
+    job = load_job(results) if results is not None and results.endswith((".yaml", ".yml")) else None
+    with Console(stderr=True).status("asking the clip again"):
+        # Here, so that --help need not wait for torch.
+        from pipeline.storyboard.asking_again import ask_again
+        from pipeline.storyboard.facts import facts
+        from pipeline.storyboard.finding import find_clip
+        from pipeline.storyboard.page import render
+
+        asked = ask_again(find_clip(uri, clip_id, storage), job, device=device)
+        board = facts(asked)
+        page = render(board)
+    with replaced(output) as file:
+        file.write(page)
+    changed = [question.id for question in board.questions if question.is_same is False]
+    write_json(
+        json_file,
+        {
+            "clip_id": board.clip_id,
+            "media_key": board.media_key,
+            "page": str(output),
+            "bytes": len(page),
+            "changes": board.changes,
+            "answers": {question.id: question.answer for question in board.questions},
+            "dense_answers": {question.id: question.dense for question in board.questions},
+        },
+    )
+    typer.echo(f"{output}: {len(page) / 1000:.0f} kB, {board.media_key} from {board.start_s:g} s", err=True)
+    for change in board.changes:
+        typer.echo(f"note: {''.join(c if c.isprintable() else ' ' for c in change)}", err=True)
+    if changed:
+        typer.echo(f"dense answers otherwise: {', '.join(changed)}", err=True)
+
+
+if __name__ == "__main__":
+    main("explain")
