@@ -23,6 +23,7 @@ import typer.core
 import typer.main
 
 from omnidrop.errors import OmniDropError, UserError
+from workers.redaction import without_secrets
 
 COMMANDS = {
     "demo": "Make a small archive of real videos, index it and show what came out.",
@@ -78,8 +79,8 @@ class _Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except OmniDropError as error:
             if ctx.meta["debug"]:
-                traceback.print_exc()
-            typer.echo(f"omnidrop: error: {error}", err=True)
+                typer.echo(without_secrets(traceback.format_exc()), err=True)
+            typer.echo(f"omnidrop: error: {without_secrets(str(error))}", err=True)
             raise typer.Exit(2 if isinstance(error, UserError) else 1) from error
         except KeyboardInterrupt as error:
             typer.echo("omnidrop: interrupted", err=True)
@@ -137,6 +138,8 @@ def _root(
 
 def main(command: str | None = None) -> NoReturn:
     """Run the command line and exit; with `command`, the arguments are that command's own."""
+    # What nobody foresaw may quote a credential, too.
+    sys.excepthook = lambda *error: sys.stderr.write(without_secrets("".join(traceback.format_exception(*error))))
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
     app(args=arguments, prog_name="omnidrop")
     raise AssertionError("the application exits")
