@@ -19,6 +19,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
 from omnidrop.errors import UserError
+from workers.redaction import without_secrets
 
 SQLITE_BUSY_TIMEOUT_S = 60
 """Without it, 910 of 2,400 writes of eight writers were locked out."""
@@ -57,7 +58,7 @@ def open_database(url: str, *, is_read_only: bool = False) -> sa.Engine:
         else:
             _migrate(engine)
     except (sa.exc.SQLAlchemyError, ImportError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        reason = without_secrets(str(getattr(error, "orig", None) or error).strip().splitlines()[0])
         raise UserError(
             f"cannot use the index at {_without_password(url)}: {reason}; give index_url as sqlite:///FILE or "
             "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed)"

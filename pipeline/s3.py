@@ -13,6 +13,7 @@ from typing import Any
 from omnidrop.errors import UserError
 from pipeline.patience import Unavailable
 from workers.fetching import filesystem
+from workers.redaction import without_secrets
 
 S3_PAGE = 1000
 """Objects asked for in one page of a listing: the most that S3 gives."""
@@ -114,7 +115,7 @@ def explain_s3_error(error: Exception, uri: str) -> Exception:
     """What to raise instead of an S3 client's error: FileNotFoundError for a missing object, else a StorageError that
     says what to do.
     """
-    code, name = s3_error_code(error), type(error).__name__
+    code, name, said = s3_error_code(error), type(error).__name__, without_secrets(str(error))
     if code == "NoSuchBucket" or "bucket does not exist" in str(error):
         bucket = uri.removeprefix("s3://").partition("/")[0]
         return StorageError(f"{uri}: there is no bucket {bucket}; check the name, the region and endpoint_url")
@@ -129,14 +130,14 @@ def explain_s3_error(error: Exception, uri: str) -> Exception:
         return StorageError(f"{uri}: the S3 server refuses the credentials ({code}): {_TEACHES[code]}")
     if isinstance(error, PermissionError) or code in ("403", "401"):
         return StorageError(
-            f"{uri}: S3 refuses access ({code or error}); check the credentials in use and that they allow "
+            f"{uri}: S3 refuses access ({code or said}); check the credentials in use and that they allow "
             "s3:ListBucket and s3:GetObject, for results also s3:PutObject and s3:DeleteObject"
         )
     if name in ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError"):
         return StorageUnavailable(
-            f"{uri}: the S3 server cannot be reached ({error}); check endpoint_url and the network"
+            f"{uri}: the S3 server cannot be reached ({said}); check endpoint_url and the network"
         )
     names = {cls.__name__ for e in (error, error.__cause__) if e is not None for cls in type(e).__mro__}
     if code in _PASSING_CODES or names & _PASSING_ERRORS:
-        return StorageUnavailable(f"{uri}: S3 failed ({code or name}): {error}; look at the server, or try later")
-    return StorageError(f"{uri}: S3 failed ({code or name}): {error}")
+        return StorageUnavailable(f"{uri}: S3 failed ({code or name}): {said}; look at the server, or try later")
+    return StorageError(f"{uri}: S3 failed ({code or name}): {said}")

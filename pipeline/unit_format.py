@@ -23,6 +23,7 @@ from omnidrop.answers import Answer, PassCost
 from omnidrop.questions import Question
 from pipeline.sealing import FORMAT_VERSION, JournalError, seal, unseal
 from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
+from workers.redaction import without_secrets
 
 _WAYS = ("as_run", "dense", "dense_shared")
 _COSTS = (*(f.name for f in fields(PassCost)), "flops")
@@ -292,5 +293,5 @@ def _failure_row(failure: ClipFailure) -> dict[str, Any]:
     return _clip_row(failure.clip, "quarantined") | {
         "stage": failure.stage,
         "error_class": failure.error_class,
-        "message": failure.message,
+        "message": without_secrets(failure.message),
     }

@@ -335,6 +335,13 @@ class TestRefused:
         with pytest.raises(CheckpointError, match=r"only pytorch_model\.bin.*never loaded"):
             load(str(copy))
 
+    def test_code_of_its_own(self, copy: Path) -> None:
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
+        (copy / "evil.py").write_text("raise SystemExit('code of a checkpoint was run')")
+        with pytest.raises(CheckpointError, match=r"evil\.Model.*never happens here"):
+            load(str(copy))
+
     def test_other_family(self, copy: Path) -> None:
         (copy / "config.json").write_text('{"model_type": "llama"}')
         with pytest.raises(CheckpointError, match=r"'llama'; supported are Qwen2\.5-Omni .*Qwen3-Omni"):

@@ -239,6 +239,8 @@ def test_templates_cannot_reach_python(source: str):
 @pytest.mark.parametrize(
     "source",
     [
+        "{{ 'a' * 10**9 }}",
+        "{{ range(10**9) | join }}",
         "{{ 'x' * 1000000000 }}",
         "{{ vars.topic * 1000000000 }}",
         "{{ '%1000000000d' % 1 }}",

@@ -27,6 +27,7 @@ import fsspec
 from omnidrop.errors import OmniDropError
 from workers.errors import CacheFull, CacheTooSmall, MediaChanged, MediaMissing, StorageError
 from workers.records import Media
+from workers.redaction import without_secrets
 
 READ_BYTES = 8 << 20
 """One request to the store."""
@@ -118,7 +119,7 @@ def _fetch(media: Media, storage_options: dict[str, Any], entry: Path, cache: Ca
 def _storage_error(media: Media, error: Exception) -> OmniDropError:
     if type(error).__name__ == "FileExpired":
         return MediaChanged(f"{media.key}: replaced in the store while it was fetched")
-    return StorageError(f"{media.key}: {type(error).__name__}: {error}"[:1000])
+    return StorageError(without_secrets(f"{media.key}: {type(error).__name__}: {error}")[:1000])
 
 
 def _check_etag(media: Media, store: Any, remote: Any) -> None:

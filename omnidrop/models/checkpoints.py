@@ -81,6 +81,11 @@ def check_files(directory: Path) -> None:
             "weights alone"
         )
     family_of(directory)
+    if code := read_json(directory / "config.json").get("auto_map"):
+        raise CheckpointError(
+            f"the checkpoint {directory} wants its own code to be run (auto_map in config.json: {code}), which never "
+            "happens here; take one for transformers' own classes, or remove auto_map if the weights fit them"
+        )
     read_chat_template(directory)
     if not weight_files(directory):
         pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in directory.glob(pattern))
