@@ -10,17 +10,15 @@ The life of a clip: queued -> decoding (a Ray task) -> ready (in the object stor
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import (
     GetTimeoutError,
-    NodeDiedError,
     ObjectLostError,
     ObjectStoreFullError,
     OutOfDiskError,
@@ -32,8 +30,9 @@ from ray.exceptions import (
 )
 
 from omnidrop.errors import OmniDropError
+from pipeline.deaths import first_line, is_preemption, node_answers
 from pipeline.patience import Patience, StopFlag, Unavailable
-from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeReport, Stage, WorkUnit
+from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, DecodedClip, DecodeReport, Stage, WorkUnit
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +40,6 @@ POLL_S = 0.5
 """How long one wait may take before the stop flag is looked at again."""
 DECODE_AHEAD_PER_ACTOR = 4
 """Clips decoded and waiting per actor. Two hide decoding's jitter; more only raises what a kill throws away."""
-NODE_TIMEOUT_S = 2.0
-"""A node that takes longer to accept a connection is taken for lost."""
 RETRYABLE = frozenset({"storage", "decode_killed"})
 """Failures that may pass by themselves: tried again up to `max_retries` times."""
 RETRY_PAUSE_S = 2.0
@@ -81,7 +78,8 @@ class Limits:
     max_deaths_per_clip: int
     """Workers one clip may take down before it is quarantined."""
     max_deaths_per_worker: int
-    """Deaths in a row, without an answered clip between, before an actor's place is given up and the run fails."""
+    """Deaths in a row, without an answered clip between, after which an actor is given a clip that was answered before;
+    if it dies of that, too, or there is none, the run fails."""
     max_retries: int
     stop_grace_s: float
 
@@ -162,6 +160,8 @@ class _Slot:
     is_loaded: bool = False
     clip: _ClipState | None = None
     deaths_in_a_row: int = 0
+    is_on_trial: bool = False
+    """It died so often that it must show on a clip that was answered before whether it works at all."""
     node_id: str | None = None
     """Where the actor is; known once it is loaded."""
 
@@ -181,6 +181,7 @@ class RayExecution:
         self._slots: list[_Slot] = []
         self._bytes = 0
         self._answered_clips = 0
+        self._proven: _ClipState | None = None
         self._is_exhausted = False
         self.statistics = Statistics()
 
@@ -255,11 +256,23 @@ class RayExecution:
             while len(self._slots) < self._limits.actors and not is_stopping:
                 self._slots.append(self._start_slot())
         for slot in self._slots:
-            if slot.is_loaded and slot.clip is None and self._ready:
-                slot.clip = self._ready.popleft()
-                unit = slot.clip.owner.unit
-                call = slot.handle.answer.remote(slot.clip.payload, unit.questions, unit.instruction)
-                self._answering[call] = slot
+            if not slot.is_loaded or slot.clip is not None:
+                continue
+            if slot.is_on_trial:
+                self._try(slot)
+            elif self._ready:
+                self._answer(slot, self._ready.popleft())
+
+    def _answer(self, slot: _Slot, state: _ClipState) -> None:
+        slot.clip, unit = state, state.owner.unit
+        self._answering[slot.handle.answer.remote(state.payload, unit.questions, unit.instruction)] = slot
+
+    def _try(self, slot: _Slot) -> None:
+        assert self._proven is not None
+        proven = _ClipState(_UnitState(self._proven.owner.unit), self._proven.clip, self._proven.nbytes)
+        self._reserve(proven.nbytes)
+        _, proven.payload = self._backend.start_decode(proven.owner.unit, proven.clip)
+        self._answer(slot, proven)
 
     def _start_slot(self, slot: _Slot | None = None) -> _Slot:
         handle = self._backend.start_actor()
@@ -298,6 +311,9 @@ class RayExecution:
     def _answered(self, ref: ray.ObjectRef, slot: _Slot) -> Iterator[UnitResult]:
         state, slot.clip = slot.clip, None
         assert state is not None
+        if slot.is_on_trial:
+            self._judge(ref, slot, state)
+            return
         try:
             outcome: ClipOutcome = ray.get(ref)
         except RayTaskError as error:
@@ -308,16 +324,34 @@ class RayExecution:
             else:
                 yield from self._failed(state, "answer", "internal", str(error.cause or error))
         except RayActorError as error:
-            is_lost = _is_preemption(error) or not _node_answers(slot.node_id)
+            is_lost = is_preemption(error) or not node_answers(slot.node_id)
             self._replace(slot, error, is_lost=is_lost)
             yield from self._died(state, "answer", error, is_lost=is_lost)
         except RayError as error:
             yield from self._died(state, "answer", error)
         else:
             slot.deaths_in_a_row = 0
+            if isinstance(outcome, ClipResult):
+                self._proven = _ClipState(state.owner, state.clip, state.nbytes)
             self._answered_clips += 1
             self._patience.succeeded()
             yield from self._finish(state, outcome)
+
+    def _judge(self, ref: ray.ObjectRef, slot: _Slot, proven: _ClipState) -> None:
+        """End a trial. Raises ExecutionError where the actor died of a clip that was answered before."""
+        self._reserve(-proven.nbytes)
+        try:
+            ray.get(ref)
+        except RayActorError as error:
+            self._replace(slot, error, is_lost=is_preemption(error) or not node_answers(slot.node_id))
+            return
+        except RayError as error:
+            # The clip cannot be decoded any more: no verdict, and no other trial with it.
+            log.warning("a clip that was answered before cannot be decoded again: %s", first_line(error))
+            self._proven = None
+        else:
+            log.warning("the model actor answers: the clips that killed it are to blame, the run goes on")
+        slot.is_on_trial, slot.deaths_in_a_row = False, 0
 
     def _loaded(self, ref: ray.ObjectRef, slot: _Slot) -> None:
         try:
@@ -326,7 +360,7 @@ class RayExecution:
             # Loading is deterministic: another try would fail the same way.
             raise ExecutionError(f"the model cannot be loaded: {error.cause or error}") from error
         except RayActorError as error:
-            self._replace(slot, error, is_lost=_is_preemption(error))
+            self._replace(slot, error, is_lost=is_preemption(error))
         else:
             slot.is_loaded = True
 
@@ -336,25 +370,29 @@ class RayExecution:
         if not is_lost:
             slot.deaths_in_a_row += 1
             self.statistics.deaths["actor"] += 1
-        if slot.deaths_in_a_row >= self._limits.max_deaths_per_worker:
-            raise ExecutionError(
-                f"the model actor died {slot.deaths_in_a_row} times in a row without answering a clip; last: "
-                f"{_first_line(error)}. Look at memory first (model.gpus_per_actor, clips.max_pixels), then run again: "
-                "finished units are kept"
-            )
+            if slot.deaths_in_a_row >= self._limits.max_deaths_per_worker:
+                # Poison clips in a row, or a machine that kills every clip: one that was answered before tells which.
+                if slot.is_on_trial or self._proven is None:
+                    raise ExecutionError(
+                        f"the model actor died {slot.deaths_in_a_row} times in a row without answering a clip"
+                        f"{', also of one that was answered before' if slot.is_on_trial else ''}; last: "
+                        f"{first_line(error)}. Look at memory first (model.gpus_per_actor, clips.max_pixels), then run "
+                        "again: finished units are kept"
+                    )
+                slot.is_on_trial = True
         self._start_slot(slot)
 
     def _died(self, state: _ClipState, stage: Stage, error: RayError, *, is_lost: bool = False) -> Iterator[UnitResult]:
         """A worker died over this clip, or its decoded data was lost: decode again, unless it keeps happening."""
-        is_lost = is_lost or _is_preemption(error)
+        is_lost = is_lost or is_preemption(error)
         if isinstance(error, WorkerCrashedError | OutOfMemoryError | RayActorError) and not is_lost:
             state.deaths += 1
             self.statistics.deaths[stage] += 1
         if state.deaths >= self._limits.max_deaths_per_clip:
             kind = "out_of_memory" if isinstance(error, OutOfMemoryError) else "worker_died"
-            yield from self._failed(state, stage, kind, f"killed its worker {state.deaths} times: {_first_line(error)}")
+            yield from self._failed(state, stage, kind, f"killed its worker {state.deaths} times: {first_line(error)}")
         else:
-            log.warning("clip %s is decoded again: %s", state.clip.clip_id, _first_line(error))
+            log.warning("clip %s is decoded again: %s", state.clip.clip_id, first_line(error))
             self._retry(state)
 
     def _failed(self, state: _ClipState, stage: Stage, error_class: str, message: str) -> Iterator[UnitResult]:
@@ -407,35 +445,7 @@ class RayExecution:
         try:
             self.statistics.actors += [str(d) for d in ray.get(asked, timeout=5)] if asked else []
         except (RayError, GetTimeoutError) as error:
-            log.warning("an actor did not describe itself: %s", _first_line(error))
+            log.warning("an actor did not describe itself: %s", first_line(error))
         for slot in self._slots:
             ray.kill(slot.handle)
         self._slots.clear()
-
-
-def _is_preemption(error: RayError) -> bool:
-    """Whether a node went away (spot loss): not this clip's doing, not counted."""
-    return isinstance(error, NodeDiedError | ObjectLostError) or bool(getattr(error, "preempted", False))
-
-
-def _node_answers(node_id: str | None) -> bool:
-    """Whether a node's raylet can be reached.
-
-    Ray needs half a minute to call a vanished machine dead, and until then reports the deaths of its actors as their
-    own: the clips in their hands would pay for a spot machine that was taken away.
-    """
-    for node in ray.nodes():
-        if node["NodeID"] == node_id:
-            if not node["Alive"]:
-                return False
-            try:
-                address = (node["NodeManagerAddress"], node["NodeManagerPort"])
-                socket.create_connection(address, NODE_TIMEOUT_S).close()
-            except OSError:
-                return False
-    return True
-
-
-def _first_line(error: Exception) -> str:
-    lines: Sequence[str] = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__

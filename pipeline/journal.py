@@ -200,7 +200,10 @@ class Journal:
         """Erase a media item from the journal for good; returns how many units went. Safe to repeat."""
         self._store.write(_tombstone_path(media_id), json.dumps({"forgotten_at": utc_now()}).encode())
         reached("forget_tombstone")
-        units = [path for job in jobs for path, _ in self._store.list(media_prefix(job, media_id))]
+        prefixes = [media_prefix(job, media_id) for job in jobs]
+        for prefix in (*prefixes, "journal/heads/"):
+            self._store.sweep(prefix)
+        units = [path for prefix in prefixes for path, _ in self._store.list(prefix)]
         self._store.delete(units)
         reached("forget_units")
         for path, heads in self.heads_after(None):

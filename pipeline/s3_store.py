@@ -103,6 +103,9 @@ class S3Store:
         for item in s3_objects(self._filesystem, self.bucket, self._prefix + prefix):
             yield item["Key"].removeprefix(self._prefix), item["Size"]
 
+    def sweep(self, prefix: str) -> None:
+        """See Store. An upload that was not finished shows nowhere; a lifecycle rule of the bucket ends it."""
+
     def delete(self, keys: Iterable[str]) -> None:
         """See Store."""
         remaining = iter(keys)

@@ -64,6 +64,10 @@ class Store(Protocol):
         """Remove objects; those that are not there are no error."""
         ...
 
+    def sweep(self, prefix: str) -> None:
+        """Remove what writers that were killed left below `prefix`; a writer at work there begins again."""
+        ...
+
 
 def open_store(uri: str, storage: StorageConfig | None = None) -> Store:
     """A store for a local folder (made when something is written) or an `s3://bucket/prefix`."""
@@ -107,6 +111,8 @@ class LocalStore:
         temporary = self._temporary(target, data)
         try:
             os.replace(temporary, target)
+        except FileNotFoundError:
+            self.write(key, data)  # swept
         except OSError as error:
             raise _local_error(error, target) from error
         finally:
@@ -122,6 +128,8 @@ class LocalStore:
             os.link(temporary, target)
         except FileExistsError:
             return False
+        except FileNotFoundError:
+            return self.write_once(key, data)  # swept
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                 raise _local_error(error, target) from error
@@ -158,6 +166,13 @@ class LocalStore:
                     folder.rmdir()
                 except OSError:
                     break
+
+    def sweep(self, prefix: str) -> None:
+        """See Store."""
+        folder = prefix.rpartition("/")[0]
+        for key, _ in walk_files(self.root / folder, folder):
+            if key.startswith(prefix) and key.endswith(_TEMPORARY):
+                (self.root / key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.root / checked_key(key)
@@ -254,3 +269,7 @@ class PatientStore:
         """See Store."""
         named = list(keys)
         self._patience.call(lambda: self._store.delete(named))
+
+    def sweep(self, prefix: str) -> None:
+        """See Store."""
+        self._patience.call(lambda: self._store.sweep(prefix))

@@ -305,6 +305,8 @@ def _claim(store: Store, before: Published | None) -> int:
 
 
 def _drop(store: Store, is_old: Callable[[int], bool]) -> None:
+    for generation in filter(is_old, _generations(store)):
+        store.sweep(f"tables/generation={generation:06d}/")
     listed = (path for path, _ in store.list("tables/"))
     store.delete([path for path in listed if (found := generation_of(path)) is not None and is_old(found)])
 

@@ -70,7 +70,7 @@ class Actor:
     def answer(self, decoded, questions, instruction):
         time.sleep(random.random() * 0.05)
         clip = decoded.clip
-        if marked(self.folder, "kill-actor", clip):
+        if marked(self.folder, "kill-actor", clip) or (Path(self.folder) / "deadly-machine").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         # The answer is read off the pictures: a clip that got another's would say so.
         return rows.result(clip, answer=str(int(decoded.frames[0])))
@@ -160,6 +160,29 @@ def test_an_actor_that_keeps_dying_ends_the_run(folder):
     (folder / "deadly-model").touch()
     with pytest.raises(ExecutionError, match="died 3 times in a row"):
         run(folder, units(1))
+
+
+def test_poison_clips_in_a_row_cost_those_clips_and_not_the_run(folder):
+    given = units(4)
+    poison = [clip.index for clip in (*given[1].clips[1:], given[2].clips[0])]
+    for index in poison:
+        (folder / f"kill-actor-{index}").write_text("99")
+    finished, statistics = run(folder, given, replace(LIMITS, actors=1))
+    check_answers(given, finished)
+    failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
+    assert failures == dict.fromkeys(poison, "worker_died")
+    assert statistics.deaths["actor"] == 2 * len(poison)
+
+
+def test_a_machine_that_comes_to_kill_every_clip_ends_the_run(folder):
+    given = units(6)
+    execution = RayExecution(backend(folder), replace(LIMITS, actors=1), threading.Event())
+    finished = execution.run(given)
+    first = next(finished)
+    (folder / "deadly-machine").touch()
+    with pytest.raises(ExecutionError, match=r"died 4 times in a row .* also of one that was answered before"):
+        list(finished)
+    assert first.unit in given
 
 
 def test_a_stop_lets_units_in_flight_finish_and_takes_no_more(folder):

@@ -59,6 +59,9 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
 
 
+RAY_ITSELF = "raylet", "gcs_server", "Agent"
+
+
 @dataclass(frozen=True)
 class Round:
     """One disturbed run, resumed to its end."""
@@ -187,19 +190,23 @@ class RandomRounds:
         self._nodes.append(self._add_node())
         self._know()
 
-    def _add_node(self, tries: int = 5) -> Any:
+    def _add_node(self) -> Any:
         assert self._cluster is not None
-        for number in range(tries):
+        deadline = time.monotonic() + 2 * LIMIT_S
+        while True:
+            before = {found.pid for found in self._runs.processes(*RAY_ITSELF)}
             try:
                 return self._cluster.add_node(**NODE)
-            except Exception:  # Ray gives a node 30 s to start and raises nothing more precise
-                if number == tries - 1:
+            except Exception:  # Ray gives a node 30 s to start, whatever the load, and raises nothing more precise
+                for found in self._runs.processes(*RAY_ITSELF):
+                    if found.pid not in before:
+                        found.kill()
+                if time.monotonic() > deadline:
                     raise
-        raise AssertionError("the loop returns or raises")
 
     def _know(self) -> None:
         """What runs on the standing cluster now is not left behind by a run."""
-        self._standing = {found.pid for found in self._runs.processes("raylet", "gcs_server", "ray::")}
+        self._standing = {found.pid for found in self._runs.processes(*RAY_ITSELF)}
 
     def _is_known(self, found: Found) -> bool:
         return found.pid in self._standing or "ray::IDLE" in found.command or "Agent" in found.command

@@ -1,0 +1,44 @@
+"""What Ray says when a worker is gone, and whether the clip in its hands may have been the reason.
+
+Promises: a machine that vanished is never a clip's fault, also before Ray itself knows that it has. Knows nothing about
+what is done then.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+import ray
+from ray.exceptions import NodeDiedError, ObjectLostError, RayError
+
+NODE_TIMEOUT_S = 2.0
+"""A node that takes longer to accept a connection is taken for lost."""
+
+
+def is_preemption(error: RayError) -> bool:
+    """Whether a node went away (spot loss): not this clip's doing, not counted."""
+    return isinstance(error, NodeDiedError | ObjectLostError) or bool(getattr(error, "preempted", False))
+
+
+def node_answers(node_id: str | None) -> bool:
+    """Whether a node's raylet can be reached.
+
+    Ray needs half a minute to call a vanished machine dead, and until then reports the deaths of its actors as their
+    own: the clips in their hands would pay for a spot machine that was taken away.
+    """
+    for node in ray.nodes():
+        if node["NodeID"] == node_id:
+            if not node["Alive"]:
+                return False
+            try:
+                address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+                socket.create_connection(address, NODE_TIMEOUT_S).close()
+            except OSError:
+                return False
+    return True
+
+
+def first_line(error: Exception) -> str:
+    lines: Sequence[str] = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
