@@ -115,12 +115,15 @@ class RandomRounds:
             self._measure(drawn.ray)
         self.world.restore(None)
         arguments = self._arguments(drawn.ray)
-        lives_s = self._lives_s[DRIVER if drawn.victim == NODE_VICTIM else drawn.victim, drawn.ray]
-        after_s = self._random.uniform(0, lives_s)
+        victim = (DRIVER if drawn.victim == NODE_VICTIM else drawn.victim, drawn.ray)
+        after_s = self._random.uniform(0, self._lives_s[victim])
         started = time.monotonic()
         run = self._runs.start(*arguments)
         killed = self._disturb(drawn.victim, run, after_s)
         run.join(LIMIT_S)
+        if not killed:
+            # It does not live as long as it did in a busier hour.
+            self._lives_s[victim] = after_s
         codes = [run.exitcode]
         if run.exitcode != 0:
             if run.exitcode is None:
