@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.train_tiny import binding, perception, stored
+from benchmarks.train_tiny import binding, facts, perception, stages, stored
 from benchmarks.train_tiny.architecture import ALL_FILES, fresh, load, save, thinker_config
 from benchmarks.train_tiny.clips import Curriculum, Packer, collate, draw_row
 from benchmarks.train_tiny.encoders import frame_size, hear, mels_of, patches_of, see
 from benchmarks.train_tiny.optim import Optimiser, schedule
-from benchmarks.train_tiny.samples import picture_batch, sound_batch
+from benchmarks.train_tiny.samples import IGNORED, busy_picture_batch, picture_batch, sound_batch
 from benchmarks.train_tiny.sources import Clip, EncodedSource, IdealSource
 from benchmarks.train_tiny.tokenizer import build_tokenizer, token_ids
 from omnidrop.model import OmniModel, Pruning
-from pipeline.toy_world import COLOURS, SHAPES, SOUNDS, questions_of
+from pipeline.toy_world import COLOURS, PLACES, SHAPES, SOUNDS, Event, questions_of
 from pipeline.toy_world.render import Painter, wave_of
 from pipeline.toy_world.world import events_of, generator_of
 
@@ -126,7 +126,7 @@ def test_ideal_and_encoded_clips_pack_alike(tokenizer, model):
     packer = Packer(tokenizer)
     words = perception.words_of(model, tokenizer)
     stage = Curriculum(most_events=2, longest_s=8, full_share=1.0, thin_share=0.0, questions=4)
-    for source in (IdealSource(words), EncodedSource(model, words, torch.device("cpu"))):
+    for source in (IdealSource(words), EncodedSource(model, torch.device("cpu"))):
         row = draw_row(packer, source, np.random.default_rng(0), stage)
         batch = collate([row])
         assert int((batch.media == 1).sum()) == len(batch.video) == row.clip.video.shape[0] * row.clip.video.shape[1]
@@ -142,14 +142,15 @@ def test_twenty_steps_lower_the_decoders_loss(tokenizer):
     model = fresh(tokenizer)
     words = perception.words_of(model, tokenizer)
     packer, source = Packer(tokenizer), IdealSource(words)
-    optimiser = Optimiser([model.model.language_model, model.lm_head], 2e-3)
+    knowing = binding.Knowing(words)
+    optimiser = Optimiser([model.model.language_model, model.lm_head, knowing], 2e-3)
     seen = []
     for step in range(20):
         batch = collate([draw_row(packer, source, np.random.default_rng(step), EASY) for _ in range(2)])
-        answer, naming, _ = binding.losses(model, batch, words, binding.FIRST_LAYERS)
-        (answer + binding.NAMING_WEIGHT * naming).backward()
+        answer, known, _ = binding.losses(model, batch, knowing, binding.FIRST_LAYERS)
+        (answer + known).backward()
         optimiser.step(schedule(step + 20, 1000))
-        seen.append((float(answer.detach()), float(naming.detach())))
+        seen.append((float(answer.detach()), float(known.detach())))
     early, late = np.mean(seen[:4], 0), np.mean(seen[-4:], 0)
     assert late[0] < 0.8 * early[0]
     assert late[1] < early[1]
@@ -187,11 +188,96 @@ def test_labels_of_samples_agree_with_what_is_painted():
     pictures = picture_batch(np.random.default_rng(3), 12)
     rows, columns = pictures.frames.shape[2] // 28, pictures.frames.shape[3] // 28
     cells = pictures.frames.float().amax((1, 4)).view(12, rows, 28, columns, 28).mean((2, 4)).flatten(1)
-    named, empty = pictures.shapes < len(SHAPES), pictures.shapes == len(SHAPES)
-    named &= pictures.shapes >= 0
+    shapes, colours = pictures.shapes[:, 0], pictures.colours[:, 0]
+    named, empty = (shapes >= 0) & (shapes < len(SHAPES)), shapes == len(SHAPES)
     assert named.any()
     assert cells[named].mean() > cells[empty].mean() + 40
-    assert (named == ((pictures.colours >= 0) & (pictures.colours < len(COLOURS)))).all()
+    assert (named == ((colours >= 0) & (colours < len(COLOURS)))).all()
+
+
+def test_a_busy_pictures_cells_name_the_shapes_of_their_places():
+    pictures = busy_picture_batch(np.random.default_rng(4), 8)
+    columns = pictures.frames.shape[3] // 28
+    left, right = ((pictures.places[:, 0] == PLACES.index(place)).nonzero()[:, 1] % columns for place in PLACES[:2])
+    assert left.numel()
+    assert right.numel()
+    assert left.max() < right.min()
+    placed = pictures.places >= 0
+    assert (placed == ((pictures.shapes >= 0) & (pictures.shapes < len(SHAPES)))).all()
+
+
+def test_tokens_know_what_came_before_and_how_much_there_was():
+    events = (Event(0, 2, "circle", "red", "noise"), Event(2, 4, None, None, "clicks"), Event(5, 8, "square", "blue"))
+    times, kind = np.array([1.0, 3.0, 4.5, 6.0]), np.array([2, 2, 2, 1])
+    labels = facts.facts_of(events, False, kind, times, np.full((3, 4), IGNORED))
+    known = {name: labels[number].tolist() for name, number in facts.NUMBER.items()}
+    nothing, square = len(SHAPES), SHAPES.index("square")
+    assert known["shape"] == [SHAPES.index("circle"), nothing, nothing, square]
+    assert known["shape before"] == [nothing, IGNORED, IGNORED, SHAPES.index("circle")]
+    assert known["shapes so far"] == [1, 1, 1, 2]
+    # A picture stands before the sound of its chunk and cannot know it.
+    assert known["sound before"] == [len(SOUNDS), SOUNDS.index("noise"), IGNORED, IGNORED]
+    assert known["sounds so far"] == [1, 2, 2, IGNORED]
+
+
+@pytest.mark.parametrize("world", ["v1", "v2"])
+def test_packed_layers_equal_the_stock_ones(tokenizer, model, world):
+    stage = Curriculum(2, 8, full_share=0.0, thin_share=1.0, questions=6, busy_share=float(world == "v2"))
+    source = IdealSource(perception.words_of(model, tokenizer))
+    batch = collate([draw_row(Packer(tokenizer), source, np.random.default_rng(seed), stage) for seed in range(3)])
+    decoder = model.model.language_model
+    with torch.no_grad():
+        final, after = binding.forward(model, batch)
+        rotary = decoder.rotary_emb(after[0], batch.positions)
+        hidden = after[0]
+        for layer in decoder.layers:
+            hidden = layer(hidden, attention_mask=batch.mask, position_embeddings=rotary)
+    read = batch.targets != IGNORED
+    torch.testing.assert_close(final[read], decoder.norm(hidden)[read], atol=1e-4, rtol=1e-4)
+
+
+def test_frozen_layers_stay_and_a_killed_run_goes_on(tokenizer, tmp_path):
+    """Three steps, then three more from the state on disk, are the six steps of a run that nothing stopped."""
+    words = perception.words_of(fresh(tokenizer), tokenizer)
+
+    def trained(name: str, *until: int) -> dict[str, torch.Tensor]:
+        for steps in until:
+            torch.manual_seed(0)
+            model = fresh(tokenizer)
+            binding.train(
+                model,
+                Packer(tokenizer),
+                IdealSource(words),
+                words,
+                steps=steps,
+                rows=2,
+                rate=1e-3,
+                seed=1,
+                checkpoint=tmp_path / name,
+                device=torch.device("cpu"),
+                phases=(binding.Phase(1.0, EASY),),
+                workers=0,
+                decay=0.0,
+                frozen=5,
+            )
+        return model.model.language_model.state_dict()
+
+    whole, stopped, untrained = trained("a", 6), trained("b", 3, 6), fresh(tokenizer).model.language_model.state_dict()
+    for name, weight in whole.items():
+        torch.testing.assert_close(stopped[name], weight)
+        early = name.startswith(("embed_tokens", *(f"layers.{number}." for number in range(5))))
+        assert torch.equal(weight, untrained[name]) == early, name
+
+
+def test_stages_are_found_by_name_and_fit_a_time():
+    chosen = stages.named(["vision", "audio"])
+    assert [stage.name for stage in chosen] == ["audio", "vision"]
+    fitted = stages.fitted(chosen, 1000.0, {"audio": 1.0, "vision": 2.0})
+    assert sum(stage.steps * cost for stage, cost in zip(fitted, (1.0, 2.0), strict=True)) == pytest.approx(
+        1000, rel=0.01
+    )
+    with pytest.raises(ValueError, match="there is no stage listening"):
+        stages.named(["listening"])
 
 
 def test_the_shipped_checkpoint_gives_its_stored_answers():

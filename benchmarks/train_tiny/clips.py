@@ -18,17 +18,17 @@ from transformers import Qwen2Tokenizer
 
 from benchmarks.train_tiny.architecture import CHUNK_S, POSITIONS_PER_S
 from benchmarks.train_tiny.encoders import CELL, frame_size
+from benchmarks.train_tiny.facts import facts_of
+from benchmarks.train_tiny.packed import Layout, layout_of
 from benchmarks.train_tiny.samples import (
     ASPECT_SHARES,
     ASPECTS,
     IGNORED,
-    NOTHING_COLOUR,
     NOTHING_SHAPE,
-    NOTHING_SOUND,
 )
 from benchmarks.train_tiny.sources import Clip, Shape, Source
 from pipeline.toy_world.questions import AskedQuestion, questions_of, timeline_of
-from pipeline.toy_world.truth import COLOURS, SHAPES, SOUNDS
+from pipeline.toy_world.truth import Truth
 from pipeline.toy_world.world import events_of
 
 TOKENS_A_CHUNK = CHUNK_S * POSITIONS_PER_S
@@ -50,8 +50,8 @@ class Row:
     """0 text, 1 video, 2 audio."""
     targets: npt.NDArray[np.int64]
     """The token each position must say next, IGNORED elsewhere."""
-    names: npt.NDArray[np.int64]
-    """(3, N): shape, colour and sound at a token's time for the middle layer's loss, IGNORED for text."""
+    facts: npt.NDArray[np.int64]
+    """(facts, N): what each media token should know (see `facts`), IGNORED for text."""
     weights: npt.NDArray[np.float32]
     """How much each target counts."""
     video_rows: npt.NDArray[np.int64]
@@ -91,7 +91,7 @@ class Packer:
         """
         head = self.ids((SYSTEM if system else "") + "<|im_start|>user\n")
         opening, closing = self.ids("<|vision_bos|><|audio_bos|>"), self.ids("<|audio_eos|><|vision_eos|>")
-        media, places, names, sources = self._media(clip, thin)
+        media, places, facts, sources = self._media(clip, thin)
         begin = len(head)
         start = begin + 1
         reach = self._reach(clip) + start
@@ -131,9 +131,7 @@ class Packer:
             weights=np.asarray(weights, np.float32),
             video_rows=sources[media == 1],
             audio_rows=sources[media == 2],
-            names=np.concatenate(
-                [np.full((3, len(head) + 2), IGNORED), names, np.full((3, pad), IGNORED)], axis=1, dtype=np.int64
-            ),
+            facts=np.pad(facts, ((0, 0), (len(head) + 2, pad)), constant_values=IGNORED),
             asked=tuple(read),
             clip=clip,
         )
@@ -152,7 +150,7 @@ class Packer:
 
     @staticmethod
     def _media(clip: Clip, thin: np.random.Generator | None) -> tuple[npt.NDArray[np.int64], ...]:
-        """Kind, places (3, n) from the clip's start, names (3, n) and feature rows of the tokens, chunk by chunk."""
+        """Kind, places (3, n) from the clip's start, facts and feature rows of the tokens, chunk by chunk."""
         patches, cells = clip.video.shape[:2]
         step = clip.seconds_per_patch * POSITIONS_PER_S
         seen_at = (np.arange(patches) * step).astype(np.int64).repeat(cells)
@@ -161,25 +159,18 @@ class Packer:
         places = np.concatenate([np.stack([seen_at, row, column]), np.tile(heard_at, (3, 1))], axis=1)
         kind = np.r_[np.full(len(seen_at), 1), np.full(len(heard_at), 2)]
         rows = np.r_[np.arange(len(seen_at)), heard_at]
-        # A picture's name is taken in the middle of its patch.
+        # What a picture shows is taken in the middle of its patch.
         times = np.r_[(seen_at + step / 2) / POSITIONS_PER_S, (heard_at + 0.5) / POSITIONS_PER_S]
-        names = np.empty((3, len(kind)), np.int64)
-        names[0], names[1], names[2] = NOTHING_SHAPE, NOTHING_COLOUR, NOTHING_SOUND
-        for event in clip.events:
-            inside = (times >= event.start) & (times < event.end)
-            if event.shape and event.colour:
-                names[0, inside], names[1, inside] = SHAPES.index(event.shape), COLOURS.index(event.colour)
-            if event.sound:
-                names[2, inside] = SOUNDS.index(event.sound)
-        # Video stands before the sound of its own chunk and cannot know it yet.
-        names[2, kind == 1] = IGNORED
+        own = np.full((3, len(kind)), IGNORED, np.int64)
+        if clip.cells is not None:
+            own[:, : len(seen_at)] = clip.cells.reshape(3, -1)
+        facts = facts_of(clip.events, clip.world == "v2", kind, times, own)
         order = np.lexsort((np.arange(len(kind)), kind, places[0] // TOKENS_A_CHUNK))
         if thin is not None:
             chance = np.where(kind == 2, 0.3, 0.15)
-            if clip.there is not None:
-                chance[: len(seen_at)][clip.there.ravel()] = 0.9
+            chance[(own[0] >= 0) & (own[0] < NOTHING_SHAPE)] = 0.9
             order = order[(thin.random(len(kind)) < chance)[order]]
-        return kind[order], places[:, order], names[:, order], rows[order]
+        return kind[order], places[:, order], facts[:, order], rows[order]
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,14 +187,16 @@ class Batch:
     audio: Tensor
     targets: Tensor
     weights: Tensor
-    names: Tensor
-    """(3, B, N)."""
+    facts: Tensor
+    """(facts, B, N)."""
+    layout: Layout
     rows: tuple[Row, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same on `device`."""
-        fields = ("ids", "positions", "mask", "media", "video", "audio", "targets", "weights", "names")
-        return Batch(*(getattr(self, field).to(device, non_blocking=True) for field in fields), self.rows)
+        fields = ("ids", "positions", "mask", "media", "video", "audio", "targets", "weights", "facts")
+        moved = (getattr(self, field).to(device, non_blocking=True) for field in fields)
+        return Batch(*moved, self.layout.to(device), self.rows)
 
 
 def collate(rows: Sequence[Row]) -> Batch:
@@ -228,7 +221,8 @@ def collate(rows: Sequence[Row]) -> Batch:
         audio=torch.cat([row.clip.audio[row.audio_rows] for row in rows]),
         targets=padded("targets", IGNORED),
         weights=padded("weights", 0),
-        names=padded("names", IGNORED),
+        facts=padded("facts", IGNORED),
+        layout=layout_of(group),
         rows=tuple(rows),
     )
 
@@ -240,35 +234,45 @@ class Curriculum:
     most_events: int
     longest_s: float
     full_share: float
-    """Share of clips at 1 s a temporal patch and the processor's own grids; the rest are cheap ones."""
+    """Share of v1 clips at 1 s a temporal patch and the processor's own grids; the rest are cheap ones."""
     thin_share: float
     """Share of rows with most background left out."""
-    questions: int = 16
+    questions: int = 12
+    fewest_events: int = 1
+    busy_share: float = 0.0
+    """Share of clips of world v2."""
 
 
 def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
     """Number of events, length and grid of one training clip."""
-    count = int(rng.integers(1, stage.most_events + 1))
+    if rng.random() < stage.busy_share:
+        return Shape(0, float(rng.integers(8, 17)), *_grid(rng), 1.0, "v2")
+    count = int(rng.integers(stage.fewest_events, stage.most_events + 1))
     least = count * 2.3
     length = float(np.clip(round(count * rng.uniform(2.3, 4.5) + rng.uniform(0, 2)), max(4, least), stage.longest_s))
     if rng.random() < stage.full_share:
-        across, down = ASPECTS[int(rng.choice(len(ASPECTS), p=ASPECT_SHARES))]
-        height, width = frame_size(down * 120, across * 120)
-        return Shape(count, length, height // CELL, width // CELL, 1.0)
+        return Shape(count, length, *_grid(rng), 1.0)
     # Whole chunks, one temporal patch each, 4 x 4 cells: a small square video at one frame a second.
     length = float(-int(-length // CHUNK_S) * CHUNK_S)
     return Shape(count, length, 4, 4, 2.0)
 
 
+def _grid(rng: np.random.Generator) -> tuple[int, int]:
+    """Rows and columns of a picture as the processor cuts it."""
+    across, down = ASPECTS[int(rng.choice(len(ASPECTS), p=ASPECT_SHARES))]
+    height, width = frame_size(down * 120, across * 120)
+    return height // CELL, width // CELL
+
+
 TASK_SHARES = {
     "visual recognition": 1,
-    "audio recognition": 2,
-    "audio-visual matching": 3,
-    "temporal order": 6,
-    "presence": 2,
+    "audio recognition": 1,
+    "audio-visual matching": 2,
+    "temporal order": 5,
+    "presence": 1,
     "counting": 2,
 }
-"""How many of 16 training questions belong to a task: most to those that take longest to learn."""
+"""How many of 12 training questions belong to a task: most to those that take longest to learn."""
 
 
 def draw_questions(asked: Sequence[AskedQuestion], rng: np.random.Generator, most: int) -> list[AskedQuestion]:
@@ -281,11 +285,24 @@ def draw_questions(asked: Sequence[AskedQuestion], rng: np.random.Generator, mos
     return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
-def draw_row(packer: Packer, source: Source, rng: np.random.Generator, stage: Curriculum) -> Row:
-    """One training row."""
+def draw_clip(source: Source, rng: np.random.Generator, stage: Curriculum) -> Clip:
+    """One training clip."""
     shape = draw_shape(rng, stage)
-    _, events = events_of("v1", int(rng.integers(1 << 40)), length_s=shape.length_s, count=shape.count)
-    clip = source.clip(events, shape, rng)
-    asked = draw_questions(questions_of(events, seed=int(rng.integers(1 << 30))), rng, stage.questions)
+    seed = int(rng.integers(1 << 40))
+    _, events = events_of(shape.world, seed, length_s=shape.length_s, count=shape.count or None)
+    return source.clip(events, shape, rng)
+
+
+def ask(packer: Packer, clip: Clip, rng: np.random.Generator, stage: Curriculum) -> Row:
+    """One training row about `clip`."""
+    every = questions_of(Truth(clip.events, clip.world), seed=int(rng.integers(1 << 30)))
+    asked = draw_questions(every, rng, stage.questions)
     thin = rng if rng.random() < stage.thin_share else None
-    return packer.row(clip, asked, timeline_of(events), bool(rng.random() < 0.9), thin)
+    # A busy clip's forty events overlap: there is no order to list them in.
+    timeline = timeline_of(clip.events) if clip.world == "v1" and rng.random() < 0.5 else None
+    return packer.row(clip, asked, timeline, bool(rng.random() < 0.9), thin)
+
+
+def draw_row(packer: Packer, source: Source, rng: np.random.Generator, stage: Curriculum) -> Row:
+    """One training row about a clip of its own."""
+    return ask(packer, draw_clip(source, rng, stage), rng, stage)

@@ -20,12 +20,12 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokeni
 
 from benchmarks.train_tiny.encoders import CELL, hear, mels_of, patches_of, see
 from benchmarks.train_tiny.optim import Optimiser, rank, schedule, wait
-from benchmarks.train_tiny.samples import IGNORED, Pictures, Sounds, picture_batch, sound_batch
+from benchmarks.train_tiny.samples import IGNORED, Pictures, Sounds, busy_picture_batch, picture_batch, sound_batch
 from benchmarks.train_tiny.tokenizer import token_ids
-from pipeline.toy_world.truth import COLOURS, SHAPES, SOUNDS
+from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS
 
 log = logging.getLogger("train_tiny")
-VISION_BATCH, CUT_BATCH, AUDIO_BATCH = 48, 96, 24
+VISION_BATCH, CUT_BATCH, BUSY_BATCH, AUDIO_BATCH = 48, 96, 32, 24
 WHOLE_FROM = 0.8
 """Share of the vision steps that see 3 x 3 cells only; the last fifth sees whole frames."""
 SAVE_EVERY_S = 120.0
@@ -38,6 +38,12 @@ class Words:
     shapes: Tensor
     colours: Tensor
     sounds: Tensor
+    places: Tensor
+    """Of world v2; no class for background."""
+
+    def to(self, device: torch.device | str) -> Words:
+        """The same on `device`."""
+        return Words(*(table.to(device) for table in vars(self).values()))
 
 
 def words_of(model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2Tokenizer) -> Words:
@@ -49,7 +55,8 @@ def words_of(model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2
         spaced = [tokenizer.encode(" " + name, add_special_tokens=False)[-1] for name in names]
         return (bare + embedding[spaced]) / 2
 
-    return Words(rows((*SHAPES, "background")), rows((*COLOURS, "background")), rows((*SOUNDS, "silence")))
+    background, silence = ("background",), ("silence",)
+    return Words(rows(SHAPES + background), rows(COLOURS + background), rows(SOUNDS + silence), rows(PLACES))
 
 
 def named(features: Tensor, words: Tensor) -> Tensor:
@@ -58,20 +65,26 @@ def named(features: Tensor, words: Tensor) -> Tensor:
 
 
 def picture_loss(features: Tensor, batch: Pictures, words: Words) -> Tensor:
-    """Cross entropy of both names, and a pull towards the sum of their embeddings."""
+    """Cross entropy of both names in both frames, and a pull towards the sum of their embeddings."""
     loss = features.new_zeros(())
-    target = torch.zeros_like(features)
-    for labels, table in ((batch.shapes, words.shapes), (batch.colours, words.colours)):
-        # Most cells are background: weigh it down, or naming nothing is the first and longest plateau.
-        weight = torch.ones(len(table))
-        weight[-1] = 0.2
-        logits = named(features, table).flatten(0, 1)
-        loss = loss + functional.cross_entropy(logits, labels.flatten(), weight, ignore_index=IGNORED)
-        target += table[labels.clamp(min=0)]
-    nothing = (batch.shapes == len(SHAPES))[..., None]
-    target = torch.where(nothing, words.shapes[-1].expand_as(target), target)
-    known = ((batch.shapes != IGNORED) & (batch.colours != IGNORED))[..., None]
-    return loss + 0.05 * ((features - target) ** 2 * known).sum() / known.sum() / features.shape[-1]
+    pull = features.new_zeros(())
+    for frame in (0, 1):
+        shapes, colours, places = batch.shapes[:, frame], batch.colours[:, frame], batch.places[:, frame]
+        for labels, table in ((shapes, words.shapes), (colours, words.colours)):
+            # Most cells are background: weigh it down, or naming nothing is the first and longest plateau.
+            weight = features.new_ones(len(table))
+            weight[-1] = 0.2
+            logits = named(features, table).flatten(0, 1)
+            loss = loss + 0.5 * functional.cross_entropy(logits, labels.flatten(), weight, ignore_index=IGNORED)
+        target = words.shapes[shapes.clamp(min=0)] + words.colours[colours.clamp(min=0)]
+        if (known := places != IGNORED).any():
+            # The decoder's slow rotary pairs cannot tell where a cell is: the picture's encoder has to say it.
+            loss = loss + 0.5 * functional.cross_entropy(named(features[known], words.places), places[known])
+            target = target + words.places[places.clamp(min=0)] * known[..., None]
+        target = torch.where((shapes == len(SHAPES))[..., None], words.shapes[-1].expand_as(target), target)
+        known = ((shapes != IGNORED) & (colours != IGNORED))[..., None]
+        pull = pull + 0.5 * ((features - target) ** 2 * known).sum() / known.sum() / features.shape[-1]
+    return loss + 0.05 * pull
 
 
 def sound_loss(features: Tensor, batch: Sounds, words: Words) -> Tensor:
@@ -90,46 +103,57 @@ def view(model: Qwen2_5OmniThinkerForConditionalGeneration, frames: Tensor) -> T
 
 @torch.no_grad()
 def measure(
-    model: Qwen2_5OmniThinkerForConditionalGeneration, words: Words, seed: int = 10_000_019, batches: int = 12
+    model: Qwen2_5OmniThinkerForConditionalGeneration,
+    words: Words,
+    seed: int = 10_000_019,
+    batches: int = 12,
+    world: str = "v1",
 ) -> dict[str, float]:
-    """Accuracy on unseen samples: shape and colour per frame pair (summed over its shape's cells), background and
-    sound per token."""
-    right = {name: [0, 0] for name in ("shape", "colour", "background", "sound")}
+    """Accuracy on unseen samples, per token: cells that show the same shape in both frames, background, sounds."""
+    device = words.shapes.device
+    right = {name: [0, 0] for name in ("shape", "colour", "place", "background", "sound")}
+
+    def note(name: str, good: Tensor, of: Tensor) -> None:
+        right[name][0] += int(good[of].sum())
+        right[name][1] += int(of.sum())
+
     for number in range(batches):
-        pictures = picture_batch(np.random.default_rng([seed, number]), 48)
+        rng = np.random.default_rng([seed, number])
+        pictures = (picture_batch(rng, 48) if world == "v1" else busy_picture_batch(rng, 24)).to(device)
         features = view(model, pictures.frames)
-        shapes, colours = named(features, words.shapes), named(features, words.colours)
-        for name, logits, labels in (("shape", shapes, pictures.shapes), ("colour", colours, pictures.colours)):
-            there = (labels >= 0) & (labels < logits.shape[-1] - 1)
-            summed = (logits.log_softmax(-1) * there[..., None]).sum(1)[:, :-1].argmax(-1)
-            truth = torch.where(there, labels, -1).amax(1)
-            one = there.any(1) & (torch.where(there, labels, 99).amin(1) == truth)
-            right[name][0] += int((summed == truth)[one].sum())
-            right[name][1] += int(one.sum())
-        nothing = pictures.shapes == len(SHAPES)
-        right["background"][0] += int((shapes.argmax(-1) == len(SHAPES))[nothing].sum())
-        right["background"][1] += int(nothing.sum())
+        for name, table, labels in (
+            ("shape", words.shapes, pictures.shapes),
+            ("colour", words.colours, pictures.colours),
+        ):
+            steady, said = (labels[:, 0] == labels[:, 1]) & (labels[:, 0] >= 0), named(features, table).argmax(-1)
+            nothing = labels[:, 0] == len(table) - 1
+            note(name, said == labels[:, 0], steady & ~nothing)
+            if name == "shape":
+                placed = named(features, words.places).argmax(-1)
+                note("place", placed == pictures.places[:, 0], steady & (pictures.places[:, 0] >= 0))
+                note("background", said == labels[:, 0], steady & nothing)
         if number < 4:
-            sounds = sound_batch(np.random.default_rng([seed, number]), 24)
+            sounds = sound_batch(np.random.default_rng([seed, number]), 24, world=world).to(device)
             found = named(hear(model.model.audio_tower, mels_of(sounds.waves)), words.sounds).argmax(-1)
-            known = sounds.sounds != IGNORED
-            right["sound"][0] += int((found == sounds.sounds)[known].sum())
-            right["sound"][1] += int(known.sum())
+            note("sound", found == sounds.sounds, sounds.sounds != IGNORED)
     return {name: good / max(1, all_) for name, (good, all_) in right.items()}
 
 
 class _Steps(Dataset[Pictures | Sounds]):
     """Batches numbered by step, so that a resumed run continues the same sequence."""
 
-    def __init__(self, kind: str, seed: int, steps: int) -> None:
-        self.kind, self.seed, self.steps = kind, seed, steps
+    def __init__(self, kind: str, seed: int, steps: int, busy: float) -> None:
+        self.kind, self.seed, self.steps, self.busy = kind, seed, steps, busy
         self.share = [rank()] if rank() else []
 
     def __getitem__(self, step: int) -> Pictures | Sounds:
         torch.set_num_threads(1)
         rng = np.random.default_rng([self.seed, step, *self.share])
+        busy = bool(rng.random() < self.busy)
         if self.kind == "audio":
-            return sound_batch(rng, AUDIO_BATCH)
+            return sound_batch(rng, AUDIO_BATCH, world="v2" if busy else "v1")
+        if busy:
+            return busy_picture_batch(rng, BUSY_BATCH)
         cut = step < WHOLE_FROM * self.steps and step % 8 != 7
         return picture_batch(rng, CUT_BATCH if cut else VISION_BATCH, cut)
 
@@ -145,8 +169,12 @@ def train(
     checkpoint: Path,
     device: torch.device,
     workers: int = 1,
+    busy: float = 0.0,
 ) -> None:
-    """Train the "vision" or "audio" encoder in place for `steps` batches, resuming from `checkpoint` if it exists."""
+    """Train the "vision" or "audio" encoder in place for `steps` batches, a share `busy` of them of world v2.
+
+    Resumes from `checkpoint` if it exists.
+    """
     module: nn.Module = model.model.visual if kind == "vision" else model.model.audio_tower
     optimiser, begun = Optimiser([module], rate), 0
     if checkpoint.exists():
@@ -154,9 +182,9 @@ def train(
         module.load_state_dict(state["weights"])
         optimiser.load_state_dict(state["optimiser"])
         begun = int(state["step"])
-    words = Words(words.shapes.to(device), words.colours.to(device), words.sounds.to(device))
+    words = words.to(device)
     loader = DataLoader(
-        _Steps(kind, seed, steps),
+        _Steps(kind, seed, steps, busy),
         batch_size=None,
         sampler=range(begun, steps),
         num_workers=workers,
@@ -166,11 +194,16 @@ def train(
     running = None
     for step, batch in enumerate(loader, begun):
         if isinstance(batch, Pictures):
-            pictures = Pictures(batch.frames.to(device), batch.shapes.to(device), batch.colours.to(device))
-            loss = picture_loss(view(model, pictures.frames), pictures, words)
+            pictures = batch.to(device)
+            with torch.autocast(device.type, torch.bfloat16):
+                features = view(model, pictures.frames)
+            loss = picture_loss(features.float(), pictures, words)
         else:
-            sounds = Sounds(batch.waves.to(device), batch.sounds.to(device))
-            loss = sound_loss(hear(module, mels_of(sounds.waves)), sounds, words)
+            sounds = batch.to(device)
+            mels = mels_of(sounds.waves)
+            with torch.autocast(device.type, torch.bfloat16):
+                features = hear(module, mels)
+            loss = sound_loss(features.float(), sounds, words)
         loss.backward()
         optimiser.step(schedule(step, steps))
         value = float(loss.detach())

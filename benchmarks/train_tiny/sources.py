@@ -6,6 +6,7 @@ ready and go on with them. Knows nothing about prompts or questions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,18 +17,19 @@ from torch import Tensor
 
 from benchmarks.train_tiny.architecture import CHUNK_S, POSITIONS_PER_S
 from benchmarks.train_tiny.encoders import CELL, hear, mels_of
-from benchmarks.train_tiny.perception import Words, named, view
+from benchmarks.train_tiny.perception import Words, view
 from benchmarks.train_tiny.samples import (
     IGNORED,
     NOTHING_SHAPE,
     NOTHING_SOUND,
-    cell_cover,
+    cell_names,
+    either_frame,
     label_tokens,
     resize,
     roughen,
 )
-from pipeline.toy_world.render import Painter, sprites_of, wave_of
-from pipeline.toy_world.truth import COLOURS, SHAPES, Event
+from pipeline.toy_world.render import Painter, Sprite, sprites_of, wave_of
+from pipeline.toy_world.truth import Event
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,9 @@ class Clip:
     seconds_per_patch: float
     audio: Tensor
     """(tokens, width)."""
-    there: npt.NDArray[np.bool_] | None = None
-    """(patches, rows * columns): cells that show a shape, where the source knows."""
+    cells: npt.NDArray[np.int64] | None = None
+    """(3, patches, rows * columns): shape, colour and place that each cell shows (IGNORED where it is not clear)."""
+    world: str = "v1"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Shape:
     rows: int
     columns: int
     seconds_per_patch: float
+    world: str = "v1"
 
 
 class Source(Protocol):
@@ -65,6 +69,24 @@ class Source(Protocol):
         ...
 
 
+def cells_of(sprites: Sequence[Sprite], shape: Shape) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(patches, 2 frames, 3, cells) names in both frames of every patch, and (3, patches, cells) of one of them."""
+    size = shape.rows * CELL, shape.columns * CELL, shape.rows, shape.columns
+    names = np.stack(
+        [
+            np.stack([cell_names(sprites, (patch + half) * shape.seconds_per_patch, *size) for half in (0.0, 0.5)])
+            for patch in range(patches_of(shape))
+        ]
+    )
+    both = either_frame(names)
+    return both, np.ascontiguousarray(np.moveaxis(both[:, 1], 1, 0))
+
+
+def patches_of(shape: Shape) -> int:
+    """Temporal patches of a clip."""
+    return max(1, round(shape.length_s / shape.seconds_per_patch))
+
+
 class IdealSource:
     """Features as a perfect encoder would give: sums of word embeddings over the cells a shape covers, plus noise."""
 
@@ -73,23 +95,12 @@ class IdealSource:
 
     def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
         """Features of `events`."""
-        patches = max(1, round(shape.length_s / shape.seconds_per_patch))
-        cells = shape.rows * shape.columns
-        height, width = shape.rows * CELL, shape.columns * CELL
-        shares = np.zeros((patches, cells), np.float32)
-        names = np.full((patches, 2), -1, np.int64)
-        for sprite in sprites_of(events, rng):
-            event = sprite.event
-            for patch in range(patches):
-                time_s = (patch + float(rng.uniform(0.1, 0.6))) * shape.seconds_per_patch
-                if event.start <= time_s < event.end:
-                    found = cell_cover(sprite, time_s, height, width, shape.rows, shape.columns).ravel()
-                    shares[patch] = np.clip(found * 4, 0, 1)
-                    names[patch] = SHAPES.index(event.shape or ""), COLOURS.index(event.colour or "")
-        nothing = self.words.shapes[-1]
-        there = torch.from_numpy(shares)[..., None]
-        seen = self.words.shapes[names[:, 0]] + self.words.colours[names[:, 1]]
-        video = there * seen[:, None] + (1 - there) * nothing
+        both, cells = cells_of(sprites_of(events, rng), shape)
+        shapes, colours, places = np.moveaxis(both, 2, 0)
+        seen = self.words.shapes[shapes.clip(0)] + self.words.colours[colours.clip(0)]
+        seen += self.words.places[places.clip(0)] * torch.from_numpy(places != IGNORED)[..., None]
+        empty = torch.from_numpy((shapes == NOTHING_SHAPE) | (shapes == IGNORED))[..., None]
+        video = torch.where(empty, self.words.shapes[-1], seen).mean(1)
         labels = np.full(round(shape.length_s * POSITIONS_PER_S), NOTHING_SOUND, np.int64)
         for event in events:
             label_tokens(labels, event)
@@ -98,32 +109,34 @@ class IdealSource:
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
         video = video + self.noise * torch.randn(video.shape, generator=generator)
         audio = audio + self.noise * torch.randn(audio.shape, generator=generator)
-        return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio, shares > 0)
+        return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio, cells, shape.world)
 
 
 class EncodedSource:
     """Features from the trained encoders: the clip is painted and synthesised whole, roughened and encoded."""
 
-    def __init__(self, model: torch.nn.Module, words: Words, device: torch.device) -> None:
-        self.model, self.words, self.device = model, words, device
+    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+        self.model, self.device = model, device
 
     @torch.no_grad()
     def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
         """Features of `events`; the picture's grid follows `shape` (its rows and columns times 28 pixels)."""
-        patches = max(1, round(shape.length_s / shape.seconds_per_patch))
-        painter = Painter("v1", events, rng)
+        patches = patches_of(shape)
+        painter = Painter(shape.world, events, rng)
         height, width = shape.rows * CELL, shape.columns * CELL
         between = shape.seconds_per_patch / 2
         times = [number * between for number in range(patches * 2)]
         frames = np.stack([painter.frame(time_s, height, width) for time_s in times])
         pairs = roughen(torch.from_numpy(frames).view(patches, 2, height, width, 3), rng)
-        video = view(self.model, resize(pairs, height, width).to(self.device)).cpu()
         # Encoders see whole chunks; a clip that ends within one is cut afterwards.
         whole = -int(-shape.length_s // CHUNK_S) * CHUNK_S
         wave = wave_of(events, shape.length_s, rng)
         padded = np.zeros(whole * 16_000, np.float32)
         padded[: len(wave)] = wave
-        heard = hear(self.model.model.audio_tower, mels_of(torch.from_numpy(padded)[None].to(self.device)))[0].cpu()
+        mels = mels_of(torch.from_numpy(padded)[None].to(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16):
+            video = view(self.model, resize(pairs, height, width).to(self.device)).float().cpu()
+            heard = hear(self.model.model.audio_tower, mels)[0].float().cpu()
         audio = heard[: round(shape.length_s * POSITIONS_PER_S)]
-        there = named(video, self.words.shapes).argmax(-1) < NOTHING_SHAPE
-        return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio, there.numpy())
+        _, cells = cells_of(painter.sprites, shape)
+        return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio, cells, shape.world)
