@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import wave
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline import answered_file
 from pipeline.toy_world import Format, render_clip
 from tests.media_files import X264, make, picture
 from tests.small_jobs import cli, run, select
+from tests.test_docs import ROOT, commands_of
 
 FORMAT = Format("mp4", "libx264", "aac", 320, 240, 10)
 ASKED = (
@@ -244,6 +246,19 @@ def test_asking_for_a_gpu_that_is_not_there_says_so(clip):
     done = cli("ask", clip[0], "Is it?", "--device", "cuda")
     assert done.exit_code == 2
     assert "torch sees no CUDA device; use cpu" in done.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/ask.md"])
+def test_what_the_pages_show_about_asking_runs(clip, tmp_path, monkeypatch, page):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "video.mp4").symlink_to(clip[0])
+    shown = [command for command in commands_of(ROOT / page) if command[0] == "ask"]
+    assert shown
+    for command in shown:
+        done = cli(*command)
+        assert done.exit_code == 0, (command, done.output)
+    for block in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
+        exec(compile(block, page, "exec"), {})
 
 
 @pytest.mark.parametrize(

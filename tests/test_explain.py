@@ -25,6 +25,7 @@ from pipeline.storyboard.pictures import evenly, thumbnails
 from pipeline.toy_world import Format, render_clip
 from tests.browser import browser
 from tests.small_jobs import cli, run, select
+from tests.test_docs import ROOT, commands_of
 
 NASTY = "<img src=x onerror=document.title=1>.mp4"
 QUESTIONS = """\
@@ -136,18 +137,20 @@ def test_what_a_question_looks_at_is_its_attention_in_the_dense_pass(asked, boar
     assert not text.options
 
 
-def test_results_alone_say_what_was_asked_when_job_and_questions_are_gone(made, clips, tmp_path):
-    """And a question set that was changed since is not what is asked again."""
-    results = tmp_path / "results"
-    shutil.copytree(made.parent / "results", results)
-    done = cli(
-        "explain", clips["silent.mp4"][:12], results, "-o", tmp_path / "page.html", "--json", tmp_path / "p.json"
-    )
-    assert done.exit_code == 0, done.output
+def test_results_alone_say_what_was_asked_when_job_and_questions_are_gone(made, clips, tmp_path, monkeypatch):
+    """As `docs/ask.md` shows it; a question set that was changed since is not what is asked again."""
+    shutil.copytree(made.parent / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    shown = [command for command in commands_of(ROOT / "docs/ask.md") if command[0] in ("query", "explain")]
+    assert [command[0] for command in shown] == ["query", "explain"]
+    for command in shown:
+        words = [clips["silent.mp4"][:12] if word == "CLIP_ID" else word for word in command]
+        done = cli(*words, *(["--json", "p.json"] if command[0] == "explain" else []))
+        assert done.exit_code == 0, done.output
     given = json.loads((tmp_path / "p.json").read_text())
     assert given["changes"] == []
     assert given["bytes"] == (tmp_path / "page.html").stat().st_size < PAGE_BYTES
-    kept = recall(find_clip(str(results), clips["silent.mp4"]).store, select_recipe(made))
+    kept = recall(find_clip("results", clips["silent.mp4"]).store, select_recipe(made))
     assert kept.variables == {"colour": "green"}
     assert [question.id for question in kept.question_set.questions] == ["colour", "sound", "shown", "times", "said"]
 

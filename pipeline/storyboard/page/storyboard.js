@@ -57,6 +57,9 @@
     const question = data.questions[state.question];
     document.querySelectorAll("#questions button").forEach((button, number) =>
       button.setAttribute("aria-pressed", number === state.question));
+    const list = document.querySelector(".asked"), chosen = document.querySelector("#questions [aria-pressed=true]");
+    // Only the list moves, not the page: on a phone it runs sideways.
+    if (list.scrollWidth > list.clientWidth) list.scrollLeft = chosen.offsetLeft - (list.clientWidth - chosen.offsetWidth) / 2;
     byId("question").textContent = question.text;
     byId("verdict").replaceChildren(...verdict(question));
     const rows = question.options.map(option => {
@@ -244,9 +247,11 @@
   }
 
   function legend() {
-    const entries = state.view === "kept"
-      ? [["transparent", "still there: shown as it is"], ["var(--paper)", "dropped: veiled"]]
-      : [["rgb(255 196 58)", "looked at more than others, still there"], ["rgb(232 52 60)", "looked at more than others, but dropped"]];
+    if (state.view === "kept") {
+      byId("legend").textContent = "Lit: still there. Veiled: dropped, the earlier the more.";
+      return;
+    }
+    const entries = [["rgb(255 196 58)", "looked at more than others, still there"], ["rgb(232 52 60)", "looked at more than others, but dropped"]];
     byId("legend").replaceChildren(...entries.map(([colour, text]) => {
       const made = make("i", "", text);
       made.style.setProperty("--swatch", colour);
