@@ -9,7 +9,7 @@ TORCH_PIP_ARGS ?=
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test browser check bench clean
+.PHONY: help setup demo test browser check bench crash clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -45,6 +45,9 @@ browser:
 
 bench: $(VENV)/ready  ## the speed tables of docs/, quick versions
 	$(BIN)/python -m benchmarks.prefill --quick
+
+crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compare what is published (about half an hour)
+	$(BIN)/python -m benchmarks.crash --rounds 100 --json crash.json
 
 clean:                ## remove .venv, caches and the demo
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
