@@ -80,6 +80,12 @@ class ProbeTimeout(MediaError):
     error_class: ClassVar[str] = "probe_timeout"
 
 
+class ClipTooShort(MediaError):
+    """No picture, and less sound than a model can hear."""
+
+    error_class: ClassVar[str] = "too_short"
+
+
 class DecodeFailed(MediaError):
     """ffmpeg decoded nothing of the span."""
 

@@ -21,7 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.confinement import MAX_SOURCE_PIXELS
-from workers.errors import DecodeFailed, DecodeIncomplete, MediaMissing, MediaTooLarge, NoStreams, NotMedia
+from workers.errors import (
+    ClipTooShort,
+    DecodeFailed,
+    DecodeIncomplete,
+    MediaMissing,
+    MediaTooLarge,
+    NoStreams,
+    NotMedia,
+)
 from workers.extraction import SAMPLE_RATE, Frames, Samples, Span, Take, newest, take_span, tone_maps
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo
 
@@ -35,6 +43,9 @@ HOLD_S = 0.25
 LONGEST_ASPECT = 100
 """The models' image processors refuse pictures 200 times as long as wide; beyond half of that the long side is
 squeezed."""
+
+LEAST_SOUND_S = 0.05
+"""Sound alone must be this long: the models' audio encoders make no token of less than 30 to 40 ms."""
 
 LEAST_TAIL = 0.05
 """Share of a frame's interval that must be left for one more frame. Sound often outlasts the picture by one of its own
@@ -66,8 +77,8 @@ def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, setti
     in the aspect displayed (after rotation), and float32 mono sound of round(length * 16000) samples; None for what the
     file lacks.
 
-    Raises MediaMissing, NotMedia (not a regular file), NoStreams, MediaTooLarge, DecodeTimeout, DecodeFailed (nothing
-    of the span) and DecodeIncomplete (less than `settings.min_share`).
+    Raises MediaMissing, NotMedia (not a regular file), NoStreams, MediaTooLarge, ClipTooShort, DecodeTimeout,
+    DecodeFailed (nothing of the span) and DecodeIncomplete (less than `settings.min_share`).
     """
     _check_file(path, settings)
     span = _span(info, clip, settings)
@@ -138,6 +149,10 @@ def _span(info: MediaInfo, clip: Clip, settings: DecodeSettings) -> Span:
         if info.width * info.height > MAX_SOURCE_PIXELS:
             raise MediaTooLarge(f"{info.width}x{info.height} pixels; at most {MAX_SOURCE_PIXELS} a frame are decoded")
     frames, height, width, samples = decoded_shape(info, clip.length_s, settings)
+    if not frames and samples < LEAST_SOUND_S * SAMPLE_RATE:
+        raise ClipTooShort(
+            f"{1000 * clip.length_s:.1f} ms of sound and no picture; at least {1000 * LEAST_SOUND_S:g} ms"
+        )
     span = Span(
         seek_s=clip.start_s if clip.start_s > 0 else None,
         offset_s=0.0,

@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", default=[], help="only these kinds")
     parser.add_argument("--part", default="0/1", help="as in 0/4: every fourth of the files, to run side by side")
+    parser.add_argument("--decode-only", action="store_true", help="probe, plan and decode; ask nothing")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no batch after this")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--trace", action="store_true", help="under strace (which must be installed)")
@@ -39,7 +40,15 @@ def main() -> None:
         sys.exit(_traced(given.json))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     part, parts = (int(number) for number in given.part.split("/"))
-    settings = Settings(given.files, given.seed, tuple(given.kinds), part=part, parts=parts, seconds=given.seconds)
+    settings = Settings(
+        given.files,
+        given.seed,
+        tuple(given.kinds),
+        part=part,
+        parts=parts,
+        seconds=given.seconds,
+        is_answering=not given.decode_only,
+    )
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         report = fuzz(settings, Path(folder))

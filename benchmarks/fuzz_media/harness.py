@@ -27,10 +27,15 @@ from benchmarks.fuzz_media.seeds import make_seeds
 from benchmarks.fuzz_media.trials import Trial, trials
 from benchmarks.fuzz_media.watching import BaitWatch, ChildWatch, confined_children, listing
 from omnidrop.errors import OmniDropError
+from pipeline.archive import list_media
 from pipeline.execution import UnitResult
 from pipeline.job import JobConfig, make_job
+from pipeline.planning import make_recipe, plan_media
+from pipeline.probing import prober, source
 from pipeline.query import open_results, query
+from pipeline.questions import load_question_set
 from pipeline.run import run_job
+from workers.decoding import decode_unit
 from workers.probing import ProbePool
 from workers.records import ClipFailure, DecodeSettings
 
@@ -63,6 +68,8 @@ class Settings:
     part: int = 0
     parts: int = 1
     """Only file `part`, `part + parts`, ... of the list."""
+    is_answering: bool = True
+    """Otherwise nothing is asked: the way ends after decoding, without journal and tables."""
     seconds: float = math.inf
     """No batch is begun after this."""
     probe_timeout_s: float = 15.0
@@ -110,9 +117,13 @@ class _Timer:
         pass
 
     def unit_done(self, result: UnitResult) -> None:
+        self.decoded(result.unit.media.key, len(result.outcomes))
+
+    def decoded(self, key: str, clips: int) -> None:
+        """A unit without a result."""
         now = time.monotonic()
-        self.worst = max(self.worst, (now - self._last, result.unit.media.key))
-        self.clips += len(result.outcomes)
+        self.worst = max(self.worst, (now - self._last, key))
+        self.clips += clips
         self._last = now
 
 
@@ -174,13 +185,17 @@ def _run_batch(batch: Sequence[Trial], settings: Settings, folder: Path, number:
     job = _job(settings, folder, place, archive)
     timer = _Timer()
     try:
-        run_job(job, timer, threading.Event())
+        if settings.is_answering:
+            run_job(job, timer, threading.Event())
+            ends = _read_back(job)
+        else:
+            ends = _decode_only(job, timer)
     except Exception as error:  # noqa: BLE001 - whatever it is, it took the run down
         report.violations.append(f"batch {number}: the run ended: {type(error).__name__}: {error}"[:500])
         return
     report.worst_unit_s = max(report.worst_unit_s, timer.worst)
     report.clips += timer.clips
-    _count(by_key, job, probed, report)
+    _count(by_key, ends, probed, report)
     if listing(archive) != before:
         report.violations.append(f"batch {number}: the archive changed")
     shutil.rmtree(place)
@@ -241,18 +256,57 @@ def _uploaded(archive: Path, endpoint: str, bucket: str) -> str:
     return f"s3://{bucket}"
 
 
-def _count(by_key: dict[str, Trial], job: JobConfig, probed: dict[str, str], report: Report) -> None:
-    """Read every file's end from the published tables."""
+@dataclass
+class _Ends:
+    """By key: (status, decoded share) of the clips that have answers, (stage, class, message) of what has none."""
+
+    shares: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    failures: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+
+
+def _read_back(job: JobConfig) -> _Ends:
+    """From the published tables."""
+    ends = _Ends()
     with open_results(job.output, job.storage) as connection:
-        clips = query(connection, "SELECT media_key, status, decoded_share FROM clips").rows
-        shares: dict[str, list[tuple[str, float]]] = {}
-        for key, status, share in clips:
-            shares.setdefault(key, []).append((status, share))
-        failures: dict[str, list[tuple[str, str, str]]] = {}
-        for key, stage, error_class, message in query(
-            connection, "SELECT media_key, stage, error_class, message FROM quarantine"
-        ).rows:
-            failures.setdefault(key, []).append((stage, error_class, message))
+        for key, status, share in query(connection, "SELECT media_key, status, decoded_share FROM clips").rows:
+            ends.shares.setdefault(key, []).append((status, share))
+        failed = "SELECT media_key, stage, error_class, message FROM quarantine"
+        for key, stage, error_class, message in query(connection, failed).rows:
+            ends.failures.setdefault(key, []).append((stage, error_class, message))
+    return ends
+
+
+def _decode_only(job: JobConfig, timer: _Timer) -> _Ends:
+    """Listing, probing, planning and decoding as the job does them; no model."""
+    ends = _Ends()
+    question_set = load_question_set(job.question_set)
+    recipe = make_recipe(job, question_set, "0" * 64)
+    decoding = DecodeSettings(
+        fps=job.clips.fps, max_pixels=job.clips.max_pixels or 0, timeout_s=job.execution.decode_timeout_s
+    )
+    with prober(job) as probe:
+        plans = [plan_media(m, p, job, question_set, recipe) for m, p in probe(list(list_media(job.archive)))]
+    timer.stage("decoding")
+    for plan in plans:
+        key = plan.media.key
+        if plan.failure is not None:
+            ends.failures[key] = [(plan.failure.stage, plan.failure.error_class, plan.failure.message)]
+        for unit in plan.units:
+            outcomes = []
+            for outcome in decode_unit(unit, decoding, source(job)):
+                if isinstance(outcome, ClipFailure):
+                    failure = (outcome.stage, outcome.error_class, outcome.message)
+                    ends.failures.setdefault(key, []).append(failure)
+                else:
+                    status = "answered" if outcome.decoded_share == 1 else "partial"
+                    ends.shares.setdefault(key, []).append((status, outcome.decoded_share))
+                outcomes.append(outcome)
+            timer.decoded(key, len(outcomes))
+    return ends
+
+
+def _count(by_key: dict[str, Trial], ends: _Ends, probed: dict[str, str], report: Report) -> None:
+    shares, failures = ends.shares, ends.failures
     for key, trial in by_key.items():
         outcome = _outcome(key, trial, shares.get(key, []), failures.get(key, []), report)
         report.files += 1
