@@ -130,7 +130,7 @@ def test_an_option_that_is_not_right(here, mistake, monkeypatch):
 FILES = {
     "YAML that ends too early": ("job.yaml", "fps: 1}", "fps: 1", ["job.yaml:", "not valid YAML"]),
     "a tab": ("job.yaml", "archive:", "\tarchive:", ["job.yaml:2:1: not valid YAML", "'\\t'"]),
-    "an unknown key": ("job.yaml", "clips:", "clip:", ["job.yaml:5:1: clip: there is no such field; did you mean clips"]),
+    "an unknown key": ("job.yaml", "clips:", "clip:", ["job.yaml:5:1: clip: there is no such", "mean clips?"]),
     "a missing key": ("job.yaml", "output: results\n", "", ["output: is missing", "Folder or s3://bucket/prefix"]),
     "an id that is there twice": (
         "questions.yaml", "id: heard", "id: shape", ["questions.yaml:5:6: question shape: the id is", "rename one"],
