@@ -182,8 +182,15 @@ def encode_unit(
 ) -> bytes:
     """A unit as one sealed Parquet object: row order is the clips' order; `meta` goes into the file's metadata.
 
-    `before` is the attempt before this one, whose other clips stay as they are.
+    `before` is the attempt before this one, whose other clips stay as they are; so do those that had answers, of which
+    some could not be read, and have none now.
     """
+    if before is not None:
+        failed = pc.equal(before.rows["status"], "quarantined")
+        answered = set(before.rows.filter(pc.invert(failed))["clip_id"].to_pylist())
+        outcomes = [
+            o for o in outcomes if isinstance(o, ClipResult) or o.clip is None or o.clip.clip_id not in answered
+        ]
     asked = {q.id: q for q in questions}
     rows = [_result_row(o, asked) if isinstance(o, ClipResult) else _failure_row(o) for o in outcomes]
     table = pa.Table.from_pylist([row | {"run_id": meta.run_id} for row in rows], schema=UNIT_SCHEMA)

@@ -114,6 +114,15 @@ def test_what_fails_again_stays_with_its_new_reason(journal, index):
     assert index.totals("job").clips == 2
 
 
+def test_a_clip_with_an_unreadable_answer_keeps_the_others_if_it_fails_as_a_whole(journal, index):
+    unit = rows.unit(rows.media(), clips=2)
+    commit(journal, index, unit)
+    once = index.contents()
+    assert len(list(index.failures("job", ["json_invalid"]))) == 2
+    commit(journal, index, first(unit, 0), fail=0, run_id="run-2", attempt=1)
+    assert [index.contents()[name] for name in ("clips", "quarantine")] == [once["clips"], once["quarantine"]]
+
+
 def test_attempts_count_in_their_order_whoever_tells_the_index_when(journal, index):
     unit = rows.unit(rows.media(), clips=2)
     old = commit(journal, index, unit, fail=1)
