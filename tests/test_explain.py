@@ -18,10 +18,10 @@ from pipeline.job import load_job
 from pipeline.recipes import decode_recipe, recall
 from pipeline.sealing import JournalError
 from pipeline.storyboard.asking_again import CannotExplain, ask_again
-from pipeline.storyboard.facts import LEVELS, facts
+from pipeline.storyboard.facts import LEVELS, MAP_BYTES, PICTURE_BYTES, facts
 from pipeline.storyboard.finding import ClipUnknown, find_clip
 from pipeline.storyboard.page import PAGE_BYTES, render
-from pipeline.storyboard.pictures import evenly, thumbnails
+from pipeline.storyboard.pictures import evenly, spectrogram_picture, thumbnails
 from pipeline.toy_world import Format, render_clip
 from tests.browser import browser
 from tests.small_jobs import cli, run, select
@@ -276,6 +276,15 @@ def test_pictures_of_a_long_clip_stay_small():
     assert sum(map(len, small)) <= 60_000
     assert list(evenly(5, 9)) == [0, 1, 2, 3, 4]
     assert len(set(evenly(1000, 96))) == 96
+
+
+def test_the_page_of_a_long_noisy_clip_is_still_small(board):
+    chance = np.random.default_rng(0)
+    images = thumbnails(chance.integers(0, 255, (24, 120, 160, 3), np.uint8), PICTURE_BYTES)
+    sound = spectrogram_picture(chance.standard_normal(16_000 * 60).astype(np.float32))
+    noise = chance.integers(0, LEVELS + 1, MAP_BYTES, np.uint8).tobytes()
+    whole = images * (PICTURE_BYTES // sum(map(len, images)))
+    assert len(render(replace(board, images=whole, sound=sound, maps=noise))) < PAGE_BYTES
 
 
 def test_the_page_works_in_a_browser(page, board, tmp_path):

@@ -23,8 +23,8 @@ from pipeline.storyboard.pictures import evenly, spectrogram_picture, thumbnails
 MOST_PATCHES = 96
 """Temporal patches shown; of a longer clip every so many."""
 PICTURE_BYTES = 620_000
-MAP_BYTES = 1_500_000
-"""Attention values before compression, one byte each; 16 levels compress to about a third."""
+MAP_BYTES = 900_000
+"""Attention values before compression, one byte each; at worst, as noise, 16 levels compress to a half."""
 LEVELS = 15
 MOST_OPTIONS = 6
 """Probabilities shown of one question."""
@@ -116,7 +116,7 @@ def facts(asked: AskedAgain) -> Storyboard:
     entered = [trace.layers_entered(number) for number in range(len(trace.kept))]
     pass_of = {name: number for number, names in enumerate(trace.question_ids) for name in names}
     attention = {question.id: _attention(seen_by, question.id) for question in asked.questions}
-    map_layers = tuple(evenly(layers, max(3, MAP_BYTES // max(1, len(asked.questions) * len(order)))))
+    map_layers = tuple(evenly(layers, max(1, MAP_BYTES // max(1, len(asked.questions) * len(order)))))
     looked_at = [_levels(attention[q.id][layer][order]) for q in asked.questions for layer in map_layers]
     frames, step = asked.decoded.frames, 0
     images: tuple[str, ...] = ()
