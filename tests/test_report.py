@@ -410,6 +410,13 @@ def test_a_video_reads_as_a_timeline(large_page, opened):
     link = page.locator(".moment a").first
     assert link.get_attribute("href").startswith("file:///archive/")
     assert link.get_attribute("href").endswith(f"#t={ranges[1][0]:g},{ranges[1][1]:g}")
+    # The clip of the range that the model was least sure of, as `omnidrop explain` finds it.
+    doubtful = selected(
+        large_page.parent,
+        f"SELECT clip_id FROM answers WHERE media_key = '{first}' AND question_id = 'activity' "
+        f"AND start_s >= {ranges[1][0]} AND end_s <= {ranges[1][1]} ORDER BY probability LIMIT 1",
+    )[0][0]
+    assert page.locator(".moment code").first.inner_text() == f"omnidrop explain {doubtful[:12]}"
     # By keyboard too: one stop a strip, arrows within it.
     page.locator(".strip").first.locator("button").first.focus()
     page.keyboard.press("ArrowRight")

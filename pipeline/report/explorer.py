@@ -4,7 +4,7 @@ Promises: at most `budget_bytes` of compressed data whatever the archive holds, 
 and the count of what did not fit. Knows nothing about SQL or HTML.
 
     {"questions": [{"id", "text", "kind", "unit", "low", "high", "answers": [...most frequent first]}],
-     "videos": [{"key", "uri", "open", "duration", "start": [...], "end": [...],
+     "videos": [{"key", "uri", "open", "duration", "clip": [...], "start": [...], "end": [...],
                  "answers": [[...] per question], "sure": [[...] per question], "unread": [[question, clip, class]...],
                  "lost": [[start, end, class]...]}]}
 """
@@ -27,11 +27,15 @@ MOST_ANSWERS = 250_000
 CHECKED_BYTES = 1 << 14
 """How much JSON is compressed between two looks at the budget: a look costs some compression."""
 
+CLIP_ID_DIGITS = 12
+"""Of a clip's id, as `omnidrop explain` takes it: enough to tell a million clips apart."""
+
 
 @dataclass(frozen=True)
 class EncodedClip:
     """One clip: for each question its (answer, probability, error class), None where it was not asked."""
 
+    clip_id: str
     start_s: float
     end_s: float
     answers: tuple[tuple[str, float | None, str | None] | None, ...]
@@ -127,6 +131,7 @@ def _video(item: EncodedMedia, questions: int) -> dict[str, Any]:
         "uri": item.uri,
         "open": _opened(item.uri),
         "duration": _seconds(max([item.duration_s or 0.0, *(clip.end_s for clip in item.clips)])),
+        "clip": [clip.clip_id[:CLIP_ID_DIGITS] for clip in item.clips],
         "start": [_seconds(clip.start_s) for clip in item.clips],
         "end": [_seconds(clip.end_s) for clip in item.clips],
         "answers": columns,

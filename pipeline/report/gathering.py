@@ -276,11 +276,11 @@ class _Results:
         for (media_id, key), rows in groupby(_stream(cursor), key=lambda row: (row[0], row[1])):
             uri, duration_s = known[media_id]
             clips = []
-            for (start_s, end_s, _), asked in groupby(rows, key=lambda row: (row[2], row[3], row[4])):
+            for (start_s, end_s, clip_id), asked in groupby(rows, key=lambda row: (row[2], row[3], row[4])):
                 cells: list[tuple[str, float | None, str | None] | None] = [None] * len(question_ids)
                 for row in asked:
                     cells[place[row[5]]] = (row[6] or "", row[7], row[8])
-                clips.append(EncodedClip(start_s, end_s, tuple(cells)))
+                clips.append(EncodedClip(clip_id, start_s, end_s, tuple(cells)))
             yield EncodedMedia(key, uri, duration_s, tuple(clips), tuple(lost[media_id]))
 
 

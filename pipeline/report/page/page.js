@@ -97,13 +97,14 @@
       const key = why === null ? "answer " + answer : "unreadable " + why;
       let range = lastOf.get(key);
       if (!range || start - range.end > TOUCHING_S) {
-        range = { start, end, answer, why, clips: 0, low: sure, high: sure, fits: false };
+        range = { start, end, answer, why, clips: 0, low: sure, high: sure, fits: false, doubtful: clip };
         lastOf.set(key, range);
         merged.push(range);
       }
       range.end = Math.max(range.end, end);
       range.clips += 1;
       if (sure !== null) {
+        if (sure < range.low) range.doubtful = clip;
         range.low = Math.min(range.low, sure);
         range.high = Math.max(range.high, sure);
       }
@@ -149,6 +150,7 @@
         moment.replaceChildren(
           make("b", { className: "name" }, label), ", " + details + ". ",
           opened(video, range.start, range.end, (video.open ? "Open at " : video.uri + " at ") + clock(range.start)),
+          ". Why? ", make("code", {}, "omnidrop explain " + video.clip[range.doubtful]),
         );
       });
       made.append(button);
@@ -226,7 +228,8 @@
     meter.firstChild.style.width = (sure || 0) / 10 + "%";
     meter.setAttribute("aria-hidden", "true");
     return make("tr", {},
-      make("td", {}, make("span", { className: "name" }, video.key), " ", opened(video, start, end, span(start, end))),
+      make("td", {}, make("span", { className: "name" }, video.key), " ", opened(video, start, end, span(start, end)), " ",
+        make("code", { className: "muted" }, video.clip[clip])),
       make("td", { className: range.why ? "bad" : "" },
         state.question < 0 ? make("div", { className: "small muted" }, questions[q].text) : null,
         make("span", { className: "name" }, range.why ? said(range) + " " + range.answer : said(range)), unit),
