@@ -22,7 +22,7 @@ from workers.answering import Answerer, AnswererSettings
 from workers.records import Clip, ClipFailure, DecodedClip
 
 QUESTIONS = (Question("colour", "What colour?", Choice(("red", "green"))), Question("heard", "A tone?", Boolean()))
-FRAMES, SIDE = 64, 140
+FRAMES, SIDE = 32, 140
 
 
 def clip(seed):

@@ -32,9 +32,9 @@ def test_memory_that_runs_out_halves_the_clips_tokens_and_the_row_says_so():
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     roomy, tight, _, again = map(json.loads, done.stdout.splitlines())
-    assert roomy == {"video_tokens": 800, "frames": 64, "notes": []}
-    assert (tight["video_tokens"], tight["frames"]) == (400, 32)
-    assert tight["notes"] == ["memory ran out: answered from 32 of 64 frames at 140x140 instead of 140x140"]
+    assert roomy == {"video_tokens": 400, "frames": 32, "notes": []}
+    assert (tight["video_tokens"], tight["frames"]) == (200, 16)
+    assert tight["notes"] == ["memory ran out: answered from 16 of 32 frames at 140x140 instead of 140x140"]
     assert "DefaultCPUAllocator: can't allocate memory" in done.stderr
     # The next clip has what it needs again.
     assert again == roomy
