@@ -98,7 +98,7 @@ def shuffled_parts(seed: Seed, random_: random.Random, others: Sequence[Seed]) -
     if how == 0:
         return without
     if how == 1:
-        at = random_.choice([border for border in borders(seed) if border <= len(without)])
+        at = random_.choice([0, *(border for border in borders(seed) if border <= len(without))])
         return without[:at] + body + without[at:]
     if how == 2:
         return seed.content[: part.end] + body * random_.choice((1, 2, 50)) + seed.content[part.end :]

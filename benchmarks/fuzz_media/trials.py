@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.fuzz_media import bombs, crafted, mutations, references
@@ -20,7 +21,7 @@ EVERY_BORDER = ("fast.mp4", "fragmented.mp4", "plain.mkv", "live.webm")
 """Cut at every box and element; the others at one border in `BORDER_STEP`."""
 BORDER_STEP = 6
 
-WEIGHTS: Mapping[str, float] = {"truncated": 10.0, "referring": 3.0, "embedding": 1.5, "named": 1.0, "bomb": 1.0}
+WEIGHTS: Mapping[str, float] = {"truncated": 12.0, "referring": 3.0, "embedding": 1.5, "named": 1.0, "bomb": 1.0}
 """How often a kind's turn comes; 1 for the kinds of damage and 0.7 for crafted files."""
 
 NAMES = (
@@ -85,7 +86,10 @@ def _groups(seeds: Sequence[Seed], seed: int, bait: references.Bait) -> dict[str
         return iter(random.Random(f"{seed}:{name}").sample(found, len(found)))
 
     groups = {
-        "truncated": shuffled("truncated", [*_truncated(seeds)]),
+        "truncated": chain(
+            shuffled("every border", [*_truncated([s for s in seeds if s.name in EVERY_BORDER], 1)]),
+            shuffled("some borders", [*_truncated([s for s in seeds if s.name not in EVERY_BORDER], BORDER_STEP)]),
+        ),
         "named": shuffled("named", [*_named(by_name)]),
         "bomb": shuffled("bomb", [*_bombs(by_name)]),
         "referring": shuffled("referring", [*_written("referring", references.playlists(bait))]),
@@ -106,14 +110,13 @@ def _damaged(kind: str, mutation: mutations.Mutation, seeds: Sequence[Seed], see
     order = random.Random(f"{seed}:{kind}")
     while True:
         for found in order.sample(seeds, len(seeds)):
-            content = mutation(found, random.Random(f"{seed}:{kind}:{number}"), seeds)
-            yield Trial(kind, f"{number}-{found.name}", _writer(content))
+            write = partial(_write_damaged, mutation, found, f"{seed}:{kind}:{number}", seeds)
+            yield Trial(kind, f"{number}-{found.name}", write)
             number += 1
 
 
-def _truncated(seeds: Sequence[Seed]) -> Iterator[Trial]:
+def _truncated(seeds: Sequence[Seed], step: int) -> Iterator[Trial]:
     for found in seeds:
-        step = 1 if found.name in EVERY_BORDER else BORDER_STEP
         for border in borders(found)[::step]:
             yield Trial("truncated", f"{border}-{found.name}", _writer(found.content[:border]))
 
@@ -130,6 +133,10 @@ def _bombs(seeds: Mapping[str, Seed]) -> Iterator[Trial]:
         yield Trial("bomb", name, partial(_write_bomb, content, seeds))
     for name, build in bombs.FILES.items():
         yield Trial("bomb", name, partial(build, seeds=seeds))
+
+
+def _write_damaged(mutation: mutations.Mutation, found: Seed, key: str, seeds: Sequence[Seed], path: Path) -> None:
+    path.write_bytes(mutation(found, random.Random(key), seeds))
 
 
 def _write_bomb(content: Callable[[bombs.Seeds], bytes], seeds: bombs.Seeds, path: Path) -> None:
