@@ -19,7 +19,7 @@ _VARIABLE = re.compile(rf"(?:{_SECRET})", re.IGNORECASE)
 _NO_SECRET = re.compile(r"_(?:FILE|PATH|DIR|MODE|URL|URI)$|^GOOGLE_APPLICATION_CREDENTIALS$", re.IGNORECASE)
 """Variables that say where a credential is."""
 _USER_PART = re.compile(r"(?<=://)[^\s/?#@'\"<>]*(?::[^\s@'\"<>]*)?@")
-X\"<>]+", re.IGNORECASE)
+_PARAMETER = re.compile(rf"([?&;][^\s=&;'\"<>]*(?:{_SECRET})[^\s=&;'\"<>]*=)[^\s&;#'\"<>]+", re.IGNORECASE)
 
 
 def without_secrets(text: str, environ: Mapping[str, str] = os.environ) -> str:
