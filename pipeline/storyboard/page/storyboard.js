@@ -72,8 +72,9 @@
       };
       bar("pruned", option.pruned);
       if (option.dense !== null) bar("dense", option.dense);
-      row.append(make("span", "name", option.name), bars, make("span", "value", percent(option.pruned)));
-      row.title = option.name + ": " + percent(option.pruned) + (option.dense === null ? "" : ", dense " + percent(option.dense));
+      const shares = [option.pruned, option.dense].filter(share => share !== null).map(percent).join(" · ");
+      row.append(make("span", "name", option.name), bars, make("span", "value", shares));
+      row.title = option.name;
       return row;
     });
     if (rows.length) {
