@@ -241,7 +241,7 @@ def _about_audio(container: InputContainer, stream: Any) -> dict[str, Any]:
         "audio_stream": [s.index for s in streams].index(stream.index),
         "audio_streams": len(streams),
         "sample_rate": stream.codec_context.sample_rate,
-        "channels": stream.codec_context.channels,
+        "channels": stream.codec_context.channels or None,  # some codecs tell only when decoded
     }
 
 

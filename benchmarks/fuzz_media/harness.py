@@ -325,7 +325,8 @@ def _outcome(
     failures: Sequence[tuple[str, str, str]],
     report: Report,
 ) -> str:
-    """`answered`, `partial`, `some clips` (others are in quarantine) or `quarantine: CLASS`; checked on the way."""
+    """`answered`, `partial`, `some clips` (others are in quarantine) or `quarantine: CLASS`; `hidden: not listed` for
+    names that begin with a dot. Checked on the way."""
     classes = [error_class for _, error_class, _ in failures]
     for stage, error_class, message in failures:
         if error_class not in stable_classes():
@@ -334,6 +335,8 @@ def _outcome(
         is_whole = share == 1
         if not DecodeSettings.min_share <= share <= 1 or (status == "answered") != is_whole:
             report.violations.append(f"{key}: {status} with a share of {share}")
+    if trial.name.startswith(".") and not shares and not failures:
+        return "hidden: not listed"
     if trial.is_intact and trial.is_text and {status for status, _ in shares} != {"answered"}:
         report.violations.append(f"{key}: intact, but {classes or shares}")
     if not shares and not failures:
