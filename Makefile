@@ -9,7 +9,7 @@ TORCH_PIP_ARGS ?=
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test browser check bench crash clean
+.PHONY: help setup demo test browser check bench crash fuzz clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -48,6 +48,9 @@ bench: $(VENV)/ready  ## the speed tables of docs/, quick versions
 
 crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compare what is published (about half an hour)
 	$(BIN)/python -m benchmarks.crash --rounds 100 --json crash.json
+
+fuzz: $(VENV)/ready   ## 2,400 hostile media files through the whole job (about half an hour)
+	$(BIN)/python -m benchmarks.fuzz_media --files 2400 --json fuzz.json
 
 clean:                ## remove .venv, caches and the demo
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
