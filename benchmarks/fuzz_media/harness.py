@@ -45,6 +45,9 @@ BATCH = 60
 GRACE_S = 10.0
 """On a machine that does other things too, a child is killed and reaped this long after its limit at the latest."""
 
+CACHES = ("torchinductor_", "omnidrop-media-")
+"""What may stay among temporary files: torch's cache, and the node's of fetched objects, which has its own bound."""
+
 UNNAMED = frozenset({"internal", "media_error", "model_error", "error"})
 """Classes that say only that nobody thought of it."""
 
@@ -142,8 +145,7 @@ def fuzz(settings: Settings, folder: Path) -> Report:
             _run_batch(batch, settings, folder, number, report)
             log.info("%d files: %s", report.files, dict(report.outcomes))
             number += 1
-            # torch keeps a cache there, whatever it is asked.
-            files = (path for path in temporary.iterdir() if not path.name.startswith("torchinductor_"))
+            files = (path for path in temporary.iterdir() if not path.name.startswith(CACHES))
             for left in (*confined_children(), *files):
                 report.violations.append(f"batch {number} left {left}")
         report.violations += bait.taken
