@@ -338,7 +338,7 @@ class RayExecution:
             yield from self._finish(state, outcome)
 
     def _judge(self, ref: ray.ObjectRef, slot: _Slot, proven: _ClipState) -> None:
-        """End a trial. Raises ExecutionError where the actor died of a clip that was answered before."""
+        """End a trial. Raises ExecutionError where the actor died of a clip that was answered before, too."""
         self._reserve(-proven.nbytes)
         try:
             ray.get(ref)
@@ -346,12 +346,17 @@ class RayExecution:
             self._replace(slot, error, is_lost=is_preemption(error) or not node_answers(slot.node_id))
             return
         except RayError as error:
-            # The clip cannot be decoded any more: no verdict, and no other trial with it.
-            log.warning("a clip that was answered before cannot be decoded again: %s", first_line(error))
-            self._proven = None
+            # The clip could not be decoded or was lost on its way: no verdict, another trial.
+            assert self._proven is not None
+            self._proven.retries += 1
+            if self._proven.retries > self._limits.max_retries:
+                raise ExecutionError(
+                    f"the model actor died {slot.deaths_in_a_row} times in a row, and a clip that was answered before "
+                    f"cannot be decoded again to try it: {first_line(error)}. Run again: finished units are kept"
+                ) from error
         else:
             log.warning("the model actor answers: the clips that killed it are to blame, the run goes on")
-        slot.is_on_trial, slot.deaths_in_a_row = False, 0
+            slot.is_on_trial, slot.deaths_in_a_row = False, 0
 
     def _loaded(self, ref: ray.ObjectRef, slot: _Slot) -> None:
         try:
