@@ -242,9 +242,13 @@ class OmniDrop:
     p_init: float | None = None
     p_final: float | None = None
     audio_keep: float = 0.7
-    """Share of the audio tokens that enters the decoder, by attention received in the audio encoder."""
+    """Share of the audio tokens that enters the decoder."""
     video_keep: float = 0.4
-    """Share of the video tokens that enters: (1 + 3 x 0.2) / 4, one anchor of four frames whole, 20 % of the others."""
+    """Share of the video tokens that enters: the paper's (1 + 3 x 0.2) / 4, one anchor of four frames whole and 20 % of
+    the others."""
+    entry: intra_modality.Way = "diverse"
+    """Which ones: the least like each other in every chunk, or the paper's (`merged`): audio by attention received in
+    the encoder, video by what differs from the anchor frame. Chosen by evidence, see docs/lab-log.md."""
     at_input: bool = True
     """Off: every token enters the decoder and only layers prune."""
     diversity: diversity.Kind = "normalised"
@@ -268,6 +272,8 @@ class OmniDrop:
                 raise PolicyError(f"{field} must be at least 0 and below 1, got {given!r}")
         if (self.p_init is None) != (self.p_final is None):
             raise PolicyError("give both p_init and p_final, or neither to have them solved for the retained ratio")
+        if self.entry not in intra_modality.WAYS:
+            raise PolicyError(f"entry must be one of {', '.join(intra_modality.WAYS)}, got {self.entry!r}")
         if self.beta <= 0:
             raise PolicyError(f"beta must be positive, got {self.beta!r}")
         if self.diversity not in diversity.KINDS:
@@ -290,8 +296,8 @@ class OmniDrop:
         return calibrate(retained_ratio, tokens.count, layers, shape, entry.counts())
 
     def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
-        """Audio by encoder attention, video by temporal token merging."""
-        return intra_modality.select(tokens, self._entry(tokens), schedule.entering[0])
+        """The least alike, or the paper's temporal token merging."""
+        return intra_modality.select(tokens, self._entry(tokens), schedule.entering[0], self.entry)
 
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
         """One global ranking over audio and video; in deep layers far-away moments are kept in preference."""

@@ -13,15 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnidrop import policies
-from omnidrop.baselines import Dash, DivPrune, FastV, OmniZip, Random, Seats, selection
-from omnidrop.baselines.budget import apportion, split
-from omnidrop.baselines.selection import density_peaks, max_min
+from omnidrop import policies, selection
+from omnidrop.baselines import Dash, DivPrune, FastV, OmniZip, Random, Seats
+from omnidrop.baselines.budget import apportion
+from omnidrop.baselines.selection import density_peaks
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.policies import AudioVisual, LayerTokens
 from omnidrop.questions import Boolean, Choice, Question
+from omnidrop.selection import max_min, split
 from tests.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]

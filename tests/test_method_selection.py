@@ -22,16 +22,17 @@ def tokens(audio: int, frames: tuple[int, ...], *, seed: int = 0, importance: bo
     generator = torch.Generator().manual_seed(seed)
     grid = [(t, 0, place) for t, size in enumerate(frames) for place in range(size)] + [(i, 0, 0) for i in range(audio)]
     video = sum(frames)
+    chunk = [g[0] // 2 for g in grid[:video]] + [i // 10 for i in range(audio)]
     return policies.AudioVisual(
         modality=torch.tensor([VIDEO] * video + [AUDIO] * audio, dtype=torch.int8),
-        chunk=torch.tensor([g[0] // 2 for g in grid[:video]] + [i // 10 for i in range(audio)], dtype=torch.int64),
+        chunk=torch.tensor(chunk, dtype=torch.int64),
         grid=torch.tensor(grid, dtype=torch.int32).view(-1, 3),
         features=torch.randn(len(grid), 8, generator=generator),
         audio_importance=torch.rand(audio, generator=generator) if importance and audio else None,
         audio=audio,
         video=video,
         frame_sizes=frames,
-        chunks=max(1, len(frames)),
+        chunks=max(chunk, default=-1) + 1,
     )
 
 
@@ -142,7 +143,7 @@ def test_merged_frames_keep_what_differs_most_from_the_anchor() -> None:
         features[[frame * 10 + place for place in places]] *= -1
     clip = policies.AudioVisual(**{**vars(clip), "features": features})
     entry = intra_modality.Entry(0, clip.frame_sizes)
-    kept = intra_modality.select(clip, entry, entry.count(1.0)).tolist()
+    kept = intra_modality.select(clip, entry, entry.count(1.0), "merged").tolist()
     wanted = [
         *range(10),
         *range(40, 50),
@@ -155,20 +156,45 @@ def test_audio_keeps_what_its_encoder_attended_to() -> None:
     clip = tokens(20, ())
     entry = intra_modality.Entry(20, ())
     assert clip.audio_importance is not None
-    kept = intra_modality.select(clip, entry, 14)
+    kept = intra_modality.select(clip, entry, 14, "merged")
     assert set(kept.tolist()) == set(clip.audio_importance.topk(14).indices.tolist())
 
 
-@given(st.integers(0, 30), st.lists(st.integers(1, 12), max_size=9), st.booleans(), st.data())
+def test_diverse_entry_keeps_one_of_each_kind_in_every_chunk() -> None:
+    """Three kinds of token a chunk, many of each: nothing is kept twice before each kind is kept once."""
+    clip = tokens(0, (12,) * 8)
+    kinds = torch.eye(3, clip.features.shape[1]).repeat(clip.count // 3, 1)
+    clip = policies.AudioVisual(**{**vars(clip), "features": kinds + 0.001 * clip.features})
+    entry = intra_modality.Entry(0, clip.frame_sizes)
+    kept = intra_modality.select(clip, entry, 3 * clip.chunks)
+    found = {(int(clip.chunk[token]), int(kinds[token].argmax())) for token in kept.tolist()}
+    assert found == {(chunk, kind) for chunk in range(clip.chunks) for kind in range(3)}
+
+
+def test_both_ways_in_keep_as_many_of_each_modality() -> None:
+    clip = tokens(40, (30,) * 8)
+    entry = intra_modality.Entry(40, clip.frame_sizes)
+    for keep in (60, 100, 200):
+        diverse, merged = (intra_modality.select(clip, entry, keep, way) for way in intra_modality.WAYS)
+        assert int(clip.is_audio[diverse].sum()) == int(clip.is_audio[merged].sum())
+
+
+@given(
+    st.integers(0, 30),
+    st.lists(st.integers(1, 12), max_size=9),
+    st.booleans(),
+    st.sampled_from(intra_modality.WAYS),
+    st.data(),
+)
 def test_selection_has_exactly_the_count_in_order(
-    audio: int, frames: list[int], known: bool, data: st.DataObject
+    audio: int, frames: list[int], known: bool, way: intra_modality.Way, data: st.DataObject
 ) -> None:
     if audio + sum(frames) == 0:
         return
     clip = tokens(audio, tuple(frames), importance=known)
     entry = intra_modality.Entry(audio, clip.frame_sizes)
     keep = data.draw(st.integers(entry.counts().least, clip.count))
-    kept = intra_modality.select(clip, entry, keep).tolist()
+    kept = intra_modality.select(clip, entry, keep, way).tolist()
     assert len(kept) == keep
     assert kept == sorted(set(kept))
     assert not kept or (kept[0] >= 0 and kept[-1] < clip.count)

@@ -27,6 +27,7 @@ INTRA_ONLY = (("beta", 200.0), ("t_mid", 1.0))
 Settings = tuple[tuple[str, float | int | str | bool], ...]
 
 ABLATIONS: dict[str, Settings] = {
+    "entry as in the paper (merged)": (("entry", "merged"),),
     "diversity off": (("diversity", "off"),),
     "diversity as printed": (("diversity", "printed"),),
     "pruning inside the decoder only": (("at_input", False),),

@@ -5,8 +5,7 @@ Promises: counts are host integers that sum exactly and never exceed what is the
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -55,34 +54,6 @@ def solve(
         else:
             high = middle
     return min((schedule(low), schedule(high)), key=lambda s: abs(sum(s.entering) - wanted))
-
-
-def split(keep: int, sizes: Sequence[int], weights: Sequence[float] | None = None) -> list[int]:
-    """Share `keep` out over parts of `sizes` in proportion to `weights` (default: their sizes), none beyond its size.
-
-    What a full part cannot take goes to the others; fractions go to the largest remainders, ties to the earlier part.
-    """
-    if not 0 <= keep <= sum(sizes):
-        raise ValueError(f"cannot keep {keep} of {sum(sizes)} tokens")
-    # A weight of nothing still takes part once all others are full.
-    pull = [max(float(w), 1e-9) if s else 0.0 for w, s in zip(weights or sizes, sizes, strict=True)]
-    low, high = 0.0, max((s / p for s, p in zip(sizes, pull, strict=True) if p), default=0.0)
-    for _ in range(200):
-        level = (low + high) / 2
-        if sum(min(s, level * p) for s, p in zip(sizes, pull, strict=True)) < keep:
-            low = level
-        else:
-            high = level
-    exact = [min(float(s), high * p) for s, p in zip(sizes, pull, strict=True)]
-    counts = [math.floor(x + 1e-6) for x in exact]
-    by_rest = sorted(range(len(sizes)), key=lambda i: (counts[i] - exact[i], i))
-    while (left := keep - sum(counts)) > 0:
-        for part in [i for i in by_rest if counts[i] < sizes[i]][:left]:
-            counts[part] += 1
-    while (over := sum(counts) - keep) > 0:
-        for part in [i for i in reversed(by_rest) if counts[i] > 0][:over]:
-            counts[part] -= 1
-    return counts
 
 
 def apportion(score: Tensor, group: Tensor, quota: Tensor, keep: int) -> Tensor:

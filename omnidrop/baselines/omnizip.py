@@ -12,11 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnidrop.baselines.budget import at_input, split
+from omnidrop.baselines.budget import at_input
 from omnidrop.baselines.selection import audio_by_attention, frames_by_peaks_and_change
 from omnidrop.errors import PolicyError
 from omnidrop.policies import AudioVisual, Guide, LayerTokens, everything, keep_highest, register
 from omnidrop.schedule import Schedule
+from omnidrop.selection import split
 
 PAPER_RATIO = 0.45
 """The share of all tokens that its lighter setting is named by."""

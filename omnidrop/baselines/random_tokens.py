@@ -11,9 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnidrop.baselines.budget import at_input, split
+from omnidrop.baselines.budget import at_input
 from omnidrop.policies import AudioVisual, Guide, LayerTokens, keep_highest, register
 from omnidrop.schedule import Schedule
+from omnidrop.selection import split
 
 
 @register

@@ -11,12 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnidrop.baselines.budget import apportion, checked, solve, split
-from omnidrop.baselines.selection import max_min, windows
+from omnidrop.baselines.budget import apportion, checked, solve
 from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO
 from omnidrop.policies import AudioVisual, Guide, LayerTokens, everything, register
 from omnidrop.schedule import Schedule, full
+from omnidrop.selection import max_min, split, windows
 
 DEPTH = 28
 """Layers of the model whose cuts the paper states."""
