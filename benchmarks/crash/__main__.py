@@ -44,7 +44,7 @@ class Report:
     orphans: int = 0
     not_visited: list[str] = field(default_factory=list)
     kills_by_kind: Counter[str] = field(default_factory=Counter)
-    """Random kills; rounds in which no victim was left to kill are not counted."""
+    """Random kills; a round in which no victim was left to kill counts none."""
     kills_by_point: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
     seconds: float = 0.0
