@@ -3,7 +3,7 @@
 Promises: at most `budget_bytes` of compressed data whatever the archive holds, whole videos in order of their names,
 and the count of what did not fit. Knows nothing about SQL or HTML.
 
-    {"questions": [{"id", "text", "kind", "unit", "low", "high", "answers": [...most frequent first]}],
+    {"questions": [{"id", "text", "kind", "unit", "low", "high", "answers": [...those with a colour]}],
      "videos": [{"key", "uri", "open", "duration", "clip": [...], "start": [...], "end": [...],
                  "answers": [[...] per question], "sure": [[...] per question], "unread": [[question, clip, class]...],
                  "lost": [[start, end, class]...]}]}
@@ -26,7 +26,6 @@ MOST_ANSWERS = 250_000
 """Read at most: bounds memory, and how long a browser takes to sort."""
 CHECKED_BYTES = 1 << 14
 """How much JSON is compressed between two looks at the budget: a look costs some compression."""
-
 CLIP_ID_DIGITS = 12
 """Of a clip's id, as `omnidrop explain` takes it: enough to tell a million clips apart."""
 
