@@ -51,7 +51,7 @@ class S3Store:
     def exists(self, key: str) -> bool:
         """See Store."""
         try:
-            self._call(key, lambda: self._request("head_object", key))
+            self._call(key, lambda: self._look(key))
         except FileNotFoundError:
             return False
         return True
@@ -125,6 +125,13 @@ class S3Store:
 
     def _path(self, key: str) -> str:
         return f"{self.bucket}/{self._prefix}{checked_key(key)}"
+
+    def _look(self, key: str) -> None:
+        try:
+            self._request("head_object", key)
+        except PermissionError:
+            # A reply to HEAD has no body, and so no reason.
+            self._request("get_object", key)
 
     def _request(self, method: str, key: str) -> Any:
         return self._filesystem.call_s3(method, Bucket=self.bucket, Key=self._prefix + checked_key(key))
