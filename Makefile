@@ -46,7 +46,7 @@ browser:
 bench: $(VENV)/ready  ## the speed tables of docs/, quick versions
 	$(BIN)/python -m benchmarks.prefill --quick
 
-crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compare what is published (about half an hour)
+crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compare what is published
 	$(BIN)/python -m benchmarks.crash --rounds 100 --json crash.json
 
 fuzz: $(VENV)/ready   ## 2,400 hostile media files through the whole job (about half an hour)

@@ -38,7 +38,7 @@ def test_whatever_is_killed_rows_are_the_same_after_the_next_run(tmp_path):
     report = tmp_path / "crash.json"
     harness = [sys.executable, "-m", "benchmarks.crash", "--rounds", "5", "--json", str(report)]
     # One of each that differs: the rest of the kinds are the same victims with or without Ray.
-    harness += ["--kinds", "driver", "actor", "cluster_ffmpeg", "decode", "cluster_driver"]
+    harness += ["--kinds", "driver", "actor", "ffmpeg", "decode", "cluster_driver"]
     done = subprocess.run(harness, cwd=ROOT, capture_output=True, text=True, timeout=1700, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     said = json.loads(report.read_text())
