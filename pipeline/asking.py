@@ -72,23 +72,23 @@ def ask(
             + ("not both" if lines else "neither was given")
         )
     clips = _checked(ClipsConfig, {"length_s": length_s, "fps": fps, "min_length_s": min(1.0, length_s)})
-    dense = {"mode": "dense_shared"} if retained_ratio in (None, 1, 1.0) else {"retained_ratio": retained_ratio}
-    pruning = _checked(PruningConfig, dense)
+    prunes_nothing = retained_ratio is None or retained_ratio == 1
+    given = {"mode": "dense_shared"} if prunes_nothing else {"retained_ratio": retained_ratio}
+    pruning = _checked(PruningConfig, given)
     if not isinstance(model, Answerer):
         loading = _checked(ModelConfig, {"path": model, "device": device})
         model = Answerer(answerer_settings(loading, pruning))
     media, info = _looked_at(path)
-    instruction = ""
+    spans = _spans(info, clips, span_s, path)
+    asked, instruction = lines, ""
     if question_set is not None:
         asked, instruction = load_question_set(question_set).resolve(media, info, variables or {})
-    else:
-        asked = lines
     settings = decode_settings(clips, ExecutionConfig())
     how = pruning_of(pruning)
     outcomes: list[ClipOutcome] = []
     model.load()
     version = content_id(JOB, media.media_id, media.etag)
-    for number, (start, end) in enumerate(_spans(info, clips, span_s, path)):
+    for number, (start, end) in enumerate(spans):
         clip = Clip(clip_id(version, start, end), number, start, end)
         decoded = decode_one(media, info, clip, settings)
         if isinstance(decoded, ClipFailure):
