@@ -310,11 +310,8 @@ def test_the_commands_given_mend_what_is_wrong(job):
     damages = (
         lambda: flip(units[0]),
         lambda: next((results / "journal/heads").iterdir()).unlink(),
-        lambda: flip(next((results / "tables").rglob("answers/*.parquet"))),
         lambda: (results / "tables/current.json").write_text("{"),
-        lambda: in_index("UPDATE clips SET retained_ratio = 0.1")(results),
         lambda: (results / "index.sqlite").write_bytes(b"no database at all"),
-        lambda: (results / "journal/format.json").unlink(),
         lambda: next((results / "journal/runs").iterdir()).write_text("{"),
     )
     for number, damage in enumerate(damages):
