@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from contextlib import ExitStack
 from unittest import mock
@@ -37,6 +38,12 @@ def moto():
 def rclone():
     with rclone_server("media", "results") as address:
         yield address
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """No file of an earlier session's archive lies in the node's cache."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def put_archive(job, address, name):
