@@ -50,7 +50,7 @@ def command(
     results: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RESULTS]",
+            metavar="RESULTS",
             help=f"A job's output (folder or s3://), or its job file; the first of {', '.join(PLACES)} that holds "
             "results where not given.",
             show_default=False,
