@@ -81,7 +81,7 @@
       const head = make("div", "option head"), key = make("span", "bars");
       key.append(make("i", "is-pruned", "pruned"));
       if (question.options[0].dense !== null) key.append(make("i", "is-dense", "dense"));
-      head.append(make("span"), key, make("span"));
+      head.append(make("span"), key);
       rows.unshift(head);
     }
     byId("options").replaceChildren(...rows);
