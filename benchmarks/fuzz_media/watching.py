@@ -18,7 +18,9 @@ from typing import Self
 from benchmarks.fuzz_media.references import Bait
 
 SAMPLE_S = 0.05
-_PROBING, _LAUNCHING = "workers._probe_child", "_launch.py"
+_PROBING = "workers._probe_child"
+_CONFINED = (_PROBING, "_launch.py", "protocol_whitelist")
+"""What the command lines of confined children have; the ffmpeg that makes hostile files has none of it."""
 
 
 @dataclass
@@ -99,7 +101,7 @@ def confined_children() -> list[Child]:
             for pid in Path(f"/proc/self/task/{thread}/children").read_text().split():
                 with contextlib.suppress(OSError, ValueError):
                     child = Child.of(int(pid))
-                    if any(name in child.command for name in (_PROBING, _LAUNCHING, "ffmpeg")):
+                    if any(name in child.command for name in _CONFINED):
                         found.append(child)
     return found
 
