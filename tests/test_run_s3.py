@@ -177,9 +177,9 @@ def test_an_object_that_never_comes_is_quarantined_and_done_again_later(job, mot
         # What could not even be probed is simply new; what was planned is done again on request.
         assert run_job(remote, Silent(), threading.Event()).run.clips_answered == 1
         again = run_job(remote, Silent(), threading.Event(), again=Selection(("storage",)))
-    assert again.run.clips_answered == 3
-    assert again.error_classes == ()
-    assert answers(remote, "SELECT count(*), count(DISTINCT (clip_id, question_id)) FROM answers") == [(10, 10)]
+        assert again.run.clips_answered == 3
+        assert again.error_classes == ()
+        assert answers(remote, "SELECT count(*), count(DISTINCT (clip_id, question_id)) FROM answers") == [(10, 10)]
 
 
 def test_an_output_that_goes_away_is_waited_for_then_the_run_ends_and_can_be_resumed(job, moto, monkeypatch):
