@@ -88,10 +88,6 @@ OPTIONS = {
         (*INDEX, "--index-url", "postgresql+psycopg://u:hunter2@h/d"),
         ["the address holds a password", "write ${OMNIDROP_INDEX_URL}"],
     ),
-    "a Ray that is not running": (
-        (*INDEX, "--execution-ray-address", "127.0.0.1:9"),
-        ["cannot use Ray at 127.0.0.1:9", "Connection refused", "ray start --head", "leave it out"],
-    ),
     "a question set that does not exist": (
         (*INDEX, "--question-set", "lectur"),
         ["does not exist", "did you mean lecture?", "broadcast, lecture, toy-world"],
@@ -117,6 +113,17 @@ OPTIONS = {
     "a query where no results are": (("query", "empty", "answers"), ["no published tables", "run `omnidrop index`"]),
     "a query of a folder that is not there": (("query", "reslts", "answers"), ["no such folder", "its job file"]),
 }
+
+
+def test_a_ray_that_is_not_running(here):
+    """In a process of its own: one that has joined a Ray already keeps to it."""
+    command = [Path(sys.executable).with_name("omnidrop"), *INDEX, "--execution-ray-address", "127.0.0.1:9"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    message = " ".join(found.stderr.replace("│", " ").split())
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in message
+    for part in ("cannot use Ray at 127.0.0.1:9", "Connection refused", "ray start --head", "leave it out"):
+        assert part in message
 
 
 @pytest.mark.parametrize("mistake", OPTIONS)
