@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.job import ClipsConfig, JobConfig
     from pipeline.questions import QuestionSet
 
-ANSWER_FORMAT = 1
+ANSWER_FORMAT = 2
 """Raised when answers stored before would have to be asked again; not with every new journal format."""
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
