@@ -12,8 +12,8 @@ import typer
 
 from jobs.cli import main
 from jobs.options import JsonFile, write_json
-from jobs.query import PLACES, find_results
 from jobs.query_output import replaced
+from jobs.results import EndpointUrl, Page, Results, find_results, is_job_file
 from pipeline.job import load_job
 
 EXAMPLES = (
@@ -25,23 +25,13 @@ EXAMPLES = (
 
 def command(
     clip_id: Annotated[str, typer.Argument(metavar="CLIP_ID", help="The clip's id, or the first few digits of it.")],
-    results: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[JOB.yaml|RESULTS]",
-            help=f"A job's output (folder or s3://), or its job file; the first of {', '.join(PLACES)} that holds "
-            "results where not given.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page.")] = Path("page.html"),
+    results: Results = None,
+    output: Page = Path("page.html"),
     device: Annotated[
         str | None,
         typer.Option(help="auto, cpu, cuda or cuda:N, in place of the job's.", show_default=False),
     ] = None,
-    endpoint_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)
-    ] = None,
+    endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
     """Show what the model still saw and heard of a clip, layer by layer, and what each question looked at.
@@ -52,7 +42,7 @@ def command(
     from rich.console import Console
 
     uri, storage = find_results(results, endpoint_url)
-    job = load_job(results) if results is not None and results.endswith((".yaml", ".yml")) else None
+    job = load_job(results) if results is not None and is_job_file(results) else None
     with Console(stderr=True).status("asking the clip again"):
         # Here, so that --help need not wait for torch.
         from pipeline.storyboard.asking_again import ask_again

@@ -16,16 +16,13 @@ import typer
 from jobs.cli import main
 from jobs.options import JsonFile, write_json
 from jobs.query_output import MOST_ROWS, Format, format_of, show
+from jobs.results import EndpointUrl, Results, find_results, is_job_file
 from omnidrop.errors import UserError
 from pipeline.addresses import is_s3
-from pipeline.job import StorageConfig, load_job
 from pipeline.named_queries import NamedQuery, find_query, named_queries
 
 if TYPE_CHECKING:
     from pipeline.query import Answered
-
-PLACES = (".", "results", "demo/results")
-"""Where results are looked for when no place is given."""
 
 EXAMPLES = (
     "omnidrop query results --list",
@@ -47,15 +44,7 @@ Setting = Annotated[
 
 
 def command(
-    results: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RESULTS",
-            help=f"A job's output (folder or s3://), or its job file; the first of {', '.join(PLACES)} that holds "
-            "results where not given.",
-            show_default=False,
-        ),
-    ] = None,
+    results: Results = None,
     question: Annotated[
         str | None,
         typer.Argument(
@@ -73,9 +62,7 @@ def command(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write rows to a file.", show_default=False)
     ] = None,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="Most rows of a table.")] = MOST_ROWS,
-    endpoint_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)
-    ] = None,
+    endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
     """Ask the published results: a named query, or SQL (DuckDB).
@@ -115,25 +102,7 @@ def _is_query(text: str) -> bool:
 
 
 def _is_place(text: str) -> bool:
-    return is_s3(text) or text.endswith((".yaml", ".yml")) or (text != "" and Path(text).is_dir())
-
-
-def find_results(given: str | None, endpoint_url: str | None = None) -> tuple[str, StorageConfig]:
-    """Where results lie and how they are reached. Raises UserError."""
-    storage = StorageConfig(endpoint_url=endpoint_url)
-    if given is None:
-        for place in PLACES:
-            if (Path(place) / "tables" / "current.json").is_file():
-                return str(Path(place).absolute()), storage
-        raise UserError(
-            f"no results in {', '.join(PLACES)}; name the output of a job: omnidrop query RESULTS NAME (omnidrop demo "
-            "makes some)"
-        )
-    if given.endswith((".yaml", ".yml")):
-        overrides = {} if endpoint_url is None else {"storage.endpoint_url": endpoint_url}
-        job = load_job(given, overrides)
-        return job.output, job.storage
-    return (given.rstrip("/") if is_s3(given) else str(Path(given).absolute())), storage
+    return is_s3(text) or is_job_file(text) or (text != "" and Path(text).is_dir())
 
 
 def _given(settings: list[str]) -> dict[str, str]:

@@ -10,8 +10,8 @@ import typer
 from jobs.cli import main
 from jobs.display import quantity
 from jobs.options import JsonFile, write_json
-from jobs.query import PLACES, find_results
 from jobs.query_output import replaced
+from jobs.results import EndpointUrl, Page, Results, find_results, is_job_file
 from pipeline.job import load_job
 
 EXAMPLES = (
@@ -22,16 +22,8 @@ EXAMPLES = (
 
 
 def command(
-    results: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RESULTS",
-            help=f"A job's output (folder or s3://), or its job file; the first of {', '.join(PLACES)} that holds "
-            "results where not given.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page.")] = Path("report.html"),
+    results: Results = None,
+    output: Page = Path("report.html"),
     job: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Which job, where the results hold several.", show_default=False),
@@ -40,9 +32,7 @@ def command(
         float | None,
         typer.Option(min=0, metavar="USD", help="Price of a GPU hour, to show money too.", show_default=False),
     ] = None,
-    endpoint_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)
-    ] = None,
+    endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
     """Show a job's results on one page: savings, what was kept, answers as timelines, failures, where time went.
@@ -54,7 +44,7 @@ def command(
     from pipeline.report.page import ANSWERS_BYTES, render
 
     uri, storage = find_results(results, endpoint_url)
-    job_file = None if results is None or not results.endswith((".yaml", ".yml")) else results
+    job_file = results if is_job_file(results) else None
     if job is None and job_file is not None:
         job = load_job(job_file).name
     report = gather(uri, storage, job, budget_bytes=ANSWERS_BYTES)

@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from jobs.cli import main
 from jobs.display import console
 from jobs.options import JsonFile, write_json
+from jobs.results import EndpointUrl, is_job_file
 from pipeline.addresses import is_s3
 from pipeline.job import StorageConfig, load_job
 from pipeline.storage import open_store
@@ -35,9 +36,7 @@ def command(
         str | None,
         typer.Option(metavar="URL", help="The savings index, where it is not the job's own.", show_default=False),
     ] = None,
-    endpoint_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)
-    ] = None,
+    endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
     """Check that journal, published tables and savings index are whole and agree, and say how each fault is mended.
@@ -56,7 +55,7 @@ def _places(
     results: str, index_url: str | None, endpoint_url: str | None
 ) -> tuple[str, StorageConfig, str | None, str]:
     """Output, how it is reached, index, and how the job is named in commands."""
-    if results.endswith((".yaml", ".yml")):
+    if is_job_file(results):
         given = {"index_url": index_url, "storage.endpoint_url": endpoint_url}
         job = load_job(results, {name: value for name, value in given.items() if value is not None})
         return job.output, job.storage, job.resolved_index_url(), shlex.quote(results)

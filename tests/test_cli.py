@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import COMMANDS, app, load_command
 from jobs.options import json_text, settings, settings_table, with_job, write_json
-from jobs.query import find_results
+from jobs.results import find_results
 from omnidrop.errors import ModelError, UserError
 from pipeline import tables
 from pipeline.job import JobConfig, StorageConfig, load_job

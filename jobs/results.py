@@ -1,0 +1,54 @@
+"""Where a command's results are: the argument and option that several commands share, and what they stand for.
+
+Promises: a job file, a folder and an `s3://` address all become an output and how it is reached. Knows nothing about
+what lies there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnidrop.errors import UserError
+from pipeline.addresses import is_s3
+from pipeline.job import StorageConfig, load_job
+
+PLACES = (".", "results", "demo/results")
+"""Where results are looked for when no place is given."""
+
+Results = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RESULTS",
+        help=f"A job's output (folder or s3://), or its job file; the first of {', '.join(PLACES)} that holds "
+        "results where not given.",
+        show_default=False,
+    ),
+]
+EndpointUrl = Annotated[str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)]
+Page = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page.")]
+
+
+def is_job_file(given: str | None) -> bool:
+    """Whether what was given for results names a job file."""
+    return given is not None and given.endswith((".yaml", ".yml"))
+
+
+def find_results(given: str | None, endpoint_url: str | None = None) -> tuple[str, StorageConfig]:
+    """Where results lie and how they are reached. Raises UserError."""
+    storage = StorageConfig(endpoint_url=endpoint_url)
+    if given is None:
+        for place in PLACES:
+            if (Path(place) / "tables" / "current.json").is_file():
+                return str(Path(place).absolute()), storage
+        raise UserError(
+            f"no results in {', '.join(PLACES)}; name the output of a job: omnidrop query RESULTS NAME (omnidrop demo "
+            "makes some)"
+        )
+    if is_job_file(given):
+        overrides = {} if endpoint_url is None else {"storage.endpoint_url": endpoint_url}
+        job = load_job(given, overrides)
+        return job.output, job.storage
+    return (given.rstrip("/") if is_s3(given) else str(Path(given).absolute())), storage
