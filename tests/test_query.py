@@ -76,7 +76,8 @@ def test_values_are_bound_and_never_pasted(results):
     counted = rows_of(results, "SELECT count(*) AS n FROM answers WHERE answer = $a AND probability > $p",
                       *set_options({"a": "noise", "p": "0.5"}))  # fmt: skip
     assert counted[0]["n"] > 0
-    sharp, loose = (rows_of(results, "unsure", "--set", f"margin={m}") for m in (0.1, 1.1))
+    (middle,) = rows_of(results, "SELECT median(margin) AS margin FROM answers WHERE margin < 1")
+    sharp, loose = (rows_of(results, "unsure", "--set", f"margin={m}") for m in (middle["margin"] + 1e-9, 1.1))
     assert 0 < len(sharp) < len(loose)
 
 
