@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import imageio_ffmpeg
 
@@ -65,12 +66,13 @@ def find_ffmpeg() -> str:
     found = shutil.which("ffmpeg")
     if found is not None:
         return os.path.abspath(found)
-    try:
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
-        raise FfmpegMissing(
-            "no ffmpeg on PATH and none for this platform in imageio-ffmpeg; install ffmpeg or set OMNIDROP_FFMPEG"
-        ) from error
+    # The package's own function runs it to try it, and remembers for good that there is none when that child is killed.
+    for packed in sorted((Path(imageio_ffmpeg.__file__).parent / "binaries").glob("ffmpeg-*")):
+        if os.access(packed, os.X_OK):
+            return str(packed)
+    raise FfmpegMissing(
+        "no ffmpeg on PATH and none for this platform in imageio-ffmpeg; install ffmpeg or set OMNIDROP_FFMPEG"
+    )
 
 
 @functools.cache
