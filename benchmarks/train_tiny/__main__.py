@@ -24,7 +24,7 @@ from benchmarks.train_tiny.architecture import fresh, load, save
 from benchmarks.train_tiny.clips import Packer
 from benchmarks.train_tiny.optim import rank
 from benchmarks.train_tiny.sources import EncodedSource, IdealSource
-from benchmarks.train_tiny.stages import ALL_LAYERS, STAGES, DecoderStage, EncoderStage, Stage
+from benchmarks.train_tiny.stages import ALL_LAYERS, CURRICULA, DecoderStage, EncoderStage, Stage
 from benchmarks.train_tiny.tokenizer import build_tokenizer
 
 log = logging.getLogger("train_tiny")
@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/tiny"), help="state and log, kept out of git")
     parser.add_argument("--out", type=Path, help="where to write the checkpoint (default: FOLDER/checkpoint)")
     parser.add_argument("--from", dest="start", type=Path, metavar="DIR", help="begin with this checkpoint's weights")
+    parser.add_argument("--world", choices=tuple(CURRICULA), default="v1", help="which curriculum; v2 needs --from")
     parser.add_argument("--stages", nargs="+", help="run only these, in the curriculum's order (default: all)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -54,9 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--hours", type=float, help="fit the steps to this many hours")
     given = parser.parse_args(arguments)
     try:
-        chosen = stages.named(given.stages) if given.stages else STAGES
+        chosen = stages.named(given.stages, CURRICULA[given.world]) if given.stages else CURRICULA[given.world]
     except ValueError as error:
         parser.error(str(error))
+    if given.world == "v2" and not given.start:
+        parser.error("--world v2 goes on from a checkpoint that knows world v1: name its folder with --from")
     given.folder.mkdir(parents=True, exist_ok=True)
     if "RANK" in os.environ:
         torch.distributed.init_process_group("nccl" if given.device.startswith("cuda") else "gloo")
@@ -105,6 +108,11 @@ class Training:
                 grown = True
             self.bind(stage)
 
+    def _seed(self, stage: Stage) -> int:
+        """Every stage sees other clips."""
+        names = [one.name for curriculum in CURRICULA.values() for one in curriculum]
+        return self.settings.seed + 100 * names.index(stage.name)
+
     def perceive(self, stage: EncoderStage) -> None:
         """One encoder."""
         perception.train(
@@ -113,7 +121,7 @@ class Training:
             stage.kind,
             steps=stage.steps,
             rate=stage.rate,
-            seed=self.settings.seed,
+            seed=self._seed(stage),
             checkpoint=self.folder / f"{stage.name}.pt",
             device=self.device,
             workers=self.settings.workers,
@@ -131,7 +139,7 @@ class Training:
             steps=stage.steps,
             rows=stage.rows,
             rate=stage.rate,
-            seed=self.settings.seed + 2,
+            seed=self._seed(stage),
             checkpoint=self.folder / f"{stage.name}.pt",
             device=self.device,
             phases=stage.phases,

@@ -27,7 +27,7 @@ from benchmarks.train_tiny.samples import (
     NOTHING_SHAPE,
 )
 from benchmarks.train_tiny.sources import Clip, Shape, Source
-from pipeline.toy_world.questions import AskedQuestion, questions_of, timeline_of
+from pipeline.toy_world.questions import TASKS, AskedQuestion, questions_of, timeline_of
 from pipeline.toy_world.truth import Truth
 from pipeline.toy_world.world import events_of
 
@@ -241,6 +241,10 @@ class Curriculum:
     fewest_events: int = 1
     busy_share: float = 0.0
     """Share of clips of world v2."""
+    seconds_an_event: float = 4.5
+    """A clip lasts at most about so long for each of its events."""
+    order_weight: float = 1.0
+    """How much larger than in TASK_SHARES the share of questions of order is."""
 
 
 def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
@@ -249,7 +253,11 @@ def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
         return Shape(0, float(rng.integers(8, 17)), *_grid(rng), 1.0, "v2")
     count = int(rng.integers(stage.fewest_events, stage.most_events + 1))
     least = count * 2.3
-    length = float(np.clip(round(count * rng.uniform(2.3, 4.5) + rng.uniform(0, 2)), max(4, least), stage.longest_s))
+    # As wide as the world's own lengths: with events of 2 to 5 s alone, counts were guessed from the time.
+    longest = stage.seconds_an_event
+    length = float(
+        np.clip(round(count * rng.uniform(2.3, longest) + rng.uniform(0, 3)), max(4, least), stage.longest_s)
+    )
     if rng.random() < stage.full_share:
         return Shape(count, length, *_grid(rng), 1.0)
     # Whole chunks, one temporal patch each, 4 x 4 cells: a small square video at one frame a second.
@@ -265,22 +273,21 @@ def _grid(rng: np.random.Generator) -> tuple[int, int]:
 
 
 TASK_SHARES = {
-    "visual recognition": 1,
-    "audio recognition": 1,
-    "audio-visual matching": 2,
-    "temporal order": 5,
-    "presence": 1,
-    "counting": 2,
+    "v1": dict(zip(TASKS, (1, 1, 2, 5, 1, 2), strict=True)),
+    "v2": dict(zip(TASKS, (1, 1, 3, 4, 2, 1), strict=True)),
 }
-"""How many of 12 training questions belong to a task: most to those that take longest to learn."""
+"""In which proportions training questions belong to tasks: most to those that take longest to learn."""
 
 
-def draw_questions(asked: Sequence[AskedQuestion], rng: np.random.Generator, most: int) -> list[AskedQuestion]:
-    """About `most` of `asked`, in random order, tasks in the proportions of TASK_SHARES."""
+def draw_questions(
+    asked: Sequence[AskedQuestion], rng: np.random.Generator, stage: Curriculum, world: str
+) -> list[AskedQuestion]:
+    """About `stage.questions` of `asked`, in random order, tasks in the proportions of TASK_SHARES."""
     chosen: list[AskedQuestion] = []
-    for task, share in TASK_SHARES.items():
+    shares = {**TASK_SHARES[world], "temporal order": TASK_SHARES[world]["temporal order"] * stage.order_weight}
+    for task, share in shares.items():
         those = [one for one in asked if one.task == task]
-        wanted = max(1, round(share * most / sum(TASK_SHARES.values())))
+        wanted = max(1, round(share * stage.questions / sum(shares.values())))
         chosen += [those[i] for i in rng.permutation(len(those))[:wanted]]
     return [chosen[i] for i in rng.permutation(len(chosen))]
 
@@ -296,7 +303,7 @@ def draw_clip(source: Source, rng: np.random.Generator, stage: Curriculum) -> Cl
 def ask(packer: Packer, clip: Clip, rng: np.random.Generator, stage: Curriculum) -> Row:
     """One training row about `clip`."""
     every = questions_of(Truth(clip.events, clip.world), seed=int(rng.integers(1 << 30)))
-    asked = draw_questions(every, rng, stage.questions)
+    asked = draw_questions(every, rng, stage, clip.world)
     thin = rng if rng.random() < stage.thin_share else None
     # A busy clip's forty events overlap: there is no order to list them in.
     timeline = timeline_of(clip.events) if clip.world == "v1" and rng.random() < 0.5 else None
