@@ -254,10 +254,8 @@ def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
     count = int(rng.integers(stage.fewest_events, stage.most_events + 1))
     least = count * 2.3
     # As wide as the world's own lengths: with events of 2 to 5 s alone, counts were guessed from the time.
-    longest = stage.seconds_an_event
-    length = float(
-        np.clip(round(count * rng.uniform(2.3, longest) + rng.uniform(0, 3)), max(4, least), stage.longest_s)
-    )
+    drawn = round(count * rng.uniform(2.3, stage.seconds_an_event) + rng.uniform(0, 3))
+    length = float(np.clip(drawn, max(4, least), stage.longest_s))
     if rng.random() < stage.full_share:
         return Shape(count, length, *_grid(rng), 1.0)
     # Whole chunks, one temporal patch each, 4 x 4 cells: a small square video at one frame a second.
