@@ -198,7 +198,7 @@ def save(model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2Toke
     """Write `folder` in the published layout: bf16 weights under `thinker.`, configurations, tokenizer, template."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = Qwen2_5OmniForConditionalGeneration(
-        Qwen2_5OmniConfig(thinker_config=model.config.to_dict(), enable_audio_output=False)
+        Qwen2_5OmniConfig(thinker_config=thinker_config(tokenizer).to_dict(), enable_audio_output=False)
     )
     whole.thinker.load_state_dict(model.state_dict())
     whole.to(torch.bfloat16).save_pretrained(folder)
