@@ -86,7 +86,7 @@ def take_span(
     """Run ffmpeg over the span. Raises DecodeTimeout and MediaTooLarge."""
     # Beside the arrays, the list of times may not outgrow what is read of it.
     most = max(span.frames * span.frame_bytes, 4 * (span.samples + SAMPLE_RATE), TIMES_BYTES)
-    left_s = max(0.1, settings.timeout_s - (time.monotonic() - started))
+    left_s = max(min(0.1, settings.timeout_s), settings.timeout_s - (time.monotonic() - started))
     with (
         anonymous_file("frames") as frames,
         anonymous_file("audio") as audio,
@@ -114,7 +114,9 @@ def take_span(
     held_s = _unseen(take, span, settings.fps)
     if held_s is None:
         return take
-    limits = Limits(timeout_s=max(0.1, settings.timeout_s - (time.monotonic() - started)), file_bytes=most)
+    limits = Limits(
+        timeout_s=max(min(0.1, settings.timeout_s), settings.timeout_s - (time.monotonic() - started)), file_bytes=most
+    )
     return replace(take, frames=_held(path, info, span, settings.fps, take, held_s, limits))
 
 

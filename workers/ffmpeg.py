@@ -144,7 +144,7 @@ def run(arguments: Sequence[str], *, limits: Limits, pass_fds: Sequence[int] = (
         try:
             while True:
                 try:
-                    child.wait(timeout=0.05)
+                    child.wait(timeout=min(0.05, limits.timeout_s))
                     break
                 except subprocess.TimeoutExpired:
                     head = _bounded(log, head)
