@@ -65,7 +65,7 @@ def main():
     answerer.answer(clip(0), QUESTIONS)  # loads, and takes what stays taken
     roomy, needed = peak_of(lambda: answerer.answer(clip(1), QUESTIONS))
     say(roomy)
-    for share in (0.7, 0.0):
+    for share in (0.5, 0.0):
         given = clip(2)
         resource.setrlimit(resource.RLIMIT_AS, (address_space() + int(share * needed), resource.RLIM_INFINITY))
         outcome = answerer.answer(given, QUESTIONS)
