@@ -5,6 +5,7 @@ Promises: plain lines instead of a moving bar where the output is not a terminal
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -82,10 +83,15 @@ def print_summary(summary: RunSummary, *, output: str) -> None:
     print_facts(f"job {run.job}, run {run.run_id}: {run.status}", summary_lines(summary))
     for note in summary.notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
-    console.print(f"results: {escape(output)}/tables, savings index: `omnidrop status`, SQL: `omnidrop query`")
+    console.print(f"results: {escape(output)}/tables; to look at them:")
+    looks = ["report {} -o report.html", "query {} answers"]
     if totals.clips == 0:
         console.print("[red]nothing was answered[/]; what failed and why:")
-        console.print(f"  omnidrop query {output} quarantine", markup=False, highlight=False, soft_wrap=True)
+    if totals.quarantined or totals.clips == 0:
+        looks.append("query {} quarantine")
+    for look in looks:
+        command = f"  omnidrop {look.format(shlex.quote(output))}"
+        console.print(command, markup=False, highlight=False, soft_wrap=True)
 
 
 def summary_lines(summary: RunSummary) -> list[tuple[str, str]]:
