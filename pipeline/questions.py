@@ -209,8 +209,8 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         where = document.where(("questions", index, "id"))
         if question.id in first_at:
             problems.append(
-                f"{where}: question {question.id}: the id is taken by {first_at[question.id]}; ids name the answers, so "
-                "rename one"
+                f"{where}: question {question.id}: the id is taken by {first_at[question.id]}; ids name the answers, "
+                "so rename one"
             )
         first_at.setdefault(question.id, where)
         name = f"question {question.id}"
