@@ -15,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from jobs.cli import main
 from jobs.display import console
 from jobs.options import JsonFile, write_json
-from jobs.results import EndpointUrl, is_job_file
+from jobs.results import EndpointUrl, find_results, is_job_file
 from pipeline.addresses import is_s3
 from pipeline.job import StorageConfig, load_job
 from pipeline.storage import open_store
@@ -59,11 +59,11 @@ def _places(
         given = {"index_url": index_url, "storage.endpoint_url": endpoint_url}
         job = load_job(results, {name: value for name, value in given.items() if value is not None})
         return job.output, job.storage, job.resolved_index_url(), shlex.quote(results)
-    uri = results.rstrip("/") if is_s3(results) else str(Path(results).absolute())
+    uri, storage = find_results(results, endpoint_url)
     beside = Path(uri) / "index.sqlite"
     if index_url is None and not is_s3(uri) and beside.is_file():
         index_url = f"sqlite:///{beside}"
-    return uri, StorageConfig(endpoint_url=endpoint_url), index_url, "JOB.yaml"
+    return uri, storage, index_url, "JOB.yaml"
 
 
 @contextmanager

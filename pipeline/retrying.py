@@ -88,10 +88,11 @@ class Retry:
     def plans(self, plans: Iterable[MediaPlan]) -> Iterator[MediaPlan]:
         """The same plans with everything finished that is not to be done again."""
         for plan in plans:
-            failures = [f for f in self._of([plan.media]) if f.version_id == plan.version_id]
+            of_media = self._of([plan.media])
+            failures = [f for f in of_media if f.version_id == plan.version_id]
             if failures:
                 yield _again(plan, failures)
-            elif any(f.version_id == failed_version_id(plan.version_id) for f in self._of([plan.media])):
+            elif any(f.version_id == failed_version_id(plan.version_id) for f in of_media):
                 # It could not be read as a whole, and now it can: everything is new.
                 yield plan
             else:

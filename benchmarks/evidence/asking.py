@@ -23,12 +23,11 @@ from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.base import Prefix
 from pipeline.evaluation.items import ArmClip, EvaluatedClip
-from pipeline.evaluation.running import RunSettings, answered, sets_of
-from workers.decoding import Source, decode_one
-from workers.records import Clip, ClipFailure, DecodedClip
+from pipeline.evaluation.running import RunSettings, answered, decoded_clip, sets_of
+from workers.decoding import Source
+from workers.records import ClipFailure, DecodedClip
 
 log = logging.getLogger(__name__)
-SETTINGS = RunSettings()
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,10 @@ def _one(job: tuple[str, EvaluatedClip, tuple[Row, ...]]) -> Asked:
 
 def _asked(name: str, clip: EvaluatedClip, rows: Sequence[Row]) -> Asked:
     model, started = _load(name), time.perf_counter()
-    decoded = decoded_clip(clip)
+    assert clip.failure is None, clip.failure
+    decoded = decoded_clip(clip, RunSettings(), Source())
+    # A generated clip that cannot be decoded is a bug, not a result.
+    assert not isinstance(decoded, ClipFailure), decoded
     answers: dict[str, tuple[ArmClip, ...]] = {}
     refused: dict[str, str] = {}
     for row in rows:
@@ -133,15 +135,6 @@ def _asked(name: str, clip: EvaluatedClip, rows: Sequence[Row]) -> Asked:
     disagreements = tuple(_disagreements(model, clip, decoded, rows, refused))
     log.info("%s: %d rows in %.1f s", clip.media.key, len(rows), time.perf_counter() - started)
     return Asked(answers, refused, disagreements)
-
-
-def decoded_clip(clip: EvaluatedClip) -> DecodedClip:
-    """Pictures and sound by the product's own path. A generated clip that cannot be decoded is a bug, not a result."""
-    assert clip.info is not None, clip.failure
-    span = Clip(clip.clip_id, 0, clip.start_s, clip.end_s)
-    decoded = decode_one(clip.media, clip.info, span, SETTINGS.decode_settings(clip.length_s), Source())
-    assert not isinstance(decoded, ClipFailure), decoded
-    return decoded
 
 
 def _disagreements(

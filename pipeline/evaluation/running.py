@@ -154,9 +154,7 @@ def _decoded(
     def work(clip: EvaluatedClip) -> DecodedClip | ClipFailure | None:
         if clip.failure is not None or not missing(clip):
             return clip.failure
-        assert clip.info is not None
-        span = Clip(clip.clip_id, 0, clip.start_s, clip.end_s)
-        return decode_one(clip.media, clip.info, span, settings.decode_settings(clip.length_s), source)
+        return decoded_clip(clip, settings, source)
 
     waiting: deque[tuple[EvaluatedClip, Future[DecodedClip | ClipFailure | None]]] = deque()
     with ThreadPoolExecutor(DECODE_AHEAD, thread_name_prefix="decode") as pool:
@@ -172,6 +170,13 @@ def _decoded(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def decoded_clip(clip: EvaluatedClip, settings: RunSettings, source: Source) -> DecodedClip | ClipFailure:
+    """A probed clip's pictures and sound, by the product's own path."""
+    assert clip.info is not None
+    span = Clip(clip.clip_id, 0, clip.start_s, clip.end_s)
+    return decode_one(clip.media, clip.info, span, settings.decode_settings(clip.length_s), source)
 
 
 def answered(
