@@ -31,6 +31,7 @@ COMMANDS = {
     "index": "Answer a job's questions about every clip of its archive that is new or changed.",
     "submit": "Run a job on a Ray cluster: send it, follow its log, stop it.",
     "plan": "Count media, clips, tokens and FLOPs of a job without loading a model.",
+    "calibrate": "Measure how fast the job's model answers on this machine, for hours and money in plans.",
     "validate": "Check everything that a job needs before a GPU second is spent.",
     "evaluate": "Measure what pruning costs in right answers, per task and ratio.",
     "explain": "Show why a clip was answered as it was: what was kept, what each question looked at.",

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
+from pipeline.journal import RunRecord
 from pipeline.run import RunSummary
 from pipeline.savings_index import Totals
 from workers.errors import TRANSIENT
@@ -81,6 +82,12 @@ def print_summary(summary: RunSummary, *, output: str) -> None:
             "before; the results stay as they are"
         )
     print_facts(f"job {run.job}, run {run.run_id}: {run.status}", summary_lines(summary))
+    if run.status == "budget":
+        console.print(
+            f"[yellow]the budget is spent[/]: {hours(run.gpu_hours, run.usd)} of {run.gpu_hours_cap or 0:.4g} GPU "
+            "hours; what was begun is finished and kept. Run again to go on with as much once more, or with another "
+            "--budget-usd or --budget-gpu-hours (none: no cap)"
+        )
     for note in summary.notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
     console.print(f"results: {escape(output)}/tables; to look at them:")
@@ -105,9 +112,34 @@ def summary_lines(summary: RunSummary) -> list[tuple[str, str]]:
         ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),
         *savings_lines(totals),
         ("model time in this run", f"{run.model_s:.1f} s of {run.wall_s:.1f} s wall"),
+        *spending_lines(run),
         ("peak memory of the driver", f"{run.driver_peak_rss_bytes / 2**20:.0f} MiB"),
     ]
     return lines
+
+
+def spending_lines(run: RunRecord) -> list[tuple[str, str]]:
+    """What a run spent, and what it was expected to: nothing where no actor was started."""
+    if not run.gpu_hours or run.answering_gpu_hours is None:
+        return []
+    busy = f"{share(run.answering_gpu_hours / run.gpu_hours)} of them answering"
+    lines = [("GPU hours in this run", f"{hours(run.gpu_hours, run.usd)}, {busy}")]
+    low, high, expected = run.estimated_gpu_hours_low, run.estimated_gpu_hours_high, run.estimated_gpu_hours
+    if expected and low is not None and high is not None:
+        off = 100 * (run.answering_gpu_hours / expected - 1)
+        lines.append(
+            (
+                "answering, against the estimate",
+                f"{run.answering_gpu_hours:.4g} hours, {off:+.1f} %; estimated {expected:.4g} "
+                f"({low:.4g} to {high:.4g})",
+            )
+        )
+    return lines
+
+
+def hours(gpu_hours: float | None, usd: float | None) -> str:
+    """GPU hours, and what they cost where there is a price."""
+    return f"{gpu_hours or 0.0:.4g}" + ("" if usd is None else f" ({usd:.4g} USD)")
 
 
 def savings_lines(totals: Totals) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import typer
 from jobs.cli import main
 from jobs.display import ProgressBar, console, print_summary, retry_hint
 from jobs.options import JsonFile, job_as_given, with_job, write_json
-from jobs.stopping import STOPPED_EXIT, StopOnSignal
+from jobs.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from pipeline.identity import checked_run_id
 from pipeline.job import JobConfig
 from pipeline.run import RunSummary, run_job
@@ -19,6 +19,7 @@ EXAMPLES = (
     "omnidrop index job.yaml",
     "omnidrop index job.yaml --sample 20            # a reproducible sample of the archive first",
     "omnidrop index job.yaml --pruning-retained-ratio 0.2 --json summary.json",
+    "omnidrop index job.yaml --usd-per-gpu-hour 2.5 --budget-usd 100",
     "omnidrop submit job.yaml --address http://HEAD:8265    # the same on a cluster",
 )
 
@@ -35,7 +36,8 @@ def command(
     """Answer a job's questions about every clip of its archive that is new or changed.
 
     Finished work is never done again: run it as often as you like. Exit status: 0 done, 1 nothing could be answered,
-    2 the job is not right, 3 stopped before the end (run again to resume).
+    2 the job is not right, 3 stopped before the end (run again to resume), 4 the budget is spent (run again to spend
+    as much again).
     """
     raise typer.Exit(index(job, json_file, run_id))
 
@@ -52,6 +54,8 @@ def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None)
     write_json(json_file, summary_json(summary))
     if summary.run.status == "stopped":
         return STOPPED_EXIT
+    if summary.run.status == "budget":
+        return BUDGET_EXIT
     return 1 if summary.answered_nothing else 0
 
 

@@ -162,6 +162,7 @@ _PANELS = {
     "pruning": "Pruning",
     "clips": "Clips",
     "execution": "Execution",
+    "cost": "Cost",
     "storage": "Storage",
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from jobs.cli import main
-from jobs.display import console, print_facts, quantity, saved, share, with_reasons
+from jobs.display import console, hours, print_facts, quantity, saved, share, with_reasons
 from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 from pipeline.pricing import Price, price_job
+from pipeline.sections import CostConfig
+from pipeline.spending import GpuHours
 
 EXAMPLES = (
     "omnidrop plan job.yaml",
@@ -20,12 +22,14 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     """Count media, clips, tokens and FLOPs of a job without loading a model.
 
     Media are probed (once: results are remembered), nothing is decoded. Counts are exact; free texts are priced at
-    their longest.
+    their longest. GPU hours, and money where the job has a price, come from `omnidrop calibrate`: they are hours of
+    answering, with the range that clips held out from the calibration's fit would give.
     """
     with console.status("planning") as status:
         price = price_job(job, lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"))
-    print_facts(f"plan of job {job.name}", plan_lines(price))
-    write_json(json_file, vars(price) | {"retained_ratio": price.retained_ratio})
+    print_facts(f"plan of job {job.name}", [*plan_lines(price), *hours_lines(price, job.cost)])
+    money = None if price.as_run_gpu_hours is None else job.cost.usd(price.as_run_gpu_hours.expected)
+    write_json(json_file, vars(price) | {"retained_ratio": price.retained_ratio, "usd": money})
 
 
 def plan_lines(price: Price) -> list[tuple[str, str]]:
@@ -48,6 +52,30 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
             f"{quantity(price.largest_clip_kv_bytes_dense_shared)}B",
         ),
     ]
+
+
+def hours_lines(price: Price, cost: CostConfig) -> list[tuple[str, str]]:
+    """The rows of hours and money, or what to do to have some."""
+    known = price.calibration
+    if known is None or price.as_run_gpu_hours is None:
+        return [("GPU hours", "not known: `omnidrop calibrate`, run where it will be answered, measures how fast")]
+    rows = [
+        ("GPU hours of answering", _ranged(price.as_run_gpu_hours, cost)),
+        ("dense with prefix reuse", _ranged(price.dense_shared_gpu_hours, cost)),
+        ("dense per question", _ranged(price.dense_gpu_hours, cost)),
+        ("measured", f"on {known.device}, {known.dtype}, {known.measured_at[:10]}"),
+    ]
+    cap = cost.gpu_hours_cap
+    if cap is not None and price.as_run_gpu_hours.expected > cap:
+        rows.append(("budget", f"{hours(cap, cost.usd(cap))}: one run will not get through"))
+    return rows
+
+
+def _ranged(estimate: GpuHours | None, cost: CostConfig) -> str:
+    if estimate is None:
+        return "-"
+    low, expected, high = (hours(one, cost.usd(one)) for one in (estimate.low, estimate.expected, estimate.high))
+    return f"{expected}; {low} to {high}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from jobs.cli import main
 from jobs.display import ProgressBar, console, print_facts, print_summary, with_reasons
 from jobs.index import summary_json
 from jobs.options import JsonFile, with_job, write_json
-from jobs.stopping import STOPPED_EXIT, StopOnSignal
+from jobs.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from omnidrop.errors import UserError
 from pipeline.job import JobConfig
 from pipeline.retrying import Selection
@@ -60,6 +60,8 @@ def command(
     write_json(json_file, summary_json(summary) | {"selected": selected, "left": left})
     if summary.run.status == "stopped":
         raise typer.Exit(STOPPED_EXIT)
+    if summary.run.status == "budget":
+        raise typer.Exit(BUDGET_EXIT)
     raise typer.Exit(1 if left else 0)
 
 

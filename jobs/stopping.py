@@ -12,6 +12,10 @@ STOPPED_EXIT = 3
 """Exit status of a run that was asked to stop: finished units are kept, running again resumes."""
 
 
+BUDGET_EXIT = 4
+"""Exit status of a run that reached its budget: as above, but whoever runs it again spends again."""
+
+
 class StopOnSignal:
     """A flag that SIGTERM and SIGINT set while the `with` block runs."""
 

@@ -56,7 +56,8 @@ def command(
 
     Only the job (with the options given here) and its question set are sent; credentials are the cluster's own. The
     exit status is that of `omnidrop index` there: 0 done, 1 nothing could be answered or the run broke, 2 the job is
-    not right or cannot be submitted, 3 stopped before the end (submit again to resume). Ctrl-C ends only the watching.
+    not right or cannot be submitted, 3 stopped before the end (submit again to resume), 4 the budget is spent. Ctrl-C
+    ends only the watching.
     """
     if follow and stop:
         raise typer.BadParameter("give --follow or --stop, not both")

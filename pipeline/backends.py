@@ -33,12 +33,13 @@ from pipeline.execution import (
 from pipeline.job import JobConfig
 from pipeline.patience import LOOK_S, Patience, StopFlag, Unavailable
 from pipeline.probing import source
+from pipeline.spending import gpus_counted
 from pipeline.worker_settings import answerer_settings, decode_settings
 from workers import remote
 from workers.answering import Answerer
 from workers.decoding import decode_one
 from workers.media import decoded_shape
-from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, WorkUnit
+from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeSettings, WorkUnit
 
 log = logging.getLogger(__name__)
 
@@ -83,16 +84,22 @@ class _InProcess:
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
         job = self._job
-        answerer = Answerer(answerer_settings(job.model, job.pruning))
+        answerer, held = Answerer(answerer_settings(job.model, job.pruning)), self.statistics.held
+        held.gpus = gpus_counted(job.model.gpus_per_actor)
+
+        def answer(decoded: DecodedClip, unit: WorkUnit) -> ClipOutcome:
+            held.hold(answerer)  # with the first clip the model is loaded
+            return answerer.answer(decoded, unit.questions, unit.instruction)
+
         answered = 0
-        for result in execute_in_process(
-            self._when_possible(units),
-            decode=self._decoded,
-            answer=lambda decoded, unit: answerer.answer(decoded, unit.questions, unit.instruction),
-            stop=self._stop,
-        ):
-            answered += 1
-            yield result
+        try:
+            for result in execute_in_process(
+                self._when_possible(units), decode=self._decoded, answer=answer, stop=self._stop
+            ):
+                answered += 1
+                yield result
+        finally:
+            held.release(answerer)
         if answered:
             self.statistics.actors.append(str(answerer.describe()))
 
@@ -136,6 +143,7 @@ class _OnRay:
                 self._check_gpus()
             execution = RayExecution(self._backend(), self._limits(), self._stop, self._patience)
             self.statistics = execution.statistics
+            self.statistics.held.gpus = gpus_counted(self._gpus_per_actor())
             yield from execution.run(units)
         finally:
             if started_here:

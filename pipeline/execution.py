@@ -32,7 +32,18 @@ from ray.exceptions import (
 from omnidrop.errors import OmniDropError
 from pipeline.deaths import first_line, is_preemption, node_answers
 from pipeline.patience import Patience, StopFlag, Unavailable
-from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, DecodedClip, DecodeReport, Stage, WorkUnit
+from pipeline.spending import HeldActors
+from workers.records import (
+    Clip,
+    ClipFailure,
+    ClipOutcome,
+    ClipResult,
+    DecodedClip,
+    DecodeReport,
+    Loaded,
+    Stage,
+    WorkUnit,
+)
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +106,7 @@ class Backend:
     start_decode: Callable[[WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]]
     """Returns references to a `DecodeReport` and to the `DecodedClip` (None where decoding failed)."""
     start_actor: Callable[[], Any]
-    """Returns a handle with `load()` (returns its node's id, or None), `answer(decoded, questions, instruction)` and
+    """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, questions, instruction)` and
     `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
@@ -108,6 +119,7 @@ class Statistics:
     peak_bytes_in_flight: int = 0
     deaths: Counter[str] = field(default_factory=Counter)
     actors: list[str] = field(default_factory=list)
+    held: HeldActors = field(default_factory=HeldActors)
 
 
 def execute_in_process(
@@ -360,7 +372,7 @@ class RayExecution:
 
     def _loaded(self, ref: ray.ObjectRef, slot: _Slot) -> None:
         try:
-            slot.node_id = ray.get(ref)
+            loaded: Loaded | None = ray.get(ref)
         except RayTaskError as error:
             # Loading is deterministic: another try would fail the same way.
             raise ExecutionError(f"the model cannot be loaded: {error.cause or error}") from error
@@ -368,10 +380,13 @@ class RayExecution:
             self._replace(slot, error, is_lost=is_preemption(error))
         else:
             slot.is_loaded = True
+            slot.node_id = loaded.node_id if loaded else None
+            self.statistics.held.hold(slot, loaded.load_s if loaded else 0.0)
 
     def _replace(self, slot: _Slot, error: RayActorError, *, is_lost: bool) -> None:
         # An actor that is only unavailable would keep its GPU.
         ray.kill(slot.handle)
+        self.statistics.held.release(slot)
         if not is_lost:
             slot.deaths_in_a_row += 1
             self.statistics.deaths["actor"] += 1
@@ -453,4 +468,5 @@ class RayExecution:
             log.warning("an actor did not describe itself: %s", first_line(error))
         for slot in self._slots:
             ray.kill(slot.handle)
+            self.statistics.held.release(slot)
         self._slots.clear()

@@ -21,6 +21,7 @@ from pipeline.field_errors import explain, joined
 from pipeline.sections import (
     ArchiveConfig,
     ClipsConfig,
+    CostConfig,
     ExecutionConfig,
     ModelConfig,
     PruningConfig,
@@ -34,6 +35,7 @@ from pipeline.yaml_file import FieldPath, YamlDocument, YamlError, read_yaml
 __all__ = [
     "ArchiveConfig",
     "ClipsConfig",
+    "CostConfig",
     "ExecutionConfig",
     "JobConfig",
     "JobError",
@@ -71,6 +73,7 @@ class JobConfig(Section):
     pruning: PruningConfig = Field(default_factory=PruningConfig)
     clips: ClipsConfig = Field(default_factory=ClipsConfig)
     execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     index_url: str | None = Field(
         default=None,
         description="SQLAlchemy URL of the savings index; a password only by reference, as in ${OMNIDROP_INDEX_URL}. "

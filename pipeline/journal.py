@@ -85,7 +85,7 @@ class RunRecord:
     started_at: str
     finished_at: str | None = None
     status: str = "running"
-    """running, complete, stopped or failed."""
+    """running, complete, stopped, budget (the cap on spending was reached) or failed."""
     media_listed: int = 0
     media_planned: int = 0
     units_done_before: int = 0
@@ -101,6 +101,16 @@ class RunRecord:
     driver_peak_rss_bytes: int = 0
     actors: tuple[str, ...] = ()
     """One description per model actor: device, versions, peak memory."""
+    gpu_hours: float | None = None
+    """Model actors held, idle or not: see `pipeline/spending.py`. None in records of older versions, as all below."""
+    answering_gpu_hours: float | None = None
+    usd: float | None = None
+    """Of `gpu_hours`, where the job has a price."""
+    gpu_hours_cap: float | None = None
+    estimated_gpu_hours: float | None = None
+    """Of `answering_gpu_hours`, by the calibration there was when the run began."""
+    estimated_gpu_hours_low: float | None = None
+    estimated_gpu_hours_high: float | None = None
 
 
 class Journal:

@@ -1,7 +1,8 @@
-"""What a job will cost, before anything runs: media, clips, tokens, FLOPs and KV bytes, dense and pruned.
+"""What a job will cost, before anything runs: media, clips, tokens, FLOPs, KV bytes and hours, dense and pruned.
 
 Promises: token and FLOP counts are exact for what the planner sees (texts are priced at their longest); no weights are
-loaded and nothing is decoded. Knows nothing about seconds, GPUs or money.
+loaded and nothing is decoded. Hours and money need a calibration (`omnidrop calibrate`), and have ranges. Knows nothing
+about how any of it is shown.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from omnidrop.answers import PassCost
 from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimate, Estimator
 from omnidrop.questions import Question
+from pipeline import calibration
 from pipeline.archive import list_media
+from pipeline.calibration import Calibration
 from pipeline.job import JobConfig
 from pipeline.planning import MediaPlan, plan_archive
 from pipeline.probing import prober
 from pipeline.run import open_job
+from pipeline.spending import GpuHours, gpus_counted
 from pipeline.worker_settings import decode_settings, pruning_of
 from workers.media import decoded_shape
 
@@ -48,6 +52,11 @@ class Price:
     dense_shared_flops: int = 0
     largest_clip_kv_bytes: int = 0
     largest_clip_kv_bytes_dense_shared: int = 0
+    as_run_gpu_hours: GpuHours | None = None
+    """Of answering; None without a calibration, as the next two."""
+    dense_gpu_hours: GpuHours | None = None
+    dense_shared_gpu_hours: GpuHours | None = None
+    calibration: Calibration | None = None
 
     @property
     def retained_ratio(self) -> float | None:
@@ -61,7 +70,8 @@ def price_job(job: JobConfig, advance: Callable[[Price], None] = lambda price: N
     parts = open_job(job)
     price = Price()
     try:
-        estimator = _ClipPrices(job)
+        price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
+        estimator = _ClipPrices(job, price.calibration)
         with prober(job) as probe:
             for plan in plan_archive(
                 list_media(job.archive, leave_out=job.output),
@@ -74,6 +84,7 @@ def price_job(job: JobConfig, advance: Callable[[Price], None] = lambda price: N
             ):
                 _add(price, plan, estimator)
                 advance(price)
+        estimator.set_hours(price)
     finally:
         parts.index.close()
     return price
@@ -82,8 +93,9 @@ def price_job(job: JobConfig, advance: Callable[[Price], None] = lambda price: N
 class _ClipPrices:
     """Prices by clip size and question set: an archive has few of both."""
 
-    def __init__(self, job: JobConfig) -> None:
-        self._job = job
+    def __init__(self, job: JobConfig, known: Calibration | None) -> None:
+        self._job, self._calibration = job, known
+        self._count: Counter[Estimate] = Counter()
         self._decoding = decode_settings(job.clips, job.execution)
         self._pruning = pruning_of(job.pruning)
         self._estimator = Estimator(job.model.path, value_bytes=VALUE_BYTES[job.model.dtype])
@@ -106,7 +118,22 @@ class _ClipPrices:
                 system_prompt=self._job.model.system_prompt,
                 instruction=instruction,
             )
+        self._count[self._known[key]] += 1
         return self._known[key]
+
+    def set_hours(self, price: Price) -> None:
+        """Hours of all clips that were asked for."""
+        if (known := self._calibration) is None:
+            return
+        gpus = gpus_counted(self._job.model.gpus_per_actor)
+
+        def of(cost: Callable[[Estimate], PassCost]) -> GpuHours:
+            seconds = sum(number * known.throughput.seconds(cost(clip)) for clip, number in self._count.items())
+            return known.gpu_hours(seconds, gpus)
+
+        price.as_run_gpu_hours = of(lambda clip: clip.as_run)
+        price.dense_gpu_hours = of(lambda clip: clip.dense)
+        price.dense_shared_gpu_hours = of(lambda clip: clip.dense_shared)
 
 
 def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
-from pipeline import mirror, recipes, tables
+from pipeline import calibration, mirror, recipes, tables
 from pipeline.archive import list_media, media_id
 from pipeline.batches import ahead
 from pipeline.committing import Committer
@@ -31,6 +31,7 @@ from pipeline.probing import prober
 from pipeline.questions import QuestionSet, load_question_set
 from pipeline.retrying import Retry, Selected, Selection
 from pipeline.savings_index import SavingsIndex, Totals
+from pipeline.spending import HeldActors, Spending, Spent
 from pipeline.storage import PatientStore, Store, caveats, open_store
 from pipeline.unit_format import Asked, utc_now
 from workers.memory import peak_rss_bytes
@@ -190,13 +191,16 @@ def run_job(
                 yield from todo
 
         execution = _Execution(job, stop, patience)
+        known = calibration.find(parts.store, parts.asked.weights_hash, job.model)
+        spending = Spending(job.cost, known, lambda: execution.held)
         status = "failed"
         try:
             observer.stage("running")
-            for result in execution.run(units()):
+            for result in execution.run(spending.admit(units())):
                 committer.add(result.unit, result.outcomes)
+                spending.add(result.outcomes)
                 observer.unit_done(result)
-            status = "stopped" if stop.is_set() else "complete"
+            status = "stopped" if stop.is_set() else "budget" if spending.is_capped else "complete"
         finally:
             # Whatever ended the run: what is finished is kept, and the record says how it ended.
             committer.close()
@@ -220,6 +224,7 @@ def run_job(
                 driver_peak_rss_bytes=peak_rss_bytes(),
                 actors=execution.actors,
             )
+            run = _with_spending(run, spending.spent())
             parts.journal.write_run(run)
             reached("run_closed")
             parts.index.write_run(run)
@@ -255,9 +260,28 @@ class _Execution:
         return self._executor.statistics.peak_bytes_in_flight if self._executor else 0
 
     @property
+    def held(self) -> HeldActors | None:
+        """The meter of the model actors; None where none was started."""
+        return self._executor.statistics.held if self._executor else None
+
+    @property
     def actors(self) -> tuple[str, ...]:
         """What the model actors said of themselves."""
         return tuple(self._executor.statistics.actors) if self._executor else ()
+
+
+def _with_spending(run: RunRecord, spent: Spent) -> RunRecord:
+    estimated = spent.estimated
+    return replace(
+        run,
+        gpu_hours=spent.gpu_hours,
+        answering_gpu_hours=spent.answering_gpu_hours,
+        usd=spent.usd,
+        gpu_hours_cap=spent.gpu_hours_cap,
+        estimated_gpu_hours=estimated.expected if estimated else None,
+        estimated_gpu_hours_low=estimated.low if estimated else None,
+        estimated_gpu_hours_high=estimated.high if estimated else None,
+    )
 
 
 def _notes(job: JobConfig) -> tuple[str, ...]:

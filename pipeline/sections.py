@@ -277,3 +277,47 @@ class StorageConfig(Section):
         if self.sse_kms_key_id is not None and self.sse != "aws:kms":
             raise ValueError("sse_kms_key_id goes with sse: aws:kms")
         return self
+
+
+class CostConfig(Section):
+    """What a GPU hour costs, and how many of them one run may spend. No answer depends on it."""
+
+    usd_per_gpu_hour: float | None = Field(
+        default=None,
+        gt=0,
+        description="Price of one GPU for one hour in USD; without GPUs, of one model actor.",
+        json_schema_extra={"option": "--usd-per-gpu-hour"},
+    )
+    budget_usd: float | None = Field(
+        default=None,
+        gt=0,
+        description="A run takes no further clips when those it has would bring its spending to so many USD.",
+        json_schema_extra={"option": "--budget-usd"},
+    )
+    budget_gpu_hours: float | None = Field(
+        default=None,
+        gt=0,
+        description="The same in GPU hours; where both are given, whichever is reached first.",
+        json_schema_extra={"option": "--budget-gpu-hours"},
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.budget_usd is not None and self.usd_per_gpu_hour is None:
+            raise ValueError(
+                f"budget_usd ({self.budget_usd:g}) needs a price: give usd_per_gpu_hour, as in 2.5, or use "
+                "budget_gpu_hours"
+            )
+        return self
+
+    @property
+    def gpu_hours_cap(self) -> float | None:
+        """GPU hours that one run may spend, by whichever budget is lower; None without one."""
+        caps = [] if self.budget_gpu_hours is None else [self.budget_gpu_hours]
+        if self.budget_usd is not None and self.usd_per_gpu_hour is not None:
+            caps.append(self.budget_usd / self.usd_per_gpu_hour)
+        return min(caps, default=None)
+
+    def usd(self, gpu_hours: float | None) -> float | None:
+        """What so many GPU hours cost; None without a price or hours."""
+        return None if gpu_hours is None or self.usd_per_gpu_hour is None else gpu_hours * self.usd_per_gpu_hour

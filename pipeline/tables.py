@@ -224,6 +224,13 @@ RUNS_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("wall_s", "decode_s", "answer_s", "model_s")),
         ("recipe", pa.string()),
         ("actors", pa.list_(pa.string())),
+        *(
+            (name, pa.float64())
+            for name in (
+                *("gpu_hours", "answering_gpu_hours", "usd", "gpu_hours_cap"),
+                *("estimated_gpu_hours", "estimated_gpu_hours_low", "estimated_gpu_hours_high"),
+            )
+        ),
     ]
 )
 SCHEMAS = {

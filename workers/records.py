@@ -198,3 +198,12 @@ class DecodeReport:
     failure: ClipFailure | None
     nbytes: int
     """Bytes of the decoded clip, 0 where decoding failed."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the driver needs to know of an actor that is ready."""
+
+    node_id: str
+    load_s: float
+    """Seconds that loading took, without waiting for a machine."""

@@ -7,6 +7,7 @@ counts), and only references to decoded clips travel through the driver. Knows n
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from workers.records import (
     DecodedClip,
     DecodeReport,
     DecodeSettings,
+    Loaded,
     Media,
     MediaInfo,
     WorkUnit,
@@ -50,10 +52,11 @@ class _Actor:
 
         self._answerer = Answerer(settings)
 
-    def load(self) -> str:
-        """Load the model; returns the id of the node, by which the driver tells a lost machine from a crash."""
+    def load(self) -> Loaded:
+        """Load the model; says on which node, by which the driver tells a lost machine from a crash."""
+        started = time.monotonic()
         self._answerer.load()
-        return str(ray.get_runtime_context().get_node_id())
+        return Loaded(str(ray.get_runtime_context().get_node_id()), time.monotonic() - started)
 
     def answer(self, decoded: DecodedClip, questions: Sequence[Question], instruction: str) -> ClipOutcome:
         from workers.answering import DeviceBroken

@@ -1,0 +1,49 @@
+"""`omnidrop calibrate`: how fast a job's model answers on this machine, so that plans can say hours and money."""
+
+from __future__ import annotations
+
+from jobs.cli import main
+from jobs.display import console, print_facts
+from jobs.options import JsonFile, with_job, write_json
+from pipeline.calibrating import calibrate
+from pipeline.calibration import Calibration
+from pipeline.job import JobConfig
+
+EXAMPLES = (
+    "omnidrop calibrate job.yaml",
+    "omnidrop calibrate job.yaml --model-device cuda --json calibration.json",
+    "omnidrop plan job.yaml --usd-per-gpu-hour 2.5    # hours and money from it",
+)
+
+
+@with_job
+def command(job: JobConfig, json_file: JsonFile = None) -> None:
+    """Measure the job's model on this machine, for hours and money in `omnidrop plan`.
+
+    Run it on a machine like those that will answer, with nothing else on its GPU. Made clips up to the job's size are
+    asked the job's questions, pruned and unpruned, some fifty passes; the record is kept with the job's results, one
+    for each model, device and number type. Times are those of answering: decoding and waiting are no part of them.
+    """
+    with console.status("calibrating") as status:
+        found = calibrate(job, lambda done, of: status.update(f"calibrating: pass {done + 1} of {of}"))
+    print_facts(f"{found.model} on {found.device}, {found.dtype}", calibration_lines(found))
+    write_json(json_file, found)
+
+
+def calibration_lines(found: Calibration) -> list[tuple[str, str]]:
+    """The rows of the table: (name, value with its unit)."""
+    rates = found.throughput
+    return [
+        ("passes measured", f"{found.passes}"),
+        ("of every clip", f"{1e3 * rates.clip_s:.3g} ms"),
+        ("encoders", f"{1e3 * rates.encoder_s_per_tflop:.3g} ms a TFLOP"),
+        ("prefill and selection", f"{1e3 * rates.prefill_s_per_tflop:.3g} ms a TFLOP"),
+        ("decoding of texts", f"{1e3 * rates.decode_s_per_tflop:.3g} ms a TFLOP"),
+        ("error on clips held out, mean", f"{100 * found.mean_relative_error:.1f} %"),
+        ("measured over fitted, held out", f"{found.lowest_ratio:.2f} to {found.highest_ratio:.2f}"),
+        ("loading the model", f"{found.load_s:.1f} s"),
+    ]
+
+
+if __name__ == "__main__":
+    main("calibrate")

@@ -1,0 +1,147 @@
+"""Measures how fast a job's model answers on this machine: made clips of growing size, as the job prunes and unpruned.
+
+Promises: every size is run once unmeasured, then in turn forwards and backwards, so that warming up and drifting clocks
+favour none; the fit is judged on sizes that it was not fitted to. Knows nothing about archives' contents, Ray or money:
+what is in a made clip changes no count of tokens or FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from omnidrop.model import Pruning
+from pipeline import calibration
+from pipeline.archive import list_media
+from pipeline.backends import IN_PROCESS
+from pipeline.calibration import Calibration, CalibrationError
+from pipeline.job import JobConfig
+from pipeline.planning import plan_archive
+from pipeline.probing import prober
+from pipeline.run import Opened, open_job
+from pipeline.throughput import MeasuredPass, fit
+from pipeline.unit_format import utc_now
+from pipeline.worker_settings import answerer_settings, decode_settings, pruning_of
+from workers.answering import Answerer
+from workers.media import decoded_shape
+from workers.records import Clip, ClipFailure, DecodedClip, WorkUnit
+
+LENGTHS = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the job's clip length."""
+PIXELS = (0.5, 1.0)
+"""Shares of a frame's pixels."""
+ROUNDS = 2
+"""Measured passes of each size."""
+
+
+@dataclass(frozen=True)
+class _Size:
+    """One kind of pass: shape (frames, height, width, samples) and how it is pruned; `half` it belongs to."""
+
+    shape: tuple[int, int, int, int]
+    pruning: Pruning
+    half: int
+
+
+def calibrate(job: JobConfig, advance: Callable[[int, int], None] = lambda done, of: None) -> Calibration:
+    """Measure in this process, on the job's device, and keep the record with the job's results.
+
+    Clips are made in the size of the archive's first media item that can be asked, and asked its questions. `advance`
+    is called with passes done and their number. Raises CalibrationError where no clip of an archive can be asked or
+    the model fails.
+    """
+    parts = open_job(job)
+    try:
+        unit = _first_unit(parts)
+    finally:
+        parts.index.close()
+    is_alone = job.execution.ray_address == IN_PROCESS
+    # As an actor would: with the cores that Ray gives it.
+    threads = None if is_alone else max(1, int(job.model.cpus_per_actor))
+    answerer = Answerer(answerer_settings(job.model, job.pruning, torch_threads=threads))
+    halves = _measure(job, unit, answerer, advance)
+    if not all(halves):
+        raise CalibrationError("no pass could be measured: the retained ratio is out of reach for such short clips")
+    judged, what = calibration.judge(halves), answerer.describe()
+    found = Calibration(
+        model=job.model.path,
+        weights_hash=parts.asked.weights_hash,
+        device=what.device,
+        dtype=what.dtype,
+        measured_at=utc_now(),
+        throughput=fit([*halves[0], *halves[1]]),
+        passes=len(halves[0]) + len(halves[1]),
+        lowest_ratio=judged.lowest_ratio,
+        highest_ratio=judged.highest_ratio,
+        mean_relative_error=judged.mean_relative_error,
+        load_s=what.load_s,
+    )
+    calibration.keep(parts.store, found)
+    return found
+
+
+def _first_unit(parts: Opened) -> WorkUnit:
+    job = parts.job
+    with prober(job) as probe:
+        listed = list_media(job.archive, leave_out=job.output)
+        for plan in plan_archive(listed, job, parts.question_set, parts.recipe, parts.index, probe):
+            if plan.units:
+                return plan.units[0]
+    raise CalibrationError(f"{job.archive.uri} has no media item that can be asked; `omnidrop plan` says why")
+
+
+def _sizes(job: JobConfig, unit: WorkUnit) -> list[_Size]:
+    """Neighbouring sizes are in different halves, so that each half spans all of it."""
+    settings, longest_s = decode_settings(job.clips, job.execution), min(job.clips.longest_s, unit.info.duration_s)
+    _, height, width, _ = decoded_shape(unit.info, longest_s, settings)
+    as_job, unpruned = pruning_of(job.pruning), Pruning.off("dense_shared")
+    found: dict[tuple[tuple[int, int, int, int], Pruning], _Size] = {}
+    for i, length in enumerate(LENGTHS):
+        for j, pixels in enumerate(PIXELS):
+            scaled = replace(settings, max_pixels=max(1, int(pixels * height * width)))
+            shape = decoded_shape(unit.info, length * longest_s, scaled if pixels < 1 else settings)
+            for k, pruning in enumerate((as_job, unpruned)):
+                found.setdefault((shape, pruning), _Size(shape, pruning, (i + j + k) % 2))
+    return list(found.values())
+
+
+def _measure(
+    job: JobConfig, unit: WorkUnit, answerer: Answerer, advance: Callable[[int, int], None]
+) -> tuple[list[MeasuredPass], list[MeasuredPass]]:
+    sizes = _sizes(job, unit)
+    halves: tuple[list[MeasuredPass], list[MeasuredPass]] = ([], [])
+    total = len(sizes) * (1 + ROUNDS)
+    for done, (size, is_measured) in enumerate(_rounds(sizes)):
+        advance(done, total)
+        clip = _made(size.shape, job.clips.fps)
+        outcome = answerer.answer(clip, unit.questions, unit.instruction, pruning=size.pruning)
+        if isinstance(outcome, ClipFailure):
+            # A clip may be too short for the ratio; anything else would befall a run, too.
+            if outcome.error_class == "policy":
+                continue
+            raise CalibrationError(f"the model failed on a made clip of {size.shape[0]} frames: {outcome.message}")
+        if is_measured:
+            halves[size.half].append(MeasuredPass(outcome.answers.cost.as_run, outcome.answer_s))
+    return halves
+
+
+def _rounds(sizes: list[_Size]) -> Iterator[tuple[_Size, bool]]:
+    for number in range(1 + ROUNDS):
+        for size in sizes[:: -1 if number % 2 else 1]:
+            yield size, number > 0
+
+
+def _made(shape: tuple[int, int, int, int], fps: float) -> DecodedClip:
+    """A clip of noise: no two frames alike, so that nothing is reused that a real clip would not reuse."""
+    frames, height, width, samples = shape
+    random = np.random.default_rng(0)
+    return DecodedClip(
+        clip=Clip("made", 0, 0.0, max(frames / fps, samples / 16_000)),
+        frames=random.integers(0, 256, (frames, height, width, 3), np.uint8) if frames else None,
+        audio=random.normal(0, 0.1, samples).astype(np.float32) if samples else None,
+        fps=fps,
+        decoded_share=1.0,
+        decode_s=0.0,
+    )

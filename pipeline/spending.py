@@ -1,0 +1,131 @@
+"""What a run spends on model actors, in GPU hours: measured while it goes, held below a cap, compared with an estimate.
+
+Promises: an actor counts from when its model began to load until it is given back or dies, idle or not, since that is
+what is paid for; waiting for a machine does not count. At the cap nothing new is taken, what was taken is finished.
+Knows nothing about what is answered, or how actors are started.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workers.records import ClipOutcome, ClipResult, WorkUnit
+
+if TYPE_CHECKING:
+    from pipeline.calibration import Calibration
+    from pipeline.sections import CostConfig
+
+HOUR_S = 3600.0
+
+
+def gpus_counted(gpus_per_actor: float | None) -> float:
+    """GPUs that an actor is charged for: its share, or one where it has none (its CPU cores are a price, too)."""
+    return gpus_per_actor or 1.0
+
+
+class HeldActors:
+    """A meter of actors that are held, each for `gpus` GPUs."""
+
+    def __init__(self, gpus: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.gpus = gpus
+        self._clock = clock
+        self._since: dict[object, float] = {}
+        self._ended_s = 0.0
+
+    def hold(self, actor: object, load_s: float = 0.0) -> None:
+        """An actor is held from now on, and was for `load_s` seconds before; nothing where it was held already."""
+        self._since.setdefault(actor, self._clock() - load_s)
+
+    def release(self, actor: object) -> None:
+        """It is held no more; nothing where it was not held."""
+        if (since := self._since.pop(actor, None)) is not None:
+            self._ended_s += self._clock() - since
+
+    @property
+    def gpu_hours(self) -> float:
+        """All so far."""
+        now = self._clock()
+        return self.gpus * (self._ended_s + sum(now - since for since in self._since.values())) / HOUR_S
+
+
+@dataclass(frozen=True)
+class GpuHours:
+    """An estimate and how far it may be off."""
+
+    expected: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run spent and what it was expected to, as its record says it."""
+
+    gpu_hours: float
+    """Actors held, idle or not."""
+    answering_gpu_hours: float
+    """Of these, actors at work on clips."""
+    usd: float | None
+    gpu_hours_cap: float | None
+    estimated: GpuHours | None
+    """Of answering the clips that were answered, by the calibration there was when the run began."""
+
+
+class Spending:
+    """One run's account."""
+
+    def __init__(
+        self, cost: CostConfig, calibration: Calibration | None, held: Callable[[], HeldActors | None]
+    ) -> None:
+        """`held` gives the meter of the run's actors, None before the first is started."""
+        self._cost, self._calibration, self._held = cost, calibration, held
+        self._taken = self._done = 0
+        self._answer_s = self._estimated_s = 0.0
+        self.is_capped = False
+        """Whether the budget kept anything out."""
+
+    def admit(self, units: Iterable[WorkUnit]) -> Iterator[WorkUnit]:
+        """The units that fit in the budget: the first that does not ends them.
+
+        A unit fits where what is spent, and what the clips taken and its own will take by the mean of those answered,
+        stays within the cap. Until a clip is answered nothing is known of them, and units are taken below the cap.
+        """
+        cap = self._cost.gpu_hours_cap
+        for unit in units:
+            if cap is not None and self._expected_with(unit) >= cap:
+                self.is_capped = True
+                return
+            self._taken += len(unit.clips)
+            yield unit
+
+    def add(self, outcomes: Sequence[ClipOutcome]) -> None:
+        """A unit came back."""
+        self._done += len(outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome, ClipResult):
+                self._answer_s += outcome.answer_s
+                if self._calibration is not None:
+                    self._estimated_s += self._calibration.throughput.seconds(outcome.answers.cost.as_run)
+
+    def spent(self) -> Spent:
+        """So far."""
+        held = self._held()
+        gpu_hours, gpus = (held.gpu_hours, held.gpus) if held else (0.0, 1.0)
+        estimated = None if self._calibration is None else self._calibration.gpu_hours(self._estimated_s, gpus)
+        return Spent(
+            gpu_hours=gpu_hours,
+            answering_gpu_hours=self._answer_s * gpus / HOUR_S,
+            usd=self._cost.usd(gpu_hours),
+            gpu_hours_cap=self._cost.gpu_hours_cap,
+            estimated=estimated,
+        )
+
+    def _expected_with(self, unit: WorkUnit) -> float:
+        now = self.spent()
+        if not self._done:
+            return now.gpu_hours
+        waiting = self._taken - self._done + len(unit.clips)
+        return now.gpu_hours + waiting * now.answering_gpu_hours / self._done
