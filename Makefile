@@ -19,9 +19,12 @@ setup: $(VENV)/ready  ## install into .venv (about 3 minutes, 2.5 GB)
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("omnidrop needs Python 3.11 or newer, this is %s; set PYTHON=..." % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(if $(HAS_CUDA_TORCH),--system-site-packages) $(VENV)
-	@echo "installing into $(VENV) (about 3 minutes the first time)"
-	@$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q $(TORCH_PIP_ARGS) "$(TORCH)"
-	@$(BIN)/pip install -q -e '.[dev,report]'
+	@echo "installing into $(VENV): about 3 minutes and 2.5 GB the first time"
+	@echo "1 of 2: PyTorch, the largest part"
+	@$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install $(TORCH_PIP_ARGS) "$(TORCH)"
+	@echo "2 of 2: omnidrop and what it stands on"
+	@$(BIN)/pip install -e '.[dev,report]'
+	@echo "installed"
 	@touch $@
 
 demo: $(VENV)/ready   ## index a small archive of real video files; results in demo/results

@@ -15,6 +15,7 @@ import typer
 from jobs.cli import main
 from jobs.options import JsonFile, scalar, write_json
 from omnidrop.errors import UserError
+from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from omnidrop.question_text import FORMS
 
 if TYPE_CHECKING:
@@ -34,10 +35,6 @@ _TIME = r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)"
 _SPAN = re.compile(rf"{_TIME}-(?:{_TIME})?")
 WORTH_A_WORD = 0.005
 """A less probable answer is not shown beside the chosen one."""
-TINY_NOTE = (
-    "the model `tiny` knows only its toy world of shapes and sounds: on other videos its answers mean nothing; name a "
-    "real one with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory"
-)
 
 
 def command(
@@ -170,7 +167,7 @@ def _printable(text: str) -> str:
 
 
 def _notes(answered: AnsweredFile, model: str) -> list[str]:
-    notes = [TINY_NOTE] if model == "tiny" else []
+    notes = [TOY_NOTE] if model in EMBEDDED else []
     if not answered.info.has_audio:
         notes.append("the file has no sound: the answers come from its pictures alone")
     if not answered.info.has_video:

@@ -17,6 +17,7 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
 from pipeline.journal import RunRecord
+from pipeline.report.formats import quantity as quantity
 from pipeline.run import RunSummary
 from pipeline.savings_index import Totals
 from workers.errors import TRANSIENT
@@ -148,7 +149,7 @@ def savings_lines(totals: Totals) -> list[tuple[str, str]]:
         ("retained ratio", share(totals.retained_ratio)),
         ("saved against dense with prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
         ("saved against dense per question", saved(totals.as_run_flops, totals.dense_flops)),
-        ("KV cache against prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "bytes")),
+        ("KV cache against prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "B")),
     ]
 
 
@@ -182,16 +183,8 @@ def share(ratio: float | None) -> str:
     return "-" if ratio is None else f"{100 * ratio:.1f} %"
 
 
-def saved(run: int, reference: int, unit: str = "FLOPs") -> str:
-    """How much less was spent than the reference, in percent of it."""
+def saved(run: int, reference: int, unit: str = "FLOP") -> str:
+    """How much less was spent than the reference, in percent of it; both in `unit`."""
     if not reference:
         return "-"
-    return f"{100 * (1 - run / reference):.1f} % of {unit} ({quantity(run)} instead of {quantity(reference)})"
-
-
-def quantity(value: float) -> str:
-    """A number with a decimal prefix: 1.23 T."""
-    for limit, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g} {prefix}"
-    return f"{value:.3g}"
+    return f"{100 * (1 - run / reference):.1f} % ({quantity(run, unit)} instead of {quantity(reference, unit)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobs.cli import main
 from jobs.display import console, hours, print_facts, quantity, saved, share, with_reasons
+from jobs.notes import note, note_toy_answers
 from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 from pipeline.pricing import Price, price_job
@@ -15,19 +16,26 @@ EXAMPLES = (
     "omnidrop plan job.yaml --pruning-retained-ratio 0.2",
     "omnidrop plan job.yaml --sample 1000 --json plan.json",
 )
+AT_MOST = "a frame that repeats is not encoded again, a text may end early"
 
 
 @with_job
 def command(job: JobConfig, json_file: JsonFile = None) -> None:
     """Count media, clips, tokens and FLOPs of a job without loading a model.
 
-    Media are probed (once: results are remembered), nothing is decoded. Counts are exact; free texts are priced at
-    their longest. GPU hours, and money where the job has a price, come from `omnidrop calibrate`: they are hours of
-    answering, with the range that clips held out from the calibration's fit would give.
+    Media are probed (once: results are remembered), nothing is decoded. Media, clips and tokens are exact; FLOPs are
+    the most it can take: every frame is priced as a new one and every free text at its longest. GPU hours, and money
+    where the job has a price, come from `omnidrop calibrate`: they are hours of answering, with the range that clips
+    held out from the calibration's fit would give.
     """
     with console.status("planning") as status:
         price = price_job(job, lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"))
     print_facts(f"plan of job {job.name}", [*plan_lines(price), *hours_lines(price, job.cost)])
+    for key, error_class in price.failed_keys:
+        note(f"{key} cannot be asked: {error_class}")
+    if unnamed := price.media_failed.total() - len(price.failed_keys):
+        note(f"and {unnamed} more; after a run, `omnidrop query {job.output} quarantine` has all and why")
+    note_toy_answers([job.model.path])
     money = None if price.as_run_gpu_hours is None else job.cost.usd(price.as_run_gpu_hours.expected)
     write_json(json_file, vars(price) | {"retained_ratio": price.retained_ratio, "usd": money})
 
@@ -43,13 +51,13 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
         ("answers to give", f"{price.questions}"),
         ("tokens", f"{quantity(price.audio_tokens)} audio, {quantity(price.video_tokens)} video before pruning"),
         ("retained ratio", share(price.retained_ratio)),
-        ("model FLOPs", f"{quantity(price.as_run_flops)}FLOP"),
+        ("model FLOPs", f"{quantity(price.as_run_flops, 'FLOP')} at most: {AT_MOST}"),
         ("saved against dense with prefix reuse", saved(price.as_run_flops, price.dense_shared_flops)),
         ("saved against dense per question", saved(price.as_run_flops, price.dense_flops)),
         (
             "KV cache of the largest clip",
-            f"{quantity(price.largest_clip_kv_bytes)}B instead of "
-            f"{quantity(price.largest_clip_kv_bytes_dense_shared)}B",
+            f"{quantity(price.largest_clip_kv_bytes, 'B')} instead of "
+            f"{quantity(price.largest_clip_kv_bytes_dense_shared, 'B')}",
         ),
     ]
 

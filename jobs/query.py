@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.cli import main
+from jobs.notes import note_toy_answers
 from jobs.options import JsonFile, write_json
 from jobs.query_output import MOST_ROWS, Format, format_of, show
 from jobs.results import EndpointUrl, Results, find_results, is_job_file
 from omnidrop.errors import UserError
+from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.addresses import is_s3
 from pipeline.named_queries import NamedQuery, find_query, named_queries
 
@@ -75,7 +77,7 @@ def command(
         return
     form, given = format_of(format, output), _given(settings or [])
     # Here, so that --help need not wait for DuckDB and pyarrow.
-    from pipeline.query import open_results, query
+    from pipeline.query import models_of, open_results, query
 
     uri, storage = find_results(place, endpoint_url)
     with open_results(uri, storage) as connection:
@@ -86,6 +88,7 @@ def command(
             if str(json_file) == "-":
                 return
         show(answered, form, output, rows)
+        note_toy_answers(models_of(connection, EMBEDDED))
 
 
 def told_apart(first: str | None, second: str | None) -> tuple[str | None, str | None]:

@@ -16,8 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TextIO
 
+import typer
+
 from jobs.options import json_text
 from omnidrop.errors import UserError
+from pipeline.report.formats import counted, quantity
 
 if TYPE_CHECKING:
     from pipeline.query import Answered
@@ -44,8 +47,8 @@ def format_of(given: Format | None, output: Path | None) -> Format:
 
 
 def show(answered: Answered, form: Format, output: Path | None, most_rows: int = MOST_ROWS) -> None:
-    """Write rows where they are wanted. Raises UserError where the file cannot be written."""
-    write: Callable[[Answered, TextIO], None] = {"csv": _csv, "json": _json}.get(
+    """Write rows where they are wanted, and say what a file holds. Raises UserError where it cannot be written."""
+    write: Callable[[Answered, TextIO], int] = {"csv": _csv, "json": _json}.get(
         form, lambda rows, file: _table(rows, file, most_rows)
     )
     if output is None:
@@ -53,10 +56,11 @@ def show(answered: Answered, form: Format, output: Path | None, most_rows: int =
         return
     with replaced(output) as file:
         if form == "parquet":
-            _parquet(answered, file, output)
+            rows = _parquet(answered, file, output)
         else:
             with os.fdopen(os.dup(file.fileno()), "w", encoding="utf-8", newline="") as text:
-                write(answered, text)
+                rows = write(answered, text)
+    typer.echo(f"{output}: {counted(rows, 'row')}, {quantity(output.stat().st_size, 'B')}", err=True)
 
 
 @contextmanager
@@ -75,22 +79,29 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink()
 
 
-def _parquet(answered: Answered, file: IO[bytes], path: Path) -> None:
+def _parquet(answered: Answered, file: IO[bytes], path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows = 0
     try:
         with pq.ParquetWriter(file, answered.schema, compression="zstd") as writer:
             for batch in answered.batches:
                 writer.write_batch(batch)
+                rows += batch.num_rows
     except pa.ArrowException as error:
         raise UserError(f"-o {path}: Parquet cannot hold this: {error}; CAST the column in the SQL") from error
+    return rows
 
 
-def _csv(answered: Answered, file: TextIO) -> None:
+def _csv(answered: Answered, file: TextIO) -> int:
     writer = csv.writer(file)
     writer.writerow(answered.columns)
-    writer.writerows([_csv_cell(value) for value in row] for row in answered.rows)
+    rows = 0
+    for row in answered.rows:
+        writer.writerow([_csv_cell(value) for value in row])
+        rows += 1
+    return rows
 
 
 def _csv_cell(value: Any) -> Any:
@@ -99,16 +110,16 @@ def _csv_cell(value: Any) -> Any:
     return json_text(value) if isinstance(value, list | dict) else value
 
 
-def _json(answered: Answered, file: TextIO) -> None:
+def _json(answered: Answered, file: TextIO) -> int:
     """An array, one row a line, written as rows come."""
-    separator = "[\n"
-    for row in answered.rows:
-        file.write(separator + json_text(dict(zip(answered.columns, row, strict=True))))
-        separator = ",\n"
-    file.write("[]\n" if separator == "[\n" else "\n]\n")
+    rows = 0
+    for rows, row in enumerate(answered.rows, start=1):
+        file.write(("[\n" if rows == 1 else ",\n") + json_text(dict(zip(answered.columns, row, strict=True))))
+    file.write("\n]\n" if rows else "[]\n")
+    return rows
 
 
-def _table(answered: Answered, file: TextIO, most: int) -> None:
+def _table(answered: Answered, file: TextIO, most: int) -> int:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -127,6 +138,7 @@ def _table(answered: Answered, file: TextIO, most: int) -> None:
     console.print(table)
     if more:
         console.print(f"The first {most} rows; --rows N shows more, --format csv all of them.")
+    return len(shown)
 
 
 def _table_cell(value: Any) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from jobs.cli import main
 from jobs.display import quantity
+from jobs.notes import note_toy_answers
 from jobs.options import JsonFile, write_json
 from jobs.query_output import replaced
 from jobs.results import EndpointUrl, Page, Results, find_results, is_job_file
@@ -67,7 +68,8 @@ def command(
         },
     )
     cut = "" if shown.answers == report.answers else f" of {report.answers} (the rest: `omnidrop query`)"
-    typer.echo(f"{output}: {quantity(len(page))}B, job {report.job}, {shown.answers} answers{cut}", err=True)
+    typer.echo(f"{output}: {quantity(len(page), 'B')}, job {report.job}, {shown.answers} answers{cut}", err=True)
+    note_toy_answers(asked.model for asked in report.asked)
 
 
 if __name__ == "__main__":

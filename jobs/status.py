@@ -8,6 +8,7 @@ from rich.table import Table
 
 from jobs.cli import main
 from jobs.display import console, print_facts, savings_lines, with_reasons
+from jobs.notes import note_toy_answers
 from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 from pipeline.run import open_job
@@ -42,6 +43,7 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
         cells = (run.run_id, run.status, answered, run.quarantined, f"{run.wall_s:.1f}", f"{run.model_s:.1f}")
         history.add_row(*map(str, cells))
     console.print(history)
+    note_toy_answers([job.model.path])
     write_json(json_file, {"totals": asdict(totals), "quarantine": dict(classes), "runs": runs})
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.cli import main
+from jobs.notes import note_toy_answers
 from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 
@@ -37,6 +38,7 @@ def command(
         typer.echo(f"{mark}  {check.name}: {check.detail}", err=str(json_file) == "-")
         checks.append(check)
     failed = sum(check.ok is False for check in checks)
+    note_toy_answers([job.model.path])
     write_json(json_file, {"ok": not failed, "checks": checks})
     if failed:
         typer.echo(f"{failed} of {len(checks)} checks failed", err=True)

@@ -71,8 +71,8 @@ class Estimator:
         """
         prefix = self._prefix(frames, height, width, samples, fps, system_prompt, instruction)
         clip = prefill.ClipTokens.of(prefix)
+        schedule = self._planned(clip, pruning)
         asked = layout.ask(cast(Adapter, self._processor), questions)
-        schedule = pruning.build().plan(clip.av, self._widths.layers, pruning.retained_ratio)
         rows = [self._question_rows(prefix, one) for one in asked]
         everything = prefix.input_ids.shape[0]
         return Estimate(
@@ -83,6 +83,14 @@ class Estimator:
             dense=cost.dense(self._widths, everything, rows, prefix.encoder_flops),
             dense_shared=cost.dense_shared(self._widths, everything, rows, prefix.encoder_flops),
         )
+
+    def schedule(self, pruning: Pruning, *, frames: int, height: int, width: int, samples: int, fps: float) -> Schedule:
+        """How many tokens of such a clip enter each layer, whatever is asked. Raises PolicyError, as `clip`."""
+        prefix = self._prefix(frames, height, width, samples, fps, None, "")
+        return self._planned(prefill.ClipTokens.of(prefix), pruning)
+
+    def _planned(self, clip: prefill.ClipTokens, pruning: Pruning) -> Schedule:
+        return pruning.build().plan(clip.av, self._widths.layers, pruning.retained_ratio)
 
     def _prefix(
         self,

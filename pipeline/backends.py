@@ -201,6 +201,8 @@ def _connect(job: JobConfig) -> bool:
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # It warns that a token it found is used, in the middle of the progress bar. A token that is missing is an error.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     address = job.execution.ray_address or os.environ.get("RAY_ADDRESS")
     try:

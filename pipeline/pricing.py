@@ -1,8 +1,8 @@
 """What a job will cost, before anything runs: media, clips, tokens, FLOPs, KV bytes and hours, dense and pruned.
 
-Promises: token and FLOP counts are exact for what the planner sees (texts are priced at their longest); no weights are
-loaded and nothing is decoded. Hours and money need a calibration (`omnidrop calibrate`), and have ranges. Knows nothing
-about how any of it is shown.
+Promises: tokens are exact for what the planner sees; FLOPs are an upper bound, because texts are priced at their
+longest and a frame that repeats as if it were encoded again; no weights are loaded and nothing is decoded. Hours and
+money need a calibration (`omnidrop calibrate`), and have ranges. Knows nothing about how any of it is shown.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from pipeline.worker_settings import decode_settings, pruning_of
 from workers.media import decoded_shape
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+MOST_NAMED = 10
+"""Media named one by one that cannot be asked."""
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Price:
     media: int = 0
     media_failed: Counter[str] = field(default_factory=Counter)
     """By error class."""
+    failed_keys: list[tuple[str, str]] = field(default_factory=list)
+    """(media_key, error class) of the first `MOST_NAMED` of them."""
     video_s: float = 0.0
     units: int = 0
     units_finished: int = 0
@@ -142,6 +146,8 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
     price.units_finished += len(plan.finished)
     if plan.failure is not None:
         price.media_failed[plan.failure.error_class] += 1
+        if len(price.failed_keys) < MOST_NAMED:
+            price.failed_keys.append((plan.media.key, plan.failure.error_class))
         return
     assert plan.info is not None
     price.video_s += plan.info.duration_s

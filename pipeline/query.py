@@ -7,7 +7,7 @@ file, no network, no extension, no setting. Knows nothing about how tables are m
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +104,12 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, 
         [field.with_name(name) for field, name in zip(reader.schema, _unique(relation.columns), strict=True)]
     )
     return Answered(schema, tuple(map(str, relation.types)), _batches(reader, schema.names))
+
+
+def models_of(connection: duckdb.DuckDBPyConnection, models: Iterable[str]) -> tuple[str, ...]:
+    """Which of `models` answered some clip. Looks no further than the first clip of each."""
+    first = "SELECT 1 FROM clips WHERE model = $model LIMIT 1"
+    return tuple(model for model in models if connection.execute(first, {"model": model}).fetchone())
 
 
 def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.errors import UserError
-from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
+from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE, checkpoint_hash, resolve_checkpoint
 from pipeline import calibration, mirror, recipes, tables
 from pipeline.archive import list_media, media_id
 from pipeline.batches import ahead
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EMBEDDED_MODEL = "tiny"
 PLANS_AHEAD = 256
 """Planned media waiting for the executor."""
 
@@ -232,7 +231,8 @@ def run_job(
             published = tables.publish(parts.store, parts.journal, parts.index)
         totals = parts.index.totals(job.name)
         classes = tuple(parts.index.quarantine_classes(job.name))
-    notes = (*_notes(job), *parts.caveats, *(retry.notes() if retry is not None else ()))
+    toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
+    notes = (*toy, *parts.caveats, *(retry.notes() if retry is not None else ()))
     return RunSummary(run, totals, classes, published, notes)
 
 
@@ -250,7 +250,9 @@ class _Execution:
         if first is None:
             return
         from pipeline import backends
+        from pipeline.reachability import check_reachable
 
+        check_reachable(self._job, first.media.key, first.info)
         self._executor = backends.executor(self._job, self._stop, self._patience)
         yield from self._executor.run(chain([first], units))
 
@@ -281,15 +283,6 @@ def _with_spending(run: RunRecord, spent: Spent) -> RunRecord:
         estimated_gpu_hours=estimated.expected if estimated else None,
         estimated_gpu_hours_low=estimated.low if estimated else None,
         estimated_gpu_hours_high=estimated.high if estimated else None,
-    )
-
-
-def _notes(job: JobConfig) -> tuple[str, ...]:
-    if job.model.path != EMBEDDED_MODEL:
-        return ()
-    return (
-        "answers come from the embedded model `tiny`, which knows only its toy world: on other videos they mean "
-        "nothing; name a real checkpoint with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory",
     )
 
 

@@ -58,6 +58,8 @@ class _Found:
 
     question_set: QuestionSet | None = None
     media: tuple[Media, ...] = ()
+    readable: tuple[Media, MediaInfo] | None = None
+    """The first item that can be read."""
     questions: tuple[Question, ...] = ()
     instruction: str = ""
 
@@ -75,7 +77,7 @@ def run_checks(job: JobConfig, *, with_model: bool = True) -> Iterator[Check]:
         ("ffmpeg", _ffmpeg),
     ]
     if with_model:
-        checks.append(("checkpoint answers", _checkpoint))
+        checks += [("retained ratio", _ratio), ("checkpoint answers", _checkpoint)]
     for name, check in checks:
         try:
             detail = check(job, found)
@@ -109,6 +111,7 @@ def _questions_fit(job: JobConfig, found: _Found) -> str | None:
         except MediaError as error:
             problems.append(f"{media.key}: {error}")
             continue
+        found.readable = media, info
         found.questions, found.instruction = found.question_set.resolve(media, info, job.variables)
         codecs = ", ".join(codec for codec in (info.video_codec, info.audio_codec) if codec is not None)
         return f"{media.key}: {info.duration_s:.1f} s, {codecs}; e.g. {found.questions[0].text!r}"
@@ -208,6 +211,17 @@ def _decoders() -> frozenset[str]:
     )
     rows = (line.split() for line in done.stdout.decode(errors="replace").splitlines())
     return frozenset(row[1] for row in rows if len(row) > 1 and row[0].startswith("D"))
+
+
+def _ratio(job: JobConfig, found: _Found) -> str | None:
+    if found.readable is None:
+        return None
+    from pipeline.reachability import check_reachable
+
+    media, info = found.readable
+    schedule = check_reachable(job, media.key, info)
+    tokens = f"{schedule.total} audio and video tokens of {job.clips.longest_s:g} s of {media.key}"
+    return f"{schedule.retained_ratio:.3f} of {tokens}; {schedule.entering[0]} enter the decoder"
 
 
 def _checkpoint(job: JobConfig, found: _Found) -> str:

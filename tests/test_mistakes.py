@@ -105,6 +105,10 @@ OPTIONS = {
         ("plan", "job.yaml", "--pruning-retained-ratio", "0.01"),
         ["retained_ratio 0.01 cannot be reached", "the floor is", "ask for at least that"],
     ),
+    "the same in a run": (
+        (*INDEX, "--pruning-retained-ratio", "0.01"),
+        ["a clip of 3 s of long.mkv: retained_ratio 0.01 cannot be reached", "the floor is", "ask for at least that"],
+    ),
     "a length of zero": ((*INDEX, "--clips-length-s", "0"), ["greater than or equal to 0.5; given: '0'"]),
     "results in the archive's own folder": (
         (*INDEX, "--output", "archive"),

@@ -20,6 +20,12 @@ from omnidrop.errors import CheckpointError
 EMBEDDED = {"tiny": Path(__file__).parent.parent / "checkpoints" / "tiny"}
 """Checkpoints that come with the package, by the name they are loaded by."""
 
+TOY_NOTE = (
+    "the embedded model `tiny` knows only its toy world of coloured shapes and sounds: about other videos its answers "
+    "mean nothing; name a real checkpoint with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory"
+)
+"""What everything says that shows or promises answers of an embedded model."""
+
 FAMILIES = {"qwen2_5_omni": "Qwen2.5-Omni", "qwen3_omni_moe": "Qwen3-Omni"}
 """Supported `model_type`s and what people call them. A thinker saved alone has the suffix `_thinker`."""
 

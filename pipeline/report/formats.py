@@ -14,13 +14,13 @@ MOST_CHARS = 240
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def quantity(value: float, unit: str) -> str:
+def quantity(value: float, unit: str = "") -> str:
     """1230000, "B" -> "1.23 MB"."""
     for limit, prefix in PREFIXES:
         # From half a last digit below, so that 999,999 reads as 1 M and not as 1e+03 k.
         if abs(value) >= limit * 0.9995:
             return f"{value / limit:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
+    return f"{value:.3g} {unit}".rstrip()
 
 
 def percent(share: float | None, digits: int = 0) -> str:
@@ -67,7 +67,7 @@ def count(value: int) -> str:
 
 def tokens(value: int) -> str:
     """Exact while it can be read at a glance: 4819 -> "4,819", 7419750 -> "7.42 M"."""
-    return count(value) if value < 1_000_000 else quantity(value, "").strip()
+    return count(value) if value < 1_000_000 else quantity(value)
 
 
 def counted(value: int, noun: str) -> str:

@@ -17,6 +17,7 @@ from importlib.metadata import version
 import jinja2
 from markupsafe import Markup
 
+from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from pipeline.report import formats
 from pipeline.report.facts import Audit, Interval, Report, Run, Way
 
@@ -29,7 +30,6 @@ MOST_RUNS = 12
 MOST_QUESTIONS = 64
 """Questions shown as cards; a set has at most this many in practice."""
 MOST_FAILURES = 40
-EMBEDDED_MODEL = "tiny"
 
 WAY_NAMES = {
     "as_run": "As run",
@@ -92,7 +92,7 @@ def render(report: Report, *, job_file: str = "JOB.yaml", usd_per_gpu_hour: floa
         steps=steps,
         most_questions=MOST_QUESTIONS,
         most_failures=MOST_FAILURES,
-        is_toy=any(asked.model == EMBEDDED_MODEL for asked in report.asked),
+        toy_note=TOY_NOTE if any(asked.model in EMBEDDED for asked in report.asked) else "",
         job_file=job_file,
         usd_per_gpu_hour=usd_per_gpu_hour,
         quote=shlex.quote,
