@@ -119,7 +119,9 @@ def test_rows_go_to_files_of_each_format(results, tmp_path):
     sql = "SELECT clip_id, probability > 0.5 AS likely, sum(margin) AS n, ['a', NULL] AS l FROM answers GROUP BY ALL"
     expected = rows_of(results, sql)
     for name in ("new/rows.csv", "rows.json", "rows.parquet", "rows.txt"):
-        assert cli("query", results, sql, "-o", tmp_path / name).stdout == ""
+        wrote = cli("query", results, sql, "-o", tmp_path / name)
+        assert wrote.stdout == ""
+        assert f"{name}: {len(expected)} rows, " in wrote.stderr
     assert sorted(json.loads((tmp_path / "rows.json").read_text()), key=str) == sorted(expected, key=str)
     assert sorted(pq.read_table(tmp_path / "rows.parquet").to_pylist(), key=str) == sorted(expected, key=str)
     lines = list(csv.DictReader((tmp_path / "new/rows.csv").open(newline="")))
