@@ -1,4 +1,4 @@
-"""What commands say beside their results, on standard error: that answers are a toy model's, and which files are bad."""
+"""What commands say beside their results: that answers are a toy model's, and which files cannot be asked."""
 
 from __future__ import annotations
 
