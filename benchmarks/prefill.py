@@ -23,17 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.copied_cache import GROWTH, CopiedDecoder, StockDecoder
 from benchmarks.random_text_model import ClipShape, RandomTextModel, clip, questions
 from omnidrop import cost, decode, modes, policies, prefill
 from omnidrop.importance import Guidance
 from omnidrop.layout import pack
 
 LAYERS, QUICK_LAYERS = 12, 8
-GROWTH = 64
-"""Tokens that decoding makes room for."""
 VIDEO_KEEP = 0.4143
 """With 70 % of the audio this lets 45 % of the benchmark's clip enter the decoder."""
 
@@ -159,17 +157,18 @@ class Bench:
 
     def decoding(self, steps: int) -> dict[str, float]:
         """Seconds of one decode step of 8 text questions, LM head included (its vocabulary is small here): over the
-        shared pruned prefix, over a shared dense one, and batched dense with each question's own copy of the cache."""
-        arms: dict[str, Callable[[Tensor], Tensor]] = {}
-        with torch.inference_mode(), prefill.own_attention(self.model):
-            for name, case in (
-                ("pruned_shared", Case("set_guided", "omnidrop", 8, 0.3)),
-                ("dense_shared", Case("dense_shared", "none", 8, None)),
-            ):
-                state = self.prefilled(case, text=GROWTH)
-                arms[name] = decode.Decoder(self.model, state, range(8), GROWTH).step
-                if name == "dense_shared":
-                    arms["dense_copied"] = CopiedDecoder(self.model, state).step
+        shared pruned prefix, over a shared dense one, and batched dense with each question's own copy of the cache:
+        written by hand, by transformers with prompts of one length, and by transformers with one row of padding."""
+        with torch.inference_mode():
+            pruned = self.prefilled(Case("set_guided", "omnidrop", 8, 0.3), text=GROWTH)
+            dense = self.prefilled(Case("dense_shared", "none", 8, None), text=GROWTH)
+            arms: dict[str, Callable[[Tensor], Tensor]] = {
+                "pruned_shared": self._own(decode.Decoder(self.model, pruned, range(8), GROWTH).step),
+                "dense_shared": self._own(decode.Decoder(self.model, dense, range(8), GROWTH).step),
+                "dense_copied": self._own(CopiedDecoder(self.model, dense).step),
+                "dense_copied_transformers": StockDecoder(self.model, dense).step,
+                "dense_copied_transformers_padded": StockDecoder(self.model, dense, padding=1).step,
+            }
             ids = torch.arange(8)
             best = dict.fromkeys(arms, float("inf"))
             for _ in range(steps):
@@ -179,44 +178,14 @@ class Bench:
                     best[name] = min(best[name], time.process_time() - started)
         return best
 
+    def _own(self, step: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """`step` with the decoder's attention routed to what it brings."""
 
-class CopiedDecoder:
-    """Batched dense decoding as a stock cache does it: every question holds its own copy of the whole prefix."""
+        def routed(ids: Tensor) -> Tensor:
+            with prefill.own_attention(self.model):
+                return step(ids)
 
-    def __init__(self, model: RandomTextModel, state: prefill.State) -> None:
-        packed = state.packed
-        spans = list(zip(packed.starts[:-1], packed.starts[1:], strict=True))
-        self.model = model
-        self.keys, self.values = [], []
-        for cache in state.caches:
-            for copies, prefix, suffix in (
-                (self.keys, cache.prefix_keys, cache.suffix_keys),
-                (self.values, cache.prefix_values, cache.suffix_values),
-            ):
-                own = [F.pad(torch.cat((prefix, suffix[:, s:e]), dim=1), (0, 0, 0, GROWTH)) for s, e in spans]
-                copies.append(torch.stack(own))
-        self.length = state.alive.shape[0] + spans[0][1]
-        self.position = state.clip.prefix.next_position + spans[0][1]
-
-    def step(self, ids: Tensor) -> Tensor:
-        """(8,) -> (8, vocabulary)."""
-        hidden = self.model.embed(ids)[:, None]
-        rotary = self.model.rotary(hidden, torch.full((3, len(ids), 1), self.position))
-        for number, layer in enumerate(self.model.layers):
-
-            def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, number: int = number) -> Tensor:
-                keys, values = self.keys[number], self.values[number]
-                keys[:, :, self.length], values[:, :, self.length] = key[:, :, 0], value[:, :, 0]
-                seen = slice(0, self.length + 1)
-                # The heads of a KV group as rows of one query: what transformers does for a single token.
-                folded = query.view(len(ids), key.shape[1], -1, query.shape[-1])
-                out = F.scaled_dot_product_attention(folded, keys[:, :, seen], values[:, :, seen], scale=scaling)
-                return out.reshape(len(ids), 1, -1, query.shape[-1])
-
-            hidden = layer(hidden, attention_mask=None, position_embeddings=rotary, omnidrop=attend)
-        self.length, self.position = self.length + 1, self.position + 1
-        logits: Tensor = self.model.lm_head(self.model.norm(hidden[:, 0]))
-        return logits.float()
+        return routed
 
 
 @contextmanager
