@@ -46,7 +46,7 @@ def test_every_row_runs_and_the_targets_find_theirs(bench: Bench) -> None:
     decoding = bench.decoding(1)
     assert all(seconds > 0 for seconds in decoding.values())
     checks = targets(rows, decoding)
-    assert len(checks) == 10
+    assert len(checks) == 12
     by_name = {check["what"]: check for check in checks}
     assert by_name["KV bytes, set_guided 30 % / dense_shared"]["measured"] < 1
 
