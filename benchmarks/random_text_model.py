@@ -83,7 +83,9 @@ class RandomTextModel:
         for layer in model.layers:
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
                 projection.bias.data.zero_()
-        self.rotary = type(model.rotary_emb)(config=config).to(self.device)
+        # Its frequencies are no parameters, so that `to_empty` has left noise in them.
+        model.rotary_emb = type(model.rotary_emb)(config=config).to(self.device)
+        self.rotary = model.rotary_emb
         self.model = model.eval()
         self.layers: Sequence[nn.Module] = model.layers
         self.norm: nn.Module = model.norm
