@@ -322,7 +322,7 @@ class RayExecution:
         self._loading[handle.load.remote()] = slot
         return slot
 
-    # -- where the actors' time goes ------------------------------------------------------------------------------------
+    # -- where the actors' time goes ----------------------------------------------------------------------------------
 
     def _waits_for(self) -> str:
         """What an actor without a clip waits for at this moment."""
