@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": "Make a small archive of real videos, index it and show what came out.",
     "ask": "Ask one video or sound file some questions, here and now.",
     "index": "Answer a job's questions about every clip of its archive that is new or changed.",
+    "schedule": "Run a job at the times of a cron expression, never two at once.",
     "submit": "Run a job on a Ray cluster: send it, follow its log, stop it.",
     "plan": "Count media, clips, tokens and FLOPs of a job without loading a model.",
     "calibrate": "Measure how fast the job's model answers on this machine, for hours and money in plans.",

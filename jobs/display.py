@@ -114,6 +114,11 @@ def summary_lines(summary: RunSummary) -> list[tuple[str, str]]:
         *savings_lines(totals),
         ("model time in this run", f"{run.model_s:.1f} s of {run.wall_s:.1f} s wall"),
         *spending_lines(run),
+        *(
+            [("actors busy", f"{share(run.actor_busy_share)} of their time; bottleneck: {run.bottleneck}")]
+            if run.actor_busy_share is not None
+            else []
+        ),
         ("peak memory of the driver", f"{run.driver_peak_rss_bytes / 2**20:.0f} MiB"),
     ]
     return lines

@@ -12,6 +12,7 @@ from jobs.options import JsonFile, job_as_given, with_job, write_json
 from jobs.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from pipeline.identity import checked_run_id
 from pipeline.job import JobConfig
+from pipeline.patience import StopFlag
 from pipeline.run import RunSummary, run_job
 from workers.ffmpeg import find_ffmpeg
 
@@ -46,17 +47,24 @@ def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None)
     """Run a job with a progress bar and a summary; returns the exit status."""
     run_id = None if run_id is None else checked_run_id(run_id)
     find_ffmpeg()  # without it every clip would fail, and count as done
-    with StopOnSignal() as stop, ProgressBar() as bar:
-        summary = run_job(job, bar, stop, run_id)
-    print_summary(summary, output=job.output)
-    if hint := retry_hint(summary.error_classes, job_as_given()):
-        console.print(hint, markup=False, highlight=False, soft_wrap=True)
+    with StopOnSignal() as stop:
+        summary = run_and_show(job, stop, run_id)
     write_json(json_file, summary_json(summary))
     if summary.run.status == "stopped":
         return STOPPED_EXIT
     if summary.run.status == "budget":
         return BUDGET_EXIT
     return 1 if summary.answered_nothing else 0
+
+
+def run_and_show(job: JobConfig, stop: StopFlag, run_id: str | None = None, lost: StopFlag | None = None) -> RunSummary:
+    """Run a job until it is done or `stop` or `lost` is set, see `run_job`, with a progress bar and a summary."""
+    with ProgressBar() as bar:
+        summary = run_job(job, bar, stop, run_id, lost=lost)
+    print_summary(summary, output=job.output)
+    if hint := retry_hint(summary.error_classes, job_as_given()):
+        console.print(hint, markup=False, highlight=False, soft_wrap=True)
+    return summary
 
 
 def summary_json(summary: RunSummary) -> dict[str, object]:

@@ -26,6 +26,10 @@ class StopOnSignal:
         """Whether a stop was asked for."""
         return self._event.is_set()
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until a stop is asked for, at most so long; whether it is."""
+        return self._event.wait(timeout_s)
+
     def __enter__(self) -> StopOnSignal:
         self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         return self

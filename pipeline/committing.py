@@ -40,6 +40,7 @@ class Tally:
     units: int = 0
     clips_answered: int = 0
     clips_partial: int = 0
+    answers: int = 0
     quarantined: int = 0
     """Media, clips and answers."""
     decode_s: float = 0.0
@@ -93,6 +94,7 @@ class Committer:
         self._submit(meta, outcomes, unit.questions)
         for outcome in outcomes:
             if isinstance(outcome, ClipResult):
+                self.tally.answers += sum(answer.value is not None for answer in outcome.answers.answers)
                 self.tally.decode_s += outcome.decode_s
                 self.tally.answer_s += outcome.answer_s
                 self.tally.model_s += outcome.answers.cost.seconds

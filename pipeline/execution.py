@@ -120,6 +120,26 @@ class Statistics:
     deaths: Counter[str] = field(default_factory=Counter)
     actors: list[str] = field(default_factory=list)
     held: HeldActors = field(default_factory=HeldActors)
+    loaded_s: float = 0.0
+    """Seconds with a loaded model, summed over actors."""
+    busy_s: float = 0.0
+    """Of these, seconds in which a clip was answered, as the actors measure it."""
+    idle_s: Counter[str] = field(default_factory=Counter)
+    """Seconds in which a loaded actor had no clip, summed over actors, by what it waited for: `decode`,
+    `bytes_in_flight`, `planning`, `storage`, or `end` (nothing was left for it)."""
+
+    @property
+    def busy_share(self) -> float | None:
+        """Share of the loaded time in which actors answered; None where none was loaded."""
+        return min(1.0, self.busy_s / self.loaded_s) if self.loaded_s else None
+
+    @property
+    def bottleneck(self) -> str | None:
+        """What took most of the actors' time: `model`, or what they waited for; None where none was loaded."""
+        if not self.loaded_s:
+            return None
+        waits = {reason: seconds for reason, seconds in self.idle_s.items() if reason != "end"}
+        return max({"model": self.busy_s, **waits}.items(), key=lambda item: item[1])[0]
 
 
 def execute_in_process(
@@ -195,6 +215,8 @@ class RayExecution:
         self._answered_clips = 0
         self._proven: _ClipState | None = None
         self._is_exhausted = False
+        self._looked_at = time.monotonic()
+        self._planning_s = 0.0
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
@@ -214,6 +236,7 @@ class RayExecution:
                 elif time.monotonic() > deadline:
                     return
                 self._dispatch(is_stopping=deadline is not None)
+                waits_for = self._waits_for()
                 is_idle = not self._decoding and not self._answering and not (self._ready and self._slots)
                 if is_idle and (deadline is not None or (self._is_exhausted and not self._again)):
                     return
@@ -221,8 +244,10 @@ class RayExecution:
                 if not waiting:
                     # Clips are left, but it is not yet time for them.
                     time.sleep(POLL_S)
+                    self._note_time(waits_for)
                     continue
                 first, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S, fetch_local=False)
+                self._note_time(waits_for)
                 if first:
                     # Whatever else is done comes along: one wait per event would cost a round trip each.
                     done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
@@ -255,7 +280,9 @@ class RayExecution:
         if (again := next((s for s in self._again if s.due <= now), None)) is not None:
             return again
         while not self._next:
+            asked = time.monotonic()
             unit = None if self._is_exhausted else next(source, None)
+            self._planning_s += time.monotonic() - asked
             if unit is None:
                 self._is_exhausted = True
                 return None
@@ -294,6 +321,28 @@ class RayExecution:
             slot.handle, slot.is_loaded, slot.node_id = handle, False, None
         self._loading[handle.load.remote()] = slot
         return slot
+
+    # -- where the actors' time goes ----------------------------------------------------------------------------------
+
+    def _waits_for(self) -> str:
+        """What an actor without a clip waits for at this moment."""
+        if self._patience.is_waiting():
+            return "storage"
+        if self._is_exhausted and not self._next and not self._again:
+            return "decode" if self._decoding else "end"
+        is_full = len(self._decoding) >= self._limits.decode_tasks
+        return "decode" if is_full or not self._next else "bytes_in_flight"
+
+    def _note_time(self, waits_for: str) -> None:
+        """Book the time since the last look to the actors that are loaded, and to what the idle ones waited for."""
+        now = time.monotonic()
+        passed_s, planning_s = now - self._looked_at, self._planning_s
+        self._looked_at, self._planning_s = now, 0.0
+        loaded = sum(slot.is_loaded for slot in self._slots)
+        idle = sum(slot.is_loaded and slot.clip is None for slot in self._slots)
+        self.statistics.loaded_s += loaded * passed_s
+        self.statistics.idle_s["planning"] += idle * planning_s
+        self.statistics.idle_s[waits_for] += idle * max(0.0, passed_s - planning_s)
 
     # -- finishing work -----------------------------------------------------------------------------------------------
 
@@ -344,6 +393,7 @@ class RayExecution:
         else:
             slot.deaths_in_a_row = 0
             if isinstance(outcome, ClipResult):
+                self.statistics.busy_s += outcome.answer_s
                 self._proven = _ClipState(state.owner, state.clip, state.nbytes)
             self._answered_clips += 1
             self._patience.succeeded()

@@ -92,6 +92,8 @@ class RunRecord:
     units_finished: int = 0
     clips_answered: int = 0
     clips_partial: int = 0
+    answers: int | None = None
+    """In this run; None in records of versions that did not count them."""
     quarantined: int = 0
     wall_s: float = 0.0
     decode_s: float = 0.0
@@ -111,6 +113,10 @@ class RunRecord:
     """Of `answering_gpu_hours`, by the calibration there was when the run began."""
     estimated_gpu_hours_low: float | None = None
     estimated_gpu_hours_high: float | None = None
+    actor_busy_share: float | None = None
+    """Share of the time with a loaded model in which the actors answered; None in-process and in older records."""
+    bottleneck: str | None = None
+    """What took most of the actors' time: model, decode, bytes_in_flight, planning or storage."""
 
 
 class Journal:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from omnidrop.errors import UserError
@@ -40,6 +41,18 @@ class StopFlag(Protocol):
     def is_set(self) -> bool:
         """Whether the run should take no further units."""
         ...
+
+
+@dataclass(frozen=True)
+class EitherFlag:
+    """Set when one of two flags is."""
+
+    one: StopFlag
+    other: StopFlag
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        return self.one.is_set() or self.other.is_set()
 
 
 class Patience:

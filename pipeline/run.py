@@ -25,7 +25,7 @@ from pipeline.committing import Committer
 from pipeline.failpoints import reached
 from pipeline.job import JobConfig
 from pipeline.journal import FORMAT_PATH, Journal, RunRecord, check_output_is_ours
-from pipeline.patience import Patience
+from pipeline.patience import EitherFlag, Patience
 from pipeline.planning import Recipe, make_recipe, plan_archive
 from pipeline.probing import prober
 from pipeline.questions import QuestionSet, load_question_set
@@ -137,13 +137,17 @@ def run_job(
     stop: StopFlag,
     run_id: str | None = None,
     again: Selection | None = None,
+    lost: StopFlag | None = None,
 ) -> RunSummary:
     """Do what is left of a job, or what failed and is selected to be done again, and publish.
 
+    With `lost` set, a lease that another run has taken over, nothing new is begun and nothing more is committed.
     Raises UserError before anything is spent, ExecutionError when stuck.
     """
     started = time.monotonic()
     observer.stage("listing")
+    if lost is not None:
+        stop = EitherFlag(stop, lost)
     patience = Patience(job.storage.patience_s, stop, job.execution.stop_grace_s)
     parts = open_job(job, patience)
     run = RunRecord(
@@ -196,6 +200,8 @@ def run_job(
         try:
             observer.stage("running")
             for result in execution.run(spending.admit(units())):
+                if lost is not None and lost.is_set():
+                    break
                 committer.add(result.unit, result.outcomes)
                 spending.add(result.outcomes)
                 observer.unit_done(result)
@@ -214,6 +220,7 @@ def run_job(
                 units_finished=tally.units,
                 clips_answered=tally.clips_answered,
                 clips_partial=tally.clips_partial,
+                answers=tally.answers,
                 quarantined=tally.quarantined,
                 wall_s=time.monotonic() - started,
                 decode_s=tally.decode_s,
@@ -222,6 +229,8 @@ def run_job(
                 peak_bytes_in_flight=execution.peak_bytes_in_flight,
                 driver_peak_rss_bytes=peak_rss_bytes(),
                 actors=execution.actors,
+                actor_busy_share=execution.actor_busy_share,
+                bottleneck=execution.bottleneck,
             )
             run = _with_spending(run, spending.spent())
             parts.journal.write_run(run)
@@ -270,6 +279,16 @@ class _Execution:
     def actors(self) -> tuple[str, ...]:
         """What the model actors said of themselves."""
         return tuple(self._executor.statistics.actors) if self._executor else ()
+
+    @property
+    def actor_busy_share(self) -> float | None:
+        """See `Statistics.busy_share`; None where no actor was there."""
+        return self._executor.statistics.busy_share if self._executor else None
+
+    @property
+    def bottleneck(self) -> str | None:
+        """See `Statistics.bottleneck`."""
+        return self._executor.statistics.bottleneck if self._executor else None
 
 
 def _with_spending(run: RunRecord, spent: Spent) -> RunRecord:

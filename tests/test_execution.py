@@ -68,12 +68,13 @@ class Actor:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def answer(self, decoded, questions, instruction):
-        time.sleep(random.random() * 0.05)
+        answer_s = random.random() * 0.05
+        time.sleep(answer_s)
         clip = decoded.clip
         if marked(self.folder, "kill-actor", clip) or (Path(self.folder) / "deadly-machine").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         # The answer is read off the pictures: a clip that got another's would say so.
-        return rows.result(clip, answer=str(int(decoded.frames[0])))
+        return replace(rows.result(clip, answer=str(int(decoded.frames[0]))), answer_s=answer_s)
 
     def describe(self):
         return f"stand-in in process {os.getpid()}"
@@ -223,3 +224,25 @@ def test_the_same_units_run_in_process():
     finished = {r.unit.unit_id: r.outcomes for r in results}
     check_answers(given, finished)
     assert [type(o) is ClipFailure for o in finished[given[1].unit_id]] == [False, True, False, False]
+
+
+def test_the_loop_says_what_the_actors_waited_for(ray_session, tmp_path):
+    @ray.remote(num_cpus=1, max_retries=0, num_returns=2)
+    def decode_slowly(clip):
+        time.sleep(0.3)
+        return ray.get(decode.remote(str(tmp_path), clip))
+
+    def slow_source():
+        for unit in units(12, clips=1):
+            time.sleep(0.4)
+            yield unit
+
+    limits = replace(LIMITS, decode_tasks=1, actors=1)
+    slow_decoding = replace(backend(tmp_path), start_decode=lambda unit, clip: tuple(decode_slowly.remote(clip)))
+    for given, start, named in [(units(2), slow_decoding, "decode"), (slow_source(), backend(tmp_path), "planning")]:
+        execution = RayExecution(start, limits, threading.Event())
+        assert list(execution.run(given))
+        assert execution.statistics.bottleneck == named
+        assert 0 < execution.statistics.busy_share < 0.9
+        idle_s = sum(execution.statistics.idle_s.values())
+        assert 0 < idle_s < execution.statistics.loaded_s
