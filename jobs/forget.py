@@ -24,7 +24,8 @@ def command(
     """Erase a media item's answers, costs and quarantine rows for good, of all jobs in this output.
 
     Journal objects are deleted, index rows removed and the tables published again without older generations; a
-    tombstone keeps late attempts and later runs from bringing it back. The media file itself is not touched.
+    tombstone keeps late attempts and later runs from bringing it back. Exported Iceberg tables are deleted with all
+    their snapshots (`omnidrop export` makes them again). The media file itself is not touched.
     """
     with console.status(f"forgetting {media}"):
         erased = forget_media(job, media)

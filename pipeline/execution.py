@@ -246,13 +246,14 @@ class RayExecution:
                     time.sleep(POLL_S)
                     self._note_time(waits_for)
                     continue
-                first, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S, fetch_local=False)
+                # Whatever is done comes along: one wait per event would cost a round trip each. Looked at first without
+                # waiting, because a driver that is busy has always something to do.
+                done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+                if not done:
+                    done, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S, fetch_local=False)
                 self._note_time(waits_for)
-                if first:
-                    # Whatever else is done comes along: one wait per event would cost a round trip each.
-                    done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
-                    for ref in done:
-                        yield from self._handle(ref)
+                for ref in done:
+                    yield from self._handle(ref)
         finally:
             self._shut_down()
 

@@ -78,11 +78,18 @@ def _explain_full(context: Any) -> None:
 
 
 def upsert(
-    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], replace: bool = False
-) -> None:
-    """Insert rows; those whose key is there are left as they are, or replaced."""
+    connection: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[Mapping[str, Any]],
+    replace: bool = False,
+    returning: Sequence[str] = (),
+) -> Sequence[Mapping[str, Any]]:
+    """Insert rows; those whose key is there are left as they are, or replaced.
+
+    Gives back the columns `returning` of the rows that were really written.
+    """
     if not rows:
-        return
+        return []
     keys = [c.name for c in table.primary_key]
     # PostgreSQL refuses the same key twice in one statement, and NUL in text.
     unique = {tuple(row[k] for k in keys): {n: _clean(v) for n, v in row.items()} for row in rows}
@@ -92,7 +99,11 @@ def upsert(
         statement = statement.on_conflict_do_update(index_elements=keys, set_=values)
     else:
         statement = statement.on_conflict_do_nothing(index_elements=keys)
-    connection.execute(statement, list(unique.values()))
+    if not returning:
+        connection.execute(statement, list(unique.values()))
+        return []
+    written = connection.execute(statement.returning(*(table.c[n] for n in returning)), list(unique.values()))
+    return written.mappings().all()
 
 
 def insert(connection: sa.Connection, table: sa.Table) -> Any:

@@ -103,6 +103,37 @@ quarantine = sa.Table(
 )
 """What has no answer and why: a media item (no clip_id), a clip, or one answer (with question_id)."""
 
+WAYS = ("as_run", "dense", "dense_shared")
+SAVINGS_GROUP = ("job", "run_id", "collection", *ASKED_FIELDS)
+"""What clips have in common that are summed in one row of `savings`."""
+
+savings = sa.Table(
+    "savings",
+    metadata,
+    sa.Column("savings_id", sa.Text, primary_key=True),
+    *(
+        sa.Column(
+            name,
+            sa.Double if name == "retained_ratio_target" else sa.Text,
+            nullable=name in ASKED_FIELDS[1:],
+            index=name == "job",
+        )
+        for name in SAVINGS_GROUP
+    ),
+    sa.Column("clips", sa.BigInteger, nullable=False),
+    sa.Column("clips_partial", sa.BigInteger, nullable=False),
+    sa.Column("model_us", sa.BigInteger, nullable=False),
+    sa.Column("weighed_tokens", sa.BigInteger, nullable=False),
+    sa.Column("retained_token_millionths", sa.BigInteger, nullable=False),
+    *(
+        sa.Column(f"{way}_{cost}", sa.BigInteger, nullable=False)
+        for way in WAYS
+        for cost in ("gflop", "rest_flop", "kv_bytes", "tokens")
+    ),
+)
+"""Sums over `clips`, see `pipeline.rollups`. `collection` is the first folder of the media key; FLOPs are
+`gflop` * 10^9 + `rest_flop`; `weighed_tokens` are the tokens of clips that have a retained ratio."""
+
 probes = sa.Table(
     "probes",
     metadata,

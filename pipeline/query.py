@@ -67,7 +67,6 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
                 f"{uri}: there is no such folder; give a job's output, its job file, or s3://bucket/prefix"
             )
         raise QueryError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
-    filesystem, root = _arrow_filesystem(uri, storage or StorageConfig())
     with (
         # What does not fit into memory goes here. DuckDB lets a query write into its temporary folder, whatever else it
         # is denied, and the default one is in the working folder.
@@ -75,17 +74,23 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
         duckdb.connect(":memory:", config={"python_enable_replacements": "false", "temp_directory": own}) as connection,
     ):
         for name in tables.NAMES:
-            schema = tables.SCHEMAS[name]
-            paths = [f"{root}/tables/{path}" for path in published.tables.get(name, [])]
-            # The schema as this version writes it: columns that an older file lacks read as NULL.
-            data = ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet") if paths else None
-            connection.register(name, data if data is not None else schema.empty_table())
+            connection.register(name, published_dataset(uri, storage, published, name))
         for name, select in VIEWS.items():
             connection.execute(f"CREATE VIEW {name} AS {select}")
         # From here on DuckDB opens no file and no address, and cannot be told to.
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield connection
+
+
+def published_dataset(uri: str, storage: StorageConfig | None, published: tables.Published, name: str) -> ds.Dataset:
+    """One table of a generation by this version's schema: columns that an older file lacks read as null."""
+    filesystem, root = _arrow_filesystem(uri, storage or StorageConfig())
+    schema = tables.SCHEMAS[name]
+    paths = [f"{root}/tables/{path}" for path in published.tables.get(name, [])]
+    if not paths:
+        return ds.dataset(schema.empty_table())
+    return ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
 
 
 def query(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any] | None = None) -> Answered:

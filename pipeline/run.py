@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE, checkpoint_hash, resolve_checkpoint
-from pipeline import calibration, mirror, recipes, tables
+from pipeline import calibration, iceberg, mirror, recipes, tables
 from pipeline.archive import list_media, media_id
 from pipeline.batches import ahead
 from pipeline.committing import Committer
@@ -343,6 +343,7 @@ def forget_media(job: JobConfig, key_or_id: str) -> int:
             )
         erased = sum(mirror.forget(journal, index, found_id) for found_id in sorted(found))
         tables.publish(store, journal, index, keep_older=0)
+        iceberg.erase(store, job.resolved_index_url())
         return erased
     finally:
         index.close()

@@ -2,7 +2,8 @@
 
 Promises: everything here follows from the journal (applying a unit or a head twice changes nothing; `clear` and a
 rebuild give equal contents), and `clips` and `quarantine` hold only rows that count: those of a superseded version
-leave when a newer one is declared. Probe results are a cache. Knows nothing about Ray, stores or how answers are made.
+leave when a newer one is declared; `savings` has their sums. Probe results are a cache. Knows nothing about Ray, stores
+or how answers are made.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ from pipeline.batches import batches
 from pipeline.failpoints import reached
 from pipeline.index_database import bytewise, insert, open_database, upsert
 from pipeline.index_schema import (
+    WAYS,
     clips,
     marks,
     media,
     probes,
     quarantine,
     runs,
+    savings,
     units,
 )
 from pipeline.journal import Head, RunRecord
+from pipeline.rollups import GFLOP, MILLIONTHS, NEEDED, Change
 from pipeline.rows import clips_table, quarantine_rows
+from pipeline.savings_queries import Saved, ask_savings
 from pipeline.unit_format import UnitKey, UnitObject
 from workers.records import ClipFailure, Media, MediaInfo
 
@@ -118,14 +123,15 @@ class SavingsIndex:
         missing. `mark` is the head object they came from, remembered by `heads_mark`.
         """
         revived: list[UnitKey] = []
+        change = Change()
         with self._engine.begin() as connection:
             for batch in batches(heads, BATCH):
                 current = _current_versions(connection, [(h.job, h.media_id) for h in batch])
                 moved = [h for h in batch if current.get((h.job, h.media_id)) != h.version_id]
                 for head in moved:
-                    for table in (clips, quarantine):
-                        mine = (table.c.job == head.job) & (table.c.media_id == head.media_id)
-                        connection.execute(sa.delete(table).where(mine))
+                    _erase_clips(connection, change, (clips.c.job == head.job) & (clips.c.media_id == head.media_id))
+                    theirs = (quarantine.c.job == head.job) & (quarantine.c.media_id == head.media_id)
+                    connection.execute(sa.delete(quarantine).where(theirs))
                 upsert(connection, media, [asdict(h) for h in batch], replace=True)
                 counts_again = units.c.version_id.in_([h.version_id for h in moved])
                 found = connection.execute(
@@ -137,6 +143,7 @@ class SavingsIndex:
                 connection.execute(sa.delete(units).where(counts_again))
             if mark is not None:
                 upsert(connection, marks, [{"name": "heads", "value": mark}], replace=True)
+            change.write(connection)
         return revived
 
     def heads_mark(self) -> str | None:
@@ -150,6 +157,7 @@ class SavingsIndex:
         Returns those whose rows are in.
         """
         taken: list[UnitObject] = []
+        change = Change()
         with self._engine.begin() as connection:
             for batch in batches(objects, BATCH):
                 metas = [o.meta for o in batch]
@@ -164,15 +172,16 @@ class SavingsIndex:
                     and newest[o.meta.unit_id] == o.meta.attempt
                 ]
                 again = [o.meta.unit_id for o in live if o.meta.attempt]
-                for table in (clips, quarantine):
-                    connection.execute(sa.delete(table).where(table.c.unit_id.in_(again)))
+                _erase_clips(connection, change, clips.c.unit_id.in_(again))
+                connection.execute(sa.delete(quarantine).where(quarantine.c.unit_id.in_(again)))
                 for rows in batches(
                     [row for o in live for row in clips_table(o).select(clips.c.keys()).to_pylist()], BATCH
                 ):
-                    upsert(connection, clips, rows)
+                    change.add(upsert(connection, clips, rows, returning=NEEDED))
                 for rows in batches((row for o in live for row in quarantine_rows(o)), BATCH):
                     upsert(connection, quarantine, rows)
                 taken += live
+            change.write(connection)
         return taken
 
     def write_run(self, run: RunRecord) -> None:
@@ -184,10 +193,13 @@ class SavingsIndex:
     def forget(self, media_ids: Iterable[str]) -> None:
         """Erase everything about these media items, their probes too."""
         erased = 0
+        change = Change()
         with self._engine.begin() as connection:
             for batch in batches(media_ids, BATCH):
-                for table in (clips, quarantine, units, media, probes):
+                erased += _erase_clips(connection, change, clips.c.media_id.in_(batch))
+                for table in (quarantine, units, media, probes):
                     erased += connection.execute(sa.delete(table).where(table.c.media_id.in_(batch))).rowcount
+            change.write(connection)
         if erased and self._engine.dialect.name == "sqlite":
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -195,7 +207,8 @@ class SavingsIndex:
     def clear(self) -> None:
         """Erase all that follows from the journal; the probe cache stays."""
         with self._engine.begin() as connection:
-            for table in (clips, quarantine, units, media, runs, marks):
+            # The sums first: whoever is about to add to them waits, and his clips are not erased.
+            for table in (savings, clips, quarantine, units, media, runs, marks):
                 connection.execute(sa.delete(table))
 
     # -- what the planner asks ----------------------------------------------------------------------------------------
@@ -266,42 +279,37 @@ class SavingsIndex:
         def of(table: sa.Table) -> Any:
             return table.c.job == job if job is not None else sa.true()
 
-        sums = [
-            sa.func.coalesce(sa.func.sum(clips.c[f"{way}_{cost}"]), 0)
-            for cost in ("flops", "kv_bytes", "tokens")
-            for way in ("as_run", "dense", "dense_shared")
-        ]
-        weight = clips.c.audio_tokens + clips.c.video_tokens
+        def summed(name: str) -> Any:
+            return sa.func.coalesce(sa.func.sum(savings.c[name]), 0).label(name)
+
+        measured = [c.name for c in savings.c if isinstance(c.type, sa.BigInteger)]
         with self._engine.connect() as connection:
-            counted = connection.execute(
-                sa.select(
-                    sa.func.count(),
-                    sa.func.count().filter(clips.c.status == "partial"),
-                    sa.func.coalesce(sa.func.sum(clips.c.model_s), 0.0),
-                    sa.func.sum(clips.c.retained_ratio * weight),
-                    sa.func.sum(weight).filter(clips.c.retained_ratio.is_not(None)),
-                    *sums,
-                ).where(of(clips))
-            ).one()
+            sums = connection.execute(sa.select(*map(summed, measured)).where(of(savings))).mappings().one()
             items, planned = connection.execute(
                 sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(media.c.units), 0)).where(of(media))
             ).one()
             counts = (units.c.job == media.c.job) & (units.c.version_id == media.c.version_id)
             done = connection.scalar(sa.select(sa.func.count()).select_from(units).join(media, counts).where(of(media)))
             failed = connection.scalar(sa.select(sa.func.count()).select_from(quarantine).where(of(quarantine)))
-        kept, all_tokens = counted[3], counted[4]
-        flops, kv_bytes, tokens = counted[5:8], counted[8:11], counted[11:14]
+        number = {name: int(value) for name, value in sums.items()}
+        weighed = number["weighed_tokens"]
         return Totals(
-            items,
-            int(planned),
-            int(done or 0),
-            counted[0],
-            counted[1],
-            int(failed or 0),
-            float(counted[2]),
-            float(kept / all_tokens) if all_tokens else None,
-            *(int(x) for x in (*flops, *kv_bytes, *tokens)),
+            media=items,
+            units=int(planned),
+            units_done=int(done or 0),
+            clips=number["clips"],
+            clips_partial=number["clips_partial"],
+            quarantined=int(failed or 0),
+            model_s=number["model_us"] / MILLIONTHS,
+            retained_ratio=number["retained_token_millionths"] / MILLIONTHS / weighed if weighed else None,
+            **{f"{way}_flops": number[f"{way}_gflop"] * GFLOP + number[f"{way}_rest_flop"] for way in WAYS},
+            **{f"{way}_{cost}": number[f"{way}_{cost}"] for way in WAYS for cost in ("kv_bytes", "tokens")},
         )
+
+    def savings(self, query: str, job: str | None = None, *, from_clips: bool = False) -> list[Saved]:
+        """One of the queries of `pipeline.savings_queries`, of one job or all; from the sums or from every clip."""
+        with self._engine.connect() as connection:
+            return ask_savings(connection, query, job, from_clips=from_clips)
 
     def quarantine_classes(self, job: str | None = None) -> list[tuple[str, int]]:
         """(error class, count), most frequent first."""
@@ -383,7 +391,7 @@ class SavingsIndex:
         with self._engine.connect() as connection:
             return {
                 table.name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
-                for table in (runs, media, units, clips, quarantine)
+                for table in (runs, media, units, clips, savings, quarantine)
             }
 
 
@@ -395,6 +403,14 @@ def _probed_from(given: Mapping[str, Any]) -> Probed:
         None if cuts is None else tuple(cuts),
         given["scene_threshold"],
     )
+
+
+def _erase_clips(connection: sa.Connection, change: Change, theirs: Any) -> int:
+    """Delete rows of `clips`, and from the sums over them; returns how many."""
+    columns = (clips.c[name] for name in NEEDED)
+    erased = connection.execute(sa.delete(clips).where(theirs).returning(*columns)).mappings().all()
+    change.add(erased, -1)
+    return len(erased)
 
 
 def _raise_attempts(connection: sa.Connection, keys: Sequence[UnitKey]) -> None:

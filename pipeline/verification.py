@@ -28,7 +28,7 @@ from pipeline.batches import batches
 from pipeline.comparing import differences
 from pipeline.identity import clip_id, failed_version_id, unit_id, version_id
 from pipeline.index_database import IndexMissing, IndexOutdated
-from pipeline.index_schema import clips, media, quarantine, runs, units
+from pipeline.index_schema import clips, media, quarantine, runs, savings, units
 from pipeline.journal import FORMAT_PATH, Journal, decode_heads, decode_run, format_of
 from pipeline.recipes import decode_recipe
 from pipeline.savings_index import SavingsIndex
@@ -255,11 +255,13 @@ class _Verification:
             return
         with closing(index):
             self._compare(index, truth)
-        self._checked["index_rows"] = sum(truth.count(table) for table in (runs, media, units, clips, quarantine))
+        self._checked["index_rows"] = sum(
+            truth.count(table) for table in (runs, media, units, clips, savings, quarantine)
+        )
 
     def _compare(self, index: SavingsIndex, truth: SavingsIndex) -> None:
         try:
-            for table in (runs, media, units, clips, quarantine):
+            for table in (runs, media, units, clips, savings, quarantine):
                 for kind, row_key, what in differences(table, index.rows(table), truth.rows(table), self._advance):
                     mend = f"{self._rebuild} && {self._index}" if kind == "surplus" else self._rebuild
                     self._found("index", kind, f"{table.name} {row_key}", what, mend)

@@ -1,0 +1,1 @@
+"""Measurements at sizes no test can hold: `python -m benchmarks.scale --help`."""

@@ -1,0 +1,83 @@
+"""Time and memory of planning: a made-up listing through the real planner and a real SQLite index, twice.
+
+The first time nothing is known (probing answers at once), the second time everything is cached.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.scale.made_up import INFO, peak_rss_bytes
+from pipeline.archive import media_id
+from pipeline.job import make_job
+from pipeline.planning import make_recipe, plan_archive
+from pipeline.questions import load_question_set
+from pipeline.savings_index import Probed, SavingsIndex
+from workers.records import Media
+
+CLIPS_PER_MEDIA = 4
+"""Of 95 s in clips of 30 s."""
+
+
+@dataclass(frozen=True)
+class PlanPass:
+    """One pass over the listing."""
+
+    media: int
+    clips: int
+    units: int
+    seconds: float
+    media_per_s: float
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Both passes."""
+
+    first: PlanPass
+    cached: PlanPass
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name}: {found.media} media, {found.clips} clips in {found.seconds:.1f} s ({found.media_per_s:.0f} "
+            f"media/s), peak {found.peak_rss_bytes / 2**20:.0f} MiB resident"
+            for name, found in (("nothing known", self.first), ("all cached", self.cached))
+        )
+
+
+def listing(count: int) -> Iterator[Media]:
+    """Made-up media in the order of their keys."""
+    for number in range(count):
+        key = f"archive/{number // 1000:05d}/recording {number:08d}.mp4"
+        yield Media(media_id("scale", key), key, f"/nowhere/{key}", f"{number}-1", 50_000_000)
+
+
+def answer_at_once(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
+    """A prober that takes no time."""
+    for item in items:
+        yield item, Probed(INFO)
+
+
+def measure(clips: int) -> Planned:
+    """Plan so many clips twice: without and with cached probes."""
+    count = max(1, clips // CLIPS_PER_MEDIA)
+    with tempfile.TemporaryDirectory() as folder:
+        job = make_job({"name": "scale", "archive": {"uri": "/"}, "output": folder, "question_set": "lecture"})
+        question_set = load_question_set(job.question_set)
+        recipe = make_recipe(job, question_set, "0" * 64)
+        index = SavingsIndex(f"sqlite:///{folder}/index.sqlite")
+        passes = []
+        for _ in range(2):
+            planned_clips = units = 0
+            started = time.perf_counter()
+            for planned in plan_archive(listing(count), job, question_set, recipe, index, answer_at_once):
+                planned_clips += planned.clips
+                units += len(planned.units)
+            seconds = time.perf_counter() - started
+            passes.append(PlanPass(count, planned_clips, units, seconds, count / seconds, peak_rss_bytes()))
+        index.close()
+    return Planned(*passes)
