@@ -83,7 +83,7 @@ def upsert(
     rows: Sequence[Mapping[str, Any]],
     replace: bool = False,
     returning: Sequence[str] = (),
-) -> Sequence[Mapping[str, Any]]:
+) -> Sequence[Mapping[Any, Any]]:
     """Insert rows; those whose key is there are left as they are, or replaced.
 
     Gives back the columns `returning` of the rows that were really written.

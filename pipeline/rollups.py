@@ -45,7 +45,7 @@ class Change:
         default_factory=lambda: defaultdict(lambda: defaultdict(int))
     )
 
-    def add(self, rows: Iterable[Mapping[str, Any]], sign: int = 1) -> None:
+    def add(self, rows: Iterable[Mapping[Any, Any]], sign: int = 1) -> None:
         """Count rows of `clips` (with at least the columns `NEEDED`) that came, or with -1 those that left."""
         for row in rows:
             group = (row["job"], row["run_id"], collection_of(row["media_key"]), *(row[n] for n in SAVINGS_GROUP[3:]))
@@ -83,7 +83,7 @@ def recount(connection: sa.Connection) -> None:
     change.write(connection)
 
 
-def _measures(row: Mapping[str, Any]) -> dict[str, int]:
+def _measures(row: Mapping[Any, Any]) -> dict[str, int]:
     tokens = (row["audio_tokens"] or 0) + (row["video_tokens"] or 0)
     ratio = row["retained_ratio"]
     sums = {

@@ -11,7 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.index_schema import ASKED_FIELDS, WAYS, clips, runs, savings
+from pipeline.index_schema import WAYS, clips, runs, savings
+from pipeline.rows import ASKED_FIELDS
 
 QUERIES: dict[str, tuple[str, ...]] = {
     "total": (),
