@@ -10,6 +10,7 @@ lines shown below it. It ends with `if __name__ == "__main__": main("NAME")`, so
 from __future__ import annotations
 
 import difflib
+import enum
 import importlib
 import importlib.util
 import inspect
@@ -127,16 +128,38 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+class LogFormat(enum.StrEnum):
+    """How what a command does is told on standard error."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where an error comes from; may stand anywhere (or OMNIDROP_DEBUG=1).")
     ] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            "--log-format",
+            envvar="OMNIDROP_LOG",
+            help="json: one JSON object a line on standard error, with run, unit and clip ids, and no progress bar.",
+        ),
+    ] = LogFormat.TEXT,
 ) -> None:
-    pass
+    if log_format is LogFormat.JSON:
+        from jobs.display import console
+        from pipeline.logs import json_logs
+
+        context.with_resource(json_logs(sys.stderr))
+        context.call_on_close(lambda before=console.quiet: setattr(console, "quiet", before))
+        console.quiet = True
 
 
 def main(command: str | None = None) -> NoReturn:

@@ -25,6 +25,7 @@ from pipeline.committing import Committer
 from pipeline.failpoints import reached
 from pipeline.job import JobConfig
 from pipeline.journal import FORMAT_PATH, Journal, RunRecord, check_output_is_ours
+from pipeline.logs import log_unit, run_named
 from pipeline.patience import EitherFlag, Patience
 from pipeline.planning import Recipe, make_recipe, plan_archive
 from pipeline.probing import prober
@@ -162,6 +163,8 @@ def run_job(
 
     with ExitStack() as stack:
         stack.callback(parts.index.close)
+        stack.enter_context(run_named(run.run_id))
+        log.info("run begins: job %s", job.name)
         # Rows name their run: a run that is killed must have left its record before its first unit.
         parts.journal.write_run(run)
         recipes.keep(parts.store, parts.recipe.hash, recipes.Kept.of(job, parts.question_set))
@@ -205,6 +208,7 @@ def run_job(
                 committer.add(result.unit, result.outcomes)
                 spending.add(result.outcomes)
                 observer.unit_done(result)
+                log_unit(result)
             status = "stopped" if stop.is_set() else "budget" if spending.is_capped else "complete"
         finally:
             # Whatever ended the run: what is finished is kept, and the record says how it ended.
@@ -238,6 +242,7 @@ def run_job(
             parts.index.write_run(run)
             observer.stage("publishing")
             published = tables.publish(parts.store, parts.journal, parts.index)
+        log.info("run ends: %s after %.1f s", run.status, run.wall_s)
         totals = parts.index.totals(job.name)
         classes = tuple(parts.index.quarantine_classes(job.name))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
