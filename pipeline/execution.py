@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,7 +124,7 @@ class Statistics:
     """Seconds with a loaded model, summed over actors."""
     busy_s: float = 0.0
     """Of these, seconds in which a clip was answered, as the actors measure it."""
-    idle_s: Counter[str] = field(default_factory=Counter)
+    idle_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds in which a loaded actor had no clip, summed over actors, by what it waited for: `decode`,
     `bytes_in_flight`, `planning`, `storage`, or `end` (nothing was left for it)."""
 
