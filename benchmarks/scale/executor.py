@@ -19,7 +19,7 @@ import ray
 
 from benchmarks.scale import made_up
 from pipeline.execution import Backend, Limits, RayExecution
-from workers.records import Clip, ClipResult, DecodedClip, DecodeReport, WorkUnit
+from workers.records import Clip, ClipResult, DecodedClip, DecodeReport, Loaded, WorkUnit
 
 MODEL_S = 0.002
 """How long a stand-in model takes: short, so that the loop is what is measured."""
@@ -59,8 +59,8 @@ def _decode(clip: Clip) -> tuple[DecodeReport, DecodedClip]:
 
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
 class _Actor:
-    def load(self) -> str:
-        return str(ray.get_runtime_context().get_node_id())
+    def load(self) -> Loaded:
+        return Loaded(str(ray.get_runtime_context().get_node_id()), 0.0)
 
     def answer(self, decoded: DecodedClip, questions: object, instruction: str) -> ClipResult:
         time.sleep(MODEL_S)

@@ -1,7 +1,7 @@
 """The five savings queries on PostgreSQL: from the sums that are kept, and from every clip's row.
 
 Clips are made by the database itself; the sums over them are then made by the index's own code.
-Fifty folders, thirty runs on as many days, four retained ratios: 6,000 rows of sums once there are as many clips.
+Fifty folders, thirty runs on as many days, four retained ratios: at most 300 rows of sums.
 """
 
 from __future__ import annotations
