@@ -84,6 +84,10 @@ def log_unit(result: UnitResult) -> None:
     failures = [outcome for outcome in result.outcomes if isinstance(outcome, ClipFailure)]
     ids = {"media_id": unit.media.media_id, "unit_id": unit.unit_id}
     for failure in failures:
-        about = {"clip_id": failure.clip and failure.clip.clip_id, "stage": failure.stage, "error_class": failure.error_class}
+        about = {
+            "clip_id": failure.clip and failure.clip.clip_id,
+            "stage": failure.stage,
+            "error_class": failure.error_class,
+        }
         log.info("clip failed: %s", failure.message, extra=ids | about)
     log.info("unit finished", extra=ids | {"clips": len(unit.clips), "failed": len(failures)})
