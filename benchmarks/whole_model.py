@@ -219,7 +219,7 @@ class Bench:
         """One clip, all questions, encoders included."""
         asked = [Question(f"q{n}", f"Is a red square seen in moment {n}?", Boolean()) for n in range(case.questions)]
         asked = asked[:1] if case.once else asked
-        self.model.adapter.memory.clear()  # type: ignore[attr-defined]
+        self.model.adapter.memory.clear()
         seconds, peak, found = self.timed(
             lambda: self.model.answer(self.frames, self.audio, asked, fps=FPS, pruning=case.pruning)
         )
@@ -242,7 +242,7 @@ class Bench:
     def encoders(self) -> float:
         """Seconds of resizing, both encoders and laying out the prefix."""
         adapter = self.model.adapter
-        adapter.memory.clear()  # type: ignore[attr-defined]
+        adapter.memory.clear()
         return self.timed(lambda: adapter.prefix(self.frames, self.audio, fps=FPS, system_prompt=None, instruction=""))[
             0
         ]

@@ -36,6 +36,7 @@ COMMANDS = {
     "calibrate": "Measure how fast the job's model answers on this machine, for hours and money in plans.",
     "validate": "Check everything that a job needs before a GPU second is spent.",
     "evaluate": "Measure what pruning costs in right answers, per task and ratio.",
+    "audit": "Show what pruning really saved and changed, on clips that were also run dense.",
     "explain": "Show why a clip was answered as it was: what was kept, what each question looked at.",
     "query": "Ask the published results in SQL.",
     "report": "Show a job's results on one page: savings, answers, failures.",

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
+from pipeline.audit import Audit, Claim, Share
 from pipeline.journal import RunRecord
 from pipeline.report.formats import quantity as quantity
 from pipeline.run import RunSummary
@@ -112,6 +113,7 @@ def summary_lines(summary: RunSummary) -> list[tuple[str, str]]:
         ("answers", f"{rows.get('answers', 0)}"),
         ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),
         *savings_lines(totals),
+        ("audited", audit_line(summary.audit)),
         ("model time in this run", f"{run.model_s:.1f} s of {run.wall_s:.1f} s wall"),
         *spending_lines(run),
         *(
@@ -156,6 +158,39 @@ def savings_lines(totals: Totals) -> list[tuple[str, str]]:
         ("saved against dense per question", saved(totals.as_run_flops, totals.dense_flops)),
         ("KV cache against prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "B")),
     ]
+
+
+def audit_line(audit: Audit | None) -> str:
+    """An audit in one line: what was measured, how good the claim is, which questions suffer."""
+    if audit is None:
+        return "no clip yet"
+    parts = [f"{audit.clips} clips"]
+    if audit.saved_s is not None:
+        parts.append(f"{banded(audit.saved_s)} of model seconds saved against dense with prefix reuse")
+    if audit.failed:
+        parts.append(f"dense failed on {with_reasons(sum(count for _, count in audit.failed), audit.failed)}")
+    if audit.claim is not None and not audit.claim.is_within:
+        parts.append(off_line(audit.claim))
+    if audit.below:
+        parts.append(f"below {share(audit.min_agreement)} agreement: {', '.join(one.name for one in audit.below)}")
+    return "; ".join(parts)
+
+
+def off_line(claim: Claim) -> str:
+    """How far the seconds that FLOPs claim are from those measured."""
+    if claim.off is None:
+        return f"no seconds were saved on {claim.judged_on} clips, where FLOPs claim {claim.claimed_s:.2f} s"
+    return (
+        f"seconds saved are off by {100 * claim.off:+.1f} % where FLOPs claim them ({claim.claimed_s:.2f} s claimed, "
+        f"{claim.audited_s:.2f} s measured on {claim.judged_on} clips)"
+    )
+
+
+def banded(found: Share) -> str:
+    """A share with its interval, in percent."""
+    if found.low is None or found.high is None:
+        return f"{share(found.value)} (no interval: one media item)"
+    return f"{share(found.value)} ({100 * found.low:.1f} to {100 * found.high:.1f} %)"
 
 
 def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:

@@ -84,7 +84,8 @@ class _InProcess:
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
         job = self._job
-        answerer, held = Answerer(answerer_settings(job.model, job.pruning)), self.statistics.held
+        answerer = Answerer(answerer_settings(job.model, job.pruning, audit_share=job.audit.share))
+        held = self.statistics.held
         held.gpus = gpus_counted(job.model.gpus_per_actor)
 
         def answer(decoded: DecodedClip, unit: WorkUnit) -> ClipOutcome:
@@ -186,7 +187,9 @@ class _OnRay:
         settings, where = decode_settings(job.clips, job.execution), source(job)
         cpus = job.model.cpus_per_actor
         # One thread per core that Ray gives the actor: more would take them from decoding.
-        answering = answerer_settings(job.model, job.pruning, torch_threads=max(1, int(cpus)))
+        answering = answerer_settings(
+            job.model, job.pruning, torch_threads=max(1, int(cpus)), audit_share=job.audit.share
+        )
         gpus = self._gpus_per_actor()
         is_placed = ray.cluster_resources().get(remote.DECODE_RESOURCE, 0) > 0
         return Backend(

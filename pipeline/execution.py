@@ -106,8 +106,8 @@ class Backend:
     start_decode: Callable[[WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]]
     """Returns references to a `DecodeReport` and to the `DecodedClip` (None where decoding failed)."""
     start_actor: Callable[[], Any]
-    """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, questions, instruction)` and
-    `describe()`."""
+    """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, questions, instruction)` (with
+    `may_audit=False` where the clip had its chance before) and `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
 
@@ -305,7 +305,9 @@ class RayExecution:
 
     def _answer(self, slot: _Slot, state: _ClipState) -> None:
         slot.clip, unit = state, state.owner.unit
-        self._answering[slot.handle.answer.remote(state.payload, unit.questions, unit.instruction)] = slot
+        # An audit that is too much for the worker must not cost the clip its answers.
+        calmly = {"may_audit": False} if state.deaths or unit.attempt else {}
+        self._answering[slot.handle.answer.remote(state.payload, unit.questions, unit.instruction, **calmly)] = slot
 
     def _try(self, slot: _Slot) -> None:
         assert self._proven is not None

@@ -20,6 +20,7 @@ from pipeline.addresses import Location, SecretFreeError, is_s3, secret_in_query
 from pipeline.field_errors import explain, joined
 from pipeline.sections import (
     ArchiveConfig,
+    AuditConfig,
     ClipsConfig,
     CostConfig,
     ExecutionConfig,
@@ -34,6 +35,7 @@ from pipeline.yaml_file import FieldPath, YamlDocument, YamlError, read_yaml
 
 __all__ = [
     "ArchiveConfig",
+    "AuditConfig",
     "ClipsConfig",
     "CostConfig",
     "ExecutionConfig",
@@ -74,6 +76,7 @@ class JobConfig(Section):
     clips: ClipsConfig = Field(default_factory=ClipsConfig)
     execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
     index_url: str | None = Field(
         default=None,
         description="SQLAlchemy URL of the savings index; a password only by reference, as in ${OMNIDROP_INDEX_URL}. "

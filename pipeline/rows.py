@@ -30,6 +30,31 @@ _SPAN: tuple[tuple[str, pa.DataType], ...] = (
 
 CLIPS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *CLIP_FIELDS])
 ANSWERS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE])
+_COSTS = tuple((name, kind) for name, kind in CLIP_FIELDS if name.startswith(("as_run_", "dense_shared_")))
+COMPARED_TYPE = pa.struct(
+    [
+        *((name, pa.string()) for name in ("question_id", "answer_type", "answer", "dense_shared_answer")),
+        ("agrees", pa.bool_()),
+    ]
+)
+"""One question asked both ways. `agrees` is null where dense gave no readable answer to agree with."""
+AUDITS_SCHEMA = pa.schema(
+    [
+        *_SHARED,
+        *_ASKED,
+        *_SPAN,
+        ("is_dense_first", pa.bool_()),
+        ("model_s", pa.float64()),
+        ("dense_shared_model_s", pa.float64()),
+        ("peak_bytes", pa.int64()),
+        ("dense_shared_peak_bytes", pa.int64()),
+        ("error_class", pa.string()),
+        ("message", pa.string()),
+        *_COSTS,
+        ("answers", pa.list_(COMPARED_TYPE)),
+    ]
+)
+"""Clips that were also run dense with prefix reuse: seconds and bytes measured of both ways, FLOPs as counted."""
 QUARANTINE_SCHEMA = pa.schema(
     [
         ("quarantine_id", pa.string()),
@@ -75,6 +100,35 @@ def answers_table(unit: UnitObject) -> pa.Table:
     columns = {name: answered[name].take(clip_of) for name in ("clip_id", "start_s", "end_s", "status", "run_id")}
     columns |= {f.name: pc.struct_field(flat, [i]) for i, f in enumerate(ANSWER_TYPE)}
     return _with_shared(unit.meta, pa.table(columns), ANSWERS_SCHEMA)
+
+
+def audits_table(unit: UnitObject) -> pa.Table:
+    """Rows of `audits` by `AUDITS_SCHEMA`: one per clip that was also run dense."""
+    answered = _answered(unit)
+    shared = _shared_row(unit.meta).keys() | set(ASKED_FIELDS)
+    schema = pa.schema([field for field in AUDITS_SCHEMA if field.name not in shared])
+    rows = [
+        row | row["audit"] | {"answers": _compared(row["answers"], row["audit"])}
+        for row in answered.filter(pc.is_valid(answered["audit"])).to_pylist()
+    ]
+    return _with_shared(unit.meta, pa.Table.from_pylist(rows, schema=schema), AUDITS_SCHEMA)
+
+
+def _compared(answers: list[dict[str, Any]], audit: dict[str, Any]) -> list[dict[str, Any]]:
+    dense = {one["question_id"]: one for one in audit["answers"]}
+    rows = []
+    for one in answers:
+        if (other := dense.get(one["question_id"])) is None:
+            continue
+        is_same = one["error_class"] is None and one["answer"] == other["dense_shared_answer"]
+        rows.append(
+            {
+                **{name: one[name] for name in ("question_id", "answer_type", "answer")},
+                "dense_shared_answer": other["dense_shared_answer"],
+                "agrees": is_same if other["error_class"] is None else None,
+            }
+        )
+    return rows
 
 
 def _shared_row(meta: UnitMeta) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE, checkpoint_hash, resolve_checkpoint
 from pipeline import calibration, iceberg, mirror, recipes, tables
 from pipeline.archive import list_media, media_id
+from pipeline.audit import Audit, audit_of
 from pipeline.batches import ahead
 from pipeline.committing import Committer
 from pipeline.failpoints import reached
@@ -75,6 +76,8 @@ class RunSummary:
     """What is in quarantine, over the whole job."""
     published: tables.Published
     notes: tuple[str, ...]
+    audit: Audit | None = None
+    """Of the whole job; None where no clip was audited."""
 
     @property
     def did_nothing(self) -> bool:
@@ -247,7 +250,9 @@ def run_job(
         classes = tuple(parts.index.quarantine_classes(job.name))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
     notes = (*toy, *parts.caveats, *(retry.notes() if retry is not None else ()))
-    return RunSummary(run, totals, classes, published, notes)
+    return RunSummary(
+        run, totals, classes, published, notes, audit_of(parts.store, published, job.name, job.audit.min_agreement)
+    )
 
 
 class _Execution:

@@ -250,6 +250,20 @@ class ExecutionConfig(Section):
         return self
 
 
+class AuditConfig(Section):
+    """What is measured of pruning while a job runs."""
+
+    share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of clips also run dense with prefix reuse, to measure what is saved and changed; 0 is none.",
+    )
+    min_agreement: float = Field(
+        default=0.9, ge=0, le=1, description="Questions whose answers agree with dense less often are listed."
+    )
+
+
 class StorageConfig(Section):
     """How results are stored where the output lies in S3."""
 

@@ -1,4 +1,4 @@
-"""The published tables: `answers`, `clips`, `media`, `quarantine`, `runs` as Parquet, for any reader.
+"""The published tables: `answers`, `audits`, `clips`, `media`, `quarantine`, `runs` as Parquet, for any reader.
 
 Promises: readers see a whole generation or the one before it (the manifest `tables/current.json` is written last), with
 only rows that count; publishing what is published already does nothing; a deleted `tables/` is rebuilt equal from the
@@ -29,10 +29,12 @@ from pipeline.failpoints import reached
 from pipeline.journal import Head, Journal
 from pipeline.rows import (
     ANSWERS_SCHEMA,
+    AUDITS_SCHEMA,
     CLIPS_SCHEMA,
     MEDIA_SCHEMA,
     QUARANTINE_SCHEMA,
     answers_table,
+    audits_table,
     clips_table,
     quarantine_rows,
 )
@@ -51,7 +53,7 @@ ROW_GROUP_BYTES = 16 << 20
 READERS = 8
 """Journal objects read at once: hides a store's latency, and bounds what is held in memory."""
 MANIFEST = "tables/current.json"
-NAMES = ("answers", "clips", "media", "quarantine", "runs")
+NAMES = ("answers", "audits", "clips", "media", "quarantine", "runs")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,13 @@ def current(store: Store) -> Published | None:
         ) from error
 
 
+def read(store: Store, published: Published, name: str) -> pa.Table:
+    """A whole table of one generation; empty where the version that published had no such table."""
+    schema = SCHEMAS[name]
+    found = [pq.read_table(io.BytesIO(store.read_bytes(f"tables/{path}"))) for path in published.tables.get(name, ())]
+    return pa.concat_tables([schema.empty_table(), *found], promote_options="default").select(schema.names)
+
+
 def publish(
     store: Store,
     journal: Journal,
@@ -130,6 +139,7 @@ def publish(
             failed = quarantine_rows(unit)
             answered = clips_table(unit)
             writers["answers"].add(answers_table(unit))
+            writers["audits"].add(audits_table(unit))
             writers["clips"].add(answered)
             writers["quarantine"].add(pa.Table.from_pylist(failed, schema=QUARANTINE_SCHEMA))
             info = info or _info_columns(unit)
@@ -235,6 +245,7 @@ RUNS_SCHEMA = pa.schema(
 )
 SCHEMAS = {
     "answers": ANSWERS_SCHEMA,
+    "audits": AUDITS_SCHEMA,
     "clips": CLIPS_SCHEMA,
     "media": MEDIA_SCHEMA,
     "quarantine": QUARANTINE_SCHEMA,

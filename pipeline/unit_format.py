@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from omnidrop.answers import Answer, PassCost
 from omnidrop.questions import Question
 from pipeline.sealing import FORMAT_VERSION, JournalError, seal, unseal
-from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
+from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
 from workers.redaction import without_secrets
 
 _WAYS = ("as_run", "dense", "dense_shared")
@@ -77,7 +77,32 @@ FAILURE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("message", pa.string()),
 )
 
-UNIT_SCHEMA = pa.schema([*CLIP_FIELDS, *FAILURE_FIELDS, ("answers", pa.list_(ANSWER_TYPE)), ("run_id", pa.string())])
+AUDIT_TYPE = pa.struct(
+    [
+        ("is_dense_first", pa.bool_()),
+        ("dense_shared_model_s", pa.float64()),
+        ("dense_shared_peak_bytes", pa.int64()),
+        ("error_class", pa.string()),
+        ("message", pa.string()),
+        (
+            "answers",
+            pa.list_(
+                pa.struct([(name, pa.string()) for name in ("question_id", "dense_shared_answer", "error_class")])
+            ),
+        ),
+    ]
+)
+"""The same clip dense with prefix reuse; null where it was not audited. `error_class` where that run failed."""
+
+UNIT_SCHEMA = pa.schema(
+    [
+        *CLIP_FIELDS,
+        *FAILURE_FIELDS,
+        ("answers", pa.list_(ANSWER_TYPE)),
+        ("run_id", pa.string()),
+        ("audit", AUDIT_TYPE),
+    ]
+)
 """`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay."""
 
 _UNIT_PATH = re.compile(
@@ -264,6 +289,26 @@ def _result_row(result: ClipResult, questions: Mapping[str, Question]) -> dict[s
         "peak_bytes": cost.peak_bytes,
         "notes": [*result.notes, *result.answers.notes],
         "answers": [_answer_row(a, questions[a.question_id]) for a in result.answers.answers],
+        "audit": None if result.audit is None else _audit_row(result.audit),
+    }
+
+
+def _audit_row(audit: ClipAudit) -> dict[str, Any]:
+    found = audit.dense_shared
+    return {
+        "is_dense_first": audit.is_dense_first,
+        "dense_shared_model_s": None if found is None else found.cost.seconds,
+        "dense_shared_peak_bytes": None if found is None else found.cost.peak_bytes,
+        "error_class": audit.error_class,
+        "message": None if audit.message is None else without_secrets(audit.message),
+        "answers": [
+            {
+                "question_id": one.question_id,
+                "dense_shared_answer": answer_text(one.value),
+                "error_class": one.error_class,
+            }
+            for one in (found.answers if found is not None else ())
+        ],
     }
 
 

@@ -101,6 +101,7 @@ class _Verification:
         self._checked: Counter[str] = Counter()
         self._notes: list[str] = []
         self._answers = 0
+        self._audits = 0
         """Rows that `answers` must have."""
 
     def run(self) -> Report:
@@ -204,6 +205,7 @@ class _Verification:
             whole = [unit for key, unit in read if unit is not None and self._is_itself(key, unit)]
         newest = {unit.meta.unit_id: unit for unit in sorted(whole, key=lambda unit: unit.meta.attempt)}
         for unit in truth.apply_units(list(newest.values())):
+            self._audits += pc.sum(pc.is_valid(unit.rows["audit"])).as_py() or 0
             self._answers += pc.sum(pc.list_value_length(unit.rows["answers"])).as_py() or 0
         self._advance("work units", len(keys))
         self._checked["unit_objects"] += len(keys)
@@ -290,7 +292,8 @@ class _Verification:
         self._check_listing(published)
         for name in tables.NAMES:
             rows = sum(self._rows_of(name, path, published) for path in published.tables.get(name, ()))
-            if rows != published.rows.get(name) and not self._counts["tables", "damaged"]:
+            # An older version published no such table: no files, and no rows in the manifest.
+            if rows != published.rows.get(name, 0) and not self._counts["tables", "damaged"]:
                 what = f"its files have {rows} rows, the manifest says {published.rows.get(name)}"
                 self._found("tables", "differs", name, what, self._rebuild)
         if self._counts["journal", "damaged"]:
@@ -300,8 +303,9 @@ class _Verification:
             self._found("tables", "stale", f"generation {published.generation}", what, self._index)
             return
         counted = {"clips": truth.count(clips), "answers": self._answers, "quarantine": truth.count(quarantine)}
+        counted["audits"] = self._audits
         for name, count in (counted | {"media": truth.count(media)}).items():
-            if published.rows.get(name) != count:
+            if published.rows.get(name, 0) != count:
                 what = f"{published.rows.get(name)} rows are published, the journal has {count}"
                 self._found("tables", "differs", name, what, self._rebuild)
 

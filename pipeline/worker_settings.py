@@ -27,7 +27,7 @@ def pruning_of(given: PruningConfig) -> Pruning:
 
 
 def answerer_settings(
-    model: ModelConfig, pruning: PruningConfig, *, torch_threads: int | None = None
+    model: ModelConfig, pruning: PruningConfig, *, torch_threads: int | None = None, audit_share: float = 0.0
 ) -> AnswererSettings:
     """What a model actor loads."""
     return AnswererSettings(
@@ -38,4 +38,5 @@ def answerer_settings(
         near_duplicate=pruning.near_duplicate,
         system_prompt=model.system_prompt,
         torch_threads=torch_threads,
+        audit_share=audit_share,
     )

@@ -12,7 +12,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,11 @@ from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError
 from omnidrop.geometry import Geometry, geometry_of
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.checkpoints import resolve_checkpoint
+from omnidrop.modes import DENSE_MODES
 from omnidrop.questions import Question
+from workers.auditing import is_audited, is_dense_first
 from workers.memory import peak_rss_bytes
-from workers.records import ClipFailure, ClipOutcome, ClipResult, DecodedClip
+from workers.records import ClipAudit, ClipFailure, ClipOutcome, ClipResult, DecodedClip
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ class AnswererSettings:
     system_prompt: str | None = None
     torch_threads: int | None = None
     """None leaves torch's own choice."""
+    audit_share: float = 0.0
+    """Share of clips that are also run dense with prefix reuse, to measure what pruning saves and changes."""
 
 
 @dataclass(frozen=True)
@@ -120,18 +124,82 @@ class Answerer:
         *,
         pruning: Pruning | None = None,
         positions: bool = False,
+        may_audit: bool = True,
     ) -> ClipOutcome:
         """Answer all questions about one clip; `pruning` in place of the settings', `positions` as `OmniModel.answer`.
 
+        A clip that is drawn for an audit (see `workers.auditing`) is also run dense, unless `pruning` is given.
         A failure of the model becomes a ClipFailure of the exception's class (`model_error` for one that is not ours).
         Raises CheckpointError (from a load that was not done before) and DeviceBroken.
         """
         self.load()
+        settings = self._settings
+        as_asked = may_audit and pruning is None and settings.pruning.mode not in DENSE_MODES
+        if as_asked and is_audited(decoded.clip.clip_id, settings.audit_share):
+            return self._audited(decoded, questions, instruction, positions)
+        return self._answered(decoded, questions, instruction, pruning or settings.pruning, positions)
+
+    def _audited(
+        self, decoded: DecodedClip, questions: Sequence[Question], instruction: str, positions: bool
+    ) -> ClipOutcome:
+        """The outcome as asked, with what dense made of the same clip. Raises DeviceBroken."""
+        dense_first = is_dense_first(decoded.clip.clip_id)
+        audit = self._dense(decoded, questions, instruction, dense_first) if dense_first else None
+        self._forget()
+        outcome = self._answered(decoded, questions, instruction, self._settings.pruning, positions)
+        if isinstance(outcome, ClipFailure):
+            return outcome
+        if outcome.is_shrunk:
+            message = "the clip was answered with a smaller token budget; dense holds more than that"
+            audit = ClipAudit(dense_first, None, ModelOutOfMemory.error_class, message)
+        return replace(outcome, audit=audit or self._dense(decoded, questions, instruction, dense_first))
+
+    def _dense(
+        self, decoded: DecodedClip, questions: Sequence[Question], instruction: str, dense_first: bool
+    ) -> ClipAudit:
+        """The clip as it is, dense with prefix reuse: where it does not fit there is nothing to compare with."""
+        assert self._model is not None
+        self._forget()
+        try:
+            answers = self._model.answer(
+                decoded.frames,
+                decoded.audio,
+                questions,
+                fps=decoded.fps,
+                pruning=Pruning.off("dense_shared"),
+                system_prompt=self._settings.system_prompt,
+                instruction=instruction,
+            )
+        except Exception as error:
+            named = _named(error)
+            if isinstance(named, DeviceBroken):
+                raise named from error
+            log.warning("audit of clip %s: %s", decoded.clip.clip_id, error)
+            kind = error.error_class if isinstance(error, OmniDropError) else "model_error"
+            if _is_out_of_memory(error):
+                kind = ModelOutOfMemory.error_class
+            return ClipAudit(dense_first, None, kind, f"{type(error).__name__}: {error}"[:1000])
+        return ClipAudit(dense_first, answers)
+
+    def _forget(self) -> None:
+        """Cold caches: features of the clip, and memory that the allocator kept."""
+        assert self._model is not None
+        self._model.adapter.memory.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _answered(
+        self,
+        decoded: DecodedClip,
+        questions: Sequence[Question],
+        instruction: str,
+        pruning: Pruning,
+        positions: bool,
+    ) -> ClipOutcome:
         started = time.monotonic()
         try:
-            shrunk, answers, note = self._within_memory(
-                decoded, questions, instruction, pruning or self._settings.pruning, positions
-            )
+            shrunk, answers, note = self._within_memory(decoded, questions, instruction, pruning, positions)
         except DeviceBroken:
             raise
         except OmniDropError as error:
@@ -152,6 +220,7 @@ class Answerer:
             decode_s=decoded.decode_s,
             answer_s=time.monotonic() - started,
             notes=(*decoded.notes, *note),
+            is_shrunk=bool(note),
         )
 
     def describe(self) -> AnswererDescription:

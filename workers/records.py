@@ -173,6 +173,18 @@ class ClipFailure:
 
 
 @dataclass(frozen=True)
+class ClipAudit:
+    """The same clip also run dense with prefix reuse, by the same model, each of the two ways from cold caches."""
+
+    is_dense_first: bool
+    """Which came first is drawn by clip: whatever favours the second run favours both ways alike."""
+    dense_shared: ClipAnswers | None
+    """None where that run failed; then `error_class` and `message` say why."""
+    error_class: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
 class ClipResult:
     """One answered clip."""
 
@@ -184,8 +196,12 @@ class ClipResult:
     decoded_share: float
     decode_s: float
     answer_s: float
-    """Wall seconds inside the model actor."""
+    """Wall seconds inside the model actor, without those of an audit."""
     notes: tuple[str, ...] = field(default=())
+    is_shrunk: bool = False
+    """Whether it was answered with a smaller token budget for want of memory; a note says which."""
+    audit: ClipAudit | None = None
+    """None where the clip was not drawn, or not audited for another reason."""
 
 
 ClipOutcome = ClipResult | ClipFailure

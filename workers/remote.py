@@ -58,11 +58,13 @@ class _Actor:
         self._answerer.load()
         return Loaded(str(ray.get_runtime_context().get_node_id()), time.monotonic() - started)
 
-    def answer(self, decoded: DecodedClip, questions: Sequence[Question], instruction: str) -> ClipOutcome:
+    def answer(
+        self, decoded: DecodedClip, questions: Sequence[Question], instruction: str, may_audit: bool = True
+    ) -> ClipOutcome:
         from workers.answering import DeviceBroken
 
         try:
-            return self._answerer.answer(decoded, questions, instruction)
+            return self._answerer.answer(decoded, questions, instruction, may_audit=may_audit)
         except DeviceBroken:
             # The driver sees a death, starts another actor and gives this clip a second chance, counted.
             os._exit(1)

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from omnidrop.encoders import FeatureMemory
+
 TEXT, AUDIO, VIDEO = 0, 1, 2
 """Values of `Prefix.modality`."""
 
@@ -70,6 +72,8 @@ class Adapter(Protocol):
     """The text decoder's layers, called by `omnidrop/prefill.py`'s own loop."""
     norm: nn.Module
     lm_head: nn.Module
+    memory: FeatureMemory
+    """Encoder features of clips before: to be cleared where two runs of one clip are timed."""
     rotary: nn.Module
     """`rotary(hidden, positions[:, None, :]) -> (cos, sin)`."""
     config: object

@@ -11,7 +11,11 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 Z_95 = 1.959963984540054
+RESAMPLES = 1_000
+"""Of a bootstrap: percentiles of 2.5 % rest on the 25 outermost."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,26 @@ def difference(values: Sequence[float], clusters: Sequence[Hashable]) -> Mean:
     mean, error = sum(values) / len(values), clustered_error(values, clusters)
     half = math.inf if error is None else Z_95 * error
     return Mean(mean, error, max(-1.0, mean - half), min(1.0, mean + half), len(values), len(set(clusters)))
+
+
+def bootstrap_ratio(
+    over: Sequence[float], under: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0
+) -> tuple[float, float | None, float | None]:
+    """sum(`over`) / sum(`under`) with its 95 % percentile interval; `under` is above 0 in every cluster.
+
+    As many clusters are drawn with replacement as there are, `RESAMPLES` times (Davison and Hinkley, Bootstrap Methods,
+    ch. 3.8). No interval with a single cluster.
+    """
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    of, groups = [numbers[cluster] for cluster in clusters], len(numbers)
+    sums = np.array([np.bincount(of, weights=values, minlength=groups) for values in (over, under)])
+    value = float(sums[0].sum() / sums[1].sum())
+    if groups < 2:
+        return value, None, None
+    random = np.random.default_rng(seed)
+    drawn = [sums[:, random.integers(0, groups, groups)].sum(axis=1) for _ in range(RESAMPLES)]
+    low, high = np.percentile([top / bottom for top, bottom in drawn], [2.5, 97.5])
+    return value, float(low), float(high)
 
 
 def wilson(share: float, size: float) -> tuple[float, float]:

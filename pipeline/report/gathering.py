@@ -15,14 +15,18 @@ import duckdb
 
 from omnidrop.errors import UserError
 from pipeline import tables
+from pipeline.audit import Audit as Evaluated
+from pipeline.audit import Share, audit_of
 from pipeline.batches import batches
 from pipeline.query import open_results
 from pipeline.report.explorer import MOST_ANSWERS, EncodedClip, EncodedMedia, encode
 from pipeline.report.facts import (
     Asked,
+    Audit,
     Collection,
     Explorer,
     Failures,
+    Interval,
     Kept,
     QuestionFacts,
     Report,
@@ -55,7 +59,8 @@ def gather(uri: str, storage: StorageConfig, job: str | None = None, *, budget_b
     """
     # `open_results` raises where nothing is published.
     with open_results(uri, storage) as connection:
-        published = tables.current(open_store(uri, storage))
+        store = open_store(uri, storage)
+        published = tables.current(store)
         assert published is not None
         results = _Results(connection, _job(connection, uri, job))
         asked = results.asked()
@@ -90,9 +95,22 @@ def gather(uri: str, storage: StorageConfig, job: str | None = None, *, budget_b
             questions=questions,
             failures=results.failures(),
             explorer=results.explorer(questions, budget_bytes),
-            # Dense runs of a sample are not published yet: until they are, no report claims seconds for dense ways.
-            audit=None,
+            audit=_audit(audit_of(store, published, results.job)),
         )
+
+
+def _audit(found: Evaluated | None) -> Audit | None:
+    """Only what has an interval is shown: one media item says nothing about others."""
+    if found is None or found.saved_s is None or (saved := _interval(found.saved_s)) is None:
+        return None
+    shares = ((one.name, one.share.count, _interval(one.share)) for one in found.questions)
+    return Audit(found.clips, saved, tuple((name, count, share) for name, count, share in shares if share is not None))
+
+
+def _interval(share: Share) -> Interval | None:
+    if share.low is None or share.high is None:
+        return None
+    return Interval(share.value, share.low, share.high)
 
 
 def _job(connection: duckdb.DuckDBPyConnection, uri: str, job: str | None) -> str:

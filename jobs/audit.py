@@ -1,0 +1,136 @@
+"""`omnidrop audit JOB_OR_RESULTS`: what pruning really saved and changed, on clips that were also run dense."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from jobs.cli import main
+from jobs.display import banded, console, off_line, print_facts, share, with_reasons
+from jobs.options import JsonFile, write_json
+from jobs.results import EndpointUrl, Results, find_results, is_job_file
+from omnidrop.errors import UserError
+from pipeline.job import AuditConfig, load_job
+
+if TYPE_CHECKING:
+    from pipeline.audit import Agreement, Audit
+
+EXAMPLES = (
+    "omnidrop audit job.yaml",
+    "omnidrop audit demo/results --min-agreement 0.95 --json audit.json",
+    "omnidrop audit s3://bucket/results --job lectures",
+)
+ADVICE = (
+    "give each a gentler policy (a higher pruning.retained_ratio), or a job and question set of its own, so that the "
+    "pass is guided by it alone"
+)
+
+
+def command(
+    results: Results = None,
+    job: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which job, where the results hold several.", show_default=False),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Questions that agree with dense less often are listed; as the job file says where not given.",
+            show_default=False,
+        ),
+    ] = None,
+    endpoint_url: EndpointUrl = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Show what pruning really saved and changed: seconds, memory and answers of clips that were also run dense.
+
+    A job audits `audit.share` of its clips while it runs. Shares come with 95 % intervals over media.
+    """
+    # Here, so that --help need not wait for pyarrow.
+    from pipeline import tables
+    from pipeline.audit import audit_of
+    from pipeline.storage import open_store
+
+    uri, storage = find_results(results, endpoint_url)
+    settings = AuditConfig()
+    if results is not None and is_job_file(results):
+        given = load_job(results)
+        job, settings = job or given.name, given.audit
+    store = open_store(uri, storage)
+    published = tables.current(store)
+    if published is None:
+        raise UserError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
+    jobs = sorted(set(tables.read(store, published, "media")["job"].to_pylist()))
+    if (job is None and len(jobs) != 1) or (job is not None and job not in jobs):
+        raise UserError(f"{uri} holds the jobs {', '.join(jobs) or '(none)'}; choose one with --job")
+    found = audit_of(
+        store, published, job or jobs[0], settings.min_agreement if min_agreement is None else min_agreement
+    )
+    if found is None:
+        raise UserError(
+            f"{uri}: no clip of job {job or jobs[0]} was audited; a job audits audit.share of its clips "
+            f"({settings.share:g} as it is set; none in dense modes): raise it for further media with --audit-share"
+        )
+    _print(job or jobs[0], found)
+    write_json(json_file, _as_json(job or jobs[0], found))
+
+
+def _print(job: str, audit: Audit) -> None:
+    facts = [("clips run both ways", f"{audit.clips}")]
+    if audit.failed:
+        facts.append(("dense failed", with_reasons(sum(count for _, count in audit.failed), audit.failed)))
+    if audit.saved_s is not None:
+        facts.append(("model seconds saved", banded(audit.saved_s)))
+    memory = audit.saved_peak_bytes
+    facts.append(("peak memory saved", "not told by this device" if memory is None else banded(memory)))
+    facts.append(("seconds claimed from FLOPs", _claim(audit)))
+    print_facts(f"job {job}: audited against dense with prefix reuse", facts)
+    for title, found in (("question", audit.questions), ("type of answer", audit.answer_types)):
+        console.print(_table(title, found))
+    if audit.below:
+        names = ", ".join(one.name for one in audit.below)
+        console.print(f"[yellow]below {share(audit.min_agreement)}:[/] {names}; {ADVICE}", soft_wrap=True)
+
+
+def _claim(audit: Audit) -> str:
+    from pipeline.audit import MIN_HALF, TOLERANCE
+
+    claim = audit.claim
+    if claim is None:
+        return f"not judged: half of the clips fit them, the other half judges, and each needs {MIN_HALF}"
+    if not claim.is_within:
+        return off_line(claim)
+    return f"within {share(TOLERANCE)} of those measured on {claim.judged_on} other clips"
+
+
+def _table(title: str, found: tuple[Agreement, ...]) -> Table:
+    table = Table(title=f"agreement by {title}", title_justify="left")
+    for column in (title, "compared", "media", "agree (95 %)", "since the run before", ""):
+        table.add_column(column)
+    for one in found:
+        drift = "-" if one.drift is None else f"{100 * one.drift:+.1f} points"
+        if one.drift_low is not None and one.drift_high is not None:
+            drift += f" ({100 * one.drift_low:+.1f} to {100 * one.drift_high:+.1f})"
+        counts = (f"{one.share.count}", f"{one.share.media}")
+        table.add_row(one.name, *counts, banded(one.share), drift, "" if one.share.is_enough else "too few to judge")
+    return table
+
+
+def _as_json(job: str, audit: Audit) -> dict[str, object]:
+    claim = audit.claim
+    return {
+        "job": job,
+        **asdict(audit),
+        "claim": claim and {**asdict(claim), "off": claim.off, "is_within": claim.is_within},
+        "below": [one.name for one in audit.below],
+    }
+
+
+if __name__ == "__main__":
+    main("audit")
