@@ -82,10 +82,10 @@ def log_unit(result: UnitResult) -> None:
     """One line for a finished unit, one for each clip of it that failed."""
     unit = result.unit
     failures = [outcome for outcome in result.outcomes if isinstance(outcome, ClipFailure)]
-    ids = {"media_id": unit.media.media_id, "unit_id": unit.unit_id}
+    ids: dict[str, str | None] = {"media_id": unit.media.media_id, "unit_id": unit.unit_id}
     for failure in failures:
         about = {
-            "clip_id": failure.clip and failure.clip.clip_id,
+            "clip_id": failure.clip.clip_id if failure.clip else None,
             "stage": failure.stage,
             "error_class": failure.error_class,
         }
