@@ -370,7 +370,7 @@ class SavingsIndex:
         query = sa.select(table).order_by(*bytewise(self._engine, *table.primary_key))
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query):
-                yield tuple(row)
+                yield _compared(table, row)
 
     def undeclared(self) -> Iterator[tuple[str, str, int]]:
         """(job, media_id, finished units) of media of which no version was declared."""
@@ -390,9 +390,17 @@ class SavingsIndex:
         """Everything that follows from the journal, sorted: two indexes of one journal compare equal."""
         with self._engine.connect() as connection:
             return {
-                table.name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
+                table.name: sorted((_compared(table, row) for row in connection.execute(sa.select(table))), key=repr)
                 for table in (runs, media, units, clips, savings, quarantine)
             }
+
+
+def _compared(table: sa.Table, row: sa.Row[Any]) -> tuple[Any, ...]:
+    """A row as it is compared with another: what a run's record of an older version lacks is as good as null."""
+    if table is not runs:
+        return tuple(row)
+    told = {name: value for name, value in json.loads(row.record).items() if value is not None}
+    return (*(value for name, value in row._mapping.items() if name != "record"), json.dumps(told, sort_keys=True))
 
 
 def _probed_from(given: Mapping[str, Any]) -> Probed:
