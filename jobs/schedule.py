@@ -54,7 +54,8 @@ def command(
     holds the newest record.
 
     SIGTERM or Ctrl-C stops cleanly. Exit status: 0 stopped between runs, or --count runs were made; 1 the last one of
-    them failed; 2 the job or the schedule is not right; 3 stopped in a run (it is gone on with at the next start).
+    them failed or answered nothing; 2 the job or the schedule is not right; 3 stopped in a run (it is gone on with at
+    the next start).
     """
     times = Cron(cron, timezone)
     find_ffmpeg()
@@ -73,7 +74,7 @@ def command(
         raise typer.Exit(0)
     if last.status == "stopped" and stop.is_set():
         raise typer.Exit(STOPPED_EXIT)
-    raise typer.Exit(1 if last.status == "failed" and not stop.is_set() else 0)
+    raise typer.Exit(1 if last.error_class is not None and not stop.is_set() else 0)
 
 
 if __name__ == "__main__":

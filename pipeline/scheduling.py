@@ -235,6 +235,8 @@ def _recorded(job: str, due: datetime, lease: Lease, run: Callable[[Lease], RunS
         model_s=made.model_s,
         gpu_hours=made.gpu_hours,
         usd=made.usd,
+        error_class="answered_nothing" if summary.answered_nothing else None,
+        error="no clip of the job has an answer; its quarantine says why" if summary.answered_nothing else None,
     )
 
 

@@ -23,8 +23,8 @@ SPREAD = 0.3
 
 @dataclass(frozen=True)
 class Stages:
-    """Seconds of one clip in each stage. The defaults were measured on two CPU cores with the embedded model (clips of
-    8 s, lab log of 2026-11-22) and by `--part executor`; a run's record has those of other hardware."""
+    """Seconds of one clip in each stage. Decoding and model were measured on two CPU cores with the embedded model
+    (clips of 8 s, lab log of 2026-11-22); the driver's are its aim, which `--part executor` measures."""
 
     decode_s: float = 0.21
     model_s: float = 0.14
