@@ -370,7 +370,7 @@ def test_sql_that_cannot_run_says_what_there_is(results: Path):
     result = omnidrop("query", "SELECT anser FROM answers", results)
     assert result.exit_code == 2
     assert '"answer"' in result.stderr  # DuckDB's own suggestion
-    assert "Tables: answers, clips, media, quarantine, runs" in result.stderr
+    assert "Tables: answers, audits, clips, media, quarantine, runs" in result.stderr
     assert "one SQL statement, got 2" in omnidrop("query", "SELECT 1; SELECT 2", results).stderr
     assert "one SQL statement, got 0" in omnidrop("query", "", results).stderr
     assert "Conversion Error" in omnidrop("query", "SELECT clip_id::INT FROM answers", results).stderr
@@ -408,7 +408,7 @@ def test_a_job_that_is_well_passes_every_check_and_leaves_nothing(job_file: Path
     assert result.exit_code == 0, result.output
     checks = json.loads((tmp_path / "checks.json").read_text())
     assert checks["ok"]
-    assert [check["ok"] for check in checks["checks"]] == [True] * 8
+    assert [check["ok"] for check in checks["checks"]] == [True] * 9
     assert "good.mp4: 1.0 s, mpeg4" in result.stdout
     assert "subject=bees" in result.stdout
     assert "9 questions about a black second" in result.stdout
@@ -433,7 +433,7 @@ def test_each_failure_is_shown_and_says_what_to_do(job_file: Path, tmp_path: Pat
         f"FAILED   checkpoint answers: the checkpoint {tmp_path} lacks",
     ):
         assert expected in result.stdout
-    assert "5 of 8 checks failed" in result.stderr
+    assert "5 of 9 checks failed" in result.stderr
 
 
 def test_media_that_lack_what_a_template_reads_are_found_before_the_run(job_file: Path, videos: Path, tmp_path: Path):
