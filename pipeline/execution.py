@@ -139,6 +139,9 @@ class Statistics:
         if not self.loaded_s:
             return None
         waits = {reason: seconds for reason, seconds in self.idle_s.items() if reason != "end"}
+        # An actor was done, and the driver had not looked yet: it was asking the planner for units.
+        unseen_s = max(0.0, self.loaded_s - self.busy_s - sum(self.idle_s.values()))
+        waits["planning"] = waits.get("planning", 0.0) + unseen_s
         return max({"model": self.busy_s, **waits}.items(), key=lambda item: item[1])[0]
 
 
