@@ -131,7 +131,8 @@ def test_the_commands_of_the_operations_page_run_in_its_order(failed, monkeypatc
     failed.rename(failed.with_name("lectures.yaml"))
     monkeypatch.chdir(failed.parent)
     shown = commands_of(ROOT / "docs" / "operations.md")
-    assert [words[0] for words in shown] == ["status", "query", "retry", "retry", "verify", "rebuild", "forget"]
+    order = ["status", "query", "retry", "retry", "verify", "rebuild", "forget", "export", "calibrate", "plan", "index"]
+    assert [words[0] for words in shown] == order
     for words in shown:
         result = cli(*words)
         assert result.exit_code == 0, (words, result.output)
