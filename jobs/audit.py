@@ -24,8 +24,8 @@ EXAMPLES = (
     "omnidrop audit s3://bucket/results --job lectures",
 )
 ADVICE = (
-    "give each a gentler policy (a higher pruning.retained_ratio), or a job and question set of its own, so that the "
-    "pass is guided by it alone"
+    "give them a higher retained_ratio of their own in the question set: questions of one ratio share a pass that only "
+    "they guide"
 )
 
 

@@ -160,6 +160,18 @@ def dense(widths: Widths, prefix_rows: int, questions: Sequence[QuestionRows], e
     )
 
 
+def after_each_other(passes: Sequence[PassCost]) -> PassCost:
+    """Passes over one clip that is encoded once: work adds up, one cache is held at a time."""
+    return PassCost(
+        tokens=sum(one.tokens for one in passes),
+        prefill_flops=sum(one.prefill_flops for one in passes),
+        selection_flops=sum(one.selection_flops for one in passes),
+        encoder_flops=passes[0].encoder_flops,
+        decode_flops=sum(one.decode_flops for one in passes),
+        kv_bytes=max(one.kv_bytes for one in passes),
+    )
+
+
 def dense_shared(widths: Widths, prefix_rows: int, questions: Sequence[QuestionRows], encoder_flops: int) -> PassCost:
     """The clip prefilled once, its cache reused by every question."""
     work = [LayerWork(prefix_rows, sum(q.rows for q in questions), sum(q.pairs for q in questions))] * widths.layers

@@ -21,7 +21,7 @@ from omnidrop.models.base import Adapter, Prefix
 from omnidrop.models.checkpoints import resolve_checkpoint
 from omnidrop.models.clip_layout import lay_out
 from omnidrop.models.registry import adapter_class
-from omnidrop.modes import DENSE_MODES
+from omnidrop.modes import DENSE_MODES, SHARED_MODES
 from omnidrop.processing import ClipProcessor
 from omnidrop.questions import Json, Question, Text
 from omnidrop.schedule import Schedule
@@ -71,15 +71,20 @@ class Estimator:
         """
         prefix = self._prefix(frames, height, width, samples, fps, system_prompt, instruction)
         clip = prefill.ClipTokens.of(prefix)
-        schedule = self._planned(clip, pruning)
         asked = layout.ask(cast(Adapter, self._processor), questions)
         rows = [self._question_rows(prefix, one) for one in asked]
         everything = prefix.input_ids.shape[0]
+        ratios, costs = [], []
+        for ratio, numbers in pruning.together(questions):
+            schedule = self._planned(clip, pruning, ratio)
+            those = ([asked[n] for n in numbers], [rows[n] for n in numbers])
+            costs.append(self._as_run(clip, *those, pruning, schedule))
+            ratios += [schedule.retained_ratio] * (1 if pruning.mode in SHARED_MODES else len(numbers))
         return Estimate(
             audio_tokens=clip.av.audio,
             video_tokens=clip.av.video,
-            retained_ratio=schedule.retained_ratio,
-            as_run=self._as_run(clip, asked, rows, pruning, schedule),
+            retained_ratio=sum(ratios) / len(ratios),
+            as_run=cost.after_each_other(costs),
             dense=cost.dense(self._widths, everything, rows, prefix.encoder_flops),
             dense_shared=cost.dense_shared(self._widths, everything, rows, prefix.encoder_flops),
         )
@@ -87,10 +92,10 @@ class Estimator:
     def schedule(self, pruning: Pruning, *, frames: int, height: int, width: int, samples: int, fps: float) -> Schedule:
         """How many tokens of such a clip enter each layer, whatever is asked. Raises PolicyError, as `clip`."""
         prefix = self._prefix(frames, height, width, samples, fps, None, "")
-        return self._planned(prefill.ClipTokens.of(prefix), pruning)
+        return self._planned(prefill.ClipTokens.of(prefix), pruning, pruning.retained_ratio)
 
-    def _planned(self, clip: prefill.ClipTokens, pruning: Pruning) -> Schedule:
-        return pruning.build().plan(clip.av, self._widths.layers, pruning.retained_ratio)
+    def _planned(self, clip: prefill.ClipTokens, pruning: Pruning, ratio: float | None) -> Schedule:
+        return pruning.build().plan(clip.av, self._widths.layers, ratio)
 
     def _prefix(
         self,

@@ -7,8 +7,9 @@ touches another clip's state. Knows nothing about files, archives, Ray or where 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,15 @@ class Pruning:
     def off(cls, mode: str = "dense_shared") -> Pruning:
         """No pruning, in any mode."""
         return cls(mode=mode, policy="none", retained_ratio=None)
+
+    def together(self, questions: Sequence[Question]) -> list[tuple[float | None, tuple[int, ...]]]:
+        """(retained ratio, numbers of the questions) of those that share one ratio, in order of the first of each."""
+        if self.policy == "none":
+            return [(self.retained_ratio, tuple(range(len(questions))))]
+        groups = defaultdict[float | None, list[int]](list)
+        for number, question in enumerate(questions):
+            groups[question.retained_ratio or self.retained_ratio].append(number)
+        return [(ratio, tuple(numbers)) for ratio, numbers in groups.items()]
 
     def build(self) -> policies.Policy:
         """The policy with its settings."""
@@ -156,14 +166,19 @@ class OmniModel:
                 )
                 clip = prefill.ClipTokens.of(encoded)
                 policy = pruning.build()
-                schedule = policy.plan(clip.av, len(self.adapter.layers), pruning.retained_ratio)
-                done = modes.run(
-                    self.adapter, clip, asked, pruning.mode, policy, schedule, pruning.guidance, watch=positions
-                )
-                passes = []
-                for one in done:
-                    passes.append(self._answer_pass(one))
-                    del one  # its cache goes before the next prefill starts
+                passes: list[_Pass] = []
+                missed: list[str] = []
+                for ratio, numbers in pruning.together(questions):
+                    schedule = policy.plan(clip.av, len(self.adapter.layers), ratio)
+                    missed += _missed(ratio, schedule.retained_ratio)
+                    those = [asked[number] for number in numbers]
+                    done = modes.run(
+                        self.adapter, clip, those, pruning.mode, policy, schedule, pruning.guidance, watch=positions
+                    )
+                    for one in done:
+                        answered = self._answer_pass(one)
+                        passes.append(replace(answered, questions=tuple(numbers[q] for q in answered.questions)))
+                        del one  # its cache goes before the next prefill starts
         except RuntimeError as error:
             # On the CPU the allocator's failure is a plain RuntimeError.
             if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
@@ -183,7 +198,7 @@ class OmniModel:
             answers=tuple(by_question[number] for number in range(len(ids))),
             cost=self._cost(clip, asked, passes, seconds),
             trace=trace.counts(clip.av, entered),
-            notes=(*encoded.notes, *_missed(pruning.retained_ratio, schedule.retained_ratio)),
+            notes=(*encoded.notes, *missed),
             positions=trace.positions(clip.av, of_passes, entered, watched) if positions else None,
         )
 

@@ -21,6 +21,8 @@ from omnidrop.schedule import Schedule
 
 DENSE_MODES = ("dense", "dense_shared")
 """Modes that prune nothing: each question alone; the prefix once for all."""
+SHARED_MODES = ("dense_shared", "set_guided")
+"""Modes in which a set is one pass."""
 MODES = (*DENSE_MODES, "per_question", "staged", "set_guided")
 """And pruned for each question alone; the same with the layers before the first drop shared; pruned once for all."""
 

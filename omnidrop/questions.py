@@ -140,10 +140,15 @@ class Question:
     id: str
     text: str
     answer: AnswerType
+    retained_ratio: float | None = None
+    """Where pruning is on and the set's ratio costs this question too much: a ratio of its own. Questions of one ratio
+    share a pass apart from the set's. None asks it with the set."""
 
     def __post_init__(self) -> None:
         if not self.id or not self.text.strip():
             raise QuestionError(f"a question needs an id and a text, got id {self.id!r}, text {self.text!r}")
+        if self.retained_ratio is not None and not 0.0 < self.retained_ratio <= 1.0:
+            raise QuestionError(f"retained_ratio must be above 0 and at most 1, got {self.retained_ratio!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary, stable enough to be hashed into a recipe."""
@@ -157,7 +162,9 @@ class Question:
                 fields["max_tokens"] = most
             case Json(max_tokens=most):
                 fields |= {"schema": self.answer.schema, "max_tokens": most}
-        return {"id": self.id, "text": self.text, "answer": fields}
+        # Left out where there is none: what was asked before there were such ratios keeps its hash.
+        own = {} if self.retained_ratio is None else {"retained_ratio": self.retained_ratio}
+        return {"id": self.id, "text": self.text, "answer": fields, **own}
 
 
 def question_from_dict(given: Mapping[str, Any]) -> Question:
@@ -178,4 +185,4 @@ def question_from_dict(given: Mapping[str, Any]) -> Question:
             answer = Json(json.dumps(fields["schema"], sort_keys=True), fields["max_tokens"])
         case _:
             raise QuestionError(f"unknown answer type {kind!r}; allowed: choice, boolean, number, text, json")
-    return Question(str(given["id"]), str(given["text"]), answer)
+    return Question(str(given["id"]), str(given["text"]), answer, given.get("retained_ratio"))

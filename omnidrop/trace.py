@@ -45,11 +45,11 @@ class Trace:
 
 
 def counts(av: AudioVisual, entered: Sequence[Sequence[Tensor]]) -> TraceCounts:
-    """Counts by layer of `entered[pass][layer]`; passes that differ are averaged, the total being the same in all."""
+    """Counts by layer of `entered[pass][layer]`, as the mean over passes."""
     layers = len(entered[0])
     video = torch.stack([(av.modality[index] == VIDEO).sum() for one in entered for index in one])
     mean = video.view(len(entered), layers).double().mean(dim=0).round().long().tolist()
-    totals = [index.shape[0] for index in entered[0]]
+    totals = [round(sum(one[layer].shape[0] for one in entered) / len(entered)) for layer in range(layers)]
     return TraceCounts(
         audio_in=av.audio,
         video_in=av.video,

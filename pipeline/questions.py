@@ -76,6 +76,12 @@ class _Question(Section):
     answer: Annotated[_Choice | _Boolean | _Number | _Text | _Json, Field(discriminator="type")] = Field(
         description="Type of the answer: choice, boolean, number, text or json."
     )
+    retained_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Where the job's ratio costs this question too much: its own, in a pass apart from the set's.",
+    )
 
 
 class _File(Section):
@@ -97,6 +103,12 @@ class QuestionTemplate:
     id: str
     text: str
     answer: AnswerType
+    retained_ratio: float | None = None
+
+    @property
+    def as_written(self) -> Question:
+        """The question, its templates not filled in."""
+        return Question(self.id, self.text, self.answer, self.retained_ratio)
 
 
 @dataclass(frozen=True)
@@ -152,7 +164,7 @@ class QuestionSet:
             try:
                 if isinstance(answer, Choice):
                     answer = Choice(tuple(filled(where, option) for option in answer.options))
-                questions.append(Question(template.id, text, answer))
+                questions.append(Question(template.id, text, answer, template.retained_ratio))
             except QuestionError as error:
                 given = str(error)
                 prefix = "" if given.startswith(self.source) else f"{self.source}: {where}, media item {media.key!r}: "
@@ -165,7 +177,7 @@ class QuestionSet:
             "format": FINGERPRINT_FORMAT,
             "instruction": self.instruction,
             "variables": self.values(variables),
-            "questions": [Question(q.id, q.text, q.answer).to_dict() for q in self.questions],
+            "questions": [q.as_written.to_dict() for q in self.questions],
         }
         # Options keep their order (it decides ties); the keys of mappings do not matter.
         text = json.dumps(content, sort_keys=True, ensure_ascii=True)
@@ -219,8 +231,9 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         answer_at = document.where(("questions", index, "answer"))
         try:
             answer = _answer(question.answer)
-            questions.append(QuestionTemplate(question.id, question.text, answer))
-            Question(question.id, question.text, answer)
+            template = QuestionTemplate(question.id, question.text, answer, question.retained_ratio)
+            questions.append(template)
+            _ = template.as_written  # checked by being made
         except QuestionError as error:
             problems.append(f"{answer_at}: {name}: {error}")
             continue

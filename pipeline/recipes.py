@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from omnidrop.errors import QuestionError
-from omnidrop.questions import Question, question_from_dict
+from omnidrop.questions import question_from_dict
 from pipeline.questions import QuestionSet, QuestionTemplate
 from pipeline.sealing import JournalError
 from pipeline.sections import ArchiveConfig, ClipsConfig, ModelConfig, PruningConfig, Scalar
@@ -58,7 +58,7 @@ def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
             "instruction": asked.instruction,
             "variables": dict(asked.variables),
             # As written: texts and options may be templates.
-            "questions": [Question(q.id, q.text, q.answer).to_dict() for q in asked.questions],
+            "questions": [q.as_written.to_dict() for q in asked.questions],
             "source": asked.source,
         },
     }
@@ -88,7 +88,7 @@ def decode_recipe(data: bytes, *, where: str) -> Kept:
                 version=asked["version"],
                 instruction=asked["instruction"],
                 variables=tuple(asked["variables"].items()),
-                questions=tuple(QuestionTemplate(q.id, q.text, q.answer) for q in questions),
+                questions=tuple(QuestionTemplate(q.id, q.text, q.answer, q.retained_ratio) for q in questions),
                 source=asked["source"],
             ),
         )
