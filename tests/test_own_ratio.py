@@ -1,4 +1,4 @@
-"""A question with a retained ratio of its own is asked in a pass apart from the set's, by which nothing else changes."""
+"""A question with a retained ratio of its own is asked in a pass apart from the set's; nothing else changes by it."""
 
 from __future__ import annotations
 
