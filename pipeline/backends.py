@@ -19,6 +19,7 @@ from typing import Protocol
 import ray
 
 from omnidrop.errors import UserError
+from pipeline.accounting import Statistics, Watch, unwatched
 from pipeline.execution import (
     NO_ROOM,
     RETRY_PAUSE_S,
@@ -26,7 +27,6 @@ from pipeline.execution import (
     Backend,
     Limits,
     RayExecution,
-    Statistics,
     UnitResult,
     execute_in_process,
 )
@@ -63,10 +63,12 @@ class Executor(Protocol):
         ...
 
 
-def executor(job: JobConfig, stop: StopFlag, patience: Patience) -> Executor:
-    """The executor that a job's `execution.ray_address` asks for. It takes nothing new while `patience` waits."""
-    kind = _InProcess if job.execution.ray_address == IN_PROCESS else _OnRay
-    return kind(job, stop, patience)
+def executor(job: JobConfig, stop: StopFlag, patience: Patience, watch: Watch = unwatched) -> Executor:
+    """The executor that a job's `execution.ray_address` asks for. It takes nothing new while `patience` waits; on Ray
+    `watch` is told what is going on."""
+    if job.execution.ray_address == IN_PROCESS:
+        return _InProcess(job, stop, patience)
+    return _OnRay(job, stop, patience, watch)
 
 
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
@@ -85,7 +87,7 @@ class _InProcess:
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
         job = self._job
         answerer = Answerer(answerer_settings(job.model, job.pruning, audit_share=job.audit.share))
-        held = self.statistics.held
+        held = self.statistics.actor_time
         held.gpus = gpus_counted(job.model.gpus_per_actor)
 
         def answer(decoded: DecodedClip, unit: WorkUnit) -> ClipOutcome:
@@ -133,8 +135,8 @@ class _InProcess:
 class _OnRay:
     """Decode tasks and model actors on a Ray cluster."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience) -> None:
-        self._job, self._stop, self._patience = job, stop, patience
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, watch: Watch) -> None:
+        self._job, self._stop, self._patience, self._watch = job, stop, patience, watch
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
@@ -142,9 +144,9 @@ class _OnRay:
         try:
             if started_here:
                 self._check_gpus()
-            execution = RayExecution(self._backend(), self._limits(), self._stop, self._patience)
+            execution = RayExecution(self._backend(), self._limits(), self._stop, self._patience, self._watch)
             self.statistics = execution.statistics
-            self.statistics.held.gpus = gpus_counted(self._gpus_per_actor())
+            self.statistics.actor_time.gpus = gpus_counted(self._gpus_per_actor())
             yield from execution.run(units)
         finally:
             if started_here:

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from omnidrop.errors import UserError
-from pipeline.spending import HOUR_S, GpuHours
+from pipeline.accounting import HOUR_S
+from pipeline.spending import GpuHours
 from pipeline.throughput import MeasuredPass, Throughput, fit
 
 if TYPE_CHECKING:

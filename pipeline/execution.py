@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,9 +30,9 @@ from ray.exceptions import (
 )
 
 from omnidrop.errors import OmniDropError
+from pipeline.accounting import Load, Statistics, Watch, unwatched
 from pipeline.deaths import first_line, is_preemption, node_answers
 from pipeline.patience import Patience, StopFlag, Unavailable
-from pipeline.spending import HeldActors
 from workers.records import (
     Clip,
     ClipFailure,
@@ -112,39 +112,6 @@ class Backend:
     """How large the decoded clip will be, before decoding."""
 
 
-@dataclass
-class Statistics:
-    """What the loop measured; filled while it runs."""
-
-    peak_bytes_in_flight: int = 0
-    deaths: Counter[str] = field(default_factory=Counter)
-    actors: list[str] = field(default_factory=list)
-    held: HeldActors = field(default_factory=HeldActors)
-    loaded_s: float = 0.0
-    """Seconds with a loaded model, summed over actors."""
-    busy_s: float = 0.0
-    """Of these, seconds in which a clip was answered, as the actors measure it."""
-    idle_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Seconds in which a loaded actor had no clip, summed over actors, by what it waited for: `decode`,
-    `bytes_in_flight`, `planning`, `storage`, or `end` (nothing was left for it)."""
-
-    @property
-    def busy_share(self) -> float | None:
-        """Share of the loaded time in which actors answered; None where none was loaded."""
-        return min(1.0, self.busy_s / self.loaded_s) if self.loaded_s else None
-
-    @property
-    def bottleneck(self) -> str | None:
-        """What took most of the actors' time: `model`, or what they waited for; None where none was loaded."""
-        if not self.loaded_s:
-            return None
-        waits = {reason: seconds for reason, seconds in self.idle_s.items() if reason != "end"}
-        # An actor was done, and the driver had not looked yet: it was asking the planner for units.
-        unseen_s = max(0.0, self.loaded_s - self.busy_s - sum(self.idle_s.values()))
-        waits["planning"] = waits.get("planning", 0.0) + unseen_s
-        return max({"model": self.busy_s, **waits}.items(), key=lambda item: item[1])[0]
-
-
 def execute_in_process(
     units: Iterable[WorkUnit],
     *,
@@ -204,8 +171,16 @@ class _Slot:
 class RayExecution:
     """One run of the loop. All state lives in the driver; tasks and actors hold none that matters."""
 
-    def __init__(self, backend: Backend, limits: Limits, stop: StopFlag, patience: Patience | None = None) -> None:
-        self._backend, self._limits, self._stop = backend, limits, stop
+    def __init__(
+        self,
+        backend: Backend,
+        limits: Limits,
+        stop: StopFlag,
+        patience: Patience | None = None,
+        watch: Watch = unwatched,
+    ) -> None:
+        """`watch` is told at every look, many times a second and at least every `POLL_S` while nothing else happens."""
+        self._backend, self._limits, self._stop, self._watch = backend, limits, stop, watch
         self._patience = patience or Patience(0.0)
         self._again: deque[_ClipState] = deque()
         self._next: deque[_ClipState] = deque()
@@ -218,8 +193,6 @@ class RayExecution:
         self._answered_clips = 0
         self._proven: _ClipState | None = None
         self._is_exhausted = False
-        self._looked_at = time.monotonic()
-        self._planning_s = 0.0
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
@@ -247,14 +220,14 @@ class RayExecution:
                 if not waiting:
                     # Clips are left, but it is not yet time for them.
                     time.sleep(POLL_S)
-                    self._note_time(waits_for)
+                    self._look(waits_for)
                     continue
                 # Whatever is done comes along: one wait per event would cost a round trip each. Looked at first without
                 # waiting, because a driver that is busy has always something to do.
                 done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
                 if not done:
                     done, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S, fetch_local=False)
-                self._note_time(waits_for)
+                self._look(waits_for)
                 for ref in done:
                     yield from self._handle(ref)
         finally:
@@ -286,7 +259,7 @@ class RayExecution:
         while not self._next:
             asked = time.monotonic()
             unit = None if self._is_exhausted else next(source, None)
-            self._planning_s += time.monotonic() - asked
+            self.statistics.actor_time.planned(time.monotonic() - asked)
             if unit is None:
                 self._is_exhausted = True
                 return None
@@ -328,7 +301,7 @@ class RayExecution:
         self._loading[handle.load.remote()] = slot
         return slot
 
-    # -- where the actors' time goes ----------------------------------------------------------------------------------
+    # -- looking on ---------------------------------------------------------------------------------------------------
 
     def _waits_for(self) -> str:
         """What an actor without a clip waits for at this moment."""
@@ -339,16 +312,15 @@ class RayExecution:
         is_full = len(self._decoding) >= self._limits.decode_tasks
         return "decode" if is_full or not self._next else "bytes_in_flight"
 
-    def _note_time(self, waits_for: str) -> None:
-        """Book the time since the last look to the actors that are loaded, and to what the idle ones waited for."""
-        now = time.monotonic()
-        passed_s, planning_s = now - self._looked_at, self._planning_s
-        self._looked_at, self._planning_s = now, 0.0
-        loaded = sum(slot.is_loaded for slot in self._slots)
-        idle = sum(slot.is_loaded and slot.clip is None for slot in self._slots)
-        self.statistics.loaded_s += loaded * passed_s
-        self.statistics.idle_s["planning"] += idle * planning_s
-        self.statistics.idle_s[waits_for] += idle * max(0.0, passed_s - planning_s)
+    def _look(self, waits_for: str) -> None:
+        """Note what is held, and what the actors without a clip waited for since the last look."""
+        loading, busy = len(self._loading), len(self._answering)
+        idle = len(self._slots) - loading - busy
+        self.statistics.actor_time.passed(idle, waits_for)
+        waiting = len(self._next) + len(self._again)
+        counts = (waiting, len(self._decoding), len(self._ready), loading, busy, idle)
+        self.statistics.load = Load(self._bytes, *counts)
+        self._watch(self.statistics)
 
     # -- finishing work -----------------------------------------------------------------------------------------------
 
@@ -399,7 +371,7 @@ class RayExecution:
         else:
             slot.deaths_in_a_row = 0
             if isinstance(outcome, ClipResult):
-                self.statistics.busy_s += outcome.answer_s
+                self.statistics.actor_time.answered(outcome)
                 self._proven = _ClipState(state.owner, state.clip, state.nbytes)
             self._answered_clips += 1
             self._patience.succeeded()
@@ -437,12 +409,12 @@ class RayExecution:
         else:
             slot.is_loaded = True
             slot.node_id = loaded.node_id if loaded else None
-            self.statistics.held.hold(slot, loaded.load_s if loaded else 0.0)
+            self.statistics.actor_time.hold(slot, loaded.load_s if loaded else 0.0)
 
     def _replace(self, slot: _Slot, error: RayActorError, *, is_lost: bool) -> None:
         # An actor that is only unavailable would keep its GPU.
         ray.kill(slot.handle)
-        self.statistics.held.release(slot)
+        self.statistics.actor_time.release(slot)
         if not is_lost:
             slot.deaths_in_a_row += 1
             self.statistics.deaths["actor"] += 1
@@ -524,5 +496,6 @@ class RayExecution:
             log.warning("an actor did not describe itself: %s", first_line(error))
         for slot in self._slots:
             ray.kill(slot.handle)
-            self.statistics.held.release(slot)
+            self.statistics.actor_time.release(slot)
         self._slots.clear()
+        self.statistics.load = Load()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE, checkpoint_hash, resolve_checkpoint
 from pipeline import calibration, iceberg, mirror, recipes, tables
+from pipeline.accounting import Statistics
 from pipeline.archive import list_media, media_id
 from pipeline.audit import Audit, audit_of
 from pipeline.batches import ahead
@@ -27,13 +28,14 @@ from pipeline.failpoints import reached
 from pipeline.job import JobConfig
 from pipeline.journal import FORMAT_PATH, Journal, RunRecord, check_output_is_ours
 from pipeline.logs import log_unit, run_named
+from pipeline.metrics import RunMetrics
 from pipeline.patience import EitherFlag, Patience
 from pipeline.planning import Recipe, make_recipe, plan_archive
 from pipeline.probing import prober
 from pipeline.questions import QuestionSet, load_question_set
 from pipeline.retrying import Retry, Selected, Selection
 from pipeline.savings_index import SavingsIndex, Totals
-from pipeline.spending import HeldActors, Spending, Spent
+from pipeline.spending import Spending, Spent
 from pipeline.storage import PatientStore, Store, caveats, open_store
 from pipeline.unit_format import Asked, utc_now
 from workers.memory import peak_rss_bytes
@@ -162,6 +164,7 @@ def run_job(
         started_at=utc_now(),
     )
     counts = {"listed": 0, "planned": 0, "before": 0}
+    metrics = RunMetrics(job.name, job.cost)
     retry = None if again is None else Retry(parts.index, job.name, again)
 
     with ExitStack() as stack:
@@ -196,12 +199,13 @@ def run_job(
                 committer.declare(plan)
                 if plan.failure is not None and plan.failed_unit_id not in plan.finished:
                     committer.fail(plan)
+                    metrics.failed(plan.failure)
                 counts["planned"] += bool(todo)
                 yield from todo
 
-        execution = _Execution(job, stop, patience)
+        execution = _Execution(job, stop, patience, metrics)
         known = calibration.find(parts.store, parts.asked.weights_hash, job.model)
-        spending = Spending(job.cost, known, lambda: execution.held)
+        spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
         status = "failed"
         try:
             observer.stage("running")
@@ -210,13 +214,15 @@ def run_job(
                     break
                 committer.add(result.unit, result.outcomes)
                 spending.add(result.outcomes)
+                metrics.finished(result.outcomes)
                 observer.unit_done(result)
                 log_unit(result)
             status = "stopped" if stop.is_set() else "budget" if spending.is_capped else "complete"
         finally:
             # Whatever ended the run: what is finished is kept, and the record says how it ended.
             committer.close()
-            tally = committer.tally
+            tally, measured = committer.tally, execution.statistics
+            metrics.publish(measured)
             run = replace(
                 run,
                 finished_at=utc_now(),
@@ -233,11 +239,11 @@ def run_job(
                 decode_s=tally.decode_s,
                 answer_s=tally.answer_s,
                 model_s=tally.model_s,
-                peak_bytes_in_flight=execution.peak_bytes_in_flight,
+                peak_bytes_in_flight=measured.peak_bytes_in_flight,
                 driver_peak_rss_bytes=peak_rss_bytes(),
-                actors=execution.actors,
-                actor_busy_share=execution.actor_busy_share,
-                bottleneck=execution.bottleneck,
+                actors=tuple(measured.actors),
+                actor_busy_share=measured.actor_time.busy_share,
+                bottleneck=measured.actor_time.bottleneck,
             )
             run = _with_spending(run, spending.spent())
             parts.journal.write_run(run)
@@ -259,8 +265,8 @@ class _Execution:
     """Starts what runs the units when the first one comes: Ray and torch take seconds and 300 MB, and most scheduled
     runs find nothing to do."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience) -> None:
-        self._job, self._stop, self._patience = job, stop, patience
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, metrics: RunMetrics) -> None:
+        self._job, self._stop, self._patience, self._metrics = job, stop, patience, metrics
         self._executor: Executor | None = None
 
     def run(self, units: Iterator[WorkUnit]) -> Iterator[UnitResult]:
@@ -272,33 +278,13 @@ class _Execution:
         from pipeline.reachability import check_reachable
 
         check_reachable(self._job, first.media.key, first.info)
-        self._executor = backends.executor(self._job, self._stop, self._patience)
+        self._executor = backends.executor(self._job, self._stop, self._patience, self._metrics.watch)
         yield from self._executor.run(chain([first], units))
 
     @property
-    def peak_bytes_in_flight(self) -> int:
-        """Decoded and not yet answered, at most."""
-        return self._executor.statistics.peak_bytes_in_flight if self._executor else 0
-
-    @property
-    def held(self) -> HeldActors | None:
-        """The meter of the model actors; None where none was started."""
-        return self._executor.statistics.held if self._executor else None
-
-    @property
-    def actors(self) -> tuple[str, ...]:
-        """What the model actors said of themselves."""
-        return tuple(self._executor.statistics.actors) if self._executor else ()
-
-    @property
-    def actor_busy_share(self) -> float | None:
-        """See `Statistics.busy_share`; None where no actor was there."""
-        return self._executor.statistics.busy_share if self._executor else None
-
-    @property
-    def bottleneck(self) -> str | None:
-        """See `Statistics.bottleneck`."""
-        return self._executor.statistics.bottleneck if self._executor else None
+    def statistics(self) -> Statistics:
+        """What was measured; all zero where nothing was started."""
+        return self._executor.statistics if self._executor else Statistics()
 
 
 def _with_spending(run: RunRecord, spent: Spent) -> RunRecord:

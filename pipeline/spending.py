@@ -1,54 +1,27 @@
-"""What a run spends on model actors, in GPU hours: measured while it goes, held below a cap, compared with an estimate.
+"""What a run spends on model actors, in GPU hours: held below a cap, compared with an estimate.
 
-Promises: an actor counts from when its model began to load until it is given back or dies, idle or not, since that is
-what is paid for; waiting for a machine does not count. At the cap nothing new is taken, what was taken is finished.
-Knows nothing about what is answered, or how actors are started.
+Promises: at the cap nothing new is taken, what was taken is finished. Knows nothing about what is answered, or how the
+time of actors is measured (`pipeline/accounting.py`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.accounting import HOUR_S
 from workers.records import ClipOutcome, ClipResult, WorkUnit
 
 if TYPE_CHECKING:
+    from pipeline.accounting import ActorTime
     from pipeline.calibration import Calibration
     from pipeline.sections import CostConfig
-
-HOUR_S = 3600.0
 
 
 def gpus_counted(gpus_per_actor: float | None) -> float:
     """GPUs that an actor is charged for: its share, or one where it has none (its CPU cores are a price, too)."""
     return gpus_per_actor or 1.0
-
-
-class HeldActors:
-    """A meter of actors that are held, each for `gpus` GPUs."""
-
-    def __init__(self, gpus: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.gpus = gpus
-        self._clock = clock
-        self._since: dict[object, float] = {}
-        self._ended_s = 0.0
-
-    def hold(self, actor: object, load_s: float = 0.0) -> None:
-        """An actor is held from now on, and was for `load_s` seconds before; nothing where it was held already."""
-        self._since.setdefault(actor, self._clock() - load_s)
-
-    def release(self, actor: object) -> None:
-        """It is held no more; nothing where it was not held."""
-        if (since := self._since.pop(actor, None)) is not None:
-            self._ended_s += self._clock() - since
-
-    @property
-    def gpu_hours(self) -> float:
-        """All so far."""
-        now = self._clock()
-        return self.gpus * (self._ended_s + sum(now - since for since in self._since.values())) / HOUR_S
 
 
 @dataclass(frozen=True)
@@ -77,10 +50,8 @@ class Spent:
 class Spending:
     """One run's account."""
 
-    def __init__(
-        self, cost: CostConfig, calibration: Calibration | None, held: Callable[[], HeldActors | None]
-    ) -> None:
-        """`held` gives the meter of the run's actors, None before the first is started."""
+    def __init__(self, cost: CostConfig, calibration: Calibration | None, held: Callable[[], ActorTime]) -> None:
+        """`held` gives the meter of the run's actors."""
         self._cost, self._calibration, self._held = cost, calibration, held
         self._taken = self._done = 0
         self._answer_s = self._estimated_s = 0.0
@@ -113,7 +84,7 @@ class Spending:
     def spent(self) -> Spent:
         """So far."""
         held = self._held()
-        gpu_hours, gpus = (held.gpu_hours, held.gpus) if held else (0.0, 1.0)
+        gpu_hours, gpus = held.gpu_hours, held.gpus
         estimated = None if self._calibration is None else self._calibration.gpu_hours(self._estimated_s, gpus)
         return Spent(
             gpu_hours=gpu_hours,

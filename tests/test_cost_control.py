@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import pytest
 
+from pipeline.accounting import ActorTime
 from pipeline.job import JobError, load_job
 from pipeline.journal import decode_run
 from pipeline.run import open_job
-from pipeline.spending import HeldActors
 from tests.small_jobs import cli, run, select
 
 TINY_CAP = 1e-9
@@ -41,7 +41,7 @@ def test_what_it_costs_is_no_part_of_the_recipe(job):
 
 def test_an_actor_counts_from_loading_until_it_is_given_back():
     now = 100.0
-    held = HeldActors(gpus=0.5, clock=lambda: now)
+    held = ActorTime(gpus=0.5, clock=lambda: now)
     held.hold("first", load_s=20)
     held.hold("first")
     now += 40

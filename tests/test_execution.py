@@ -242,7 +242,7 @@ def test_the_loop_says_what_the_actors_waited_for(ray_session, tmp_path):
     for given, start, named in [(units(2), slow_decoding, "decode"), (slow_source(), backend(tmp_path), "planning")]:
         execution = RayExecution(start, limits, threading.Event())
         assert list(execution.run(given))
-        assert execution.statistics.bottleneck == named
-        assert 0 < execution.statistics.busy_share < 0.9
-        idle_s = sum(execution.statistics.idle_s.values())
-        assert 0 < idle_s < execution.statistics.loaded_s
+        assert execution.statistics.actor_time.bottleneck == named
+        assert 0 < execution.statistics.actor_time.busy_share < 0.9
+        idle_s = sum(execution.statistics.actor_time.idle_s.values())
+        assert 0 < idle_s < execution.statistics.actor_time.loaded_s
