@@ -195,7 +195,7 @@ class _OnRay:
         gpus = self._gpus_per_actor()
         is_placed = ray.cluster_resources().get(remote.DECODE_RESOURCE, 0) > 0
         return Backend(
-            start_decode=lambda unit, clip: remote.start_decode(unit, clip, settings, where, is_placed=is_placed),
+            start_decode=remote.DecodeStarter(settings, where, is_placed=is_placed),
             start_actor=lambda: remote.start_actor(answering, num_gpus=gpus, num_cpus=cpus),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
         )

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -44,11 +45,14 @@ from workers.records import (
     Stage,
     WorkUnit,
 )
+from workers.remote import packed
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 """How long one wait may take before the stop flag is looked at again."""
+FEW = 32
+"""Up to so many tasks and calls, one that is done is waited for at a time: a look at all of them is a second wait."""
 DECODE_AHEAD_PER_ACTOR = 4
 """Clips decoded and waiting per actor. Two hide decoding's jitter; more only raises what a kill throws away."""
 RETRYABLE = frozenset({"storage", "decode_killed"})
@@ -106,8 +110,8 @@ class Backend:
     start_decode: Callable[[WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]]
     """Returns references to a `DecodeReport` and to the `DecodedClip` (None where decoding failed)."""
     start_actor: Callable[[], Any]
-    """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, questions, instruction)` (with
-    `may_audit=False` where the clip had its chance before) and `describe()`."""
+    """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, packed(questions, instruction))`
+    (with `may_audit=False` where the clip had its chance before) and `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
 
@@ -127,10 +131,27 @@ def execute_in_process(
         yield UnitResult(unit, tuple(d if isinstance(d, ClipFailure) else answer(d, unit) for d in decoded))
 
 
+def _done(waiting: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
+    """What is done of what is waited for: nothing, if that takes longer than `POLL_S`."""
+    done: list[ray.ObjectRef]
+    if len(waiting) > FEW:
+        # Every wait looks at all of them: whatever is done comes along. Without waiting, because a driver of that many
+        # has always something to do.
+        done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+        if done:
+            return done
+    done, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S, fetch_local=False)
+    return done
+
+
 @dataclass(eq=False)
 class _UnitState:
     unit: WorkUnit
     outcomes: dict[str, ClipOutcome] = field(default_factory=dict)
+
+    @cached_property
+    def asked(self) -> bytes:
+        return packed(self.unit.questions, self.unit.instruction)
 
     def result(self) -> UnitResult | None:
         if len(self.outcomes) < len(self.unit.clips):
@@ -216,17 +237,14 @@ class RayExecution:
                 is_idle = not self._decoding and not self._answering and not (self._ready and self._slots)
                 if is_idle and (deadline is not None or (self._is_exhausted and not self._again)):
                     return
-                waiting = [*self._decoding, *self._answering, *self._loading]
+                # Actors first: of several that are done, a single wait gives the one that comes first.
+                waiting = [*self._answering, *self._loading, *self._decoding]
                 if not waiting:
                     # Clips are left, but it is not yet time for them.
                     time.sleep(POLL_S)
                     self._look(waits_for)
                     continue
-                # Whatever is done comes along: one wait per event would cost a round trip each. Looked at first without
-                # waiting, because a driver that is busy has always something to do.
-                done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
-                if not done:
-                    done, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S, fetch_local=False)
+                done = _done(waiting)
                 self._look(waits_for)
                 for ref in done:
                     yield from self._handle(ref)
@@ -280,10 +298,10 @@ class RayExecution:
                 self._answer(slot, self._ready.popleft())
 
     def _answer(self, slot: _Slot, state: _ClipState) -> None:
-        slot.clip, unit = state, state.owner.unit
+        slot.clip = state
         # An audit that is too much for the worker must not cost the clip its answers.
-        calmly = {"may_audit": False} if state.deaths or unit.attempt else {}
-        self._answering[slot.handle.answer.remote(state.payload, unit.questions, unit.instruction, **calmly)] = slot
+        calmly = {"may_audit": False} if state.deaths or state.owner.unit.attempt else {}
+        self._answering[slot.handle.answer.remote(state.payload, state.owner.asked, **calmly)] = slot
 
     def _try(self, slot: _Slot) -> None:
         assert self._proven is not None

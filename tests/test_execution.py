@@ -67,7 +67,7 @@ class Actor:
         if (Path(self.folder) / "deadly-model").exists():
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def answer(self, decoded, questions, instruction, may_audit=True):
+    def answer(self, decoded, asked, may_audit=True):
         answer_s = random.random() * 0.05
         time.sleep(answer_s)
         clip = decoded.clip

@@ -400,15 +400,12 @@ def test_decode_workers_do_not_import_torch():
 def test_clips_are_decoded_and_answered_through_ray(plain, tmp_path):
     import ray
 
-    from workers.remote import start_actor, start_decode
+    from workers.remote import DecodeStarter, packed, start_actor
 
     make(*picture(4), "-c:v", "mpeg4", tmp_path / "silent.avi")
     units = [unit_of(plain), unit_of(tmp_path / "silent.avi", clips=3)]
-    started = {
-        (unit.media.key, clip.index): start_decode(unit, clip, SETTINGS, Source())
-        for unit in units
-        for clip in unit.clips
-    }
+    start_decode = DecodeStarter(SETTINGS, Source())
+    started = {(unit.media.key, clip.index): start_decode(unit, clip) for unit in units for clip in unit.clips}
     reports = {key: ray.get(report) for key, (report, _) in started.items()}
     assert {key for key, report in reports.items() if report.failure} == {("silent.avi", 2)}
     assert reports["silent.avi", 2].failure.error_class == "decode_incomplete"
@@ -420,7 +417,7 @@ def test_clips_are_decoded_and_answered_through_ray(plain, tmp_path):
             if reports[key].failure is None:
                 decoded = ray.get(payload)
                 assert reports[key].nbytes == decoded.nbytes
-                result = ray.get(actor.answer.remote(payload, QUESTIONS, ""))
+                result = ray.get(actor.answer.remote(payload, packed(QUESTIONS, "")))
                 assert result.clip.clip_id == f"{key[0]}-{key[1]}"
                 assert result.frames == len(decoded.frames)
         assert ray.get(actor.describe.remote()).clips == 5

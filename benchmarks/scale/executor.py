@@ -30,16 +30,13 @@ from workers.records import (
     DecodeReport,
     DecodeSettings,
     Loaded,
-    Media,
-    MediaInfo,
-    WorkUnit,
 )
+from workers.remote import DecodeStarter
 
 MODEL_S = 0.002
 """How long a stand-in model takes: short, so that the loop is what is measured."""
 ACTORS = 2
 DECODE_TASKS = 4
-SETTINGS, SOURCE = DecodeSettings(), Source()
 CLIP_BYTES = 200_000
 """Above 100 KB a result goes through the object store, as all real clips do."""
 
@@ -70,9 +67,7 @@ class Executed:
 
 
 @ray.remote(num_cpus=1, max_retries=0, num_returns=2)
-def _decode(
-    media: Media, info: MediaInfo, clip: Clip, settings: DecodeSettings, source: Source
-) -> tuple[DecodeReport, DecodedClip]:
+def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip]:
     frames = np.zeros(CLIP_BYTES, np.uint8)
     return DecodeReport(None, frames.nbytes), DecodedClip(clip, frames, None, 2.0, 1.0, 0.9)
 
@@ -87,7 +82,7 @@ class _Actor:
     def load(self) -> Loaded:
         return Loaded(str(ray.get_runtime_context().get_node_id()), 0.0)
 
-    def answer(self, decoded: DecodedClip, questions: object, instruction: str) -> ClipResult:
+    def answer(self, decoded: DecodedClip, asked: bytes) -> ClipResult:
         time.sleep(MODEL_S)
         return made_up.result(decoded.clip)
 
@@ -96,11 +91,6 @@ class _Actor:
 
     def describe(self) -> str:
         return "a stand-in that waits"
-
-
-def _start_decode(unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
-    report, decoded = _decode.remote(unit.media, unit.info, clip, SETTINGS, SOURCE)
-    return report, decoded
 
 
 def _start_actor() -> Any:
@@ -160,7 +150,8 @@ def _run(clips: int, floor_ms_per_clip: float) -> Executed:
         max_retries=2,
         stop_grace_s=20,
     )
-    execution = RayExecution(Backend(_start_decode, _start_actor, lambda *_: CLIP_BYTES), limits, threading.Event())
+    start_decode = DecodeStarter(DecodeSettings(), Source(), task=_decode)
+    execution = RayExecution(Backend(start_decode, _start_actor, lambda *_: CLIP_BYTES), limits, threading.Event())
     process, rss, answered = psutil.Process(), [], 0
     wall, cpu = time.perf_counter(), time.process_time()
     for finished in execution.run(made_up.units(clips)):
