@@ -126,7 +126,7 @@ class Bench:
         ):
             started = time.process_time()
             schedule = policy.plan(self.clip.av, self.layers, case.ratio)
-            for one in modes.run(self.model, self.clip, asked, case.mode, policy, schedule, case.guidance):
+            for (one,) in modes.run(self.model, [self.clip], asked, case.mode, policy, schedule, case.guidance):
                 flops += cost.prefill_flops(self.widths, one.work, one.state.packed.reads[-1], one.first_layer)
                 flops += cost.selection_flops(self.widths, one.work)
                 held = max(held, sum(self.widths.cache_bytes(rows) for rows in one.cached_rows))

@@ -1,7 +1,8 @@
 """The public face of the method: load a model, ask a question set of a clip, get answers, cost and trace.
 
-Promises: one call answers the whole set in the mode asked, with the same frozen values for every mode, and never
-touches another clip's state. Knows nothing about files, archives, Ray or where answers go.
+Promises: one call answers the whole set in the mode asked, with the same frozen values for every mode, about one clip
+or several of one shape in the same passes; no clip sees another. Knows nothing about files, archives, Ray or where
+answers go.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from omnidrop import cost, decode, layout, modes, policies, prefill, trace
 from omnidrop.answers import Answer, ClipAnswers, Cost, PassCost
 from omnidrop.constraint import Grammars
 from omnidrop.encoders import EncoderSettings
-from omnidrop.errors import ModelOutOfMemory, PolicyError, QuestionError
+from omnidrop.errors import ModelOutOfMemory, PolicyError, QuestionError, UserError
 from omnidrop.importance import GUIDANCES, Guidance
 from omnidrop.models.base import Adapter
 from omnidrop.modes import DENSE_MODES, MODES
 from omnidrop.questions import Json, Question
+
+Media = tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
+"""A clip's frames and audio, as `OmniModel.answer` takes them."""
 
 RATIO_TOLERANCE = 0.01
 """A clip of very few tokens cannot meet every ratio; a note says so where it is off by more."""
@@ -150,46 +154,105 @@ class OmniModel:
 
         Raises QuestionError, PolicyError (a ratio this depth cannot reach names the floor) and ModelOutOfMemory.
         """
+        (answers,) = self.answer_batch(
+            [(frames, audio)],
+            questions,
+            fps=fps,
+            pruning=pruning,
+            system_prompt=system_prompt,
+            instruction=instruction,
+            positions=positions,
+        )
+        return answers
+
+    def answer_batch(
+        self,
+        clips: Sequence[Media],
+        questions: Sequence[Question],
+        *,
+        fps: float,
+        pruning: Pruning | None = None,
+        system_prompt: str | None = None,
+        instruction: str = "",
+        positions: bool = False,
+    ) -> list[ClipAnswers]:
+        """Answer the same questions about several clips of one shape, each as `answer` would, in the same passes.
+
+        Clips of as many frames of one size and as many samples have as many tokens, and counts follow a schedule, so
+        every layer gets them as one batch; each keeps tokens of its own. Encoding, choosing tokens and decoding text
+        are done clip by clip. FLOPs, tokens and KV bytes are each clip's own; `Cost.seconds` is an equal share of the
+        call's, `Cost.peak_bytes` the call's.
+
+        Raises what `answer` raises, and UserError where the clips are not of one shape.
+        """
         pruning = pruning or Pruning()
         ids = [question.id for question in questions]
         if not ids or len(set(ids)) != len(ids):
             raise QuestionError(f"a question set needs at least one question and different ids, got {ids}")
+        shapes = {tuple(None if part is None else part.shape for part in clip) for clip in clips}
+        if len(shapes) != 1:
+            raise UserError(
+                f"clips of one batch must have the same number of frames, picture size and samples, got "
+                f"{', '.join(sorted(map(str, shapes))) or 'no clip'}; answer them one by one"
+            )
         device = self.adapter.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         started = time.perf_counter()
+        passes: list[list[_Pass]] = [[] for _ in clips]
+        missed: list[str] = []
         try:
             with torch.inference_mode(), prefill.own_attention(self.adapter):
                 asked = layout.ask(self.adapter, questions)
-                encoded = self.adapter.prefix(
-                    frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction
-                )
-                clip = prefill.ClipTokens.of(encoded)
+                tokens = [
+                    prefill.ClipTokens.of(
+                        self.adapter.prefix(
+                            frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction
+                        )
+                    )
+                    for frames, audio in clips
+                ]
                 policy = pruning.build()
-                passes: list[_Pass] = []
-                missed: list[str] = []
                 for ratio, numbers in pruning.together(questions):
-                    schedule = policy.plan(clip.av, len(self.adapter.layers), ratio)
+                    schedule = policy.plan(tokens[0].av, len(self.adapter.layers), ratio)
                     missed += _missed(ratio, schedule.retained_ratio)
                     those = [asked[number] for number in numbers]
-                    done = modes.run(
-                        self.adapter, clip, those, pruning.mode, policy, schedule, pruning.guidance, watch=positions
-                    )
-                    for one in done:
-                        answered = self._answer_pass(one)
-                        passes.append(replace(answered, questions=tuple(numbers[q] for q in answered.questions)))
-                        del one  # its cache goes before the next prefill starts
+                    for done in modes.run(
+                        self.adapter, tokens, those, pruning.mode, policy, schedule, pruning.guidance, watch=positions
+                    ):
+                        for of_clip, one in zip(passes, done, strict=True):
+                            answered = self._answer_pass(one)
+                            of_clip.append(replace(answered, questions=tuple(numbers[q] for q in answered.questions)))
+                        del done, one  # their caches go before the next pass starts
         except RuntimeError as error:
             # On the CPU the allocator's failure is a plain RuntimeError.
             if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
                 raise
+            about = "this clip" if len(clips) == 1 else f"{len(clips)} clips at once"
             raise ModelOutOfMemory(
-                f"{len(ids)} questions about this clip do not fit into {device}'s memory; use shorter clips, fewer "
+                f"{len(ids)} questions about {about} do not fit into {device}'s memory; use shorter clips, fewer "
                 f"frames a second or a lower retained_ratio ({error})"
             ) from error
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - started
+        seconds = (time.perf_counter() - started) / len(clips)
+        return [
+            self._collected(clip, asked, of_clip, seconds, missed, positions=positions)
+            for clip, of_clip in zip(tokens, passes, strict=True)
+        ]
+
+    def _collected(
+        self,
+        clip: prefill.ClipTokens,
+        asked: Sequence[layout.Asked],
+        passes: Sequence[_Pass],
+        seconds: float,
+        missed: Sequence[str],
+        *,
+        positions: bool,
+    ) -> ClipAnswers:
+        """One clip's answers, cost and trace from its passes."""
+        ids = [one.question.id for one in asked]
         entered = [one.entered for one in passes]
         by_question = {q: a for one in passes for q, a in zip(one.questions, one.answers, strict=True)}
         watched = [one.watched for one in passes if one.watched is not None]
@@ -198,7 +261,7 @@ class OmniModel:
             answers=tuple(by_question[number] for number in range(len(ids))),
             cost=self._cost(clip, asked, passes, seconds),
             trace=trace.counts(clip.av, entered),
-            notes=(*encoded.notes, *missed),
+            notes=(*clip.prefix.notes, *missed),
             positions=trace.positions(clip.av, of_passes, entered, watched) if positions else None,
         )
 

@@ -1,7 +1,8 @@
 """The five ways to run a question set, behind one function.
 
-Promises: every mode yields finished prefills that are read and decoded alike, one at a time, so that a prefill's cache
-can go before the next one starts. Knows nothing about answers, costs or how tokens are chosen.
+Promises: every mode yields finished prefills that are read and decoded alike, one pass at a time, so that its cache can
+go before the next one starts; a pass takes several clips of one shape. Knows nothing about answers, costs or how tokens
+are chosen.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MODES = (*DENSE_MODES, "per_question", "staged", "set_guided")
 
 @dataclass(frozen=True, eq=False)
 class Prefilled:
-    """A finished prefill of some of the set's questions."""
+    """A finished prefill of some of the set's questions about one clip."""
 
     questions: tuple[int, ...]
     """Which questions, numbered within the set, in the order packed."""
@@ -47,7 +48,7 @@ class Prefilled:
 
 def run(
     adapter: Adapter,
-    clip: prefill.ClipTokens,
+    clips: Sequence[prefill.ClipTokens],
     asked: Sequence[Asked],
     mode: str,
     policy: Policy,
@@ -55,49 +56,47 @@ def run(
     guidance: Guidance,
     *,
     watch: bool = False,
-) -> Iterator[Prefilled]:
-    """Prefill `asked` in `mode`, one of MODES; `watch` records `State.watched`. Runs inside `prefill.own_attention`."""
+) -> Iterator[list[Prefilled]]:
+    """Prefill `asked` in `mode`, one of MODES: per pass a Prefilled of every clip, in the clips' order.
+
+    Clips are of one shape: their prefixes have the same tokens, the embeddings apart, and `schedule` is that of each.
+    `watch` records `State.watched`. Runs inside `prefill.own_attention`.
+    """
+
+    def begin(group: Sequence[int]) -> list[prefill.State]:
+        packed = pack(clips[0].prefix, [asked[number] for number in group])
+        return [prefill.begin(adapter, clip, packed, policy, schedule, guidance, watch=watch) for clip in clips]
+
     everyone = tuple(range(len(asked)))
     if mode == "staged" and schedule.first_drop is not None and len(asked) > 1:
-        yield from _staged(adapter, clip, asked, policy, schedule, guidance, watch=watch)
+        # Until the first drop nothing depends on the question: attention is causal and the prefix comes first.
+        shared = begin(everyone)
+        prefill.advance(adapter, shared, schedule.first_drop + 1)
+        for number, one in enumerate(asked):
+            alone = pack(clips[0].prefix, [one])
+            yield _finish(
+                adapter, (number,), [prefill.split(state, number, alone) for state in shared], tuple(shared[0].work)
+            )
         return
-    groups = [(number,) for number in everyone] if mode in ("dense", "per_question") else [everyone]
-    for group in groups:
-        packed = pack(clip.prefix, [asked[number] for number in group])
-        # Nothing here keeps the state: its cache must be able to go before the next prefill starts.
-        yield _finish(adapter, group, prefill.begin(adapter, clip, packed, policy, schedule, guidance, watch=watch), ())
-
-
-def _staged(
-    adapter: Adapter,
-    clip: prefill.ClipTokens,
-    asked: Sequence[Asked],
-    policy: Policy,
-    schedule: Schedule,
-    guidance: Guidance,
-    *,
-    watch: bool,
-) -> Iterator[Prefilled]:
-    """Until the first drop nothing depends on the question, because attention is causal and the prefix comes first."""
-    assert schedule.first_drop is not None
-    shared = prefill.begin(adapter, clip, pack(clip.prefix, asked), policy, schedule, guidance, watch=watch)
-    prefill.advance(adapter, shared, schedule.first_drop + 1)
-    for number, one in enumerate(asked):
-        packed = pack(clip.prefix, [one])
-        yield _finish(adapter, (number,), prefill.split(shared, number, packed), tuple(shared.work))
+    for group in [(number,) for number in everyone] if mode in ("dense", "per_question") else [everyone]:
+        # Nothing here keeps the states: their caches must be able to go before the next pass starts.
+        yield _finish(adapter, group, begin(group), ())
 
 
 def _finish(
-    adapter: Adapter, questions: tuple[int, ...], state: prefill.State, shared: tuple[LayerWork, ...]
-) -> Prefilled:
-    prefill.advance(adapter, state, len(adapter.layers))
+    adapter: Adapter, questions: tuple[int, ...], states: Sequence[prefill.State], shared: tuple[LayerWork, ...]
+) -> list[Prefilled]:
+    prefill.advance(adapter, states, len(adapter.layers))
     carries = shared if questions[0] == 0 else ()  # the first question of the set answers for the shared layers
-    return Prefilled(
-        questions=questions,
-        state=state,
-        logits=prefill.logits(adapter, state),
-        first_layer=0 if carries or not shared else len(shared),
-        work=(*carries, *state.work),
-        cached_rows=tuple(w.rows for w in (*shared, *state.work)),
-        prefix_rows=tuple(w.prefix_rows for w in (*shared, *state.work)),
-    )
+    return [
+        Prefilled(
+            questions=questions,
+            state=state,
+            logits=logits,
+            first_layer=0 if carries or not shared else len(shared),
+            work=(*carries, *state.work),
+            cached_rows=tuple(w.rows for w in (*shared, *state.work)),
+            prefix_rows=tuple(w.prefix_rows for w in (*shared, *state.work)),
+        )
+        for state, logits in zip(states, prefill.logits(adapter, states), strict=True)
+    ]

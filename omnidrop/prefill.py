@@ -2,13 +2,14 @@
 
 Promises: our own loop over the model's layers; the prefix is causal, questions see the prefix and themselves, tokens
 leave between layers and survivors keep their rotary positions; every count is known on the host, so nothing waits for
-the device. With nothing pruned the logits are the stock model's. Knows nothing about families beyond `Adapter`, or
-about answers.
+the device. Clips of one shape advance together, as rows of one batch: counts follow a schedule, so they are as long in
+every layer, though each keeps tokens of its own. With nothing pruned the logits are the stock model's. Knows nothing
+about families beyond `Adapter`, or about answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ ATTENTION = "omnidrop"
 
 
 class Attend(Protocol):
-    """What a layer call brings along: attention over (1, H, S, d) queries, (1, Hkv, S, d) keys -> (1, S, H, d)."""
+    """What a layer call brings along: attention over (B, H, S, d) queries, (B, Hkv, S, d) keys -> (B, S, H, d)."""
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor: ...
 
@@ -142,24 +143,31 @@ class Guiding:
         return cls(heard, everything[None] <= heard[:, None], owner)
 
 
-class _Prefill:
-    """Attention of one layer in a packed prefill, and where that layer's keys, values and importance are left."""
+@dataclass(frozen=True, eq=False)
+class _Left:
+    """What one layer's attention leaves behind of one clip."""
 
-    def __init__(
-        self, prefix_rows: int, packed: Packed, guide: Guiding | None, columns: Tensor, *, watch: bool
-    ) -> None:
-        self.prefix_rows = prefix_rows
-        self.packed = packed
-        self.guide = guide
+    cache: LayerCache
+    importance: Tensor | None
+    """(Q, n), where the layer's output is to be pruned."""
+    watched: Tensor | None
+    """(Q, n), where the state records it."""
+
+
+class _Prefill:
+    """Attention of one layer in a packed prefill of B clips that have the same questions and as many rows."""
+
+    def __init__(self, states: Sequence[State], guides: Sequence[Guiding | None], columns: Sequence[Tensor]) -> None:
+        self.states = states
+        self.guides = guides
         self.columns = columns
-        self.watch = watch
-        self.cache: LayerCache | None = None
-        self.importance: Tensor | None = None
-        self.watched: Tensor | None = None
+        self.left: list[_Left] = []
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        rows, suffix = self.prefix_rows, self.packed.rows
-        heads, kv, width = query.shape[1], key.shape[1], query.shape[-1]
+        packed, rows = self.states[0].packed, self.states[0].alive.shape[0]
+        suffix = packed.rows
+        clips, heads, _, width = query.shape
+        kv = key.shape[1]
         prefix = F.scaled_dot_product_attention(
             query[:, :, :rows],
             key[:, :, :rows],
@@ -171,27 +179,34 @@ class _Prefill:
         # Lower-right alignment written out: every suffix row sees the whole prefix and its own branch. With `is_causal`
         # and more keys than queries, SDPA aligns upper-left. The heads of a key-value group stand as rows of one query,
         # because SDPA with a mask and grouped heads falls back to its slowest kernel on CUDA.
-        seen = F.pad(self.packed.visible, (rows, 0), value=True).repeat(heads // kv, 1)
-        folded = query[:, :, rows:].reshape(1, kv, heads // kv * suffix, width)
+        seen = F.pad(packed.visible, (rows, 0), value=True).repeat(heads // kv, 1)
+        folded = query[:, :, rows:].reshape(clips, kv, heads // kv * suffix, width)
         answer = F.scaled_dot_product_attention(folded, key, value, attn_mask=seen, scale=scaling)
-        answer = answer.reshape(1, heads, suffix, width)
-        self.cache = LayerCache(key[0, :, :rows], value[0, :, :rows], key[0, :, rows:], value[0, :, rows:])
-        if self.guide is not None:
-            self.importance = self._received(query, key, scaling, self.guide)
-        if self.watch:
-            self.watched = self._received(query, key, scaling, Guiding.questions(self.packed, rows))
+        answer = answer.reshape(clips, heads, suffix, width)
+        # One clip after another: few rows guide, and their weights over all keys are what would take memory.
+        self.left = [self._leave(number, query[number], key[number], value[number], scaling) for number in range(clips)]
         return torch.cat((prefix, answer), dim=2).transpose(1, 2)
 
-    def _received(self, query: Tensor, key: Tensor, scaling: float, by: Guiding) -> Tensor:
-        """(Q, n) attention from the rows `by`; see `importance.attention_received`."""
-        return attention_received(
-            query[0].index_select(1, by.rows), key[0], by.visible, by.owner, self.columns, scaling
+    def _leave(self, number: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> _Left:
+        state, columns = self.states[number], self.columns[number]
+        rows = state.alive.shape[0]
+
+        def received(by: Guiding | None) -> Tensor | None:
+            if by is None:
+                return None
+            guiding = query.index_select(1, by.rows)
+            return attention_received(guiding, key, by.visible, by.owner, columns, scaling)
+
+        return _Left(
+            cache=LayerCache(key[:, :rows], value[:, :rows], key[:, rows:], value[:, rows:]),
+            importance=received(self.guides[number]),
+            watched=None if state.watched is None else received(Guiding.questions(state.packed, rows)),
         )
 
 
 @dataclass(eq=False)
 class State:
-    """A prefill between two layers. Changed in place by `advance`; `split` gives each question its own."""
+    """One clip's prefill between two layers. Changed in place by `advance`; `split` gives each question its own."""
 
     clip: ClipTokens
     packed: Packed
@@ -241,29 +256,47 @@ def begin(
     return State(clip, packed, policy, schedule, guidance, hidden, rotary, alive, index, watched=watched)
 
 
-def advance(adapter: Adapter, state: State, until: int) -> None:
-    """Run layers `state.layer` to `until - 1`, pruning between them."""
-    deepstack = state.clip.prefix.deepstack
-    for layer in range(state.layer, until):
-        if layer and state.schedule.drops_after(layer - 1):
-            drop(state)
-        rows, packed = state.alive.shape[0], state.packed
-        columns = torch.searchsorted(state.alive, state.clip.av_places[state.index])
-        guiding = Guiding.of(state, columns) if state.schedule.drops_after(layer) else None
-        attend = _Prefill(rows, packed, guiding, columns, watch=state.watched is not None)
-        state.entered.append(state.index)
-        state.hidden = adapter.layers[layer](
-            state.hidden, attention_mask=None, position_embeddings=state.rotary, omnidrop=attend
-        )
+def advance(adapter: Adapter, states: Sequence[State], until: int) -> None:
+    """Run layers to `until - 1`, pruning between them: all states in one pass, each with its own tokens.
+
+    The states are before the same layer, have the same questions and a schedule of the same counts.
+    """
+    for layer in range(states[0].layer, until):
+        if layer and states[0].schedule.drops_after(layer - 1):
+            for state in states:
+                drop(state)
+        _run_layer(adapter, states, layer)
+
+
+def _run_layer(adapter: Adapter, states: Sequence[State], layer: int) -> None:
+    columns = [torch.searchsorted(state.alive, state.clip.av_places[state.index]) for state in states]
+    prunes = states[0].schedule.drops_after(layer)
+    guides = [Guiding.of(s, at) if prunes else None for s, at in zip(states, columns, strict=True)]
+    attend = _Prefill(states, guides, columns)
+    cos, sin = zip(*(state.rotary for state in states), strict=True)
+    hidden = adapter.layers[layer](
+        _together([state.hidden for state in states]),
+        attention_mask=None,
+        position_embeddings=(_together(cos), _together(sin)),
+        omnidrop=attend,
+    )
+    for number, (state, guide, left) in enumerate(zip(states, guides, attend.left, strict=True)):
+        rows, packed, deepstack = state.alive.shape[0], state.packed, state.clip.prefix.deepstack
+        state.hidden = hidden[number : number + 1]
         if layer < len(deepstack):
             state.hidden[:, :rows] += deepstack[layer].index_select(0, state.alive)
-        assert attend.cache is not None
-        state.caches.append(attend.cache)
-        state.importance = attend.importance
-        if state.watched is not None and attend.watched is not None:
-            state.watched.append(attend.watched)
-        state.work.append(LayerWork(rows, packed.rows, packed.pairs, guiding.rows.shape[0] if guiding else 0))
+        state.entered.append(state.index)
+        state.caches.append(left.cache)
+        state.importance = left.importance
+        if state.watched is not None and left.watched is not None:
+            state.watched.append(left.watched)
+        state.work.append(LayerWork(rows, packed.rows, packed.pairs, guide.rows.shape[0] if guide else 0))
         state.layer = layer + 1
+
+
+def _together(of_states: Sequence[Tensor]) -> Tensor:
+    """(1, ...) each -> (B, ...). A layer's work is thousands of times that of copying its rows."""
+    return of_states[0] if len(of_states) == 1 else torch.cat(tuple(of_states))
 
 
 def drop(state: State) -> None:
@@ -330,8 +363,8 @@ def split(state: State, question: int, alone: Packed) -> State:
     )
 
 
-def logits(adapter: Adapter, state: State) -> Tensor:
-    """(R, vocabulary) float32 at the rows the answers are read from, and nowhere else."""
-    rows = state.hidden[0].index_select(0, state.packed.read + state.alive.shape[0])
-    scores: Tensor = adapter.lm_head(adapter.norm(rows))
-    return scores.float()
+def logits(adapter: Adapter, states: Sequence[State]) -> list[Tensor]:
+    """Per state (R, vocabulary) float32 at the rows the answers are read from, and nowhere else."""
+    rows = [state.hidden[0].index_select(0, state.packed.read + state.alive.shape[0]) for state in states]
+    scores: Tensor = adapter.lm_head(adapter.norm(_together(rows)))
+    return list(scores.float().chunk(len(states)))

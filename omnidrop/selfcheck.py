@@ -289,7 +289,9 @@ class _Bench:
         self, mode: str, policy: policies.Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]
     ) -> Iterator[modes.Prefilled]:
         with prefill.own_attention(self.adapter):
-            yield from modes.run(self.adapter, self.clip, asked, mode, policy, schedule, "max")
+            for (one,) in modes.run(self.adapter, [self.clip], asked, mode, policy, schedule, "max"):
+                yield one
+                del one
 
     def first_tokens(
         self, mode: str, policy: policies.Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]

@@ -45,7 +45,8 @@ class Loaded:
         asked = self.asked if asked is None else asked
         with torch.inference_mode(), prefill.own_attention(self.adapter):
             schedule = policy.plan(self.clip.av, len(self.adapter.layers), pruning.retained_ratio)
-            return list(modes.run(self.adapter, self.clip, asked, mode, policy, schedule, pruning.guidance))
+            done = modes.run(self.adapter, [self.clip], asked, mode, policy, schedule, pruning.guidance)
+            return [one for (one,) in done]
 
     def answer(self, pruning: Pruning, questions: Any = QUESTIONS) -> Any:
         return self.model.answer(FRAMES, SOUND, questions, fps=2.0, pruning=pruning, instruction="Answer briefly.")

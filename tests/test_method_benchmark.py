@@ -58,7 +58,7 @@ def test_decoding_with_copied_caches_is_the_same_decoding(bench: Bench) -> None:
     steps = (torch.arange(8), torch.arange(8) + 3)
     with torch.inference_mode(), prefill.own_attention(bench.model):
         schedule = policy.plan(bench.clip.av, bench.layers, None)
-        (done,) = modes.run(bench.model, bench.clip, questions(8, text=4), case.mode, policy, schedule, "max")
+        ((done,),) = modes.run(bench.model, [bench.clip], questions(8, text=4), case.mode, policy, schedule, "max")
         ours = decode.Decoder(bench.model, done.state, range(8), 4)
         copied = CopiedDecoder(bench.model, done.state)
         expected = [ours.step(ids) for ids in steps]

@@ -199,8 +199,8 @@ def test_no_layer_waits_for_the_device(loaded: Loaded, policy: str) -> None:
         with torch.inference_mode(), prefill.own_attention(loaded.adapter):
             state = prefill.begin(loaded.adapter, loaded.clip, packed, chosen, schedule, guidance)
             with HostWaits() as waits:
-                prefill.advance(loaded.adapter, state, len(loaded.adapter.layers))
-                prefill.logits(loaded.adapter, state)
+                prefill.advance(loaded.adapter, [state], len(loaded.adapter.layers))
+                prefill.logits(loaded.adapter, [state])
         assert waits.seen == []
     with HostWaits() as waits:
         ids = loaded.prefix.input_ids
