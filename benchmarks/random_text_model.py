@@ -31,6 +31,12 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
     },
+    "middle": {
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+    },
     "test": {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2},
 }
 SECTIONS = {128: [16, 24, 24], 16: [2, 3, 3]}

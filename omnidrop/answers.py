@@ -62,9 +62,11 @@ class Cost:
     dense_shared: PassCost
     """Counterfactual: the clip prefilled once, its KV cache reused for every question. The honest baseline."""
     seconds: float
-    """Measured wall seconds in the model: inputs, encoders, prefill, decoding."""
+    """Measured wall seconds in the model: inputs, encoders, prefill, decoding; where clips were answered together, an
+    equal share of theirs."""
     peak_bytes: int | None
-    """Measured peak of device memory (CUDA) during the clip; None where the device does not tell."""
+    """Measured peak of device memory (CUDA) during the clip, or during all that were answered together; None where the
+    device does not tell."""
 
 
 @dataclass(frozen=True)

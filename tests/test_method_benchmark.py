@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks import batching
 from benchmarks.copied_cache import CopiedDecoder, StockDecoder
 from benchmarks.prefill import Bench, Case, cases, targets
 from benchmarks.random_text_model import ClipShape, questions
@@ -84,3 +85,11 @@ def test_a_whole_random_model_answers_in_every_row_of_the_gpu_table() -> None:
     assert rows["set_guided", "omnidrop", 3, 0.3]["retained_ratio"] == pytest.approx(0.3, abs=0.02)
     assert whole.encoders() > 0
     assert whole.head(64)["every_position_s"] > 0
+
+
+def test_clips_in_a_pass_are_timed_beside_each_other() -> None:
+    row = batching.decoder("test", 8, SHAPE, 2, rounds=1)
+    assert row.tokens == SHAPE.tokens
+    assert tuple(row.seconds_per_clip) == batching.SIZES
+    assert all(seconds > 0 for seconds in row.seconds_per_clip.values())
+    assert row.ratios[1] == 1.0
