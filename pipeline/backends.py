@@ -182,6 +182,7 @@ class _OnRay:
             max_deaths_per_worker=given.max_deaths_per_worker,
             max_retries=given.max_retries,
             stop_grace_s=given.stop_grace_s,
+            clips_per_pass=self._job.model.clips_per_pass,
         )
 
     def _backend(self) -> Backend:

@@ -97,6 +97,8 @@ class Limits:
     if it dies of that, too, or there is none, the run fails."""
     max_retries: int
     stop_grace_s: float
+    clips_per_pass: int = 1
+    """Clips of one shape and question set that an actor is given in one call, where so many are ready."""
 
     def __post_init__(self) -> None:
         # Otherwise a single poison clip would end the run before it is recognised.
@@ -111,7 +113,8 @@ class Backend:
     """Returns references to a `DecodeReport` and to the `DecodedClip` (None where decoding failed)."""
     start_actor: Callable[[], Any]
     """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, packed(questions, instruction))`
-    (with `may_audit=False` where the clip had its chance before) and `describe()`."""
+    (with `may_audit=False` where the clip had its chance before), for `Limits.clips_per_pass` above 1
+    `answer_batch(packed(questions, instruction), *decoded)`, and `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
 
@@ -173,6 +176,17 @@ class _ClipState:
     refused_at: int | None = None
     """How many clips had been answered when there was no room for this one."""
     payload: ray.ObjectRef | None = None
+    is_alone: bool = False
+    """Not answered with others any more: a call for it and others failed, and this tells which of them it was."""
+
+    def joins(self, other: _ClipState) -> bool:
+        """Whether the two may be answered in one call: as many bytes are nearly always one shape; the actor looks."""
+        one, two = self.owner.unit, other.owner.unit
+        return (
+            not (self.is_alone or self.deaths or one.attempt or other.is_alone or other.deaths or two.attempt)
+            and self.nbytes == other.nbytes
+            and (one is two or self.owner.asked == other.owner.asked)
+        )
 
 
 @dataclass(eq=False)
@@ -181,7 +195,8 @@ class _Slot:
 
     handle: Any
     is_loaded: bool = False
-    clip: _ClipState | None = None
+    clips: tuple[_ClipState, ...] = ()
+    """What it answers at this moment, in one call."""
     deaths_in_a_row: int = 0
     is_on_trial: bool = False
     """It died so often that it must show on a clip that was answered before whether it works at all."""
@@ -212,6 +227,7 @@ class RayExecution:
         self._slots: list[_Slot] = []
         self._bytes = 0
         self._answered_clips = 0
+        self._clips_per_pass = limits.clips_per_pass
         self._proven: _ClipState | None = None
         self._is_exhausted = False
         self.statistics = Statistics()
@@ -227,7 +243,8 @@ class RayExecution:
             while True:
                 if self._stop.is_set() and deadline is None:
                     deadline = time.monotonic() + self._limits.stop_grace_s
-                    log.warning("stopping: %d clips in flight may finish", len(self._decoding) + len(self._answering))
+                    answering = sum(len(slot.clips) for slot in self._slots)
+                    log.warning("stopping: %d clips in flight may finish", len(self._decoding) + answering)
                 if deadline is None:
                     self._admit(source)
                 elif time.monotonic() > deadline:
@@ -256,7 +273,8 @@ class RayExecution:
     def _admit(self, source: Iterator[WorkUnit]) -> None:
         while len(self._decoding) < self._limits.decode_tasks and not self._patience.is_waiting():
             ahead = len(self._decoding) + len(self._ready)
-            if ahead >= self._limits.decode_tasks + DECODE_AHEAD_PER_ACTOR * self._limits.actors:
+            per_actor = max(DECODE_AHEAD_PER_ACTOR, 2 * self._limits.clips_per_pass)
+            if ahead >= self._limits.decode_tasks + per_actor * self._limits.actors:
                 return
             state = self._peek(source)
             if state is None:
@@ -290,15 +308,29 @@ class RayExecution:
             while len(self._slots) < self._limits.actors and not is_stopping:
                 self._slots.append(self._start_slot())
         for slot in self._slots:
-            if not slot.is_loaded or slot.clip is not None:
+            if not slot.is_loaded or slot.clips:
                 continue
             if slot.is_on_trial:
                 self._try(slot)
             elif self._ready:
-                self._answer(slot, self._ready.popleft())
+                self._answer(slot, *self._together())
 
-    def _answer(self, slot: _Slot, state: _ClipState) -> None:
-        slot.clip = state
+    def _together(self) -> list[_ClipState]:
+        """The next clip that is ready, and those that may be answered with it; idle actors get equal shares."""
+        idle = sum(slot.is_loaded and not slot.clips for slot in self._slots)
+        most = min(self._clips_per_pass, -(-len(self._ready) // max(1, idle)))
+        first = self._ready.popleft()
+        joining = [state for state in self._ready if first.joins(state)][: most - 1]
+        for state in joining:
+            self._ready.remove(state)
+        return [first, *joining]
+
+    def _answer(self, slot: _Slot, *states: _ClipState) -> None:
+        slot.clips, state = states, states[0]
+        if len(states) > 1:
+            payloads = [one.payload for one in states]
+            self._answering[slot.handle.answer_batch.remote(state.owner.asked, *payloads)] = slot
+            return
         # An audit that is too much for the worker must not cost the clip its answers.
         calmly = {"may_audit": False} if state.deaths or state.owner.unit.attempt else {}
         self._answering[slot.handle.answer.remote(state.payload, state.owner.asked, **calmly)] = slot
@@ -366,8 +398,11 @@ class RayExecution:
                 self._ready.append(state)
 
     def _answered(self, ref: ray.ObjectRef, slot: _Slot) -> Iterator[UnitResult]:
-        state, slot.clip = slot.clip, None
-        assert state is not None
+        states, slot.clips = slot.clips, ()
+        if len(states) > 1:
+            yield from self._answered_together(ref, slot, states)
+            return
+        (state,) = states
         if slot.is_on_trial:
             self._judge(ref, slot, state)
             return
@@ -387,13 +422,38 @@ class RayExecution:
         except RayError as error:
             yield from self._died(state, "answer", error)
         else:
-            slot.deaths_in_a_row = 0
-            if isinstance(outcome, ClipResult):
-                self.statistics.actor_time.answered(outcome)
-                self._proven = _ClipState(state.owner, state.clip, state.nbytes)
-            self._answered_clips += 1
-            self._patience.succeeded()
-            yield from self._finish(state, outcome)
+            yield from self._take(slot, state, outcome)
+
+    def _answered_together(
+        self, ref: ray.ObjectRef, slot: _Slot, states: tuple[_ClipState, ...]
+    ) -> Iterator[UnitResult]:
+        """Several clips' outcomes. Where the call failed nobody knows which of them is to blame: each is tried alone,
+        neither they nor the actor's place are charged with it, and calls become smaller if it killed the actor."""
+        try:
+            outcomes: list[ClipOutcome] = ray.get(ref)
+        except RayError as error:
+            if isinstance(error, RayActorError):
+                if not is_preemption(error) and node_answers(slot.node_id):
+                    self.statistics.deaths["actor"] += 1
+                    # So many may be what was too much: a machine short of memory kills without a word.
+                    self._clips_per_pass = max(1, len(states) // 2)
+                self._replace(slot, error, is_lost=True)
+            log.warning("%d clips are decoded again, to be answered one by one: %s", len(states), first_line(error))
+            for state in states:
+                state.is_alone = True
+                self._retry(state)
+        else:
+            for state, outcome in zip(states, outcomes, strict=True):
+                yield from self._take(slot, state, outcome)
+
+    def _take(self, slot: _Slot, state: _ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
+        slot.deaths_in_a_row = 0
+        if isinstance(outcome, ClipResult):
+            self.statistics.actor_time.answered(outcome)
+            self._proven = _ClipState(state.owner, state.clip, state.nbytes)
+        self._answered_clips += 1
+        self._patience.succeeded()
+        yield from self._finish(state, outcome)
 
     def _judge(self, ref: ray.ObjectRef, slot: _Slot, proven: _ClipState) -> None:
         """End a trial. Raises ExecutionError where the actor died of a clip that was answered before, too."""
@@ -507,7 +567,7 @@ class RayExecution:
     def _shut_down(self) -> None:
         for ref in self._decoding:
             ray.cancel(ref, force=True)
-        asked = [slot.handle.describe.remote() for slot in self._slots if slot.is_loaded and slot.clip is None]
+        asked = [slot.handle.describe.remote() for slot in self._slots if slot.is_loaded and not slot.clips]
         try:
             self.statistics.actors += [str(d) for d in ray.get(asked, timeout=5)] if asked else []
         except (RayError, GetTimeoutError) as error:

@@ -100,6 +100,12 @@ class ModelConfig(Section):
         default=None, ge=0, le=16, description="GPUs of one actor; where not given 1 on a GPU cluster, 0 otherwise."
     )
     cpus_per_actor: float = Field(default=1.0, gt=0, le=1024, description="CPU cores of one actor.")
+    clips_per_pass: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Clips of one shape and question set that an actor answers in one pass, where so many are ready.",
+    )
 
 
 Mode = Literal["dense", "dense_shared", "per_question", "staged", "set_guided"]

@@ -76,6 +76,10 @@ class Actor:
         # The answer is read off the pictures: a clip that got another's would say so.
         return replace(rows.result(clip, answer=str(int(decoded.frames[0]))), answer_s=answer_s)
 
+    def answer_batch(self, asked, *decoded):
+        (Path(self.folder) / f"together-{len(decoded)}").touch()
+        return [self.answer(one, asked) for one in decoded]
+
     def describe(self):
         return f"stand-in in process {os.getpid()}"
 
@@ -149,6 +153,24 @@ def test_a_bad_clip_costs_that_clip_and_nothing_else(folder, what, times, error_
     check_answers(given, finished)
     failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
     assert failures == ({bad.index: error_class} if error_class else {})
+
+
+@pytest.mark.parametrize("times", [0, 1, 99])
+def test_clips_are_answered_together_and_die_alone(folder, times):
+    """A call for several clips that kills its actor is held against none of them; each is then tried alone."""
+    given = units(6)
+    bad = given[1].clips[2]
+    (folder / f"kill-actor-{bad.index}").write_text(str(times))
+    limits = replace(LIMITS, actors=1, clips_per_pass=4, bytes_in_flight=40 * CLIP_BYTES)
+    finished, statistics = run(folder, given, limits)
+    check_answers(given, finished)
+    sizes = {int(path.name.removeprefix("together-")) for path in folder.glob("together-*")}
+    assert sizes
+    assert sizes <= {2, 3, 4}
+    failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
+    assert failures == ({bad.index: "worker_died"} if times == 99 else {})
+    # Where its first call was for several clips, it kills once more than its cap.
+    assert statistics.deaths["actor"] in ((times,) if times < 2 else (2, 3))
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_reason(folder):

@@ -21,7 +21,7 @@ from omnidrop.model import Pruning
 from omnidrop.questions import Boolean, Choice, Question
 from tests.media_files import children, clip_file, cut, make, picture, times_of
 from tests.s3_server import s3_server
-from workers.answering import Answerer, AnswererSettings, DeviceBroken, shrink
+from workers.answering import Answerer, AnswererSettings, DeviceBroken
 from workers.decoding import Source, decode_one, decode_unit, local_etag
 from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageError
 from workers.fetching import CacheSettings, fetched
@@ -36,6 +36,7 @@ from workers.records import (
     MediaInfo,
     WorkUnit,
 )
+from workers.shrinking import shrink
 
 SETTINGS = DecodeSettings(max_pixels=112 * 112)
 QUESTIONS = (
@@ -361,6 +362,51 @@ def test_a_broken_device_is_not_kept(answerer, decoded, monkeypatch):
         answerer.answer(decoded, QUESTIONS)
 
 
+class Crowded:
+    """The real model, which holds at most so many clips together and chokes on those whose sound is `poison`."""
+
+    def __init__(self, model, most: int, poison) -> None:
+        self.model, self.most, self.poison, self.batches = model, most, poison, []
+
+    def answer(self, frames, audio, questions, **options):
+        if audio is self.poison:
+            raise ValueError("choked")
+        return self.model.answer(frames, audio, questions, **options)
+
+    def answer_batch(self, clips, questions, **options):
+        self.batches.append(len(clips))
+        if len(clips) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if any(audio is self.poison for _, audio in clips):
+            raise ValueError("choked")
+        return self.model.answer_batch(clips, questions, **options)
+
+
+def test_clips_of_one_shape_are_answered_together_and_fail_apart(answerer, decoded, monkeypatch):
+    def clip(number, **changes):
+        return replace(decoded, clip=replace(decoded.clip, clip_id=f"clip-{number}"), **changes)
+
+    poison = decoded.audio.copy()
+    given = [clip(n, frames=np.roll(decoded.frames, n, axis=2)) for n in range(4)]
+    given[2:2] = [clip("shorter", frames=decoded.frames[:6]), clip("poison", audio=poison)]
+    model = Crowded(answerer._model, 3, poison)
+    monkeypatch.setattr(answerer, "_model", model)
+    outcomes = answerer.answer_batch(given, QUESTIONS)
+    assert [outcome.clip for outcome in outcomes] == [one.clip for one in given]
+    assert [o.error_class for o in outcomes if isinstance(o, ClipFailure)] == ["model_error"]
+    assert outcomes[3].clip.clip_id == "clip-poison"
+    # Five of one shape are too many; halves of what is left, down to the one that chokes.
+    assert model.batches == [5, 2, 2]
+    for one, outcome in zip(given, outcomes, strict=True):
+        if isinstance(outcome, ClipResult):
+            alone = answerer.answer(one, QUESTIONS)
+            assert [a.value for a in outcome.answers.answers] == [a.value for a in alone.answers.answers]
+            assert outcome.answers.trace == alone.answers.trace
+            assert 0 < outcome.answers.cost.seconds <= outcome.answer_s
+    answerer.answer_batch(given, QUESTIONS)
+    assert max(model.batches[3:]) == 2
+
+
 def test_shrinking_keeps_time_and_never_goes_below_the_smallest_side(decoded):
     half = shrink(decoded, 0.5, 1)
     height, width = decoded.frames.shape[1:3]
@@ -420,6 +466,9 @@ def test_clips_are_decoded_and_answered_through_ray(plain, tmp_path):
                 result = ray.get(actor.answer.remote(payload, packed(QUESTIONS, "")))
                 assert result.clip.clip_id == f"{key[0]}-{key[1]}"
                 assert result.frames == len(decoded.frames)
-        assert ray.get(actor.describe.remote()).clips == 5
+        both = [key for key in started if key[0] != "silent.avi"][:2]
+        together = ray.get(actor.answer_batch.remote(packed(QUESTIONS, ""), *(started[key][1] for key in both)))
+        assert [result.clip.clip_id for result in together] == [f"{name}-{index}" for name, index in both]
+        assert ray.get(actor.describe.remote()).clips == 5 + len(both)
     finally:
         ray.kill(actor)

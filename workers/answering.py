@@ -1,21 +1,19 @@
-"""One loaded model that answers one clip's whole question set per call.
+"""One loaded model that answers whole question sets about one clip, or about several that are asked the same, per call.
 
 Promises: whatever the model does with a clip, that clip comes back as a `ClipResult` or a `ClipFailure`, with its own
-id; memory trouble shrinks the clip's token budget and says so in the notes. Knows nothing about Ray, files or stores.
+id; several that fail together are tried in halves, down to one; memory trouble of one shrinks its token budget and says
+so in the notes. Knows nothing about Ray, files or stores.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import transformers
 
@@ -29,18 +27,9 @@ from omnidrop.questions import Question
 from workers.auditing import is_audited, is_dense_first
 from workers.memory import peak_rss_bytes
 from workers.records import ClipAudit, ClipFailure, ClipOutcome, ClipResult, DecodedClip
+from workers.shrinking import budgets
 
 log = logging.getLogger(__name__)
-
-SMALLEST_SIDE = 56
-"""Pictures are not scaled below this many pixels a side: two patches of the published vision encoders."""
-
-HALVINGS = 4
-"""How often the video tokens are halved when memory runs out."""
-HALVED = 0.75
-"""A smaller clip that has more than this share of the tokens is not tried: models scale small pictures up to a least
-size (128 tokens in the published checkpoints), so that fewer pixels are often no fewer tokens."""
-LEAST_PIXEL_SHARE = 0.25
 
 
 class DeviceBroken(ModelError):
@@ -101,6 +90,8 @@ class Answerer:
         self._load_s = 0.0
         self._clips = 0
         self._shrunk = 0
+        self._most_together: int | None = None
+        """Clips that were too many for the device's memory are not tried together again."""
 
     def load(self) -> None:
         """Load the checkpoint, if it is not loaded yet. Raises CheckpointError."""
@@ -138,6 +129,58 @@ class Answerer:
         if as_asked and is_audited(decoded.clip.clip_id, settings.audit_share):
             return self._audited(decoded, questions, instruction, positions)
         return self._answered(decoded, questions, instruction, pruning or settings.pruning, positions)
+
+    def answer_batch(
+        self, decoded: Sequence[DecodedClip], questions: Sequence[Question], instruction: str = ""
+    ) -> list[ClipOutcome]:
+        """As `answer` for each clip, those of one shape in one pass; an audited clip is answered by itself.
+
+        Raises CheckpointError (from a load that was not done before) and DeviceBroken.
+        """
+        self.load()
+        groups: dict[object, list[DecodedClip]] = {}
+        for number, one in enumerate(decoded):
+            parts = [None if part is None else part.shape for part in (one.frames, one.audio)]
+            is_audited_alone = is_audited(one.clip.clip_id, self._settings.audit_share)
+            groups.setdefault(number if is_audited_alone else (*parts, one.fps), []).append(one)
+        outcomes = [o for group in groups.values() for o in self._together(group, questions, instruction)]
+        by_clip = {outcome.clip.clip_id: outcome for outcome in outcomes if outcome.clip is not None}
+        return [by_clip[one.clip.clip_id] for one in decoded]
+
+    def _together(
+        self, clips: Sequence[DecodedClip], questions: Sequence[Question], instruction: str
+    ) -> list[ClipOutcome]:
+        """Clips of one shape. Raises DeviceBroken."""
+        assert self._model is not None
+        if len(clips) == 1:
+            return [self.answer(clips[0], questions, instruction)]
+        if len(clips) <= (self._most_together or len(clips)):
+            started = time.monotonic()
+            try:
+                answers = self._model.answer_batch(
+                    [(one.frames, one.audio) for one in clips],
+                    questions,
+                    fps=clips[0].fps,
+                    pruning=self._settings.pruning,
+                    system_prompt=self._settings.system_prompt,
+                    instruction=instruction,
+                )
+            except Exception as error:
+                named = _named(error)
+                if isinstance(named, DeviceBroken):
+                    raise named from error
+                log.warning("%d clips together: %s; trying them in halves", len(clips), error)
+                if _is_out_of_memory(error):
+                    self._most_together = len(clips) // 2
+            else:
+                answer_s = (time.monotonic() - started) / len(clips)
+                return [self._result(one, given, answer_s) for one, given in zip(clips, answers, strict=True)]
+            # Only here, because a traceback keeps every frame's tensors alive.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        half = len(clips) // 2
+        return [o for part in (clips[:half], clips[half:]) for o in self._together(part, questions, instruction)]
 
     def _audited(
         self, decoded: DecodedClip, questions: Sequence[Question], instruction: str, positions: bool
@@ -208,18 +251,24 @@ class Answerer:
             # One clip's trouble must not reach the next.
             log.exception("clip %s", decoded.clip.clip_id)
             return ClipFailure(decoded.clip, "answer", "model_error", f"{type(error).__name__}: {error}"[:1000])
+        return self._result(shrunk, answers, time.monotonic() - started, note)
+
+    def _result(
+        self, answered: DecodedClip, answers: ClipAnswers, answer_s: float, note: tuple[str, ...] = ()
+    ) -> ClipResult:
+        """Counts it, too. `note` says where it was shrunk."""
         self._clips += 1
         self._shrunk += bool(note)
         return ClipResult(
-            clip=decoded.clip,
+            clip=answered.clip,
             answers=answers,
-            fps=shrunk.fps,
-            frames=0 if shrunk.frames is None else len(shrunk.frames),
-            samples=0 if shrunk.audio is None else len(shrunk.audio),
-            decoded_share=decoded.decoded_share,
-            decode_s=decoded.decode_s,
-            answer_s=time.monotonic() - started,
-            notes=(*decoded.notes, *note),
+            fps=answered.fps,
+            frames=0 if answered.frames is None else len(answered.frames),
+            samples=0 if answered.audio is None else len(answered.audio),
+            decoded_share=answered.decoded_share,
+            decode_s=answered.decode_s,
+            answer_s=answer_s,
+            notes=(*answered.notes, *note),
             is_shrunk=bool(note),
         )
 
@@ -257,11 +306,11 @@ class Answerer:
         assert self._model is not None
         assert self._geometry is not None
         last: Exception | None = None
-        budgets = _budgets(decoded, self._geometry)
+        smaller = budgets(decoded, self._geometry)
         while True:
             try:
                 # Making a smaller clip takes memory, too; where that fails there is none to be tried.
-                if (tried := next(budgets, None)) is None:
+                if (tried := next(smaller, None)) is None:
                     break
                 budget, note = tried
                 answers = self._model.answer(
@@ -286,67 +335,6 @@ class Answerer:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         raise ModelOutOfMemory(f"even at the smallest token budget the clip does not fit into memory: {last}")
-
-
-def shrink(decoded: DecodedClip, pixel_share: float, every: int) -> DecodedClip:
-    """The same clip with fewer pixels a frame and every `every`-th frame; sound is left whole."""
-    assert decoded.frames is not None
-    frames = decoded.frames[::every]
-    height, width = frames.shape[1:3]
-    size = _scaled(height, width, pixel_share)
-    if size != (height, width):
-        frames = _resized(frames, size)
-    return DecodedClip(
-        clip=decoded.clip,
-        frames=frames,
-        audio=decoded.audio,
-        fps=decoded.fps / every,
-        decoded_share=decoded.decoded_share,
-        decode_s=decoded.decode_s,
-        notes=decoded.notes,
-    )
-
-
-def _budgets(decoded: DecodedClip, geometry: Geometry) -> Iterator[tuple[DecodedClip, tuple[str, ...]]]:
-    """The clip as it is, then with half the video tokens, a quarter, ...; made one at a time.
-
-    Pixels go first, since they cost detail only, then frames, which cost moments; what saves no tokens is not done.
-    """
-    yield decoded, ()
-    if decoded.frames is None:
-        return
-    frames, height, width, _ = decoded.frames.shape
-    pixel_share, every = 1.0, 1
-    tokens = math.prod(geometry.grid(frames, height, width))
-    for _ in range(HALVINGS):
-        for share, step in ((pixel_share / 2, every), (pixel_share, every * 2)):
-            left = math.prod(geometry.grid(-(-frames // step), *_scaled(height, width, share)))
-            if share >= LEAST_PIXEL_SHARE and left <= HALVED * tokens:
-                break
-        else:
-            return
-        pixel_share, every, tokens = share, step, left
-        smaller = shrink(decoded, pixel_share, every)
-        assert smaller.frames is not None
-        count, tall, wide, _ = smaller.frames.shape
-        note = f"memory ran out: answered from {count} of {frames} frames at {wide}x{tall} instead of {width}x{height}"
-        yield smaller, (note,)
-
-
-def _scaled(height: int, width: int, pixel_share: float) -> tuple[int, int]:
-    factor = pixel_share**0.5
-    tall, wide = (min(side, max(SMALLEST_SIDE, round(side * factor))) for side in (height, width))
-    return tall, wide
-
-
-def _resized(frames: npt.NDArray[np.uint8], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """(T, H, W, 3) uint8 to (T, *size, 3), a frame at a time: memory is what is short."""
-    out = np.empty((len(frames), *size, 3), np.uint8)
-    for number, frame in enumerate(frames):
-        pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None]
-        scaled = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
-        out[number] = scaled[0].permute(1, 2, 0).numpy()
-    return out
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -196,7 +196,7 @@ class ClipResult:
     decoded_share: float
     decode_s: float
     answer_s: float
-    """Wall seconds inside the model actor, without those of an audit."""
+    """Wall seconds inside the model actor, without those of an audit; of a pass with other clips an equal share."""
     notes: tuple[str, ...] = field(default=())
     is_shrunk: bool = False
     """Whether it was answered with a smaller token budget for want of memory; a note says which."""

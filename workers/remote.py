@@ -71,6 +71,17 @@ class _Actor:
             # The driver sees a death, starts another actor and gives this clip a second chance, counted.
             os._exit(1)
 
+    def answer_batch(self, asked: bytes, *decoded: DecodedClip) -> list[ClipOutcome]:
+        """Several clips that are asked the same."""
+        # Ray hands over what references point to only where they are arguments themselves.
+        from workers.answering import DeviceBroken
+
+        questions, instruction = pickle.loads(asked)
+        try:
+            return self._answerer.answer_batch(decoded, questions, instruction)
+        except DeviceBroken:
+            os._exit(1)
+
     def describe(self) -> AnswererDescription:
         return self._answerer.describe()
 
@@ -100,6 +111,6 @@ class DecodeStarter:
 
 
 def start_actor(settings: AnswererSettings, *, num_gpus: float, num_cpus: float = 1) -> Any:
-    """Start an actor with `load()`, `answer(decoded, packed(questions, instruction))` and `describe()`, all called with
-    `.remote`. `num_gpus` 0 where there is no GPU."""
+    """Start an actor with `load()`, `answer(decoded, packed(questions, instruction))`, `answer_batch(packed(questions,
+    instruction), *decoded)` and `describe()`, all called with `.remote`. `num_gpus` 0 where there is no GPU."""
     return _ActorClass.options(num_gpus=num_gpus, num_cpus=num_cpus).remote(settings)
