@@ -58,8 +58,8 @@ class Executor(Protocol):
 
     statistics: Statistics
 
-    def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
-        """Yield units as they finish."""
+    def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
+        """Yield units as they finish; None among the given ones is none yet."""
         ...
 
 
@@ -84,7 +84,7 @@ class _InProcess:
         self._job, self._stop, self._patience = job, stop, patience
         self.statistics = Statistics()
 
-    def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
+    def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
         job = self._job
         answerer = Answerer(answerer_settings(job.model, job.pruning, audit_share=job.audit.share))
         held = self.statistics.actor_time
@@ -106,8 +106,10 @@ class _InProcess:
         if answered:
             self.statistics.actors.append(str(answerer.describe()))
 
-    def _when_possible(self, units: Iterable[WorkUnit]) -> Iterator[WorkUnit]:
+    def _when_possible(self, units: Iterable[WorkUnit | None]) -> Iterator[WorkUnit]:
         for unit in units:
+            if unit is None:
+                continue
             while self._patience.is_waiting() and not self._stop.is_set():
                 time.sleep(LOOK_S)
             yield unit
@@ -139,7 +141,7 @@ class _OnRay:
         self._job, self._stop, self._patience, self._watch = job, stop, patience, watch
         self.statistics = Statistics()
 
-    def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
+    def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
         started_here = _connect(self._job)
         try:
             if started_here:
@@ -183,6 +185,7 @@ class _OnRay:
             max_retries=given.max_retries,
             stop_grace_s=given.stop_grace_s,
             clips_per_pass=self._job.model.clips_per_pass,
+            actor_idle_s=given.actor_idle_s,
         )
 
     def _backend(self) -> Backend:

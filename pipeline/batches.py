@@ -22,8 +22,11 @@ def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield batch
 
 
-def ahead(items: Iterable[_T], most: int) -> Iterator[_T]:
-    """The same items, read in a thread that is at most `most` items ahead; what it raises is raised here."""
+def ahead(items: Iterable[_T], most: int, wait_s: float = 0.05) -> Iterator[_T | None]:
+    """The same items, read in a thread that is at most `most` items ahead; what it raises is raised here.
+
+    None comes in between where there was no item for `wait_s`: whoever takes them may have something else to do.
+    """
     ready: queue.Queue[tuple[_T] | BaseException | None] = queue.Queue(most)
     unwanted = threading.Event()
 
@@ -46,7 +49,14 @@ def ahead(items: Iterable[_T], most: int) -> Iterator[_T]:
     reader = threading.Thread(target=read, name="read-ahead", daemon=True)
     reader.start()
     try:
-        while (got := ready.get()) is not None:
+        while True:
+            try:
+                got = ready.get(timeout=wait_s)
+            except queue.Empty:
+                yield None
+                continue
+            if got is None:
+                return
             if isinstance(got, BaseException):
                 raise got
             yield got[0]

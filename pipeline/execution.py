@@ -10,9 +10,10 @@ The life of a clip: queued -> decoding (a Ray task) -> ready (in the object stor
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -99,6 +100,8 @@ class Limits:
     stop_grace_s: float
     clips_per_pass: int = 1
     """Clips of one shape and question set that an actor is given in one call, where so many are ready."""
+    actor_idle_s: float = math.inf
+    """An actor that had nothing to answer for so long is given back, the last one never."""
 
     def __post_init__(self) -> None:
         # Otherwise a single poison clip would end the run before it is recognised.
@@ -189,6 +192,13 @@ class _ClipState:
         )
 
 
+class _End:
+    """No unit will come any more."""
+
+
+_END = _End()
+
+
 @dataclass(eq=False)
 class _Slot:
     """An actor's place: the actor in it is replaced when it dies."""
@@ -202,6 +212,8 @@ class _Slot:
     """It died so often that it must show on a clip that was answered before whether it works at all."""
     node_id: str | None = None
     """Where the actor is; known once it is loaded."""
+    idle_since: float | None = None
+    """When the loop first saw it without work (monotonic clock)."""
 
 
 class RayExecution:
@@ -232,8 +244,8 @@ class RayExecution:
         self._is_exhausted = False
         self.statistics = Statistics()
 
-    def run(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
-        """Yield units as they finish, in any order.
+    def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
+        """Yield units as they finish, in any order. None among the given ones says that there is none yet.
 
         Raises ExecutionError when no actor can be kept alive, Unavailable when there is no room for long.
         """
@@ -250,6 +262,7 @@ class RayExecution:
                 elif time.monotonic() > deadline:
                     return
                 self._dispatch(is_stopping=deadline is not None)
+                self._give_back_idle()
                 waits_for = self._waits_for()
                 is_idle = not self._decoding and not self._answering and not (self._ready and self._slots)
                 if is_idle and (deadline is not None or (self._is_exhausted and not self._again)):
@@ -270,7 +283,7 @@ class RayExecution:
 
     # -- starting work ------------------------------------------------------------------------------------------------
 
-    def _admit(self, source: Iterator[WorkUnit]) -> None:
+    def _admit(self, source: Iterator[WorkUnit | None]) -> None:
         while len(self._decoding) < self._limits.decode_tasks and not self._patience.is_waiting():
             ahead = len(self._decoding) + len(self._ready)
             per_actor = max(DECODE_AHEAD_PER_ACTOR, 2 * self._limits.clips_per_pass)
@@ -287,26 +300,27 @@ class RayExecution:
             report, state.payload = self._backend.start_decode(state.owner.unit, state.clip)
             self._decoding[report] = state
 
-    def _peek(self, source: Iterator[WorkUnit]) -> _ClipState | None:
-        """The clip to decode next: one that must be tried again, if it is time, or the next of the units."""
+    def _peek(self, source: Iterator[WorkUnit | None]) -> _ClipState | None:
+        """The clip to decode next: one that must be tried again, if it is time, or the next of the units, if known."""
         now = time.monotonic()
         if (again := next((s for s in self._again if s.due <= now), None)) is not None:
             return again
         while not self._next:
             asked = time.monotonic()
-            unit = None if self._is_exhausted else next(source, None)
+            unit = _END if self._is_exhausted else next(source, _END)
             self.statistics.actor_time.planned(time.monotonic() - asked)
-            if unit is None:
+            if isinstance(unit, _End):
                 self._is_exhausted = True
+                return None
+            if unit is None:
                 return None
             owner = _UnitState(unit)
             self._next.extend(_ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
         return self._next[0]
 
     def _dispatch(self, *, is_stopping: bool) -> None:
-        if self._ready or self._decoding:
-            while len(self._slots) < self._limits.actors and not is_stopping:
-                self._slots.append(self._start_slot())
+        while not is_stopping and self._wants_actor():
+            self._slots.append(self._start_slot())
         for slot in self._slots:
             if not slot.is_loaded or slot.clips:
                 continue
@@ -314,6 +328,37 @@ class RayExecution:
                 self._try(slot)
             elif self._ready:
                 self._answer(slot, *self._together())
+
+    def _wants_actor(self) -> bool:
+        """Whether more than one clip waits for each actor there is. The first loads while the first clip is decoded."""
+        if not self._slots:
+            return bool(self._ready or self._decoding)
+        places = sum(not slot.clips for slot in self._slots)
+        return len(self._slots) < self._limits.actors and len(self._ready) - places > len(self._slots)
+
+    def _give_back_idle(self) -> None:
+        """Actors with nothing to do go, so that their machines can: all but one, started again when clips pile up."""
+        now = time.monotonic()
+        for slot in list(self._slots):
+            is_idle = slot.is_loaded and not slot.clips and not slot.is_on_trial
+            if not is_idle:
+                slot.idle_since = None
+            elif slot.idle_since is None:
+                slot.idle_since = now
+            elif now - slot.idle_since > self._limits.actor_idle_s and len(self._slots) > 1:
+                self._give_back([slot])
+
+    def _give_back(self, slots: Sequence[_Slot]) -> None:
+        """End actors, having noted what those without work say of themselves."""
+        asked = [slot.handle.describe.remote() for slot in slots if slot.is_loaded and not slot.clips]
+        try:
+            self.statistics.actors += [str(d) for d in ray.get(asked, timeout=5)] if asked else []
+        except (RayError, GetTimeoutError) as error:
+            log.warning("an actor did not describe itself: %s", first_line(error))
+        for slot in slots:
+            ray.kill(slot.handle)
+            self.statistics.actor_time.release(slot)
+            self._slots.remove(slot)
 
     def _together(self) -> list[_ClipState]:
         """The next clip that is ready, and those that may be answered with it; idle actors get equal shares."""
@@ -359,8 +404,9 @@ class RayExecution:
             return "storage"
         if self._is_exhausted and not self._next and not self._again:
             return "decode" if self._decoding else "end"
-        is_full = len(self._decoding) >= self._limits.decode_tasks
-        return "decode" if is_full or not self._next else "bytes_in_flight"
+        if len(self._decoding) >= self._limits.decode_tasks:
+            return "decode"
+        return "bytes_in_flight" if self._next else "planning"
 
     def _look(self, waits_for: str) -> None:
         """Note what is held, and what the actors without a clip waited for since the last look."""
@@ -567,13 +613,5 @@ class RayExecution:
     def _shut_down(self) -> None:
         for ref in self._decoding:
             ray.cancel(ref, force=True)
-        asked = [slot.handle.describe.remote() for slot in self._slots if slot.is_loaded and not slot.clips]
-        try:
-            self.statistics.actors += [str(d) for d in ray.get(asked, timeout=5)] if asked else []
-        except (RayError, GetTimeoutError) as error:
-            log.warning("an actor did not describe itself: %s", first_line(error))
-        for slot in self._slots:
-            ray.kill(slot.handle)
-            self.statistics.actor_time.release(slot)
-        self._slots.clear()
+        self._give_back(list(self._slots))
         self.statistics.load = Load()

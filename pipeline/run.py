@@ -179,7 +179,7 @@ def run_job(
         committer = stack.enter_context(Committer(parts.journal, parts.index, parts.asked, run.run_id))
         probe = stack.enter_context(prober(job))
 
-        def units() -> Iterator[WorkUnit]:
+        def units() -> Iterator[WorkUnit | None]:
             forgotten = parts.journal.tombstones()
             listed: Iterable[Media] = patience.listing(
                 lambda: list_media(job.archive, leave_out=job.output), key=lambda media: media.key
@@ -191,6 +191,9 @@ def run_job(
                 plans = retry.plans(plans)
             # In a thread of its own: the loop that feeds the model must not wait for a slow probe.
             for plan in ahead(plans, PLANS_AHEAD):
+                if plan is None:
+                    yield None
+                    continue
                 counts["listed"] += 1
                 counts["before"] += len(plan.finished)
                 todo = [u for u in plan.units if u.unit_id not in plan.finished]
@@ -269,9 +272,9 @@ class _Execution:
         self._job, self._stop, self._patience, self._metrics = job, stop, patience, metrics
         self._executor: Executor | None = None
 
-    def run(self, units: Iterator[WorkUnit]) -> Iterator[UnitResult]:
-        """Yield units as they finish."""
-        first = next(units, None)
+    def run(self, units: Iterator[WorkUnit | None]) -> Iterator[UnitResult]:
+        """Yield units as they finish; None among the given ones is none yet."""
+        first = next((unit for unit in units if unit is not None), None)
         if first is None:
             return
         from pipeline import backends

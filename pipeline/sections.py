@@ -241,6 +241,12 @@ class ExecutionConfig(Section):
         le=100_000,
         description="Decode tasks at a time; as many as CPU cores are free where not given.",
     )
+    actor_idle_s: float = Field(
+        default=120.0,
+        ge=1,
+        description="A model actor with nothing to answer for so many seconds is given back, all but one; one more is "
+        "started when clips pile up.",
+    )
     stop_grace_s: float = Field(
         default=60.0, ge=0, description="Seconds that running units get to finish after SIGTERM or Ctrl-C."
     )

@@ -58,14 +58,17 @@ class Spending:
         self.is_capped = False
         """Whether the budget kept anything out."""
 
-    def admit(self, units: Iterable[WorkUnit]) -> Iterator[WorkUnit]:
-        """The units that fit in the budget: the first that does not ends them.
+    def admit(self, units: Iterable[WorkUnit | None]) -> Iterator[WorkUnit | None]:
+        """The units that fit in the budget: the first that does not ends them. None is handed on.
 
         A unit fits where what is spent, and what the clips taken and its own will take by the mean of those answered,
         stays within the cap. Until a clip is answered nothing is known of them, and units are taken below the cap.
         """
         cap = self._cost.gpu_hours_cap
         for unit in units:
+            if unit is None:
+                yield None
+                continue
             if cap is not None and self._expected_with(unit) >= cap:
                 self.is_capped = True
                 return

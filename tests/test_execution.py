@@ -68,7 +68,7 @@ class Actor:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def answer(self, decoded, asked, may_audit=True):
-        answer_s = random.random() * 0.05
+        answer_s = 0.4 if (Path(self.folder) / "slow-model").exists() else random.random() * 0.05
         time.sleep(answer_s)
         clip = decoded.clip
         if marked(self.folder, "kill-actor", clip) or (Path(self.folder) / "deadly-machine").exists():
@@ -122,7 +122,7 @@ def test_answers_stay_with_their_clips_whatever_finishes_first(folder):
     finished, statistics = run(folder, given)
     check_answers(given, finished)
     assert statistics.peak_bytes_in_flight <= LIMITS.bytes_in_flight
-    assert len(statistics.actors) == 2
+    assert 1 <= len(statistics.actors) <= 2
 
 
 def test_one_clip_larger_than_the_bound_still_runs(folder):
@@ -246,6 +246,30 @@ def test_the_same_units_run_in_process():
     finished = {r.unit.unit_id: r.outcomes for r in results}
     check_answers(given, finished)
     assert [type(o) is ClipFailure for o in finished[given[1].unit_id]] == [False, True, False, False]
+
+
+def test_actors_come_when_clips_pile_up_and_go_when_they_have_nothing_to_do(ray_session, tmp_path):
+    (tmp_path / "slow-model").touch()
+    given, there = units(26, clips=1), []
+
+    def source():
+        yield from given[:12]
+        for unit in given[12:]:
+            due = time.monotonic() + 0.6
+            while time.monotonic() < due:
+                yield None
+            yield unit
+
+    def watch(statistics):
+        load = statistics.load
+        there.append(load.actors_loading + load.actors_busy + load.actors_idle)
+
+    limits = replace(LIMITS, actors=3, decode_tasks=3, bytes_in_flight=40 * CLIP_BYTES, actor_idle_s=1.0)
+    execution = RayExecution(backend(tmp_path), limits, threading.Event(), watch=watch)
+    check_answers(given, {r.unit.unit_id: r.outcomes for r in execution.run(source())})
+    assert there[0] <= 1 < max(there) == 3
+    assert there[-1] < 3
+    assert len(execution.statistics.actors) == 3, "each says of itself what it was, also the ones that went early"
 
 
 def test_the_loop_says_what_the_actors_waited_for(ray_session, tmp_path):
