@@ -90,10 +90,10 @@ def test_two_runs_at_once_give_the_same_rows_once(job):
 def test_a_clip_that_kills_its_worker_is_named_and_the_rest_is_answered(job, videos, monkeypatch, ray_session):
     import ray
 
-    def poisoned(media, *rest):
-        if media.key == "poison.mp4":
+    def poisoned(shared, clip):
+        if b"poison.mp4" in shared:
             os.kill(os.getpid(), signal.SIGKILL)
-        return remote._decode(media, *rest)
+        return remote._decode(shared, clip)
 
     (job.parent / "archive" / "poison.mp4").write_bytes((videos / "short.mp4").read_bytes())
     monkeypatch.setattr(remote, "_decode_task", ray.remote(num_cpus=1, max_retries=0, num_returns=2)(poisoned))

@@ -93,11 +93,10 @@ _ActorClass = ray.remote(max_restarts=0, max_task_retries=0)(_Actor)
 class DecodeStarter:
     """Starts decode tasks, on machines with the custom resource `DECODE_RESOURCE` only where `is_placed`."""
 
-    def __init__(
-        self, settings: DecodeSettings, source: Source, *, is_placed: bool = False, task: Any = _decode_task
-    ) -> None:
+    def __init__(self, settings: DecodeSettings, source: Source, *, is_placed: bool = False, task: Any = None) -> None:
         """`task` is what is started, with the same arguments, where decoding itself is not what is measured."""
         self._settings, self._source = settings, source
+        task = task or _decode_task
         self._task = task.options(resources={DECODE_RESOURCE: 1}) if is_placed else task
         self._packed: tuple[WorkUnit | None, bytes] = (None, b"")
 
