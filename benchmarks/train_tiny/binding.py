@@ -22,7 +22,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from benchmarks.train_tiny.architecture import LAYERS, WIDTH
 from benchmarks.train_tiny.clips import Batch, Curriculum, Packer, ask, collate, draw_clip, draw_row
 from benchmarks.train_tiny.facts import FACTS
-from benchmarks.train_tiny.optim import Optimiser, rank, schedule, wait
+from benchmarks.train_tiny.optim import Optimiser, mixed, rank, schedule, wait
 from benchmarks.train_tiny.packed import layer_forward, rotary_of
 from benchmarks.train_tiny.perception import Words, named, rounded
 from benchmarks.train_tiny.samples import IGNORED
@@ -272,7 +272,7 @@ def train(
     recent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for step, cpu_batch in enumerate(loader, begun):
         batch = cpu_batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             answer, facts, final = losses(model, batch, knowing, active)
         (answer + facts).backward()
         norm = optimiser.step(schedule(step, steps, decay=decay))

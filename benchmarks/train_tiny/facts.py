@@ -18,6 +18,9 @@ from benchmarks.train_tiny.samples import IGNORED, NOTHING_COLOUR, NOTHING_SHAPE
 from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, Event
 
 MOST_COUNTED = 6
+SECONDS = 17
+"""World v2 lasts up to 16 s: a token's second, as content, links a sound to what is shown meanwhile. Pictures stand
+before the sound of their chunk, so they can be matched to it only by a time that both know."""
 Labels = npt.NDArray[np.int64]
 
 
@@ -37,13 +40,12 @@ FACTS = (
     Fact("colour", NOTHING_COLOUR + 1, 5, 0.3),
     Fact("sound", NOTHING_SOUND + 1, 5, 0.3),
     Fact("place", len(PLACES), 5, 0.3),
+    Fact("second", SECONDS, 6, 0.5),
     Fact("shape before", NOTHING_SHAPE + 1, 8, 0.25),
     Fact("sound before", NOTHING_SOUND + 1, 8, 0.25),
     Fact("shapes so far", MOST_COUNTED + 1, 8, 0.25),
     Fact("sounds so far", MOST_COUNTED + 1, 8, 0.25),
     Fact("shapes here so far", MOST_COUNTED + 1, 8, 0.25),
-    *(Fact(f"shape {place}", NOTHING_SHAPE + 1, 10, 0.1) for place in PLACES),
-    *(Fact(f"colour {place}", NOTHING_COLOUR + 1, 10, 0.1) for place in PLACES),
 )
 NUMBER = {fact.name: number for number, fact in enumerate(FACTS)}
 
@@ -68,15 +70,13 @@ def facts_of(
         colours = [COLOURS.index(e.colour or "") for e in shown]
         labels[NUMBER["colour"]] = _stream(shown, colours, NOTHING_COLOUR, times_s)[0]
         return labels
+    labels[NUMBER["second"]] = times_s.astype(np.int64).clip(0, SECONDS - 1)
     for number, place in enumerate(PLACES):
         there = [e for e in shown if e.place == place]
         here = seen & (cells[2] == number)
         labels[NUMBER["place"], here] = number
         so_far = _stream(there, [0] * len(there), 0, times_s)[2]
         labels[NUMBER["shapes here so far"], here] = so_far[here]
-        shapes, colours = [SHAPES.index(e.shape or "") for e in there], [COLOURS.index(e.colour or "") for e in there]
-        labels[NUMBER[f"shape {place}"], heard] = _stream(there, shapes, NOTHING_SHAPE, times_s)[0][heard]
-        labels[NUMBER[f"colour {place}"], heard] = _stream(there, colours, NOTHING_COLOUR, times_s)[0][heard]
     clear = seen & (cells[2] >= 0)
     labels[NUMBER["shape"], clear], labels[NUMBER["colour"], clear] = cells[0, clear], cells[1, clear]
     return labels

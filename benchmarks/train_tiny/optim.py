@@ -6,11 +6,60 @@ over the last third. Knows nothing about stages or losses.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of Muon's quintic iteration (Jordan et al. 2024), run five times."""
+
+
+def mixed(device: torch.device) -> AbstractContextManager[Any]:
+    """Automatic bfloat16 where it is faster: on GPUs, and on CPUs that multiply it (elsewhere it is 6 times slower)."""
+    fast = device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon` (Nesterov 0.95, rates matched to AdamW's) in float32, matrices of one shape as one batch.
+
+    torch's own multiplies them one by one in bfloat16: on a CPU without it that takes longer than the gradients.
+    """
+
+    def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of every group."""
+        for group in self.param_groups:
+            shapes = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    shapes[weight.shape].append(weight)
+            for (tall, wide), weights in shapes.items():
+                gradient = torch.stack([weight.grad for weight in weights])
+                buffers = [self.state[w].setdefault("momentum_buffer", torch.zeros_like(w)) for w in weights]
+                torch._foreach_lerp_(buffers, list(gradient), 0.05)
+                update = orthogonal(gradient.lerp(torch.stack(buffers), 0.95))
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(weights, list(update), alpha=-group["lr"] * 0.2 * max(tall, wide) ** 0.5)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """(B, M, N) -> about the orthogonal factor of each, by five Newton-Schulz steps."""
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Optimiser:
@@ -27,9 +76,7 @@ class Optimiser:
         self.rate = rate
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(
-                torch.optim.Muon(matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
+            self.parts.append(Muon(matrices, rate, weight_decay))
         if rest:
             self.parts.append(torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0))
         self.weights = matrices + rest

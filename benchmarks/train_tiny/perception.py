@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
 from benchmarks.train_tiny.encoders import CELL, hear, mels_of, patches_of, see
-from benchmarks.train_tiny.optim import Optimiser, rank, schedule, wait
+from benchmarks.train_tiny.optim import Optimiser, mixed, rank, schedule, wait
 from benchmarks.train_tiny.samples import IGNORED, Pictures, Sounds, busy_picture_batch, picture_batch, sound_batch
 from benchmarks.train_tiny.tokenizer import token_ids
 from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS
@@ -195,13 +195,13 @@ def train(
     for step, batch in enumerate(loader, begun):
         if isinstance(batch, Pictures):
             pictures = batch.to(device)
-            with torch.autocast(device.type, torch.bfloat16):
+            with mixed(device):
                 features = view(model, pictures.frames)
             loss = picture_loss(features.float(), pictures, words)
         else:
             sounds = batch.to(device)
             mels = mels_of(sounds.waves)
-            with torch.autocast(device.type, torch.bfloat16):
+            with mixed(device):
                 features = hear(module, mels)
             loss = sound_loss(features.float(), sounds, words)
         loss.backward()

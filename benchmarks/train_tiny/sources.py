@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.train_tiny.architecture import CHUNK_S, POSITIONS_PER_S
 from benchmarks.train_tiny.encoders import CELL, hear, mels_of
+from benchmarks.train_tiny.optim import mixed
 from benchmarks.train_tiny.perception import Words, view
 from benchmarks.train_tiny.samples import (
     IGNORED,
@@ -134,7 +135,7 @@ class EncodedSource:
         padded = np.zeros(whole * 16_000, np.float32)
         padded[: len(wave)] = wave
         mels = mels_of(torch.from_numpy(padded)[None].to(self.device))
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed(self.device):
             video = view(self.model, resize(pairs, height, width).to(self.device)).float().cpu()
             heard = hear(self.model.model.audio_tower, mels)[0].float().cpu()
         audio = heard[: round(shape.length_s * POSITIONS_PER_S)]

@@ -155,20 +155,26 @@ BUSY_STAGES: tuple[Stage, ...] = (
     EncoderStage("busy-vision", "vision", 320, rate=1e-3, busy_share=0.75),
     EncoderStage("places", "vision", 120, rate=1e-3, busy_share=1.0),
     DecoderStage(
+        "places-ideal",
+        "ideal",
+        746,
+        (Phase(1.00, Curriculum(6, 32, full_share=0.8, thin_share=1.0, busy_share=1.0)),),
+        rate=1.5e-3,
+        decay=0.0,
+    ),
+    DecoderStage(
         "places-asked",
         "encoded",
-        400,
+        345,
         (
-            Phase(0.80, Curriculum(6, 32, full_share=0.8, thin_share=1.0, busy_share=1.0)),
-            Phase(1.00, Curriculum(6, 32, full_share=0.9, thin_share=0.5, busy_share=1.0)),
+            Phase(0.60, Curriculum(6, 32, full_share=0.8, thin_share=1.0, busy_share=1.0)),
+            Phase(1.00, Curriculum(6, 32, full_share=0.8, thin_share=0.5, busy_share=1.0)),
         ),
         rate=1.2e-3,
-        rows=4,
-        decay=0.45,
-        frozen=NAMED_AFTER,
+        decay=0.6,
     ),
 )
-"""World v2, on the weights of `tiny` (`--world v2 --from DIR`): an attempt that falls short, see the lab log."""
+"""The checkpoint `tiny-v2`, on the weights of `tiny` (`--world v2 --from DIR`)."""
 CURRICULA = {"v1": STAGES, "v2": BUSY_STAGES}
 
 

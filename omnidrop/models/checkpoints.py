@@ -17,11 +17,11 @@ from typing import Any
 
 from omnidrop.errors import CheckpointError
 
-EMBEDDED = {"tiny": Path(__file__).parent.parent / "checkpoints" / "tiny"}
+EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2")}
 """Checkpoints that come with the package, by the name they are loaded by."""
 
 TOY_NOTE = (
-    "the embedded model `tiny` knows only its toy world of coloured shapes and sounds: about other videos its answers "
+    "the embedded models know only their toy worlds of coloured shapes and sounds: about other videos their answers "
     "mean nothing; name a real checkpoint with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory"
 )
 """What everything says that shows or promises answers of an embedded model."""
