@@ -53,9 +53,10 @@ from pipeline.evaluation.log import ResultLog
 from pipeline.evaluation.published import BENCHMARKS, benchmark_clips
 from pipeline.evaluation.running import evaluate
 from pipeline.evaluation.summary import summarise
-from pipeline.evaluation.toy import archive_clips, toy_clips
+from pipeline.evaluation.toy import CHECKPOINTS, archive_clips, toy_clips
 from pipeline.job import JobConfig, load_job
 from pipeline.probing import source
+from pipeline.toy_world import read_truth
 from workers.decoding import Source
 
 EXAMPLES = (
@@ -76,6 +77,8 @@ class _Asked:
 
     clips: list[EvaluatedClip]
     about: dict[str, Any]
+    model: str = CHECKPOINTS["v1"]
+    """Who answers where nothing else is said."""
     notes: tuple[str, ...] = ()
     source: Source | None = None
 
@@ -152,7 +155,7 @@ def command(
         asked = _asked(given, job, lambda: bar.advance(task))
         from_job = job.model if job else None
         loaded = OmniModel.load(
-            model or (from_job.path if from_job else "tiny"),
+            model or (from_job.path if from_job else asked.model),
             device=device or (from_job.device if from_job else "auto"),
             dtype=dtype or (from_job.dtype if from_job else "auto"),
         )
@@ -206,25 +209,29 @@ def _asked(given: _Given, job: JobConfig | None, step: Any) -> _Asked:
     if given.what == "toy-world":
         count = given.clips or TOY_CLIPS
         clips = toy_clips(given.world, count, given.seed, folder=given.media, questions=given.questions, rendered=step)
-        return _Asked(clips, {"world": given.world, "clips_asked": count, "questions": given.questions})
+        about = {"world": given.world, "clips_asked": count, "questions": given.questions}
+        return _Asked(clips, about, CHECKPOINTS[given.world])
     if given.what == "archive":
         if given.archive is None or given.truth is None:
             raise EvaluationError("give both --archive DIR and --truth truth.json")
         clips, notes = archive_clips(
             given.archive, given.truth, seed=given.seed, questions=given.questions, probed=step
         )
-        return _Asked(clips, {"archive": str(given.archive), "truth": str(given.truth)}, notes)
+        worlds = {truth.world for truth in read_truth(given.truth).values()}
+        model = CHECKPOINTS["v2" if worlds == {"v2"} else "v1"]
+        return _Asked(clips, {"archive": str(given.archive), "truth": str(given.truth)}, model, notes)
     if given.what == "labels":
         if given.labels is None or job is None:
             raise EvaluationError("give --labels labels.csv")
         clips = labelled_clips(given.labels, job, tolerance=given.tolerance, probed=step)
-        return _Asked(clips, {"labels": str(given.labels), "job": job.name}, (), source(job))
+        return _Asked(clips, {"labels": str(given.labels), "job": job.name}, source=source(job))
     if given.root is None:
         raise EvaluationError(f"{given.what} needs --root DIR, the folder that holds its questions and videos")
     clips, notes = benchmark_clips(
         BENCHMARKS[given.what], given.root, given.questions_file, letters=given.letters, most=given.clips, probed=step
     )
-    return _Asked(clips, {"root": str(given.root), "scoring": "letters" if given.letters else "written"}, notes)
+    about = {"root": str(given.root), "scoring": "letters" if given.letters else "written"}
+    return _Asked(clips, about, notes=notes)
 
 
 if __name__ == "__main__":

@@ -105,9 +105,9 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Checkpoint: a directory, a hub id, or `tiny`.",
+        help="Checkpoint: a directory, a hub id, or an embedded one (`tiny`, for world v2 `tiny-v2`).",
         rich_help_panel=_HOW,
-        show_default="tiny, or the job's",
+        show_default="the one for the world, or the job's",
     ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_HOW)]

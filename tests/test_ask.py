@@ -180,7 +180,7 @@ def test_the_command_prints_a_table_a_clip_and_the_cost(clip):
     assert "clip.mp4, 0:04 to 0:06" in done.stdout
     assert "times" in done.stdout
     assert "against dense with prefix reuse; 2 clips, 3 questions" in done.stdout
-    assert "knows only its toy world" in done.stderr
+    assert "know only their toy worlds" in done.stderr
 
 
 def test_json_goes_to_standard_output_alone(clip):

@@ -91,13 +91,17 @@ def report() -> dict[str, object]:
         (Disagreement("c0", ("q0", "q1"), 0.2, 8, 0.25), Disagreement("c1", ("q0", "q1"), 0.2, 8, 0.6)),
     )
     return {
-        "command": "python -m benchmarks.evidence",
-        "model": "tiny",
-        "weights": "abc",
-        "minutes": 2.0,
-        "cores": "1 process",
-        "seed": 3,
-        "worlds": {"v1": figures(asked, rows)},
+        "worlds": {
+            "v1": figures(asked, rows)
+            | {
+                "command": "python -m benchmarks.evidence",
+                "seed": 3,
+                "processes": 1,
+                "minutes": 2.0,
+                "model": "tiny",
+                "weights": "abc",
+            }
+        },
     }
 
 

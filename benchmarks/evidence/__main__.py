@@ -26,11 +26,9 @@ from benchmarks.evidence.rows import ABLATED, RATIOS, all_rows
 from omnidrop import policies
 from omnidrop.errors import UserError
 from omnidrop.models.registry import weights_hash
-from pipeline.evaluation.toy import toy_clips
+from pipeline.evaluation.toy import CHECKPOINTS, toy_clips
 
 DOCS = Path("docs")
-MODELS = {"v1": "tiny", "v2": "tiny"}
-"""The embedded checkpoint that is measured on each world."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,7 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
             report = measured(given)
         except UserError as error:
             sys.exit(f"{error}")
-        (given.json or DOCS / "evidence.json").write_text(json.dumps(report, indent=1) + "\n")
+        written = given.json or DOCS / "evidence.json"
+        if written.exists():
+            # The worlds that were not measured this time stay as they are.
+            report["worlds"] = json.loads(written.read_text())["worlds"] | report["worlds"]
+        written.write_text(json.dumps(report, indent=1) + "\n")
     if given.json is None:
         page = DOCS / "evidence.md"
         if not page.exists():
@@ -67,25 +69,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measured(given: argparse.Namespace) -> dict[str, Any]:
     """The report: figures of every world, and how they were come by."""
-    started = time.monotonic()
-    report: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.evidence", *sys.argv[1:]]),
-        "seed": given.seed,
-        "cores": f"{given.processes} processes of one thread",
-        "model": given.model or "tiny",
-        "weights": weights_hash(given.model or "tiny"),
-        "worlds": {},
-    }
+    report: dict[str, Any] = {"worlds": {}}
     with Progress() as bar:
         for world in given.worlds:
+            started = time.monotonic()
             clips = toy_clips(world, given.clips, given.seed, questions=given.questions)
             with policies.registered(AudioGuided):
                 rows = all_rows(given.ratios, [r for r in given.ratios if r in ABLATED], given.questions)
             task = bar.add_task(f"world {world}: {len(rows)} rows", total=len(clips))
-            model = given.model or MODELS[world]
+            model = given.model or CHECKPOINTS[world]
             asked = ask(model, clips, rows, given.processes, lambda task=task: bar.advance(task))  # type: ignore[misc]
-            report["worlds"][world] = figures(asked, rows)
-    report["minutes"] = (time.monotonic() - started) / 60
+            report["worlds"][world] = figures(asked, rows) | {
+                "command": shlex.join(["python", "-m", "benchmarks.evidence", *sys.argv[1:]]),
+                "seed": given.seed,
+                "processes": given.processes,
+                "minutes": (time.monotonic() - started) / 60,
+                "model": model,
+                "weights": weights_hash(model),
+            }
     return report
 
 

@@ -46,17 +46,17 @@ def fill(page: Path, made: dict[str, str]) -> None:
 
 
 def _setting(report: dict[str, Any]) -> str:
-    lines = [f"`{report['command']}`", ""]
-    lines += [
-        f"Checkpoint `{report['model']}` ({report['weights']}), {report['minutes']:.0f} minutes on {report['cores']}."
-    ]
+    lines = []
     for world, found in report["worlds"].items():
         dense = found["rows"][0]
-        lines.append(
+        lines += [
             f"World {world}: {dense['questions']} questions about {dense['clips']} clips of evaluation seed "
-            f"{report['seed']}; dense {_percent(dense['accuracy'])} (guessing {_percent(dense['guess'])})."
-        )
-    return "\n".join(lines)
+            f"{found['seed']}, asked of `{found['model']}` ({found['weights'][:12]}); dense "
+            f"{_percent(dense['accuracy'])} (guessing {_percent(dense['guess'])}). `{found['command']}`, "
+            f"{found['minutes']:.0f} minutes, {found['processes']} of one thread at a time.",
+            "",
+        ]
+    return "\n".join(lines).rstrip()
 
 
 def ways(found: dict[str, Any]) -> str:

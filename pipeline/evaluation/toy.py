@@ -40,6 +40,10 @@ BORDER_S = 1.0
 Rendered = Callable[[], object]
 
 
+CHECKPOINTS = {"v1": "tiny", "v2": "tiny-v2"}
+"""The embedded checkpoint that was trained for each world."""
+
+
 def toy_clips(
     world: str,
     clips: int,

@@ -128,7 +128,9 @@ def read_truth(path: Path) -> dict[str, Truth]:
             raise TruthError(f"{path}: {file!r} needs a list 'events', got {type(events).__name__}")
         read = [_event(event, f"{path}: {file!r}, event {number}") for number, event in enumerate(events, 1)]
         ordered = tuple(sorted((event for event in read if event), key=lambda event: (event.start, event.end)))
-        truths[str(file)] = Truth(ordered, str(entry.get("world", "v1")) if isinstance(entry, dict) else "v1")
+        # Only world v2 has places.
+        world = "v2" if any(event.place for event in ordered) else "v1"
+        truths[str(file)] = Truth(ordered, str(entry.get("world", world)) if isinstance(entry, dict) else world)
     return truths
 
 
