@@ -95,4 +95,5 @@ def wilson(share: float, size: float) -> tuple[float, float]:
     squared = Z_95**2
     middle = (share + squared / (2 * size)) / (1 + squared / size)
     half = Z_95 / (1 + squared / size) * math.sqrt(share * (1 - share) / size + squared / (4 * size**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Exact at the ends, where rounding would leave a digit of the sixteenth.
+    return (0.0 if share == 0 else max(0.0, middle - half)), (1.0 if share == 1 else min(1.0, middle + half))
