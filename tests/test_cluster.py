@@ -17,7 +17,7 @@ from pipeline.job import load_job
 from pipeline.questions import QuestionSetError
 from pipeline.submission import MAX_UPLOAD_BYTES, Cluster, ClusterError, SubmissionError, make_upload
 from tests.conftest import free_port
-from tests.small_jobs import QUESTIONS, run, select
+from tests.small_jobs import ANSWERS, QUESTIONS, run, select
 from workers.confinement import end, start
 from workers.ffmpeg import find_ffmpeg
 
@@ -167,6 +167,21 @@ def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_p
     assert len(sent) == 1, "the same upload is sent once"
     assert sorted(path.name for path in sent[0].parent.iterdir()) == ["job.yaml", "questions.yaml"]
     assert not any(SECRET in path.read_text() for path in sent[0].parent.iterdir())
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_rays_own_submit_runs_a_job(job, tmp_path, cluster):
+    address, environment = cluster
+    ray = shutil.which("ray", path=environment["PATH"])
+    job.write_text(job.read_text().replace("ray_address: in-process", "ray_address: auto"))
+    command = [sys.executable, "-m", "jobs.index", str(job), "--json", str(tmp_path / "summary.json")]
+    submit = [ray, "job", "submit", "--address", address, "--", *command]
+    done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["run"]["clips_answered"] == 4
+    assert len(select(job, ANSWERS)) == 8
 
 
 @pytest.mark.cluster

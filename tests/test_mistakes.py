@@ -71,7 +71,7 @@ OPTIONS = {
     ),
     "an unknown model": (
         (*INDEX, "--model", "tinny"),
-        ["no checkpoint 'tinny'", "neither a directory, nor a hub id", "(tiny)"],
+        ["no checkpoint 'tinny'", "neither a directory, nor a hub id", "(tiny, tiny-v2)"],
     ),
     "a folder that is no checkpoint": (
         (*INDEX, "--model", "./archive"),

@@ -196,31 +196,6 @@ def test_sigterm_keeps_what_is_finished_and_the_next_run_resumes(job, videos):
     assert select(job, "SELECT status FROM runs ORDER BY started_at") == [("stopped",), ("complete",)]
 
 
-def test_two_runs_at_once_give_every_row_once(job, videos):
-    for number in range(6):
-        shutil.copy(videos / "short.mp4", job.parent / "archive" / f"copy {number}.mp4")
-    command = [sys.executable, "-m", "jobs.index", str(job)]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=200)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(10, 10)]
-    assert select(job, "SELECT count(*), count(DISTINCT (clip_id, question_id)) FROM answers") == [(20, 20)]
-    # Rows of a unit come from one attempt.
-    assert select(job, "SELECT max(runs) FROM (SELECT count(DISTINCT run_id) AS runs FROM clips GROUP BY unit_id)") == [
-        (1,)
-    ]
-    assert run(job).did_nothing
-
-
-def test_a_cluster_that_is_not_there_is_a_user_error(job):
-    # In a process of its own: this one may be connected to the tests' Ray already.
-    command = [sys.executable, "-m", "jobs.index", str(job), "--execution-ray-address", "127.0.0.1:1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "ray start --head" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_a_video_in_an_unreadable_place_is_a_user_error(job):
     text = job.read_text().replace("uri: archive", "uri: no-such-folder")
     job.write_text(text)
@@ -228,18 +203,3 @@ def test_a_video_in_an_unreadable_place_is_a_user_error(job):
     assert result.exit_code == 2
     assert "no-such-folder" in result.output
     assert "Traceback" not in result.output
-
-
-@pytest.mark.cluster
-@pytest.mark.slow
-def test_a_job_is_submitted_to_a_cluster(job, tmp_path, cluster):
-    address, environment = cluster
-    ray = shutil.which("ray", path=environment["PATH"])
-    job.write_text(job.read_text().replace("ray_address: in-process", "ray_address: auto"))
-    command = [sys.executable, "-m", "jobs.index", str(job), "--json", str(tmp_path / "summary.json")]
-    submit = [ray, "job", "submit", "--address", address, "--", *command]
-    done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["run"]["clips_answered"] == 4
-    assert len(select(job, ANSWERS)) == 8
