@@ -192,7 +192,8 @@ class Estimator:
     ) -> list[cost.LayerWork]:
         packed = layout.pack(clip.prefix, group)
         guide = pruning.build().guide
-        guiding = {"nothing": 0, "question": packed.guiding.shape[0], "last": len(group)}[guide]
+        words, last = packed.guiding.shape[0], len(group)
+        guiding = {"nothing": 0, "question": words + last, "words": words, "last": last}[guide]
         return [
             cost.LayerWork(
                 clip.text + entering, packed.rows, packed.pairs, guiding if schedule.drops_after(layer) else 0

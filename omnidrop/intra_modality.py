@@ -1,7 +1,7 @@
-"""Pruning inside each modality before the decoder: the tokens least like each other in every window of time, or, as the
-paper has it, audio by its encoder's attention and video by temporal token merging.
+"""Pruning inside each modality before the decoder: the tokens least like each other in every window of time, rare ones
+first, or, as the paper has it, audio by its encoder's attention and video by temporal token merging.
 
-Promises: how many tokens of each modality stay is host arithmetic, the same for both ways; the selection has exactly
+Promises: how many tokens of each modality stay is host arithmetic, the same for every way; the selection has exactly
 that many, also with an incomplete last group of frames or frames of different sizes. Knows nothing about questions or
 layers. Sources: arXiv 2605.14458, intra-modality pruning; the merging of frames is DyCoke's (arXiv 2411.15024), the
 max-min selection DivPrune's (arXiv 2503.02175).
@@ -18,15 +18,17 @@ from torch import Tensor
 
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.schedule import EntryCounts
-from omnidrop.selection import max_min, split, windows
+from omnidrop.selection import frames, max_min, rarity, split, windows
 
 if TYPE_CHECKING:
     from omnidrop.policies import AudioVisual
 
-Way = Literal["diverse", "merged"]
-WAYS: tuple[Way, ...] = ("diverse", "merged")
+Way = Literal["rare", "diverse", "merged"]
+WAYS: tuple[Way, ...] = ("rare", "diverse", "merged")
 GROUP = 4
 """Temporal patches merged together: the first, the anchor, stays whole."""
+USUAL = 0.1
+"""The weight of the most usual tokens, in nats as the others: where nothing is rare all count alike."""
 LEAST_LEVEL = 0.1
 """Below a tenth of the paper's shares too little of a clip is left to be asked about."""
 
@@ -101,37 +103,43 @@ class Entry:
         return audio, tuple(frames)
 
 
-def select(tokens: AudioVisual, entry: Entry, keep: int, way: Way = "diverse") -> Tensor:
+def select(tokens: AudioVisual, entry: Entry, keep: int, way: Way = "rare") -> Tensor:
     """(keep,) ascending indices of the tokens that enter the decoder, int64."""
     if keep == tokens.count:
         return torch.arange(keep, device=tokens.modality.device)
-    audio, frames = entry.split(keep)
-    if way == "diverse":
-        return _diverse(tokens, audio, sum(frames))
+    audio, of_frames = entry.split(keep)
+    if way != "merged":
+        return _unlike(tokens, audio, sum(of_frames), rare=way == "rare")
     kept = []
     if tokens.audio:
         places = torch.nonzero(tokens.is_audio).flatten()
         kept.append(places[_audio(tokens, audio)])
     if tokens.video:
         places = torch.nonzero(~tokens.is_audio).flatten()
-        kept.append(places[_video(tokens.features[places], tokens.grid[places], tokens.frame_sizes, frames)])
+        kept.append(places[_video(tokens.features[places], tokens.grid[places], tokens.frame_sizes, of_frames)])
     return torch.sort(torch.cat(kept)).values
 
 
-def _diverse(tokens: AudioVisual, audio: int, video: int) -> Tensor:
-    """Ascending indices of `audio` and `video` tokens, each chunk giving the same share of its own.
+def _unlike(tokens: AudioVisual, audio: int, video: int, *, rare: bool) -> Tensor:
+    """Ascending indices of `audio` and `video` tokens, each window giving the same share of its own: chunks, or where
+    `rare` temporal patches of the video.
 
     Merging compares frames with their anchor alone: two of a kind within a frame both stay, and once fewer tokens enter
-    than there are anchors, three frames of four have none left. On the embedded model's worlds that costs 7 points at
-    20 % kept where this costs none (docs/lab-log.md).
+    than there are anchors, three frames of four have none left. Max-min alone has two faults of its own: what is shown
+    throughout a chunk stays once, so that it cannot be found at its other moments; and a moving background is unlike
+    itself everywhere, so that it takes the places of what is shown before it. Rarity is over the whole clip, because in
+    one frame what is shown may cover more than the background does. What each is worth: docs/evidence.md.
     """
-    parts: list[Tensor] = []
-    keep: list[int] = []
-    for modality, count in ((AUDIO, audio), (VIDEO, video)):
-        of_modality = windows(tokens, (modality,))
-        parts += of_modality
-        keep += split(count, [part.numel() for part in of_modality])
-    return torch.sort(torch.cat(max_min(tokens.features, parts, keep))).values
+    of_audio = windows(tokens, (AUDIO,))
+    of_video = frames(tokens) if rare else windows(tokens, (VIDEO,))
+    parts = [*of_audio, *of_video]
+    keep = [*split(audio, [part.numel() for part in of_audio]), *split(video, [part.numel() for part in of_video])]
+    weight = None
+    if rare and tokens.video:
+        places = torch.cat(of_video)
+        weight = torch.ones(tokens.count, device=tokens.features.device)
+        weight[places] = rarity(tokens.features[places]) + USUAL
+    return torch.sort(torch.cat(max_min(tokens.features, parts, keep, weight))).values
 
 
 def _audio(tokens: AudioVisual, keep: int) -> Tensor:

@@ -21,9 +21,10 @@ from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO, VIDEO, Prefix
 from omnidrop.schedule import Schedule, Sigmoid, calibrate, full
 
-Guide = Literal["nothing", "question", "last", "audio"]
-"""Whose attention a policy looks at inside the decoder: nobody's, the question text's, the last token's only, or (an
-ablation of the paper's, which no policy here uses) that of the audio tokens."""
+Guide = Literal["nothing", "question", "words", "last", "audio"]
+"""Whose attention a policy looks at inside the decoder: nobody's; that of a question's words and of its last token, at
+which the answer begins, half and half; of its words alone, as in the paper; of its last token alone; or of the audio
+tokens. `words` and `audio` are there for ablations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,8 @@ class LayerTokens:
     chunk: Tensor
     """(alive,) int64."""
     chunks: int
+    earlier: tuple[Tensor, ...] = ()
+    """`importance` in the layers before after which tokens left, (alive,) each, the latest last."""
 
 
 class Policy(Protocol):
@@ -151,13 +154,6 @@ def named(name: str, **settings: object) -> Policy:
 def takes(name: str, setting: str) -> bool:
     """Whether policy `name` has a parameter called `setting`."""
     return name in names() and any(f.name == setting for f in fields(_REGISTRY[name]))  # type: ignore[arg-type]
-
-
-def guide_of(name: str) -> Guide:
-    """What policy `name` looks at inside the decoder. Raises PolicyError for an unknown name."""
-    if name not in names():
-        raise PolicyError(f"unknown policy {name!r}; allowed: {', '.join(names())}")
-    return _REGISTRY[name].guide
 
 
 def audio_visual(prefix: Prefix) -> tuple[AudioVisual, Tensor]:
@@ -246,11 +242,14 @@ class OmniDrop:
     video_keep: float = 0.4
     """Share of the video tokens that enters: the paper's (1 + 3 x 0.2) / 4, one anchor of four frames whole and 20 % of
     the others."""
-    entry: intra_modality.Way = "diverse"
-    """Which ones: the least like each other in every chunk, or the paper's (`merged`): audio by attention received in
-    the encoder, video by what differs from the anchor frame. Chosen by evidence, see docs/lab-log.md."""
+    entry: intra_modality.Way = "rare"
+    """Which ones: the least like each other, rare ones first (`rare`) or not (`diverse`), or the paper's (`merged`):
+    audio by attention received in the encoder, video by what differs from the anchor frame. See docs/evidence.md."""
     at_input: bool = True
     """Off: every token enters the decoder and only layers prune."""
+    memory: float = 0.7
+    """How much of a token's score in the layers before counts in this one; 0 is the paper. Layers look at different
+    things: what the first look of a question needs is not what the second needs."""
     diversity: diversity.Kind = "normalised"
     diversity_weight: float = 0.2
     diversity_from: float = 0.5
@@ -261,6 +260,7 @@ class OmniDrop:
             ("t_mid", 0.0, 1.0),
             ("audio_keep", 0.0, 1.0),
             ("video_keep", 0.25, 1.0),
+            ("memory", 0.0, 1.0),
             ("diversity_weight", 0.0, 1.0),
             ("diversity_from", 0.0, 1.0),
         ):
@@ -296,18 +296,32 @@ class OmniDrop:
         return calibrate(retained_ratio, tokens.count, layers, shape, entry.counts())
 
     def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
-        """The least alike, or the paper's temporal token merging."""
+        """The least alike and rarest, or the paper's temporal token merging."""
         return intra_modality.select(tokens, self._entry(tokens), schedule.entering[0], self.entry)
 
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
         """One global ranking over audio and video; in deep layers far-away moments are kept in preference."""
+        score = self._score(tokens)
         if self.diversity == "off" or tokens.layer < self.diversity_from * tokens.layers:
-            return keep_highest(tokens.importance, keep)
+            return keep_highest(score, keep)
         return diversity.keep(
-            tokens.importance,
+            score,
             tokens.chunk,
             keep,
             self.diversity_weight,
             tokens.chunks,
             normalised=self.diversity == "normalised",
         )
+
+    def _score(self, tokens: LayerTokens) -> Tensor:
+        """(alive,) float32: the layer's importance and, `memory` times fainter with every layer, that of those before.
+
+        Layers differ in how much of their attention goes to audio and video at all, so each is brought to a sum of 1.
+        """
+        if not self.memory:
+            return tokens.importance
+        score = torch.zeros_like(tokens.importance)
+        for importance in (*tokens.earlier, tokens.importance):
+            share = importance / importance.sum().clamp_min(torch.finfo(torch.float32).tiny)
+            score = share + self.memory * score
+        return score

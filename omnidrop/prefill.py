@@ -120,9 +120,17 @@ class Guiding:
     """(Q, G) float32: averages rows into questions."""
 
     @classmethod
-    def questions(cls, packed: Packed, prefix_rows: int) -> Guiding:
+    def words(cls, packed: Packed, prefix_rows: int) -> Guiding:
         """Every question's own words."""
         return cls(packed.guiding + prefix_rows, packed.visible.index_select(0, packed.guiding), packed.guiding_owner)
+
+    @classmethod
+    def questions(cls, packed: Packed, prefix_rows: int) -> Guiding:
+        """Every question's own words, and for as much its last row: deep layers read there what is answered."""
+        rows = torch.cat((packed.guiding, packed.last))
+        answers = torch.eye(len(packed.asked), device=rows.device)
+        owner = torch.cat((packed.guiding_owner, answers), dim=1) / 2
+        return cls(rows + prefix_rows, packed.visible.index_select(0, rows), owner)
 
     @classmethod
     def of(cls, state: State, columns: Tensor) -> Guiding | None:
@@ -132,6 +140,8 @@ class Guiding:
             return None
         if state.policy.guide == "question":
             return cls.questions(packed, prefix_rows)
+        if state.policy.guide == "words":
+            return cls.words(packed, prefix_rows)
         if state.policy.guide == "last":
             last = packed.last
             owner = torch.eye(len(packed.asked), device=last.device)
@@ -200,7 +210,7 @@ class _Prefill:
         return _Left(
             cache=LayerCache(key[:, :rows], value[:, :rows], key[:, rows:], value[:, rows:]),
             importance=received(self.guides[number]),
-            watched=None if state.watched is None else received(Guiding.questions(state.packed, rows)),
+            watched=None if state.watched is None else received(Guiding.words(state.packed, rows)),
         )
 
 
@@ -224,6 +234,8 @@ class State:
     layer: int = 0
     importance: Tensor | None = None
     """(Q, n) of the layer just run, where its output is to be pruned."""
+    earlier: tuple[Tensor, ...] = ()
+    """(n,) each: one score for the whole set, of every layer after which tokens left."""
     caches: list[LayerCache] = field(default_factory=list)
     work: list[LayerWork] = field(default_factory=list)
     entered: list[Tensor] = field(default_factory=list)
@@ -315,11 +327,14 @@ def drop(state: State) -> None:
         modality=av.modality[state.index],
         chunk=av.chunk[state.index],
         chunks=av.chunks,
+        earlier=state.earlier,
     )
     keep = state.policy.at_layer(tokens, count)
     if keep.shape[0] != count:
         raise ValueError(f"policy {state.policy.name!r} kept {keep.shape[0]} tokens after layer {layer}, not {count}")
     state.index = state.index[keep]
+    if state.importance is not None:
+        state.earlier = tuple(of_layer[keep] for of_layer in (*state.earlier, score))
     alive = torch.sort(torch.cat((state.clip.text_places, state.clip.av_places[state.index]))).values
     rows = torch.searchsorted(state.alive, alive)
     suffix = torch.arange(state.packed.rows, device=rows.device) + state.alive.shape[0]

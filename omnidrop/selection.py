@@ -1,4 +1,4 @@
-"""Tokens that are least like each other, window by window, and how a budget is shared out over windows.
+"""Tokens that are least like each other, window by window, how rare each is, and how a budget is shared over windows.
 
 Promises: exactly as many tokens as asked, the same for the same features; counts are host integers. Knows nothing about
 questions, layers or policies.
@@ -21,6 +21,34 @@ if TYPE_CHECKING:
 
 MOST_PAIRS = 1 << 25
 """Distances held at once, 128 MB of float32: five minutes of large frames would fill a device."""
+
+
+GOLDEN = (5**0.5 - 1) / 2
+MOST_REFERENCES = 1024
+"""Tokens that a token is compared with to say how rare it is: as many products as a quarter of one query projection."""
+CONCENTRATION = 10.0
+"""Of the kernel by which rarity is estimated: tokens at a cosine of 0.9 count 1 / e of an equal one."""
+
+
+def frames(tokens: AudioVisual) -> list[Tensor]:
+    """Indices of the video tokens of each temporal patch, in time order."""
+    return list(torch.split(torch.nonzero(tokens.modality == VIDEO).flatten(), list(tokens.frame_sizes)))
+
+
+def rarity(features: Tensor) -> Tensor:
+    """(n,) float32, in nats, at least 0: how unusual each of `features` (n, D) is among them, the most usual 0.
+
+    The surprisal -log p under a kernel density estimate with von Mises-Fisher kernels, exp(k (cosine - 1)), over all of
+    them or MOST_REFERENCES evenly spaced ones, less the lowest.
+    """
+    unit = functional.normalize(features.float(), dim=-1)
+    count = features.shape[0]
+    references = unit
+    if count > MOST_REFERENCES:
+        chosen = torch.arange(MOST_REFERENCES, device=unit.device)
+        references = unit[torch.div(chosen * count, MOST_REFERENCES, rounding_mode="floor")]
+    surprisal = -(CONCENTRATION * (unit @ references.T - 1.0)).logsumexp(dim=1)
+    return surprisal - surprisal.amin()
 
 
 def windows(tokens: AudioVisual, modalities: Sequence[int] = (AUDIO, VIDEO)) -> list[Tensor]:
@@ -78,7 +106,8 @@ def max_min(
 def split(keep: int, sizes: Sequence[int], weights: Sequence[float] | None = None) -> list[int]:
     """Share `keep` out over parts of `sizes` in proportion to `weights` (default: their sizes), none beyond its size.
 
-    What a full part cannot take goes to the others; fractions go to the largest remainders, ties to the earlier part.
+    What a full part cannot take goes to the others; fractions go to the largest remainders, of equal ones to parts that
+    lie apart.
     """
     if not 0 <= keep <= sum(sizes):
         raise ValueError(f"cannot keep {keep} of {sum(sizes)} tokens")
@@ -93,7 +122,8 @@ def split(keep: int, sizes: Sequence[int], weights: Sequence[float] | None = Non
             high = level
     exact = [min(float(s), high * p) for s, p in zip(sizes, pull, strict=True)]
     counts = [math.floor(x + 1e-6) for x in exact]
-    by_rest = sorted(range(len(sizes)), key=lambda i: (counts[i] - exact[i], i))
+    # Multiples of the golden ratio: however few parts get one more, they lie apart.
+    by_rest = sorted(range(len(sizes)), key=lambda i: (round(counts[i] - exact[i], 9), i * GOLDEN % 1.0))
     while (left := keep - sum(counts)) > 0:
         for part in [i for i in by_rest if counts[i] < sizes[i]][:left]:
             counts[part] += 1

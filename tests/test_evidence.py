@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.evidence import guides
 from benchmarks.evidence.asking import Asked, Disagreement, Remembering, ask
-from benchmarks.evidence.audio_guided import AudioGuided
 from benchmarks.evidence.figures import figures
 from benchmarks.evidence.page import fill, plot, sections
 from benchmarks.evidence.rows import DENSE, SET, Row, all_rows
@@ -18,7 +18,7 @@ from omnidrop import policies
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning
 from pipeline.evaluation.items import ArmClip, Scored, SetCost
-from pipeline.evaluation.toy import toy_clips
+from pipeline.evaluation.toy import CHECKPOINTS, toy_clips
 
 STORED = Path(__file__).parent / "data" / "evidence_slice.json"
 SLICE = {"v1": 5, "v2": 5}
@@ -39,7 +39,7 @@ def measured_slice(folder: Path) -> dict[str, dict[str, dict[str, int]]]:
     found: dict[str, dict[str, dict[str, int]]] = {}
     for world, count in SLICE.items():
         clips = toy_clips(world, count, SLICE_SEED, questions=SLICE_QUESTIONS, folder=folder)
-        made = figures(ask("tiny", clips, slice_rows()), slice_rows())
+        made = figures(ask(CHECKPOINTS[world], clips, slice_rows()), slice_rows())
         found[world] = {
             f"{row['way']} {row['ratio']}": {
                 "questions": row["questions"],
@@ -52,14 +52,14 @@ def measured_slice(folder: Path) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def test_every_row_has_its_own_name_and_builds() -> None:
-    with policies.registered(AudioGuided):
+    with guides.registered():
         rows = all_rows()
     assert len({row.name for row in rows}) == len(rows)
     assert {row.set_size for row in rows} == {1, 2, 4, 8, 16}
     assert {row.way for row in rows} >= {"dense", "per_question", "set_guided, quota", "seats", "diversity off"}
-    assert AudioGuided.name not in policies.names()
+    assert guides.AudioGuided.name not in policies.names()
     with pytest.raises(PolicyError, match="unknown policy"):
-        Pruning("set_guided", AudioGuided.name, 0.2)
+        Pruning("set_guided", guides.AudioGuided.name, 0.2)
 
 
 def answers(name: str, right: str, retained: float) -> tuple[ArmClip, ...]:
@@ -163,14 +163,14 @@ def test_audio_guidance_does_not_look_at_the_questions() -> None:
 
     one, other = (Question("q", text, Boolean()) for text in ("Is a circle shown?", "Is a low tone heard?"))
     kept = {}
-    with policies.registered(AudioGuided):
-        for policy in ("omnidrop", AudioGuided.name):
+    with guides.registered():
+        for policy in ("omnidrop", guides.AudioGuided.name):
             pruning = Pruning("set_guided", policy, 0.3)
             for question in (one, other):
                 got = model.answer(frames, audio, [question], fps=2.0, pruning=pruning, positions=True)
                 assert got.positions is not None
                 kept[policy, question.text] = got.positions.kept[0][-1].tolist()
-    assert kept[AudioGuided.name, one.text] == kept[AudioGuided.name, other.text]
+    assert kept[guides.AudioGuided.name, one.text] == kept[guides.AudioGuided.name, other.text]
     assert kept["omnidrop", one.text] != kept["omnidrop", other.text]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from benchmarks.evidence import guides
 from omnidrop import decode, layout, modes, policies, prefill
 from omnidrop.model import Pruning
 from tests.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, by_question, same, stock_logits
@@ -84,19 +85,30 @@ def test_the_pruned_prefill_is_an_oracle_that_masks(loaded: Loaded, pruning: Pru
     same(done.logits, oracle.logits[rows])
 
 
-def test_the_tokens_kept_are_those_the_question_attends_to_most(loaded: Loaded) -> None:
-    """One question, no diversity: the oracle ranks by the mean over heads and the question's own words."""
-    pruning = Pruning("per_question", retained_ratio=0.4, settings=(("diversity", "off"),))
+@pytest.mark.parametrize("policy", ["omnidrop", "omnidrop_words"])
+def test_the_tokens_kept_are_those_the_question_attends_to_most(loaded: Loaded, policy: str) -> None:
+    """One question, no diversity: the oracle ranks by the mean over heads of what the question's own words pay and, for
+    as much, its last token, and 0.7 of that of the layer before; or as in the paper by its words alone, now."""
+    paper = policy == "omnidrop_words"
+    settings = (("diversity", "off"), *((("memory", 0.0),) if paper else ()))
     one = replace(loaded.asked[1], options=None)
-    (done,) = loaded.run("per_question", pruning, [one])
+    with guides.registered():
+        (done,) = loaded.run("per_question", Pruning("per_question", policy, 0.4, settings=settings), [one])
     alive = entering_places(loaded, done)
     rows = loaded.prefix.input_ids.shape[0]
     words = slice(rows + one.guiding[0], rows + one.guiding[1])
+    layers: list[Tensor] = []
 
     def choose(layer: int, weights: Tensor, places: list[int]) -> list[int]:
         count = len(alive[min(layer + 1, len(alive) - 1)])
-        importance = weights[:, words].mean(dim=(0, 1))
-        return sorted(sorted(places, key=lambda place: -float(importance[place]))[:count])
+        if count == len(places):
+            return places
+        score = weights[:, words].mean(dim=(0, 1))[places]
+        if not paper:
+            layers.append((weights[:, words].mean(dim=(0, 1)) + weights[:, -1].mean(dim=0)) / 2)
+            shares = [importance[places] / importance[places].sum() for importance in reversed(layers)]
+            score = torch.stack([0.7**age * share for age, share in enumerate(shares)]).sum(dim=0)
+        return sorted(places[int(number)] for number in score.topk(count).indices)
 
     oracle = masked_run(loaded.adapter, loaded.prefix, [one.ids], alive[0], choose)
     assert oracle.alive == alive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from omnidrop.errors import PolicyError
 from omnidrop.importance import aggregate, attention_received
 from omnidrop.model import MODES, Pruning
 from omnidrop.models.base import AUDIO, VIDEO
+from omnidrop.selection import rarity
 
 
 def tokens(audio: int, frames: tuple[int, ...], *, seed: int = 0, importance: bool = True) -> policies.AudioVisual:
@@ -166,17 +168,65 @@ def test_diverse_entry_keeps_one_of_each_kind_in_every_chunk() -> None:
     kinds = torch.eye(3, clip.features.shape[1]).repeat(clip.count // 3, 1)
     clip = policies.AudioVisual(**{**vars(clip), "features": kinds + 0.001 * clip.features})
     entry = intra_modality.Entry(0, clip.frame_sizes)
-    kept = intra_modality.select(clip, entry, 3 * clip.chunks)
+    kept = intra_modality.select(clip, entry, 3 * clip.chunks, "diverse")
     found = {(int(clip.chunk[token]), int(kinds[token].argmax())) for token in kept.tolist()}
     assert found == {(chunk, kind) for chunk in range(clip.chunks) for kind in range(3)}
 
 
-def test_both_ways_in_keep_as_many_of_each_modality() -> None:
+def test_a_rare_thing_enters_from_every_frame_that_shows_it() -> None:
+    """A background of many kinds, none like the other, and one thing in three cells of every frame."""
+    frames, cells = 8, 12
+    clip = tokens(0, (cells,) * frames)
+    features = torch.zeros(frames, cells, 24)
+    features[:, torch.arange(9), torch.arange(9)] = 1.0  # the same nine in every frame: usual, but unlike each other
+    for frame in range(frames):
+        features[frame, 9:, 10 + frame] = 1.0  # another thing in every frame, in three cells
+    clip = policies.AudioVisual(**{**vars(clip), "features": features.reshape(-1, 24)})
+    entry = intra_modality.Entry(0, clip.frame_sizes)
+    kept = intra_modality.select(clip, entry, 2 * frames)
+    assert {token // cells for token in kept.tolist() if token % cells >= 9} == set(range(frames))
+    found = [int((kept // cells == frame).sum()) for frame in range(frames)]
+    assert found == [2] * frames, "every frame gives the same share"
+
+
+def test_rarity_is_surprisal() -> None:
+    unlike = torch.eye(4)
+    features = torch.cat((unlike[:1].expand(6, 4), unlike[1:2].expand(2, 4), 3.0 * unlike[2:3]))
+    usual, pair, alone = (float(x) for x in rarity(features)[[0, 6, 8]])
+    assert usual == 0.0
+    # Without what others add, exp(-10) each, these are log(6 / 2) and log(6 / 1).
+    assert pair == pytest.approx(math.log(3), abs=1e-3)
+    assert alone == pytest.approx(math.log(6), abs=1e-3)
+    assert rarity(unlike).tolist() == pytest.approx([0.0] * 4, abs=1e-6)
+
+
+def test_rarity_of_many_is_estimated_from_some() -> None:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=-1).repeat(100, 1)
+    features[1234] = -features.mean(0)
+    rare = rarity(features)
+    assert int(rare.argmax()) == 1234
+    assert rare[:40].tolist() == pytest.approx(rare[400:440].tolist(), abs=0.2)
+
+
+def test_what_mattered_in_earlier_layers_still_counts() -> None:
+    """The first look is for token 0, the second for token 3; the paper knows only the layer it is in."""
+    first, now = torch.tensor([0.8, 0.1, 0.05, 0.05]), torch.tensor([0.1, 0.25, 0.15, 0.5])
+    layer = policies.LayerTokens(
+        5, 28, torch.arange(4), now, torch.ones(4, dtype=torch.int8), torch.arange(4), 4, earlier=(first,)
+    )
+    assert policies.OmniDrop().at_layer(layer, 2).tolist() == [0, 3]
+    assert policies.OmniDrop(memory=0.0).at_layer(layer, 2).tolist() == [1, 3]
+    with pytest.raises(PolicyError, match="memory must be 0 to 1"):
+        policies.OmniDrop(memory=2.0)
+
+
+def test_every_way_in_keeps_as_many_of_each_modality() -> None:
     clip = tokens(40, (30,) * 8)
     entry = intra_modality.Entry(40, clip.frame_sizes)
     for keep in (60, 100, 200):
-        diverse, merged = (intra_modality.select(clip, entry, keep, way) for way in intra_modality.WAYS)
-        assert int(clip.is_audio[diverse].sum()) == int(clip.is_audio[merged].sum())
+        kept = [intra_modality.select(clip, entry, keep, way) for way in intra_modality.WAYS]
+        assert len({int(clip.is_audio[found].sum()) for found in kept}) == 1
 
 
 @given(

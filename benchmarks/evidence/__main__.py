@@ -18,12 +18,11 @@ from typing import Any
 
 from rich.progress import Progress
 
+from benchmarks.evidence import guides
 from benchmarks.evidence.asking import ask
-from benchmarks.evidence.audio_guided import AudioGuided
 from benchmarks.evidence.figures import figures
 from benchmarks.evidence.page import fill, plot, sections
 from benchmarks.evidence.rows import ABLATED, RATIOS, all_rows
-from omnidrop import policies
 from omnidrop.errors import UserError
 from omnidrop.models.registry import weights_hash
 from pipeline.evaluation.toy import CHECKPOINTS, toy_clips
@@ -36,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument("--worlds", nargs="+", choices=("v1", "v2"), default=["v1", "v2"])
     parser.add_argument("--model", help="another checkpoint than the embedded one")
-    parser.add_argument("--clips", type=int, default=72, help="clips of each world (default 72)")
+    parser.add_argument("--clips", type=int, default=64, help="clips of each world (default 64)")
     parser.add_argument("--questions", type=int, default=16, help="questions about a clip, at most (default 16)")
     parser.add_argument("--seed", type=int, default=50, help="evaluation seed (default 50)")
     parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS))
@@ -74,7 +73,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         for world in given.worlds:
             started = time.monotonic()
             clips = toy_clips(world, given.clips, given.seed, questions=given.questions)
-            with policies.registered(AudioGuided):
+            with guides.registered():
                 rows = all_rows(given.ratios, [r for r in given.ratios if r in ABLATED], given.questions)
             task = bar.add_task(f"world {world}: {len(rows)} rows", total=len(clips))
             model = given.model or CHECKPOINTS[world]

@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.evidence.audio_guided import AudioGuided
-from benchmarks.evidence.rows import Row
-from omnidrop import policies
+from benchmarks.evidence import guides
+from benchmarks.evidence.rows import ABLATED, Row
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.base import Prefix
@@ -114,7 +113,7 @@ def _load(model: str) -> OmniModel:
 
 
 def _one(job: tuple[str, EvaluatedClip, tuple[Row, ...]]) -> Asked:
-    with policies.registered(AudioGuided):
+    with guides.registered():
         return _asked(*job)
 
 
@@ -140,9 +139,9 @@ def _asked(name: str, clip: EvaluatedClip, rows: Sequence[Row]) -> Asked:
 def _disagreements(
     model: OmniModel, clip: EvaluatedClip, decoded: DecodedClip, rows: Sequence[Row], refused: dict[str, str]
 ) -> Iterator[Disagreement]:
-    """Of every set that `set_guided, max` rows were asked, at each of their ratios."""
+    """Of every set that `set_guided, max` rows were asked, at the ratios where pruning costs something."""
     guided = [row for row in rows if row.way == "set_guided, max" and row.name not in refused]
-    for ratio in sorted({row.ratio for row in guided if row.ratio is not None}):
+    for ratio in sorted({row.ratio for row in guided if row.ratio in ABLATED}):
         pruning = Pruning("per_question", "omnidrop", ratio)
         trace = model.answer(
             decoded.frames, decoded.audio, clip.questions, fps=decoded.fps, pruning=pruning, positions=True

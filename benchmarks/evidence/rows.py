@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.evidence.audio_guided import AudioGuided
+from benchmarks.evidence.guides import AudioGuided, WordsGuided
 from omnidrop.importance import Guidance
 from omnidrop.model import Pruning
 from pipeline.evaluation.items import Arm
@@ -26,8 +26,14 @@ INTRA_ONLY = (("beta", 200.0), ("t_mid", 1.0))
 
 Settings = tuple[tuple[str, float | int | str | bool], ...]
 
+PAPER: Settings = (("entry", "merged"), ("memory", 0.0), ("diversity", "printed"))
+"""With `WordsGuided`: the paper's method throughout."""
+
 ABLATIONS: dict[str, Settings] = {
+    "entry: least alike, rare or not (diverse)": (("entry", "diverse"),),
     "entry as in the paper (merged)": (("entry", "merged"),),
+    "50 % of the audio enters, not 70 %": (("audio_keep", 0.5),),
+    "no memory of earlier layers, as in the paper": (("memory", 0.0),),
     "diversity off": (("diversity", "off"),),
     "diversity as printed": (("diversity", "printed"),),
     "pruning inside the decoder only": (("at_input", False),),
@@ -65,7 +71,7 @@ DENSE = Row("ways", "dense", None, SET, Pruning.off("dense_shared"))
 
 
 def all_rows(ratios: Sequence[float] = RATIOS, ablated: Sequence[float] = ABLATED, largest: int = 16) -> list[Row]:
-    """Everything, the unpruned row first; sets of at most `largest` questions. Needs `AudioGuided` registered."""
+    """Everything, the unpruned row first; sets of at most `largest` questions. Needs `guides.registered()`."""
     return [DENSE, *_ways(ratios, largest), *_ablations(ablated)]
 
 
@@ -88,5 +94,8 @@ def _ablations(ratios: Sequence[float]) -> Iterator[Row]:
     for ratio in ratios:
         for way, settings in ABLATIONS.items():
             yield Row("ablations", way, ratio, SET, Pruning("set_guided", "omnidrop", ratio, settings=settings))
-        guided = Pruning("set_guided", AudioGuided.name, ratio)
-        yield Row("ablations", "guided by audio instead of text", ratio, SET, guided)
+        words, audio = (Pruning("set_guided", guide.name, ratio) for guide in (WordsGuided, AudioGuided))
+        yield Row("ablations", "guided by the questions' words alone, as in the paper", ratio, SET, words)
+        yield Row("ablations", "guided by audio instead of text", ratio, SET, audio)
+        paper = Pruning("set_guided", WordsGuided.name, ratio, settings=PAPER)
+        yield Row("ablations", "the paper throughout", ratio, SET, paper)
