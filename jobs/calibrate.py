@@ -12,15 +12,17 @@ from pipeline.job import JobConfig
 EXAMPLES = (
     "omnidrop calibrate job.yaml",
     "omnidrop calibrate job.yaml --model-device cuda --json calibration.json",
+    "omnidrop calibrate job.yaml --execution-ray-address auto    # by an actor of the cluster",
     "omnidrop plan job.yaml --usd-per-gpu-hour 2.5    # hours and money from it",
 )
 
 
 @with_job
 def command(job: JobConfig, json_file: JsonFile = None) -> None:
-    """Measure the job's model on this machine, for hours and money in `omnidrop plan`.
+    """Measure the job's model on this machine or on a cluster, for hours and money in `omnidrop plan`.
 
-    Run it on a machine like those that will answer, with nothing else on its GPU. Made clips up to the job's size are
+    Run it on a machine like those that will answer, with nothing else on its GPU, or name a Ray cluster, one of whose
+    machines will be measured by an actor as a run has them. Made clips up to the job's size are
     asked the job's questions, pruned and unpruned, some fifty passes; the record is kept with the job's results, one
     for each model, device and number type. Times are those of answering: decoding and waiting are no part of them.
     """

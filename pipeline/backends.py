@@ -13,8 +13,9 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 
@@ -148,7 +149,7 @@ class _OnRay:
                 self._check_gpus()
             execution = RayExecution(self._backend(), self._limits(), self._stop, self._patience, self._watch)
             self.statistics = execution.statistics
-            self.statistics.actor_time.gpus = gpus_counted(self._gpus_per_actor())
+            self.statistics.actor_time.gpus = gpus_counted(_gpus_per_actor(self._job))
             yield from execution.run(units)
         finally:
             if started_here:
@@ -156,22 +157,16 @@ class _OnRay:
 
     def _check_gpus(self) -> None:
         """A cluster may grow a GPU; this machine will not, and Ray would wait for one for ever."""
-        wanted, there = self._gpus_per_actor(), ray.cluster_resources().get("GPU", 0)
+        wanted, there = _gpus_per_actor(self._job), ray.cluster_resources().get("GPU", 0)
         if wanted > there:
             raise RayUnavailable(
                 f"model.gpus_per_actor: a model actor is to have {wanted:g} GPUs, and Ray finds {there:g} on this "
                 "machine; leave it out to answer on the CPU, or name a cluster with --execution-ray-address"
             )
 
-    def _gpus_per_actor(self) -> float:
-        if self._job.model.gpus_per_actor is not None:
-            return self._job.model.gpus_per_actor
-        wants_gpu = self._job.model.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-        return 1.0 if wants_gpu else 0.0
-
     def _limits(self) -> Limits:
         given, resources = self._job.execution, ray.cluster_resources()
-        gpus, cpus = self._gpus_per_actor(), self._job.model.cpus_per_actor
+        gpus, cpus = _gpus_per_actor(self._job), self._job.model.cpus_per_actor
         wanted = self._job.model.actors
         most = max(1, int(resources.get("GPU", 0) / gpus)) if gpus else 1
         actors = most if wanted == "auto" else wanted
@@ -191,18 +186,48 @@ class _OnRay:
     def _backend(self) -> Backend:
         job = self._job
         settings, where = decode_settings(job.clips, job.execution), source(job)
-        cpus = job.model.cpus_per_actor
-        # One thread per core that Ray gives the actor: more would take them from decoding.
-        answering = answerer_settings(
-            job.model, job.pruning, torch_threads=max(1, int(cpus)), audit_share=job.audit.share
-        )
-        gpus = self._gpus_per_actor()
         is_placed = ray.cluster_resources().get(remote.DECODE_RESOURCE, 0) > 0
         return Backend(
             start_decode=remote.DecodeStarter(settings, where, is_placed=is_placed),
-            start_actor=lambda: remote.start_actor(answering, num_gpus=gpus, num_cpus=cpus),
+            start_actor=lambda: _start_actor(job, audit_share=job.audit.share),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
         )
+
+
+def _gpus_per_actor(job: JobConfig) -> float:
+    if job.model.gpus_per_actor is not None:
+        return job.model.gpus_per_actor
+    wants_gpu = job.model.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+    return 1.0 if wants_gpu else 0.0
+
+
+def _start_actor(job: JobConfig, audit_share: float) -> Any:
+    cpus = job.model.cpus_per_actor
+    # One thread per core that Ray gives the actor: more would take them from decoding.
+    settings = answerer_settings(job.model, job.pruning, torch_threads=max(1, int(cpus)), audit_share=audit_share)
+    return remote.start_actor(settings, num_gpus=_gpus_per_actor(job), num_cpus=cpus)
+
+
+def is_on_a_cluster(job: JobConfig) -> bool:
+    """Whether the job's models run on a Ray that stands already, perhaps on other machines than this one."""
+    return (job.execution.ray_address or os.environ.get("RAY_ADDRESS") or IN_PROCESS) != IN_PROCESS
+
+
+@contextmanager
+def one_actor(job: JobConfig) -> Iterator[remote.RemoteAnswerer]:
+    """One of the job's model actors, placed as a run's would be, which is gone afterwards. Raises RayUnavailable."""
+    started_here = _connect(job)
+    actor = None
+    try:
+        actor = _start_actor(job, audit_share=0.0)
+        yield remote.RemoteAnswerer(actor)
+    except ray.exceptions.RayError as error:
+        raise RayUnavailable(f"the model actor failed: {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        if actor is not None:
+            ray.kill(actor)
+        if started_here:
+            ray.shutdown()
 
 
 def _connect(job: JobConfig) -> bool:

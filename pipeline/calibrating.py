@@ -1,13 +1,14 @@
-"""Measures how fast a job's model answers on this machine: made clips of growing size, as the job prunes and unpruned.
+"""Measures how fast a job's model answers where it will: made clips of growing size, as the job prunes and unpruned.
 
 Promises: every size is run once unmeasured, then in turn forwards and backwards, so that warming up and drifting clocks
-favour none; the fit is judged on sizes that it was not fitted to. Knows nothing about archives' contents, Ray or money:
+favour none; the fit is judged on sizes that it was not fitted to. Knows nothing about archives' contents or money:
 what is in a made clip changes no count of tokens or FLOPs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from omnidrop.model import Pruning
 from pipeline import calibration
 from pipeline.archive import list_media
-from pipeline.backends import IN_PROCESS
+from pipeline.backends import IN_PROCESS, is_on_a_cluster, one_actor
 from pipeline.calibration import Calibration, CalibrationError
 from pipeline.job import JobConfig
 from pipeline.planning import plan_archive
@@ -27,6 +28,7 @@ from pipeline.worker_settings import answerer_settings, decode_settings, pruning
 from workers.answering import Answerer
 from workers.media import decoded_shape
 from workers.records import Clip, ClipFailure, DecodedClip, WorkUnit
+from workers.remote import RemoteAnswerer
 
 LENGTHS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the job's clip length."""
@@ -46,25 +48,24 @@ class _Size:
 
 
 def calibrate(job: JobConfig, advance: Callable[[int, int], None] = lambda done, of: None) -> Calibration:
-    """Measure in this process, on the job's device, and keep the record with the job's results.
+    """Measure on the job's device, and keep the record with the job's results: in this process, or where the job names
+    a Ray cluster by one of its actors there.
 
     Clips are made in the size of the archive's first media item that can be asked, and asked its questions. `advance`
     is called with passes done and their number. Raises CalibrationError where no clip of an archive can be asked or
-    the model fails.
+    the model fails, RayUnavailable for a cluster that is not there.
     """
     parts = open_job(job)
     try:
         unit = _first_unit(parts)
     finally:
         parts.index.close()
-    is_alone = job.execution.ray_address == IN_PROCESS
-    # As an actor would: with the cores that Ray gives it.
-    threads = None if is_alone else max(1, int(job.model.cpus_per_actor))
-    answerer = Answerer(answerer_settings(job.model, job.pruning, torch_threads=threads))
-    halves = _measure(job, unit, answerer, advance)
+    with _answerer(job) as answerer:
+        halves = _measure(job, unit, answerer, advance)
+        what = answerer.describe()
     if not all(halves):
         raise CalibrationError("no pass could be measured: the retained ratio is out of reach for such short clips")
-    judged, what = calibration.judge(halves), answerer.describe()
+    judged = calibration.judge(halves)
     found = Calibration(
         model=job.model.path,
         weights_hash=parts.asked.weights_hash,
@@ -80,6 +81,14 @@ def calibrate(job: JobConfig, advance: Callable[[int, int], None] = lambda done,
     )
     calibration.keep(parts.store, found)
     return found
+
+
+def _answerer(job: JobConfig) -> AbstractContextManager[Answerer | RemoteAnswerer]:
+    if is_on_a_cluster(job):
+        return one_actor(job)
+    # As an actor would: with the cores that Ray gives it.
+    threads = None if job.execution.ray_address == IN_PROCESS else max(1, int(job.model.cpus_per_actor))
+    return nullcontext(Answerer(answerer_settings(job.model, job.pruning, torch_threads=threads)))
 
 
 def _first_unit(parts: Opened) -> WorkUnit:
@@ -108,7 +117,7 @@ def _sizes(job: JobConfig, unit: WorkUnit) -> list[_Size]:
 
 
 def _measure(
-    job: JobConfig, unit: WorkUnit, answerer: Answerer, advance: Callable[[int, int], None]
+    job: JobConfig, unit: WorkUnit, answerer: Answerer | RemoteAnswerer, advance: Callable[[int, int], None]
 ) -> tuple[list[MeasuredPass], list[MeasuredPass]]:
     sizes = _sizes(job, unit)
     halves: tuple[list[MeasuredPass], list[MeasuredPass]] = ([], [])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 
 import pytest
+import ray
 
+from pipeline import calibrating
 from pipeline.accounting import ActorTime
 from pipeline.job import JobError, load_job
 from pipeline.journal import decode_run
@@ -117,6 +120,22 @@ def test_a_calibration_of_another_device_or_type_is_not_used(priced):
     for option, value in (("--model-dtype", "bfloat16"), ("--model-device", "cuda")):
         result = cli("plan", priced, option, value)
         assert "not known: `omnidrop calibrate`" in result.output, result.output
+
+
+@pytest.mark.cluster
+def test_a_cluster_is_measured_by_an_actor_of_its_own(job, ray_session, monkeypatch):
+    def not_here(settings):
+        raise AssertionError("the model is not loaded in this process")
+
+    monkeypatch.setattr(calibrating, "Answerer", not_here)
+    found = calibrating.calibrate(load_job(job, {"execution.ray_address": "auto", "model.cpus_per_actor": 1}))
+    assert found.passes == 32
+    assert "1 threads" in found.device
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"], "the actor is gone"
+    assert "GPU hours of answering" in cli("plan", job).output
 
 
 def test_an_archive_of_nothing_cannot_be_calibrated(job):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -31,6 +32,8 @@ GPU off machines with one; where a cluster has this resource, decode tasks run n
 
 if TYPE_CHECKING:
     # Decode workers import this module too, and must not hold torch: 0.4 GB and seconds in each of them.
+    from omnidrop.model import Pruning
+    from omnidrop.questions import Question
     from workers.answering import AnswererDescription, AnswererSettings
 
 
@@ -60,13 +63,15 @@ class _Actor:
         self._answerer.load()
         return Loaded(str(ray.get_runtime_context().get_node_id()), time.monotonic() - started)
 
-    def answer(self, decoded: DecodedClip, asked: bytes, may_audit: bool = True) -> ClipOutcome:
-        """`asked` is `packed(questions, instruction)`."""
+    def answer(
+        self, decoded: DecodedClip, asked: bytes, may_audit: bool = True, pruning: Pruning | None = None
+    ) -> ClipOutcome:
+        """`asked` is `packed(questions, instruction)`; the rest as `Answerer.answer`."""
         from workers.answering import DeviceBroken
 
         questions, instruction = pickle.loads(asked)
         try:
-            return self._answerer.answer(decoded, questions, instruction, may_audit=may_audit)
+            return self._answerer.answer(decoded, questions, instruction, may_audit=may_audit, pruning=pruning)
         except DeviceBroken:
             # The driver sees a death, starts another actor and gives this clip a second chance, counted.
             os._exit(1)
@@ -113,3 +118,31 @@ def start_actor(settings: AnswererSettings, *, num_gpus: float, num_cpus: float 
     """Start an actor with `load()`, `answer(decoded, packed(questions, instruction))`, `answer_batch(packed(questions,
     instruction), *decoded)` and `describe()`, all called with `.remote`. `num_gpus` 0 where there is no GPU."""
     return _ActorClass.options(num_gpus=num_gpus, num_cpus=num_cpus).remote(settings)
+
+
+class RemoteAnswerer:
+    """An actor that is asked one clip at a time, as an `Answerer` in this process would be.
+
+    Both calls raise ray.exceptions.RayError where the actor cannot be started or dies.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def answer(
+        self,
+        decoded: DecodedClip,
+        questions: Sequence[Question],
+        instruction: str = "",
+        *,
+        pruning: Pruning | None = None,
+    ) -> ClipOutcome:
+        """As `Answerer.answer`, without an audit."""
+        asked = packed(questions, instruction)
+        outcome: ClipOutcome = ray.get(self._actor.answer.remote(decoded, asked, may_audit=False, pruning=pruning))
+        return outcome
+
+    def describe(self) -> AnswererDescription:
+        """As `Answerer.describe`."""
+        description: AnswererDescription = ray.get(self._actor.describe.remote())
+        return description
