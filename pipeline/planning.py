@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pipeline.questions import QuestionSet
 
 ANSWER_FORMAT = 3
-"""Raised when answers stored before would have to be asked again: the questions are read or a policy prunes otherwise, not
-with every new journal format."""
+"""Raised when answers stored before would have to be asked again, as when a policy's defaults change; not with every
+new journal format."""
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
 
