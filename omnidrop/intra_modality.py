@@ -27,6 +27,9 @@ Way = Literal["rare", "diverse", "merged"]
 WAYS: tuple[Way, ...] = ("rare", "diverse", "merged")
 GROUP = 4
 """Temporal patches merged together: the first, the anchor, stays whole."""
+FEWEST = 5
+"""Tokens that a window of the video keeps at least: so many temporal patches make one. Two or three tokens for every
+patch leave a choice of cells, and none of moments."""
 USUAL = 0.1
 """The weight of the most usual tokens, in nats as the others: where nothing is rare all count alike."""
 LEAST_LEVEL = 0.1
@@ -122,7 +125,7 @@ def select(tokens: AudioVisual, entry: Entry, keep: int, way: Way = "rare") -> T
 
 def _unlike(tokens: AudioVisual, audio: int, video: int, *, rare: bool) -> Tensor:
     """Ascending indices of `audio` and `video` tokens, each window giving the same share of its own: chunks, or where
-    `rare` temporal patches of the video.
+    `rare` as few temporal patches of the video as keep FEWEST.
 
     Merging compares frames with their anchor alone: two of a kind within a frame both stay, and once fewer tokens enter
     than there are anchors, three frames of four have none left. Max-min alone has two faults of its own: what is shown
@@ -131,7 +134,8 @@ def _unlike(tokens: AudioVisual, audio: int, video: int, *, rare: bool) -> Tenso
     one frame what is shown may cover more than the background does. What each is worth: docs/evidence.md.
     """
     of_audio = windows(tokens, (AUDIO,))
-    of_video = frames(tokens) if rare else windows(tokens, (VIDEO,))
+    together = math.ceil(FEWEST * len(tokens.frame_sizes) / max(video, 1))
+    of_video = frames(tokens, max(1, together)) if rare else windows(tokens, (VIDEO,))
     parts = [*of_audio, *of_video]
     keep = [*split(audio, [part.numel() for part in of_audio]), *split(video, [part.numel() for part in of_video])]
     weight = None

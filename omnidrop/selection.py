@@ -30,9 +30,10 @@ CONCENTRATION = 10.0
 """Of the kernel by which rarity is estimated: tokens at a cosine of 0.9 count 1 / e of an equal one."""
 
 
-def frames(tokens: AudioVisual) -> list[Tensor]:
-    """Indices of the video tokens of each temporal patch, in time order."""
-    return list(torch.split(torch.nonzero(tokens.modality == VIDEO).flatten(), list(tokens.frame_sizes)))
+def frames(tokens: AudioVisual, together: int = 1) -> list[Tensor]:
+    """Indices of the video tokens of every `together` temporal patches, in time order."""
+    sizes = [sum(tokens.frame_sizes[at : at + together]) for at in range(0, len(tokens.frame_sizes), together)]
+    return list(torch.split(torch.nonzero(tokens.modality == VIDEO).flatten(), sizes))
 
 
 def rarity(features: Tensor) -> Tensor:

@@ -183,10 +183,24 @@ def test_a_rare_thing_enters_from_every_frame_that_shows_it() -> None:
         features[frame, 9:, 10 + frame] = 1.0  # another thing in every frame, in three cells
     clip = policies.AudioVisual(**{**vars(clip), "features": features.reshape(-1, 24)})
     entry = intra_modality.Entry(0, clip.frame_sizes)
-    kept = intra_modality.select(clip, entry, 2 * frames)
+    kept = intra_modality.select(clip, entry, 6 * frames)
     assert {token // cells for token in kept.tolist() if token % cells >= 9} == set(range(frames))
     found = [int((kept // cells == frame).sum()) for frame in range(frames)]
-    assert found == [2] * frames, "every frame gives the same share"
+    assert found == [6] * frames, "every frame gives the same share"
+
+
+def test_few_tokens_are_chosen_from_several_frames_at_once() -> None:
+    """Two of twelve for a frame: three frames share a window, in which the two that stand out stay from one frame."""
+    frames, cells = 6, 12
+    clip = tokens(0, (cells,) * frames)
+    features = torch.zeros(frames, cells, 12)
+    features[..., 0] = 1.0
+    for frame, thing in ((1, 3), (1, 4), (1, 5), (1, 6), (1, 7), (4, 8)):
+        features[frame, thing] = torch.nn.functional.one_hot(torch.tensor(thing), 12).float()
+    clip = policies.AudioVisual(**{**vars(clip), "features": features.reshape(-1, 12)})
+    kept = intra_modality.select(clip, intra_modality.Entry(0, clip.frame_sizes), 2 * frames)
+    assert {(token // cells, token % cells) for token in kept.tolist()} >= {(1, n) for n in range(3, 8)} | {(4, 8)}
+    assert [int((kept // (3 * cells) == window).sum()) for window in range(2)] == [6, 6]
 
 
 def test_rarity_is_surprisal() -> None:
