@@ -57,10 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
             report["worlds"] = json.loads(written.read_text())["worlds"] | report["worlds"]
         written.write_text(json.dumps(report, indent=1) + "\n")
     if given.json is None:
-        page = DOCS / "evidence.md"
-        if not page.exists():
-            page.write_text(Path(__file__).with_name("evidence.md").read_text(encoding="utf-8"), encoding="utf-8")
-        fill(page, sections(report))
+        fill(DOCS / "evidence.md", sections(report))
         plot(report, DOCS / "images")
     else:
         print("\n\n".join(f"{name}\n{text}" for name, text in sections(report).items()))
