@@ -64,8 +64,10 @@ def main():
     answerer = Answerer(AnswererSettings("tiny", device="cpu", torch_threads=1))
     answerer.answer(clip(0), QUESTIONS)  # loads, and takes what stays taken
     roomy, needed = peak_of(lambda: answerer.answer(clip(1), QUESTIONS))
+    # Looked at from a thread that may have to wait for a core: twice, so that the top is seen.
+    needed = max(needed, peak_of(lambda: answerer.answer(clip(4), QUESTIONS))[1])
     say(roomy)
-    for share in (0.5, 0.0):
+    for share in (0.6, 0.0):
         given = clip(2)
         resource.setrlimit(resource.RLIMIT_AS, (address_space() + int(share * needed), resource.RLIM_INFINITY))
         outcome = answerer.answer(given, QUESTIONS)
