@@ -86,6 +86,7 @@ def test_two_runs_at_once_give_the_same_rows_once(job):
     assert select(twice, attempts) == [(1,)]
     assert len({row["run_id"] for copies in found.rows.values() for row in copies if "run_id" in row}) in (1, 2)
     assert len(select(twice, "SELECT run_id FROM runs")) == 2
+    assert run(twice).did_nothing
 
 
 @pytest.mark.cluster

@@ -291,5 +291,6 @@ def test_the_loop_says_what_the_actors_waited_for(ray_session, tmp_path):
         assert execution.statistics.actor_time.bottleneck == named
         assert 0 < execution.statistics.actor_time.busy_share < 0.9
         idle_s = sum(execution.statistics.actor_time.idle_s.values())
+        assert idle_s < execution.statistics.actor_time.loaded_s
         # While the source itself is waited for, the loop may never look at a moment when an actor is idle.
-        assert 0 <= idle_s < execution.statistics.actor_time.loaded_s
+        assert idle_s > 0 or named == "planning"
