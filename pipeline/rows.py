@@ -80,9 +80,11 @@ MEDIA_SCHEMA = pa.schema(
         ("audio_codec", pa.string()),
         ("audio_streams", pa.int32()),
         ("tags", pa.map_(pa.string(), pa.string())),
+        ("rows_digest", pa.string()),
     ]
 )
-"""`status`: failed (nothing could be asked of it), pending (units are missing) or complete."""
+"""`status`: failed (nothing could be asked of it), pending (units are missing) or complete. `rows_digest` changes when
+any row of the item does, in any table: what has it already need not be copied again."""
 
 
 def clips_table(unit: UnitObject) -> pa.Table:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE, checkpoint_hash, resolve_checkpoint
-from pipeline import calibration, iceberg, mirror, recipes, tables
+from pipeline import calibration, iceberg, mirror, publishing, recipes, tables
 from pipeline.accounting import Statistics
 from pipeline.archive import list_media, media_id
 from pipeline.audit import Audit, audit_of
@@ -253,7 +253,7 @@ def run_job(
             reached("run_closed")
             parts.index.write_run(run)
             observer.stage("publishing")
-            published = tables.publish(parts.store, parts.journal, parts.index)
+            published = publishing.publish(parts.store, parts.journal, parts.index)
         log.info("run ends: %s after %.1f s", run.status, run.wall_s)
         totals = parts.index.totals(job.name)
         classes = tuple(parts.index.quarantine_classes(job.name))
@@ -319,7 +319,7 @@ def rebuild_results(job: JobConfig) -> tables.Published:
     store, journal, index = _results_of(job)
     try:
         mirror.rebuild(journal, index)
-        return tables.publish(store, journal, index, keep_older=0)
+        return publishing.publish(store, journal, index, keeps_before=False, anew=True)
     finally:
         index.close()
 
@@ -341,7 +341,7 @@ def forget_media(job: JobConfig, key_or_id: str) -> int:
                 '`omnidrop query "SELECT media_key, media_id FROM media"` lists them'
             )
         erased = sum(mirror.forget(journal, index, found_id) for found_id in sorted(found))
-        tables.publish(store, journal, index, keep_older=0)
+        publishing.publish(store, journal, index, keeps_before=False)
         iceberg.erase(store, job.resolved_index_url())
         return erased
     finally:

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from omnidrop.errors import OmniDropError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of everything below `journal/` and `tables/`; raised when an older version would misread a newer one. 2 brought seals
-and attempts. Older formats are read as they are."""
+and attempts, 3 tables that share files with older generations. Older formats are read as they are."""
 SEALED_SINCE = 2
 
 _META = b"omnidrop"

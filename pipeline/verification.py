@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from omnidrop.errors import UserError
-from pipeline import tables
+from pipeline import publishing, tables
 from pipeline.batches import batches
 from pipeline.comparing import differences
 from pipeline.identity import clip_id, failed_version_id, unit_id, version_id
@@ -298,7 +298,9 @@ class _Verification:
                 self._found("tables", "differs", name, what, self._rebuild)
         if self._counts["journal", "damaged"]:
             return  # what the tables should hold is not known
-        if published.digest != tables.state_digest(self._journal, truth, self._journal.tombstones()):
+        digest_now = publishing.state_digest(self._journal, truth, self._journal.tombstones())
+        # Formats before made it of other things.
+        if published.format_version >= publishing.DIGEST_SINCE and published.digest != digest_now:
             what = "the journal has changed since they were published"
             self._found("tables", "stale", f"generation {published.generation}", what, self._index)
             return

@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import tables
+from pipeline import publishing, tables
 from pipeline.query import open_results, query
 from pipeline.savings_index import SavingsIndex
 from tests import rows
@@ -22,7 +22,7 @@ def old_and_new(store, journal, tmp_path):
     """Files of `clips`: one as a version without `peak_bytes` wrote it, and one of this version."""
     index = SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite")
     commit(journal, index, rows.unit(rows.media(), clips=3))
-    published = tables.publish(store, journal, index)
+    published = publishing.publish(store, journal, index)
     index.close()
     new = Path(store.uri) / "tables" / published.tables["clips"][0]
     old = tmp_path / "old.parquet"

@@ -16,7 +16,7 @@ from playwright.sync_api import expect
 from omnidrop.answers import Answer, ClipAnswers, Cost, LayerCount, PassCost, TraceCounts
 from omnidrop.errors import UserError
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
-from pipeline import tables
+from pipeline import publishing
 from pipeline.job import StorageConfig, load_job
 from pipeline.journal import Journal, RunRecord
 from pipeline.query import open_results, query
@@ -117,7 +117,7 @@ def publish(folder, units, *, runs=5, asked=rows.ASKED):
         times = {"wall_s": 1_000.0, "decode_s": 3_000.0, "answer_s": 700.0}
         actors = ("m on NVIDIA H100: 9 clips",)
         journal.write_run(RunRecord(f"run-{number}", asked.job, "r", {}, at, status="complete", actors=actors, **times))
-    tables.publish(store, journal, index)
+    publishing.publish(store, journal, index)
     index.close()
     return folder
 

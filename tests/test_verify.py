@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from pipeline import mirror, tables
+from pipeline import mirror, publishing
 from pipeline.job import load_job
 from pipeline.journal import Journal, RunRecord, check_output_is_ours
 from pipeline.savings_index import SavingsIndex
@@ -42,7 +42,7 @@ def make_results(store, index_url):
         run = RunRecord(f"run-{number}", "job", "recipe-1", {"a": 0.5}, f"2026-01-0{number}", status="complete")
         journal.write_run(run)
         index.write_run(run)
-    tables.publish(store, journal, index)
+    publishing.publish(store, journal, index)
     index.close()
 
 

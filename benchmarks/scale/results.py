@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.scale import made_up
-from pipeline import tables
+from pipeline import publishing
 from pipeline.batches import batches
 from pipeline.journal import Journal
 from pipeline.query import open_results, query
@@ -67,7 +67,7 @@ def measure(clips: int) -> Written:
             index.apply_units([unit for unit in committed if unit is not None])
         commit_s = time.perf_counter() - started
         started = time.perf_counter()
-        published = tables.publish(store, journal, index)
+        published = publishing.publish(store, journal, index)
         publish_s = time.perf_counter() - started
         index.close()
         query_s = {}
