@@ -13,6 +13,7 @@ EXAMPLES = (
     "omnidrop calibrate job.yaml",
     "omnidrop calibrate job.yaml --model-device cuda --json calibration.json",
     "omnidrop calibrate job.yaml --execution-ray-address auto    # by an actor of the cluster",
+    "omnidrop calibrate job.yaml --model-clips-per-pass auto    # how many clips are answered fastest together, too",
     "omnidrop plan job.yaml --usd-per-gpu-hour 2.5    # hours and money from it",
 )
 
@@ -35,7 +36,7 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
 def calibration_lines(found: Calibration) -> list[tuple[str, str]]:
     """The rows of the table: (name, value with its unit)."""
     rates = found.throughput
-    return [
+    lines = [
         ("passes measured", f"{found.passes}"),
         ("of every clip", f"{1e3 * rates.clip_s:.3g} ms"),
         ("encoders", f"{1e3 * rates.encoder_s_per_tflop:.3g} ms a TFLOP"),
@@ -45,6 +46,14 @@ def calibration_lines(found: Calibration) -> list[tuple[str, str]]:
         ("measured over fitted, held out", f"{found.lowest_ratio:.2f} to {found.highest_ratio:.2f}"),
         ("loading the model", f"{found.load_s:.1f} s"),
     ]
+    if found.together:
+        seconds = ", ".join(f"{clips}: {1e3 * seconds:.3g} ms" for clips, seconds in found.together)
+        lines.append(("a clip, by clips in a pass", f"{seconds}; `auto` is {found.clips_per_pass}"))
+    if found.peak_device_bytes and found.device_bytes:
+        peak, whole = (f"{nbytes / 2**30:.1f} GiB" for nbytes in (found.peak_device_bytes, found.device_bytes))
+        fit = f"actors on one GPU with `model.gpus_per_actor: auto`: {found.actors_per_gpu}"
+        lines.append(("memory taken", f"{peak} of {whole}; {fit}"))
+    return lines
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from workers.errors import TRANSIENT
 from workers.records import ClipFailure
 
 if TYPE_CHECKING:
-    from pipeline.execution import UnitResult
+    from pipeline.in_flight import UnitResult
 
 console = Console(stderr=True)
 """Progress and tables go to stderr: stdout is for results that other programs read."""

@@ -28,9 +28,9 @@ from pipeline.execution import (
     Backend,
     Limits,
     RayExecution,
-    UnitResult,
     execute_in_process,
 )
+from pipeline.in_flight import UnitResult
 from pipeline.job import JobConfig
 from pipeline.patience import LOOK_S, Patience, StopFlag, Unavailable
 from pipeline.probing import source
@@ -179,7 +179,8 @@ class _OnRay:
             max_deaths_per_worker=given.max_deaths_per_worker,
             max_retries=given.max_retries,
             stop_grace_s=given.stop_grace_s,
-            clips_per_pass=self._job.model.clips_per_pass,
+            # auto where nothing was measured
+            clips_per_pass=1 if self._job.model.clips_per_pass == "auto" else self._job.model.clips_per_pass,
             actor_idle_s=given.actor_idle_s,
         )
 
@@ -195,8 +196,9 @@ class _OnRay:
 
 
 def _gpus_per_actor(job: JobConfig) -> float:
-    if job.model.gpus_per_actor is not None:
-        return job.model.gpus_per_actor
+    given = job.model.gpus_per_actor
+    if given is not None and given != "auto":
+        return given
     wants_gpu = job.model.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
     return 1.0 if wants_gpu else 0.0
 

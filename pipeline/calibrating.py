@@ -7,9 +7,11 @@ what is in a made clip changes no count of tokens or FLOPs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,8 +29,10 @@ from pipeline.unit_format import utc_now
 from pipeline.worker_settings import answerer_settings, decode_settings, pruning_of
 from workers.answering import Answerer
 from workers.media import decoded_shape
-from workers.records import Clip, ClipFailure, DecodedClip, WorkUnit
+from workers.records import Clip, ClipFailure, ClipResult, DecodedClip, WorkUnit
 from workers.remote import RemoteAnswerer
+
+Size = TypeVar("Size")
 
 LENGTHS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the job's clip length."""
@@ -36,6 +40,8 @@ PIXELS = (0.5, 1.0)
 """Shares of a frame's pixels."""
 ROUNDS = 2
 """Measured passes of each size."""
+TOGETHER = (1, 2, 4, 8)
+"""Clips in a pass that are tried where the job leaves the number open."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,12 @@ def calibrate(job: JobConfig, advance: Callable[[int, int], None] = lambda done,
         unit = _first_unit(parts)
     finally:
         parts.index.close()
+    is_open = job.model.clips_per_pass == "auto"
     with _answerer(job) as answerer:
-        halves = _measure(job, unit, answerer, advance)
+        sizes = _sizes(job, unit)
+        count = _Count(advance, (len(sizes) + is_open * sum(TOGETHER)) * (1 + ROUNDS))
+        halves = _measure(job, unit, answerer, sizes, count)
+        together = _measure_together(job, unit, answerer, count) if is_open else ()
         what = answerer.describe()
     if not all(halves):
         raise CalibrationError("no pass could be measured: the retained ratio is out of reach for such short clips")
@@ -78,6 +88,9 @@ def calibrate(job: JobConfig, advance: Callable[[int, int], None] = lambda done,
         highest_ratio=judged.highest_ratio,
         mean_relative_error=judged.mean_relative_error,
         load_s=what.load_s,
+        together=together,
+        peak_device_bytes=what.peak_device_bytes,
+        device_bytes=what.device_bytes,
     )
     calibration.keep(parts.store, found)
     return found
@@ -116,15 +129,26 @@ def _sizes(job: JobConfig, unit: WorkUnit) -> list[_Size]:
     return list(found.values())
 
 
+class _Count:
+    """Passes done, told to whoever looks on."""
+
+    def __init__(self, advance: Callable[[int, int], None], of: int) -> None:
+        self._advance, self._of = advance, of
+        self.done = 0
+
+    def next(self, clips: int = 1) -> None:
+        """Before so many more."""
+        self._advance(self.done, self._of)
+        self.done += clips
+
+
 def _measure(
-    job: JobConfig, unit: WorkUnit, answerer: Answerer | RemoteAnswerer, advance: Callable[[int, int], None]
+    job: JobConfig, unit: WorkUnit, answerer: Answerer | RemoteAnswerer, sizes: list[_Size], count: _Count
 ) -> tuple[list[MeasuredPass], list[MeasuredPass]]:
-    sizes = _sizes(job, unit)
     halves: tuple[list[MeasuredPass], list[MeasuredPass]] = ([], [])
-    total = len(sizes) * (1 + ROUNDS)
-    for done, (size, is_measured) in enumerate(_rounds(sizes)):
-        advance(done, total)
-        clip = _made(size.shape, job.clips.fps)
+    for size, is_measured in _rounds(sizes):
+        count.next()
+        clip = _made(size.shape, job.clips.fps, count.done)
         outcome = answerer.answer(clip, unit.questions, unit.instruction, pruning=size.pruning)
         if isinstance(outcome, ClipFailure):
             # A clip may be too short for the ratio; anything else would befall a run, too.
@@ -136,18 +160,37 @@ def _measure(
     return halves
 
 
-def _rounds(sizes: list[_Size]) -> Iterator[tuple[_Size, bool]]:
+def _measure_together(
+    job: JobConfig, unit: WorkUnit, answerer: Answerer | RemoteAnswerer, count: _Count
+) -> tuple[tuple[int, float], ...]:
+    """Seconds a clip of the job's longest, by clips in a pass: the minimum of the rounds."""
+    shape = decoded_shape(
+        unit.info, min(job.clips.longest_s, unit.info.duration_s), decode_settings(job.clips, job.execution)
+    )
+    best = dict.fromkeys(TOGETHER, math.inf)
+    for size, is_measured in _rounds(list(TOGETHER)):
+        count.next(size)
+        clips = [_made(shape, job.clips.fps, count.done + number) for number in range(size)]
+        outcomes = answerer.answer_batch(clips, unit.questions, unit.instruction)
+        if is_measured and not any(isinstance(outcome, ClipFailure) for outcome in outcomes):
+            seconds = sum(outcome.answer_s for outcome in outcomes if isinstance(outcome, ClipResult)) / size
+            best[size] = min(best[size], seconds)
+    return tuple((size, seconds) for size, seconds in best.items() if seconds < math.inf)
+
+
+def _rounds(sizes: list[Size]) -> Iterator[tuple[Size, bool]]:
     for number in range(1 + ROUNDS):
         for size in sizes[:: -1 if number % 2 else 1]:
             yield size, number > 0
 
 
-def _made(shape: tuple[int, int, int, int], fps: float) -> DecodedClip:
-    """A clip of noise: no two frames alike, so that nothing is reused that a real clip would not reuse."""
+def _made(shape: tuple[int, int, int, int], fps: float, seed: int) -> DecodedClip:
+    """A clip of noise: no two frames alike, also of different clips, so that nothing is reused that a real clip would
+    not reuse."""
     frames, height, width, samples = shape
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     return DecodedClip(
-        clip=Clip("made", 0, 0.0, max(frames / fps, samples / 16_000)),
+        clip=Clip(f"made {seed}", 0, 0.0, max(frames / fps, samples / 16_000)),
         frames=random.integers(0, 256, (frames, height, width, 3), np.uint8) if frames else None,
         audio=random.normal(0, 0.1, samples).astype(np.float32) if samples else None,
         fps=fps,

@@ -1,4 +1,5 @@
-"""How fast a model answers on a device, as it was measured there: the record that plans turn FLOPs into hours with.
+"""How fast a model answers on a device, as it was measured there: the record that plans turn FLOPs into hours with,
+and that `auto` settings of a job take their values from.
 
 Promises: a record says what it was measured on and how far it was off on passes that it was not fitted to. Kept with
 the results, one for each model, device and number type, replaced when measured again. Knows nothing about measuring.
@@ -9,6 +10,7 @@ the results, one for each model, device and number type, replaced when measured 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,10 +22,17 @@ from pipeline.spending import GpuHours
 from pipeline.throughput import MeasuredPass, Throughput, fit
 
 if TYPE_CHECKING:
+    from pipeline.job import JobConfig
     from pipeline.sections import ModelConfig
     from pipeline.storage import Store
 
 PREFIX = "calibrations/"
+WORTH = 0.03
+"""What a larger pass must gain: it takes more memory, and more clips are tried again where it fails."""
+DEVICE_SHARE = 0.9
+"""Of a device's memory, for actors: an archive may hold larger clips than those that were measured."""
+MOST_ACTORS_PER_GPU = 8
+"""Each takes a core and main memory of its own, and more of them only hide what a few did not."""
 
 
 class CalibrationError(UserError):
@@ -53,6 +62,26 @@ class Calibration:
     """Of a held-out clip: mean of |fitted - measured| / measured."""
     load_s: float
     """Loading the model; no part of the estimates."""
+    together: tuple[tuple[int, float], ...] = ()
+    """(clips in a pass, seconds a clip) of the job's longest clip, where the job asked for it to be measured."""
+    peak_device_bytes: int | None = None
+    """What the passes took of the device's memory at most, weights and the driver's own included; None on a CPU, and in
+    records of older versions, as the next."""
+    device_bytes: int | None = None
+    """All that the device has."""
+
+    @property
+    def clips_per_pass(self) -> int:
+        """The fewest clips in a pass that are answered nearly as fast as any number."""
+        best = min((seconds for _, seconds in self.together), default=0.0)
+        return min((clips for clips, seconds in self.together if seconds <= best * (1 + WORTH)), default=1)
+
+    @property
+    def actors_per_gpu(self) -> int:
+        """How many models answer beside each other in the device's memory; 1 where that was not measured."""
+        if not self.peak_device_bytes or not self.device_bytes:
+            return 1
+        return min(MOST_ACTORS_PER_GPU, max(1, int(self.device_bytes * DEVICE_SHARE / self.peak_device_bytes)))
 
     @property
     def path(self) -> str:
@@ -87,6 +116,31 @@ def judge(halves: tuple[Sequence[MeasuredPass], Sequence[MeasuredPass]]) -> Judg
     return Judgement(min(1.0, *ratios), max(1.0, *ratios), sum(errors) / len(errors))
 
 
+def settled(job: JobConfig, known: Calibration | None) -> JobConfig:
+    """The job with numbers in place of `auto`, where they were measured."""
+    if known is None:
+        return job
+    found: dict[str, object] = {}
+    if job.model.clips_per_pass == "auto":
+        found["clips_per_pass"] = known.clips_per_pass
+    if job.model.gpus_per_actor == "auto" and known.device_bytes:
+        # Ray counts in ten thousandths, and rounds up.
+        found["gpus_per_actor"] = math.floor(1e4 / known.actors_per_gpu) / 1e4
+    return job.model_copy(update={"model": job.model.model_copy(update=found)})
+
+
+def unsettled(job: JobConfig, known: Calibration | None) -> tuple[str, ...]:
+    """What `auto` stands for where nothing was measured, in sentences."""
+    missing = []
+    if job.model.clips_per_pass == "auto" and not (known and known.together):
+        missing.append("model.clips_per_pass: auto is 1")
+    if job.model.gpus_per_actor == "auto" and not (known and known.device_bytes):
+        missing.append("model.gpus_per_actor: auto is one actor per GPU")
+    return tuple(
+        f"{one}, because `omnidrop calibrate` has not measured it for this model and device" for one in missing
+    )
+
+
 def keep(store: Store, calibration: Calibration) -> None:
     """Store a record in place of an older one of the same model, device and type."""
     store.write(calibration.path, json.dumps(asdict(calibration), indent=1).encode())
@@ -107,7 +161,8 @@ def _is_allowed(one: Calibration, model: ModelConfig) -> bool:
 def _read(store: Store, path: str) -> Calibration:
     try:
         given = json.loads(store.read_bytes(path))
-        return Calibration(**given | {"throughput": Throughput(**given["throughput"])})
+        together = tuple((int(clips), float(seconds)) for clips, seconds in given.get("together", ()))
+        return Calibration(**given | {"throughput": Throughput(**given["throughput"]), "together": together})
     except (KeyError, TypeError, ValueError) as error:
         raise CalibrationError(
             f"{store.uri}/{path} is no calibration ({error}); delete it and run `omnidrop calibrate` again"

@@ -3,8 +3,6 @@
 Promises: every clip of every unit that is taken ends as a result or a named failure, whatever dies in between; bytes
 decoded and not yet answered never exceed the bound by more than one clip; one bad clip costs that clip; a stop lets
 what is in flight finish. Knows nothing about archives, the journal or SQL: units go in, finished units come out.
-
-The life of a clip: queued -> decoding (a Ray task) -> ready (in the object store) -> answering (an actor call) -> done.
 """
 
 from __future__ import annotations
@@ -13,14 +11,12 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import (
-    GetTimeoutError,
     ObjectLostError,
     ObjectStoreFullError,
     OutOfDiskError,
@@ -31,9 +27,10 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from omnidrop.errors import OmniDropError
 from pipeline.accounting import Load, Statistics, Watch, unwatched
+from pipeline.actors import ActorPool, ExecutionError, Slot
 from pipeline.deaths import first_line, is_preemption, node_answers
+from pipeline.in_flight import ClipState, UnitResult, UnitState
 from pipeline.patience import Patience, StopFlag, Unavailable
 from workers.records import (
     Clip,
@@ -42,11 +39,9 @@ from workers.records import (
     ClipResult,
     DecodedClip,
     DecodeReport,
-    Loaded,
     Stage,
     WorkUnit,
 )
-from workers.remote import packed
 
 log = logging.getLogger(__name__)
 
@@ -68,20 +63,6 @@ STORE_FULL = (
     "Ray's object store is full, and so is the disk that it spills to; free some on the machines of the cluster (the "
     "folder is below /tmp/ray unless `ray start --temp-dir` says otherwise), or lower execution.bytes_in_flight"
 )
-
-
-class ExecutionError(OmniDropError):
-    """The run as a whole cannot go on; what is committed stays, and running again resumes."""
-
-    error_class = "execution"
-
-
-@dataclass(frozen=True)
-class UnitResult:
-    """A finished unit: one outcome per clip, in the clips' order."""
-
-    unit: WorkUnit
-    outcomes: tuple[ClipOutcome, ...]
 
 
 @dataclass(frozen=True)
@@ -150,70 +131,11 @@ def _done(waiting: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
     return done
 
 
-@dataclass(eq=False)
-class _UnitState:
-    unit: WorkUnit
-    outcomes: dict[str, ClipOutcome] = field(default_factory=dict)
-
-    @cached_property
-    def asked(self) -> bytes:
-        return packed(self.unit.questions, self.unit.instruction)
-
-    def result(self) -> UnitResult | None:
-        if len(self.outcomes) < len(self.unit.clips):
-            return None
-        return UnitResult(self.unit, tuple(self.outcomes[c.clip_id] for c in self.unit.clips))
-
-
-@dataclass(eq=False)
-class _ClipState:
-    """One clip on its way. `nbytes` is what it holds of the bound: the estimate, then what decoding really gave."""
-
-    owner: _UnitState
-    clip: Clip
-    nbytes: int
-    deaths: int = 0
-    retries: int = 0
-    due: float = 0.0
-    """Not decoded again before this (monotonic clock)."""
-    refused_at: int | None = None
-    """How many clips had been answered when there was no room for this one."""
-    payload: ray.ObjectRef | None = None
-    is_alone: bool = False
-    """Not answered with others any more: a call for it and others failed, and this tells which of them it was."""
-
-    def joins(self, other: _ClipState) -> bool:
-        """Whether the two may be answered in one call: as many bytes are nearly always one shape; the actor looks."""
-        one, two = self.owner.unit, other.owner.unit
-        return (
-            not (self.is_alone or self.deaths or one.attempt or other.is_alone or other.deaths or two.attempt)
-            and self.nbytes == other.nbytes
-            and (one is two or self.owner.asked == other.owner.asked)
-        )
-
-
 class _End:
     """No unit will come any more."""
 
 
 _END = _End()
-
-
-@dataclass(eq=False)
-class _Slot:
-    """An actor's place: the actor in it is replaced when it dies."""
-
-    handle: Any
-    is_loaded: bool = False
-    clips: tuple[_ClipState, ...] = ()
-    """What it answers at this moment, in one call."""
-    deaths_in_a_row: int = 0
-    is_on_trial: bool = False
-    """It died so often that it must show on a clip that was answered before whether it works at all."""
-    node_id: str | None = None
-    """Where the actor is; known once it is loaded."""
-    idle_since: float | None = None
-    """When the loop first saw it without work (monotonic clock)."""
 
 
 class RayExecution:
@@ -230,19 +152,24 @@ class RayExecution:
         """`watch` is told at every look, many times a second and at least every `POLL_S` while nothing else happens."""
         self._backend, self._limits, self._stop, self._watch = backend, limits, stop, watch
         self._patience = patience or Patience(0.0)
-        self._again: deque[_ClipState] = deque()
-        self._next: deque[_ClipState] = deque()
-        self._ready: deque[_ClipState] = deque()
-        self._decoding: dict[ray.ObjectRef, _ClipState] = {}
-        self._answering: dict[ray.ObjectRef, _Slot] = {}
-        self._loading: dict[ray.ObjectRef, _Slot] = {}
-        self._slots: list[_Slot] = []
+        self._again: deque[ClipState] = deque()
+        self._next: deque[ClipState] = deque()
+        self._ready: deque[ClipState] = deque()
+        self._decoding: dict[ray.ObjectRef, ClipState] = {}
+        self._answering: dict[ray.ObjectRef, Slot] = {}
         self._bytes = 0
         self._answered_clips = 0
         self._clips_per_pass = limits.clips_per_pass
-        self._proven: _ClipState | None = None
+        self._proven: ClipState | None = None
         self._is_exhausted = False
         self.statistics = Statistics()
+        self._actors = ActorPool(
+            backend.start_actor,
+            self.statistics,
+            most=limits.actors,
+            max_deaths=limits.max_deaths_per_worker,
+            idle_s=limits.actor_idle_s,
+        )
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
         """Yield units as they finish, in any order. None among the given ones says that there is none yet.
@@ -255,20 +182,20 @@ class RayExecution:
             while True:
                 if self._stop.is_set() and deadline is None:
                     deadline = time.monotonic() + self._limits.stop_grace_s
-                    answering = sum(len(slot.clips) for slot in self._slots)
+                    answering = sum(len(slot.clips) for slot in self._actors.slots)
                     log.warning("stopping: %d clips in flight may finish", len(self._decoding) + answering)
                 if deadline is None:
                     self._admit(source)
                 elif time.monotonic() > deadline:
                     return
                 self._dispatch(is_stopping=deadline is not None)
-                self._give_back_idle()
+                self._actors.give_back_idle()
                 waits_for = self._waits_for()
-                is_idle = not self._decoding and not self._answering and not (self._ready and self._slots)
+                is_idle = not self._decoding and not self._answering and not (self._ready and self._actors.slots)
                 if is_idle and (deadline is not None or (self._is_exhausted and not self._again)):
                     return
                 # Actors first: of several that are done, a single wait gives the one that comes first.
-                waiting = [*self._answering, *self._loading, *self._decoding]
+                waiting = [*self._answering, *self._actors.loading, *self._decoding]
                 if not waiting:
                     # Clips are left, but it is not yet time for them.
                     time.sleep(POLL_S)
@@ -300,7 +227,7 @@ class RayExecution:
             report, state.payload = self._backend.start_decode(state.owner.unit, state.clip)
             self._decoding[report] = state
 
-    def _peek(self, source: Iterator[WorkUnit | None]) -> _ClipState | None:
+    def _peek(self, source: Iterator[WorkUnit | None]) -> ClipState | None:
         """The clip to decode next: one that must be tried again, if it is time, or the next of the units, if known."""
         now = time.monotonic()
         if (again := next((s for s in self._again if s.due <= now), None)) is not None:
@@ -314,55 +241,22 @@ class RayExecution:
                 return None
             if unit is None:
                 return None
-            owner = _UnitState(unit)
-            self._next.extend(_ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
+            owner = UnitState(unit)
+            self._next.extend(ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
         return self._next[0]
 
     def _dispatch(self, *, is_stopping: bool) -> None:
-        while not is_stopping and self._wants_actor():
-            self._slots.append(self._start_slot())
-        for slot in self._slots:
-            if not slot.is_loaded or slot.clips:
-                continue
-            if slot.is_on_trial:
+        if not is_stopping:
+            self._actors.grow(len(self._ready), is_decoding=bool(self._decoding))
+        for slot in self._actors.slots:
+            if slot.is_free and slot.is_on_trial:
                 self._try(slot)
-            elif self._ready:
+            elif slot.is_free and self._ready:
                 self._answer(slot, *self._together())
 
-    def _wants_actor(self) -> bool:
-        """Whether more than one clip waits for each actor there is. The first loads while the first clip is decoded."""
-        if not self._slots:
-            return bool(self._ready or self._decoding)
-        places = sum(not slot.clips for slot in self._slots)
-        return len(self._slots) < self._limits.actors and len(self._ready) - places > len(self._slots)
-
-    def _give_back_idle(self) -> None:
-        """Actors with nothing to do go, so that their machines can: all but one, started again when clips pile up."""
-        now = time.monotonic()
-        for slot in list(self._slots):
-            is_idle = slot.is_loaded and not slot.clips and not slot.is_on_trial
-            if not is_idle:
-                slot.idle_since = None
-            elif slot.idle_since is None:
-                slot.idle_since = now
-            elif now - slot.idle_since > self._limits.actor_idle_s and len(self._slots) > 1:
-                self._give_back([slot])
-
-    def _give_back(self, slots: Sequence[_Slot]) -> None:
-        """End actors, having noted what those without work say of themselves."""
-        asked = [slot.handle.describe.remote() for slot in slots if slot.is_loaded and not slot.clips]
-        try:
-            self.statistics.actors += [str(d) for d in ray.get(asked, timeout=5)] if asked else []
-        except (RayError, GetTimeoutError) as error:
-            log.warning("an actor did not describe itself: %s", first_line(error))
-        for slot in slots:
-            ray.kill(slot.handle)
-            self.statistics.actor_time.release(slot)
-            self._slots.remove(slot)
-
-    def _together(self) -> list[_ClipState]:
+    def _together(self) -> list[ClipState]:
         """The next clip that is ready, and those that may be answered with it; idle actors get equal shares."""
-        idle = sum(slot.is_loaded and not slot.clips for slot in self._slots)
+        idle = sum(slot.is_free for slot in self._actors.slots)
         most = min(self._clips_per_pass, -(-len(self._ready) // max(1, idle)))
         first = self._ready.popleft()
         joining = [state for state in self._ready if first.joins(state)][: most - 1]
@@ -370,7 +264,7 @@ class RayExecution:
             self._ready.remove(state)
         return [first, *joining]
 
-    def _answer(self, slot: _Slot, *states: _ClipState) -> None:
+    def _answer(self, slot: Slot, *states: ClipState) -> None:
         slot.clips, state = states, states[0]
         if len(states) > 1:
             payloads = [one.payload for one in states]
@@ -380,21 +274,12 @@ class RayExecution:
         calmly = {"may_audit": False} if state.deaths or state.owner.unit.attempt else {}
         self._answering[slot.handle.answer.remote(state.payload, state.owner.asked, **calmly)] = slot
 
-    def _try(self, slot: _Slot) -> None:
+    def _try(self, slot: Slot) -> None:
         assert self._proven is not None
-        proven = _ClipState(_UnitState(self._proven.owner.unit), self._proven.clip, self._proven.nbytes)
+        proven = ClipState(UnitState(self._proven.owner.unit), self._proven.clip, self._proven.nbytes)
         self._reserve(proven.nbytes)
         _, proven.payload = self._backend.start_decode(proven.owner.unit, proven.clip)
         self._answer(slot, proven)
-
-    def _start_slot(self, slot: _Slot | None = None) -> _Slot:
-        handle = self._backend.start_actor()
-        if slot is None:
-            slot = _Slot(handle)
-        else:
-            slot.handle, slot.is_loaded, slot.node_id = handle, False, None
-        self._loading[handle.load.remote()] = slot
-        return slot
 
     # -- looking on ---------------------------------------------------------------------------------------------------
 
@@ -410,8 +295,8 @@ class RayExecution:
 
     def _look(self, waits_for: str) -> None:
         """Note what is held, and what the actors without a clip waited for since the last look."""
-        loading, busy = len(self._loading), len(self._answering)
-        idle = len(self._slots) - loading - busy
+        loading, busy = len(self._actors.loading), len(self._answering)
+        idle = len(self._actors.slots) - loading - busy
         self.statistics.actor_time.passed(idle, waits_for)
         waiting = len(self._next) + len(self._again)
         counts = (waiting, len(self._decoding), len(self._ready), loading, busy, idle)
@@ -425,10 +310,10 @@ class RayExecution:
             yield from self._decoded(ref, state)
         elif (slot := self._answering.pop(ref, None)) is not None:
             yield from self._answered(ref, slot)
-        elif (slot := self._loading.pop(ref, None)) is not None:
-            self._loaded(ref, slot)
+        elif (slot := self._actors.loading.pop(ref, None)) is not None:
+            self._actors.loaded(ref, slot)
 
-    def _decoded(self, ref: ray.ObjectRef, state: _ClipState) -> Iterator[UnitResult]:
+    def _decoded(self, ref: ray.ObjectRef, state: ClipState) -> Iterator[UnitResult]:
         try:
             report: DecodeReport = ray.get(ref)
         except RayTaskError as error:
@@ -443,7 +328,7 @@ class RayExecution:
                 state.nbytes = report.nbytes
                 self._ready.append(state)
 
-    def _answered(self, ref: ray.ObjectRef, slot: _Slot) -> Iterator[UnitResult]:
+    def _answered(self, ref: ray.ObjectRef, slot: Slot) -> Iterator[UnitResult]:
         states, slot.clips = slot.clips, ()
         if len(states) > 1:
             yield from self._answered_together(ref, slot, states)
@@ -463,16 +348,14 @@ class RayExecution:
                 yield from self._failed(state, "answer", "internal", str(error.cause or error))
         except RayActorError as error:
             is_lost = is_preemption(error) or not node_answers(slot.node_id)
-            self._replace(slot, error, is_lost=is_lost)
+            self._actors.replace(slot, error, is_lost=is_lost)
             yield from self._died(state, "answer", error, is_lost=is_lost)
         except RayError as error:
             yield from self._died(state, "answer", error)
         else:
             yield from self._take(slot, state, outcome)
 
-    def _answered_together(
-        self, ref: ray.ObjectRef, slot: _Slot, states: tuple[_ClipState, ...]
-    ) -> Iterator[UnitResult]:
+    def _answered_together(self, ref: ray.ObjectRef, slot: Slot, states: tuple[ClipState, ...]) -> Iterator[UnitResult]:
         """Several clips' outcomes. Where the call failed nobody knows which of them is to blame: each is tried alone,
         neither they nor the actor's place are charged with it, and calls become smaller if it killed the actor."""
         try:
@@ -483,7 +366,7 @@ class RayExecution:
                     self.statistics.deaths["actor"] += 1
                     # So many may be what was too much: a machine short of memory kills without a word.
                     self._clips_per_pass = max(1, len(states) // 2)
-                self._replace(slot, error, is_lost=True)
+                self._actors.replace(slot, error, is_lost=True)
             log.warning("%d clips are decoded again, to be answered one by one: %s", len(states), first_line(error))
             for state in states:
                 state.is_alone = True
@@ -492,22 +375,22 @@ class RayExecution:
             for state, outcome in zip(states, outcomes, strict=True):
                 yield from self._take(slot, state, outcome)
 
-    def _take(self, slot: _Slot, state: _ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
+    def _take(self, slot: Slot, state: ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
         slot.deaths_in_a_row = 0
         if isinstance(outcome, ClipResult):
             self.statistics.actor_time.answered(outcome)
-            self._proven = _ClipState(state.owner, state.clip, state.nbytes)
+            self._proven, self._actors.has_answered = state.afresh(), True
         self._answered_clips += 1
         self._patience.succeeded()
         yield from self._finish(state, outcome)
 
-    def _judge(self, ref: ray.ObjectRef, slot: _Slot, proven: _ClipState) -> None:
+    def _judge(self, ref: ray.ObjectRef, slot: Slot, proven: ClipState) -> None:
         """End a trial. Raises ExecutionError where the actor died of a clip that was answered before, too."""
         self._reserve(-proven.nbytes)
         try:
             ray.get(ref)
         except RayActorError as error:
-            self._replace(slot, error, is_lost=is_preemption(error) or not node_answers(slot.node_id))
+            self._actors.replace(slot, error, is_lost=is_preemption(error) or not node_answers(slot.node_id))
             return
         except RayError as error:
             # The clip could not be decoded or was lost on its way: no verdict, another trial.
@@ -522,39 +405,7 @@ class RayExecution:
             log.warning("the model actor answers: the clips that killed it are to blame, the run goes on")
             slot.is_on_trial, slot.deaths_in_a_row = False, 0
 
-    def _loaded(self, ref: ray.ObjectRef, slot: _Slot) -> None:
-        try:
-            loaded: Loaded | None = ray.get(ref)
-        except RayTaskError as error:
-            # Loading is deterministic: another try would fail the same way.
-            raise ExecutionError(f"the model cannot be loaded: {error.cause or error}") from error
-        except RayActorError as error:
-            self._replace(slot, error, is_lost=is_preemption(error))
-        else:
-            slot.is_loaded = True
-            slot.node_id = loaded.node_id if loaded else None
-            self.statistics.actor_time.hold(slot, loaded.load_s if loaded else 0.0)
-
-    def _replace(self, slot: _Slot, error: RayActorError, *, is_lost: bool) -> None:
-        # An actor that is only unavailable would keep its GPU.
-        ray.kill(slot.handle)
-        self.statistics.actor_time.release(slot)
-        if not is_lost:
-            slot.deaths_in_a_row += 1
-            self.statistics.deaths["actor"] += 1
-            if slot.deaths_in_a_row >= self._limits.max_deaths_per_worker:
-                # Poison clips in a row, or a machine that kills every clip: one that was answered before tells which.
-                if slot.is_on_trial or self._proven is None:
-                    raise ExecutionError(
-                        f"the model actor died {slot.deaths_in_a_row} times in a row without answering a clip"
-                        f"{', also of one that was answered before' if slot.is_on_trial else ''}; last: "
-                        f"{first_line(error)}. Look at memory first (model.gpus_per_actor, clips.max_pixels), then run "
-                        "again: finished units are kept"
-                    )
-                slot.is_on_trial = True
-        self._start_slot(slot)
-
-    def _died(self, state: _ClipState, stage: Stage, error: RayError, *, is_lost: bool = False) -> Iterator[UnitResult]:
+    def _died(self, state: ClipState, stage: Stage, error: RayError, *, is_lost: bool = False) -> Iterator[UnitResult]:
         """A worker died over this clip, or its decoded data was lost: decode again, unless it keeps happening."""
         is_lost = is_lost or is_preemption(error)
         if isinstance(error, WorkerCrashedError | OutOfMemoryError | RayActorError) and not is_lost:
@@ -567,10 +418,10 @@ class RayExecution:
             log.warning("clip %s is decoded again: %s", state.clip.clip_id, first_line(error))
             self._retry(state)
 
-    def _failed(self, state: _ClipState, stage: Stage, error_class: str, message: str) -> Iterator[UnitResult]:
+    def _failed(self, state: ClipState, stage: Stage, error_class: str, message: str) -> Iterator[UnitResult]:
         yield from self._finish(state, ClipFailure(state.clip, stage, error_class, message))
 
-    def _finish(self, state: _ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
+    def _finish(self, state: ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
         if isinstance(outcome, ClipFailure) and outcome.error_class in NO_ROOM:
             yield from self._refused(state, outcome)
             return
@@ -582,7 +433,7 @@ class RayExecution:
                 return
         yield from self._close(state, outcome)
 
-    def _refused(self, state: _ClipState, failure: ClipFailure) -> Iterator[UnitResult]:
+    def _refused(self, state: ClipState, failure: ClipFailure) -> Iterator[UnitResult]:
         """There was no room for a clip: tried again when room is made, unless it is always others that fit."""
         if state.refused_at not in (None, self._answered_clips):
             state.retries += 1
@@ -593,7 +444,7 @@ class RayExecution:
             self._retry(state)
             self._patience.refused(Unavailable(failure.message))
 
-    def _close(self, state: _ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
+    def _close(self, state: ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
         assert outcome.clip == state.clip, "an answer must carry the clip it was asked about"
         self._reserve(-state.nbytes)
         state.payload = None
@@ -601,7 +452,7 @@ class RayExecution:
         if (result := state.owner.result()) is not None:
             yield result
 
-    def _retry(self, state: _ClipState) -> None:
+    def _retry(self, state: ClipState) -> None:
         self._reserve(-state.nbytes)
         state.payload = None
         self._again.append(state)
@@ -613,5 +464,5 @@ class RayExecution:
     def _shut_down(self) -> None:
         for ref in self._decoding:
             ray.cancel(ref, force=True)
-        self._give_back(list(self._slots))
+        self._actors.close()
         self.statistics.load = Load()

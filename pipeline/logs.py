@@ -17,7 +17,7 @@ from workers.records import ClipFailure
 from workers.redaction import without_secrets
 
 if TYPE_CHECKING:
-    from pipeline.execution import UnitResult
+    from pipeline.in_flight import UnitResult
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from workers.records import Media, WorkUnit
 
 if TYPE_CHECKING:
     from pipeline.backends import Executor
-    from pipeline.execution import UnitResult
+    from pipeline.in_flight import UnitResult
     from pipeline.patience import StopFlag
 
 log = logging.getLogger(__name__)
@@ -206,8 +206,8 @@ def run_job(
                 counts["planned"] += bool(todo)
                 yield from todo
 
-        execution = _Execution(job, stop, patience, metrics)
         known = calibration.find(parts.store, parts.asked.weights_hash, job.model)
+        execution = _Execution(calibration.settled(job, known), stop, patience, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
         status = "failed"
         try:
@@ -258,7 +258,7 @@ def run_job(
         totals = parts.index.totals(job.name)
         classes = tuple(parts.index.quarantine_classes(job.name))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
-    notes = (*toy, *parts.caveats, *(retry.notes() if retry is not None else ()))
+    notes = (*toy, *parts.caveats, *calibration.unsettled(job, known), *(retry.notes() if retry is not None else ()))
     return RunSummary(
         run, totals, classes, published, notes, audit_of(parts.store, published, job.name, job.audit.min_agreement)
     )

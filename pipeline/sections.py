@@ -96,15 +96,16 @@ class ModelConfig(Section):
     actors: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = Field(
         default="auto", description="Model actors; auto is one per GPU of the cluster, or one on a machine without."
     )
-    gpus_per_actor: float | None = Field(
-        default=None, ge=0, le=16, description="GPUs of one actor; where not given 1 on a GPU cluster, 0 otherwise."
+    gpus_per_actor: Annotated[float, Field(ge=0, le=16)] | Literal["auto"] | None = Field(
+        default=None,
+        description="GPUs of one actor; where not given 1 on a GPU cluster, 0 otherwise. auto: as many actors share a "
+        "GPU as fit into its memory, by what `omnidrop calibrate` measured.",
     )
     cpus_per_actor: float = Field(default=1.0, gt=0, le=1024, description="CPU cores of one actor.")
-    clips_per_pass: int = Field(
+    clips_per_pass: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         default=1,
-        ge=1,
-        le=64,
-        description="Clips of one shape and question set that an actor answers in one pass, where so many are ready.",
+        description="Clips of one shape and question set that an actor answers in one pass, where so many are ready. "
+        "auto: the fastest number that `omnidrop calibrate` measured.",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.accounting import HOUR_S
 from workers.records import ClipOutcome, ClipResult, WorkUnit
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pipeline.sections import CostConfig
 
 
-def gpus_counted(gpus_per_actor: float | None) -> float:
+def gpus_counted(gpus_per_actor: float | Literal["auto"] | None) -> float:
     """GPUs that an actor is charged for: its share, or one where it has none (its CPU cores are a price, too)."""
-    return gpus_per_actor or 1.0
+    return 1.0 if gpus_per_actor in (None, 0, "auto") else float(gpus_per_actor)
 
 
 @dataclass(frozen=True)

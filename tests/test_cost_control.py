@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import ray
 
-from pipeline import calibrating
+from pipeline import calibrating, calibration
 from pipeline.accounting import ActorTime
+from pipeline.calibration import Calibration
 from pipeline.job import JobError, load_job
 from pipeline.journal import decode_run
 from pipeline.run import open_job
+from pipeline.throughput import Throughput, fit
 from tests.small_jobs import cli, run, select
 
 TINY_CAP = 1e-9
@@ -122,14 +125,72 @@ def test_a_calibration_of_another_device_or_type_is_not_used(priced):
         assert "not known: `omnidrop calibrate`" in result.output, result.output
 
 
+def test_no_measured_pass_reuses_frames_of_another(job, monkeypatch):
+    passes = []
+    monkeypatch.setattr(calibrating, "fit", lambda measured: passes.extend(measured) or fit(measured))
+    calibrating.calibrate(load_job(job))
+    whole = {one.cost.tokens: one.cost.encoder_flops for one in passes if one.cost.encoder_flops}
+    assert len(passes) == 32
+    assert all(one.cost.encoder_flops == whole[one.cost.tokens] > 0 for one in passes)
+
+
+def test_auto_takes_what_was_measured(job):
+    auto = load_job(job, {"model.clips_per_pass": "auto", "model.gpus_per_actor": "auto"})
+    weights_hash = open_job(auto).asked.weights_hash
+    assert calibration.settled(auto, None) == auto
+    assert [note.split(",")[0] for note in calibration.unsettled(auto, None)] == [
+        "model.clips_per_pass: auto is 1",
+        "model.gpus_per_actor: auto is one actor per GPU",
+    ]
+    found = calibrating.calibrate(auto)
+    assert [clips for clips, _ in found.together] == [1, 2, 4, 8]
+    assert all(seconds > 0 for _, seconds in found.together)
+    assert calibration.find(open_job(auto).store, weights_hash, auto.model) == found
+    assert calibration.settled(auto, found).model.clips_per_pass == found.clips_per_pass
+    # A CPU has no memory of its own to share.
+    assert calibration.settled(auto, found).model.gpus_per_actor == "auto"
+    assert len(calibration.unsettled(auto, found)) == 1
+    # Nothing else of the job changes, and what is given stays.
+    given = load_job(job, {"model.clips_per_pass": 2, "model.gpus_per_actor": 0.5})
+    assert calibration.settled(given, replace(found, peak_device_bytes=1, device_bytes=100)) == given
+    assert calibration.unsettled(given, None) == ()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"), [((4, 2.95, 2.9, 3), 2), ((1, 1.1, 1.2, 1.3), 1), ((4, 3, 2, 1), 8), ((4, 3, 2), 4), ((), 1)]
+)
+def test_a_larger_pass_must_be_worth_it(job, seconds, best):
+    found = replace(measured(), together=tuple(zip((1, 2, 4, 8), seconds, strict=False)))
+    assert found.clips_per_pass == best
+
+
+@pytest.mark.parametrize(
+    ("peak", "device", "actors"), [(30, 80, 2), (80, 80, 1), (23, 80, 3), (1, 80, 8), (10, 80, 7), (90, 80, 1)]
+)
+def test_actors_share_a_gpu_by_memory(job, peak, device, actors):
+    found = replace(measured(), peak_device_bytes=peak << 30, device_bytes=device << 30)
+    assert found.actors_per_gpu == actors
+    share = calibration.settled(load_job(job, {"model.gpus_per_actor": "auto"}), found).model.gpus_per_actor
+    # Ray rounds shares up to ten thousandths.
+    assert 1 - 0.001 * actors < actors * math.ceil(share * 1e4 - 1e-6) / 1e4 <= 1
+
+
+def measured() -> Calibration:
+    return Calibration(
+        "m", "w", "NVIDIA H100", "bfloat16", "2026-01-01", Throughput(0, 0, 0, 0), 32, 0.9, 1.1, 0.1, 1.0
+    )
+
+
 @pytest.mark.cluster
 def test_a_cluster_is_measured_by_an_actor_of_its_own(job, ray_session, monkeypatch):
     def not_here(settings):
         raise AssertionError("the model is not loaded in this process")
 
     monkeypatch.setattr(calibrating, "Answerer", not_here)
-    found = calibrating.calibrate(load_job(job, {"execution.ray_address": "auto", "model.cpus_per_actor": 1}))
+    settings = {"execution.ray_address": "auto", "model.cpus_per_actor": 1, "model.clips_per_pass": "auto"}
+    found = calibrating.calibrate(load_job(job, settings))
     assert found.passes == 32
+    assert len(found.together) == 4
     assert "1 threads" in found.device
     deadline = time.monotonic() + 30
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < deadline:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import ray
 
-from pipeline.execution import Backend, ExecutionError, Limits, RayExecution, execute_in_process
+from pipeline.actors import ExecutionError
+from pipeline.execution import Backend, Limits, RayExecution, execute_in_process
 from tests import rows
 from workers.records import ClipFailure, DecodedClip, DecodeReport
 

@@ -55,3 +55,45 @@ def test_our_own_queries(store, old_and_new):
     with open_results(store.uri) as connection:
         found = list(query(connection, "SELECT count(*), count(peak_bytes), sum(as_run_flops) FROM clips").rows)
     assert found == [(3, 0, 3 * 1_005)]
+
+
+@pytest.fixture
+def two_generations(store, journal, tmp_path):
+    """Files of `clips` in the folders of two generations, which together are the table: 3 rows and 2."""
+    index = SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite")
+    for number, clips in enumerate((3, 2)):
+        commit(journal, index, rows.unit(rows.media(number), clips=clips))
+        published = publishing.publish(store, journal, index)
+    index.close()
+    paths = [f"{store.uri}/tables/{path}" for path in published.tables["clips"]]
+    assert len({Path(path).parent for path in paths}) == 2
+    return paths
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda paths: duckdb.read_parquet(paths).aggregate("count(*)").fetchall()[0][0],
+        lambda paths: ds.dataset(paths).count_rows(),
+        lambda paths: pl.scan_parquet(paths).select(pl.len()).collect().item(),
+    ],
+    ids=["duckdb", "pyarrow", "polars"],
+)
+def test_a_table_in_files_of_two_generations(two_generations, count):
+    assert count(two_generations) == 5
+
+
+@pytest.mark.slow
+def test_spark(two_generations, old_and_new):
+    """Where Spark is installed, which it is not by our extras: 450 MB and a Java of its own."""
+    sql = pytest.importorskip("pyspark.sql", reason="needs pyspark (pip install pyspark) and a Java 17")
+    session = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        found = session.read.parquet(*two_generations).selectExpr("count(*)", "sum(as_run_flops)").first()
+        assert tuple(found) == (5, 5 * 1_005)
+        both = session.read.option("mergeSchema", "true").parquet(*old_and_new)
+        assert tuple(both.selectExpr("count(*)", "count(peak_bytes)", "sum(as_run_flops)").first()) == (6, 0, 6 * 1_005)
+        clip_ids = {row.clip_id for row in both.select("clip_id").collect()}
+        assert len(clip_ids) == 3
+    finally:
+        session.stop()

@@ -70,6 +70,10 @@ class AnswererDescription:
     shrunk: int
     """Clips answered with a smaller token budget for want of memory."""
     peak_rss_bytes: int
+    peak_device_bytes: int | None = None
+    """What is taken of the device's memory at most, by whomever; None on a CPU, as the next."""
+    device_bytes: int | None = None
+    """All that the device has."""
 
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions)
@@ -292,6 +296,7 @@ class Answerer:
             clips=self._clips,
             shrunk=self._shrunk,
             peak_rss_bytes=peak_rss_bytes(),
+            **_device_memory(adapter.device),
         )
 
     def _within_memory(
@@ -349,6 +354,15 @@ def _named(error: Exception) -> Exception:
     if isinstance(error, torch.AcceleratorError):
         return DeviceBroken(str(error).splitlines()[0])
     return error
+
+
+def _device_memory(device: torch.device) -> dict[str, int]:
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    # The driver's own and other processes': the allocator knows nothing of them.
+    others = total - free - torch.cuda.memory_reserved(device)
+    return {"peak_device_bytes": others + torch.cuda.max_memory_reserved(device), "device_bytes": total}
 
 
 def _device_name(device: torch.device) -> str:

@@ -123,7 +123,7 @@ def start_actor(settings: AnswererSettings, *, num_gpus: float, num_cpus: float 
 class RemoteAnswerer:
     """An actor that is asked one clip at a time, as an `Answerer` in this process would be.
 
-    Both calls raise ray.exceptions.RayError where the actor cannot be started or dies.
+    All calls raise ray.exceptions.RayError where the actor cannot be started or dies.
     """
 
     def __init__(self, actor: Any) -> None:
@@ -141,6 +141,15 @@ class RemoteAnswerer:
         asked = packed(questions, instruction)
         outcome: ClipOutcome = ray.get(self._actor.answer.remote(decoded, asked, may_audit=False, pruning=pruning))
         return outcome
+
+    def answer_batch(
+        self, decoded: Sequence[DecodedClip], questions: Sequence[Question], instruction: str = ""
+    ) -> list[ClipOutcome]:
+        """As `Answerer.answer_batch`."""
+        # Only references that are arguments themselves are handed over as what they point to.
+        clips = [ray.put(one) for one in decoded]
+        outcomes: list[ClipOutcome] = ray.get(self._actor.answer_batch.remote(packed(questions, instruction), *clips))
+        return outcomes
 
     def describe(self) -> AnswererDescription:
         """As `Answerer.describe`."""

@@ -28,7 +28,7 @@ from benchmarks.fuzz_media.trials import Trial, trials
 from benchmarks.fuzz_media.watching import BaitWatch, ChildWatch, confined_children, listing
 from omnidrop.errors import OmniDropError
 from pipeline.archive import list_media
-from pipeline.execution import UnitResult
+from pipeline.in_flight import UnitResult
 from pipeline.job import JobConfig, make_job
 from pipeline.planning import make_recipe, plan_media
 from pipeline.probing import prober, source

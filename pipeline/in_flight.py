@@ -1,0 +1,77 @@
+"""Units and clips on their way through a run: what the loop knows of each.
+
+Promises: a unit comes out with one outcome per clip, in the clips' order, and not before. Knows nothing about Ray's
+workings, or when what is started.
+
+The life of a clip: queued -> decoding (a Ray task) -> ready (in the object store) -> answering (an actor call) -> done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from workers.records import Clip, ClipOutcome, WorkUnit
+from workers.remote import packed
+
+if TYPE_CHECKING:
+    import ray
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """A finished unit: one outcome per clip, in the clips' order."""
+
+    unit: WorkUnit
+    outcomes: tuple[ClipOutcome, ...]
+
+
+@dataclass(eq=False)
+class UnitState:
+    """A unit whose clips are on their way."""
+
+    unit: WorkUnit
+    outcomes: dict[str, ClipOutcome] = field(default_factory=dict)
+
+    @cached_property
+    def asked(self) -> bytes:
+        """What an actor is asked about each clip."""
+        return packed(self.unit.questions, self.unit.instruction)
+
+    def result(self) -> UnitResult | None:
+        """The finished unit, None while clips are missing."""
+        if len(self.outcomes) < len(self.unit.clips):
+            return None
+        return UnitResult(self.unit, tuple(self.outcomes[c.clip_id] for c in self.unit.clips))
+
+
+@dataclass(eq=False)
+class ClipState:
+    """One clip on its way. `nbytes` is what it holds of the bound: the estimate, then what decoding really gave."""
+
+    owner: UnitState
+    clip: Clip
+    nbytes: int
+    deaths: int = 0
+    retries: int = 0
+    due: float = 0.0
+    """Not decoded again before this (monotonic clock)."""
+    refused_at: int | None = None
+    """How many clips had been answered when there was no room for this one."""
+    payload: ray.ObjectRef | None = None
+    is_alone: bool = False
+    """Not answered with others any more: a call for it and others failed, and this tells which of them it was."""
+
+    def joins(self, other: ClipState) -> bool:
+        """Whether the two may be answered in one call: as many bytes are nearly always one shape; the actor looks."""
+        one, two = self.owner.unit, other.owner.unit
+        return (
+            not (self.is_alone or self.deaths or one.attempt or other.is_alone or other.deaths or two.attempt)
+            and self.nbytes == other.nbytes
+            and (one is two or self.owner.asked == other.owner.asked)
+        )
+
+    def afresh(self) -> ClipState:
+        """The same clip, as if nothing had been done with it."""
+        return ClipState(self.owner, self.clip, self.nbytes)
