@@ -107,12 +107,12 @@ def answers_table(unit: UnitObject) -> pa.Table:
 def audits_table(unit: UnitObject) -> pa.Table:
     """Rows of `audits` by `AUDITS_SCHEMA`: one per clip that was also run dense."""
     answered = _answered(unit)
+    audited = answered.filter(pc.is_valid(answered["audit"]))
+    if not audited.num_rows:
+        return AUDITS_SCHEMA.empty_table()
     shared = _shared_row(unit.meta).keys() | set(ASKED_FIELDS)
     schema = pa.schema([field for field in AUDITS_SCHEMA if field.name not in shared])
-    rows = [
-        row | row["audit"] | {"answers": _compared(row["answers"], row["audit"])}
-        for row in answered.filter(pc.is_valid(answered["audit"])).to_pylist()
-    ]
+    rows = [row | row["audit"] | {"answers": _compared(row["answers"], row["audit"])} for row in audited.to_pylist()]
     return _with_shared(unit.meta, pa.Table.from_pylist(rows, schema=schema), AUDITS_SCHEMA)
 
 
@@ -146,7 +146,9 @@ def _shared_row(meta: UnitMeta) -> dict[str, Any]:
 def quarantine_rows(unit: UnitObject) -> list[dict[str, Any]]:
     """Rows of `quarantine`: the media item or clips of a unit that failed, and its unreadable answers."""
     shared = _shared_row(unit.meta)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if not _has_failed(unit):
+        return rows  # as nearly all units
     for row in unit.rows.to_pylist():
         where = {name: row[name] for name in ("run_id", "clip_id", "start_s", "end_s")}
         if row["status"] == "quarantined":
@@ -159,6 +161,11 @@ def quarantine_rows(unit: UnitObject) -> list[dict[str, Any]]:
     for made in rows:
         made["quarantine_id"] = content_id("quarantine", made["unit_id"], made["clip_id"], made["question_id"])
     return rows
+
+
+def _has_failed(unit: UnitObject) -> bool:
+    errors = pc.struct_field(pc.list_flatten(unit.rows["answers"]), "error_class")
+    return len(errors) > errors.null_count or bool(pc.any(pc.equal(unit.rows["status"], "quarantined")).as_py())
 
 
 def _answered(unit: UnitObject) -> pa.Table:

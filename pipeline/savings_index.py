@@ -36,6 +36,12 @@ from pipeline.savings_queries import Saved, ask_savings
 from pipeline.unit_format import UnitKey, UnitObject
 from workers.records import ClipFailure, Media, MediaInfo
 
+_COUNTS = (
+    (units.c.job == media.c.job) & (units.c.media_id == media.c.media_id) & (units.c.version_id == media.c.version_id)
+)
+"""Which units count. The media id says nothing more, but by it SQLite finds them: by the job alone, as it would choose
+itself, all units are gone through for each media item."""
+
 BATCH = 500
 """Rows in one statement: 500 x 60 columns stays under PostgreSQL's 65,535 parameters."""
 
@@ -261,10 +267,9 @@ class SavingsIndex:
 
         Ordered by job, media key and unit id, so that items are consecutive.
         """
-        counts = (units.c.job == media.c.job) & (units.c.version_id == media.c.version_id)
         query = (
             sa.select(media, units.c.unit_id, units.c.attempt)
-            .outerjoin(units, counts)
+            .outerjoin(units, _COUNTS)
             .order_by(*bytewise(self._engine, media.c.job, media.c.media_key, media.c.media_id, units.c.unit_id))
         )
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
@@ -288,8 +293,8 @@ class SavingsIndex:
             items, planned = connection.execute(
                 sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(media.c.units), 0)).where(of(media))
             ).one()
-            counts = (units.c.job == media.c.job) & (units.c.version_id == media.c.version_id)
-            done = connection.scalar(sa.select(sa.func.count()).select_from(units).join(media, counts).where(of(media)))
+            finished = sa.select(sa.func.count()).select_from(media).join(units, _COUNTS)
+            done = connection.scalar(finished.where(of(media)))
             failed = connection.scalar(sa.select(sa.func.count()).select_from(quarantine).where(of(quarantine)))
         number = {name: int(value) for name, value in sums.items()}
         weighed = number["weighed_tokens"]

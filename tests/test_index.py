@@ -261,3 +261,17 @@ def test_results_of_format_1_are_taken_over_as_they_are(tmp_path):
     commit(journal, index, first(failed, 1), run_id="run-2", attempt=1)
     assert index.totals("job").clips == 4
     index.close()
+
+
+def test_units_are_looked_up_by_their_media_item(tmp_path, journal):
+    """Not by their job: that is all of them for each item, and hours for a large archive."""
+    index = SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite")
+    commit(journal, index, rows.unit(rows.media()))
+    asked = []
+    sa.event.listen(index._engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+    list(index.live_media())
+    ((statement, parameters),) = asked
+    with index._engine.connect() as connection:
+        plan = [step[3] for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    assert any("SEARCH units" in step and "job=? AND media_id=?" in step for step in plan), plan
+    index.close()

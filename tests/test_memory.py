@@ -67,9 +67,9 @@ def small_disk(tmp_path):
 
 
 class Filling(Silent):
-    """Fills the disk when the first unit is done; `for_s` later there is room again."""
+    """Fills the disk when the first unit is done; `for_s` later there is room again, never with None."""
 
-    def __init__(self, disk, for_s):
+    def __init__(self, disk, for_s=None):
         super().__init__()
         self.ballast, self.for_s = disk / "ballast", for_s
 
@@ -79,7 +79,8 @@ class Filling(Silent):
             with contextlib.suppress(OSError), self.ballast.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
-            threading.Timer(self.for_s, lambda: self.ballast.unlink(missing_ok=True)).start()
+            if self.for_s is not None:
+                threading.Timer(self.for_s, lambda: self.ballast.unlink(missing_ok=True)).start()
 
 
 def test_a_full_disk_ends_a_run_with_what_to_do_and_after_freeing_it_goes_on(job, small_disk, monkeypatch):
@@ -91,7 +92,7 @@ def test_a_full_disk_ends_a_run_with_what_to_do_and_after_freeing_it_goes_on(job
         "execution.clips_per_unit": 1,
     }
     impatient = load_job(job, given | {"storage.patience_s": 1})
-    filling = Filling(small_disk, for_s=3600)
+    filling = Filling(small_disk)
     with pytest.raises(Unavailable, match=r"the disk is full; make room .*waited 1 s for it.*run again") as failed:
         run_job(impatient, filling, threading.Event())
     assert isinstance(failed.value, UserError)

@@ -188,17 +188,18 @@ def test_an_output_that_goes_away_is_waited_for_then_the_run_ends_and_can_be_res
     settings = {"storage.max_retries": 0, "execution.clips_per_unit": 1}
     with FaultProxy(moto) as proxy:
 
-        def down(for_s):
+        def down(for_s=None):
             def unit_done(units):
                 if units == 1:
                     proxy.is_down = True
-                    threading.Timer(for_s, setattr, (proxy, "is_down", False)).start()
+                    if for_s is not None:
+                        threading.Timer(for_s, setattr, (proxy, "is_down", False)).start()
 
             return Watching(unit_done)
 
         gone = settings | {"archive.endpoint_url": moto, "storage.patience_s": 2}
         remote = on_s3(job, proxy.address, "gone", **gone)
-        watching = down(3600)
+        watching = down()
         with pytest.raises(Unavailable, match=r"s3://results/gone/.*waited 2 s for it.*run again") as failed:
             run_job(remote, watching, threading.Event())
         assert failed.value.error_class == "storage"
