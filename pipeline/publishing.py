@@ -42,6 +42,8 @@ FILE_BYTES = 100 << 20
 """Readers want few files of 100 MB or more: 1,000 small ones are 30 times slower to aggregate than one."""
 ROW_GROUP_BYTES = 16 << 20
 """In memory, before compression."""
+SMALL_TABLES = 256
+"""Rows come in tables of a media item or a unit, and each weighs some 20 KB beside its bytes: so many become one."""
 SMALL_SLICES = 8
 """More slices than this below half of `FILE_BYTES` are merged: a month of nightly runs leaves no thirty files."""
 READERS = 8
@@ -99,7 +101,7 @@ def publish(
     for number in range(TRIES + 1):
         live = b"".join(item.digest for item in _items(index, forgotten))
         digest = _state_digest(live, journal)
-        if before is not None and before.digest == digest and keeps_before:
+        if before is not None and before.digest == digest and keeps_before and not anew:
             return before
         slices = {} if before is None or anew or number == TRIES else _unchanged(store, before, live)
         generation = _claim(store, before)
@@ -308,6 +310,8 @@ class _FileWriter:
         self._pending_bytes += table.nbytes
         if self._pending_bytes > ROW_GROUP_BYTES:
             self._flush()
+        elif len(self._pending) == SMALL_TABLES:
+            self._pending = [pa.concat_tables(self._pending).combine_chunks()]
 
     def close(self) -> bytes:
         """The whole file."""
