@@ -37,7 +37,7 @@ check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
 	$(BIN)/lint-imports
 
 test: check browser   ## check, then all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The report's tests drive a real browser. On a Debian where we may, it is installed; elsewhere they say what to install.
 browser:

@@ -203,6 +203,7 @@ def test_whatever_happened_the_tables_are_those_written_anew(steps):
     with tempfile.TemporaryDirectory() as folder:
         store, url = open_store(f"{folder}/results"), f"sqlite:///{folder}/index.sqlite"
         journal, index = Journal(store), SavingsIndex(url)
+        commit(journal, index, rows.unit(rows.media(99)))
         for at, (step, number) in enumerate(steps):
             _step(step, number, at, store, journal, index)
             publishing.publish(store, journal, index, keeps_before=step != "forget")

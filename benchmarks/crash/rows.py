@@ -1,7 +1,7 @@
 """What a job has published and indexed, and how two states of it differ.
 
 Promises: every row of every table is compared, leaving aside only what a second attempt may measure differently
-(seconds, peak memory) and which run it was; a unit whose rows come from two runs, a row of a run without a record and
+(seconds, peak memory), audits, which it does not repeat, and which run it was; a unit whose rows come from two runs, a row of a run without a record and
 an index that a rebuild from the journal does not reproduce count as mixed. Knows nothing about kills.
 """
 
@@ -66,7 +66,7 @@ def state_of(job: JobConfig) -> State:
     runs_of_unit: dict[str, set[str]] = defaultdict(set)
     run_ids: set[str] = set()
     for name, paths in (published.tables if published else {}).items():
-        for path in paths:
+        for path in paths if name != "audits" else ():
             for row in pq.read_table(io.BytesIO(store.read_bytes(f"tables/{path}"))).to_pylist():
                 if name == "runs":
                     run_ids.add(row["run_id"])
