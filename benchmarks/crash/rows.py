@@ -1,8 +1,9 @@
 """What a job has published and indexed, and how two states of it differ.
 
 Promises: every row of every table is compared, leaving aside only what a second attempt may measure differently
-(seconds, peak memory), audits, which it does not repeat, and which run it was; a unit whose rows come from two runs, a row of a run without a record and
-an index that a rebuild from the journal does not reproduce count as mixed. Knows nothing about kills.
+(seconds, peak memory), audits, which it does not repeat, and which run it was; a unit whose rows come from two runs, a
+row of a run without a record and an index that a rebuild from the journal does not reproduce count as mixed. Knows
+nothing about kills.
 """
 
 from __future__ import annotations
