@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
 
 from omnidrop.cost import LayerWork
 from omnidrop.importance import Guidance, aggregate, attention_received
@@ -50,12 +49,13 @@ def _attention(
     return omnidrop(query, key, value, scaling), None
 
 
-AttentionInterface.register(ATTENTION, _attention)
-
-
 @contextmanager
 def own_attention(adapter: Adapter) -> Iterator[None]:
     """Route the decoder's attention through the object each layer call brings, and put the model back afterwards."""
+    # Here, because it takes three seconds, and planning, which prices what this module would do, needs no model.
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, _attention)
     config = adapter.layers[0].self_attn.config  # type: ignore[union-attr]
     before = config._attn_implementation  # type: ignore[union-attr]
     config._attn_implementation = ATTENTION  # type: ignore[union-attr]
