@@ -21,29 +21,24 @@ from functools import cached_property
 from hashlib import blake2b
 from itertools import groupby, islice
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import table_files
 from pipeline.failpoints import reached
 from pipeline.journal import Head, Journal
-from pipeline.rows import QUARANTINE_SCHEMA, answers_table, audits_table, clips_table, quarantine_rows
 from pipeline.savings_index import SavingsIndex
 from pipeline.sealing import JournalError
 from pipeline.sealing import digest as content_hash
-from pipeline.tables import MANIFEST, NAMES, SCHEMAS, FileMark, Published, current, generation_of
+from pipeline.table_files import SLICED
+from pipeline.tables import MANIFEST, SCHEMAS, Published, current, generation_of
 from pipeline.unit_format import UnitKey, UnitObject, utc_now
 
 if TYPE_CHECKING:
     from pipeline.storage import Store
 
-FILE_BYTES = 100 << 20
-"""Readers want few files of 100 MB or more: 1,000 small ones are 30 times slower to aggregate than one."""
-ROW_GROUP_BYTES = 16 << 20
-"""In memory, before compression."""
-SMALL_TABLES = 256
-"""Rows come in tables of a media item or a unit, and each weighs some 20 KB beside its bytes: so many become one."""
 SMALL_SLICES = 8
 """More slices than this below half of `FILE_BYTES` are merged: a month of nightly runs leaves no thirty files."""
 READERS = 8
@@ -54,7 +49,6 @@ DIGEST_SINCE = 3
 """The format since which the digest of what is published is made as it is here."""
 
 _DIGEST_BYTES = 16
-_SLICED = tuple(name for name in NAMES if name != "runs")
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class _Item:
         return blake2b(json.dumps(state).encode(), digest_size=_DIGEST_BYTES).digest()
 
 
-_COLUMNS = content_hash("\n".join(f"{name}: {SCHEMAS[name]}" for name in _SLICED).encode())
+_COLUMNS = content_hash("\n".join(f"{name}: {SCHEMAS[name]}" for name in SLICED).encode())
 """A version with other columns writes every row anew."""
 
 
@@ -106,16 +100,19 @@ def publish(
         slices = {} if before is None or anew or number == TRIES else _unchanged(store, before, live)
         generation = _claim(store, before)
         reached("generation_claimed")
-        writer = _GenerationWriter(store, generation)
+        writer = table_files.GenerationWriter(store, generation)
         seen = blake2b()
         read = _read_ahead(journal, _noted(_items(index, forgotten), seen.update), slices)
         for item, group in groupby(read, key=lambda pair: pair[0]):
-            writer.add(item, (unit for _, unit in group if unit is not None), advance)
+            writer.add(item.head, item.digest.hex(), (unit for _, unit in group if unit is not None), advance)
         if not slices or seen.digest() == blake2b(live).digest():
             break
         # Another run changed the index meanwhile: an item could be in two slices, or in none.
         _drop(store, generation.__eq__)
-    made = writer.close(digest, set(slices.values()), before, _runs_table(journal))
+    for name, path in sorted(pair for one in set(slices.values()) for pair in one.paths):
+        assert before is not None
+        writer.keep(name, path, before.files[path])
+    made = writer.close(digest, journal.runs())
     reached("generation_written")
     now = _readable(store)
     if now is not None and now.generation > generation:
@@ -173,7 +170,7 @@ def _unchanged(store: Store, before: Published, live: bytes) -> dict[bytes, _Sli
 
 def _whole_slices(store: Store, before: Published) -> list[_Slice]:
     parts: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for name in _SLICED:
+    for name in SLICED:
         for path in before.tables.get(name, ()):
             generation, _, part = PurePosixPath(path).parts
             parts[generation, part].append((name, path))
@@ -189,7 +186,7 @@ def _whole_slices(store: Store, before: Published) -> list[_Slice]:
         if any(mark and listed.get(path) != mark.bytes for mark, (_, path) in zip(marks, paths, strict=True)):
             continue  # a file is missing or was changed: its items are written again
         largest = max(mark.bytes for mark in marks if mark is not None)
-        (small if 2 * largest < FILE_BYTES else large).append(_Slice(tuple(paths)))
+        (small if 2 * largest < table_files.FILE_BYTES else large).append(_Slice(tuple(paths)))
     return large if len(small) > SMALL_SLICES else [*large, *small]
 
 
@@ -218,130 +215,6 @@ def _read_ahead(
             item, reading = waiting.popleft()
             yield item, reading.result() if reading else None
             waiting.extend(submit(1))
-
-
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
-class _GenerationWriter:
-    """Writes the slices of one generation."""
-
-    def __init__(self, store: Store, generation: int) -> None:
-        self._store, self._generation = store, generation
-        self._slices = 0
-        self._writers: dict[str, _FileWriter] = {}
-        self._tables: defaultdict[str, list[str]] = defaultdict(list)
-        self._files: dict[str, FileMark] = {}
-
-    def add(self, item: _Item, units: Iterable[UnitObject], advance: Callable[[int], None]) -> None:
-        """Write all rows of a media item."""
-        count = clips = quarantined = 0
-        info: dict[str, Any] = {}
-        for unit in units:
-            failed = quarantine_rows(unit)
-            answered = clips_table(unit)
-            self._write("answers", answers_table(unit))
-            self._write("audits", audits_table(unit))
-            self._write("clips", answered)
-            self._write("quarantine", pa.Table.from_pylist(failed, schema=QUARANTINE_SCHEMA))
-            info = info or _info_columns(unit)
-            count, clips = count + 1, clips + answered.num_rows
-            quarantined += sum(row["question_id"] is None for row in failed)
-            advance(1)
-        done = {"units_done": count, "clips_answered": clips, "quarantined": quarantined}
-        found = {"status": _status(item.head, count, clips), "rows_digest": item.digest.hex()}
-        self._write("media", pa.Table.from_pylist([asdict(item.head) | info | done | found], schema=SCHEMAS["media"]))
-        if max(writer.nbytes for writer in self._writers.values()) > FILE_BYTES:
-            self._finish_slice()
-
-    def close(self, digest: str, kept: set[_Slice], before: Published | None, runs: pa.Table) -> Published:
-        """The new generation: what was written, `kept` slices of the one before, and the runs."""
-        self._finish_slice()
-        for name, path in (pair for one in kept for pair in one.paths):
-            assert before is not None
-            self._tables[name].append(path)
-            self._files[path] = before.files[path]
-        self._write("runs", runs, even_empty=True)
-        for name in _SLICED:
-            if not self._tables[name]:
-                self._write(name, SCHEMAS[name].empty_table(), even_empty=True)  # some readers cannot read no file
-        self._finish_slice()
-        tables = {name: sorted(self._tables[name]) for name in NAMES}
-        rows = {name: sum(self._files[path].rows or 0 for path in paths) for name, paths in tables.items()}
-        return Published(self._generation, digest, tables, rows, utc_now(), files=self._files)
-
-    def _write(self, name: str, rows: pa.Table, *, even_empty: bool = False) -> None:
-        if rows.num_rows or even_empty:
-            if name not in self._writers:
-                self._writers[name] = _FileWriter(SCHEMAS[name])
-            self._writers[name].add(rows)
-
-    def _finish_slice(self) -> None:
-        for name, writer in self._writers.items():
-            path = f"generation={self._generation:06d}/{name}/part-{self._slices:05d}.parquet"
-            data = writer.close()
-            self._files[path] = FileMark(len(data), content_hash(data), writer.rows)
-            self._tables[name].append(path)
-            self._store.write(f"tables/{path}", data)
-            reached("table_file_written")
-        self._slices += bool(self._writers)
-        self._writers = {}
-
-
-class _FileWriter:
-    """One Parquet file, made in memory; small tables are gathered into row groups first."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._sink = io.BytesIO()
-        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
-        self._pending: list[pa.Table] = []
-        self._pending_bytes = 0
-        self.rows = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Written so far, without the row group that is being gathered."""
-        return self._sink.tell()
-
-    def add(self, table: pa.Table) -> None:
-        """Append rows."""
-        self.rows += table.num_rows
-        self._pending.append(table)
-        self._pending_bytes += table.nbytes
-        if self._pending_bytes > ROW_GROUP_BYTES:
-            self._flush()
-        elif len(self._pending) == SMALL_TABLES:
-            self._pending = [pa.concat_tables(self._pending).combine_chunks()]
-
-    def close(self) -> bytes:
-        """The whole file."""
-        self._flush()
-        self._writer.close()
-        return self._sink.getvalue()
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._writer.write_table(pa.concat_tables(self._pending))
-        self._pending, self._pending_bytes = [], 0
-
-
-def _runs_table(journal: Journal) -> pa.Table:
-    rows = [asdict(run) | {"recipe": json.dumps(run.recipe, sort_keys=True)} for run in journal.runs()]
-    return pa.Table.from_pylist(rows, schema=SCHEMAS["runs"])
-
-
-def _status(head: Head, units_done: int, clips_answered: int) -> str:
-    if units_done < head.units:
-        return "pending"
-    return "complete" if clips_answered else "failed"
-
-
-def _info_columns(unit: UnitObject) -> dict[str, Any]:
-    info = unit.meta.info
-    if info is None:
-        return {}
-    names = ("container", "duration_s", "video_codec", "width", "height", "frame_rate", "audio_codec", "audio_streams")
-    return {name: getattr(info, name) for name in names} | {"tags": list(info.tags)}
 
 
 # -- generations ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnidrop.errors import UserError
-from pipeline import mirror, publishing, tables
+from pipeline import mirror, publishing, table_files, tables
 from pipeline.journal import Journal, RunRecord, check_output_is_ours
 from pipeline.savings_index import Probed, SavingsIndex
 from pipeline.sealing import JournalError
@@ -268,8 +268,8 @@ def test_tables_of_an_older_format_are_written_anew(store, journal, index):
 
 
 def test_large_tables_are_written_as_several_files(store, journal, index, monkeypatch):
-    monkeypatch.setattr(publishing, "FILE_BYTES", 20_000)
-    monkeypatch.setattr(publishing, "ROW_GROUP_BYTES", 5_000)
+    monkeypatch.setattr(table_files, "FILE_BYTES", 20_000)
+    monkeypatch.setattr(table_files, "ROW_GROUP_BYTES", 5_000)
     for number in range(12):
         commit(journal, index, rows.unit(rows.media(number), clips=8))
     published = publishing.publish(store, journal, index)
