@@ -64,8 +64,8 @@ class ActorPool:
         self._most, self._max_deaths, self._idle_s = most, max_deaths, idle_s
         self.slots: list[Slot] = []
         self.loading: dict[ray.ObjectRef, Slot] = {}
-        self.has_answered = False
-        """Whether there is a clip that was answered before, to try an actor on."""
+        self.proven: ClipState | None = None
+        """A clip that was answered before, to try an actor on."""
 
     def grow(self, ready: int, *, is_decoding: bool) -> None:
         """Start as many as wanted: while more than one clip waits for each there is. The first loads while the first
@@ -116,7 +116,7 @@ class ActorPool:
             self._statistics.deaths["actor"] += 1
             if slot.deaths_in_a_row >= self._max_deaths:
                 # Poison clips in a row, or a machine that kills every clip: one that was answered before tells which.
-                if slot.is_on_trial or not self.has_answered:
+                if slot.is_on_trial or self.proven is None:
                     raise ExecutionError(
                         f"the model actor died {slot.deaths_in_a_row} times in a row without answering a clip"
                         f"{', also of one that was answered before' if slot.is_on_trial else ''}; last: "

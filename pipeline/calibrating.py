@@ -32,7 +32,7 @@ from workers.media import decoded_shape
 from workers.records import Clip, ClipFailure, ClipResult, DecodedClip, WorkUnit
 from workers.remote import RemoteAnswerer
 
-Size = TypeVar("Size")
+Tried = TypeVar("Tried")
 
 LENGTHS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the job's clip length."""
@@ -71,7 +71,7 @@ def calibrate(job: JobConfig, advance: Callable[[int, int], None] = lambda done,
         sizes = _sizes(job, unit)
         count = _Count(advance, (len(sizes) + is_open * sum(TOGETHER)) * (1 + ROUNDS))
         halves = _measure(job, unit, answerer, sizes, count)
-        together = _measure_together(job, unit, answerer, count) if is_open else ()
+        together = _measure_together(job, unit, answerer, max(size.shape for size in sizes), count) if is_open else ()
         what = answerer.describe()
     if not all(halves):
         raise CalibrationError("no pass could be measured: the retained ratio is out of reach for such short clips")
@@ -161,12 +161,13 @@ def _measure(
 
 
 def _measure_together(
-    job: JobConfig, unit: WorkUnit, answerer: Answerer | RemoteAnswerer, count: _Count
+    job: JobConfig,
+    unit: WorkUnit,
+    answerer: Answerer | RemoteAnswerer,
+    shape: tuple[int, int, int, int],
+    count: _Count,
 ) -> tuple[tuple[int, float], ...]:
-    """Seconds a clip of the job's longest, by clips in a pass: the minimum of the rounds."""
-    shape = decoded_shape(
-        unit.info, min(job.clips.longest_s, unit.info.duration_s), decode_settings(job.clips, job.execution)
-    )
+    """Seconds a clip of this shape, by clips in a pass: the minimum of the rounds."""
     best = dict.fromkeys(TOGETHER, math.inf)
     for size, is_measured in _rounds(list(TOGETHER)):
         count.next(size)
@@ -178,7 +179,7 @@ def _measure_together(
     return tuple((size, seconds) for size, seconds in best.items() if seconds < math.inf)
 
 
-def _rounds(sizes: list[Size]) -> Iterator[tuple[Size, bool]]:
+def _rounds(sizes: list[Tried]) -> Iterator[tuple[Tried, bool]]:
     for number in range(1 + ROUNDS):
         for size in sizes[:: -1 if number % 2 else 1]:
             yield size, number > 0

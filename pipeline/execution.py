@@ -160,7 +160,6 @@ class RayExecution:
         self._bytes = 0
         self._answered_clips = 0
         self._clips_per_pass = limits.clips_per_pass
-        self._proven: ClipState | None = None
         self._is_exhausted = False
         self.statistics = Statistics()
         self._actors = ActorPool(
@@ -275,8 +274,8 @@ class RayExecution:
         self._answering[slot.handle.answer.remote(state.payload, state.owner.asked, **calmly)] = slot
 
     def _try(self, slot: Slot) -> None:
-        assert self._proven is not None
-        proven = ClipState(UnitState(self._proven.owner.unit), self._proven.clip, self._proven.nbytes)
+        assert self._actors.proven is not None
+        proven = self._actors.proven.afresh()
         self._reserve(proven.nbytes)
         _, proven.payload = self._backend.start_decode(proven.owner.unit, proven.clip)
         self._answer(slot, proven)
@@ -379,7 +378,7 @@ class RayExecution:
         slot.deaths_in_a_row = 0
         if isinstance(outcome, ClipResult):
             self.statistics.actor_time.answered(outcome)
-            self._proven, self._actors.has_answered = state.afresh(), True
+            self._actors.proven = state.afresh()
         self._answered_clips += 1
         self._patience.succeeded()
         yield from self._finish(state, outcome)
@@ -394,9 +393,9 @@ class RayExecution:
             return
         except RayError as error:
             # The clip could not be decoded or was lost on its way: no verdict, another trial.
-            assert self._proven is not None
-            self._proven.retries += 1
-            if self._proven.retries > self._limits.max_retries:
+            assert self._actors.proven is not None
+            self._actors.proven.retries += 1
+            if self._actors.proven.retries > self._limits.max_retries:
                 raise ExecutionError(
                     f"the model actor died {slot.deaths_in_a_row} times in a row, and a clip that was answered before "
                     f"cannot be decoded again to try it: {first_line(error)}. Run again: finished units are kept"

@@ -89,13 +89,12 @@ any row of the item does, in any table: what has it already need not be copied a
 
 def clips_table(unit: UnitObject) -> pa.Table:
     """Rows of `clips` by `CLIPS_SCHEMA`: the answered and partial clips of a unit."""
-    answered = _answered(unit)
-    return _with_shared(unit.meta, answered.select([*(n for n, _ in CLIP_FIELDS), "run_id"]), CLIPS_SCHEMA)
+    return _with_shared(unit.meta, unit.answered.select([*(n for n, _ in CLIP_FIELDS), "run_id"]), CLIPS_SCHEMA)
 
 
 def answers_table(unit: UnitObject) -> pa.Table:
     """Rows of `answers` by `ANSWERS_SCHEMA`: one per question of each answered or partial clip."""
-    answered = _answered(unit).combine_chunks()
+    answered = unit.answered.combine_chunks()
     nested = answered["answers"].combine_chunks()
     clip_of = pc.list_parent_indices(nested)
     flat = pc.list_flatten(nested)
@@ -106,8 +105,7 @@ def answers_table(unit: UnitObject) -> pa.Table:
 
 def audits_table(unit: UnitObject) -> pa.Table:
     """Rows of `audits` by `AUDITS_SCHEMA`: one per clip that was also run dense."""
-    answered = _answered(unit)
-    audited = answered.filter(pc.is_valid(answered["audit"]))
+    audited = unit.answered.filter(pc.is_valid(unit.answered["audit"]))
     if not audited.num_rows:
         return AUDITS_SCHEMA.empty_table()
     shared = _shared_row(unit.meta).keys() | set(ASKED_FIELDS)
@@ -165,11 +163,7 @@ def quarantine_rows(unit: UnitObject) -> list[dict[str, Any]]:
 
 def _has_failed(unit: UnitObject) -> bool:
     errors = pc.struct_field(pc.list_flatten(unit.rows["answers"]), "error_class")
-    return len(errors) > errors.null_count or bool(pc.any(pc.equal(unit.rows["status"], "quarantined")).as_py())
-
-
-def _answered(unit: UnitObject) -> pa.Table:
-    return unit.rows.filter(pc.not_equal(unit.rows["status"], "quarantined"))
+    return bool(len(errors) > errors.null_count or unit.answered.num_rows < unit.rows.num_rows)
 
 
 def _with_shared(meta: UnitMeta, table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -197,6 +198,11 @@ class UnitObject:
 
     meta: UnitMeta
     rows: pa.Table
+
+    @cached_property
+    def answered(self) -> pa.Table:
+        """The rows of answered and partial clips."""
+        return self.rows.filter(pc.not_equal(self.rows["status"], "quarantined"))
 
 
 def encode_unit(

@@ -110,7 +110,7 @@ class PointRounds:
 
 
 def one_visit_each() -> dict[str, tuple[str, int]]:
-    """Every point once, in the scene that comes to it soonest: only *grow* loads a model, which takes five seconds."""
+    """Every point once; those of publishing in *forget*, because *grow* loads a model, which takes five seconds."""
     scenes = dict.fromkeys(POINTS, "grow")
     scenes |= dict.fromkeys((*_FORGETTING, *_PUBLISHING), "forget") | {"index_cleared": "rebuild"}
     visits = {point: (scene, 1) for point, scene in scenes.items()}
