@@ -30,10 +30,10 @@ from pipeline.job import JobConfig, make_job
 from pipeline.query import open_results, query
 from pipeline.retrying import Selection
 from pipeline.run import run_job
-from tests.fault_proxy import FaultProxy
-from tests.media_files import clip_file
-from tests.s3_server import rclone_server, s3_server
-from tests.small_jobs import QUESTIONS, Silent
+from tests.support.fault_proxy import FaultProxy
+from tests.support.media_files import clip_file
+from tests.support.s3_server import rclone_server, s3_server
+from tests.support.small_jobs import QUESTIONS, Silent
 
 SERVERS = {"moto": s3_server, "rclone": rclone_server}
 READ_TIMEOUT_S = 4.0

@@ -21,7 +21,7 @@ import psutil
 from pipeline import s3
 from pipeline.archive import list_media
 from pipeline.sections import ArchiveConfig
-from tests.s3_server import CREDENTIALS
+from tests.support.s3_server import CREDENTIALS
 
 SERVER = """
 import sys, time

@@ -20,9 +20,9 @@ from hypothesis import settings
 from pipeline.journal import Journal
 from pipeline.savings_index import SavingsIndex
 from pipeline.storage import open_store
-from tests.media_files import clip_file
-from tests.postgres_server import postgres_server
-from tests.small_jobs import QUESTIONS, cli
+from tests.support.media_files import clip_file
+from tests.support.postgres_server import postgres_server
+from tests.support.small_jobs import QUESTIONS, cli
 
 # A busy machine may take a second for what takes a millisecond; tests that bound time do so themselves.
 settings.register_profile("omnidrop", deadline=None)

@@ -1,0 +1,265 @@
+"""Running on a cluster: what `omnidrop submit` sends and says, on a real Ray of one node."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.job import load_job
+from pipeline.questions import QuestionSetError
+from pipeline.submission import MAX_UPLOAD_BYTES, Cluster, ClusterError, SubmissionError, make_upload
+from tests.conftest import free_port
+from tests.support.small_jobs import ANSWERS, QUESTIONS, run, select
+from workers.confinement import end, start
+from workers.ffmpeg import find_ffmpeg
+
+SECRET = "AKIA-planted-secret-of-the-test"
+CLI = [sys.executable, "-m", "jobs.submit"]
+
+
+# What is sent
+
+
+def test_only_the_job_and_its_questions_are_sent(job, tmp_path):
+    job.write_text(job.read_text() + "index_url: postgresql+psycopg://me:${INDEX_PASSWORD}@db/omnidrop\n")
+    upload = make_upload(load_job(job, {"clips.length_s": 5}), [tmp_path])
+    assert sorted(upload) == ["job.yaml", "questions.yaml"]
+    assert upload["questions.yaml"] == (tmp_path / "questions.yaml").read_bytes()
+    there = tmp_path / "on-the-cluster"
+    there.mkdir()
+    for name, content in upload.items():
+        (there / name).write_bytes(content)
+    arrived = load_job(there / "job.yaml")
+    changed = {"question_set": str(there / "questions.yaml"), "clips.length_s": 5, "execution.ray_address": "auto"}
+    assert arrived == load_job(job, changed)
+    assert arrived.index_url == "postgresql+psycopg://me:${INDEX_PASSWORD}@db/omnidrop"
+
+
+def test_a_built_in_question_set_is_named_and_not_sent(job, tmp_path):
+    assert list(make_upload(load_job(job, {"question_set": "toy-world"}), [tmp_path])) == ["job.yaml"]
+
+
+def test_paths_of_this_machine_are_refused_by_name(job, tmp_path, monkeypatch):
+    with pytest.raises(SubmissionError) as refused:
+        make_upload(load_job(job))
+    assert f"archive.uri: {tmp_path}/archive is a path of this machine" in str(refused.value)
+    assert f"output: {tmp_path}/results" in str(refused.value)
+    assert "--shared" in str(refused.value)
+    with pytest.raises(SubmissionError, match=r"^output: "):
+        make_upload(load_job(job), [tmp_path / "archive"])
+    # A folder whose name begins alike is another folder.
+    with pytest.raises(SubmissionError, match=r"archive\.uri"):
+        make_upload(load_job(job), [f"{tmp_path}/arch"])
+    remote = {"archive.uri": "s3://media", "output": "s3://results", "index_url": "sqlite:////var/index.sqlite"}
+    assert make_upload(load_job(job, remote))
+    # A checkpoint named like a hub id counts as a folder where it is one, as in `omnidrop index`.
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SubmissionError, match=r"model\.path"):
+        make_upload(load_job(job, remote | {"model.path": "org/model"}))
+    with pytest.raises(SubmissionError, match=r"index_url: .* relative"):
+        make_upload(load_job(job, remote | {"index_url": "sqlite:///index.sqlite"}))
+
+
+def test_a_job_that_cannot_run_is_refused_before_it_is_sent(job, tmp_path):
+    (tmp_path / "questions.yaml").write_text(QUESTIONS.replace("circle, square", "circle"))
+    with pytest.raises(QuestionSetError):
+        make_upload(load_job(job), [tmp_path])
+
+
+def test_the_largest_files_that_are_read_are_refused(job, tmp_path):
+    comment = "# " + "x" * (400 * 1024) + "\n"
+    (tmp_path / "questions.yaml").write_text(QUESTIONS + comment)
+    long_prompts = {f"name{n}": "y" * 20_000 for n in range(40)}
+    declared = "".join(f"  {name}: null\n" for name in long_prompts)
+    (tmp_path / "questions.yaml").write_text(QUESTIONS + "variables:\n" + declared + comment)
+    with pytest.raises(SubmissionError, match=f"{MAX_UPLOAD_BYTES:,} are allowed"):
+        make_upload(load_job(job, {"variables": long_prompts}), [tmp_path])
+
+
+# Where it is sent to
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://me:secret@head:8265", "/tmp/ray", ""])
+def test_what_is_no_dashboard_address_is_said(address):
+    with pytest.raises(ClusterError, match="is no dashboard address"):
+        Cluster(address)
+
+
+def test_no_cluster_is_said_at_once():
+    address = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ClusterError, match=f"no Ray cluster at {address}.*--address"):
+        Cluster(address)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_the_token_is_asked_for_and_checked(job, cluster):
+    address, environment = cluster
+    without = {k: v for k, v in environment.items() if not k.startswith("RAY_AUTH")}
+    missing = _submit(job, address, without | {"RAY_AUTH_MODE": "disabled"}, "--no-wait")
+    assert missing.returncode == 2, missing.stderr
+    assert "asks for a token; set RAY_AUTH_MODE=token" in missing.stderr
+    wrong = _submit(job, address, without | {"RAY_AUTH_TOKEN": "1" * 64}, "--no-wait")
+    assert wrong.returncode == 2, wrong.stderr
+    assert "refuses the token given" in wrong.stderr
+    assert "Traceback" not in missing.stderr + wrong.stderr
+
+
+# A run on the cluster
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_path, cluster):
+    address, environment = cluster
+    for number in range(8):
+        shutil.copy(videos / "short.mp4", tmp_path / "archive" / f"copy {number:02d}.mp4")
+    (tmp_path / ".env").write_text(f"AWS_SECRET_ACCESS_KEY={SECRET}\n")
+    (tmp_path / "id_rsa").write_text(SECRET)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "notes.txt").write_text(SECRET)
+
+    started = _submit(job, address, environment, "--no-wait", "--json", str(tmp_path / "started.json"))
+    assert started.returncode == 0, started.stderr
+    first = json.loads((tmp_path / "started.json").read_text())["run_id"]
+    assert first.startswith("test-")
+    assert first.endswith("-1")
+
+    twice = _submit(job, address, environment)
+    assert twice.returncode == 2, twice.stderr
+    assert f"the run {first} of job test is " in twice.stderr
+    assert "--follow" in twice.stderr
+
+    with _ready_to_stop(job, address, environment) as stopper:
+        deadline = time.monotonic() + 90
+        while not list((tmp_path / "results").rglob("units/**/*.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        said, _ = stopper.communicate("now\n", timeout=120)
+    assert said.split() == [first, "STOPPED"]
+    done = select(job, "SELECT count(*) FROM clips")[0][0]
+    assert 1 <= done < 12
+
+    resumed = _submit(job, address, environment)
+    assert resumed.returncode == 0, resumed.stderr + resumed.stdout
+    second = first.removesuffix("1") + "2"
+    assert resumed.stderr.splitlines() == [f"run {second} on {address}", f"run {second}: SUCCEEDED"]
+    assert "clips" in resumed.stdout
+    too_late = _submit(job, address, environment, "--stop")
+    assert (too_late.returncode, f"run {second}: SUCCEEDED" in too_late.stderr) == (0, True)
+    assert select(job, "SELECT run_id, status, clips_answered FROM runs ORDER BY started_at") == [
+        (first, "stopped", done),
+        (second, "complete", 12 - done),
+    ]
+    assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(12, 12)]
+    assert select(job, "SELECT media_key, error_class FROM quarantine") == [("notes.mp4", "not_media")]
+    assert run(job).did_nothing
+
+    sent = [path for path in Path(environment["RAY_AUTH_TOKEN_PATH"]).parent.rglob("job.yaml") if path.is_file()]
+    assert len(sent) == 1, "the same upload is sent once"
+    assert sorted(path.name for path in sent[0].parent.iterdir()) == ["job.yaml", "questions.yaml"]
+    assert not any(SECRET in path.read_text() for path in sent[0].parent.iterdir())
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_rays_own_submit_runs_a_job(job, tmp_path, cluster):
+    address, environment = cluster
+    ray = shutil.which("ray", path=environment["PATH"])
+    job.write_text(job.read_text().replace("ray_address: in-process", "ray_address: auto"))
+    command = [sys.executable, "-m", "jobs.index", str(job), "--json", str(tmp_path / "summary.json")]
+    submit = [ray, "job", "submit", "--address", address, "--", *command]
+    done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["run"]["clips_answered"] == 4
+    assert len(select(job, ANSWERS)) == 8
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_the_exit_status_is_the_jobs_and_a_name_is_one_runs(job, tmp_path, cluster):
+    address, environment = cluster
+    shutil.rmtree(tmp_path / "archive")
+    failed = _submit(job, address, environment, "--run-id", "nightly-20261122")
+    assert failed.returncode == 2, failed.stderr
+    assert "omnidrop: error: " in failed.stdout
+    assert f"{tmp_path}/archive does not exist" in failed.stdout
+    assert "run nightly-20261122: FAILED" in failed.stderr
+    again = _submit(job, address, environment, "--run-id", "nightly-20261122")
+    assert again.returncode == 2
+    assert "the run nightly-20261122 was there before" in again.stderr
+    assert "and FAILED" in again.stderr
+    followed = _submit(job, address, environment, "--run-id", "nightly-20261122", "--follow")
+    assert (followed.returncode, followed.stdout) == (2, failed.stdout)
+    unknown = _submit(job, address, environment, "--stop")
+    assert unknown.returncode == 2
+    assert f"job test with output {tmp_path}/results has no run" in unknown.stderr
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_lost_machines_cost_time_and_nothing_else(job, videos, tmp_path):
+    for number in range(8):
+        shutil.copy(videos / "short.mp4", tmp_path / "archive" / f"copy {number:02d}.mp4")
+    # The strictest caps: a loss that counted as a death would quarantine its clip or end the run.
+    settings = "  max_deaths_per_clip: 1\n  max_deaths_per_worker: 2\n  clips_per_unit: 1\n"
+    text = job.read_text().partition("execution:")[0]
+    job.write_text(f"{text}execution:\n{settings}model: {{gpus_per_actor: 1, device: cpu}}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.simulated_nodes", str(job)],
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Ray writes there, too
+    assert json.loads(said) == {"status": "complete", "lost": 2, "decoded_on_gpu_node": 0}
+    assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(12, 12)]
+    assert select(job, "SELECT media_key, error_class FROM quarantine") == [("notes.mp4", "not_media")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_of_the_whole_tree_leaves_files_in_hand_alone(number):
+    # Ray signals every process below the driver. A probe or an ffmpeg that died of it would quarantine a healthy file.
+    endless = [find_ffmpeg(), "-nostdin", "-re", "-f", "lavfi", "-i", "anullsrc", "-f", "null", "-"]
+    for program in ([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], endless):
+        child = start(program, timeout_s=60, file_bytes=0, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            child.stdout.read(1)
+            child.send_signal(number)
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(timeout=0.5)
+        finally:
+            end(child)
+            child.stdout.close()
+        assert child.returncode == -signal.SIGKILL
+
+
+def _ready_to_stop(job, address, environment):
+    """A process that stops the newest run when a line comes: the command starts as slowly as the job runs."""
+    code = (
+        "import sys\nfrom pipeline.job import load_job\nfrom pipeline.submission import Cluster\n"
+        "cluster, job = Cluster(sys.argv[1]), load_job(sys.argv[2])\nsys.stdin.readline()\n"
+        "run = cluster.stop(cluster.latest(job).run_id, timeout_s=60)\nprint(run.run_id, run.status)"
+    )
+    command = [sys.executable, "-c", code, address, str(job)]
+    env = {**environment, "PYTHONPATH": os.getcwd()}
+    return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _submit(job, address, environment, *options):
+    shared = [] if "--follow" in options or "--stop" in options else ["--shared", str(job.parent)]
+    command = [*CLI, str(job), "--address", address, *shared, *options]
+    env = {**environment, "PYTHONPATH": os.getcwd()}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)

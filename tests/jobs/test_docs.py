@@ -1,0 +1,156 @@
+"""What the pages show is run: the README's, the guide's and the analytics' commands in their order, SQL and Python on
+the demo's results. Commands for machines that no test has (```sh blocks, the other pages) at least exist as written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import omnidrop.errors
+import workers.errors
+from jobs.cli import COMMANDS
+from jobs.demo import QUERIES
+from jobs.query import EXAMPLES, told_apart
+from pipeline.named_queries import named_queries
+from pipeline.query import open_results, query
+from tests.support.small_jobs import cli, run
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDE = [*sorted((ROOT / "docs/guide").glob("*.md")), ROOT / "docs/analytics.md"]
+
+
+def blocks_of(page, kinds):
+    """Fenced blocks of these kinds: (kind, text)."""
+    return re.findall(rf"^```({kinds})\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands_of(page, kinds="console|bash|sh"):
+    """The `omnidrop ...` lines of a page's blocks, without comments."""
+    return commands_in(text for _, text in blocks_of(page, kinds))
+
+
+def commands_in(blocks):
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line.strip().removeprefix("$ "), comments=True) for line in lines]
+    return [w[1:] for w in words if w and w[0] == "omnidrop"]
+
+
+def test_the_readmes_commands_run_in_its_order(job, monkeypatch):
+    job.rename(job.with_name("lectures.yaml"))
+    monkeypatch.chdir(job.parent)
+    # One file asked by hand is run in test_ask.
+    shown = [command for command in commands_of(ROOT / "README.md") if command[0] != "ask"]
+    assert [c[0] for c in shown] == ["validate", "plan", "index", "index", "status", "query", "report"]
+    for command in shown:
+        result = cli(*command)
+        assert result.exit_code == 0, (command, result.output)
+
+
+def test_the_sql_shown_to_users_works(job):
+    run(job)
+    words = [shlex.split(example, comments=True)[2:4] for example in EXAMPLES]
+    shown = [told_apart(*pair)[0] for pair in words if " " in pair[0]] + list(QUERIES)
+    assert len(shown) > len(QUERIES)
+    for sql in shown:
+        result = cli("query", sql, job)
+        assert result.exit_code == 0, (sql, result.output)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_and_options_on_the_page_exist(page):
+    for command in commands_of(page):
+        assert command[0] in COMMANDS or command[0].startswith("-"), command
+        if command[0] not in COMMANDS:
+            continue
+        known = cli(command[0], "--help").output
+        for option in (word.split("=")[0] for word in command[1:] if word.startswith("--")):
+            assert option in known, (command, option)
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+@pytest.fixture
+def shown_place(demo, videos, tmp_path, monkeypatch):
+    """A working folder as the guide has it: a demo of one's own, and some videos."""
+    shutil.copytree(demo, tmp_path / "demo")
+    shutil.copytree(videos, tmp_path / "videos")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda p: p.name)
+def test_the_guides_commands_run_in_their_order(page, shown_place):
+    ran = 0
+    for kind, text in blocks_of(page, "console|yaml"):
+        if kind == "yaml":
+            name = re.match(r"# (\S+\.yaml)\n", text)[1]
+            (shown_place / name).write_text(text)
+            continue
+        for command in commands_in([text]):
+            result = cli(*command)
+            assert result.exit_code == 0, (command, result.output)
+            ran += 1
+    assert ran
+
+
+def test_the_analytics_sql_is_that_of_the_named_queries(demo):
+    """Each question's SQL gives the rows of the query that is named above it."""
+    page = (ROOT / "docs/analytics.md").read_text()
+    sections = re.split(r"^### \d+\. ", page, flags=re.MULTILINE)[1:]
+    assert len(sections) == 10
+    seen = set()
+    for section in sections:
+        command = shlex.split(re.search(r"`omnidrop (query [^`]+)`", section)[1])
+        asked = named_queries()[command[2]]
+        seen.add(asked.name)
+        assert section.startswith(asked.says)
+        given = dict(word.split("=", 1) for flag, word in pairwise(command) if flag == "--set")
+        sql = re.findall(r"^```sql\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[0]
+        with open_results(str(demo / "results")) as connection:
+            named = list(query(connection, asked.sql, asked.values(given)).rows)
+            assert list(query(connection, sql).rows) == named, asked.name
+        assert named
+    assert seen == set(named_queries())
+
+
+def test_the_other_readers_read_what_they_should(shown_place, capsys):
+    shown = [text for _, text in blocks_of(ROOT / "docs/analytics.md", "python")]
+    assert len(shown) == 3
+    published = json.loads((shown_place / "demo/results/tables/current.json").read_text())
+    for text in shown:
+        if "polars" in text:
+            pytest.importorskip("polars")
+        names = {}
+        exec(text, names)
+        assert names["published"] == published
+        assert capsys.readouterr().out.strip()
+
+
+def test_every_error_class_has_an_entry_in_troubleshooting():
+    page = (ROOT / "docs/guide/troubleshooting.md").read_text()
+    shown = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    of_clips = {
+        e.error_class for e in vars(workers.errors).values() if isinstance(e, type) and hasattr(e, "error_class")
+    }
+    # A user's own mistakes end a command; only these two of them can be a matter of one file.
+    of_clips |= {omnidrop.errors.PolicyError.error_class, omnidrop.errors.QuestionError.error_class}
+    of_clips |= {"model_error", "model_out_of_memory", "internal"}
+    of_clips -= {omnidrop.errors.UserError.error_class}
+    source = "".join(
+        file.read_text() for folder in ("pipeline", "workers", "omnidrop") for file in (ROOT / folder).glob("*.py")
+    )
+    of_clips |= set(re.findall(r'ClipFailure\([^()]*?, "\w+", "(\w+)"', source))
+    of_clips |= set(re.findall(r'error_class="(\w+)"', source))
+    assert of_clips <= shown, of_clips - shown
+    assert all(name in source for name in shown), "an entry for a class that does not exist"

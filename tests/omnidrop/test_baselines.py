@@ -1,0 +1,294 @@
+"""The baselines behind the policy protocol: exact counts, determinism, and each method's own idea."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omnidrop import policies, selection
+from omnidrop.baselines import Dash, DivPrune, FastV, OmniZip, Random, Seats
+from omnidrop.baselines.budget import apportion
+from omnidrop.baselines.selection import density_peaks
+from omnidrop.errors import PolicyError
+from omnidrop.model import OmniModel, Pruning
+from omnidrop.models.base import AUDIO, VIDEO
+from omnidrop.policies import AudioVisual, LayerTokens
+from omnidrop.questions import Boolean, Choice, Question
+from omnidrop.selection import max_min, split
+from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
+
+__all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
+
+BASELINES = ("random", "fastv", "divprune", "omnizip", "dash", "seats")
+LAYERS = 28
+
+
+def clip(
+    chunks: int = 5, frames: int = 2, frame_tokens: int = 12, audio: int = 10, width: int = 16, seed: int = 0
+) -> AudioVisual:
+    """Random features; every chunk has `frames` temporal patches of `frame_tokens` tokens, then `audio` tokens."""
+    modality, chunk, grid = [], [], []
+    for number in range(chunks):
+        for frame in range(frames):
+            modality += [VIDEO] * frame_tokens
+            grid += [(number * frames + frame, place // 4, place % 4) for place in range(frame_tokens)]
+        modality += [AUDIO] * audio
+        grid += [(number * audio + place, 0, 0) for place in range(audio)]
+        chunk += [number] * (frames * frame_tokens + audio)
+    draw = torch.Generator().manual_seed(seed)
+    return AudioVisual(
+        modality=torch.tensor(modality, dtype=torch.int8),
+        chunk=torch.tensor(chunk),
+        grid=torch.tensor(grid, dtype=torch.int32),
+        features=torch.randn(len(modality), width, generator=draw),
+        audio_importance=torch.rand(chunks * audio, generator=draw) if audio else None,
+        audio=chunks * audio,
+        video=chunks * frames * frame_tokens,
+        frame_sizes=(frame_tokens,) * (chunks * frames),
+        chunks=chunks,
+    )
+
+
+CLIPS = {
+    "both": clip(),
+    "video only": clip(audio=0),
+    "audio only": clip(frames=0),
+    "one chunk": clip(chunks=1),
+    "one token of each": clip(chunks=1, frames=1, frame_tokens=1, audio=1),
+    "more audio than video": clip(frames=1, frame_tokens=2, audio=25),
+    "three patches a chunk": clip(frames=3),
+}
+
+
+def run(policy: Any, tokens: AudioVisual, ratio: float, layers: int = LAYERS) -> list[list[int]]:
+    """Which tokens enter each layer, with importance drawn anew (but alike) at every layer."""
+    schedule = policy.plan(tokens, layers, ratio)
+    index = policy.before(tokens, schedule)
+    entered = []
+    for layer in range(layers):
+        entered.append(index.tolist())
+        if not schedule.drops_after(layer):
+            continue
+        draw = torch.Generator().manual_seed(layer)
+        alive = LayerTokens(
+            layer=layer,
+            layers=layers,
+            index=index,
+            importance=torch.rand(tokens.count, generator=draw)[index] / tokens.count,
+            modality=tokens.modality[index],
+            chunk=tokens.chunk[index],
+            chunks=tokens.chunks,
+        )
+        index = index[policy.at_layer(alive, schedule.entering[layer + 1])]
+    assert [len(one) for one in entered] == list(schedule.entering)
+    return entered
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("case", CLIPS)
+@pytest.mark.parametrize("ratio", [0.15, 0.35, 0.62, 0.95])
+def test_exact_counts_ascending_cumulative_and_deterministic(name: str, case: str, ratio: float) -> None:
+    tokens = CLIPS[case]
+    policy = policies.named(name)
+    entered = run(policy, tokens, ratio)
+    for before, after in itertools.pairwise(entered):
+        assert set(after) <= set(before)
+    for one in entered:
+        assert one == sorted(set(one))
+    mean = sum(map(len, entered)) / (tokens.count * LAYERS)
+    # One token more or less in every layer is as near as whole tokens come.
+    assert abs(mean - ratio) <= 1.0 / tokens.count
+    assert entered == run(policy, tokens, ratio)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("case", CLIPS)
+def test_ratio_1_keeps_everything(name: str, case: str) -> None:
+    tokens = CLIPS[case]
+    assert run(policies.named(name), tokens, 1.0) == [list(range(tokens.count))] * LAYERS
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_ratio_must_be_given_and_sensible(name: str) -> None:
+    for wrong in (None, 0.0, 1.5):
+        with pytest.raises(PolicyError, match="retained_ratio"):
+            policies.named(name).plan(CLIPS["both"], LAYERS, wrong)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("family", ["small_qwen2_5_omni", "small_qwen3_omni"])
+def test_runs_in_the_real_decoder_and_never_drops_text(name: str, family: str, request: pytest.FixtureRequest) -> None:
+    """What entered is what the ratio asks, every text row is there, and ratio 1 gives the unpruned answers."""
+    directory: Path = request.getfixturevalue(family)
+    model = OmniModel.load(str(directory), device="cpu")
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (8, 64, 96, 3), dtype=np.uint8)
+    audio = (rng.normal(size=64_000) * 0.1).astype(np.float32)
+    questions = [
+        Question("colour", "What colour is the circle?", Choice(("red", "green"))),
+        Question("sweep", "Is a rising sweep heard?", Boolean()),
+    ]
+    ratio = 0.6
+    pruned = model.answer(frames, audio, questions, fps=2.0, pruning=Pruning(policy=name, retained_ratio=ratio))
+    whole = model.answer(frames, audio, questions, fps=2.0, pruning=Pruning.off())
+    found = pruned.trace.retained_ratio()
+    assert found == pytest.approx(ratio, abs=0.5 / (pruned.trace.audio_in + pruned.trace.video_in) + 0.01)
+    entering = pruned.trace.layers[0]
+    text = whole.cost.as_run.tokens - whole.trace.audio_in - whole.trace.video_in
+    assert pruned.cost.as_run.tokens == text + entering.audio + entering.video
+    assert pruned.cost.as_run.prefill_flops < whole.cost.as_run.prefill_flops
+    assert all(0.0 <= answer.probability <= 1.0 for answer in pruned.answers)
+    kept = model.answer(frames, audio, questions, fps=2.0, pruning=Pruning(policy=name, retained_ratio=1.0))
+    for one, other in zip(kept.answers, whole.answers, strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=1e-5)
+
+
+def test_random_keeps_the_same_share_of_each_modality_and_follows_its_seed() -> None:
+    tokens = clip(chunks=10)
+    kept = torch.tensor(run(Random(seed=1), tokens, 0.25)[0])
+    assert int(tokens.is_audio[kept].sum()) == tokens.audio // 4
+    assert kept.tolist() != run(Random(seed=2), tokens, 0.25)[0]
+
+
+def test_fastv_cuts_once_and_names_its_floor() -> None:
+    tokens = clip()
+    entered = run(FastV(), tokens, 0.3)
+    assert [len(one) for one in entered[:2]] == [tokens.count] * 2
+    assert len({len(one) for one in entered[2:]}) == 1
+    importance = torch.linspace(1, 0, 20)
+    alive = LayerTokens(1, LAYERS, torch.arange(20), importance, torch.zeros(20), torch.zeros(20, dtype=torch.int64), 1)
+    assert FastV().at_layer(alive, 5).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(PolicyError, match=r"floor is 0\.500"):
+        FastV().plan(tokens, 4, 0.3)
+
+
+def test_max_min_takes_what_is_different_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten copies of one token and five others: six picks are one copy and the five."""
+    others = torch.eye(8)[:5]
+    features = torch.cat([torch.eye(8)[7:].expand(10, 8), others])
+    (picked,) = max_min(features, [torch.arange(15)], [6])
+    assert sorted(picked.tolist())[1:] == [10, 11, 12, 13, 14]
+    assert min(picked.tolist()) < 10
+    monkeypatch.setattr(selection, "MOST_PAIRS", 15**2)
+    again = max_min(features, [torch.arange(15)] * 3, [6, 2, 0])
+    assert [one.tolist() for one in again] == [picked.tolist(), picked.tolist()[:2], []]
+    weighted = torch.ones(15)
+    weighted[12] = 0.0
+    (picked,) = max_min(features, [torch.arange(15)], [5], weighted)
+    assert 12 not in picked.tolist()
+
+
+def test_divprune_keeps_the_same_share_of_every_window() -> None:
+    tokens = clip(chunks=4)
+    kept = torch.tensor(run(DivPrune(), tokens, 0.5)[0])
+    assert torch.bincount(tokens.chunk[kept]).tolist() == [17] * 4
+    assert torch.bincount(tokens.chunk[kept][tokens.is_audio[kept]]).tolist() == [5] * 4
+
+
+def test_density_peaks_finds_a_token_of_each_cluster() -> None:
+    centres = torch.tensor([[10.0, 0], [0, 10], [-10, 0]])
+    features = centres.repeat_interleave(6, dim=0) + 0.1 * torch.randn(
+        18, 2, generator=torch.Generator().manual_seed(0)
+    )
+    assert sorted(p // 6 for p in density_peaks(features, 3).tolist()) == [0, 1, 2]
+
+
+def test_omnizip_gives_the_picture_more_where_more_sound_stays() -> None:
+    tokens = clip(chunks=4)
+    importance = torch.full((4, 10), 0.1)
+    importance[2] = 1.0
+    loud = replace(tokens, audio_importance=importance.flatten())
+    kept = torch.tensor(run(OmniZip(), loud, 0.3)[0])
+    seen = torch.bincount(tokens.chunk[kept][~tokens.is_audio[kept]], minlength=4)
+    heard = torch.bincount(tokens.chunk[kept][tokens.is_audio[kept]], minlength=4)
+    assert heard[2] == 10
+    assert (seen[2] > seen[[0, 1, 3]]).all()
+
+
+def test_omnizip_keeps_what_changes_in_odd_frames() -> None:
+    tokens = clip(chunks=1, frames=2, audio=0)
+    features = tokens.features.clone()
+    features[12:24] = features[:12]
+    features[[14, 19]] = -features[[14, 19]]
+    kept = run(OmniZip(), replace(tokens, features=features), 4 / 24)[0]
+    assert [k for k in kept if k >= 12] == [14, 19]
+
+
+def test_dash_segments_begin_where_the_sound_changes() -> None:
+    tokens = clip(chunks=2, frames=2, audio=10)
+    features = tokens.features.clone()
+    sound = torch.zeros(20, 16)
+    sound[:5, 0], sound[5:14, 1], sound[14:, 2] = 1.0, 1.0, 1.0
+    features[tokens.is_audio] = sound
+    of_audio, of_frame, segments = Dash().segments(replace(tokens, features=features))
+    assert of_audio == [0] * 5 + [1] * 9 + [2] * 6
+    # Two temporal patches a chunk lie at audio tokens 0, 5, 10 and 15.
+    assert of_frame == [0, 1, 1, 2]
+    assert segments == 3
+
+
+def test_seats_climbs_down_and_leaves_nothing_in_the_last_layers() -> None:
+    tokens = clip(chunks=20)
+    entering = Seats().plan(tokens, 28, 0.3).entering
+    assert entering[0] / tokens.count == pytest.approx(1.4 * 0.3, abs=0.01)
+    assert [layer for layer in range(27) if entering[layer + 1] < entering[layer]] == [16, 18, 20, 23]
+    assert entering[24:] == (0,) * 4
+    shallow = Seats().plan(tokens, 12, 0.3)
+    assert shallow.entering[-1] == 0
+    assert shallow.retained_ratio == pytest.approx(0.3, abs=0.01)
+
+
+def test_seats_gives_more_to_windows_and_modalities_that_are_asked_for() -> None:
+    tokens = clip(chunks=4, frames=1, frame_tokens=10)
+    importance = torch.full((tokens.count,), 0.2)
+    importance[tokens.chunk == 1] = 1.0
+    importance[(tokens.chunk == 2) & tokens.is_audio] = 0.6
+    alive = LayerTokens(16, 28, torch.arange(tokens.count), importance, tokens.modality, tokens.chunk, 4)
+    kept = Seats().at_layer(alive, 30)
+    by_window = torch.bincount(tokens.chunk[kept], minlength=4)
+    assert by_window[1] == 20
+    assert by_window[2] > by_window[0]
+    inside = tokens.is_audio[kept[tokens.chunk[kept] == 2]]
+    assert int(inside.sum()) > int((~inside).sum())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_split_is_exact_and_fair(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(0, 50), min_size=1, max_size=12))
+    weights = data.draw(st.lists(st.floats(0, 100), min_size=len(sizes), max_size=len(sizes)))
+    keep = data.draw(st.integers(0, sum(sizes)))
+    counts = split(keep, sizes, weights)
+    assert sum(counts) == keep
+    assert all(0 <= count <= size for count, size in zip(counts, sizes, strict=True))
+    proportional = split(keep, sizes)
+    share = keep / max(sum(sizes), 1)
+    assert all(abs(count - size * share) <= 1 for count, size in zip(proportional, sizes, strict=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 6), st.integers(0, 10_000), st.data())
+def test_apportion_is_exact_and_takes_the_best_of_each_group(
+    n: int, groups: int, seed: int, data: st.DataObject
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    score, quota = torch.rand(n, generator=draw), torch.rand(groups, generator=draw)
+    group = torch.randint(0, groups, (n,), generator=draw)
+    keep = data.draw(st.integers(0, n))
+    kept = apportion(score, group, quota, keep)
+    assert kept.tolist() == sorted(set(kept.tolist()))
+    assert len(kept) == keep
+    stays = torch.zeros(n, dtype=torch.bool)
+    stays[kept] = True
+    for number in range(groups):
+        inside, outside = score[(group == number) & stays], score[(group == number) & ~stays]
+        if len(inside) and len(outside):
+            assert inside.min() >= outside.max()

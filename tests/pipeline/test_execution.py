@@ -1,0 +1,297 @@
+"""The execution loop on a real Ray, with tasks and actors that misbehave on purpose."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from pipeline.actors import ExecutionError
+from pipeline.execution import Backend, Limits, RayExecution, execute_in_process
+from tests.support import rows
+from workers.records import ClipFailure, DecodedClip, DecodeReport
+
+pytestmark = pytest.mark.cluster
+
+CLIP_BYTES = 300_000
+LIMITS = Limits(
+    bytes_in_flight=10 * CLIP_BYTES,
+    decode_tasks=2,
+    actors=2,
+    max_deaths_per_clip=2,
+    max_deaths_per_worker=3,
+    max_retries=2,
+    stop_grace_s=20,
+)
+
+
+def marked(folder, what, clip):
+    """Whether a test asked for `what` at this clip; counts the asking in a file, as the process may die."""
+    marker = Path(folder) / f"{what}-{clip.index}"
+    if not marker.exists():
+        return False
+    times = int(marker.read_text())
+    marker.write_text(str(times - 1))
+    return times > 0
+
+
+@ray.remote(num_cpus=1, max_retries=0, num_returns=2)
+def decode(folder, clip):
+    time.sleep(random.random() * 0.05)
+    if marked(folder, "kill-decode", clip):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if marked(folder, "raise-decode", clip):
+        raise ValueError("a bug in decoding")
+    for error_class in ("storage", "decode_failed"):
+        if marked(folder, error_class, clip):
+            return DecodeReport(ClipFailure(clip, "fetch", error_class, "as asked"), 0), None
+    frames = np.full((CLIP_BYTES,), clip.index, np.uint8)
+    return DecodeReport(None, frames.nbytes), DecodedClip(clip, frames, None, 2.0, 1.0, 0.1)
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
+class Actor:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def load(self):
+        if (Path(self.folder) / "bad-model").exists():
+            raise ValueError("no weights here")
+        if (Path(self.folder) / "deadly-model").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def answer(self, decoded, asked, may_audit=True):
+        answer_s = 0.4 if (Path(self.folder) / "slow-model").exists() else random.random() * 0.05
+        time.sleep(answer_s)
+        clip = decoded.clip
+        if marked(self.folder, "kill-actor", clip) or (Path(self.folder) / "deadly-machine").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        # The answer is read off the pictures: a clip that got another's would say so.
+        return replace(rows.result(clip, answer=str(int(decoded.frames[0]))), answer_s=answer_s)
+
+    def answer_batch(self, asked, *decoded):
+        (Path(self.folder) / f"together-{len(decoded)}").touch()
+        return [self.answer(one, asked) for one in decoded]
+
+    def describe(self):
+        return f"stand-in in process {os.getpid()}"
+
+
+def backend(folder):
+    return Backend(
+        start_decode=lambda unit, clip: tuple(decode.remote(str(folder), clip)),
+        start_actor=lambda: Actor.remote(str(folder)),
+        estimate_bytes=lambda unit, clip: CLIP_BYTES,
+    )
+
+
+def units(count=6, clips=4):
+    return [rows.unit(rows.media(n), first=10 * n, clips=clips) for n in range(count)]
+
+
+def run(folder, given, limits=LIMITS, stop=None):
+    execution = RayExecution(backend(folder), limits, stop or threading.Event())
+    finished = list(execution.run(given))
+    return {r.unit.unit_id: r.outcomes for r in finished}, execution.statistics
+
+
+def check_answers(given, finished):
+    """Every clip has one outcome, in order, and every answer belongs to its clip."""
+    assert set(finished) == {u.unit_id for u in given}
+    for unit in given:
+        assert [o.clip for o in finished[unit.unit_id]] == list(unit.clips)
+        for outcome in finished[unit.unit_id]:
+            if not isinstance(outcome, ClipFailure):
+                assert outcome.answers.answers[0].value == str(outcome.clip.index)
+
+
+@pytest.fixture
+def folder(tmp_path, ray_session):
+    return tmp_path
+
+
+def test_answers_stay_with_their_clips_whatever_finishes_first(folder):
+    given = units(8)
+    finished, statistics = run(folder, given)
+    check_answers(given, finished)
+    assert statistics.peak_bytes_in_flight <= LIMITS.bytes_in_flight
+    assert 1 <= len(statistics.actors) <= 2
+
+
+def test_one_clip_larger_than_the_bound_still_runs(folder):
+    given = units(2, clips=2)
+    finished, statistics = run(folder, given, replace(LIMITS, bytes_in_flight=CLIP_BYTES // 2))
+    check_answers(given, finished)
+    assert statistics.peak_bytes_in_flight == CLIP_BYTES
+
+
+@pytest.mark.parametrize(
+    ("what", "times", "error_class"),
+    [
+        ("kill-decode", 1, None),
+        ("kill-actor", 1, None),
+        ("storage", 2, None),
+        ("kill-decode", 99, "worker_died"),
+        ("kill-actor", 99, "worker_died"),
+        ("storage", 99, "storage"),
+        ("decode_failed", 1, "decode_failed"),
+        ("raise-decode", 1, "internal"),
+    ],
+)
+def test_a_bad_clip_costs_that_clip_and_nothing_else(folder, what, times, error_class):
+    given = units(3)
+    bad = given[1].clips[2]
+    (folder / f"{what}-{bad.index}").write_text(str(times))
+    finished, _ = run(folder, given)
+    check_answers(given, finished)
+    failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
+    assert failures == ({bad.index: error_class} if error_class else {})
+
+
+@pytest.mark.parametrize("times", [0, 1, 99])
+def test_clips_are_answered_together_and_die_alone(folder, times):
+    """A call for several clips that kills its actor is held against none of them; each is then tried alone."""
+    given = units(6)
+    bad = given[1].clips[2]
+    (folder / f"kill-actor-{bad.index}").write_text(str(times))
+    limits = replace(LIMITS, actors=1, clips_per_pass=4, bytes_in_flight=40 * CLIP_BYTES)
+    finished, statistics = run(folder, given, limits)
+    check_answers(given, finished)
+    sizes = {int(path.name.removeprefix("together-")) for path in folder.glob("together-*")}
+    assert sizes
+    assert sizes <= {2, 3, 4}
+    failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
+    assert failures == ({bad.index: "worker_died"} if times == 99 else {})
+    # Where its first call was for several clips, it kills once more than its cap.
+    assert statistics.deaths["actor"] in ((times,) if times < 2 else (2, 3))
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_reason(folder):
+    (folder / "bad-model").touch()
+    with pytest.raises(ExecutionError, match="no weights here"):
+        run(folder, units(1))
+
+
+def test_an_actor_that_keeps_dying_ends_the_run(folder):
+    (folder / "deadly-model").touch()
+    with pytest.raises(ExecutionError, match="died 3 times in a row"):
+        run(folder, units(1))
+
+
+def test_poison_clips_in_a_row_cost_those_clips_and_not_the_run(folder):
+    given = units(4)
+    poison = [clip.index for clip in (*given[1].clips[1:], given[2].clips[0])]
+    for index in poison:
+        (folder / f"kill-actor-{index}").write_text("99")
+    finished, statistics = run(folder, given, replace(LIMITS, actors=1))
+    check_answers(given, finished)
+    failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
+    assert failures == dict.fromkeys(poison, "worker_died")
+    assert statistics.deaths["actor"] == 2 * len(poison)
+
+
+def test_a_machine_that_comes_to_kill_every_clip_ends_the_run(folder):
+    given = units(6)
+    execution = RayExecution(backend(folder), replace(LIMITS, actors=1), threading.Event())
+    finished = execution.run(given)
+    first = next(finished)
+    (folder / "deadly-machine").touch()
+    with pytest.raises(ExecutionError, match=r"died 4 times in a row .* also of one that was answered before"):
+        list(finished)
+    assert first.unit in given
+
+
+def test_a_stop_lets_units_in_flight_finish_and_takes_no_more(folder):
+    stop = threading.Event()
+    taken = []
+
+    def endless():
+        for number in range(10_000):
+            taken.append(number)
+            if number == 6:
+                stop.set()
+            yield rows.unit(rows.media(number), first=number, clips=1)
+
+    finished, _ = run(folder, endless(), stop=stop)
+    assert 1 <= len(finished) <= len(taken) < 40
+
+
+def test_nothing_to_do_starts_no_actor(folder):
+    finished, statistics = run(folder, [])
+    assert finished == {}
+    assert statistics.actors == []
+
+
+def test_the_same_units_run_in_process():
+    given = units(2)
+
+    def decode_unit(unit):
+        for clip in unit.clips:
+            if clip.index == 11:
+                yield ClipFailure(clip, "decode", "decode_failed", "as asked")
+            else:
+                yield DecodedClip(clip, np.full((4,), clip.index, np.uint8), None, 2.0, 1.0, 0.1)
+
+    def answer(decoded, unit):
+        return rows.result(decoded.clip, answer=str(int(decoded.frames[0])))
+
+    results = execute_in_process(given, decode=decode_unit, answer=answer, stop=threading.Event())
+    finished = {r.unit.unit_id: r.outcomes for r in results}
+    check_answers(given, finished)
+    assert [type(o) is ClipFailure for o in finished[given[1].unit_id]] == [False, True, False, False]
+
+
+def test_actors_come_when_clips_pile_up_and_go_when_they_have_nothing_to_do(ray_session, tmp_path):
+    (tmp_path / "slow-model").touch()
+    given, there = units(26, clips=1), []
+
+    def source():
+        yield from given[:12]
+        for unit in given[12:]:
+            due = time.monotonic() + 0.6
+            while time.monotonic() < due:
+                yield None
+            yield unit
+
+    def watch(statistics):
+        load = statistics.load
+        there.append(load.actors_loading + load.actors_busy + load.actors_idle)
+
+    limits = replace(LIMITS, actors=3, decode_tasks=3, bytes_in_flight=40 * CLIP_BYTES, actor_idle_s=1.0)
+    execution = RayExecution(backend(tmp_path), limits, threading.Event(), watch=watch)
+    check_answers(given, {r.unit.unit_id: r.outcomes for r in execution.run(source())})
+    assert there[0] <= 1 < max(there) == 3
+    assert there[-1] < 3
+    assert len(execution.statistics.actors) == 3, "each says of itself what it was, also the ones that went early"
+
+
+def test_the_loop_says_what_the_actors_waited_for(ray_session, tmp_path):
+    @ray.remote(num_cpus=1, max_retries=0, num_returns=2)
+    def decode_slowly(clip):
+        time.sleep(0.3)
+        return ray.get(decode.remote(str(tmp_path), clip))
+
+    def slow_source():
+        for unit in units(12, clips=1):
+            time.sleep(0.4)
+            yield unit
+
+    limits = replace(LIMITS, decode_tasks=1, actors=1)
+    slow_decoding = replace(backend(tmp_path), start_decode=lambda unit, clip: tuple(decode_slowly.remote(clip)))
+    for given, start, named in [(units(2), slow_decoding, "decode"), (slow_source(), backend(tmp_path), "planning")]:
+        execution = RayExecution(start, limits, threading.Event())
+        assert list(execution.run(given))
+        assert execution.statistics.actor_time.bottleneck == named
+        assert 0 < execution.statistics.actor_time.busy_share < 0.9
+        idle_s = sum(execution.statistics.actor_time.idle_s.values())
+        assert idle_s < execution.statistics.actor_time.loaded_s
+        # While the source itself is waited for, the loop may never look at a moment when an actor is idle.
+        assert idle_s > 0 or named == "planning"

@@ -1,0 +1,277 @@
+"""The savings index follows from the journal, whoever writes it and in whatever order. On SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import tarfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from omnidrop.errors import UserError
+from pipeline import mirror, publishing, tables
+from pipeline.index_database import IndexMissing, IndexOutdated, migrations
+from pipeline.index_schema import metadata, units
+from pipeline.journal import Journal, check_output_is_ours, format_of
+from pipeline.savings_index import Probed, SavingsIndex
+from pipeline.sealing import FORMAT_VERSION
+from pipeline.storage import open_store
+from tests.support import rows
+from tests.support.rows import commit
+
+FORMAT_1 = Path(__file__).parents[1] / "data" / "results_format_1.tar.xz"
+
+
+def first(unit, *clips):
+    """The unit as a retry gets it: only these clips."""
+    return replace(unit, clips=tuple(unit.clips[i] for i in clips))
+
+
+def test_applying_twice_changes_nothing(journal, index):
+    unit = rows.unit(rows.media())
+    stored = commit(journal, index, unit, fail=1)
+    once = index.contents()
+    assert len(once["clips"]) == 1
+    assert len(once["quarantine"]) == 2  # the failed clip, and one unreadable answer
+    index.apply_heads([rows.head(unit)])
+    index.apply_units([stored, stored])
+    assert index.contents() == once
+
+
+def test_savings_are_summed_over_clips(journal, index):
+    commit(journal, index, rows.unit(rows.media(), clips=4))
+    totals = index.totals("job")
+    assert (totals.media, totals.units, totals.units_done, totals.clips) == (1, 1, 1, 4)
+    assert totals.as_run_flops == 4 * 1_005
+    assert totals.saved_against_dense_shared == pytest.approx(1 - 1_005 / 1_700)
+    assert totals.saved_against_dense == pytest.approx(1 - 1_005 / 4_500)
+    assert totals.retained_ratio == pytest.approx(0.375)
+    assert index.totals("another job").clips == 0
+    assert index.quarantine_classes("job") == [("json_invalid", 4)]
+
+
+def test_an_unknown_schema_is_refused_with_the_way_out(index_url):
+    SavingsIndex(index_url).close()
+    engine = sa.create_engine(index_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'from the future'")
+    engine.dispose()
+    with pytest.raises(UserError, match="omnidrop rebuild"):
+        SavingsIndex(index_url)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////no/such/folder/index.sqlite", "nonsense", "postgresql+psycopg://u:secret@localhost:1/x"]
+)
+def test_an_unusable_index_url_is_explained_without_its_password(url):
+    with pytest.raises(UserError, match="index_url") as caught:
+        SavingsIndex(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_probes_are_kept_until_the_file_changes(index):
+    item = rows.media()
+    index.put_probes([(item, Probed(rows.INFO, scene_cuts_s=(1.0, 2.5), scene_threshold=0.3))])
+    assert index.probes([item])[item.media_id] == Probed(rows.INFO, None, (1.0, 2.5), 0.3)
+    assert index.probes([rows.media(etag="e2")]) == {}
+
+
+def test_a_retried_unit_keeps_its_answers_and_leaves_the_quarantine(store, journal, index):
+    unit = rows.unit(rows.media(), clips=3)
+    commit(journal, index, unit, fail=1)
+    before = {row[0]: row for row in index.contents()["clips"]}
+    assert [f.error_class for f in index.failures("job", ["decode_failed"])] == ["decode_failed"]
+
+    stored = commit(journal, index, first(unit, 1), run_id="run-2", attempt=1)
+    assert stored.rows["clip_id"].to_pylist() == [clip.clip_id for clip in unit.clips]
+    assert stored.rows["run_id"].to_pylist() == ["run-1", "run-2", "run-1"]
+    after = {row[0]: row for row in index.contents()["clips"]}
+    assert after.keys() == {clip.clip_id for clip in unit.clips}
+    assert {name: after[name] for name in before} == before
+    assert list(index.failures("job", ["decode_failed"])) == []
+    assert index.totals("job").units_done == 1
+
+    published = publishing.publish(store, journal, index)
+    # Three clips with four answers each, of which one cannot be read.
+    assert (published.rows["clips"], published.rows["answers"], published.rows["quarantine"]) == (3, 12, 3)
+    contents = index.contents()
+    mirror.rebuild(journal, index)
+    assert index.contents() == contents
+    assert publishing.publish(store, journal, index) == published
+
+
+def test_what_fails_again_stays_with_its_new_reason(journal, index):
+    unit = rows.unit(rows.media(), clips=2)
+    commit(journal, index, unit, fail=0)
+    commit(journal, index, first(unit, 0), fail=0, run_id="run-2", attempt=1)
+    assert [(f.attempt, f.clip_id) for f in index.failures("job", ["decode_failed"])] == [(1, unit.clips[0].clip_id)]
+    commit(journal, index, first(unit, 0), run_id="run-3", attempt=2)
+    assert index.totals("job").clips == 2
+
+
+def test_a_clip_with_an_unreadable_answer_keeps_the_others_if_it_fails_as_a_whole(journal, index):
+    unit = rows.unit(rows.media(), clips=2)
+    commit(journal, index, unit)
+    once = index.contents()
+    assert len(list(index.failures("job", ["json_invalid"]))) == 2
+    commit(journal, index, first(unit, 0), fail=0, run_id="run-2", attempt=1)
+    assert [index.contents()[name] for name in ("clips", "quarantine")] == [once["clips"], once["quarantine"]]
+
+
+def test_attempts_count_in_their_order_whoever_tells_the_index_when(journal, index):
+    unit = rows.unit(rows.media(), clips=2)
+    old = commit(journal, index, unit, fail=1)
+    new = commit(journal, index, first(unit, 1), run_id="run-2", attempt=1)
+    once = index.contents()
+    for late in ([old], [new, old], [old, new]):
+        index.apply_units(late)
+        assert index.contents() == once
+    # A second retry of the same attempt, from a process that did not know of the first, changes nothing.
+    other = commit(journal, index, first(unit, 1), fail=0, run_id="run-3", attempt=1)
+    assert other.meta.run_id == "run-2"
+    assert index.contents() == once
+
+
+def test_a_lost_attempt_makes_the_one_before_count_again(journal, index):
+    unit = rows.unit(rows.media(), clips=2)
+    commit(journal, index, unit, fail=1)
+    once = index.contents()
+    stored = commit(journal, index, first(unit, 1), run_id="run-2", attempt=1)
+    journal._store.delete([stored.meta.key.path])
+    mirror.catch_up(journal, index)
+    assert index.contents() == once
+
+
+def test_forgetting_takes_every_attempt(journal, index):
+    unit = rows.unit(rows.media(), clips=2)
+    commit(journal, index, unit, fail=1)
+    commit(journal, index, first(unit, 1), run_id="run-2", attempt=1)
+    mirror.forget(journal, index, unit.media.media_id)
+    assert list(journal._store.list("journal/units/")) == []
+    assert journal.commit(replace(rows.meta(unit), attempt=2), rows.outcomes(first(unit, 1)), unit.questions) is None
+    assert list(journal._store.list("journal/units/")) == []
+
+
+def test_writers_at_once_lose_nothing_and_stand_in_nobodys_way(journal, index_url):
+    made = [rows.unit(rows.media(n), clips=2) for n in range(30)]
+    indexes = [SavingsIndex(index_url) for _ in range(4)]
+    for unit in made:
+        commit(journal, indexes[0], unit, fail=0)
+    stored = [
+        journal.commit(replace(rows.meta(unit, "run-2"), attempt=1), rows.outcomes(first(unit, 0)), unit.questions)
+        for unit in made
+    ]
+    old = [journal.read(rows.meta(unit).key) for unit in made]
+
+    def write(index, number):
+        mixed = stored + old if number % 2 else old[::-1] + stored[::-1]
+        for start in range(0, len(mixed), 7):
+            index.apply_units(mixed[start : start + 7])
+
+    threads = [threading.Thread(target=write, args=(index, n)) for n, index in enumerate(indexes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    raced = indexes[0].contents()
+    assert len(raced["clips"]) == 60
+    mirror.rebuild(journal, indexes[0])
+    assert indexes[0].contents() == raced
+    for index in indexes:
+        index.close()
+
+
+def test_migrations_go_up_and_down_with_rows_in_the_tables(journal, index_url):
+    index = SavingsIndex(index_url)
+    units_made = [rows.unit(rows.media(n), clips=2) for n in range(3)]
+    for n, unit in enumerate(units_made):
+        commit(journal, index, unit, fail=n % 2)
+        index.put_probes([(unit.media, Probed(rows.INFO))])
+    contents = index.contents()
+    index.close()
+    engine = sa.create_engine(index_url)
+    config = migrations()
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        connection.commit()
+        assert "attempt" not in {c["name"] for c in sa.inspect(connection).get_columns("units")}
+        assert connection.scalar(sa.text("SELECT count(*) FROM clips")) == 3
+    with pytest.raises(IndexOutdated, match="0001"):
+        SavingsIndex(index_url, is_read_only=True)
+    index = SavingsIndex(index_url)
+    assert index.contents() == contents
+    assert index.probes([units_made[0].media]) != {}
+    index.close()
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        connection.commit()
+        assert set(sa.inspect(connection).get_table_names()) <= {"alembic_version"}
+    with pytest.raises(IndexMissing):
+        SavingsIndex(index_url, is_read_only=True)
+    SavingsIndex(index_url).close()
+    engine.dispose()
+
+
+def test_a_read_only_index_cannot_be_written(index_url):
+    SavingsIndex(index_url).close()
+    index = SavingsIndex(index_url, is_read_only=True)
+    assert list(index.rows(units)) == []
+    with pytest.raises(sa.exc.DBAPIError, match=r"(?i)read-?only"):
+        index.clear()
+    index.close()
+
+
+def test_a_reading_of_nothing_leaves_nothing(tmp_path):
+    with pytest.raises(IndexMissing, match="no index"):
+        SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite", is_read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_of_format_1_are_taken_over_as_they_are(tmp_path):
+    """Written by the last version before seals and attempts, kept as it was."""
+    with tarfile.open(FORMAT_1) as archive:
+        archive.extractall(tmp_path, filter="data")
+    url = f"sqlite:///{tmp_path}/results/index.sqlite"
+    with pytest.raises(IndexOutdated):
+        SavingsIndex(url, is_read_only=True)
+    store = open_store(str(tmp_path / "results"))
+    published, journal = tables.current(store), Journal(store)
+    check_output_is_ours(store)
+    assert format_of(store) == FORMAT_VERSION == 3
+    index = SavingsIndex(url)
+    contents = index.contents()
+    assert (len(contents["clips"]), len(contents["quarantine"])) == (3, 4)
+    assert mirror.catch_up(journal, index) == 0
+    assert mirror.rebuild(journal, index) == 2
+    assert index.contents() == contents
+    # The tables are written anew, once: files before format 3 do not say how many rows they have.
+    anew = publishing.publish(store, journal, index)
+    assert anew.rows.items() >= published.rows.items()
+    assert publishing.publish(store, journal, index) == anew
+    # A unit that format 1 stored is done again as any other.
+    failed = rows.unit(rows.media(1))
+    commit(journal, index, first(failed, 1), run_id="run-2", attempt=1)
+    assert index.totals("job").clips == 4
+    index.close()
+
+
+def test_units_are_looked_up_by_their_media_item(tmp_path, journal):
+    """Not by their job: that is all of them for each item, and hours for a large archive."""
+    index = SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite")
+    commit(journal, index, rows.unit(rows.media()))
+    asked = []
+    sa.event.listen(index._engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+    list(index.live_media())
+    ((statement, parameters),) = asked
+    with index._engine.connect() as connection:
+        plan = [step[3] for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    assert any("SEARCH units" in step and "job=? AND media_id=?" in step for step in plan), plan
+    index.close()

@@ -1,0 +1,139 @@
+"""`omnidrop retry`: what failed is done again, by error class, and nothing else is touched, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.job import load_job
+from pipeline.journal import Journal
+from pipeline.storage import open_store
+from tests.jobs.test_docs import ROOT, commands_of
+from tests.support.small_jobs import ANSWERS, cli, run, select
+
+QUARANTINE = "SELECT media_key, clip_id IS NULL, error_class FROM quarantine ORDER BY ALL"
+TOO_SOON = {"execution.decode_timeout_s": 0.001}
+"""No ffmpeg can be that quick: every clip fails with a class that may pass."""
+
+
+def attempts(job):
+    return sorted(key.attempt for key in Journal(open_store(load_job(job).output)).units())
+
+
+def undisturbed(job):
+    """What the job's tables hold when nothing has failed for a moment: of another output, beside it."""
+    run(job, output=str(job.parent / "undisturbed"))
+    text = job.read_text()
+    job.write_text(text.replace("output: results", "output: undisturbed"))
+    rows = select(job, ANSWERS), select(job, QUARANTINE)
+    job.write_text(text)
+    return rows
+
+
+@pytest.fixture
+def failed(job):
+    """The job of `tests.pipeline.test_run` after a run in which all decoding took too long."""
+    run(job, **TOO_SOON)
+    assert select(job, QUARANTINE) == [
+        *[("long.mkv", False, "decode_timeout")] * 3,
+        ("notes.mp4", True, "not_media"),
+        ("short.mp4", False, "decode_timeout"),
+    ]
+    return job
+
+
+def test_the_run_names_the_command_and_the_command_mends(job, tmp_path):
+    indexed = cli("index", job, "--no-archive-anonymous", "--execution-decode-timeout-s", "0.001")
+    assert indexed.exit_code == 1
+    line = next(line for line in indexed.output.splitlines() if "omnidrop retry" in line)
+    assert line.startswith("4 (decode_timeout 4) may pass: ")
+    words = shlex.split(line.partition("omnidrop ")[2])
+    assert words == [
+        *("retry", str(job), "--no-archive-anonymous", "--execution-decode-timeout-s", "0.001"),
+        *("--error-class", "decode_timeout"),
+    ]
+    assert cli(*words, "--dry-run", "--json", tmp_path / "selected.json").exit_code == 0
+    selected = json.loads((tmp_path / "selected.json").read_text())["selected"]
+    assert (selected["media"], selected["units"], selected["clips"]) == (2, 3, 4)
+    assert attempts(job) == [0, 0, 0, 0]
+
+    words[words.index("0.001")] = "60"
+    retried = cli(*words)
+    assert retried.exit_code == 0, retried.output
+    assert "failures of decode_timeout: 4 before, 0 now" in retried.output
+    assert attempts(job) == [0, 1, 1, 1]
+    expected = undisturbed(job)
+    assert (select(job, ANSWERS), select(job, QUARANTINE)) == expected
+    assert cli("verify", job).exit_code == 0
+    assert cli("rebuild", job).exit_code == 0
+    assert (select(job, ANSWERS), select(job, QUARANTINE)) == expected
+    assert run(job).did_nothing
+    nothing = cli(*words)
+    assert nothing.exit_code == 2
+    assert "nothing failed with decode_timeout there; in quarantine: 1 (not_media 1)" in nothing.output
+
+
+def test_what_fails_again_stays_and_answers_stand(job):
+    run(job)
+    answers = select(job, ANSWERS)
+    again = cli("retry", job, "--error-class", "not_media")
+    assert again.exit_code == 1, again.output
+    assert "failures of not_media: 1 before, 1 now" in again.output
+    assert (select(job, ANSWERS), attempts(job)) == (answers, [0, 0, 0, 1])
+    assert cli("verify", job).exit_code == 0
+
+
+def test_media_that_could_not_be_probed_are_probed_again(job):
+    run(job, **{"execution.probe_timeout_s": 0.001})
+    assert select(job, QUARANTINE) == [(name, True, "probe_timeout") for name in ("long.mkv", "notes.mp4", "short.mp4")]
+    retried = cli("retry", job, "--error-class", "probe_timeout", "--media", "*.m*")
+    # notes.mp4 is no video, which is another failure.
+    assert retried.exit_code == 0, retried.output
+    assert select(job, QUARANTINE) == [("notes.mp4", True, "not_media")]
+    assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(4, 4)]
+    assert select(job, "SELECT DISTINCT units_done - units FROM media") == [(0,)]
+    assert cli("verify", job).exit_code == 0
+
+
+def test_a_file_that_has_changed_since_is_left_to_index(failed, videos):
+    (failed.parent / "archive" / "short.mp4").write_bytes((videos / "long.mkv").read_bytes())
+    retried = cli("retry", failed, "--error-class", "decode_timeout", "--media", "short.*")
+    assert "1 media have changed since they failed" in retried.output
+    assert retried.exit_code == 1
+    assert select(failed, "SELECT count(*) FROM answers") == [(0,)]
+
+
+def test_a_retry_that_is_killed_is_taken_up_where_it_died(failed):
+    command = [sys.executable, "-m", "jobs.retry", str(failed), "--error-class", "decode_timeout"]
+    environment = os.environ | {"OMNIDROP_FAIL_AT": "unit_written:2"}
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert cli("retry", failed, "--error-class", "decode_timeout").exit_code == 0
+    assert max(attempts(failed)) == 1
+    assert select(failed, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(4, 4)]
+    assert select(failed, QUARANTINE) == [("notes.mp4", True, "not_media")]
+    assert cli("verify", failed).exit_code == 0
+
+
+def test_another_unit_size_counts_no_clip_twice(job):
+    run(job)
+    assert run(job, **{"execution.clips_per_unit": 3}).totals.clips == 4
+    assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(4, 4)]
+
+
+def test_the_commands_of_the_operations_page_run_in_its_order(failed, monkeypatch):
+    failed.rename(failed.with_name("lectures.yaml"))
+    monkeypatch.chdir(failed.parent)
+    shown = commands_of(ROOT / "docs" / "operations.md")
+    order = ["status", "query", "retry", "retry", "verify", "rebuild", "forget", "export", "calibrate", "plan", "index"]
+    assert [words[0] for words in shown] == order
+    for words in shown:
+        result = cli(*words)
+        assert result.exit_code == 0, (words, result.output)
+    assert select("lectures.yaml", "SELECT DISTINCT media_key FROM answers") == [("short.mp4",)]

@@ -1,0 +1,218 @@
+"""Runs at the times of a cron expression: due times, the lease that keeps two from running, and whole runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
+
+from jobs.stopping import STOPPED_EXIT
+from omnidrop.errors import UserError
+from pipeline import backends, scheduling
+from pipeline.job import load_job
+from pipeline.lease import newest_lease, take_lease
+from pipeline.run import run_job
+from pipeline.scheduling import Cron, ScheduledRun, keep_schedule, last_run, write_record
+from pipeline.sections import StorageConfig
+from pipeline.storage import open_store
+from tests.support.s3_server import s3_server
+from tests.support.small_jobs import Silent, cli
+
+NIGHTLY = "0 2 * * *"
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.cluster)])
+def output(request, tmp_path):
+    """Makes stores of one and the same place, as processes on several machines have them."""
+    if request.param == "local":
+        yield partial(open_store, str(tmp_path / "results"))
+        return
+    with s3_server("results") as address:
+        yield partial(open_store, "s3://results/job", StorageConfig(endpoint_url=address))
+
+
+def test_one_of_many_takes_the_lease_and_tokens_grow(output):
+    taken = []
+    takers = [threading.Thread(target=lambda: taken.append(take_lease(output(), "lectures"))) for _ in range(4)]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join()
+    (lease,) = filter(None, taken)
+    with lease:
+        assert take_lease(output(), "lectures") is None
+        assert not lease.is_set()
+        other = take_lease(output(), "another-job")
+        assert other.token == 1
+    # Given back, it can be taken at once.
+    following = take_lease(output(), "lectures")
+    assert (lease.token, following.token) == (1, 2)
+    assert [key for key, _ in output().list("schedules/lectures/leases/")] == [
+        "schedules/lectures/leases/000000000002.json"
+    ]
+
+
+def test_a_lease_is_renewed_and_a_dead_holders_runs_out(output):
+    with take_lease(output(), "lectures", lease_s=3.0) as lease:
+        time.sleep(3.5)
+        assert take_lease(output(), "lectures") is None
+        assert not lease.is_set()
+    dead = take_lease(output(), "lectures", lease_s=3.0)  # never entered: nothing renews it
+    assert take_lease(output(), "lectures") is None
+    time.sleep(2.1)
+    assert dead.is_set(), "a holder gives up before others may take over"
+    time.sleep(1.0)
+    assert take_lease(output(), "lectures").token == dead.token + 1
+
+
+def test_a_holder_sees_that_its_lease_was_taken_over(store):
+    with take_lease(store, "lectures", lease_s=2.0) as lease:
+        # As a machine does whose clock is far ahead.
+        store.write_once("schedules/lectures/leases/000000000002.json", b"{}")
+        time.sleep(0.8)
+        assert lease.is_set()
+    assert json.loads(store.read_bytes("schedules/lectures/leases/000000000001.json"))["expires_at_s"] > 0
+
+
+def test_a_damaged_lease_is_named(store):
+    store.write("schedules/lectures/leases/000000000001.json", b"no json")
+    with pytest.raises(UserError, match=r"leases/000000000001\.json is no lease"):
+        newest_lease(store, "lectures")
+
+
+def at(text):
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def test_due_times_follow_the_time_zone_and_its_summer_time():
+    berlin = Cron(NIGHTLY, "Europe/Berlin")
+    assert berlin.next_after(at("2026-01-10T12:00")) == at("2026-01-11T01:00")
+    assert berlin.next_after(at("2026-07-10T12:00")) == at("2026-07-11T00:00")
+    # The hour that summer time skips: done right after it, not left out.
+    assert Cron("30 2 * * *", "Europe/Berlin").next_after(at("2026-03-28T12:00")) == at("2026-03-29T01:00")
+    utc = Cron(NIGHTLY)
+    assert utc.last_until(at("2026-01-10T02:00")) == at("2026-01-10T02:00")
+    assert utc.last_until(at("2026-01-10T01:59:59")) == at("2026-01-09T02:00")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(("0 2 * *",), "five fields"), (("0 25 * * *",), "five fields"), ((NIGHTLY, "Mars"), "Mars")]
+)
+def test_a_schedule_that_means_nothing_is_refused(given, said):
+    with pytest.raises(UserError, match=said):
+        Cron(*given)
+
+
+def missed(store, days):
+    """The record that a schedule left which was last there so many days ago."""
+    then = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+    write_record(store, ScheduledRun("test", then, then, then, "complete"))
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    monkeypatch.setattr(scheduling, "BUSY_WAIT_S", 0.05)
+    monkeypatch.setattr(scheduling, "LONGEST_WAIT_S", 0.05)
+
+
+def keep(store, run, *, reports, stop=None, count=None, cron=NIGHTLY, lease_s=5.0):
+    return keep_schedule(store, "test", Cron(cron), run, stop or threading.Event(), reports.append, count, lease_s)
+
+
+def test_missed_runs_are_made_up_for_by_one_and_a_failure_does_not_end_the_schedule(store, quickly):
+    missed(store, days=5)
+    reports, stop, tokens = [], threading.Event(), []
+
+    def run(lease):
+        tokens.append(lease.token)
+        if len(tokens) == 1:
+            threading.Timer(0.5, stop.set).start()
+        raise UserError("the archive is not there")
+
+    last = keep(store, run, reports=reports, stop=stop)
+    assert tokens == [1], "five nights, one run"
+    assert last == last_run(store, "test") == reports[-1]
+    assert (last.status, last.error_class, last.error) == ("failed", "user", "the archive is not there")
+    assert datetime.fromisoformat(last.due_at) == Cron(NIGHTLY).last_until(datetime.now(UTC))
+    # Every second, on the six fields that nobody need know of: failures do not end it.
+    keep(store, run, reports=reports, cron="* * * * * *", count=2)
+    assert tokens == [1, 2, 3]
+
+
+def test_a_new_schedule_waits_for_its_first_time_and_remembers_when_it_began(store, quickly):
+    stop, reports = threading.Event(), []
+    threading.Timer(0.3, stop.set).start()
+    assert keep(store, pytest.fail, reports=reports, stop=stop) is None
+    assert reports == []
+    assert last_run(store, "test").status == "begun"
+
+
+def test_two_schedules_of_a_job_make_one_run(store, quickly):
+    missed(store, days=2)
+    stop, reports, runs = threading.Event(), [], []
+
+    def run(lease):
+        runs.append(lease.token)
+        time.sleep(0.5)
+        raise UserError("done")
+
+    keepers = [threading.Thread(target=lambda: keep(store, run, reports=reports, stop=stop)) for _ in range(3)]
+    for keeper in keepers:
+        keeper.start()
+    time.sleep(1.5)
+    stop.set()
+    for keeper in keepers:
+        keeper.join()
+    assert len(runs) == len(reports) == 1
+
+
+def test_the_command_runs_as_index_does_and_leaves_a_record(job, tmp_path):
+    store = open_store(load_job(job).output)
+    missed(store, days=1)
+    result = cli("schedule", job, "--cron", NIGHTLY, "--count", 1, "--json", tmp_path / "last.json")
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "last.json").read_text())
+    assert ScheduledRun(**record) == last_run(store, "test")
+    # Two videos in one and three clips, two questions each, and a file that is no video.
+    assert (record["status"], record["media_listed"], record["quarantined"]) == ("complete", 3, 1)
+    assert (record["media_new_or_changed"], record["clips_answered"], record["answers"]) == (2, 4, 8)
+    assert record["model_s"] > 0
+    assert f"run_id={record['run_id']}" in result.stderr.replace("\n", "")
+
+
+def test_sigterm_ends_the_command_between_runs(job):
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert cli("schedule", job, "--cron", NIGHTLY).exit_code == 0
+
+
+def test_sigterm_in_a_run_leaves_it_due(job, monkeypatch):
+    store = open_store(load_job(job).output)
+    missed(store, days=1)
+    before = last_run(store, "test")
+    monkeypatch.setattr(Silent, "unit_done", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("jobs.display.ProgressBar.unit_done", Silent.unit_done)
+    assert cli("schedule", job, "--cron", NIGHTLY).exit_code == STOPPED_EXIT
+    assert last_run(store, "test") == before
+    monkeypatch.undo()
+    assert cli("schedule", job, "--cron", NIGHTLY, "--count", 1).exit_code == 0
+    assert last_run(store, "test").clips_answered in (1, 2, 3), "the rest"
+
+
+def test_a_run_that_lost_its_lease_commits_nothing_more(job, monkeypatch):
+    lost = threading.Event()
+    decode_one = backends.decode_one
+
+    def lose_and_decode(*arguments):
+        lost.set()
+        return decode_one(*arguments)
+
+    monkeypatch.setattr(backends, "decode_one", lose_and_decode)
+    summary = run_job(load_job(job), Silent(), threading.Event(), lost=lost)
+    # The unit in hand was answered, but by then it was another run's.
+    assert (summary.run.status, summary.run.units_finished, summary.totals.clips) == ("stopped", 0, 0)

@@ -1,0 +1,188 @@
+"""Two real S3 servers behind a proxy that spoils requests; waiting for what is full or gone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from pipeline import patience as patience_module
+from pipeline import s3
+from pipeline.archive import list_media
+from pipeline.patience import Patience, Unavailable
+from pipeline.s3 import StorageUnavailable
+from pipeline.sections import ArchiveConfig, StorageConfig
+from pipeline.storage import PatientStore, caveats, open_store
+from tests.support.fault_proxy import KINDS, FaultProxy
+from tests.support.s3_server import rclone_server, s3_server
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def moto():
+    with s3_server("media", "results") as address:
+        yield address
+
+
+def store_at(address, name, **settings):
+    return open_store(f"s3://results/{name}", StorageConfig(endpoint_url=address, **settings))
+
+
+def first_of_each():
+    """Spoils the first request of every kind to every object."""
+    seen = Counter()
+
+    def spoils(request):
+        seen[request.method, request.raw_path] += 1
+        return seen[request.method, request.raw_path] == 1
+
+    return spoils
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_fault_does_to_one_request_is_mended_by_the_next(moto, kind, monkeypatch):
+    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 2)
+    data = kind.encode() * 20_000
+    with FaultProxy(moto, rate=1.0, kinds=[kind], spoils=first_of_each()) as proxy:
+        store = store_at(proxy.address, kind)
+        # True also where the server had stored it and only the reply was lost.
+        assert store.write_once("unit", data)
+        assert store.read_bytes("unit") == data
+        assert not store.write_once("unit", b"another's")
+        assert list(store.list()) == [("unit", len(data))]
+        assert proxy.faults[kind] >= 4
+    assert store_at(moto, kind).read_bytes("unit") == data
+
+
+def test_a_server_that_stays_away_is_named_after_so_many_tries(moto):
+    with FaultProxy(moto, rate=1.0, kinds=["slow_down"]) as proxy:
+        with pytest.raises(StorageUnavailable, match=r"S3 failed \(SlowDown\)"):
+            store_at(proxy.address, "away", max_retries=1).write("unit", b"data")
+        # botocore's two, and the one more that s3fs has for SlowDown.
+        assert proxy.requests == 4
+        proxy.is_down = True
+        with pytest.raises(StorageUnavailable, match="s3://results/away/unit"):
+            store_at(proxy.address, "away", max_retries=0).write("unit", b"data")
+
+
+def test_a_listing_goes_on_where_it_broke_off(moto, monkeypatch):
+    monkeypatch.setattr(s3, "S3_PAGE", 3)
+    monkeypatch.setattr(s3, "MAX_RETRIES", 0)
+    monkeypatch.setattr(patience_module, "FIRST_PAUSE_S", 0.1)
+    keys = [f"{number:02d}.mp4" for number in range(10)]
+    for key in keys:
+        open_store("s3://media/pages", StorageConfig(endpoint_url=moto)).write(key, key.encode())
+    with FaultProxy(moto) as proxy:
+        archive = ArchiveConfig(uri="s3://media/pages", endpoint_url=proxy.address)
+        listed = Patience(30).listing(lambda: list_media(archive), key=lambda media: media.key)
+        found = [next(listed).key for _ in range(4)]
+        proxy.is_down = True
+        threading.Timer(1.0, setattr, (proxy, "is_down", False)).start()
+        found += [media.key for media in listed]
+    assert found == keys
+
+
+def test_a_listing_that_never_begins_is_not_waited_for(moto):
+    archive = ArchiveConfig(uri="s3://media/none", endpoint_url="http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match="check endpoint_url"):
+        next(Patience(1000).listing(lambda: list_media(archive), key=lambda media: media.key))
+    assert time.monotonic() - started < 200
+
+
+def test_conditional_creates_are_kept_by_one_server_and_ignored_by_the_other(moto):
+    kept = store_at(moto, "caveats")
+    kept.write("object", b"data")
+    assert caveats(kept, "object") == ()
+    with rclone_server("results") as rclone:
+        ignored = store_at(rclone, "caveats")
+        assert ignored.write_once("object", b"data")
+        (said,) = caveats(ignored, "object")
+        assert "ignores If-None-Match" in said
+        # What holds all the same: an object that is there is not replaced by one that comes later.
+        assert not ignored.write_once("object", b"later")
+        assert ignored.read_bytes("object") == b"data"
+
+
+# Patience
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(patience_module, "FIRST_PAUSE_S", 0.05)
+
+
+class Failing:
+    """Fails so many times, then works."""
+
+    def __init__(self, times):
+        self.left, self.calls = times, 0
+
+    def __call__(self):
+        self.calls += 1
+        if self.left:
+            self.left -= 1
+            raise StorageUnavailable("the disk is full; make room")
+        return "done"
+
+
+def test_a_failure_that_passes_is_waited_for():
+    attempt, patience = Failing(2), Patience(60)
+    assert patience.call(attempt) == "done"
+    assert attempt.calls == 3
+    assert not patience.is_waiting()
+
+
+def test_while_one_waits_all_can_see_it_and_when_it_gives_up_all_do():
+    patience, failures = Patience(1.0), []
+
+    def work():
+        try:
+            patience.call(Failing(10**6))
+        except Unavailable as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    assert patience.is_waiting()
+    for thread in threads:
+        thread.join()
+    assert len(set(failures)) == 1
+    assert isinstance(failures[0], StorageUnavailable)
+    assert str(failures[0]).startswith("the disk is full; make room (waited 1 s for it: storage.patience_s)")
+    with pytest.raises(StorageUnavailable, match="run again"):
+        patience.is_waiting()
+
+
+def test_a_stop_ends_the_waiting():
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        Patience(1000, stop, stop_grace_s=0.5).call(Failing(10**6))
+    assert time.monotonic() - started < 100
+
+
+def test_a_loop_that_cannot_wait_is_told_when_to_try_again():
+    patience, error = Patience(0.5), StorageUnavailable("no room")
+    patience.refused(error)
+    assert patience.is_waiting()
+    patience.succeeded()
+    assert not patience.is_waiting()
+    patience.refused(error)
+    time.sleep(1.0)
+    with pytest.raises(StorageUnavailable, match="no room"):
+        patience.refused(error)
+
+
+def test_only_what_may_pass_is_waited_for(tmp_path):
+    (tmp_path / "file").touch()
+    store, started = PatientStore(open_store(str(tmp_path / "file")), Patience(1000)), time.monotonic()
+    with pytest.raises(Exception, match="a part of the path is a file"):
+        store.write("a/b", b"")
+    assert time.monotonic() - started < 100

@@ -1,0 +1,325 @@
+"""`omnidrop verify` names every damage done to real results, and the commands it gives mend it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import sqlite3
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+
+from pipeline import mirror, publishing
+from pipeline.job import load_job
+from pipeline.journal import Journal, RunRecord, check_output_is_ours
+from pipeline.savings_index import SavingsIndex
+from pipeline.sealing import seal, unseal
+from pipeline.sections import StorageConfig
+from pipeline.storage import open_store
+from pipeline.verification import SHOWN, verify
+from tests.pipeline.test_index import FORMAT_1, first
+from tests.support import rows
+from tests.support.rows import commit
+from tests.support.s3_server import s3_server
+from tests.support.small_jobs import ANSWERS, cli, run, select
+
+
+def make_results(store, index_url):
+    """Three videos, one clip that failed, one that was done again, one video that was forgotten; all published."""
+    check_output_is_ours(store)
+    journal, index = Journal(store), SavingsIndex(index_url)
+    for number in range(4):
+        commit(journal, index, rows.unit(rows.media(number)), fail=number % 2)
+    commit(journal, index, first(rows.unit(rows.media(1)), 1), run_id="run-2", attempt=1)
+    mirror.forget(journal, index, rows.media(3).media_id)
+    for number in (1, 2):
+        run = RunRecord(f"run-{number}", "job", "recipe-1", {"a": 0.5}, f"2026-01-0{number}", status="complete")
+        journal.write_run(run)
+        index.write_run(run)
+    publishing.publish(store, journal, index)
+    index.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "results"
+    folder.mkdir()
+    make_results(open_store(str(folder)), f"sqlite:///{folder}/index.sqlite")
+    return folder
+
+
+@pytest.fixture
+def results(made, tmp_path):
+    return Path(shutil.copytree(made, tmp_path / "results"))
+
+
+def report_of(results):
+    return verify(open_store(str(results)), f"sqlite:///{results}/index.sqlite")
+
+
+def everything(folder):
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def unit_files(results, number=0):
+    folder = results / "journal/units/job/00" / rows.media(number).media_id
+    return sorted(folder.glob("*.parquet"))
+
+
+def flip(path, share=0.5):
+    data = bytearray(path.read_bytes())
+    data[int(share * (len(data) - 1))] ^= 0x10
+    path.write_bytes(data)
+
+
+def table_file(results, name):
+    return next((results / "tables/generation=000001" / name).glob("*.parquet"))
+
+
+def test_whole_results_are_found_well_and_nothing_is_changed(results, tmp_path):
+    before = everything(results)
+    result = cli("verify", results, "--json", tmp_path / "report.json")
+    assert result.exit_code == 0, result.output
+    assert "all is well" in result.output
+    assert everything(results) == before
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["problems"], report["checked"]["unit_objects"]) == ([], 4)
+
+
+def another_row(path):
+    """A valid file with one row more."""
+    found = pq.read_table(path)
+    pq.write_table(pa.concat_tables([found, found.slice(0, 1)]), path)
+
+
+def in_index(statement):
+    def damage(results):
+        with sqlite3.connect(results / "index.sqlite") as connection:
+            connection.execute(statement)
+        connection.close()
+
+    return damage
+
+
+def resealed(change):
+    """An object whose seal is right and whose rows are not what its name says."""
+
+    def damage(results):
+        path = unit_files(results)[0]
+        table, meta = unseal(path.read_bytes(), where="x")
+        path.write_bytes(seal(change(table), meta))
+
+    return damage
+
+
+def in_manifest(change):
+    def damage(results):
+        path = results / "tables/current.json"
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+    return damage
+
+
+DAMAGE = {
+    "a byte of a unit": (lambda r: flip(unit_files(r)[0]), "journal", "damaged", "journal/units/job/00/0000"),
+    "a byte of a unit's footer": (lambda r: flip(unit_files(r)[0], 0.97), "journal", "damaged", "journal/units"),
+    "a unit cut short": (lambda r: unit_files(r)[0].write_bytes(b"PAR1"), "journal", "damaged", "journal/units"),
+    "an empty unit": (lambda r: unit_files(r)[0].write_bytes(b""), "journal", "damaged", "journal/units"),
+    "a lost unit": (lambda r: unit_files(r)[0].unlink(), "index", "surplus", "clips "),
+    "a lost retry": (lambda r: unit_files(r, 1)[0].unlink(), "index", "differs", "units "),
+    "a damaged retry": (lambda r: flip(unit_files(r, 1)[0]), "journal", "damaged", "-001.parquet"),
+    "a unit under another's name": (
+        lambda r: shutil.copy(unit_files(r)[0], unit_files(r, 1)[1]),
+        *("journal", "misplaced", rows.media(1).media_id),
+    ),
+    "a doubled clip": (
+        resealed(lambda table: pa.concat_tables([table, table.slice(0, 1)])),
+        *("journal", "misplaced", "journal/units"),
+    ),
+    "a shifted clip": (
+        resealed(lambda t: t.set_column(t.column_names.index("start_s"), "start_s", pa.array([1.0, 10.0]))),
+        *("journal", "misplaced", "journal/units"),
+    ),
+    "a stranger among the units": (
+        lambda r: (unit_files(r)[0].parent / "notes.txt").write_text("hello"),
+        *("journal", "foreign", "notes.txt"),
+    ),
+    "a stranger beside the heads": (
+        lambda r: (r / "journal/heads/readme").write_text("hello"),
+        *("journal", "foreign", "journal/heads/readme"),
+    ),
+    "a lost head": (lambda r: (r / "journal/heads/000000000001-run-1.parquet").unlink(), "index", "surplus", "media "),
+    "a byte of a head": (
+        lambda r: flip(r / "journal/heads/000000000002-run-1.parquet"),
+        *("journal", "damaged", "journal/heads/000000000002"),
+    ),
+    "a run's record cut short": (
+        lambda r: (r / "journal/runs/run-1.json").write_text('{"run_id": "run-1"'),
+        *("journal", "damaged", "journal/runs/run-1.json"),
+    ),
+    "a damaged mark of the format": (
+        lambda r: (r / "journal/format.json").write_text("2"),
+        *("journal", "damaged", "journal/format.json"),
+    ),
+    "a lost mark of the format": (
+        lambda r: (r / "journal/format.json").unlink(),
+        *("journal", "format", "journal/format.json"),
+    ),
+    "answers of a forgotten video": (
+        lambda r: (r / "journal/tombstones" / f"{rows.media(0).media_id}.json").write_text("{}"),
+        *("journal", "forgotten", rows.media(0).media_id),
+    ),
+    "a lost table file": (lambda r: table_file(r, "clips").unlink(), "tables", "missing", "clips/part-00000.parquet"),
+    "a byte of a table": (lambda r: flip(table_file(r, "answers")), "tables", "damaged", "answers/part-00000.parquet"),
+    "a row added to a table": (lambda r: another_row(table_file(r, "answers")), "tables", "damaged", "answers/part"),
+    "a file added to a table": (
+        lambda r: shutil.copy(table_file(r, "answers"), table_file(r, "answers").with_name("part-00001.parquet")),
+        *("tables", "foreign", "answers/part-00001.parquet"),
+    ),
+    "a damaged manifest": (
+        lambda r: (r / "tables/current.json").write_text('{"generation": 1'),
+        *("tables", "damaged", "tables/current.json"),
+    ),
+    "a lost manifest": (lambda r: (r / "tables/current.json").unlink(), "tables", "missing", "tables/current.json"),
+    "a manifest with another count": (
+        in_manifest(lambda m: m | {"rows": m["rows"] | {"answers": 99}}),
+        *("tables", "differs", "answers"),
+    ),
+    "a manifest of another state": (in_manifest(lambda m: m | {"digest": "0"}), "tables", "stale", "generation 1"),
+    "a lost index": (lambda r: (r / "index.sqlite").unlink(), "index", "missing", "index"),
+    "a row added to the index": (
+        in_index("INSERT INTO clips (clip_id, job, media_id, media_key, version_id, unit_id, run_id, question_set) "
+                 "VALUES ('new', 'job', 'm', 'k', 'v', 'u', 'r', 's')"),
+        *("index", "surplus", "clips new"),
+    ),
+    "a row lost from the index": (in_index("DELETE FROM quarantine"), "index", "missing", "quarantine "),
+    "a value changed in the index": (in_index("UPDATE clips SET retained_ratio = 0.1"), "index", "differs", "clips "),
+    "a head changed in the index": (in_index("UPDATE media SET units = 7"), "index", "differs", "media job/"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named(name, results):
+    damage, part, kind, where = DAMAGE[name]
+    damage(results)
+    before = everything(results)
+    found = report_of(results)
+    assert not found.is_clean
+    assert everything(results) == before
+    named = [p for p in found.problems if (p.part, p.kind) == (part, kind) and where in p.where]
+    assert named, found.problems
+    assert all(p.mend.startswith(("rm ", "omnidrop ")) for p in found.problems)
+
+
+def test_a_byte_flipped_anywhere_in_an_object_is_found(made):
+    """Also where Parquet itself would not notice: in names, statistics and texts."""
+    data = unit_files(made)[0].read_bytes()
+    for at in range(0, len(data), 97):
+        spoilt = bytearray(data)
+        spoilt[at] ^= 1 << at % 8
+        with pytest.raises(Exception, match="some/key is damaged"):
+            unseal(bytes(spoilt), where="some/key")
+
+
+def test_a_seal_is_not_taken_for_what_an_archive_says():
+    table = pa.table({"x": ["0" * 32]})
+    meta = {"key": "0" * 32, "omnidrop.seal": "0" * 32}
+    read, found = unseal(seal(table, meta), where="x")
+    assert (read, found.items() >= meta.items()) == (table, True)
+
+
+def test_many_problems_are_counted_and_some_are_shown(results):
+    for number in range(SHOWN + 5):
+        (results / "journal/units" / f"stranger {number}").write_text("")
+    found = report_of(results)
+    assert len(found.problems) == SHOWN
+    assert found.counts == (("journal", "foreign", SHOWN + 5),)
+
+
+def test_newer_results_and_no_results_are_refused(results, tmp_path):
+    (results / "journal/format.json").write_text('{"format_version": 99}')
+    refused = cli("verify", results)
+    assert refused.exit_code == 2
+    assert "upgrade omnidrop" in refused.output
+    nothing = cli("verify", tmp_path / "nowhere")
+    assert nothing.exit_code == 2
+    assert "there is no journal" in nothing.output
+
+
+def test_results_of_format_1_are_read_and_named(tmp_path):
+    with tarfile.open(FORMAT_1) as archive:
+        archive.extractall(tmp_path, filter="data")
+    found = report_of(tmp_path / "results")
+    assert [(p.part, p.kind) for p in found.problems] == [("index", "format")]
+    assert any("the journal has format 1" in note for note in found.notes)
+    SavingsIndex(f"sqlite:///{tmp_path}/results/index.sqlite").close()
+    assert report_of(tmp_path / "results").is_clean
+
+
+def test_an_index_in_postgresql_is_verified(store, index_url, tmp_path):
+    make_results(store, index_url)
+    assert verify(store, index_url).is_clean
+    engine = sa.create_engine(index_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM clips WHERE start_s = 0"))
+    engine.dispose()
+    found = verify(store, index_url)
+    assert [(p.part, p.kind) for p in found.problems] == [("index", "missing")]
+
+
+@pytest.mark.cluster
+def test_results_in_s3_are_verified(tmp_path):
+    with s3_server("results") as endpoint:
+        store = open_store("s3://results/job", StorageConfig(endpoint_url=endpoint))
+        url = f"sqlite:///{tmp_path}/index.sqlite"
+        make_results(store, url)
+        command = ("verify", "s3://results/job", "--endpoint-url", endpoint)
+        clean = cli(*command, "--index-url", url)
+        assert clean.exit_code == 0, clean.output
+        assert "index was not checked" in cli(*command).output
+        path = next(path for path, _ in store.list("journal/units/"))
+        store.write(path, store.read_bytes(path)[:-1] + b"?")
+        damaged = cli(*command)
+    assert damaged.exit_code == 1
+    assert f"aws s3 rm s3://results/job/{path} && omnidrop index JOB.yaml" in damaged.output
+
+
+def follow(mend):
+    """Do what verify says."""
+    for line in mend.split(" && "):
+        words = shlex.split(line.partition(" (")[0])
+        if words[0] == "rm":
+            Path(words[1]).unlink()
+        else:
+            result = cli(*words[1:])
+            assert result.exit_code == 0, result.output
+
+
+def test_the_commands_given_mend_what_is_wrong(job):
+    run(job)
+    results = Path(load_job(job).output)
+    answers = select(job, ANSWERS)
+    published = select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips")
+    units = sorted((results / "journal/units").rglob("*.parquet"))
+    damages = (
+        lambda: flip(units[0]),
+        lambda: next((results / "journal/heads").iterdir()).unlink(),
+        lambda: (results / "tables/current.json").write_text("{"),
+        lambda: (results / "index.sqlite").write_bytes(b"no database at all"),
+        lambda: next((results / "journal/runs").iterdir()).write_text("{"),
+    )
+    for number, damage in enumerate(damages):
+        damage()
+        found = cli("verify", job, "--json", job.parent / "report.json")
+        assert found.exit_code == 1, (number, found.output)
+        follow(json.loads((job.parent / "report.json").read_text())["problems"][0]["mend"])
+        well = cli("verify", job)
+        assert well.exit_code == 0, (number, well.output)
+    assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == published
+    assert select(job, ANSWERS) == answers

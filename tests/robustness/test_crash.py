@@ -1,0 +1,195 @@
+"""What survives kills, rivals and latecomers: every promise of `docs/guarantees.md` that no other test shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.crash.rows import State, difference, state_of
+from omnidrop.errors import UserError
+from pipeline.committing import Committer
+from pipeline.failpoints import POINTS
+from pipeline.job import load_job
+from pipeline.journal import Journal
+from pipeline.planning import MediaPlan
+from pipeline.run import forget_media, rebuild_results, run_job
+from pipeline.savings_index import SavingsIndex
+from pipeline.storage import LocalStore
+from tests.support import rows
+from tests.support.small_jobs import ANSWERS, CLIPS, QUESTIONS, Silent, run, select
+from workers import remote
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1800)
+def test_whatever_is_killed_rows_are_the_same_after_the_next_run(tmp_path):
+    report = tmp_path / "crash.json"
+    harness = [sys.executable, "-m", "benchmarks.crash", "--rounds", "2", "--json", str(report)]
+    # One without Ray and one with it; `make crash` has all kinds, a hundred times.
+    harness += ["--kinds", "driver", "decode"]
+    done = subprocess.run(harness, cwd=ROOT, capture_output=True, text=True, timeout=1700, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    said = json.loads(report.read_text())
+    assert [said[name] for name in ("rounds", "lost", "doubled", "mixed", "stuck", "orphans")] == [2, 0, 0, 0, 0, 0]
+    assert said["kills_by_point"] == dict.fromkeys(POINTS, 1)
+    assert sum(said["kills_by_kind"].values()) >= 1, "a victim may be gone when its time comes, but not always"
+
+
+def test_the_harness_sees_what_is_lost_doubled_and_mixed(job):
+    run(job)
+    should = state_of(load_job(job))
+    assert not difference(should, should)
+    (key, found), *others = [(k, v) for k, v in should.rows.items() if k[0] == "tables.answers"]
+    gone = State({k: v for k, v in should.rows.items() if k != key}, ())
+    assert difference(should, gone).lost == [str(key)]
+    assert difference(gone, should).doubled == [str(key)]
+    assert difference(should, State({**should.rows, key: found * 2}, ())).doubled == [str(key)]
+    changed = ({**found[0], "answer": "a triangle"},)
+    assert len(difference(should, State({**should.rows, key: changed}, ())).mixed) == 1
+    assert not difference(should, State({**should.rows, key: ({**found[0], "run_id": "another"},)}, ()))
+    assert others
+    # An index that says otherwise than the journal is found, too.
+    index = SavingsIndex(load_job(job).resolved_index_url())
+    index.forget([found[0]["media_id"]])
+    index.close()
+    wrong = difference(should, state_of(load_job(job)))
+    assert wrong.lost
+    assert "the index is not what a rebuild from the journal gives" in wrong.mixed
+
+
+def test_two_runs_at_once_give_the_same_rows_once(job):
+    run(job)
+    should = state_of(load_job(job))
+    twice = job.with_name("twice.yaml")
+    twice.write_text(job.read_text().replace("output: results", "output: twice"))
+    command = [sys.executable, "-m", "jobs.index", str(twice)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        _, said = process.communicate(timeout=250)
+        assert process.returncode == 0, said
+    found = state_of(load_job(twice))
+    assert not difference(should, found)
+    # Both tried, and of each unit one attempt is kept, whole.
+    attempts = "SELECT max(runs) FROM (SELECT count(DISTINCT run_id) AS runs FROM clips GROUP BY unit_id)"
+    assert select(twice, attempts) == [(1,)]
+    assert len({row["run_id"] for copies in found.rows.values() for row in copies if "run_id" in row}) in (1, 2)
+    assert len(select(twice, "SELECT run_id FROM runs")) == 2
+    assert run(twice).did_nothing
+
+
+@pytest.mark.cluster
+def test_a_clip_that_kills_its_worker_is_named_and_the_rest_is_answered(job, videos, monkeypatch, ray_session):
+    import ray
+
+    def poisoned(shared, clip):
+        if b"poison.mp4" in shared:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return remote._decode(shared, clip)
+
+    (job.parent / "archive" / "poison.mp4").write_bytes((videos / "short.mp4").read_bytes())
+    monkeypatch.setattr(remote, "_decode_task", ray.remote(num_cpus=1, max_retries=0, num_returns=2)(poisoned))
+    summary = run(job, **{"execution.ray_address": None})
+    assert summary.run.status == "complete"
+    assert len(select(job, CLIPS)) == 4
+    named = select(job, "SELECT media_key, error_class, message FROM quarantine WHERE clip_id IS NOT NULL")
+    assert [(key, error_class) for key, error_class, _ in named] == [("poison.mp4", "worker_died")]
+    assert "killed its worker 2 times" in named[0][2]
+
+
+class _Meanwhile(Silent):
+    """Does something once, when the first unit has finished and others are under way."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def unit_done(self, result):
+        super().unit_done(result)
+        if self.units == 1:
+            self.what()
+
+
+def test_late_attempts_of_an_erased_item_change_nothing(job):
+    run(job)
+    (job.parent / "questions.yaml").write_text(QUESTIONS.replace("a tone", "a beep"))
+    loaded = load_job(job)
+    # long.mkv comes first: one of its units is committed, one is under way, its new version is not yet declared.
+    summary = run_job(loaded, _Meanwhile(lambda: forget_media(loaded, "long.mkv")), threading.Event())
+    assert summary.run.units_finished < 4
+    assert select(job, "SELECT DISTINCT media_key FROM answers") == [("short.mp4",)]
+    assert select(job, "SELECT count(*) FROM media WHERE media_key = 'long.mkv'") == [(0,)]
+    for path in (job.parent / "results").rglob("*"):
+        assert not path.is_file() or b"long.mkv" not in path.read_bytes(), path
+    rebuild_results(loaded)
+    assert select(job, "SELECT DISTINCT media_key FROM media ORDER BY 1") == [("notes.mp4",), ("short.mp4",)]
+
+
+def test_what_killed_writers_left_of_an_erased_item_goes_too(job):
+    run(job)
+    loaded = load_job(job)
+    store = LocalStore(Path(loaded.output))
+    unit = next(path for path, _ in store.list("journal/units/") if b"long.mkv" in store.read_bytes(path))
+    (table,) = (path for path, _ in store.list("tables/") if "/media/" in path)
+    (head,) = (path for path, _ in store.list("journal/heads/"))
+    for key in (unit, table, head):
+        # As after a kill at the point `file_filled`.
+        store._temporary(store.root / key, store.read_bytes(key))
+    assert forget_media(loaded, "long.mkv") == 2
+    for path in store.root.rglob("*"):
+        assert not path.is_file() or b"long.mkv" not in path.read_bytes(), path
+
+
+def test_late_attempts_of_a_superseded_version_change_nothing(tmp_path):
+    journal, index = Journal(LocalStore(tmp_path)), SavingsIndex(f"sqlite:///{tmp_path / 'index.sqlite'}")
+    old, new = rows.unit(rows.media()), rows.unit(rows.media(), recipe="recipe-2")
+    slow = Committer(journal, index, rows.ASKED, "run-1")
+    _finish(journal, index, old, "run-1", units=())
+    _finish(journal, index, new, "run-2", units=(new,))
+    before = index.contents()
+    slow.add(old, rows.outcomes(old))
+    slow.close()
+    assert index.contents() | {"units": []} == before | {"units": []}
+    assert {key.version_id for _, key in index.live_media() if key} == {new.version_id}
+    index.close()
+
+
+def _finish(journal, index, unit, run_id, units):
+    """Declare a unit's version, and commit these units of it."""
+    asked = replace(rows.ASKED, recipe_hash=unit.version_id)
+    with Committer(journal, index, asked, run_id) as committer:
+        committer.declare(MediaPlan(unit.media, unit.info, unit.version_id, units=(unit,)))
+        for one in units:
+            committer.add(one, rows.outcomes(one))
+
+
+def test_forgetting_what_was_never_there_is_refused(job):
+    run(job)
+    with pytest.raises(UserError, match="no media item"):
+        forget_media(load_job(job), "../../etc/passwd")
+    assert len(select(job, ANSWERS)) == 8
+
+
+def test_the_guarantees_name_tests_that_exist():
+    page = (ROOT / "docs" / "guarantees.md").read_text()
+    named = re.findall(r"`(test_\w+)`", page)
+    files = dict(re.findall(r"\[`?(test_\w+)`?\]\((\.\./tests/test_\w+\.py)\)", page))
+    defined = {
+        name: path.name
+        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 15
+    assert not [name for name in named if name not in defined]
+    assert not [name for name, path in files.items() if Path(path).name != defined[name]]

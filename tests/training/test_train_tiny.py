@@ -1,0 +1,295 @@
+"""Training of the embedded checkpoint: batched encoders equal the stock ones, packed rows equal the product's prefill,
+a few steps lower the loss, and the shipped checkpoint still gives its stored answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.train_tiny import binding, facts, perception, stages, stored
+from benchmarks.train_tiny.architecture import ALL_FILES, fresh, load, save, thinker_config
+from benchmarks.train_tiny.clips import Curriculum, Packer, collate, draw_row
+from benchmarks.train_tiny.encoders import frame_size, hear, mels_of, patches_of, see
+from benchmarks.train_tiny.optim import Optimiser, schedule
+from benchmarks.train_tiny.samples import IGNORED, busy_picture_batch, picture_batch, sound_batch
+from benchmarks.train_tiny.sources import Clip, EncodedSource, IdealSource
+from benchmarks.train_tiny.tokenizer import build_tokenizer, token_ids
+from omnidrop.model import OmniModel, Pruning
+from pipeline.toy_world import COLOURS, PLACES, SHAPES, SOUNDS, Event, questions_of
+from pipeline.toy_world.render import Painter, wave_of
+from pipeline.toy_world.world import events_of, generator_of
+
+EASY = Curriculum(most_events=2, longest_s=8, full_share=0.0, thin_share=1.0, questions=6)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return fresh(tokenizer).eval()
+
+
+def test_every_answer_is_one_token_and_any_text_round_trips(tokenizer):
+    answers = [*SHAPES, *COLOURS, *SOUNDS, "none", "yes", "no", *"0123456", *"ABCDEF"]
+    assert len(set(token_ids(tokenizer, answers))) == len(answers)
+    for text in ("What colour is the circle?", "größe 漢字 🙂\n\ttab", "Is a rising sweep heard? no", "low tones"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    specials = "<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|><|im_end|>"
+    assert len(tokenizer.encode(specials)) == 7
+    assert tokenizer.decode(tokenizer.encode(specials), skip_special_tokens=True) == "user\n"
+
+
+def test_the_start_is_the_same_every_time_and_small(tokenizer, model):
+    again = fresh(tokenizer)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert sum(weight.numel() for weight in model.parameters()) < 10_000_000
+    assert thinker_config(tokenizer).text_config.num_hidden_layers == 12
+
+
+def test_a_saved_checkpoint_loads_back_in_the_published_layout(tokenizer, model, tmp_path):
+    save(model, tokenizer, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == set(ALL_FILES)
+    assert (tmp_path / "model.safetensors").stat().st_size < 20_000_000
+    loaded, words = load(tmp_path)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value.to(torch.bfloat16).float())
+    assert words.get_vocab() == tokenizer.get_vocab()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["Qwen2_5OmniForConditionalGeneration"]
+    assert "talker_config" not in config
+
+
+@pytest.mark.parametrize(("height", "width"), [(360, 640), (640, 360), (480, 480), (480, 640), (720, 1280), (240, 426)])
+def test_batched_vision_equals_the_stock_encoder(model, height, width):
+    tall, wide = frame_size(height, width)
+    assert min(tall, wide) >= 112
+    frames = torch.randint(0, 256, (2, 2, tall, wide, 3), dtype=torch.uint8)
+    patches = patches_of(frames)
+    grid = torch.tensor([[1, tall // 14, wide // 14]] * 2)
+    with torch.no_grad():
+        stock = model.model.visual(patches.flatten(0, 1), grid).pooler_output
+        ours = see(model.model.visual, patches, tall // 28, wide // 28).flatten(0, 1)
+    torch.testing.assert_close(ours, stock, atol=2e-5, rtol=1e-4)
+
+
+def test_batched_hearing_equals_the_stock_encoder(model):
+    waves = 0.1 * torch.randn(2, 6 * 16_000)
+    mels = mels_of(waves)
+    with torch.no_grad():
+        stock = model.model.audio_tower(torch.cat(list(mels), 1), feature_lens=torch.tensor([240, 240]))
+        ours = hear(model.model.audio_tower, mels).flatten(0, 1)
+    torch.testing.assert_close(ours, stock.last_hidden_state, atol=2e-5, rtol=1e-4)
+
+
+def test_a_packed_training_row_is_the_products_packed_prefill(tokenizer, model, tmp_path):
+    """Same clip, same questions: the answers that training reads are those that OmniModel gives."""
+    save(model, tokenizer, tmp_path)
+    rounded, _ = load(tmp_path)
+    rounded.eval()
+    product = OmniModel.load(str(tmp_path), device="cpu", dtype="float32")
+    _, events = events_of("v1", 5, length_s=8, count=2)
+    painter = Painter("v1", events, generator_of("v1", 5, "picture"))
+    frames = np.stack([painter.frame(number / 2, 112, 196) for number in range(16)])
+    wave = wave_of(events, 8, generator_of("v1", 5, "sound"))
+    asked = questions_of(events, most=8)
+    said = product.answer(
+        frames, wave, [one.question for one in asked], fps=2.0, pruning=Pruning.off("dense_shared")
+    ).answers
+    prefix = product.adapter.prefix(frames, wave, fps=2.0, system_prompt=None, instruction="")
+    with torch.no_grad():
+        video = perception.view(rounded, torch.from_numpy(frames).view(8, 2, 112, 196, 3))
+        # The product pads the wave by one window of zeros before the transform, as the stock processor does.
+        padded = torch.nn.functional.pad(torch.from_numpy(wave), (0, 400))[None]
+        audio = hear(rounded.model.audio_tower, mels_of(padded)[..., :320])[0]
+        row = Packer(tokenizer).row(Clip(events, video, 4, 7, 1.0, audio), asked, None)
+        batch = collate([row])
+        count = len(prefix.input_ids)
+        assert batch.ids[0, :count].tolist() == prefix.input_ids.tolist()
+        torch.testing.assert_close(batch.positions[:, 0, :count], prefix.positions)
+        final, _ = binding.forward(rounded, batch)
+        packer = Packer(tokenizer)
+        for (place, one), answer in zip(row.asked, said, strict=True):
+            ids = [packer.ids(option)[0] for option in one.question.answer.rendered()]
+            chances = rounded.lm_head(final[0, place])[ids].softmax(-1)
+            # An option's probability is over the allowed ones alone.
+            assert float(chances.max()) == pytest.approx(answer.probability, abs=2e-3)
+
+
+def test_ideal_and_encoded_clips_pack_alike(tokenizer, model):
+    packer = Packer(tokenizer)
+    words = perception.words_of(model, tokenizer)
+    stage = Curriculum(most_events=2, longest_s=8, full_share=1.0, thin_share=0.0, questions=4)
+    for source in (IdealSource(words), EncodedSource(model, torch.device("cpu"))):
+        row = draw_row(packer, source, np.random.default_rng(0), stage)
+        batch = collate([row])
+        assert int((batch.media == 1).sum()) == len(batch.video) == row.clip.video.shape[0] * row.clip.video.shape[1]
+        assert int((batch.media == 2).sum()) == len(batch.audio)
+        mask = batch.mask[0, 0]
+        first, second = (torch.tensor(row.group == number) for number in (1, 2))
+        assert not mask[second][:, first].any()
+        assert mask[second][:, torch.tensor(row.group == 0)].all()
+
+
+def test_twenty_steps_lower_the_decoders_loss(tokenizer):
+    torch.manual_seed(0)
+    model = fresh(tokenizer)
+    words = perception.words_of(model, tokenizer)
+    packer, source = Packer(tokenizer), IdealSource(words)
+    knowing = binding.Knowing(words)
+    optimiser = Optimiser([model.model.language_model, model.lm_head, knowing], 2e-3)
+    seen = []
+    for step in range(20):
+        batch = collate([draw_row(packer, source, np.random.default_rng(step), EASY) for _ in range(2)])
+        answer, known, _ = binding.losses(model, batch, knowing, binding.FIRST_LAYERS)
+        (answer + known).backward()
+        optimiser.step(schedule(step + 20, 1000))
+        seen.append((float(answer.detach()), float(known.detach())))
+    early, late = np.mean(seen[:4], 0), np.mean(seen[-4:], 0)
+    assert late[0] < 0.8 * early[0]
+    assert late[1] < early[1]
+
+
+def test_twenty_steps_lower_the_encoders_loss(tokenizer):
+    model = fresh(tokenizer)
+    words = perception.words_of(model, tokenizer)
+    optimiser = Optimiser([model.model.visual, model.model.audio_tower], 2e-3)
+    seen = []
+    for step in range(20):
+        pictures = picture_batch(np.random.default_rng(step), 12, cut=True)
+        sounds = sound_batch(np.random.default_rng(step), 2, 4.0)
+        looked = perception.picture_loss(perception.view(model, pictures.frames), pictures, words)
+        heard = perception.sound_loss(hear(model.model.audio_tower, mels_of(sounds.waves)), sounds, words)
+        (looked + heard).backward()
+        optimiser.step(schedule(step + 20, 1000))
+        seen.append((float(looked.detach()), float(heard.detach())))
+    early, late = np.mean(seen[:4], 0), np.mean(seen[-4:], 0)
+    assert (late < 0.9 * early).all()
+
+
+def test_growing_the_decoder_changes_no_answer(tokenizer):
+    model = fresh(tokenizer).eval()
+    words = perception.words_of(model, tokenizer)
+    batch = collate([draw_row(Packer(tokenizer), IdealSource(words), np.random.default_rng(1), EASY)])
+    with torch.no_grad():
+        half, _ = binding.forward(model, batch, binding.FIRST_LAYERS)
+        binding.grow(model)
+        whole, _ = binding.forward(model, batch)
+    torch.testing.assert_close(whole, half, atol=1e-4, rtol=1e-4)
+
+
+def test_labels_of_samples_agree_with_what_is_painted():
+    pictures = picture_batch(np.random.default_rng(3), 12)
+    rows, columns = pictures.frames.shape[2] // 28, pictures.frames.shape[3] // 28
+    cells = pictures.frames.float().amax((1, 4)).view(12, rows, 28, columns, 28).mean((2, 4)).flatten(1)
+    shapes, colours = pictures.shapes[:, 0], pictures.colours[:, 0]
+    named, empty = (shapes >= 0) & (shapes < len(SHAPES)), shapes == len(SHAPES)
+    assert named.any()
+    assert cells[named].mean() > cells[empty].mean() + 40
+    assert (named == ((colours >= 0) & (colours < len(COLOURS)))).all()
+
+
+def test_a_busy_pictures_cells_name_the_shapes_of_their_places():
+    pictures = busy_picture_batch(np.random.default_rng(4), 8)
+    columns = pictures.frames.shape[3] // 28
+    left, right = ((pictures.places[:, 0] == PLACES.index(place)).nonzero()[:, 1] % columns for place in PLACES[:2])
+    assert left.numel()
+    assert right.numel()
+    assert left.max() < right.min()
+    placed = pictures.places >= 0
+    assert (placed == ((pictures.shapes >= 0) & (pictures.shapes < len(SHAPES)))).all()
+
+
+def test_tokens_know_what_came_before_and_how_much_there_was():
+    events = (Event(0, 2, "circle", "red", "noise"), Event(2, 4, None, None, "clicks"), Event(5, 8, "square", "blue"))
+    times, kind = np.array([1.0, 3.0, 4.5, 6.0]), np.array([2, 2, 2, 1])
+    labels = facts.facts_of(events, False, kind, times, np.full((3, 4), IGNORED))
+    known = {name: labels[number].tolist() for name, number in facts.NUMBER.items()}
+    nothing, square = len(SHAPES), SHAPES.index("square")
+    assert known["shape"] == [SHAPES.index("circle"), nothing, nothing, square]
+    assert known["shape before"] == [nothing, IGNORED, IGNORED, SHAPES.index("circle")]
+    assert known["shapes so far"] == [1, 1, 1, 2]
+    # A picture stands before the sound of its chunk and cannot know it.
+    assert known["sound before"] == [len(SOUNDS), SOUNDS.index("noise"), IGNORED, IGNORED]
+    assert known["sounds so far"] == [1, 2, 2, IGNORED]
+
+
+@pytest.mark.parametrize("world", ["v1", "v2"])
+def test_packed_layers_equal_the_stock_ones(tokenizer, model, world):
+    stage = Curriculum(2, 8, full_share=0.0, thin_share=1.0, questions=6, busy_share=float(world == "v2"))
+    source = IdealSource(perception.words_of(model, tokenizer))
+    batch = collate([draw_row(Packer(tokenizer), source, np.random.default_rng(seed), stage) for seed in range(3)])
+    decoder = model.model.language_model
+    with torch.no_grad():
+        final, after = binding.forward(model, batch)
+        rotary = decoder.rotary_emb(after[0], batch.positions)
+        hidden = after[0]
+        for layer in decoder.layers:
+            hidden = layer(hidden, attention_mask=batch.mask, position_embeddings=rotary)
+    read = batch.targets != IGNORED
+    torch.testing.assert_close(final[read], decoder.norm(hidden)[read], atol=1e-4, rtol=1e-4)
+
+
+def test_frozen_layers_stay_and_a_killed_run_goes_on(tokenizer, tmp_path):
+    """Three steps, then three more from the state on disk, are the six steps of a run that nothing stopped."""
+    words = perception.words_of(fresh(tokenizer), tokenizer)
+
+    def trained(name: str, *until: int) -> dict[str, torch.Tensor]:
+        for steps in until:
+            torch.manual_seed(0)
+            model = fresh(tokenizer)
+            binding.train(
+                model,
+                Packer(tokenizer),
+                IdealSource(words),
+                words,
+                steps=steps,
+                rows=2,
+                rate=1e-3,
+                seed=1,
+                checkpoint=tmp_path / name,
+                device=torch.device("cpu"),
+                phases=(binding.Phase(1.0, EASY),),
+                workers=0,
+                decay=0.0,
+                frozen=5,
+            )
+        return model.model.language_model.state_dict()
+
+    whole, stopped, untrained = trained("a", 6), trained("b", 3, 6), fresh(tokenizer).model.language_model.state_dict()
+    for name, weight in whole.items():
+        torch.testing.assert_close(stopped[name], weight)
+        early = name.startswith(("embed_tokens", *(f"layers.{number}." for number in range(5))))
+        assert torch.equal(weight, untrained[name]) == early, name
+
+
+def test_stages_are_found_by_name_and_fit_a_time():
+    chosen = stages.named(["vision", "audio"])
+    assert [stage.name for stage in chosen] == ["audio", "vision"]
+    fitted = stages.fitted(chosen, 1000.0, {"audio": 1.0, "vision": 2.0})
+    assert sum(stage.steps * cost for stage, cost in zip(fitted, (1.0, 2.0), strict=True)) == pytest.approx(
+        1000, rel=0.01
+    )
+    with pytest.raises(ValueError, match="there is no stage listening"):
+        stages.named(["listening"])
+
+
+@pytest.mark.parametrize("name", stored.SLICES)
+def test_the_shipped_checkpoints_give_their_stored_answers(name):
+    kept = json.loads((Path(__file__).parents[1] / "data" / f"{name}_answers.json").read_text())
+    model = OmniModel.load(name, device="cpu", dtype="float32")
+    agree, right = [], []
+    for clip in kept["clips"]:
+        found = stored.answers_of(model, stored.SLICES[name][0], clip["seed"], clip["events"])
+        assert [one.question.text for one, _ in found] == list(clip["answers"])
+        agree += [said == clip["answers"][one.question.text] for one, said in found]
+        right += [said == one.right for one, said in found]
+    assert len(agree) >= 24
+    assert np.mean(agree) >= 0.97
+    assert np.mean(right) >= kept["accuracy"] - 0.03

@@ -1,0 +1,474 @@
+"""Units become decoded clips, decoded clips become answers; from local files, from a bucket, and through Ray."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import s3fs
+import torch
+
+from omnidrop.errors import CheckpointError
+from omnidrop.model import Pruning
+from omnidrop.questions import Boolean, Choice, Question
+from tests.support.media_files import children, clip_file, cut, make, picture, times_of
+from tests.support.s3_server import s3_server
+from workers.answering import Answerer, AnswererSettings, DeviceBroken
+from workers.decoding import Source, decode_one, decode_unit, local_etag
+from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageError
+from workers.fetching import CacheSettings, fetched
+from workers.probing import ProbePool, probe
+from workers.records import (
+    Clip,
+    ClipFailure,
+    ClipResult,
+    DecodedClip,
+    DecodeSettings,
+    Media,
+    MediaInfo,
+    WorkUnit,
+)
+from workers.shrinking import shrink
+
+SETTINGS = DecodeSettings(max_pixels=112 * 112)
+QUESTIONS = (
+    Question("colour", "What colour is the circle?", Choice(("red", "green", "blue"))),
+    Question("heard", "Is a rising sweep heard?", Boolean()),
+)
+
+
+def unit_of(path: Path, clips: int = 3, length_s: float = 2.0, **media) -> WorkUnit:
+    found = Media(f"id-{path.name}", path.name, str(path), local_etag(str(path)), path.stat().st_size)
+    spans = tuple(Clip(f"{path.name}-{n}", n, n * length_s, (n + 1) * length_s) for n in range(clips))
+    return WorkUnit("unit", "version", replace(found, **media), probe(path), spans, QUESTIONS, "")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    return clip_file(tmp_path_factory.mktemp("workers") / "plain.mkv", 6)
+
+
+# Decoding a unit
+
+
+def test_a_units_clips_come_in_order_one_at_a_time(plain):
+    unit = unit_of(plain)
+    found = decode_unit(unit, SETTINGS)
+    assert isinstance(found, Iterator)
+    for clip in unit.clips:
+        decoded = next(found)
+        assert decoded.clip == clip
+        np.testing.assert_allclose(times_of(decoded.frames), clip.start_s + np.arange(4) / 2, atol=0.15)
+    assert next(found, None) is None
+
+
+def test_one_bad_clip_costs_that_clip(plain, tmp_path):
+    path = cut(plain, tmp_path / "cut.mkv", 0.6)
+    first, second, third = decode_unit(unit_of(path), replace(SETTINGS, min_share=0.9))
+    assert first.decoded_share == 1
+    assert (second.clip.index, second.stage, second.error_class) == (1, "decode", "decode_incomplete")
+    assert (third.clip.index, third.error_class) == (2, "decode_failed")
+
+
+def test_a_file_that_changed_or_went_gives_no_answers(plain, tmp_path):
+    path = tmp_path / "a.mkv"
+    path.write_bytes(plain.read_bytes())
+    unit = unit_of(path)
+    os.utime(path, ns=(1, 1))
+    assert {f.error_class for f in decode_unit(unit, SETTINGS)} == {"media_changed"}
+    assert [f.clip for f in decode_unit(unit, SETTINGS)] == list(unit.clips)
+    path.unlink()
+    assert {f.error_class for f in decode_unit(unit, SETTINGS)} == {"media_missing"}
+
+
+def test_a_file_that_changes_while_it_is_decoded_gives_no_answers(plain, tmp_path):
+    path = tmp_path / "a.mkv"
+    path.write_bytes(plain.read_bytes())
+    unit = unit_of(path)
+    found = decode_unit(unit, SETTINGS)
+    assert isinstance(next(found), DecodedClip)
+    path.write_bytes(plain.read_bytes() + b"more")
+    assert [f.error_class for f in found] == ["media_changed", "media_changed"]
+
+
+def test_a_file_larger_than_the_limit_is_not_opened(plain):
+    found = decode_unit(unit_of(plain), replace(SETTINGS, max_media_bytes=100))
+    assert {(f.stage, f.error_class) for f in found} == {("fetch", "too_large")}
+
+
+# A bucket, through the node's cache
+
+
+@pytest.fixture(scope="module")
+def bucket(plain) -> Iterator[tuple[s3fs.S3FileSystem, dict[str, str]]]:
+    with s3_server("archive") as address:
+        filesystem = s3fs.S3FileSystem(endpoint_url=address, skip_instance_cache=True)
+        filesystem.put_file(str(plain), "archive/plain.mkv")
+        yield filesystem, {"endpoint_url": address}
+
+
+def listed(bucket, key: str) -> Media:
+    filesystem, _ = bucket
+    found = filesystem.info(f"archive/{key}", refresh=True)
+    return Media(f"id-{key}", key, f"s3://archive/{key}", found["ETag"].strip('"'), found["size"])
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix == "")
+
+
+@pytest.mark.cluster
+def test_an_object_is_probed_where_it_lies(bucket, plain, tmp_path):
+    """The same findings as from the file, from a few blocks of it, in a child without credentials."""
+    filesystem, options = bucket
+    filesystem.pipe_file("archive/text.mp4", b"no media at all, only words " * 100)
+    filesystem.put_file(str(cut(plain, tmp_path / "cut.mkv", 0.6)), "archive/cut.mkv")
+    keys = ["plain.mkv", "text.mp4", "cut.mkv", "missing.mkv"]
+    with ProbePool(2, timeout_s=30, storage_options=options) as pool:
+        found = dict(pool.probe_many((key, f"s3://archive/{key}") for key in keys))
+    assert found["plain.mkv"] == probe(plain)
+    assert found["cut.mkv"] == probe(tmp_path / "cut.mkv")
+    assert found["text.mp4"].error_class == "not_media"
+    assert found["missing.mkv"].error_class == "media_missing"
+    unreachable = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    with pytest.raises(StorageError):
+        probe("s3://archive/plain.mkv", storage_options=unreachable)
+
+
+@pytest.mark.cluster
+def test_a_child_that_hangs_over_an_object_is_replaced(bucket):
+    """It is ended on time and replaced, as for files on disk."""
+    with ProbePool(1, timeout_s=2, storage_options=bucket[1]) as pool:
+        assert isinstance(dict(pool.probe_many([(0, "s3://archive/plain.mkv")]))[0], MediaInfo)
+        (child,) = children()
+        child.suspend()
+        assert dict(pool.probe_many([(1, "s3://archive/plain.mkv")]))[1].error_class == "probe_timeout"
+        assert isinstance(dict(pool.probe_many([(2, "s3://archive/plain.mkv")]))[2], MediaInfo)
+
+
+@pytest.mark.cluster
+def test_an_object_is_fetched_once_for_all_its_clips_and_units(bucket, plain, tmp_path):
+    unit = replace(unit_of(plain), media=listed(bucket, "plain.mkv"))
+    source = Source.of(bucket[1], CacheSettings(str(tmp_path / "cache")))
+    assert [d.decoded_share for d in decode_unit(unit, SETTINGS, source)] == [1, 1, 1]
+    (entry,) = entries(tmp_path / "cache")
+    assert entry.read_bytes() == plain.read_bytes()
+    inode = entry.stat().st_ino
+    # The second unit needs no store at all.
+    elsewhere = Source.of({"endpoint_url": "http://127.0.0.1:9"}, source.cache)
+    assert isinstance(decode_one(unit.media, unit.info, unit.clips[1], SETTINGS, elsewhere), DecodedClip)
+    assert [p.stat().st_ino for p in entries(tmp_path / "cache")] == [inode]
+
+
+@pytest.mark.cluster
+def test_an_object_that_changed_or_went_is_named(bucket, tmp_path):
+    filesystem, options = bucket
+    cache = CacheSettings(str(tmp_path / "cache"))
+    filesystem.pipe_file("archive/changing", b"first")
+    media = listed(bucket, "changing")
+    filesystem.pipe_file("archive/changing", b"secon")
+    with pytest.raises(MediaChanged, match=media.etag), fetched(media, options, cache):
+        pass
+    filesystem.rm_file("archive/changing")
+    with pytest.raises((MediaMissing, MediaChanged)), fetched(media, options, cache):
+        pass
+    assert entries(tmp_path / "cache") == []
+
+
+@pytest.mark.cluster
+def test_a_store_that_cannot_be_reached_is_worth_a_retry(bucket, plain, tmp_path):
+    options = {
+        "endpoint_url": "http://127.0.0.1:9",
+        "config_kwargs": {"retries": {"max_attempts": 0}, "connect_timeout": 1},
+    }
+    unit = replace(unit_of(plain), media=listed(bucket, "plain.mkv"))
+    found = list(decode_unit(unit, SETTINGS, Source.of(options, CacheSettings(str(tmp_path / "cache")))))
+    assert {(f.stage, f.error_class) for f in found} == {("fetch", StorageError.error_class)}
+    assert [f.clip for f in found] == list(unit.clips)
+    assert entries(tmp_path / "cache") == []
+
+
+@pytest.mark.cluster
+def test_the_cache_is_bounded_and_the_least_recently_used_goes(bucket, tmp_path):
+    filesystem, options = bucket
+    cache = CacheSettings(str(tmp_path / "cache"), max_bytes=2500)
+    media = {}
+    for name in "abc":
+        filesystem.pipe_file(f"archive/{name}", name.encode() * 1000)
+        media[name] = listed(bucket, name)
+
+    def holds() -> set[str]:
+        return {p.read_text()[0] for p in entries(tmp_path / "cache")}
+
+    for name in "aba":
+        with fetched(media[name], options, cache) as path:
+            assert Path(path).read_text() == name * 1000
+        time.sleep(0.02)
+    with fetched(media["c"], options, cache):
+        assert holds() == {"a", "c"}
+        # What is in use stays, so there is no room for b beside c and a.
+        with fetched(media["a"], options, cache), pytest.raises(CacheFull), fetched(media["b"], options, cache):
+            pass
+        assert holds() == {"a", "c"}
+    with (
+        pytest.raises(CacheFull, match="raise that bound"),
+        fetched(replace(media["a"], size_bytes=9999), options, cache),
+    ):
+        pass
+
+
+@pytest.mark.cluster
+def test_what_a_crash_left_is_not_taken_for_whole(bucket, plain, tmp_path):
+    _, options = bucket
+    media = listed(bucket, "plain.mkv")
+    cache = CacheSettings(str(tmp_path / "cache"), max_bytes=media.size_bytes + 100)
+    with fetched(media, options, cache) as path:
+        whole = Path(path)
+    whole.with_suffix(".part").write_bytes(whole.read_bytes()[:1000])
+    whole.unlink()
+    with fetched(media, options, cache) as path:
+        assert Path(path).read_bytes() == plain.read_bytes()
+    # A part of another object, whose fetcher is gone, makes room.
+    whole.unlink()
+    (tmp_path / "cache" / "0123.part").write_bytes(bytes(5000))
+    with fetched(media, options, cache) as path:
+        assert Path(path).read_bytes() == plain.read_bytes()
+    assert not (tmp_path / "cache" / "0123.part").exists()
+
+
+FETCH = """
+import os, pickle, sys
+from workers.fetching import fetched
+media, options, cache = pickle.load(sys.stdin.buffer)
+with fetched(media, options, cache) as path:
+    print(os.stat(path).st_ino, os.stat(path).st_size)
+"""
+
+
+@pytest.mark.cluster
+def test_processes_share_one_fetch(bucket, tmp_path):
+    media = listed(bucket, "plain.mkv")
+    given = pickle.dumps((media, bucket[1], CacheSettings(str(tmp_path / "cache"))))
+    command = [sys.executable, "-c", FETCH]
+    root = Path(__file__).parents[2]
+    several = [
+        subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False) for _ in range(3)
+    ]
+    for process in several:
+        process.stdin.write(given)
+        process.stdin.close()
+    found = {process.stdout.read() for process in several}
+    assert [process.wait(60) for process in several] == [0, 0, 0]
+    assert len(found) == 1
+    assert found.pop().split()[1] == str(media.size_bytes).encode()
+
+
+# Answering
+
+
+@pytest.fixture(scope="module")
+def answerer() -> Answerer:
+    loaded = Answerer(AnswererSettings("tiny", device="cpu", torch_threads=1))
+    loaded.load()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def decoded(plain) -> DecodedClip:
+    (clip,) = decode_unit(unit_of(plain, clips=1, length_s=4), SETTINGS)
+    return clip
+
+
+def test_a_clip_is_answered_with_its_own_id_and_cost(answerer, decoded):
+    result = answerer.answer(decoded, QUESTIONS)
+    assert isinstance(result, ClipResult)
+    assert result.clip == decoded.clip
+    assert [a.question_id for a in result.answers.answers] == ["colour", "heard"]
+    assert result.answers.answers[0].value in ("red", "green", "blue")
+    assert isinstance(result.answers.answers[1].value, bool)
+    assert (result.frames, result.samples, result.fps, result.decoded_share) == (8, 64_000, 2.0, 1.0)
+    assert result.answers.cost.as_run.tokens > 0
+    assert 0 < result.answers.cost.seconds <= result.answer_s
+
+
+@pytest.mark.parametrize("lacking", ["frames", "audio"])
+def test_pictures_alone_and_sound_alone_are_answered(answerer, decoded, lacking):
+    result = answerer.answer(replace(decoded, **{lacking: None}), QUESTIONS)
+    assert isinstance(result, ClipResult)
+    assert (result.frames == 0) == (lacking == "frames")
+    assert (result.samples == 0) == (lacking == "audio")
+
+
+def test_what_the_model_refuses_is_a_failure_of_that_clip_only(answerer, decoded):
+    refused = answerer.answer(decoded, (QUESTIONS[0], QUESTIONS[0]))
+    assert isinstance(refused, ClipFailure)
+    assert (refused.clip, refused.stage, refused.error_class) == (decoded.clip, "answer", "question")
+    neither = answerer.answer(replace(decoded, frames=None, audio=None), QUESTIONS)
+    assert isinstance(neither, ClipFailure)
+    assert isinstance(answerer.answer(decoded, QUESTIONS), ClipResult)
+
+
+class Limited:
+    """The real model on a device that holds at most so many bytes of pictures."""
+
+    def __init__(self, model, most_bytes: int, error: Exception) -> None:
+        self.model, self.most_bytes, self.error = model, most_bytes, error
+
+    def answer(self, frames, audio, questions, **options):
+        if frames is None or frames.nbytes > self.most_bytes:
+            raise self.error
+        return self.model.answer(frames, audio, questions, **options)
+
+
+def cpu_memory_error() -> RuntimeError:
+    try:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    except RuntimeError as error:
+        return error
+    raise AssertionError("an exabyte was allocated")
+
+
+@pytest.mark.parametrize(
+    ("share", "frames", "said"), [(1.0, 8, None), (0.5, 4, "4 of 8 frames"), (0.3, 2, "2 of 8 frames")]
+)
+def test_memory_trouble_shrinks_the_clip_and_says_so(answerer, decoded, monkeypatch, share, frames, said):
+    error = torch.OutOfMemoryError("CUDA out of memory") if share == 0.5 else cpu_memory_error()
+    monkeypatch.setattr(answerer, "_model", Limited(answerer._model, int(share * decoded.frames.nbytes) + 999, error))
+    result = answerer.answer(decoded, QUESTIONS)
+    assert isinstance(result, ClipResult)
+    assert (result.frames, result.fps) == (frames, 2.0 * frames / 8)
+    assert [said in note for note in result.notes if "memory" in note] == ([True] if said else [])
+
+
+def test_a_clip_that_never_fits_is_a_failure(answerer, decoded, monkeypatch):
+    monkeypatch.setattr(answerer, "_model", Limited(answerer._model, 0, cpu_memory_error()))
+    result = answerer.answer(decoded, QUESTIONS)
+    assert isinstance(result, ClipFailure)
+    assert result.error_class == "model_out_of_memory"
+
+
+def test_a_broken_device_is_not_kept(answerer, decoded, monkeypatch):
+    broken = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    monkeypatch.setattr(answerer, "_model", Limited(answerer._model, 0, broken))
+    with pytest.raises(DeviceBroken, match="device-side assert"):
+        answerer.answer(decoded, QUESTIONS)
+
+
+class Crowded:
+    """The real model, which holds at most so many clips together and chokes on those whose sound is `poison`."""
+
+    def __init__(self, model, most: int, poison) -> None:
+        self.model, self.most, self.poison, self.batches = model, most, poison, []
+
+    def answer(self, frames, audio, questions, **options):
+        if audio is self.poison:
+            raise ValueError("choked")
+        return self.model.answer(frames, audio, questions, **options)
+
+    def answer_batch(self, clips, questions, **options):
+        self.batches.append(len(clips))
+        if len(clips) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if any(audio is self.poison for _, audio in clips):
+            raise ValueError("choked")
+        return self.model.answer_batch(clips, questions, **options)
+
+
+def test_clips_of_one_shape_are_answered_together_and_fail_apart(answerer, decoded, monkeypatch):
+    def clip(number, **changes):
+        return replace(decoded, clip=replace(decoded.clip, clip_id=f"clip-{number}"), **changes)
+
+    poison = decoded.audio.copy()
+    given = [clip(n, frames=np.roll(decoded.frames, n, axis=2)) for n in range(4)]
+    given[2:2] = [clip("shorter", frames=decoded.frames[:6]), clip("poison", audio=poison)]
+    model = Crowded(answerer._model, 3, poison)
+    monkeypatch.setattr(answerer, "_model", model)
+    outcomes = answerer.answer_batch(given, QUESTIONS)
+    assert [outcome.clip for outcome in outcomes] == [one.clip for one in given]
+    assert [o.error_class for o in outcomes if isinstance(o, ClipFailure)] == ["model_error"]
+    assert outcomes[3].clip.clip_id == "clip-poison"
+    # Five of one shape are too many; halves of what is left, down to the one that chokes.
+    assert model.batches == [5, 2, 2]
+    for one, outcome in zip(given, outcomes, strict=True):
+        if isinstance(outcome, ClipResult):
+            alone = answerer.answer(one, QUESTIONS)
+            assert [a.value for a in outcome.answers.answers] == [a.value for a in alone.answers.answers]
+            assert outcome.answers.trace == alone.answers.trace
+            assert 0 < outcome.answers.cost.seconds <= outcome.answer_s
+    answerer.answer_batch(given, QUESTIONS)
+    assert max(model.batches[3:]) == 2
+
+
+def test_shrinking_keeps_time_and_never_goes_below_the_smallest_side(decoded):
+    half = shrink(decoded, 0.5, 1)
+    height, width = decoded.frames.shape[1:3]
+    assert half.frames.shape[0] == len(decoded.frames)
+    assert half.frames[0].size == pytest.approx(decoded.frames[0].size / 2, rel=0.05)
+    np.testing.assert_allclose(times_of(half.frames), times_of(decoded.frames), atol=0.05)
+    fewer = shrink(decoded, 1.0, 4)
+    assert (len(fewer.frames), fewer.fps) == (2, 0.5)
+    np.testing.assert_array_equal(fewer.frames, decoded.frames[::4])
+    assert min(shrink(decoded, 0.0001, 1).frames.shape[1:3]) == min(56, height, width)
+
+
+def test_what_answered_is_described(answerer):
+    described = answerer.describe()
+    assert described.family == "qwen2_5_omni"
+    assert len(described.weights_hash) >= 32
+    assert dict(described.versions)["torch"] == torch.__version__
+    assert described.peak_rss_bytes > 50 << 20
+    assert "tiny" in str(described)
+
+
+def test_a_model_that_does_not_exist_is_named():
+    with pytest.raises(CheckpointError, match="no-such-model"):
+        Answerer(AnswererSettings("/nowhere/no-such-model")).load()
+
+
+# Through Ray
+
+
+def test_decode_workers_do_not_import_torch():
+    code = "import sys, workers.remote, workers.decoding; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_session")
+def test_clips_are_decoded_and_answered_through_ray(plain, tmp_path):
+    import ray
+
+    from workers.remote import DecodeStarter, packed, start_actor
+
+    make(*picture(4), "-c:v", "mpeg4", tmp_path / "silent.avi")
+    units = [unit_of(plain), unit_of(tmp_path / "silent.avi", clips=3)]
+    start_decode = DecodeStarter(SETTINGS, Source())
+    started = {(unit.media.key, clip.index): start_decode(unit, clip) for unit in units for clip in unit.clips}
+    reports = {key: ray.get(report) for key, (report, _) in started.items()}
+    assert {key for key, report in reports.items() if report.failure} == {("silent.avi", 2)}
+    assert reports["silent.avi", 2].failure.error_class == "decode_incomplete"
+    settings = AnswererSettings("tiny", device="cpu", torch_threads=1, pruning=Pruning.off())
+    actor = start_actor(settings, num_gpus=0)
+    try:
+        ray.get(actor.load.remote())
+        for key, (_, payload) in started.items():
+            if reports[key].failure is None:
+                decoded = ray.get(payload)
+                assert reports[key].nbytes == decoded.nbytes
+                result = ray.get(actor.answer.remote(payload, packed(QUESTIONS, "")))
+                assert result.clip.clip_id == f"{key[0]}-{key[1]}"
+                assert result.frames == len(decoded.frames)
+        both = [key for key in started if key[0] != "silent.avi"][:2]
+        together = ray.get(actor.answer_batch.remote(packed(QUESTIONS, ""), *(started[key][1] for key in both)))
+        assert [result.clip.clip_id for result in together] == [f"{name}-{index}" for name, index in both]
+        assert ray.get(actor.describe.remote()).clips == 5 + len(both)
+    finally:
+        ray.kill(actor)
