@@ -47,13 +47,13 @@ browser:
 	  || echo "chromium was not installed: the tests that need a browser are skipped"
 
 bench: $(VENV)/ready  ## the speed tables of docs/, quick versions
-	$(BIN)/python -m benchmarks.prefill --quick
+	$(BIN)/python -m benchmarks.speed.prefill --quick
 
 crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compare what is published
-	$(BIN)/python -m benchmarks.crash --rounds 100 --json crash.json
+	$(BIN)/python -m tests.robustness.crash --rounds 100 --json crash.json
 
 fuzz: $(VENV)/ready   ## 2,400 hostile media files through the whole job (about half an hour)
-	$(BIN)/python -m benchmarks.fuzz_media --files 2400 --json fuzz.json
+	$(BIN)/python -m tests.robustness.fuzz_media --files 2400 --json fuzz.json
 
 clean:                ## remove .venv, caches and the demo
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import batching
-from benchmarks.copied_cache import CopiedDecoder, StockDecoder
-from benchmarks.prefill import Bench, Case, cases, targets
-from benchmarks.random_text_model import ClipShape, questions
-from benchmarks.whole_model import Bench as WholeBench
-from benchmarks.whole_model import cases as whole_cases
+from benchmarks.speed import batching
+from benchmarks.speed.copied_cache import CopiedDecoder, StockDecoder
+from benchmarks.speed.prefill import Bench, Case, cases, targets
+from benchmarks.speed.random_text_model import ClipShape, questions
+from benchmarks.speed.whole_model import Bench as WholeBench
+from benchmarks.speed.whole_model import cases as whole_cases
 from omnidrop import decode, modes, prefill
 
 SHAPE = ClipShape(chunks=4, rows=2, columns=5, audio=5)

@@ -11,7 +11,6 @@ from unittest import mock
 import pytest
 import s3fs
 
-from benchmarks import faults
 from pipeline import backends, patience, s3, tables
 from pipeline.job import StorageConfig, load_job
 from pipeline.patience import Unavailable
@@ -19,6 +18,7 @@ from pipeline.query import open_results, query
 from pipeline.retrying import Selection
 from pipeline.run import forget_media, run_job
 from pipeline.storage import open_store
+from tests.robustness import faults
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import ANSWERS, Silent, cli, run, select

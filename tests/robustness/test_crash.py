@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.crash.rows import State, difference, state_of
 from omnidrop.errors import UserError
 from pipeline.committing import Committer
 from pipeline.failpoints import POINTS
@@ -24,6 +23,7 @@ from pipeline.planning import MediaPlan
 from pipeline.run import forget_media, rebuild_results, run_job
 from pipeline.savings_index import SavingsIndex
 from pipeline.storage import LocalStore
+from tests.robustness.crash.rows import State, difference, state_of
 from tests.support import rows
 from tests.support.small_jobs import ANSWERS, CLIPS, QUESTIONS, Silent, run, select
 from workers import remote
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.timeout(1800)
 def test_whatever_is_killed_rows_are_the_same_after_the_next_run(tmp_path):
     report = tmp_path / "crash.json"
-    harness = [sys.executable, "-m", "benchmarks.crash", "--rounds", "2", "--json", str(report)]
+    harness = [sys.executable, "-m", "tests.robustness.crash", "--rounds", "2", "--json", str(report)]
     # One without Ray and one with it; `make crash` has all kinds, a hundred times.
     harness += ["--kinds", "driver", "decode"]
     done = subprocess.run(harness, cwd=ROOT, capture_output=True, text=True, timeout=1700, check=False)

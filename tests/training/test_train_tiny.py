@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.train_tiny import binding, facts, perception, stages, stored
-from benchmarks.train_tiny.architecture import ALL_FILES, fresh, load, save, thinker_config
-from benchmarks.train_tiny.clips import Curriculum, Packer, collate, draw_row
-from benchmarks.train_tiny.encoders import frame_size, hear, mels_of, patches_of, see
-from benchmarks.train_tiny.optim import Optimiser, schedule
-from benchmarks.train_tiny.samples import IGNORED, busy_picture_batch, picture_batch, sound_batch
-from benchmarks.train_tiny.sources import Clip, EncodedSource, IdealSource
-from benchmarks.train_tiny.tokenizer import build_tokenizer, token_ids
 from omnidrop.model import OmniModel, Pruning
 from pipeline.toy_world import COLOURS, PLACES, SHAPES, SOUNDS, Event, questions_of
 from pipeline.toy_world.render import Painter, wave_of
 from pipeline.toy_world.world import events_of, generator_of
+from training.tiny import binding, facts, perception, stages, stored
+from training.tiny.architecture import ALL_FILES, fresh, load, save, thinker_config
+from training.tiny.clips import Curriculum, Packer, collate, draw_row
+from training.tiny.encoders import frame_size, hear, mels_of, patches_of, see
+from training.tiny.optim import Optimiser, schedule
+from training.tiny.samples import IGNORED, busy_picture_batch, picture_batch, sound_batch
+from training.tiny.sources import Clip, EncodedSource, IdealSource
+from training.tiny.tokenizer import build_tokenizer, token_ids
 
 EASY = Curriculum(most_events=2, longest_s=8, full_share=0.0, thin_share=1.0, questions=6)
 

@@ -1,6 +1,6 @@
 """Hostile media: each file ends with answers, a measured share or a named class; nothing hangs, leaks or reaches out.
 
-`python -m benchmarks.fuzz_media` is the long run of the same; here is a slice of it, and what it found.
+`python -m tests.robustness.fuzz_media` is the long run of the same; here is a slice of it, and what it found.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import s3fs
 
-from benchmarks.fuzz_media import mutations, references, tracing
-from benchmarks.fuzz_media.harness import Settings, fuzz
-from benchmarks.fuzz_media.references import Bait
-from benchmarks.fuzz_media.seeds import RECIPES, Seed, make_seeds
-from benchmarks.fuzz_media.structure import borders, parts
-from benchmarks.fuzz_media.trials import trials
-from benchmarks.fuzz_media.watching import BaitWatch, confined_children
 from pipeline.archive import list_media
 from pipeline.sections import ArchiveConfig
+from tests.robustness.fuzz_media import mutations, references, tracing
+from tests.robustness.fuzz_media.harness import Settings, fuzz
+from tests.robustness.fuzz_media.references import Bait
+from tests.robustness.fuzz_media.seeds import RECIPES, Seed, make_seeds
+from tests.robustness.fuzz_media.structure import borders, parts
+from tests.robustness.fuzz_media.trials import trials
+from tests.robustness.fuzz_media.watching import BaitWatch, confined_children
 from tests.support.media_files import AAC, X264, clip_file, make, picture, sound, times_of
 from tests.support.s3_server import s3_server
 from workers.decoding import Source, decode_one

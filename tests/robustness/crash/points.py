@@ -1,0 +1,118 @@
+"""A kill at every step of committing, publishing, forgetting and rebuilding, then the same command again.
+
+Promises: every point of `pipeline.failpoints` is visited, each visit by a process that dies there; what the repeated
+command leaves is compared with what an undisturbed one leaves. The units are run without Ray, since everything after a
+unit is finished happens in the driver and is the same code. Knows nothing about random kills.
+
+Three scenes on one archive. *grow*: of two items indexed before, one is changed back to what it was at first (its
+units count again) and one is new; an older generation of tables is dropped. *forget*: an item is erased. *rebuild*:
+index and tables are made again.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.failpoints import POINTS, VARIABLE
+from pipeline.job import load_job
+from tests.robustness.crash.processes import Found, Runs
+from tests.robustness.crash.rows import Difference, State, difference, state_of
+from tests.robustness.crash.world import World
+
+LIMIT_S = 300.0
+"""A command takes about two seconds on a quiet machine."""
+
+SCENES = {
+    "grow": ("index",),
+    "forget": ("forget", "--media", "taken back.mp4"),
+    "rebuild": ("rebuild",),
+}
+IN_PROCESS = ("--execution-ray-address", "in-process")
+_PUBLISHING = ("generation_claimed", "table_file_written", "generation_written", "manifest_written", "object_deleted")
+_FORGETTING = {name for name in POINTS if name.startswith("forget_")}
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One kill at a point, and what was found after the command had been repeated."""
+
+    scene: str
+    point: str
+    was_reached: bool
+    is_stuck: bool
+    difference: Difference
+    orphans: tuple[Found, ...]
+
+
+class PointRounds:
+    """The archive, and the undisturbed outcomes to compare with."""
+
+    def __init__(self, folder: Path, runs: Runs) -> None:
+        self._runs = runs
+        self.world = World(folder, clips_per_unit=1)
+        self._prepare()
+        self._should: dict[str, State] = {}
+        for scene in SCENES:
+            self.world.restore("before")
+            self._command(scene)
+            self._should[scene] = state_of(load_job(self.world.job))
+
+    def visits(self, points: dict[str, tuple[str, int]]) -> Iterator[Visit]:
+        """Kill at each of `points` (point: scene and which visit of it)."""
+        for point, (scene, number) in points.items():
+            yield self.visit(scene, point, number)
+
+    def visit(self, scene: str, point: str, number: int = 1) -> Visit:
+        """Kill `scene`'s command at a visit of a point, and repeat the command."""
+        self.world.restore("before")
+        arguments = self._arguments(scene)
+        armed = {VARIABLE: f"{point}:{number}"}
+        code = self._runs.finish(*arguments, environment=armed, limit_s=LIMIT_S)
+        again = self._runs.finish(*arguments, limit_s=LIMIT_S)
+        found = difference(self._should[scene], state_of(load_job(self.world.job)))
+        if again not in (0, None):
+            found.lost.append(f"the repeated command ended with {again}")
+        was_reached = code == -signal.SIGKILL
+        return Visit(scene, point, was_reached, None in (code, again), found, tuple(self._runs.orphans()))
+
+    def every_visit(self, most: int = 100) -> Iterator[Visit]:
+        """Each point at its first, second, ... visit, in every scene, until a command is not killed any more."""
+        for scene in SCENES:
+            for point in POINTS:
+                for number in range(1, most):
+                    visit = self.visit(scene, point, number)
+                    if not visit.was_reached:
+                        break
+                    yield visit
+
+    def _prepare(self) -> None:
+        world = self.world
+        world.put("taken back.mp4", hz=300)
+        world.put("same.mp4", hz=400)
+        world.put_text("no video.mp4")
+        self._command("grow")
+        world.put("taken back.mp4", hz=500, seconds=2)
+        self._command("grow")
+        world.put("taken back.mp4", hz=300)
+        world.put("new.mp4", hz=600)
+        world.keep("before")
+
+    def _command(self, scene: str) -> None:
+        code = self._runs.finish(*self._arguments(scene), limit_s=LIMIT_S)
+        assert code == 0, f"undisturbed, {scene} ended with {code}: {self._runs.said()}"
+
+    def _arguments(self, scene: str) -> list[str]:
+        command, *options = SCENES[scene]
+        return [command, str(self.world.job), *options, *(IN_PROCESS if command == "index" else ())]
+
+
+def one_visit_each() -> dict[str, tuple[str, int]]:
+    """Every point once; those of publishing in *forget*, because *grow* loads a model, which takes five seconds."""
+    scenes = dict.fromkeys(POINTS, "grow")
+    scenes |= dict.fromkeys((*_FORGETTING, *_PUBLISHING), "forget") | {"index_cleared": "rebuild"}
+    visits = {point: (scene, 1) for point, scene in scenes.items()}
+    # The first time, an older declaration is read again; the second time, units count again and are not yet taken up.
+    return visits | {"heads_applied": ("grow", 2)}

@@ -1,0 +1,98 @@
+"""What every audio and video token should know of its moment: the auxiliary targets of the decoder's training.
+
+Promises: `facts_of` gives one label per fact and token from the truth alone, IGNORED where a token cannot know (a
+picture stands before the sound of its chunk) or where nothing is asked of it. With them a question is one look away
+from its answer: "right after the circle" is at the tokens whose shape before is "circle", a count is the number begun
+by the end. Knows nothing about layers or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, Event
+from training.tiny.samples import IGNORED, NOTHING_COLOUR, NOTHING_SHAPE, NOTHING_SOUND
+
+MOST_COUNTED = 6
+SECONDS = 17
+"""World v2 lasts up to 16 s: a token's second, as content, links a sound to what is shown meanwhile. Pictures stand
+before the sound of their chunk, so they can be matched to it only by a time that both know."""
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing to know."""
+
+    name: str
+    classes: int
+    after: int
+    """Decoder layers after which it is known."""
+    weight: float
+
+
+FACTS = (
+    Fact("shape", NOTHING_SHAPE + 1, 5, 0.3),
+    Fact("colour", NOTHING_COLOUR + 1, 5, 0.3),
+    Fact("sound", NOTHING_SOUND + 1, 5, 0.3),
+    Fact("place", len(PLACES), 5, 0.3),
+    Fact("second", SECONDS, 6, 0.5),
+    Fact("shape before", NOTHING_SHAPE + 1, 8, 0.25),
+    Fact("sound before", NOTHING_SOUND + 1, 8, 0.25),
+    Fact("shapes so far", MOST_COUNTED + 1, 8, 0.25),
+    Fact("sounds so far", MOST_COUNTED + 1, 8, 0.25),
+    Fact("shapes here so far", MOST_COUNTED + 1, 8, 0.25),
+)
+NUMBER = {fact.name: number for number, fact in enumerate(FACTS)}
+
+
+def facts_of(
+    events: Sequence[Event], busy: bool, kind: Labels, times_s: npt.NDArray[np.float64], cells: Labels
+) -> Labels:
+    """(facts, n) labels of n tokens: `kind` 1 video, 2 audio; `times_s` their middles; `cells` (3, n) the shape,
+    colour and place that a video token's own cell shows (IGNORED where unclear)."""
+    labels = np.full((len(FACTS), len(kind)), IGNORED, np.int64)
+    seen, heard = kind == 1, kind == 2
+    shown, sounds = [e for e in events if e.shape], [e for e in events if e.sound]
+    # Pictures stand before the sound of their own chunk and cannot know it yet.
+    now, before, so_far = _stream(sounds, [SOUNDS.index(e.sound or "") for e in sounds], NOTHING_SOUND, times_s)
+    for name, found in (("sound", now), ("sound before", before), ("sounds so far", so_far)):
+        labels[NUMBER[name], heard] = found[heard]
+    if not busy:
+        shapes = [SHAPES.index(e.shape or "") for e in shown]
+        labels[NUMBER["shape"]], labels[NUMBER["shape before"]], labels[NUMBER["shapes so far"]] = _stream(
+            shown, shapes, NOTHING_SHAPE, times_s
+        )
+        colours = [COLOURS.index(e.colour or "") for e in shown]
+        labels[NUMBER["colour"]] = _stream(shown, colours, NOTHING_COLOUR, times_s)[0]
+        return labels
+    labels[NUMBER["second"]] = times_s.astype(np.int64).clip(0, SECONDS - 1)
+    for number, place in enumerate(PLACES):
+        there = [e for e in shown if e.place == place]
+        here = seen & (cells[2] == number)
+        labels[NUMBER["place"], here] = number
+        so_far = _stream(there, [0] * len(there), 0, times_s)[2]
+        labels[NUMBER["shapes here so far"], here] = so_far[here]
+    clear = seen & (cells[2] >= 0)
+    labels[NUMBER["shape"], clear], labels[NUMBER["colour"], clear] = cells[0, clear], cells[1, clear]
+    return labels
+
+
+def _stream(
+    events: Sequence[Event], names: Sequence[int], nothing: int, times_s: npt.NDArray[np.float64]
+) -> tuple[Labels, Labels, Labels]:
+    """Of events one after another, at every time: the name now, the name of the event before the one that goes on
+    (IGNORED between events), and how many have begun."""
+    now = np.full(len(times_s), nothing, np.int64)
+    before = np.full(len(times_s), IGNORED, np.int64)
+    so_far = np.zeros(len(times_s), np.int64)
+    for number, event in enumerate(events):
+        inside = (times_s >= event.start) & (times_s < event.end)
+        now[inside] = names[number]
+        before[inside] = names[number - 1] if number else nothing
+        so_far[times_s >= event.start] = min(MOST_COUNTED, number + 1)
+    return now, before, so_far

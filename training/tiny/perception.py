@@ -1,0 +1,226 @@
+"""Stage one: the encoders alone learn to say every token's shape, colour and sound in the model's own word embeddings.
+
+Promises: after it a video token over a red circle is close to embedding("red") + embedding("circle"), an audio token to
+the embedding of its sound's name. Knows nothing about clips, questions or the decoder's layers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
+
+from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS
+from training.tiny.encoders import CELL, hear, mels_of, patches_of, see
+from training.tiny.optim import Optimiser, mixed, rank, schedule, wait
+from training.tiny.samples import IGNORED, Pictures, Sounds, busy_picture_batch, picture_batch, sound_batch
+from training.tiny.tokenizer import token_ids
+
+log = logging.getLogger("train_tiny")
+VISION_BATCH, CUT_BATCH, BUSY_BATCH, AUDIO_BATCH = 48, 96, 32, 24
+WHOLE_FROM = 0.8
+"""Share of the vision steps that see 3 x 3 cells only; the last fifth sees whole frames."""
+SAVE_EVERY_S = 120.0
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """Embeddings (classes, width) that features are compared with; the last class is background or silence."""
+
+    shapes: Tensor
+    colours: Tensor
+    sounds: Tensor
+    places: Tensor
+    """Of world v2; no class for background."""
+
+    def to(self, device: torch.device | str) -> Words:
+        """The same on `device`."""
+        return Words(*(table.to(device) for table in vars(self).values()))
+
+
+def words_of(model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2Tokenizer) -> Words:
+    """The embedding of every name as it stands in running text (with its leading space) and as an answer, averaged."""
+    embedding = model.get_input_embeddings().weight.detach()
+
+    def rows(names: tuple[str, ...]) -> Tensor:
+        bare = embedding[token_ids(tokenizer, names)]
+        spaced = [tokenizer.encode(" " + name, add_special_tokens=False)[-1] for name in names]
+        return (bare + embedding[spaced]) / 2
+
+    background, silence = ("background",), ("silence",)
+    return Words(rows(SHAPES + background), rows(COLOURS + background), rows(SOUNDS + silence), rows(PLACES))
+
+
+def named(features: Tensor, words: Tensor) -> Tensor:
+    """(..., width) features against (classes, width) words -> (..., classes) logits."""
+    return features @ words.T / words.shape[-1] ** 0.5
+
+
+def picture_loss(features: Tensor, batch: Pictures, words: Words) -> Tensor:
+    """Cross entropy of both names in both frames, and a pull towards the sum of their embeddings."""
+    loss = features.new_zeros(())
+    pull = features.new_zeros(())
+    for frame in (0, 1):
+        shapes, colours, places = batch.shapes[:, frame], batch.colours[:, frame], batch.places[:, frame]
+        for labels, table in ((shapes, words.shapes), (colours, words.colours)):
+            # Most cells are background: weigh it down, or naming nothing is the first and longest plateau.
+            weight = features.new_ones(len(table))
+            weight[-1] = 0.2
+            logits = named(features, table).flatten(0, 1)
+            loss = loss + 0.5 * functional.cross_entropy(logits, labels.flatten(), weight, ignore_index=IGNORED)
+        target = words.shapes[shapes.clamp(min=0)] + words.colours[colours.clamp(min=0)]
+        if (known := places != IGNORED).any():
+            # The decoder's slow rotary pairs cannot tell where a cell is: the picture's encoder has to say it.
+            loss = loss + 0.5 * functional.cross_entropy(named(features[known], words.places), places[known])
+            target = target + words.places[places.clamp(min=0)] * known[..., None]
+        target = torch.where((shapes == len(SHAPES))[..., None], words.shapes[-1].expand_as(target), target)
+        known = ((shapes != IGNORED) & (colours != IGNORED))[..., None]
+        pull = pull + 0.5 * ((features - target) ** 2 * known).sum() / known.sum() / features.shape[-1]
+    return loss + 0.05 * pull
+
+
+def sound_loss(features: Tensor, batch: Sounds, words: Words) -> Tensor:
+    """Cross entropy of the name, and a pull towards its embedding."""
+    logits = named(features, words.sounds).flatten(0, 1)
+    loss = functional.cross_entropy(logits, batch.sounds.flatten(), ignore_index=IGNORED)
+    known = (batch.sounds != IGNORED)[..., None]
+    target = words.sounds[batch.sounds.clamp(min=0)]
+    return loss + 0.05 * ((features - target) ** 2 * known).sum() / known.sum() / features.shape[-1]
+
+
+def view(model: Qwen2_5OmniThinkerForConditionalGeneration, frames: Tensor) -> Tensor:
+    """(B, 2, H, W, 3) uint8 -> (B, cells, width)."""
+    return see(model.model.visual, patches_of(frames), frames.shape[2] // CELL, frames.shape[3] // CELL)
+
+
+@torch.no_grad()
+def measure(
+    model: Qwen2_5OmniThinkerForConditionalGeneration,
+    words: Words,
+    seed: int = 10_000_019,
+    batches: int = 12,
+    world: str = "v1",
+) -> dict[str, float]:
+    """Accuracy on unseen samples, per token: cells that show the same shape in both frames, background, sounds."""
+    device = words.shapes.device
+    right = {name: [0, 0] for name in ("shape", "colour", "place", "background", "sound")}
+
+    def note(name: str, good: Tensor, of: Tensor) -> None:
+        right[name][0] += int(good[of].sum())
+        right[name][1] += int(of.sum())
+
+    for number in range(batches):
+        rng = np.random.default_rng([seed, number])
+        pictures = (picture_batch(rng, 48) if world == "v1" else busy_picture_batch(rng, 24)).to(device)
+        features = view(model, pictures.frames)
+        for name, table, labels in (
+            ("shape", words.shapes, pictures.shapes),
+            ("colour", words.colours, pictures.colours),
+        ):
+            steady, said = (labels[:, 0] == labels[:, 1]) & (labels[:, 0] >= 0), named(features, table).argmax(-1)
+            nothing = labels[:, 0] == len(table) - 1
+            note(name, said == labels[:, 0], steady & ~nothing)
+            if name == "shape":
+                placed = named(features, words.places).argmax(-1)
+                note("place", placed == pictures.places[:, 0], steady & (pictures.places[:, 0] >= 0))
+                note("background", said == labels[:, 0], steady & nothing)
+        if number < 4:
+            sounds = sound_batch(np.random.default_rng([seed, number]), 24, world=world).to(device)
+            found = named(hear(model.model.audio_tower, mels_of(sounds.waves)), words.sounds).argmax(-1)
+            note("sound", found == sounds.sounds, sounds.sounds != IGNORED)
+    return {name: good / max(1, all_) for name, (good, all_) in right.items()}
+
+
+class _Steps(Dataset[Pictures | Sounds]):
+    """Batches numbered by step, so that a resumed run continues the same sequence."""
+
+    def __init__(self, kind: str, seed: int, steps: int, busy: float) -> None:
+        self.kind, self.seed, self.steps, self.busy = kind, seed, steps, busy
+        self.share = [rank()] if rank() else []
+
+    def __getitem__(self, step: int) -> Pictures | Sounds:
+        torch.set_num_threads(1)
+        rng = np.random.default_rng([self.seed, step, *self.share])
+        busy = bool(rng.random() < self.busy)
+        if self.kind == "audio":
+            return sound_batch(rng, AUDIO_BATCH, world="v2" if busy else "v1")
+        if busy:
+            return busy_picture_batch(rng, BUSY_BATCH)
+        cut = step < WHOLE_FROM * self.steps and step % 8 != 7
+        return picture_batch(rng, CUT_BATCH if cut else VISION_BATCH, cut)
+
+
+def train(
+    model: Qwen2_5OmniThinkerForConditionalGeneration,
+    words: Words,
+    kind: str,
+    *,
+    steps: int,
+    rate: float,
+    seed: int,
+    checkpoint: Path,
+    device: torch.device,
+    workers: int = 1,
+    busy: float = 0.0,
+) -> None:
+    """Train the "vision" or "audio" encoder in place for `steps` batches, a share `busy` of them of world v2.
+
+    Resumes from `checkpoint` if it exists.
+    """
+    module: nn.Module = model.model.visual if kind == "vision" else model.model.audio_tower
+    optimiser, begun = Optimiser([module], rate), 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        module.load_state_dict(state["weights"])
+        optimiser.load_state_dict(state["optimiser"])
+        begun = int(state["step"])
+    words = words.to(device)
+    loader = DataLoader(
+        _Steps(kind, seed, steps, busy),
+        batch_size=None,
+        sampler=range(begun, steps),
+        num_workers=workers,
+        prefetch_factor=3 if workers else None,
+    )
+    started = saved = time.monotonic()
+    running = None
+    for step, batch in enumerate(loader, begun):
+        if isinstance(batch, Pictures):
+            pictures = batch.to(device)
+            with mixed(device):
+                features = view(model, pictures.frames)
+            loss = picture_loss(features.float(), pictures, words)
+        else:
+            sounds = batch.to(device)
+            mels = mels_of(sounds.waves)
+            with mixed(device):
+                features = hear(module, mels)
+            loss = sound_loss(features.float(), sounds, words)
+        loss.backward()
+        optimiser.step(schedule(step, steps))
+        value = float(loss.detach())
+        running = value if running is None else 0.95 * running + 0.05 * value
+        if rank() == 0 and (step % 50 == 0 or step + 1 == steps):
+            log.info("%s step %d loss %.4f (%.0f s)", kind, step, running, time.monotonic() - started)
+        if step % 300 == 299 and rank() == 0:
+            log.info("%s step %d measured %s", kind, step, rounded(measure(model, words, batches=3)))
+        if rank() == 0 and (time.monotonic() - saved > SAVE_EVERY_S or step + 1 == steps):
+            state = {"weights": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            part = checkpoint.with_suffix(".part")
+            torch.save(state, part)
+            part.replace(checkpoint)
+            saved = time.monotonic()
+    wait()
+
+
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """For logs."""
+    return {name: round(value, 4) for name, value in values.items()}

@@ -1,0 +1,195 @@
+"""The curriculum as data: which part of the model learns from what, for how many steps, in which order.
+
+Promises: `STAGES` in their order are the run whose checkpoint ships (the lab log tells where its steps were found on
+the way). Knows nothing about how a stage is run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from training.tiny.architecture import LAYERS
+from training.tiny.binding import FIRST_LAYERS, Phase
+from training.tiny.clips import Curriculum
+
+ALL_LAYERS = tuple(range(LAYERS))
+NAMED_AFTER, KNOWN_AFTER = 5, 8
+"""After so many layers every media token names its moment, and knows what came before; later stages keep them."""
+READING = Curriculum(6, 32, full_share=0.8, thin_share=0.95, fewest_events=2, questions=18, order_weight=2.4)
+"""What tokens know has to be read by questions: many questions of order, few of all else."""
+
+
+@dataclass(frozen=True)
+class EncoderStage:
+    """One encoder alone."""
+
+    name: str
+    kind: str
+    """ "audio" or "vision"."""
+    steps: int
+    rate: float = 2e-3
+    busy_share: float = 0.0
+    """Share of the batches from world v2."""
+    share_of_time: float = 0.1
+    """How `--hours` is spent, relative to other stages."""
+
+
+@dataclass(frozen=True)
+class DecoderStage:
+    """The decoder, or some layers of it, on features of one kind."""
+
+    name: str
+    features: str
+    """ "ideal" or "encoded"."""
+    steps: int
+    phases: tuple[Phase, ...]
+    rate: float = 1.5e-3
+    rows: int = 6
+    """Clips a step and process."""
+    decay: float = 0.0
+    """Share of the steps over which the rate falls to nearly nothing; 0 goes over into the next stage."""
+    layers: tuple[int, ...] = ALL_LAYERS
+    frozen: int = 0
+    """First layers that stay as they are, with the embeddings."""
+    share_of_time: float = 0.1
+
+
+Stage = EncoderStage | DecoderStage
+
+STAGES: tuple[Stage, ...] = (
+    EncoderStage("audio", "audio", 160, share_of_time=0.03),
+    EncoderStage("vision", "vision", 600),
+    DecoderStage(
+        "two-events",
+        "ideal",
+        600,
+        (
+            Phase(0.40, Curriculum(most_events=2, longest_s=8, full_share=0.0, thin_share=1.0)),
+            Phase(0.75, Curriculum(most_events=3, longest_s=12, full_share=0.0, thin_share=1.0)),
+            Phase(1.00, Curriculum(most_events=4, longest_s=16, full_share=0.1, thin_share=1.0)),
+        ),
+        rate=2e-3,
+        layers=FIRST_LAYERS,
+    ),
+    DecoderStage(
+        "first-layers",
+        "encoded",
+        240,
+        (Phase(1.00, Curriculum(most_events=4, longest_s=16, full_share=0.5, thin_share=0.8)),),
+        layers=FIRST_LAYERS,
+    ),
+    DecoderStage(
+        "all-layers",
+        "encoded",
+        500,
+        (
+            Phase(0.60, Curriculum(most_events=4, longest_s=16, full_share=0.6, thin_share=0.7)),
+            Phase(1.00, Curriculum(most_events=6, longest_s=26, full_share=0.6, thin_share=0.85)),
+        ),
+        decay=0.6,
+    ),
+    DecoderStage(
+        "order",
+        "ideal",
+        460,
+        (
+            Phase(0.61, Curriculum(4, 16, full_share=0.3, thin_share=1.0, fewest_events=2, busy_share=0.3)),
+            Phase(1.00, Curriculum(6, 28, full_share=0.4, thin_share=1.0, fewest_events=2, busy_share=0.35)),
+        ),
+    ),
+    DecoderStage(
+        "order-late",
+        "ideal",
+        227,
+        (Phase(1.00, Curriculum(6, 28, full_share=0.4, thin_share=1.0, fewest_events=2, busy_share=0.3)),),
+        rate=1.2e-3,
+        frozen=NAMED_AFTER,
+    ),
+    DecoderStage(
+        "long-clips",
+        "encoded",
+        520,
+        (
+            Phase(0.60, Curriculum(6, 32, full_share=0.8, thin_share=0.9, fewest_events=2)),
+            Phase(0.80, Curriculum(6, 32, full_share=0.8, thin_share=0.9)),
+            Phase(1.00, Curriculum(6, 32, full_share=0.9, thin_share=0.35)),
+        ),
+        rate=1.2e-3,
+        rows=4,
+        decay=0.5,
+        frozen=NAMED_AFTER,
+    ),
+    DecoderStage(
+        "reading",
+        "encoded",
+        450,
+        (Phase(1.00, READING),),
+        rows=4,
+        decay=0.5,
+        frozen=KNOWN_AFTER,
+    ),
+    DecoderStage(
+        "whole-rows",
+        "encoded",
+        130,
+        (Phase(1.00, replace(READING, full_share=1.0, thin_share=0.1)),),
+        rate=1e-3,
+        rows=4,
+        decay=0.8,
+        frozen=NAMED_AFTER,
+    ),
+    DecoderStage(
+        "wide",
+        "encoded",
+        150,
+        (Phase(1.00, replace(READING, full_share=1.0, thin_share=0.3, fewest_events=1, seconds_an_event=8.0)),),
+        rate=1.2e-3,
+        rows=4,
+        decay=0.8,
+        frozen=NAMED_AFTER,
+    ),
+)
+"""The checkpoint `tiny`, from nothing."""
+
+BUSY_STAGES: tuple[Stage, ...] = (
+    EncoderStage("busy-vision", "vision", 320, rate=1e-3, busy_share=0.75),
+    EncoderStage("places", "vision", 120, rate=1e-3, busy_share=1.0),
+    DecoderStage(
+        "places-ideal",
+        "ideal",
+        746,
+        (Phase(1.00, Curriculum(6, 32, full_share=0.8, thin_share=1.0, busy_share=1.0)),),
+        rate=1.5e-3,
+        decay=0.0,
+    ),
+    DecoderStage(
+        "places-asked",
+        "encoded",
+        345,
+        (
+            Phase(0.60, Curriculum(6, 32, full_share=0.8, thin_share=1.0, busy_share=1.0)),
+            Phase(1.00, Curriculum(6, 32, full_share=0.8, thin_share=0.5, busy_share=1.0)),
+        ),
+        rate=1.2e-3,
+        decay=0.6,
+    ),
+)
+"""The checkpoint `tiny-v2`, on the weights of `tiny` (`--world v2 --from DIR`)."""
+CURRICULA = {"v1": STAGES, "v2": BUSY_STAGES}
+
+
+def named(names: list[str], curriculum: tuple[Stage, ...] = STAGES) -> tuple[Stage, ...]:
+    """The stages of these names, in the curriculum's order. Raises ValueError for a name there is not."""
+    known = [stage.name for stage in curriculum]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"there is no stage {', '.join(unknown)}; there are {', '.join(known)}")
+    return tuple(stage for stage in curriculum if stage.name in names)
+
+
+def fitted(stages: tuple[Stage, ...], seconds: float, seconds_a_step: dict[str, float]) -> tuple[Stage, ...]:
+    """The same stages with steps that take about `seconds` in all, each its share of the time."""
+    whole = sum(stage.share_of_time for stage in stages)
+    return tuple(
+        replace(stage, steps=max(20, int(seconds * stage.share_of_time / whole / seconds_a_step[stage.name])))
+        for stage in stages
+    )
