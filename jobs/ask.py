@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs._shared.options import JsonFile, scalar, write_json
 from jobs.cli import main
-from jobs.options import JsonFile, scalar, write_json
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from omnidrop.question_text import FORMS

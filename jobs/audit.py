@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from jobs._shared.display import banded, console, off_line, print_facts, share, with_reasons
+from jobs._shared.options import JsonFile, write_json
+from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
 from jobs.cli import main
-from jobs.display import banded, console, off_line, print_facts, share, with_reasons
-from jobs.options import JsonFile, write_json
-from jobs.results import EndpointUrl, Results, find_results, is_job_file
 from omnidrop.errors import UserError
 from pipeline.job import AuditConfig, load_job
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from jobs._shared.display import console, print_facts
+from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from jobs.display import console, print_facts
-from jobs.options import JsonFile, with_job, write_json
 from pipeline.calibrating import calibrate
 from pipeline.calibration import Calibration
 from pipeline.job import JobConfig

@@ -155,7 +155,7 @@ def _root(
     ] = LogFormat.TEXT,
 ) -> None:
     if log_format is LogFormat.JSON:
-        from jobs.display import console
+        from jobs._shared.display import console
         from pipeline.logs import json_logs
 
         context.with_resource(json_logs(sys.stderr))

@@ -9,11 +9,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from jobs._shared.display import ProgressBar, console, print_summary
+from jobs._shared.options import JsonFile, write_json
+from jobs._shared.stopping import STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
-from jobs.display import ProgressBar, console, print_summary
 from jobs.index import summary_json
-from jobs.options import JsonFile, write_json
-from jobs.stopping import STOPPED_EXIT, StopOnSignal
 from pipeline.demo_archive import CLIP_S, FILES, make_demo_archive
 from pipeline.job import StorageConfig, load_job
 from pipeline.query import open_results, query

@@ -9,9 +9,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from jobs.cli import main
-from jobs.display import console
-from jobs.evaluation_options import (
+from jobs._shared.display import console
+from jobs._shared.evaluation_options import (
     Archive,
     Clips,
     Details,
@@ -44,8 +43,9 @@ from jobs.evaluation_options import (
     arms_of,
     run_settings,
 )
-from jobs.evaluation_tables import print_evaluation, progress_bar, result_json
-from jobs.options import JsonFile, write_json
+from jobs._shared.evaluation_tables import print_evaluation, progress_bar, result_json
+from jobs._shared.options import JsonFile, write_json
+from jobs.cli import main
 from omnidrop.model import OmniModel
 from pipeline.evaluation.items import EvaluatedClip, EvaluationError
 from pipeline.evaluation.labels import labelled_clips

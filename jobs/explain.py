@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
+from jobs._shared.options import JsonFile, write_json
+from jobs._shared.query_output import replaced
+from jobs._shared.results import EndpointUrl, Page, Results, find_results, is_job_file
 from jobs.cli import main
-from jobs.options import JsonFile, write_json
-from jobs.query_output import replaced
-from jobs.results import EndpointUrl, Page, Results, find_results, is_job_file
 from pipeline.job import load_job
 
 EXAMPLES = (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from jobs._shared.display import console
+from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from jobs.display import console
-from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 
 EXAMPLES = ("omnidrop export job.yaml", "omnidrop export job.yaml --json export.json")

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from jobs._shared.display import console
+from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from jobs.display import console
-from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 from pipeline.run import forget_media
 

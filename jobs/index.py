@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from jobs._shared.display import ProgressBar, console, print_summary, retry_hint
+from jobs._shared.options import JsonFile, job_as_given, with_job, write_json
+from jobs._shared.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
-from jobs.display import ProgressBar, console, print_summary, retry_hint
-from jobs.options import JsonFile, job_as_given, with_job, write_json
-from jobs.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from pipeline.identity import checked_run_id
 from pipeline.job import JobConfig
 from pipeline.patience import StopFlag

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from jobs._shared.display import console, hours, print_facts, quantity, saved, share, with_reasons
+from jobs._shared.notes import note, note_toy_answers
+from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from jobs.display import console, hours, print_facts, quantity, saved, share, with_reasons
-from jobs.notes import note, note_toy_answers
-from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 from pipeline.pricing import Price, price_job
 from pipeline.sections import CostConfig

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs._shared.notes import note_toy_answers
+from jobs._shared.options import JsonFile, write_json
+from jobs._shared.query_output import MOST_ROWS, Format, format_of, show
+from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
 from jobs.cli import main
-from jobs.notes import note_toy_answers
-from jobs.options import JsonFile, write_json
-from jobs.query_output import MOST_ROWS, Format, format_of, show
-from jobs.results import EndpointUrl, Results, find_results, is_job_file
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.addresses import is_s3

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from jobs._shared.display import ProgressBar, console, print_facts, print_summary, with_reasons
+from jobs._shared.options import JsonFile, with_job, write_json
+from jobs._shared.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
-from jobs.display import ProgressBar, console, print_facts, print_summary, with_reasons
 from jobs.index import summary_json
-from jobs.options import JsonFile, with_job, write_json
-from jobs.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from omnidrop.errors import UserError
 from pipeline.job import JobConfig
 from pipeline.retrying import Selection

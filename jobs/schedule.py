@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from jobs._shared.display import console
+from jobs._shared.options import JsonFile, with_job, write_json
+from jobs._shared.stopping import STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
-from jobs.display import console
 from jobs.index import run_and_show
-from jobs.options import JsonFile, with_job, write_json
-from jobs.stopping import STOPPED_EXIT, StopOnSignal
 from pipeline.job import JobConfig
 from pipeline.lease import Lease
 from pipeline.run import RunSummary

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from jobs._shared.options import JsonFile, write_json
 from jobs.cli import main
-from jobs.options import JsonFile, write_json
 
 EXAMPLES = (
     "omnidrop selfcheck --model tiny",

@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 from rich.table import Table
 
+from jobs._shared.display import console, print_facts, savings_lines, with_reasons
+from jobs._shared.notes import note_toy_answers
+from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from jobs.display import console, print_facts, savings_lines, with_reasons
-from jobs.notes import note_toy_answers
-from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 from pipeline.run import open_job
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 from pipeline.submission import NOT_FOUND_EXIT, PUBLISH_S, Cluster, Run, make_upload
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from jobs._shared.notes import note_toy_answers
+from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from jobs.notes import note_toy_answers
-from jobs.options import JsonFile, with_job, write_json
 from pipeline.job import JobConfig
 
 EXAMPLES = (

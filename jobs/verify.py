@@ -12,10 +12,10 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from jobs._shared.display import console
+from jobs._shared.options import JsonFile, write_json
+from jobs._shared.results import EndpointUrl, find_results, is_job_file
 from jobs.cli import main
-from jobs.display import console
-from jobs.options import JsonFile, write_json
-from jobs.results import EndpointUrl, find_results, is_job_file
 from pipeline.addresses import is_s3
 from pipeline.job import StorageConfig, load_job
 from pipeline.storage import open_store

@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+from jobs._shared.options import json_text, settings, settings_table, with_job, write_json
+from jobs._shared.results import find_results
 from jobs.cli import COMMANDS, app, load_command
-from jobs.options import json_text, settings, settings_table, with_job, write_json
-from jobs.results import find_results
 from omnidrop.errors import ModelError, UserError
 from pipeline import tables
 from pipeline.job import JobConfig, StorageConfig, load_job
@@ -506,7 +506,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_documented_settings_are_those_of_the_model():
-    assert settings_table() in (DOCS / "job-file.md").read_text(), "python -m jobs.options prints the table"
+    assert settings_table() in (DOCS / "job-file.md").read_text(), "python -m jobs._shared.options prints the table"
 
 
 def test_the_documented_files_are_valid(tmp_path: Path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import s3fs
 
-from jobs.evaluation_tables import short_names
+from jobs._shared.evaluation_tables import short_names
 from omnidrop.answers import Answer
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from jobs.stopping import STOPPED_EXIT
+from jobs._shared.stopping import STOPPED_EXIT
 from omnidrop.errors import UserError
 from pipeline import backends, scheduling
 from pipeline.job import load_job
@@ -196,7 +196,7 @@ def test_sigterm_in_a_run_leaves_it_due(job, monkeypatch):
     missed(store, days=1)
     before = last_run(store, "test")
     monkeypatch.setattr(Silent, "unit_done", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr("jobs.display.ProgressBar.unit_done", Silent.unit_done)
+    monkeypatch.setattr("jobs._shared.display.ProgressBar.unit_done", Silent.unit_done)
     assert cli("schedule", job, "--cron", NIGHTLY).exit_code == STOPPED_EXIT
     assert last_run(store, "test") == before
     monkeypatch.undo()

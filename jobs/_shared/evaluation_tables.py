@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jobs.display import console, share
+from jobs._shared.display import console, share
 from omnidrop.modes import DENSE_MODES
 from pipeline.evaluation.items import DENSE
 from pipeline.evaluation.summary import Evaluation, Score

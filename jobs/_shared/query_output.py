@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TextIO
 
 import typer
 
-from jobs.options import json_text
+from jobs._shared.options import json_text
 from omnidrop.errors import UserError
 from pipeline.report.formats import counted, quantity
 

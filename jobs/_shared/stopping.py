@@ -6,7 +6,7 @@ import signal
 import threading
 from types import FrameType
 
-from jobs.display import console
+from jobs._shared.display import console
 
 STOPPED_EXIT = 3
 """Exit status of a run that was asked to stop: finished units are kept, running again resumes."""
