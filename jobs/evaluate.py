@@ -57,7 +57,7 @@ from pipeline.evaluation.toy import CHECKPOINTS, archive_clips, toy_clips
 from pipeline.job import JobConfig, load_job
 from pipeline.probing import source
 from pipeline.toy_world import read_truth
-from workers.decoding import Source
+from workers.media.decode import Source
 
 EXAMPLES = (
     "omnidrop evaluate toy-world --world v1 --clips 20 --retained 0.2 --json result.json",

@@ -14,7 +14,7 @@ from pipeline.identity import checked_run_id
 from pipeline.job import JobConfig
 from pipeline.patience import StopFlag
 from pipeline.run import RunSummary, run_job
-from workers.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import find_ffmpeg
 
 EXAMPLES = (
     "omnidrop index job.yaml",

@@ -16,7 +16,7 @@ from pipeline.lease import Lease
 from pipeline.run import RunSummary
 from pipeline.scheduling import Cron, ScheduledRun, keep_schedule
 from pipeline.storage import open_store
-from workers.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import find_ffmpeg
 
 EXAMPLES = (
     'omnidrop schedule job.yaml --cron "0 2 * * *" --timezone Europe/Berlin    # every night at two',

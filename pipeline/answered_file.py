@@ -14,7 +14,7 @@ from omnidrop.answers import Answer
 from omnidrop.errors import UserError
 from omnidrop.model import Pruning
 from omnidrop.questions import SCORED, Question
-from workers.answering import Answerer
+from workers.model.answerer import Answerer
 from workers.records import ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
 
 if TYPE_CHECKING:

@@ -25,10 +25,10 @@ from pipeline.planning import cut_spans
 from pipeline.questions import load_question_set
 from pipeline.sections import ClipsConfig, ExecutionConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.worker_settings import answerer_settings, decode_settings, pruning_of
-from workers.answering import Answerer
-from workers.decoding import decode_one, local_etag
 from workers.errors import MediaError
-from workers.probing import probe
+from workers.media.decode import decode_one, local_etag
+from workers.media.probing import probe
+from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, Media, MediaInfo
 
 S = TypeVar("S", bound=BaseModel)

@@ -2,7 +2,7 @@
 
 Promises: every share comes with its 95 % interval over media (clips of one video are not independent) and its count,
 and a question with too few comparisons is not judged; claimed seconds are judged on clips they were not fitted to.
-Knows nothing about how clips are run; see `workers/auditing.py` for which clips are drawn.
+Knows nothing about how clips are run; see `workers/model/audit_sample.py` for which clips are drawn.
 
 A clip is audited by running its question set both as the job says and dense with prefix reuse, by the same model, each
 from cold caches, in an order drawn by clip. Rows come from the published table `audits`.
@@ -23,7 +23,7 @@ from pipeline import tables
 from pipeline.evaluation.intervals import bootstrap_ratio, wilson
 from pipeline.sections import AuditConfig
 from pipeline.throughput import MeasuredPass, fit
-from workers.auditing import is_fitted
+from workers.model.audit_sample import is_fitted
 
 if TYPE_CHECKING:
     from pipeline.storage import Store

@@ -36,10 +36,10 @@ from pipeline.patience import LOOK_S, Patience, StopFlag, Unavailable
 from pipeline.probing import source
 from pipeline.spending import gpus_counted
 from pipeline.worker_settings import answerer_settings, decode_settings
-from workers import remote
-from workers.answering import Answerer
-from workers.decoding import decode_one
-from workers.media import decoded_shape
+from workers import ray_workers
+from workers.media.clip_reader import decoded_shape
+from workers.media.decode import decode_one
+from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeSettings, WorkUnit
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class _OnRay:
         wanted = self._job.model.actors
         most = max(1, int(resources.get("GPU", 0) / gpus)) if gpus else 1
         actors = most if wanted == "auto" else wanted
-        free = resources.get(remote.DECODE_RESOURCE) or resources.get("CPU", 1) - actors * cpus
+        free = resources.get(ray_workers.DECODE_RESOURCE) or resources.get("CPU", 1) - actors * cpus
         return Limits(
             bytes_in_flight=given.bytes_in_flight,
             decode_tasks=given.decode_tasks or max(1, int(free)),
@@ -187,9 +187,9 @@ class _OnRay:
     def _backend(self) -> Backend:
         job = self._job
         settings, where = decode_settings(job.clips, job.execution), source(job)
-        is_placed = ray.cluster_resources().get(remote.DECODE_RESOURCE, 0) > 0
+        is_placed = ray.cluster_resources().get(ray_workers.DECODE_RESOURCE, 0) > 0
         return Backend(
-            start_decode=remote.DecodeStarter(settings, where, is_placed=is_placed),
+            start_decode=ray_workers.DecodeStarter(settings, where, is_placed=is_placed),
             start_actor=lambda: _start_actor(job, audit_share=job.audit.share),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
         )
@@ -207,7 +207,7 @@ def _start_actor(job: JobConfig, audit_share: float) -> Any:
     cpus = job.model.cpus_per_actor
     # One thread per core that Ray gives the actor: more would take them from decoding.
     settings = answerer_settings(job.model, job.pruning, torch_threads=max(1, int(cpus)), audit_share=audit_share)
-    return remote.start_actor(settings, num_gpus=_gpus_per_actor(job), num_cpus=cpus)
+    return ray_workers.start_actor(settings, num_gpus=_gpus_per_actor(job), num_cpus=cpus)
 
 
 def is_on_a_cluster(job: JobConfig) -> bool:
@@ -216,13 +216,13 @@ def is_on_a_cluster(job: JobConfig) -> bool:
 
 
 @contextmanager
-def one_actor(job: JobConfig) -> Iterator[remote.RemoteAnswerer]:
+def one_actor(job: JobConfig) -> Iterator[ray_workers.RemoteAnswerer]:
     """One of the job's model actors, placed as a run's would be, which is gone afterwards. Raises RayUnavailable."""
     started_here = _connect(job)
     actor = None
     try:
         actor = _start_actor(job, audit_share=0.0)
-        yield remote.RemoteAnswerer(actor)
+        yield ray_workers.RemoteAnswerer(actor)
     except ray.exceptions.RayError as error:
         raise RayUnavailable(f"the model actor failed: {str(error).strip().splitlines()[-1]}") from error
     finally:

@@ -27,10 +27,10 @@ from pipeline.run import Opened, open_job
 from pipeline.throughput import MeasuredPass, fit
 from pipeline.unit_format import utc_now
 from pipeline.worker_settings import answerer_settings, decode_settings, pruning_of
-from workers.answering import Answerer
-from workers.media import decoded_shape
+from workers.media.clip_reader import decoded_shape
+from workers.model.answerer import Answerer
+from workers.ray_workers import RemoteAnswerer
 from workers.records import Clip, ClipFailure, ClipResult, DecodedClip, WorkUnit
-from workers.remote import RemoteAnswerer
 
 Tried = TypeVar("Tried")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from workers.ray_workers import packed
 from workers.records import Clip, ClipOutcome, WorkUnit
-from workers.remote import packed
 
 if TYPE_CHECKING:
     import ray

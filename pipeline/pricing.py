@@ -24,7 +24,7 @@ from pipeline.probing import prober
 from pipeline.run import open_job
 from pipeline.spending import GpuHours, gpus_counted
 from pipeline.worker_settings import decode_settings, pruning_of
-from workers.media import decoded_shape
+from workers.media.clip_reader import decoded_shape
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 MOST_NAMED = 10

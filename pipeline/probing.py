@@ -1,7 +1,7 @@
 """Probes media for the planner: containers and streams in confined children, scene cuts where the job asks for them.
 
 Promises: every item asked about is yielded once, as what was found or as a named failure. Knows nothing about caching
-(the planner's) or how a probe works (`workers.probing`, `workers.scenes`).
+(the planner's) or how a probe works (`workers.media.probing`, `workers.media.scenes`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pipeline.planning import Prober
 from pipeline.s3 import s3_options
 from pipeline.savings_index import Probed
 from pipeline.sections import ArchiveConfig
-from workers.decoding import Source, opened
-from workers.probing import ProbePool
+from workers.media.decode import Source, opened
+from workers.media.probing import ProbePool
+from workers.media.scenes import find_scene_cuts
 from workers.records import ClipFailure, DecodeSettings, Media
-from workers.scenes import find_scene_cuts
 
 CHILDREN = max(2, min(16, os.cpu_count() or 2))
 """Probing processes: a probe waits for the disk or the network most of the time."""

@@ -11,7 +11,7 @@ from omnidrop.estimate import Estimator
 from omnidrop.schedule import Schedule
 from pipeline.job import JobConfig
 from pipeline.worker_settings import decode_settings, pruning_of
-from workers.media import decoded_shape
+from workers.media.clip_reader import decoded_shape
 from workers.records import MediaInfo
 
 

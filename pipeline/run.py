@@ -38,7 +38,7 @@ from pipeline.savings_index import SavingsIndex, Totals
 from pipeline.spending import Spending, Spent
 from pipeline.storage import PatientStore, Store, caveats, open_store
 from pipeline.unit_format import Asked, utc_now
-from workers.memory import peak_rss_bytes
+from workers.model.memory import peak_rss_bytes
 from workers.records import Media, WorkUnit
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 from omnidrop.errors import UserError
 from pipeline.patience import Unavailable
-from workers.fetching import filesystem
+from workers.media.fetching import filesystem
 from workers.redaction import without_secrets
 
 S3_PAGE = 1000

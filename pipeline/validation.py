@@ -25,9 +25,9 @@ from pipeline.probing import source
 from pipeline.questions import QuestionSet, load_question_set
 from pipeline.storage import LocalStore, caveats, open_store
 from workers.errors import MediaError
-from workers.fetching import CacheSettings, fetched
-from workers.ffmpeg import ffmpeg_version, filters, find_ffmpeg
-from workers.probing import probe
+from workers.media.fetching import CacheSettings, fetched
+from workers.media.ffmpeg import ffmpeg_version, filters, find_ffmpeg
+from workers.media.probing import probe
 from workers.records import Media, MediaInfo
 
 MEDIA_TRIED = 5

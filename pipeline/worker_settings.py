@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from omnidrop.model import Pruning
 from pipeline.sections import ClipsConfig, ExecutionConfig, ModelConfig, PruningConfig
-from workers.answering import AnswererSettings
+from workers.model.answerer import AnswererSettings
 from workers.records import DecodeSettings
 
 

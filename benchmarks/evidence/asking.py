@@ -23,7 +23,7 @@ from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.base import Prefix
 from pipeline.evaluation.items import ArmClip, EvaluatedClip
 from pipeline.evaluation.running import RunSettings, answered, decoded_clip, sets_of
-from workers.decoding import Source
+from workers.media.decode import Source
 from workers.records import ClipFailure, DecodedClip
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ import ray
 
 from benchmarks.scale import made_up
 from pipeline.execution import DECODE_AHEAD_PER_ACTOR, Backend, Limits, RayExecution
-from workers.decoding import Source
+from workers.media.decode import Source
+from workers.ray_workers import DecodeStarter
 from workers.records import (
     Clip,
     ClipResult,
@@ -31,7 +32,6 @@ from workers.records import (
     DecodeSettings,
     Loaded,
 )
-from workers.remote import DecodeStarter
 
 MODEL_S = 0.002
 """How long a stand-in model takes: short, so that the loop is what is measured."""

@@ -211,7 +211,7 @@ def job_as_given() -> str:
 
 
 def settings_table() -> str:
-    """Every setting as a Markdown table: what `docs/job-file.md` holds; print it with `python -m jobs._shared.options`."""
+    """Every setting as a Markdown table, for `docs/job-file.md`; `python -m jobs._shared.options` prints it."""
     rows = ["| field | option | value | default | |", "|---|---|---|---|---|"]
     for setting in sorted(settings(), key=lambda setting: len(setting.path) > 1):
         default = setting.default_text() or ("required" if setting.info.is_required() else "")

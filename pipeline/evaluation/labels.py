@@ -23,7 +23,7 @@ from pipeline.identity import content_id
 from pipeline.job import JobConfig
 from pipeline.probing import source
 from pipeline.questions import QuestionSet, load_question_set
-from workers.probing import ProbePool
+from workers.media.probing import ProbePool
 from workers.records import ClipFailure, Media, MediaInfo
 
 COLUMNS = {

@@ -17,7 +17,7 @@ from pipeline.evaluation.benchmark_text import answer_letter, names_in, options_
 from pipeline.evaluation.items import EvaluatedClip, EvaluationError, Target
 from pipeline.evaluation.scoring import LETTERS
 from pipeline.identity import content_id
-from workers.probing import ProbePool
+from workers.media.probing import ProbePool
 from workers.records import ClipFailure, Media, MediaInfo
 
 WRITTEN_TOKENS = 16

@@ -32,7 +32,7 @@ from pipeline.evaluation.items import (
 )
 from pipeline.evaluation.scoring import score
 from pipeline.identity import content_id
-from workers.decoding import Source, decode_one
+from workers.media.decode import Source, decode_one
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from pipeline.identity import content_id
 from pipeline.sections import ArchiveConfig
 from pipeline.toy_world import AskedQuestion, Event, Format, Truth, events_of, format_of, questions_of, render_clip
 from pipeline.toy_world.truth import TruthError, read_truth
-from workers.probing import ProbePool
+from workers.media.probing import ProbePool
 from workers.records import ClipFailure, Media, MediaInfo
 
 FIRST_SEED = 7_000_000_000_000

@@ -23,8 +23,8 @@ from pipeline.sections import ExecutionConfig
 from pipeline.storyboard.finding import StoredClip
 from pipeline.unit_format import answer_text
 from pipeline.worker_settings import answerer_settings, decode_settings
-from workers.answering import Answerer
-from workers.decoding import decode_one
+from workers.media.decode import decode_one
+from workers.model.answerer import Answerer
 from workers.records import ClipFailure, ClipResult, DecodedClip
 
 SAME_PROBABILITY = 0.01

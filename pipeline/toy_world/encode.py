@@ -19,7 +19,7 @@ from omnidrop.errors import OmniDropError
 from pipeline.toy_world.render import SAMPLE_RATE, Painter, Wave, wave_of
 from pipeline.toy_world.truth import Event, Truth
 from pipeline.toy_world.world import events_of, generator_of
-from workers.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import find_ffmpeg
 
 ENCODE_LIMIT_S = 300.0
 

@@ -32,7 +32,7 @@ from pipeline.storage import open_store
 from pipeline.unit_format import FORMAT_VERSION
 from tests.support.postgres_server import postgres_server
 from tests.support.s3_server import s3_server
-from workers.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import find_ffmpeg
 
 JOB = """\
 name: talks

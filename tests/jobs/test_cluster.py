@@ -18,8 +18,8 @@ from pipeline.questions import QuestionSetError
 from pipeline.submission import MAX_UPLOAD_BYTES, Cluster, ClusterError, SubmissionError, make_upload
 from tests.conftest import free_port
 from tests.support.small_jobs import ANSWERS, QUESTIONS, run, select
-from workers.confinement import end, start
-from workers.ffmpeg import find_ffmpeg
+from workers.media.confinement import end, start
+from workers.media.ffmpeg import find_ffmpeg
 
 SECRET = "AKIA-planted-secret-of-the-test"
 CLI = [sys.executable, "-m", "jobs.submit"]

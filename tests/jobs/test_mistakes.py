@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli
-from workers.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import find_ffmpeg
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from pipeline.storage import open_store
 from pipeline.unit_format import decode_unit, encode_unit
 from tests.support import rows
 from tests.support.small_jobs import cli, run, select
-from workers.answering import Answerer, AnswererSettings, DeviceBroken
-from workers.auditing import is_audited, is_dense_first
+from workers.model.answerer import Answerer, AnswererSettings, DeviceBroken
+from workers.model.audit_sample import is_audited, is_dense_first
 from workers.records import ClipAudit, ClipResult
 
 CLIP_IDS = [f"{number:032x}" for number in range(4000)]
@@ -236,7 +236,7 @@ def sample(count=200, agree=0.95, run_id="run-1", seed=1, slower=1.0, media=20):
                 {"question_id": "title", "answer_type": "text", "agrees": None if number % 2 else True},
             ],
         }
-        from workers.auditing import is_fitted
+        from workers.model.audit_sample import is_fitted
 
         if not is_fitted(row["clip_id"]):
             row["dense_shared_model_s"] *= slower

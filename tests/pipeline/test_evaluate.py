@@ -27,7 +27,7 @@ from pipeline.probing import source
 from pipeline.toy_world import Event, Format, questions_of, render_clip
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli
-from workers.decoding import decode_one
+from workers.media.decode import decode_one
 from workers.records import Clip, DecodeSettings
 
 COLOURS = ("red", "green", "blue")

@@ -30,8 +30,8 @@ from pipeline.toy_world.questions import timeline_of
 from pipeline.toy_world.render import SAMPLE_RATE, Painter, distance, sound, wave_of
 from pipeline.toy_world.truth import TruthError
 from pipeline.toy_world.world import generator_of
-from workers.media import decode_clip
-from workers.probing import probe
+from workers.media.clip_reader import decode_clip
+from workers.media.probing import probe
 from workers.records import Clip, DecodeSettings
 
 SMALL = Format("mp4", "libx264", "aac", 160, 112, 10)

@@ -26,7 +26,7 @@ from pipeline.storage import LocalStore
 from tests.robustness.crash.rows import State, difference, state_of
 from tests.support import rows
 from tests.support.small_jobs import ANSWERS, CLIPS, QUESTIONS, Silent, run, select
-from workers import remote
+from workers import ray_workers
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,10 +96,10 @@ def test_a_clip_that_kills_its_worker_is_named_and_the_rest_is_answered(job, vid
     def poisoned(shared, clip):
         if b"poison.mp4" in shared:
             os.kill(os.getpid(), signal.SIGKILL)
-        return remote._decode(shared, clip)
+        return ray_workers._decode(shared, clip)
 
     (job.parent / "archive" / "poison.mp4").write_bytes((videos / "short.mp4").read_bytes())
-    monkeypatch.setattr(remote, "_decode_task", ray.remote(num_cpus=1, max_retries=0, num_returns=2)(poisoned))
+    monkeypatch.setattr(ray_workers, "_decode_task", ray.remote(num_cpus=1, max_retries=0, num_returns=2)(poisoned))
     summary = run(job, **{"execution.ray_address": None})
     assert summary.run.status == "complete"
     assert len(select(job, CLIPS)) == 4

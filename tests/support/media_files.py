@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from workers.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import find_ffmpeg
 
 LUMA_AT_0, LUMA_PER_S = 30, 15
 TONE_S = 0.25

@@ -18,7 +18,7 @@ import numpy as np
 from omnidrop.questions import Boolean, Choice, Question
 from pipeline.unit_format import decode_unit, encode_unit
 from tests.support.rows import media, meta, unit
-from workers.answering import Answerer, AnswererSettings
+from workers.model.answerer import Answerer, AnswererSettings
 from workers.records import Clip, ClipFailure, DecodedClip
 
 QUESTIONS = (Question("colour", "What colour?", Choice(("red", "green"))), Question("heard", "A tone?", Boolean()))

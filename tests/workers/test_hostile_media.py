@@ -27,12 +27,12 @@ from tests.robustness.fuzz_media.trials import trials
 from tests.robustness.fuzz_media.watching import BaitWatch, confined_children
 from tests.support.media_files import AAC, X264, clip_file, make, picture, sound, times_of
 from tests.support.s3_server import s3_server
-from workers.decoding import Source, decode_one
 from workers.errors import ClipTooShort, DecodeFailed, MediaError, NotMedia
-from workers.fetching import CacheSettings
-from workers.ffmpeg import find_ffmpeg
-from workers.media import decode_clip, target_size
-from workers.probing import ProbePool, probe
+from workers.media.clip_reader import decode_clip, target_size
+from workers.media.decode import Source, decode_one
+from workers.media.fetching import CacheSettings
+from workers.media.ffmpeg import find_ffmpeg
+from workers.media.probing import ProbePool, probe
 from workers.records import Clip, DecodeSettings, MediaInfo
 
 QUICK = (
@@ -177,8 +177,8 @@ TRACED = """\
 import sys
 from pathlib import Path
 from workers.errors import MediaError
-from workers.media import decode_clip
-from workers.probing import probe
+from workers.media.clip_reader import decode_clip
+from workers.media.probing import probe
 from workers.records import Clip, DecodeSettings
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:

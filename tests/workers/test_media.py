@@ -27,7 +27,6 @@ from tests.support.media_files import (
     times_of,
     tone_starts,
 )
-from workers import confinement, extraction, ffmpeg
 from workers.errors import (
     DecodeFailed,
     DecodeIncomplete,
@@ -38,8 +37,9 @@ from workers.errors import (
     NoStreams,
     NotMedia,
 )
-from workers.media import decode_clip, target_size
-from workers.probing import probe
+from workers.media import confinement, extraction, ffmpeg
+from workers.media.clip_reader import decode_clip, target_size
+from workers.media.probing import probe
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo
 
 FRAME_S = 1 / 25

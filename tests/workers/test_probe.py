@@ -20,7 +20,7 @@ from workers.errors import (
     ProbeCrashed,
     ProbeTimeout,
 )
-from workers.probing import ProbePool, probe
+from workers.media.probing import ProbePool, probe
 from workers.records import ClipFailure, MediaInfo
 
 

@@ -11,8 +11,8 @@ from pipeline.query import open_results, query
 from pipeline.run import run_job
 from tests.support.media_files import AAC, X264, clip_file, make, sound
 from tests.support.small_jobs import Silent
-from workers.probing import probe
-from workers.scenes import find_scene_cuts
+from workers.media.probing import probe
+from workers.media.scenes import find_scene_cuts
 
 
 @pytest.fixture(scope="module")

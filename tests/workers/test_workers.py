@@ -21,11 +21,12 @@ from omnidrop.model import Pruning
 from omnidrop.questions import Boolean, Choice, Question
 from tests.support.media_files import children, clip_file, cut, make, picture, times_of
 from tests.support.s3_server import s3_server
-from workers.answering import Answerer, AnswererSettings, DeviceBroken
-from workers.decoding import Source, decode_one, decode_unit, local_etag
 from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageError
-from workers.fetching import CacheSettings, fetched
-from workers.probing import ProbePool, probe
+from workers.media.decode import Source, decode_one, decode_unit, local_etag
+from workers.media.fetching import CacheSettings, fetched
+from workers.media.probing import ProbePool, probe
+from workers.model.answerer import Answerer, AnswererSettings, DeviceBroken
+from workers.model.token_budget import shrink
 from workers.records import (
     Clip,
     ClipFailure,
@@ -36,7 +37,6 @@ from workers.records import (
     MediaInfo,
     WorkUnit,
 )
-from workers.shrinking import shrink
 
 SETTINGS = DecodeSettings(max_pixels=112 * 112)
 QUESTIONS = (
@@ -246,7 +246,7 @@ def test_what_a_crash_left_is_not_taken_for_whole(bucket, plain, tmp_path):
 
 FETCH = """
 import os, pickle, sys
-from workers.fetching import fetched
+from workers.media.fetching import fetched
 media, options, cache = pickle.load(sys.stdin.buffer)
 with fetched(media, options, cache) as path:
     print(os.stat(path).st_ino, os.stat(path).st_size)
@@ -437,7 +437,7 @@ def test_a_model_that_does_not_exist_is_named():
 
 
 def test_decode_workers_do_not_import_torch():
-    code = "import sys, workers.remote, workers.decoding; sys.exit('torch' in sys.modules)"
+    code = "import sys, workers.ray_workers, workers.media.decode; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 
@@ -446,7 +446,7 @@ def test_decode_workers_do_not_import_torch():
 def test_clips_are_decoded_and_answered_through_ray(plain, tmp_path):
     import ray
 
-    from workers.remote import DecodeStarter, packed, start_actor
+    from workers.ray_workers import DecodeStarter, packed, start_actor
 
     make(*picture(4), "-c:v", "mpeg4", tmp_path / "silent.avi")
     units = [unit_of(plain), unit_of(tmp_path / "silent.avi", clips=3)]

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from omnidrop.model import OmniModel, Pruning
 from pipeline.toy_world import Format, Truth, format_of, questions_of, read_truth, render_clip, write_truth
 from pipeline.toy_world.questions import TASKS
-from workers.media import decode_clip
-from workers.probing import ProbePool
+from workers.media.clip_reader import decode_clip
+from workers.media.probing import ProbePool
 from workers.records import Clip, ClipFailure, DecodeSettings
 
 TRUTH = "truth.json"

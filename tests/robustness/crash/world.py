@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from workers.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import find_ffmpeg
 
 QUESTIONS = """\
 name: crash

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.robustness.fuzz_media.harness import Report, Settings, fuzz
 from tests.robustness.fuzz_media.tracing import audit, traced
-from workers.ffmpeg import ffmpeg_version
+from workers.media.ffmpeg import ffmpeg_version
 
 
 def main() -> None:

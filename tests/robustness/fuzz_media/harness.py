@@ -35,8 +35,8 @@ from pipeline.run import run_job
 from tests.robustness.fuzz_media.seeds import make_seeds
 from tests.robustness.fuzz_media.trials import Trial, trials
 from tests.robustness.fuzz_media.watching import BaitWatch, ChildWatch, confined_children, listing
-from workers.decoding import decode_unit
-from workers.probing import ProbePool
+from workers.media.decode import decode_unit
+from workers.media.probing import ProbePool
 from workers.records import ClipFailure, DecodeSettings
 
 log = logging.getLogger(__name__)

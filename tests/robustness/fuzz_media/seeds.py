@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import find_ffmpeg
 
 SECONDS = 2
 PICTURE = ("-f", "lavfi", "-i", f"testsrc2=s=64x48:r=10:d={SECONDS}")

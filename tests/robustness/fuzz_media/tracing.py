@@ -86,7 +86,7 @@ def _note_program(
         found.children += 1
         given = [a.removeprefix(b"file:") for before, a in pairwise(arguments) if before == b"-i"]
         confined[pid] = given[0] if given else None
-    elif pid in confined and not any(b"ffmpeg" in a or a == b"workers._probe_child" for a in arguments[:8]):
+    elif pid in confined and not any(b"ffmpeg" in a or a == b"workers.media._probe_child" for a in arguments[:8]):
         found.violations.append(f"became another program: {line[:300]}")
 
 

@@ -18,7 +18,7 @@ from typing import Self
 from tests.robustness.fuzz_media.references import Bait
 
 SAMPLE_S = 0.05
-_PROBING = "workers._probe_child"
+_PROBING = "workers.media._probe_child"
 _CONFINED = (_PROBING, "_launch.py", "protocol_whitelist")
 """What the command lines of confined children have; the ffmpeg that makes hostile files has none of it."""
 

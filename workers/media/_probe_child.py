@@ -25,7 +25,7 @@ import av.logging
 from av.container import InputContainer
 from av.stream import Disposition
 
-from workers.confinement import DEMUXERS, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
+from workers.media.confinement import DEMUXERS, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
 
 LONGEST_S = 7 * 24 * 3600.0
 """A longer file is refused: its declared length would make more clips than anyone means to ask about."""

@@ -24,10 +24,10 @@ from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.checkpoints import resolve_checkpoint
 from omnidrop.modes import DENSE_MODES
 from omnidrop.questions import Question
-from workers.auditing import is_audited, is_dense_first
-from workers.memory import peak_rss_bytes
+from workers.model.audit_sample import is_audited, is_dense_first
+from workers.model.memory import peak_rss_bytes
+from workers.model.token_budget import budgets
 from workers.records import ClipAudit, ClipFailure, ClipOutcome, ClipResult, DecodedClip
-from workers.shrinking import budgets
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Answerer:
     ) -> ClipOutcome:
         """Answer all questions about one clip; `pruning` in place of the settings', `positions` as `OmniModel.answer`.
 
-        A clip that is drawn for an audit (see `workers.auditing`) is also run dense, unless `pruning` is given.
+        A clip sampled for an audit (see `workers.model.audit_sample`) is also run dense, unless `pruning` is given.
         A failure of the model becomes a ClipFailure of the exception's class (`model_error` for one that is not ours).
         Raises CheckpointError (from a load that was not done before) and DeviceBroken.
         """

@@ -18,9 +18,9 @@ import ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from workers.confinement import DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
 from workers.errors import DecodeFailed, DecodeKilled, DecodeTimeout, MediaTooLarge
-from workers.ffmpeg import Finished, Limits, anonymous_file, filters, find_ffmpeg, input_url, run
+from workers.media.confinement import DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
+from workers.media.ffmpeg import Finished, Limits, anonymous_file, filters, find_ffmpeg, input_url, run
 from workers.records import DecodeSettings, MediaInfo
 
 SAMPLE_RATE = 16_000

@@ -16,8 +16,8 @@ from typing import Any
 
 from omnidrop.errors import OmniDropError
 from workers.errors import MediaChanged, MediaMissing, MediaTooLarge
-from workers.fetching import CacheSettings, fetched
-from workers.media import decode_clip
+from workers.media.clip_reader import decode_clip
+from workers.media.fetching import CacheSettings, fetched
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
 
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from workers.confinement import MAX_SOURCE_PIXELS
 from workers.errors import (
     ClipTooShort,
     DecodeFailed,
@@ -30,7 +29,8 @@ from workers.errors import (
     NoStreams,
     NotMedia,
 )
-from workers.extraction import SAMPLE_RATE, Frames, Samples, Span, Take, newest, take_span, tone_maps
+from workers.media.confinement import MAX_SOURCE_PIXELS
+from workers.media.extraction import SAMPLE_RATE, Frames, Samples, Span, Take, newest, take_span, tone_maps
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo
 
 EARLIER_SEEK_S = 12.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from workers.decoding import Source, decode_one
+from workers.media.decode import Source, decode_one
 from workers.records import (
     Clip,
     ClipFailure,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     # Decode workers import this module too, and must not hold torch: 0.4 GB and seconds in each of them.
     from omnidrop.model import Pruning
     from omnidrop.questions import Question
-    from workers.answering import AnswererDescription, AnswererSettings
+    from workers.model.answerer import AnswererDescription, AnswererSettings
 
 
 def packed(*values: object) -> bytes:
@@ -53,7 +53,7 @@ def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip | None
 
 class _Actor:
     def __init__(self, settings: AnswererSettings) -> None:
-        from workers.answering import Answerer
+        from workers.model.answerer import Answerer
 
         self._answerer = Answerer(settings)
 
@@ -67,7 +67,7 @@ class _Actor:
         self, decoded: DecodedClip, asked: bytes, may_audit: bool = True, pruning: Pruning | None = None
     ) -> ClipOutcome:
         """`asked` is `packed(questions, instruction)`; the rest as `Answerer.answer`."""
-        from workers.answering import DeviceBroken
+        from workers.model.answerer import DeviceBroken
 
         questions, instruction = pickle.loads(asked)
         try:
@@ -79,7 +79,7 @@ class _Actor:
     def answer_batch(self, asked: bytes, *decoded: DecodedClip) -> list[ClipOutcome]:
         """Several clips that are asked the same."""
         # Ray hands over what references point to only where they are arguments themselves.
-        from workers.answering import DeviceBroken
+        from workers.model.answerer import DeviceBroken
 
         questions, instruction = pickle.loads(asked)
         try:

@@ -13,9 +13,9 @@ from typing import Any
 
 import ffmpeg
 
-from workers.confinement import DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
 from workers.errors import DecodeFailed, DecodeTimeout
-from workers.ffmpeg import Limits, anonymous_file, find_ffmpeg, input_url, run
+from workers.media.confinement import DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
+from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg, input_url, run
 from workers.records import MediaInfo
 
 PASS_FPS = 5.0

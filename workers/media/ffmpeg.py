@@ -20,8 +20,8 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
-from workers.confinement import MEMORY_BYTES, end, start
 from workers.errors import FfmpegMissing
+from workers.media.confinement import MEMORY_BYTES, end, start
 
 STDERR_BYTES = 1 << 20
 """A damaged file complains about every macroblock; above this the log is cut, its head kept."""

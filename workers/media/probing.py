@@ -29,8 +29,8 @@ from typing import Any, Self, TypeVar
 import fsspec
 
 from workers import errors
-from workers.confinement import DEMUXERS, end, start
 from workers.errors import MediaError, MediaMissing, ProbeCrashed, ProbeTimeout, StorageError
+from workers.media.confinement import DEMUXERS, end, start
 from workers.records import ClipFailure, MediaInfo
 
 Key = TypeVar("Key", bound=Hashable)
@@ -232,11 +232,11 @@ class _Child:
             self.close()
             self._process = start(
                 # Neither a user's packages nor what lies in the working directory.
-                [sys.executable, "-B", "-s", "-P", "-m", "workers._probe_child", str(self._timeout_s)],
+                [sys.executable, "-B", "-s", "-P", "-m", "workers.media._probe_child", str(self._timeout_s)],
                 timeout_s=0,
                 file_bytes=1,  # it has nothing to write but its answers, which go to a pipe
                 # With a HOME, Python looks up no user; there is nothing in it to find.
-                environment={"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "HOME": "/nowhere"},
+                environment={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "HOME": "/nowhere"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
