@@ -21,7 +21,7 @@ from omnidrop.question_text import FORMS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.answered_file import AnsweredFile
+    from pipeline.asking.answered_file import AnsweredFile
     from workers.records import ClipFailure, ClipResult
 
 EXAMPLES = (
@@ -75,7 +75,7 @@ def command(
     from rich.console import Console
 
     # Here, so that --help need not wait for torch.
-    from pipeline.asking import ask
+    from pipeline.asking.ask import ask
 
     messages = Console(stderr=True)
     with messages.status("loading the model") as status:
@@ -131,7 +131,7 @@ def _print(answered: AnsweredFile, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.answered_file import clock, options, shown
+    from pipeline.asking.answered_file import clock, options, shown
     from workers.records import ClipFailure
 
     for one in answered.outcomes:

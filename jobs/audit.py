@@ -13,10 +13,10 @@ from jobs._shared.options import JsonFile, write_json
 from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
 from jobs.cli import main
 from omnidrop.errors import UserError
-from pipeline.job import AuditConfig, load_job
+from pipeline.config.job import AuditConfig, load_job
 
 if TYPE_CHECKING:
-    from pipeline.audit import Agreement, Audit
+    from pipeline.evaluation.audit import Agreement, Audit
 
 EXAMPLES = (
     "omnidrop audit job.yaml",
@@ -53,9 +53,9 @@ def command(
     A job audits `audit.share` of its clips while it runs. Shares come with 95 % intervals over media.
     """
     # Here, so that --help need not wait for pyarrow.
-    from pipeline import tables
-    from pipeline.audit import audit_of
-    from pipeline.storage import open_store
+    from pipeline.evaluation.audit import audit_of
+    from pipeline.storage.store import open_store
+    from pipeline.tables import manifest
 
     uri, storage = find_results(results, endpoint_url)
     settings = AuditConfig()
@@ -63,10 +63,10 @@ def command(
         given = load_job(results)
         job, settings = job or given.name, given.audit
     store = open_store(uri, storage)
-    published = tables.current(store)
+    published = manifest.current(store)
     if published is None:
         raise UserError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
-    jobs = sorted(set(tables.read(store, published, "media")["job"].to_pylist()))
+    jobs = sorted(set(manifest.read(store, published, "media")["job"].to_pylist()))
     if (job is None and len(jobs) != 1) or (job is not None and job not in jobs):
         raise UserError(f"{uri} holds the jobs {', '.join(jobs) or '(none)'}; choose one with --job")
     found = audit_of(
@@ -99,7 +99,7 @@ def _print(job: str, audit: Audit) -> None:
 
 
 def _claim(audit: Audit) -> str:
-    from pipeline.audit import MIN_HALF, TOLERANCE
+    from pipeline.evaluation.audit import MIN_HALF, TOLERANCE
 
     claim = audit.claim
     if claim is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from jobs._shared.display import console, print_facts
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from pipeline.calibrating import calibrate
-from pipeline.calibration import Calibration
-from pipeline.job import JobConfig
+from pipeline.config.job import JobConfig
+from pipeline.cost.calibrate import calibrate
+from pipeline.cost.calibration import Calibration
 
 EXAMPLES = (
     "omnidrop calibrate job.yaml",

@@ -156,7 +156,7 @@ def _root(
 ) -> None:
     if log_format is LogFormat.JSON:
         from jobs._shared.display import console
-        from pipeline.logs import json_logs
+        from pipeline.runs.logs import json_logs
 
         context.with_resource(json_logs(sys.stderr))
         context.call_on_close(lambda before=console.quiet: setattr(console, "quiet", before))

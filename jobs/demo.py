@@ -14,11 +14,11 @@ from jobs._shared.options import JsonFile, write_json
 from jobs._shared.stopping import STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
 from jobs.index import summary_json
-from pipeline.demo_archive import CLIP_S, FILES, make_demo_archive
-from pipeline.job import StorageConfig, load_job
-from pipeline.query import open_results, query
-from pipeline.run import run_job
+from pipeline.config.job import StorageConfig, load_job
+from pipeline.runs.run import run_job
+from pipeline.tables.query import open_results, query
 from pipeline.toy_world import Truth
+from pipeline.toy_world.demo_archive import CLIP_S, FILES, make_demo_archive
 from pipeline.toy_world.fixed_set import right_answers
 
 EXAMPLES = ("omnidrop demo", "omnidrop demo --folder /tmp/omnidrop-demo", "omnidrop demo --json demo.json")

@@ -47,15 +47,15 @@ from jobs._shared.evaluation_tables import print_evaluation, progress_bar, resul
 from jobs._shared.options import JsonFile, write_json
 from jobs.cli import main
 from omnidrop.model import OmniModel
-from pipeline.evaluation.items import EvaluatedClip, EvaluationError
+from pipeline.archive.probing import source
+from pipeline.config.job import JobConfig, load_job
+from pipeline.evaluation.benchmarks import BENCHMARKS, benchmark_clips
+from pipeline.evaluation.dataset import EvaluatedClip, EvaluationError
 from pipeline.evaluation.labels import labelled_clips
-from pipeline.evaluation.log import ResultLog
-from pipeline.evaluation.published import BENCHMARKS, benchmark_clips
-from pipeline.evaluation.running import evaluate
+from pipeline.evaluation.result_log import ResultLog
+from pipeline.evaluation.runner import evaluate
 from pipeline.evaluation.summary import summarise
 from pipeline.evaluation.toy import CHECKPOINTS, archive_clips, toy_clips
-from pipeline.job import JobConfig, load_job
-from pipeline.probing import source
 from pipeline.toy_world import read_truth
 from workers.media.decode import Source
 

@@ -14,7 +14,7 @@ from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import replaced
 from jobs._shared.results import EndpointUrl, Page, Results, find_results, is_job_file
 from jobs.cli import main
-from pipeline.job import load_job
+from pipeline.config.job import load_job
 
 EXAMPLES = (
     "omnidrop explain 3f9c21aa demo/results -o page.html",
@@ -45,10 +45,10 @@ def command(
     job = load_job(results) if results is not None and is_job_file(results) else None
     with Console(stderr=True).status("asking the clip again"):
         # Here, so that --help need not wait for torch.
-        from pipeline.storyboard.asking_again import ask_again
-        from pipeline.storyboard.facts import facts
-        from pipeline.storyboard.finding import find_clip
-        from pipeline.storyboard.page import render
+        from pipeline.explain.find_clip import find_clip
+        from pipeline.explain.page import render
+        from pipeline.explain.replay import ask_again
+        from pipeline.explain.view_model import facts
 
         asked = ask_again(find_clip(uri, clip_id, storage), job, device=device)
         board = facts(asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobs._shared.display import console
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from pipeline.job import JobConfig
+from pipeline.config.job import JobConfig
 
 EXAMPLES = ("omnidrop export job.yaml", "omnidrop export job.yaml --json export.json")
 
@@ -18,7 +18,7 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     omnidrop[iceberg]. Older snapshots stay; `omnidrop forget` deletes these tables whole, as all of them hold the item.
     """
     # Here, so that --help need not wait for DuckDB and pyarrow.
-    from pipeline.iceberg import export
+    from pipeline.tables.iceberg import export
 
     with console.status("exporting"):
         exported = export(job.output, job.resolved_index_url(), job.storage)

@@ -10,10 +10,10 @@ from jobs._shared.display import ProgressBar, console, print_summary, retry_hint
 from jobs._shared.options import JsonFile, job_as_given, with_job, write_json
 from jobs._shared.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
+from pipeline.config.job import JobConfig
 from pipeline.identity import checked_run_id
-from pipeline.job import JobConfig
-from pipeline.patience import StopFlag
-from pipeline.run import RunSummary, run_job
+from pipeline.runs.run import RunSummary, run_job
+from pipeline.storage.outage import StopFlag
 from workers.media.ffmpeg import find_ffmpeg
 
 EXAMPLES = (

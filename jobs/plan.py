@@ -6,10 +6,10 @@ from jobs._shared.display import console, hours, print_facts, quantity, saved, s
 from jobs._shared.notes import note, note_toy_answers
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from pipeline.job import JobConfig
-from pipeline.pricing import Price, price_job
-from pipeline.sections import CostConfig
-from pipeline.spending import GpuHours
+from pipeline.config.job import JobConfig
+from pipeline.config.sections import CostConfig
+from pipeline.cost.budget import GpuHours
+from pipeline.cost.estimate import Price, price_job
 
 EXAMPLES = (
     "omnidrop plan job.yaml",

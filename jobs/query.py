@@ -20,11 +20,11 @@ from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
-from pipeline.addresses import is_s3
-from pipeline.named_queries import NamedQuery, find_query, named_queries
+from pipeline.config.locations import is_s3
+from pipeline.tables.named_queries import NamedQuery, find_query, named_queries
 
 if TYPE_CHECKING:
-    from pipeline.query import Answered
+    from pipeline.tables.query import Answered
 
 EXAMPLES = (
     "omnidrop query results --list",
@@ -77,7 +77,7 @@ def command(
         return
     form, given = format_of(format, output), _given(settings or [])
     # Here, so that --help need not wait for DuckDB and pyarrow.
-    from pipeline.query import models_of, open_results, query
+    from pipeline.tables.query import models_of, open_results, query
 
     uri, storage = find_results(place, endpoint_url)
     with open_results(uri, storage) as connection:

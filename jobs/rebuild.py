@@ -5,8 +5,8 @@ from __future__ import annotations
 from jobs._shared.display import console
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from pipeline.job import JobConfig
-from pipeline.run import rebuild_results
+from pipeline.config.job import JobConfig
+from pipeline.runs.run import rebuild_results
 
 EXAMPLES = ("omnidrop rebuild job.yaml",)
 

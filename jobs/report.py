@@ -13,7 +13,7 @@ from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import replaced
 from jobs._shared.results import EndpointUrl, Page, Results, find_results, is_job_file
 from jobs.cli import main
-from pipeline.job import load_job
+from pipeline.config.job import load_job
 
 EXAMPLES = (
     "omnidrop report demo/results -o report.html",
@@ -41,8 +41,8 @@ def command(
     The page holds everything it shows, in less than 2 MB, and loads nothing: send it, open it from a file, print it.
     """
     # Here, so that --help need not wait for DuckDB and pyarrow.
-    from pipeline.report.gathering import gather
     from pipeline.report.page import ANSWERS_BYTES, render
+    from pipeline.report.queries import gather
 
     uri, storage = find_results(results, endpoint_url)
     job_file = results if is_job_file(results) else None

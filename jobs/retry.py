@@ -12,9 +12,9 @@ from jobs._shared.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
 from jobs.index import summary_json
 from omnidrop.errors import UserError
-from pipeline.job import JobConfig
-from pipeline.retrying import Selection
-from pipeline.run import run_job, select_failures
+from pipeline.config.job import JobConfig
+from pipeline.planning.retry import Selection
+from pipeline.runs.run import run_job, select_failures
 
 EXAMPLES = (
     "omnidrop retry job.yaml --error-class storage --error-class probe_timeout",

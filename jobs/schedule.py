@@ -11,11 +11,11 @@ from jobs._shared.options import JsonFile, with_job, write_json
 from jobs._shared.stopping import STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
 from jobs.index import run_and_show
-from pipeline.job import JobConfig
-from pipeline.lease import Lease
-from pipeline.run import RunSummary
-from pipeline.scheduling import Cron, ScheduledRun, keep_schedule
-from pipeline.storage import open_store
+from pipeline.config.job import JobConfig
+from pipeline.launch.lease import Lease
+from pipeline.launch.schedule import Cron, ScheduledRun, keep_schedule
+from pipeline.runs.run import RunSummary
+from pipeline.storage.store import open_store
 from workers.media.ffmpeg import find_ffmpeg
 
 EXAMPLES = (

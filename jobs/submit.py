@@ -11,8 +11,8 @@ import typer
 
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from pipeline.job import JobConfig
-from pipeline.submission import NOT_FOUND_EXIT, PUBLISH_S, Cluster, Run, make_upload
+from pipeline.config.job import JobConfig
+from pipeline.launch.submit import NOT_FOUND_EXIT, PUBLISH_S, Cluster, Run, make_upload
 
 EXAMPLES = (
     "omnidrop submit job.yaml --address http://HEAD:8265",

@@ -9,7 +9,7 @@ import typer
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
-from pipeline.job import JobConfig
+from pipeline.config.job import JobConfig
 
 EXAMPLES = (
     "omnidrop validate job.yaml",
@@ -30,7 +30,7 @@ def command(
     Configuration, question set, archive, metadata, output, savings index, ffmpeg and checkpoint: each is really tried,
     and a failure says what to do. Exit status: 0 all is well, 1 something failed, 2 the job file is not right.
     """
-    from pipeline.validation import run_checks
+    from pipeline.checks.validate import run_checks
 
     checks = []
     for check in run_checks(job, with_model=with_model):

@@ -16,10 +16,10 @@ from jobs._shared.display import console
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.results import EndpointUrl, find_results, is_job_file
 from jobs.cli import main
-from pipeline.addresses import is_s3
-from pipeline.job import StorageConfig, load_job
-from pipeline.storage import open_store
-from pipeline.verification import Report, verify
+from pipeline.checks.verify import Report, verify
+from pipeline.config.job import StorageConfig, load_job
+from pipeline.config.locations import is_s3
+from pipeline.storage.store import open_store
 
 EXAMPLES = (
     "omnidrop verify job.yaml",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.asking import ask
+    from pipeline.asking.ask import ask
 
 __all__ = ["ask"]
 
@@ -16,7 +16,7 @@ __all__ = ["ask"]
 def __getattr__(name: str) -> Any:
     # Loaded on first use: most modules of this package must not cost the seconds that torch takes.
     if name == "ask":
-        from pipeline.asking import ask
+        from pipeline.asking.ask import ask
 
         return ask
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

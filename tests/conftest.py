@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from filelock import FileLock
 from hypothesis import settings
 
-from pipeline.journal import Journal
-from pipeline.savings_index import SavingsIndex
-from pipeline.storage import open_store
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal.journal import Journal
+from pipeline.storage.store import open_store
 from tests.support.media_files import clip_file
 from tests.support.postgres_server import postgres_server
 from tests.support.small_jobs import QUESTIONS, cli

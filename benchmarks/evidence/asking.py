@@ -21,8 +21,8 @@ from benchmarks.evidence.rows import ABLATED, Row
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.base import Prefix
-from pipeline.evaluation.items import ArmClip, EvaluatedClip
-from pipeline.evaluation.running import RunSettings, answered, decoded_clip, sets_of
+from pipeline.evaluation.dataset import ArmClip, EvaluatedClip
+from pipeline.evaluation.runner import RunSettings, answered, decoded_clip, sets_of
 from workers.media.decode import Source
 from workers.records import ClipFailure, DecodedClip
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from benchmarks.evidence.asking import Asked
 from benchmarks.evidence.rows import BASELINES, DENSE, Row
+from pipeline.evaluation.dataset import ArmClip, Scored
 from pipeline.evaluation.intervals import difference
-from pipeline.evaluation.items import ArmClip, Scored
-from pipeline.evaluation.running import Run
+from pipeline.evaluation.runner import Run
 from pipeline.evaluation.summary import ArmSummary, summarise
 
 INPUT_LEVEL = ("random", "divprune", "omnizip", "dash")

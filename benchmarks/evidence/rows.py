@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from benchmarks.evidence.guides import AudioGuided, WordsGuided
 from omnidrop.importance import Guidance
 from omnidrop.model import Pruning
-from pipeline.evaluation.items import Arm
+from pipeline.evaluation.dataset import Arm
 
 RATIOS = (0.5, 0.3, 0.2, 0.1, 0.05)
 ABLATED = (0.2, 0.1)

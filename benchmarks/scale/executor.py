@@ -21,7 +21,7 @@ import psutil
 import ray
 
 from benchmarks.scale import made_up
-from pipeline.execution import DECODE_AHEAD_PER_ACTOR, Backend, Limits, RayExecution
+from pipeline.execution.scheduler import DECODE_AHEAD_PER_ACTOR, Backend, Limits, RayExecution
 from workers.media.decode import Source
 from workers.ray_workers import DecodeStarter
 from workers.records import (

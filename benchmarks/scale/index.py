@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from pipeline.index_schema import clips, savings
-from pipeline.journal import RunRecord
-from pipeline.rollups import recount
-from pipeline.savings_index import SavingsIndex
-from pipeline.savings_queries import QUERIES
+from pipeline.index.rollups import recount
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.index.savings_queries import QUERIES
+from pipeline.index.schema import clips, savings
+from pipeline.journal.journal import RunRecord
 
 Answer = TypeVar("Answer")
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.scale.made_up import INFO, peak_rss_bytes
-from pipeline.archive import media_id
-from pipeline.job import make_job
-from pipeline.planning import make_recipe, plan_archive
-from pipeline.questions import load_question_set
-from pipeline.savings_index import Probed, SavingsIndex
+from pipeline.archive.listing import media_id
+from pipeline.config.job import make_job
+from pipeline.index.savings_index import Probed, SavingsIndex
+from pipeline.planning.plan import make_recipe, plan_archive
+from pipeline.questions.question_set import load_question_set
 from workers.records import Media
 
 CLIPS_PER_MEDIA = 4

@@ -14,12 +14,12 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.scale import made_up
-from pipeline import publishing
 from pipeline.batches import batches
-from pipeline.journal import Journal
-from pipeline.query import open_results, query
-from pipeline.savings_index import SavingsIndex
-from pipeline.storage import open_store
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal.journal import Journal
+from pipeline.storage.store import open_store
+from pipeline.tables import publish
+from pipeline.tables.query import open_results, query
 from workers.records import WorkUnit
 
 BATCH_UNITS = 100
@@ -84,11 +84,11 @@ def measure(clips: int) -> Written:
         before = -(-clips // made_up.CLIPS_PER_UNIT) - max(1, round(clips * NIGHT / made_up.CLIPS_PER_UNIT))
         commit_s = _commit(journal, index, islice(units, before))
         started = time.perf_counter()
-        publishing.publish(store, journal, index)
+        publish.publish(store, journal, index)
         publish_s = time.perf_counter() - started
         commit_s += _commit(journal, index, units)
         started = time.perf_counter()
-        published = publishing.publish(store, journal, index)
+        published = publish.publish(store, journal, index)
         publish_night_s = time.perf_counter() - started
         index.close()
         query_s = {}

@@ -13,7 +13,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from pipeline.execution import DECODE_AHEAD_PER_ACTOR
+from pipeline.execution.scheduler import DECODE_AHEAD_PER_ACTOR
 
 GPUS = (8, 64, 512)
 DECODE_CORES_PER_GPU = 4

@@ -18,9 +18,9 @@ from unittest import mock
 
 import psutil
 
-from pipeline import s3
-from pipeline.archive import list_media
-from pipeline.sections import ArchiveConfig
+from pipeline.archive.listing import list_media
+from pipeline.config.sections import ArchiveConfig
+from pipeline.storage import s3_client
 from tests.support.s3_server import CREDENTIALS
 
 SERVER = """
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    s3.READ_TIMEOUT_S = 600  # moto sorts all keys for every page
+    s3_client.READ_TIMEOUT_S = 600  # moto sorts all keys for every page
     command = [sys.executable, "-c", SERVER, str(given.keys), "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:

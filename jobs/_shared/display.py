@@ -16,16 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
-from pipeline.audit import Audit, Claim, Share
-from pipeline.journal import RunRecord
+from pipeline.evaluation.audit import Audit, Claim, Share
+from pipeline.index.savings_index import Totals
+from pipeline.journal.journal import RunRecord
 from pipeline.report.formats import quantity as quantity
-from pipeline.run import RunSummary
-from pipeline.savings_index import Totals
+from pipeline.runs.run import RunSummary
 from workers.errors import TRANSIENT
 from workers.records import ClipFailure
 
 if TYPE_CHECKING:
-    from pipeline.in_flight import UnitResult
+    from pipeline.execution.clip_state import UnitResult
 
 console = Console(stderr=True)
 """Progress and tables go to stderr: stdout is for results that other programs read."""

@@ -13,12 +13,12 @@ from typing import Annotated
 import typer
 
 from omnidrop.modes import DENSE_MODES
-from pipeline.evaluation.items import DENSE, Arm, EvaluationError, arm_of
-from pipeline.evaluation.published import BENCHMARKS
-from pipeline.evaluation.running import RunSettings
-from pipeline.job import JobConfig
+from pipeline.config.job import JobConfig
+from pipeline.config.yaml_source import parse_yaml
+from pipeline.evaluation.benchmarks import BENCHMARKS
+from pipeline.evaluation.dataset import DENSE, Arm, EvaluationError, arm_of
+from pipeline.evaluation.runner import RunSettings
 from pipeline.toy_world.world import WORLDS
-from pipeline.yaml_file import parse_yaml
 from workers.records import DecodeSettings
 
 LABEL_RATIOS = (0.5, 0.3, 0.2, 0.1)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from jobs._shared.display import console, share
 from omnidrop.modes import DENSE_MODES
-from pipeline.evaluation.items import DENSE
+from pipeline.evaluation.dataset import DENSE
 from pipeline.evaluation.summary import Evaluation, Score
 
 

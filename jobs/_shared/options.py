@@ -27,9 +27,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from omnidrop.errors import UserError
-from pipeline.field_errors import option_name
-from pipeline.job import JobConfig, JobError, load_job
-from pipeline.yaml_file import parse_yaml
+from pipeline.config.job import JobConfig, JobError, load_job
+from pipeline.config.validation_errors import option_name
+from pipeline.config.yaml_source import parse_yaml
 
 UNSET = "none"
 """What to give an option to take a setting back to not given."""

@@ -23,7 +23,7 @@ from omnidrop.errors import UserError
 from pipeline.report.formats import counted, quantity
 
 if TYPE_CHECKING:
-    from pipeline.query import Answered
+    from pipeline.tables.query import Answered
 
 Format = Literal["table", "csv", "json", "parquet"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "table"}

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from omnidrop.errors import UserError
-from pipeline.addresses import is_s3
-from pipeline.job import StorageConfig, load_job
+from pipeline.config.job import StorageConfig, load_job
+from pipeline.config.locations import is_s3
 
 PLACES = (".", "results", "demo/results")
 """Where results are looked for when no place is given."""

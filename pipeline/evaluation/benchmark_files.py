@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.items import EvaluationError
+from pipeline.evaluation.dataset import EvaluationError
 
 Row = Mapping[str, Any]
 TABLES = (".json", ".jsonl", ".parquet", ".tsv", ".csv")

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from pipeline.evaluation.items import EvaluationError
+from pipeline.evaluation.dataset import EvaluationError
 from pipeline.evaluation.scoring import LETTERS, normalised
 
 _LABEL = re.compile(r"^\s*\(?([A-Z])\s*[.):、]\s*(.*)$", re.DOTALL)

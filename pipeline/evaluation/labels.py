@@ -16,13 +16,13 @@ from pathlib import Path
 
 from omnidrop.errors import QuestionError
 from omnidrop.questions import Number, Question, Text
-from pipeline.archive import list_media
-from pipeline.evaluation.items import EvaluatedClip, EvaluationError, Target
+from pipeline.archive.listing import list_media
+from pipeline.archive.probing import source
+from pipeline.config.job import JobConfig
+from pipeline.evaluation.dataset import EvaluatedClip, EvaluationError, Target
 from pipeline.evaluation.scoring import guess_of, normalised, right_answers
 from pipeline.identity import content_id
-from pipeline.job import JobConfig
-from pipeline.probing import source
-from pipeline.questions import QuestionSet, load_question_set
+from pipeline.questions.question_set import QuestionSet, load_question_set
 from workers.media.probing import ProbePool
 from workers.records import ClipFailure, Media, MediaInfo
 

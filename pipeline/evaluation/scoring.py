@@ -11,7 +11,7 @@ import unicodedata
 
 from omnidrop.answers import Answer
 from omnidrop.questions import Boolean, Choice, Json, Number, Question, Text
-from pipeline.evaluation.items import EvaluationError, Target
+from pipeline.evaluation.dataset import EvaluationError, Target
 
 YES_NO = {
     "yes": "yes",

@@ -10,9 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.evaluation.dataset import Arm, ArmClip, Scored
 from pipeline.evaluation.intervals import Mean, difference, proportion
-from pipeline.evaluation.items import Arm, ArmClip, Scored
-from pipeline.evaluation.running import Run
+from pipeline.evaluation.runner import Run
 
 
 @dataclass(frozen=True)

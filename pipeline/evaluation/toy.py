@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import toy_world
-from pipeline.archive import list_media
-from pipeline.evaluation.items import EvaluatedClip, EvaluationError, Target
+from pipeline.archive.listing import list_media
+from pipeline.config.sections import ArchiveConfig
+from pipeline.evaluation.dataset import EvaluatedClip, EvaluationError, Target
 from pipeline.identity import content_id
-from pipeline.sections import ArchiveConfig
 from pipeline.toy_world import AskedQuestion, Event, Format, Truth, events_of, format_of, questions_of, render_clip
 from pipeline.toy_world.truth import TruthError, read_truth
 from workers.media.probing import ProbePool

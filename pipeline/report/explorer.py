@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from pipeline.addresses import is_s3
-from pipeline.report.facts import Explorer, QuestionFacts
+from pipeline.config.locations import is_s3
 from pipeline.report.formats import cut
+from pipeline.report.view_model import Explorer, QuestionFacts
 
 MOST_ANSWERS = 250_000
 """Read at most: bounds memory, and how long a browser takes to sort."""

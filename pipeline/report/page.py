@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from pipeline.report import formats
-from pipeline.report.facts import Audit, Interval, Report, Run, Way
+from pipeline.report.view_model import Audit, Interval, Report, Run, Way
 
 PAGE_BYTES = 2_000_000
 ANSWERS_BYTES = 1_200_000

@@ -17,7 +17,7 @@ from benchmarks.evidence.rows import DENSE, SET, Row, all_rows
 from omnidrop import policies
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning
-from pipeline.evaluation.items import ArmClip, Scored, SetCost
+from pipeline.evaluation.dataset import ArmClip, Scored, SetCost
 from pipeline.evaluation.toy import CHECKPOINTS, toy_clips
 
 STORED = Path(__file__).parents[1] / "data" / "evidence_slice.json"

@@ -24,12 +24,12 @@ from jobs._shared.options import json_text, settings, settings_table, with_job, 
 from jobs._shared.results import find_results
 from jobs.cli import COMMANDS, app, load_command
 from omnidrop.errors import ModelError, UserError
-from pipeline import tables
-from pipeline.job import JobConfig, StorageConfig, load_job
-from pipeline.query import QueryError, open_results, query
-from pipeline.questions import load_question_set
-from pipeline.storage import open_store
-from pipeline.unit_format import FORMAT_VERSION
+from pipeline.config.job import JobConfig, StorageConfig, load_job
+from pipeline.questions.question_set import load_question_set
+from pipeline.records.unit import FORMAT_VERSION
+from pipeline.storage.store import open_store
+from pipeline.tables import manifest as manifests
+from pipeline.tables.query import QueryError, open_results, query
 from tests.support.postgres_server import postgres_server
 from tests.support.s3_server import s3_server
 from workers.media.ffmpeg import find_ffmpeg
@@ -255,7 +255,7 @@ def test_any_value_is_strict_json(value: object):
 def publish(uri: str, storage: StorageConfig | None = None, answers: int = 3) -> None:
     """A small published generation: `answers` rows in two files, one row of runs, the other tables empty."""
     store = open_store(uri, storage)
-    schema = tables.SCHEMAS["answers"]
+    schema = manifests.SCHEMAS["answers"]
     paths = []
     for part in range(2):
         rows = [
@@ -272,10 +272,10 @@ def publish(uri: str, storage: StorageConfig | None = None, answers: int = 3) ->
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
         paths.append(f"generation=000001/answers/part-{part:05d}.parquet")
         store.write(f"tables/{paths[-1]}", sink.getvalue())
-    listed = {name: paths if name == "answers" else [] for name in tables.NAMES}
+    listed = {name: paths if name == "answers" else [] for name in manifests.NAMES}
     manifest = {"generation": 1, "digest": "x", "tables": listed, "rows": {}, "published_at": "2026-01-01T00:00:00Z"}
     manifest |= {"format_version": FORMAT_VERSION}
-    store.write(tables.MANIFEST, json.dumps(manifest).encode())
+    store.write(manifests.MANIFEST, json.dumps(manifest).encode())
 
 
 @pytest.fixture
@@ -314,9 +314,9 @@ def test_a_long_table_is_cut_and_says_so(tmp_path: Path):
 
 def test_all_five_tables_are_there_even_when_empty(results: Path):
     with open_results(str(results)) as connection:
-        for name in tables.NAMES:
+        for name in manifests.NAMES:
             answered = query(connection, f"SELECT * FROM {name}")
-            assert answered.columns == tuple(tables.SCHEMAS[name].names)
+            assert answered.columns == tuple(manifests.SCHEMAS[name].names)
             assert len(list(answered.rows)) == (3 if name == "answers" else 0)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.job import load_job
-from pipeline.questions import QuestionSetError
-from pipeline.submission import MAX_UPLOAD_BYTES, Cluster, ClusterError, SubmissionError, make_upload
+from pipeline.config.job import load_job
+from pipeline.launch.submit import MAX_UPLOAD_BYTES, Cluster, ClusterError, SubmissionError, make_upload
+from pipeline.questions.question_set import QuestionSetError
 from tests.conftest import free_port
 from tests.support.small_jobs import ANSWERS, QUESTIONS, run, select
 from workers.media.confinement import end, start
@@ -249,7 +249,7 @@ def test_a_stop_of_the_whole_tree_leaves_files_in_hand_alone(number):
 def _ready_to_stop(job, address, environment):
     """A process that stops the newest run when a line comes: the command starts as slowly as the job runs."""
     code = (
-        "import sys\nfrom pipeline.job import load_job\nfrom pipeline.submission import Cluster\n"
+        "import sys\nfrom pipeline.config.job import load_job\nfrom pipeline.launch.submit import Cluster\n"
         "cluster, job = Cluster(sys.argv[1]), load_job(sys.argv[2])\nsys.stdin.readline()\n"
         "run = cluster.stop(cluster.latest(job).run_id, timeout_s=60)\nprint(run.run_id, run.status)"
     )

@@ -17,8 +17,8 @@ import workers.errors
 from jobs.cli import COMMANDS
 from jobs.demo import QUERIES
 from jobs.query import EXAMPLES, told_apart
-from pipeline.named_queries import named_queries
-from pipeline.query import open_results, query
+from pipeline.tables.named_queries import named_queries
+from pipeline.tables.query import open_results, query
 from tests.support.small_jobs import cli, run
 
 ROOT = Path(__file__).parents[2]

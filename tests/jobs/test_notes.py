@@ -6,7 +6,7 @@ import duckdb
 import pytest
 
 from omnidrop.models.checkpoints import TOY_NOTE
-from pipeline.query import models_of
+from pipeline.tables.query import models_of
 from tests.support.small_jobs import cli
 
 

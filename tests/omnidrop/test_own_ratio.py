@@ -12,7 +12,7 @@ from omnidrop.errors import QuestionError
 from omnidrop.estimate import Estimator
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text, question_from_dict
-from pipeline.questions import QuestionSetError, load_question_set
+from pipeline.questions.question_set import QuestionSetError, load_question_set
 
 SET = (
     Question("colour", "What colour is the circle?", Choice(("red", "green", "light blue"))),

@@ -23,11 +23,11 @@ import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.archive import ArchiveError, list_media, media_id
-from pipeline.globs import KeyFilter, compile_glob
-from pipeline.job import ArchiveConfig, StorageConfig
-from pipeline.s3 import StorageError
-from pipeline.storage import LocalStore, Store, open_store
+from pipeline.archive.listing import ArchiveError, list_media, media_id
+from pipeline.config.globs import KeyFilter, compile_glob
+from pipeline.config.job import ArchiveConfig, StorageConfig
+from pipeline.storage.s3_client import StorageError
+from pipeline.storage.store import LocalStore, Store, open_store
 from tests.support.s3_server import CREDENTIALS, s3_server
 
 pytestmark = pytest.mark.cluster
@@ -340,7 +340,7 @@ def test_a_public_bucket_needs_no_credentials(server: str, s3: s3fs.S3FileSystem
 
 
 def test_a_listing_of_several_pages_is_whole(server: str, s3: s3fs.S3FileSystem, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.s3.S3_PAGE", 10)
+    monkeypatch.setattr("pipeline.storage.s3_client.S3_PAGE", 10)
     for number in range(25):
         s3.pipe_file(f"many/{number:02d}.mp4", b"x")
     assert keys("s3://many", endpoint_url=server) == [f"{number:02d}.mp4" for number in range(25)]
@@ -605,7 +605,7 @@ def test_a_writer_that_is_killed_leaves_whole_objects_only(tmp_path: Path):
     code = f"""
 import sys
 from pathlib import Path
-from pipeline.storage import LocalStore
+from pipeline.storage.store import LocalStore
 
 store, number = LocalStore(Path(sys.argv[1])), 0
 while True:

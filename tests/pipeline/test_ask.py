@@ -16,7 +16,7 @@ from omnidrop.errors import QuestionError, UserError
 from omnidrop.model import Pruning
 from omnidrop.question_text import as_questions, read_question
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
-from pipeline import answered_file
+from pipeline.asking import answered_file
 from pipeline.toy_world import Format, render_clip
 from tests.jobs.test_docs import ROOT, commands_of
 from tests.support.media_files import X264, make, picture

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from omnidrop.answers import PassCost
-from pipeline import audit, tables
+from pipeline.config.job import load_job
+from pipeline.evaluation import audit
 from pipeline.evaluation.intervals import bootstrap_ratio
-from pipeline.job import load_job
-from pipeline.rows import AUDITS_SCHEMA, audits_table
-from pipeline.storage import open_store
-from pipeline.unit_format import decode_unit, encode_unit
+from pipeline.records.rows import AUDITS_SCHEMA, audits_table
+from pipeline.records.unit import decode_unit, encode_unit
+from pipeline.storage.store import open_store
+from pipeline.tables import manifest as manifests
 from tests.support import rows
 from tests.support.small_jobs import cli, run, select
 from workers.model.answerer import Answerer, AnswererSettings, DeviceBroken
@@ -201,10 +202,10 @@ def test_results_without_audits_say_how_to_get_some(job):
     # A manifest of a version that had no such table.
     output = load_job(job).output
     store = open_store(output)
-    manifest = json.loads(store.read_bytes(tables.MANIFEST))
+    manifest = json.loads(store.read_bytes(manifests.MANIFEST))
     for part in ("tables", "rows"):
         manifest[part].pop("audits")
-    store.write(tables.MANIFEST, json.dumps(manifest).encode())
+    store.write(manifests.MANIFEST, json.dumps(manifest).encode())
     assert cli("audit", job).exit_code == 2
     assert select(job, "SELECT count(*) FROM audits") == [(0,)]
 

@@ -10,13 +10,13 @@ from dataclasses import asdict, replace
 import pytest
 import ray
 
-from pipeline import calibrating, calibration
-from pipeline.accounting import ActorTime
-from pipeline.calibration import Calibration
-from pipeline.job import JobError, load_job
-from pipeline.journal import decode_run
-from pipeline.run import open_job
-from pipeline.throughput import Throughput, fit
+from pipeline.config.job import JobError, load_job
+from pipeline.cost import calibrate, calibration
+from pipeline.cost.calibration import Calibration
+from pipeline.cost.throughput import Throughput, fit
+from pipeline.execution.actor_metering import ActorTime
+from pipeline.journal.journal import decode_run
+from pipeline.runs.run import open_job
 from tests.support.small_jobs import cli, run, select
 
 TINY_CAP = 1e-9
@@ -127,8 +127,8 @@ def test_a_calibration_of_another_device_or_type_is_not_used(priced):
 
 def test_no_measured_pass_reuses_frames_of_another(job, monkeypatch):
     passes = []
-    monkeypatch.setattr(calibrating, "fit", lambda measured: passes.extend(measured) or fit(measured))
-    calibrating.calibrate(load_job(job))
+    monkeypatch.setattr(calibrate, "fit", lambda measured: passes.extend(measured) or fit(measured))
+    calibrate.calibrate(load_job(job))
     whole = {one.cost.tokens: one.cost.encoder_flops for one in passes if one.cost.encoder_flops}
     assert len(passes) == 32
     assert all(one.cost.encoder_flops == whole[one.cost.tokens] > 0 for one in passes)
@@ -142,7 +142,7 @@ def test_auto_takes_what_was_measured(job):
         "model.clips_per_pass: auto is 1",
         "model.gpus_per_actor: auto is one actor per GPU",
     ]
-    found = calibrating.calibrate(auto)
+    found = calibrate.calibrate(auto)
     assert [clips for clips, _ in found.together] == [1, 2, 4, 8]
     assert all(seconds > 0 for _, seconds in found.together)
     assert calibration.find(open_job(auto).store, weights_hash, auto.model) == found
@@ -186,9 +186,9 @@ def test_a_cluster_is_measured_by_an_actor_of_its_own(job, ray_session, monkeypa
     def not_here(settings):
         raise AssertionError("the model is not loaded in this process")
 
-    monkeypatch.setattr(calibrating, "Answerer", not_here)
+    monkeypatch.setattr(calibrate, "Answerer", not_here)
     settings = {"execution.ray_address": "auto", "model.cpus_per_actor": 1, "model.clips_per_pass": "auto"}
-    found = calibrating.calibrate(load_job(job, settings))
+    found = calibrate.calibrate(load_job(job, settings))
     assert found.passes == 32
     assert len(found.together) == 4
     assert "1 threads" in found.device

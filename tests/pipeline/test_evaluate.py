@@ -15,15 +15,15 @@ from jobs._shared.evaluation_tables import short_names
 from omnidrop.answers import Answer
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
+from pipeline.archive.probing import source
+from pipeline.config.job import load_job
 from pipeline.evaluation import toy
 from pipeline.evaluation.benchmark_text import answer_letter, names_in, options_of
+from pipeline.evaluation.dataset import EvaluationError, Target
 from pipeline.evaluation.intervals import clustered_error, difference, proportion, wilson
-from pipeline.evaluation.items import EvaluationError, Target
 from pipeline.evaluation.labels import labelled_clips, seconds_of
-from pipeline.evaluation.running import RunSettings, sets_of
+from pipeline.evaluation.runner import RunSettings, sets_of
 from pipeline.evaluation.scoring import letter_of, right_answers, score
-from pipeline.job import load_job
-from pipeline.probing import source
 from pipeline.toy_world import Event, Format, questions_of, render_clip
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli

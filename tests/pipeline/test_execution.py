@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import ray
 
-from pipeline.actors import ExecutionError
-from pipeline.execution import Backend, Limits, RayExecution, execute_in_process
+from pipeline.execution.actor_pool import ExecutionError
+from pipeline.execution.scheduler import Backend, Limits, RayExecution, execute_in_process
 from tests.support import rows
 from workers.records import ClipFailure, DecodedClip, DecodeReport
 

@@ -14,14 +14,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.job import load_job
-from pipeline.recipes import decode_recipe, recall
-from pipeline.sealing import JournalError
-from pipeline.storyboard.asking_again import CannotExplain, ask_again
-from pipeline.storyboard.facts import LEVELS, MAP_BYTES, PICTURE_BYTES, facts
-from pipeline.storyboard.finding import ClipUnknown, find_clip
-from pipeline.storyboard.page import PAGE_BYTES, render
-from pipeline.storyboard.pictures import evenly, spectrogram_picture, thumbnails
+from pipeline.config.job import load_job
+from pipeline.explain.find_clip import ClipUnknown, find_clip
+from pipeline.explain.page import PAGE_BYTES, render
+from pipeline.explain.pictures import evenly, spectrogram_picture, thumbnails
+from pipeline.explain.replay import CannotExplain, ask_again
+from pipeline.explain.view_model import LEVELS, MAP_BYTES, PICTURE_BYTES, facts
+from pipeline.journal.recipes import decode_recipe, recall
+from pipeline.records.checksummed_parquet import JournalError
 from pipeline.toy_world import Format, render_clip
 from tests.jobs.test_docs import ROOT, commands_of
 from tests.support.browser import browser

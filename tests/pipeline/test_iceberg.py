@@ -6,8 +6,8 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from pipeline import iceberg, publishing, tables
-from pipeline.iceberg import IcebergError, export, open_catalog
+from pipeline.tables import iceberg, manifest, publish
+from pipeline.tables.iceberg import IcebergError, export, open_catalog
 from tests.support import rows
 from tests.support.rows import commit
 
@@ -18,7 +18,7 @@ def test_each_generation_is_a_snapshot_and_older_ones_stay(store, journal, index
     with pytest.raises(IcebergError, match="omnidrop index"):
         export(store.uri, index_url)
     commit(journal, index, rows.unit(rows.media(0), clips=3))
-    publishing.publish(store, journal, index)
+    publish.publish(store, journal, index)
     first = export(store.uri, index_url)
     assert [(e.table, e.rows, e.generation, e.is_new) for e in first] == [
         ("omnidrop.clips", 3, 1, True),
@@ -31,7 +31,7 @@ def test_each_generation_is_a_snapshot_and_older_ones_stay(store, journal, index
     before = reader.to_arrow().sort_by([("clip_id", "ascending"), ("question_id", "ascending")])
     for number in (1, 2):
         commit(journal, index, rows.unit(rows.media(number), clips=2))
-        publishing.publish(store, journal, index)
+        publish.publish(store, journal, index)
         export(store.uri, index_url)
     assert reader.to_arrow().sort_by([("clip_id", "ascending"), ("question_id", "ascending")]) == before
     answers = open_catalog(store.uri, index_url).load_table("omnidrop.answers").scan().to_arrow()
@@ -47,13 +47,13 @@ def test_each_generation_is_a_snapshot_and_older_ones_stay(store, journal, index
 
 def test_a_column_that_came_later_is_null_in_older_snapshots(store, journal, index, index_url, monkeypatch):
     commit(journal, index, rows.unit(rows.media(0)))
-    publishing.publish(store, journal, index)
-    now = tables.SCHEMAS["clips"]
-    monkeypatch.setitem(tables.SCHEMAS, "clips", pa.schema([field for field in now if field.name != "peak_bytes"]))
+    publish.publish(store, journal, index)
+    now = manifest.SCHEMAS["clips"]
+    monkeypatch.setitem(manifest.SCHEMAS, "clips", pa.schema([field for field in now if field.name != "peak_bytes"]))
     old = export(store.uri, index_url)[0]
-    monkeypatch.setitem(tables.SCHEMAS, "clips", now)
+    monkeypatch.setitem(manifest.SCHEMAS, "clips", now)
     commit(journal, index, rows.unit(rows.media(1)))
-    publishing.publish(store, journal, index)
+    publish.publish(store, journal, index)
     export(store.uri, index_url)
     table = open_catalog(store.uri, index_url).load_table((iceberg.NAMESPACE, "clips"))
     assert "peak_bytes" in table.scan().to_arrow().column_names

@@ -14,13 +14,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from omnidrop.errors import UserError
-from pipeline import mirror, publishing, tables
-from pipeline.index_database import IndexMissing, IndexOutdated, migrations
-from pipeline.index_schema import metadata, units
-from pipeline.journal import Journal, check_output_is_ours, format_of
-from pipeline.savings_index import Probed, SavingsIndex
-from pipeline.sealing import FORMAT_VERSION
-from pipeline.storage import open_store
+from pipeline.index import sync
+from pipeline.index.database import IndexMissing, IndexOutdated, migrations
+from pipeline.index.savings_index import Probed, SavingsIndex
+from pipeline.index.schema import metadata, units
+from pipeline.journal.journal import Journal, check_output_is_ours, format_of
+from pipeline.records.checksummed_parquet import FORMAT_VERSION
+from pipeline.storage.store import open_store
+from pipeline.tables import manifest, publish
 from tests.support import rows
 from tests.support.rows import commit
 
@@ -96,13 +97,13 @@ def test_a_retried_unit_keeps_its_answers_and_leaves_the_quarantine(store, journ
     assert list(index.failures("job", ["decode_failed"])) == []
     assert index.totals("job").units_done == 1
 
-    published = publishing.publish(store, journal, index)
+    published = publish.publish(store, journal, index)
     # Three clips with four answers each, of which one cannot be read.
     assert (published.rows["clips"], published.rows["answers"], published.rows["quarantine"]) == (3, 12, 3)
     contents = index.contents()
-    mirror.rebuild(journal, index)
+    sync.rebuild(journal, index)
     assert index.contents() == contents
-    assert publishing.publish(store, journal, index) == published
+    assert publish.publish(store, journal, index) == published
 
 
 def test_what_fails_again_stays_with_its_new_reason(journal, index):
@@ -143,7 +144,7 @@ def test_a_lost_attempt_makes_the_one_before_count_again(journal, index):
     once = index.contents()
     stored = commit(journal, index, first(unit, 1), run_id="run-2", attempt=1)
     journal._store.delete([stored.meta.key.path])
-    mirror.catch_up(journal, index)
+    sync.catch_up(journal, index)
     assert index.contents() == once
 
 
@@ -151,7 +152,7 @@ def test_forgetting_takes_every_attempt(journal, index):
     unit = rows.unit(rows.media(), clips=2)
     commit(journal, index, unit, fail=1)
     commit(journal, index, first(unit, 1), run_id="run-2", attempt=1)
-    mirror.forget(journal, index, unit.media.media_id)
+    sync.forget(journal, index, unit.media.media_id)
     assert list(journal._store.list("journal/units/")) == []
     assert journal.commit(replace(rows.meta(unit), attempt=2), rows.outcomes(first(unit, 1)), unit.questions) is None
     assert list(journal._store.list("journal/units/")) == []
@@ -180,7 +181,7 @@ def test_writers_at_once_lose_nothing_and_stand_in_nobodys_way(journal, index_ur
         thread.join()
     raced = indexes[0].contents()
     assert len(raced["clips"]) == 60
-    mirror.rebuild(journal, indexes[0])
+    sync.rebuild(journal, indexes[0])
     assert indexes[0].contents() == raced
     for index in indexes:
         index.close()
@@ -243,19 +244,19 @@ def test_results_of_format_1_are_taken_over_as_they_are(tmp_path):
     with pytest.raises(IndexOutdated):
         SavingsIndex(url, is_read_only=True)
     store = open_store(str(tmp_path / "results"))
-    published, journal = tables.current(store), Journal(store)
+    published, journal = manifest.current(store), Journal(store)
     check_output_is_ours(store)
     assert format_of(store) == FORMAT_VERSION == 3
     index = SavingsIndex(url)
     contents = index.contents()
     assert (len(contents["clips"]), len(contents["quarantine"])) == (3, 4)
-    assert mirror.catch_up(journal, index) == 0
-    assert mirror.rebuild(journal, index) == 2
+    assert sync.catch_up(journal, index) == 0
+    assert sync.rebuild(journal, index) == 2
     assert index.contents() == contents
     # The tables are written anew, once: files before format 3 do not say how many rows they have.
-    anew = publishing.publish(store, journal, index)
+    anew = publish.publish(store, journal, index)
     assert anew.rows.items() >= published.rows.items()
-    assert publishing.publish(store, journal, index) == anew
+    assert publish.publish(store, journal, index) == anew
     # A unit that format 1 stored is done again as any other.
     failed = rows.unit(rows.media(1))
     commit(journal, index, first(failed, 1), run_id="run-2", attempt=1)

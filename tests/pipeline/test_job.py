@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.job import ExecutionConfig, JobConfig, JobError, load_job, make_job
-from pipeline.yaml_file import MAX_FILE_BYTES, YamlError, parse_yaml, read_yaml
+from pipeline.config.job import ExecutionConfig, JobConfig, JobError, load_job, make_job
+from pipeline.config.yaml_source import MAX_FILE_BYTES, YamlError, parse_yaml, read_yaml
 
 SMALL = {"name": "talks", "archive": {"uri": "/videos"}, "output": "/out", "question_set": "lecture"}
 

@@ -17,7 +17,7 @@ def test_a_runs_log_is_json_with_its_ids(job, monkeypatch):
     lines = [json.loads(line) for line in result.stderr.splitlines()]
     of_run = [line for line in lines if line.get("run_id") == "night-1"]
     assert [line["message"].split(":")[0] for line in of_run] == ["run begins", "unit finished", "run ends"]
-    assert of_run[1] | {"clips": 1, "failed": 0, "level": "info", "logger": "pipeline.logs"} == of_run[1]
+    assert of_run[1] | {"clips": 1, "failed": 0, "level": "info", "logger": "pipeline.runs.logs"} == of_run[1]
     assert of_run[1]["unit_id"]
     assert of_run[1]["media_id"]
     # Afterwards everything is as it was.

@@ -12,10 +12,10 @@ import pytest
 import ray
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline import metrics
-from pipeline.accounting import ActorTime, Load, Statistics
-from pipeline.query import open_results, query
-from pipeline.sections import CostConfig
+from pipeline.config.sections import CostConfig
+from pipeline.execution.actor_metering import ActorTime, Load, Statistics
+from pipeline.runs import metrics
+from pipeline.tables.query import open_results, query
 from tests.support import rows
 from tests.support.small_jobs import run
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import identity
-from pipeline.job import ClipsConfig
-from pipeline.planning import cut_spans
+from pipeline.config.job import ClipsConfig
+from pipeline.planning.plan import cut_spans
 
 lengths = st.floats(0.5, 120, allow_nan=False)
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnidrop.errors import UserError
-from pipeline.job import StorageConfig
-from pipeline.named_queries import VIEWS, NamedQueryError, find_query, named_queries, read_query
-from pipeline.query import QueryError, open_results, query
-from pipeline.storage import open_store
+from pipeline.config.job import StorageConfig
+from pipeline.storage.store import open_store
+from pipeline.tables.named_queries import VIEWS, NamedQueryError, find_query, named_queries, read_query
+from pipeline.tables.query import QueryError, open_results, query
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from omnidrop.errors import QuestionError
 from omnidrop.questions import Boolean, Choice, Json, Number, Text, question_from_dict
-from pipeline.job import builtin_question_sets
-from pipeline.questions import QuestionSet, QuestionSetError, load_question_set
-from pipeline.templates import MAX_RENDERED_CHARS, compile_template, media_context, one_line, render
+from pipeline.config.job import builtin_question_sets
+from pipeline.questions.question_set import QuestionSet, QuestionSetError, load_question_set
+from pipeline.questions.templates import MAX_RENDERED_CHARS, compile_template, media_context, one_line, render
 from workers.records import Media, MediaInfo
 
 MEDIA = Media("0" * 32, "talks/2024/opening day.mp4", "/videos/talks/2024/opening day.mp4", "9-1", 9)

@@ -10,9 +10,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import publishing, tables
-from pipeline.query import open_results, query
-from pipeline.savings_index import SavingsIndex
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.tables import manifest, publish
+from pipeline.tables.query import open_results, query
 from tests.support import rows
 from tests.support.rows import commit
 
@@ -22,7 +22,7 @@ def old_and_new(store, journal, tmp_path):
     """Files of `clips`: one as a version without `peak_bytes` wrote it, and one of this version."""
     index = SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite")
     commit(journal, index, rows.unit(rows.media(), clips=3))
-    published = publishing.publish(store, journal, index)
+    published = publish.publish(store, journal, index)
     index.close()
     new = Path(store.uri) / "tables" / published.tables["clips"][0]
     old = tmp_path / "old.parquet"
@@ -37,7 +37,7 @@ def test_duckdb(old_and_new):
 
 
 def test_pyarrow_dataset(old_and_new):
-    data = ds.dataset(old_and_new, schema=tables.SCHEMAS["clips"])
+    data = ds.dataset(old_and_new, schema=manifest.SCHEMAS["clips"])
     assert data.to_table(columns=["clip_id", "peak_bytes"])["peak_bytes"].null_count == 6
     assert len(data.to_table(filter=ds.field("as_run_flops") > 0)) == 6
 
@@ -63,7 +63,7 @@ def two_generations(store, journal, tmp_path):
     index = SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite")
     for number, clips in enumerate((3, 2)):
         commit(journal, index, rows.unit(rows.media(number), clips=clips))
-        published = publishing.publish(store, journal, index)
+        published = publish.publish(store, journal, index)
     index.close()
     paths = [f"{store.uri}/tables/{path}" for path in published.tables["clips"]]
     assert len({Path(path).parent for path in paths}) == 2

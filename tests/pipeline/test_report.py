@@ -16,17 +16,17 @@ from playwright.sync_api import expect
 from omnidrop.answers import Answer, ClipAnswers, Cost, LayerCount, PassCost, TraceCounts
 from omnidrop.errors import UserError
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
-from pipeline import publishing
-from pipeline.job import StorageConfig, load_job
-from pipeline.journal import Journal, RunRecord
-from pipeline.query import open_results, query
+from pipeline.config.job import StorageConfig, load_job
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal.journal import Journal, RunRecord
 from pipeline.report import formats
-from pipeline.report.facts import Audit, Interval, Run, Spent, stages
-from pipeline.report.gathering import gather
 from pipeline.report.page import ANSWERS_BYTES, PAGE_BYTES, render
-from pipeline.run import open_job
-from pipeline.savings_index import SavingsIndex
-from pipeline.storage import open_store
+from pipeline.report.queries import gather
+from pipeline.report.view_model import Audit, Interval, Run, Spent, stages
+from pipeline.runs.run import open_job
+from pipeline.storage.store import open_store
+from pipeline.tables import publish as publishing
+from pipeline.tables.query import open_results, query
 from tests.jobs.test_docs import ROOT, commands_of
 from tests.support import rows
 from tests.support.browser import browser

@@ -14,19 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnidrop.errors import UserError
-from pipeline import mirror, publishing, table_files, tables
-from pipeline.journal import Journal, RunRecord, check_output_is_ours
-from pipeline.savings_index import Probed, SavingsIndex
-from pipeline.sealing import JournalError
-from pipeline.storage import Store, open_store
-from pipeline.unit_format import UnitKey, decode_unit, encode_unit
-from pipeline.verification import verify
+from pipeline.checks.verify import verify
+from pipeline.index import sync
+from pipeline.index.savings_index import Probed, SavingsIndex
+from pipeline.journal.journal import Journal, RunRecord, check_output_is_ours
+from pipeline.records.checksummed_parquet import JournalError
+from pipeline.records.unit import UnitKey, decode_unit, encode_unit
+from pipeline.storage.store import Store, open_store
+from pipeline.tables import manifest as manifests
+from pipeline.tables import publish, writer
 from tests.support import rows
 from tests.support.rows import commit
 
 
 def table(store, name):
-    current = tables.current(store)
+    current = manifests.current(store)
     paths = [Path(store.uri) / "tables" / p for p in current.tables[name]]
     return pa.concat_tables(pq.read_table(p) for p in paths).to_pylist()
 
@@ -93,16 +95,16 @@ def test_a_new_version_replaces_the_old_one_and_can_be_taken_back(store, journal
     old = rows.unit(rows.media(etag="e1"))
     new = rows.unit(rows.media(etag="e2"))
     commit(journal, index, old)
-    publishing.publish(store, journal, index)
+    publish.publish(store, journal, index)
     before = table(store, "answers")
     commit(journal, index, new, run_id="run-2")
-    publishing.publish(store, journal, index)
+    publish.publish(store, journal, index)
     assert {r["version_id"] for r in table(store, "answers")} == {new.version_id}
     assert len(table(store, "answers")) == len(before)
     # The file is put back as it was: its old answers count again, without being asked again.
     journal.write_heads([rows.head(old)], "run-3")
-    mirror.catch_up(journal, index)
-    publishing.publish(store, journal, index)
+    sync.catch_up(journal, index)
+    publish.publish(store, journal, index)
     assert table(store, "answers") == before
 
 
@@ -111,7 +113,7 @@ def test_a_version_without_finished_units_hides_the_old_answers(store, journal, 
     changed = rows.head(rows.unit(rows.media(etag="e2")))
     journal.write_heads([changed], "run-2")
     index.apply_heads([changed])
-    publishing.publish(store, journal, index)
+    publish.publish(store, journal, index)
     assert table(store, "answers") == []
     assert [r["status"] for r in table(store, "media")] == ["pending"]
 
@@ -123,17 +125,17 @@ def test_rebuilding_gives_equal_contents(store, journal, index):
     run = RunRecord("run-1", "job", "recipe-1", {"a": 1}, "2026-01-01T00:00:00+00:00", units_finished=6)
     journal.write_run(run)
     index.write_run(run)
-    publishing.publish(store, journal, index)
-    contents, published = index.contents(), {name: table(store, name) for name in tables.NAMES}
+    publish.publish(store, journal, index)
+    contents, published = index.contents(), {name: table(store, name) for name in manifests.NAMES}
     # Items 0 and 3 lost their first clip, 1 and 4 their second; then item 0 changed and has both: 4 answers a clip.
     assert len(published["answers"]) == (2 + 1 + 2 + 1 + 1) * 4
 
-    mirror.rebuild(journal, index)
+    sync.rebuild(journal, index)
     store.delete([path for path, _ in store.list("tables/")])
-    assert tables.current(store) is None
-    publishing.publish(store, journal, index)
+    assert manifests.current(store) is None
+    publish.publish(store, journal, index)
     assert index.contents() == contents
-    assert {name: table(store, name) for name in tables.NAMES} == published
+    assert {name: table(store, name) for name in manifests.NAMES} == published
 
 
 def test_an_index_that_fell_behind_or_ran_ahead_is_mended(journal, index):
@@ -143,26 +145,26 @@ def test_an_index_that_fell_behind_or_ran_ahead_is_mended(journal, index):
     # A writer died between the journal and the index.
     journal.commit(rows.meta(units[2]), rows.outcomes(units[2]), units[2].questions)
     journal.write_heads([rows.head(units[2])], "run-2")
-    assert mirror.catch_up(journal, index) == 1
+    assert sync.catch_up(journal, index) == 1
     assert index.totals("job").clips == 6
     # Someone deleted an object.
     journal.drop([rows.meta(units[0]).key])
-    mirror.catch_up(journal, index)
+    sync.catch_up(journal, index)
     assert index.totals("job").clips == 4
 
 
 def test_publishing_what_is_published_does_nothing(store, journal, index):
     commit(journal, index, rows.unit(rows.media()))
-    first = publishing.publish(store, journal, index)
+    first = publish.publish(store, journal, index)
     files = sorted(store.list("tables/"))
-    assert publishing.publish(store, journal, index) == first
+    assert publish.publish(store, journal, index) == first
     assert sorted(store.list("tables/")) == files
 
 
 def test_old_generations_go_but_the_last_one_stays_for_its_readers(store, journal, index):
     for etag in ("e1", "e2", "e3", "e4"):
         commit(journal, index, rows.unit(rows.media(etag=etag)))
-        publishing.publish(store, journal, index)
+        publish.publish(store, journal, index)
     generations = {path.split("/")[1] for path, _ in store.list("tables/") if "generation" in path}
     assert generations == {"generation=000003", "generation=000004"}
     assert len(table(store, "media")) == 1
@@ -170,16 +172,16 @@ def test_old_generations_go_but_the_last_one_stays_for_its_readers(store, journa
 
 def test_files_that_nothing_changed_in_stay_and_are_not_written_again(store, journal, index):
     first = [commit(journal, index, rows.unit(rows.media(n))) for n in range(3)]
-    before = publishing.publish(store, journal, index)
+    before = publish.publish(store, journal, index)
     commit(journal, index, rows.unit(rows.media(3)))
     read = []
-    after = publishing.publish(store, journal, index, advance=read.append)
+    after = publish.publish(store, journal, index, advance=read.append)
     assert len(read) == 1 < len(first)
     for name in ("answers", "clips", "media"):
         assert after.tables[name] == [*before.tables[name], f"generation=000002/{name}/part-00000.parquet"]
     # One item of the first file changes: its file is written again, without the item's old rows.
     commit(journal, index, rows.unit(rows.media(0, "e2")), run_id="run-2")
-    changed = publishing.publish(store, journal, index)
+    changed = publish.publish(store, journal, index)
     assert changed.tables["clips"] == [f"generation=00000{n}/clips/part-00000.parquet" for n in (2, 3)]
     assert [r["media_key"] for r in table(store, "media")] == [f"folder/video {n}.mp4" for n in (3, 0, 1, 2)]
     assert changed.rows["clips"] == len(table(store, "clips")) == 8
@@ -189,8 +191,8 @@ def test_many_small_files_become_one(store, journal, index):
     counts = []
     for number in range(12):
         commit(journal, index, rows.unit(rows.media(number)))
-        counts.append(len(publishing.publish(store, journal, index).tables["clips"]))
-    assert counts == [*range(1, publishing.SMALL_SLICES + 2), 1, 2, 3]
+        counts.append(len(publish.publish(store, journal, index).tables["clips"]))
+    assert counts == [*range(1, publish.SMALL_SLICES + 2), 1, 2, 3]
     assert [r["media_key"] for r in table(store, "media")].count("folder/video 7.mp4") == 1
 
 
@@ -206,11 +208,11 @@ def test_whatever_happened_the_tables_are_those_written_anew(steps):
         commit(journal, index, rows.unit(rows.media(99)))
         for at, (step, number) in enumerate(steps):
             _step(step, number, at, store, journal, index)
-            publishing.publish(store, journal, index, keeps_before=step != "forget")
-        found = {name: sorted(table(store, name), key=repr) for name in tables.NAMES}
+            publish.publish(store, journal, index, keeps_before=step != "forget")
+        found = {name: sorted(table(store, name), key=repr) for name in manifests.NAMES}
         assert [p for p in verify(store, url).problems if p.part == "tables"] == []
-        publishing.publish(store, journal, index, keeps_before=False, anew=True)
-        assert {name: sorted(table(store, name), key=repr) for name in tables.NAMES} == found
+        publish.publish(store, journal, index, keeps_before=False, anew=True)
+        assert {name: sorted(table(store, name), key=repr) for name in manifests.NAMES} == found
         index.close()
 
 
@@ -229,10 +231,10 @@ def _step(step: str, number: int, at: int, store: Store, journal: Journal, index
         commit(journal, index, failed, run_id="run-3", attempt=1)
     elif step == "take back" and attempts:
         journal.write_heads([rows.head(unit)], "run-4")
-        mirror.catch_up(journal, index)
+        sync.catch_up(journal, index)
     elif step == "forget":
-        mirror.forget(journal, index, unit.media.media_id)
-    elif step == "damage" and (published := tables.current(store)):
+        sync.forget(journal, index, unit.media.media_id)
+    elif step == "damage" and (published := manifests.current(store)):
         store.delete([f"tables/{published.tables['clips'][0]}"])
         commit(journal, index, rows.unit(rows.media(6 + at), clips=1))
 
@@ -240,7 +242,7 @@ def _step(step: str, number: int, at: int, store: Store, journal: Journal, index
 def test_a_run_that_changes_the_index_meanwhile_doubles_and_loses_nothing(store, journal, index):
     for number in range(4):
         commit(journal, index, rows.unit(rows.media(number)))
-        publishing.publish(store, journal, index)
+        publish.publish(store, journal, index)
     changes = iter(range(3))
 
     def meanwhile(_: int) -> None:
@@ -249,30 +251,31 @@ def test_a_run_that_changes_the_index_meanwhile_doubles_and_loses_nothing(store,
             commit(journal, index, rows.unit(rows.media(number, "e2")), run_id="run-2")
 
     commit(journal, index, rows.unit(rows.media(4)))
-    publishing.publish(store, journal, index, advance=meanwhile)
+    publish.publish(store, journal, index, advance=meanwhile)
     keys = [r["media_key"] for r in table(store, "media")]
     assert sorted(keys) == [f"folder/video {n}.mp4" for n in range(5)]
 
 
 def test_tables_of_an_older_format_are_written_anew(store, journal, index):
     commit(journal, index, rows.unit(rows.media(0)))
-    publishing.publish(store, journal, index)
-    manifest = json.loads(store.read_bytes(tables.MANIFEST)) | {"format_version": 2}
+    publish.publish(store, journal, index)
+    manifest = json.loads(store.read_bytes(manifests.MANIFEST)) | {"format_version": 2}
     for mark in manifest["files"].values():
         del mark["rows"]
-    store.write(tables.MANIFEST, json.dumps(manifest).encode())
+    store.write(manifests.MANIFEST, json.dumps(manifest).encode())
     commit(journal, index, rows.unit(rows.media(1)))
-    published = publishing.publish(store, journal, index)
+    published = publish.publish(store, journal, index)
     assert published.tables["clips"] == ["generation=000002/clips/part-00000.parquet"]
     assert published.rows["clips"] == len(table(store, "clips")) == 4
 
 
 def test_large_tables_are_written_as_several_files(store, journal, index, monkeypatch):
-    monkeypatch.setattr(table_files, "FILE_BYTES", 20_000)
-    monkeypatch.setattr(table_files, "ROW_GROUP_BYTES", 5_000)
+    monkeypatch.setattr(writer, "FILE_BYTES", 20_000)
+    monkeypatch.setattr(publish, "FILE_BYTES", 20_000)
+    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 5_000)
     for number in range(12):
         commit(journal, index, rows.unit(rows.media(number), clips=8))
-    published = publishing.publish(store, journal, index)
+    published = publish.publish(store, journal, index)
     assert len(published.tables["clips"]) > 1
     assert len(table(store, "clips")) == published.rows["clips"] == 96
 
@@ -282,13 +285,13 @@ def test_forgotten_media_leave_no_trace_and_do_not_come_back(store, journal, ind
     for unit in (keep, erase):
         commit(journal, index, unit)
         index.put_probes([(unit.media, Probed(rows.INFO))])
-    publishing.publish(store, journal, index)
-    assert mirror.forget(journal, index, erase.media.media_id) == 1
-    publishing.publish(store, journal, index, keeps_before=False)
+    publish.publish(store, journal, index)
+    assert sync.forget(journal, index, erase.media.media_id) == 1
+    publish.publish(store, journal, index, keeps_before=False)
     # A late attempt, and an index that is rebuilt afterwards.
     assert journal.commit(rows.meta(erase), rows.outcomes(erase), erase.questions) is None
-    mirror.rebuild(journal, index)
-    publishing.publish(store, journal, index)
+    sync.rebuild(journal, index)
+    publish.publish(store, journal, index)
     assert {r["media_id"] for r in table(store, "answers")} == {keep.media.media_id}
     assert [m for m, _ in index.find_media(erase.media.key)] == []
     for path in (tmp_path / "results").rglob("*"):
@@ -302,7 +305,7 @@ def test_a_late_object_of_forgotten_media_is_swept_out(journal, index):
     unit = rows.unit(rows.media())
     commit(journal, index, unit)
     data = encode_unit(rows.meta(unit), rows.outcomes(unit), unit.questions)
-    mirror.forget(journal, index, unit.media.media_id)
+    sync.forget(journal, index, unit.media.media_id)
     journal._store.write(rows.meta(unit).key.path, data)  # written by an attempt that never looked again
-    assert mirror.catch_up(journal, index) == 0
+    assert sync.catch_up(journal, index) == 0
     assert list(journal.units()) == []

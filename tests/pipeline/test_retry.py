@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from pipeline.job import load_job
-from pipeline.journal import Journal
-from pipeline.storage import open_store
+from pipeline.config.job import load_job
+from pipeline.journal.journal import Journal
+from pipeline.storage.store import open_store
 from tests.jobs.test_docs import ROOT, commands_of
 from tests.support.small_jobs import ANSWERS, cli, run, select
 

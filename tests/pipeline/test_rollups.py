@@ -9,12 +9,12 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from pipeline import mirror
-from pipeline.index_database import migrations
-from pipeline.index_schema import savings
-from pipeline.journal import RunRecord
-from pipeline.savings_index import SavingsIndex
-from pipeline.savings_queries import QUERIES
+from pipeline.index import sync
+from pipeline.index.database import migrations
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.index.savings_queries import QUERIES
+from pipeline.index.schema import savings
+from pipeline.journal.journal import RunRecord
 from tests.support import rows
 from tests.support.rows import commit
 
@@ -57,14 +57,14 @@ def test_sums_follow_what_comes_is_replaced_and_goes(journal, index):
 
     commit(journal, index, replace(kept, clips=kept.clips[1:2]), run_id="run-2", attempt=1)  # a retry
     commit(journal, index, in_folder(1, "", etag="e2"), run_id="run-2", fail=0)  # a new version
-    mirror.forget(journal, index, forgotten.media.media_id)
+    sync.forget(journal, index, forgotten.media.media_id)
     check_sums(index)
     assert [saved.group for saved in index.savings("by_collection")] == [("",), ("lectures",)]
     assert index.savings("total", "another job") == []
 
     contents = index.contents()
     assert len(contents["savings"]) == 3
-    mirror.rebuild(journal, index)
+    sync.rebuild(journal, index)
     assert index.contents() == contents
 
 

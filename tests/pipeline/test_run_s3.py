@@ -11,13 +11,15 @@ from unittest import mock
 import pytest
 import s3fs
 
-from pipeline import backends, patience, s3, tables
-from pipeline.job import StorageConfig, load_job
-from pipeline.patience import Unavailable
-from pipeline.query import open_results, query
-from pipeline.retrying import Selection
-from pipeline.run import forget_media, run_job
-from pipeline.storage import open_store
+from pipeline.config.job import StorageConfig, load_job
+from pipeline.execution import backends
+from pipeline.planning.retry import Selection
+from pipeline.runs.run import forget_media, run_job
+from pipeline.storage import outage, s3_client
+from pipeline.storage.outage import Unavailable
+from pipeline.storage.store import open_store
+from pipeline.tables import manifest
+from pipeline.tables.query import open_results, query
 from tests.robustness import faults
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import rclone_server, s3_server
@@ -108,7 +110,7 @@ def test_a_job_from_bucket_to_bucket(job, moto):
     assert answers(remote, "SELECT DISTINCT media_key FROM answers") == [("short.mp4",)]
     store = open_store(remote.output, StorageConfig(endpoint_url=moto))
     generations = {path.split("/")[1] for path, _ in store.list("tables/generation")}
-    assert generations == {f"generation={tables.current(store).generation:06d}"}
+    assert generations == {f"generation={manifest.current(store).generation:06d}"}
 
 
 def test_the_same_from_a_server_that_checks_credentials_and_ignores_conditional_creates(job, rclone):
@@ -146,7 +148,7 @@ def test_a_missing_bucket_is_explained(job, moto):
 
 
 def test_rows_are_the_same_through_a_proxy_that_spoils_a_third_of_all_requests(tmp_path, monkeypatch):
-    monkeypatch.setattr(s3, "READ_TIMEOUT_S", faults.READ_TIMEOUT_S)
+    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", faults.READ_TIMEOUT_S)
     with ExitStack() as stack:
         bench = faults.Bench("moto", tmp_path, 2, stack)
         calm, spoiled = bench.round(0, seed=1), bench.round(0.3, seed=1)
@@ -157,7 +159,7 @@ def test_rows_are_the_same_through_a_proxy_that_spoils_a_third_of_all_requests(t
 
 def test_an_object_that_never_comes_is_quarantined_and_done_again_later(job, moto, monkeypatch):
     """One cannot be probed, another not be fetched; the rest is answered, and neither failure is final."""
-    monkeypatch.setattr(s3, "MAX_RETRIES", 0)
+    monkeypatch.setattr(s3_client, "MAX_RETRIES", 0)
     monkeypatch.setattr(backends, "RETRY_PAUSE_S", 0.1)
     (job.parent / "archive" / "notes.mp4").unlink()
     (job.parent / "archive" / "third.mp4").write_bytes((job.parent / "archive" / "short.mp4").read_bytes())
@@ -183,7 +185,7 @@ def test_an_object_that_never_comes_is_quarantined_and_done_again_later(job, mot
 
 
 def test_an_output_that_goes_away_is_waited_for_then_the_run_ends_and_can_be_resumed(job, moto, monkeypatch):
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.2)
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.2)
     put_archive(job, moto, "gone")
     settings = {"storage.max_retries": 0, "execution.clips_per_unit": 1}
     with FaultProxy(moto) as proxy:

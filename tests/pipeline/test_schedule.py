@@ -14,13 +14,14 @@ import pytest
 
 from jobs._shared.stopping import STOPPED_EXIT
 from omnidrop.errors import UserError
-from pipeline import backends, scheduling
-from pipeline.job import load_job
-from pipeline.lease import newest_lease, take_lease
-from pipeline.run import run_job
-from pipeline.scheduling import Cron, ScheduledRun, keep_schedule, last_run, write_record
-from pipeline.sections import StorageConfig
-from pipeline.storage import open_store
+from pipeline.config.job import load_job
+from pipeline.config.sections import StorageConfig
+from pipeline.execution import backends
+from pipeline.launch import schedule
+from pipeline.launch.lease import newest_lease, take_lease
+from pipeline.launch.schedule import Cron, ScheduledRun, keep_schedule, last_run, write_record
+from pipeline.runs.run import run_job
+from pipeline.storage.store import open_store
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import Silent, cli
 
@@ -117,8 +118,8 @@ def missed(store, days):
 
 @pytest.fixture
 def quickly(monkeypatch):
-    monkeypatch.setattr(scheduling, "BUSY_WAIT_S", 0.05)
-    monkeypatch.setattr(scheduling, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(schedule, "BUSY_WAIT_S", 0.05)
+    monkeypatch.setattr(schedule, "LONGEST_WAIT_S", 0.05)
 
 
 def keep(store, run, *, reports, stop=None, count=None, cron=NIGHTLY, lease_s=5.0):

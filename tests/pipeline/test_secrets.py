@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from pipeline.job import load_job
-from pipeline.savings_index import SavingsIndex
-from pipeline.storage import open_store
+from pipeline.config.job import load_job
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.storage.store import open_store
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli
 from workers.redaction import without_secrets

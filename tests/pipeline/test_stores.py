@@ -8,13 +8,13 @@ from collections import Counter
 
 import pytest
 
-from pipeline import patience as patience_module
-from pipeline import s3
-from pipeline.archive import list_media
-from pipeline.patience import Patience, Unavailable
-from pipeline.s3 import StorageUnavailable
-from pipeline.sections import ArchiveConfig, StorageConfig
-from pipeline.storage import PatientStore, caveats, open_store
+from pipeline.archive.listing import list_media
+from pipeline.config.sections import ArchiveConfig, StorageConfig
+from pipeline.storage import outage as patience_module
+from pipeline.storage import s3_client
+from pipeline.storage.outage import Patience, Unavailable
+from pipeline.storage.s3_client import StorageUnavailable
+from pipeline.storage.store import PatientStore, caveats, open_store
 from tests.support.fault_proxy import KINDS, FaultProxy
 from tests.support.s3_server import rclone_server, s3_server
 
@@ -44,7 +44,7 @@ def first_of_each():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_fault_does_to_one_request_is_mended_by_the_next(moto, kind, monkeypatch):
-    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 2)
+    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 2)
     data = kind.encode() * 20_000
     with FaultProxy(moto, rate=1.0, kinds=[kind], spoils=first_of_each()) as proxy:
         store = store_at(proxy.address, kind)
@@ -69,8 +69,8 @@ def test_a_server_that_stays_away_is_named_after_so_many_tries(moto):
 
 
 def test_a_listing_goes_on_where_it_broke_off(moto, monkeypatch):
-    monkeypatch.setattr(s3, "S3_PAGE", 3)
-    monkeypatch.setattr(s3, "MAX_RETRIES", 0)
+    monkeypatch.setattr(s3_client, "S3_PAGE", 3)
+    monkeypatch.setattr(s3_client, "MAX_RETRIES", 0)
     monkeypatch.setattr(patience_module, "FIRST_PAUSE_S", 0.1)
     keys = [f"{number:02d}.mp4" for number in range(10)]
     for key in keys:

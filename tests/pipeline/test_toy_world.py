@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from omnidrop.errors import UserError
 from omnidrop.questions import Boolean, Choice, Number
-from pipeline.questions import load_question_set
+from pipeline.questions.question_set import load_question_set
 from pipeline.toy_world import (
     COLOURS,
     SHAPES,

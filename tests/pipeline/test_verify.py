@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from pipeline import mirror, publishing
-from pipeline.job import load_job
-from pipeline.journal import Journal, RunRecord, check_output_is_ours
-from pipeline.savings_index import SavingsIndex
-from pipeline.sealing import seal, unseal
-from pipeline.sections import StorageConfig
-from pipeline.storage import open_store
-from pipeline.verification import SHOWN, verify
+from pipeline.checks.verify import SHOWN, verify
+from pipeline.config.job import load_job
+from pipeline.config.sections import StorageConfig
+from pipeline.index import sync
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal.journal import Journal, RunRecord, check_output_is_ours
+from pipeline.records.checksummed_parquet import seal, unseal
+from pipeline.storage.store import open_store
+from pipeline.tables import publish
 from tests.pipeline.test_index import FORMAT_1, first
 from tests.support import rows
 from tests.support.rows import commit
@@ -37,12 +38,12 @@ def make_results(store, index_url):
     for number in range(4):
         commit(journal, index, rows.unit(rows.media(number)), fail=number % 2)
     commit(journal, index, first(rows.unit(rows.media(1)), 1), run_id="run-2", attempt=1)
-    mirror.forget(journal, index, rows.media(3).media_id)
+    sync.forget(journal, index, rows.media(3).media_id)
     for number in (1, 2):
         run = RunRecord(f"run-{number}", "job", "recipe-1", {"a": 0.5}, f"2026-01-0{number}", status="complete")
         journal.write_run(run)
         index.write_run(run)
-    publishing.publish(store, journal, index)
+    publish.publish(store, journal, index)
     index.close()
 
 

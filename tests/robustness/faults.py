@@ -25,11 +25,11 @@ from typing import Any
 
 import s3fs
 
-from pipeline import s3
-from pipeline.job import JobConfig, make_job
-from pipeline.query import open_results, query
-from pipeline.retrying import Selection
-from pipeline.run import run_job
+from pipeline.config.job import JobConfig, make_job
+from pipeline.planning.retry import Selection
+from pipeline.runs.run import run_job
+from pipeline.storage import s3_client
+from pipeline.tables.query import open_results, query
 from tests.support.fault_proxy import FaultProxy
 from tests.support.media_files import clip_file
 from tests.support.s3_server import rclone_server, s3_server
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     logging.getLogger("pipeline").setLevel(logging.ERROR)
-    s3.READ_TIMEOUT_S = READ_TIMEOUT_S
+    s3_client.READ_TIMEOUT_S = READ_TIMEOUT_S
     rounds: list[Round] = []
 
     def note(done: Round) -> None:

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from omnidrop.errors import UserError
-from pipeline.committing import Committer
+from pipeline.config.job import load_job
 from pipeline.failpoints import POINTS
-from pipeline.job import load_job
-from pipeline.journal import Journal
-from pipeline.planning import MediaPlan
-from pipeline.run import forget_media, rebuild_results, run_job
-from pipeline.savings_index import SavingsIndex
-from pipeline.storage import LocalStore
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal.journal import Journal
+from pipeline.planning.plan import MediaPlan
+from pipeline.runs.committer import Committer
+from pipeline.runs.run import forget_media, rebuild_results, run_job
+from pipeline.storage.store import LocalStore
 from tests.robustness.crash.rows import State, difference, state_of
 from tests.support import rows
 from tests.support.small_jobs import ANSWERS, CLIPS, QUESTIONS, Silent, run, select

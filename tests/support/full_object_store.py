@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import ray
 
-from pipeline import patience
-from pipeline.execution import Backend, RayExecution
-from pipeline.patience import Patience, Unavailable
+from pipeline.execution.scheduler import Backend, RayExecution
+from pipeline.storage import outage
+from pipeline.storage.outage import Patience, Unavailable
 from tests.pipeline.test_execution import LIMITS, Actor
 from tests.support import rows
 from workers.records import DecodedClip, DecodeReport
@@ -48,7 +48,7 @@ def run(clip_bytes, clips_in_flight):
 
 
 def main():
-    patience.FIRST_PAUSE_S = 0.5
+    outage.FIRST_PAUSE_S = 0.5
     full = {"local_fs_capacity_threshold": 0.001}
     ray.init(
         address="local",

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from omnidrop.questions import Boolean, Choice, Question
-from pipeline.unit_format import decode_unit, encode_unit
+from pipeline.records.unit import decode_unit, encode_unit
 from tests.support.rows import media, meta, unit
 from workers.model.answerer import Answerer, AnswererSettings
 from workers.records import Clip, ClipFailure, DecodedClip

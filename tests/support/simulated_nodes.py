@@ -19,8 +19,8 @@ import ray
 from ray._private.state import available_resources_per_node
 from ray.cluster_utils import Cluster
 
-from pipeline.job import load_job
-from pipeline.run import run_job
+from pipeline.config.job import load_job
+from pipeline.runs.run import run_job
 from tests.support.small_jobs import Silent
 
 NODE = {"num_cpus": 2, "object_store_memory": 100 << 20}

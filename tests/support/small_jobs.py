@@ -7,9 +7,9 @@ import threading
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from pipeline.job import StorageConfig, load_job
-from pipeline.query import open_results, query
-from pipeline.run import run_job
+from pipeline.config.job import StorageConfig, load_job
+from pipeline.runs.run import run_job
+from pipeline.tables.query import open_results, query
 
 QUESTIONS = """\
 name: small

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import s3fs
 
-from pipeline.archive import list_media
-from pipeline.sections import ArchiveConfig
+from pipeline.archive.listing import list_media
+from pipeline.config.sections import ArchiveConfig
 from tests.robustness.fuzz_media import mutations, references, tracing
 from tests.robustness.fuzz_media.harness import Settings, fuzz
 from tests.robustness.fuzz_media.references import Bait

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from omnidrop.errors import UserError
-from pipeline import patience
-from pipeline.job import load_job
-from pipeline.patience import Unavailable
-from pipeline.query import open_results, query
-from pipeline.run import run_job
+from pipeline.config.job import load_job
+from pipeline.runs.run import run_job
+from pipeline.storage import outage
+from pipeline.storage.outage import Unavailable
+from pipeline.tables.query import open_results, query
 from tests.support.media_files import clip_file
 from tests.support.small_jobs import Silent, run, select
 
@@ -84,7 +84,7 @@ class Filling(Silent):
 
 
 def test_a_full_disk_ends_a_run_with_what_to_do_and_after_freeing_it_goes_on(job, small_disk, monkeypatch):
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.2)
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.2)
     output = small_disk / "results"
     given = {
         "output": str(output),

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from pipeline.job import StorageConfig, make_job
-from pipeline.query import open_results, query
-from pipeline.run import run_job
+from pipeline.config.job import StorageConfig, make_job
+from pipeline.runs.run import run_job
+from pipeline.tables.query import open_results, query
 from tests.support.media_files import AAC, X264, clip_file, make, sound
 from tests.support.small_jobs import Silent
 from workers.media.probing import probe

@@ -19,7 +19,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from pipeline.job import load_job
+from pipeline.config.job import load_job
 from tests.robustness.crash.processes import Found, Runs
 from tests.robustness.crash.rows import Difference, State, difference, state_of
 from tests.robustness.crash.world import World

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config.job import load_job
 from pipeline.failpoints import POINTS, VARIABLE
-from pipeline.job import load_job
 from tests.robustness.crash.processes import Found, Runs
 from tests.robustness.crash.rows import Difference, State, difference, state_of
 from tests.robustness.crash.world import World

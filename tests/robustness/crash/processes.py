@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-PRELOADED = ["jobs.index", "jobs.forget", "jobs.rebuild", "pipeline.backends"]
+PRELOADED = ["jobs.index", "jobs.forget", "jobs.rebuild", "pipeline.execution.backends"]
 OURS = b"ffmpeg", b"_launch.py", b"_probe_child", b"ray::", b"raylet", b"gcs_server"
 """What a run may leave behind; the fork server and the harness itself carry the mark, too."""
 

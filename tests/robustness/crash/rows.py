@@ -18,11 +18,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline import index_schema, mirror, tables
-from pipeline.job import JobConfig
-from pipeline.journal import Journal
-from pipeline.savings_index import SavingsIndex
-from pipeline.storage import open_store
+from pipeline.config.job import JobConfig
+from pipeline.index import schema, sync
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal.journal import Journal
+from pipeline.storage.store import open_store
+from pipeline.tables import manifest
 
 MEASURED = frozenset({"run_id", "decode_s", "answer_s", "model_s", "peak_bytes"})
 TOLERANCE = 1e-5
@@ -62,7 +63,7 @@ class Difference:
 def state_of(job: JobConfig) -> State:
     """Read everything that a job has published and indexed."""
     store = open_store(job.output, job.storage)
-    published = tables.current(store)
+    published = manifest.current(store)
     found: dict[tuple[str, Any], list[Row]] = defaultdict(list)
     runs_of_unit: dict[str, set[str]] = defaultdict(set)
     run_ids: set[str] = set()
@@ -81,7 +82,7 @@ def state_of(job: JobConfig) -> State:
     finally:
         index.close()
     for name in ("media", "units", "clips", "quarantine"):
-        columns = index_schema.metadata.tables[name].c.keys()
+        columns = schema.metadata.tables[name].c.keys()
         for values in contents[name]:
             row = dict(zip(columns, values, strict=True))
             found[_key(f"index.{name}", name, row)].append(row)
@@ -113,7 +114,7 @@ def _rebuilt(journal: Journal) -> dict[str, list[tuple[Any, ...]]]:
     with tempfile.TemporaryDirectory() as folder:
         index = SavingsIndex(f"sqlite:///{Path(folder) / 'rebuilt.sqlite'}")
         try:
-            mirror.catch_up(journal, index)
+            sync.catch_up(journal, index)
             return index.contents()
         finally:
             index.close()

@@ -24,14 +24,14 @@ from itertools import islice
 from pathlib import Path
 
 from omnidrop.errors import OmniDropError
-from pipeline.archive import list_media
-from pipeline.in_flight import UnitResult
-from pipeline.job import JobConfig, make_job
-from pipeline.planning import make_recipe, plan_media
-from pipeline.probing import prober, source
-from pipeline.query import open_results, query
-from pipeline.questions import load_question_set
-from pipeline.run import run_job
+from pipeline.archive.listing import list_media
+from pipeline.archive.probing import prober, source
+from pipeline.config.job import JobConfig, make_job
+from pipeline.execution.clip_state import UnitResult
+from pipeline.planning.plan import make_recipe, plan_media
+from pipeline.questions.question_set import load_question_set
+from pipeline.runs.run import run_job
+from pipeline.tables.query import open_results, query
 from tests.robustness.fuzz_media.seeds import make_seeds
 from tests.robustness.fuzz_media.trials import Trial, trials
 from tests.robustness.fuzz_media.watching import BaitWatch, ChildWatch, confined_children, listing

@@ -1,0 +1,183 @@
+"""What an archive holds: media items with identity, etag and size, streamed in ascending order of their keys.
+
+Promises: flat memory however many items there are, the same order for a local folder and for S3, keys kept exactly as
+they are, and identity from archive name and key alone, never from position or date. Knows nothing about what is inside
+a file. Skipped: hidden files and folders, the job's own output, S3 folder markers, anything that is not a regular file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from omnidrop.errors import UserError
+from pipeline.config.globs import KeyFilter
+from pipeline.config.locations import is_s3
+from pipeline.config.sections import ArchiveConfig
+from pipeline.storage.outage import Unavailable
+from pipeline.storage.s3_client import StorageError, StorageUnavailable, s3_filesystem, s3_objects
+from workers.records import Media
+
+
+class ArchiveError(UserError):
+    """The archive cannot be listed, or there is nothing in it to ask about."""
+
+    error_class = "archive"
+
+
+class ArchiveUnavailable(ArchiveError, Unavailable):
+    """The archive does not answer now; it may pass."""
+
+    error_class = "archive"
+
+
+def list_media(config: ArchiveConfig, *, leave_out: str | None = None) -> Iterator[Media]:
+    """The archive's media items in ascending order of their keys.
+
+    `leave_out` is the job's own output, which may lie inside the archive. With `config.sample` only a random,
+    reproducible sample comes, in the same order, after one pass that holds no more than the sample. Raises
+    ArchiveError where the archive cannot be listed completely (an item that is only unreadable for a moment must not
+    look deleted), or where it holds nothing that is taken.
+    """
+    listed = _checked_not_empty(config, leave_out)
+    return listed if config.sample is None else _sampled(listed, config.sample, config.seed)
+
+
+def media_id(archive: str, key: str) -> str:
+    """A media item's identity: 32 hex digits over the archive's name and the key."""
+    return hashlib.blake2b(f"{len(archive)}:{archive}{key}".encode(), digest_size=16).hexdigest()
+
+
+def _checked_not_empty(config: ArchiveConfig, output: str | None) -> Iterator[Media]:
+    keys = KeyFilter(config.include, config.exclude)
+    files = taken = 0
+    for media in _s3_media(config, output) if is_s3(config.uri) else _local_media(config, keys, output):
+        files += 1
+        if keys.takes(media.key):
+            taken += 1
+            yield media
+    if not taken and not files:
+        raise ArchiveError(f"{config.uri}: the archive is empty; check archive.uri (hidden files do not count)")
+    if not taken:
+        raise ArchiveError(
+            f"{config.uri}: none of {files} files is taken by include {list(config.include)} and exclude "
+            f"{list(config.exclude)}; *.mp4 fits in any folder, talks/** takes all of one"
+        )
+
+
+def _sampled(listed: Iterator[Media], size: int, seed: int) -> Iterator[Media]:
+    """The `size` items with the smallest keyed hashes: a uniform sample in which a new file displaces at most one."""
+    kept: list[tuple[int, int, Media]] = []
+    for position, media in enumerate(listed):
+        digest = hashlib.blake2b(media.key.encode(), digest_size=16, key=f"sample:{seed}".encode()).digest()
+        # heapq keeps the smallest on top: the negated hash makes that the one to displace.
+        item = (-int.from_bytes(digest, "big"), position, media)
+        if len(kept) < size:
+            heapq.heappush(kept, item)
+        elif item > kept[0]:
+            heapq.heapreplace(kept, item)
+    yield from (media for _, _, media in sorted(kept, key=lambda item: item[1]))
+
+
+def _is_hidden(name: str) -> bool:
+    # S3 keys may hold `.` and `..` as names like any other.
+    return name.startswith(".") and name not in (".", "..")
+
+
+def _s3_media(config: ArchiveConfig, output: str | None) -> Iterator[Media]:
+    bucket, _, prefix = config.uri.removeprefix("s3://").partition("/")
+    prefix = f"{prefix}/" if prefix else ""
+    own = f"{output}/" if output is not None and is_s3(output) else None
+    filesystem = s3_filesystem(config.endpoint_url, anonymous=config.anonymous)
+    try:
+        for item in s3_objects(filesystem, bucket, prefix):
+            key = item["Key"].removeprefix(prefix)
+            uri = f"s3://{bucket}/{item['Key']}"
+            is_marker = key.endswith("/") or not key
+            if is_marker or any(map(_is_hidden, key.split("/"))) or (own is not None and uri.startswith(own)):
+                continue
+            yield Media(media_id(config.identity, key), key, uri, item["ETag"].strip('"'), item["Size"])
+    except StorageError as error:
+        kind = ArchiveUnavailable if isinstance(error, StorageUnavailable) else ArchiveError
+        raise kind(f"the archive cannot be listed: {error}") from error
+
+
+def _local_media(config: ArchiveConfig, keys: KeyFilter, output: str | None) -> Iterator[Media]:
+    root = Path(config.uri)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise ArchiveError(
+            f"archive.uri: {root} {what}; give the folder that holds the media, or s3://bucket/prefix for S3"
+        )
+    own = None if output is None or is_s3(output) else os.path.realpath(output)
+    yield from _Walk(config, keys, own).folder(str(root), "")
+
+
+class _Walk:
+    """One walk over a local archive; remembers which linked folders it has entered."""
+
+    def __init__(self, config: ArchiveConfig, keys: KeyFilter, own_output: str | None) -> None:
+        self._identity = config.identity
+        self._keys = keys
+        self._own_output = own_output
+        self._entered = [os.path.realpath(config.uri)]
+
+    def folder(self, path: str, prefix: str) -> Iterator[Media]:
+        for name in self._names(path):
+            if name.endswith("/"):
+                key = prefix + _text(name[:-1])
+                if self._keys.enters(key) and os.path.realpath(path + "/" + name) != self._own_output:
+                    yield from self.folder(f"{path}/{name[:-1]}", key + "/")
+            elif (media := self._media(f"{path}/{name}", prefix + _text(name))) is not None:
+                yield media
+
+    def _names(self, path: str) -> list[str]:
+        """A folder's names in the order of the keys below them: a folder sorts with the slash that follows it."""
+        try:
+            with os.scandir(path) as entries:
+                visible = sorted((e for e in entries if not _is_hidden(e.name)), key=lambda entry: entry.name)
+                return sorted(entry.name + "/" if self._is_folder(entry) else entry.name for entry in visible)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ArchiveError(
+                f"the archive cannot be listed: {path}: {error.strerror}; make it readable, or leave it out with "
+                "archive.exclude"
+            ) from error
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        """A linked folder counts once, and only where it leads out of what is listed already: no loops, no doubles."""
+        if not entry.is_symlink():
+            return entry.is_dir()
+        if not os.path.isdir(entry.path):
+            return False
+        target = os.path.realpath(entry.path)
+        if any(_contains(entered, target) or _contains(target, entered) for entered in self._entered):
+            return False
+        self._entered.append(target)
+        return True
+
+    def _media(self, path: str, key: str) -> Media | None:
+        try:
+            status = os.stat(path)
+        except OSError:  # a broken link, or gone since the folder was read
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        etag = f"{status.st_size}-{status.st_mtime_ns}"
+        return Media(media_id(self._identity, key), key, _text(path), etag, status.st_size)
+
+
+def _contains(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _text(name: str) -> str:
+    """A name as text that every table can hold. Bytes that are not UTF-8 become \\xNN: such a file cannot be opened
+    under that name, so it is quarantined by name instead of stopping the run.
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

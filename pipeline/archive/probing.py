@@ -1,0 +1,72 @@
+"""Probes media for the planner: containers and streams in confined children, scene cuts where the job asks for them.
+
+Promises: every item asked about is yielded once, as what was found or as a named failure. Knows nothing about caching
+(the planner's) or how a probe works (`workers.media.probing`, `workers.media.scenes`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from omnidrop.errors import OmniDropError
+from pipeline.config.job import JobConfig
+from pipeline.config.locations import is_s3
+from pipeline.config.sections import ArchiveConfig
+from pipeline.index.savings_index import Probed
+from pipeline.planning.plan import Prober
+from pipeline.storage.s3_client import s3_options
+from workers.media.decode import Source, opened
+from workers.media.probing import ProbePool
+from workers.media.scenes import find_scene_cuts
+from workers.records import ClipFailure, DecodeSettings, Media
+
+CHILDREN = max(2, min(16, os.cpu_count() or 2))
+"""Probing processes: a probe waits for the disk or the network most of the time."""
+
+
+@contextmanager
+def prober(job: JobConfig) -> Iterator[Prober]:
+    """A prober for one run; its processes end with the block."""
+    where = source(job)
+    with ExitStack() as stack:
+        limit_s, options = job.execution.probe_timeout_s, dict(where.storage_options)
+        pool = stack.enter_context(ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options))
+        passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
+
+        def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
+            results = pool.probe_many((m, m.uri) for m in items)
+            found = ((m, Probed(None, r) if isinstance(r, ClipFailure) else Probed(r)) for m, r in results)
+            if job.clips.cut != "scene":
+                yield from found
+                return
+            threshold = job.clips.scene_threshold
+            yield from passes.map(lambda pair: (pair[0], _with_cuts(pair[0], pair[1], threshold, where)), found)
+
+        yield probe
+
+
+def source(job: JobConfig) -> Source:
+    """How the job's files are reached from a worker."""
+    return source_of(job.archive)
+
+
+def source_of(archive: ArchiveConfig) -> Source:
+    """How an archive's files are reached from a worker."""
+    if not is_s3(archive.uri):
+        return Source()
+    return Source.of(s3_options(archive.endpoint_url, anonymous=archive.anonymous))
+
+
+def _with_cuts(media: Media, probed: Probed, threshold: float, where: Source) -> Probed:
+    if probed.info is None:
+        return probed
+    try:
+        with opened(media, DecodeSettings(), where) as path:
+            cuts = find_scene_cuts(path, probed.info, threshold)
+    except OmniDropError as error:
+        return Probed(None, ClipFailure(None, "plan", error.error_class, f"scene cuts: {error}"))
+    return replace(probed, scene_cuts_s=cuts, scene_threshold=threshold)

@@ -1,0 +1,247 @@
+"""Everything that a job needs, tried before a GPU second is spent: one check after the other, each with its finding.
+
+Promises: every check does the real thing on the smallest scale (lists one item, writes one object, answers one black
+second), leaves nothing behind, and a failed one says what to do. Knows nothing about how findings are shown.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from omnidrop.errors import OmniDropError, UserError
+from omnidrop.questions import Question
+from pipeline.archive.listing import list_media
+from pipeline.archive.probing import source
+from pipeline.config.job import JobConfig
+from pipeline.config.locations import is_s3
+from pipeline.questions.question_set import QuestionSet, load_question_set
+from pipeline.storage.store import LocalStore, caveats, open_store
+from workers.errors import MediaError
+from workers.media.fetching import CacheSettings, fetched
+from workers.media.ffmpeg import ffmpeg_version, filters, find_ffmpeg
+from workers.media.probing import probe
+from workers.records import Media, MediaInfo
+
+MEDIA_TRIED = 5
+"""Items that are looked at for one that can be probed: a single damaged file at the top proves nothing."""
+FETCHED_BYTES = 1 << 30
+"""A larger object is not fetched for a check."""
+NEEDED_FILTERS = ("fps", "scale", "trim", "atrim", "aresample", "apad", "metadata", "ametadata", "setpts", "bwdif")
+TONE_MAPPING_FILTERS = ("zscale", "tonemap")
+NEEDED_DECODERS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
+
+
+class CheckError(UserError):
+    """A check failed; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `ok` is None where an earlier failure left nothing to check."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass
+class _Found:
+    """What earlier checks found out for later ones."""
+
+    question_set: QuestionSet | None = None
+    media: tuple[Media, ...] = ()
+    readable: tuple[Media, MediaInfo] | None = None
+    """The first item that can be read."""
+    questions: tuple[Question, ...] = ()
+    instruction: str = ""
+
+
+def run_checks(job: JobConfig, *, with_model: bool = True) -> Iterator[Check]:
+    """Findings as they come. A `JobConfig` that exists is consistent in itself, so that is the first finding."""
+    found = _Found()
+    yield Check("configuration", True, f"job {job.name}: {job.pruning.mode}, policy {job.pruning.policy}")
+    checks: list[tuple[str, Callable[[JobConfig, _Found], str | None]]] = [
+        ("question set", _question_set),
+        ("archive", _archive),
+        ("questions fit the media", _questions_fit),
+        ("output", _output),
+        ("savings index", _index),
+        ("ffmpeg", _ffmpeg),
+    ]
+    if with_model:
+        checks += [("retained ratio", _ratio), ("checkpoint answers", _checkpoint)]
+    for name, check in checks:
+        try:
+            detail = check(job, found)
+        except (OmniDropError, OSError) as error:
+            yield Check(name, False, str(error))
+            continue
+        yield Check(name, None, "an earlier check failed") if detail is None else Check(name, True, detail)
+
+
+def _question_set(job: JobConfig, found: _Found) -> str:
+    found.question_set = load_question_set(job.question_set)
+    values = found.question_set.values(job.variables)
+    given = ", ".join(f"{name}={value}" for name, value in values.items())
+    count = len(found.question_set.questions)
+    return f"{found.question_set.name} {found.question_set.version}: {count} questions{f'; {given}' if given else ''}"
+
+
+def _archive(job: JobConfig, found: _Found) -> str:
+    whole = job.archive.model_copy(update={"sample": None})
+    found.media = tuple(islice(list_media(whole, leave_out=job.output), MEDIA_TRIED))
+    return f"{job.archive.uri}: begins with {found.media[0].key}"
+
+
+def _questions_fit(job: JobConfig, found: _Found) -> str | None:
+    if found.question_set is None or not found.media:
+        return None
+    problems: list[str] = []
+    for media in found.media:
+        try:
+            info = _probe(media, job)
+        except MediaError as error:
+            problems.append(f"{media.key}: {error}")
+            continue
+        found.readable = media, info
+        found.questions, found.instruction = found.question_set.resolve(media, info, job.variables)
+        codecs = ", ".join(codec for codec in (info.video_codec, info.audio_codec) if codec is not None)
+        return f"{media.key}: {info.duration_s:.1f} s, {codecs}; e.g. {found.questions[0].text!r}"
+    raise CheckError(
+        f"none of the first {len(found.media)} items can be read; check archive.include. " + "; ".join(problems)
+    )
+
+
+def _probe(media: Media, job: JobConfig) -> MediaInfo:
+    timeout_s = job.execution.probe_timeout_s
+    if not is_s3(media.uri):
+        return probe(media.uri, timeout_s=timeout_s)
+    with fetched(media, dict(source(job).storage_options), replace(CacheSettings(), max_bytes=FETCHED_BYTES)) as path:
+        return probe(path, timeout_s=timeout_s)
+
+
+def _output(job: JobConfig, found: _Found) -> str:
+    store = open_store(job.output, job.storage)
+    missing = _missing_folders(Path(job.output)) if isinstance(store, LocalStore) else []
+    key, data = f"validate-{secrets.token_hex(8)}.tmp", b"written by omnidrop validate; may be deleted"
+    try:
+        if not store.write_once(key, data) or store.read_bytes(key) != data:
+            raise CheckError(f"{job.output}: an object that was written does not come back as it was")
+        warnings = caveats(store, key)
+    finally:
+        store.delete([key])
+        for folder in missing:
+            if folder.is_dir():
+                folder.rmdir()
+    return "; but ".join((f"{job.output}: an object was written, read and deleted", *warnings))
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """Folders that writing will make, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _index(job: JobConfig, found: _Found) -> str:
+    import sqlalchemy
+
+    try:
+        url = sqlalchemy.make_url(job.resolved_index_url())
+        shown = url.render_as_string(hide_password=True)
+        if url.get_backend_name() == "sqlite":
+            return f"{shown}: {_sqlite_place(url.database)}"
+        engine = sqlalchemy.create_engine(url)
+        try:
+            with engine.connect() as connection:
+                connection.execute(sqlalchemy.text("SELECT 1"))
+        finally:
+            engine.dispose()
+    except ModuleNotFoundError as error:
+        raise CheckError(
+            f"index_url: the driver {error.name} is not installed; pip install 'omnidrop[postgres]'"
+        ) from None
+    except sqlalchemy.exc.ArgumentError as error:
+        raise CheckError("index_url: not a SQLAlchemy URL such as postgresql+psycopg://user@host/database") from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise CheckError(
+            f"index_url: {shown} cannot be used: {str(error).splitlines()[0]}; check host, database, user, PGPASSWORD"
+        ) from error
+    return f"{shown}: connected"
+
+
+def _sqlite_place(database: str | None) -> str:
+    if database is None or database in ("", ":memory:"):
+        raise CheckError("index_url: a database in memory is gone after the run; name a file, sqlite:////path/to/file")
+    missing = _missing_folders(Path(database).absolute().parent)
+    nearest = missing[-1].parent if missing else Path(database).absolute().parent
+    if not os.access(nearest, os.W_OK):
+        raise CheckError(f"index_url: {nearest} is not writable; choose another place")
+    return "there" if Path(database).exists() else "will be made"
+
+
+def _ffmpeg(job: JobConfig, found: _Found) -> str:
+    has_filters, has_decoders = filters(), _decoders()
+    missing = [name for name in NEEDED_FILTERS if name not in has_filters]
+    missing += [name for name in NEEDED_DECODERS if name not in has_decoders]
+    if missing:
+        raise CheckError(
+            f"{find_ffmpeg()} was built without {', '.join(missing)}; install a complete ffmpeg, or unset "
+            "OMNIDROP_FFMPEG and take it off PATH to use the one that comes with imageio-ffmpeg"
+        )
+    tone_maps = all(name in has_filters for name in TONE_MAPPING_FILTERS)
+    note = "" if tone_maps else "; without zscale, so HDR pictures are not tone-mapped"
+    return f"{ffmpeg_version()} at {find_ffmpeg()}{note}"
+
+
+def _decoders() -> frozenset[str]:
+    """Names of the codecs that this ffmpeg decodes, by any of its decoders."""
+    done = subprocess.run(
+        [find_ffmpeg(), "-hide_banner", "-nostdin", "-codecs"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    rows = (line.split() for line in done.stdout.decode(errors="replace").splitlines())
+    return frozenset(row[1] for row in rows if len(row) > 1 and row[0].startswith("D"))
+
+
+def _ratio(job: JobConfig, found: _Found) -> str | None:
+    if found.readable is None:
+        return None
+    from pipeline.planning.feasibility import check_reachable
+
+    media, info = found.readable
+    schedule = check_reachable(job, media.key, info)
+    tokens = f"{schedule.total} audio and video tokens of {job.clips.longest_s:g} s of {media.key}"
+    return f"{schedule.retained_ratio:.3f} of {tokens}; {schedule.entering[0]} enter the decoder"
+
+
+def _checkpoint(job: JobConfig, found: _Found) -> str:
+    """Load the checkpoint and ask the whole set about a black, silent second, so that all that can fail does so now."""
+    from omnidrop.model import OmniModel, Pruning
+
+    pruning = job.pruning
+    settings = Pruning(pruning.mode, pruning.policy, pruning.retained_ratio, pruning.guidance)
+    model = OmniModel.load(job.model.path, device=job.model.device, dtype=job.model.dtype)
+    loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {model.weights_hash[:12]}"
+    if not found.questions:
+        return f"{loaded}; loaded, but not asked, because there are no questions to ask"
+    frames, audio = np.zeros((2, 112, 112, 3), np.uint8), np.zeros(16_000, np.float32)
+    answered = model.answer(
+        frames,
+        audio,
+        found.questions,
+        fps=2.0,
+        pruning=settings,
+        system_prompt=job.model.system_prompt,
+        instruction=found.instruction,
+    )
+    return f"{loaded}; {len(answered.answers)} questions about a black second in {answered.cost.seconds:.1f} s"

@@ -1,0 +1,363 @@
+"""Checks results against themselves: journal, published tables and savings index, and says how each fault is mended.
+
+Promises: nothing is changed; every byte of the journal and of the published files is read; everything that the journal
+says is derived once more, into an index of its own in a temporary folder, and compared with what is there; memory does
+not grow with the results. Knows nothing about jobs, media or models.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+
+from omnidrop.errors import UserError
+from pipeline.batches import batches
+from pipeline.checks.table_diff import differences
+from pipeline.identity import clip_id, failed_version_id, unit_id, version_id
+from pipeline.index.database import IndexMissing, IndexOutdated
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.index.schema import clips, media, quarantine, runs, savings, units
+from pipeline.journal.journal import FORMAT_PATH, Journal, decode_heads, decode_run, format_of
+from pipeline.journal.recipes import decode_recipe
+from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, digest
+from pipeline.records.unit import UnitKey, UnitObject, decode_unit
+from pipeline.tables import manifest, publish
+
+if TYPE_CHECKING:
+    from pipeline.storage.store import Store
+
+Part = Literal["journal", "index", "tables"]
+
+SHOWN = 20
+"""Problems of one kind that are named; the rest is counted."""
+BATCH = 200
+READERS = 8
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault."""
+
+    part: Part
+    kind: str
+    """damaged, misplaced, foreign, missing, surplus, differs, stale, undeclared, forgotten, doubled or format."""
+    where: str
+    """An object's key, or a table and a row's key."""
+    what: str
+    mend: str
+    """The commands that mend it."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found."""
+
+    problems: tuple[Problem, ...]
+    """At most `SHOWN` of each part and kind."""
+    counts: tuple[tuple[Part, str, int], ...]
+    """All of them, counted."""
+    checked: dict[str, int]
+    """How much was looked at: objects, units, rows, files."""
+    notes: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.counts
+
+
+def verify(
+    store: Store, index_url: str | None, *, job: str = "JOB.yaml", advance: Callable[[str, int], None] = lambda *_: None
+) -> Report:
+    """Check the results in `store`, and the index at `index_url` where it is given.
+
+    `job` is how the job is named in the commands that mend. `advance` is told what is being read, and how much of it.
+    Raises UserError where the results are of a newer format or there are none.
+    """
+    return _Verification(store, index_url, job, advance).run()
+
+
+class _Verification:
+    def __init__(self, store: Store, index_url: str | None, job: str, advance: Callable[[str, int], None]) -> None:
+        self._store, self._journal, self._index_url = store, Journal(store), index_url
+        self._advance = advance
+        self._rebuild = f"omnidrop rebuild {job}"
+        self._index = f"omnidrop index {job}"
+        self._job = job
+        self._counts: Counter[tuple[Part, str]] = Counter()
+        self._problems: list[Problem] = []
+        self._checked: Counter[str] = Counter()
+        self._notes: list[str] = []
+        self._answers = 0
+        self._audits = 0
+        """Rows that `answers` must have."""
+
+    def run(self) -> Report:
+        self._check_format()
+        with (
+            tempfile.TemporaryDirectory(prefix="omnidrop-verify-") as folder,
+            closing(SavingsIndex(f"sqlite:///{folder}/index.sqlite")) as truth,
+        ):
+            self._check_journal(truth)
+            self._check_index(truth)
+            self._check_tables(truth)
+        if any(part == "journal" for part, _ in self._counts) and len({part for part, _ in self._counts}) > 1:
+            self._notes.append("what is wrong with index and tables may follow from the journal: mend that first")
+        counts = tuple((part, kind, count) for (part, kind), count in self._counts.items())
+        return Report(tuple(self._problems), counts, dict(self._checked), tuple(self._notes))
+
+    def _found(self, part: Part, kind: str, where: str, what: str, mend: str) -> None:
+        self._counts[part, kind] += 1
+        if self._counts[part, kind] <= SHOWN:
+            self._problems.append(Problem(part, kind, where, what, mend))
+
+    def _without(self, path: str, *then: str) -> str:
+        """Commands that delete an object, and what is to follow."""
+        is_s3 = self._store.uri.startswith("s3://")
+        delete = ("aws s3 rm" if is_s3 else "rm") + f" {shlex.quote(f'{self._store.uri}/{path}')}"
+        return " && ".join((delete, *then))
+
+    # -- journal ------------------------------------------------------------------------------------------------------
+
+    def _check_format(self) -> None:
+        try:
+            found = format_of(self._store)
+        except UserError as error:
+            self._found("journal", "damaged", FORMAT_PATH, str(error), self._without(FORMAT_PATH, self._index))
+            return
+        if found is None and next(self._store.list("journal/"), None) is None:
+            raise UserError(f"{self._store.uri}: there is no journal; name the output of a job, or its job file")
+        if found is None:
+            what = "the journal does not say which format it has"
+            self._found("journal", "format", FORMAT_PATH, what, self._index)
+        elif found > FORMAT_VERSION:
+            raise UserError(
+                f"{self._store.uri} holds a journal of format {found}, this version reads up to {FORMAT_VERSION}; "
+                "upgrade omnidrop"
+            )
+        elif found < FORMAT_VERSION:
+            self._notes.append(
+                f"the journal has format {found}, this version writes {FORMAT_VERSION}: the next `{self._index}` "
+                "upgrades it. Objects of format 1 have no seal: a damaged byte in them may go unnoticed"
+            )
+
+    def _check_journal(self, truth: SavingsIndex) -> None:
+        forgotten = self._journal.tombstones()
+        # One listing: heads come before units, as they must, and a unit's attempts follow each other.
+        listed = (path for path, _ in self._store.list("journal/"))
+        for batch in batches((list(group) for _, group in groupby(listed, key=_same_unit)), BATCH):
+            attempts: list[UnitKey] = []
+            for path in chain.from_iterable(batch):
+                key = UnitKey.parse(path)
+                if key is None:
+                    self._check_other(path, truth, forgotten)
+                elif key.media_id in forgotten:
+                    mend = f"omnidrop forget {self._job} --media {key.media_id}"
+                    self._found("journal", "forgotten", path, "a forgotten media item still has answers", mend)
+                else:
+                    attempts.append(key)
+            self._check_units(attempts, truth)
+        for job, media_id, count in truth.undeclared():
+            what = f"{count} work units are finished and do not count: no head declares a version of their media item"
+            self._found("journal", "undeclared", f"{job}/{media_id}", what, f"{self._rebuild} && {self._index}")
+
+    def _check_other(self, path: str, truth: SavingsIndex, forgotten: frozenset[str]) -> None:
+        folder = path.split("/")[1]
+        try:
+            if folder == "heads" and path.endswith(".parquet"):
+                self._checked["heads"] += 1
+                heads = decode_heads(self._store.read_bytes(path), where=path)
+                truth.apply_heads([head for head in heads if head.media_id not in forgotten])
+                for head in heads:
+                    if head.media_id in forgotten:
+                        mend = f"omnidrop forget {self._job} --media {head.media_id}"
+                        self._found("journal", "forgotten", path, "it names a forgotten media item", mend)
+            elif folder == "runs" and path.endswith(".json"):
+                self._checked["runs"] += 1
+                run = decode_run(self._store.read_bytes(path), where=path)
+                truth.write_run(run)
+                if run.status == "running":
+                    self._notes.append(f"run {run.run_id} was killed, or goes on and adds rows while they are checked")
+            elif folder == "recipes" and path.endswith(".json"):
+                decode_recipe(self._store.read_bytes(path), where=path)
+            elif path != FORMAT_PATH and not (folder == "tombstones" and path.endswith(".json")):
+                what = "no part of a journal; nothing reads it"
+                self._found("journal", "foreign", path, what, self._without(path))
+        except JournalError as error:
+            mend = self._without(path, self._rebuild, self._index)
+            self._found("journal", "damaged", path, _reason(error, path), mend)
+
+    def _check_units(self, keys: list[UnitKey], truth: SavingsIndex) -> None:
+        with ThreadPoolExecutor(READERS) as pool:
+            read = zip(keys, pool.map(self._read, keys), strict=True)
+            whole = [unit for key, unit in read if unit is not None and self._is_itself(key, unit)]
+        newest = {unit.meta.unit_id: unit for unit in sorted(whole, key=lambda unit: unit.meta.attempt)}
+        for unit in truth.apply_units(list(newest.values())):
+            self._audits += pc.sum(pc.is_valid(unit.rows["audit"])).as_py() or 0
+            self._answers += pc.sum(pc.list_value_length(unit.rows["answers"])).as_py() or 0
+        self._advance("work units", len(keys))
+        self._checked["unit_objects"] += len(keys)
+
+    def _read(self, key: UnitKey) -> UnitObject | None:
+        try:
+            return decode_unit(self._store.read_bytes(key.path), where=key.path)
+        except FileNotFoundError:
+            return None  # deleted since it was listed
+        except JournalError as error:
+            self._found("journal", "damaged", key.path, _reason(error, key.path), self._without(key.path, self._index))
+            return None
+
+    def _is_itself(self, key: UnitKey, unit: UnitObject) -> bool:
+        """Whether an object is what its name says: ids follow from content."""
+        asked, item = unit.meta.asked, unit.meta.media
+        version = version_id(asked.job, item.media_id, item.etag, asked.recipe_hash)
+        names = unit.rows.select(["clip_id", "start_s", "end_s"]).to_pylist()
+        spans = [row for row in names if row["clip_id"] is not None]
+        wrong = None
+        if unit.meta.key != key:
+            wrong = f"it holds the work unit {unit.meta.key.path}"
+        elif key.version_id not in (version, failed_version_id(version)):
+            wrong = "its version id does not follow from its job, media item, etag and recipe"
+        elif any(row["clip_id"] != clip_id(key.version_id, row["start_s"], row["end_s"]) for row in spans):
+            wrong = "a clip's id does not follow from its span"
+        elif key.unit_id != unit_id(key.version_id, [row["clip_id"] for row in spans]):
+            wrong = "its id does not follow from its clips: one is missing, doubled or foreign"
+        if wrong is not None:
+            self._found("journal", "misplaced", key.path, wrong, self._without(key.path, self._index))
+        return wrong is None
+
+    # -- index --------------------------------------------------------------------------------------------------------
+
+    def _check_index(self, truth: SavingsIndex) -> None:
+        if self._index_url is None:
+            self._notes.append("the index was not checked: only a job file says where it is")
+            return
+        try:
+            index = SavingsIndex(self._index_url, is_read_only=True)
+        except IndexMissing as error:
+            self._found("index", "missing", "index", str(error), self._rebuild)
+            return
+        except IndexOutdated as error:
+            self._found("index", "format", "index", str(error), f"{self._index} (any command that uses it migrates it)")
+            return
+        except UserError as error:
+            self._unusable_index(error)
+            return
+        with closing(index):
+            self._compare(index, truth)
+        self._checked["index_rows"] = sum(
+            truth.count(table) for table in (runs, media, units, clips, savings, quarantine)
+        )
+
+    def _compare(self, index: SavingsIndex, truth: SavingsIndex) -> None:
+        try:
+            for table in (runs, media, units, clips, savings, quarantine):
+                for kind, row_key, what in differences(table, index.rows(table), truth.rows(table), self._advance):
+                    mend = f"{self._rebuild} && {self._index}" if kind == "surplus" else self._rebuild
+                    self._found("index", kind, f"{table.name} {row_key}", what, mend)
+        except sa.exc.DatabaseError as error:
+            self._unusable_index(UserError(f"the index cannot be read: {_first_line(error)}"))
+
+    def _unusable_index(self, error: UserError) -> None:
+        """A damaged file is a fault of the results; a server that is not there is the caller's."""
+        url = sa.make_url(self._index_url or "")
+        if url.get_backend_name() != "sqlite":
+            raise error
+        mend = f"rm {shlex.quote(str(url.database))} && {self._rebuild}"
+        self._found("index", "damaged", "index", _reason(error), mend)
+
+    # -- tables -------------------------------------------------------------------------------------------------------
+
+    def _check_tables(self, truth: SavingsIndex) -> None:
+        try:
+            published = manifest.current(self._store)
+        except JournalError as error:
+            self._found("tables", "damaged", manifest.MANIFEST, _reason(error), self._rebuild)
+            return
+        if published is None:
+            self._found("tables", "missing", manifest.MANIFEST, "nothing is published", self._rebuild)
+            return
+        self._check_listing(published)
+        for name in manifest.NAMES:
+            rows = sum(self._rows_of(name, path, published) for path in published.tables.get(name, ()))
+            # An older version published no such table: no files, and no rows in the manifest.
+            if rows != published.rows.get(name, 0) and not self._counts["tables", "damaged"]:
+                what = f"its files have {rows} rows, the manifest says {published.rows.get(name)}"
+                self._found("tables", "differs", name, what, self._rebuild)
+        if self._counts["journal", "damaged"]:
+            return  # what the tables should hold is not known
+        digest_now = publish.state_digest(self._journal, truth, self._journal.tombstones())
+        # Formats before made it of other things.
+        if published.format_version >= publish.DIGEST_SINCE and published.digest != digest_now:
+            what = "the journal has changed since they were published"
+            self._found("tables", "stale", f"generation {published.generation}", what, self._index)
+            return
+        counted = {"clips": truth.count(clips), "answers": self._answers, "quarantine": truth.count(quarantine)}
+        counted["audits"] = self._audits
+        for name, count in (counted | {"media": truth.count(media)}).items():
+            if published.rows.get(name, 0) != count:
+                what = f"{published.rows.get(name)} rows are published, the journal has {count}"
+                self._found("tables", "differs", name, what, self._rebuild)
+
+    def _check_listing(self, published: manifest.Published) -> None:
+        known = {f"tables/{path}" for paths in published.tables.values() for path in paths}
+        for path, _ in self._store.list("tables/"):
+            generation = manifest.generation_of(path)
+            is_part = path in known or path == manifest.MANIFEST or path.endswith("/_claimed")
+            if generation is None and not is_part:
+                self._found("tables", "foreign", path, "no part of the published tables", self._without(path))
+            elif generation == published.generation and not is_part:
+                what = "the manifest does not name it, but readers of the folder would read it"
+                self._found("tables", "foreign", path, what, self._without(path))
+            elif generation is not None and generation > published.generation and path.endswith("/_claimed"):
+                self._notes.append(f"generation {generation} was not finished; `{self._rebuild}` removes it")
+
+    def _rows_of(self, name: str, path: str, published: manifest.Published) -> int:
+        """How many rows a published file has, after its bytes were compared with the manifest's mark."""
+        key = f"tables/{path}"
+        try:
+            data = self._store.read_bytes(key)
+        except FileNotFoundError:
+            self._found("tables", "missing", key, "the manifest names it", self._rebuild)
+            return 0
+        self._checked["table_files"] += 1
+        self._advance("table files", 1)
+        mark = published.files.get(path)
+        if mark is not None and (len(data), digest(data)) != (mark.bytes, mark.blake2b):
+            what = f"{len(data)} bytes that are not the {mark.bytes} that were written"
+            self._found("tables", "damaged", key, what, self._rebuild)
+            return 0
+        try:
+            file = pq.ParquetFile(pa.BufferReader(data))
+        except (pa.ArrowException, OSError) as error:
+            self._found("tables", "damaged", key, f"no Parquet file ({_first_line(error)})", self._rebuild)
+            return 0
+        if missing := [n for n in manifest.SCHEMAS[name].names if n not in file.schema_arrow.names]:
+            self._notes.append(f"{key} lacks columns of this version, read as NULL: {', '.join(missing)}")
+        return int(file.metadata.num_rows)
+
+
+def _same_unit(path: str) -> UnitKey | str:
+    key = UnitKey.parse(path)
+    return path if key is None else replace(key, attempt=0)
+
+
+def _reason(error: Exception, path: str = "") -> str:
+    """What our own errors say before a semicolon; what they advise after it, `mend` does here."""
+    return str(error).split("; ")[0].removeprefix(f"{path} ")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,350 @@
+"""The sections of a job file: what may be set, with defaults that work, units in names, and how settings fit together.
+
+Promises: every field says what it means (help, pages and error messages show it), and a section that exists is
+consistent in itself. Knows nothing about files, options or what the settings do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pipeline.config.globs import compile_glob
+from pipeline.config.locations import EndpointUrl, Location
+
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Scalar = str | bool | int | float
+
+
+class Section(BaseModel):
+    """Base of all parts of a job file: frozen, and a field that is not known is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class ArchiveConfig(Section):
+    """Where the media are, and which of them count."""
+
+    uri: Location = Field(description="Folder or s3://bucket/prefix that holds the media.")
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Name of the archive, part of every media item's identity; the address itself where not given. "
+        "Name an archive that may move.",
+    )
+    include: tuple[str, ...] = Field(
+        default=("**",),
+        min_length=1,
+        description="Glob patterns of files to take: * within a name, ** across folders, *.mp4 fits in any folder.",
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="Glob patterns of files to leave out; wins over include.")
+    sample: int | None = Field(
+        default=None,
+        ge=1,
+        description="Take only a random, reproducible sample of this many media items.",
+        json_schema_extra={"option": "--sample"},
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=1 << 63,
+        description="Which sample: the same seed picks the same items.",
+        json_schema_extra={"option": "--seed"},
+    )
+    endpoint_url: EndpointUrl | None = Field(
+        default=None,
+        description="S3 server other than AWS, as in http://host:9000.",
+    )
+    anonymous: bool = Field(default=False, description="Read a public S3 bucket without credentials.")
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            compile_glob(pattern)
+        return patterns
+
+    @property
+    def identity(self) -> str:
+        """What stands for this archive in media ids: its name, or else its normalised address."""
+        return self.name or self.uri
+
+
+class ModelConfig(Section):
+    """Which checkpoint answers, and on what."""
+
+    path: str = Field(
+        default="tiny",
+        min_length=1,
+        description="Checkpoint: a directory, a hub id, or `tiny` (embedded, for trying things out).",
+        json_schema_extra={"option": "--model"},
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        description="auto, cpu, cuda or cuda:N.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Weights' type; auto is bfloat16 on a GPU and float32 on a CPU."
+    )
+    system_prompt: str | None = Field(
+        default=None, max_length=20_000, description="System text; the family's own where not given."
+    )
+    actors: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = Field(
+        default="auto", description="Model actors; auto is one per GPU of the cluster, or one on a machine without."
+    )
+    gpus_per_actor: Annotated[float, Field(ge=0, le=16)] | Literal["auto"] | None = Field(
+        default=None,
+        description="GPUs of one actor; where not given 1 on a GPU cluster, 0 otherwise. auto: as many actors share a "
+        "GPU as fit into its memory, by what `omnidrop calibrate` measured.",
+    )
+    cpus_per_actor: float = Field(default=1.0, gt=0, le=1024, description="CPU cores of one actor.")
+    clips_per_pass: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        default=1,
+        description="Clips of one shape and question set that an actor answers in one pass, where so many are ready. "
+        "auto: the fastest number that `omnidrop calibrate` measured.",
+    )
+
+
+Mode = Literal["dense", "dense_shared", "per_question", "staged", "set_guided"]
+Policy = Literal["none", "omnidrop", "random", "fastv", "divprune", "omnizip", "dash", "seats"]
+
+
+class PruningConfig(Section):
+    """How a question set is run, and what is dropped on the way."""
+
+    mode: Mode = Field(
+        default="set_guided",
+        description="set_guided: one pruned pass for the whole set; per_question: the paper's way; staged: the same "
+        "answers, early layers shared; dense_shared: unpruned, the clip's cache reused; dense: unpruned.",
+    )
+    policy: Policy = Field(default="omnidrop", description="What is kept; none goes with the two dense modes.")
+    retained_ratio: float | None = Field(
+        default=0.3, gt=0, le=1, description="Share of audio and video tokens kept, mean over decoder layers."
+    )
+    guidance: Literal["max", "mean", "quota"] = Field(
+        default="max", description="How a set's questions are joined into one importance."
+    )
+    near_duplicate: float = Field(
+        default=0.0,
+        ge=0,
+        le=255,
+        description="Frames that differ by so few 8-bit levels reuse encoder features: faster, lossy; 0 is exact.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dense_prunes_nothing(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("mode") in ("dense", "dense_shared"):
+            return {"policy": "none", "retained_ratio": None, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        dense = self.mode in ("dense", "dense_shared")
+        if dense and self.policy != "none":
+            raise ValueError(f"mode {self.mode} prunes nothing, so policy must be none, not {self.policy}")
+        if not dense and self.policy == "none":
+            raise ValueError(f"mode {self.mode} needs a pruning policy; policy none goes with dense and dense_shared")
+        if dense and self.retained_ratio not in (None, 1.0):
+            raise ValueError(f"mode {self.mode} keeps every token; leave retained_ratio out (as an option: none)")
+        if not dense and self.retained_ratio is None:
+            raise ValueError(f"policy {self.policy} needs a retained_ratio, as in 0.3")
+        return self
+
+
+class ClipsConfig(Section):
+    """How a media item is cut into clips, and how clips are sampled."""
+
+    length_s: float = Field(default=30.0, ge=0.5, le=3600, description="Length of a clip in seconds.")
+    overlap_s: float = Field(default=0.0, ge=0, description="Seconds shared by neighbouring clips of a fixed cut.")
+    cut: Literal["fixed", "scene"] = Field(
+        default="fixed",
+        description="fixed: equal lengths; scene: at scene changes.",
+    )
+    min_length_s: float = Field(default=1.0, ge=0.1, description="A shorter rest joins the clip before it.")
+    max_length_s: float | None = Field(
+        default=None, gt=0, le=3600, description="Longest clip of a scene cut in seconds; length_s where not given."
+    )
+    scene_threshold: float = Field(
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="Scene score (0 to 1) from which a frame is a cut.",
+    )
+    fps: float = Field(default=2.0, gt=0, le=60, description="Frames a second that the model sees.")
+    max_pixels: int | None = Field(
+        default=None,
+        ge=28 * 28,
+        le=1 << 24,
+        description="Frames are scaled down to this many pixels; 100,352 (128 x 28 x 28) where not given.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.overlap_s > 0.9 * self.length_s:
+            # An overlap of nearly everything makes clips without number.
+            raise ValueError(f"overlap_s ({self.overlap_s:g}) may be 90 % of length_s ({self.length_s:g}) at most")
+        if self.overlap_s and self.cut == "scene":
+            raise ValueError("overlap_s goes with cut: fixed; scenes do not overlap")
+        if self.min_length_s > self.longest_s:
+            raise ValueError(f"min_length_s ({self.min_length_s:g}) is above the longest clip ({self.longest_s:g} s)")
+        return self
+
+    @property
+    def longest_s(self) -> float:
+        """Length of the longest regular clip in seconds (a joined rest can make the last one longer)."""
+        return self.max_length_s if self.cut == "scene" and self.max_length_s is not None else self.length_s
+
+
+class ExecutionConfig(Section):
+    """How work is spread, bounded and retried."""
+
+    ray_address: str | None = Field(
+        default=None,
+        description="Ray cluster: an address, `auto`, or `in-process`; a local one is started where not given.",
+    )
+    clips_per_unit: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="Clips of one work unit, retried and stored as one.",
+    )
+    bytes_in_flight: int = Field(
+        default=1 << 30, ge=1 << 20, description="Decoded bytes that may wait for the model, over the whole cluster."
+    )
+    decode_timeout_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="Wall-clock limit of decoding one clip in seconds.",
+    )
+    probe_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Wall-clock limit of probing one media item in seconds.",
+    )
+    max_deaths_per_clip: int = Field(
+        default=2, ge=1, le=100, description="A clip that was there when this many workers died is quarantined."
+    )
+    max_deaths_per_worker: int = Field(
+        default=5,
+        ge=2,
+        le=1000,
+        description="A worker slot that died this often stops the run; above max_deaths_per_clip.",
+    )
+    max_retries: int = Field(default=2, ge=0, le=100, description="Further tries after a failure that may pass.")
+    decode_tasks: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Decode tasks at a time; as many as CPU cores are free where not given.",
+    )
+    actor_idle_s: float = Field(
+        default=120.0,
+        ge=1,
+        description="A model actor with nothing to answer for so many seconds is given back, all but one; one more is "
+        "started when clips pile up.",
+    )
+    stop_grace_s: float = Field(
+        default=60.0, ge=0, description="Seconds that running units get to finish after SIGTERM or Ctrl-C."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_deaths_per_worker <= self.max_deaths_per_clip:
+            # Otherwise one poisonous clip retires a healthy worker before the clip itself is blamed.
+            raise ValueError(
+                f"max_deaths_per_worker ({self.max_deaths_per_worker}) must be above max_deaths_per_clip "
+                f"({self.max_deaths_per_clip})"
+            )
+        return self
+
+
+class AuditConfig(Section):
+    """What is measured of pruning while a job runs."""
+
+    share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of clips also run dense with prefix reuse, to measure what is saved and changed; 0 is none.",
+    )
+    min_agreement: float = Field(
+        default=0.9, ge=0, le=1, description="Questions whose answers agree with dense less often are listed."
+    )
+
+
+class StorageConfig(Section):
+    """How results are stored where the output lies in S3."""
+
+    endpoint_url: EndpointUrl | None = Field(
+        default=None,
+        description="S3 server other than AWS, as in http://host:9000.",
+    )
+    sse: Literal["AES256", "aws:kms"] | None = Field(
+        default=None,
+        description="Server-side encryption of what is written.",
+    )
+    sse_kms_key_id: str | None = Field(
+        default=None,
+        description="KMS key for sse: aws:kms; the account's own where not given.",
+    )
+    max_retries: int = Field(default=5, ge=0, le=50, description="Further tries after a storage failure that may pass.")
+    patience_s: float = Field(
+        default=300.0,
+        ge=0,
+        description="Seconds that a run waits, beginning nothing new, for a store that is gone or a disk that is full.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.sse_kms_key_id is not None and self.sse != "aws:kms":
+            raise ValueError("sse_kms_key_id goes with sse: aws:kms")
+        return self
+
+
+class CostConfig(Section):
+    """What a GPU hour costs, and how many of them one run may spend. No answer depends on it."""
+
+    usd_per_gpu_hour: float | None = Field(
+        default=None,
+        gt=0,
+        description="Price of one GPU for one hour in USD; without GPUs, of one model actor.",
+        json_schema_extra={"option": "--usd-per-gpu-hour"},
+    )
+    budget_usd: float | None = Field(
+        default=None,
+        gt=0,
+        description="A run takes no further clips when those it has would bring its spending to so many USD.",
+        json_schema_extra={"option": "--budget-usd"},
+    )
+    budget_gpu_hours: float | None = Field(
+        default=None,
+        gt=0,
+        description="The same in GPU hours; where both are given, whichever is reached first.",
+        json_schema_extra={"option": "--budget-gpu-hours"},
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.budget_usd is not None and self.usd_per_gpu_hour is None:
+            raise ValueError(
+                f"budget_usd ({self.budget_usd:g}) needs a price: give usd_per_gpu_hour, as in 2.5, or use "
+                "budget_gpu_hours"
+            )
+        return self
+
+    @property
+    def gpu_hours_cap(self) -> float | None:
+        """GPU hours that one run may spend, by whichever budget is lower; None without one."""
+        caps = [] if self.budget_gpu_hours is None else [self.budget_gpu_hours]
+        if self.budget_usd is not None and self.usd_per_gpu_hour is not None:
+            caps.append(self.budget_usd / self.usd_per_gpu_hour)
+        return min(caps, default=None)
+
+    def usd(self, gpu_hours: float | None) -> float | None:
+        """What so many GPU hours cost; None without a price or hours."""
+        return None if gpu_hours is None or self.usd_per_gpu_hour is None else gpu_hours * self.usd_per_gpu_hour

@@ -1,0 +1,42 @@
+"""What the sections of a job file mean to the workers: how clips are decoded, what is loaded and how it answers.
+
+Promises: a job on a cluster, one file asked by hand and a clip explained later are decoded and answered alike. Knows
+nothing about Ray, archives or results.
+"""
+
+from __future__ import annotations
+
+from omnidrop.model import Pruning
+from pipeline.config.sections import ClipsConfig, ExecutionConfig, ModelConfig, PruningConfig
+from workers.model.answerer import AnswererSettings
+from workers.records import DecodeSettings
+
+
+def decode_settings(clips: ClipsConfig, execution: ExecutionConfig) -> DecodeSettings:
+    """How clips are decoded."""
+    pixels = DecodeSettings.max_pixels if clips.max_pixels is None else clips.max_pixels
+    return DecodeSettings(fps=clips.fps, max_pixels=pixels, timeout_s=execution.decode_timeout_s)
+
+
+def pruning_of(given: PruningConfig) -> Pruning:
+    """How question sets are run. Raises PolicyError."""
+    if given.policy == "none":
+        return Pruning.off(given.mode)
+    ratio = given.retained_ratio if given.retained_ratio is not None else Pruning.retained_ratio
+    return Pruning(mode=given.mode, policy=given.policy, retained_ratio=ratio, guidance=given.guidance)
+
+
+def answerer_settings(
+    model: ModelConfig, pruning: PruningConfig, *, torch_threads: int | None = None, audit_share: float = 0.0
+) -> AnswererSettings:
+    """What a model actor loads."""
+    return AnswererSettings(
+        model=model.path,
+        device=model.device,
+        dtype=model.dtype,
+        pruning=pruning_of(pruning),
+        near_duplicate=pruning.near_duplicate,
+        system_prompt=model.system_prompt,
+        torch_threads=torch_threads,
+        audit_share=audit_share,
+    )

@@ -1,0 +1,105 @@
+"""What a run spends on model actors, in GPU hours: held below a cap, compared with an estimate.
+
+Promises: at the cap nothing new is taken, what was taken is finished. Knows nothing about what is answered, or how the
+time of actors is measured (`pipeline/execution/actor_metering.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.execution.actor_metering import HOUR_S
+from workers.records import ClipOutcome, ClipResult, WorkUnit
+
+if TYPE_CHECKING:
+    from pipeline.config.sections import CostConfig
+    from pipeline.cost.calibration import Calibration
+    from pipeline.execution.actor_metering import ActorTime
+
+
+def gpus_counted(gpus_per_actor: float | Literal["auto"] | None) -> float:
+    """GPUs that an actor is charged for: its share, or one where it has none (its CPU cores are a price, too)."""
+    return 1.0 if gpus_per_actor in (None, 0, "auto") else float(gpus_per_actor)
+
+
+@dataclass(frozen=True)
+class GpuHours:
+    """An estimate and how far it may be off."""
+
+    expected: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run spent and what it was expected to, as its record says it."""
+
+    gpu_hours: float
+    """Actors held, idle or not."""
+    answering_gpu_hours: float
+    """Of these, actors at work on clips."""
+    usd: float | None
+    gpu_hours_cap: float | None
+    estimated: GpuHours | None
+    """Of answering the clips that were answered, by the calibration there was when the run began."""
+
+
+class Spending:
+    """One run's account."""
+
+    def __init__(self, cost: CostConfig, calibration: Calibration | None, held: Callable[[], ActorTime]) -> None:
+        """`held` gives the meter of the run's actors."""
+        self._cost, self._calibration, self._held = cost, calibration, held
+        self._taken = self._done = 0
+        self._answer_s = self._estimated_s = 0.0
+        self.is_capped = False
+        """Whether the budget kept anything out."""
+
+    def admit(self, units: Iterable[WorkUnit | None]) -> Iterator[WorkUnit | None]:
+        """The units that fit in the budget: the first that does not ends them. None is handed on.
+
+        A unit fits where what is spent, and what the clips taken and its own will take by the mean of those answered,
+        stays within the cap. Until a clip is answered nothing is known of them, and units are taken below the cap.
+        """
+        cap = self._cost.gpu_hours_cap
+        for unit in units:
+            if unit is None:
+                yield None
+                continue
+            if cap is not None and self._expected_with(unit) >= cap:
+                self.is_capped = True
+                return
+            self._taken += len(unit.clips)
+            yield unit
+
+    def add(self, outcomes: Sequence[ClipOutcome]) -> None:
+        """A unit came back."""
+        self._done += len(outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome, ClipResult):
+                self._answer_s += outcome.answer_s
+                if self._calibration is not None:
+                    self._estimated_s += self._calibration.throughput.seconds(outcome.answers.cost.as_run)
+
+    def spent(self) -> Spent:
+        """So far."""
+        held = self._held()
+        gpu_hours, gpus = held.gpu_hours, held.gpus
+        estimated = None if self._calibration is None else self._calibration.gpu_hours(self._estimated_s, gpus)
+        return Spent(
+            gpu_hours=gpu_hours,
+            answering_gpu_hours=self._answer_s * gpus / HOUR_S,
+            usd=self._cost.usd(gpu_hours),
+            gpu_hours_cap=self._cost.gpu_hours_cap,
+            estimated=estimated,
+        )
+
+    def _expected_with(self, unit: WorkUnit) -> float:
+        now = self.spent()
+        if not self._done:
+            return now.gpu_hours
+        waiting = self._taken - self._done + len(unit.clips)
+        return now.gpu_hours + waiting * now.answering_gpu_hours / self._done

@@ -1,0 +1,179 @@
+"""What a job will cost, before anything runs: media, clips, tokens, FLOPs, KV bytes and hours, dense and pruned.
+
+Promises: tokens are exact for what the planner sees; FLOPs are an upper bound, because texts are priced at their
+longest and a frame that repeats as if it were encoded again; no weights are loaded and nothing is decoded. Hours and
+money need a calibration (`omnidrop calibrate`), and have ranges. Knows nothing about how any of it is shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from omnidrop.answers import PassCost
+from omnidrop.errors import PolicyError
+from omnidrop.estimate import Estimate, Estimator
+from omnidrop.questions import Question
+from pipeline.archive.listing import list_media
+from pipeline.archive.probing import prober
+from pipeline.config.job import JobConfig
+from pipeline.config.worker_settings import decode_settings, pruning_of
+from pipeline.cost import calibration
+from pipeline.cost.budget import GpuHours, gpus_counted
+from pipeline.cost.calibration import Calibration
+from pipeline.planning.plan import MediaPlan, plan_archive
+from pipeline.runs.run import open_job
+from workers.media.clip_reader import decoded_shape
+
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+MOST_NAMED = 10
+"""Media named one by one that cannot be asked."""
+
+
+@dataclass
+class Price:
+    """Sums over an archive. Costs are of the clips still to be done."""
+
+    media: int = 0
+    media_failed: Counter[str] = field(default_factory=Counter)
+    """By error class."""
+    failed_keys: list[tuple[str, str]] = field(default_factory=list)
+    """(media_key, error class) of the first `MOST_NAMED` of them."""
+    video_s: float = 0.0
+    units: int = 0
+    units_finished: int = 0
+    clips: int = 0
+    clips_finished: int = 0
+    questions: int = 0
+    """Answers to be given."""
+    audio_tokens: int = 0
+    video_tokens: int = 0
+    retained_tokens: float = 0.0
+    """Mean over layers of the tokens that stay, summed over clips."""
+    as_run_flops: int = 0
+    dense_flops: int = 0
+    dense_shared_flops: int = 0
+    largest_clip_kv_bytes: int = 0
+    largest_clip_kv_bytes_dense_shared: int = 0
+    as_run_gpu_hours: GpuHours | None = None
+    """Of answering; None without a calibration, as the next two."""
+    dense_gpu_hours: GpuHours | None = None
+    dense_shared_gpu_hours: GpuHours | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def retained_ratio(self) -> float | None:
+        """Of audio and video tokens, mean over decoder layers."""
+        tokens = self.audio_tokens + self.video_tokens
+        return self.retained_tokens / tokens if tokens else None
+
+
+def price_job(job: JobConfig, advance: Callable[[Price], None] = lambda price: None) -> Price:
+    """Plan the whole archive and price it. `advance` is called after every media item. Raises UserError."""
+    parts = open_job(job)
+    price = Price()
+    try:
+        price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
+        estimator = _ClipPrices(job, price.calibration)
+        with prober(job) as probe:
+            for plan in plan_archive(
+                list_media(job.archive, leave_out=job.output),
+                job,
+                parts.question_set,
+                parts.recipe,
+                parts.index,
+                probe,
+                forgotten=parts.journal.tombstones(),
+            ):
+                _add(price, plan, estimator)
+                advance(price)
+        estimator.set_hours(price)
+    finally:
+        parts.index.close()
+    return price
+
+
+class _ClipPrices:
+    """Prices by clip size and question set: an archive has few of both."""
+
+    def __init__(self, job: JobConfig, known: Calibration | None) -> None:
+        self._job, self._calibration = job, known
+        self._count: Counter[Estimate] = Counter()
+        self._decoding = decode_settings(job.clips, job.execution)
+        self._pruning = pruning_of(job.pruning)
+        self._estimator = Estimator(job.model.path, value_bytes=VALUE_BYTES[job.model.dtype])
+        self._known: dict[tuple[object, ...], Estimate] = {}
+
+    def of(self, plan: MediaPlan, questions: tuple[Question, ...], instruction: str, length_s: float) -> Estimate:
+        """One clip. Raises PolicyError where the ratio cannot be reached."""
+        assert plan.info is not None
+        frames, height, width, samples = decoded_shape(plan.info, length_s, self._decoding)
+        key = (frames, height, width, samples, questions, instruction)
+        if key not in self._known:
+            self._known[key] = self._estimator.clip(
+                questions,
+                self._pruning,
+                frames=frames,
+                height=height,
+                width=width,
+                samples=samples,
+                fps=self._decoding.fps,
+                system_prompt=self._job.model.system_prompt,
+                instruction=instruction,
+            )
+        self._count[self._known[key]] += 1
+        return self._known[key]
+
+    def set_hours(self, price: Price) -> None:
+        """Hours of all clips that were asked for."""
+        if (known := self._calibration) is None:
+            return
+        gpus = gpus_counted(calibration.settled(self._job, known).model.gpus_per_actor)
+
+        def of(cost: Callable[[Estimate], PassCost]) -> GpuHours:
+            seconds = sum(number * known.throughput.seconds(cost(clip)) for clip, number in self._count.items())
+            return known.gpu_hours(seconds, gpus)
+
+        price.as_run_gpu_hours = of(lambda clip: clip.as_run)
+        price.dense_gpu_hours = of(lambda clip: clip.dense)
+        price.dense_shared_gpu_hours = of(lambda clip: clip.dense_shared)
+
+
+def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
+    price.media += 1
+    price.units += len(plan.unit_ids)
+    price.units_finished += len(plan.finished)
+    if plan.failure is not None:
+        price.media_failed[plan.failure.error_class] += 1
+        if len(price.failed_keys) < MOST_NAMED:
+            price.failed_keys.append((plan.media.key, plan.failure.error_class))
+        return
+    assert plan.info is not None
+    price.video_s += plan.info.duration_s
+    for unit in plan.units:
+        price.clips += len(unit.clips)
+        if unit.unit_id in plan.finished:
+            price.clips_finished += len(unit.clips)
+            continue
+        for clip in unit.clips:
+            try:
+                estimate = prices.of(plan, unit.questions, unit.instruction, clip.length_s)
+            except PolicyError as error:
+                raise PolicyError(f"{plan.media.key}, {clip.start_s:g} s to {clip.end_s:g} s: {error}") from error
+            price.questions += len(unit.questions)
+            _add_clip(price, estimate)
+
+
+def _add_clip(price: Price, estimate: Estimate) -> None:
+    tokens = estimate.audio_tokens + estimate.video_tokens
+    price.audio_tokens += estimate.audio_tokens
+    price.video_tokens += estimate.video_tokens
+    price.retained_tokens += estimate.retained_ratio * tokens
+    ran: PassCost = estimate.as_run
+    price.as_run_flops += ran.flops
+    price.dense_flops += estimate.dense.flops
+    price.dense_shared_flops += estimate.dense_shared.flops
+    price.largest_clip_kv_bytes = max(price.largest_clip_kv_bytes, ran.kv_bytes)
+    dense = estimate.dense_shared.kv_bytes
+    price.largest_clip_kv_bytes_dense_shared = max(price.largest_clip_kv_bytes_dense_shared, dense)

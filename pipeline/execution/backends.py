@@ -1,0 +1,268 @@
+"""What the execution loop starts: Ray's decode tasks and model actors, or the same work in this process.
+
+Promises: a Ray that was started here is ended here, one that was found is left running; signal handlers stay as they
+were. Knows nothing about archives or results.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import ray
+
+from omnidrop.errors import UserError
+from pipeline.archive.probing import source
+from pipeline.config.job import JobConfig
+from pipeline.config.worker_settings import answerer_settings, decode_settings
+from pipeline.cost.budget import gpus_counted
+from pipeline.execution.actor_metering import Statistics, Watch, unwatched
+from pipeline.execution.clip_state import UnitResult
+from pipeline.execution.scheduler import (
+    NO_ROOM,
+    RETRY_PAUSE_S,
+    RETRYABLE,
+    Backend,
+    Limits,
+    RayExecution,
+    execute_in_process,
+)
+from pipeline.storage.outage import LOOK_S, Patience, StopFlag, Unavailable
+from workers import ray_workers
+from workers.media.clip_reader import decoded_shape
+from workers.media.decode import decode_one
+from workers.model.answerer import Answerer
+from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeSettings, WorkUnit
+
+log = logging.getLogger(__name__)
+
+IN_PROCESS = "in-process"
+KNOCK_S = 10.0
+
+
+class RayUnavailable(UserError):
+    """There is no Ray where the job says."""
+
+    error_class = "ray"
+
+
+class Executor(Protocol):
+    """Runs units; `statistics` is filled while it does."""
+
+    statistics: Statistics
+
+    def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
+        """Yield units as they finish; None among the given ones is none yet."""
+        ...
+
+
+def executor(job: JobConfig, stop: StopFlag, patience: Patience, watch: Watch = unwatched) -> Executor:
+    """The executor that a job's `execution.ray_address` asks for. It takes nothing new while `patience` waits; on Ray
+    `watch` is told what is going on."""
+    if job.execution.ray_address == IN_PROCESS:
+        return _InProcess(job, stop, patience)
+    return _OnRay(job, stop, patience, watch)
+
+
+def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
+    """Bytes of one decoded clip: uint8 RGB frames and 16 kHz float32 sound."""
+    frames, height, width, samples = decoded_shape(unit.info, clip.length_s, settings)
+    return frames * height * width * 3 + samples * 4
+
+
+class _InProcess:
+    """No Ray: one clip after the other."""
+
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience) -> None:
+        self._job, self._stop, self._patience = job, stop, patience
+        self.statistics = Statistics()
+
+    def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
+        job = self._job
+        answerer = Answerer(answerer_settings(job.model, job.pruning, audit_share=job.audit.share))
+        held = self.statistics.actor_time
+        held.gpus = gpus_counted(job.model.gpus_per_actor)
+
+        def answer(decoded: DecodedClip, unit: WorkUnit) -> ClipOutcome:
+            held.hold(answerer)  # with the first clip the model is loaded
+            return answerer.answer(decoded, unit.questions, unit.instruction)
+
+        answered = 0
+        try:
+            for result in execute_in_process(
+                self._when_possible(units), decode=self._decoded, answer=answer, stop=self._stop
+            ):
+                answered += 1
+                yield result
+        finally:
+            held.release(answerer)
+        if answered:
+            self.statistics.actors.append(str(answerer.describe()))
+
+    def _when_possible(self, units: Iterable[WorkUnit | None]) -> Iterator[WorkUnit]:
+        for unit in units:
+            if unit is None:
+                continue
+            while self._patience.is_waiting() and not self._stop.is_set():
+                time.sleep(LOOK_S)
+            yield unit
+
+    def _decoded(self, unit: WorkUnit) -> Iterator[DecodedClip | ClipFailure]:
+        for clip in unit.clips:
+            yield self._patience.call(partial(self._decode, unit, clip))
+
+    def _decode(self, unit: WorkUnit, clip: Clip) -> DecodedClip | ClipFailure:
+        """One clip, with the tries that it may have. Raises Unavailable where there is no room for it."""
+        settings, where = decode_settings(self._job.clips, self._job.execution), source(self._job)
+        retries = 0
+        while True:
+            outcome = decode_one(unit.media, unit.info, clip, settings, where)
+            if isinstance(outcome, DecodedClip):
+                return outcome
+            if outcome.error_class in NO_ROOM:
+                raise Unavailable(outcome.message)
+            if outcome.error_class not in RETRYABLE or retries == self._job.execution.max_retries:
+                return outcome
+            time.sleep(RETRY_PAUSE_S * 2**retries)
+            retries += 1
+
+
+class _OnRay:
+    """Decode tasks and model actors on a Ray cluster."""
+
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, watch: Watch) -> None:
+        self._job, self._stop, self._patience, self._watch = job, stop, patience, watch
+        self.statistics = Statistics()
+
+    def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
+        started_here = _connect(self._job)
+        try:
+            if started_here:
+                self._check_gpus()
+            execution = RayExecution(self._backend(), self._limits(), self._stop, self._patience, self._watch)
+            self.statistics = execution.statistics
+            self.statistics.actor_time.gpus = gpus_counted(_gpus_per_actor(self._job))
+            yield from execution.run(units)
+        finally:
+            if started_here:
+                ray.shutdown()
+
+    def _check_gpus(self) -> None:
+        """A cluster may grow a GPU; this machine will not, and Ray would wait for one for ever."""
+        wanted, there = _gpus_per_actor(self._job), ray.cluster_resources().get("GPU", 0)
+        if wanted > there:
+            raise RayUnavailable(
+                f"model.gpus_per_actor: a model actor is to have {wanted:g} GPUs, and Ray finds {there:g} on this "
+                "machine; leave it out to answer on the CPU, or name a cluster with --execution-ray-address"
+            )
+
+    def _limits(self) -> Limits:
+        given, resources = self._job.execution, ray.cluster_resources()
+        gpus, cpus = _gpus_per_actor(self._job), self._job.model.cpus_per_actor
+        wanted = self._job.model.actors
+        most = max(1, int(resources.get("GPU", 0) / gpus)) if gpus else 1
+        actors = most if wanted == "auto" else wanted
+        free = resources.get(ray_workers.DECODE_RESOURCE) or resources.get("CPU", 1) - actors * cpus
+        return Limits(
+            bytes_in_flight=given.bytes_in_flight,
+            decode_tasks=given.decode_tasks or max(1, int(free)),
+            actors=actors,
+            max_deaths_per_clip=given.max_deaths_per_clip,
+            max_deaths_per_worker=given.max_deaths_per_worker,
+            max_retries=given.max_retries,
+            stop_grace_s=given.stop_grace_s,
+            # auto where nothing was measured
+            clips_per_pass=1 if self._job.model.clips_per_pass == "auto" else self._job.model.clips_per_pass,
+            actor_idle_s=given.actor_idle_s,
+        )
+
+    def _backend(self) -> Backend:
+        job = self._job
+        settings, where = decode_settings(job.clips, job.execution), source(job)
+        is_placed = ray.cluster_resources().get(ray_workers.DECODE_RESOURCE, 0) > 0
+        return Backend(
+            start_decode=ray_workers.DecodeStarter(settings, where, is_placed=is_placed),
+            start_actor=lambda: _start_actor(job, audit_share=job.audit.share),
+            estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
+        )
+
+
+def _gpus_per_actor(job: JobConfig) -> float:
+    given = job.model.gpus_per_actor
+    if given is not None and given != "auto":
+        return given
+    wants_gpu = job.model.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+    return 1.0 if wants_gpu else 0.0
+
+
+def _start_actor(job: JobConfig, audit_share: float) -> Any:
+    cpus = job.model.cpus_per_actor
+    # One thread per core that Ray gives the actor: more would take them from decoding.
+    settings = answerer_settings(job.model, job.pruning, torch_threads=max(1, int(cpus)), audit_share=audit_share)
+    return ray_workers.start_actor(settings, num_gpus=_gpus_per_actor(job), num_cpus=cpus)
+
+
+def is_on_a_cluster(job: JobConfig) -> bool:
+    """Whether the job's models run on a Ray that stands already, perhaps on other machines than this one."""
+    return (job.execution.ray_address or os.environ.get("RAY_ADDRESS") or IN_PROCESS) != IN_PROCESS
+
+
+@contextmanager
+def one_actor(job: JobConfig) -> Iterator[ray_workers.RemoteAnswerer]:
+    """One of the job's model actors, placed as a run's would be, which is gone afterwards. Raises RayUnavailable."""
+    started_here = _connect(job)
+    actor = None
+    try:
+        actor = _start_actor(job, audit_share=0.0)
+        yield ray_workers.RemoteAnswerer(actor)
+    except ray.exceptions.RayError as error:
+        raise RayUnavailable(f"the model actor failed: {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        if actor is not None:
+            ray.kill(actor)
+        if started_here:
+            ray.shutdown()
+
+
+def _connect(job: JobConfig) -> bool:
+    """Connect to the job's cluster, or start Ray on this machine; returns whether it was started here."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # It warns that a token it found is used, in the middle of the progress bar. A token that is missing is an error.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    address = job.execution.ray_address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            _knock(address)
+            ray.init(address=address, logging_level=logging.WARNING)
+            return False
+        # An actor and a decode task must fit side by side even on one core.
+        cpus = max(math.ceil(job.model.cpus_per_actor) + 1, os.cpu_count() or 1)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+        return True
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RayUnavailable(
+            f"cannot use Ray at {address or 'this machine'}: {reason}; start one with `ray start --head`, name another "
+            "with --execution-ray-address, or leave it out to have one started here (in-process does without)"
+        ) from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()

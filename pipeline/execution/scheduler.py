@@ -1,0 +1,467 @@
+"""Runs work units on Ray (or in this process): decoding ahead of the model, within a bound of bytes, losing nothing.
+
+Promises: every clip of every unit that is taken ends as a result or a named failure, whatever dies in between; bytes
+decoded and not yet answered never exceed the bound by more than one clip; one bad clip costs that clip; a stop lets
+what is in flight finish. Knows nothing about archives, the journal or SQL: units go in, finished units come out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
+from pipeline.execution.actor_pool import ActorPool, ExecutionError, Slot
+from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
+from pipeline.execution.worker_failures import first_line, is_preemption, node_answers
+from pipeline.storage.outage import Patience, StopFlag, Unavailable
+from workers.records import (
+    Clip,
+    ClipFailure,
+    ClipOutcome,
+    ClipResult,
+    DecodedClip,
+    DecodeReport,
+    Stage,
+    WorkUnit,
+)
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+"""How long one wait may take before the stop flag is looked at again."""
+FEW = 32
+"""Up to so many tasks and calls, one that is done is waited for at a time: a look at all of them is a second wait."""
+DECODE_AHEAD_PER_ACTOR = 4
+"""Clips decoded and waiting per actor. Two hide decoding's jitter; more only raises what a kill throws away."""
+RETRYABLE = frozenset({"storage", "decode_killed"})
+"""Failures that may pass by themselves: tried again up to `max_retries` times."""
+RETRY_PAUSE_S = 2.0
+"""Before the first further try of a clip, doubled for each one: the store's own retries have taken some seconds."""
+NO_ROOM = frozenset({"cache_full"})
+"""Failures that pass when room is made, by clips in flight or by somebody: admission pauses, then the run ends."""
+
+
+STORE_FULL = (
+    "Ray's object store is full, and so is the disk that it spills to; free some on the machines of the cluster (the "
+    "folder is below /tmp/ray unless `ray start --temp-dir` says otherwise), or lower execution.bytes_in_flight"
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The caps of one run."""
+
+    bytes_in_flight: int
+    decode_tasks: int
+    actors: int
+    max_deaths_per_clip: int
+    """Workers one clip may take down before it is quarantined."""
+    max_deaths_per_worker: int
+    """Deaths in a row, without an answered clip between, after which an actor is given a clip that was answered before;
+    if it dies of that, too, or there is none, the run fails."""
+    max_retries: int
+    stop_grace_s: float
+    clips_per_pass: int = 1
+    """Clips of one shape and question set that an actor is given in one call, where so many are ready."""
+    actor_idle_s: float = math.inf
+    """An actor that had nothing to answer for so long is given back, the last one never."""
+
+    def __post_init__(self) -> None:
+        # Otherwise a single poison clip would end the run before it is recognised.
+        assert self.max_deaths_per_worker > self.max_deaths_per_clip
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How work is started: real tasks and actors, or timed stand-ins for measuring the loop itself."""
+
+    start_decode: Callable[[WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]]
+    """Returns references to a `DecodeReport` and to the `DecodedClip` (None where decoding failed)."""
+    start_actor: Callable[[], Any]
+    """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, packed(questions, instruction))`
+    (with `may_audit=False` where the clip had its chance before), for `Limits.clips_per_pass` above 1
+    `answer_batch(packed(questions, instruction), *decoded)`, and `describe()`."""
+    estimate_bytes: Callable[[WorkUnit, Clip], int]
+    """How large the decoded clip will be, before decoding."""
+
+
+def execute_in_process(
+    units: Iterable[WorkUnit],
+    *,
+    decode: Callable[[WorkUnit], Iterator[DecodedClip | ClipFailure]],
+    answer: Callable[[DecodedClip, WorkUnit], ClipOutcome],
+    stop: StopFlag,
+) -> Iterator[UnitResult]:
+    """The same units one after the other, without Ray: for tests, notebooks and debugging."""
+    for unit in units:
+        if stop.is_set():
+            return
+        decoded = decode(unit)
+        yield UnitResult(unit, tuple(d if isinstance(d, ClipFailure) else answer(d, unit) for d in decoded))
+
+
+def _done(waiting: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
+    """What is done of what is waited for: nothing, if that takes longer than `POLL_S`."""
+    done: list[ray.ObjectRef]
+    if len(waiting) > FEW:
+        # Every wait looks at all of them: whatever is done comes along. Without waiting, because a driver of that many
+        # has always something to do.
+        done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+        if done:
+            return done
+    done, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S, fetch_local=False)
+    return done
+
+
+class _End:
+    """No unit will come any more."""
+
+
+_END = _End()
+
+
+class RayExecution:
+    """One run of the loop. All state lives in the driver; tasks and actors hold none that matters."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        limits: Limits,
+        stop: StopFlag,
+        patience: Patience | None = None,
+        watch: Watch = unwatched,
+    ) -> None:
+        """`watch` is told at every look, many times a second and at least every `POLL_S` while nothing else happens."""
+        self._backend, self._limits, self._stop, self._watch = backend, limits, stop, watch
+        self._patience = patience or Patience(0.0)
+        self._again: deque[ClipState] = deque()
+        self._next: deque[ClipState] = deque()
+        self._ready: deque[ClipState] = deque()
+        self._decoding: dict[ray.ObjectRef, ClipState] = {}
+        self._answering: dict[ray.ObjectRef, Slot] = {}
+        self._bytes = 0
+        self._answered_clips = 0
+        self._clips_per_pass = limits.clips_per_pass
+        self._is_exhausted = False
+        self.statistics = Statistics()
+        self._actors = ActorPool(
+            backend.start_actor,
+            self.statistics,
+            most=limits.actors,
+            max_deaths=limits.max_deaths_per_worker,
+            idle_s=limits.actor_idle_s,
+        )
+
+    def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
+        """Yield units as they finish, in any order. None among the given ones says that there is none yet.
+
+        Raises ExecutionError when no actor can be kept alive, Unavailable when there is no room for long.
+        """
+        source = iter(units)
+        deadline: float | None = None
+        try:
+            while True:
+                if self._stop.is_set() and deadline is None:
+                    deadline = time.monotonic() + self._limits.stop_grace_s
+                    answering = sum(len(slot.clips) for slot in self._actors.slots)
+                    log.warning("stopping: %d clips in flight may finish", len(self._decoding) + answering)
+                if deadline is None:
+                    self._admit(source)
+                elif time.monotonic() > deadline:
+                    return
+                self._dispatch(is_stopping=deadline is not None)
+                self._actors.give_back_idle()
+                waits_for = self._waits_for()
+                is_idle = not self._decoding and not self._answering and not (self._ready and self._actors.slots)
+                if is_idle and (deadline is not None or (self._is_exhausted and not self._again)):
+                    return
+                # Actors first: of several that are done, a single wait gives the one that comes first.
+                waiting = [*self._answering, *self._actors.loading, *self._decoding]
+                if not waiting:
+                    # Clips are left, but it is not yet time for them.
+                    time.sleep(POLL_S)
+                    self._look(waits_for)
+                    continue
+                done = _done(waiting)
+                self._look(waits_for)
+                for ref in done:
+                    yield from self._handle(ref)
+        finally:
+            self._shut_down()
+
+    # -- starting work ------------------------------------------------------------------------------------------------
+
+    def _admit(self, source: Iterator[WorkUnit | None]) -> None:
+        while len(self._decoding) < self._limits.decode_tasks and not self._patience.is_waiting():
+            ahead = len(self._decoding) + len(self._ready)
+            per_actor = max(DECODE_AHEAD_PER_ACTOR, 2 * self._limits.clips_per_pass)
+            if ahead >= self._limits.decode_tasks + per_actor * self._limits.actors:
+                return
+            state = self._peek(source)
+            if state is None:
+                return
+            in_flight = self._decoding or self._ready or self._answering
+            if in_flight and self._bytes + state.nbytes > self._limits.bytes_in_flight:
+                return
+            (self._again if state in self._again else self._next).remove(state)
+            self._reserve(state.nbytes)
+            report, state.payload = self._backend.start_decode(state.owner.unit, state.clip)
+            self._decoding[report] = state
+
+    def _peek(self, source: Iterator[WorkUnit | None]) -> ClipState | None:
+        """The clip to decode next: one that must be tried again, if it is time, or the next of the units, if known."""
+        now = time.monotonic()
+        if (again := next((s for s in self._again if s.due <= now), None)) is not None:
+            return again
+        while not self._next:
+            asked = time.monotonic()
+            unit = _END if self._is_exhausted else next(source, _END)
+            self.statistics.actor_time.planned(time.monotonic() - asked)
+            if isinstance(unit, _End):
+                self._is_exhausted = True
+                return None
+            if unit is None:
+                return None
+            owner = UnitState(unit)
+            self._next.extend(ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
+        return self._next[0]
+
+    def _dispatch(self, *, is_stopping: bool) -> None:
+        if not is_stopping:
+            self._actors.grow(len(self._ready), is_decoding=bool(self._decoding))
+        for slot in self._actors.slots:
+            if slot.is_free and slot.is_on_trial:
+                self._try(slot)
+            elif slot.is_free and self._ready:
+                self._answer(slot, *self._together())
+
+    def _together(self) -> list[ClipState]:
+        """The next clip that is ready, and those that may be answered with it; idle actors get equal shares."""
+        idle = sum(slot.is_free for slot in self._actors.slots)
+        most = min(self._clips_per_pass, -(-len(self._ready) // max(1, idle)))
+        first = self._ready.popleft()
+        joining = [state for state in self._ready if first.joins(state)][: most - 1]
+        for state in joining:
+            self._ready.remove(state)
+        return [first, *joining]
+
+    def _answer(self, slot: Slot, *states: ClipState) -> None:
+        slot.clips, state = states, states[0]
+        if len(states) > 1:
+            payloads = [one.payload for one in states]
+            self._answering[slot.handle.answer_batch.remote(state.owner.asked, *payloads)] = slot
+            return
+        # An audit that is too much for the worker must not cost the clip its answers.
+        calmly = {"may_audit": False} if state.deaths or state.owner.unit.attempt else {}
+        self._answering[slot.handle.answer.remote(state.payload, state.owner.asked, **calmly)] = slot
+
+    def _try(self, slot: Slot) -> None:
+        assert self._actors.proven is not None
+        proven = self._actors.proven.afresh()
+        self._reserve(proven.nbytes)
+        _, proven.payload = self._backend.start_decode(proven.owner.unit, proven.clip)
+        self._answer(slot, proven)
+
+    # -- looking on ---------------------------------------------------------------------------------------------------
+
+    def _waits_for(self) -> str:
+        """What an actor without a clip waits for at this moment."""
+        if self._patience.is_waiting():
+            return "storage"
+        if self._is_exhausted and not self._next and not self._again:
+            return "decode" if self._decoding else "end"
+        if len(self._decoding) >= self._limits.decode_tasks:
+            return "decode"
+        return "bytes_in_flight" if self._next else "planning"
+
+    def _look(self, waits_for: str) -> None:
+        """Note what is held, and what the actors without a clip waited for since the last look."""
+        loading, busy = len(self._actors.loading), len(self._answering)
+        idle = len(self._actors.slots) - loading - busy
+        self.statistics.actor_time.passed(idle, waits_for)
+        waiting = len(self._next) + len(self._again)
+        counts = (waiting, len(self._decoding), len(self._ready), loading, busy, idle)
+        self.statistics.load = Load(self._bytes, *counts)
+        self._watch(self.statistics)
+
+    # -- finishing work -----------------------------------------------------------------------------------------------
+
+    def _handle(self, ref: ray.ObjectRef) -> Iterator[UnitResult]:
+        if (state := self._decoding.pop(ref, None)) is not None:
+            yield from self._decoded(ref, state)
+        elif (slot := self._answering.pop(ref, None)) is not None:
+            yield from self._answered(ref, slot)
+        elif (slot := self._actors.loading.pop(ref, None)) is not None:
+            self._actors.loaded(ref, slot)
+
+    def _decoded(self, ref: ray.ObjectRef, state: ClipState) -> Iterator[UnitResult]:
+        try:
+            report: DecodeReport = ray.get(ref)
+        except RayTaskError as error:
+            yield from self._failed(state, "decode", "internal", str(error.cause or error))
+        except RayError as error:
+            yield from self._died(state, "decode", error)
+        else:
+            if report.failure is not None:
+                yield from self._finish(state, report.failure)
+            else:
+                self._reserve(report.nbytes - state.nbytes)
+                state.nbytes = report.nbytes
+                self._ready.append(state)
+
+    def _answered(self, ref: ray.ObjectRef, slot: Slot) -> Iterator[UnitResult]:
+        states, slot.clips = slot.clips, ()
+        if len(states) > 1:
+            yield from self._answered_together(ref, slot, states)
+            return
+        (state,) = states
+        if slot.is_on_trial:
+            self._judge(ref, slot, state)
+            return
+        try:
+            outcome: ClipOutcome = ray.get(ref)
+        except RayTaskError as error:
+            if isinstance(error.cause, OutOfDiskError | ObjectStoreFullError):
+                yield from self._refused(state, ClipFailure(state.clip, "answer", "object_store_full", STORE_FULL))
+            elif isinstance(error.cause, ObjectLostError):
+                yield from self._died(state, "answer", error.cause)
+            else:
+                yield from self._failed(state, "answer", "internal", str(error.cause or error))
+        except RayActorError as error:
+            is_lost = is_preemption(error) or not node_answers(slot.node_id)
+            self._actors.replace(slot, error, is_lost=is_lost)
+            yield from self._died(state, "answer", error, is_lost=is_lost)
+        except RayError as error:
+            yield from self._died(state, "answer", error)
+        else:
+            yield from self._take(slot, state, outcome)
+
+    def _answered_together(self, ref: ray.ObjectRef, slot: Slot, states: tuple[ClipState, ...]) -> Iterator[UnitResult]:
+        """Several clips' outcomes. Where the call failed nobody knows which of them is to blame: each is tried alone,
+        neither they nor the actor's place are charged with it, and calls become smaller if it killed the actor."""
+        try:
+            outcomes: list[ClipOutcome] = ray.get(ref)
+        except RayError as error:
+            if isinstance(error, RayActorError):
+                if not is_preemption(error) and node_answers(slot.node_id):
+                    self.statistics.deaths["actor"] += 1
+                    # So many may be what was too much: a machine short of memory kills without a word.
+                    self._clips_per_pass = max(1, len(states) // 2)
+                self._actors.replace(slot, error, is_lost=True)
+            log.warning("%d clips are decoded again, to be answered one by one: %s", len(states), first_line(error))
+            for state in states:
+                state.is_alone = True
+                self._retry(state)
+        else:
+            for state, outcome in zip(states, outcomes, strict=True):
+                yield from self._take(slot, state, outcome)
+
+    def _take(self, slot: Slot, state: ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
+        slot.deaths_in_a_row = 0
+        if isinstance(outcome, ClipResult):
+            self.statistics.actor_time.answered(outcome)
+            self._actors.proven = state.afresh()
+        self._answered_clips += 1
+        self._patience.succeeded()
+        yield from self._finish(state, outcome)
+
+    def _judge(self, ref: ray.ObjectRef, slot: Slot, proven: ClipState) -> None:
+        """End a trial. Raises ExecutionError where the actor died of a clip that was answered before, too."""
+        self._reserve(-proven.nbytes)
+        try:
+            ray.get(ref)
+        except RayActorError as error:
+            self._actors.replace(slot, error, is_lost=is_preemption(error) or not node_answers(slot.node_id))
+            return
+        except RayError as error:
+            # The clip could not be decoded or was lost on its way: no verdict, another trial.
+            assert self._actors.proven is not None
+            self._actors.proven.retries += 1
+            if self._actors.proven.retries > self._limits.max_retries:
+                raise ExecutionError(
+                    f"the model actor died {slot.deaths_in_a_row} times in a row, and a clip that was answered before "
+                    f"cannot be decoded again to try it: {first_line(error)}. Run again: finished units are kept"
+                ) from error
+        else:
+            log.warning("the model actor answers: the clips that killed it are to blame, the run goes on")
+            slot.is_on_trial, slot.deaths_in_a_row = False, 0
+
+    def _died(self, state: ClipState, stage: Stage, error: RayError, *, is_lost: bool = False) -> Iterator[UnitResult]:
+        """A worker died over this clip, or its decoded data was lost: decode again, unless it keeps happening."""
+        is_lost = is_lost or is_preemption(error)
+        if isinstance(error, WorkerCrashedError | OutOfMemoryError | RayActorError) and not is_lost:
+            state.deaths += 1
+            self.statistics.deaths[stage] += 1
+        if state.deaths >= self._limits.max_deaths_per_clip:
+            kind = "out_of_memory" if isinstance(error, OutOfMemoryError) else "worker_died"
+            yield from self._failed(state, stage, kind, f"killed its worker {state.deaths} times: {first_line(error)}")
+        else:
+            log.warning("clip %s is decoded again: %s", state.clip.clip_id, first_line(error))
+            self._retry(state)
+
+    def _failed(self, state: ClipState, stage: Stage, error_class: str, message: str) -> Iterator[UnitResult]:
+        yield from self._finish(state, ClipFailure(state.clip, stage, error_class, message))
+
+    def _finish(self, state: ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
+        if isinstance(outcome, ClipFailure) and outcome.error_class in NO_ROOM:
+            yield from self._refused(state, outcome)
+            return
+        if isinstance(outcome, ClipFailure) and outcome.error_class in RETRYABLE:
+            state.retries += 1
+            if state.retries <= self._limits.max_retries:
+                state.due = time.monotonic() + RETRY_PAUSE_S * 2 ** (state.retries - 1)
+                self._retry(state)
+                return
+        yield from self._close(state, outcome)
+
+    def _refused(self, state: ClipState, failure: ClipFailure) -> Iterator[UnitResult]:
+        """There was no room for a clip: tried again when room is made, unless it is always others that fit."""
+        if state.refused_at not in (None, self._answered_clips):
+            state.retries += 1
+        state.refused_at = self._answered_clips
+        if state.retries > self._limits.max_retries:
+            yield from self._close(state, failure)
+        else:
+            self._retry(state)
+            self._patience.refused(Unavailable(failure.message))
+
+    def _close(self, state: ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
+        assert outcome.clip == state.clip, "an answer must carry the clip it was asked about"
+        self._reserve(-state.nbytes)
+        state.payload = None
+        state.owner.outcomes[state.clip.clip_id] = outcome
+        if (result := state.owner.result()) is not None:
+            yield result
+
+    def _retry(self, state: ClipState) -> None:
+        self._reserve(-state.nbytes)
+        state.payload = None
+        self._again.append(state)
+
+    def _reserve(self, nbytes: int) -> None:
+        self._bytes += nbytes
+        self.statistics.peak_bytes_in_flight = max(self.statistics.peak_bytes_in_flight, self._bytes)
+
+    def _shut_down(self) -> None:
+        for ref in self._decoding:
+            ray.cancel(ref, force=True)
+        self._actors.close()
+        self.statistics.load = Load()

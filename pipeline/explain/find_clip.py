@@ -1,0 +1,78 @@
+"""Finds one answered clip in a job's results by its id, or the beginning of it.
+
+Promises: the clip found is one that counts, with its answers as stored. Knows nothing about media or models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omnidrop.errors import UserError
+from pipeline.config.sections import StorageConfig
+from pipeline.journal.journal import Journal
+from pipeline.records.unit import UnitKey, UnitMeta
+from pipeline.storage.store import Store, open_store
+from pipeline.tables.query import open_results, query
+from workers.records import Clip
+
+_ID = re.compile(r"[0-9a-f]{4,32}")
+MOST_NAMED = 5
+
+
+class ClipUnknown(UserError):
+    """No answered clip has that id."""
+
+    error_class = "clip_unknown"
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """One clip as the journal holds it."""
+
+    store: Store
+    meta: UnitMeta
+    clip: Clip
+    answers: Mapping[str, Mapping[str, Any]]
+    """Rows of `unit_format.ANSWER_TYPE` by question id, in the order asked."""
+
+
+def find_clip(uri: str, clip_id: str, storage: StorageConfig | None = None) -> StoredClip:
+    """The clip of the results at `uri` whose id begins with `clip_id`. Raises ClipUnknown and QueryError."""
+    wanted = clip_id.strip().lower()
+    if not _ID.fullmatch(wanted):
+        raise ClipUnknown(
+            f"{clip_id!r} is no clip id: 4 to 32 of the digits 0-9a-f; "
+            '`omnidrop query "SELECT clip_id, media_key, start_s FROM clips"` lists them'
+        )
+    with open_results(uri, storage) as connection:
+        # The id is hexadecimal digits, so it can stand in the statement.
+        columns = "clip_id, job, media_id, version_id, unit_id, media_key, start_s"
+        where = f"WHERE clip_id LIKE '{wanted}%' ORDER BY clip_id"
+        found = list(query(connection, f"SELECT {columns} FROM clips {where}").rows)
+        failed = list(query(connection, f"SELECT error_class, message FROM quarantine {where}").rows)
+    if failed and not found:
+        raise ClipUnknown(f"clip {clip_id} has no answers to explain: quarantined as {failed[0][0]}: {failed[0][1]}")
+    if not found:
+        raise ClipUnknown(
+            f"{uri} holds no clip whose id begins with {clip_id}; "
+            '`omnidrop query "SELECT clip_id, media_key, start_s FROM clips"` lists them'
+        )
+    if len(found) > 1:
+        named = ", ".join(f"{row[0]} ({row[5]} at {row[6]:g} s)" for row in found[:MOST_NAMED])
+        raise ClipUnknown(f"{len(found)} clips begin with {clip_id}: {named}{', ...' * (len(found) > MOST_NAMED)}")
+    full_id, job, media_id, version_id, unit_id = found[0][:5]
+    store = open_store(uri, storage)
+    unit = Journal(store).read(_newest(store, UnitKey(job, media_id, version_id, unit_id)))
+    row = next(row for row in unit.rows.to_pylist() if row["clip_id"] == full_id)
+    clip = Clip(full_id, row["clip_index"], row["start_s"], row["end_s"])
+    return StoredClip(store, unit.meta, clip, {answer["question_id"]: answer for answer in row["answers"]})
+
+
+def _newest(store: Store, first: UnitKey) -> UnitKey:
+    """The unit's newest attempt, the one that counts."""
+    prefix = first.path.removesuffix(".parquet")
+    attempts = filter(None, (UnitKey.parse(path) for path, _ in store.list(prefix)))
+    return max(attempts, key=lambda key: key.attempt, default=first)

@@ -1,0 +1,83 @@
+"""Brings the savings index to what the journal says, and erases what was forgotten from both.
+
+Promises: after `catch_up` the index knows every finished unit and every declared version, whoever wrote them and
+wherever that writer died; after `rebuild` it holds nothing else. Knows nothing about media, models or Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline.batches import batches
+from pipeline.failpoints import reached
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.index.schema import units
+from pipeline.journal.journal import Head, Journal
+from pipeline.records.unit import UnitKey
+
+log = logging.getLogger(__name__)
+
+LISTING_BATCH = 2_000
+"""Units compared with the index at once."""
+READERS = 8
+
+
+def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], None] = lambda units: None) -> int:
+    """Apply what the index has not seen; returns how many units it took up. `advance` is called with their number.
+
+    Costs one listing of the journal. Where the index knows units that the journal lost (someone deleted objects), it is
+    rebuilt. What was forgotten leaves both, also where forgetting was interrupted.
+    """
+    forgotten = journal.tombstones()
+    index.forget(forgotten)
+    for path, heads in journal.heads_after(index.heads_mark()):
+        declare(journal, index, [h for h in heads if h.media_id not in forgotten], path)
+    taken, listed, lost = 0, 0, 0
+    for batch in batches(journal.units(), LISTING_BATCH):
+        listed += len(batch)
+        known = index.attempts([key.unit_id for key in batch])
+        missing = [key for key in batch if known.get(key.unit_id, -1) < key.attempt]
+        lost += sum(known.get(key.unit_id, -1) > key.attempt for key in batch)
+        late = [key for key in missing if key.media_id in forgotten]
+        if late:
+            journal.drop(late)
+        taken += _take_up(journal, index, [key for key in missing if key.media_id not in forgotten], advance)
+    for run in journal.runs():
+        index.write_run(run)
+    if lost or index.count(units) > listed:
+        log.warning("the index knows units that the journal does not hold: rebuilding it")
+        return rebuild(journal, index, advance)
+    return taken
+
+
+def declare(journal: Journal, index: SavingsIndex, heads: Sequence[Head], mark: str | None = None) -> None:
+    """Make versions count in the index; units that count again (a change was taken back) are read from the journal."""
+    again = index.apply_heads(heads, mark)
+    reached("heads_applied")
+    _take_up(journal, index, again, lambda units: None)
+
+
+def rebuild(journal: Journal, index: SavingsIndex, advance: Callable[[int], None] = lambda units: None) -> int:
+    """Empty the index (the probe cache stays) and fill it from the journal alone; returns the number of units."""
+    index.clear()
+    reached("index_cleared")
+    return catch_up(journal, index, advance)
+
+
+def forget(journal: Journal, index: SavingsIndex, media_id: str) -> int:
+    """Erase a media item from journal and index for good; returns how many units went. The tables must be published."""
+    erased = journal.forget(media_id, index.jobs())
+    index.forget([media_id])
+    reached("forget_index")
+    return erased
+
+
+def _take_up(journal: Journal, index: SavingsIndex, keys: list[UnitKey], advance: Callable[[int], None]) -> int:
+    with ThreadPoolExecutor(READERS) as pool:
+        for batch in batches(keys, 200):
+            objects = [unit for unit in pool.map(journal.read_if_kept, batch) if unit is not None]
+            index.apply_units(objects)
+            advance(len(objects))
+    return len(keys)

@@ -1,0 +1,298 @@
+"""The truth: one Parquet object per finished work unit, at a key that follows from the unit's content.
+
+Promises: a unit is there whole or not at all; a second attempt at the same unit changes nothing; what was forgotten
+stays forgotten. Everything else (tables, index) is derived from here and may be deleted. Knows nothing about Ray, SQL
+or how answers are made.
+
+    journal/units/<job>/<media_id[:2]>/<media_id>/<version_id>-<unit_id>.parquet   clips with nested answers
+    journal/units/.../<version_id>-<unit_id>-001.parquet   the same unit, done again: its newest attempt counts
+    journal/heads/<sequence>-<run_id>.parquet      which version of each media item counts
+    journal/tombstones/<media_id>.json             erased for good
+    journal/runs/<run_id>.json                     what each run was and did
+    journal/recipes/<recipe_hash>.json             what was asked (`pipeline/journal/recipes.py`)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from omnidrop.errors import UserError
+from omnidrop.questions import Question
+from pipeline.failpoints import reached
+from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal, unseal
+from pipeline.records.unit import (
+    UnitKey,
+    UnitMeta,
+    UnitObject,
+    decode_unit,
+    encode_unit,
+    media_prefix,
+    utc_now,
+)
+from workers.records import ClipOutcome
+
+if TYPE_CHECKING:
+    from pipeline.storage.store import Store
+
+FORMAT_PATH = "journal/format.json"
+
+HEAD_SCHEMA = pa.schema(
+    [
+        ("job", pa.string()),
+        ("media_id", pa.string()),
+        ("media_key", pa.string()),
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("version_id", pa.string()),
+        ("recipe_hash", pa.string()),
+        ("units", pa.int32()),
+        ("clips", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which version of a media item counts for a job, and how many units it will have when complete."""
+
+    job: str
+    media_id: str
+    media_key: str
+    uri: str
+    etag: str
+    size_bytes: int
+    version_id: str
+    recipe_hash: str
+    units: int
+    clips: int
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, written when it starts and again when it ends."""
+
+    run_id: str
+    job: str
+    recipe_hash: str
+    recipe: Mapping[str, Any]
+    started_at: str
+    finished_at: str | None = None
+    status: str = "running"
+    """running, complete, stopped, budget (the cap on spending was reached) or failed."""
+    media_listed: int = 0
+    media_planned: int = 0
+    units_done_before: int = 0
+    units_finished: int = 0
+    clips_answered: int = 0
+    clips_partial: int = 0
+    answers: int | None = None
+    """In this run; None in records of versions that did not count them."""
+    quarantined: int = 0
+    wall_s: float = 0.0
+    decode_s: float = 0.0
+    model_s: float = 0.0
+    answer_s: float = 0.0
+    peak_bytes_in_flight: int = 0
+    driver_peak_rss_bytes: int = 0
+    actors: tuple[str, ...] = ()
+    """One description per model actor: device, versions, peak memory."""
+    gpu_hours: float | None = None
+    """Actors held, idle or not: see `pipeline/cost/budget.py`. None in records of older versions, as all below."""
+    answering_gpu_hours: float | None = None
+    usd: float | None = None
+    """Of `gpu_hours`, where the job has a price."""
+    gpu_hours_cap: float | None = None
+    estimated_gpu_hours: float | None = None
+    """Of `answering_gpu_hours`, by the calibration there was when the run began."""
+    estimated_gpu_hours_low: float | None = None
+    estimated_gpu_hours_high: float | None = None
+    actor_busy_share: float | None = None
+    """Share of the time with a loaded model in which the actors answered; None in-process and in older records."""
+    bottleneck: str | None = None
+    """What took most of the actors' time: model, decode, bytes_in_flight, planning or storage."""
+
+
+class Journal:
+    """All finished units of one output folder or bucket prefix."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def commit(
+        self, meta: UnitMeta, outcomes: Sequence[ClipOutcome], questions: Sequence[Question]
+    ) -> UnitObject | None:
+        """Store a finished unit and return what is now the truth about it.
+
+        That is this attempt, or the one that was there first (another run's, or one whose writer died before it could
+        say so), or None where the media item was forgotten: then nothing is left behind.
+        """
+        before = None
+        if meta.attempt:
+            before = self.read_if_kept(replace(meta.key, attempt=meta.attempt - 1))
+            if before is None:
+                return None
+        data = encode_unit(meta, outcomes, questions, before)
+        path = meta.key.path
+        reached("unit_encoded")
+        is_first = self._store.write_once(path, data)
+        reached("unit_written")
+        # The order matters: forgetting writes its tombstone before it deletes, so a late attempt either is deleted
+        # there or sees the tombstone here.
+        if self.is_forgotten(meta.media.media_id):
+            self._store.delete([path])
+            return None
+        return decode_unit(data, where=path) if is_first else self.read_if_kept(meta.key)
+
+    def read(self, key: UnitKey) -> UnitObject:
+        """One finished unit. Raises JournalError for damage."""
+        return decode_unit(self._store.read_bytes(key.path), where=key.path)
+
+    def read_if_kept(self, key: UnitKey) -> UnitObject | None:
+        """The same, None where it was deleted since it was listed. Raises JournalError for damage."""
+        try:
+            return self.read(key)
+        except FileNotFoundError:
+            return None
+
+    def units(self) -> Iterator[UnitKey]:
+        """All finished units by their newest attempts, superseded versions too, streamed from the store's listing."""
+        keys = filter(None, (UnitKey.parse(path) for path, _ in self._store.list("journal/units/")))
+        # Attempts of one unit follow each other in a listing.
+        for _, attempts in groupby(keys, key=lambda key: replace(key, attempt=0)):
+            yield max(attempts, key=lambda key: key.attempt)
+
+    def drop(self, keys: Sequence[UnitKey]) -> None:
+        """Delete finished units with all their attempts: those of forgotten media."""
+        self._store.delete([attempt.path for key in keys for attempt in key.up_to()])
+
+    def write_heads(self, heads: Sequence[Head], run_id: str) -> list[Head]:
+        """Declare which versions count from now on: a later object wins over an earlier one, media item by media item.
+
+        Returns those that do: a media item that was forgotten meanwhile is left out. The sequence number orders runs
+        without trusting clocks; two runs that plan at the same moment are ordered by their run ids.
+        """
+        if not heads:
+            return []
+        last = max((int(path.rsplit("/", 1)[1].split("-")[0]) for path in self._head_paths()), default=0)
+        path = f"journal/heads/{last + 1:012d}-{run_id}.parquet"
+        self._write_head_object(path, heads)
+        # As in `commit`: first written, then looked for tombstones.
+        forgotten = self.tombstones()
+        kept = [head for head in heads if head.media_id not in forgotten]
+        if len(kept) < len(heads):
+            self._replace_head_object(path, kept)
+        reached("heads_written")
+        return kept
+
+    def heads_after(self, path: str | None) -> Iterator[tuple[str, list[Head]]]:
+        """Head objects in the order they count, from the one after `path` on (all with None): (path, heads)."""
+        for found in self._head_paths():
+            if path is None or found > path:
+                yield found, decode_heads(self._store.read_bytes(found), where=found)
+
+    def write_run(self, run: RunRecord) -> None:
+        """Store or replace a run's record."""
+        self._store.write(f"journal/runs/{run.run_id}.json", json.dumps(asdict(run), indent=1).encode())
+
+    def runs(self) -> Iterator[RunRecord]:
+        """All runs, oldest first."""
+        for path, _ in self._store.list("journal/runs/"):
+            if path.endswith(".json"):
+                yield decode_run(self._store.read_bytes(path), where=path)
+
+    def tombstones(self) -> frozenset[str]:
+        """The media ids that were forgotten."""
+        listed = (path.rsplit("/", 1)[1] for path, _ in self._store.list("journal/tombstones/"))
+        return frozenset(name.removesuffix(".json") for name in listed if name.endswith(".json"))
+
+    def forget(self, media_id: str, jobs: Iterable[str]) -> int:
+        """Erase a media item from the journal for good; returns how many units went. Safe to repeat."""
+        self._store.write(_tombstone_path(media_id), json.dumps({"forgotten_at": utc_now()}).encode())
+        reached("forget_tombstone")
+        prefixes = [media_prefix(job, media_id) for job in jobs]
+        for prefix in (*prefixes, "journal/heads/"):
+            self._store.sweep(prefix)
+        units = [path for prefix in prefixes for path, _ in self._store.list(prefix)]
+        self._store.delete(units)
+        reached("forget_units")
+        for path, heads in self.heads_after(None):
+            kept = [h for h in heads if h.media_id != media_id]
+            if len(kept) < len(heads):
+                self._replace_head_object(path, kept)
+                reached("forget_head")
+        reached("forget_journal")
+        return len(units)
+
+    def is_forgotten(self, media_id: str) -> bool:
+        """Whether a media item was erased for good."""
+        return self._store.exists(_tombstone_path(media_id))
+
+    def _head_paths(self) -> list[str]:
+        return sorted(path for path, _ in self._store.list("journal/heads/") if path.endswith(".parquet"))
+
+    def _replace_head_object(self, path: str, heads: Sequence[Head]) -> None:
+        if heads:
+            self._write_head_object(path, heads)
+        else:
+            self._store.delete([path])
+
+    def _write_head_object(self, path: str, heads: Sequence[Head]) -> None:
+        self._store.write(path, seal(pa.Table.from_pylist([asdict(h) for h in heads], schema=HEAD_SCHEMA), {}))
+
+
+def _tombstone_path(media_id: str) -> str:
+    return f"journal/tombstones/{media_id}.json"
+
+
+def decode_heads(data: bytes, *, where: str) -> list[Head]:
+    """The heads in one object. Raises JournalError, naming `where`, for damage or a newer format."""
+    table, _ = unseal(data, where=where)
+    try:
+        return [Head(**row) for row in table.to_pylist()]
+    except TypeError as error:
+        raise JournalError(f"{where} holds no heads ({error}); delete it and run `omnidrop rebuild`") from error
+
+
+def decode_run(data: bytes, *, where: str) -> RunRecord:
+    """A run's record. Raises JournalError, naming `where`, for damage."""
+    try:
+        given = json.loads(data)
+        return RunRecord(**given | {"actors": tuple(given["actors"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise JournalError(f"{where} is no run's record ({error}); delete it and run `omnidrop rebuild`") from error
+
+
+def check_output_is_ours(store: Store) -> None:
+    """Mark the output with this version's format; what older versions wrote is read as it is.
+
+    Raises UserError where a newer version wrote here.
+    """
+    found = format_of(store)
+    if found is not None and found > FORMAT_VERSION:
+        raise UserError(
+            f"{store.uri} holds a journal of format {found}, this version of omnidrop knows formats up to "
+            f"{FORMAT_VERSION}; upgrade omnidrop (`pip install --upgrade omnidrop`), or use another output folder"
+        )
+    mark = json.dumps({"format_version": FORMAT_VERSION}).encode()
+    if found is None:
+        store.write_once(FORMAT_PATH, mark)
+    elif found < FORMAT_VERSION:
+        # From here on older versions refuse the output: they would take attempts for units of their own.
+        store.write(FORMAT_PATH, mark)
+
+
+def format_of(store: Store) -> int | None:
+    """The format that the output is marked with, None where it is not. Raises UserError where the mark is damaged."""
+    if not store.exists(FORMAT_PATH):
+        return None
+    try:
+        return int(json.loads(store.read_bytes(FORMAT_PATH))["format_version"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{store.uri}/{FORMAT_PATH} is damaged; delete it, the next command writes it again") from error

@@ -1,0 +1,96 @@
+"""What each recipe asked, kept in the journal beside its results, so that a clip can be asked again as it was then.
+
+Promises: results alone, without the job file or the question set they were made with, say what was asked of every clip
+and how. Holds no credentials: a job has none. Knows nothing about how anything is answered.
+
+    journal/recipes/<recipe_hash>.json      written once, before the recipe's first unit
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from omnidrop.errors import QuestionError
+from omnidrop.questions import question_from_dict
+from pipeline.config.sections import ArchiveConfig, ClipsConfig, ModelConfig, PruningConfig, Scalar
+from pipeline.questions.question_set import QuestionSet, QuestionTemplate
+from pipeline.records.checksummed_parquet import JournalError
+
+if TYPE_CHECKING:
+    from pipeline.config.job import JobConfig
+    from pipeline.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The parts of a job that change an answer, and where its archive was."""
+
+    archive: ArchiveConfig
+    model: ModelConfig
+    pruning: PruningConfig
+    clips: ClipsConfig
+    variables: Mapping[str, Scalar]
+    question_set: QuestionSet
+
+    @classmethod
+    def of(cls, job: JobConfig, question_set: QuestionSet) -> Kept:
+        """Of a job as it is now."""
+        return cls(job.archive, job.model, job.pruning, job.clips, job.variables, question_set)
+
+
+def path_of(recipe_hash: str) -> str:
+    """Key in the store."""
+    return f"journal/recipes/{recipe_hash}.json"
+
+
+def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
+    """Store what a recipe asks, unless it is there."""
+    asked = kept.question_set
+    given = {
+        **{name: getattr(kept, name).model_dump(mode="json") for name in ("archive", "model", "pruning", "clips")},
+        "variables": dict(kept.variables),
+        "question_set": {
+            "name": asked.name,
+            "version": asked.version,
+            "instruction": asked.instruction,
+            "variables": dict(asked.variables),
+            # As written: texts and options may be templates.
+            "questions": [q.as_written.to_dict() for q in asked.questions],
+            "source": asked.source,
+        },
+    }
+    store.write_once(path_of(recipe_hash), json.dumps(given, indent=1).encode())
+
+
+def recall(store: Store, recipe_hash: str) -> Kept | None:
+    """What a recipe asked; None where results are older than this record. Raises JournalError for damage."""
+    path = path_of(recipe_hash)
+    return decode_recipe(store.read_bytes(path), where=path) if store.exists(path) else None
+
+
+def decode_recipe(data: bytes, *, where: str) -> Kept:
+    """The inverse of what `keep` stores. Raises JournalError, naming `where`."""
+    try:
+        given = json.loads(data)
+        asked = given["question_set"]
+        questions = [question_from_dict(one) for one in asked["questions"]]
+        return Kept(
+            archive=ArchiveConfig.model_validate(given["archive"]),
+            model=ModelConfig.model_validate(given["model"]),
+            pruning=PruningConfig.model_validate(given["pruning"]),
+            clips=ClipsConfig.model_validate(given["clips"]),
+            variables=dict(given["variables"]),
+            question_set=QuestionSet(
+                name=asked["name"],
+                version=asked["version"],
+                instruction=asked["instruction"],
+                variables=tuple(asked["variables"].items()),
+                questions=tuple(QuestionTemplate(q.id, q.text, q.answer, q.retained_ratio) for q in questions),
+                source=asked["source"],
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, QuestionError) as error:
+        raise JournalError(f"{where} is damaged ({type(error).__name__}); delete it and run the job again") from error

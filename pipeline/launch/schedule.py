@@ -1,0 +1,270 @@
+"""A job's runs at the times of a cron expression, one at a time, none of them lost and none done twice.
+
+Promises: runs of one job on schedule never overlap, on however many machines a schedule is kept (`lease.py`);
+times that passed while nobody was there, or while a run went on, are made up for by one run; a run that fails is
+recorded and the schedule goes on. Every run leaves a record, the last of which says from where to go on:
+
+    schedules/<job>/runs/<due time>.json
+
+Knows nothing about what a run does, or about the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from omnidrop.errors import OmniDropError, UserError
+from pipeline.launch.lease import LEASE_S, Lease, take_lease
+from pipeline.storage.outage import StopFlag
+from pipeline.storage.s3_client import StorageError
+from workers.redaction import without_secrets
+
+if TYPE_CHECKING:
+    from pipeline.runs.run import RunSummary
+    from pipeline.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_S = 30.0
+"""How long one wait for the next due time may be: a clock that was set, or a machine that slept, is noticed then."""
+BUSY_WAIT_S = 5.0
+"""How soon to look again whether another process still holds the lease, or the store is back."""
+
+
+class ScheduleError(UserError):
+    """A schedule cannot be kept as given."""
+
+    error_class = "schedule"
+
+
+@dataclass(frozen=True)
+class Cron:
+    """Due times in a time zone. Summer time is treated as by Debian's cron: nothing is left out or done twice."""
+
+    expression: str
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        try:
+            self._from(datetime.now(UTC))
+        except CronSimError as error:
+            raise ScheduleError(
+                f"--cron {self.expression!r}: {error}; five fields are wanted: minute, hour, day of the month, month, "
+                'day of the week, as in "0 2 * * *" (every night at two)'
+            ) from error
+        except (KeyError, OSError, ValueError) as error:
+            raise ScheduleError(
+                f"--timezone {self.timezone!r} is not known here; give a name such as Europe/Berlin or UTC (minimal "
+                "containers need the system's tzdata)"
+            ) from error
+
+    def next_after(self, moment: datetime) -> datetime:
+        """The first due time after a moment, in UTC. Raises ScheduleError where there is none within 50 years."""
+        if (due := next(self._from(moment), None)) is None:
+            raise ScheduleError(f"--cron {self.expression!r} is never due")
+        return due.astimezone(UTC)
+
+    def last_until(self, moment: datetime) -> datetime:
+        """The last due time that is not after a moment, in UTC. Raises ScheduleError where there is none."""
+        # CronSim leaves out the moment that it starts from.
+        just_after = moment.replace(microsecond=max(moment.microsecond, 1))
+        if (due := next(self._from(just_after, reverse=True), None)) is None:
+            raise ScheduleError(f"--cron {self.expression!r} was never due")
+        return due.astimezone(UTC)
+
+    def _from(self, moment: datetime, *, reverse: bool = False) -> CronSim:
+        return CronSim(self.expression, moment.astimezone(ZoneInfo(self.timezone)), reverse=reverse)
+
+
+@dataclass(frozen=True)
+class ScheduledRun:
+    """What one run on schedule did; also the mark from where the schedule goes on. Times are ISO 8601 in UTC."""
+
+    job: str
+    due_at: str
+    started_at: str
+    finished_at: str
+    status: str
+    """As of a run's record (complete, budget, stopped, failed); `begun` for the mark that a new schedule leaves."""
+    lease_token: int = 0
+    run_id: str | None = None
+    """None where the run failed before it had a name, and in all that follows what is not known then."""
+    media_listed: int | None = None
+    media_new_or_changed: int | None = None
+    clips_answered: int | None = None
+    """With all answers or some."""
+    answers: int | None = None
+    quarantined: int | None = None
+    wall_s: float | None = None
+    model_s: float | None = None
+    """Seconds of the model in this run."""
+    gpu_hours: float | None = None
+    usd: float | None = None
+    """What the run cost, where the job has a price: see `pipeline/cost/budget.py`."""
+    error_class: str | None = None
+    error: str | None = None
+
+    @property
+    def line(self) -> str:
+        """The record on one line, for a log."""
+        told = ((name, value) for name, value in asdict(self).items() if value is not None)
+        return " ".join(
+            f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in told
+        )
+
+
+class Clock(StopFlag, Protocol):
+    """A stop flag that can be waited for."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is set, at most so long; whether it is."""
+        ...
+
+
+def keep_schedule(
+    store: Store,
+    job: str,
+    cron: Cron,
+    run: Callable[[Lease], RunSummary],
+    stop: Clock,
+    report: Callable[[ScheduledRun], None],
+    count: int | None = None,
+    lease_s: float = LEASE_S,
+) -> ScheduledRun | None:
+    """Run a job when it is due until `stop` is set, or `count` runs were made here; returns the last of them.
+
+    `run` gets the lease and must begin nothing new once it is set. Raises StorageError where the store cannot be used
+    at the start; later on it is waited for.
+    """
+    last = last_run(store, job)
+    if last is None:
+        # Remembered, so that a first run that was missed is made up for, too.
+        write_record(store, _mark(job))
+    done, record = 0, None
+    while not stop.is_set() and (count is None or done < count):
+        try:
+            made = _run_if_due(store, job, cron, run, stop, lease_s)
+        except StorageError as error:
+            log.warning("the schedule waits for its store: %s", error)
+            stop.wait(BUSY_WAIT_S)
+            continue
+        if made is not None:
+            done, record = done + 1, made
+            report(made)
+    return record
+
+
+def _run_if_due(
+    store: Store, job: str, cron: Cron, run: Callable[[Lease], RunSummary], stop: Clock, lease_s: float
+) -> ScheduledRun | None:
+    """One run, if it is time for it and nobody else makes it; else wait for a while."""
+    now = datetime.now(UTC)
+    due = _due(store, job, cron, now)
+    if due is None:
+        until_next_s = (cron.next_after(now) - now).total_seconds()
+        stop.wait(min(LONGEST_WAIT_S, until_next_s))
+        return None
+    lease = take_lease(store, job, lease_s)
+    if lease is None:
+        stop.wait(min(BUSY_WAIT_S, lease_s / 2))
+        return None
+    with lease:
+        # Looked at again: another may have made this run before it gave the lease back.
+        due = _due(store, job, cron, now)
+        if due is None:
+            return None
+        record = _recorded(job, due, lease, run)
+        if lease.is_set():
+            log.warning("the lease was lost during the run: whoever took it does the rest and writes the record")
+        elif record.status != "stopped":
+            # A run that was stopped stays due: the next start goes on with it.
+            write_record(store, record)
+    return record
+
+
+def _due(store: Store, job: str, cron: Cron, now: datetime) -> datetime | None:
+    """The newest time that has passed since the last run was due: all before it are made up for with it."""
+    last = last_run(store, job)
+    due = cron.last_until(now)
+    return due if last is not None and due > datetime.fromisoformat(last.due_at) else None
+
+
+def _recorded(job: str, due: datetime, lease: Lease, run: Callable[[Lease], RunSummary]) -> ScheduledRun:
+    started, began = _now(), time.monotonic()
+    try:
+        summary = run(lease)
+    except Exception as error:
+        # Whatever ended this run, the next one may go well.
+        known = isinstance(error, OmniDropError)
+        log.error("the scheduled run failed", exc_info=None if known else error)
+        return ScheduledRun(
+            job,
+            due.isoformat(),
+            started,
+            _now(),
+            "failed",
+            lease.token,
+            wall_s=time.monotonic() - began,
+            error_class=error.error_class if isinstance(error, OmniDropError) else "internal",
+            error=without_secrets(str(error)),
+        )
+    made = summary.run
+    return ScheduledRun(
+        job,
+        due.isoformat(),
+        started,
+        _now(),
+        made.status,
+        lease.token,
+        made.run_id,
+        media_listed=made.media_listed,
+        media_new_or_changed=made.media_planned,
+        clips_answered=made.clips_answered + made.clips_partial,
+        answers=made.answers,
+        quarantined=made.quarantined,
+        wall_s=made.wall_s,
+        model_s=made.model_s,
+        gpu_hours=made.gpu_hours,
+        usd=made.usd,
+        error_class="answered_nothing" if summary.answered_nothing else None,
+        error="no clip of the job has an answer; its quarantine says why" if summary.answered_nothing else None,
+    )
+
+
+def last_run(store: Store, job: str) -> ScheduledRun | None:
+    """The record with the newest due time; None where no schedule was kept. Raises StorageError for damage."""
+    keys = [key for key, _ in store.list(f"schedules/{job}/runs/") if key.endswith(".json")]
+    if not keys:
+        return None
+    try:
+        return ScheduledRun(**json.loads(store.read_bytes(keys[-1])))
+    except (TypeError, ValueError) as error:
+        raise StorageError(
+            f"{store.uri}/{keys[-1]} is no record of a scheduled run ({error}); delete it, and the schedule goes on "
+            "from the one before"
+        ) from error
+
+
+def write_record(store: Store, record: ScheduledRun) -> None:
+    """Store a record under its due time."""
+    due = datetime.fromisoformat(record.due_at)
+    data = json.dumps(asdict(record), indent=1, ensure_ascii=False).encode()
+    store.write(f"schedules/{record.job}/runs/{due:%Y%m%dT%H%M%SZ}.json", data)
+
+
+def _mark(job: str) -> ScheduledRun:
+    now = _now()
+    return ScheduledRun(job, now, now, now, "begun")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,125 @@
+"""Does again what failed: quarantined media, clips and answers of chosen error classes, and nothing else.
+
+Promises: what has answers keeps them, whatever becomes of the retry; a unit that is done again becomes its next attempt
+(`pipeline.records.unit`), which counts from the moment it is stored: before that the earlier one does, so that there is
+no state in between to lose anything in. Two retries at once make one attempt. Knows nothing about how units are run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from omnidrop.errors import UserError
+from pipeline.batches import batches
+from pipeline.config.globs import KeyFilter
+from pipeline.identity import failed_version_id
+from pipeline.index.savings_index import Failure, SavingsIndex
+from pipeline.planning.plan import LOOKUP_BATCH, MediaPlan
+from workers.records import Media, WorkUnit
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which failures are done again."""
+
+    error_classes: tuple[str, ...]
+    media: tuple[str, ...] = ("**",)
+    """Patterns of media keys, as in `archive.include`."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What a selection amounts to."""
+
+    media: int
+    units: int
+    clips: int
+    """Clips that are done again; a media item that failed as a whole is not counted here: its clips are not known."""
+    classes: tuple[tuple[str, int], ...]
+    """Quarantine rows by error class."""
+    quarantine: tuple[tuple[str, int], ...]
+    """All that the job has in quarantine, by error class."""
+
+    @property
+    def failures(self) -> int:
+        """Quarantine rows that are selected."""
+        return sum(count for _, count in self.classes)
+
+
+class Retry:
+    """One retry's part in planning: which media, which units, which clips."""
+
+    def __init__(self, index: SavingsIndex, job: str, selection: Selection) -> None:
+        """Raises UserError for a pattern that can match nothing."""
+        try:
+            self._keys = KeyFilter(selection.media, ())
+        except ValueError as error:
+            raise UserError(f"--media: {error}") from error
+        self._index, self._job, self._classes = index, job, selection.error_classes
+        self.changed = 0
+        """Media that are other than when they failed, or are asked otherwise: for `omnidrop index` to do."""
+
+    def selected(self) -> Selected:
+        """Count what would be done, in one pass over the quarantine."""
+        media: set[str] = set()
+        units: set[str] = set()
+        clips: set[str] = set()
+        classes: Counter[str] = Counter()
+        for failure in self._index.failures(self._job, self._classes):
+            if self._keys.takes(failure.media_key):
+                media.add(failure.media_id)
+                units.add(failure.unit_id)
+                classes[failure.error_class] += 1
+                if failure.clip_id is not None:
+                    clips.add(failure.clip_id)
+        there = tuple(self._index.quarantine_classes(self._job))
+        return Selected(len(media), len(units), len(clips), tuple(classes.most_common()), there)
+
+    def media(self, listed: Iterable[Media]) -> Iterator[Media]:
+        """Those of a listing in which something is to be done again; failed probes are forgotten."""
+        for batch in batches(listed, LOOKUP_BATCH):
+            failures = self._of(batch)
+            chosen = {failure.media_id for failure in failures}
+            self._index.forget_probes({failure.media_id for failure in failures if failure.clip_id is None})
+            yield from (media for media in batch if media.media_id in chosen)
+
+    def plans(self, plans: Iterable[MediaPlan]) -> Iterator[MediaPlan]:
+        """The same plans with everything finished that is not to be done again."""
+        for plan in plans:
+            of_media = self._of([plan.media])
+            failures = [f for f in of_media if f.version_id == plan.version_id]
+            if failures:
+                yield _again(plan, failures)
+            elif any(f.version_id == failed_version_id(plan.version_id) for f in of_media):
+                # It could not be read as a whole, and now it can: everything is new.
+                yield plan
+            else:
+                self.changed += 1
+
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know after the run."""
+        if not self.changed:
+            return ()
+        return (
+            f"{self.changed} media have changed since they failed, or are asked otherwise now: `omnidrop index` does "
+            "them, not `omnidrop retry`",
+        )
+
+    def _of(self, media: Sequence[Media]) -> list[Failure]:
+        found = self._index.failures(self._job, self._classes, [m.media_id for m in media])
+        return [failure for failure in found if self._keys.takes(failure.media_key)]
+
+
+def _again(plan: MediaPlan, failures: Sequence[Failure]) -> MediaPlan:
+    attempts = {failure.unit_id: failure.attempt + 1 for failure in failures}
+    if plan.failure is not None:
+        return replace(plan, finished=frozenset(), failed_attempt=attempts[plan.failed_unit_id])
+    clips = {failure.clip_id for failure in failures}
+    units = [_only(unit, clips, attempts[unit.unit_id]) if unit.unit_id in attempts else unit for unit in plan.units]
+    return replace(plan, units=tuple(units), finished=frozenset(plan.unit_ids) - attempts.keys())
+
+
+def _only(unit: WorkUnit, clips: set[str | None], attempt: int) -> WorkUnit:
+    return replace(unit, clips=tuple(clip for clip in unit.clips if clip.clip_id in clips), attempt=attempt)

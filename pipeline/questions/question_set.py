@@ -1,0 +1,314 @@
+"""Versioned question sets: YAML files whose texts are templates, checked and compiled when they are read.
+
+Promises: a `QuestionSet` that exists can be asked; the only thing that may still be missing is metadata that one media
+item does not have. Errors name file, line, question, what was given and what is allowed. Knows nothing about archives,
+jobs or how questions are answered.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jsonschema
+from pydantic import ConfigDict, Field, ValidationError
+
+from omnidrop.errors import QuestionError
+from omnidrop.questions import AnswerType, Boolean, Choice, Json, Number, Question, Text
+from pipeline.config.job import BUILTIN_QUESTION_SETS, builtin_question_sets
+from pipeline.config.sections import Section, Slug
+from pipeline.config.validation_errors import explain, joined
+from pipeline.config.yaml_source import YamlDocument, YamlError, read_yaml
+from pipeline.questions.templates import MEDIA_FIELDS, Scalar, compile_template, media_context, render, used_names
+from workers.records import Media, MediaInfo
+
+MAX_QUESTIONS = 256
+FINGERPRINT_FORMAT = 1
+"""Raised when the same file would come to ask something else."""
+
+
+class QuestionSetError(QuestionError):
+    """A question set's file, or the variables given to it, cannot be used."""
+
+
+class _Choice(Section):
+    type: Literal["choice"]
+    options: Annotated[tuple[str, ...], Field(min_length=2, max_length=256)] = Field(
+        description="Two or more texts, each of which may be a template; quote numbers."
+    )
+
+
+class _Boolean(Section):
+    type: Literal["boolean"]
+
+
+class _Number(Section):
+    type: Literal["number"]
+    minimum: float = Field(description="Smallest allowed value.")
+    maximum: float = Field(description="Largest allowed value.")
+    step: float = Field(default=1.0, description="Distance between allowed values.")
+    unit: str | None = Field(default=None, max_length=64, description="Unit of the value, as in `people` or `s`.")
+
+
+class _Text(Section):
+    type: Literal["text"]
+    max_tokens: int = Field(default=64, description="Longest answer in tokens.")
+
+
+class _Json(Section):
+    model_config = ConfigDict(protected_namespaces=())
+    type: Literal["json"]
+    schema_: dict[str, Any] = Field(alias="schema", description="JSON Schema that the answer must satisfy.")
+    max_tokens: int = Field(default=256, description="Longest answer in tokens.")
+
+
+class _Question(Section):
+    id: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        description="Names the answers in results: letters, digits, _, . and -, at most 64.",
+    )
+    text: str = Field(min_length=1, description="What is asked; may be a template.")
+    answer: Annotated[_Choice | _Boolean | _Number | _Text | _Json, Field(discriminator="type")] = Field(
+        description="Type of the answer: choice, boolean, number, text or json."
+    )
+    retained_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Where the job's ratio costs this question too much: its own, in a pass apart from the set's.",
+    )
+
+
+class _File(Section):
+    name: Slug = Field(description="Name of the set.")
+    version: str | int | float = Field(description="Label for people; identity comes from the content.")
+    instruction: str = Field(default="", description="Text that all questions share, asked once; may be a template.")
+    variables: dict[str, Scalar | None] = Field(
+        default_factory=dict, description="Names of variables and their defaults; null where a job must give a value."
+    )
+    questions: tuple[_Question, ...] = Field(
+        min_length=1, max_length=MAX_QUESTIONS, description=f"1 to {MAX_QUESTIONS} questions."
+    )
+
+
+@dataclass(frozen=True)
+class QuestionTemplate:
+    """One question as written. Options of a choice may be templates, too."""
+
+    id: str
+    text: str
+    answer: AnswerType
+    retained_ratio: float | None = None
+
+    @property
+    def as_written(self) -> Question:
+        """The question, its templates not filled in."""
+        return Question(self.id, self.text, self.answer, self.retained_ratio)
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """A checked question set as written; `resolve` fills it for one media item."""
+
+    name: str
+    version: str
+    instruction: str
+    variables: tuple[tuple[str, Scalar | None], ...]
+    """Declared variables with their defaults; None where a job must give a value."""
+    questions: tuple[QuestionTemplate, ...]
+    source: str
+    """The file, for messages."""
+
+    def values(self, variables: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Defaults overlaid with a job's variables. Raises QuestionSetError for unknown and for missing ones."""
+        declared = dict(self.variables)
+        names = ", ".join(declared) or "none"
+        for name in variables:
+            if name not in declared:
+                close = difflib.get_close_matches(name, declared, n=1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                raise QuestionSetError(f"variables.{name}: {self.source} has no such variable; {hint}it has: {names}")
+        merged = {**declared, **variables}
+        if missing := [name for name, value in merged.items() if value is None]:
+            raise QuestionSetError(
+                f"variables: {self.source} needs a value for {', '.join(missing)}; give it in the job file under "
+                f"variables, or as --variable {missing[0]}=VALUE"
+            )
+        return {name: value for name, value in merged.items() if value is not None}
+
+    def resolve(
+        self, media: Media, info: MediaInfo, variables: Mapping[str, Scalar]
+    ) -> tuple[tuple[Question, ...], str]:
+        """The questions and the shared instruction for one media item.
+
+        Raises QuestionSetError for the job's variables, QuestionError where this media item lacks what a template reads
+        (other media items are not affected).
+        """
+        context, values = media_context(media, info), self.values(variables)
+
+        def filled(where: str, source: str) -> str:
+            try:
+                return render(source, context, values)
+            except QuestionError as error:
+                raise QuestionError(f"{self.source}: {where}: {error} (media item {media.key!r})") from error
+
+        questions = []
+        for template in self.questions:
+            where, answer = f"question {template.id}", template.answer
+            text = filled(where, template.text)
+            try:
+                if isinstance(answer, Choice):
+                    answer = Choice(tuple(filled(where, option) for option in answer.options))
+                questions.append(Question(template.id, text, answer, template.retained_ratio))
+            except QuestionError as error:
+                given = str(error)
+                prefix = "" if given.startswith(self.source) else f"{self.source}: {where}, media item {media.key!r}: "
+                raise QuestionError(prefix + given) from error
+        return tuple(questions), filled("instruction", self.instruction)
+
+    def fingerprint(self, variables: Mapping[str, Scalar]) -> str:
+        """32 hex digits over everything that changes a question; the name and the version label do not."""
+        content = {
+            "format": FINGERPRINT_FORMAT,
+            "instruction": self.instruction,
+            "variables": self.values(variables),
+            "questions": [q.as_written.to_dict() for q in self.questions],
+        }
+        # Options keep their order (it decides ties); the keys of mappings do not matter.
+        text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def load_question_set(path_or_builtin: str | Path) -> QuestionSet:
+    """Read, check and compile a question set: a YAML file, or the name of a built-in one. Raises QuestionSetError."""
+    builtin = builtin_question_sets()
+    path = builtin.get(str(path_or_builtin)) or Path(path_or_builtin)
+    if not path.exists():
+        close = difflib.get_close_matches(path.stem, builtin, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise QuestionSetError(
+            f"question_set: {path} does not exist; {hint}give a YAML file or a built-in set: {', '.join(builtin)}"
+        )
+    try:
+        document = read_yaml(path)
+    except YamlError as error:
+        raise QuestionSetError(str(error)) from error
+    if not isinstance(document.value, dict):
+        raise QuestionSetError(f"{document.where()}: a question set must be a mapping with name, version and questions")
+    try:
+        file = _File.model_validate(document.value)
+    except ValidationError as error:
+        raise QuestionSetError(joined(explain(error, _File, document.value, document=document))) from error
+    return _checked(file, document)
+
+
+def _checked(file: _File, document: YamlDocument) -> QuestionSet:
+    problems: list[str] = []
+    for name in file.variables:
+        if not name.isidentifier() or name.startswith("_"):
+            problems.append(
+                f"{document.where(('variables', name))}: variables.{name}: a name is a word of letters, digits and _"
+            )
+    problems += _template_problems(file.instruction, file.variables, document.where(("instruction",)), "instruction")
+    questions: list[QuestionTemplate] = []
+    first_at: dict[str, str] = {}
+    for index, question in enumerate(file.questions):
+        where = document.where(("questions", index, "id"))
+        if question.id in first_at:
+            problems.append(
+                f"{where}: question {question.id}: the id is taken by {first_at[question.id]}; ids name the answers, "
+                "so rename one"
+            )
+        first_at.setdefault(question.id, where)
+        name = f"question {question.id}"
+        text_at = document.where(("questions", index, "text"))
+        problems += _template_problems(question.text, file.variables, text_at, name)
+        answer_at = document.where(("questions", index, "answer"))
+        try:
+            answer = _answer(question.answer)
+            template = QuestionTemplate(question.id, question.text, answer, question.retained_ratio)
+            questions.append(template)
+            _ = template.as_written  # checked by being made
+        except QuestionError as error:
+            problems.append(f"{answer_at}: {name}: {error}")
+            continue
+        if isinstance(answer, Choice):
+            for option in answer.options:
+                problems += _template_problems(option, file.variables, answer_at, f"{name}, option {option!r}")
+    if problems:
+        raise QuestionSetError(joined(problems))
+    return QuestionSet(
+        name=file.name,
+        version=str(file.version),
+        instruction=file.instruction,
+        variables=tuple(file.variables.items()),
+        questions=tuple(questions),
+        source=_source_name(document.path),
+    )
+
+
+def _source_name(path: Path) -> str:
+    return path.stem if path.parent == BUILTIN_QUESTION_SETS else str(path)
+
+
+def _answer(given: _Choice | _Boolean | _Number | _Text | _Json) -> AnswerType:
+    match given:
+        case _Choice():
+            return Choice(given.options)
+        case _Boolean():
+            return Boolean()
+        case _Number():
+            return Number(given.minimum, given.maximum, given.step, given.unit)
+        case _Text():
+            return Text(given.max_tokens)
+        case _Json():
+            _check_schema(given.schema_)
+            return Json(json.dumps(given.schema_, sort_keys=True), given.max_tokens)
+
+
+def _check_schema(schema: dict[str, Any]) -> None:
+    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        at = "/".join(str(part) for part in error.absolute_path) or "its top"
+        raise QuestionError(f"not a valid JSON Schema: at {at}: {error.message}") from error
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            raise QuestionError(f"the schema refers to {reference!r}; only references inside it (#/...) are allowed")
+
+
+def _references(node: object) -> list[str]:
+    if isinstance(node, dict):
+        found = [str(v) for k, v in node.items() if k in ("$ref", "$dynamicRef") and isinstance(v, str)]
+        return found + [reference for value in node.values() for reference in _references(value)]
+    if isinstance(node, list):
+        return [reference for value in node for reference in _references(value)]
+    return []
+
+
+def _template_problems(source: str, variables: Mapping[str, object], where: str, name: str) -> list[str]:
+    try:
+        compile_template(source)
+    except QuestionError as error:
+        return [f"{where}: {name}: {error}"]
+    problems = []
+    for chain in sorted(used_names(source)):
+        root, field = chain[0], chain[1] if len(chain) > 1 else None
+        allowed = tuple(variables) if root == "vars" else MEDIA_FIELDS
+        if field is None or chain == ("media", "tags"):
+            problems.append(f"{where}: {name}: {'.'.join(chain)} alone is no text; write {'.'.join(chain)}.NAME")
+        elif field not in allowed:
+            close = difflib.get_close_matches(field, allowed, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            declare = "; declare it under variables" if root == "vars" else ""
+            problems.append(
+                f"{where}: {name}: {root}.{field} does not exist{declare}; {hint}{root} has: "
+                f"{', '.join(allowed) or 'nothing'}"
+            )
+    return problems

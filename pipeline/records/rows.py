@@ -1,0 +1,173 @@
+"""Rows: what one finished work unit becomes in the index and in the published tables.
+
+Promises: the same columns with the same names in both; an answer that could not be read is a row of `answers` with an
+error class, and a row of `quarantine`. Knows nothing about databases or files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.identity import content_id
+from pipeline.records.unit import ANSWER_TYPE, CLIP_FIELDS, UnitMeta, UnitObject
+
+ASKED_FIELDS = ("question_set", "question_set_version", "model", "mode", "policy", "retained_ratio_target")
+
+_SHARED: tuple[tuple[str, pa.DataType], ...] = tuple(
+    (name, pa.string()) for name in ("job", "media_id", "media_key", "version_id", "unit_id", "run_id")
+)
+_ASKED: tuple[tuple[str, pa.DataType], ...] = tuple(
+    (name, pa.float64() if name == "retained_ratio_target" else pa.string()) for name in ASKED_FIELDS
+)
+_SPAN: tuple[tuple[str, pa.DataType], ...] = (
+    ("clip_id", pa.string()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+)
+
+CLIPS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *CLIP_FIELDS])
+ANSWERS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE])
+_COSTS = tuple((name, kind) for name, kind in CLIP_FIELDS if name.startswith(("as_run_", "dense_shared_")))
+COMPARED_TYPE = pa.struct(
+    [
+        *((name, pa.string()) for name in ("question_id", "answer_type", "answer", "dense_shared_answer")),
+        ("agrees", pa.bool_()),
+    ]
+)
+"""One question asked both ways. `agrees` is null where dense gave no readable answer to agree with."""
+AUDITS_SCHEMA = pa.schema(
+    [
+        *_SHARED,
+        *_ASKED,
+        *_SPAN,
+        ("is_dense_first", pa.bool_()),
+        ("model_s", pa.float64()),
+        ("dense_shared_model_s", pa.float64()),
+        ("peak_bytes", pa.int64()),
+        ("dense_shared_peak_bytes", pa.int64()),
+        ("error_class", pa.string()),
+        ("message", pa.string()),
+        *_COSTS,
+        ("answers", pa.list_(COMPARED_TYPE)),
+    ]
+)
+"""Clips that were also run dense with prefix reuse: seconds and bytes measured of both ways, FLOPs as counted."""
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("quarantine_id", pa.string()),
+        *_SHARED,
+        *_SPAN,
+        *((name, pa.string()) for name in ("question_id", "stage", "error_class", "message")),
+    ]
+)
+MEDIA_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("job", "media_id", "media_key", "uri", "etag")),
+        ("size_bytes", pa.int64()),
+        ("version_id", pa.string()),
+        ("recipe_hash", pa.string()),
+        ("status", pa.string()),
+        *((name, pa.int32()) for name in ("units", "units_done", "clips", "clips_answered", "quarantined")),
+        ("container", pa.string()),
+        ("duration_s", pa.float64()),
+        ("video_codec", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("frame_rate", pa.float64()),
+        ("audio_codec", pa.string()),
+        ("audio_streams", pa.int32()),
+        ("tags", pa.map_(pa.string(), pa.string())),
+        ("rows_digest", pa.string()),
+    ]
+)
+"""`status`: failed (nothing could be asked of it), pending (units are missing) or complete. `rows_digest` changes when
+any row of the item does, in any table: what has it already need not be copied again."""
+
+
+def clips_table(unit: UnitObject) -> pa.Table:
+    """Rows of `clips` by `CLIPS_SCHEMA`: the answered and partial clips of a unit."""
+    return _with_shared(unit.meta, unit.answered.select([*(n for n, _ in CLIP_FIELDS), "run_id"]), CLIPS_SCHEMA)
+
+
+def answers_table(unit: UnitObject) -> pa.Table:
+    """Rows of `answers` by `ANSWERS_SCHEMA`: one per question of each answered or partial clip."""
+    answered = unit.answered.combine_chunks()
+    nested = answered["answers"].combine_chunks()
+    clip_of = pc.list_parent_indices(nested)
+    flat = pc.list_flatten(nested)
+    columns = {name: answered[name].take(clip_of) for name in ("clip_id", "start_s", "end_s", "status", "run_id")}
+    columns |= {f.name: pc.struct_field(flat, [i]) for i, f in enumerate(ANSWER_TYPE)}
+    return _with_shared(unit.meta, pa.table(columns), ANSWERS_SCHEMA)
+
+
+def audits_table(unit: UnitObject) -> pa.Table:
+    """Rows of `audits` by `AUDITS_SCHEMA`: one per clip that was also run dense."""
+    audited = unit.answered.filter(pc.is_valid(unit.answered["audit"]))
+    if not audited.num_rows:
+        return AUDITS_SCHEMA.empty_table()
+    shared = _shared_row(unit.meta).keys() | set(ASKED_FIELDS)
+    schema = pa.schema([field for field in AUDITS_SCHEMA if field.name not in shared])
+    rows = [row | row["audit"] | {"answers": _compared(row["answers"], row["audit"])} for row in audited.to_pylist()]
+    return _with_shared(unit.meta, pa.Table.from_pylist(rows, schema=schema), AUDITS_SCHEMA)
+
+
+def _compared(answers: list[dict[str, Any]], audit: dict[str, Any]) -> list[dict[str, Any]]:
+    dense = {one["question_id"]: one for one in audit["answers"]}
+    rows = []
+    for one in answers:
+        if (other := dense.get(one["question_id"])) is None:
+            continue
+        is_same = one["error_class"] is None and one["answer"] == other["dense_shared_answer"]
+        rows.append(
+            {
+                **{name: one[name] for name in ("question_id", "answer_type", "answer")},
+                "dense_shared_answer": other["dense_shared_answer"],
+                "agrees": is_same if other["error_class"] is None else None,
+            }
+        )
+    return rows
+
+
+def _shared_row(meta: UnitMeta) -> dict[str, Any]:
+    return {
+        "job": meta.asked.job,
+        "media_id": meta.media.media_id,
+        "media_key": meta.media.key,
+        "version_id": meta.version_id,
+        "unit_id": meta.unit_id,
+    }
+
+
+def quarantine_rows(unit: UnitObject) -> list[dict[str, Any]]:
+    """Rows of `quarantine`: the media item or clips of a unit that failed, and its unreadable answers."""
+    shared = _shared_row(unit.meta)
+    rows: list[dict[str, Any]] = []
+    if not _has_failed(unit):
+        return rows  # as nearly all units
+    for row in unit.rows.to_pylist():
+        where = {name: row[name] for name in ("run_id", "clip_id", "start_s", "end_s")}
+        if row["status"] == "quarantined":
+            reason = {name: row[name] for name in ("stage", "error_class", "message")}
+            rows.append(shared | where | {"question_id": None} | reason)
+        for answer in row["answers"] or ():
+            if answer["error_class"] is not None:
+                reason = {"stage": "answer", "error_class": answer["error_class"], "message": answer["text"]}
+                rows.append(shared | where | {"question_id": answer["question_id"]} | reason)
+    for made in rows:
+        made["quarantine_id"] = content_id("quarantine", made["unit_id"], made["clip_id"], made["question_id"])
+    return rows
+
+
+def _has_failed(unit: UnitObject) -> bool:
+    errors = pc.struct_field(pc.list_flatten(unit.rows["answers"]), "error_class")
+    return bool(len(errors) > errors.null_count or unit.answered.num_rows < unit.rows.num_rows)
+
+
+def _with_shared(meta: UnitMeta, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    shared = _shared_row(meta) | {name: getattr(meta.asked, name) for name in ASKED_FIELDS}
+    for name, value in shared.items():
+        table = table.append_column(name, pa.repeat(pa.scalar(value, schema.field(name).type), table.num_rows))
+    return table.select(schema.names).cast(schema)

@@ -1,0 +1,355 @@
+"""One finished work unit as bytes: a Parquet object, one row per clip with its answers nested.
+
+Promises: what is encoded is decoded equal; damage and newer formats are named, never misread. Knows nothing about where
+the bytes are stored.
+
+A unit that is done again (`omnidrop retry`) becomes an object of its own, its next *attempt*: the rows that are made
+anew, and all others as the attempt before had them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from omnidrop.answers import Answer, PassCost
+from omnidrop.questions import Question
+from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal, unseal
+from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
+from workers.redaction import without_secrets
+
+_WAYS = ("as_run", "dense", "dense_shared")
+_COSTS = (*(f.name for f in fields(PassCost)), "flops")
+
+ANSWER_TYPE = pa.struct(
+    [
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("answer_type", pa.string()),
+        ("answer", pa.string()),
+        ("answer_boolean", pa.bool_()),
+        ("answer_number", pa.float64()),
+        ("unit", pa.string()),
+        ("text", pa.string()),
+        ("probability", pa.float64()),
+        ("margin", pa.float64()),
+        ("error_class", pa.string()),
+    ]
+)
+"""One answer. `answer` is the value as text (JSON for json answers), null where it could not be read."""
+
+CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("clip_id", pa.string()),
+    ("clip_index", pa.int32()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+    ("status", pa.string()),
+    ("frames", pa.int32()),
+    ("samples", pa.int64()),
+    ("fps", pa.float64()),
+    ("decoded_share", pa.float64()),
+    ("decode_s", pa.float64()),
+    ("answer_s", pa.float64()),
+    ("model_s", pa.float64()),
+    ("audio_tokens", pa.int32()),
+    ("video_tokens", pa.int32()),
+    ("retained_ratio", pa.float64()),
+    ("retained_ratio_audio", pa.float64()),
+    ("retained_ratio_video", pa.float64()),
+    ("layer_audio_tokens", pa.list_(pa.int32())),
+    ("layer_video_tokens", pa.list_(pa.int32())),
+    *((f"{way}_{cost}", pa.int64()) for way in _WAYS for cost in _COSTS),
+    ("peak_bytes", pa.int64()),
+    ("notes", pa.list_(pa.string())),
+)
+"""What is stored of a clip, beside its answers. `status` is answered, partial or quarantined."""
+
+FAILURE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("stage", pa.string()),
+    ("error_class", pa.string()),
+    ("message", pa.string()),
+)
+
+AUDIT_TYPE = pa.struct(
+    [
+        ("is_dense_first", pa.bool_()),
+        ("dense_shared_model_s", pa.float64()),
+        ("dense_shared_peak_bytes", pa.int64()),
+        ("error_class", pa.string()),
+        ("message", pa.string()),
+        (
+            "answers",
+            pa.list_(
+                pa.struct([(name, pa.string()) for name in ("question_id", "dense_shared_answer", "error_class")])
+            ),
+        ),
+    ]
+)
+"""The same clip dense with prefix reuse; null where it was not audited. `error_class` where that run failed."""
+
+UNIT_SCHEMA = pa.schema(
+    [
+        *CLIP_FIELDS,
+        *FAILURE_FIELDS,
+        ("answers", pa.list_(ANSWER_TYPE)),
+        ("run_id", pa.string()),
+        ("audit", AUDIT_TYPE),
+    ]
+)
+"""`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay."""
+
+_UNIT_PATH = re.compile(
+    r"journal/units/([^/]+)/[0-9a-f]{2}/([0-9a-f]{32})/([0-9a-f]{32})-([0-9a-f]{32})(?:-([0-9]{3,9}))?\.parquet"
+)
+
+
+def utc_now() -> str:
+    """ISO 8601, UTC, microseconds: sorts as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who asked and how: what the rows of one recipe have in common."""
+
+    job: str
+    recipe_hash: str
+    question_set: str
+    question_set_version: str
+    model: str
+    weights_hash: str
+    mode: str
+    policy: str
+    retained_ratio_target: float | None
+
+
+def media_prefix(job: str, media_id: str) -> str:
+    """Where all units of a media item lie, of all its versions."""
+    return f"journal/units/{job}/{media_id[:2]}/{media_id}/"
+
+
+@dataclass(frozen=True)
+class UnitKey:
+    """Where a finished unit lies."""
+
+    job: str
+    media_id: str
+    version_id: str
+    unit_id: str
+    attempt: int = 0
+    """0 is the first; only the newest counts."""
+
+    @property
+    def path(self) -> str:
+        """Key in the store."""
+        return f"{media_prefix(self.job, self.media_id)}{self.version_id}-{self.name}.parquet"
+
+    @property
+    def name(self) -> str:
+        """The unit's id, with the attempt where it is not the first."""
+        return f"{self.unit_id}-{self.attempt:03d}" if self.attempt else self.unit_id
+
+    def up_to(self) -> list[UnitKey]:
+        """This attempt and all before it."""
+        return [replace(self, attempt=attempt) for attempt in range(self.attempt + 1)]
+
+    @staticmethod
+    def parse(path: str) -> UnitKey | None:
+        """The inverse of `path`; None for anything that is not a unit (a temp file, a stranger's file)."""
+        found = _UNIT_PATH.fullmatch(path)
+        if found is None:
+            return None
+        key = UnitKey(found[1], found[2], found[3], found[4], int(found[5] or 0))
+        return key if key.path == path else None
+
+
+@dataclass(frozen=True)
+class UnitMeta:
+    """Everything a unit's rows share."""
+
+    asked: Asked
+    media: Media
+    info: MediaInfo | None
+    """None where probing failed."""
+    version_id: str
+    unit_id: str
+    run_id: str
+    attempt: int = 0
+    committed_at: str = field(default_factory=utc_now)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def key(self) -> UnitKey:
+        """Where this unit is or will be."""
+        return UnitKey(self.asked.job, self.media.media_id, self.version_id, self.unit_id, self.attempt)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitObject:
+    """One finished unit as stored: `rows` by `UNIT_SCHEMA`, one row per clip (or one failed media row)."""
+
+    meta: UnitMeta
+    rows: pa.Table
+
+    @cached_property
+    def answered(self) -> pa.Table:
+        """The rows of answered and partial clips."""
+        return self.rows.filter(pc.not_equal(self.rows["status"], "quarantined"))
+
+
+def encode_unit(
+    meta: UnitMeta,
+    outcomes: Sequence[ClipOutcome],
+    questions: Sequence[Question],
+    before: UnitObject | None = None,
+) -> bytes:
+    """A unit as one sealed Parquet object: row order is the clips' order; `meta` goes into the file's metadata.
+
+    `before` is the attempt before this one, whose other clips stay as they are; so do those that had answers, of which
+    some could not be read, and have none now.
+    """
+    if before is not None:
+        failed = pc.equal(before.rows["status"], "quarantined")
+        answered = set(before.rows.filter(pc.invert(failed))["clip_id"].to_pylist())
+        outcomes = [
+            o for o in outcomes if isinstance(o, ClipResult) or o.clip is None or o.clip.clip_id not in answered
+        ]
+    asked = {q.id: q for q in questions}
+    rows = [_result_row(o, asked) if isinstance(o, ClipResult) else _failure_row(o) for o in outcomes]
+    table = pa.Table.from_pylist([row | {"run_id": meta.run_id} for row in rows], schema=UNIT_SCHEMA)
+    if before is not None:
+        kept = pc.invert(pc.is_in(before.rows["clip_id"], value_set=table["clip_id"].combine_chunks()))
+        table = pa.concat_tables([before.rows.filter(kept), table]).sort_by("clip_index")
+    return seal(table, asdict(meta))
+
+
+def decode_unit(data: bytes, *, where: str) -> UnitObject:
+    """The inverse of `encode_unit`. Raises JournalError, naming `where`, for damage or a newer format."""
+    table, given = unseal(data, where=where)
+    try:
+        info = given["info"]
+        meta = UnitMeta(
+            **given
+            | {
+                "asked": Asked(**given["asked"]),
+                "media": Media(**given["media"]),
+                "info": info and MediaInfo.from_dict(info),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise JournalError(f"{where} is no work unit ({error}); delete it and run the job again") from error
+    return UnitObject(meta, _with_all_columns(table, meta))
+
+
+def _with_all_columns(table: pa.Table, meta: UnitMeta) -> pa.Table:
+    """An older object's rows by this version's schema: what was not stored then is null."""
+    missing = {name: None for name in UNIT_SCHEMA.names if name not in table.column_names} | (
+        {"run_id": meta.run_id} if "run_id" not in table.column_names else {}
+    )
+    for name, value in missing.items():
+        column = pa.repeat(pa.scalar(value, UNIT_SCHEMA.field(name).type), table.num_rows)
+        table = table.append_column(name, column)
+    return table.select(UNIT_SCHEMA.names)
+
+
+def _clip_row(clip: Clip | None, status: str) -> dict[str, Any]:
+    if clip is None:
+        return {"status": status}
+    return {
+        "clip_id": clip.clip_id,
+        "clip_index": clip.index,
+        "start_s": clip.start_s,
+        "end_s": clip.end_s,
+        "status": status,
+    }
+
+
+def _result_row(result: ClipResult, questions: Mapping[str, Question]) -> dict[str, Any]:
+    row = _clip_row(result.clip, "partial" if result.decoded_share < 1 else "answered")
+    cost, trace = result.answers.cost, result.answers.trace
+    for way in _WAYS:
+        row |= {f"{way}_{name}": getattr(getattr(cost, way), name) for name in _COSTS}
+    return row | {
+        "frames": result.frames,
+        "samples": result.samples,
+        "fps": result.fps,
+        "decoded_share": result.decoded_share,
+        "decode_s": result.decode_s,
+        "answer_s": result.answer_s,
+        "model_s": cost.seconds,
+        "audio_tokens": trace.audio_in,
+        "video_tokens": trace.video_in,
+        "retained_ratio": trace.retained_ratio(),
+        "retained_ratio_audio": trace.retained_ratio("audio"),
+        "retained_ratio_video": trace.retained_ratio("video"),
+        "layer_audio_tokens": [c.audio for c in trace.layers],
+        "layer_video_tokens": [c.video for c in trace.layers],
+        "peak_bytes": cost.peak_bytes,
+        "notes": [*result.notes, *result.answers.notes],
+        "answers": [_answer_row(a, questions[a.question_id]) for a in result.answers.answers],
+        "audit": None if result.audit is None else _audit_row(result.audit),
+    }
+
+
+def _audit_row(audit: ClipAudit) -> dict[str, Any]:
+    found = audit.dense_shared
+    return {
+        "is_dense_first": audit.is_dense_first,
+        "dense_shared_model_s": None if found is None else found.cost.seconds,
+        "dense_shared_peak_bytes": None if found is None else found.cost.peak_bytes,
+        "error_class": audit.error_class,
+        "message": None if audit.message is None else without_secrets(audit.message),
+        "answers": [
+            {
+                "question_id": one.question_id,
+                "dense_shared_answer": answer_text(one.value),
+                "error_class": one.error_class,
+            }
+            for one in (found.answers if found is not None else ())
+        ],
+    }
+
+
+def answer_text(value: object) -> str | None:
+    """An answer's value as the column `answer` holds it: yes or no, numbers without a needless point, JSON as text."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
+    value = answer.value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {
+        "question_id": question.id,
+        "question": question.text,
+        "answer_type": question.answer.kind,
+        "answer": answer_text(value),
+        "answer_boolean": value if isinstance(value, bool) else None,
+        "answer_number": value if is_number else None,
+        "unit": getattr(question.answer, "unit", None),
+        "text": answer.text,
+        "probability": answer.probability,
+        "margin": answer.margin,
+        "error_class": answer.error_class,
+    }
+
+
+def _failure_row(failure: ClipFailure) -> dict[str, Any]:
+    return _clip_row(failure.clip, "quarantined") | {
+        "stage": failure.stage,
+        "error_class": failure.error_class,
+        "message": without_secrets(failure.message),
+    }

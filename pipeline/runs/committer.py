@@ -1,0 +1,141 @@
+"""Takes finished units from the executor to the journal and the index, in the background and in batches.
+
+Promises: a unit counts as finished only when its journal object is there; versions are declared at most every
+`FLUSH_S` seconds, in one object; everything taken is committed when `close` returns. Knows nothing about Ray or media.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Self
+
+from omnidrop.questions import Question
+from pipeline.failpoints import reached
+from pipeline.index import sync
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal.journal import Head, Journal
+from pipeline.planning.plan import MediaPlan
+from pipeline.records.rows import quarantine_rows
+from pipeline.records.unit import Asked, UnitMeta, UnitObject
+from workers.records import ClipOutcome, ClipResult, WorkUnit
+
+WRITERS = 8
+"""Journal objects written at once: an S3 put takes tens of milliseconds."""
+PENDING = 64
+"""Units waiting to be written before the executor is made to wait."""
+FLUSH_S = 10.0
+"""How stale the index and the declared versions may be: also how many tiny objects a long run leaves (360 an hour)."""
+FLUSH_UNITS = 200
+"""The index takes 100,000 rows a second in batches of about this size."""
+
+
+@dataclass
+class Tally:
+    """What a run has committed so far."""
+
+    units: int = 0
+    clips_answered: int = 0
+    clips_partial: int = 0
+    answers: int = 0
+    quarantined: int = 0
+    """Media, clips and answers."""
+    decode_s: float = 0.0
+    answer_s: float = 0.0
+    model_s: float = 0.0
+
+
+class Committer:
+    """One run's way from finished units to rows. Use as a context manager; not shared between threads."""
+
+    def __init__(self, journal: Journal, index: SavingsIndex, asked: Asked, run_id: str) -> None:
+        self._journal, self._index, self._asked, self._run_id = journal, index, asked, run_id
+        self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="commit")
+        self._writing: set[Future[UnitObject | None]] = set()
+        self._written: list[UnitObject] = []
+        self._heads: list[Head] = []
+        self._flushed_at = time.monotonic()
+        self.tally = Tally()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def declare(self, plan: MediaPlan) -> None:
+        """Make a plan's version the one that counts, if it is not."""
+        if plan.is_current:
+            return
+        media = plan.media
+        recipe = self._asked.recipe_hash
+        counts = (len(plan.unit_ids), plan.clips)
+        self._heads.append(
+            Head(
+                *(self._asked.job, media.media_id, media.key, media.uri, media.etag, media.size_bytes),
+                *(plan.version_id, recipe, *counts),
+            )
+        )
+
+    def fail(self, plan: MediaPlan) -> None:
+        """Commit a media item that nothing can be asked of."""
+        assert plan.failure is not None
+        ids = (plan.version_id, plan.failed_unit_id, self._run_id, plan.failed_attempt)
+        meta = UnitMeta(self._asked, plan.media, plan.info, *ids)
+        self._submit(meta, (plan.failure,), ())
+
+    def add(self, unit: WorkUnit, outcomes: Sequence[ClipOutcome]) -> None:
+        """Commit a finished unit. Blocks while too many wait."""
+        ids = (unit.version_id, unit.unit_id, self._run_id, unit.attempt)
+        meta = UnitMeta(self._asked, unit.media, unit.info, *ids)
+        self._submit(meta, outcomes, unit.questions)
+        for outcome in outcomes:
+            if isinstance(outcome, ClipResult):
+                self.tally.answers += sum(answer.value is not None for answer in outcome.answers.answers)
+                self.tally.decode_s += outcome.decode_s
+                self.tally.answer_s += outcome.answer_s
+                self.tally.model_s += outcome.answers.cost.seconds
+
+    def close(self) -> None:
+        """Wait until all is written, then bring the index up to it."""
+        while self._writing:
+            self._collect()
+        self._pool.shutdown()
+        self._flush()
+
+    def _submit(self, meta: UnitMeta, outcomes: Sequence[ClipOutcome], questions: Sequence[Question]) -> None:
+        self._writing.add(self._pool.submit(self._journal.commit, meta, outcomes, questions))
+        while len(self._writing) >= PENDING:
+            self._collect()
+        if time.monotonic() - self._flushed_at > FLUSH_S or len(self._written) >= FLUSH_UNITS:
+            self._flush()
+
+    def _collect(self) -> None:
+        done, self._writing = wait(self._writing, return_when=FIRST_COMPLETED)
+        for future in done:
+            stored = future.result()
+            if stored is not None:
+                self._count(stored)
+                self._written.append(stored)
+
+    def _count(self, unit: UnitObject) -> None:
+        # Rows that a later attempt keeps are an earlier run's.
+        mine = unit.meta.run_id
+        rows = zip(unit.rows["status"].to_pylist(), unit.rows["run_id"].to_pylist(), strict=True)
+        statuses = Counter(status for status, run_id in rows if run_id == mine)
+        failed = [row for row in quarantine_rows(unit) if row["run_id"] == mine]
+        self.tally.units += 1
+        self.tally.clips_answered += statuses["answered"]
+        self.tally.clips_partial += statuses["partial"]
+        self.tally.quarantined += len(failed)
+
+    def _flush(self) -> None:
+        """Declare versions first: rows of a version that does not count yet would be left out of the index."""
+        sync.declare(self._journal, self._index, self._journal.write_heads(self._heads, self._run_id))
+        self._index.apply_units(self._written)
+        reached("units_applied")
+        self._heads, self._written = [], []
+        self._flushed_at = time.monotonic()

@@ -1,0 +1,143 @@
+"""Talking to S3: a connection that retries, listings page by page, and errors that say what to do.
+
+Promises: flat memory for any listing; credentials come from the environment (variables, profile, role) alone. Knows
+nothing about archives or results.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import Any
+
+from omnidrop.errors import UserError
+from pipeline.storage.outage import Unavailable
+from workers.media.fetching import filesystem
+from workers.redaction import without_secrets
+
+S3_PAGE = 1000
+"""Objects asked for in one page of a listing: the most that S3 gives."""
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 15
+"""A request that brings no byte for so long is tried again."""
+MAX_RETRIES = 5
+"""Further tries of one request, with pauses that grow from half a second to ten on average."""
+
+_TEACHES = {
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key (AWS_SECRET_ACCESS_KEY, or the profile "
+    "in AWS_PROFILE); copy both again, or give the endpoint_url of the server they are for",
+    "InvalidAccessKeyId": "it does not know the access key (AWS_ACCESS_KEY_ID, or the profile in AWS_PROFILE); "
+    "check it, or give the endpoint_url of the server it is for",
+    "ExpiredToken": "the session has expired; log in again, or run with a role, which renews itself",
+    "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
+}
+"""What to do about credentials that a server names as wrong."""
+
+_PASSING_CODES = frozenset(
+    {
+        *("500", "502", "503", "504", "InternalError", "ServiceUnavailable", "SlowDown", "Throttling"),
+        *("ThrottlingException", "RequestTimeout", "RequestLimitExceeded", "BandwidthLimitExceeded"),
+        *("ConditionalRequestConflict", "OperationAborted", "QuotaExceeded", "XMinioStorageFull"),
+    }
+)
+"""What passes by itself, or when somebody makes room."""
+_PASSING_ERRORS = frozenset(
+    {
+        *("HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError", "FlexibleChecksumError"),
+        *("ClientConnectionError", "ClientPayloadError", "IncompleteRead", "TimeoutError", "FSTimeoutError"),
+    }
+)
+"""Classes of what clients raise when a connection or a body breaks: by name, because they have no common tree."""
+
+
+class StorageError(UserError):
+    """A place in S3, or the place for results, cannot be read or written as configured."""
+
+    error_class = "storage"
+
+
+class StorageUnavailable(StorageError, Unavailable):
+    """The same, but it may pass: the place does not answer, or has no room."""
+
+
+def s3_options(
+    endpoint_url: str | None = None, *, anonymous: bool = False, max_retries: int | None = None
+) -> dict[str, Any]:
+    """How any process of a job reaches S3, for `fsspec.filesystem("s3", ...)`: never credentials.
+
+    botocore's `standard` mode retries throttling, 5xx and lost connections with growing, jittered pauses.
+    """
+    return {
+        "anon": anonymous,
+        "endpoint_url": endpoint_url,
+        "use_listings_cache": False,
+        "config_kwargs": {
+            "retries": {
+                "mode": "standard",
+                "total_max_attempts": 1 + (MAX_RETRIES if max_retries is None else max_retries),
+            },
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
+        },
+    }
+
+
+def s3_filesystem(endpoint_url: str | None = None, *, anonymous: bool = False, max_retries: int | None = None) -> Any:
+    """An s3fs file system of its own, without caches."""
+    options = s3_options(endpoint_url, anonymous=anonymous, max_retries=max_retries)
+    return filesystem("s3", options | {"skip_instance_cache": True})
+
+
+def s3_objects(filesystem: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """Objects under a prefix in ascending order of keys (UTF-8), one page of at most 1,000 in memory at a time."""
+    token: dict[str, str] = {}
+    while True:
+        try:
+            page = filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=S3_PAGE, **token)
+        except Exception as error:
+            raise explain_s3_error(error, f"s3://{bucket}/{prefix}") from error
+        yield from page.get("Contents", ())
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def s3_error_code(error: BaseException) -> str | None:
+    """S3's own code, which s3fs hides behind an OSError."""
+    for candidate in (error, error.__cause__):
+        response = getattr(candidate, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code"))
+    return None
+
+
+def explain_s3_error(error: Exception, uri: str) -> Exception:
+    """What to raise instead of an S3 client's error: FileNotFoundError for a missing object, else a StorageError that
+    says what to do.
+    """
+    code, name, said = s3_error_code(error), type(error).__name__, without_secrets(str(error))
+    if code == "NoSuchBucket" or "bucket does not exist" in str(error):
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        return StorageError(f"{uri}: there is no bucket {bucket}; check the name, the region and endpoint_url")
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, "no such object", uri)
+    if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"):
+        return StorageError(
+            f"{uri}: no S3 credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or "
+            "run with a role (a public bucket: archive.anonymous: true)"
+        )
+    if code in _TEACHES:
+        return StorageError(f"{uri}: the S3 server refuses the credentials ({code}): {_TEACHES[code]}")
+    if isinstance(error, PermissionError) or code in ("403", "401"):
+        return StorageError(
+            f"{uri}: S3 refuses access ({code or said}); check the credentials in use and that they allow "
+            "s3:ListBucket and s3:GetObject, for results also s3:PutObject and s3:DeleteObject"
+        )
+    if name in ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError"):
+        return StorageUnavailable(
+            f"{uri}: the S3 server cannot be reached ({said}); check endpoint_url and the network"
+        )
+    names = {cls.__name__ for e in (error, error.__cause__) if e is not None for cls in type(e).__mro__}
+    if code in _PASSING_CODES or names & _PASSING_ERRORS:
+        return StorageUnavailable(f"{uri}: S3 failed ({code or name}): {said}; look at the server, or try later")
+    return StorageError(f"{uri}: S3 failed ({code or name}): {said}")

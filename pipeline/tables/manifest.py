@@ -1,0 +1,123 @@
+"""The published tables: `answers`, `audits`, `clips`, `media`, `quarantine`, `runs` as Parquet, for any reader.
+
+Promises: what the manifest `tables/current.json` names is one whole generation of all tables, in the columns of
+`SCHEMAS`; a file that an older version wrote and that lacks a column reads as null there. Knows nothing about the
+journal, or how tables are written (`pipeline/tables/publish.py`).
+
+    tables/current.json                                     the generation that counts: its files, rows and digest
+    tables/generation=000003/answers/part-00000.parquet     written with generation 3, also part of later ones
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from omnidrop.errors import UserError
+from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError
+from pipeline.records.rows import ANSWERS_SCHEMA, AUDITS_SCHEMA, CLIPS_SCHEMA, MEDIA_SCHEMA, QUARANTINE_SCHEMA
+
+if TYPE_CHECKING:
+    from pipeline.storage.store import Store
+
+MANIFEST = "tables/current.json"
+NAMES = ("answers", "audits", "clips", "media", "quarantine", "runs")
+
+
+@dataclass(frozen=True)
+class FileMark:
+    """What a published file must be."""
+
+    bytes: int
+    blake2b: str
+    rows: int | None = None
+    """None where a format before 3 published."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One generation, as its manifest says."""
+
+    generation: int
+    digest: str
+    tables: dict[str, list[str]]
+    """Paths relative to `tables/`, also of files that came with older generations."""
+    rows: dict[str, int]
+    published_at: str
+    format_version: int = FORMAT_VERSION
+    files: dict[str, FileMark] = field(default_factory=dict)
+    """Every file of `tables`; empty where format 1 published."""
+
+
+def current(store: Store) -> Published | None:
+    """The generation that counts, None where nothing was published.
+
+    Raises JournalError for a damaged manifest, UserError for a newer one.
+    """
+    if not store.exists(MANIFEST):
+        return None
+    try:
+        given = json.loads(store.read_bytes(MANIFEST))
+        if given["format_version"] > FORMAT_VERSION:
+            raise UserError(
+                f"{store.uri}/{MANIFEST} has format {given['format_version']}, this version reads up to "
+                f"{FORMAT_VERSION}; upgrade omnidrop"
+            )
+        files = {path: FileMark(**mark) for path, mark in given.get("files", {}).items()}
+        return Published(**given | {"files": files})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise JournalError(
+            f"{store.uri}/{MANIFEST} is damaged; `omnidrop rebuild` makes the tables again from the journal"
+        ) from error
+
+
+def read(store: Store, published: Published, name: str) -> pa.Table:
+    """A whole table of one generation; empty where the version that published had no such table."""
+    schema = SCHEMAS[name]
+    found = [pq.read_table(io.BytesIO(store.read_bytes(f"tables/{path}"))) for path in published.tables.get(name, ())]
+    return pa.concat_tables([schema.empty_table(), *found], promote_options="default").select(schema.names)
+
+
+RUNS_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("run_id", "job", "recipe_hash", "started_at", "finished_at", "status")),
+        *(
+            (name, pa.int64())
+            for name in (
+                *("media_listed", "media_planned", "units_done_before", "units_finished", "clips_answered"),
+                *("clips_partial", "answers", "quarantined", "peak_bytes_in_flight", "driver_peak_rss_bytes"),
+            )
+        ),
+        *((name, pa.float64()) for name in ("wall_s", "decode_s", "answer_s", "model_s")),
+        ("recipe", pa.string()),
+        ("actors", pa.list_(pa.string())),
+        *(
+            (name, pa.float64())
+            for name in (
+                *("gpu_hours", "answering_gpu_hours", "usd", "gpu_hours_cap"),
+                *("estimated_gpu_hours", "estimated_gpu_hours_low", "estimated_gpu_hours_high", "actor_busy_share"),
+            )
+        ),
+        ("bottleneck", pa.string()),
+    ]
+)
+SCHEMAS = {
+    "answers": ANSWERS_SCHEMA,
+    "audits": AUDITS_SCHEMA,
+    "clips": CLIPS_SCHEMA,
+    "media": MEDIA_SCHEMA,
+    "quarantine": QUARANTINE_SCHEMA,
+    "runs": RUNS_SCHEMA,
+}
+
+
+def generation_of(path: str) -> int | None:
+    """The generation that an object below `tables/` belongs to, None for any other object."""
+    found = re.fullmatch(r"tables/generation=([0-9]{6,})/.+", path)
+    return int(found[1]) if found else None

@@ -1,0 +1,157 @@
+"""SQL over the published results: DuckDB with `answers`, `clips`, `media`, `quarantine`, `runs` and `answer_ranges`.
+
+Promises: a query sees one published generation, streamed from its files, and nothing else: it reads and writes no other
+file, no network, no extension, no setting. Knows nothing about how tables are made or how results are shown.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs
+
+from omnidrop.errors import UserError
+from pipeline.config.locations import is_s3
+from pipeline.config.sections import StorageConfig
+from pipeline.storage.s3_client import s3_filesystem
+from pipeline.storage.store import open_store
+from pipeline.tables import manifest
+from pipeline.tables.named_queries import VIEWS
+
+BATCH_ROWS = 1024
+NAMES = (*manifest.NAMES, *VIEWS)
+"""What a query can read."""
+
+
+class QueryError(UserError):
+    """There is nothing to query, or the SQL cannot be run."""
+
+    error_class = "query"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A query's answer: its columns with Arrow and SQL types, and its rows, which stream and can be read once."""
+
+    schema: pa.Schema
+    types: tuple[str, ...]
+    batches: Iterator[pa.RecordBatch]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names, of which none is there twice."""
+        return tuple(self.schema.names)
+
+    @property
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Plain values, row by row."""
+        for batch in self.batches:
+            yield from zip(*map(_values, batch.columns), strict=True)
+
+
+@contextmanager
+def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection whose only tables are those that `uri` (the output of a job) has published. Raises QueryError."""
+    published = manifest.current(open_store(uri, storage))
+    if published is None:
+        if not is_s3(uri) and not Path(uri).is_dir():
+            raise QueryError(
+                f"{uri}: there is no such folder; give a job's output, its job file, or s3://bucket/prefix"
+            )
+        raise QueryError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
+    with (
+        # What does not fit into memory goes here. DuckDB lets a query write into its temporary folder, whatever else it
+        # is denied, and the default one is in the working folder.
+        tempfile.TemporaryDirectory(prefix="omnidrop-query-") as own,
+        duckdb.connect(":memory:", config={"python_enable_replacements": "false", "temp_directory": own}) as connection,
+    ):
+        for name in manifest.NAMES:
+            connection.register(name, published_dataset(uri, storage, published, name))
+        for name, select in VIEWS.items():
+            connection.execute(f"CREATE VIEW {name} AS {select}")
+        # From here on DuckDB opens no file and no address, and cannot be told to.
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        yield connection
+
+
+def published_dataset(uri: str, storage: StorageConfig | None, published: manifest.Published, name: str) -> ds.Dataset:
+    """One table of a generation by this version's schema: columns that an older file lacks read as null."""
+    filesystem, root = _arrow_filesystem(uri, storage or StorageConfig())
+    schema = manifest.SCHEMAS[name]
+    paths = [f"{root}/tables/{path}" for path in published.tables.get(name, [])]
+    if not paths:
+        return ds.dataset(schema.empty_table())
+    return ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
+
+
+def query(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any] | None = None) -> Answered:
+    """Run one statement with `values` bound to its `$name` parameters. Raises QueryError with what DuckDB says."""
+    try:
+        statements = connection.extract_statements(sql)
+        if len(statements) != 1:
+            raise QueryError(f"give one SQL statement, got {len(statements)}")
+        relation = connection.sql(statements[0], params=dict(values) if values else None)
+        reader = relation.to_arrow_reader(BATCH_ROWS)
+    except duckdb.PermissionException as error:
+        raise QueryError(f"a query can only read the tables {', '.join(NAMES)}: {_first_line(error)}") from error
+    except duckdb.Error as error:
+        raise QueryError(f"{error}\nTables: {', '.join(NAMES)}; columns: DESCRIBE answers") from error
+    schema = pa.schema(
+        [field.with_name(name) for field, name in zip(reader.schema, _unique(relation.columns), strict=True)]
+    )
+    return Answered(schema, tuple(map(str, relation.types)), _batches(reader, schema.names))
+
+
+def models_of(connection: duckdb.DuckDBPyConnection, models: Iterable[str]) -> tuple[str, ...]:
+    """Which of `models` answered some clip. Looks no further than the first clip of each."""
+    first = "SELECT 1 FROM clips WHERE model = $model LIMIT 1"
+    return tuple(model for model in models if connection.execute(first, {"model": model}).fetchone())
+
+
+def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        for batch in reader:
+            yield batch.rename_columns(names)
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise QueryError(_first_line(error)) from error
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Plain values of a column. DuckDB's sums of whole numbers come as decimals without digits after the point."""
+    values: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
+    if pa.types.is_decimal(column.type):
+        number = float if column.type.scale else int
+        values = [None if value is None else number(value) for value in values]
+    return values
+
+
+def _unique(names: list[str]) -> tuple[str, ...]:
+    """Column names of which none is there twice, so that a row can be a mapping: a join often repeats `clip_id`."""
+    unique: list[str] = []
+    for name in names:
+        number, candidate = 2, name
+        while candidate in unique:
+            number, candidate = number + 1, f"{name}_{number}"
+        unique.append(candidate)
+    return tuple(unique)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _arrow_filesystem(uri: str, storage: StorageConfig) -> tuple[pa.fs.FileSystem, str]:
+    """A file system for pyarrow, and what the output's paths begin with on it."""
+    if not is_s3(uri):
+        return pa.fs.LocalFileSystem(), uri
+    filesystem = s3_filesystem(storage.endpoint_url, max_retries=storage.max_retries)
+    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), uri.removeprefix("s3://")
