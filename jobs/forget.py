@@ -10,7 +10,7 @@ from jobs._shared.display import console
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
-from pipeline.runs.run import forget_media
+from pipeline.runs.maintenance import forget_media
 
 EXAMPLES = ("omnidrop forget job.yaml --media 'interviews/2024-03-01.mp4'",)
 

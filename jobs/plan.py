@@ -8,7 +8,7 @@ from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
 from pipeline.config.sections import CostConfig
-from pipeline.cost.budget import GpuHours
+from pipeline.cost.calibration import GpuHours
 from pipeline.cost.estimate import Price, price_job
 
 EXAMPLES = (

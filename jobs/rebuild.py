@@ -6,7 +6,7 @@ from jobs._shared.display import console
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
-from pipeline.runs.run import rebuild_results
+from pipeline.runs.maintenance import rebuild_results
 
 EXAMPLES = ("omnidrop rebuild job.yaml",)
 

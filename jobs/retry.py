@@ -14,7 +14,8 @@ from jobs.index import summary_json
 from omnidrop.errors import UserError
 from pipeline.config.job import JobConfig
 from pipeline.planning.retry import Selection
-from pipeline.runs.run import run_job, select_failures
+from pipeline.runs.maintenance import select_failures
+from pipeline.runs.run import run_job
 
 EXAMPLES = (
     "omnidrop retry job.yaml --error-class storage --error-class probe_timeout",

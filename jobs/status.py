@@ -11,7 +11,7 @@ from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
-from pipeline.runs.run import open_job
+from pipeline.planning.open_job import open_job
 
 EXAMPLES = ("omnidrop status job.yaml", "omnidrop status job.yaml --json status.json")
 

@@ -58,3 +58,8 @@ def clip_id(version: str, start_s: float, end_s: float) -> str:
 def unit_id(version: str, clip_ids: Iterable[str]) -> str:
     """A work unit: its clips. A version that cannot be cut (its media failed) has one unit without clips."""
     return content_id("unit", version, list(clip_ids))
+
+
+def media_id(archive: str, key: str) -> str:
+    """A media item's identity: 32 hex digits over the archive's name and the key."""
+    return hashlib.blake2b(f"{len(archive)}:{archive}{key}".encode(), digest_size=16).hexdigest()

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.scale.made_up import INFO, peak_rss_bytes
-from pipeline.archive.listing import media_id
+from pipeline.archive.probing import Probed
 from pipeline.config.job import make_job
-from pipeline.index.savings_index import Probed, SavingsIndex
+from pipeline.identity import media_id
+from pipeline.index.savings_index import SavingsIndex
 from pipeline.planning.plan import make_recipe, plan_archive
 from pipeline.questions.question_set import load_question_set
 from workers.records import Media

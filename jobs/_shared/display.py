@@ -17,8 +17,8 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
 from pipeline.evaluation.audit import Audit, Claim, Share
-from pipeline.index.savings_index import Totals
-from pipeline.journal.journal import RunRecord
+from pipeline.index.totals import Totals
+from pipeline.records.heads_and_runs import RunRecord
 from pipeline.report.formats import quantity as quantity
 from pipeline.runs.run import RunSummary
 from workers.errors import TRANSIENT

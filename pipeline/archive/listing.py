@@ -18,8 +18,9 @@ from omnidrop.errors import UserError
 from pipeline.config.globs import KeyFilter
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
-from pipeline.storage.outage import Unavailable
-from pipeline.storage.s3_client import StorageError, StorageUnavailable, s3_filesystem, s3_objects
+from pipeline.identity import media_id
+from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
+from pipeline.storage.s3_client import s3_filesystem, s3_objects
 from workers.records import Media
 
 
@@ -45,11 +46,6 @@ def list_media(config: ArchiveConfig, *, leave_out: str | None = None) -> Iterat
     """
     listed = _checked_not_empty(config, leave_out)
     return listed if config.sample is None else _sampled(listed, config.sample, config.seed)
-
-
-def media_id(archive: str, key: str) -> str:
-    """A media item's identity: 32 hex digits over the archive's name and the key."""
-    return hashlib.blake2b(f"{len(archive)}:{archive}{key}".encode(), digest_size=16).hexdigest()
 
 
 def _checked_not_empty(config: ArchiveConfig, output: str | None) -> Iterator[Media]:

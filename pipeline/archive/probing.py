@@ -7,22 +7,36 @@ Promises: every item asked about is yielded once, as what was found or as a name
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from omnidrop.errors import OmniDropError
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
-from pipeline.index.savings_index import Probed
-from pipeline.planning.plan import Prober
 from pipeline.storage.s3_client import s3_options
 from workers.media.decode import Source, opened
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
-from workers.records import ClipFailure, DecodeSettings, Media
+from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What is known of one media item's content: `info`, or the failure of probing it; scene cuts where asked for."""
+
+    info: MediaInfo | None
+    failure: ClipFailure | None = None
+    scene_cuts_s: tuple[float, ...] | None = None
+    """Seconds from the media's start, None where not looked for."""
+    scene_threshold: float | None = None
+
+
+Prober = Callable[[Sequence[Media]], Iterable[tuple[Media, Probed]]]
+"""Probes media that are not in the cache, in any order."""
+
 
 CHILDREN = max(2, min(16, os.cpu_count() or 2))
 """Probing processes: a probe waits for the disk or the network most of the time."""

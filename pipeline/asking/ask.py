@@ -17,13 +17,12 @@ from pydantic import BaseModel, ValidationError
 from omnidrop.errors import PolicyError, QuestionError, UserError
 from omnidrop.question_text import as_questions
 from omnidrop.questions import Question
-from pipeline.archive.listing import media_id
 from pipeline.asking.answered_file import AnsweredFile
 from pipeline.config.sections import ClipsConfig, ExecutionConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.config.validation_errors import explain, joined
 from pipeline.config.worker_settings import answerer_settings, decode_settings, pruning_of
-from pipeline.identity import clip_id, content_id
-from pipeline.planning.plan import cut_spans
+from pipeline.identity import clip_id, content_id, media_id
+from pipeline.planning.cutting import cut_spans
 from pipeline.questions.question_set import load_question_set
 from workers.errors import MediaError
 from workers.media.decode import decode_one, local_etag

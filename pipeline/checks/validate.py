@@ -23,7 +23,8 @@ from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.questions.question_set import QuestionSet, load_question_set
-from pipeline.storage.store import LocalStore, caveats, open_store
+from pipeline.storage.local_store import LocalStore
+from pipeline.storage.store import caveats, open_store
 from workers.errors import MediaError
 from workers.media.fetching import CacheSettings, fetched
 from workers.media.ffmpeg import ffmpeg_version, filters, find_ffmpeg

@@ -29,9 +29,10 @@ from pipeline.identity import clip_id, failed_version_id, unit_id, version_id
 from pipeline.index.database import IndexMissing, IndexOutdated
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import clips, media, quarantine, runs, savings, units
-from pipeline.journal.journal import FORMAT_PATH, Journal, decode_heads, decode_run, format_of
+from pipeline.journal.journal import FORMAT_PATH, Journal, format_of
 from pipeline.journal.recipes import decode_recipe
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, digest
+from pipeline.records.heads_and_runs import decode_heads, decode_run
 from pipeline.records.unit import UnitKey, UnitObject, decode_unit
 from pipeline.tables import manifest, publish
 

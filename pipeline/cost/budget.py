@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from pipeline.cost.calibration import GpuHours
 from pipeline.execution.actor_metering import HOUR_S
 from workers.records import ClipOutcome, ClipResult, WorkUnit
 
@@ -17,20 +18,6 @@ if TYPE_CHECKING:
     from pipeline.config.sections import CostConfig
     from pipeline.cost.calibration import Calibration
     from pipeline.execution.actor_metering import ActorTime
-
-
-def gpus_counted(gpus_per_actor: float | Literal["auto"] | None) -> float:
-    """GPUs that an actor is charged for: its share, or one where it has none (its CPU cores are a price, too)."""
-    return 1.0 if gpus_per_actor in (None, 0, "auto") else float(gpus_per_actor)
-
-
-@dataclass(frozen=True)
-class GpuHours:
-    """An estimate and how far it may be off."""
-
-    expected: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, CalibrationError
 from pipeline.cost.throughput import MeasuredPass, fit
 from pipeline.execution.backends import IN_PROCESS, is_on_a_cluster, one_actor
+from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.plan import plan_archive
 from pipeline.records.unit import utc_now
-from pipeline.runs.run import Opened, open_job
 from workers.media.clip_reader import decoded_shape
 from workers.model.answerer import Answerer
 from workers.ray_workers import RemoteAnswerer

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from omnidrop.errors import UserError
-from pipeline.cost.budget import GpuHours
 from pipeline.cost.throughput import MeasuredPass, Throughput, fit
 from pipeline.execution.actor_metering import HOUR_S
 
@@ -167,3 +166,12 @@ def _read(store: Store, path: str) -> Calibration:
         raise CalibrationError(
             f"{store.uri}/{path} is no calibration ({error}); delete it and run `omnidrop calibrate` again"
         ) from error
+
+
+@dataclass(frozen=True)
+class GpuHours:
+    """An estimate and how far it may be off."""
+
+    expected: float
+    low: float
+    high: float

@@ -20,10 +20,10 @@ from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
 from pipeline.cost import calibration
-from pipeline.cost.budget import GpuHours, gpus_counted
-from pipeline.cost.calibration import Calibration
+from pipeline.cost.calibration import Calibration, GpuHours
+from pipeline.execution.actor_metering import gpus_counted
+from pipeline.planning.open_job import open_job
 from pipeline.planning.plan import MediaPlan, plan_archive
-from pipeline.runs.run import open_job
 from workers.media.clip_reader import decoded_shape
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}

@@ -129,7 +129,7 @@ def audit_of(
 
 
 def evaluate(audits: pa.Table, min_agreement: float, runs: Sequence[str] = ()) -> Audit | None:
-    """Evaluate rows of `audits` (`pipeline.records.rows.AUDITS_SCHEMA`) of one job; None without any.
+    """Evaluate rows of `audits` (`pipeline.records.columns.AUDITS_SCHEMA`) of one job; None without any.
 
     `runs`: ids of runs, oldest first, by which drift is told; without them there is none.
     """

@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from workers.records import ClipResult
 
@@ -134,3 +135,8 @@ Watch = Callable[[Statistics], None]
 
 def unwatched(_: Statistics) -> None:
     """Nobody is."""
+
+
+def gpus_counted(gpus_per_actor: float | Literal["auto"] | None) -> float:
+    """GPUs that an actor is charged for: its share, or one where it has none (its CPU cores are a price, too)."""
+    return 1.0 if gpus_per_actor in (None, 0, "auto") else float(gpus_per_actor)

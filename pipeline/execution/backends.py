@@ -23,8 +23,7 @@ from omnidrop.errors import UserError
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import answerer_settings, decode_settings
-from pipeline.cost.budget import gpus_counted
-from pipeline.execution.actor_metering import Statistics, Watch, unwatched
+from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted, unwatched
 from pipeline.execution.clip_state import UnitResult
 from pipeline.execution.scheduler import (
     NO_ROOM,
@@ -35,7 +34,8 @@ from pipeline.execution.scheduler import (
     RayExecution,
     execute_in_process,
 )
-from pipeline.storage.outage import LOOK_S, Patience, StopFlag, Unavailable
+from pipeline.storage.errors import Unavailable
+from pipeline.storage.outage import LOOK_S, Patience, StopFlag
 from workers import ray_workers
 from workers.media.clip_reader import decoded_shape
 from workers.media.decode import decode_one

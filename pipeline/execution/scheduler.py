@@ -31,7 +31,8 @@ from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
 from pipeline.execution.actor_pool import ActorPool, ExecutionError, Slot
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
 from pipeline.execution.worker_failures import first_line, is_preemption, node_answers
-from pipeline.storage.outage import Patience, StopFlag, Unavailable
+from pipeline.storage.errors import Unavailable
+from pipeline.storage.outage import Patience, StopFlag
 from workers.records import (
     Clip,
     ClipFailure,

@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.archive.probing import Probed
 from pipeline.batches import batches
 from pipeline.failpoints import reached
 from pipeline.index.database import bytewise, insert, open_database, upsert
@@ -31,7 +32,8 @@ from pipeline.index.schema import (
     savings,
     units,
 )
-from pipeline.journal.journal import Head, RunRecord
+from pipeline.index.totals import Totals
+from pipeline.records.heads_and_runs import Head, RunRecord
 from pipeline.records.rows import clips_table, quarantine_rows
 from pipeline.records.unit import UnitKey, UnitObject
 from workers.records import ClipFailure, Media, MediaInfo
@@ -47,17 +49,6 @@ BATCH = 500
 
 
 @dataclass(frozen=True)
-class Probed:
-    """What is known of one media item's content: `info`, or the failure of probing it; scene cuts where asked for."""
-
-    info: MediaInfo | None
-    failure: ClipFailure | None = None
-    scene_cuts_s: tuple[float, ...] | None = None
-    """Seconds from the media's start, None where not looked for."""
-    scene_threshold: float | None = None
-
-
-@dataclass(frozen=True)
 class Failure:
     """A row of the quarantine, with the attempt of its unit."""
 
@@ -69,41 +60,6 @@ class Failure:
     clip_id: str | None
     """None where the whole media item failed."""
     error_class: str
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over the clips of one job that count."""
-
-    media: int
-    units: int
-    units_done: int
-    clips: int
-    clips_partial: int
-    quarantined: int
-    model_s: float
-    """Wall seconds in the model."""
-    retained_ratio: float | None
-    """Token-weighted mean over clips."""
-    as_run_flops: int
-    dense_flops: int
-    dense_shared_flops: int
-    as_run_kv_bytes: int
-    dense_kv_bytes: int
-    dense_shared_kv_bytes: int
-    as_run_tokens: int
-    dense_tokens: int
-    dense_shared_tokens: int
-
-    @property
-    def saved_against_dense_shared(self) -> float | None:
-        """Share of FLOPs saved against dense with prefix reuse (negative where pruning cost more)."""
-        return 1 - self.as_run_flops / self.dense_shared_flops if self.dense_shared_flops else None
-
-    @property
-    def saved_against_dense(self) -> float | None:
-        """Share of FLOPs saved against dense per question."""
-        return 1 - self.as_run_flops / self.dense_flops if self.dense_flops else None
 
 
 class SavingsIndex:

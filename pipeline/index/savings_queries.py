@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.index.schema import WAYS, clips, runs, savings
-from pipeline.records.rows import ASKED_FIELDS
+from pipeline.records.columns import ASKED_FIELDS
 
 QUERIES: dict[str, tuple[str, ...]] = {
     "total": (),

@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipeline.records.rows import ASKED_FIELDS
-from pipeline.records.unit import CLIP_FIELDS
+from pipeline.records.columns import ASKED_FIELDS, CLIP_FIELDS
 
 SQL_TYPES: dict[pa.DataType, Any] = {
     pa.string(): sa.Text,

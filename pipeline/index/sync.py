@@ -14,7 +14,8 @@ from pipeline.batches import batches
 from pipeline.failpoints import reached
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import units
-from pipeline.journal.journal import Head, Journal
+from pipeline.journal.journal import Journal
+from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import UnitKey
 
 log = logging.getLogger(__name__)

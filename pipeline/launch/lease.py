@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
-from pipeline.storage.s3_client import StorageError
+from pipeline.storage.errors import StorageError
 from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)

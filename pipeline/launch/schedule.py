@@ -24,8 +24,8 @@ from cronsim import CronSim, CronSimError
 
 from omnidrop.errors import OmniDropError, UserError
 from pipeline.launch.lease import LEASE_S, Lease, take_lease
+from pipeline.storage.errors import StorageError
 from pipeline.storage.outage import StopFlag
-from pipeline.storage.s3_client import StorageError
 from workers.redaction import without_secrets
 
 if TYPE_CHECKING:

@@ -7,20 +7,21 @@ or asked becomes a named failure and the plan goes on. Knows nothing about Ray, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import QuestionError
+from pipeline.archive.probing import Probed, Prober
 from pipeline.batches import batches
 from pipeline.identity import clip_id, failed_version_id, recipe_hash, unit_id, version_id
-from pipeline.index.savings_index import Probed, SavingsIndex
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.planning.cutting import cut_spans
 from workers.errors import TRANSIENT
 from workers.records import Clip, ClipFailure, DecodeSettings, Media, MediaInfo, WorkUnit
 
 if TYPE_CHECKING:
-    from pipeline.config.job import ClipsConfig, JobConfig
+    from pipeline.config.job import JobConfig
     from pipeline.questions.question_set import QuestionSet
 
 ANSWER_FORMAT = 3
@@ -28,9 +29,6 @@ ANSWER_FORMAT = 3
 new journal format."""
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
-
-Prober = Callable[[Sequence[Media]], Iterable[tuple[Media, Probed]]]
-"""Probes media that are not in the cache, in any order."""
 
 
 @dataclass(frozen=True)
@@ -92,45 +90,6 @@ def make_recipe(job: JobConfig, question_set: QuestionSet, weights_hash: str) ->
         "decoding": {"min_share": str(DecodeSettings.min_share)},
     }
     return Recipe(recipe_hash(fields), fields)
-
-
-def cut_spans(duration_s: float, config: ClipsConfig, scene_cuts_s: Sequence[float] = ()) -> list[tuple[float, float]]:
-    """The clips' spans in seconds from the media's start, in order, covering all of it.
-
-    Fixed: every `length_s - overlap_s` seconds one of `length_s`. Scene: at the cuts, where scenes shorter than
-    `min_length_s` join their neighbour and longer ones than `longest_s` are cut evenly. A rest shorter than
-    `min_length_s` joins the clip before it; a media item shorter than that is one clip.
-    """
-    if duration_s <= 0:
-        return []
-    if config.cut == "fixed":
-        return _fixed_spans(0.0, duration_s, config.length_s, config.length_s - config.overlap_s, config.min_length_s)
-    edges = [0.0]
-    for cut in sorted(scene_cuts_s):
-        if cut - edges[-1] >= config.min_length_s and duration_s - cut >= config.min_length_s:
-            edges.append(cut)
-    edges.append(duration_s)
-    spans: list[tuple[float, float]] = []
-    for start, end in pairwise(edges):
-        parts = -int(-(end - start) // config.longest_s)
-        step = (end - start) / parts
-        spans += [(_micro(start + i * step), _micro(start + (i + 1) * step)) for i in range(parts)]
-    return spans
-
-
-def _fixed_spans(start: float, end: float, length: float, step: float, shortest: float) -> list[tuple[float, float]]:
-    spans: list[tuple[float, float]] = []
-    count = 0
-    while True:
-        begin = start + count * step
-        if begin + length >= end:
-            if spans and end - begin < shortest:
-                spans[-1] = (spans[-1][0], _micro(end))
-            else:
-                spans.append((_micro(begin), _micro(end)))
-            return spans
-        spans.append((_micro(begin), _micro(begin + length)))
-        count += 1
 
 
 def plan_media(media: Media, probed: Probed, job: JobConfig, question_set: QuestionSet, recipe: Recipe) -> MediaPlan:
@@ -195,11 +154,6 @@ def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex) -> dict
             continue
         usable[media] = probed
     return usable
-
-
-def _micro(seconds: float) -> float:
-    """Whole microseconds: what ids are made of."""
-    return round(seconds, 6)
 
 
 def _as_text(value: Any) -> Any:

@@ -12,79 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.identity import content_id
-from pipeline.records.unit import ANSWER_TYPE, CLIP_FIELDS, UnitMeta, UnitObject
-
-ASKED_FIELDS = ("question_set", "question_set_version", "model", "mode", "policy", "retained_ratio_target")
-
-_SHARED: tuple[tuple[str, pa.DataType], ...] = tuple(
-    (name, pa.string()) for name in ("job", "media_id", "media_key", "version_id", "unit_id", "run_id")
-)
-_ASKED: tuple[tuple[str, pa.DataType], ...] = tuple(
-    (name, pa.float64() if name == "retained_ratio_target" else pa.string()) for name in ASKED_FIELDS
-)
-_SPAN: tuple[tuple[str, pa.DataType], ...] = (
-    ("clip_id", pa.string()),
-    ("start_s", pa.float64()),
-    ("end_s", pa.float64()),
-)
-
-CLIPS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *CLIP_FIELDS])
-ANSWERS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE])
-_COSTS = tuple((name, kind) for name, kind in CLIP_FIELDS if name.startswith(("as_run_", "dense_shared_")))
-COMPARED_TYPE = pa.struct(
-    [
-        *((name, pa.string()) for name in ("question_id", "answer_type", "answer", "dense_shared_answer")),
-        ("agrees", pa.bool_()),
-    ]
-)
-"""One question asked both ways. `agrees` is null where dense gave no readable answer to agree with."""
-AUDITS_SCHEMA = pa.schema(
-    [
-        *_SHARED,
-        *_ASKED,
-        *_SPAN,
-        ("is_dense_first", pa.bool_()),
-        ("model_s", pa.float64()),
-        ("dense_shared_model_s", pa.float64()),
-        ("peak_bytes", pa.int64()),
-        ("dense_shared_peak_bytes", pa.int64()),
-        ("error_class", pa.string()),
-        ("message", pa.string()),
-        *_COSTS,
-        ("answers", pa.list_(COMPARED_TYPE)),
-    ]
-)
-"""Clips that were also run dense with prefix reuse: seconds and bytes measured of both ways, FLOPs as counted."""
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        ("quarantine_id", pa.string()),
-        *_SHARED,
-        *_SPAN,
-        *((name, pa.string()) for name in ("question_id", "stage", "error_class", "message")),
-    ]
-)
-MEDIA_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("job", "media_id", "media_key", "uri", "etag")),
-        ("size_bytes", pa.int64()),
-        ("version_id", pa.string()),
-        ("recipe_hash", pa.string()),
-        ("status", pa.string()),
-        *((name, pa.int32()) for name in ("units", "units_done", "clips", "clips_answered", "quarantined")),
-        ("container", pa.string()),
-        ("duration_s", pa.float64()),
-        ("video_codec", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("frame_rate", pa.float64()),
-        ("audio_codec", pa.string()),
-        ("audio_streams", pa.int32()),
-        ("tags", pa.map_(pa.string(), pa.string())),
-        ("rows_digest", pa.string()),
-    ]
-)
-"""`status`: failed (nothing could be asked of it), pending (units are missing) or complete. `rows_digest` changes when
-any row of the item does, in any table: what has it already need not be copied again."""
+from pipeline.records.columns import ANSWER_TYPE, ANSWERS_SCHEMA, ASKED_FIELDS, AUDITS_SCHEMA, CLIP_FIELDS, CLIPS_SCHEMA
+from pipeline.records.unit import UnitMeta, UnitObject
 
 
 def clips_table(unit: UnitObject) -> pa.Table:

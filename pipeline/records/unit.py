@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -20,91 +20,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from omnidrop.answers import Answer, PassCost
+from omnidrop.answers import Answer
 from omnidrop.questions import Question
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal, unseal
+from pipeline.records.columns import _COSTS, _WAYS, UNIT_SCHEMA
 from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
 from workers.redaction import without_secrets
-
-_WAYS = ("as_run", "dense", "dense_shared")
-_COSTS = (*(f.name for f in fields(PassCost)), "flops")
-
-ANSWER_TYPE = pa.struct(
-    [
-        ("question_id", pa.string()),
-        ("question", pa.string()),
-        ("answer_type", pa.string()),
-        ("answer", pa.string()),
-        ("answer_boolean", pa.bool_()),
-        ("answer_number", pa.float64()),
-        ("unit", pa.string()),
-        ("text", pa.string()),
-        ("probability", pa.float64()),
-        ("margin", pa.float64()),
-        ("error_class", pa.string()),
-    ]
-)
-"""One answer. `answer` is the value as text (JSON for json answers), null where it could not be read."""
-
-CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
-    ("clip_id", pa.string()),
-    ("clip_index", pa.int32()),
-    ("start_s", pa.float64()),
-    ("end_s", pa.float64()),
-    ("status", pa.string()),
-    ("frames", pa.int32()),
-    ("samples", pa.int64()),
-    ("fps", pa.float64()),
-    ("decoded_share", pa.float64()),
-    ("decode_s", pa.float64()),
-    ("answer_s", pa.float64()),
-    ("model_s", pa.float64()),
-    ("audio_tokens", pa.int32()),
-    ("video_tokens", pa.int32()),
-    ("retained_ratio", pa.float64()),
-    ("retained_ratio_audio", pa.float64()),
-    ("retained_ratio_video", pa.float64()),
-    ("layer_audio_tokens", pa.list_(pa.int32())),
-    ("layer_video_tokens", pa.list_(pa.int32())),
-    *((f"{way}_{cost}", pa.int64()) for way in _WAYS for cost in _COSTS),
-    ("peak_bytes", pa.int64()),
-    ("notes", pa.list_(pa.string())),
-)
-"""What is stored of a clip, beside its answers. `status` is answered, partial or quarantined."""
-
-FAILURE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
-    ("stage", pa.string()),
-    ("error_class", pa.string()),
-    ("message", pa.string()),
-)
-
-AUDIT_TYPE = pa.struct(
-    [
-        ("is_dense_first", pa.bool_()),
-        ("dense_shared_model_s", pa.float64()),
-        ("dense_shared_peak_bytes", pa.int64()),
-        ("error_class", pa.string()),
-        ("message", pa.string()),
-        (
-            "answers",
-            pa.list_(
-                pa.struct([(name, pa.string()) for name in ("question_id", "dense_shared_answer", "error_class")])
-            ),
-        ),
-    ]
-)
-"""The same clip dense with prefix reuse; null where it was not audited. `error_class` where that run failed."""
-
-UNIT_SCHEMA = pa.schema(
-    [
-        *CLIP_FIELDS,
-        *FAILURE_FIELDS,
-        ("answers", pa.list_(ANSWER_TYPE)),
-        ("run_id", pa.string()),
-        ("audit", AUDIT_TYPE),
-    ]
-)
-"""`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay."""
 
 _UNIT_PATH = re.compile(
     r"journal/units/([^/]+)/[0-9a-f]{2}/([0-9a-f]{32})/([0-9a-f]{32})-([0-9a-f]{32})(?:-([0-9]{3,9}))?\.parquet"

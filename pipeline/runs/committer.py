@@ -17,8 +17,9 @@ from omnidrop.questions import Question
 from pipeline.failpoints import reached
 from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.journal.journal import Head, Journal
+from pipeline.journal.journal import Journal
 from pipeline.planning.plan import MediaPlan
+from pipeline.records.heads_and_runs import Head
 from pipeline.records.rows import quarantine_rows
 from pipeline.records.unit import Asked, UnitMeta, UnitObject
 from workers.records import ClipOutcome, ClipResult, WorkUnit

@@ -16,9 +16,8 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
-from omnidrop.errors import UserError
-from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE, checkpoint_hash, resolve_checkpoint
-from pipeline.archive.listing import list_media, media_id
+from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
+from pipeline.archive.listing import list_media
 from pipeline.archive.probing import prober
 from pipeline.batches import ahead
 from pipeline.config.job import JobConfig
@@ -27,20 +26,18 @@ from pipeline.cost.budget import Spending, Spent
 from pipeline.evaluation.audit import Audit, audit_of
 from pipeline.execution.actor_metering import Statistics
 from pipeline.failpoints import reached
-from pipeline.index import sync
-from pipeline.index.savings_index import SavingsIndex, Totals
+from pipeline.index.totals import Totals
 from pipeline.journal import recipes
-from pipeline.journal.journal import FORMAT_PATH, Journal, RunRecord, check_output_is_ours
-from pipeline.planning.plan import Recipe, make_recipe, plan_archive
-from pipeline.planning.retry import Retry, Selected, Selection
-from pipeline.questions.question_set import QuestionSet, load_question_set
-from pipeline.records.unit import Asked, utc_now
+from pipeline.planning.open_job import open_job
+from pipeline.planning.plan import plan_archive
+from pipeline.planning.retry import Retry, Selection
+from pipeline.records.heads_and_runs import RunRecord
+from pipeline.records.unit import utc_now
 from pipeline.runs.committer import Committer
 from pipeline.runs.logs import log_unit, run_named
 from pipeline.runs.metrics import RunMetrics
 from pipeline.storage.outage import EitherFlag, Patience
-from pipeline.storage.store import PatientStore, Store, caveats, open_store
-from pipeline.tables import iceberg, manifest, publish
+from pipeline.tables import manifest, publish
 from workers.model.memory import peak_rss_bytes
 from workers.records import Media, WorkUnit
 
@@ -93,51 +90,6 @@ class RunSummary:
     def answered_nothing(self) -> bool:
         """Whether no clip of the whole job has an answer: a failure, whatever the reason."""
         return self.totals.clips == 0
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A job's parts, opened and brought up to date."""
-
-    job: JobConfig
-    question_set: QuestionSet
-    store: Store
-    journal: Journal
-    index: SavingsIndex
-    recipe: Recipe
-    asked: Asked
-    caveats: tuple[str, ...]
-    """What the store of the output does not do, in sentences."""
-
-
-def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
-    """Open question set, output, journal and index, and bring the index up to the journal. Raises UserError.
-
-    With `patience` the parts that are returned wait for an output that fails later on; opening itself never does: an
-    output that fails at once is a wrong address more often than an outage.
-    """
-    question_set = load_question_set(job.question_set)
-    question_set.values(job.variables)
-    weights_hash = checkpoint_hash(resolve_checkpoint(job.model.path))
-    store, journal, index = _results_of(job)
-    sync.catch_up(journal, index)
-    warnings = caveats(store, FORMAT_PATH) if patience is not None else ()
-    if patience is not None:
-        store = PatientStore(store, patience)
-        journal = Journal(store)
-    recipe = make_recipe(job, question_set, weights_hash)
-    asked = Asked(
-        job=job.name,
-        recipe_hash=recipe.hash,
-        question_set=question_set.name,
-        question_set_version=question_set.version,
-        model=job.model.path,
-        weights_hash=weights_hash,
-        mode=job.pruning.mode,
-        policy=job.pruning.policy,
-        retained_ratio_target=job.pruning.retained_ratio,
-    )
-    return Opened(job, question_set, store, journal, index, recipe, asked, warnings)
 
 
 def run_job(
@@ -305,53 +257,3 @@ def _with_spending(run: RunRecord, spent: Spent) -> RunRecord:
         estimated_gpu_hours_low=estimated.low if estimated else None,
         estimated_gpu_hours_high=estimated.high if estimated else None,
     )
-
-
-def select_failures(job: JobConfig, selection: Selection) -> Selected:
-    """What `run_job` would do again with this selection. Raises UserError."""
-    _, journal, index = _results_of(job)
-    try:
-        sync.catch_up(journal, index)
-        return Retry(index, job.name, selection).selected()
-    finally:
-        index.close()
-
-
-def rebuild_results(job: JobConfig) -> manifest.Published:
-    """Make index and tables again from the journal alone."""
-    store, journal, index = _results_of(job)
-    try:
-        sync.rebuild(journal, index)
-        return publish.publish(store, journal, index, keeps_before=False, anew=True)
-    finally:
-        index.close()
-
-
-def forget_media(job: JobConfig, key_or_id: str) -> int:
-    """Erase a media item from journal, index and tables for good; returns how many work units went.
-
-    Safe to repeat, also where it was interrupted. Raises UserError where no media item has that key or id.
-    """
-    store, journal, index = _results_of(job)
-    try:
-        sync.catch_up(journal, index)
-        found = {found_id for found_id, _ in index.find_media(key_or_id)}
-        # Where forgetting was interrupted, the index may know the item no more, and a tombstone holds no key.
-        found |= {key_or_id, media_id(job.archive.identity, key_or_id)} & journal.tombstones()
-        if not found:
-            raise UserError(
-                f"there is no media item with the key or media_id {key_or_id!r} in {store.uri}; "
-                '`omnidrop query "SELECT media_key, media_id FROM media"` lists them'
-            )
-        erased = sum(sync.forget(journal, index, found_id) for found_id in sorted(found))
-        publish.publish(store, journal, index, keeps_before=False)
-        iceberg.erase(store, job.resolved_index_url())
-        return erased
-    finally:
-        index.close()
-
-
-def _results_of(job: JobConfig) -> tuple[Store, Journal, SavingsIndex]:
-    store = open_store(job.output, job.storage)
-    check_output_is_ours(store)
-    return store, Journal(store), SavingsIndex(job.resolved_index_url())

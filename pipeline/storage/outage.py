@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from omnidrop.errors import UserError
+from pipeline.storage.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +27,6 @@ LOOK_S = 0.5
 """How soon a stop, or another's giving up, ends a pause."""
 
 Given = TypeVar("Given")
-
-
-class Unavailable(UserError):
-    """Something that a run needs is full or does not answer. It may pass; the message says what would help."""
-
-    error_class = "storage"
 
 
 class StopFlag(Protocol):

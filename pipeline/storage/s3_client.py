@@ -10,8 +10,7 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
-from omnidrop.errors import UserError
-from pipeline.storage.outage import Unavailable
+from pipeline.storage.errors import StorageError, StorageUnavailable
 from workers.media.fetching import filesystem
 from workers.redaction import without_secrets
 
@@ -48,16 +47,6 @@ _PASSING_ERRORS = frozenset(
     }
 )
 """Classes of what clients raise when a connection or a body breaks: by name, because they have no common tree."""
-
-
-class StorageError(UserError):
-    """A place in S3, or the place for results, cannot be read or written as configured."""
-
-    error_class = "storage"
-
-
-class StorageUnavailable(StorageError, Unavailable):
-    """The same, but it may pass: the place does not answer, or has no room."""
 
 
 def s3_options(

@@ -16,14 +16,8 @@ from typing import IO, Any, TypeVar
 
 from pipeline.config.locations import checked_key
 from pipeline.config.sections import StorageConfig
-from pipeline.storage.s3_client import (
-    StorageError,
-    StorageUnavailable,
-    explain_s3_error,
-    s3_error_code,
-    s3_filesystem,
-    s3_objects,
-)
+from pipeline.storage.errors import StorageError, StorageUnavailable
+from pipeline.storage.s3_client import explain_s3_error, s3_error_code, s3_filesystem, s3_objects
 
 DELETE_BATCH = 1000
 """Most keys that one DeleteObjects request may name."""

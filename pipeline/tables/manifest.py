@@ -21,7 +21,14 @@ import pyarrow.parquet as pq
 
 from omnidrop.errors import UserError
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError
-from pipeline.records.rows import ANSWERS_SCHEMA, AUDITS_SCHEMA, CLIPS_SCHEMA, MEDIA_SCHEMA, QUARANTINE_SCHEMA
+from pipeline.records.columns import (
+    ANSWERS_SCHEMA,
+    AUDITS_SCHEMA,
+    CLIPS_SCHEMA,
+    MEDIA_SCHEMA,
+    QUARANTINE_SCHEMA,
+    RUNS_SCHEMA,
+)
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
@@ -84,29 +91,6 @@ def read(store: Store, published: Published, name: str) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *found], promote_options="default").select(schema.names)
 
 
-RUNS_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("run_id", "job", "recipe_hash", "started_at", "finished_at", "status")),
-        *(
-            (name, pa.int64())
-            for name in (
-                *("media_listed", "media_planned", "units_done_before", "units_finished", "clips_answered"),
-                *("clips_partial", "answers", "quarantined", "peak_bytes_in_flight", "driver_peak_rss_bytes"),
-            )
-        ),
-        *((name, pa.float64()) for name in ("wall_s", "decode_s", "answer_s", "model_s")),
-        ("recipe", pa.string()),
-        ("actors", pa.list_(pa.string())),
-        *(
-            (name, pa.float64())
-            for name in (
-                *("gpu_hours", "answering_gpu_hours", "usd", "gpu_hours_cap"),
-                *("estimated_gpu_hours", "estimated_gpu_hours_low", "estimated_gpu_hours_high", "actor_busy_share"),
-            )
-        ),
-        ("bottleneck", pa.string()),
-    ]
-)
 SCHEMAS = {
     "answers": ANSWERS_SCHEMA,
     "audits": AUDITS_SCHEMA,

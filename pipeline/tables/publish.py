@@ -28,9 +28,10 @@ import pyarrow.parquet as pq
 
 from pipeline.failpoints import reached
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.journal.journal import Head, Journal
+from pipeline.journal.journal import Journal
 from pipeline.records.checksummed_parquet import JournalError
 from pipeline.records.checksummed_parquet import digest as content_hash
+from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import UnitKey, UnitObject, utc_now
 from pipeline.tables.manifest import MANIFEST, SCHEMAS, Published, current, generation_of
 from pipeline.tables.writer import FILE_BYTES, SLICED, GenerationWriter

@@ -21,7 +21,7 @@ import pyarrow.fs
 from omnidrop.errors import UserError
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
-from pipeline.storage.s3_client import s3_filesystem
+from pipeline.storage.arrow import arrow_filesystem
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest
 from pipeline.tables.named_queries import VIEWS
@@ -85,7 +85,7 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
 
 def published_dataset(uri: str, storage: StorageConfig | None, published: manifest.Published, name: str) -> ds.Dataset:
     """One table of a generation by this version's schema: columns that an older file lacks read as null."""
-    filesystem, root = _arrow_filesystem(uri, storage or StorageConfig())
+    filesystem, root = arrow_filesystem(uri, storage or StorageConfig())
     schema = manifest.SCHEMAS[name]
     paths = [f"{root}/tables/{path}" for path in published.tables.get(name, [])]
     if not paths:
@@ -147,11 +147,3 @@ def _unique(names: list[str]) -> tuple[str, ...]:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
-
-
-def _arrow_filesystem(uri: str, storage: StorageConfig) -> tuple[pa.fs.FileSystem, str]:
-    """A file system for pyarrow, and what the output's paths begin with on it."""
-    if not is_s3(uri):
-        return pa.fs.LocalFileSystem(), uri
-    filesystem = s3_filesystem(storage.endpoint_url, max_retries=storage.max_retries)
-    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), uri.removeprefix("s3://")

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.failpoints import reached
-from pipeline.journal.journal import Head, RunRecord
 from pipeline.records.checksummed_parquet import digest as content_hash
-from pipeline.records.rows import QUARANTINE_SCHEMA, answers_table, audits_table, clips_table, quarantine_rows
+from pipeline.records.columns import QUARANTINE_SCHEMA
+from pipeline.records.heads_and_runs import Head, RunRecord
+from pipeline.records.rows import answers_table, audits_table, clips_table, quarantine_rows
 from pipeline.records.unit import UnitObject, utc_now
 from pipeline.tables.manifest import NAMES, SCHEMAS, FileMark, Published
 

@@ -23,11 +23,13 @@ import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.archive.listing import ArchiveError, list_media, media_id
+from pipeline.archive.listing import ArchiveError, list_media
 from pipeline.config.globs import KeyFilter, compile_glob
 from pipeline.config.job import ArchiveConfig, StorageConfig
-from pipeline.storage.s3_client import StorageError
-from pipeline.storage.store import LocalStore, Store, open_store
+from pipeline.identity import media_id
+from pipeline.storage.errors import StorageError
+from pipeline.storage.local_store import LocalStore
+from pipeline.storage.store import Store, open_store
 from tests.support.s3_server import CREDENTIALS, s3_server
 
 pytestmark = pytest.mark.cluster

@@ -14,7 +14,8 @@ from omnidrop.answers import PassCost
 from pipeline.config.job import load_job
 from pipeline.evaluation import audit
 from pipeline.evaluation.intervals import bootstrap_ratio
-from pipeline.records.rows import AUDITS_SCHEMA, audits_table
+from pipeline.records.columns import AUDITS_SCHEMA
+from pipeline.records.rows import audits_table
 from pipeline.records.unit import decode_unit, encode_unit
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest as manifests

@@ -15,8 +15,8 @@ from pipeline.cost import calibrate, calibration
 from pipeline.cost.calibration import Calibration
 from pipeline.cost.throughput import Throughput, fit
 from pipeline.execution.actor_metering import ActorTime
-from pipeline.journal.journal import decode_run
-from pipeline.runs.run import open_job
+from pipeline.planning.open_job import open_job
+from pipeline.records.heads_and_runs import decode_run
 from tests.support.small_jobs import cli, run, select
 
 TINY_CAP = 1e-9

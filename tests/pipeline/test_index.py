@@ -14,9 +14,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from omnidrop.errors import UserError
+from pipeline.archive.probing import Probed
 from pipeline.index import sync
 from pipeline.index.database import IndexMissing, IndexOutdated, migrations
-from pipeline.index.savings_index import Probed, SavingsIndex
+from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import metadata, units
 from pipeline.journal.journal import Journal, check_output_is_ours, format_of
 from pipeline.records.checksummed_parquet import FORMAT_VERSION

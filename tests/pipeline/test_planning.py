@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import identity
 from pipeline.config.job import ClipsConfig
-from pipeline.planning.plan import cut_spans
+from pipeline.planning.cutting import cut_spans
 
 lengths = st.floats(0.5, 120, allow_nan=False)
 

@@ -18,12 +18,13 @@ from omnidrop.errors import UserError
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 from pipeline.config.job import StorageConfig, load_job
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.journal.journal import Journal, RunRecord
+from pipeline.journal.journal import Journal
+from pipeline.planning.open_job import open_job
+from pipeline.records.heads_and_runs import RunRecord
 from pipeline.report import formats
 from pipeline.report.page import ANSWERS_BYTES, PAGE_BYTES, render
 from pipeline.report.queries import gather
 from pipeline.report.view_model import Audit, Interval, Run, Spent, stages
-from pipeline.runs.run import open_job
 from pipeline.storage.store import open_store
 from pipeline.tables import publish as publishing
 from pipeline.tables.query import open_results, query

@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnidrop.errors import UserError
+from pipeline.archive.probing import Probed
 from pipeline.checks.verify import verify
 from pipeline.index import sync
-from pipeline.index.savings_index import Probed, SavingsIndex
-from pipeline.journal.journal import Journal, RunRecord, check_output_is_ours
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal.journal import Journal, check_output_is_ours
 from pipeline.records.checksummed_parquet import JournalError
+from pipeline.records.heads_and_runs import RunRecord
 from pipeline.records.unit import UnitKey, decode_unit, encode_unit
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest as manifests

@@ -14,9 +14,10 @@ import s3fs
 from pipeline.config.job import StorageConfig, load_job
 from pipeline.execution import backends
 from pipeline.planning.retry import Selection
-from pipeline.runs.run import forget_media, run_job
+from pipeline.runs.maintenance import forget_media
+from pipeline.runs.run import run_job
 from pipeline.storage import outage, s3_client
-from pipeline.storage.outage import Unavailable
+from pipeline.storage.errors import Unavailable
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest
 from pipeline.tables.query import open_results, query

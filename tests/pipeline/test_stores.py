@@ -12,8 +12,8 @@ from pipeline.archive.listing import list_media
 from pipeline.config.sections import ArchiveConfig, StorageConfig
 from pipeline.storage import outage as patience_module
 from pipeline.storage import s3_client
-from pipeline.storage.outage import Patience, Unavailable
-from pipeline.storage.s3_client import StorageUnavailable
+from pipeline.storage.errors import StorageUnavailable, Unavailable
+from pipeline.storage.outage import Patience
 from pipeline.storage.store import PatientStore, caveats, open_store
 from tests.support.fault_proxy import KINDS, FaultProxy
 from tests.support.s3_server import rclone_server, s3_server

@@ -21,8 +21,9 @@ from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
 from pipeline.planning.plan import MediaPlan
 from pipeline.runs.committer import Committer
-from pipeline.runs.run import forget_media, rebuild_results, run_job
-from pipeline.storage.store import LocalStore
+from pipeline.runs.maintenance import forget_media, rebuild_results
+from pipeline.runs.run import run_job
+from pipeline.storage.local_store import LocalStore
 from tests.robustness.crash.rows import State, difference, state_of
 from tests.support import rows
 from tests.support.small_jobs import ANSWERS, CLIPS, QUESTIONS, Silent, run, select

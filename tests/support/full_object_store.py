@@ -14,7 +14,8 @@ import ray
 
 from pipeline.execution.scheduler import Backend, RayExecution
 from pipeline.storage import outage
-from pipeline.storage.outage import Patience, Unavailable
+from pipeline.storage.errors import Unavailable
+from pipeline.storage.outage import Patience
 from tests.pipeline.test_execution import LIMITS, Actor
 from tests.support import rows
 from workers.records import DecodedClip, DecodeReport

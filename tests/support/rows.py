@@ -7,7 +7,7 @@ from dataclasses import replace
 from omnidrop.answers import Answer, ClipAnswers, Cost, LayerCount, PassCost, TraceCounts
 from omnidrop.questions import Boolean, Choice, Json, Number, Question
 from pipeline.identity import clip_id, unit_id, version_id
-from pipeline.journal.journal import Head
+from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import Asked, UnitMeta
 from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, WorkUnit
 

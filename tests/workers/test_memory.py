@@ -17,7 +17,7 @@ from omnidrop.errors import UserError
 from pipeline.config.job import load_job
 from pipeline.runs.run import run_job
 from pipeline.storage import outage
-from pipeline.storage.outage import Unavailable
+from pipeline.storage.errors import Unavailable
 from pipeline.tables.query import open_results, query
 from tests.support.media_files import clip_file
 from tests.support.small_jobs import Silent, run, select

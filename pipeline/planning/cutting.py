@@ -1,0 +1,55 @@
+"""Where a media item is cut into clips.
+
+Promises: the same duration, settings and scene cuts give the same spans. Knows nothing about files or units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from pipeline.config.sections import ClipsConfig
+
+
+def cut_spans(duration_s: float, config: ClipsConfig, scene_cuts_s: Sequence[float] = ()) -> list[tuple[float, float]]:
+    """The clips' spans in seconds from the media's start, in order, covering all of it.
+
+    Fixed: every `length_s - overlap_s` seconds one of `length_s`. Scene: at the cuts, where scenes shorter than
+    `min_length_s` join their neighbour and longer ones than `longest_s` are cut evenly. A rest shorter than
+    `min_length_s` joins the clip before it; a media item shorter than that is one clip.
+    """
+    if duration_s <= 0:
+        return []
+    if config.cut == "fixed":
+        return _fixed_spans(0.0, duration_s, config.length_s, config.length_s - config.overlap_s, config.min_length_s)
+    edges = [0.0]
+    for cut in sorted(scene_cuts_s):
+        if cut - edges[-1] >= config.min_length_s and duration_s - cut >= config.min_length_s:
+            edges.append(cut)
+    edges.append(duration_s)
+    spans: list[tuple[float, float]] = []
+    for start, end in pairwise(edges):
+        parts = -int(-(end - start) // config.longest_s)
+        step = (end - start) / parts
+        spans += [(_micro(start + i * step), _micro(start + (i + 1) * step)) for i in range(parts)]
+    return spans
+
+
+def _fixed_spans(start: float, end: float, length: float, step: float, shortest: float) -> list[tuple[float, float]]:
+    spans: list[tuple[float, float]] = []
+    count = 0
+    while True:
+        begin = start + count * step
+        if begin + length >= end:
+            if spans and end - begin < shortest:
+                spans[-1] = (spans[-1][0], _micro(end))
+            else:
+                spans.append((_micro(begin), _micro(end)))
+            return spans
+        spans.append((_micro(begin), _micro(begin + length)))
+        count += 1
+
+
+def _micro(seconds: float) -> float:
+    """Whole microseconds: what ids are made of."""
+    return round(seconds, 6)

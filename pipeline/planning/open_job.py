@@ -1,0 +1,71 @@
+"""A job opened: its store, journal, index and question set.
+
+Promises: what is opened belongs to the same output. Knows nothing about running.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
+from pipeline.config.job import JobConfig
+from pipeline.index import sync
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal.journal import FORMAT_PATH, Journal, check_output_is_ours
+from pipeline.planning.plan import Recipe, make_recipe
+from pipeline.questions.question_set import QuestionSet, load_question_set
+from pipeline.records.unit import Asked
+from pipeline.storage.outage import Patience
+from pipeline.storage.store import PatientStore, Store, caveats, open_store
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A job's parts, opened and brought up to date."""
+
+    job: JobConfig
+    question_set: QuestionSet
+    store: Store
+    journal: Journal
+    index: SavingsIndex
+    recipe: Recipe
+    asked: Asked
+    caveats: tuple[str, ...]
+    """What the store of the output does not do, in sentences."""
+
+
+def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
+    """Open question set, output, journal and index, and bring the index up to the journal. Raises UserError.
+
+    With `patience` the parts that are returned wait for an output that fails later on; opening itself never does: an
+    output that fails at once is a wrong address more often than an outage.
+    """
+    question_set = load_question_set(job.question_set)
+    question_set.values(job.variables)
+    weights_hash = checkpoint_hash(resolve_checkpoint(job.model.path))
+    store, journal, index = open_output(job)
+    sync.catch_up(journal, index)
+    warnings = caveats(store, FORMAT_PATH) if patience is not None else ()
+    if patience is not None:
+        store = PatientStore(store, patience)
+        journal = Journal(store)
+    recipe = make_recipe(job, question_set, weights_hash)
+    asked = Asked(
+        job=job.name,
+        recipe_hash=recipe.hash,
+        question_set=question_set.name,
+        question_set_version=question_set.version,
+        model=job.model.path,
+        weights_hash=weights_hash,
+        mode=job.pruning.mode,
+        policy=job.pruning.policy,
+        retained_ratio_target=job.pruning.retained_ratio,
+    )
+    return Opened(job, question_set, store, journal, index, recipe, asked, warnings)
+
+
+def open_output(job: JobConfig) -> tuple[Store, Journal, SavingsIndex]:
+    """The job's output alone: store, journal and index, without its question set or model."""
+    store = open_store(job.output, job.storage)
+    check_output_is_ours(store)
+    return store, Journal(store), SavingsIndex(job.resolved_index_url())

@@ -1,0 +1,194 @@
+"""Every column of what is stored and published, declared once."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pyarrow as pa
+
+from omnidrop.answers import PassCost
+
+_WAYS = ("as_run", "dense", "dense_shared")
+
+_COSTS = (*(f.name for f in fields(PassCost)), "flops")
+
+ANSWER_TYPE = pa.struct(
+    [
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("answer_type", pa.string()),
+        ("answer", pa.string()),
+        ("answer_boolean", pa.bool_()),
+        ("answer_number", pa.float64()),
+        ("unit", pa.string()),
+        ("text", pa.string()),
+        ("probability", pa.float64()),
+        ("margin", pa.float64()),
+        ("error_class", pa.string()),
+    ]
+)
+"""One answer. `answer` is the value as text (JSON for json answers), null where it could not be read."""
+
+CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("clip_id", pa.string()),
+    ("clip_index", pa.int32()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+    ("status", pa.string()),
+    ("frames", pa.int32()),
+    ("samples", pa.int64()),
+    ("fps", pa.float64()),
+    ("decoded_share", pa.float64()),
+    ("decode_s", pa.float64()),
+    ("answer_s", pa.float64()),
+    ("model_s", pa.float64()),
+    ("audio_tokens", pa.int32()),
+    ("video_tokens", pa.int32()),
+    ("retained_ratio", pa.float64()),
+    ("retained_ratio_audio", pa.float64()),
+    ("retained_ratio_video", pa.float64()),
+    ("layer_audio_tokens", pa.list_(pa.int32())),
+    ("layer_video_tokens", pa.list_(pa.int32())),
+    *((f"{way}_{cost}", pa.int64()) for way in _WAYS for cost in _COSTS),
+    ("peak_bytes", pa.int64()),
+    ("notes", pa.list_(pa.string())),
+)
+"""What is stored of a clip, beside its answers. `status` is answered, partial or quarantined."""
+
+FAILURE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("stage", pa.string()),
+    ("error_class", pa.string()),
+    ("message", pa.string()),
+)
+
+AUDIT_TYPE = pa.struct(
+    [
+        ("is_dense_first", pa.bool_()),
+        ("dense_shared_model_s", pa.float64()),
+        ("dense_shared_peak_bytes", pa.int64()),
+        ("error_class", pa.string()),
+        ("message", pa.string()),
+        (
+            "answers",
+            pa.list_(
+                pa.struct([(name, pa.string()) for name in ("question_id", "dense_shared_answer", "error_class")])
+            ),
+        ),
+    ]
+)
+"""The same clip dense with prefix reuse; null where it was not audited. `error_class` where that run failed."""
+
+UNIT_SCHEMA = pa.schema(
+    [
+        *CLIP_FIELDS,
+        *FAILURE_FIELDS,
+        ("answers", pa.list_(ANSWER_TYPE)),
+        ("run_id", pa.string()),
+        ("audit", AUDIT_TYPE),
+    ]
+)
+"""`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay."""
+
+ASKED_FIELDS = ("question_set", "question_set_version", "model", "mode", "policy", "retained_ratio_target")
+
+_SHARED: tuple[tuple[str, pa.DataType], ...] = tuple(
+    (name, pa.string()) for name in ("job", "media_id", "media_key", "version_id", "unit_id", "run_id")
+)
+
+_ASKED: tuple[tuple[str, pa.DataType], ...] = tuple(
+    (name, pa.float64() if name == "retained_ratio_target" else pa.string()) for name in ASKED_FIELDS
+)
+
+_SPAN: tuple[tuple[str, pa.DataType], ...] = (
+    ("clip_id", pa.string()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+)
+
+CLIPS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *CLIP_FIELDS])
+
+ANSWERS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE])
+
+_COMPARED_COSTS = tuple((name, kind) for name, kind in CLIP_FIELDS if name.startswith(("as_run_", "dense_shared_")))
+
+COMPARED_TYPE = pa.struct(
+    [
+        *((name, pa.string()) for name in ("question_id", "answer_type", "answer", "dense_shared_answer")),
+        ("agrees", pa.bool_()),
+    ]
+)
+"""One question asked both ways. `agrees` is null where dense gave no readable answer to agree with."""
+
+AUDITS_SCHEMA = pa.schema(
+    [
+        *_SHARED,
+        *_ASKED,
+        *_SPAN,
+        ("is_dense_first", pa.bool_()),
+        ("model_s", pa.float64()),
+        ("dense_shared_model_s", pa.float64()),
+        ("peak_bytes", pa.int64()),
+        ("dense_shared_peak_bytes", pa.int64()),
+        ("error_class", pa.string()),
+        ("message", pa.string()),
+        *_COMPARED_COSTS,
+        ("answers", pa.list_(COMPARED_TYPE)),
+    ]
+)
+"""Clips that were also run dense with prefix reuse: seconds and bytes measured of both ways, FLOPs as counted."""
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("quarantine_id", pa.string()),
+        *_SHARED,
+        *_SPAN,
+        *((name, pa.string()) for name in ("question_id", "stage", "error_class", "message")),
+    ]
+)
+
+MEDIA_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("job", "media_id", "media_key", "uri", "etag")),
+        ("size_bytes", pa.int64()),
+        ("version_id", pa.string()),
+        ("recipe_hash", pa.string()),
+        ("status", pa.string()),
+        *((name, pa.int32()) for name in ("units", "units_done", "clips", "clips_answered", "quarantined")),
+        ("container", pa.string()),
+        ("duration_s", pa.float64()),
+        ("video_codec", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("frame_rate", pa.float64()),
+        ("audio_codec", pa.string()),
+        ("audio_streams", pa.int32()),
+        ("tags", pa.map_(pa.string(), pa.string())),
+        ("rows_digest", pa.string()),
+    ]
+)
+"""`status`: failed (nothing could be asked of it), pending (units are missing) or complete. `rows_digest` changes when
+any row of the item does, in any table: what has it already need not be copied again."""
+
+RUNS_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("run_id", "job", "recipe_hash", "started_at", "finished_at", "status")),
+        *(
+            (name, pa.int64())
+            for name in (
+                *("media_listed", "media_planned", "units_done_before", "units_finished", "clips_answered"),
+                *("clips_partial", "answers", "quarantined", "peak_bytes_in_flight", "driver_peak_rss_bytes"),
+            )
+        ),
+        *((name, pa.float64()) for name in ("wall_s", "decode_s", "answer_s", "model_s")),
+        ("recipe", pa.string()),
+        ("actors", pa.list_(pa.string())),
+        *(
+            (name, pa.float64())
+            for name in (
+                *("gpu_hours", "answering_gpu_hours", "usd", "gpu_hours_cap"),
+                *("estimated_gpu_hours", "estimated_gpu_hours_low", "estimated_gpu_hours_high", "actor_busy_share"),
+            )
+        ),
+        ("bottleneck", pa.string()),
+    ]
+)
