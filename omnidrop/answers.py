@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
-    from omnidrop.trace import Trace
+    pass
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,29 @@ class ClipAnswers:
     """Plain sentences about anything unusual: a shrunken token budget, reused features, a lossy setting."""
     positions: Trace | None = None
     """Which tokens survived, and what each question looked at: only where it was asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A clip's n audio and video tokens, and which of them entered each layer."""
+
+    modality: npt.NDArray[np.int8]
+    """(n,) AUDIO or VIDEO, see `omnidrop.models.base`."""
+    chunk: npt.NDArray[np.int64]
+    """(n,)"""
+    grid: npt.NDArray[np.int32]
+    """(n, 3), see `Prefix.grid`."""
+    question_ids: tuple[tuple[str, ...], ...]
+    """The questions of each pass: one pass for a whole set, or one pass per question."""
+    kept: tuple[tuple[npt.NDArray[np.int64], ...], ...]
+    """kept[pass][layer]: ascending indices into the n tokens. What is dropped stays dropped."""
+    attention: tuple[tuple[npt.NDArray[np.float32], ...], ...]
+    """attention[pass][layer]: (questions of the pass, kept tokens), what `importance.attention_received` gives for each
+    question's own words, whatever the policy looked at."""
+
+    def layers_entered(self, number: int = 0) -> npt.NDArray[np.int64]:
+        """(n,) how many layers each token entered in pass `number`."""
+        entered = np.zeros(self.modality.shape[0], dtype=np.int64)
+        for kept in self.kept[number]:
+            entered[kept] += 1
+        return entered

@@ -13,18 +13,19 @@ from typing import Any, cast
 
 import torch
 
-from omnidrop import cost, layout, prefill
+from omnidrop import cost
 from omnidrop.answers import PassCost
-from omnidrop.geometry import geometry_of, thinker_config
+from omnidrop.engine import layout, prefill
+from omnidrop.engine.modes import DENSE_MODES, SHARED_MODES
 from omnidrop.model import Pruning
 from omnidrop.models.base import Adapter, Prefix
 from omnidrop.models.checkpoints import resolve_checkpoint
 from omnidrop.models.clip_layout import lay_out
+from omnidrop.models.geometry import geometry_of, thinker_config
+from omnidrop.models.processing import ClipProcessor
 from omnidrop.models.registry import adapter_class
-from omnidrop.modes import DENSE_MODES, SHARED_MODES
-from omnidrop.processing import ClipProcessor
+from omnidrop.policies.schedule import Schedule
 from omnidrop.questions import Json, Question, Text
-from omnidrop.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from omnidrop import cost, decode, layout, modes, policies, prefill, trace
+from omnidrop import cost, policies, trace
 from omnidrop.answers import Answer, ClipAnswers, Cost, PassCost
-from omnidrop.constraint import Grammars
-from omnidrop.encoders import EncoderSettings
+from omnidrop.engine import decode, layout, modes, prefill
+from omnidrop.engine.constraint import Grammars
+from omnidrop.engine.importance import GUIDANCES, Guidance
+from omnidrop.engine.modes import DENSE_MODES, MODES
 from omnidrop.errors import ModelOutOfMemory, PolicyError, QuestionError, UserError
-from omnidrop.importance import GUIDANCES, Guidance
 from omnidrop.models.base import Adapter
-from omnidrop.modes import DENSE_MODES, MODES
+from omnidrop.models.encoders import EncoderSettings
+from omnidrop.policies.base import Policy
 from omnidrop.questions import Json, Question
 
 Media = tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
@@ -82,7 +84,7 @@ class Pruning:
             groups[question.retained_ratio or self.retained_ratio].append(number)
         return [(ratio, tuple(numbers)) for ratio, numbers in groups.items()]
 
-    def build(self) -> policies.Policy:
+    def build(self) -> Policy:
         """The policy with its settings."""
         settings: dict[str, object] = dict(self.settings)
         if policies.takes(self.policy, "seed"):

@@ -16,14 +16,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from omnidrop import layout, modes, policies, prefill
+from omnidrop import policies
 from omnidrop.answers import ClipAnswers
+from omnidrop.engine import layout, modes, prefill
 from omnidrop.errors import ModelError, PolicyError
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 from omnidrop.models.stock import stock_logits
+from omnidrop.policies.base import Policy
+from omnidrop.policies.schedule import Schedule, full
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
-from omnidrop.schedule import Schedule, full
 
 QUESTIONS = (
     Question("colour", "What colour is the square?", Choice(("red", "green", "blue"))),
@@ -281,12 +283,12 @@ class _Bench:
             return ratio
         return 1.0
 
-    def pruned(self) -> tuple[policies.Policy, Schedule]:
+    def pruned(self) -> tuple[Policy, Schedule]:
         policy = policies.named("omnidrop")
         return policy, policy.plan(self.clip.av, len(self.adapter.layers), self.ratio())
 
     def run(
-        self, mode: str, policy: policies.Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]
+        self, mode: str, policy: Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]
     ) -> Iterator[modes.Prefilled]:
         with prefill.own_attention(self.adapter):
             for (one,) in modes.run(self.adapter, [self.clip], asked, mode, policy, schedule, "max"):
@@ -294,13 +296,13 @@ class _Bench:
                 del one
 
     def first_tokens(
-        self, mode: str, policy: policies.Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]
+        self, mode: str, policy: Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]
     ) -> list[Tensor]:
         """Per question, (vocabulary,) logits of its answer's first token."""
         return self.with_survivors(mode, policy, schedule, asked)[0]
 
     def with_survivors(
-        self, mode: str, policy: policies.Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]
+        self, mode: str, policy: Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]
     ) -> tuple[list[Tensor], list[list[list[int]]]]:
         """And, per question and layer, which audio and video tokens entered."""
         found: dict[int, Tensor] = {}

@@ -6,42 +6,13 @@ Promises: plain NumPy on the host, collected after the pass. Knows nothing about
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from omnidrop.answers import LayerCount, TraceCounts
+from omnidrop.answers import LayerCount, Trace, TraceCounts
 from omnidrop.models.base import VIDEO
-from omnidrop.policies import AudioVisual
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """A clip's n audio and video tokens, and which of them entered each layer."""
-
-    modality: npt.NDArray[np.int8]
-    """(n,) AUDIO or VIDEO, see `omnidrop.models.base`."""
-    chunk: npt.NDArray[np.int64]
-    """(n,)"""
-    grid: npt.NDArray[np.int32]
-    """(n, 3), see `Prefix.grid`."""
-    question_ids: tuple[tuple[str, ...], ...]
-    """The questions of each pass: one pass for a whole set, or one pass per question."""
-    kept: tuple[tuple[npt.NDArray[np.int64], ...], ...]
-    """kept[pass][layer]: ascending indices into the n tokens. What is dropped stays dropped."""
-    attention: tuple[tuple[npt.NDArray[np.float32], ...], ...]
-    """attention[pass][layer]: (questions of the pass, kept tokens), what `importance.attention_received` gives for each
-    question's own words, whatever the policy looked at."""
-
-    def layers_entered(self, number: int = 0) -> npt.NDArray[np.int64]:
-        """(n,) how many layers each token entered in pass `number`."""
-        entered = np.zeros(self.modality.shape[0], dtype=np.int64)
-        for kept in self.kept[number]:
-            entered[kept] += 1
-        return entered
+from omnidrop.policies.base import AudioVisual
 
 
 def counts(av: AudioVisual, entered: Sequence[Sequence[Tensor]]) -> TraceCounts:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from omnidrop import policies
-from omnidrop.policies import Guide, OmniDrop
+from omnidrop.policies.base import Guide
+from omnidrop.policies.omnidrop import OmniDrop
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.evidence.guides import AudioGuided, WordsGuided
-from omnidrop.importance import Guidance
+from omnidrop.engine.importance import Guidance
 from omnidrop.model import Pruning
 from pipeline.evaluation.dataset import Arm
 

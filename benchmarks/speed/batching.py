@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel, clip, questions
-from omnidrop import modes, policies, prefill
+from omnidrop import policies
+from omnidrop.engine import modes, prefill
 from omnidrop.model import Media, OmniModel, Pruning
 from omnidrop.questions import Boolean, Question
 from omnidrop.selfcheck import sample_clip

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from benchmarks.speed.random_text_model import RandomTextModel
-from omnidrop import prefill
+from omnidrop.engine import prefill
 
 GROWTH = 64
 """Tokens that decoding makes room for."""

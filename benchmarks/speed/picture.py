@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from omnidrop import cost
-from omnidrop.intra_modality import Entry
-from omnidrop.schedule import Schedule, Sigmoid, calibrate, full
+from omnidrop.policies.intra_modality import Entry
+from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate, full
 
 LAYERS = 28
 WIDTHS = cost.Widths(

@@ -27,9 +27,11 @@ from torch import Tensor
 
 from benchmarks.speed.copied_cache import GROWTH, CopiedDecoder, StockDecoder
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel, clip, questions
-from omnidrop import cost, decode, modes, policies, prefill
-from omnidrop.importance import Guidance
-from omnidrop.layout import pack
+from omnidrop import cost, policies
+from omnidrop.engine import decode, modes, prefill
+from omnidrop.engine.importance import Guidance
+from omnidrop.engine.layout import pack
+from omnidrop.policies.base import Policy
 
 LAYERS, QUICK_LAYERS = 12, 8
 VIDEO_KEEP = 0.4143
@@ -107,7 +109,7 @@ class Bench:
         self.clip = prefill.ClipTokens.of(clip(self.model, shape))
         self.widths = cost.Widths.of(self.model.config, self.model.dtype.itemsize)
 
-    def policy(self, case: Case) -> policies.Policy:
+    def policy(self, case: Case) -> Policy:
         """The case's policy with the benchmark's settings."""
         settings: dict[str, object] = {"video_keep": VIDEO_KEEP} if case.policy == "omnidrop" else {}
         return policies.named(case.policy, **settings)

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnidrop.encoders import EncoderSettings
-from omnidrop.geometry import thinker_config
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.checkpoints import EMBEDDED, read_json
+from omnidrop.models.encoders import EncoderSettings
+from omnidrop.models.geometry import thinker_config
 from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
 from omnidrop.questions import Boolean, Question
 from omnidrop.selfcheck import sample_clip

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from omnidrop.modes import DENSE_MODES
+from omnidrop.engine.modes import DENSE_MODES
 from pipeline.config.job import JobConfig
 from pipeline.config.yaml_source import parse_yaml
 from pipeline.evaluation.benchmarks import BENCHMARKS

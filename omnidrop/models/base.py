@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from omnidrop.encoders import FeatureMemory
+from omnidrop.models.encoders import FeatureMemory
 
 TEXT, AUDIO, VIDEO = 0, 1, 2
 """Values of `Prefix.modality`."""
@@ -69,7 +69,7 @@ class Adapter(Protocol):
     weights_hash: str
     """Hash over the weights' content: part of a recipe."""
     layers: Sequence[nn.Module]
-    """The text decoder's layers, called by `omnidrop/prefill.py`'s own loop."""
+    """The text decoder's layers, called by `omnidrop/engine/prefill.py`'s own loop."""
     norm: nn.Module
     lm_head: nn.Module
     memory: FeatureMemory

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnidrop.geometry import Geometry
 from omnidrop.models.base import AUDIO, TEXT, VIDEO
+from omnidrop.models.geometry import Geometry
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
-from omnidrop.encoders import attention_flops, linear_flops
+from omnidrop.models.encoders import attention_flops, linear_flops
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from omnidrop.encoders import attention_flops, linear_flops
+from omnidrop.models.encoders import attention_flops, linear_flops
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 
 

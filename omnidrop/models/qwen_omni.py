@@ -16,7 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from omnidrop.encoders import (
+from omnidrop.errors import CheckpointError
+from omnidrop.models.base import AUDIO, VIDEO, Prefix
+from omnidrop.models.checkpoints import checkpoint_hash, family_of
+from omnidrop.models.encoders import (
     BlockAttention,
     EncoderSettings,
     FeatureMemory,
@@ -25,11 +28,8 @@ from omnidrop.encoders import (
     plan_patches,
     silent_chunks,
 )
-from omnidrop.errors import CheckpointError
-from omnidrop.geometry import SAMPLE_RATE, Geometry, geometry_of, thinker_config
-from omnidrop.models.base import AUDIO, VIDEO, Prefix
-from omnidrop.models.checkpoints import checkpoint_hash, family_of
-from omnidrop.processing import ClipProcessor
+from omnidrop.models.geometry import SAMPLE_RATE, Geometry, geometry_of, thinker_config
+from omnidrop.models.processing import ClipProcessor
 
 PATCHES_AT_ONCE = 64
 """Temporal patches encoded in one call. They do not see each other, so this bounds memory and changes nothing: 64 of

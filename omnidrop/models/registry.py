@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from omnidrop.encoders import EncoderSettings
 from omnidrop.errors import CheckpointError
 from omnidrop.models.base import Adapter
 from omnidrop.models.checkpoints import checkpoint_hash, family_of, resolve_checkpoint
+from omnidrop.models.encoders import EncoderSettings
 
 if TYPE_CHECKING:
     from omnidrop.models.qwen_omni import QwenOmniAdapter

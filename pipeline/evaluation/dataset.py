@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from omnidrop.engine.importance import Guidance
+from omnidrop.engine.modes import DENSE_MODES
 from omnidrop.errors import UserError
-from omnidrop.importance import Guidance
 from omnidrop.model import Pruning
-from omnidrop.modes import DENSE_MODES
 from omnidrop.questions import Question
 from workers.records import ClipFailure, Media, MediaInfo
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from omnidrop.answers import Answer
+from omnidrop.answers import Answer, Trace
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.questions import SCORED, Question
-from omnidrop.trace import Trace
 from pipeline.asking.answered_file import shown as shown_answer
 from pipeline.explain.pictures import evenly, spectrogram_picture, thumbnails
 from pipeline.explain.replay import AskedAgain

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimator
-from omnidrop.schedule import Schedule
+from omnidrop.policies.schedule import Schedule
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
 from workers.media.clip_reader import decoded_shape

@@ -11,7 +11,7 @@ from benchmarks.speed.prefill import Bench, Case, cases, targets
 from benchmarks.speed.random_text_model import ClipShape, questions
 from benchmarks.speed.whole_model import Bench as WholeBench
 from benchmarks.speed.whole_model import cases as whole_cases
-from omnidrop import decode, modes, prefill
+from omnidrop.engine import decode, modes, prefill
 
 SHAPE = ClipShape(chunks=4, rows=2, columns=5, audio=5)
 

@@ -13,16 +13,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnidrop import policies, selection
-from omnidrop.baselines import Dash, DivPrune, FastV, OmniZip, Random, Seats
-from omnidrop.baselines.budget import apportion
-from omnidrop.baselines.selection import density_peaks
+from omnidrop import policies
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.policies import AudioVisual, LayerTokens
+from omnidrop.policies import max_min_selection
+from omnidrop.policies.base import AudioVisual, LayerTokens
+from omnidrop.policies.budget import apportion
+from omnidrop.policies.dash import Dash
+from omnidrop.policies.divprune import DivPrune
+from omnidrop.policies.fastv import FastV
+from omnidrop.policies.feature_selection import density_peaks
+from omnidrop.policies.max_min_selection import max_min, split
+from omnidrop.policies.omnizip import OmniZip
+from omnidrop.policies.random_tokens import Random
+from omnidrop.policies.seats import Seats
 from omnidrop.questions import Boolean, Choice, Question
-from omnidrop.selection import max_min, split
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
@@ -177,7 +183,7 @@ def test_max_min_takes_what_is_different_first(monkeypatch: pytest.MonkeyPatch) 
     (picked,) = max_min(features, [torch.arange(15)], [6])
     assert sorted(picked.tolist())[1:] == [10, 11, 12, 13, 14]
     assert min(picked.tolist()) < 10
-    monkeypatch.setattr(selection, "MOST_PAIRS", 15**2)
+    monkeypatch.setattr(max_min_selection, "MOST_PAIRS", 15**2)
     again = max_min(features, [torch.arange(15)] * 3, [6, 2, 0])
     assert [one.tolist() for one in again] == [picked.tolist(), picked.tolist()[:2], []]
     weighted = torch.ones(15)

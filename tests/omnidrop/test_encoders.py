@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from omnidrop.encoders import EncoderSettings, FeatureMemory, silent_chunks
 from omnidrop.models import qwen_omni
 from omnidrop.models.base import VIDEO
+from omnidrop.models.encoders import EncoderSettings, FeatureMemory, silent_chunks
 from omnidrop.models.registry import load
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
 

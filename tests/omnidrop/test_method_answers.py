@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 import omnidrop
-from omnidrop import cost, decode, layout, prefill
+from omnidrop import cost
 from omnidrop.answers import Answer
+from omnidrop.engine import decode, layout, prefill
+from omnidrop.engine.layout import END
 from omnidrop.errors import QuestionError
-from omnidrop.layout import END
 from omnidrop.model import MODES, Pruning
 from omnidrop.questions import Boolean, Choice, Json, Number, Question, Text
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, stock_logits

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnidrop import modes, prefill
+from omnidrop.engine import modes, prefill
 from omnidrop.errors import UserError
 from omnidrop.model import Media, Pruning
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, same

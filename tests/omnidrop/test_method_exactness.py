@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.evidence import guides
-from omnidrop import decode, layout, modes, policies, prefill
+from omnidrop import policies
+from omnidrop.engine import decode, layout, modes, prefill
 from omnidrop.model import Pruning
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, by_question, same, stock_logits
 from tests.support.method_oracle import fixed, masked_run

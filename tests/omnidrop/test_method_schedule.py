@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnidrop.errors import PolicyError
-from omnidrop.intra_modality import GROUP, LEAST_LEVEL, Entry
-from omnidrop.schedule import Schedule, Sigmoid, calibrate, full
+from omnidrop.policies.intra_modality import GROUP, LEAST_LEVEL, Entry
+from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate, full
 
 SHAPE = Sigmoid(0.0, 0.0)
 entries = st.builds(

@@ -11,21 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from omnidrop import diversity, intra_modality, policies
+from omnidrop import policies
+from omnidrop.engine.importance import aggregate, attention_received
 from omnidrop.errors import PolicyError
-from omnidrop.importance import aggregate, attention_received
 from omnidrop.model import MODES, Pruning
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.selection import rarity
+from omnidrop.policies import diversity, intra_modality
+from omnidrop.policies.base import AudioVisual, LayerTokens, keep_highest
+from omnidrop.policies.max_min_selection import rarity
+from omnidrop.policies.omnidrop import OmniDrop
 
 
-def tokens(audio: int, frames: tuple[int, ...], *, seed: int = 0, importance: bool = True) -> policies.AudioVisual:
+def tokens(audio: int, frames: tuple[int, ...], *, seed: int = 0, importance: bool = True) -> AudioVisual:
     """A clip: all frames, then all audio, random features."""
     generator = torch.Generator().manual_seed(seed)
     grid = [(t, 0, place) for t, size in enumerate(frames) for place in range(size)] + [(i, 0, 0) for i in range(audio)]
     video = sum(frames)
     chunk = [g[0] // 2 for g in grid[:video]] + [i // 10 for i in range(audio)]
-    return policies.AudioVisual(
+    return AudioVisual(
         modality=torch.tensor([VIDEO] * video + [AUDIO] * audio, dtype=torch.int8),
         chunk=torch.tensor(chunk, dtype=torch.int64),
         grid=torch.tensor(grid, dtype=torch.int32).view(-1, 3),
@@ -92,7 +95,7 @@ def taking_turns(importance: Tensor, keep: int) -> set[int]:
 def test_quota_is_taking_turns(questions: int, count: int, data: st.DataObject) -> None:
     importance = torch.rand(questions, count, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 999))))
     keep = data.draw(st.integers(1, count))
-    got = policies.keep_highest(aggregate(importance, "quota"), keep)
+    got = keep_highest(aggregate(importance, "quota"), keep)
     assert set(got.tolist()) == taking_turns(importance, keep)
 
 
@@ -130,7 +133,7 @@ def test_far_moments_win_over_slightly_better_near_ones() -> None:
     """Eight tokens, four go, so all are candidates: the best is in chunk 0, near ones beat far ones by a little."""
     score = torch.tensor([1.0, 0.8, 0.05, 0.04, 0.03, 0.02, 0.01, 0.0])
     chunk = torch.tensor([0, 0, 0, 0, 3, 3, 3, 3])
-    assert policies.keep_highest(score, 4).tolist() == [0, 1, 2, 3]
+    assert keep_highest(score, 4).tolist() == [0, 1, 2, 3]
     assert diversity.keep(score, chunk, 4, 0.2, 4, normalised=True).tolist() == [0, 1, 4, 5]
 
 
@@ -143,7 +146,7 @@ def test_merged_frames_keep_what_differs_most_from_the_anchor() -> None:
     changed = {1: [3, 4], 2: [0, 9], 3: [5, 6], 5: [1, 7]}
     for frame, places in changed.items():
         features[[frame * 10 + place for place in places]] *= -1
-    clip = policies.AudioVisual(**{**vars(clip), "features": features})
+    clip = AudioVisual(**{**vars(clip), "features": features})
     entry = intra_modality.Entry(0, clip.frame_sizes)
     kept = intra_modality.select(clip, entry, entry.count(1.0), "merged").tolist()
     wanted = [
@@ -166,7 +169,7 @@ def test_diverse_entry_keeps_one_of_each_kind_in_every_chunk() -> None:
     """Three kinds of token a chunk, many of each: nothing is kept twice before each kind is kept once."""
     clip = tokens(0, (12,) * 8)
     kinds = torch.eye(3, clip.features.shape[1]).repeat(clip.count // 3, 1)
-    clip = policies.AudioVisual(**{**vars(clip), "features": kinds + 0.001 * clip.features})
+    clip = AudioVisual(**{**vars(clip), "features": kinds + 0.001 * clip.features})
     entry = intra_modality.Entry(0, clip.frame_sizes)
     kept = intra_modality.select(clip, entry, 3 * clip.chunks, "diverse")
     found = {(int(clip.chunk[token]), int(kinds[token].argmax())) for token in kept.tolist()}
@@ -181,7 +184,7 @@ def test_a_rare_thing_enters_from_every_frame_that_shows_it() -> None:
     features[:, torch.arange(9), torch.arange(9)] = 1.0  # the same nine in every frame: usual, but unlike each other
     for frame in range(frames):
         features[frame, 9:, 10 + frame] = 1.0  # another thing in every frame, in three cells
-    clip = policies.AudioVisual(**{**vars(clip), "features": features.reshape(-1, 24)})
+    clip = AudioVisual(**{**vars(clip), "features": features.reshape(-1, 24)})
     entry = intra_modality.Entry(0, clip.frame_sizes)
     kept = intra_modality.select(clip, entry, 6 * frames)
     assert {token // cells for token in kept.tolist() if token % cells >= 9} == set(range(frames))
@@ -197,7 +200,7 @@ def test_few_tokens_are_chosen_from_several_frames_at_once() -> None:
     features[..., 0] = 1.0
     for frame, thing in ((1, 3), (1, 4), (1, 5), (1, 6), (1, 7), (4, 8)):
         features[frame, thing] = torch.nn.functional.one_hot(torch.tensor(thing), 12).float()
-    clip = policies.AudioVisual(**{**vars(clip), "features": features.reshape(-1, 12)})
+    clip = AudioVisual(**{**vars(clip), "features": features.reshape(-1, 12)})
     kept = intra_modality.select(clip, intra_modality.Entry(0, clip.frame_sizes), 2 * frames)
     assert {(token // cells, token % cells) for token in kept.tolist()} >= {(1, n) for n in range(3, 8)} | {(4, 8)}
     assert [int((kept // (3 * cells) == window).sum()) for window in range(2)] == [6, 6]
@@ -226,13 +229,13 @@ def test_rarity_of_many_is_estimated_from_some() -> None:
 def test_what_mattered_in_earlier_layers_still_counts() -> None:
     """The first look is for token 0, the second for token 3; the paper knows only the layer it is in."""
     first, now = torch.tensor([0.8, 0.1, 0.05, 0.05]), torch.tensor([0.1, 0.25, 0.15, 0.5])
-    layer = policies.LayerTokens(
+    layer = LayerTokens(
         5, 28, torch.arange(4), now, torch.ones(4, dtype=torch.int8), torch.arange(4), 4, earlier=(first,)
     )
-    assert policies.OmniDrop().at_layer(layer, 2).tolist() == [0, 3]
-    assert policies.OmniDrop(memory=0.0).at_layer(layer, 2).tolist() == [1, 3]
+    assert OmniDrop().at_layer(layer, 2).tolist() == [0, 3]
+    assert OmniDrop(memory=0.0).at_layer(layer, 2).tolist() == [1, 3]
     with pytest.raises(PolicyError, match="memory must be 0 to 1"):
-        policies.OmniDrop(memory=2.0)
+        OmniDrop(memory=2.0)
 
 
 def test_every_way_in_keeps_as_many_of_each_modality() -> None:
@@ -282,7 +285,7 @@ def test_every_policy_meets_its_ratio_and_keeps_what_it_planned(name: str, layer
     for layer in range(layers - 1):
         if not schedule.drops_after(layer):
             continue
-        alive = policies.LayerTokens(
+        alive = LayerTokens(
             layer=layer,
             layers=layers,
             index=kept,

@@ -18,9 +18,9 @@ from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as qwen2_5
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as qwen3
 
 from omnidrop.errors import CheckpointError
-from omnidrop.geometry import read_geometry, thinker_config
 from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
+from omnidrop.models.geometry import read_geometry, thinker_config
 from omnidrop.models.registry import load, weights_hash
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
 

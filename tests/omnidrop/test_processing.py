@@ -16,10 +16,10 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from omnidrop.errors import CheckpointError, ModelError
-from omnidrop.geometry import geometry_of, read_geometry
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.models.checkpoints import video_bounds
-from omnidrop.processing import ClipProcessor, ModelInputs, resize_frames
+from omnidrop.models.geometry import geometry_of, read_geometry
+from omnidrop.models.processing import ClipProcessor, ModelInputs, resize_frames
 from tests.support.small_checkpoints import SPECIAL, small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from omnidrop import processing
 from omnidrop.errors import CheckpointError
+from omnidrop.models import processing
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 from omnidrop.selfcheck import selfcheck
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni

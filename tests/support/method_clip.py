@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnidrop import layout, modes, prefill
+from omnidrop.engine import layout, modes, prefill
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 

@@ -1,7 +1,7 @@
 """An oracle for the pruned prefill: the stock layers with eager attention over all tokens, masking instead of dropping.
 
-Promises: nothing of `omnidrop/prefill.py`, `importance.py` or `decode.py` is used; every token is computed in every
-layer and a dropped one is only hidden from the others. Slow and plain. Knows nothing about caches.
+Promises: nothing of the engine's `prefill`, `importance` or `decode` is used; every token is computed in every layer
+and a dropped one is only hidden from the others. Slow and plain. Knows nothing about caches.
 """
 
 from __future__ import annotations

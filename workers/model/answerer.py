@@ -18,11 +18,11 @@ import torch
 import transformers
 
 from omnidrop.answers import ClipAnswers
+from omnidrop.engine.modes import DENSE_MODES
 from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError
-from omnidrop.geometry import Geometry, geometry_of
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.checkpoints import resolve_checkpoint
-from omnidrop.modes import DENSE_MODES
+from omnidrop.models.geometry import Geometry, geometry_of
 from omnidrop.questions import Question
 from workers.model.audit_sample import is_audited, is_dense_first
 from workers.model.memory import peak_rss_bytes

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from omnidrop.geometry import Geometry
+from omnidrop.models.geometry import Geometry
 from workers.records import DecodedClip
 
 SMALLEST_SIDE = 56

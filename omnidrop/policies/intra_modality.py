@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.schedule import EntryCounts
-from omnidrop.selection import frames, max_min, rarity, split, windows
+from omnidrop.policies.max_min_selection import frames, max_min, rarity, split, windows
+from omnidrop.policies.schedule import EntryCounts
 
 if TYPE_CHECKING:
-    from omnidrop.policies import AudioVisual
+    from omnidrop.policies.base import AudioVisual
 
 Way = Literal["rare", "diverse", "merged"]
 WAYS: tuple[Way, ...] = ("rare", "diverse", "merged")

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnidrop.answers import Answer
-from omnidrop.constraint import Grammars
-from omnidrop.layout import END, Asked
+from omnidrop.engine.constraint import Grammars
+from omnidrop.engine.layout import END, Asked
+from omnidrop.engine.prefill import LayerCache, State
 from omnidrop.models.base import Adapter
-from omnidrop.prefill import LayerCache, State
 from omnidrop.questions import SCORED, Json, Question, Text
 
 

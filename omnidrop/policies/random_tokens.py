@@ -11,13 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnidrop.baselines.budget import at_input
-from omnidrop.policies import AudioVisual, Guide, LayerTokens, keep_highest, register
-from omnidrop.schedule import Schedule
-from omnidrop.selection import split
+from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, keep_highest
+from omnidrop.policies.budget import at_input
+from omnidrop.policies.max_min_selection import split
+from omnidrop.policies.schedule import Schedule
 
 
-@register
 @dataclass(frozen=True)
 class Random:
     """Uniform sampling without replacement, per modality. The same `seed` keeps the same places of clips of one size.

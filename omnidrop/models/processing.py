@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from omnidrop.errors import CheckpointError, ModelError
-from omnidrop.geometry import SAMPLE_RATE, Geometry
 from omnidrop.models.checkpoints import read_chat_template, read_json
 from omnidrop.models.clip_layout import ClipLayout, MediaTokens, lay_out
+from omnidrop.models.geometry import SAMPLE_RATE, Geometry
 
 QUESTION_MARK = "\u2063question\u2063"
 """Stands for the question while the chat template is rendered; invisible separators keep it from meeting real text."""

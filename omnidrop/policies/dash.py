@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from omnidrop.baselines.budget import at_input
-from omnidrop.baselines.omnizip import OmniZip, audio_first, frame_chunks
-from omnidrop.baselines.selection import audio_by_attention, frames_by_peaks_and_change
 from omnidrop.errors import PolicyError
-from omnidrop.policies import AudioVisual, Guide, LayerTokens, everything, keep_highest, register
-from omnidrop.schedule import Schedule
+from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, keep_highest
+from omnidrop.policies.budget import at_input
+from omnidrop.policies.feature_selection import audio_by_attention, frames_by_peaks_and_change
+from omnidrop.policies.omnizip import OmniZip, audio_first, frame_chunks
+from omnidrop.policies.schedule import Schedule
 
 
-@register
 @dataclass(frozen=True)
 class Dash:
     """DASH (arXiv 2603.15685, its method section): a segment begins where the cosine of neighbouring audio tokens falls

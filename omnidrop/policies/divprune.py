@@ -11,13 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnidrop.baselines.budget import at_input
-from omnidrop.policies import AudioVisual, Guide, LayerTokens, everything, keep_highest, register
-from omnidrop.schedule import Schedule
-from omnidrop.selection import max_min, split, windows
+from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, keep_highest
+from omnidrop.policies.budget import at_input
+from omnidrop.policies.max_min_selection import max_min, split, windows
+from omnidrop.policies.schedule import Schedule
 
 
-@register
 @dataclass(frozen=True)
 class DivPrune:
     """DivPrune (arXiv 2503.02175, its method section): greedy max-min selection on 1 - cosine of the input features.

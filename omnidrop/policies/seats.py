@@ -11,12 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnidrop.baselines.budget import apportion, checked, solve
 from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO
-from omnidrop.policies import AudioVisual, Guide, LayerTokens, everything, register
-from omnidrop.schedule import Schedule, full
-from omnidrop.selection import max_min, split, windows
+from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything
+from omnidrop.policies.budget import apportion, checked, solve
+from omnidrop.policies.max_min_selection import max_min, split, windows
+from omnidrop.policies.schedule import Schedule, full
 
 DEPTH = 28
 """Layers of the model whose cuts the paper states."""
@@ -24,7 +24,6 @@ CUTS = (16, 18, 20)
 LATE = 24
 
 
-@register
 @dataclass(frozen=True)
 class Seats:
     """SEATS (arXiv 2605.20035, its method section), the strongest published training-free result.

@@ -12,12 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnidrop.baselines.budget import at_input
-from omnidrop.baselines.selection import audio_by_attention, frames_by_peaks_and_change
 from omnidrop.errors import PolicyError
-from omnidrop.policies import AudioVisual, Guide, LayerTokens, everything, keep_highest, register
-from omnidrop.schedule import Schedule
-from omnidrop.selection import split
+from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, keep_highest
+from omnidrop.policies.budget import at_input
+from omnidrop.policies.feature_selection import audio_by_attention, frames_by_peaks_and_change
+from omnidrop.policies.max_min_selection import split
+from omnidrop.policies.schedule import Schedule
 
 PAPER_RATIO = 0.45
 """The share of all tokens that its lighter setting is named by."""
@@ -43,7 +43,6 @@ def audio_first(tokens: AudioVisual, keep: int, audio_share: float) -> tuple[int
     return audio, keep - audio
 
 
-@register
 @dataclass(frozen=True)
 class OmniZip:
     """OmniZip (arXiv 2511.14582, its method section).

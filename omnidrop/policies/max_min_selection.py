@@ -17,7 +17,7 @@ from torch.nn import functional
 from omnidrop.models.base import AUDIO, VIDEO
 
 if TYPE_CHECKING:
-    from omnidrop.policies import AudioVisual
+    from omnidrop.policies.base import AudioVisual
 
 MOST_PAIRS = 1 << 25
 """Distances held at once, 128 MB of float32: five minutes of large frames would fill a device."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies import AudioVisual
-from omnidrop.schedule import Schedule, full
+from omnidrop.policies.base import AudioVisual
+from omnidrop.policies.schedule import Schedule, full
 
 
 def checked(retained_ratio: float | None, name: str) -> float:

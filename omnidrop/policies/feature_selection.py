@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from omnidrop.policies import AudioVisual
-from omnidrop.selection import split
+from omnidrop.policies.base import AudioVisual
+from omnidrop.policies.max_min_selection import split
 
 
 def density_peaks(features: Tensor, keep: int, neighbours: int = 5) -> Tensor:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from omnidrop import prefill
 from omnidrop.cost import LayerWork
-from omnidrop.importance import Guidance
-from omnidrop.layout import Asked, pack
+from omnidrop.engine import prefill
+from omnidrop.engine.importance import Guidance
+from omnidrop.engine.layout import Asked, pack
 from omnidrop.models.base import Adapter
-from omnidrop.policies import Policy
-from omnidrop.schedule import Schedule
+from omnidrop.policies.base import Policy
+from omnidrop.policies.schedule import Schedule
 
 DENSE_MODES = ("dense", "dense_shared")
 """Modes that prune nothing: each question alone; the prefix once for all."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnidrop.constraint import check_schema
+from omnidrop.engine.constraint import check_schema
 from omnidrop.errors import QuestionError
 from omnidrop.models.base import Adapter, Prefix
 from omnidrop.questions import SCORED, Json, Question

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnidrop.cost import LayerWork
-from omnidrop.importance import Guidance, aggregate, attention_received
-from omnidrop.layout import Packed
+from omnidrop.engine.importance import Guidance, aggregate, attention_received
+from omnidrop.engine.layout import Packed
 from omnidrop.models.base import AUDIO, Adapter, Prefix
-from omnidrop.policies import AudioVisual, LayerTokens, Policy, audio_visual
-from omnidrop.schedule import Schedule
+from omnidrop.policies.base import AudioVisual, LayerTokens, Policy, audio_visual
+from omnidrop.policies.schedule import Schedule
 
 ATTENTION = "omnidrop"
 """Name under which our attention is registered. It has no mask function, so transformers builds no mask."""

@@ -10,13 +10,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from omnidrop.baselines.budget import checked, solve
 from omnidrop.errors import PolicyError
-from omnidrop.policies import AudioVisual, Guide, LayerTokens, everything, keep_highest, register
-from omnidrop.schedule import Schedule, full
+from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, keep_highest
+from omnidrop.policies.budget import checked, solve
+from omnidrop.policies.schedule import Schedule, full
 
 
-@register
 @dataclass(frozen=True)
 class FastV:
     """FastV (arXiv 2403.06764, its method section): after decoder layer K = 2 the tokens with the lowest attention from

@@ -1,0 +1,144 @@
+"""What a pruning policy is, and what it may look at.
+
+Promises: a policy is a frozen dataclass of parameters that says how many audio and video tokens stay (host integers,
+known before the decoder runs) and which ones. Text is never its business: it only ever sees audio and video tokens.
+Knows nothing about attention kernels, caches, modes or how the importance it is given was computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from omnidrop.models.base import AUDIO, VIDEO, Prefix
+from omnidrop.policies.schedule import Schedule
+
+Guide = Literal["nothing", "question", "words", "last", "audio"]
+"""Whose attention a policy looks at inside the decoder: nobody's; that of a question's words and of its last token, at
+which the answer begins, half and half; of its words alone, as in the paper; of its last token alone; or of the audio
+tokens. `words` and `audio` are there for ablations."""
+
+
+@dataclass(frozen=True, eq=False)
+class AudioVisual:
+    """A clip's n audio and video tokens before any pruning, in prompt order: what a policy may look at at the input."""
+
+    modality: Tensor
+    """(n,) int8: AUDIO or VIDEO."""
+    chunk: Tensor
+    """(n,) int64: number of the time chunk."""
+    grid: Tensor
+    """(n, 3) int32, as `Prefix.grid`."""
+    features: Tensor
+    """(n, D) model dtype: the encoders' projected features."""
+    audio_importance: Tensor | None
+    """(audio,) float32: attention received in the audio encoder's last layer, in token order; None where unknown."""
+    audio: int
+    video: int
+    frame_sizes: tuple[int, ...]
+    """Video tokens by temporal patch, in time order; they sum to `video`."""
+    chunks: int
+    """How many chunks there are: the highest chunk number + 1."""
+    video_importance: Tensor | None = None
+    """(video,) float32: attention received in the vision encoder, in token order; None where unknown."""
+
+    @property
+    def count(self) -> int:
+        """n."""
+        return self.audio + self.video
+
+    @property
+    def is_audio(self) -> Tensor:
+        """(n,) bool."""
+        return self.modality == AUDIO
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTokens:
+    """The audio and video tokens that entered one decoder layer, in prompt order: what a policy may look at there."""
+
+    layer: int
+    layers: int
+    """Depth of the decoder."""
+    index: Tensor
+    """(alive,) int64: each token's place among the n tokens of `AudioVisual`."""
+    importance: Tensor
+    """(alive,) float32: attention received in this layer from the rows the policy's `guide` names, aggregated over the
+    questions. Higher matters more."""
+    modality: Tensor
+    """(alive,) int8."""
+    chunk: Tensor
+    """(alive,) int64."""
+    chunks: int
+    earlier: tuple[Tensor, ...] = ()
+    """`importance` in the layers before after which tokens left, (alive,) each, the latest last."""
+
+
+class Policy(Protocol):
+    """How tokens are chosen. Implementations are frozen dataclasses whose fields are their parameters.
+
+    Every count is a host integer from `plan`, so running a policy never waits for the device; `before` runs once a clip
+    and may, `at_layer` must not (no `.item()`, `nonzero()` or boolean indexing there: topk and sort instead).
+    """
+
+    name: ClassVar[str]
+    guide: ClassVar[Guide]
+
+    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+        """How many tokens enter each layer so that the mean over layers is `retained_ratio` (None: the policy's own).
+
+        Raises PolicyError, naming the floor, where the ratio cannot be reached.
+        """
+        ...
+
+    def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
+        """Which tokens enter the decoder: exactly `schedule.entering[0]` ascending indices into 0..n-1, int64."""
+        ...
+
+    def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
+        """Which tokens go on to the next layer: exactly `keep` ascending indices into 0..alive-1, int64.
+
+        Called only after layers whose output the schedule shortens.
+        """
+        ...
+
+
+def audio_visual(prefix: Prefix) -> tuple[AudioVisual, Tensor]:
+    """The prefix's audio and video tokens and (n,) their places in it, int64, on the prefix's device.
+
+    This is where counts come to the host, once a clip.
+    """
+    modality = prefix.modality.cpu()
+    places = torch.nonzero((modality == AUDIO) | (modality == VIDEO)).flatten()
+    of = modality[places]
+    time = prefix.grid.cpu()[places[of == VIDEO], 0]
+    sizes = torch.unique_consecutive(time, return_counts=True)[1] if time.numel() else time
+    chunk = prefix.chunk.cpu()[places]
+    device = prefix.embeddings.device
+    at = places.to(device)
+    tokens = AudioVisual(
+        modality=of.to(device),
+        chunk=chunk.to(device=device, dtype=torch.int64),
+        grid=prefix.grid[at],
+        features=prefix.embeddings[at],
+        audio_importance=prefix.audio_importance,
+        audio=int((of == AUDIO).sum()),
+        video=int((of == VIDEO).sum()),
+        frame_sizes=tuple(int(x) for x in sizes),
+        chunks=int(chunk.max()) + 1 if chunk.numel() else 0,
+        video_importance=prefix.video_importance,
+    )
+    return tokens, at
+
+
+def everything(tokens: AudioVisual) -> Tensor:
+    """(n,) int64: all of them."""
+    return torch.arange(tokens.count, device=tokens.modality.device)
+
+
+def keep_highest(score: Tensor, keep: int) -> Tensor:
+    """(keep,) ascending indices of the `keep` highest of `score` (alive,)."""
+    return torch.sort(torch.topk(score, keep, sorted=False).indices).values

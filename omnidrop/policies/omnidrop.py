@@ -1,0 +1,125 @@
+"""Layer-wise pruning guided by the questions: the method this project is named after, with our own changes.
+
+Promises: counts are solved for the retained ratio asked; nothing is chosen by what is not a question's attention inside
+the decoder. Knows nothing about modes or how attention is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from omnidrop.errors import PolicyError
+from omnidrop.policies import diversity, intra_modality
+from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, keep_highest
+from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate
+
+
+@dataclass(frozen=True)
+class OmniDrop:
+    """Layer-wise pruning guided by the question's attention (arXiv 2605.14458).
+
+    Numbers default to the paper's settings for the 7B model. `p_init` and `p_final` left at None are solved, together
+    with the share that enters the decoder, for the retained ratio asked (see `omnidrop.policies.schedule.calibrate`).
+    """
+
+    name: ClassVar[str] = "omnidrop"
+    guide: ClassVar[Guide] = "question"
+
+    beta: float = 20.0
+    """Steepness of the layer schedule."""
+    t_mid: float = 0.5
+    """Share of the depth at which half of `p_final` is reached (the paper's 3B at 20 %: 0.55)."""
+    p_init: float | None = None
+    p_final: float | None = None
+    audio_keep: float = 0.7
+    """Share of the audio tokens that enters the decoder."""
+    video_keep: float = 0.4
+    """Share of the video tokens that enters: the paper's (1 + 3 x 0.2) / 4, one anchor of four frames whole and 20 % of
+    the others."""
+    entry: intra_modality.Way = "rare"
+    """Which ones: the least like each other, rare ones first (`rare`) or not (`diverse`), or the paper's (`merged`):
+    audio by attention received in the encoder, video by what differs from the anchor frame. See docs/evidence.md."""
+    at_input: bool = True
+    """Off: every token enters the decoder and only layers prune."""
+    memory: float = 0.7
+    """How much of a token's score in the layers before counts in this one; 0 is the paper. Layers look at different
+    things: what the first look of a question needs is not what the second needs."""
+    diversity: diversity.Kind = "normalised"
+    diversity_weight: float = 0.2
+    diversity_from: float = 0.5
+    """Share of the depth from which the temporal diversity score is used: layer 14 of 28 (19 of 36 for 3B)."""
+
+    def __post_init__(self) -> None:
+        for field, low, high in (
+            ("t_mid", 0.0, 1.0),
+            ("audio_keep", 0.0, 1.0),
+            ("video_keep", 0.25, 1.0),
+            ("memory", 0.0, 1.0),
+            ("diversity_weight", 0.0, 1.0),
+            ("diversity_from", 0.0, 1.0),
+        ):
+            if not low <= getattr(self, field) <= high:
+                raise PolicyError(f"{field} must be {low:g} to {high:g}, got {getattr(self, field)!r}")
+        for field in ("p_init", "p_final"):
+            given = getattr(self, field)
+            if given is not None and not 0.0 <= given < 1.0:
+                raise PolicyError(f"{field} must be at least 0 and below 1, got {given!r}")
+        if (self.p_init is None) != (self.p_final is None):
+            raise PolicyError("give both p_init and p_final, or neither to have them solved for the retained ratio")
+        if self.entry not in intra_modality.WAYS:
+            raise PolicyError(f"entry must be one of {', '.join(intra_modality.WAYS)}, got {self.entry!r}")
+        if self.beta <= 0:
+            raise PolicyError(f"beta must be positive, got {self.beta!r}")
+        if self.diversity not in diversity.KINDS:
+            raise PolicyError(f"diversity must be one of {', '.join(diversity.KINDS)}, got {self.diversity!r}")
+
+    def _entry(self, tokens: AudioVisual) -> intra_modality.Entry:
+        share = (self.audio_keep, self.video_keep) if self.at_input else (1.0, 1.0)
+        return intra_modality.Entry(tokens.audio, tokens.frame_sizes, *share)
+
+    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+        """The paper's sigmoid with the given rates, or the rates that meet `retained_ratio` at this depth."""
+        entry = self._entry(tokens)
+        shape = Sigmoid(self.p_init or 0.0, self.p_final or 0.0, self.beta, self.t_mid)
+        if self.p_init is not None:
+            if retained_ratio is not None:
+                raise PolicyError("give either p_init and p_final or a retained_ratio, not both")
+            return shape.schedule(tokens.count, entry.count(1.0), layers)
+        if retained_ratio is None:
+            raise PolicyError("policy 'omnidrop' needs a retained_ratio (for example 0.3), or p_init and p_final")
+        return calibrate(retained_ratio, tokens.count, layers, shape, entry.counts())
+
+    def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
+        """The least alike and rarest, or the paper's temporal token merging."""
+        return intra_modality.select(tokens, self._entry(tokens), schedule.entering[0], self.entry)
+
+    def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
+        """One global ranking over audio and video; in deep layers far-away moments are kept in preference."""
+        score = self._score(tokens)
+        if self.diversity == "off" or tokens.layer < self.diversity_from * tokens.layers:
+            return keep_highest(score, keep)
+        return diversity.keep(
+            score,
+            tokens.chunk,
+            keep,
+            self.diversity_weight,
+            tokens.chunks,
+            normalised=self.diversity == "normalised",
+        )
+
+    def _score(self, tokens: LayerTokens) -> Tensor:
+        """(alive,) float32: the layer's importance and, `memory` times fainter with every layer, that of those before.
+
+        Layers differ in how much of their attention goes to audio and video at all, so each is brought to a sum of 1.
+        """
+        if not self.memory:
+            return tokens.importance
+        score = torch.zeros_like(tokens.importance)
+        for importance in (*tokens.earlier, tokens.importance):
+            share = importance / importance.sum().clamp_min(torch.finfo(torch.float32).tiny)
+            score = share + self.memory * score
+        return score
