@@ -1,0 +1,1 @@
+"""How the embedded checkpoints were made. Nothing of the product imports it."""

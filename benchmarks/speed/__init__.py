@@ -1,0 +1,1 @@
+"""Seconds and bytes: ours beside what a user would pick instead."""

@@ -1,0 +1,1 @@
+"""What commands share and what is not a command: options, display, tables of output."""

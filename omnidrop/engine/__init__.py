@@ -1,0 +1,1 @@
+"""The packed, pruned prefill and decoding: layout, modes, importance."""

@@ -1,0 +1,1 @@
+"""One media file asked by hand. Not named `ask`: that is the public function `pipeline.ask`."""

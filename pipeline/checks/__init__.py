@@ -1,0 +1,1 @@
+"""Checking a job before it runs, and results after."""

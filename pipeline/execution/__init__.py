@@ -1,0 +1,1 @@
+"""Work units on Ray: scheduling, actors, failures of workers, metering."""

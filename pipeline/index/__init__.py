@@ -1,0 +1,1 @@
+"""The savings index: SQL tables that follow from the journal."""

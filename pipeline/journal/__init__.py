@@ -1,0 +1,1 @@
+"""The truth: finished work units, current-version pointers, recipes, run records."""

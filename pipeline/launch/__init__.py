@@ -1,0 +1,1 @@
+"""How runs begin: submitted to a cluster, or on schedule, never two at once."""

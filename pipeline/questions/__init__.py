@@ -1,0 +1,1 @@
+"""Question sets, their templates, and the built-in sets."""

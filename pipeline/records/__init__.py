@@ -1,0 +1,1 @@
+"""What is stored and published: every column, work units, run records, checksums."""

@@ -1,0 +1,1 @@
+"""Runs from beginning to end, and what keeps their results: rebuild, forget, metrics, logs."""

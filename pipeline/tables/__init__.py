@@ -1,0 +1,1 @@
+"""The published tables: manifest, writing, publishing, queries."""

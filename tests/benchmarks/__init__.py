@@ -1,0 +1,1 @@
+"""Tests of the benchmarks, at sizes of seconds."""

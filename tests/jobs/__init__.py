@@ -1,0 +1,1 @@
+"""Tests of the command line, the pages and the deployment files."""

@@ -1,0 +1,1 @@
+"""Harnesses that assert promises: kills, faults, hostile media; long runs have make targets."""

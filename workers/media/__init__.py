@@ -1,0 +1,1 @@
+"""What decodes: ffmpeg and probing in confined processes, fetching, clips."""
