@@ -185,12 +185,13 @@ def test_forgetting_what_was_never_there_is_refused(job):
 def test_the_guarantees_name_tests_that_exist():
     page = (ROOT / "docs" / "guarantees.md").read_text()
     named = re.findall(r"`(test_\w+)`", page)
-    files = dict(re.findall(r"\[`?(test_\w+)`?\]\((\.\./tests/test_\w+\.py)\)", page))
+    files = dict(re.findall(r"\[`?(test_\w+)`?\]\((\.\./tests/\w+/test_\w+\.py)\)", page))
     defined = {
         name: path.name
-        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
         for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
     }
     assert len(named) > 15
     assert not [name for name in named if name not in defined]
+    assert len(files) > 15
     assert not [name for name, path in files.items() if Path(path).name != defined[name]]

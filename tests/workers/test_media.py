@@ -419,7 +419,7 @@ def test_a_child_dies_with_its_parent(tmp_path):
     """The parent is killed with SIGKILL, so nothing of ours can clean up: the kernel must."""
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from workers import ffmpeg\n"
+        "from workers.media import ffmpeg\n"
         "source = ['-re', '-f', 'lavfi', '-i', 'testsrc', '-metadata', sys.argv[2], '-f', 'null', '-']\n"
         "ffmpeg.run([ffmpeg.find_ffmpeg(), *source], limits=ffmpeg.Limits(60, 1 << 20))\n"
     )
