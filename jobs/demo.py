@@ -63,7 +63,7 @@ def command(
     job = load_job(job_file)
     with StopOnSignal() as stop, ProgressBar() as bar:
         summary = run_job(job, bar, stop)
-    print_summary(summary, output=str(folder / "results"))
+    print_summary(job, summary, output=str(folder / "results"))
     if not summary.answered_nothing:
         score = print_answers(job.output, truths)
         console.print("\nthree queries to try:")

@@ -12,6 +12,7 @@ from jobs._shared.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
 from pipeline.config.job import JobConfig
 from pipeline.identity import checked_run_id
+from pipeline.records.columns import run_row
 from pipeline.runs.run import RunSummary, run_job
 from pipeline.storage.outage import StopFlag
 from workers.media.ffmpeg import find_ffmpeg
@@ -61,7 +62,7 @@ def run_and_show(job: JobConfig, stop: StopFlag, run_id: str | None = None, lost
     """Run a job until it is done or `stop` or `lost` is set, see `run_job`, with a progress bar and a summary."""
     with ProgressBar() as bar:
         summary = run_job(job, bar, stop, run_id, lost=lost)
-    print_summary(summary, output=job.output)
+    print_summary(job, summary, output=job.output)
     if hint := retry_hint(summary.error_classes, job_as_given()):
         console.print(hint, markup=False, highlight=False, soft_wrap=True)
     return summary
@@ -70,7 +71,7 @@ def run_and_show(job: JobConfig, stop: StopFlag, run_id: str | None = None, lost
 def summary_json(summary: RunSummary) -> dict[str, object]:
     """The summary as `--json` writes it."""
     return {
-        "run": summary.run,
+        "run": run_row(summary.run),
         "totals": summary.totals,
         "saved_against_dense_shared": summary.totals.saved_against_dense_shared,
         "saved_against_dense": summary.totals.saved_against_dense,

@@ -55,7 +55,7 @@ def command(
         return
     with StopOnSignal() as stop, ProgressBar() as bar:
         summary = run_job(job, bar, stop, again=selection)
-    print_summary(summary, output=job.output)
+    print_summary(job, summary, output=job.output)
     left = select_failures(job, selection).failures
     console.print(f"failures of {', '.join(error_class)}: {selected.failures} before, {left} now", highlight=False)
     write_json(json_file, summary_json(summary) | {"selected": selected, "left": left})

@@ -12,6 +12,8 @@ from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
 from pipeline.planning.open_job import open_job
+from pipeline.records.columns import run_row
+from pipeline.records.run_record import RunRecord
 
 EXAMPLES = ("omnidrop status job.yaml", "omnidrop status job.yaml --json status.json")
 
@@ -23,7 +25,7 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     try:
         totals = parts.index.totals(job.name)
         classes = parts.index.quarantine_classes(job.name)
-        runs = parts.index.runs(job.name)
+        runs = with_idle(parts.index.runs(job.name), parts.journal.last_idle_run(job.name))
     finally:
         parts.index.close()
     facts = [
@@ -39,12 +41,19 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     for column in ("run", "status", "clips", "quarantined", "wall s", "model s"):
         history.add_column(column)
     for run in runs[:10]:
-        answered = run.clips_answered + run.clips_partial
-        cells = (run.run_id, run.status, answered, run.quarantined, f"{run.wall_s:.1f}", f"{run.model_s:.1f}")
+        answered = run.counts.clips_answered + run.counts.clips_partial
+        seconds = (f"{run.time.wall_s:.1f}", f"{run.time.model_s:.1f}")
+        cells = (run.run_id, run.status, answered, run.counts.quarantined, *seconds)
         history.add_row(*map(str, cells))
     console.print(history)
     note_toy_answers([job.model.path])
-    write_json(json_file, {"totals": asdict(totals), "quarantine": dict(classes), "runs": runs})
+    records = [run_row(run) for run in runs]
+    write_json(json_file, {"totals": asdict(totals), "quarantine": dict(classes), "runs": records})
+
+
+def with_idle(runs: list[RunRecord], idle: RunRecord | None) -> list[RunRecord]:
+    """Run records, newest first, with the last run that found nothing to do: of these no more is kept."""
+    return runs if idle is None else sorted([idle, *runs], key=lambda run: run.started_at, reverse=True)
 
 
 if __name__ == "__main__":

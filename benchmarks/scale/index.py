@@ -19,7 +19,7 @@ from pipeline.index.rollups import recount
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.savings_queries import QUERIES
 from pipeline.index.schema import clips, savings
-from pipeline.records.heads_and_runs import RunRecord
+from pipeline.records.run_record import RunRecord
 
 Answer = TypeVar("Answer")
 

@@ -16,11 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
-from pipeline.evaluation.audit import Audit, Claim, Share
+from pipeline.config.job import JobConfig
+from pipeline.evaluation.audit import Audit, Claim, Share, audit_of
 from pipeline.index.totals import Totals
-from pipeline.records.heads_and_runs import RunRecord
+from pipeline.records.run_record import RunSpending
 from pipeline.report.formats import quantity as quantity
 from pipeline.runs.run import RunSummary
+from pipeline.storage.store import open_store
 from workers.errors import TRANSIENT
 from workers.records import ClipFailure
 
@@ -75,20 +77,21 @@ class ProgressBar:
         self._progress.update(self._task, advance=len(result.outcomes), quarantined=shown)
 
 
-def print_summary(summary: RunSummary, *, output: str) -> None:
-    """What the run did and how the job stands after it."""
-    run, totals = summary.run, summary.totals
-    if summary.did_nothing and not run.quarantined:
+def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
+    """What the run did and how the job stands after it; `output` is how the results are named in what to do next."""
+    run, totals, counts = summary.run, summary.totals, summary.run.counts
+    if summary.did_nothing and not counts.quarantined:
         console.print(
-            f"[bold]nothing to do[/]: all {run.units_done_before} work units of {run.media_listed} media were finished "
-            "before; the results stay as they are"
+            f"[bold]nothing to do[/]: all {counts.units_done_before} work units of {counts.media_listed} media were "
+            "finished before; the results stay as they are"
         )
-    print_facts(f"job {run.job}, run {run.run_id}: {run.status}", summary_lines(summary))
-    if run.status == "budget":
+    audit = audit_of(open_store(job.output, job.storage), summary.published, job.name, job.audit.min_agreement)
+    print_facts(f"job {run.job}, run {run.run_id}: {run.status}", summary_lines(summary, audit))
+    if run.status == "budget" and (spent := run.spending) is not None:
         console.print(
-            f"[yellow]the budget is spent[/]: {hours(run.gpu_hours, run.usd)} of {run.gpu_hours_cap or 0:.4g} GPU "
-            "hours; what was begun is finished and kept. Run again to go on with as much once more, or with another "
-            "--budget-usd or --budget-gpu-hours (none: no cap)"
+            f"[yellow]the budget is spent[/]: {hours(spent.gpu_hours, spent.usd)} of {spent.gpu_hours_cap or 0:.4g} "
+            "GPU hours; what was begun is finished and kept. Run again to go on with as much once more, or with "
+            "another --budget-usd or --budget-gpu-hours (none: no cap)"
         )
     for note in summary.notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
@@ -103,51 +106,52 @@ def print_summary(summary: RunSummary, *, output: str) -> None:
         console.print(command, markup=False, highlight=False, soft_wrap=True)
 
 
-def summary_lines(summary: RunSummary) -> list[tuple[str, str]]:
+def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, str]]:
     """The rows of the summary table: (name, value with its unit)."""
     run, totals, rows = summary.run, summary.totals, summary.published.rows
-    in_this_run = run.clips_answered + run.clips_partial
+    in_this_run = run.counts.clips_answered + run.counts.clips_partial
+    busy_share, bottleneck = run.time.actor_busy_share, run.time.bottleneck
     lines = [
         ("media", f"{totals.media}"),
         ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
         ("answers", f"{rows.get('answers', 0)}"),
         ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),
         *savings_lines(totals),
-        ("audited", audit_line(summary.audit)),
-        ("model time in this run", f"{run.model_s:.1f} s of {run.wall_s:.1f} s wall"),
-        *spending_lines(run),
+        ("audited", audit_line(audit)),
+        ("model time in this run", f"{run.time.model_s:.1f} s of {run.time.wall_s:.1f} s wall"),
+        *spending_lines(run.spending),
         *(
-            [("actors busy", f"{share(run.actor_busy_share)} of their time; bottleneck: {run.bottleneck}")]
-            if run.actor_busy_share is not None
+            [("actors busy", f"{share(busy_share)} of their time; bottleneck: {bottleneck}")]
+            if busy_share is not None
             else []
         ),
-        ("peak memory of the driver", f"{run.driver_peak_rss_bytes / 2**20:.0f} MiB"),
+        ("peak memory of the driver", f"{run.resources.driver_peak_rss_bytes / 2**20:.0f} MiB"),
     ]
     return lines
 
 
-def spending_lines(run: RunRecord) -> list[tuple[str, str]]:
+def spending_lines(spent: RunSpending | None) -> list[tuple[str, str]]:
     """What a run spent, and what it was expected to: nothing where no actor was started."""
-    if not run.gpu_hours or run.answering_gpu_hours is None:
+    if spent is None or not spent.gpu_hours:
         return []
-    busy = f"{share(run.answering_gpu_hours / run.gpu_hours)} of them answering"
-    lines = [("GPU hours in this run", f"{hours(run.gpu_hours, run.usd)}, {busy}")]
-    low, high, expected = run.estimated_gpu_hours_low, run.estimated_gpu_hours_high, run.estimated_gpu_hours
+    busy = f"{share(spent.answering_gpu_hours / spent.gpu_hours)} of them answering"
+    lines = [("GPU hours in this run", f"{hours(spent.gpu_hours, spent.usd)}, {busy}")]
+    low, high, expected = spent.estimated_gpu_hours_low, spent.estimated_gpu_hours_high, spent.estimated_gpu_hours
     if expected and low is not None and high is not None:
-        off = 100 * (run.answering_gpu_hours / expected - 1)
+        off = 100 * (spent.answering_gpu_hours / expected - 1)
         lines.append(
             (
                 "answering, against the estimate",
-                f"{run.answering_gpu_hours:.4g} hours, {off:+.1f} %; estimated {expected:.4g} "
+                f"{spent.answering_gpu_hours:.4g} hours, {off:+.1f} %; estimated {expected:.4g} "
                 f"({low:.4g} to {high:.4g})",
             )
         )
     return lines
 
 
-def hours(gpu_hours: float | None, usd: float | None) -> str:
+def hours(gpu_hours: float, usd: float | None) -> str:
     """GPU hours, and what they cost where there is a price."""
-    return f"{gpu_hours or 0.0:.4g}" + ("" if usd is None else f" ({usd:.4g} USD)")
+    return f"{gpu_hours:.4g}" + ("" if usd is None else f" ({usd:.4g} USD)")
 
 
 def savings_lines(totals: Totals) -> list[tuple[str, str]]:

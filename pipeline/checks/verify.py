@@ -33,6 +33,7 @@ from pipeline.journal.journal import FORMAT_PATH, Journal, format_of
 from pipeline.journal.recipes import decode_recipe
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, digest
 from pipeline.records.heads_and_runs import decode_heads, decode_run
+from pipeline.records.legacy import formats as legacy
 from pipeline.records.unit import UnitKey, UnitObject, decode_unit
 from pipeline.tables import manifest, publish
 
@@ -187,10 +188,14 @@ class _Verification:
                         self._found("journal", "forgotten", path, "it names a forgotten media item", mend)
             elif folder == "runs" and path.endswith(".json"):
                 self._checked["runs"] += 1
-                run = decode_run(self._store.read_bytes(path), where=path)
-                truth.write_run(run)
-                if run.status == "running":
-                    self._notes.append(f"run {run.run_id} was killed, or goes on and adds rows while they are checked")
+                stored = decode_run(self._store.read_bytes(path), where=path)
+                truth.write_runs([stored])
+                if stored.run.status == "running":
+                    self._notes.append(
+                        f"run {stored.run.run_id} was killed, or goes on and adds rows while they are checked"
+                    )
+            elif folder == "idle_runs" and path.endswith(".json"):
+                decode_run(self._store.read_bytes(path), where=path)
             elif folder == "recipes" and path.endswith(".json"):
                 decode_recipe(self._store.read_bytes(path), where=path)
             elif path != FORMAT_PATH and not (folder == "tombstones" and path.endswith(".json")):
@@ -300,8 +305,7 @@ class _Verification:
         if self._counts["journal", "damaged"]:
             return  # what the tables should hold is not known
         digest_now = publish.state_digest(self._journal, truth, self._journal.tombstones())
-        # Formats before made it of other things.
-        if published.format_version >= publish.DIGEST_SINCE and published.digest != digest_now:
+        if not legacy.has_other_digest(published.format_version) and published.digest != digest_now:
             what = "the journal has changed since they were published"
             self._found("tables", "stale", f"generation {published.generation}", what, self._index)
             return

@@ -7,31 +7,16 @@ time of actors is measured (`pipeline/execution/actor_metering.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.cost.calibration import GpuHours
 from pipeline.execution.actor_metering import HOUR_S
+from pipeline.records.run_record import RunSpending
 from workers.records import ClipOutcome, ClipResult, WorkUnit
 
 if TYPE_CHECKING:
     from pipeline.config.sections import CostConfig
     from pipeline.cost.calibration import Calibration
     from pipeline.execution.actor_metering import ActorTime
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a run spent and what it was expected to, as its record says it."""
-
-    gpu_hours: float
-    """Actors held, idle or not."""
-    answering_gpu_hours: float
-    """Of these, actors at work on clips."""
-    usd: float | None
-    gpu_hours_cap: float | None
-    estimated: GpuHours | None
-    """Of answering the clips that were answered, by the calibration there was when the run began."""
 
 
 class Spending:
@@ -71,17 +56,19 @@ class Spending:
                 if self._calibration is not None:
                     self._estimated_s += self._calibration.throughput.seconds(outcome.answers.cost.as_run)
 
-    def spent(self) -> Spent:
-        """So far."""
+    def spent(self) -> RunSpending:
+        """So far, as the run's record says it; estimated is the time of answering the clips that were answered."""
         held = self._held()
         gpu_hours, gpus = held.gpu_hours, held.gpus
         estimated = None if self._calibration is None else self._calibration.gpu_hours(self._estimated_s, gpus)
-        return Spent(
+        return RunSpending(
             gpu_hours=gpu_hours,
             answering_gpu_hours=self._answer_s * gpus / HOUR_S,
             usd=self._cost.usd(gpu_hours),
             gpu_hours_cap=self._cost.gpu_hours_cap,
-            estimated=estimated,
+            estimated_gpu_hours=estimated.expected if estimated else None,
+            estimated_gpu_hours_low=estimated.low if estimated else None,
+            estimated_gpu_hours_high=estimated.high if estimated else None,
         )
 
     def _expected_with(self, unit: WorkUnit) -> float:

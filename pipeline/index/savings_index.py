@@ -33,8 +33,10 @@ from pipeline.index.schema import (
     units,
 )
 from pipeline.index.totals import Totals
-from pipeline.records.heads_and_runs import Head, RunRecord
+from pipeline.records.columns import run_row
+from pipeline.records.heads_and_runs import Head, StoredRun, decode_run
 from pipeline.records.rows import clips_table, quarantine_rows
+from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import UnitKey, UnitObject
 from workers.records import ClipFailure, Media, MediaInfo
 
@@ -147,10 +149,22 @@ class SavingsIndex:
         return taken
 
     def write_run(self, run: RunRecord) -> None:
-        """Store or replace a run's record."""
-        row = {name: getattr(run, name) for name in runs.c.keys() if name != "record"}  # noqa: SIM118 - a collection
+        """Store or replace a run's record, as `Journal.write_run` stores it."""
+        self.write_runs([StoredRun.of(run)])
+
+    def write_runs(self, stored: Iterable[StoredRun]) -> None:
+        """The same with records as they lie in the journal."""
+        names = [name for name in runs.c.keys() if name != "record"]  # noqa: SIM118 - a collection
         with self._engine.begin() as connection:
-            upsert(connection, runs, [row | {"record": json.dumps(asdict(run))}], replace=True)
+            for batch in batches(stored, BATCH):
+                rows = [{n: getattr(one.run, n) for n in names} | {"record": one.text} for one in batch]
+                upsert(connection, runs, rows, replace=True)
+
+    def run_sizes(self) -> dict[str, int]:
+        """How long the records of runs are, by run id: as those in the journal, where nothing has changed since."""
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(runs.c.run_id, sa.func.length(runs.c.record)))
+            return {run_id: int(size) for run_id, size in found}
 
     def forget(self, media_ids: Iterable[str]) -> None:
         """Erase everything about these media items, their probes too."""
@@ -324,7 +338,7 @@ class SavingsIndex:
         if job is not None:
             query = query.where(runs.c.job == job)
         with self._engine.connect() as connection:
-            return [RunRecord(**r | {"actors": tuple(r["actors"])}) for r in map(json.loads, connection.scalars(query))]
+            return [_run(record) for record in connection.scalars(query)]
 
     def rows(self, table: sa.Table) -> Iterator[tuple[Any, ...]]:
         """A table's rows in the byte order of its primary key, streamed."""
@@ -357,11 +371,15 @@ class SavingsIndex:
 
 
 def _compared(table: sa.Table, row: sa.Row[Any]) -> tuple[Any, ...]:
-    """A row as it is compared with another: what a run's record of an older version lacks is as good as null."""
+    """A row as it is compared with another: a run's record by what it says, however it is written."""
     if table is not runs:
         return tuple(row)
-    told = {name: value for name, value in json.loads(row.record).items() if value is not None}
-    return (*(value for name, value in row._mapping.items() if name != "record"), json.dumps(told, sort_keys=True))
+    told = json.dumps(run_row(_run(row.record)), sort_keys=True)
+    return (*(value for name, value in row._mapping.items() if name != "record"), told)
+
+
+def _run(record: str) -> RunRecord:
+    return decode_run(record.encode(), where="a row of `runs` in the index").run
 
 
 def _probed_from(given: Mapping[str, Any]) -> Probed:

@@ -28,8 +28,9 @@ READERS = 8
 def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], None] = lambda units: None) -> int:
     """Apply what the index has not seen; returns how many units it took up. `advance` is called with their number.
 
-    Costs one listing of the journal. Where the index knows units that the journal lost (someone deleted objects), it is
-    rebuilt. What was forgotten leaves both, also where forgetting was interrupted.
+    Costs one listing of the journal, and no read where nothing has changed, however many runs there were before. Where
+    the index knows units that the journal lost (someone deleted objects), it is rebuilt. What was forgotten leaves
+    both, also where forgetting was interrupted.
     """
     forgotten = journal.tombstones()
     index.forget(forgotten)
@@ -45,12 +46,26 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
         if late:
             journal.drop(late)
         taken += _take_up(journal, index, [key for key in missing if key.media_id not in forgotten], advance)
-    for run in journal.runs():
-        index.write_run(run)
+    sync_runs(journal, index)
     if lost or index.count(units) > listed:
         log.warning("the index knows units that the journal does not hold: rebuilding it")
         return rebuild(journal, index, advance)
     return taken
+
+
+def sync_runs(journal: Journal, index: SavingsIndex) -> list[str]:
+    """Bring the records of runs in the index up to the journal's, and return the ids of the journal's runs, in order.
+
+    Costs one listing, and reads of what is new or has changed. A record is replaced once, when its run ends, and then
+    is longer: what has the size known is what is known.
+    """
+    known = index.run_sizes()
+    listed = dict(journal.run_sizes())
+    changed = [run_id for run_id, size in listed.items() if known.get(run_id) != size]
+    if changed:
+        with ThreadPoolExecutor(READERS) as pool:
+            index.write_runs(stored for stored in pool.map(journal.read_run, changed) if stored is not None)
+    return list(listed)
 
 
 def declare(journal: Journal, index: SavingsIndex, heads: Sequence[Head], mark: str | None = None) -> None:

@@ -8,7 +8,8 @@ or how answers are made.
     journal/units/.../<version_id>-<unit_id>-001.parquet   the same unit, done again: its newest attempt counts
     journal/heads/<sequence>-<run_id>.parquet      which version of each media item counts
     journal/tombstones/<media_id>.json             erased for good
-    journal/runs/<run_id>.json                     what each run was and did
+    journal/runs/<run_id>.json                     what each run was and did that found something to do
+    journal/idle_runs/<job>.json                   the last run that found nothing to do
     journal/recipes/<recipe_hash>.json             what was asked (`pipeline/journal/recipes.py`)
 """
 
@@ -26,7 +27,8 @@ from omnidrop.errors import UserError
 from omnidrop.questions import Question
 from pipeline.failpoints import reached
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, seal
-from pipeline.records.heads_and_runs import HEAD_SCHEMA, Head, RunRecord, decode_heads, decode_run
+from pipeline.records.heads_and_runs import HEAD_SCHEMA, Head, StoredRun, decode_heads, decode_run
+from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import (
     UnitKey,
     UnitMeta,
@@ -124,13 +126,32 @@ class Journal:
 
     def write_run(self, run: RunRecord) -> None:
         """Store or replace a run's record."""
-        self._store.write(f"journal/runs/{run.run_id}.json", json.dumps(asdict(run), indent=1).encode())
+        self._store.write(_run_path(run.run_id), StoredRun.of(run).text.encode())
 
-    def runs(self) -> Iterator[RunRecord]:
-        """All runs, oldest first."""
-        for path, _ in self._store.list("journal/runs/"):
+    def run_sizes(self) -> Iterator[tuple[str, int]]:
+        """(run id, bytes of its record) of all runs, by one listing."""
+        for path, size in self._store.list("journal/runs/"):
             if path.endswith(".json"):
-                yield decode_run(self._store.read_bytes(path), where=path)
+                yield path.rsplit("/", 1)[1].removesuffix(".json"), size
+
+    def read_run(self, run_id: str) -> StoredRun | None:
+        """A run's record, None where it was deleted since it was listed. Raises JournalError for damage."""
+        return self._run_at(_run_path(run_id))
+
+    def write_idle_run(self, run: RunRecord) -> None:
+        """Store a run that found nothing to do, in place of the one before it: they must not add up."""
+        self._store.write(_idle_run_path(run.job), StoredRun.of(run).text.encode())
+
+    def last_idle_run(self, job: str) -> RunRecord | None:
+        """The last run of a job that found nothing to do. Raises JournalError for damage."""
+        stored = self._run_at(_idle_run_path(job))
+        return None if stored is None else stored.run
+
+    def _run_at(self, path: str) -> StoredRun | None:
+        try:
+            return decode_run(self._store.read_bytes(path), where=path)
+        except FileNotFoundError:
+            return None
 
     def tombstones(self) -> frozenset[str]:
         """The media ids that were forgotten."""
@@ -170,6 +191,14 @@ class Journal:
 
     def _write_head_object(self, path: str, heads: Sequence[Head]) -> None:
         self._store.write(path, seal(pa.Table.from_pylist([asdict(h) for h in heads], schema=HEAD_SCHEMA), {}))
+
+
+def _run_path(run_id: str) -> str:
+    return f"journal/runs/{run_id}.json"
+
+
+def _idle_run_path(job: str) -> str:
+    return f"journal/idle_runs/{job}.json"
 
 
 def _tombstone_path(media_id: str) -> str:

@@ -217,7 +217,7 @@ def _recorded(job: str, due: datetime, lease: Lease, run: Callable[[Lease], RunS
             error_class=error.error_class if isinstance(error, OmniDropError) else "internal",
             error=without_secrets(str(error)),
         )
-    made = summary.run
+    made, counts = summary.run, summary.run.counts
     return ScheduledRun(
         job,
         due.isoformat(),
@@ -226,15 +226,15 @@ def _recorded(job: str, due: datetime, lease: Lease, run: Callable[[Lease], RunS
         made.status,
         lease.token,
         made.run_id,
-        media_listed=made.media_listed,
-        media_new_or_changed=made.media_planned,
-        clips_answered=made.clips_answered + made.clips_partial,
-        answers=made.answers,
-        quarantined=made.quarantined,
-        wall_s=made.wall_s,
-        model_s=made.model_s,
-        gpu_hours=made.gpu_hours,
-        usd=made.usd,
+        media_listed=counts.media_listed,
+        media_new_or_changed=counts.media_planned,
+        clips_answered=counts.clips_answered + counts.clips_partial,
+        answers=counts.answers,
+        quarantined=counts.quarantined,
+        wall_s=made.time.wall_s,
+        model_s=made.time.model_s,
+        gpu_hours=None if made.spending is None else made.spending.gpu_hours,
+        usd=None if made.spending is None else made.spending.usd,
         error_class="answered_nothing" if summary.answered_nothing else None,
         error="no clip of the job has an answer; its quarantine says why" if summary.answered_nothing else None,
     )

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from omnidrop.errors import OmniDropError
+from pipeline.records.legacy import formats as legacy
 
 FORMAT_VERSION = 3
-"""Of everything below `journal/` and `tables/`; raised when an older version would misread a newer one. 2 brought seals
-and attempts, 3 tables that share files with older generations. Older formats are read as they are."""
-SEALED_SINCE = 2
+"""Of everything below `journal/` and `tables/`; raised when an older version would misread a newer one. What came
+with each, and how earlier ones are read, is in `pipeline/records/legacy/`."""
 
 _META = b"omnidrop"
 _SEAL = "omnidrop.seal"
@@ -59,7 +59,7 @@ def seal(table: pa.Table, meta: Mapping[str, Any]) -> bytes:
 def unseal(data: bytes, *, where: str) -> tuple[pa.Table, dict[str, Any]]:
     """The inverse of `seal`: the table, and `meta` with its `format_version`.
 
-    Objects older than `SEALED_SINCE` have no seal and are taken as they are. Raises JournalError, naming `where`.
+    Objects of the first format have no seal and are taken as they are. Raises JournalError, naming `where`.
     """
     try:
         file = pq.ParquetFile(io.BytesIO(data))
@@ -67,7 +67,7 @@ def unseal(data: bytes, *, where: str) -> tuple[pa.Table, dict[str, Any]]:
         meta: dict[str, Any] = json.loads(found.get(_META, b'{"format_version": 1}'))
         version = int(meta["format_version"])
         sealed = found.get(_SEAL.encode())
-        if (sealed is not None or version >= SEALED_SINCE) and not _is_whole(data, sealed or b""):
+        if not (sealed is None and legacy.may_lack_checksum(version)) and not _is_whole(data, sealed or b""):
             raise ValueError("its content is not what was written")
         if version > FORMAT_VERSION:
             raise JournalError(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import pyarrow as pa
 
 from omnidrop.answers import PassCost
+from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunSpending, RunTime
 
 _WAYS = ("as_run", "dense", "dense_shared")
 
@@ -192,3 +195,29 @@ RUNS_SCHEMA = pa.schema(
         ("bottleneck", pa.string()),
     ]
 )
+
+_RUN_PARTS = {"counts": RunCounts, "time": RunTime, "resources": RunResources, "spending": RunSpending}
+
+
+def run_row(run: RunRecord) -> dict[str, Any]:
+    """A run's record as one flat row, its parts' fields beside its own: in journal, index, tables and `--json`."""
+    row: dict[str, Any] = {f.name: getattr(run, f.name) for f in fields(run) if f.name not in _RUN_PARTS}
+    for name, part in _RUN_PARTS.items():
+        value = getattr(run, name)
+        row |= {f.name: None if value is None else getattr(value, f.name) for f in fields(part)}
+    return row
+
+
+def run_from_row(row: Mapping[str, Any]) -> RunRecord:
+    """The inverse of `run_row`, also of rows that were JSON. Raises TypeError or KeyError for any other row."""
+    rest = dict(row)
+    parts = {name: {f.name: rest.pop(f.name) for f in fields(part)} for name, part in _RUN_PARTS.items()}
+    spending = parts.pop("spending")
+    resources = parts.pop("resources")
+    return RunRecord(
+        **rest,
+        counts=RunCounts(**parts["counts"]),
+        time=RunTime(**parts["time"]),
+        resources=RunResources(**resources | {"actors": tuple(resources["actors"])}),
+        spending=None if spending["gpu_hours"] is None else RunSpending(**spending),
+    )

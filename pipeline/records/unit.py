@@ -24,6 +24,7 @@ from omnidrop.answers import Answer
 from omnidrop.questions import Question
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal, unseal
 from pipeline.records.columns import _COSTS, _WAYS, UNIT_SCHEMA
+from pipeline.records.legacy import formats as legacy
 from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
 from workers.redaction import without_secrets
 
@@ -167,18 +168,7 @@ def decode_unit(data: bytes, *, where: str) -> UnitObject:
         )
     except (KeyError, TypeError) as error:
         raise JournalError(f"{where} is no work unit ({error}); delete it and run the job again") from error
-    return UnitObject(meta, _with_all_columns(table, meta))
-
-
-def _with_all_columns(table: pa.Table, meta: UnitMeta) -> pa.Table:
-    """An older object's rows by this version's schema: what was not stored then is null."""
-    missing = {name: None for name in UNIT_SCHEMA.names if name not in table.column_names} | (
-        {"run_id": meta.run_id} if "run_id" not in table.column_names else {}
-    )
-    for name, value in missing.items():
-        column = pa.repeat(pa.scalar(value, UNIT_SCHEMA.field(name).type), table.num_rows)
-        table = table.append_column(name, column)
-    return table.select(UNIT_SCHEMA.names)
+    return UnitObject(meta, legacy.unit_rows(table, UNIT_SCHEMA, meta.run_id))
 
 
 def _clip_row(clip: Clip | None, status: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pipeline.records.columns import (
     QUARANTINE_SCHEMA,
     RUNS_SCHEMA,
 )
+from pipeline.records.legacy import formats as legacy
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
@@ -43,7 +44,7 @@ class FileMark:
 
     bytes: int
     blake2b: str
-    rows: int | None = None
+    rows: int | None
     """None where a format before 3 published."""
 
 
@@ -76,8 +77,8 @@ def current(store: Store) -> Published | None:
                 f"{store.uri}/{MANIFEST} has format {given['format_version']}, this version reads up to "
                 f"{FORMAT_VERSION}; upgrade omnidrop"
             )
-        files = {path: FileMark(**mark) for path, mark in given.get("files", {}).items()}
-        return Published(**given | {"files": files})
+        known = legacy.manifest(given)
+        return Published(**known | {"files": {path: FileMark(**mark) for path, mark in known["files"].items()}})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(
             f"{store.uri}/{MANIFEST} is damaged; `omnidrop rebuild` makes the tables again from the journal"

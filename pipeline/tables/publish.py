@@ -27,11 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.failpoints import reached
+from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
 from pipeline.records.checksummed_parquet import JournalError
 from pipeline.records.checksummed_parquet import digest as content_hash
 from pipeline.records.heads_and_runs import Head
+from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import UnitKey, UnitObject, utc_now
 from pipeline.tables.manifest import MANIFEST, SCHEMAS, Published, current, generation_of
 from pipeline.tables.writer import FILE_BYTES, SLICED, GenerationWriter
@@ -45,8 +47,6 @@ READERS = 8
 """Journal objects read at once: hides a store's latency, and bounds what is held in memory."""
 TRIES = 3
 """Of a generation while other runs change the index; then one is written without looking at what there is."""
-DIGEST_SINCE = 3
-"""The format since which the digest of what is published is made as it is here."""
 
 _DIGEST_BYTES = 16
 
@@ -91,10 +91,11 @@ def publish(
     row again. `advance` is called with the number of units read.
     """
     before = _readable(store)
+    runs = _runs(journal, index)
     forgotten = journal.tombstones()
     for number in range(TRIES + 1):
         live = b"".join(item.digest for item in _items(index, forgotten))
-        digest = _state_digest(live, journal)
+        digest = _state_digest(live, runs)
         if before is not None and before.digest == digest and keeps_before and not anew:
             return before
         slices = {} if before is None or anew or number == TRIES else _unchanged(store, before, live)
@@ -112,7 +113,7 @@ def publish(
     for name, path in sorted(pair for one in set(slices.values()) for pair in one.paths):
         assert before is not None
         writer.keep(name, path, before.files[path])
-    made = writer.close(digest, journal.runs())
+    made = writer.close(digest, runs)
     reached("generation_written")
     now = _readable(store)
     if now is not None and now.generation > generation:
@@ -127,16 +128,24 @@ def publish(
 
 
 def state_digest(journal: Journal, index: SavingsIndex, forgotten: frozenset[str]) -> str:
-    """Changes when any row would change. Runs that found nothing to do are no reason to publish."""
-    return _state_digest(b"".join(item.digest for item in _items(index, forgotten)), journal)
+    """Changes when any row would change. Runs that finished nothing are no reason to publish."""
+    live = b"".join(item.digest for item in _items(index, forgotten))
+    return _state_digest(live, _runs(journal, index))
 
 
-def _state_digest(live: bytes, journal: Journal) -> str:
+def _state_digest(live: bytes, runs: Iterable[RunRecord]) -> str:
     state = blake2b(live, digest_size=_DIGEST_BYTES)
-    for run in journal.runs():
-        if run.units_finished:
+    for run in runs:
+        if run.counts.units_finished:
             state.update(f"{run.run_id}/{run.status}\n".encode())
     return state.hexdigest()
+
+
+def _runs(journal: Journal, index: SavingsIndex) -> list[RunRecord]:
+    """The journal's runs in their order there; an index may hold those of other outputs, too."""
+    listed = sync.sync_runs(journal, index)
+    known = {run.run_id: run for run in index.runs()}
+    return [known[run_id] for run_id in listed if run_id in known]
 
 
 # -- what counts, and where it is already -----------------------------------------------------------------------------

@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from pipeline.failpoints import reached
 from pipeline.records.checksummed_parquet import digest as content_hash
-from pipeline.records.columns import QUARANTINE_SCHEMA
-from pipeline.records.heads_and_runs import Head, RunRecord
+from pipeline.records.columns import QUARANTINE_SCHEMA, run_row
+from pipeline.records.heads_and_runs import Head
 from pipeline.records.rows import answers_table, audits_table, clips_table, quarantine_rows
+from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import UnitObject, utc_now
 from pipeline.tables.manifest import NAMES, SCHEMAS, FileMark, Published
 
@@ -142,7 +143,7 @@ class _FileWriter:
 
 
 def _runs_table(runs: Iterable[RunRecord]) -> pa.Table:
-    rows = [asdict(run) | {"recipe": json.dumps(run.recipe, sort_keys=True)} for run in runs]
+    rows = [run_row(run) | {"recipe": json.dumps(run.recipe, sort_keys=True)} for run in runs]
     return pa.Table.from_pylist(rows, schema=SCHEMAS["runs"])
 
 

@@ -20,7 +20,7 @@ from pipeline.config.job import StorageConfig, load_job
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
 from pipeline.planning.open_job import open_job
-from pipeline.records.heads_and_runs import RunRecord
+from pipeline.records.run_record import RunRecord, RunResources, RunTime
 from pipeline.report import formats
 from pipeline.report.page import ANSWERS_BYTES, PAGE_BYTES, render
 from pipeline.report.queries import gather
@@ -115,9 +115,11 @@ def publish(folder, units, *, runs=5, asked=rows.ASKED):
         index.apply_units([stored])
     for number in range(runs):
         at = f"2026-01-0{number + 1}T02:00:00+00:00"
-        times = {"wall_s": 1_000.0, "decode_s": 3_000.0, "answer_s": 700.0}
-        actors = ("m on NVIDIA H100: 9 clips",)
-        journal.write_run(RunRecord(f"run-{number}", asked.job, "r", {}, at, status="complete", actors=actors, **times))
+        spent = {
+            "time": RunTime(wall_s=1_000.0, decode_s=3_000.0, answer_s=700.0),
+            "resources": RunResources(actors=("m on NVIDIA H100: 9 clips",)),
+        }
+        journal.write_run(RunRecord(f"run-{number}", asked.job, "r", {}, at, status="complete", **spent))
     publishing.publish(store, journal, index)
     index.close()
     return folder

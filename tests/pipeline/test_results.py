@@ -20,7 +20,7 @@ from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal, check_output_is_ours
 from pipeline.records.checksummed_parquet import JournalError
-from pipeline.records.heads_and_runs import RunRecord
+from pipeline.records.run_record import RunCounts, RunRecord
 from pipeline.records.unit import UnitKey, decode_unit, encode_unit
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest as manifests
@@ -124,7 +124,9 @@ def test_rebuilding_gives_equal_contents(store, journal, index):
     for number in range(5):
         commit(journal, index, rows.unit(rows.media(number)), fail=number % 3)
     commit(journal, index, rows.unit(rows.media(0, "e2")), run_id="run-2")
-    run = RunRecord("run-1", "job", "recipe-1", {"a": 1}, "2026-01-01T00:00:00+00:00", units_finished=6)
+    run = RunRecord(
+        "run-1", "job", "recipe-1", {"a": 1}, "2026-01-01T00:00:00+00:00", counts=RunCounts(units_finished=6)
+    )
     journal.write_run(run)
     index.write_run(run)
     publish.publish(store, journal, index)

@@ -14,7 +14,7 @@ from pipeline.index.database import migrations
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.savings_queries import QUERIES
 from pipeline.index.schema import savings
-from pipeline.records.heads_and_runs import RunRecord
+from pipeline.records.run_record import RunRecord
 from tests.support import rows
 from tests.support.rows import commit
 

@@ -58,7 +58,7 @@ def test_a_new_file_is_the_only_one_done(job, videos):
     before = select(job, ANSWERS)
     shutil.copy(videos / "short.mp4", job.parent / "archive" / "added.mp4")
     summary = run(job)
-    assert (summary.run.units_finished, summary.run.clips_answered) == (1, 1)
+    assert (summary.run.counts.units_finished, summary.run.counts.clips_answered) == (1, 1)
     after = select(job, ANSWERS)
     assert [a for a in after if a[0] != "added.mp4"] == before
     assert len(after) == len(before) + 2
@@ -68,7 +68,7 @@ def test_a_changed_file_makes_new_rows_and_the_old_ones_stop_counting(job, video
     run(job)
     old = select(job, "SELECT DISTINCT version_id FROM answers WHERE media_key = 'short.mp4'")
     shutil.copy(videos / "long.mkv", job.parent / "archive" / "short.mp4")
-    assert run(job).run.clips_answered == 3
+    assert run(job).run.counts.clips_answered == 3
     new = select(job, "SELECT DISTINCT version_id FROM answers WHERE media_key = 'short.mp4'")
     assert len(new) == 1
     assert new != old
@@ -80,12 +80,12 @@ def test_a_changed_question_set_makes_new_rows_and_can_be_taken_back(job):
     before = select(job, ANSWERS)
     changed = QUESTIONS.replace('version: "1"', 'version: "2"').replace("a tone", "a beep")
     (job.parent / "questions.yaml").write_text(changed)
-    assert run(job).run.clips_answered == 4
+    assert run(job).run.counts.clips_answered == 4
     assert select(job, "SELECT DISTINCT question_set_version FROM answers") == [("2",)]
     assert len(select(job, ANSWERS)) == len(before)
     (job.parent / "questions.yaml").write_text(QUESTIONS)
     taken_back = run(job)
-    assert taken_back.run.clips_answered == 0
+    assert taken_back.run.counts.clips_answered == 0
     assert taken_back.totals.clips == 4
     assert select(job, ANSWERS) == before
 
@@ -116,7 +116,7 @@ def test_forget_erases_a_video_for_good(job):
     assert forgotten.exit_code == 0, forgotten.output
     assert json.loads((job.parent / "forgotten.json").read_text())["units_erased"] == 2
     assert select(job, "SELECT DISTINCT media_key FROM answers") == [("short.mp4",)]
-    assert run(job).run.units_finished == 0
+    assert run(job).run.counts.units_finished == 0
     assert cli("rebuild", job).exit_code == 0
     assert select(job, "SELECT count(*) FROM media WHERE media_key = 'long.mkv'") == [(0,)]
     for path in (job.parent / "results").rglob("*"):
@@ -144,7 +144,7 @@ def test_sample_runs_a_part_first_and_the_rest_joins_it(job):
     assert first.totals.media == 1
     rest = run(job)
     assert rest.totals.media == 3
-    assert rest.run.units_done_before == first.run.units_finished
+    assert rest.run.counts.units_done_before == first.run.counts.units_finished
 
 
 def test_plan_counts_what_the_run_then_does(job, tmp_path):
@@ -172,8 +172,8 @@ def test_the_same_answers_come_from_ray(job, ray_session):
     run(job)
     in_process = select(job, ANSWERS)
     summary = run(job, name="on-ray", **{"execution.ray_address": None})
-    assert summary.run.clips_answered == 4
-    assert len(summary.run.actors) == 1
+    assert summary.run.counts.clips_answered == 4
+    assert len(summary.run.resources.actors) == 1
     on_ray = select(job, ANSWERS.replace("ORDER", "WHERE job = 'on-ray' ORDER"))
     assert on_ray == in_process[: len(on_ray)]
 
@@ -191,7 +191,7 @@ def test_sigterm_keeps_what_is_finished_and_the_next_run_resumes(job, videos):
     assert process.returncode == 3, said
     done = select(job, "SELECT count(*) FROM clips")[0][0]
     assert 1 <= done < 16
-    assert run(job).run.clips_answered == 16 - done
+    assert run(job).run.counts.clips_answered == 16 - done
     assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(16, 16)]
     assert select(job, "SELECT status FROM runs ORDER BY started_at") == [("stopped",), ("complete",)]
 

@@ -93,7 +93,7 @@ def test_a_job_from_bucket_to_bucket(job, moto):
     filesystem = put_archive(job, moto, "whole")
     remote = on_s3(job, moto, "whole", **{"storage.sse": "aws:kms", "storage.sse_kms_key_id": KEY})
     summary = run_job(remote, Silent(), threading.Event())
-    assert summary.run.clips_answered == from_folder.run.clips_answered == 4
+    assert summary.run.counts.clips_answered == from_folder.run.counts.clips_answered == 4
     assert summary.error_classes == (("not_media", 1),)
     assert not any("If-None-Match" in note for note in summary.notes)
     assert answers(remote) == select(job, ANSWERS)
@@ -105,7 +105,7 @@ def test_a_job_from_bucket_to_bucket(job, moto):
     # Nothing is left to do, until an object changes.
     assert run_job(remote, Silent(), threading.Event()).did_nothing
     filesystem.copy("media/whole/long.mkv", "media/whole/short.mp4")
-    assert run_job(remote, Silent(), threading.Event()).run.clips_answered == 3
+    assert run_job(remote, Silent(), threading.Event()).run.counts.clips_answered == 3
 
     forget_media(remote, "long.mkv")
     assert answers(remote, "SELECT DISTINCT media_key FROM answers") == [("short.mp4",)]
@@ -118,7 +118,7 @@ def test_the_same_from_a_server_that_checks_credentials_and_ignores_conditional_
     put_archive(job, rclone, "whole")
     remote = on_s3(job, rclone, "whole", **{"storage.sse": "AES256"})
     summary = run_job(remote, Silent(), threading.Event())
-    assert summary.run.clips_answered == 4
+    assert summary.run.counts.clips_answered == 4
     assert len(answers(remote)) == 8
     assert any("ignores If-None-Match" in note for note in summary.notes)
     assert run_job(remote, Silent(), threading.Event()).did_nothing
@@ -171,16 +171,16 @@ def test_an_object_that_never_comes_is_quarantined_and_done_again_later(job, mot
         remote = on_s3(job, proxy.address, "withheld")
         # Probed well, and out of reach from then on.
         summary = run_job(remote, Watching(planned=lambda: withheld.append("long.mkv")), threading.Event())
-        assert (summary.run.status, summary.run.clips_answered) == ("complete", 1)
+        assert (summary.run.status, summary.run.counts.clips_answered) == ("complete", 1)
         assert answers(remote, "SELECT media_key, stage, error_class FROM quarantine ORDER BY ALL") == [
             *[("long.mkv", "fetch", "storage")] * 3,
             ("third.mp4", "probe", "storage"),
         ]
         withheld.clear()
         # What could not even be probed is simply new; what was planned is done again on request.
-        assert run_job(remote, Silent(), threading.Event()).run.clips_answered == 1
+        assert run_job(remote, Silent(), threading.Event()).run.counts.clips_answered == 1
         again = run_job(remote, Silent(), threading.Event(), again=Selection(("storage",)))
-        assert again.run.clips_answered == 3
+        assert again.run.counts.clips_answered == 3
         assert again.error_classes == ()
         assert answers(remote, "SELECT count(*), count(DISTINCT (clip_id, question_id)) FROM answers") == [(10, 10)]
 

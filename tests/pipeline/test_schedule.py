@@ -216,4 +216,4 @@ def test_a_run_that_lost_its_lease_commits_nothing_more(job, monkeypatch):
     monkeypatch.setattr(backends, "decode_one", lose_and_decode)
     summary = run_job(load_job(job), Silent(), threading.Event(), lost=lost)
     # The unit in hand was answered, but by then it was another run's.
-    assert (summary.run.status, summary.run.units_finished, summary.totals.clips) == ("stopped", 0, 0)
+    assert (summary.run.status, summary.run.counts.units_finished, summary.totals.clips) == ("stopped", 0, 0)

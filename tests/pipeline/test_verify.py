@@ -22,7 +22,7 @@ from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal, check_output_is_ours
 from pipeline.records.checksummed_parquet import seal, unseal
-from pipeline.records.heads_and_runs import RunRecord
+from pipeline.records.run_record import RunRecord
 from pipeline.storage.store import open_store
 from pipeline.tables import publish
 from tests.pipeline.test_index import FORMAT_1, first

@@ -128,7 +128,7 @@ def test_late_attempts_of_an_erased_item_change_nothing(job):
     loaded = load_job(job)
     # long.mkv comes first: one of its units is committed, one is under way, its new version is not yet declared.
     summary = run_job(loaded, _Meanwhile(lambda: forget_media(loaded, "long.mkv")), threading.Event())
-    assert summary.run.units_finished < 4
+    assert summary.run.counts.units_finished < 4
     assert select(job, "SELECT DISTINCT media_key FROM answers") == [("short.mp4",)]
     assert select(job, "SELECT count(*) FROM media WHERE media_key = 'long.mkv'") == [(0,)]
     for path in (job.parent / "results").rglob("*"):
