@@ -2,9 +2,12 @@
 
 Promises: runs of one job on schedule never overlap, on however many machines a schedule is kept (`lease.py`);
 times that passed while nobody was there, or while a run went on, are made up for by one run; a run that fails is
-recorded and the schedule goes on. Every run leaves a record, the last of which says from where to go on:
+recorded and the schedule goes on. Every run leaves a record, the last of which says from where to go on; records of
+runs that found nothing to do are not kept beyond that, so that a schedule costs as much after years as on its first
+day:
 
-    schedules/<job>/runs/<due time>.json
+    schedules/<job>/last.json               the newest record
+    schedules/<job>/runs/<due time>.json    every run that did something or failed
 
 Knows nothing about what a run does, or about the command line.
 """
@@ -112,6 +115,11 @@ class ScheduledRun:
     """What the run cost, where the job has a price: see `pipeline/cost/budget.py`."""
     error_class: str | None = None
     error: str | None = None
+
+    @property
+    def found_nothing_to_do(self) -> bool:
+        """Whether everything was finished before."""
+        return self.status == "complete" and not (self.clips_answered or self.quarantined or self.error_class)
 
     @property
     def line(self) -> str:
@@ -241,24 +249,34 @@ def _recorded(job: str, due: datetime, lease: Lease, run: Callable[[Lease], RunS
 
 
 def last_run(store: Store, job: str) -> ScheduledRun | None:
-    """The record with the newest due time; None where no schedule was kept. Raises StorageError for damage."""
-    keys = [key for key, _ in store.list(f"schedules/{job}/runs/") if key.endswith(".json")]
-    if not keys:
-        return None
+    """The newest record; None where no schedule was kept. Raises StorageError for damage."""
+    key = _last_key(job)
+    if not store.exists(key):
+        # Versions that kept every record had no newest one.
+        keys = [key for key, _ in store.list(f"schedules/{job}/runs/") if key.endswith(".json")]
+        if not keys:
+            return None
+        key = keys[-1]
     try:
-        return ScheduledRun(**json.loads(store.read_bytes(keys[-1])))
+        return ScheduledRun(**json.loads(store.read_bytes(key)))
     except (TypeError, ValueError) as error:
         raise StorageError(
-            f"{store.uri}/{keys[-1]} is no record of a scheduled run ({error}); delete it, and the schedule goes on "
+            f"{store.uri}/{key} is not a record of a scheduled run ({error}); delete it, and the schedule goes on "
             "from the one before"
         ) from error
 
 
 def write_record(store: Store, record: ScheduledRun) -> None:
-    """Store a record under its due time."""
-    due = datetime.fromisoformat(record.due_at)
+    """Store a record as the newest one; also under its due time, unless the run found nothing to do."""
     data = json.dumps(asdict(record), indent=1, ensure_ascii=False).encode()
-    store.write(f"schedules/{record.job}/runs/{due:%Y%m%dT%H%M%SZ}.json", data)
+    if not record.found_nothing_to_do:
+        due = datetime.fromisoformat(record.due_at)
+        store.write(f"schedules/{record.job}/runs/{due:%Y%m%dT%H%M%SZ}.json", data)
+    store.write(_last_key(record.job), data)
+
+
+def _last_key(job: str) -> str:
+    return f"schedules/{job}/last.json"
 
 
 def _mark(job: str) -> ScheduledRun:

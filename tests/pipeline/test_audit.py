@@ -177,8 +177,9 @@ def test_a_job_audits_publishes_rebuilds_and_forgets(job):
     summary = run(job, **{"audit.share": 1.0})
     clips = "SELECT clip_id FROM {} ORDER BY 1"
     assert select(job, clips.format("audits")) == select(job, clips.format("clips"))
-    assert summary.audit.clips == summary.totals.clips
-    assert [one.name for one in summary.audit.questions] == ["shape", "heard"]
+    found = audit.audit_of(open_store(load_job(job).output), summary.published, "test")
+    assert found.clips == summary.totals.clips
+    assert [one.name for one in found.questions] == ["shape", "heard"]
     same = select(job, "SELECT * FROM audits ORDER BY clip_id")
     assert run(job).did_nothing, "the share is no part of the recipe"
 
@@ -196,7 +197,8 @@ def test_a_job_audits_publishes_rebuilds_and_forgets(job):
 
 
 def test_results_without_audits_say_how_to_get_some(job):
-    assert run(job, **{"audit.share": 0}).audit is None
+    summary = run(job, **{"audit.share": 0})
+    assert audit.audit_of(open_store(load_job(job).output), summary.published, "test") is None
     refused = cli("audit", job)
     assert refused.exit_code == 2
     assert "--audit-share" in refused.output

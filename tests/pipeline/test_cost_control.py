@@ -71,8 +71,8 @@ def test_at_the_cap_what_was_taken_is_finished_and_the_next_run_goes_on(job):
     assert first["gpu_hours"] > first["answering_gpu_hours"] > TINY_CAP
     assert first["gpu_hours_cap"] == TINY_CAP
     second = run(job, **{"cost.usd_per_gpu_hour": 2.0, "cost.budget_usd": 1000}).run
-    assert (second.status, second.units_done_before) == ("complete", 1)
-    assert second.usd == pytest.approx(2 * second.gpu_hours)
+    assert (second.status, second.counts.units_done_before) == ("complete", 1)
+    assert second.spending.usd == pytest.approx(2 * second.spending.gpu_hours)
     assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(4, 4)]
     spent = select(job, "SELECT status, gpu_hours > 0, usd > 0 FROM runs ORDER BY started_at")
     assert spent == [("budget", True, None), ("complete", True, True)]
@@ -113,11 +113,11 @@ def test_a_calibration_gives_plans_hours_and_money(priced):
     # On a busy machine clips this small may cost the same whatever their FLOPs.
     assert hours["expected"] <= plan["dense_gpu_hours"]["expected"]
     assert plan["usd"] == pytest.approx(3600 * hours["expected"])
-    ran = run(priced).run
+    spent = run(priced).run.spending
     # Plans price repeated frames as encoded again; what a run counts may be less.
-    assert 0.5 * hours["expected"] < ran.estimated_gpu_hours <= hours["expected"] * (1 + 1e-9)
-    assert ran.estimated_gpu_hours_low <= ran.estimated_gpu_hours <= ran.estimated_gpu_hours_high
-    assert ran.usd == pytest.approx(3600 * ran.gpu_hours)
+    assert 0.5 * hours["expected"] < spent.estimated_gpu_hours <= hours["expected"] * (1 + 1e-9)
+    assert spent.estimated_gpu_hours_low <= spent.estimated_gpu_hours <= spent.estimated_gpu_hours_high
+    assert spent.usd == pytest.approx(3600 * spent.gpu_hours)
 
 
 def test_a_calibration_of_another_device_or_type_is_not_used(priced):

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from pipeline.config.job import load_job
+from tests.support.history import add_runs, counted_calls
 from tests.support.small_jobs import ANSWERS, CLIPS, QUESTIONS, cli, run, select
 
 
@@ -51,6 +53,31 @@ def test_running_again_does_nothing_and_says_so(job):
     assert "nothing to do" in result.output
     assert run(job).did_nothing
     assert files == sorted((p, p.stat().st_mtime_ns) for p in (job.parent / "results/tables").rglob("*") if p.is_file())
+
+
+def test_an_unchanged_archive_costs_the_same_whatever_its_history(job, tmp_path):
+    run(job)
+    loaded = load_job(job)
+    run(job)
+    with counted_calls() as young:
+        assert run(job).did_nothing
+    store = add_runs(loaded, 1_000)
+    published = run(job).published
+    assert published.rows["runs"] == 1_001, "whoever wrote the records, they are taken up once"
+    files = [path for path, _ in store.list("journal/")]
+    with counted_calls() as old:
+        idle = run(job)
+    assert idle.did_nothing
+    assert old == young
+    assert [path for path, _ in store.list("journal/")] == files, "a run with nothing to do adds no object"
+    # It is known all the same when it was, and everything says so.
+    assert cli("status", job, "--json", tmp_path / "status.json").exit_code == 0
+    runs = json.loads((tmp_path / "status.json").read_text())["runs"]
+    assert (len(runs), runs[0]["run_id"], runs[0]["units_finished"]) == (1_002, idle.run.run_id, 0)
+    assert cli("verify", job).exit_code == 0
+    before = select(job, "SELECT * FROM runs ORDER BY ALL")
+    assert cli("rebuild", job).exit_code == 0
+    assert select(job, "SELECT * FROM runs ORDER BY ALL") == before
 
 
 def test_a_new_file_is_the_only_one_done(job, videos):

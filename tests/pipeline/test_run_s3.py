@@ -23,6 +23,7 @@ from pipeline.tables import manifest
 from pipeline.tables.query import open_results, query
 from tests.robustness import faults
 from tests.support.fault_proxy import FaultProxy
+from tests.support.history import add_runs, counted_calls
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import ANSWERS, Silent, cli, run, select
 
@@ -106,6 +107,16 @@ def test_a_job_from_bucket_to_bucket(job, moto):
     assert run_job(remote, Silent(), threading.Event()).did_nothing
     filesystem.copy("media/whole/long.mkv", "media/whole/short.mp4")
     assert run_job(remote, Silent(), threading.Event()).run.counts.clips_answered == 3
+
+    # However many runs there were.
+    assert run_job(remote, Silent(), threading.Event()).did_nothing
+    with counted_calls() as young:
+        assert run_job(remote, Silent(), threading.Event()).did_nothing
+    add_runs(remote, 1_000, is_synced=True)
+    assert run_job(remote, Silent(), threading.Event()).published.rows["runs"] == 1_002
+    with counted_calls() as old:
+        assert run_job(remote, Silent(), threading.Event()).did_nothing
+    assert old == young
 
     forget_media(remote, "long.mkv")
     assert answers(remote, "SELECT DISTINCT media_key FROM answers") == [("short.mp4",)]

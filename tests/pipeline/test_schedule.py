@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -185,6 +186,27 @@ def test_the_command_runs_as_index_does_and_leaves_a_record(job, tmp_path):
     assert (record["media_new_or_changed"], record["clips_answered"], record["answers"]) == (2, 4, 8)
     assert record["model_s"] > 0
     assert f"run_id={record['run_id']}" in result.stderr.replace("\n", "")
+
+
+def test_runs_that_find_nothing_to_do_leave_no_record_each(job):
+    store = open_store(load_job(job).output)
+    missed(store, days=2)
+    assert cli("schedule", job, "--cron", NIGHTLY, "--count", 1).exit_code == 0
+    kept = [key for key, _ in store.list("schedules/test/runs/")]
+    first = last_run(store, "test")
+    assert len(kept) == 1, "the mark of the last time found nothing, the run did something"
+    # Every second, on the six fields that nobody need know of.
+    assert cli("schedule", job, "--cron", "* * * * * *", "--count", 2).exit_code == 0
+    assert [key for key, _ in store.list("schedules/test/runs/")] == kept
+    assert last_run(store, "test").due_at > first.due_at
+
+
+def test_a_schedule_of_an_earlier_version_is_gone_on_with(store):
+    missed(store, days=1)
+    record = replace(last_run(store, "test"), clips_answered=3)
+    write_record(store, record)
+    store.delete(["schedules/test/last.json"])
+    assert last_run(store, "test") == record
 
 
 def test_sigterm_ends_the_command_between_runs(job):
