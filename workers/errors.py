@@ -10,9 +10,6 @@ from typing import ClassVar
 
 from omnidrop.errors import OmniDropError, UserError
 
-TRANSIENT = frozenset({"storage", "decode_killed", "probe_timeout", "decode_timeout", "cache_full"})
-"""Classes of failures that may be gone the next time, without anybody having changed anything."""
-
 
 class FfmpegMissing(UserError):
     """No ffmpeg can be run on this machine."""
@@ -110,7 +107,7 @@ class DecodeIncomplete(MediaError):
     error_class: ClassVar[str] = "decode_incomplete"
 
 
-class StorageError(MediaError):
+class StorageFailed(MediaError):
     """The object store could not deliver the file."""
 
     error_class: ClassVar[str] = "storage"

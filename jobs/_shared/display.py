@@ -18,12 +18,12 @@ from rich.table import Table
 
 from pipeline.config.job import JobConfig
 from pipeline.evaluation.audit import Audit, Claim, Share, audit_of
+from pipeline.failure_rules import rule_of
 from pipeline.index.totals import Totals
 from pipeline.records.run_record import RunSpending
 from pipeline.report.formats import quantity as quantity
 from pipeline.runs.run import RunSummary
 from pipeline.storage.store import open_store
-from workers.errors import TRANSIENT
 from workers.records import ClipFailure
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def with_reasons(count: int, classes: Iterable[tuple[str, int]]) -> str:
 
 def retry_hint(classes: Iterable[tuple[str, int]], job: str) -> str | None:
     """How to do again what may have failed for a moment only; `job` is the job file and options as given."""
-    passing = [(name, count) for name, count in classes if name in TRANSIENT]
+    passing = [(name, count) for name, count in classes if rule_of(name).may_pass]
     if not passing:
         return None
     options = " ".join(f"--error-class {name}" for name, _ in passing)

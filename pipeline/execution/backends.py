@@ -26,14 +26,12 @@ from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted, unwatched
 from pipeline.execution.clip_state import UnitResult
 from pipeline.execution.scheduler import (
-    NO_ROOM,
-    RETRY_PAUSE_S,
-    RETRYABLE,
     Backend,
     Limits,
     RayExecution,
     execute_in_process,
 )
+from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
 from workers import ray_workers
@@ -127,12 +125,13 @@ class _InProcess:
             outcome = decode_one(unit.media, unit.info, clip, settings, where)
             if isinstance(outcome, DecodedClip):
                 return outcome
-            if outcome.error_class in NO_ROOM:
+            again = rule_of(outcome.error_class).again
+            if again is Again.ROOM:
                 raise Unavailable(outcome.message)
-            if outcome.error_class not in RETRYABLE or retries == self._job.execution.max_retries:
+            if again is not Again.NOW or retries == self._job.execution.max_retries:
                 return outcome
-            time.sleep(RETRY_PAUSE_S * 2**retries)
             retries += 1
+            time.sleep(pause_s(retries))
 
 
 class _OnRay:

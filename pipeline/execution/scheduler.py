@@ -31,6 +31,7 @@ from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
 from pipeline.execution.actor_pool import ActorPool, ExecutionError, Slot
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
 from pipeline.execution.worker_failures import first_line, is_preemption, node_answers
+from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import Patience, StopFlag
 from workers.records import (
@@ -52,13 +53,6 @@ FEW = 32
 """Up to so many tasks and calls, one that is done is waited for at a time: a look at all of them is a second wait."""
 DECODE_AHEAD_PER_ACTOR = 4
 """Clips decoded and waiting per actor. Two hide decoding's jitter; more only raises what a kill throws away."""
-RETRYABLE = frozenset({"storage", "decode_killed"})
-"""Failures that may pass by themselves: tried again up to `max_retries` times."""
-RETRY_PAUSE_S = 2.0
-"""Before the first further try of a clip, doubled for each one: the store's own retries have taken some seconds."""
-NO_ROOM = frozenset({"cache_full"})
-"""Failures that pass when room is made, by clips in flight or by somebody: admission pauses, then the run ends."""
-
 
 STORE_FULL = (
     "Ray's object store is full, and so is the disk that it spills to; free some on the machines of the cluster (the "
@@ -341,7 +335,7 @@ class RayExecution:
             outcome: ClipOutcome = ray.get(ref)
         except RayTaskError as error:
             if isinstance(error.cause, OutOfDiskError | ObjectStoreFullError):
-                yield from self._refused(state, ClipFailure(state.clip, "answer", "object_store_full", STORE_FULL))
+                yield from self._failed(state, "answer", "object_store_full", STORE_FULL)
             elif isinstance(error.cause, ObjectLostError):
                 yield from self._died(state, "answer", error.cause)
             else:
@@ -422,13 +416,14 @@ class RayExecution:
         yield from self._finish(state, ClipFailure(state.clip, stage, error_class, message))
 
     def _finish(self, state: ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
-        if isinstance(outcome, ClipFailure) and outcome.error_class in NO_ROOM:
+        again = rule_of(outcome.error_class).again if isinstance(outcome, ClipFailure) else Again.NEVER
+        if isinstance(outcome, ClipFailure) and again is Again.ROOM:
             yield from self._refused(state, outcome)
             return
-        if isinstance(outcome, ClipFailure) and outcome.error_class in RETRYABLE:
+        if again is Again.NOW:
             state.retries += 1
             if state.retries <= self._limits.max_retries:
-                state.due = time.monotonic() + RETRY_PAUSE_S * 2 ** (state.retries - 1)
+                state.due = time.monotonic() + pause_s(state.retries)
                 self._retry(state)
                 return
         yield from self._close(state, outcome)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from omnidrop.errors import QuestionError
 from pipeline.archive.probing import Probed, Prober
 from pipeline.batches import batches
+from pipeline.failure_rules import rule_of
 from pipeline.identity import clip_id, failed_version_id, recipe_hash, unit_id, version_id
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.planning.cutting import cut_spans
-from workers.errors import TRANSIENT
 from workers.records import Clip, ClipFailure, DecodeSettings, Media, MediaInfo, WorkUnit
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def plan_archive(
         missing = [m for m in batch if m.media_id not in known]
         found = list(probe(missing)) if missing else []
         # What may have passed by the next run is looked at again then.
-        index.put_probes((m, p) for m, p in found if p.failure is None or p.failure.error_class not in TRANSIENT)
+        index.put_probes((m, p) for m, p in found if p.failure is None or not rule_of(p.failure.error_class).may_pass)
         known |= {m.media_id: p for m, p in found}
         plans = [plan_media(m, known[m.media_id], job, question_set, recipe) for m in batch]
         finished = index.known_units([u for plan in plans for u in plan.unit_ids])

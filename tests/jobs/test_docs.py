@@ -17,6 +17,7 @@ import workers.errors
 from jobs.cli import COMMANDS
 from jobs.demo import QUERIES
 from jobs.query import EXAMPLES, told_apart
+from pipeline import failure_rules
 from pipeline.tables.named_queries import named_queries
 from pipeline.tables.query import open_results, query
 from tests.support.small_jobs import cli, run
@@ -157,3 +158,10 @@ def test_every_error_class_has_an_entry_in_troubleshooting():
     of_clips |= set(re.findall(r'error_class="(\w+)"', source))
     assert of_clips <= shown, of_clips - shown
     assert all(name in source for name in shown), "an entry for a class that does not exist"
+    # A scheduled run that answered nothing is no failure of a clip.
+    assert failure_rules.RULES.keys() == shown - {"answered_nothing"}
+
+
+def test_the_table_of_what_is_tried_again_is_the_one_that_is_followed():
+    page = (ROOT / "docs/operations.md").read_text()
+    assert failure_rules.rules_table() in page, "python -m pipeline.failure_rules prints the table"

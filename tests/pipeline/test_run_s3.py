@@ -11,8 +11,8 @@ from unittest import mock
 import pytest
 import s3fs
 
+from pipeline import failure_rules
 from pipeline.config.job import StorageConfig, load_job
-from pipeline.execution import backends
 from pipeline.planning.retry import Selection
 from pipeline.runs.maintenance import forget_media
 from pipeline.runs.run import run_job
@@ -172,7 +172,7 @@ def test_rows_are_the_same_through_a_proxy_that_spoils_a_third_of_all_requests(t
 def test_an_object_that_never_comes_is_quarantined_and_done_again_later(job, moto, monkeypatch):
     """One cannot be probed, another not be fetched; the rest is answered, and neither failure is final."""
     monkeypatch.setattr(s3_client, "MAX_RETRIES", 0)
-    monkeypatch.setattr(backends, "RETRY_PAUSE_S", 0.1)
+    monkeypatch.setattr(failure_rules, "FIRST_PAUSE_S", 0.1)
     (job.parent / "archive" / "notes.mp4").unlink()
     (job.parent / "archive" / "third.mp4").write_bytes((job.parent / "archive" / "short.mp4").read_bytes())
     put_archive(job, moto, "withheld")

@@ -21,7 +21,7 @@ from omnidrop.model import Pruning
 from omnidrop.questions import Boolean, Choice, Question
 from tests.support.media_files import children, clip_file, cut, make, picture, times_of
 from tests.support.s3_server import s3_server
-from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageError
+from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageFailed
 from workers.media.decode import Source, decode_one, decode_unit, local_etag
 from workers.media.fetching import CacheSettings, fetched
 from workers.media.probing import ProbePool, probe
@@ -139,7 +139,7 @@ def test_an_object_is_probed_where_it_lies(bucket, plain, tmp_path):
     assert found["text.mp4"].error_class == "not_media"
     assert found["missing.mkv"].error_class == "media_missing"
     unreachable = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageFailed):
         probe("s3://archive/plain.mkv", storage_options=unreachable)
 
 
@@ -191,7 +191,7 @@ def test_a_store_that_cannot_be_reached_is_worth_a_retry(bucket, plain, tmp_path
     }
     unit = replace(unit_of(plain), media=listed(bucket, "plain.mkv"))
     found = list(decode_unit(unit, SETTINGS, Source.of(options, CacheSettings(str(tmp_path / "cache")))))
-    assert {(f.stage, f.error_class) for f in found} == {("fetch", StorageError.error_class)}
+    assert {(f.stage, f.error_class) for f in found} == {("fetch", StorageFailed.error_class)}
     assert [f.clip for f in found] == list(unit.clips)
     assert entries(tmp_path / "cache") == []
 

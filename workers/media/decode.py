@@ -76,7 +76,7 @@ def decode_one(
 def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractContextManager[str]:
     """The local path of a media item while the block lasts: itself, or its copy in the node's cache.
 
-    Raises MediaTooLarge, MediaMissing, MediaChanged, StorageError or CacheFull.
+    Raises MediaTooLarge, MediaMissing, MediaChanged, StorageFailed or CacheFull.
     """
     if media.size_bytes > settings.max_media_bytes:
         raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")

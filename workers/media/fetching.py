@@ -25,7 +25,7 @@ from typing import Any
 import fsspec
 
 from omnidrop.errors import OmniDropError
-from workers.errors import CacheFull, CacheTooSmall, MediaChanged, MediaMissing, StorageError
+from workers.errors import CacheFull, CacheTooSmall, MediaChanged, MediaMissing, StorageFailed
 from workers.records import Media
 from workers.redaction import without_secrets
 
@@ -68,7 +68,7 @@ def filesystem(protocol: str, options: dict[str, Any]) -> Any:
 def fetched(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> Iterator[str]:
     """The local copy of an object, for as long as the block lasts.
 
-    Raises MediaMissing, MediaChanged (the store has another etag by now), StorageError (may pass: worth a retry) and
+    Raises MediaMissing, MediaChanged (the store has another etag by now), StorageFailed (may pass: worth a retry) and
     CacheFull (the object does not fit beside what is in use).
     """
     if media.size_bytes > cache.max_bytes:
@@ -119,7 +119,7 @@ def _fetch(media: Media, storage_options: dict[str, Any], entry: Path, cache: Ca
 def _storage_error(media: Media, error: Exception) -> OmniDropError:
     if type(error).__name__ == "FileExpired":
         return MediaChanged(f"{media.key}: replaced in the store while it was fetched")
-    return StorageError(without_secrets(f"{media.key}: {type(error).__name__}: {error}")[:1000])
+    return StorageFailed(without_secrets(f"{media.key}: {type(error).__name__}: {error}")[:1000])
 
 
 def _check_etag(media: Media, store: Any, remote: Any) -> None:
@@ -138,9 +138,9 @@ def _copy(remote: Any, part: Path, media: Media, deadline: float) -> None:
                 break
             file.write(block)
             if time.monotonic() > deadline:
-                raise StorageError(f"{media.key}: the store is too slow: {copied} of {media.size_bytes} bytes in time")
+                raise StorageFailed(f"{media.key}: the store is too slow: {copied} of {media.size_bytes} bytes in time")
     if copied != media.size_bytes:
-        raise StorageError(f"{media.key}: {copied} bytes came instead of {media.size_bytes}")
+        raise StorageFailed(f"{media.key}: {copied} bytes came instead of {media.size_bytes}")
 
 
 def _reserve(part: Path, size: int, cache: CacheSettings) -> None:

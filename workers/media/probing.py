@@ -29,7 +29,7 @@ from typing import Any, Self, TypeVar
 import fsspec
 
 from workers import errors
-from workers.errors import MediaError, MediaMissing, ProbeCrashed, ProbeTimeout, StorageError
+from workers.errors import MediaError, MediaMissing, ProbeCrashed, ProbeTimeout, StorageFailed
 from workers.media.confinement import DEMUXERS, end, start
 from workers.records import ClipFailure, MediaInfo
 
@@ -60,7 +60,7 @@ def probe(
     """Probe one file in a child of its own (0.2 s; use `ProbePool` for many).
 
     `path` may be an address such as `s3://bucket/key`; `storage_options` are for `fsspec.filesystem`. Raises
-    MediaMissing, NotMedia, MediaTruncated, NoStreams, NoDuration, MediaTooLarge, StorageError, ProbeCrashed or
+    MediaMissing, NotMedia, MediaTruncated, NoStreams, NoDuration, MediaTooLarge, StorageFailed, ProbeCrashed or
     ProbeTimeout.
     """
     with contextlib.closing(_Child(timeout_s, storage_options or {})) as child:
@@ -158,7 +158,7 @@ class _Child:
         self._rest = b""
 
     def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
-        """Raises the error that the child names, ProbeCrashed, ProbeTimeout, or StorageError of a served file."""
+        """Raises the error that the child names, ProbeCrashed, ProbeTimeout, or StorageFailed of a served file."""
         address = os.fspath(path)
         if "://" not in address or os.path.isabs(address):
             return self._probe(os.fsencode(os.path.abspath(path)).hex(), None)
@@ -196,7 +196,7 @@ class _Child:
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.close()
             raise ProbeCrashed(f"the probing process died over this file ({_how(process, error)})") from error
-        except StorageError:
+        except StorageFailed:
             self.close()
             raise
         if self._rest:  # more than was asked for: not a child to go on with
@@ -206,7 +206,7 @@ class _Child:
         return best
 
     def _serve(self, process: subprocess.Popen[bytes], remote: Any, asked: Any, deadline: float) -> None:
-        """Hand over the bytes asked for. Raises StorageError, and ValueError for what no honest child asks."""
+        """Hand over the bytes asked for. Raises StorageFailed, and ValueError for what no honest child asks."""
         offset, length = int(asked[0]), int(asked[1])
         if not (offset >= 0 and 0 < length <= BLOCK_BYTES and offset + length <= remote.size):
             raise ValueError(f"asked for {length} bytes at {offset} of {remote.size}")
@@ -214,7 +214,7 @@ class _Child:
             remote.seek(offset)
             content = remote.read(length)
         if len(content) != length:
-            raise StorageError(f"{len(content)} bytes came instead of {length}")
+            raise StorageFailed(f"{len(content)} bytes came instead of {length}")
         self._write(process, content, deadline)
 
     def close(self) -> None:
@@ -284,7 +284,7 @@ def _store_errors(address: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MediaMissing(f"{address}: no longer in the store") from error
     except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
-        raise StorageError(f"{address}: {type(error).__name__}: {error}"[:1000]) from error
+        raise StorageFailed(f"{address}: {type(error).__name__}: {error}"[:1000]) from error
 
 
 def _how(process: subprocess.Popen[bytes], error: Exception) -> str:

@@ -1,0 +1,107 @@
+"""What becomes of a failure, by its error class: the one table that execution, planning, hints and docs read.
+
+Promises: every class that quarantine can hold has a row; a class without one (of a newer version) is never tried again
+by itself. Knows nothing about how anything is tried, or who reads the table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from omnidrop.errors import ModelError, ModelOutOfMemory, PolicyError, QuestionError
+from workers import errors
+
+FIRST_PAUSE_S = 2.0
+"""Before the first further try of a clip: the store's own retries have taken some seconds."""
+
+
+class Again(StrEnum):
+    """When a failed clip or media item is tried again without anybody asking for it."""
+
+    NOW = "at once, up to `execution.max_retries` times"
+    ROOM = "when there is room, up to `storage.patience_s`"
+    NEXT_RUN = "a whole media item by the next run"
+    NEVER = "never"
+
+
+class Fault(StrEnum):
+    """What has to change before another try can go better."""
+
+    FILE = "the file"
+    ITEM = "the item at this store"
+    MACHINE = "the machine"
+    RUN = "the run: its settings, its store, this software"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row."""
+
+    again: Again
+    fault: Fault
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the next try may go well without anybody having changed anything: `retry` is offered, and what was
+        found is not remembered."""
+        return self.again is not Again.NEVER
+
+
+RULES: Mapping[str, Rule] = {
+    errors.StorageFailed.error_class: Rule(Again.NOW, Fault.ITEM),
+    errors.DecodeKilled.error_class: Rule(Again.NOW, Fault.MACHINE),
+    errors.CacheFull.error_class: Rule(Again.ROOM, Fault.MACHINE),
+    "object_store_full": Rule(Again.ROOM, Fault.MACHINE),
+    errors.ProbeTimeout.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
+    errors.DecodeTimeout.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
+    # Workers that die are replaced, and their clips tried again, by `execution.max_deaths_per_clip`: this is the end.
+    "worker_died": Rule(Again.NEVER, Fault.MACHINE),
+    "out_of_memory": Rule(Again.NEVER, Fault.MACHINE),
+    errors.FfmpegMissing.error_class: Rule(Again.NEVER, Fault.MACHINE),
+    errors.MediaMissing.error_class: Rule(Again.NEVER, Fault.ITEM),
+    errors.MediaChanged.error_class: Rule(Again.NEVER, Fault.ITEM),
+    errors.MediaError.error_class: Rule(Again.NEVER, Fault.FILE),
+    errors.MediaTooLarge.error_class: Rule(Again.NEVER, Fault.FILE),
+    errors.NotMedia.error_class: Rule(Again.NEVER, Fault.FILE),
+    errors.MediaTruncated.error_class: Rule(Again.NEVER, Fault.FILE),
+    errors.NoStreams.error_class: Rule(Again.NEVER, Fault.FILE),
+    errors.NoDuration.error_class: Rule(Again.NEVER, Fault.FILE),
+    "empty_media": Rule(Again.NEVER, Fault.FILE),
+    errors.ProbeCrashed.error_class: Rule(Again.NEVER, Fault.FILE),
+    errors.ClipTooShort.error_class: Rule(Again.NEVER, Fault.FILE),
+    errors.DecodeFailed.error_class: Rule(Again.NEVER, Fault.FILE),
+    errors.DecodeIncomplete.error_class: Rule(Again.NEVER, Fault.FILE),
+    QuestionError.error_class: Rule(Again.NEVER, Fault.FILE),
+    "json_invalid": Rule(Again.NEVER, Fault.FILE),
+    errors.CacheTooSmall.error_class: Rule(Again.NEVER, Fault.RUN),
+    ModelOutOfMemory.error_class: Rule(Again.NEVER, Fault.RUN),
+    ModelError.error_class: Rule(Again.NEVER, Fault.RUN),
+    PolicyError.error_class: Rule(Again.NEVER, Fault.RUN),
+    "internal": Rule(Again.NEVER, Fault.RUN),
+}
+
+
+def rule_of(error_class: str) -> Rule:
+    """The row of a class."""
+    return RULES.get(error_class, Rule(Again.NEVER, Fault.FILE))
+
+
+def pause_s(tries: int) -> float:
+    """How long to wait before another try, after so many (at least one)."""
+    return FIRST_PAUSE_S * 2.0 ** (tries - 1)
+
+
+def rules_table() -> str:
+    """The table in Markdown, for `docs/operations.md`; `python -m pipeline.failure_rules` prints it."""
+    rows = ["| tried again by itself | has to change first | classes |", "|---|---|---|"]
+    for rule in dict.fromkeys(sorted(RULES.values(), key=lambda r: (list(Again).index(r.again), r.fault))):
+        names = ", ".join(f"`{name}`" for name, of in RULES.items() if of == rule)
+        rows.append(f"| {rule.again} | {rule.fault} | {names} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(rules_table())
