@@ -49,3 +49,9 @@ class PolicyError(UserError):
     """A pruning mode, policy or retained ratio cannot be used as asked."""
 
     error_class: ClassVar[str] = "policy"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, its class where it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from omnidrop.errors import CheckpointError
+from omnidrop.errors import CheckpointError, first_line
 
 EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2")}
 """Checkpoints that come with the package, by the name they are loaded by."""
@@ -69,7 +69,7 @@ def _fetch(hub_id: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"no directory {hub_id!r}, and the hub does not give it either ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); name a local checkpoint directory, or check the id, the network and "
+            f"{first_line(error)}); name a local checkpoint directory, or check the id, the network and "
             "HF_TOKEN"
         ) from error
 

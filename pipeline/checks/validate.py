@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnidrop.errors import OmniDropError, UserError
+from omnidrop.errors import OmniDropError, UserError, first_line
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import source
@@ -172,7 +172,7 @@ def _index(job: JobConfig, found: _Found) -> str:
         raise CheckError("index_url: not a SQLAlchemy URL such as postgresql+psycopg://user@host/database") from error
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise CheckError(
-            f"index_url: {shown} cannot be used: {str(error).splitlines()[0]}; check host, database, user, PGPASSWORD"
+            f"index_url: {shown} cannot be used: {first_line(error)}; check host, database, user, PGPASSWORD"
         ) from error
     return f"{shown}: connected"
 

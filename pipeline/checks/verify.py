@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from omnidrop.errors import UserError
+from omnidrop.errors import UserError, first_line
 from pipeline.batches import batches
 from pipeline.checks.table_diff import differences
 from pipeline.identity import clip_id, failed_version_id, unit_id, version_id
@@ -274,7 +274,7 @@ class _Verification:
                     mend = f"{self._rebuild} && {self._index}" if kind == "surplus" else self._rebuild
                     self._found("index", kind, f"{table.name} {row_key}", what, mend)
         except sa.exc.DatabaseError as error:
-            self._unusable_index(UserError(f"the index cannot be read: {_first_line(error)}"))
+            self._unusable_index(UserError(f"the index cannot be read: {first_line(error)}"))
 
     def _unusable_index(self, error: UserError) -> None:
         """A damaged file is a fault of the results; a server that is not there is the caller's."""
@@ -347,7 +347,7 @@ class _Verification:
         try:
             file = pq.ParquetFile(pa.BufferReader(data))
         except (pa.ArrowException, OSError) as error:
-            self._found("tables", "damaged", key, f"no Parquet file ({_first_line(error)})", self._rebuild)
+            self._found("tables", "damaged", key, f"no Parquet file ({first_line(error)})", self._rebuild)
             return 0
         if missing := [n for n in manifest.SCHEMAS[name].names if n not in file.schema_arrow.names]:
             self._notes.append(f"{key} lacks columns of this version, read as NULL: {', '.join(missing)}")
@@ -362,7 +362,3 @@ def _same_unit(path: str) -> UnitKey | str:
 def _reason(error: Exception, path: str = "") -> str:
     """What our own errors say before a semicolon; what they advise after it, `mend` does here."""
     return str(error).split("; ")[0].removeprefix(f"{path} ")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from omnidrop.errors import UserError
+from omnidrop.errors import UserError, first_line
 
 MAX_FILE_BYTES = 512 * 1024
 """A question set of 2,000 questions takes about 300 kB; PyYAML needs seconds for a file larger than this."""
@@ -93,7 +93,7 @@ def parse_yaml(text: str, path: Path) -> YamlDocument:
         at = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise YamlError(f"{at}: not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise YamlError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+        raise YamlError(f"{path}: not valid YAML: {first_line(error)}") from error
     except RecursionError as error:
         raise YamlError(f"{path}: nested deeper than the {MAX_DEPTH} levels allowed") from error
     reader = _Reader(path)

@@ -16,10 +16,10 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from omnidrop.errors import OmniDropError
+from omnidrop.errors import OmniDropError, first_line
 from pipeline.execution.actor_metering import Statistics
 from pipeline.execution.clip_state import ClipState
-from pipeline.execution.worker_failures import first_line, is_preemption
+from pipeline.execution.worker_failures import is_preemption
 from workers.records import Loaded
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import ray
 
-from omnidrop.errors import UserError
+from omnidrop.errors import UserError, first_line
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import answerer_settings, decode_settings
@@ -223,7 +223,9 @@ def one_actor(job: JobConfig) -> Iterator[ray_workers.RemoteAnswerer]:
         actor = _start_actor(job, audit_share=0.0)
         yield ray_workers.RemoteAnswerer(actor)
     except ray.exceptions.RayError as error:
-        raise RayUnavailable(f"the model actor failed: {str(error).strip().splitlines()[-1]}") from error
+        # Ray's last line is the actor's own error, those before it are its traceback.
+        said = first_line(error) if not str(error).strip() else str(error).strip().splitlines()[-1]
+        raise RayUnavailable(f"the model actor failed: {said}") from error
     finally:
         if actor is not None:
             ray.kill(actor)
@@ -250,10 +252,10 @@ def _connect(job: JobConfig) -> bool:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
         return True
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RayUnavailable(
-            f"cannot use Ray at {address or 'this machine'}: {reason}; start one with `ray start --head`, name another "
-            "with --execution-ray-address, or leave it out to have one started here (in-process does without)"
+            f"cannot use Ray at {address or 'this machine'}: {first_line(error)}; start one with `ray start --head`, "
+            "name another with --execution-ray-address, or leave it out to have one started here "
+            "(in-process does without)"
         ) from error
     finally:
         for number, handler in handlers.items():

@@ -27,10 +27,11 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from omnidrop.errors import first_line
 from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
 from pipeline.execution.actor_pool import ActorPool, ExecutionError, Slot
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
-from pipeline.execution.worker_failures import first_line, is_preemption, node_answers
+from pipeline.execution.worker_failures import is_preemption, node_answers
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import Patience, StopFlag

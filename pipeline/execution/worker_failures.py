@@ -7,7 +7,6 @@ what is done then.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, RayError
@@ -37,8 +36,3 @@ def node_answers(node_id: str | None) -> bool:
             except OSError:
                 return False
     return True
-
-
-def first_line(error: Exception) -> str:
-    lines: Sequence[str] = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__

@@ -18,7 +18,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
-from omnidrop.errors import UserError
+from omnidrop.errors import UserError, first_line
 from workers.redaction import without_secrets
 
 SQLITE_BUSY_TIMEOUT_S = 60
@@ -58,7 +58,7 @@ def open_database(url: str, *, is_read_only: bool = False) -> sa.Engine:
         else:
             _migrate(engine)
     except (sa.exc.SQLAlchemyError, ImportError) as error:
-        reason = without_secrets(str(getattr(error, "orig", None) or error).strip().splitlines()[0])
+        reason = without_secrets(first_line(getattr(error, "orig", None) or error))
         raise UserError(
             f"cannot use the index at {_without_password(url)}: {reason}; give index_url as sqlite:///FILE or "
             "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed)"

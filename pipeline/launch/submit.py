@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from omnidrop.errors import OmniDropError, UserError
+from omnidrop.errors import OmniDropError, UserError, first_line
 from pipeline.config.job import JobConfig, builtin_question_sets
 from pipeline.config.locations import is_s3
 from pipeline.identity import checked_run_id
@@ -228,7 +228,7 @@ class Cluster:
             except (OSError, RuntimeError, aiohttp.ClientError, ClusterError) as error:
                 if time.monotonic() - reached_at > LOST_AFTER_S:
                     raise LostCluster(
-                        f"{self.address} has not answered for {LOST_AFTER_S:g} s ({_first_line(error)}); the run "
+                        f"{self.address} has not answered for {LOST_AFTER_S:g} s ({first_line(error)}); the run "
                         f"{run_id} may go on: look again with --follow"
                     ) from error
             time.sleep(POLL_S)
@@ -297,10 +297,10 @@ class Cluster:
                 "default ~/.ray/auth_token) to the token that the cluster was started with"
             ) from error
         except (requests.exceptions.ConnectionError, ConnectionError) as error:
-            raise ClusterError(f"{self.address} cannot be reached any more: {_first_line(error)}") from error
+            raise ClusterError(f"{self.address} cannot be reached any more: {first_line(error)}") from error
         except (requests.exceptions.RequestException, KeyError, ValueError) as error:
             raise ClusterError(
-                f"{self.address} answers, but not as a Ray dashboard does: {_first_line(error)}"
+                f"{self.address} answers, but not as a Ray dashboard does: {first_line(error)}"
             ) from error
 
 
@@ -327,7 +327,3 @@ def _checked_address(address: str) -> str:
             "of its network make a way in first, as with `ray dashboard ray_cluster.yaml` or `kubectl port-forward`"
         ) from error
     return url.rstrip("/")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from omnidrop.errors import OmniDropError
+from omnidrop.errors import OmniDropError, first_line
 from pipeline.records.legacy import formats as legacy
 
 FORMAT_VERSION = 3
@@ -75,12 +75,8 @@ def unseal(data: bytes, *, where: str) -> tuple[pa.Table, dict[str, Any]]:
             )
         return file.read().replace_schema_metadata(None), meta
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise JournalError(f"{where} is damaged ({_first_line(error)}); delete it and run the job again") from error
+        raise JournalError(f"{where} is damaged ({first_line(error)}); delete it and run the job again") from error
 
 
 def _is_whole(data: bytes, sealed: bytes) -> bool:
     return len(sealed) == len(_BLANK) and digest(data.replace(sealed, _BLANK)).encode() == sealed
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

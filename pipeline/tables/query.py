@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs
 
-from omnidrop.errors import UserError
+from omnidrop.errors import UserError, first_line
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
 from pipeline.storage.arrow import arrow_filesystem
@@ -102,7 +102,7 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, 
         relation = connection.sql(statements[0], params=dict(values) if values else None)
         reader = relation.to_arrow_reader(BATCH_ROWS)
     except duckdb.PermissionException as error:
-        raise QueryError(f"a query can only read the tables {', '.join(NAMES)}: {_first_line(error)}") from error
+        raise QueryError(f"a query can only read the tables {', '.join(NAMES)}: {first_line(error)}") from error
     except duckdb.Error as error:
         raise QueryError(f"{error}\nTables: {', '.join(NAMES)}; columns: DESCRIBE answers") from error
     schema = pa.schema(
@@ -122,7 +122,7 @@ def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.Reco
         for batch in reader:
             yield batch.rename_columns(names)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
-        raise QueryError(_first_line(error)) from error
+        raise QueryError(first_line(error)) from error
 
 
 def _values(column: pa.Array) -> list[Any]:
@@ -143,7 +143,3 @@ def _unique(names: list[str]) -> tuple[str, ...]:
             number, candidate = number + 1, f"{name}_{number}"
         unique.append(candidate)
     return tuple(unique)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

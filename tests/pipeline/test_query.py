@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidrop.errors import UserError
+from omnidrop.errors import UserError, first_line
 from pipeline.config.job import StorageConfig
 from pipeline.storage.store import open_store
 from pipeline.tables.named_queries import VIEWS, NamedQueryError, find_query, named_queries, read_query
@@ -279,3 +279,8 @@ def test_a_setting_without_results_is_a_users_error(tmp_path, monkeypatch):
     assert "no results in ., results, demo/results" in result.stderr
     with pytest.raises(UserError):
         find_query("anwsers")
+
+
+def test_an_error_that_says_nothing_is_named_by_its_class():
+    assert first_line(OSError()) == first_line(OSError("\n \n")) == "OSError"
+    assert first_line(ValueError("\n  no such table\nLINE 1: ...")) == "no such table"

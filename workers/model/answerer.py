@@ -19,7 +19,7 @@ import transformers
 
 from omnidrop.answers import ClipAnswers
 from omnidrop.engine.modes import DENSE_MODES
-from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError
+from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError, first_line
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.checkpoints import resolve_checkpoint
 from omnidrop.models.geometry import Geometry, geometry_of
@@ -352,7 +352,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _named(error: Exception) -> Exception:
     """A CUDA error other than memory stays with the process: every later call would report it again."""
     if isinstance(error, torch.AcceleratorError):
-        return DeviceBroken(str(error).splitlines()[0])
+        return DeviceBroken(first_line(error))
     return error
 
 
