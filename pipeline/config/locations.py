@@ -79,7 +79,7 @@ def _location(location: str) -> str:
     if scheme.lower() != "s3":
         raise SecretFreeError(f"only local folders and s3:// addresses are supported, not {scheme}://")
     if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}", bucket):
-        raise ValueError(f"{bucket!r} is no bucket name; write s3://bucket/prefix")
+        raise ValueError(f"{bucket!r} is not a valid bucket name; write s3://bucket/prefix")
     return f"s3://{bucket}/{prefix}".rstrip("/")
 
 

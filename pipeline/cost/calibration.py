@@ -115,7 +115,7 @@ def judge(halves: tuple[Sequence[MeasuredPass], Sequence[MeasuredPass]]) -> Judg
     return Judgement(min(1.0, *ratios), max(1.0, *ratios), sum(errors) / len(errors))
 
 
-def settled(job: JobConfig, known: Calibration | None) -> JobConfig:
+def resolved(job: JobConfig, known: Calibration | None) -> JobConfig:
     """The job with numbers in place of `auto`, where they were measured."""
     if known is None:
         return job
@@ -128,7 +128,7 @@ def settled(job: JobConfig, known: Calibration | None) -> JobConfig:
     return job.model_copy(update={"model": job.model.model_copy(update=found)})
 
 
-def unsettled(job: JobConfig, known: Calibration | None) -> tuple[str, ...]:
+def unresolved(job: JobConfig, known: Calibration | None) -> tuple[str, ...]:
     """What `auto` stands for where nothing was measured, in sentences."""
     missing = []
     if job.model.clips_per_pass == "auto" and not (known and known.together):
@@ -164,7 +164,7 @@ def _read(store: Store, path: str) -> Calibration:
         return Calibration(**given | {"throughput": Throughput(**given["throughput"]), "together": together})
     except (KeyError, TypeError, ValueError) as error:
         raise CalibrationError(
-            f"{store.uri}/{path} is no calibration ({error}); delete it and run `omnidrop calibrate` again"
+            f"{store.uri}/{path} is not a calibration ({error}); delete it and run `omnidrop calibrate` again"
         ) from error
 
 

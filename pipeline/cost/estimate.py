@@ -129,7 +129,7 @@ class _ClipPrices:
         """Hours of all clips that were asked for."""
         if (known := self._calibration) is None:
             return
-        gpus = gpus_counted(calibration.settled(self._job, known).model.gpus_per_actor)
+        gpus = gpus_counted(calibration.resolved(self._job, known).model.gpus_per_actor)
 
         def of(cost: Callable[[Estimate], PassCost]) -> GpuHours:
             seconds = sum(number * known.throughput.seconds(cost(clip)) for clip, number in self._count.items())

@@ -33,29 +33,29 @@ class ActorTime:
         self._ended_s = self._loading_s = self._planning_s = 0.0
         self._looked_at = clock()
 
-    def hold(self, actor: object, load_s: float = 0.0) -> None:
+    def start(self, actor: object, load_s: float = 0.0) -> None:
         """An actor is loaded and held from now on, and was loading for `load_s` seconds before; nothing where it was
         held already."""
         if actor not in self._since:
             self._since[actor] = self._clock() - load_s
             self._loading_s += load_s
 
-    def release(self, actor: object) -> None:
+    def stop(self, actor: object) -> None:
         """It is held no more; nothing where it was not held."""
         if (since := self._since.pop(actor, None)) is not None:
             self._ended_s += self._clock() - since
 
-    def answered(self, result: ClipResult) -> None:
+    def book_answer(self, result: ClipResult) -> None:
         """An actor gave back a clip."""
         self.busy_s += result.answer_s
         if result.audit is not None and result.audit.dense_shared is not None:
             self.busy_s += result.audit.dense_shared.cost.seconds
 
-    def planned(self, seconds: float) -> None:
+    def book_planning(self, seconds: float) -> None:
         """The planner was waited for: idle actors did so, too, whatever else they waited for."""
         self._planning_s += seconds
 
-    def passed(self, idle: int, waits_for: str) -> None:
+    def book_idle(self, idle: int, waits_for: str) -> None:
         """Book the time since the last call to what so many idle actors waited for."""
         now = self._clock()
         passed_s, planning_s = now - self._looked_at, self._planning_s
@@ -121,7 +121,7 @@ class Statistics:
     """What the loop measured; filled while it runs."""
 
     peak_bytes_in_flight: int = 0
-    deaths: Counter[str] = field(default_factory=Counter)
+    worker_failures: Counter[str] = field(default_factory=Counter)
     """Of clips in `decode` and `answer`, and of places of an `actor`; lost machines are not counted."""
     actors: list[str] = field(default_factory=list)
     """What actors said of themselves in the end."""
@@ -134,7 +134,7 @@ Watch = Callable[[Statistics], None]
 
 
 def unwatched(_: Statistics) -> None:
-    """Nobody is."""
+    """No-op watcher."""
 
 
 def gpus_counted(gpus_per_actor: float | Literal["auto"] | None) -> float:

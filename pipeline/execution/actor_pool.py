@@ -39,8 +39,8 @@ class Slot:
     is_loaded: bool = False
     clips: tuple[ClipState, ...] = ()
     """What it answers at this moment, in one call."""
-    deaths_in_a_row: int = 0
-    is_on_trial: bool = False
+    failures_in_a_row: int = 0
+    is_under_check: bool = False
     """It died so often that it must show on a clip that was answered before whether it works at all."""
     node_id: str | None = None
     """Where the actor is; known once it is loaded."""
@@ -57,14 +57,14 @@ class ActorPool:
     """The slots of one run. What their actors did and cost is noted in `statistics`."""
 
     def __init__(
-        self, start: Callable[[], Any], statistics: Statistics, *, most: int, max_deaths: int, idle_s: float
+        self, start: Callable[[], Any], statistics: Statistics, *, most: int, max_failures: int, idle_s: float
     ) -> None:
         """At most `most` actors; the caps as in `Limits` (`max_deaths_per_worker`, `actor_idle_s`)."""
         self._start, self._statistics = start, statistics
-        self._most, self._max_deaths, self._idle_s = most, max_deaths, idle_s
+        self._most, self._max_failures, self._idle_s = most, max_failures, idle_s
         self.slots: list[Slot] = []
         self.loading: dict[ray.ObjectRef, Slot] = {}
-        self.proven: ClipState | None = None
+        self.canary: ClipState | None = None
         """A clip that was answered before, to try an actor on."""
 
     def grow(self, ready: int, *, is_decoding: bool) -> None:
@@ -82,7 +82,7 @@ class ActorPool:
         """Actors with nothing to do go, so that their machines can: all but one, started again when clips pile up."""
         now = time.monotonic()
         for slot in list(self.slots):
-            if not slot.is_free or slot.is_on_trial:
+            if not slot.is_free or slot.is_under_check:
                 slot.idle_since = None
             elif slot.idle_since is None:
                 slot.idle_since = now
@@ -101,7 +101,7 @@ class ActorPool:
         else:
             slot.is_loaded = True
             slot.node_id = loaded.node_id if loaded else None
-            self._statistics.actor_time.hold(slot, loaded.load_s if loaded else 0.0)
+            self._statistics.actor_time.start(slot, loaded.load_s if loaded else 0.0)
 
     def replace(self, slot: Slot, error: RayActorError, *, is_lost: bool) -> None:
         """Put another actor in the place of one that died, which `is_lost` says was not its own doing.
@@ -110,20 +110,20 @@ class ActorPool:
         """
         # An actor that is only unavailable would keep its GPU.
         ray.kill(slot.handle)
-        self._statistics.actor_time.release(slot)
+        self._statistics.actor_time.stop(slot)
         if not is_lost:
-            slot.deaths_in_a_row += 1
-            self._statistics.deaths["actor"] += 1
-            if slot.deaths_in_a_row >= self._max_deaths:
+            slot.failures_in_a_row += 1
+            self._statistics.worker_failures["actor"] += 1
+            if slot.failures_in_a_row >= self._max_failures:
                 # Poison clips in a row, or a machine that kills every clip: one that was answered before tells which.
-                if slot.is_on_trial or self.proven is None:
+                if slot.is_under_check or self.canary is None:
                     raise ExecutionError(
-                        f"the model actor died {slot.deaths_in_a_row} times in a row without answering a clip"
-                        f"{', also of one that was answered before' if slot.is_on_trial else ''}; last: "
+                        f"the model actor died {slot.failures_in_a_row} times in a row without answering a clip"
+                        f"{', also of one that was answered before' if slot.is_under_check else ''}; last: "
                         f"{first_line(error)}. Look at memory first (model.gpus_per_actor, clips.max_pixels), then run "
                         "again: finished units are kept"
                     )
-                slot.is_on_trial = True
+                slot.is_under_check = True
         self._fill(slot)
 
     def close(self) -> None:
@@ -143,5 +143,5 @@ class ActorPool:
             log.warning("an actor did not describe itself: %s", first_line(error))
         for slot in slots:
             ray.kill(slot.handle)
-            self._statistics.actor_time.release(slot)
+            self._statistics.actor_time.stop(slot)
             self.slots.remove(slot)

@@ -90,7 +90,7 @@ class _InProcess:
         held.gpus = gpus_counted(job.model.gpus_per_actor)
 
         def answer(decoded: DecodedClip, unit: WorkUnit) -> ClipOutcome:
-            held.hold(answerer)  # with the first clip the model is loaded
+            held.start(answerer)  # with the first clip the model is loaded
             return answerer.answer(decoded, unit.questions, unit.instruction)
 
         answered = 0
@@ -101,7 +101,7 @@ class _InProcess:
                 answered += 1
                 yield result
         finally:
-            held.release(answerer)
+            held.stop(answerer)
         if answered:
             self.statistics.actors.append(str(answerer.describe()))
 

@@ -53,7 +53,7 @@ class ClipState:
     owner: UnitState
     clip: Clip
     nbytes: int
-    deaths: int = 0
+    worker_failures: int = 0
     retries: int = 0
     due: float = 0.0
     """Not decoded again before this (monotonic clock)."""
@@ -67,11 +67,12 @@ class ClipState:
         """Whether the two may be answered in one call: as many bytes are nearly always one shape; the actor looks."""
         one, two = self.owner.unit, other.owner.unit
         return (
-            not (self.is_alone or self.deaths or one.attempt or other.is_alone or other.deaths or two.attempt)
+            not (self.is_alone or self.worker_failures or one.attempt)
+            and not (other.is_alone or other.worker_failures or two.attempt)
             and self.nbytes == other.nbytes
             and (one is two or self.owner.asked == other.owner.asked)
         )
 
-    def afresh(self) -> ClipState:
+    def fresh(self) -> ClipState:
         """The same clip, as if nothing had been done with it."""
         return ClipState(self.owner, self.clip, self.nbytes)

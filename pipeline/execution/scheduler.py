@@ -162,7 +162,7 @@ class RayExecution:
             backend.start_actor,
             self.statistics,
             most=limits.actors,
-            max_deaths=limits.max_deaths_per_worker,
+            max_failures=limits.max_deaths_per_worker,
             idle_s=limits.actor_idle_s,
         )
 
@@ -230,7 +230,7 @@ class RayExecution:
         while not self._next:
             asked = time.monotonic()
             unit = _END if self._is_exhausted else next(source, _END)
-            self.statistics.actor_time.planned(time.monotonic() - asked)
+            self.statistics.actor_time.book_planning(time.monotonic() - asked)
             if isinstance(unit, _End):
                 self._is_exhausted = True
                 return None
@@ -244,8 +244,8 @@ class RayExecution:
         if not is_stopping:
             self._actors.grow(len(self._ready), is_decoding=bool(self._decoding))
         for slot in self._actors.slots:
-            if slot.is_free and slot.is_on_trial:
-                self._try(slot)
+            if slot.is_free and slot.is_under_check:
+                self._check_health(slot)
             elif slot.is_free and self._ready:
                 self._answer(slot, *self._together())
 
@@ -266,15 +266,15 @@ class RayExecution:
             self._answering[slot.handle.answer_batch.remote(state.owner.asked, *payloads)] = slot
             return
         # An audit that is too much for the worker must not cost the clip its answers.
-        calmly = {"may_audit": False} if state.deaths or state.owner.unit.attempt else {}
+        calmly = {"may_audit": False} if state.worker_failures or state.owner.unit.attempt else {}
         self._answering[slot.handle.answer.remote(state.payload, state.owner.asked, **calmly)] = slot
 
-    def _try(self, slot: Slot) -> None:
-        assert self._actors.proven is not None
-        proven = self._actors.proven.afresh()
-        self._reserve(proven.nbytes)
-        _, proven.payload = self._backend.start_decode(proven.owner.unit, proven.clip)
-        self._answer(slot, proven)
+    def _check_health(self, slot: Slot) -> None:
+        assert self._actors.canary is not None
+        canary = self._actors.canary.fresh()
+        self._reserve(canary.nbytes)
+        _, canary.payload = self._backend.start_decode(canary.owner.unit, canary.clip)
+        self._answer(slot, canary)
 
     # -- looking on ---------------------------------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class RayExecution:
         """Note what is held, and what the actors without a clip waited for since the last look."""
         loading, busy = len(self._actors.loading), len(self._answering)
         idle = len(self._actors.slots) - loading - busy
-        self.statistics.actor_time.passed(idle, waits_for)
+        self.statistics.actor_time.book_idle(idle, waits_for)
         waiting = len(self._next) + len(self._again)
         counts = (waiting, len(self._decoding), len(self._ready), loading, busy, idle)
         self.statistics.load = Load(self._bytes, *counts)
@@ -329,8 +329,8 @@ class RayExecution:
             yield from self._answered_together(ref, slot, states)
             return
         (state,) = states
-        if slot.is_on_trial:
-            self._judge(ref, slot, state)
+        if slot.is_under_check:
+            self._end_health_check(ref, slot, state)
             return
         try:
             outcome: ClipOutcome = ray.get(ref)
@@ -351,14 +351,14 @@ class RayExecution:
             yield from self._take(slot, state, outcome)
 
     def _answered_together(self, ref: ray.ObjectRef, slot: Slot, states: tuple[ClipState, ...]) -> Iterator[UnitResult]:
-        """Several clips' outcomes. Where the call failed nobody knows which of them is to blame: each is tried alone,
+        """Several clips' outcomes. Where the call failed it cannot be attributed to one of them: each is tried alone,
         neither they nor the actor's place are charged with it, and calls become smaller if it killed the actor."""
         try:
             outcomes: list[ClipOutcome] = ray.get(ref)
         except RayError as error:
             if isinstance(error, RayActorError):
                 if not is_preemption(error) and node_answers(slot.node_id):
-                    self.statistics.deaths["actor"] += 1
+                    self.statistics.worker_failures["actor"] += 1
                     # So many may be what was too much: a machine short of memory kills without a word.
                     self._clips_per_pass = max(1, len(states) // 2)
                 self._actors.replace(slot, error, is_lost=True)
@@ -371,44 +371,47 @@ class RayExecution:
                 yield from self._take(slot, state, outcome)
 
     def _take(self, slot: Slot, state: ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
-        slot.deaths_in_a_row = 0
+        slot.failures_in_a_row = 0
         if isinstance(outcome, ClipResult):
-            self.statistics.actor_time.answered(outcome)
-            self._actors.proven = state.afresh()
+            self.statistics.actor_time.book_answer(outcome)
+            self._actors.canary = state.fresh()
         self._answered_clips += 1
         self._patience.succeeded()
         yield from self._finish(state, outcome)
 
-    def _judge(self, ref: ray.ObjectRef, slot: Slot, proven: ClipState) -> None:
-        """End a trial. Raises ExecutionError where the actor died of a clip that was answered before, too."""
-        self._reserve(-proven.nbytes)
+    def _end_health_check(self, ref: ray.ObjectRef, slot: Slot, canary: ClipState) -> None:
+        """End a health check. Raises ExecutionError where the actor died of a clip that was answered before, too."""
+        self._reserve(-canary.nbytes)
         try:
             ray.get(ref)
         except RayActorError as error:
             self._actors.replace(slot, error, is_lost=is_preemption(error) or not node_answers(slot.node_id))
             return
         except RayError as error:
-            # The clip could not be decoded or was lost on its way: no verdict, another trial.
-            assert self._actors.proven is not None
-            self._actors.proven.retries += 1
-            if self._actors.proven.retries > self._limits.max_retries:
+            # The clip could not be decoded or was lost on its way: no verdict, another check.
+            assert self._actors.canary is not None
+            self._actors.canary.retries += 1
+            if self._actors.canary.retries > self._limits.max_retries:
                 raise ExecutionError(
-                    f"the model actor died {slot.deaths_in_a_row} times in a row, and a clip that was answered before "
-                    f"cannot be decoded again to try it: {first_line(error)}. Run again: finished units are kept"
+                    f"the model actor died {slot.failures_in_a_row} times in a row, and a clip that was answered "
+                    f"before cannot be decoded again to try it: {first_line(error)}. Run again: finished units are kept"
                 ) from error
         else:
-            log.warning("the model actor answers: the clips that killed it are to blame, the run goes on")
-            slot.is_on_trial, slot.deaths_in_a_row = False, 0
+            log.warning(
+                "the model actor answers: its deaths are attributed to the clips it was given, and the run goes on"
+            )
+            slot.is_under_check, slot.failures_in_a_row = False, 0
 
     def _died(self, state: ClipState, stage: Stage, error: RayError, *, is_lost: bool = False) -> Iterator[UnitResult]:
         """A worker died over this clip, or its decoded data was lost: decode again, unless it keeps happening."""
         is_lost = is_lost or is_preemption(error)
         if isinstance(error, WorkerCrashedError | OutOfMemoryError | RayActorError) and not is_lost:
-            state.deaths += 1
-            self.statistics.deaths[stage] += 1
-        if state.deaths >= self._limits.max_deaths_per_clip:
+            state.worker_failures += 1
+            self.statistics.worker_failures[stage] += 1
+        if state.worker_failures >= self._limits.max_deaths_per_clip:
             kind = "out_of_memory" if isinstance(error, OutOfMemoryError) else "worker_died"
-            yield from self._failed(state, stage, kind, f"killed its worker {state.deaths} times: {first_line(error)}")
+            said = f"killed its worker {state.worker_failures} times: {first_line(error)}"
+            yield from self._failed(state, stage, kind, said)
         else:
             log.warning("clip %s is decoded again: %s", state.clip.clip_id, first_line(error))
             self._retry(state)

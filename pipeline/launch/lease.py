@@ -66,7 +66,7 @@ def newest_lease(store: Store, job: str) -> LeaseRecord | None:
             continue  # its successor's taker has just deleted it
         except (TypeError, ValueError) as error:
             raise StorageError(
-                f"{store.uri}/{key} is no lease ({error}); delete it when no run of the job goes on"
+                f"{store.uri}/{key} is not a lease ({error}); delete it when no run of the job goes on"
             ) from error
     return None
 

@@ -314,8 +314,8 @@ def _checked_address(address: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise ClusterError(
-            f"{address!r} is no dashboard address; write http://HOST:8265 (not the ray://HOST:10001 of Ray Client, nor "
-            "HOST:6379)"
+            f"{address!r} is not a valid dashboard address; write http://HOST:8265 (not the ray://HOST:10001 of Ray "
+            "Client, nor HOST:6379)"
         )
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:

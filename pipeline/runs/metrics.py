@@ -172,7 +172,7 @@ class RunMetrics:
     def _take(self, statistics: Statistics) -> None:
         """What others count."""
         values, load, actors = self._values, statistics.load, statistics.actor_time
-        for stage, deaths in statistics.deaths.items():
+        for stage, deaths in statistics.worker_failures.items():
             values[DEATHS, stage] = deaths
         values[ACTOR_S, "busy"] = actors.busy_s
         for reason, seconds in actors.idle_s.items():

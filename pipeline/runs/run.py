@@ -114,7 +114,7 @@ def run_job(
         probe = stack.enter_context(prober(job))
         feed = Feed(opened, committer, recorder, probe, patience, metrics, observer.planned, retry)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
-        execution = _Execution(calibration.settled(job, known), stop, patience, metrics)
+        execution = _Execution(calibration.resolved(job, known), stop, patience, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
         status = "failed"
         try:
@@ -148,7 +148,7 @@ def run_job(
         totals = opened.index.totals(job.name)
         classes = tuple(opened.index.quarantine_classes(job.name))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
-    notes = (*toy, *opened.caveats, *calibration.unsettled(job, known), *(retry.notes() if retry is not None else ()))
+    notes = (*toy, *opened.caveats, *calibration.unresolved(job, known), *(retry.notes() if retry is not None else ()))
     return RunSummary(run, totals, classes, published, notes)
 
 

@@ -90,7 +90,7 @@ def test_the_largest_files_that_are_read_are_refused(job, tmp_path):
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://me:secret@head:8265", "/tmp/ray", ""])
 def test_what_is_no_dashboard_address_is_said(address):
-    with pytest.raises(ClusterError, match="is no dashboard address"):
+    with pytest.raises(ClusterError, match="is not a valid dashboard address"):
         Cluster(address)
 
 

@@ -49,13 +49,13 @@ def test_what_it_costs_is_no_part_of_the_recipe(job):
 def test_an_actor_counts_from_loading_until_it_is_given_back():
     now = 100.0
     held = ActorTime(gpus=0.5, clock=lambda: now)
-    held.hold("first", load_s=20)
-    held.hold("first")
+    held.start("first", load_s=20)
+    held.start("first")
     now += 40
-    held.hold("second")
+    held.start("second")
     now += 30
-    held.release("first")
-    held.release("first")
+    held.stop("first")
+    held.stop("first")
     now += 10
     assert held.gpu_hours == pytest.approx(0.5 * (20 + 70 + 40) / 3600)
 
@@ -138,8 +138,8 @@ def test_no_measured_pass_reuses_frames_of_another(job, monkeypatch):
 def test_auto_takes_what_was_measured(job):
     auto = load_job(job, {"model.clips_per_pass": "auto", "model.gpus_per_actor": "auto"})
     weights_hash = open_job(auto).asked.weights_hash
-    assert calibration.settled(auto, None) == auto
-    assert [note.split(",")[0] for note in calibration.unsettled(auto, None)] == [
+    assert calibration.resolved(auto, None) == auto
+    assert [note.split(",")[0] for note in calibration.unresolved(auto, None)] == [
         "model.clips_per_pass: auto is 1",
         "model.gpus_per_actor: auto is one actor per GPU",
     ]
@@ -147,14 +147,14 @@ def test_auto_takes_what_was_measured(job):
     assert [clips for clips, _ in found.together] == [1, 2, 4, 8]
     assert all(seconds > 0 for _, seconds in found.together)
     assert calibration.find(open_job(auto).store, weights_hash, auto.model) == found
-    assert calibration.settled(auto, found).model.clips_per_pass == found.clips_per_pass
+    assert calibration.resolved(auto, found).model.clips_per_pass == found.clips_per_pass
     # A CPU has no memory of its own to share.
-    assert calibration.settled(auto, found).model.gpus_per_actor == "auto"
-    assert len(calibration.unsettled(auto, found)) == 1
+    assert calibration.resolved(auto, found).model.gpus_per_actor == "auto"
+    assert len(calibration.unresolved(auto, found)) == 1
     # Nothing else of the job changes, and what is given stays.
     given = load_job(job, {"model.clips_per_pass": 2, "model.gpus_per_actor": 0.5})
-    assert calibration.settled(given, replace(found, peak_device_bytes=1, device_bytes=100)) == given
-    assert calibration.unsettled(given, None) == ()
+    assert calibration.resolved(given, replace(found, peak_device_bytes=1, device_bytes=100)) == given
+    assert calibration.unresolved(given, None) == ()
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_larger_pass_must_be_worth_it(job, seconds, best):
 def test_actors_share_a_gpu_by_memory(job, peak, device, actors):
     found = replace(measured(), peak_device_bytes=peak << 30, device_bytes=device << 30)
     assert found.actors_per_gpu == actors
-    share = calibration.settled(load_job(job, {"model.gpus_per_actor": "auto"}), found).model.gpus_per_actor
+    share = calibration.resolved(load_job(job, {"model.gpus_per_actor": "auto"}), found).model.gpus_per_actor
     # Ray rounds shares up to ten thousandths.
     assert 1 - 0.001 * actors < actors * math.ceil(share * 1e4 - 1e-6) / 1e4 <= 1
 

@@ -171,7 +171,7 @@ def test_clips_are_answered_together_and_die_alone(folder, times):
     failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
     assert failures == ({bad.index: "worker_died"} if times == 99 else {})
     # Where its first call was for several clips, it kills once more than its cap.
-    assert statistics.deaths["actor"] in ((times,) if times < 2 else (2, 3))
+    assert statistics.worker_failures["actor"] in ((times,) if times < 2 else (2, 3))
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_reason(folder):
@@ -195,7 +195,7 @@ def test_poison_clips_in_a_row_cost_those_clips_and_not_the_run(folder):
     check_answers(given, finished)
     failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
     assert failures == dict.fromkeys(poison, "worker_died")
-    assert statistics.deaths["actor"] == 2 * len(poison)
+    assert statistics.worker_failures["actor"] == 2 * len(poison)
 
 
 def test_a_machine_that_comes_to_kill_every_clip_ends_the_run(folder):

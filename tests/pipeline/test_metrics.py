@@ -118,12 +118,12 @@ def test_held_time_is_loading_busy_and_idle():
     time_of = ActorTime(clock=lambda: now)
     assert (time_of.busy_share, time_of.bottleneck) == (None, None)
     now = 20.0
-    time_of.hold("actor", load_s=5)
-    time_of.passed(idle=0, waits_for="decode")
+    time_of.start("actor", load_s=5)
+    time_of.book_idle(idle=0, waits_for="decode")
     now = 30.0
-    time_of.planned(1)
-    time_of.passed(idle=1, waits_for="decode")
-    time_of.answered(rows.result(rows.unit(rows.media()).clips[0]))
+    time_of.book_planning(1)
+    time_of.book_idle(idle=1, waits_for="decode")
+    time_of.book_answer(rows.result(rows.unit(rows.media()).clips[0]))
     assert (time_of.held_s, time_of.loaded_s) == (15, 10)
     assert time_of.idle_s == {"planning": 1, "decode": 9}
     assert time_of.busy_share == pytest.approx(0.03)

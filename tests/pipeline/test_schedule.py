@@ -84,7 +84,7 @@ def test_a_holder_sees_that_its_lease_was_taken_over(store):
 
 def test_a_damaged_lease_is_named(store):
     store.write("schedules/lectures/leases/000000000001.json", b"no json")
-    with pytest.raises(UserError, match=r"leases/000000000001\.json is no lease"):
+    with pytest.raises(UserError, match=r"leases/000000000001\.json is not a lease"):
         newest_lease(store, "lectures")
 
 
