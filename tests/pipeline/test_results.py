@@ -20,7 +20,9 @@ from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal, check_output_is_ours
 from pipeline.records.checksummed_parquet import JournalError
-from pipeline.records.run_record import RunCounts, RunRecord
+from pipeline.records.columns import RUNS_SCHEMA, run_row
+from pipeline.records.heads_and_runs import StoredRun, decode_run
+from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunSpending, RunTime
 from pipeline.records.unit import UnitKey, decode_unit, encode_unit
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest as manifests
@@ -313,3 +315,13 @@ def test_a_late_object_of_forgotten_media_is_swept_out(journal, index):
     journal._store.write(rows.meta(unit).key.path, data)  # written by an attempt that never looked again
     assert sync.catch_up(journal, index) == 0
     assert list(journal.units()) == []
+
+
+def test_a_runs_record_is_one_flat_row_with_the_columns_of_runs():
+    spent = RunSpending(gpu_hours=2.0, answering_gpu_hours=1.0, usd=5.0, estimated_gpu_hours=0.9)
+    run = RunRecord("run-1", "job", "recipe-1", {"a": 1}, "2026-01-01T00:00:00+00:00", spending=spent)
+    run = replace(run, counts=RunCounts(answers=8), time=RunTime(wall_s=3.0), resources=RunResources(actors=("cpu",)))
+    assert run_row(run).keys() == set(RUNS_SCHEMA.names)
+    assert decode_run(StoredRun.of(run).text.encode(), where="a run").run == run
+    begun = replace(run, spending=None)
+    assert decode_run(StoredRun.of(begun).text.encode(), where="a run").run == begun
