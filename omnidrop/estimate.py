@@ -133,6 +133,7 @@ class Estimator:
             modality=made.modality,
             chunk=made.chunk,
             grid=made.grid,
+            seconds=made.seconds,
             audio_importance=None,
             encoder_flops=encoders,
         )

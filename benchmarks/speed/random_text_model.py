@@ -187,6 +187,9 @@ def clip(model: RandomTextModel, shape: ClipShape, seed: int = 0) -> Prefix:
         modality=torch.tensor(modality, dtype=torch.int8, device=device),
         chunk=torch.tensor(chunk, dtype=torch.int32, device=device),
         grid=torch.tensor(grid, dtype=torch.int32, device=device),
+        seconds=torch.tensor(
+            [(p[0] - start) / 25 if m != TEXT else -1.0 for p, m in zip(positions, modality, strict=True)]
+        ).to(device),
         audio_importance=torch.rand(shape.chunks * shape.audio, generator=generator).to(device),
     )
 

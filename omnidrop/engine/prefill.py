@@ -231,6 +231,8 @@ class State:
     """(P,) int64: the prefix tokens still there, ascending."""
     index: Tensor
     """(n,) int64: the audio and video tokens still there, numbered among those before any pruning."""
+    deepstack: tuple[Tensor, ...] = ()
+    """As `Prefix.deepstack`, with what joined the tokens that entered."""
     layer: int = 0
     importance: Tensor | None = None
     """(Q, n) of the layer just run, where its output is to be pruned."""
@@ -261,11 +263,24 @@ def begin(
     alive = torch.sort(torch.cat((clip.text_places, clip.av_places[index]))).values
     whole = index.shape[0] == clip.av.count
     embeddings = prefix.embeddings if whole else prefix.embeddings.index_select(0, alive)
+    deepstack = prefix.deepstack
+    join = None if whole else policy.joins(clip.av, index)
+    if join is not None:
+        places = clip.av_places[index]
+
+        def merged(rows: Tensor) -> Tensor:
+            """(N, D), those that enter changed."""
+            return rows.index_copy(0, places, join(rows.index_select(0, clip.av_places), index))
+
+        embeddings = merged(prefix.embeddings).index_select(0, alive)
+        deepstack = tuple(merged(rows) for rows in deepstack)
     positions = prefix.positions if whole else prefix.positions.index_select(1, alive)
     hidden = torch.cat((embeddings, adapter.embed(packed.ids).to(embeddings.dtype)))[None]
     rotary = adapter.rotary(hidden, torch.cat((positions, packed.positions), dim=1)[:, None, :])
     watched: list[Tensor] | None = [] if watch else None
-    return State(clip, packed, policy, schedule, guidance, hidden, rotary, alive, index, watched=watched)
+    return State(
+        clip, packed, policy, schedule, guidance, hidden, rotary, alive, index, deepstack=deepstack, watched=watched
+    )
 
 
 def advance(adapter: Adapter, states: Sequence[State], until: int) -> None:
@@ -293,7 +308,7 @@ def _run_layer(adapter: Adapter, states: Sequence[State], layer: int) -> None:
         omnidrop=attend,
     )
     for number, (state, guide, left) in enumerate(zip(states, guides, attend.left, strict=True)):
-        rows, packed, deepstack = state.alive.shape[0], state.packed, state.clip.prefix.deepstack
+        rows, packed, deepstack = state.alive.shape[0], state.packed, state.deepstack
         state.hidden = hidden[number : number + 1]
         if layer < len(deepstack):
             state.hidden[:, :rows] += deepstack[layer].index_select(0, state.alive)
@@ -367,6 +382,7 @@ def split(state: State, question: int, alone: Packed) -> State:
         rotary=(state.rotary[0].index_select(1, pick), state.rotary[1].index_select(1, pick)),
         alive=state.alive,
         index=state.index,
+        deepstack=state.deepstack,
         layer=state.layer,
         importance=None if state.importance is None else state.importance[question : question + 1],
         caches=[

@@ -45,6 +45,8 @@ class Prefix:
     grid: Tensor
     """(N, 3) int32: temporal patch, row and column after merging for video tokens; (audio token number, 0, 0) for audio
     tokens; -1 for text. What temporal token merging and the storyboard need."""
+    seconds: Tensor
+    """(N,) float32: time of an audio or video token since the clip began, -1 for text."""
     audio_importance: Tensor | None
     """(number of audio tokens,) float32, in token order: attention received in the audio encoder's last layer, weighted
     so that columns of a short last encoder chunk are not favoured. None without audio."""

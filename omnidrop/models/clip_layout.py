@@ -40,6 +40,7 @@ class ClipLayout:
     modality: Tensor
     chunk: Tensor
     grid: Tensor
+    seconds: Tensor
     next_position: float
 
 
@@ -102,6 +103,8 @@ def lay_out(
     chunk = torch.full_like(modality, -1, dtype=torch.int32)
     per_chunk = geometry.positions_per_second * geometry.seconds_per_chunk
     chunk[modality != TEXT] = ((media.positions[0] - start) // per_chunk).to(torch.int32)
+    seconds = torch.full_like(modality, -1, dtype=torch.float32)
+    seconds[modality != TEXT] = ((media.positions[0] - start) / geometry.positions_per_second).to(torch.float32)
     places = torch.full((input_ids.numel(), 3), -1, dtype=torch.int32)
     places[modality != TEXT] = media.grid
     last = after + len(tail)
@@ -111,6 +114,7 @@ def lay_out(
         modality=modality,
         chunk=chunk,
         grid=places,
+        seconds=seconds,
         next_position=float(last) if newer else int(last),
     )
 

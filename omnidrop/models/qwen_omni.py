@@ -183,6 +183,7 @@ class QwenOmniAdapter:
             modality=modality,
             chunk=layout.chunk.to(self.device),
             grid=layout.grid.to(self.device),
+            seconds=layout.seconds.to(self.device),
             audio_importance=audio_importance,
             video_importance=video_importance,
             deepstack=tuple(deepstack),

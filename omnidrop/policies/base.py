@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from omnidrop.models.base import AUDIO, VIDEO, Prefix
+from omnidrop.policies.joined import Joined
 from omnidrop.policies.schedule import Schedule
 
 Guide = Literal["nothing", "question", "words", "last", "audio"]
@@ -32,6 +33,8 @@ class AudioVisual:
     """(n,) int64: number of the time chunk."""
     grid: Tensor
     """(n, 3) int32, as `Prefix.grid`."""
+    seconds: Tensor
+    """(n,) float32, as `Prefix.seconds`."""
     features: Tensor
     """(n, D) model dtype: the encoders' projected features."""
     audio_importance: Tensor | None
@@ -98,6 +101,10 @@ class Policy(Protocol):
         """Which tokens enter the decoder: exactly `schedule.entering[0]` ascending indices into 0..n-1, int64."""
         ...
 
+    def joins(self, tokens: AudioVisual, index: Tensor) -> Joined | None:
+        """Which tokens that `index`, from `before`, leaves out are averaged into those that enter; None: none."""
+        ...
+
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
         """Which tokens go on to the next layer: exactly `keep` ascending indices into 0..alive-1, int64.
 
@@ -123,6 +130,7 @@ def audio_visual(prefix: Prefix) -> tuple[AudioVisual, Tensor]:
         modality=of.to(device),
         chunk=chunk.to(device=device, dtype=torch.int64),
         grid=prefix.grid[at],
+        seconds=prefix.seconds[at],
         features=prefix.embeddings[at],
         audio_importance=prefix.audio_importance,
         audio=int((of == AUDIO).sum()),

@@ -14,11 +14,12 @@ from torch import Tensor
 from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, keep_highest
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.max_min_selection import max_min, split, windows
+from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class DivPrune:
+class DivPrune(Merging):
     """DivPrune (arXiv 2503.02175, its method section): greedy max-min selection on 1 - cosine of the input features.
 
     Differs: run per modality inside each time chunk, every window keeping the same share ("-om" of later tables); over

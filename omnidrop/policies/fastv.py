@@ -53,6 +53,9 @@ class FastV:
         """Every token."""
         return everything(tokens)
 
+    def joins(self, tokens: AudioVisual, index: Tensor) -> None:
+        """Nothing is left out."""
+
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
         """The highest attention from the last token stays."""
         return keep_highest(tokens.importance, keep)

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.policies.max_min_selection import frames, max_min, rarity, split, windows
+from omnidrop.policies.coverage import cover
+from omnidrop.policies.likeness import rarity
+from omnidrop.policies.max_min_selection import frames, max_min, split, windows
 from omnidrop.policies.schedule import EntryCounts
 
 if TYPE_CHECKING:
     from omnidrop.policies.base import AudioVisual
 
-Way = Literal["rare", "diverse", "merged"]
-WAYS: tuple[Way, ...] = ("rare", "diverse", "merged")
+Way = Literal["cover", "rare", "diverse", "merged"]
+WAYS: tuple[Way, ...] = ("cover", "rare", "diverse", "merged")
 GROUP = 4
 """Temporal patches merged together: the first, the anchor, stays whole."""
 FEWEST = 5
@@ -110,6 +112,8 @@ def select(tokens: AudioVisual, entry: Entry, keep: int, way: Way = "rare") -> T
     """(keep,) ascending indices of the tokens that enter the decoder, int64."""
     if keep == tokens.count:
         return torch.arange(keep, device=tokens.modality.device)
+    if way == "cover":
+        return cover(tokens, keep)
     audio, of_frames = entry.split(keep)
     if way != "merged":
         return _unlike(tokens, audio, sum(of_frames), rare=way == "rare")

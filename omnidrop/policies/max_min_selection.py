@@ -24,32 +24,12 @@ MOST_PAIRS = 1 << 25
 
 
 GOLDEN = (5**0.5 - 1) / 2
-MOST_REFERENCES = 1024
-"""Tokens that a token is compared with to say how rare it is: as many products as a quarter of one query projection."""
-CONCENTRATION = 10.0
-"""Of the kernel by which rarity is estimated: tokens at a cosine of 0.9 count 1 / e of an equal one."""
 
 
 def frames(tokens: AudioVisual, together: int = 1) -> list[Tensor]:
     """Indices of the video tokens of every `together` temporal patches, in time order."""
     sizes = [sum(tokens.frame_sizes[at : at + together]) for at in range(0, len(tokens.frame_sizes), together)]
     return list(torch.split(torch.nonzero(tokens.modality == VIDEO).flatten(), sizes))
-
-
-def rarity(features: Tensor) -> Tensor:
-    """(n,) float32, in nats, at least 0: how unusual each of `features` (n, D) is among them, the most usual 0.
-
-    The surprisal -log p under a kernel density estimate with von Mises-Fisher kernels, exp(k (cosine - 1)), over all of
-    them or MOST_REFERENCES evenly spaced ones, less the lowest.
-    """
-    unit = functional.normalize(features.float(), dim=-1)
-    count = features.shape[0]
-    references = unit
-    if count > MOST_REFERENCES:
-        chosen = torch.arange(MOST_REFERENCES, device=unit.device)
-        references = unit[torch.div(chosen * count, MOST_REFERENCES, rounding_mode="floor")]
-    surprisal = -(CONCENTRATION * (unit @ references.T - 1.0)).logsumexp(dim=1)
-    return surprisal - surprisal.amin()
 
 
 def windows(tokens: AudioVisual, modalities: Sequence[int] = (AUDIO, VIDEO)) -> list[Tensor]:

@@ -32,6 +32,9 @@ class Nothing:
         """Every token."""
         return everything(tokens)
 
+    def joins(self, tokens: AudioVisual, index: Tensor) -> None:
+        """Nothing is left out."""
+
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
         """Never called: the schedule drops nothing."""
         return torch.arange(keep, device=tokens.importance.device)

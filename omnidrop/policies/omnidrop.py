@@ -15,11 +15,12 @@ from torch import Tensor
 from omnidrop.errors import PolicyError
 from omnidrop.policies import diversity, intra_modality
 from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, keep_highest
+from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate
 
 
 @dataclass(frozen=True)
-class OmniDrop:
+class OmniDrop(Merging):
     """Layer-wise pruning guided by the question's attention (arXiv 2605.14458).
 
     Numbers default to the paper's settings for the 7B model. `p_init` and `p_final` left at None are solved, together
@@ -40,9 +41,12 @@ class OmniDrop:
     video_keep: float = 0.4
     """Share of the video tokens that enters: the paper's (1 + 3 x 0.2) / 4, one anchor of four frames whole and 20 % of
     the others."""
-    entry: intra_modality.Way = "rare"
-    """Which ones: the least like each other, rare ones first (`rare`) or not (`diverse`), or the paper's (`merged`):
-    audio by attention received in the encoder, video by what differs from the anchor frame. See docs/evidence.md."""
+    entry: intra_modality.Way = "cover"
+    """Which ones: those that cover the clip (`cover`); the least like each other, rare ones first (`rare`) or not
+    (`diverse`); or the paper's (`merged`): audio by attention received in the encoder, video by what differs from the
+    anchor frame. See docs/evidence.md."""
+    merge: bool = True
+    """See `Merging`."""
     at_input: bool = True
     """Off: every token enters the decoder and only layers prune."""
     memory: float = 0.7

@@ -17,6 +17,7 @@ from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, 
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.feature_selection import audio_by_attention, frames_by_peaks_and_change
 from omnidrop.policies.max_min_selection import split
+from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule
 
 PAPER_RATIO = 0.45
@@ -44,7 +45,7 @@ def audio_first(tokens: AudioVisual, keep: int, audio_share: float) -> tuple[int
 
 
 @dataclass(frozen=True)
-class OmniZip:
+class OmniZip(Merging):
     """OmniZip (arXiv 2511.14582, its method section).
 
     Audio stays by attention in its encoder. A time group's density s, the share of its audio that stays relative to the

@@ -41,19 +41,22 @@ def clip(
     chunks: int = 5, frames: int = 2, frame_tokens: int = 12, audio: int = 10, width: int = 16, seed: int = 0
 ) -> AudioVisual:
     """Random features; every chunk has `frames` temporal patches of `frame_tokens` tokens, then `audio` tokens."""
-    modality, chunk, grid = [], [], []
+    modality, chunk, grid, seconds = [], [], [], []
     for number in range(chunks):
         for frame in range(frames):
             modality += [VIDEO] * frame_tokens
             grid += [(number * frames + frame, place // 4, place % 4) for place in range(frame_tokens)]
+            seconds += [2 * number + 2 * frame / frames] * frame_tokens
         modality += [AUDIO] * audio
         grid += [(number * audio + place, 0, 0) for place in range(audio)]
+        seconds += [2 * number + 2 * place / audio for place in range(audio)]
         chunk += [number] * (frames * frame_tokens + audio)
     draw = torch.Generator().manual_seed(seed)
     return AudioVisual(
         modality=torch.tensor(modality, dtype=torch.int8),
         chunk=torch.tensor(chunk),
         grid=torch.tensor(grid, dtype=torch.int32),
+        seconds=torch.tensor(seconds, dtype=torch.float32),
         features=torch.randn(len(modality), width, generator=draw),
         audio_importance=torch.rand(chunks * audio, generator=draw) if audio else None,
         audio=chunks * audio,

@@ -205,7 +205,7 @@ def test_linear_flops_are_those_pytorch_counts(
     pruning = Pruning.off("set_guided")
     if ratio:
         # Distances between tokens, by which the default entry chooses, are left out of the convention.
-        pruning = Pruning(retained_ratio=ratio, settings=(("diversity", "off"), ("entry", "merged")))
+        pruning = Pruning(retained_ratio=ratio, settings=(("diversity", "off"), ("entry", "merged"), ("merge", False)))
     with FlopCounterMode(display=False) as counter:
         (done,) = loaded.run("set_guided", pruning)
     widths = loaded.model.widths

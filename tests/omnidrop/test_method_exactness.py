@@ -15,7 +15,7 @@ from omnidrop import policies
 from omnidrop.engine import decode, layout, modes, prefill
 from omnidrop.model import Pruning
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, by_question, same, stock_logits
-from tests.support.method_oracle import fixed, masked_run
+from tests.support.method_oracle import fixed, masked_run, merged
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni  # noqa: F401
 
 
@@ -81,7 +81,9 @@ def test_the_pruned_prefill_is_an_oracle_that_masks(loaded: Loaded, pruning: Pru
     (done,) = loaded.run("set_guided", pruning, asked)
     alive = entering_places(loaded, done)
     assert len(alive[-1]) < len(alive[0])
-    oracle = masked_run(loaded.adapter, loaded.prefix, [one.ids for one in asked], alive[0], fixed(alive))
+    oracle = masked_run(
+        loaded.adapter, merged(loaded.prefix, alive[0]), [one.ids for one in asked], alive[0], fixed(alive)
+    )
     rows = [loaded.prefix.input_ids.shape[0] + end - 1 for end in done.state.packed.starts[1:]]
     same(done.logits, oracle.logits[rows])
 
@@ -111,7 +113,7 @@ def test_the_tokens_kept_are_those_the_question_attends_to_most(loaded: Loaded, 
             score = torch.stack([0.7**age * share for age, share in enumerate(shares)]).sum(dim=0)
         return sorted(places[int(number)] for number in score.topk(count).indices)
 
-    oracle = masked_run(loaded.adapter, loaded.prefix, [one.ids], alive[0], choose)
+    oracle = masked_run(loaded.adapter, merged(loaded.prefix, alive[0]), [one.ids], alive[0], choose)
     assert oracle.alive == alive
     same(done.logits[0], oracle.logits[-1])
 
@@ -124,10 +126,11 @@ def test_generated_tokens_are_the_oracles(loaded: Loaded) -> None:
     with torch.inference_mode(), prefill.own_attention(loaded.adapter):
         generated = decode.generate(loaded.adapter, done.state, written, first)
     alive = entering_places(loaded, done)
+    prefix = merged(loaded.prefix, alive[0])
     for number, text in zip(written, generated, strict=True):
         ids, wanted = list(loaded.asked[number].ids), []
         for _ in range(QUESTIONS[number].answer.max_tokens):  # type: ignore[union-attr]
-            logits = masked_run(loaded.adapter, loaded.prefix, [ids], alive[0], fixed(alive)).logits[-1]
+            logits = masked_run(loaded.adapter, prefix, [ids], alive[0], fixed(alive)).logits[-1]
             token = int(logits.argmax())
             if token in loaded.adapter.end_ids:
                 break

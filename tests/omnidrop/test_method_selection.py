@@ -18,7 +18,7 @@ from omnidrop.model import MODES, Pruning
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.policies import diversity, intra_modality
 from omnidrop.policies.base import AudioVisual, LayerTokens, keep_highest
-from omnidrop.policies.max_min_selection import rarity
+from omnidrop.policies.likeness import rarity
 from omnidrop.policies.omnidrop import OmniDrop
 
 
@@ -32,6 +32,7 @@ def tokens(audio: int, frames: tuple[int, ...], *, seed: int = 0, importance: bo
         modality=torch.tensor([VIDEO] * video + [AUDIO] * audio, dtype=torch.int8),
         chunk=torch.tensor(chunk, dtype=torch.int64),
         grid=torch.tensor(grid, dtype=torch.int32).view(-1, 3),
+        seconds=torch.tensor([float(g[0]) for g in grid[:video]] + [i / 5 for i in range(audio)]),
         features=torch.randn(len(grid), 8, generator=generator),
         audio_importance=torch.rand(audio, generator=generator) if importance and audio else None,
         audio=audio,
@@ -242,7 +243,7 @@ def test_every_way_in_keeps_as_many_of_each_modality() -> None:
     clip = tokens(40, (30,) * 8)
     entry = intra_modality.Entry(40, clip.frame_sizes)
     for keep in (60, 100, 200):
-        kept = [intra_modality.select(clip, entry, keep, way) for way in intra_modality.WAYS]
+        kept = [intra_modality.select(clip, entry, keep, way) for way in ("rare", "diverse", "merged")]
         assert len({int(clip.is_audio[found].sum()) for found in kept}) == 1
 
 
@@ -310,7 +311,7 @@ def test_every_policy_meets_its_ratio_and_keeps_what_it_planned(name: str, layer
         ({"retained_ratio": 1.5}, "above 0 and at most 1"),
         ({"mode": "dense"}, "mode 'dense' prunes nothing"),
         ({"policy": "none"}, "policy 'none' keeps everything"),
-        ({"settings": (("sharpness", 3),)}, "no setting 'sharpness'; allowed: beta, t_mid"),
+        ({"settings": (("sharpness", 3),)}, "no setting 'sharpness'; allowed: merge, beta, t_mid"),
         ({"settings": (("diversity", "some"),)}, "diversity must be one of off, printed, normalised"),
         ({"settings": (("p_init", 0.1),)}, "give both p_init and p_final"),
         ({"settings": (("video_keep", 0.1),)}, "video_keep must be 0.25 to 1"),

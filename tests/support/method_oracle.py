@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnidrop.models.base import Prefix
+from omnidrop.models.base import VIDEO, Prefix
 
 Choose = Callable[[int, Tensor, list[int]], list[int]]
 """(layer, attention weights (heads, S, S), alive places in the prefix) -> the places that stay."""
@@ -81,6 +81,36 @@ def masked_run(
             alive = choose(number, weights[-1], alive)
         seen.logits = adapter.lm_head(adapter.norm(hidden[0])).float()
     return seen
+
+
+def merged(prefix: Prefix, entering: Sequence[int]) -> Prefix:
+    """The prefix with every picture token that does not enter averaged into the most alike one that does, at most a
+    second away and at least 0.8 alike on the features' own scale; token by token, as the formulas are written."""
+    seen = [place for place in range(prefix.input_ids.shape[0]) if prefix.modality[place] == VIDEO]
+    unit = {place: prefix.embeddings[place].float() / prefix.embeddings[place].float().norm() for place in seen}
+    kinds = []
+    for place in seen:
+        others = sorted((float(unit[place] @ unit[other]) for other in seen if other != place), reverse=True)
+        kinds.append(others[: max(1, round(0.05 * len(others)))])
+    means = sorted(sum(kind) / len(kind) for kind in kinds)
+    scale = min(1.0, max(0.3, means[(len(means) - 1) // 2]))
+    joins: dict[int, list[tuple[int, float]]] = {place: [] for place in entering if prefix.modality[place] == VIDEO}
+    for place in set(seen) - set(entering):
+        near = [other for other in joins if abs(prefix.seconds[place] - prefix.seconds[other]) <= 1.0]
+        alike = {other: min(1.0, float(unit[place] @ unit[other]) / scale) for other in near}
+        best = max(near, key=lambda other: alike[other], default=None)
+        if best is not None and alike[best] > 0.8:
+            joins[best].append((place, alike[best]))
+
+    def rows(features: Tensor) -> Tensor:
+        changed = features.clone()
+        for place, those in joins.items():
+            mean = (features[place] + sum(z * features[other] for other, z in those)) / (1 + sum(z for _, z in those))
+            if those:
+                changed[place] = mean * features[place].norm() / mean.norm()
+        return changed
+
+    return replace(prefix, embeddings=rows(prefix.embeddings), deepstack=tuple(map(rows, prefix.deepstack)))
 
 
 def fixed(alive: Sequence[Sequence[int]]) -> Choose:

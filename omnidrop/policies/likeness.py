@@ -1,0 +1,66 @@
+"""How alike encoder features are, on the features' own scale.
+
+Promises: noise on the features, which shrinks all their cosines by one factor, changes likeness little; clean features
+give plain cosines. Knows nothing about time, budgets or questions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MOST_SAMPLED = 1024
+"""Tokens by which the scale is estimated: as many products as a quarter of one query projection."""
+NEAREST = 0.05
+"""Share of the other tokens that counts as a token's own kind."""
+LEAST_SCALE = 0.3
+"""Below, features have no kinds: nothing is alike, and no scale makes it so."""
+CONCENTRATION = 10.0
+"""Of the von Mises-Fisher kernel exp(k (likeness - 1)): tokens at a likeness of 0.9 count 1 / e of an equal one."""
+
+
+def sampled(features: Tensor, most: int = MOST_SAMPLED) -> Tensor:
+    """Up to `most` evenly spaced rows of (n, D)."""
+    count = features.shape[0]
+    if count <= most:
+        return features
+    chosen = torch.arange(most, device=features.device)
+    return features[torch.div(chosen * count, most, rounding_mode="floor")]
+
+
+def scale(unit: Tensor) -> Tensor:
+    """() float32: the cosine of tokens of one kind, at most 1; `unit` (n, D) has rows of length 1.
+
+    The median over tokens of the mean cosine to their nearest NEAREST, at least LEAST_SCALE. Noise of relative strength
+    s divides every cosine by 1 + s^2 (Spearman's correction for attenuation divides it out again).
+    """
+    some = sampled(unit)
+    others = some.shape[0] - 1
+    if others < 1:
+        return torch.ones((), device=unit.device)
+    cosine = some @ some.T
+    cosine.fill_diagonal_(-1.0)
+    nearest = torch.topk(cosine, max(1, round(NEAREST * others)), dim=1).values
+    return nearest.mean(dim=1).median().clamp(LEAST_SCALE, 1.0)
+
+
+def unit_and_scale(features: Tensor) -> tuple[Tensor, Tensor]:
+    """`features` (n, D) as float32 rows of length 1, and their scale."""
+    unit = functional.normalize(features.float(), dim=-1)
+    return unit, scale(unit)
+
+
+def rarity(features: Tensor) -> Tensor:
+    """(n,) float32, in nats, at least 0: how unusual each of `features` (n, D) is among them, the most usual 0."""
+    return surprisal(*unit_and_scale(features))
+
+
+def surprisal(unit: Tensor, of: Tensor) -> Tensor:
+    """(n,) float32: -log p of each row of `unit` (n, D) under a kernel density estimate over the rows, less the lowest.
+
+    Of more than MOST_SAMPLED rows, so many evenly spaced ones are the estimate's. `of` is their scale.
+    """
+    likeness = (unit @ sampled(unit).T / of).clamp_max(1.0)
+    nats = -(CONCENTRATION * (likeness - 1.0)).logsumexp(dim=1)
+    return nats - nats.amin()
