@@ -110,8 +110,8 @@ def _greedy(bands: Sequence[_Band], keep: int) -> Tensor:
     """(keep,) indices, in the order chosen.
 
     Windows REACH + 1 apart cannot cover each other's tokens, so one token of each is chosen at once, as long as it
-    gains what is still accepted; that falls until enough are chosen. Covers as much as the plain greedy, within 1 %, in a
-    tenth of its steps.
+    gains what is still accepted; that falls until enough are chosen. Covers as much as the plain greedy, within 1 %,
+    in a tenth of its steps.
     """
     phases = REACH + 1
     covered = [torch.zeros_like(band.weight) for band in bands]
