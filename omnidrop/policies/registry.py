@@ -27,6 +27,9 @@ _POLICIES: dict[str, str | type[Policy]] = {
     "omnizip": "omnidrop.policies.omnizip:OmniZip",
     "dash": "omnidrop.policies.dash:Dash",
     "seats": "omnidrop.policies.seats:Seats",
+    "visionzip": "omnidrop.policies.visionzip:VisionZip",
+    "vidcom2": "omnidrop.policies.vidcom2:VidCom2",
+    "evs": "omnidrop.policies.evs:EVS",
 }
 """Each policy's class, or where it is: `module:class`."""
 

@@ -22,18 +22,21 @@ from omnidrop.policies.base import AudioVisual, LayerTokens
 from omnidrop.policies.budget import apportion
 from omnidrop.policies.dash import Dash
 from omnidrop.policies.divprune import DivPrune
+from omnidrop.policies.evs import EVS
 from omnidrop.policies.fastv import FastV
 from omnidrop.policies.feature_selection import density_peaks
 from omnidrop.policies.max_min_selection import max_min, split
 from omnidrop.policies.omnizip import OmniZip
 from omnidrop.policies.random_tokens import Random
 from omnidrop.policies.seats import Seats
+from omnidrop.policies.vidcom2 import VidCom2
+from omnidrop.policies.visionzip import VisionZip
 from omnidrop.questions import Boolean, Choice, Question
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
 
-BASELINES = ("random", "fastv", "divprune", "omnizip", "dash", "seats")
+BASELINES = ("random", "fastv", "divprune", "omnizip", "dash", "seats", "visionzip", "vidcom2", "evs")
 LAYERS = 28
 
 
@@ -229,6 +232,60 @@ def test_omnizip_keeps_what_changes_in_odd_frames() -> None:
     features[[14, 19]] = -features[[14, 19]]
     kept = run(OmniZip(), replace(tokens, features=features), 4 / 24)[0]
     assert [k for k in kept if k >= 12] == [14, 19]
+
+
+def test_omnizip_averages_dropped_sound_into_the_most_alike_that_stays() -> None:
+    tokens = clip(chunks=1, frames=1, frame_tokens=2, audio=4)
+    features = tokens.features.clone()
+    features[2:] = torch.eye(16)[:4] + 0.1
+    features[4] = features[2] + 0.01  # dropped, and like the first sound
+    index = torch.tensor([0, 1, 2, 3])
+    join = OmniZip().joins(replace(tokens, features=features), index)
+    assert join is not None
+    assert dict(zip(join.source.tolist(), join.target.tolist(), strict=True))[4] == 2
+    assert OmniZip(merge=False).joins(tokens, index) is None
+
+
+def test_visionzip_keeps_what_encoders_look_at_and_means_of_the_rest() -> None:
+    tokens = clip(chunks=1, frames=1, frame_tokens=12, audio=0)
+    importance = torch.zeros(12)
+    importance[[2, 5, 7]] = 1.0
+    looked = replace(tokens, video_importance=importance)
+    policy = VisionZip(dominant=0.5)
+    index = policy.before(looked, policy.plan(looked, LAYERS, 0.5))
+    assert {2, 5, 7} <= set(index.tolist())
+    join = policy.joins(looked, index)
+    assert join is not None
+    assert sorted([*index.tolist(), *join.source.tolist()]) == list(range(12))
+    # Nothing is averaged into the dominant ones.
+    assert not {2, 5, 7} & set(index[join.target].tolist())
+    merged = join(tokens.features, index)
+    for place, token in enumerate(index.tolist()):
+        if token in (2, 5, 7):
+            assert torch.equal(merged[place], tokens.features[token])
+
+
+def test_vidcom2_gives_a_frame_unlike_the_others_more() -> None:
+    tokens = clip(chunks=8, frames=1, frame_tokens=10, audio=0)
+    same = torch.randn(16, generator=torch.Generator().manual_seed(1))
+    features = same + 0.1 * tokens.features
+    features[30:40] = tokens.features[30:40]
+    odd = replace(tokens, features=features)
+    kept = torch.tensor(run(VidCom2(), odd, 0.3)[0])
+    by_frame = torch.bincount(torch.div(kept, 10, rounding_mode="floor"), minlength=8)
+    assert by_frame[3] == by_frame.max() > by_frame.float().mean()
+
+
+def test_evs_keeps_the_first_frame_and_what_changes() -> None:
+    tokens = clip(chunks=3, frames=2, frame_tokens=12, audio=0)
+    features = tokens.features[:12].repeat(6, 1)
+    features[[30, 41, 60]] = -features[[30, 41, 60]]
+    still = replace(tokens, features=features)
+    kept = run(EVS(), still, 17 / 72)[0]
+    assert kept[:12] == list(range(12))
+    # What changed, and where it changed back.
+    assert {30, 41, 60} <= set(kept)
+    assert set(kept[12:]) <= {30, 42, 41, 53, 60}
 
 
 def test_dash_segments_begin_where_the_sound_changes() -> None:
