@@ -94,7 +94,7 @@ class OmniDrop(Merging):
                 raise PolicyError("give either p_init and p_final or a retained_ratio, not both")
             return shape.schedule(tokens.count, entry.count(1.0), layers)
         if retained_ratio is None:
-            raise PolicyError("policy 'omnidrop' needs a retained_ratio (for example 0.3), or p_init and p_final")
+            raise PolicyError(f"policy {self.name!r} needs a retained_ratio (for example 0.3), or p_init and p_final")
         return calibrate(retained_ratio, tokens.count, layers, shape, entry.counts())
 
     def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
@@ -104,7 +104,7 @@ class OmniDrop(Merging):
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
         """One global ranking over audio and video; in deep layers far-away moments are kept in preference."""
         score = self._score(tokens)
-        if self.diversity == "off" or tokens.layer < self.diversity_from * tokens.layers:
+        if self.diversity == "off" or tokens.layer < self.diverse_from(tokens.layers):
             return keep_highest(score, keep)
         return diversity.keep(
             score,
@@ -114,6 +114,10 @@ class OmniDrop(Merging):
             tokens.chunks,
             normalised=self.diversity == "normalised",
         )
+
+    def diverse_from(self, layers: int) -> float:
+        """The first of `layers` layers with the temporal diversity score."""
+        return self.diversity_from * layers
 
     def _score(self, tokens: LayerTokens) -> Tensor:
         """(alive,) float32: the layer's importance and, `memory` times fainter with every layer, that of those before.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _POLICIES: dict[str, str | type[Policy]] = {
     "none": "omnidrop.policies.none:Nothing",
     "omnidrop": "omnidrop.policies.omnidrop:OmniDrop",
+    "omnidrop_paper": "omnidrop.policies.omnidrop_paper:OmniDropPaper",
     "random": "omnidrop.policies.random_tokens:Random",
     "fastv": "omnidrop.policies.fastv:FastV",
     "divprune": "omnidrop.policies.divprune:DivPrune",

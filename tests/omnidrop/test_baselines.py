@@ -26,6 +26,7 @@ from omnidrop.policies.evs import EVS
 from omnidrop.policies.fastv import FastV
 from omnidrop.policies.feature_selection import density_peaks
 from omnidrop.policies.max_min_selection import max_min, split
+from omnidrop.policies.omnidrop_paper import OmniDropPaper
 from omnidrop.policies.omnizip import OmniZip
 from omnidrop.policies.random_tokens import Random
 from omnidrop.policies.seats import Seats
@@ -358,3 +359,47 @@ def test_apportion_is_exact_and_takes_the_best_of_each_group(
         inside, outside = score[(group == number) & stays], score[(group == number) & ~stays]
         if len(inside) and len(outside):
             assert inside.min() >= outside.max()
+
+
+# --- the paper --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "ratio", "rates"),
+    [(28, 0.3, (0.0, 0.2)), (28, 0.2, (0.02, 0.5)), (36, 0.3, (0.0, 0.15)), (36, 0.2, (0.02, 0.5))],
+)
+def test_the_paper_runs_at_its_own_rates(layers: int, ratio: float, rates: tuple[float, float]) -> None:
+    tokens = clip(chunks=30, frames=2, frame_tokens=144, audio=50)
+    schedule = OmniDropPaper().plan(tokens, layers, ratio)
+    assert (schedule.p_init, schedule.p_final) == rates
+    assert schedule.retained_ratio == pytest.approx(ratio, abs=0.02)
+    solved = OmniDropPaper().plan(tokens, layers, 0.25)
+    assert solved.retained_ratio == pytest.approx(0.25, abs=0.005)
+    given_ = OmniDropPaper(p_init=0.0, p_final=0.1).plan(tokens, layers, None)
+    assert (given_.p_init, given_.p_final) == (0.0, 0.1)
+
+
+def test_the_paper_is_guided_by_words_and_remembers_nothing() -> None:
+    policy = OmniDropPaper()
+    assert policy.guide == "words"
+    assert [policy.diverse_from(layers) for layers in (28, 36, 12)] == [14, 19, 6]
+    importance = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    earlier = (torch.tensor([0.0, 0.0, 0.0, 1.0]),)
+    layer = LayerTokens(
+        2, 28, torch.arange(4), importance, torch.zeros(4), torch.zeros(4, dtype=torch.int64), 1, earlier
+    )
+    assert policy.at_layer(layer, 2).tolist() == [0, 1]
+
+
+def test_the_papers_temporal_tokens_are_deleted_or_merged_into_their_anchor() -> None:
+    tokens = clip(chunks=2, frames=2, frame_tokens=10, audio=0)
+    features = tokens.features[:10].repeat(4, 1) + 0.01 * tokens.features
+    still = replace(tokens, features=features)
+    index = torch.cat((torch.arange(10), torch.tensor([12, 23, 34])))
+    assert OmniDropPaper().joins(still, index) is None
+    join = OmniDropPaper(temporal_tokens="merge").joins(still, index)
+    assert join is not None
+    assert sorted(join.source.tolist()) == sorted(set(range(10, 40)) - {12, 23, 34})
+    assert ((join.source - index[join.target]) % 10 == 0).all()
+    with pytest.raises(PolicyError, match="temporal_tokens must be delete or merge, got 'keep'"):
+        OmniDropPaper(temporal_tokens="keep")  # type: ignore[arg-type]
