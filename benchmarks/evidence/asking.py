@@ -6,24 +6,31 @@ encoders' features of a clip are computed once and handed to each. Knows nothing
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import multiprocessing
+import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations, groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import torch
 
 from benchmarks.evidence import guides
+from benchmarks.evidence.damage import CLEAN, FILTERS, NOISE, damaged_file, noisy
 from benchmarks.evidence.rows import ABLATED, Row
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.base import Prefix
+from omnidrop.models.registry import weights_hash
 from pipeline.evaluation.dataset import ArmClip, EvaluatedClip
 from pipeline.evaluation.runner import RunSettings, answered, decoded_clip, sets_of
-from workers.media.decode import Source
+from workers.media.decode import Source, local_etag
+from workers.media.probing import probe
 from workers.records import ClipFailure, DecodedClip
 
 log = logging.getLogger(__name__)
@@ -50,13 +57,17 @@ class Asked:
     refused: dict[str, str]
     """Rows that the model's depth does not allow, and why."""
     disagreements: tuple[Disagreement, ...]
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    """Evaluation seed by clip."""
 
 
 class Remembering:
-    """An adapter that encodes a clip once: the next call with the same arrays and words gets the same prefix."""
+    """An adapter that encodes a clip once: the next call with the same arrays and words gets the same prefix, with
+    `noise` on its features."""
 
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
+        self.noise = 0.0
         self._asked: tuple[Any, Any, dict[str, Any]] | None = None
         self._prefix: Prefix | None = None
 
@@ -69,7 +80,7 @@ class Remembering:
         if known is None or known[0] is not frames or known[1] is not audio or known[2] != words or not self._prefix:
             # The arrays are held, so that no other ones can come to lie at their addresses.
             self._asked, self._prefix = (frames, audio, words), self._adapter.prefix(frames, audio, **words)
-        return self._prefix
+        return noisy(self._prefix, self.noise) if self.noise else self._prefix
 
 
 def ask(
@@ -78,9 +89,13 @@ def ask(
     rows: Sequence[Row],
     processes: int = 1,
     progress: Callable[[], object] = lambda: None,
+    state: Path | None = None,
 ) -> Asked:
-    """All rows on all clips, the clips shared out over `processes` of one thread each."""
-    jobs = [(model, clip, tuple(rows)) for clip in clips]
+    """All rows on all clips, the clips shared out over `processes` of one thread each.
+
+    What is asked of a clip is kept in the folder `state`, so that a run that was stopped goes on where it was.
+    """
+    jobs = [(model, clip, tuple(rows), state) for clip in clips]
     parts = []
     if processes == 1:
         for job in jobs:
@@ -112,28 +127,58 @@ def _load(model: str) -> OmniModel:
     return _loaded[model]
 
 
-def _one(job: tuple[str, EvaluatedClip, tuple[Row, ...]]) -> Asked:
+def _one(job: tuple[str, EvaluatedClip, tuple[Row, ...], Path | None]) -> Asked:
+    model, clip, rows, state = job
+    if state is None:
+        with guides.registered():
+            return _asked(model, clip, rows)
+    asked = hashlib.sha256(repr((weights_hash(model), clip.clip_id, clip.questions, rows)).encode()).hexdigest()
+    kept = state / f"{asked[:32]}.pickle"
+    if kept.exists():
+        return cast(Asked, pickle.loads(kept.read_bytes()))  # our own, of this machine
     with guides.registered():
-        return _asked(*job)
+        found = _asked(model, clip, rows)
+    state.mkdir(parents=True, exist_ok=True)
+    partial = kept.with_suffix(".part")
+    partial.write_bytes(pickle.dumps(found))
+    partial.rename(kept)
+    return found
 
 
 def _asked(name: str, clip: EvaluatedClip, rows: Sequence[Row]) -> Asked:
     model, started = _load(name), time.perf_counter()
     assert clip.failure is None, clip.failure
+    answers: dict[str, tuple[ArmClip, ...]] = {}
+    refused: dict[str, str] = {}
+    disagreements: tuple[Disagreement, ...] = ()
+    with TemporaryDirectory() as folder:
+        for condition, of_condition in groupby(rows, key=lambda row: row.condition):
+            decoded = _decoded(clip, condition, Path(folder))
+            model.adapter.noise = NOISE.get(condition, 0.0)  # type: ignore[attr-defined]
+            those = list(of_condition)
+            for row in those:
+                try:
+                    settings = RunSettings(questions_per_set=row.set_size)
+                    answers[row.name] = (answered(model, clip, decoded, row.arm, settings),)
+                except PolicyError as error:
+                    refused[row.name] = str(error)
+            if condition == CLEAN:
+                disagreements = tuple(_disagreements(model, clip, decoded, those, refused))
+        model.adapter.noise = 0.0  # type: ignore[attr-defined]
+    log.info("%s: %d rows in %.1f s", clip.media.key, len(rows), time.perf_counter() - started)
+    return Asked(answers, refused, disagreements)
+
+
+def _decoded(clip: EvaluatedClip, condition: str, folder: Path) -> DecodedClip:
+    if condition in FILTERS:
+        path = damaged_file(Path(clip.media.uri), condition, folder)
+        # Another file, so that neither its probe nor its features are taken for those of the clean one.
+        media = replace(clip.media, uri=str(path), etag=local_etag(str(path)))
+        clip = replace(clip, media=media, info=probe(str(path)))
     decoded = decoded_clip(clip, RunSettings(), Source())
     # A generated clip that cannot be decoded is a bug, not a result.
     assert not isinstance(decoded, ClipFailure), decoded
-    answers: dict[str, tuple[ArmClip, ...]] = {}
-    refused: dict[str, str] = {}
-    for row in rows:
-        try:
-            settings = RunSettings(questions_per_set=row.set_size)
-            answers[row.name] = (answered(model, clip, decoded, row.arm, settings),)
-        except PolicyError as error:
-            refused[row.name] = str(error)
-    disagreements = tuple(_disagreements(model, clip, decoded, rows, refused))
-    log.info("%s: %d rows in %.1f s", clip.media.key, len(rows), time.perf_counter() - started)
-    return Asked(answers, refused, disagreements)
+    return decoded
 
 
 def _disagreements(

@@ -6,7 +6,7 @@ clustered by clip. Knows nothing about Markdown or plots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.evidence.asking import Asked
@@ -31,6 +31,8 @@ def figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
         "refused": [{"way": row.way, "ratio": row.ratio} for row in rows if row.name in asked.refused],
         "comparisons": list(_comparisons(asked, rows)),
         "disagreement": _disagreement(asked, rows),
+        "damage": list(_damage(asked, rows)),
+        "repeats": list(_repeats(asked, rows)),
     }
 
 
@@ -57,17 +59,47 @@ def _row(row: Row, arm: ArmSummary) -> dict[str, Any]:
     }
 
 
-def _comparisons(asked: Asked, rows: Sequence[Row]) -> Any:
+def _comparisons(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     """At every ratio the set-guided pass against each baseline and against one pass per question."""
     for row in rows:
         if row.table != "ways" or row.way != "set_guided, max" or row.set_size != DENSE.set_size:
             continue
-        others = [o for o in rows if o.ratio == row.ratio and o.way in (*BASELINES, "per_question")]
+        others = [
+            o
+            for o in rows
+            if o.ratio == row.ratio and o.way in (*BASELINES, "seats, merged", "per_question") and o.table == "ways"
+        ]
         for other in others:
             if row.name in asked.answers and other.name in asked.answers:
                 yield {"ratio": row.ratio, "against": other.way} | paired(
                     asked.answers[row.name], asked.answers[other.name]
                 )
+
+
+def _damage(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Rows of damaged clips, each against the unpruned run on the same damaged clips."""
+    dense = {row.condition: asked.answers[row.name] for row in rows if row.pruning.policy == "none"}
+    for row in rows:
+        if row.table != "damage" or row.name not in asked.answers:
+            continue
+        scored = by_question(asked.answers[row.name]).values()
+        yield {
+            "condition": row.condition,
+            "way": row.way,
+            "ratio": row.ratio,
+            "accuracy": _short(sum(one.is_right for one in scored) / len(scored)),
+        } | ({} if row.ratio is None else paired(asked.answers[row.name], dense[row.condition]))
+
+
+def _repeats(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """The default way against no pruning, seed by seed: what does not repeat is no finding."""
+    dense = asked.answers[DENSE.name]
+    for row in rows:
+        if row.table == "ways" and row.way == "set_guided, max" and row.set_size == DENSE.set_size:
+            mine = asked.answers[row.name]
+            for seed in sorted({asked.seeds[one.clip_id] for one in mine}):
+                of_seed = [[one for one in of if asked.seeds[one.clip_id] == seed] for of in (mine, dense)]
+                yield {"ratio": row.ratio, "seed": seed} | paired(*of_seed)
 
 
 def paired(one: Sequence[ArmClip], other: Sequence[ArmClip]) -> dict[str, Any]:

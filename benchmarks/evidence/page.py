@@ -18,7 +18,7 @@ SHORT = {
     "presence": "presence",
     "counting": "counting",
 }
-PLOTTED = ("set_guided, max", "per_question", "random", "fastv", "divprune", "omnizip", "dash", "seats")
+PLOTTED = ("set_guided, max", "random", "fastv", "divprune", "visionzip", "omnizip", "dash", "vidcom2", "evs", "seats")
 
 
 def sections(report: dict[str, Any]) -> dict[str, str]:
@@ -30,6 +30,8 @@ def sections(report: dict[str, Any]) -> dict[str, str]:
         made[f"ablations {world}"] = ablations(found)
         made[f"comparisons {world}"] = comparisons(found)
         made[f"disagreement {world}"] = disagreement(found)
+        made[f"damage {world}"] = damage(found)
+        made[f"repeats {world}"] = repeats(found)
     return made
 
 
@@ -49,11 +51,12 @@ def _setting(report: dict[str, Any]) -> str:
     lines = []
     for world, found in report["worlds"].items():
         dense = found["rows"][0]
+        seeds = ", ".join(map(str, found["seeds"]))
         lines += [
-            f"World {world}: {dense['questions']} questions about {dense['clips']} clips of evaluation seed "
-            f"{found['seed']}, asked of `{found['model']}` ({found['weights'][:12]}); dense "
-            f"{_percent(dense['accuracy'])} (guessing {_percent(dense['guess'])}). `{found['command']}`, "
-            f"{found['minutes']:.0f} minutes, {found['processes']} of one thread at a time.",
+            f"World {world}: {dense['questions']} questions about {dense['clips']} clips of evaluation seeds {seeds}, asked "
+            f"of `{found['model']}` ({found['weights'][:12]}); dense {_percent(dense['accuracy'])} (guessing "
+            f"{_percent(dense['guess'])}). `{found['command']}`, {found['minutes']:.0f} minutes, {found['processes']} of "
+            "one thread at a time.",
             "",
         ]
     return "\n".join(lines).rstrip()
@@ -155,6 +158,35 @@ def disagreement(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def damage(found: dict[str, Any]) -> str:
+    """Points lost on damaged clips, each against no pruning on the same damaged clips."""
+    rows = found["damage"]
+    ratios = sorted({row["ratio"] for row in rows if row["ratio"]}, reverse=True)
+    names = _unique((row["way"], ratio) for row in rows if row["ratio"] for ratio in ratios)
+    lines = _head(["what was done", "dense", *(f"{way}, {_percent(ratio)}" for way, ratio in names)])
+    for condition in _unique(row["condition"] for row in rows):
+        of = {(row["way"], row["ratio"]): row for row in rows if row["condition"] == condition}
+        cells = [_percent(of["dense", None]["accuracy"])]
+        for name in names:
+            low, high = of[name]["interval"]
+            cells.append(f"{100 * of[name]['difference']:+.1f} ± {50 * (high - low):.1f}")
+        lines.append(_line([condition, *cells]))
+    return "\n".join(lines)
+
+
+def repeats(found: dict[str, Any]) -> str:
+    """The default way against no pruning, seed by seed."""
+    rows = found["repeats"]
+    seeds = _unique(row["seed"] for row in rows)
+    lines = _head(["kept", *(f"seed {seed}" for seed in seeds)])
+    for ratio in _unique(row["ratio"] for row in rows):
+        of = {row["seed"]: row for row in rows if row["ratio"] == ratio}
+        lines.append(
+            _line([_percent(ratio), *(_points(of[seed]["difference"], of[seed]["interval"]) for seed in seeds)])
+        )
+    return "\n".join(lines)
+
+
 def plot(report: dict[str, Any], folder: Path) -> list[Path]:
     """`evidence-WORLD.svg`: accuracy by retained ratio, and by set size."""
     import matplotlib as mpl
@@ -169,8 +201,7 @@ def plot(report: dict[str, Any], folder: Path) -> list[Path]:
         dense = rows[0]["accuracy"]
         figure, (by_ratio, by_size) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
         for way in PLOTTED:
-            size = 1 if way == "per_question" else 8
-            points = [r for r in rows if r["way"] == way and r["set_size"] == size and r["ratio"]]
+            points = [r for r in rows if r["way"] == way and r["set_size"] == 8 and r["ratio"]]
             thick = 2.5 if way.startswith("set_guided") else 1.2
             by_ratio.plot(
                 [100 * r["retained_ratio"] for r in points],
@@ -180,7 +211,7 @@ def plot(report: dict[str, Any], folder: Path) -> list[Path]:
                 markersize=3,
                 label=way.replace("set_guided, max", "set_guided, 8 questions"),
             )
-        for ratio in (0.3, 0.2, 0.1):
+        for ratio in (0.2, 0.1):
             points = [r for r in rows if r["ratio"] == ratio and r["way"] in ("set_guided, max", "per_question")]
             points.sort(key=lambda r: int(r["set_size"]))
             by_size.plot(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.evidence.damage import CLEAN, CONDITIONS
 from benchmarks.evidence.guides import AudioGuided, WordsGuided
 from omnidrop.engine.importance import Guidance
 from omnidrop.model import Pruning
@@ -20,18 +21,22 @@ ABLATED = (0.2, 0.1)
 SET_SIZES = (1, 2, 4, 8, 16)
 SET = 8
 """Questions asked together where nothing else is said."""
-BASELINES = ("random", "fastv", "divprune", "omnizip", "dash", "seats")
+BASELINES = ("random", "fastv", "divprune", "visionzip", "omnizip", "dash", "vidcom2", "evs", "seats")
 INTRA_ONLY = (("beta", 200.0), ("t_mid", 1.0))
 """A sigmoid that starts behind the last layer: what leaves, leaves before the decoder."""
 
 Settings = tuple[tuple[str, float | int | str | bool], ...]
 
-PAPER: Settings = (("entry", "merged"), ("memory", 0.0), ("diversity", "printed"))
-"""With `WordsGuided`: the paper's method throughout."""
+BEFORE: Settings = (("entry", "rare"), ("merge", False))
+"""Our entry until November 2026: max-min weighted by rarity, what is left out dropped."""
+MERGE: Settings = (("merge", True),)
 
 ABLATIONS: dict[str, Settings] = {
-    "entry: least alike, rare or not (diverse)": (("entry", "diverse"),),
-    "entry as in the paper (merged)": (("entry", "merged"),),
+    "what is left out is dropped, not merged": (("merge", False),),
+    "entry: least alike, rare ones first": (("entry", "rare"),),
+    "the same, dropped": BEFORE,
+    "entry: least alike, rare or not": (("entry", "diverse"),),
+    "entry as in the paper": (("entry", "merged"), ("merge", False)),
     "50 % of the audio enters, not 70 %": (("audio_keep", 0.5),),
     "no memory of earlier layers, as in the paper": (("memory", 0.0),),
     "diversity off": (("diversity", "off"),),
@@ -44,6 +49,21 @@ ABLATIONS: dict[str, Settings] = {
 """Changes to the default policy, each alone."""
 
 
+PAPERS: dict[str, Settings] = {
+    "the paper throughout": (),
+    "the paper throughout, its temporal tokens merged": (("temporal_tokens", "merge"),),
+}
+
+DAMAGED: dict[str, tuple[str, Settings]] = {
+    "ours": ("omnidrop", ()),
+    "ours before": ("omnidrop", BEFORE),
+    "seats": ("seats", ()),
+    "seats, merged": ("seats", MERGE),
+    "random": ("random", ()),
+}
+"""What is asked of damaged clips: policy and settings by row."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One way of asking at one ratio, and how many questions at a time."""
@@ -53,13 +73,15 @@ class Row:
     ratio: float | None
     set_size: int
     pruning: Pruning
+    condition: str = CLEAN
+    """What was done to the clip: one of `damage.CONDITIONS`."""
 
     @property
     def name(self) -> str:
         """Unique over all tables."""
-        return f"{self.table}: {self.way}, {self.set_size} at a time" + (
-            "" if self.ratio is None else f", {100 * self.ratio:g} %"
-        )
+        where = "" if self.condition == CLEAN else f", {self.condition}"
+        kept = "" if self.ratio is None else f", {100 * self.ratio:g} %"
+        return f"{self.table}: {self.way}, {self.set_size} at a time{kept}{where}"
 
     @property
     def arm(self) -> Arm:
@@ -72,12 +94,14 @@ DENSE = Row("ways", "dense", None, SET, Pruning.off("dense_shared"))
 
 def all_rows(ratios: Sequence[float] = RATIOS, ablated: Sequence[float] = ABLATED, largest: int = 16) -> list[Row]:
     """Everything, the unpruned row first; sets of at most `largest` questions. Needs `guides.registered()`."""
-    return [DENSE, *_ways(ratios, largest), *_ablations(ablated)]
+    return [DENSE, *_ways(ratios, largest), *_ablations(ablated), *_damaged(ablated)]
 
 
 def _ways(ratios: Sequence[float], largest: int) -> Iterator[Row]:
     for ratio in ratios:
-        for size in (size for size in SET_SIZES if size <= largest):
+        # What a set's size costs is asked where pruning costs something at all.
+        sizes = SET_SIZES if ratio in ABLATED else (SET,)
+        for size in (size for size in sizes if size <= largest):
             way = "per_question" if size == 1 else "set_guided, max"
             mode = "per_question" if size == 1 else "set_guided"
             yield Row("ways", way, ratio, size, Pruning(mode, "omnidrop", ratio))
@@ -88,6 +112,7 @@ def _ways(ratios: Sequence[float], largest: int) -> Iterator[Row]:
         yield Row("ways", "intra-modality only", ratio, SET, intra)
         for policy in BASELINES:
             yield Row("ways", policy, ratio, SET, Pruning("set_guided", policy, ratio))
+        yield Row("ways", "seats, merged", ratio, SET, Pruning("set_guided", "seats", ratio, settings=MERGE))
 
 
 def _ablations(ratios: Sequence[float]) -> Iterator[Row]:
@@ -97,5 +122,15 @@ def _ablations(ratios: Sequence[float]) -> Iterator[Row]:
         words, audio = (Pruning("set_guided", guide.name, ratio) for guide in (WordsGuided, AudioGuided))
         yield Row("ablations", "guided by the questions' words alone, as in the paper", ratio, SET, words)
         yield Row("ablations", "guided by audio instead of text", ratio, SET, audio)
-        paper = Pruning("set_guided", WordsGuided.name, ratio, settings=PAPER)
-        yield Row("ablations", "the paper throughout", ratio, SET, paper)
+        for way, settings in PAPERS.items():
+            paper = Pruning("set_guided", "omnidrop_paper", ratio, settings=settings)
+            yield Row("ablations", way, ratio, SET, paper)
+
+
+def _damaged(ratios: Sequence[float]) -> Iterator[Row]:
+    for condition in CONDITIONS:
+        yield Row("damage", "dense", None, SET, Pruning.off("dense_shared"), condition)
+        for ratio in ratios:
+            for way, (policy, settings) in DAMAGED.items():
+                pruning = Pruning("set_guided", policy, ratio, settings=settings)
+                yield Row("damage", way, ratio, SET, pruning, condition)

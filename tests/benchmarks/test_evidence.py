@@ -83,19 +83,22 @@ def report() -> dict[str, object]:
         Row("ways", "random", 0.2, 8, Pruning(policy="random", retained_ratio=0.2)),
         Row("ways", "fastv", 0.2, 8, Pruning(policy="fastv", retained_ratio=0.2)),
         Row("ablations", "diversity off", 0.2, 8, Pruning(retained_ratio=0.2, settings=(("diversity", "off"),))),
+        Row("damage", "dense", None, 8, Pruning.off("dense_shared"), "low light"),
+        Row("damage", "ours", 0.2, 8, Pruning(retained_ratio=0.2), "low light"),
     ]
-    marks = ("1111", "1110", "1111", "0110", "", "1100")
+    marks = ("1111", "1110", "1111", "0110", "", "1100", "0111", "0110")
     asked = Asked(
         {row.name: answers(row.name, mark, row.ratio or 1.0) for row, mark in zip(rows, marks, strict=True) if mark},
         {rows[4].name: "the floor is 0.3"},
         (Disagreement("c0", ("q0", "q1"), 0.2, 8, 0.25), Disagreement("c1", ("q0", "q1"), 0.2, 8, 0.6)),
+        {"c0": 3, "c1": 4},
     )
     return {
         "worlds": {
             "v1": figures(asked, rows)
             | {
                 "command": "python -m benchmarks.evidence",
-                "seed": 3,
+                "seeds": [3, 4],
                 "processes": 1,
                 "minutes": 2.0,
                 "model": "tiny",
@@ -116,6 +119,12 @@ def test_figures_are_paired_by_question() -> None:
     assert guided["saved_against_dense_shared"] == 0.6
     against = {one["against"]: one["difference"] for one in found["comparisons"]}
     assert against == {"per_question": -0.25, "random": 0.25}
+    assert [(one["seed"], one["difference"]) for one in found["repeats"]] == [(3, 0), (4, -0.5)]
+    # Against no pruning on the same damaged clips, not on the clean ones.
+    assert [(one["way"], one["accuracy"], one.get("difference")) for one in found["damage"]] == [
+        ("dense", 0.75, None),
+        ("ours", 0.5, -0.25),
+    ]
     assert found["refused"] == [{"way": "fastv", "ratio": 0.2}]
     assert [(one["overlap"], one["difference"]) for one in found["disagreement"]] == [
         ([0.2, 0.3], 0),
