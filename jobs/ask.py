@@ -14,6 +14,7 @@ import typer
 
 from jobs._shared.options import JsonFile, scalar, write_json
 from jobs.cli import main
+from omnidrop import policies
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from omnidrop.question_text import FORMS
@@ -30,6 +31,7 @@ EXAMPLES = (
     'omnidrop ask talk.mp4 "What is this part about?" --span 1:30-4:00 --length 60 --model Qwen/Qwen2.5-Omni-3B',
     "omnidrop ask talk.mp4 --questions lecture --variable subject=algebra --json -",
 )
+_POLICIES = [name for name in policies.names() if name != "none"]
 _FORMS_IN_HELP = FORMS.replace("[", "\\[")
 _TIME = r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)"
 _SPAN = re.compile(rf"{_TIME}-(?:{_TIME})?")
@@ -58,8 +60,16 @@ def command(
     model: Annotated[str, typer.Option(help="Checkpoint: a directory, a hub id, or tiny.")] = "tiny",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     retained: Annotated[
-        float, typer.Option(metavar="RATIO", help="Share of audio and video tokens kept; 1 prunes nothing.")
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            metavar="RATIO", help="Share of audio and video tokens kept; 1 prunes nothing.", show_default="0.3"
+        ),
+    ] = None,
+    policy: Annotated[str, typer.Option(help=f"What is kept: {', '.join(_POLICIES)}.")] = "omnidrop",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A parameter of the policy, as in merge=false.", show_default=False),
+    ] = None,
     span: Annotated[
         str | None,
         typer.Option(metavar="START-END", help="Only this part, as in 0-30 or 1:30-4:00.", show_default=False),
@@ -77,6 +87,7 @@ def command(
     # Here, so that --help need not wait for torch.
     from pipeline.asking.ask import ask
 
+    settings = _named_values("--setting", setting or ())
     messages = Console(stderr=True)
     with messages.status("loading the model") as status:
         done = 0
@@ -90,10 +101,12 @@ def command(
             video,
             *(questions or ()),
             question_set=question_set,
-            variables=_variables(variable or ()),
+            variables=_named_values("--variable", variable or ()),
             model=model,
             device=device,
-            retained_ratio=retained,
+            retained_ratio=0.3 if retained is None and "p_final" not in settings else retained,
+            policy=policy,
+            settings=settings,
             span_s=None if span is None else read_span(span),
             length_s=length,
             fps=fps,
@@ -117,12 +130,12 @@ def read_span(given: str) -> tuple[float, float]:
     return start, end if found[6] else float("inf")
 
 
-def _variables(given: list[str] | tuple[()]) -> dict[str, str | bool | int | float]:
+def _named_values(option: str, given: list[str] | tuple[()]) -> dict[str, str | bool | int | float]:
     values = {}
     for item in given:
         name, separator, text = item.partition("=")
         if not separator or not name:
-            raise UserError(f"--variable: write NAME=VALUE, given: {item!r}")
+            raise UserError(f"{option}: write NAME=VALUE, given: {item!r}")
         values[name] = scalar(text)
     return values
 

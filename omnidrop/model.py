@@ -68,6 +68,8 @@ class Pruning:
                 f"policy 'none' keeps everything, got retained_ratio {self.retained_ratio!r}; use None or 1, or "
                 f"another policy"
             )
+        # Two spellings of one policy are one recipe.
+        object.__setattr__(self, "settings", policies.effective(self.policy, dict(self.settings)))
         self.build()
 
     @classmethod

@@ -53,10 +53,10 @@ def _setting(report: dict[str, Any]) -> str:
         dense = found["rows"][0]
         seeds = ", ".join(map(str, found["seeds"]))
         lines += [
-            f"World {world}: {dense['questions']} questions about {dense['clips']} clips of evaluation seeds {seeds}, asked "
-            f"of `{found['model']}` ({found['weights'][:12]}); dense {_percent(dense['accuracy'])} (guessing "
-            f"{_percent(dense['guess'])}). `{found['command']}`, {found['minutes']:.0f} minutes, {found['processes']} of "
-            "one thread at a time.",
+            f"World {world}: {dense['questions']} questions about {dense['clips']} clips of evaluation seeds {seeds}, "
+            f"asked of `{found['model']}` ({found['weights'][:12]}); dense {_percent(dense['accuracy'])} (guessing "
+            f"{_percent(dense['guess'])}). `{found['command']}`, {found['minutes']:.0f} minutes, {found['processes']} "
+            "of one thread at a time.",
             "",
         ]
     return "\n".join(lines).rstrip()

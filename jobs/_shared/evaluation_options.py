@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from omnidrop import policies
 from omnidrop.engine.modes import DENSE_MODES
 from pipeline.config.job import JobConfig
 from pipeline.config.yaml_source import parse_yaml
@@ -125,7 +126,7 @@ PolicyName = Annotated[
     str | None,
     typer.Option(
         "--policy",
-        help="omnidrop, random, fastv, divprune, omnizip, dash, seats; several with commas.",
+        help=f"{', '.join(name for name in policies.names() if name != 'none')}; several with commas.",
         rich_help_panel=_HOW,
         show_default="omnidrop, or the job's",
     ),
@@ -217,27 +218,30 @@ def arms_of(
     dense: bool | None,
 ) -> list[Arm]:
     """The ways to run, unpruned first where wanted. Raises EvaluationError and PolicyError."""
+    parameters: tuple[tuple[str, policies.registry.Value], ...] = tuple(sorted(_parameter(text) for text in settings))
     if job is not None and mode is None and policy is None and job.pruning.mode not in DENSE_MODES:
         mode, policy, guidance = job.pruning.mode, job.pruning.policy, guidance or job.pruning.guidance
+        parameters = parameters or tuple(job.pruning.settings.items())
     modes = _words("--mode", mode or ("dense_shared" if policy == "none" else "set_guided"))
-    policies = _words("--policy", policy or "omnidrop")
+    of_policies = _words("--policy", policy or "omnidrop")
     guidances = _words("--guidance", guidance or "max")
     pruned = [name for name in modes if name not in DENSE_MODES]
     if not pruned and (policy not in (None, "none") or retained not in ([], ["1"], ["1.0"])):
         raise EvaluationError(f"--mode {mode} prunes nothing: leave --policy and --retained out")
-    ratios = [_ratio(part) for text in retained for part in text.split(",")]
+    ratios: list[float | None] = [_ratio(part) for text in retained for part in text.split(",")]
+    if not ratios and any(name == "p_final" for name, _ in parameters):
+        ratios = [None]  # the policy has its rates
     if not ratios:
         ratios = list(LABEL_RATIOS) if kind == "labels" else [0.3]
     if len(set(ratios)) < len(ratios):
         raise EvaluationError(f"--retained: the same ratio twice in {', '.join(f'{r:g}' for r in ratios)}")
-    parameters = tuple(sorted(_parameter(text) for text in settings))
     unpruned = [arm_of(name, "none", None) for name in modes if name in DENSE_MODES]
     if not unpruned and pruned and (dense or (dense is None and kind == "labels")):
         unpruned = [DENSE]
     made = [
         arm_of(name, of_policy, ratio, of_guidance, parameters, seed)  # type: ignore[arg-type]
         for name in pruned
-        for of_policy in policies
+        for of_policy in of_policies
         # Only a set that is pruned together joins its questions' importance.
         for of_guidance in (guidances if name == "set_guided" else guidances[:1])
         for ratio in ratios

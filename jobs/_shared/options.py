@@ -131,6 +131,9 @@ class Setting:
         """What may be given, as help shows it."""
         if self.is_mapping:
             return "NAME=VALUE"
+        extra = self.info.json_schema_extra
+        if isinstance(extra, dict) and isinstance(choices := extra.get("choices"), list):
+            return "|".join(map(str, choices))
         words = []
         for kind in self.kinds:
             if typing.get_origin(kind) is typing.Literal:

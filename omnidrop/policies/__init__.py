@@ -3,6 +3,6 @@
 Importing this package loads no torch.
 """
 
-from omnidrop.policies.registry import named, names, policy_class, register, registered, settings_of, takes
+from omnidrop.policies.registry import effective, named, names, policy_class, register, registered, settings_of, takes
 
-__all__ = ["named", "names", "policy_class", "register", "registered", "settings_of", "takes"]
+__all__ = ["effective", "named", "names", "policy_class", "register", "registered", "settings_of", "takes"]

@@ -8,15 +8,19 @@ policies do.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from omnidrop.errors import PolicyError
 
 if TYPE_CHECKING:
     from omnidrop.policies.base import Policy
+
+Value = float | int | str | bool
+"""What a setting of a policy may hold."""
 
 _POLICIES: dict[str, str | type[Policy]] = {
     "none": "omnidrop.policies.none:Nothing",
@@ -72,17 +76,56 @@ def policy_class(name: str) -> type[Policy]:
 
 def settings_of(name: str) -> tuple[str, ...]:
     """What policy `name` can be given: the names of its fields. Raises PolicyError."""
-    return tuple(f.name for f in fields(policy_class(name)) if f.init)  # type: ignore[arg-type]
+    return tuple(field.name for field in fields(policy_class(name)) if field.init)  # type: ignore[arg-type]
+
+
+def effective(name: str, settings: Mapping[str, object]) -> tuple[tuple[str, Value], ...]:
+    """`settings` of policy `name` that differ from its defaults, typed as its fields, sorted by name.
+
+    Two spellings of one policy give the same: a default written out, 1 for 1.0, a bare `off` that YAML reads as false.
+    Raises PolicyError where a name, a type or a value is not one of the policy's.
+    """
+    if not settings:
+        return ()  # nothing to check, and nothing that needs torch
+    policy = policy_class(name)
+    if unknown := sorted(set(settings) - set(settings_of(name))):
+        allowed = ", ".join(settings_of(name)) or "none"
+        raise PolicyError(f"policy {name!r} has no setting {', '.join(map(repr, unknown))}; allowed: {allowed}")
+    kinds = get_type_hints(policy)
+    typed = {key: _typed(f"{name}: {key}", kinds[key], value) for key, value in settings.items()}
+    policy(**typed)
+    defaults = {field.name: field.default for field in fields(policy)}  # type: ignore[arg-type]
+    return tuple(sorted((key, value) for key, value in typed.items() if value != defaults[key]))
+
+
+def _typed(where: str, kind: Any, given: object) -> Any:
+    """`given` as a field of type `kind` holds it. Raises PolicyError."""
+    kinds = [one for one in get_args(kind) if one is not NoneType] if get_origin(kind) is UnionType else [kind]
+    for one in kinds:
+        choices = get_args(one) if get_origin(one) is Literal else ()
+        if isinstance(given, bool):
+            if one is bool:
+                return given
+            if (word := "on" if given else "off") in choices:
+                return word
+        elif isinstance(given, int | float):
+            if one is float or (one is int and isinstance(given, int)):
+                return one(given)
+        elif given in choices or (one is str and isinstance(given, str)):
+            return given
+    wanted = [
+        "one of " + ", ".join(map(str, get_args(one))) if get_origin(one) is Literal else _KINDS.get(one, str(one))
+        for one in kinds
+    ]
+    raise PolicyError(f"{where} must be {' or '.join(wanted)}, got {given!r}")
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def named(name: str, **settings: object) -> Policy:
     """The policy `name` with `settings` for its fields. Raises PolicyError naming what is allowed."""
-    allowed = settings_of(name)
-    if unknown := sorted(set(settings) - set(allowed)):
-        raise PolicyError(
-            f"policy {name!r} has no setting {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed) or 'none'}"
-        )
-    return policy_class(name)(**settings)
+    return policy_class(name)(**dict(effective(name, settings)))
 
 
 def takes(name: str, setting: str) -> bool:

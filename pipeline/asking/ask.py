@@ -48,6 +48,8 @@ def ask(
     model: str | Answerer = "tiny",
     device: str = "auto",
     retained_ratio: float | None = 0.3,
+    policy: str = "omnidrop",
+    settings: Mapping[str, Scalar] | None = None,
     span_s: tuple[float, float] | None = None,
     length_s: float = 30.0,
     fps: float = 2.0,
@@ -57,9 +59,10 @@ def ask(
 
     Questions are lines such as `"Is a circle shown? [yes/no]"` (see `omnidrop.question_text`), `Question`s, or a
     `question_set` (a YAML file or a built-in name), whose templates are filled from the file. `retained_ratio` None or
-    1 prunes nothing. `span_s` is the part of the file asked about, cut into clips of `length_s`. `model` may be an
-    `Answerer` from an earlier call's result (`answer.answerer`), so that it is loaded once. `answered` is told of every
-    clip. A clip that fails is in the result's `failures`.
+    1 prunes nothing. `policy` and its `settings` say what is kept, as `pruning.policy` and `pruning.settings` of a job;
+    a policy that is given its rates takes `retained_ratio` None. `span_s` is the part of the file asked about, cut into
+    clips of `length_s`. `model` may be an `Answerer` from an earlier call's result (`answer.answerer`), so that it is
+    loaded once. `answered` is told of every clip. A clip that fails is in the result's `failures`.
 
     Raises AskError, QuestionError, PolicyError, CheckpointError.
     """
@@ -71,8 +74,11 @@ def ask(
             + ("not both" if lines else "neither was given")
         )
     clips = _checked(ClipsConfig, {"length_s": length_s, "fps": fps, "min_length_s": min(1.0, length_s)})
-    prunes_nothing = retained_ratio is None or retained_ratio == 1
-    given = {"mode": "dense_shared"} if prunes_nothing else {"retained_ratio": retained_ratio}
+    has_rates = "p_final" in (settings or {})
+    prunes_nothing = retained_ratio == 1 or (retained_ratio is None and not has_rates)
+    given: dict[str, object] = {"mode": "dense_shared"}
+    if not prunes_nothing:
+        given = {"retained_ratio": retained_ratio, "policy": policy, "settings": dict(settings or {})}
     pruning = _checked(PruningConfig, given)
     if not isinstance(model, Answerer):
         loading = _checked(ModelConfig, {"path": model, "device": device})
@@ -82,14 +88,14 @@ def ask(
     asked, instruction = lines, ""
     if question_set is not None:
         asked, instruction = load_question_set(question_set).resolve(media, info, variables or {})
-    settings = decode_settings(clips, ExecutionConfig())
+    decoding = decode_settings(clips, ExecutionConfig())
     how = pruning_of(pruning)
     outcomes: list[ClipOutcome] = []
     model.load()
     version = content_id(JOB, media.media_id, media.etag)
     for number, (start, end) in enumerate(spans):
         clip = Clip(clip_id(version, start, end), number, start, end)
-        decoded = decode_one(media, info, clip, settings)
+        decoded = decode_one(media, info, clip, decoding)
         if isinstance(decoded, ClipFailure):
             outcomes.append(decoded)
         else:

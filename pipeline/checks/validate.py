@@ -22,6 +22,7 @@ from pipeline.archive.listing import list_media
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
+from pipeline.config.worker_settings import pruning_of
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import caveats, open_store
@@ -227,10 +228,9 @@ def _ratio(job: JobConfig, found: _Found) -> str | None:
 
 def _checkpoint(job: JobConfig, found: _Found) -> str:
     """Load the checkpoint and ask the whole set about a black, silent second, so that all that can fail does so now."""
-    from omnidrop.model import OmniModel, Pruning
+    from omnidrop.model import OmniModel
 
-    pruning = job.pruning
-    settings = Pruning(pruning.mode, pruning.policy, pruning.retained_ratio, pruning.guidance)
+    settings = pruning_of(job.pruning)
     model = OmniModel.load(job.model.path, device=job.model.device, dtype=job.model.dtype)
     loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {model.weights_hash[:12]}"
     if not found.questions:

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from omnidrop import policies
+from omnidrop.errors import PolicyError
 from pipeline.config.globs import compile_glob
 from pipeline.config.locations import EndpointUrl, Location
 
@@ -110,7 +113,6 @@ class ModelConfig(Section):
 
 
 Mode = Literal["dense", "dense_shared", "per_question", "staged", "set_guided"]
-Policy = Literal["none", "omnidrop", "random", "fastv", "divprune", "omnizip", "dash", "seats"]
 
 
 class PruningConfig(Section):
@@ -121,9 +123,18 @@ class PruningConfig(Section):
         description="set_guided: one pruned pass for the whole set; per_question: the paper's way; staged: the same "
         "answers, early layers shared; dense_shared: unpruned, the clip's cache reused; dense: unpruned.",
     )
-    policy: Policy = Field(default="omnidrop", description="What is kept; none goes with the two dense modes.")
+    policy: str = Field(
+        default="omnidrop",
+        description="What is kept; none goes with the two dense modes.",
+        json_schema_extra={"choices": list(policies.names())},
+    )
     retained_ratio: float | None = Field(
         default=0.3, gt=0, le=1, description="Share of audio and video tokens kept, mean over decoder layers."
+    )
+    settings: dict[str, Scalar] = Field(
+        default_factory=dict,
+        description="The policy's own parameters where they differ from its defaults, as in {merge: false}.",
+        json_schema_extra={"option": "--setting"},
     )
     guidance: Literal["max", "mean", "quota"] = Field(
         default="max", description="How a set's questions are joined into one importance."
@@ -142,6 +153,30 @@ class PruningConfig(Section):
             return {"policy": "none", "retained_ratio": None, **given}
         return given
 
+    @field_validator("policy")
+    @classmethod
+    def _known(cls, policy: str) -> str:
+        if policy not in policies.names():
+            allowed = {"expected": ", ".join(map(repr, policies.names()))}
+            raise PydanticCustomError("literal_error", "Input should be {expected}", allowed)
+        return policy
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_policy(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or not isinstance(given.get("settings"), Mapping):
+            return given
+        policy = given.get("policy", "omnidrop")
+        if policy not in policies.names():
+            return given
+        try:
+            settings = dict(policies.effective(policy, given["settings"]))
+        except PolicyError as error:
+            raise ValueError(f"settings: {error}") from error
+        # A policy that is given its rates needs no ratio.
+        rates = {"retained_ratio": None} if "p_init" in settings or "p_final" in settings else {}
+        return {**rates, **given, "settings": settings}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         dense = self.mode in ("dense", "dense_shared")
@@ -151,7 +186,7 @@ class PruningConfig(Section):
             raise ValueError(f"mode {self.mode} needs a pruning policy; policy none goes with dense and dense_shared")
         if dense and self.retained_ratio not in (None, 1.0):
             raise ValueError(f"mode {self.mode} keeps every token; leave retained_ratio out (as an option: none)")
-        if not dense and self.retained_ratio is None:
+        if not dense and self.retained_ratio is None and "p_final" not in self.settings:
             raise ValueError(f"policy {self.policy} needs a retained_ratio, as in 0.3")
         return self
 

@@ -22,8 +22,13 @@ def pruning_of(given: PruningConfig) -> Pruning:
     """How question sets are run. Raises PolicyError."""
     if given.policy == "none":
         return Pruning.off(given.mode)
-    ratio = given.retained_ratio if given.retained_ratio is not None else Pruning.retained_ratio
-    return Pruning(mode=given.mode, policy=given.policy, retained_ratio=ratio, guidance=given.guidance)
+    return Pruning(
+        mode=given.mode,
+        policy=given.policy,
+        retained_ratio=given.retained_ratio,
+        guidance=given.guidance,
+        settings=tuple(given.settings.items()),
+    )
 
 
 def answerer_settings(

@@ -83,7 +83,7 @@ def make_recipe(job: JobConfig, question_set: QuestionSet, weights_hash: str) ->
         "weights": weights_hash,
         "dtype": job.model.dtype,
         "system_prompt": job.model.system_prompt,
-        "pruning": _as_text(job.pruning.model_dump()),
+        "pruning": _as_text({key: value for key, value in job.pruning.model_dump().items() if value != {}}),
         "clips": _as_text(job.clips.model_dump()),
         # No answer depends on it, but units of two sizes over the same clips would count them twice.
         "clips_per_unit": job.execution.clips_per_unit,
