@@ -97,7 +97,7 @@ def _repeats(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row.table == "ways" and row.way == "set_guided, max" and row.set_size == DENSE.set_size:
             mine = asked.answers[row.name]
-            for seed in sorted({asked.seeds[one.clip_id] for one in mine}):
+            for seed in sorted(set(asked.seeds.values())):
                 of_seed = [[one for one in of if asked.seeds[one.clip_id] == seed] for of in (mine, dense)]
                 yield {"ratio": row.ratio, "seed": seed} | paired(*of_seed)
 
