@@ -1,7 +1,7 @@
 """Layer-wise pruning guided by the questions: the method this project is named after, with our own changes.
 
-Promises: counts are solved for the retained ratio asked; nothing is chosen by what is not a question's attention inside
-the decoder. Knows nothing about modes or how attention is computed.
+Promises: counts are solved for the retained ratio asked; inside the decoder nothing but the questions' attention and
+time decide. Knows nothing about modes or how attention is computed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate
 
 @dataclass(frozen=True)
 class OmniDrop(Merging):
-    """Layer-wise pruning guided by the question's attention (arXiv 2605.14458).
+    """Layer-wise pruning guided by the questions' attention: arXiv 2605.14458 with our changes (see docs/method.md).
 
-    Numbers default to the paper's settings for the 7B model. `p_init` and `p_final` left at None are solved, together
+    Rates default to the paper's settings for the 7B model. `p_init` and `p_final` left at None are solved, together
     with the share that enters the decoder, for the retained ratio asked (see `omnidrop.policies.schedule.calibrate`).
     """
 
@@ -98,7 +98,7 @@ class OmniDrop(Merging):
         return calibrate(retained_ratio, tokens.count, layers, shape, entry.counts())
 
     def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
-        """The least alike and rarest, or the paper's temporal token merging."""
+        """Tokens that cover the clip, or as `entry` says."""
         return intra_modality.select(tokens, self._entry(tokens), schedule.entering[0], self.entry)
 
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
