@@ -2,9 +2,9 @@
 first; or, as the paper has it, audio by its encoder's attention and video by temporal token merging.
 
 Promises: how many tokens stay is host arithmetic, and so is how many of each modality in all ways but `cover`; the
-selection has exactly that many, also with an incomplete last group of frames or frames of different sizes. Knows nothing about questions or
-layers. Sources: arXiv 2605.14458, intra-modality pruning; the merging of frames is DyCoke's (arXiv 2411.15024), the
-max-min selection DivPrune's (arXiv 2503.02175).
+selection has exactly that many, also with an incomplete last group of frames or frames of different sizes. Knows
+nothing about questions or layers. Sources: arXiv 2605.14458, intra-modality pruning; the merging of frames is DyCoke's
+(arXiv 2411.15024), the max-min selection DivPrune's (arXiv 2503.02175).
 """
 
 from __future__ import annotations

@@ -120,8 +120,8 @@ class PruningConfig(Section):
 
     mode: Mode = Field(
         default="set_guided",
-        description="set_guided: one pruned pass for the whole set; per_question: one pruned pass a question; staged: the same "
-        "answers, early layers shared; dense_shared: unpruned, the clip's cache reused; dense: unpruned.",
+        description="set_guided: one pruned pass for the whole set; per_question: one pruned pass a question; staged: "
+        "the same answers, early layers shared; dense_shared: unpruned, the clip's cache reused; dense: unpruned.",
     )
     policy: str = Field(
         default="omnidrop",
