@@ -86,8 +86,8 @@ class Estimator:
             video_tokens=clip.av.video,
             retained_ratio=sum(ratios) / len(ratios),
             as_run=cost.after_each_other(costs),
-            dense=cost.dense(self._widths, everything, rows, prefix.encoder_flops),
-            dense_shared=cost.dense_shared(self._widths, everything, rows, prefix.encoder_flops),
+            dense=cost.dense(self._widths, everything, rows, prefix.encoder_flops_dense),
+            dense_shared=cost.dense_shared(self._widths, everything, rows, prefix.encoder_flops_dense),
         )
 
     def schedule(self, pruning: Pruning, *, frames: int, height: int, width: int, samples: int, fps: float) -> Schedule:
@@ -136,6 +136,7 @@ class Estimator:
             seconds=made.seconds,
             audio_importance=None,
             encoder_flops=encoders,
+            encoder_flops_dense=encoders,
         )
 
     def _question_rows(self, prefix: Prefix, one: layout.Asked) -> cost.QuestionRows:

@@ -311,25 +311,25 @@ class OmniModel:
     def _cost(
         self, clip: prefill.ClipTokens, asked: Sequence[layout.Asked], passes: Sequence[_Pass], seconds: float
     ) -> Cost:
-        widths, encoder = self.widths, clip.prefix.encoder_flops
+        widths, rows_in, prefix = self.widths, clip.prefix.input_ids.shape[0], clip.prefix
         steps = {q: s for one in passes for q, s in zip(one.questions, one.steps, strict=True)}
         rows = []
         for number, one in enumerate(asked):
-            packed = layout.pack(clip.prefix, [one])
+            packed = layout.pack(prefix, [one])
             rows.append(cost.QuestionRows(one.rows, packed.pairs, packed.reads[-1], len(one.ids), steps[number]))
         as_run = PassCost(
             tokens=sum(one.work[0].rows for one in passes if one.first_layer == 0),
             prefill_flops=sum(cost.prefill_flops(widths, one.work, one.reads, one.first_layer) for one in passes),
             selection_flops=sum(cost.selection_flops(widths, one.work) for one in passes),
-            encoder_flops=encoder,
+            encoder_flops=prefix.encoder_flops,
             decode_flops=sum(one.decode_flops for one in passes),
             kv_bytes=max(one.kv_bytes for one in passes),
         )
         device = self.adapter.device
         return Cost(
             as_run=as_run,
-            dense=cost.dense(widths, clip.prefix.input_ids.shape[0], rows, encoder),
-            dense_shared=cost.dense_shared(widths, clip.prefix.input_ids.shape[0], rows, encoder),
+            dense=cost.dense(widths, rows_in, rows, prefix.encoder_flops_dense),
+            dense_shared=cost.dense_shared(widths, rows_in, rows, prefix.encoder_flops_dense),
             seconds=seconds,
             peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         )

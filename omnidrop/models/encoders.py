@@ -63,11 +63,12 @@ class FeatureMemory:
 
     limit_bytes: int
     held_bytes: int = 0
+    is_suspended: bool = False
     _features: OrderedDict[bytes, tuple[Tensor, ...]] = field(default_factory=OrderedDict)
 
     def get(self, key: bytes) -> tuple[Tensor, ...] | None:
         """The features remembered under `key`, now the most recently used; None where there are none."""
-        found = self._features.get(key)
+        found = None if self.is_suspended else self._features.get(key)
         if found is not None:
             self._features.move_to_end(key)
         return found
@@ -75,7 +76,7 @@ class FeatureMemory:
     def put(self, key: bytes, features: tuple[Tensor, ...]) -> None:
         """Remember `features`, and forget the least recently used until all fit."""
         size = sum(part.numel() * part.element_size() for part in features)
-        if size > self.limit_bytes or key in self._features:
+        if self.is_suspended or size > self.limit_bytes or key in self._features:
             return
         # Cloned, because a slice would keep the whole clip's features alive.
         self._features[key] = tuple(part.clone() for part in features)
@@ -83,6 +84,16 @@ class FeatureMemory:
         while self.held_bytes > self.limit_bytes:
             _, dropped = self._features.popitem(last=False)
             self.held_bytes -= sum(part.numel() * part.element_size() for part in dropped)
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Reuse nothing while the block runs, neither of clips before nor within one: every frame is encoded, as it
+        would be without this product. What is remembered stays remembered."""
+        before, self.is_suspended = self.is_suspended, True
+        try:
+            yield
+        finally:
+            self.is_suspended = before
 
     def clear(self) -> None:
         """Forget everything: before a clip is timed a second time, whose features would all be known."""
@@ -116,6 +127,10 @@ def plan_patches(
     reference: tuple[Tensor, bytes] | None = None
     for patch in range(-(-len(frames) // step)):
         pair = frames[patch * step : (patch + 1) * step]
+        if memory.is_suspended:
+            keys.append(patch.to_bytes(8))
+            encode.append(patch)
+            continue
         if settings.near_duplicate:
             shrunk = _filled(pair, step)
             if reference is not None and _largest_change(shrunk, reference[0]) <= settings.near_duplicate:

@@ -44,7 +44,7 @@ MODES = {
     "set_guided": "one pass for the whole question set, pruned by what any question attends to",
 }
 PARTS = (
-    ("encoder_flops", "encoders", "turning pictures and sound into tokens, the same in every way"),
+    ("encoder_flops", "encoders", "turning pictures and sound into tokens; unpruned ways encode the whole picture"),
     ("prefill_flops", "prefill", "reading clip and questions"),
     ("selection_flops", "selection", "choosing what to drop"),
     ("decode_flops", "decoding", "writing texts"),

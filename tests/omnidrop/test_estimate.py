@@ -53,6 +53,19 @@ def test_tokens_and_flops_are_exact(model, estimator, mode, media):
     assert priced.retained_ratio == pytest.approx(got.trace.retained_ratio())
 
 
+def test_the_dense_ways_encode_what_a_run_was_spared(model, estimator):
+    """Repeated frames are a saving of the run: neither the unpruned ways' too, nor hidden by theirs."""
+    still = np.repeat(np.random.default_rng(5).integers(0, 255, (1, 150, 200, 3), dtype=np.uint8), 8, axis=0)
+    pruning = Pruning(retained_ratio=0.4)
+    got = model.answer(still, None, SCORED, fps=2.0, pruning=pruning).cost
+    priced = estimator.clip(SCORED, pruning, frames=8, height=150, width=200, samples=0, fps=2.0)
+    assert 0 < got.as_run.encoder_flops < priced.as_run.encoder_flops
+    assert (got.dense, got.dense_shared) == (priced.dense, priced.dense_shared)
+    with model.adapter.memory.suspended():
+        whole = model.answer(still, None, SCORED, fps=2.0, pruning=Pruning.off()).cost
+    assert whole.as_run == whole.dense_shared == priced.dense_shared
+
+
 def test_text_is_priced_at_its_longest(model, estimator):
     rng = np.random.default_rng(1)
     asked = (*SCORED, Question("what", "What happens?", Text(6)))

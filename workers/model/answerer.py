@@ -208,15 +208,17 @@ class Answerer:
         assert self._model is not None
         self._forget()
         try:
-            answers = self._model.answer(
-                decoded.frames,
-                decoded.audio,
-                questions,
-                fps=decoded.fps,
-                pruning=Pruning.off("dense_shared"),
-                system_prompt=self._settings.system_prompt,
-                instruction=instruction,
-            )
+            # The whole picture, repeated frames too: what is compared with is asking without any of this.
+            with self._model.adapter.memory.suspended():
+                answers = self._model.answer(
+                    decoded.frames,
+                    decoded.audio,
+                    questions,
+                    fps=decoded.fps,
+                    pruning=Pruning.off("dense_shared"),
+                    system_prompt=self._settings.system_prompt,
+                    instruction=instruction,
+                )
         except Exception as error:
             named = _named(error)
             if isinstance(named, DeviceBroken):
