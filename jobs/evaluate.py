@@ -16,6 +16,7 @@ from jobs._shared.evaluation_options import (
     Details,
     Device,
     Dtype,
+    EncoderShares,
     Fps,
     GuidanceName,
     JobOption,
@@ -123,6 +124,7 @@ def command(
     mode: ModeName = None,
     policy: PolicyName = None,
     retained: Retained = None,
+    encoder_share: EncoderShares = None,
     guidance: GuidanceName = None,
     setting: PolicySetting = None,
     questions_per_set: QuestionsPerSet = None,
@@ -147,7 +149,7 @@ def command(
         kind, world, clips, seed, media, archive, truth, labels, tolerance, root, questions_file, letters,
         None if questions == 0 else questions,
     )  # fmt: skip
-    arms = arms_of(kind, job, mode, policy, retained or [], guidance, setting or [], seed, dense)
+    arms = arms_of(kind, job, mode, policy, retained or [], guidance, setting or [], seed, dense, encoder_share or [])
     settings = run_settings(kind, job, fps, max_frames, max_pixels, questions_per_set, system_prompt)
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bar())

@@ -132,6 +132,9 @@ class Trace:
     """attention[pass][layer]: (questions of the pass, kept tokens), what `importance.attention_received` gives for each
     question's own words, whatever the policy looked at."""
 
+    encoded: npt.NDArray[np.bool_] | None = None
+    """(n,) whether each token was encoded at all; None where all were."""
+
     def layers_entered(self, number: int = 0) -> npt.NDArray[np.int64]:
         """(n,) how many layers each token entered in pass `number`."""
         entered = np.zeros(self.modality.shape[0], dtype=np.int64)

@@ -8,8 +8,8 @@ D), key-value width Dkv and MLP width I; the attention term is halved because it
 experts' width and the router is added. The LM head counts only at the positions where it is computed. Norms, rotary
 embedding, softmax, sorting and the distances between tokens before the decoder are not counted (with those of video
 tokens to up to 1,024 others about 0.6 % of a pruned prefill at 3B shape, several percent in the embedded model).
-Encoders, selection and decoding are counted apart. The dense ways encode every clip once and whole: what a run spares by
-encoding fewer cells, or by remembering frames, is a saving of its own and none of theirs.
+Encoders, selection and decoding are counted apart. The dense ways encode every clip once and whole: what a run spares
+by encoding fewer cells, or by remembering frames, is a saving of its own and none of theirs.
 """
 
 from __future__ import annotations

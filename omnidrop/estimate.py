@@ -7,11 +7,9 @@ unknown is how long texts get, which is priced at the most a question allows. Kn
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
-
-import torch
 
 from omnidrop import cost
 from omnidrop.answers import PassCost
@@ -20,9 +18,8 @@ from omnidrop.engine.modes import DENSE_MODES, SHARED_MODES
 from omnidrop.model import Pruning
 from omnidrop.models.base import Adapter, Prefix
 from omnidrop.models.checkpoints import resolve_checkpoint
-from omnidrop.models.clip_layout import lay_out
 from omnidrop.models.geometry import geometry_of, thinker_config
-from omnidrop.models.processing import ClipProcessor
+from omnidrop.models.processing import ClipProcessor, outline
 from omnidrop.models.registry import adapter_class
 from omnidrop.policies.schedule import Schedule
 from omnidrop.questions import Json, Question, Text
@@ -72,6 +69,9 @@ class Estimator:
         """
         prefix = self._prefix(frames, height, width, samples, fps, system_prompt, instruction)
         clip = prefill.ClipTokens.of(prefix)
+        encoders = self._encoder_flops(clip, pruning, questions, frames, height, width, samples)
+        prefix = replace(prefix, encoder_flops=encoders[0], encoder_flops_dense=encoders[1])
+        clip = replace(clip, prefix=prefix)
         asked = layout.ask(cast(Adapter, self._processor), questions)
         rows = [self._question_rows(prefix, one) for one in asked]
         everything = prefix.input_ids.shape[0]
@@ -109,35 +109,32 @@ class Estimator:
         instruction: str,
     ) -> Prefix:
         """The prefix with its tokens in place and nothing in them."""
-        grid = self.geometry.grid(frames, height, width) if frames else None
-        head, tail = self._processor.prompt(system_prompt, instruction, has_video=grid is not None)
-        made = lay_out(
-            self.geometry,
-            self._processor.media_tokens,
-            head=head,
-            tail=tail,
-            grid=grid,
-            seconds_per_patch=self.geometry.temporal_patch / fps if grid else 0.0,
-            audio_tokens=self.geometry.audio_tokens(samples),
-        )
+        return outline(self._processor, (frames, height, width), samples, fps, system_prompt, instruction)
+
+    def _encoder_flops(
+        self,
+        clip: prefill.ClipTokens,
+        pruning: Pruning,
+        questions: Sequence[Question],
+        frames: int,
+        height: int,
+        width: int,
+        samples: int,
+    ) -> tuple[int, int]:
+        """Of encoding the clip as it will be, and whole."""
         # The encoders' formulas need a configuration, not weights.
         sizes = SimpleNamespace(model=SimpleNamespace(config=self._config))
-        encoders = self._family.vision_flops(sizes, *grid) if grid else 0
-        if (mel := self.geometry.mel_frames(samples)) > 0:
-            encoders += self._family.audio_flops(sizes, mel)
-        return Prefix(
-            input_ids=made.input_ids,
-            embeddings=torch.empty(made.input_ids.shape[0], 0),
-            positions=made.positions,
-            next_position=made.next_position,
-            modality=made.modality,
-            chunk=made.chunk,
-            grid=made.grid,
-            seconds=made.seconds,
-            audio_importance=None,
-            encoder_flops=encoders,
-            encoder_flops_dense=encoders,
-        )
+        mel = self.geometry.mel_frames(samples)
+        sound = self._family.audio_flops(sizes, mel) if mel > 0 else 0
+        if not frames:
+            return sound, sound
+        grid = self.geometry.grid(frames, height, width)
+        whole = sound + self._family.vision_flops(sizes, *grid)
+        some_of = pruning.some_of(clip.av, self._widths.layers, questions)
+        if some_of is None:
+            return whole, whole
+        some = self._family.vision_flops(sizes, *grid, cells=some_of.cells, embedded=clip.av.video)
+        return sound + some, whole
 
     def _question_rows(self, prefix: Prefix, one: layout.Asked) -> cost.QuestionRows:
         packed = layout.pack(prefix, [one])

@@ -7,10 +7,12 @@ answers go.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +26,10 @@ from omnidrop.engine.constraint import Grammars
 from omnidrop.engine.importance import GUIDANCES, Guidance
 from omnidrop.engine.modes import DENSE_MODES, MODES
 from omnidrop.errors import ModelOutOfMemory, PolicyError, QuestionError, UserError
-from omnidrop.models.base import Adapter
+from omnidrop.models.base import Adapter, SomeOf
 from omnidrop.models.encoders import EncoderSettings
-from omnidrop.policies.base import Policy
+from omnidrop.policies.base import AudioVisual, Policy, SomeCells
+from omnidrop.policies.intra_modality import choose_cells
 from omnidrop.questions import Json, Question
 
 Media = tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
@@ -34,6 +37,14 @@ Media = tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
 
 RATIO_TOLERANCE = 0.01
 """A clip of very few tokens cannot meet every ratio; a note says so where it is off by more."""
+
+
+class _Words(TypedDict):
+    """What a prefix is made of beside the clip."""
+
+    fps: float
+    system_prompt: str | None
+    instruction: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,10 @@ class Pruning:
     """For policies that draw."""
     settings: tuple[tuple[str, float | int | str | bool], ...] = ()
     """The policy's own parameters by name, where they differ from its defaults."""
+    encoder_share: float | None = None
+    """Share of the picture's cells that is encoded, chosen before the vision encoder, and as many as may enter the
+    decoder in any case; 1 encodes all. Left at None it becomes the policy's own: 0.35 with `omnidrop`, 1 with `none`
+    and the published methods, which choose among all tokens."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -70,7 +85,18 @@ class Pruning:
             )
         # Two spellings of one policy are one recipe.
         object.__setattr__(self, "settings", policies.effective(self.policy, dict(self.settings)))
-        self.build()
+        policy = self.build()
+        own = policy.encoder_share if isinstance(policy, SomeCells) else 1.0
+        if self.encoder_share is None or self.policy == "none":
+            object.__setattr__(self, "encoder_share", own)
+        assert self.encoder_share is not None
+        if not 0.0 < self.encoder_share <= 1.0:
+            raise PolicyError(f"encoder_share must be above 0 and at most 1, got {self.encoder_share!r}")
+        if self.encoder_share < 1.0 and own == 1.0:
+            raise PolicyError(
+                f"policy {self.policy!r}{''.join(f', {n} {v}' for n, v in self.settings)} chooses among all tokens of "
+                f"a clip: leave encoder_share out, or give 1 in place of {self.encoder_share:g}"
+            )
 
     @classmethod
     def off(cls, mode: str = "dense_shared") -> Pruning:
@@ -85,6 +111,20 @@ class Pruning:
         for number, question in enumerate(questions):
             groups[question.retained_ratio or self.retained_ratio].append(number)
         return [(ratio, tuple(numbers)) for ratio, numbers in groups.items()]
+
+    def some_of(self, tokens: AudioVisual, layers: int, questions: Sequence[Question]) -> SomeOf | None:
+        """Which cells of a clip with these `tokens` are encoded for all passes of a question set; None for all of them.
+
+        Host arithmetic, from counts alone: `tokens` may be an outline's. Raises PolicyError, as planning the passes.
+        """
+        assert self.encoder_share is not None
+        policy = self.build()
+        if self.encoder_share == 1.0 or not tokens.video or not isinstance(policy, SomeCells):
+            return None
+        ratios = [ratio for ratio, _ in self.together(questions)]
+        most = max(policy.most_video(tokens, policy.plan(tokens, layers, ratio)) for ratio in ratios)
+        cells = max(most, math.ceil(self.encoder_share * tokens.video - 1e-9))
+        return None if cells >= tokens.video else SomeOf(cells, choose_cells)
 
     def build(self) -> Policy:
         """The policy with its settings."""
@@ -208,14 +248,12 @@ class OmniModel:
         try:
             with torch.inference_mode(), prefill.own_attention(self.adapter):
                 asked = layout.ask(self.adapter, questions)
-                tokens = [
-                    prefill.ClipTokens.of(
-                        self.adapter.prefix(
-                            frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction
-                        )
-                    )
-                    for frames, audio in clips
-                ]
+                words = _Words(fps=fps, system_prompt=system_prompt, instruction=instruction)
+                some_of = None
+                if pruning.encoder_share != 1.0:
+                    outline = prefill.ClipTokens.of(self.adapter.outline(*clips[0], **words))
+                    some_of = pruning.some_of(outline.av, len(self.adapter.layers), questions)
+                tokens = [prefill.ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of)) for clip in clips]
                 policy = pruning.build()
                 for ratio, numbers in pruning.together(questions):
                     schedule = policy.plan(tokens[0].av, len(self.adapter.layers), ratio)
@@ -266,7 +304,9 @@ class OmniModel:
             cost=self._cost(clip, asked, passes, seconds),
             trace=trace.counts(clip.av, entered),
             notes=(*clip.prefix.notes, *missed),
-            positions=trace.positions(clip.av, of_passes, entered, watched) if positions else None,
+            positions=trace.positions(clip.av, of_passes, entered, watched, clip.candidate_index)
+            if positions
+            else None,
         )
 
     def _answer_pass(self, done: modes.Prefilled) -> _Pass:

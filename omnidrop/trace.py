@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,8 +36,14 @@ def positions(
     question_ids: Sequence[Sequence[str]],
     entered: Sequence[Sequence[Tensor]],
     watched: Sequence[Sequence[Tensor]],
+    encoded: Tensor | None = None,
 ) -> Trace:
-    """Everything, on the host. `watched[pass][layer]` (questions of the pass, tokens that entered)."""
+    """Everything, on the host. `watched[pass][layer]` (questions of the pass, tokens that entered); `encoded` are the
+    numbers of the tokens that were."""
+    there = None
+    if encoded is not None:
+        there = np.zeros(av.count, dtype=np.bool_)
+        there[encoded.cpu().numpy()] = True
     return Trace(
         modality=av.modality.cpu().numpy(),
         chunk=av.chunk.cpu().numpy(),
@@ -44,4 +51,5 @@ def positions(
         question_ids=tuple(tuple(ids) for ids in question_ids),
         kept=tuple(tuple(index.cpu().numpy() for index in one) for one in entered),
         attention=tuple(tuple(seen.cpu().numpy() for seen in one) for one in watched),
+        encoded=there,
     )

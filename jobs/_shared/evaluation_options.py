@@ -15,6 +15,7 @@ import typer
 from omnidrop import policies
 from omnidrop.engine.modes import DENSE_MODES
 from pipeline.config.job import JobConfig
+from pipeline.config.sections import PruningConfig
 from pipeline.config.yaml_source import parse_yaml
 from pipeline.evaluation.benchmarks import BENCHMARKS
 from pipeline.evaluation.dataset import DENSE, Arm, EvaluationError, arm_of
@@ -141,6 +142,16 @@ Retained = Annotated[
         show_default="0.3; with --labels 0.5,0.3,0.2,0.1",
     ),
 ]
+EncoderShares = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoder-share",
+        metavar="S[,S...]",
+        help="Share of the picture's cells that is encoded, several with commas or given again; 1 is all.",
+        rich_help_panel=_HOW,
+        show_default="0.35 with omnidrop, or the job's",
+    ),
+]
 GuidanceName = Annotated[
     str | None,
     typer.Option(
@@ -216,35 +227,38 @@ def arms_of(
     settings: Sequence[str],
     seed: int,
     dense: bool | None,
+    encoder_shares: Sequence[str] = (),
 ) -> list[Arm]:
     """The ways to run, unpruned first where wanted. Raises EvaluationError and PolicyError."""
     parameters: tuple[tuple[str, policies.registry.Value], ...] = tuple(sorted(_parameter(text) for text in settings))
     if job is not None and mode is None and policy is None and job.pruning.mode not in DENSE_MODES:
         mode, policy, guidance = job.pruning.mode, job.pruning.policy, guidance or job.pruning.guidance
         parameters = parameters or tuple(job.pruning.settings.items())
+        if not encoder_shares and job.pruning.encoder_share != PruningConfig(policy=policy).encoder_share:
+            encoder_shares = [f"{job.pruning.encoder_share}"]
     modes = _words("--mode", mode or ("dense_shared" if policy == "none" else "set_guided"))
     of_policies = _words("--policy", policy or "omnidrop")
     guidances = _words("--guidance", guidance or "max")
     pruned = [name for name in modes if name not in DENSE_MODES]
     if not pruned and (policy not in (None, "none") or retained not in ([], ["1"], ["1.0"])):
         raise EvaluationError(f"--mode {mode} prunes nothing: leave --policy and --retained out")
-    ratios: list[float | None] = [_ratio(part) for text in retained for part in text.split(",")]
+    ratios: list[float | None] = [*_ratios("--retained", retained)]
     if not ratios and any(name == "p_final" for name, _ in parameters):
         ratios = [None]  # the policy has its rates
     if not ratios:
         ratios = list(LABEL_RATIOS) if kind == "labels" else [0.3]
-    if len(set(ratios)) < len(ratios):
-        raise EvaluationError(f"--retained: the same ratio twice in {', '.join(f'{r:g}' for r in ratios)}")
+    shares: list[float | None] = [*_ratios("--encoder-share", encoder_shares)] or [None]
     unpruned = [arm_of(name, "none", None) for name in modes if name in DENSE_MODES]
     if not unpruned and pruned and (dense or (dense is None and kind == "labels")):
         unpruned = [DENSE]
     made = [
-        arm_of(name, of_policy, ratio, of_guidance, parameters, seed)  # type: ignore[arg-type]
+        arm_of(name, of_policy, ratio, of_guidance, parameters, seed, share)  # type: ignore[arg-type]
         for name in pruned
         for of_policy in of_policies
         # Only a set that is pruned together joins its questions' importance.
         for of_guidance in (guidances if name == "set_guided" else guidances[:1])
         for ratio in ratios
+        for share in shares
     ]
     return [*unpruned, *made]
 
@@ -256,13 +270,21 @@ def _words(option: str, text: str) -> list[str]:
     return words
 
 
-def _ratio(text: str) -> float:
+def _ratios(option: str, given: Sequence[str]) -> list[float]:
+    """Different numbers above 0 and at most 1."""
+    ratios = [_ratio(option, part) for text in given for part in text.split(",")]
+    if len(set(ratios)) < len(ratios):
+        raise EvaluationError(f"{option}: the same ratio twice in {', '.join(f'{r:g}' for r in ratios)}")
+    return ratios
+
+
+def _ratio(option: str, text: str) -> float:
     try:
         ratio = float(text)
     except ValueError as error:
-        raise EvaluationError(f"--retained must be a number above 0 and at most 1, got {text!r}") from error
+        raise EvaluationError(f"{option} must be a number above 0 and at most 1, got {text!r}") from error
     if not 0 < ratio <= 1:
-        raise EvaluationError(f"--retained must be above 0 and at most 1, got {text}")
+        raise EvaluationError(f"{option} must be above 0 and at most 1, got {text}")
     return ratio
 
 

@@ -22,7 +22,7 @@ from omnidrop.cost import LayerWork
 from omnidrop.engine.importance import Guidance, aggregate, attention_received
 from omnidrop.engine.layout import Packed
 from omnidrop.models.base import AUDIO, Adapter, Prefix
-from omnidrop.policies.base import AudioVisual, LayerTokens, Policy, audio_visual
+from omnidrop.policies.base import AudioVisual, LayerTokens, Policy, audio_visual, encoded
 from omnidrop.policies.schedule import Schedule
 
 ATTENTION = "omnidrop"
@@ -75,6 +75,10 @@ class ClipTokens:
     """(n,) int64: where the audio and video tokens are in the prefix."""
     text_places: Tensor
     """(N - n,) int64: where the text is."""
+    candidates: AudioVisual
+    """The tokens that may enter the decoder: all, or those that were encoded."""
+    candidate_index: Tensor | None
+    """(k,) int64: their numbers among the n; None where they are all."""
 
     @classmethod
     def of(cls, prefix: Prefix) -> ClipTokens:
@@ -83,12 +87,22 @@ class ClipTokens:
         is_av = torch.zeros(prefix.input_ids.shape[0], dtype=torch.bool)
         is_av[places.cpu()] = True
         text = torch.nonzero(~is_av).flatten().to(places.device)
-        return cls(prefix, av, places, text)
+        return cls(prefix, av, places, text, *encoded(av, prefix))
 
     @property
     def text(self) -> int:
         """Text tokens in the prefix."""
         return self.text_places.shape[0]
+
+    def entering(self, policy: Policy, schedule: Schedule) -> Tensor:
+        """(entering,) int64: numbers among the n of the tokens that `policy` lets into the decoder."""
+        index = policy.before(self.candidates, schedule)
+        if index.shape[0] != schedule.entering[0]:
+            raise ValueError(
+                f"policy {policy.name!r} let {index.shape[0]} tokens into the decoder, not {schedule.entering[0]}, of "
+                f"{self.candidates.count} that were encoded"
+            )
+        return index if self.candidate_index is None else self.candidate_index[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +273,7 @@ def begin(
 ) -> State:
     """Embed the packed prompt, of the prefix only what the policy lets into the decoder."""
     prefix = clip.prefix
-    index = policy.before(clip.av, schedule)
+    index = clip.entering(policy, schedule)
     alive = torch.sort(torch.cat((clip.text_places, clip.av_places[index]))).values
     whole = index.shape[0] == clip.av.count
     embeddings = prefix.embeddings if whole else prefix.embeddings.index_select(0, alive)

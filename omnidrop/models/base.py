@@ -6,7 +6,7 @@ pruning, question sets or any particular family.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,7 +59,22 @@ class Prefix:
     notes: tuple[str, ...] = ()
     video_importance: Tensor | None = None
     """(number of video tokens,) float32, in token order: attention received in the vision encoder's last full-attention
-    layer, mean 1 in every temporal patch. None without a picture."""
+    layer, mean 1 in every temporal patch, 0 for cells that were not encoded. None without a picture."""
+    encoded: Tensor | None = None
+    """(number of video tokens,) bool on the host, in token order: the cells that were encoded, which alone may enter
+    the decoder; the others' embeddings are zero. None where all were, or without a picture."""
+
+
+Choose = Callable[[Tensor, int, int], Tensor]
+"""(cells (n, D) in time order, temporal patches, how many) -> (how many,) ascending numbers of those to encode."""
+
+
+@dataclass(frozen=True)
+class SomeOf:
+    """Which cells of a picture (tokens to be: 2 x 2 patches of two frames) are encoded."""
+
+    cells: int
+    choose: Choose
 
 
 class Adapter(Protocol):
@@ -93,12 +108,27 @@ class Adapter(Protocol):
         fps: float,
         system_prompt: str | None,
         instruction: str,
+        some_of: SomeOf | None = None,
     ) -> Prefix:
         """Encode one clip and lay out everything before the questions.
 
         `frames` (T, H, W, 3) uint8 RGB sampled at `fps` frames a second; `audio` (samples,) float32 mono, 16 kHz, any
-        length (neither padded to nor truncated at 300 s); at least one of them.
+        length (neither padded to nor truncated at 300 s); at least one of them. `some_of` encodes a part of the picture
+        (lossy); where that is all of it, as without.
         """
+        ...
+
+    def outline(
+        self,
+        frames: npt.NDArray[np.uint8] | None,
+        audio: npt.NDArray[np.float32] | None,
+        *,
+        fps: float,
+        system_prompt: str | None,
+        instruction: str,
+    ) -> Prefix:
+        """What `prefix` would give, with every token in its place and nothing in it: embeddings of width 0. Encodes
+        nothing, so that it can be planned how much to encode."""
         ...
 
     def question_ids(self, text: str) -> list[int]:

@@ -111,25 +111,34 @@ class PatchPlan:
     """Temporal patches whose features are not known yet, ascending, each key once."""
     near: int
     """Temporal patches that take a similar patch's features (lossy)."""
+    cells: int | None = None
+    """Cells that were chosen to be encoded, of `all_cells` (lossy); None where all were."""
+    all_cells: int = 0
 
 
 def plan_patches(
     frames: npt.NDArray[np.uint8], step: int, name: bytes, memory: FeatureMemory, settings: EncoderSettings
 ) -> PatchPlan:
-    """Find repeated temporal patches of `step` frames in (T, H, W, 3) `frames`; `name` stands for grid, dtype, weights.
+    """Which temporal patches of (T, H, W, 3) `frames` are neither known nor repeated; `name` as for `patch_keys`."""
+    keys, near = patch_keys(frames, step, name, memory, settings)
+    return PatchPlan(keys, tuple(patch for patch in first_of_each(keys) if memory.get(keys[patch]) is None), near)
 
-    Keys are of the frames before resizing: equal frames resize equally, and hashing them costs 1 % of encoding them.
+
+def patch_keys(
+    frames: npt.NDArray[np.uint8], step: int, name: bytes, memory: FeatureMemory, settings: EncoderSettings
+) -> tuple[tuple[bytes, ...], int]:
+    """Every temporal patch's key, equal ones for equal features, and how many patches are only nearly equal.
+
+    `name` stands for grid, dtype and weights. Keys are of the frames before resizing: equal frames resize equally, and
+    hashing them costs 1 % of encoding them.
     """
     keys: list[bytes] = []
-    encode: list[int] = []
-    unknown: set[bytes] = set()
     near = 0
     reference: tuple[Tensor, bytes] | None = None
     for patch in range(-(-len(frames) // step)):
         pair = frames[patch * step : (patch + 1) * step]
         if memory.is_suspended:
             keys.append(patch.to_bytes(8))
-            encode.append(patch)
             continue
         if settings.near_duplicate:
             shrunk = _filled(pair, step)
@@ -137,14 +146,15 @@ def plan_patches(
                 near += _key(pair, step, name) != reference[1]
                 keys.append(reference[1])
                 continue
-        key = _key(pair, step, name)
-        keys.append(key)
+        keys.append(_key(pair, step, name))
         if settings.near_duplicate:
-            reference = (shrunk, key)
-        if key not in unknown and memory.get(key) is None:
-            unknown.add(key)
-            encode.append(patch)
-    return PatchPlan(tuple(keys), tuple(encode), near)
+            reference = (shrunk, keys[-1])
+    return tuple(keys), near
+
+
+def first_of_each(keys: Sequence[bytes]) -> list[int]:
+    """Where each key stands first, ascending."""
+    return sorted({key: number for number, key in reversed(list(enumerate(keys)))}.values())
 
 
 def _key(pair: npt.NDArray[np.uint8], step: int, name: bytes) -> bytes:
@@ -280,6 +290,8 @@ def encoder_notes(plan: PatchPlan | None, silent: npt.NDArray[np.bool_] | None, 
     notes = []
     if plan is not None:
         patches = len(plan.keys)
+        if plan.cells is not None:
+            notes.append(f"lossy: {plan.cells:,} of {plan.all_cells:,} cells of the picture were encoded")
         exact = patches - len(plan.encode) - plan.near
         if exact:
             notes.append(f"{exact} of {patches} temporal patches repeat known frames and were not encoded again")

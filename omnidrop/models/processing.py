@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from omnidrop.errors import CheckpointError, ModelError
+from omnidrop.models.base import Prefix
 from omnidrop.models.checkpoints import read_chat_template, read_json
 from omnidrop.models.clip_layout import ClipLayout, MediaTokens, lay_out
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry
@@ -118,10 +119,8 @@ class ClipProcessor:
         """
         grid = mel = None
         if frames is not None:
-            _check_frames(frames)
+            check_picture(frames, fps)
             grid = self.geometry.grid(*frames.shape[:3])
-            if not (math.isfinite(fps) and fps > 0):
-                raise ModelError(f"fps must be the positive number of frames a second really sampled, got {fps!r}")
         if audio is not None:
             mel = self.mel(audio)
         if grid is None and mel is None:
@@ -250,6 +249,49 @@ class ClipProcessor:
                 f"the chat template does not lay out a user turn of a {kind} and a text: it rendered {rendered!r}"
             )
         return before, between, after
+
+
+def outline(
+    processor: ClipProcessor,
+    shape: tuple[int, int, int],
+    samples: int,
+    fps: float,
+    system_prompt: str | None,
+    instruction: str,
+) -> Prefix:
+    """The prefix of a clip of `shape` (frames, height, width; 0 frames: sound only) and so many samples of sound: each
+    token in its place and nothing in it. On the CPU; nothing is prepared or encoded."""
+    geometry = processor.geometry
+    frames, height, width = shape
+    grid = geometry.grid(frames, height, width) if frames else None
+    head, tail = processor.prompt(system_prompt, instruction, has_video=grid is not None)
+    made = lay_out(
+        geometry,
+        processor.media_tokens,
+        head=head,
+        tail=tail,
+        grid=grid,
+        seconds_per_patch=geometry.temporal_patch / fps if grid else 0.0,
+        audio_tokens=geometry.audio_tokens(samples),
+    )
+    return Prefix(
+        input_ids=made.input_ids,
+        embeddings=torch.empty(made.input_ids.shape[0], 0),
+        positions=made.positions,
+        next_position=made.next_position,
+        modality=made.modality,
+        chunk=made.chunk,
+        grid=made.grid,
+        seconds=made.seconds,
+        audio_importance=None,
+    )
+
+
+def check_picture(frames: npt.NDArray[np.uint8], fps: float) -> None:
+    """Raises ModelError for frames or a rate that cannot be used."""
+    _check_frames(frames)
+    if not (math.isfinite(fps) and fps > 0):
+        raise ModelError(f"fps must be the positive number of frames a second really sampled, got {fps!r}")
 
 
 def _check_frames(frames: npt.NDArray[np.uint8]) -> None:

@@ -13,6 +13,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from omnidrop.models.encoders import attention_flops, linear_flops
 from omnidrop.models.qwen_omni import QwenOmniAdapter
+from omnidrop.models.some_cells import block_flops, window_words
 
 
 class Qwen2_5Omni(QwenOmniAdapter):
@@ -49,29 +50,35 @@ class Qwen2_5Omni(QwenOmniAdapter):
         )
         return received[torch.argsort(order).to(received.device)]
 
-    def vision_flops(self, patches: int, rows: int, columns: int) -> int:
+    def encoder_words(self, grid: tuple[int, int, int], chosen: Tensor) -> dict[str, Any]:
+        """And the order of the windows."""
+        visual: Any = self.model.model.visual
+        windows = window_words(grid, chosen, visual.spatial_merge_size, visual.window_size, visual.patch_size)
+        return super().encoder_words(grid, chosen) | windows
+
+    def vision_flops(self, patches: int, rows: int, columns: int, cells: int | None = None, embedded: int = 0) -> int:
         """Patch embedding, window and full attention, gated MLPs, and the merger into tokens."""
         vision: Any = self.model.config.vision_config
         width, merge = vision.hidden_size, vision.spatial_merge_size
         per_token = merge * merge
-        tokens = patches * rows * columns
+        tokens = patches * rows * columns if cells is None else cells
         seen = tokens * per_token
         pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         side = vision.window_size // vision.patch_size // merge
         windows = [
-            min(side, rows - row) * min(side, columns - column) * per_token
+            min(side, rows - row) * min(side, columns - column)
             for row in range(0, rows, side)
             for column in range(0, columns, side)
         ]
         full = len(vision.fullatt_block_indexes)
-        inside = full * attention_flops([rows * columns * per_token], width)
-        inside += (vision.depth - full) * attention_flops(windows, width)
+        inside = full * block_flops(tokens, patches, [rows * columns], per_token, width)
+        inside += (vision.depth - full) * block_flops(tokens, patches, windows, per_token, width)
         blocks = linear_flops(seen, (width, 4 * width), (vision.intermediate_size, 3 * width))
         merged = width * per_token
         total: int = (
-            linear_flops(seen, (pixels, width))
+            linear_flops(seen + embedded * per_token, (pixels, width))
             + vision.depth * blocks
-            + patches * inside
+            + inside
             + linear_flops(tokens, (merged, merged), (merged, vision.out_hidden_size))
         )
         return total

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
 from omnidrop.models.encoders import attention_flops, linear_flops
 from omnidrop.models.qwen_omni import QwenOmniAdapter
+from omnidrop.models.some_cells import block_flops
 
 
 class Qwen3Omni(QwenOmniAdapter):
@@ -41,19 +44,33 @@ class Qwen3Omni(QwenOmniAdapter):
         """The encoder keeps rows and columns in order."""
         return received
 
-    def vision_flops(self, patches: int, rows: int, columns: int) -> int:
+    def encoder_words(self, grid: tuple[int, int, int], chosen: Tensor) -> dict[str, Any]:
+        """And where the learned positions, a square table, are read for each row."""
+        visual: Any = self.model.model.visual
+        indices, weights = get_vision_interpolation_indices_and_weights(
+            torch.tensor([grid]),
+            num_grid_per_side=visual.num_grid_per_side,
+            mode=visual.interpolation_mode,
+            align_corners=visual.interpolation_align_corners,
+            spatial_merge_size=visual.spatial_merge_size,
+        )
+        rows = chosen.flatten().repeat_interleave(visual.spatial_merge_size**2)
+        return super().encoder_words(grid, chosen) | {"interp_indices": indices[rows], "interp_weights": weights[rows]}
+
+    def vision_flops(self, patches: int, rows: int, columns: int, cells: int | None = None, embedded: int = 0) -> int:
         """Patch embedding, full attention, MLPs, and the mergers: the input's and one per deepstack depth."""
         vision: Any = self.model.config.vision_config
         width, per_token = vision.hidden_size, vision.spatial_merge_size**2
-        tokens = patches * rows * columns
+        tokens = patches * rows * columns if cells is None else cells
         seen = tokens * per_token
         pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         block = linear_flops(seen, (width, 4 * width), (width, 2 * vision.intermediate_size))
-        block += patches * attention_flops([rows * columns * per_token], width)
+        block += block_flops(tokens, patches, [rows * columns], per_token, width)
         merged = width * per_token
         merger = linear_flops(tokens, (merged, merged), (merged, vision.out_hidden_size))
         mergers = 1 + len(vision.deepstack_visual_indexes)
-        total: int = linear_flops(seen, (pixels, width)) + vision.depth * block + mergers * merger
+        entering = linear_flops(seen + embedded * per_token, (pixels, width))
+        total: int = entering + vision.depth * block + mergers * merger
         return total
 
     def audio_flops(self, mel_frames: int) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from omnidrop.errors import CheckpointError
-from omnidrop.models.base import AUDIO, VIDEO, Prefix
+from omnidrop.models.base import AUDIO, VIDEO, Prefix, SomeOf
 from omnidrop.models.checkpoints import checkpoint_hash, family_of
 from omnidrop.models.encoders import (
     BlockAttention,
@@ -25,11 +25,14 @@ from omnidrop.models.encoders import (
     FeatureMemory,
     PatchPlan,
     encoder_notes,
+    first_of_each,
+    patch_keys,
     plan_patches,
     silent_chunks,
 )
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry, geometry_of, thinker_config
-from omnidrop.models.processing import ClipProcessor
+from omnidrop.models.processing import ClipProcessor, outline
+from omnidrop.models.some_cells import EncodedCells, cells_key, encoder_words
 
 PATCHES_AT_ONCE = 64
 """Temporal patches encoded in one call. They do not see each other, so this bounds memory and changes nothing: 64 of
@@ -90,8 +93,13 @@ class QwenOmniAdapter:
         """Attention received per group of merged patches, as the encoder orders them -> per video token."""
         raise NotImplementedError
 
-    def vision_flops(self, patches: int, rows: int, columns: int) -> int:
-        """Of encoding `patches` temporal patches of `rows` x `columns` tokens."""
+    def encoder_words(self, grid: tuple[int, int, int], chosen: Tensor) -> dict[str, Any]:
+        """What the stock vision encoder must be told to encode the `chosen` (temporal patches, cells) alone."""
+        return encoder_words(grid, chosen, self.geometry.merge)
+
+    def vision_flops(self, patches: int, rows: int, columns: int, cells: int | None = None, embedded: int = 0) -> int:
+        """Of encoding `patches` temporal patches of `rows` x `columns` tokens, or `cells` of these alone; `embedded`
+        cells had their pixels embedded once more, to choose by."""
         raise NotImplementedError
 
     def audio_flops(self, mel_frames: int) -> int:
@@ -148,6 +156,7 @@ class QwenOmniAdapter:
         fps: float,
         system_prompt: str | None,
         instruction: str,
+        some_of: SomeOf | None = None,
     ) -> Prefix:
         """Encode one clip and lay out everything before the questions. See `omnidrop.models.base.Adapter.prefix`."""
         inputs = self.processor.inputs(frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction)
@@ -156,15 +165,26 @@ class QwenOmniAdapter:
         modality = layout.modality.to(self.device)
         embeddings = self.embed(input_ids)
         deepstack: list[Tensor] = []
-        audio_importance = video_importance = plan = silent = None
+        audio_importance = video_importance = plan = silent = chosen = None
         flops = dense_flops = 0
         # Counts are known on the host, so places are found there: no device synchronisation.
         if frames is not None and inputs.grid is not None:
             patches, rows, columns = inputs.grid
-            plan, (seen, *deep, video_importance) = self._encode_video(frames, rows, columns)
-            flops += self.vision_flops(len(plan.encode), rows, columns)
             dense_flops += self.vision_flops(patches, rows, columns)
-            where = (layout.modality == VIDEO).nonzero().squeeze(1).to(self.device)
+            where = (layout.modality == VIDEO).nonzero().squeeze(1)
+            if some_of is None or some_of.cells >= patches * rows * columns:
+                plan, (seen, *deep, video_importance) = self._encode_video(frames, rows, columns)
+                flops += self.vision_flops(len(plan.encode), rows, columns)
+            else:
+                some = self._encode_some(frames, rows, columns, some_of)
+                plan, chosen, flops = some.plan, some.chosen, some.flops
+                seen, *deep, received = some.features
+                video_importance = received.new_zeros(len(chosen)).index_copy(
+                    0, chosen.nonzero().squeeze(1).to(self.device), received
+                )
+                embeddings = embeddings.index_fill(0, where[~chosen].to(self.device), 0.0)
+                where = where[chosen]
+            where = where.to(self.device)
             embeddings = embeddings.index_copy(0, where, seen.to(embeddings.dtype))
             deepstack = [torch.zeros_like(embeddings).index_copy(0, where, d.to(embeddings.dtype)) for d in deep]
         if audio is not None and inputs.mel is not None:
@@ -186,11 +206,27 @@ class QwenOmniAdapter:
             seconds=layout.seconds.to(self.device),
             audio_importance=audio_importance,
             video_importance=video_importance,
+            encoded=chosen,
             deepstack=tuple(deepstack),
             encoder_flops=flops,
             encoder_flops_dense=dense_flops,
             notes=(*encoder_notes(plan, silent, self.encoders), *_left_out(audio, inputs.mel)),
         )
+
+    def outline(
+        self,
+        frames: npt.NDArray[np.uint8] | None,
+        audio: npt.NDArray[np.float32] | None,
+        *,
+        fps: float,
+        system_prompt: str | None,
+        instruction: str,
+    ) -> Prefix:
+        """The prefix with nothing in it. See `omnidrop.models.base.Adapter.outline`."""
+        count, height, width = (0, 0, 0) if frames is None else frames.shape[:3]
+        samples = 0 if audio is None else len(audio)
+        words = (system_prompt, instruction)
+        return outline(self.processor, (count, height, width), samples, fps, *words)
 
     def _encode_video(self, frames: npt.NDArray[np.uint8], rows: int, columns: int) -> tuple[PatchPlan, list[Tensor]]:
         """What was encoded, and by video token: features (tokens, D), those for deepstack (Qwen3), and last the
@@ -206,21 +242,104 @@ class QwenOmniAdapter:
                 known[key] = found
         for begin in range(0, len(plan.encode), PATCHES_AT_ONCE):
             patches = plan.encode[begin : begin + PATCHES_AT_ONCE]
-            picked = [min(p * step + n, len(frames) - 1) for p in patches for n in range(step)]
-            pixels, grid = self.processor.pixels(frames[picked], self.device)
-            with self.vision_attention.recording() as received:
-                output = self.model.model.visual(
-                    pixels.to(self.dtype), grid_thw=torch.tensor([grid], device=self.device)
-                )
-            merged = torch.cat(received).view(-1, self.geometry.merge**2).mean(dim=1)
-            deep = getattr(output, "deepstack_features", None) or []
-            parts = [output.pooler_output, *deep, self.token_order(merged, grid)]
+            pixels, grid = self._pixels(frames, patches)
+            *encoded, received = self._encode_pixels(pixels, grid)
+            parts = [*encoded, self.token_order(received, grid)]
             for number, patch in enumerate(patches):
                 features = tuple(part[number * per_patch : (number + 1) * per_patch] for part in parts)
                 known[plan.keys[patch]] = features
                 self.memory.put(plan.keys[patch], features)
         depths = len(next(iter(known.values())))
         return plan, [torch.cat([known[key][depth] for key in plan.keys]) for depth in range(depths)]
+
+    def _encode_pixels(self, pixels: Tensor, grid: tuple[int, int, int], **words: Any) -> list[Tensor]:
+        """The stock vision encoder's features, those for deepstack, and the attention received, by cell; the last in
+        the encoder's own order."""
+        with self.vision_attention.recording() as received:
+            output = self.model.model.visual(
+                pixels.to(self.dtype), grid_thw=torch.tensor([grid], device=self.device), **words
+            )
+        merged = torch.cat(received).view(-1, self.geometry.merge**2).mean(dim=1)
+        deep = getattr(output, "deepstack_features", None) or []
+        return [output.pooler_output, *deep, merged]
+
+    def _encode_some(self, frames: npt.NDArray[np.uint8], rows: int, columns: int, some_of: SomeOf) -> EncodedCells:
+        """Choose cells by what their pixels embed to, and encode these alone."""
+        # Features of whole pictures are other ones, even where their cells were chosen.
+        name = repr(("some", frames.shape[1:], rows, columns, str(self.dtype), self.weights_hash)).encode()
+        pixel_keys, near = patch_keys(frames, self.geometry.temporal_patch, name, self.memory, self.encoders)
+        different = first_of_each(pixel_keys)
+        place = {pixel_keys[patch]: number for number, patch in enumerate(different)}
+        embedded, pixels = self._embed_cells(frames, different, rows * columns)
+        cells = torch.cat([embedded[place[key]] for key in pixel_keys])
+        chosen = torch.zeros(cells.shape[0], dtype=torch.bool)
+        # The one wait for the device before encoding: what is encoded is known on the host from here on.
+        chosen[some_of.choose(cells, len(pixel_keys), some_of.cells).cpu()] = True
+        if int(chosen.sum()) != some_of.cells:
+            raise ValueError(f"{some_of.cells} cells were to be encoded, {int(chosen.sum())} were chosen")
+        of_patch = chosen.view(len(pixel_keys), rows * columns)
+        keys = [cells_key(key, of) for key, of in zip(pixel_keys, of_patch, strict=True)]
+        known = {key: found for key in keys if (found := self.memory.get(key)) is not None}
+        encode = [patch for patch in first_of_each(keys) if keys[patch] not in known and of_patch[patch].any()]
+        for begin in range(0, len(encode), PATCHES_AT_ONCE):
+            patches = encode[begin : begin + PATCHES_AT_ONCE]
+            at = [place[pixel_keys[patch]] for patch in patches]
+            if pixels is None:
+                # Prepared a second time: those of a long clip would be more than all else that is held.
+                given, at = self._cell_pixels(frames, patches), list(range(len(patches)))
+            else:
+                given = pixels
+            parts = self._encode_cells(given, at, of_patch[patches], rows, columns)
+            counts = of_patch[patches].sum(dim=1).tolist()
+            by_patch = zip(*(torch.split_with_sizes(part, counts) for part in parts), strict=True)
+            for patch, of_cells in zip(patches, by_patch, strict=True):
+                known[keys[patch]] = of_cells
+                self.memory.put(keys[patch], of_cells)
+        found_in = [known[key] for key, of in zip(keys, of_patch, strict=True) if of.any()]
+        count = int(of_patch[encode].sum())
+        return EncodedCells(
+            plan=PatchPlan(tuple(keys), tuple(encode), near, some_of.cells, len(chosen)),
+            chosen=chosen,
+            features=[torch.cat(parts) for parts in zip(*found_in, strict=True)],
+            flops=self.vision_flops(len(encode), rows, columns, count, len(different) * rows * columns),
+        )
+
+    def _embed_cells(
+        self, frames: npt.NDArray[np.uint8], patches: Sequence[int], per_patch: int
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """By temporal patch the means (cells, D) of its cells' embedded pixels; and the pixels of all of them, as
+        `_cell_pixels` gives them, where they are few."""
+        means: list[Tensor] = []
+        held = None
+        for begin in range(0, len(patches), PATCHES_AT_ONCE):
+            pixels = self._cell_pixels(frames, patches[begin : begin + PATCHES_AT_ONCE])
+            embedded = self.model.model.visual.patch_embed(pixels.view(pixels.shape[0] * self.geometry.merge**2, -1))
+            means += torch.split(embedded.view(pixels.shape[0], self.geometry.merge**2, -1).mean(dim=1), per_patch)
+            held = pixels if len(patches) <= PATCHES_AT_ONCE else None
+        return means, held
+
+    def _encode_cells(self, pixels: Tensor, at: Sequence[int], some: Tensor, rows: int, columns: int) -> list[Tensor]:
+        """As `_encode_pixels`, in the picture's order, of `some` (temporal patches, cells) alone; the temporal patches
+        are `at` these places in `pixels`, as `_cell_pixels` gives them."""
+        merge, per_patch = self.geometry.merge, rows * columns
+        numbers = torch.cat([place * per_patch + of.nonzero().squeeze(1) for place, of in zip(at, some, strict=True)])
+        picked = pixels.index_select(0, numbers.to(self.device)).view(len(numbers) * merge**2, -1)
+        grid = (len(some), rows * merge, columns * merge)
+        given = self.encoder_words(grid, some)
+        words = {name: word.to(self.device) if isinstance(word, Tensor) else word for name, word in given.items()}
+        *features, received = self._encode_pixels(picked, grid, **words)
+        return [*features, received[torch.argsort(words["window_index"])] if "window_index" in words else received]
+
+    def _cell_pixels(self, frames: npt.NDArray[np.uint8], patches: Sequence[int]) -> Tensor:
+        """(temporal patches x cells, pixels of a cell), model dtype."""
+        pixels, _ = self._pixels(frames, patches)
+        return pixels.to(self.dtype).view(pixels.shape[0] // self.geometry.merge**2, -1)
+
+    def _pixels(self, frames: npt.NDArray[np.uint8], patches: Sequence[int]) -> tuple[Tensor, tuple[int, int, int]]:
+        """What the vision encoder takes of some temporal patches, and their grid; an odd last frame stands twice."""
+        step = self.geometry.temporal_patch
+        picked = [min(p * step + n, len(frames) - 1) for p in patches for n in range(step)]
+        return self.processor.pixels(frames[picked], self.device)
 
     def _encode_audio(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Features (audio tokens, D) and attention received in the last layer (audio tokens,) float32."""

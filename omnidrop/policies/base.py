@@ -7,8 +7,8 @@ Knows nothing about attention kernels, caches, modes or how the importance it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -47,6 +47,14 @@ class AudioVisual:
     """How many chunks there are: the highest chunk number + 1."""
     video_importance: Tensor | None = None
     """(video,) float32: attention received in the vision encoder, in token order; None where unknown."""
+    whole_frame_sizes: tuple[int, ...] | None = None
+    """Where the encoder left cells out, so that these tokens are what it encoded: `frame_sizes` of the whole clip, by
+    which budgets are made. None where all were encoded."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Video tokens by temporal patch of the whole clip, encoded or not."""
+        return self.frame_sizes if self.whole_frame_sizes is None else self.whole_frame_sizes
 
     @property
     def count(self) -> int:
@@ -83,6 +91,8 @@ class LayerTokens:
 class Policy(Protocol):
     """How tokens are chosen. Implementations are frozen dataclasses whose fields are their parameters.
 
+    A policy whose `before` can do with a part of the clip's cells, in any temporal patch, is a `SomeCells` too.
+
     Every count is a host integer from `plan`, so running a policy never waits for the device; `before` runs once a clip
     and may, `at_layer` must not (no `.item()`, `nonzero()` or boolean indexing there: topk and sort instead).
     """
@@ -113,6 +123,20 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class SomeCells(Protocol):
+    """What a policy offers beside, for which not every cell of the picture needs to be encoded."""
+
+    @property
+    def encoder_share(self) -> float:
+        """Share of the cells encoded where nothing else is asked for, above 0 and at most 1."""
+        ...
+
+    def most_video(self, tokens: AudioVisual, schedule: Schedule) -> int:
+        """How many video tokens may enter the decoder at most: as many cells are encoded at least."""
+        ...
+
+
 def audio_visual(prefix: Prefix) -> tuple[AudioVisual, Tensor]:
     """The prefix's audio and video tokens and (n,) their places in it, int64, on the prefix's device.
 
@@ -140,6 +164,31 @@ def audio_visual(prefix: Prefix) -> tuple[AudioVisual, Tensor]:
         video_importance=prefix.video_importance,
     )
     return tokens, at
+
+
+def encoded(tokens: AudioVisual, prefix: Prefix) -> tuple[AudioVisual, Tensor | None]:
+    """Those of a prefix's `tokens` that the encoders encoded, which alone may enter the decoder, and (k,) their numbers
+    among all; None for the numbers where these are all."""
+    if prefix.encoded is None:
+        return tokens, None
+    modality = tokens.modality.cpu()
+    there = torch.ones(tokens.count, dtype=torch.bool)
+    there[modality == VIDEO] = prefix.encoded
+    sizes = tuple(int(part.sum()) for part in torch.split_with_sizes(prefix.encoded, list(tokens.frame_sizes)))
+    number = torch.nonzero(there).flatten().to(tokens.modality.device)
+    importance = tokens.video_importance
+    some = replace(
+        tokens,
+        modality=tokens.modality[number],
+        chunk=tokens.chunk[number],
+        grid=tokens.grid[number],
+        features=tokens.features[number],
+        video=sum(sizes),
+        frame_sizes=sizes,
+        whole_frame_sizes=tokens.frame_sizes,
+        video_importance=None if importance is None else importance[prefix.encoded.to(importance.device)],
+    )
+    return some, number
 
 
 def everything(tokens: AudioVisual) -> Tensor:

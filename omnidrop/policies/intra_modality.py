@@ -138,8 +138,8 @@ def _unlike(tokens: AudioVisual, audio: int, video: int, *, rare: bool) -> Tenso
     one frame what is shown may cover more than the background does. What each is worth: docs/evidence.md.
     """
     of_audio = windows(tokens, (AUDIO,))
-    together = math.ceil(FEWEST * len(tokens.frame_sizes) / max(video, 1))
-    of_video = frames(tokens, max(1, together)) if rare else windows(tokens, (VIDEO,))
+    of_video = frames(tokens, _together(len(tokens.frame_sizes), video)) if rare else windows(tokens, (VIDEO,))
+    of_video = [part for part in of_video if part.numel()]
     parts = [*of_audio, *of_video]
     keep = [*split(audio, [part.numel() for part in of_audio]), *split(video, [part.numel() for part in of_video])]
     weight = None
@@ -148,6 +148,27 @@ def _unlike(tokens: AudioVisual, audio: int, video: int, *, rare: bool) -> Tenso
         weight = torch.ones(tokens.count, device=tokens.features.device)
         weight[places] = rarity(tokens.features[places]) + USUAL
     return torch.sort(torch.cat(max_min(tokens.features, parts, keep, weight))).values
+
+
+def _together(patches: int, video: int) -> int:
+    """How many of a clip's temporal patches make a window, so that it keeps FEWEST of `video` tokens."""
+    return max(1, math.ceil(FEWEST * patches / max(video, 1)))
+
+
+def choose_cells(cells: Tensor, patches: int, keep: int) -> Tensor:
+    """(keep,) ascending numbers of the cells worth encoding, of (n, D) `cells` in time order, as many in each of
+    `patches` temporal patches.
+
+    The choice of what enters the decoder (`rare`), made before the vision encoder on what stands for a cell there:
+    uncentred embeddings of its raw pixels. Which depth they are taken from is nearly irrelevant (of the tokens still in
+    the last decoder layer, 35 % chosen by embeddings hold 0.87 to 0.90, chosen by the encoder's final features 0.89).
+    """
+    size = cells.shape[0] // patches
+    together = _together(patches, keep) * size
+    every = torch.arange(cells.shape[0], device=cells.device)
+    parts = [every[begin : begin + together] for begin in range(0, len(every), together)]
+    shares = split(keep, [part.numel() for part in parts])
+    return torch.sort(torch.cat(max_min(cells, parts, shares, rarity(cells) + USUAL))).values
 
 
 def _audio(tokens: AudioVisual, keep: int) -> Tensor:

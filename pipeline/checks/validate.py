@@ -229,8 +229,6 @@ def _ratio(job: JobConfig, found: _Found) -> str | None:
 def _checkpoint(job: JobConfig, found: _Found) -> str:
     """Load the checkpoint and ask the whole set about a black, silent second, so that all that can fail does so now."""
     from omnidrop.model import OmniModel
-
-    settings = pruning_of(job.pruning)
     model = OmniModel.load(job.model.path, device=job.model.device, dtype=job.model.dtype)
     loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {model.weights_hash[:12]}"
     if not found.questions:
@@ -241,7 +239,7 @@ def _checkpoint(job: JobConfig, found: _Found) -> str:
         audio,
         found.questions,
         fps=2.0,
-        pruning=settings,
+        pruning=pruning_of(job.pruning),
         system_prompt=job.model.system_prompt,
         instruction=found.instruction,
     )

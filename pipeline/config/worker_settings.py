@@ -28,6 +28,7 @@ def pruning_of(given: PruningConfig) -> Pruning:
         retained_ratio=given.retained_ratio,
         guidance=given.guidance,
         settings=tuple(given.settings.items()),
+        encoder_share=given.encoder_share,
     )
 
 

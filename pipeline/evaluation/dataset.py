@@ -85,12 +85,14 @@ def arm_of(
     guidance: Guidance = "max",
     settings: tuple[tuple[str, float | int | str | bool], ...] = (),
     seed: int = 0,
+    encoder_share: float | None = None,
 ) -> Arm:
     """The way of running that the words name. Raises PolicyError for what does not go together."""
     if mode in DENSE_MODES:
         return Arm(mode, Pruning.off(mode))
-    pruning = Pruning(mode, policy, ratio, guidance, seed, settings)
+    pruning = Pruning(mode, policy, ratio, guidance, seed, settings, encoder_share)
     words = [mode, policy, *([] if guidance == "max" else [guidance]), *(f"{name}={value}" for name, value in settings)]
+    words += [] if encoder_share is None else [f"encoder {100 * encoder_share:g} %"]
     return Arm(" ".join(words) + ("" if ratio is None else f" {100 * ratio:g} %"), pruning)
 
 

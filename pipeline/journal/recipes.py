@@ -80,7 +80,8 @@ def decode_recipe(data: bytes, *, where: str) -> Kept:
         return Kept(
             archive=ArchiveConfig.model_validate(given["archive"]),
             model=ModelConfig.model_validate(given["model"]),
-            pruning=PruningConfig.model_validate(given["pruning"]),
+            # Recipes that do not say it encoded everything.
+            pruning=PruningConfig.model_validate({"encoder_share": 1.0} | given["pruning"]),
             clips=ClipsConfig.model_validate(given["clips"]),
             variables=dict(given["variables"]),
             question_set=QuestionSet(

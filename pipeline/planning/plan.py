@@ -77,13 +77,17 @@ def make_recipe(job: JobConfig, question_set: QuestionSet, weights_hash: str) ->
 
     Where it runs (devices, addresses, retries) is not part of it. The number type is: bf16 and fp32 answers differ.
     """
+    pruning = job.pruning.model_dump()
+    if pruning["encoder_share"] == 1:
+        # The whole picture, as before there was a choice: the answers are the same, and so is the recipe.
+        del pruning["encoder_share"]
     fields: dict[str, Any] = {
         "format_version": ANSWER_FORMAT,
         "questions": question_set.fingerprint(job.variables),
         "weights": weights_hash,
         "dtype": job.model.dtype,
         "system_prompt": job.model.system_prompt,
-        "pruning": _as_text({key: value for key, value in job.pruning.model_dump().items() if value != {}}),
+        "pruning": _as_text({key: value for key, value in pruning.items() if value != {}}),
         "clips": _as_text(job.clips.model_dump()),
         # No answer depends on it, but units of two sizes over the same clips would count them twice.
         "clips_per_unit": job.execution.clips_per_unit,
