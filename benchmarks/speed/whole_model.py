@@ -121,38 +121,44 @@ class RandomQwen2_5Omni(Qwen2_5Omni):
         return "random", model.eval()
 
 
-def random_model(shape: str, device: torch.device, dtype: torch.dtype) -> OmniModel:
-    """A model of `shape` with the embedded checkpoint's tokenizer and template, which count as many tokens as any."""
+def write_configuration(folder: Path, shape: str) -> None:
+    """The configuration files of a checkpoint of `shape`, without weights, with the embedded checkpoint's tokenizer and
+    template, which count as many tokens as any."""
     tiny = EMBEDDED["tiny"]
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(tiny / name, folder)
+    known = read_json(tiny / "config.json")["thinker_config"]
+    thinker = {name: value for name, value in known.items() if name.endswith(("_index", "_token_id"))}
+    sizes = {part: ENCODERS.get(part, {}) | of for part, of in SHAPES[shape].items()}
+    head = sizes["text_config"]["hidden_size"] // sizes["text_config"]["num_attention_heads"]
+    sections = [head // 8, head * 3 // 16, head * 3 // 16]
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+    sizes["text_config"] = sizes["text_config"] | {"rope_parameters": rope, "tie_word_embeddings": False}
+    thinker |= {
+        **sizes,
+        "model_type": "qwen2_5_omni_thinker",
+        "position_id_per_seconds": 25,
+        "seconds_per_chunk": 2,
+    }
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_omni", "thinker_config": thinker}))
+    published = {
+        "hop_length": 160,
+        "feature_size": sizes["audio_config"].get("num_mel_bins", 128),
+        "seconds_per_chunk": 2.0,
+        "position_id_per_seconds": 25,
+        "nb_max_frames": 30_000,
+    }
+    preprocessor = read_json(tiny / "preprocessor_config.json") | published
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    bounds = {"shortest_edge": HEIGHT * WIDTH, "longest_edge": HEIGHT * WIDTH}
+    (folder / "processor_config.json").write_text(json.dumps({"videos_kwargs": {"size": bounds}}))
+
+
+def random_model(shape: str, device: torch.device, dtype: torch.dtype) -> OmniModel:
+    """A model of `shape` with random weights."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            shutil.copy(tiny / name, folder)
-        known = read_json(tiny / "config.json")["thinker_config"]
-        thinker = {name: value for name, value in known.items() if name.endswith(("_index", "_token_id"))}
-        sizes = {part: ENCODERS.get(part, {}) | of for part, of in SHAPES[shape].items()}
-        head = sizes["text_config"]["hidden_size"] // sizes["text_config"]["num_attention_heads"]
-        sections = [head // 8, head * 3 // 16, head * 3 // 16]
-        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
-        sizes["text_config"] = sizes["text_config"] | {"rope_parameters": rope, "tie_word_embeddings": False}
-        thinker |= {
-            **sizes,
-            "model_type": "qwen2_5_omni_thinker",
-            "position_id_per_seconds": 25,
-            "seconds_per_chunk": 2,
-        }
-        (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_omni", "thinker_config": thinker}))
-        published = {
-            "hop_length": 160,
-            "feature_size": sizes["audio_config"].get("num_mel_bins", 128),
-            "seconds_per_chunk": 2.0,
-            "position_id_per_seconds": 25,
-            "nb_max_frames": 30_000,
-        }
-        preprocessor = read_json(tiny / "preprocessor_config.json") | published
-        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-        bounds = {"shortest_edge": HEIGHT * WIDTH, "longest_edge": HEIGHT * WIDTH}
-        (folder / "processor_config.json").write_text(json.dumps({"videos_kwargs": {"size": bounds}}))
+        write_configuration(folder, shape)
         return OmniModel(RandomQwen2_5Omni(folder, device=device, dtype=dtype, encoders=EncoderSettings()))
 
 

@@ -42,9 +42,10 @@ def ask(model, clip, questions, pruning=PRUNING, **given):
 
 
 def test_each_ratio_is_a_pass_guided_by_its_own_questions(model, clip):
-    both = ask(model, clip, GENTLE, positions=True)
-    rest = ask(model, clip, (SET[0], SET[2]))
-    gentle = ask(model, clip, (SET[1], SET[3]), Pruning(retained_ratio=0.8))
+    whole = replace(PRUNING, encoder_share=1.0)
+    both = ask(model, clip, GENTLE, whole, positions=True)
+    rest = ask(model, clip, (SET[0], SET[2]), whole)
+    gentle = ask(model, clip, (SET[1], SET[3]), replace(whole, retained_ratio=0.8))
     assert [a.question_id for a in both.answers] == ["colour", "heard", "count", "what"]
     assert both.answers == (rest.answers[0], gentle.answers[0], rest.answers[1], gentle.answers[1])
     assert both.positions.question_ids == (("colour", "count"), ("heard", "what"))
@@ -54,6 +55,13 @@ def test_each_ratio_is_a_pass_guided_by_its_own_questions(model, clip):
     assert as_run.prefill_flops == rest.cost.as_run.prefill_flops + gentle.cost.as_run.prefill_flops
     assert as_run.encoder_flops == rest.cost.as_run.encoder_flops
     assert both.cost.dense_shared.tokens == ask(model, clip, SET, Pruning.off()).cost.as_run.tokens
+
+
+def test_the_clip_is_encoded_once_for_all_ratios_as_the_highest_needs_it(model, clip):
+    both, gentle = ask(model, clip, GENTLE), ask(model, clip, (SET[1], SET[3]), Pruning(retained_ratio=0.8))
+    assert both.cost.as_run.encoder_flops == gentle.cost.as_run.encoder_flops
+    assert (both.notes, both.answers[1::2]) == (gentle.notes, gentle.answers)
+    assert both.notes != ask(model, clip, (SET[0], SET[2])).notes
 
 
 @pytest.mark.parametrize("mode", ["set_guided", "per_question", "staged"])

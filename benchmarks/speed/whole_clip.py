@@ -1,0 +1,98 @@
+"""What a whole clip costs, encoders in, against dense with prefix reuse: FLOPs of published shapes, without weights.
+
+Promises: the product's own estimator, which a run's FLOPs equal, on configurations of the published sizes; the clip is
+the paper's, 60 s at 2 frames a second, 8,640 video and 1,500 audio tokens, asked eight of the toy world's questions; no
+content spares anything. Knows nothing about seconds or accuracy.
+
+    python -m benchmarks.speed.whole_clip --json FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from benchmarks.speed.whole_model import FPS, HEIGHT, WIDTH, write_configuration
+from omnidrop.estimate import Estimate, Estimator
+from omnidrop.model import Pruning
+from omnidrop.questions import Question
+from pipeline.toy_world.questions import questions_of
+from pipeline.toy_world.world import events_of
+
+SECONDS = 60
+QUESTIONS = 8
+RATIOS = (0.3, 0.2, 0.1)
+SHARES = (1.0, 0.35)
+GOALS = {"7b": 0.25, "3b": 0.29}
+"""At 20 % kept and a share of 0.35, whatever the content."""
+
+
+def asked() -> tuple[Question, ...]:
+    """Eight of the toy world's questions, of every task."""
+    _, events = events_of("v1", 0, length_s=SECONDS, count=6)
+    return tuple(one.question for one in questions_of(events, seed=0, most=QUESTIONS))
+
+
+def rows(shape: str, ratios: Sequence[float] = RATIOS, shares: Sequence[float] = SHARES) -> list[dict[str, Any]]:
+    """One row for every ratio and share."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_configuration(Path(scratch), shape)
+        # A checkpoint has weights; no tensor of them is read to price a clip.
+        save_file({}, Path(scratch) / "model.safetensors")
+        estimator, questions = Estimator(scratch), asked()
+        pairs = [(ratio, share) for ratio in ratios for share in shares]
+        return [_row(shape, ratio, share, _priced(estimator, questions, ratio, share)) for ratio, share in pairs]
+
+
+def _priced(estimator: Estimator, questions: Sequence[Question], ratio: float, share: float) -> Estimate:
+    return estimator.clip(
+        questions,
+        Pruning(retained_ratio=ratio, encoder_share=share),
+        frames=round(SECONDS * FPS),
+        height=HEIGHT,
+        width=WIDTH,
+        samples=SECONDS * 16_000,
+        fps=FPS,
+    )
+
+
+def _row(shape: str, ratio: float, share: float, priced: Estimate) -> dict[str, Any]:
+    return {
+        "shape": shape,
+        "questions": QUESTIONS,
+        "retained_ratio": ratio,
+        "encoder_share": share,
+        "whole_over_dense_shared": priced.as_run.flops / priced.dense_shared.flops,
+        "video_tokens": priced.video_tokens,
+        "audio_tokens": priced.audio_tokens,
+        "encoder_tflop": priced.as_run.encoder_flops / 1e12,
+        "decoder_tflop": (priced.as_run.flops - priced.as_run.encoder_flops) / 1e12,
+        "dense_shared_tflop": priced.dense_shared.flops / 1e12,
+        "dense_shared_encoder_tflop": priced.dense_shared.encoder_flops / 1e12,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compute the table, print it, write it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.whole_clip", description=__doc__)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    table = [row for shape in GOALS for row in rows(shape)]
+    for row in table:
+        print(
+            f"{row['shape']} {row['retained_ratio']:4.0%} kept, {row['encoder_share']:4.0%} encoded: "
+            f"{row['encoder_tflop']:5.1f} TFLOP encoders + {row['decoder_tflop']:5.1f} decoder = "
+            f"{row['whole_over_dense_shared']:.3f} of {row['dense_shared_tflop']:.1f} dense with prefix reuse"
+        )
+    if given.json:
+        given.json.write_text(json.dumps({"rows": table, "goals": GOALS}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
