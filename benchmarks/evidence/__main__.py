@@ -23,9 +23,9 @@ from rich.progress import Progress
 
 from benchmarks.evidence import guides
 from benchmarks.evidence.asking import ask
-from benchmarks.evidence.figures import figures
+from benchmarks.evidence.figures import encoder_figures, figures
 from benchmarks.evidence.page import fill, plot, sections
-from benchmarks.evidence.rows import ABLATED, RATIOS, all_rows
+from benchmarks.evidence.rows import ABLATED, ENCODER_RATIOS, RATIOS, Row, all_rows, encoder_rows
 from omnidrop.errors import UserError
 from omnidrop.models.registry import weights_hash
 from pipeline.evaluation.toy import CHECKPOINTS, toy_clips
@@ -33,12 +33,16 @@ from pipeline.evaluation.toy import CHECKPOINTS, toy_clips
 DOCS = Path("docs")
 SEEDS = (50, 52, 53)
 """Evaluation seeds. Methods were compared on 51 and 9101 while they were made; 53 was not looked at before the end."""
+PARTS = ("worlds", "encoders")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, measure, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument("--worlds", nargs="+", choices=("v1", "v2"), default=["v1", "v2"])
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="ways and ablations (worlds), or encoding less"
+    )
     parser.add_argument("--model", help="another checkpoint than the embedded one")
     parser.add_argument("--clips", type=int, default=64, help="clips of each world and seed (default 64)")
     parser.add_argument("--questions", type=int, default=16, help="questions about a clip, at most (default 16)")
@@ -59,8 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(f"{error}")
         written = given.json or DOCS / "evidence.json"
         if written.exists():
-            # The worlds that were not measured this time stay as they are.
-            report["worlds"] = json.loads(written.read_text())["worlds"] | report["worlds"]
+            # What was not measured this time stays as it is.
+            before = json.loads(written.read_text())
+            report = {part: before.get(part, {}) | found for part, found in report.items()}
         written.write_text(json.dumps(report, indent=1) + "\n")
     if given.json is None:
         fill(DOCS / "evidence.md", sections(report))
@@ -71,27 +76,36 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measured(given: argparse.Namespace) -> dict[str, Any]:
     """The report: figures of every world, and how they were come by."""
-    report: dict[str, Any] = {"worlds": {}}
+    report: dict[str, Any] = {"worlds": {}, "encoders": {}}
     with Progress() as bar:
         for world in given.worlds:
-            started = time.monotonic()
             by_seed = {seed: toy_clips(world, given.clips, seed, questions=given.questions) for seed in given.seeds}
             clips = [clip for of_seed in by_seed.values() for clip in of_seed]
-            with guides.registered():
-                rows = all_rows(given.ratios, [r for r in given.ratios if r in ABLATED], given.questions)
-            task = bar.add_task(f"world {world}: {len(rows)} rows", total=len(clips))
-            model = given.model or CHECKPOINTS[world]
-            asked = ask(model, clips, rows, given.processes, lambda task=task: bar.advance(task), given.state)  # type: ignore[misc]
             seeds = {clip.clip_id: seed for seed, of_seed in by_seed.items() for clip in of_seed}
-            report["worlds"][world] = figures(replace(asked, seeds=seeds), rows) | {
-                "command": shlex.join(["python", "-m", "benchmarks.evidence", *sys.argv[1:]]),
-                "seeds": given.seeds,
-                "processes": given.processes,
-                "minutes": (time.monotonic() - started) / 60,
-                "model": model,
-                "weights": weights_hash(model),
-            }
+            model = given.model or CHECKPOINTS[world]
+            for part in given.parts:
+                started = time.monotonic()
+                rows = _rows(part, given)
+                task = bar.add_task(f"{part}, {world}: {len(rows)} rows", total=len(clips))
+                asked = ask(model, clips, rows, given.processes, lambda task=task: bar.advance(task), given.state)  # type: ignore[misc]
+                asked = replace(asked, seeds=seeds)
+                made = figures(asked, rows) if part == "worlds" else encoder_figures(asked, rows)
+                report[part][world] = made | {
+                    "command": shlex.join(["python", "-m", "benchmarks.evidence", *sys.argv[1:]]),
+                    "seeds": given.seeds,
+                    "processes": given.processes,
+                    "minutes": (time.monotonic() - started) / 60,
+                    "model": model,
+                    "weights": weights_hash(model),
+                }
     return report
+
+
+def _rows(part: str, given: argparse.Namespace) -> list[Row]:
+    if part == "encoders":
+        return encoder_rows([ratio for ratio in given.ratios if ratio in ENCODER_RATIOS])
+    with guides.registered():
+        return all_rows(given.ratios, [r for r in given.ratios if r in ABLATED], given.questions)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Asks every row's questions about every clip: real files, decoded by the product, encoded once for all rows.
 
-Promises: the same clips, questions and order for every row; the rows differ in the decoder's pass alone, because the
-encoders' features of a clip are computed once and handed to each. Knows nothing about tables.
+Promises: the same clips, questions and order for every row; rows that encode the same of a picture differ in the
+decoder's pass alone, because the encoders' features of a clip are computed once and handed to each. Knows nothing
+about tables.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 
 from benchmarks.evidence import guides
 from benchmarks.evidence.damage import CLEAN, FILTERS, NOISE, damaged_file, noisy
-from benchmarks.evidence.rows import ABLATED, Row
+from benchmarks.evidence.rows import ABLATED, WHOLE, Row
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.base import Prefix
@@ -187,7 +188,7 @@ def _disagreements(
     """Of every set that `set_guided, max` rows were asked, at the ratios where pruning costs something."""
     guided = [row for row in rows if row.way == "set_guided, max" and row.name not in refused]
     for ratio in sorted({row.ratio for row in guided if row.ratio in ABLATED}):
-        pruning = Pruning("per_question", "omnidrop", ratio)
+        pruning = Pruning("per_question", "omnidrop", ratio, encoder_share=WHOLE)
         trace = model.answer(
             decoded.frames, decoded.audio, clip.questions, fps=decoded.fps, pruning=pruning, positions=True
         ).positions

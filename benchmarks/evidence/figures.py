@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.evidence.asking import Asked
-from benchmarks.evidence.rows import BASELINES, DENSE, Row
+from benchmarks.evidence.rows import BASELINES, DENSE, Row, encoded
 from pipeline.evaluation.dataset import ArmClip, Scored
 from pipeline.evaluation.intervals import difference
 from pipeline.evaluation.runner import Run
@@ -115,6 +115,18 @@ def paired(one: Sequence[ArmClip], other: Sequence[ArmClip]) -> dict[str, Any]:
 def by_question(results: Sequence[ArmClip]) -> dict[tuple[str, str], Scored]:
     """Scores by clip and question."""
     return {(one.clip_id, one.question_id): one for result in results for one in result.scored}
+
+
+def encoder_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
+    """Rows that encode less of the picture, each also paired with the one that encodes the whole at its ratio."""
+    found = figures(asked, rows)
+    whole = {row.ratio: row.name for row in rows if row.way == encoded(1.0)}
+    compared = [
+        {"way": row.way, "ratio": row.ratio} | paired(asked.answers[row.name], asked.answers[whole[row.ratio]])
+        for row in rows
+        if row.name in asked.answers and whole.get(row.ratio) in asked.answers and row.name != whole[row.ratio]
+    ]
+    return {"rows": found["rows"], "refused": found["refused"], "comparisons": compared}
 
 
 def _disagreement(asked: Asked, rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence.rows import encoded
+
 SHORT = {
     "visual recognition": "visual",
     "audio recognition": "audio",
@@ -32,7 +34,47 @@ def sections(report: dict[str, Any]) -> dict[str, str]:
         made[f"disagreement {world}"] = disagreement(found)
         made[f"damage {world}"] = damage(found)
         made[f"repeats {world}"] = repeats(found)
+    for world, found in report.get("encoders", {}).items():
+        made[f"encoders {world}"] = encoders(world, found)
     return made
+
+
+def encoders(world: str, found: dict[str, Any]) -> str:
+    """What encoding less costs, against no pruning and against encoding the whole picture."""
+    dense, *rows = found["rows"]
+    ratios = sorted({row["ratio"] for row in rows}, reverse=True)
+    names = list(dense["tasks"])
+    lines = [
+        f"World {world}: {dense['questions']} questions about {dense['clips']} clips of evaluation seeds "
+        f"{', '.join(map(str, found['seeds']))}, asked of `{found['model']}` ({found['weights'][:12]}); dense "
+        f"{_percent(dense['accuracy'])}. In brackets: points from the whole picture encoded, paired. "
+        f"`{found['command']}`, {found['minutes']:.0f} minutes.",
+        "",
+    ]
+    lines += _head(["of the picture", *(f"{_percent(ratio)} kept" for ratio in ratios)])
+    for way in _unique(row["way"] for row in rows):
+        cells = []
+        for ratio in ratios:
+            row = next((r for r in rows if (r["way"], r["ratio"]) == (way, ratio)), None)
+            other = next((c for c in found["comparisons"] if (c["way"], c["ratio"]) == (way, ratio)), None)
+            points = "" if other is None else f" ({_points(other['difference'], other['interval'])})"
+            cells.append("out of reach" if row is None else _percent(row["accuracy"]) + points)
+        lines.append(_line([way, *cells]))
+    lines += [
+        "",
+        *_head(
+            ["task", "questions", "dense", *(f"{row['way']}, {_percent(row['ratio'])} kept" for row in _strong(rows))]
+        ),
+    ]
+    for name in names:
+        right = [_percent(row["tasks"][name]["accuracy"]) for row in (dense, *_strong(rows))]
+        lines.append(_line([SHORT.get(name, name), str(dense["tasks"][name]["count"]), *right]))
+    return "\n".join(lines)
+
+
+def _strong(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The whole picture and the default share at 20 %, where they part."""
+    return [row for row in rows if row["ratio"] == 0.2 and row["way"] in (encoded(1.0), encoded(0.35))]
 
 
 def fill(page: Path, made: dict[str, str]) -> None:

@@ -22,6 +22,9 @@ SET_SIZES = (1, 2, 4, 8, 16)
 SET = 8
 """Questions asked together where nothing else is said."""
 BASELINES = ("random", "fastv", "divprune", "visionzip", "omnizip", "dash", "vidcom2", "evs", "seats")
+ENCODED = (1.0, 0.5, 0.35, 0.25)
+"""Shares of the picture that are encoded, the whole first."""
+ENCODER_RATIOS = (0.3, 0.2, 0.1)
 INTRA_ONLY = (("beta", 200.0), ("t_mid", 1.0))
 """A sigmoid that starts behind the last layer: what leaves, leaves before the decoder."""
 
@@ -63,6 +66,9 @@ DAMAGED: dict[str, tuple[str, Settings]] = {
 }
 """What is asked of damaged clips: policy and settings by row."""
 
+WHOLE = 1.0
+"""Ways and ablations encode the whole picture: they differ in the decoder's pass alone."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -92,6 +98,21 @@ class Row:
 DENSE = Row("ways", "dense", None, SET, Pruning.off("dense_shared"))
 
 
+def encoder_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
+    """The unpruned row, and the default way with less and less of the picture encoded."""
+    pairs = [(share, ratio) for share in ENCODED for ratio in ratios]
+    return [DENSE, *(Row("encoders", encoded(share), ratio, SET, _pruning(ratio, share)) for share, ratio in pairs)]
+
+
+def encoded(share: float) -> str:
+    """The name of the way that encodes `share`."""
+    return f"{100 * share:g} % encoded"
+
+
+def _pruning(ratio: float, share: float) -> Pruning:
+    return Pruning("set_guided", "omnidrop", ratio, encoder_share=share)
+
+
 def all_rows(ratios: Sequence[float] = RATIOS, ablated: Sequence[float] = ABLATED, largest: int = 16) -> list[Row]:
     """Everything, the unpruned row first; sets of at most `largest` questions. Needs `guides.registered()`."""
     return [DENSE, *_ways(ratios, largest), *_ablations(ablated), *_damaged(ablated)]
@@ -104,11 +125,12 @@ def _ways(ratios: Sequence[float], largest: int) -> Iterator[Row]:
         for size in (size for size in sizes if size <= largest):
             way = "per_question" if size == 1 else "set_guided, max"
             mode = "per_question" if size == 1 else "set_guided"
-            yield Row("ways", way, ratio, size, Pruning(mode, "omnidrop", ratio))
+            yield Row("ways", way, ratio, size, Pruning(mode, "omnidrop", ratio, encoder_share=WHOLE))
         guidances: tuple[Guidance, ...] = ("mean", "quota")
         for guidance in guidances:
-            yield Row("ways", f"set_guided, {guidance}", ratio, SET, Pruning("set_guided", "omnidrop", ratio, guidance))
-        intra = Pruning("set_guided", "omnidrop", ratio, settings=INTRA_ONLY)
+            pruning = Pruning("set_guided", "omnidrop", ratio, guidance, encoder_share=WHOLE)
+            yield Row("ways", f"set_guided, {guidance}", ratio, SET, pruning)
+        intra = Pruning("set_guided", "omnidrop", ratio, settings=INTRA_ONLY, encoder_share=WHOLE)
         yield Row("ways", "intra-modality only", ratio, SET, intra)
         for policy in BASELINES:
             yield Row("ways", policy, ratio, SET, Pruning("set_guided", policy, ratio))
@@ -118,8 +140,11 @@ def _ways(ratios: Sequence[float], largest: int) -> Iterator[Row]:
 def _ablations(ratios: Sequence[float]) -> Iterator[Row]:
     for ratio in ratios:
         for way, settings in ABLATIONS.items():
-            yield Row("ablations", way, ratio, SET, Pruning("set_guided", "omnidrop", ratio, settings=settings))
-        words, audio = (Pruning("set_guided", guide.name, ratio) for guide in (WordsGuided, AudioGuided))
+            pruning = Pruning("set_guided", "omnidrop", ratio, settings=settings, encoder_share=WHOLE)
+            yield Row("ablations", way, ratio, SET, pruning)
+        words, audio = (
+            Pruning("set_guided", guide.name, ratio, encoder_share=WHOLE) for guide in (WordsGuided, AudioGuided)
+        )
         yield Row("ablations", "guided by the questions' words alone, as in the paper", ratio, SET, words)
         yield Row("ablations", "guided by audio instead of text", ratio, SET, audio)
         for way, settings in PAPERS.items():
@@ -132,5 +157,5 @@ def _damaged(ratios: Sequence[float]) -> Iterator[Row]:
         yield Row("damage", "dense", None, SET, Pruning.off("dense_shared"), condition)
         for ratio in ratios:
             for way, (policy, settings) in DAMAGED.items():
-                pruning = Pruning("set_guided", policy, ratio, settings=settings)
+                pruning = Pruning("set_guided", policy, ratio, settings=settings, encoder_share=WHOLE)
                 yield Row("damage", way, ratio, SET, pruning, condition)
