@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import resources
 from importlib.metadata import version
@@ -30,7 +31,8 @@ def render(board: Storyboard) -> bytes:
     shared = (resources.files("pipeline.report") / "page" / "page.css").read_text(encoding="utf-8")
     own = (folder / "storyboard.css").read_text(encoding="utf-8")
     script = (folder / "storyboard.js").read_text(encoding="utf-8")
-    data = asdict(board) | {"maps": base64.b64encode(zlib.compress(board.maps, 9)).decode(), "levels": LEVELS}
+    packed = {name: base64.b64encode(zlib.compress(of, 9)).decode() for name, of in _maps(board)}
+    data = asdict(board) | {"encoded": None, **packed, "levels": LEVELS}
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -45,6 +47,12 @@ def render(board: Storyboard) -> bytes:
         version=version("omnidrop"),
     )
     return html.encode()
+
+
+def _maps(board: Storyboard) -> Iterator[tuple[str, bytes]]:
+    yield "maps", board.maps
+    if board.encoded:
+        yield "encoded", board.encoded
 
 
 def _inert(data: object) -> str:

@@ -101,6 +101,10 @@ class Storyboard:
     maps: bytes
     """uint8: entered (passes, N), the number of layers each token entered; then looked_at (questions, map layers, N),
     0 to LEVELS by the square root of what is above the layer's mean, the brightest hundredth at LEVELS."""
+    cells_encoded: int
+    """Of all cells of the picture; the others were left out before the vision encoder."""
+    encoded: bytes
+    """uint8 (N,): 0 for a cell of the picture that was never encoded; empty where all were."""
 
 
 def facts(asked: AskedAgain) -> Storyboard:
@@ -160,8 +164,15 @@ def facts(asked: AskedAgain) -> Storyboard:
         audio_kept=tuple(_kept(trace, number, AUDIO) for number in range(len(entered))),
         map_layers=map_layers,
         is_dense_map=seen_by is not trace or run is dense,
+        cells_encoded=_cells_encoded(trace),
+        encoded=b"" if trace.encoded is None else trace.encoded[order].astype(np.uint8).tobytes(),
         maps=np.stack([*(np.minimum(one[order], 255) for one in entered), *looked_at]).astype(np.uint8).tobytes(),
     )
+
+
+def _cells_encoded(trace: Trace) -> int:
+    cells = trace.modality == VIDEO
+    return int((cells if trace.encoded is None else cells & trace.encoded).sum())
 
 
 def _order(trace: Trace) -> tuple[npt.NDArray[np.int64], Sequence[int], tuple[int, int, int]]:

@@ -17,6 +17,7 @@
   const maps = await unpacked(data.maps);
   const perPicture = data.rows * data.columns, seen = data.images.length * perPicture;
   const tokens = seen + data.audio_tokens, passes = data.video_kept.length || data.audio_kept.length;
+  const encoded = data.encoded ? await unpacked(data.encoded) : null;
   const enteredIn = pass => maps.subarray(pass * tokens, (pass + 1) * tokens);
   const lookedAt = (question, place) => {
     const start = (passes + question * data.map_layers.length + place) * tokens;
@@ -222,7 +223,7 @@
     const places = data.map_layers.map((layer, place) => [Math.abs(layer - state.layer), place]);
     const looked = lookedAt(state.question, places.reduce((a, b) => b[0] < a[0] ? b : a)[1]);
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const veil = dark ? [18, 20, 23] : [250, 249, 246];
+    const veil = dark ? [18, 20, 23] : [250, 249, 246], unseen = dark ? [52, 62, 76] : [176, 188, 204];
     const deepest = Math.min(255, data.layers);
     for (const { canvas, first, count } of canvases) {
       const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
@@ -230,8 +231,9 @@
         const token = first + i, isThere = entered[token] > state.layer;
         let red = 0, green = 0, blue = 0, alpha;
         if (state.view === "kept") {
-          [red, green, blue] = veil;
-          alpha = isThere ? 0 : 0.92 - 0.22 * entered[token] / deepest;
+          const isUnseen = encoded && !encoded[token];
+          [red, green, blue] = isUnseen ? unseen : veil;
+          alpha = isUnseen ? 0.96 : isThere ? 0 : 0.92 - 0.22 * entered[token] / deepest;
         } else {
           const heat = looked[token] / data.levels;
           [red, green, blue] = isThere ? [255, 196, 58] : [232, 52, 60];
@@ -249,7 +251,7 @@
 
   function legend() {
     if (state.view === "kept") {
-      byId("legend").textContent = "Lit: still there. Veiled: dropped, the earlier the more.";
+      byId("legend").textContent = "Lit: still there. Veiled: dropped, the earlier the more." + (encoded ? " Blue-grey: never encoded." : "");
       return;
     }
     const entries = [["rgb(255 196 58)", "looked at more than others, still there"], ["rgb(232 52 60)", "looked at more than others, but dropped"]];
