@@ -50,6 +50,7 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
         ("clips", f"{todo} to do, {price.clips_finished} finished before"),
         ("answers to give", f"{price.questions}"),
         ("tokens", f"{quantity(price.audio_tokens)} audio, {quantity(price.video_tokens)} video before pruning"),
+        *_encoded(price),
         ("retained ratio", share(price.retained_ratio)),
         ("model FLOPs", f"{quantity(price.as_run_flops, 'FLOP')} at most: {AT_MOST}"),
         ("saved against dense with prefix reuse", saved(price.as_run_flops, price.dense_shared_flops)),
@@ -60,6 +61,13 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
             f"{quantity(price.largest_clip_kv_bytes_dense_shared, 'B')}",
         ),
     ]
+
+
+def _encoded(price: Price) -> list[tuple[str, str]]:
+    if price.video_encoded == price.video_tokens:
+        return []
+    cells = f"{quantity(price.video_encoded)} of {quantity(price.video_tokens)} cells"
+    return [("picture encoded", f"{cells}, chosen before the encoder (lossy)")]
 
 
 def hours_lines(price: Price, cost: CostConfig) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from omnidrop.answers import PassCost
 from omnidrop.engine import layout, prefill
 from omnidrop.engine.modes import DENSE_MODES, SHARED_MODES
 from omnidrop.model import Pruning
-from omnidrop.models.base import Adapter, Prefix
+from omnidrop.models.base import Adapter, Prefix, SomeOf
 from omnidrop.models.checkpoints import resolve_checkpoint
 from omnidrop.models.geometry import geometry_of, thinker_config
 from omnidrop.models.processing import ClipProcessor, outline
@@ -31,6 +31,8 @@ class Estimate:
 
     audio_tokens: int
     video_tokens: int
+    video_encoded: int
+    """Cells of the picture that are encoded: all, or those that `Pruning.encoder_share` leaves."""
     retained_ratio: float
     as_run: PassCost
     dense: PassCost
@@ -69,8 +71,9 @@ class Estimator:
         """
         prefix = self._prefix(frames, height, width, samples, fps, system_prompt, instruction)
         clip = prefill.ClipTokens.of(prefix)
-        encoders = self._encoder_flops(clip, pruning, questions, frames, height, width, samples)
-        prefix = replace(prefix, encoder_flops=encoders[0], encoder_flops_dense=encoders[1])
+        some_of = pruning.some_of(clip.av, self._widths.layers, questions)
+        as_run, whole = self._encoder_flops(clip.av.video, some_of, frames, height, width, samples)
+        prefix = replace(prefix, encoder_flops=as_run, encoder_flops_dense=whole)
         clip = replace(clip, prefix=prefix)
         asked = layout.ask(cast(Adapter, self._processor), questions)
         rows = [self._question_rows(prefix, one) for one in asked]
@@ -84,6 +87,7 @@ class Estimator:
         return Estimate(
             audio_tokens=clip.av.audio,
             video_tokens=clip.av.video,
+            video_encoded=clip.av.video if some_of is None else some_of.cells,
             retained_ratio=sum(ratios) / len(ratios),
             as_run=cost.after_each_other(costs),
             dense=cost.dense(self._widths, everything, rows, prefix.encoder_flops_dense),
@@ -113,9 +117,8 @@ class Estimator:
 
     def _encoder_flops(
         self,
-        clip: prefill.ClipTokens,
-        pruning: Pruning,
-        questions: Sequence[Question],
+        cells: int,
+        some_of: SomeOf | None,
         frames: int,
         height: int,
         width: int,
@@ -130,10 +133,9 @@ class Estimator:
             return sound, sound
         grid = self.geometry.grid(frames, height, width)
         whole = sound + self._family.vision_flops(sizes, *grid)
-        some_of = pruning.some_of(clip.av, self._widths.layers, questions)
         if some_of is None:
             return whole, whole
-        some = self._family.vision_flops(sizes, *grid, cells=some_of.cells, embedded=clip.av.video)
+        some = self._family.vision_flops(sizes, *grid, cells=some_of.cells, embedded=cells)
         return sound + some, whole
 
     def _question_rows(self, prefix: Prefix, one: layout.Asked) -> cost.QuestionRows:

@@ -49,6 +49,8 @@ class Price:
     """Answers to be given."""
     audio_tokens: int = 0
     video_tokens: int = 0
+    video_encoded: int = 0
+    """Cells of the picture that are encoded, of `video_tokens`."""
     retained_tokens: float = 0.0
     """Mean over layers of the tokens that stay, summed over clips."""
     as_run_flops: int = 0
@@ -169,6 +171,7 @@ def _add_clip(price: Price, estimate: Estimate) -> None:
     tokens = estimate.audio_tokens + estimate.video_tokens
     price.audio_tokens += estimate.audio_tokens
     price.video_tokens += estimate.video_tokens
+    price.video_encoded += estimate.video_encoded
     price.retained_tokens += estimate.retained_ratio * tokens
     ran: PassCost = estimate.as_run
     price.as_run_flops += ran.flops

@@ -44,6 +44,8 @@ MOST_COUNTS = 8
 OTHER_FOLDERS = "other folders"
 
 WAYS: tuple[Literal["as_run", "dense_shared", "dense"], ...] = ("as_run", "dense_shared", "dense")
+LOSSY_CELLS = r"^lossy: ([0-9,]+) of ([0-9,]+) cells of the picture were encoded$"
+"""The note of a clip whose picture was encoded in part, as `omnidrop.models.encoders` words it."""
 WAY_COLUMNS = ("tokens", "encoder_flops", "prefill_flops", "selection_flops", "decode_flops", "kv_bytes")
 SPENT = (
     "count(*), sum(as_run_flops)::HUGEINT, sum(dense_shared_flops)::HUGEINT, sum(dense_flops)::HUGEINT, sum(model_s)"
@@ -134,8 +136,8 @@ class _Results:
     def all(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql, {"job": self.job} | parameters).fetchall()
 
-    def one(self, sql: str) -> tuple[Any, ...]:
-        return self.all(sql)[0]
+    def one(self, sql: str, **parameters: Any) -> tuple[Any, ...]:
+        return self.all(sql, **parameters)[0]
 
     def asked(self) -> tuple[Asked, ...]:
         rows = self.all(
@@ -207,7 +209,15 @@ class _Results:
             FROM layered GROUP BY layer ORDER BY layer
             """
         )
-        return Kept(audio, video, ratio, of_audio, of_video, tuple((a, v) for a, v in layers))
+        cells = self.one(
+            """
+            SELECT sum(replace(regexp_extract(note, $lossy, 1), ',', '')::BIGINT)::BIGINT,
+                sum(replace(regexp_extract(note, $lossy, 2), ',', '')::BIGINT)::BIGINT
+            FROM (SELECT unnest(notes) AS note FROM clips WHERE job = $job) WHERE regexp_matches(note, $lossy)
+            """,
+            lossy=LOSSY_CELLS,
+        )
+        return Kept(audio, video, ratio, of_audio, of_video, tuple((a, v) for a, v in layers), *cells)
 
     def questions(self) -> tuple[QuestionFacts, ...]:
         rows = self.all(

@@ -109,6 +109,9 @@ class Kept:
     video: float | None
     layers: tuple[tuple[float | None, float | None], ...]
     """Per decoder layer, the shares of audio and video tokens that entered it."""
+    cells_encoded: int | None = None
+    """Of `cells`, those of clips whose picture was encoded in part; None without such clips."""
+    cells: int | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 
 from omnidrop.answers import Answer, ClipAnswers, Cost, LayerCount, PassCost, TraceCounts
 from omnidrop.errors import UserError
+from omnidrop.models.encoders import EncoderSettings, PatchPlan, encoder_notes
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 from pipeline.config.job import StorageConfig, load_job
 from pipeline.index.savings_index import SavingsIndex
@@ -47,6 +48,7 @@ QUESTIONS = (
 )
 VALUES = {Boolean: (False, True), Number: (0.0, 1.0, 2.0, 12.0)}
 FOLDERS = ("physics", "law", "medicine", "history")
+ENCODED = tuple(encoder_notes(PatchPlan((), (), 0, 1_400, 4_000), None, EncoderSettings()))
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{ 7 * 7 }}\u202egpj"
 
 
@@ -68,7 +70,7 @@ def costed(clip, answers):
     layers = tuple(LayerCount(i, 750 * (28 - i) // 40, 4_000 * (28 - i) // 60) for i in range(28))
     traced = TraceCounts(750, 4_000, layers)
     cost = Cost(ran, dense, shared, 1.25, None)
-    return ClipResult(clip, ClipAnswers(tuple(answers), cost, traced), 2.0, 60, 480_000, 1.0, 0.9, 1.3)
+    return ClipResult(clip, ClipAnswers(tuple(answers), cost, traced, ENCODED), 2.0, 60, 480_000, 1.0, 0.9, 1.3)
 
 
 def made_up(clip, streams, chance):
@@ -282,6 +284,12 @@ def test_numbers_read_as_people_write_them(shown, text):
 
 
 # -- size and safety --------------------------------------------------------------------------------------------------
+
+
+def test_what_was_never_encoded_is_said(large_report, large_page):
+    kept = large_report.kept
+    assert kept.cells_encoded / kept.cells == 0.35
+    assert f"{formats.tokens(kept.cells)} cells of the picture were encoded" in large_page
 
 
 def test_ten_thousand_clips_fit_into_two_megabytes(large_report, large_page):
