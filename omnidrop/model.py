@@ -85,8 +85,8 @@ class Pruning:
             )
         # Two spellings of one policy are one recipe.
         object.__setattr__(self, "settings", policies.effective(self.policy, dict(self.settings)))
-        policy = self.build()
-        own = policy.encoder_share if isinstance(policy, SomeCells) else 1.0
+        self.build()
+        own = policies.encoder_share(self.policy, dict(self.settings))
         if self.encoder_share is None or self.policy == "none":
             object.__setattr__(self, "encoder_share", own)
         assert self.encoder_share is not None

@@ -95,13 +95,17 @@ class ClipTokens:
         return self.text_places.shape[0]
 
     def entering(self, policy: Policy, schedule: Schedule) -> Tensor:
-        """(entering,) int64: numbers among the n of the tokens that `policy` lets into the decoder."""
+        """(entering,) int64: numbers among the candidates of the tokens that `policy` lets into the decoder."""
         index = policy.before(self.candidates, schedule)
         if index.shape[0] != schedule.entering[0]:
             raise ValueError(
                 f"policy {policy.name!r} let {index.shape[0]} tokens into the decoder, not {schedule.entering[0]}, of "
                 f"{self.candidates.count} that were encoded"
             )
+        return index
+
+    def among_all(self, index: Tensor) -> Tensor:
+        """Numbers among the n of the candidates at `index`."""
         return index if self.candidate_index is None else self.candidate_index[index]
 
 
@@ -273,18 +277,21 @@ def begin(
 ) -> State:
     """Embed the packed prompt, of the prefix only what the policy lets into the decoder."""
     prefix = clip.prefix
-    index = clip.entering(policy, schedule)
+    of_candidates = clip.entering(policy, schedule)
+    index = clip.among_all(of_candidates)
     alive = torch.sort(torch.cat((clip.text_places, clip.av_places[index]))).values
     whole = index.shape[0] == clip.av.count
     embeddings = prefix.embeddings if whole else prefix.embeddings.index_select(0, alive)
     deepstack = prefix.deepstack
-    join = None if whole else policy.joins(clip.av, index)
+    join = None if whole else policy.joins(clip.candidates, of_candidates)
     if join is not None:
         places = clip.av_places[index]
+        candidates = clip.among_all(torch.arange(clip.candidates.count, device=index.device))
 
         def merged(rows: Tensor) -> Tensor:
             """(N, D), those that enter changed."""
-            return rows.index_copy(0, places, join(rows.index_select(0, clip.av_places), index))
+            of_all = rows.index_select(0, clip.av_places[candidates])
+            return rows.index_copy(0, places, join(of_all, of_candidates))
 
         embeddings = merged(prefix.embeddings).index_select(0, alive)
         deepstack = tuple(merged(rows) for rows in deepstack)

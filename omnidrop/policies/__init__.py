@@ -3,6 +3,26 @@
 Importing this package loads no torch.
 """
 
-from omnidrop.policies.registry import effective, named, names, policy_class, register, registered, settings_of, takes
+from omnidrop.policies.registry import (
+    effective,
+    encoder_share,
+    named,
+    names,
+    policy_class,
+    register,
+    registered,
+    settings_of,
+    takes,
+)
 
-__all__ = ["effective", "named", "names", "policy_class", "register", "registered", "settings_of", "takes"]
+__all__ = [
+    "effective",
+    "encoder_share",
+    "named",
+    "names",
+    "policy_class",
+    "register",
+    "registered",
+    "settings_of",
+    "takes",
+]

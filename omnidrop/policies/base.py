@@ -182,6 +182,7 @@ def encoded(tokens: AudioVisual, prefix: Prefix) -> tuple[AudioVisual, Tensor | 
         modality=tokens.modality[number],
         chunk=tokens.chunk[number],
         grid=tokens.grid[number],
+        seconds=tokens.seconds[number],
         features=tokens.features[number],
         video=sum(sizes),
         frame_sizes=sizes,

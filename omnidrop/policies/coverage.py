@@ -55,21 +55,28 @@ def cover(tokens: AudioVisual, keep: int) -> Tensor:
     chosen = _greedy(list(bands.values()), keep)
     if len(bands) == 2:
         heard = int((tokens.modality[chosen] == AUDIO).sum())
-        bounded = _guarded(heard, keep, tokens.audio, tokens.video)
+        bounded = _guarded(heard, keep, tokens.audio, sum(tokens.sizes), tokens.video)
         if bounded != heard:
             chosen = torch.cat((_greedy([bands[AUDIO]], bounded), _greedy([bands[VIDEO]], keep - bounded)))
     return torch.sort(chosen).values
 
 
-def _guarded(heard: int, keep: int, audio: int, video: int) -> int:
-    """How many of `keep` tokens are audio when audio's share is held within its bounds."""
+def _guarded(heard: int, keep: int, audio: int, video: int, encoded: int) -> int:
+    """How many of `keep` tokens are audio when audio's share is held within its bounds; only `encoded` of the `video`
+    tokens can enter."""
+    least, most = (_audio_at(times, keep, audio, video) for times in (LEAST_AUDIO, MOST_AUDIO))
+    return max(min(max(heard, least), most), keep - encoded)
 
-    def at(times: float) -> int:
-        # a / audio = times * v / video and a + v = keep
-        count = round(keep * times * audio / (times * audio + video))
-        return min(max(count, keep - video, 0), audio, keep)
 
-    return min(max(heard, at(LEAST_AUDIO)), at(MOST_AUDIO))
+def _audio_at(times: float, keep: int, audio: int, video: int) -> int:
+    # a / audio = times * v / video and a + v = keep
+    count = round(keep * times * audio / (times * audio + video)) if audio else 0
+    return min(max(count, keep - video, 0), audio, keep)
+
+
+def video_entering(keep: int, audio: int, video: int) -> int:
+    """Of `keep` tokens, how many must be video at least: as many cells a picture needs to have encoded."""
+    return keep - _audio_at(MOST_AUDIO, keep, audio, video)
 
 
 def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> _Band:

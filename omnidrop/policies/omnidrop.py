@@ -15,6 +15,7 @@ from torch import Tensor
 from omnidrop.errors import PolicyError
 from omnidrop.policies import diversity, intra_modality
 from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, keep_highest
+from omnidrop.policies.coverage import video_entering
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate
 
@@ -96,10 +97,14 @@ class OmniDrop(Merging):
         return 1.0 if self.entry == "merged" else ENCODER_SHARE
 
     def most_video(self, tokens: AudioVisual, schedule: Schedule) -> int:
-        """As many as the entry's split gives the video."""
-        if schedule.entering[0] == tokens.count:
+        """As many as the entry's split gives the video. Where what covers the clip decides, with the most sound that
+        may enter: where more of the picture would cover it better, sound takes the place of what was not encoded."""
+        keep = schedule.entering[0]
+        if keep == tokens.count:
             return tokens.video
-        return sum(self._entry(tokens).split(schedule.entering[0])[1])
+        if self.entry == "cover":
+            return video_entering(keep, tokens.audio, tokens.video)
+        return sum(self._entry(tokens).split(keep)[1])
 
     def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
         """The paper's sigmoid with the given rates, or the rates that meet `retained_ratio` at this depth."""

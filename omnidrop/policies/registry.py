@@ -128,6 +128,18 @@ def named(name: str, **settings: object) -> Policy:
     return policy_class(name)(**dict(effective(name, settings)))
 
 
+_ENCODER_SHARES = {"omnidrop": 0.35}
+"""Those that encode a part of the picture where nothing is said: known without loading torch, as names are."""
+
+
+def encoder_share(name: str, settings: Mapping[str, object]) -> float:
+    """Share of the picture that policy `name` with `settings` has encoded where nothing is said; 1 where it chooses
+    among all tokens. Raises PolicyError, as `effective`."""
+    if not settings and isinstance(_POLICIES.get(name), str):
+        return _ENCODER_SHARES.get(name, 1.0)
+    return float(getattr(named(name, **settings), "encoder_share", 1.0))
+
+
 def takes(name: str, setting: str) -> bool:
     """Whether policy `name` has a parameter called `setting`."""
     return name in _POLICIES and setting in settings_of(name)

@@ -229,6 +229,7 @@ def _ratio(job: JobConfig, found: _Found) -> str | None:
 def _checkpoint(job: JobConfig, found: _Found) -> str:
     """Load the checkpoint and ask the whole set about a black, silent second, so that all that can fail does so now."""
     from omnidrop.model import OmniModel
+
     model = OmniModel.load(job.model.path, device=job.model.device, dtype=job.model.dtype)
     loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {model.weights_hash[:12]}"
     if not found.questions:

@@ -115,11 +115,6 @@ class ModelConfig(Section):
 Mode = Literal["dense", "dense_shared", "per_question", "staged", "set_guided"]
 
 
-ENCODER_SHARES: dict[Policy, float] = {"omnidrop": 0.35}
-"""The share of the picture that is encoded where nothing is said, by policy; 1 with the others. Equal to the policies'
-own, which cannot be asked here: that would load torch."""
-
-
 class PruningConfig(Section):
     """How a question set is run, and what is dropped on the way."""
 
@@ -200,13 +195,14 @@ class PruningConfig(Section):
             raise ValueError(f"mode {self.mode} keeps every token; leave retained_ratio out (as an option: none)")
         if not dense and self.retained_ratio is None and "p_final" not in self.settings:
             raise ValueError(f"policy {self.policy} needs a retained_ratio, as in 0.3")
-        own = ENCODER_SHARES.get(self.policy, 1.0)
+        own = policies.encoder_share(self.policy, self.settings)
         if self.encoder_share is None or dense:
             # Resolved here, because it is part of the recipe: another default is another recipe.
             object.__setattr__(self, "encoder_share", own)
         elif self.encoder_share < 1 and own == 1:
             raise ValueError(
-                f"policy {self.policy} chooses among all tokens of a clip: leave encoder_share out, or give 1"
+                f"policy {self.policy}{''.join(f', {n} {v}' for n, v in self.settings.items())} chooses among all "
+                "tokens of a clip: leave encoder_share out, or give 1"
             )
         return self
 
