@@ -5,6 +5,7 @@ standard error and status 2, any other failure with status 1. Knows nothing abou
 
 A command's module `jobs/NAME.py` offers a function `command`, whose docstring is its help, and may offer `EXAMPLES`,
 lines shown below it. It ends with `if __name__ == "__main__": main("NAME")`, so that `python -m jobs.NAME` is the same.
+A command with commands of its own is a folder `jobs/NAME/`, whose `SUBCOMMANDS` name its modules.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import inspect
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -54,24 +56,35 @@ COMMANDS = {
 class _Stub(typer.core.TyperCommand):
     """Stands for a command in the list of commands, so that its module need not be imported."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name=name, help=COMMANDS[name], callback=None)
+    def __init__(self, name: str, summary: str) -> None:
+        super().__init__(name=name, help=summary, callback=None)
 
 
-class _Commands(typer.core.TyperGroup):
-    """The root command: finds commands by module, and turns our own errors into messages and exit statuses."""
+class _Folder(typer.core.TyperGroup):
+    """The commands whose modules lie in a folder, each imported when it is called."""
+
+    package = "jobs"
+    summaries: Mapping[str, str] = COMMANDS
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name in COMMANDS if importlib.util.find_spec(f"jobs.{name}") is not None]
+        return [name for name in self.summaries if importlib.util.find_spec(_module(name, self.package)) is not None]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return _Stub(cmd_name) if cmd_name in self.list_commands(ctx) else None
+        return _Stub(cmd_name, self.summaries[cmd_name]) if cmd_name in self.list_commands(ctx) else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in COMMANDS and (close := difflib.get_close_matches(args[0], COMMANDS, n=1)):
-            ctx.fail(f"No such command {args[0]!r}; did you mean {close[0]}?")
+        if args and not args[0].startswith("-") and args[0] not in self.summaries:
+            close = difflib.get_close_matches(args[0], self.summaries, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(self.summaries)}"
+            ctx.fail(f"No such command {args[0]!r}; {hint}")
         name, stub, rest = super().resolve_command(ctx, args)
-        return (name, load_command(name), rest) if isinstance(stub, _Stub) and name is not None else (name, stub, rest)
+        if isinstance(stub, _Stub) and name is not None:
+            return name, load_command(name, self.package), rest
+        return name, stub, rest
+
+
+class _Commands(_Folder):
+    """The root command: turns our own errors into messages and exit statuses."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         # --debug is understood wherever it stands, because people add it to the end of a command that has just failed.
@@ -92,21 +105,31 @@ class _Commands(typer.core.TyperGroup):
             raise typer.Exit(130) from error
 
 
-def load_command(name: str) -> typer.core.TyperCommand:
-    """A command from its module."""
-    module = importlib.import_module(f"jobs.{name}")
+def load_command(name: str, package: str = "jobs") -> typer.core.TyperCommand | typer.core.TyperGroup:
+    """A command from its module, or the group of a folder's commands."""
+    module = importlib.import_module(_module(name, package))
+    is_folder = hasattr(module, "SUBCOMMANDS")
     # Each example is a paragraph, because help joins the lines of a paragraph. Brackets are the user's, not markup.
     examples = "\n\n".join(["Examples:", *(one.replace("[", r"\[") for one in getattr(module, "EXAMPLES", ()))])
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    paragraphs = (inspect.getdoc(module.command) or "").split("\n\n")
-    single.command(
-        name,
-        help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
-        epilog=examples if hasattr(module, "EXAMPLES") else None,
-    )(module.command)
+    single = typer.Typer(name=name, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    paragraphs = (inspect.getdoc(module if is_folder else module.command) or "").split("\n\n")
+    shown: dict[str, Any] = {
+        "help": "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
+        "epilog": examples if hasattr(module, "EXAMPLES") else None,
+    }
+    if is_folder:
+        single.callback(cls=_Folder, no_args_is_help=True, **shown)(lambda: None)
+    else:
+        single.command(name, **shown)(module.command)
     loaded = typer.main.get_command(single)
-    assert isinstance(loaded, typer.core.TyperCommand)
+    if isinstance(loaded, _Folder):
+        loaded.package, loaded.summaries = module.__name__, module.SUBCOMMANDS
+    assert isinstance(loaded, typer.core.TyperCommand | typer.core.TyperGroup)
     return loaded
+
+
+def _module(name: str, package: str) -> str:
+    return f"{package}.{name.replace('-', '_')}"
 
 
 app = typer.Typer(

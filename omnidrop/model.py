@@ -154,10 +154,12 @@ class _Pass:
 class OmniModel:
     """A loaded omni-modal model that answers question sets."""
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: Adapter, *, near_duplicate: float = 0.0) -> None:
         self.adapter = adapter
         self.family = adapter.family
         self.weights_hash = adapter.weights_hash
+        self.near_duplicate = near_duplicate
+        """As it was loaded: whatever keeps answers keeps it with them."""
         self._grammars: Grammars | None = None
         self.widths = cost.Widths.of(adapter.config, adapter.dtype.itemsize)
 
@@ -176,7 +178,7 @@ class OmniModel:
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
         encoders = EncoderSettings(near_duplicate=near_duplicate)
-        return cls(load(model, device=device, dtype=dtype, encoders=encoders))
+        return cls(load(model, device=device, dtype=dtype, encoders=encoders), near_duplicate=near_duplicate)
 
     def answer(
         self,

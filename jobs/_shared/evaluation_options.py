@@ -1,14 +1,17 @@
-"""The options of `omnidrop evaluate`, and what they say together: ways of running, and what the model sees.
+"""How every `omnidrop evaluate` runs its questions: ways of pruning, what the model sees, where answers are kept.
 
-Promises: what does not go together is refused with a sentence that says what does. Knows nothing about where questions
-come from.
+Promises: each subcommand has the same options for it, declared once as `Ways`; what does not go together is refused
+with a sentence that says what does. Knows nothing about where questions come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -16,100 +19,26 @@ from omnidrop import policies
 from omnidrop.engine.modes import DENSE_MODES
 from pipeline.config.job import JobConfig
 from pipeline.config.sections import PruningConfig
+from pipeline.config.worker_settings import decode_settings
 from pipeline.config.yaml_source import parse_yaml
-from pipeline.evaluation.benchmarks import BENCHMARKS
 from pipeline.evaluation.dataset import DENSE, Arm, EvaluationError, arm_of
 from pipeline.evaluation.runner import RunSettings
-from pipeline.toy_world.world import WORLDS
 from workers.records import DecodeSettings
 
-LABEL_RATIOS = (0.5, 0.3, 0.2, 0.1)
-"""What `--labels` compares where no ratio is given."""
-BENCHMARK_DECODE_S = 900.0
+LONG_DECODE_S = 900.0
 """A benchmark's clip may be an hour long."""
 
-_WHAT, _HOW, _SEEN = "What is asked", "How it is run", "What the model sees"
+_HOW, _SEEN = "How it is run", "What the model sees"
 
-What = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[WHAT]",
-        help="toy-world, archive, labels, or a benchmark: worldsense, daily-omni, video-mme, avut. May be left out "
-        "where --archive or --labels says it.",
-        show_default=False,
-    ),
-]
-World = Annotated[str, typer.Option("--world", help=f"Toy world: {' or '.join(WORLDS)}.", rich_help_panel=_WHAT)]
-Clips = Annotated[
-    int,
-    typer.Option(
-        "--clips",
-        help="Clips of the toy world (20), or videos of a benchmark (all).",
-        show_default=False,
-        rich_help_panel=_WHAT,
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Which clips; also for policies that draw.", rich_help_panel=_WHAT)]
-Questions = Annotated[
-    int, typer.Option("--questions", help="At most so many questions a toy clip; 0 for all.", rich_help_panel=_WHAT)
-]
-MediaFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--media", help="Where rendered clips are kept; the user's cache where not given.", rich_help_panel=_WHAT
-    ),
-]
-Archive = Annotated[
-    Path | None, typer.Option("--archive", help="Folder of toy clips rendered by anyone.", rich_help_panel=_WHAT)
-]
-TruthFile = Annotated[
-    Path | None,
-    typer.Option("--truth", help="What they show: JSON with events per file.", rich_help_panel=_WHAT),
-]
-LabelsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--labels",
-        help="CSV with file, start, end, question, answer: right answers for an archive of your own.",
-        rich_help_panel=_WHAT,
-    ),
-]
-JobOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--job",
-        help="Job file with the archive and the question set of the labels; ./job.yaml where not given.",
-        rich_help_panel=_WHAT,
-        show_default=False,
-    ),
-]
-Tolerance = Annotated[float, typer.Option("--tolerance", help="How far a number may be off.", rich_help_panel=_WHAT)]
-Root = Annotated[
-    Path | None, typer.Option("--root", help="Folder of a benchmark in its own layout.", rich_help_panel=_WHAT)
-]
-QuestionsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--questions-file",
-        help="The benchmark's questions, where --root holds several files of them.",
-        rich_help_panel=_WHAT,
-    ),
-]
-Letters = Annotated[
-    bool,
-    typer.Option(
-        "--letters/--written",
-        help="Benchmarks: compare the letters' probabilities, or read the letter from written text as published.",
-        rich_help_panel=_WHAT,
-    ),
-]
+Questions = Annotated[int, typer.Option("--questions", help="Up to N questions about a clip; 0 for all.")]
+Seed = Annotated[int, typer.Option("--seed", help="Which clips and questions are drawn; also for random policies.")]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         help="Checkpoint: a directory, a hub id, or an embedded one (`tiny`, for world v2 `tiny-v2`).",
         rich_help_panel=_HOW,
-        show_default="the one for the world, or the job's",
+        show_default="the world's, or the job's",
     ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_HOW)]
@@ -139,7 +68,7 @@ Retained = Annotated[
         metavar="R[,R...]",
         help="Retained ratio, several with commas or given again.",
         rich_help_panel=_HOW,
-        show_default="0.3; with --labels 0.5,0.3,0.2,0.1",
+        show_default="0.3; for labels 0.5,0.3,0.2,0.1",
     ),
 ]
 EncoderShares = Annotated[
@@ -186,7 +115,7 @@ WithDense = Annotated[
         "--dense/--no-dense",
         help="Also ask without pruning, and compare.",
         rich_help_panel=_HOW,
-        show_default="only with --labels",
+        show_default="only for labels",
     ),
 ]
 Fps = Annotated[
@@ -217,50 +146,104 @@ Details = Annotated[
 ]
 
 
-def arms_of(
-    kind: str,
-    job: JobConfig | None,
-    mode: str | None,
-    policy: str | None,
-    retained: Sequence[str],
-    guidance: str | None,
-    settings: Sequence[str],
-    seed: int,
-    dense: bool | None,
-    encoder_shares: Sequence[str] = (),
-) -> list[Arm]:
-    """The ways to run, unpruned first where wanted. Raises EvaluationError and PolicyError."""
-    parameters: tuple[tuple[str, policies.registry.Value], ...] = tuple(sorted(_parameter(text) for text in settings))
-    if job is not None and mode is None and policy is None and job.pruning.mode not in DENSE_MODES:
-        mode, policy, guidance = job.pruning.mode, job.pruning.policy, guidance or job.pruning.guidance
-        parameters = parameters or tuple(job.pruning.settings.items())
-        if not encoder_shares and job.pruning.encoder_share != PruningConfig(policy=policy).encoder_share:
-            encoder_shares = [f"{job.pruning.encoder_share}"]
-    modes = _words("--mode", mode or ("dense_shared" if policy == "none" else "set_guided"))
-    of_policies = _words("--policy", policy or "omnidrop")
-    guidances = _words("--guidance", guidance or "max")
-    pruned = [name for name in modes if name not in DENSE_MODES]
-    if not pruned and (policy not in (None, "none") or retained not in ([], ["1"], ["1.0"])):
-        raise EvaluationError(f"--mode {mode} prunes nothing: leave --policy and --retained out")
-    ratios: list[float | None] = [*_ratios("--retained", retained)]
-    if not ratios and any(name == "p_final" for name, _ in parameters):
-        ratios = [None]  # the policy has its rates
-    if not ratios:
-        ratios = list(LABEL_RATIOS) if kind == "labels" else [0.3]
-    shares: list[float | None] = [*_ratios("--encoder-share", encoder_shares)] or [None]
-    unpruned = [arm_of(name, "none", None) for name in modes if name in DENSE_MODES]
-    if not unpruned and pruned and (dense or (dense is None and kind == "labels")):
-        unpruned = [DENSE]
-    made = [
-        arm_of(name, of_policy, ratio, of_guidance, parameters, seed, share)  # type: ignore[arg-type]
-        for name in pruned
-        for of_policy in of_policies
-        # Only a set that is pruned together joins its questions' importance.
-        for of_guidance in (guidances if name == "set_guided" else guidances[:1])
-        for ratio in ratios
-        for share in shares
+@dataclass(frozen=True)
+class Ways:
+    """The options that all subcommands share, as they were given."""
+
+    seed: Seed = 0
+    model: Model = None
+    device: Device = None
+    dtype: Dtype = None
+    mode: ModeName = None
+    policy: PolicyName = None
+    retained: Retained = None
+    encoder_share: EncoderShares = None
+    guidance: GuidanceName = None
+    setting: PolicySetting = None
+    questions_per_set: QuestionsPerSet = None
+    dense: WithDense = None
+    fps: Fps = None
+    max_frames: MaxFrames = None
+    max_pixels: MaxPixels = None
+    system_prompt: SystemPrompt = None
+    details: Details = None
+
+    def arms(self, job: JobConfig | None = None, *, ratios: Sequence[float] = (0.3,), dense: bool = False) -> list[Arm]:
+        """The ways to run, unpruned first if it is wanted. What was not given is as the job has it; `ratios` and
+        `dense` are for what neither says. Raises EvaluationError and PolicyError.
+        """
+        mode, policy, guidance, encoder_shares = self.mode, self.policy, self.guidance, self.encoder_share or []
+        parameters: tuple[tuple[str, policies.registry.Value], ...] = tuple(
+            sorted(_parameter(text) for text in self.setting or ())
+        )
+        if job is not None and mode is None and policy is None and job.pruning.mode not in DENSE_MODES:
+            mode, policy, guidance = job.pruning.mode, job.pruning.policy, guidance or job.pruning.guidance
+            parameters = parameters or tuple(job.pruning.settings.items())
+            if not encoder_shares and job.pruning.encoder_share != PruningConfig(policy=policy).encoder_share:
+                encoder_shares = [f"{job.pruning.encoder_share}"]
+        modes = _words("--mode", mode or ("dense_shared" if policy == "none" else "set_guided"))
+        of_policies = _words("--policy", policy or "omnidrop")
+        guidances = _words("--guidance", guidance or "max")
+        pruned = [name for name in modes if name not in DENSE_MODES]
+        if not pruned and (policy not in (None, "none") or self.retained not in (None, [], ["1"], ["1.0"])):
+            raise EvaluationError(f"--mode {mode} prunes nothing: leave --policy and --retained out")
+        asked: list[float | None] = [*_ratios("--retained", self.retained or ())]
+        if not asked:
+            # A policy with a final rate of its own needs no ratio.
+            asked = [None] if any(name == "p_final" for name, _ in parameters) else list(ratios)
+        shares: list[float | None] = [*_ratios("--encoder-share", encoder_shares)] or [None]
+        unpruned = [arm_of(name, "none", None) for name in modes if name in DENSE_MODES]
+        if not unpruned and pruned and (dense if self.dense is None else self.dense):
+            unpruned = [DENSE]
+        made = [
+            arm_of(name, of_policy, ratio, of_guidance, parameters, self.seed, share)  # type: ignore[arg-type]
+            for name in pruned
+            for of_policy in of_policies
+            # Only a set that is pruned together joins its questions' importance.
+            for of_guidance in (guidances if name == "set_guided" else guidances[:1])
+            for ratio in asked
+            for share in shares
+        ]
+        return [*unpruned, *made]
+
+    def run_settings(
+        self, job: JobConfig | None = None, *, max_frames: int | None = None, is_long: bool = False
+    ) -> RunSettings:
+        """How clips are sampled: as given, else as the job has it, else up to `max_frames`. Raises EvaluationError."""
+        if self.fps is not None and not 0 < self.fps <= 60:
+            raise EvaluationError(f"--fps must be above 0 and up to 60, got {self.fps:g}")
+        if job is not None:
+            decode = decode_settings(job.clips, job.execution)
+        else:
+            decode = DecodeSettings(timeout_s=LONG_DECODE_S if is_long else DecodeSettings.timeout_s)
+        decode = dataclasses.replace(
+            decode, fps=self.fps or decode.fps, max_pixels=self.max_pixels or decode.max_pixels
+        )
+        prompt = self.system_prompt if self.system_prompt is not None or job is None else job.model.system_prompt
+        return RunSettings(decode, self.max_frames or max_frames, self.questions_per_set, prompt)
+
+
+def with_ways(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn `command(ways: Ways, ...)` into one that has each of their fields as an option, after its own."""
+    fields = get_type_hints(Ways, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=fields[field.name]
+        )
+        for field in dataclasses.fields(Ways)
     ]
-    return [*unpruned, *made]
+    signature = inspect.signature(command, eval_str=True)
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != "ways"]
+
+    def run(**given: Any) -> None:
+        ways = Ways(**{field.name: given.pop(field.name) for field in dataclasses.fields(Ways)})
+        command(ways=ways, **given)
+
+    parameters = [*own, *shared]
+    run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def _words(option: str, text: str) -> list[str]:
@@ -295,26 +278,3 @@ def _parameter(text: str) -> tuple[str, float | int | str | bool]:
     # YAML reads a bare off as false, but it is what one policy calls a kind of diversity.
     typed = value if value in ("on", "off", "yes", "no") else parse_yaml(value, Path("--setting")).value
     return name, typed if isinstance(typed, bool | int | float) else value
-
-
-def run_settings(
-    kind: str,
-    job: JobConfig | None,
-    fps: float | None,
-    max_frames: int | None,
-    max_pixels: int | None,
-    questions_per_set: int | None,
-    system_prompt: str | None,
-) -> RunSettings:
-    """How clips are sampled: as given, else as the job or the benchmark has it. Raises EvaluationError."""
-    if fps is not None and not 0 < fps <= 60:
-        raise EvaluationError(f"--fps must be above 0 and at most 60, got {fps:g}")
-    published = BENCHMARKS.get(kind)
-    decode = DecodeSettings(
-        fps=fps or (job.clips.fps if job else DecodeSettings.fps),
-        max_pixels=max_pixels or (job.clips.max_pixels if job else None) or DecodeSettings.max_pixels,
-        timeout_s=BENCHMARK_DECODE_S if published else job.execution.decode_timeout_s if job else 120.0,
-    )
-    frames = max_frames or (published.max_frames if published else None)
-    prompt = system_prompt if system_prompt is not None else job.model.system_prompt if job else None
-    return RunSettings(decode, frames, questions_per_set, prompt)

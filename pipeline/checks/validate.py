@@ -22,7 +22,6 @@ from pipeline.archive.listing import list_media
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
-from pipeline.config.worker_settings import pruning_of
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import caveats, open_store
@@ -228,9 +227,11 @@ def _ratio(job: JobConfig, found: _Found) -> str | None:
 
 def _checkpoint(job: JobConfig, found: _Found) -> str:
     """Load the checkpoint and ask the whole set about a black, silent second, so that all that can fail does so now."""
-    from omnidrop.model import OmniModel
+    from pipeline.config.worker_settings import answerer_settings
+    from workers.model.answerer import load_model
 
-    model = OmniModel.load(job.model.path, device=job.model.device, dtype=job.model.dtype)
+    settings = answerer_settings(job.model, job.pruning)
+    model = load_model(settings)
     loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {model.weights_hash[:12]}"
     if not found.questions:
         return f"{loaded}; loaded, but not asked, because there are no questions to ask"
@@ -240,8 +241,8 @@ def _checkpoint(job: JobConfig, found: _Found) -> str:
         audio,
         found.questions,
         fps=2.0,
-        pruning=pruning_of(job.pruning),
-        system_prompt=job.model.system_prompt,
+        pruning=settings.pruning,
+        system_prompt=settings.system_prompt,
         instruction=found.instruction,
     )
     return f"{loaded}; {len(answered.answers)} questions about a black second in {answered.cost.seconds:.1f} s"

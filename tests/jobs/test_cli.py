@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 from jobs._shared.options import json_text, settings, settings_table, with_job, write_json
 from jobs._shared.results import find_results
 from jobs.cli import COMMANDS, app, load_command
+from jobs.evaluate import SUBCOMMANDS
 from omnidrop.errors import ModelError, UserError
 from pipeline.config.job import JobConfig, StorageConfig, load_job
 from pipeline.questions.question_set import load_question_set
@@ -121,7 +122,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
     single = typer.Typer(add_completion=False)
     single.command("query")(command)
-    monkeypatch.setattr("jobs.cli.load_command", lambda name: typer.main.get_command(single))
+    monkeypatch.setattr("jobs.cli.load_command", lambda name, package: typer.main.get_command(single))
 
 
 @pytest.mark.parametrize(
@@ -493,9 +494,12 @@ def test_the_index_is_really_connected_to(job_file: Path, videos: Path, monkeypa
     assert "FAILED   savings index: index_url: ${NOT_SET_ANYWHERE} refers to NOT_SET_ANYWHERE" in missing.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if find_spec(f"jobs.{name}")])
-def test_every_command_loads_and_explains_itself(name: str):
-    command = load_command(name)
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [*(("jobs", name) for name in COMMANDS if find_spec(f"jobs.{name}")), *(("jobs.evaluate", n) for n in SUBCOMMANDS)],
+)
+def test_every_command_loads_and_explains_itself(package: str, name: str):
+    command = load_command(name, package)
     assert command.help
     assert "Examples:" in (command.epilog or "")
 

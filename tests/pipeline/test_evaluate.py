@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import s3fs
 
+from jobs._shared import evaluation_run
 from jobs._shared.evaluation_tables import short_names
 from omnidrop.answers import Answer
 from omnidrop.model import OmniModel, Pruning
@@ -26,8 +27,9 @@ from pipeline.evaluation.runner import RunSettings, sets_of
 from pipeline.evaluation.scoring import letter_of, right_answers, score
 from pipeline.toy_world import Event, Format, questions_of, render_clip
 from tests.support.s3_server import s3_server
-from tests.support.small_jobs import cli
+from tests.support.small_jobs import cli, select
 from workers.media.decode import decode_one
+from workers.model import answerer
 from workers.records import Clip, DecodeSettings
 
 COLOURS = ("red", "green", "blue")
@@ -281,8 +283,8 @@ def test_a_ratio_below_the_floor_is_left_out_of_a_table_and_refused_alone(tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "say what to evaluate"),
-        (("toy",), "there is no evaluation 'toy'"),
+        (("toy-word",), "did you mean toy-world?"),
+        (("worldsense",), "allowed: toy-world, labels, truth, benchmark"),
         (("toy-world", "--world", "v3"), "'v3'"),
         (("toy-world", "--clips", "-1"), "--clips must be"),
         (("toy-world", "--retained", "2"), "at most 1, got 2"),
@@ -292,9 +294,11 @@ def test_a_ratio_below_the_floor_is_left_out_of_a_table_and_refused_alone(tmp_pa
         (("toy-world", "--policy", "omnidrop,"), "different names"),
         (("toy-world", "--setting", "diversity"), "NAME=VALUE"),
         (("toy-world", "--setting", "colour=red"), "no setting 'colour'"),
-        (("toy-world", "--labels", "x.csv"), "do not go with toy-world"),
-        (("--archive", "x"), "both --archive DIR and --truth"),
-        (("worldsense",), "needs --root"),
+        (("toy-world", "--labels", "x.csv"), "No such option: --labels"),
+        (("truth", "--archive", "x"), "Missing option '--truth'"),
+        (("labels", "--labels", "x.csv", "--job", "none.yaml"), "there is no job file none.yaml"),
+        (("benchmark", "worldsense"), "Missing option '--root'"),
+        (("benchmark", "best", "--root", "x"), "no benchmark 'best'; allowed: worldsense, daily-omni"),
     ],
 )
 def test_mistakes_are_named(arguments, words):
@@ -347,7 +351,7 @@ def test_foreign_toy_clips_of_any_length_and_container(tmp_path, foreign):
     assert len(by_file["long.avi"]) > 1
     assert any("not in" in note for note in notes)
     found = evaluate(
-        tmp_path, "--archive", foreign, "--truth", foreign / "truth.json", "--questions", 4, "--retained", 0.3
+        tmp_path, "truth", "--archive", foreign, "--truth", foreign / "truth.json", "--questions", 4, "--retained", 0.3
     )
     assert found["failures"] == {"not_media": 4}
     assert found["answered"] == found["count"] - 4
@@ -369,7 +373,7 @@ def test_foreign_toy_clips_of_any_length_and_container(tmp_path, foreign):
 )
 def test_bad_truths_are_named_by_file_and_field(tmp_path, foreign, entry, words):
     (tmp_path / "truth.json").write_text(json.dumps(entry))
-    assert words in refused("--archive", foreign, "--truth", tmp_path / "truth.json")
+    assert words in refused("truth", "--archive", foreign, "--truth", tmp_path / "truth.json")
 
 
 def test_shape_and_sound_told_apart_are_one_event_and_tangled_ones_are_not_matched():
@@ -429,7 +433,7 @@ def test_labels_give_a_table_of_ratios_against_no_pruning(tmp_path, labelled, jo
         ("notes.mp4", "", "", "heard", "no"),
         delimiter=";",
     )
-    found = evaluate(tmp_path, job, "--labels", table, "--retained", "0.5,0.3", "--tolerance", 6)
+    found = evaluate(tmp_path, "labels", "--job", job, "--labels", table, "--retained", "0.5,0.3", "--tolerance", 6)
     dense, half, third = found["arms"]
     assert (dense["mode"], half["asked_ratio"], third["asked_ratio"]) == ("dense_shared", 0.5, 0.3)
     for arm in found["arms"]:
@@ -450,7 +454,7 @@ def test_every_bad_row_is_named_with_its_line(labelled, job):
         ("gone.mp4", "0", "3", "heard", "yes"),
         ("talks/long.mkv", "0", "3", "heard", "yes"),
     )
-    message = refused("--labels", table, "--job", job)
+    message = refused("labels", "--labels", table, "--job", job)
     assert "did you mean long.mkv?" in message
     assert "line 3: question 'colour' is not in" in message
     assert "line 4: file 'gone.mp4' is not in the archive" in message
@@ -462,7 +466,7 @@ def test_every_bad_row_is_named_with_its_line(labelled, job):
         ("short.mp4", "0", "3", "all", "{}"),
         ("long.mkv", "0", "3", "count", "9"),
     )
-    message = refused("--labels", table, "--job", job)
+    message = refused("labels", "--labels", table, "--job", job)
     for words in (
         "line 2: question heard: the right answer must be yes or no",
         "line 3: 0 to 30 s is not within short.mp4",
@@ -474,14 +478,56 @@ def test_every_bad_row_is_named_with_its_line(labelled, job):
 
 
 def test_tables_that_are_none(tmp_path, labelled, job):
-    assert "no column answer" in refused("--labels", labelled(header=("file", "question")), "--job", job)
-    assert "no row below" in refused("--labels", labelled(), "--job", job)
-    assert "No such file" in refused("--labels", tmp_path / "none.csv", "--job", job)
-    assert "give --job" in refused("--labels", labelled())
-    assert "before end" in refused("--labels", labelled(("short.mp4", "3", "3", "heard", "yes")), "--job", job)
+    assert "no column answer" in refused("labels", "--labels", labelled(header=("file", "question")), "--job", job)
+    assert "no row below" in refused("labels", "--labels", labelled(), "--job", job)
+    assert "No such file" in refused("labels", "--labels", tmp_path / "none.csv", "--job", job)
+    assert "give --job" in refused("labels", "--labels", labelled())
+    assert "before end" in refused(
+        "labels", "--labels", labelled(("short.mp4", "3", "3", "heard", "yes")), "--job", job
+    )
 
 
 @pytest.mark.cluster
+def test_a_jobs_model_is_loaded_alike_wherever_it_answers(tmp_path, labelled, job, monkeypatch):
+    """A ratio is chosen by the accuracy of the job's own model, and the job is checked with it."""
+    (tmp_path / "questions.yaml").write_text("\n".join(QUESTIONS.splitlines()[:4]))
+    job.write_text(job.read_text().replace("{retained_ratio: 0.4}", "{retained_ratio: 0.4, near_duplicate: 2.5}"))
+    loaded = []
+
+    def seen(settings):
+        loaded.append((settings.model, settings.dtype, settings.near_duplicate))
+        return OmniModel.load(
+            settings.model, device=settings.device, dtype=settings.dtype, near_duplicate=settings.near_duplicate
+        )
+
+    monkeypatch.setattr(answerer, "load_model", seen)
+    monkeypatch.setattr(evaluation_run, "load_model", seen)
+    table = labelled(("short.mp4", "0", "3", "shape", "circle"))
+    found = evaluate(tmp_path, "labels", "--job", job, "--labels", table, "--retained", "0.4", "--no-dense")
+    assert found["setting"]["near_duplicate"] == 2.5
+    for command in (("validate", job), ("index", job), ("calibrate", job)):
+        result = cli(*command)
+        assert result.exit_code == 0, result.output
+    clip_id = select(job, "SELECT min(clip_id) FROM answers")[0][0]
+    result = cli("explain", clip_id, job, "-o", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    assert loaded == [("tiny", "auto", 2.5)] * 5
+
+
+def test_answers_of_another_kind_of_encoding_are_not_taken_from_a_log(tmp_path, labelled, job):
+    (tmp_path / "questions.yaml").write_text("\n".join(QUESTIONS.splitlines()[:4]))
+    table = labelled(("short.mp4", "0", "3", "shape", "circle"))
+    common = ("labels", "--job", job, "--labels", table, "--retained", "0.4", "--no-dense")
+    details = tmp_path / "details.jsonl"
+    evaluate(tmp_path, *common, "--details", details)
+    exact = job.read_text()
+    job.write_text(exact.replace("{retained_ratio: 0.4}", "{retained_ratio: 0.4, near_duplicate: 255}"))
+    evaluate(tmp_path, *common, "--details", details)
+    job.write_text(exact)
+    evaluate(tmp_path, *common, "--details", details)
+    assert len({json.loads(line)["key"] for line in details.read_text().splitlines()}) == 2
+
+
 def test_labels_of_a_bucket(labelled, job):
     table = labelled(("short.mp4", "1", "3", "heard", "yes"))
     with s3_server("media") as endpoint:
@@ -559,7 +605,7 @@ def test_worldsense_in_its_own_layout(tmp_path, videos):
         writer = csv.writer(file, delimiter="\t")
         writer.writerow(["index", "video_path", "question", "candidates", "answer", "task_type", "audio_class"])
         writer.writerows(rows)
-    found = evaluate(tmp_path, "worldsense", "--root", root, "--retained", 0.4, "--letters")
+    found = evaluate(tmp_path, "benchmark", "worldsense", "--root", root, "--retained", 0.4, "--letters")
     assert found["count"] == 4
     assert found["answered"] == 2
     assert found["failures"] == {"bad_row": 1, "media_missing": 1}
@@ -585,7 +631,7 @@ def test_video_mme_parquet_daily_omni_and_avut(tmp_path, videos):
         "task_type": "Audio",
     }  # fmt: skip
     pq.write_table(pa.Table.from_pylist([question]), root / "videomme" / "test-00000-of-00001.parquet")
-    found = evaluate(tmp_path, "video-mme", "--root", root, "--mode", "dense_shared")
+    found = evaluate(tmp_path, "benchmark", "video-mme", "--root", root, "--mode", "dense_shared")
     assert (found["count"], found["answered"]) == (1, 1)
     assert found["setting"]["max_frames"] == 768
     assert found["guess"] == 0.25
@@ -595,7 +641,7 @@ def test_video_mme_parquet_daily_omni_and_avut(tmp_path, videos):
     row_files(videos, root, "videos/xyz/xyz_video.mp4")
     daily = {"Question": "What is heard?", "Choice": ["A. tones", "B. rain"], "Answer": "A", "video_id": "xyz"}
     (root / "qa.json").write_text(json.dumps([daily | {"Type": "AV Event Alignment", "video_duration": "30s"}]))
-    found = evaluate(tmp_path, "daily-omni", "--root", root, "--letters", "--retained", 0.4)
+    found = evaluate(tmp_path, "benchmark", "daily-omni", "--root", root, "--letters", "--retained", 0.4)
     assert list(found["tasks"]) == ["AV Event Alignment"]
     assert found["answered"] == 1
 
@@ -604,18 +650,18 @@ def test_video_mme_parquet_daily_omni_and_avut(tmp_path, videos):
     avut = {"QA_id": 1, "video_id": "v1", "question": "What is heard?", "option_A": "tones", "option_B": "rain"}
     avut |= {"option_C": "", "answer": "A", "task_type": "Audio"}
     (root / "AV_Human_data.json").write_text(json.dumps([avut]))
-    found = evaluate(tmp_path, "avut", "--root", root, "--letters", "--retained", 0.4)
+    found = evaluate(tmp_path, "benchmark", "avut", "--root", root, "--letters", "--retained", 0.4)
     assert (found["answered"], found["guess"]) == (1, 0.5)
 
 
 def test_folders_that_hold_no_benchmark(tmp_path, videos):
-    assert "is not a folder" in refused("avut", "--root", tmp_path / "none")
+    assert "is not a folder" in refused("benchmark", "avut", "--root", tmp_path / "none")
     (tmp_path / "root").mkdir()
-    assert "no file of questions with" in refused("avut", "--root", tmp_path / "root")
+    assert "no file of questions with" in refused("benchmark", "avut", "--root", tmp_path / "root")
     rows = [{"video_path": "../outside.mp4", "question": "?", "option_A": "a", "option_B": "b", "answer": "A"}]
     shutil.copy(videos / "short.mp4", tmp_path / "outside.mp4")
     for name in ("one.json", "two.json"):
         (tmp_path / "root" / name).write_text(json.dumps(rows))
-    assert "choose with --questions-file" in refused("avut", "--root", tmp_path / "root")
+    assert "choose with --questions-file" in refused("benchmark", "avut", "--root", tmp_path / "root")
     chosen = ("--questions-file", tmp_path / "root" / "one.json")
-    assert "none of 1 videos" in refused("avut", "--root", tmp_path / "root", *chosen)
+    assert "none of 1 videos" in refused("benchmark", "avut", "--root", tmp_path / "root", *chosen)

@@ -84,6 +84,17 @@ class AnswererDescription:
         )
 
 
+def load_model(settings: AnswererSettings) -> OmniModel:
+    """The model as it answers under these settings; for a job's, see `pipeline.config.worker_settings`.
+
+    All that a job or an evaluation loads is loaded here, so that a setting cannot hold for one and not for the other.
+    Raises CheckpointError.
+    """
+    return OmniModel.load(
+        settings.model, device=settings.device, dtype=settings.dtype, near_duplicate=settings.near_duplicate
+    )
+
+
 class Answerer:
     """Holds the model. Made cheaply; `load` is what takes time, once."""
 
@@ -104,11 +115,8 @@ class Answerer:
         started = time.monotonic()
         if self._settings.torch_threads is not None:
             torch.set_num_threads(self._settings.torch_threads)
-        settings = self._settings
-        self._model = OmniModel.load(
-            settings.model, device=settings.device, dtype=settings.dtype, near_duplicate=settings.near_duplicate
-        )
-        self._geometry = geometry_of(resolve_checkpoint(settings.model))
+        self._model = load_model(self._settings)
+        self._geometry = geometry_of(resolve_checkpoint(self._settings.model))
         self._load_s = time.monotonic() - started
 
     def answer(

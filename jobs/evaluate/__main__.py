@@ -1,0 +1,5 @@
+"""`python -m jobs.evaluate` is `omnidrop evaluate`."""
+
+from jobs.cli import main
+
+main("evaluate")
