@@ -10,10 +10,10 @@ from rich.table import Table
 
 from jobs._shared.display import banded, console, off_line, print_facts, share, with_reasons
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
+from jobs._shared.results import EndpointUrl, Results, find_results
 from jobs.cli import main
 from omnidrop.errors import UserError
-from pipeline.config.job import AuditConfig, load_job
+from pipeline.config.job import AuditConfig
 
 if TYPE_CHECKING:
     from pipeline.evaluation.audit import Agreement, Audit
@@ -57,12 +57,11 @@ def command(
     from pipeline.storage.store import open_store
     from pipeline.tables import manifest
 
-    uri, storage = find_results(results, endpoint_url)
-    settings = AuditConfig()
-    if results is not None and is_job_file(results):
-        given = load_job(results)
-        job, settings = job or given.name, given.audit
-    store = open_store(uri, storage)
+    place = find_results(results, endpoint_url)
+    uri, settings = place.uri, AuditConfig()
+    if place.job is not None:
+        job, settings = job or place.job.name, place.job.audit
+    store = open_store(uri, place.storage)
     published = manifest.current(store)
     if published is None:
         raise UserError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")

@@ -12,9 +12,8 @@ import typer
 
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import replaced
-from jobs._shared.results import EndpointUrl, Page, Results, find_results, is_job_file
+from jobs._shared.results import EndpointUrl, Page, Results, find_results
 from jobs.cli import main
-from pipeline.config.job import load_job
 
 EXAMPLES = (
     "omnidrop explain 3f9c21aa demo/results -o page.html",
@@ -41,8 +40,7 @@ def command(
     """
     from rich.console import Console
 
-    uri, storage = find_results(results, endpoint_url)
-    job = load_job(results) if results is not None and is_job_file(results) else None
+    found = find_results(results, endpoint_url)
     with Console(stderr=True).status("asking the clip again"):
         # Here, so that --help need not wait for torch.
         from pipeline.explain.find_clip import find_clip
@@ -50,7 +48,7 @@ def command(
         from pipeline.explain.replay import ask_again
         from pipeline.explain.view_model import facts
 
-        asked = ask_again(find_clip(uri, clip_id, storage), job, device=device)
+        asked = ask_again(find_clip(found.uri, clip_id, found.storage), found.job, device=device)
         board = facts(asked)
         page = render(board)
     with replaced(output) as file:

@@ -79,8 +79,8 @@ def command(
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.tables.query import models_of, open_results, query
 
-    uri, storage = find_results(place, endpoint_url)
-    with open_results(uri, storage) as connection:
+    found = find_results(place, endpoint_url)
+    with open_results(found.uri, found.storage) as connection:
         asked = find_query(text)
         answered = query(connection, asked.sql, asked.values(given))
         if json_file is not None:

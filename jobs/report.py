@@ -11,9 +11,8 @@ from jobs._shared.display import quantity
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import replaced
-from jobs._shared.results import EndpointUrl, Page, Results, find_results, is_job_file
+from jobs._shared.results import EndpointUrl, Page, Results, find_results
 from jobs.cli import main
-from pipeline.config.job import load_job
 
 EXAMPLES = (
     "omnidrop report demo/results -o report.html",
@@ -44,12 +43,12 @@ def command(
     from pipeline.report.page import ANSWERS_BYTES, render
     from pipeline.report.queries import gather
 
-    uri, storage = find_results(results, endpoint_url)
-    job_file = results if is_job_file(results) else None
-    if job is None and job_file is not None:
-        job = load_job(job_file).name
-    report = gather(uri, storage, job, budget_bytes=ANSWERS_BYTES)
-    page = render(report, job_file=job_file or "JOB.yaml", usd_per_gpu_hour=usd_per_gpu_hour)
+    found = find_results(results, endpoint_url)
+    job_file = "JOB.yaml"
+    if found.job is not None and results is not None:
+        job, job_file = job or found.job.name, results
+    report = gather(found.uri, found.storage, job, budget_bytes=ANSWERS_BYTES)
+    page = render(report, job_file=job_file, usd_per_gpu_hour=usd_per_gpu_hour)
     with replaced(output) as file:
         file.write(page)
     shown = report.explorer

@@ -14,10 +14,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jobs._shared.display import console
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.results import EndpointUrl, find_results, is_job_file
+from jobs._shared.results import EndpointUrl, find_results
 from jobs.cli import main
 from pipeline.checks.verify import Report, verify
-from pipeline.config.job import StorageConfig, load_job
+from pipeline.config.job import StorageConfig
 from pipeline.config.locations import is_s3
 from pipeline.storage.store import open_store
 
@@ -55,15 +55,13 @@ def _places(
     results: str, index_url: str | None, endpoint_url: str | None
 ) -> tuple[str, StorageConfig, str | None, str]:
     """Output, how it is reached, index, and how the job is named in commands."""
-    if is_job_file(results):
-        given = {"index_url": index_url, "storage.endpoint_url": endpoint_url}
-        job = load_job(results, {name: value for name, value in given.items() if value is not None})
-        return job.output, job.storage, job.resolved_index_url(), shlex.quote(results)
-    uri, storage = find_results(results, endpoint_url)
-    beside = Path(uri) / "index.sqlite"
-    if index_url is None and not is_s3(uri) and beside.is_file():
+    found = find_results(results, endpoint_url, index_url=index_url)
+    if found.job is not None:
+        return found.uri, found.storage, found.job.resolved_index_url(), shlex.quote(results)
+    beside = Path(found.uri) / "index.sqlite"
+    if index_url is None and not is_s3(found.uri) and beside.is_file():
         index_url = f"sqlite:///{beside}"
-    return uri, storage, index_url, "JOB.yaml"
+    return found.uri, found.storage, index_url, "JOB.yaml"
 
 
 @contextmanager

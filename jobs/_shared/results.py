@@ -1,18 +1,19 @@
 """Where a command's results are: the argument and option that several commands share, and what they stand for.
 
-Promises: a job file, a folder and an `s3://` address all become an output and how it is reached. Knows nothing about
-what lies there.
+Promises: a job file, a folder and an `s3://` address all become an output and how it is reached; a job file is read
+once, here. Knows nothing about what lies there.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from omnidrop.errors import UserError
-from pipeline.config.job import StorageConfig, load_job
+from pipeline.config.job import JobConfig, StorageConfig, load_job
 from pipeline.config.locations import is_s3
 
 PLACES = (".", "results", "demo/results")
@@ -31,24 +32,34 @@ EndpointUrl = Annotated[str | None, typer.Option(metavar="URL", help="S3 server 
 Page = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page.")]
 
 
-def is_job_file(given: str | None) -> bool:
+@dataclass(frozen=True)
+class FoundResults:
+    """Where results lie, and how they are reached."""
+
+    uri: str
+    storage: StorageConfig
+    job: JobConfig | None = None
+    """The job, if its file was given."""
+
+
+def is_job_file(given: str) -> bool:
     """Whether what was given for results names a job file."""
-    return given is not None and given.endswith((".yaml", ".yml"))
+    return given.endswith((".yaml", ".yml"))
 
 
-def find_results(given: str | None, endpoint_url: str | None = None) -> tuple[str, StorageConfig]:
-    """Where results lie and how they are reached. Raises UserError."""
+def find_results(given: str | None, endpoint_url: str | None = None, *, index_url: str | None = None) -> FoundResults:
+    """What was given for results; `index_url` is in place of a job's. Raises UserError."""
     storage = StorageConfig(endpoint_url=endpoint_url)
     if given is None:
         for place in PLACES:
             if (Path(place) / "tables" / "current.json").is_file():
-                return str(Path(place).absolute()), storage
+                return FoundResults(str(Path(place).absolute()), storage)
         raise UserError(
             f"no results in {', '.join(PLACES)}; name the output of a job: omnidrop query RESULTS NAME (omnidrop demo "
             "makes some)"
         )
     if is_job_file(given):
-        overrides = {} if endpoint_url is None else {"storage.endpoint_url": endpoint_url}
-        job = load_job(given, overrides)
-        return job.output, job.storage
-    return (given.rstrip("/") if is_s3(given) else str(Path(given).absolute())), storage
+        overrides = {"storage.endpoint_url": endpoint_url, "index_url": index_url}
+        job = load_job(given, {name: value for name, value in overrides.items() if value is not None})
+        return FoundResults(job.output, job.storage, job)
+    return FoundResults(given.rstrip("/") if is_s3(given) else str(Path(given).absolute()), storage)

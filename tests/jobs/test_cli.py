@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from jobs._shared.options import json_text, settings, settings_table, with_job, write_json
-from jobs._shared.results import find_results
+from jobs._shared.results import FoundResults, find_results
 from jobs.cli import COMMANDS, app, load_command
 from jobs.evaluate import SUBCOMMANDS
 from omnidrop.errors import ModelError, UserError
@@ -324,12 +324,15 @@ def test_all_five_tables_are_there_even_when_empty(results: Path):
 def test_results_are_found_where_the_demo_and_a_job_put_them(
     results: Path, job_file: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert find_results(str(job_file)) == (str(results), StorageConfig())
+    assert find_results(str(job_file)) == FoundResults(str(results), StorageConfig(), load_job(job_file))
+    moved = find_results(str(job_file), "http://h:9", index_url="sqlite:///x").job
+    assert (moved.storage.endpoint_url, moved.index_url) == ("http://h:9", "sqlite:///x")
     monkeypatch.chdir(results.parent)
-    assert find_results(None)[0] == str(results)
+    assert find_results(None).uri == str(results)
     monkeypatch.chdir(results)
-    assert find_results(None)[0] == str(results)
-    assert find_results("s3://bucket/x/", "http://h:9") == ("s3://bucket/x", StorageConfig(endpoint_url="http://h:9"))
+    assert find_results(None).uri == str(results)
+    there = FoundResults("s3://bucket/x", StorageConfig(endpoint_url="http://h:9"))
+    assert find_results("s3://bucket/x/", "http://h:9") == there
     monkeypatch.chdir("/")
     with pytest.raises(UserError, match=r"no results in \., results, demo/results; name the output"):
         find_results(None)
