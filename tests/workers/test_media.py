@@ -454,19 +454,29 @@ def test_a_child_sees_no_credentials(monkeypatch):
     assert "planted" not in said
 
 
-def test_an_ffmpeg_can_be_named_and_a_wrong_name_says_so(monkeypatch):
-    real = ffmpeg.find_ffmpeg()
-    ffmpeg.find_ffmpeg.cache_clear()
-    try:
-        monkeypatch.setenv("OMNIDROP_FFMPEG", real)
-        assert ffmpeg.find_ffmpeg() == real
-        ffmpeg.find_ffmpeg.cache_clear()
-        monkeypatch.setenv("OMNIDROP_FFMPEG", "/nowhere/ffmpeg")
-        with pytest.raises(FfmpegMissing, match=r"OMNIDROP_FFMPEG is '/nowhere/ffmpeg'"):
-            ffmpeg.find_ffmpeg()
-    finally:
-        monkeypatch.undo()
-        ffmpeg.find_ffmpeg.cache_clear()
+def test_the_named_ffmpeg_comes_first_then_the_systems_then_the_packed_one(monkeypatch, tmp_path):
+    # What is found once is kept: the function below the cache looks each time.
+    find = ffmpeg.find_ffmpeg.__wrapped__
+    packed = ffmpeg.packed_ffmpeg()
+    system, named = tmp_path / "bin" / "ffmpeg", tmp_path / "named"
+    system.parent.mkdir()
+    for made in (system, named):
+        made.symlink_to(packed)
+    monkeypatch.setenv("PATH", str(system.parent))
+    monkeypatch.setenv("OMNIDROP_FFMPEG", str(named))
+    assert find() == str(named)
+    monkeypatch.delenv("OMNIDROP_FFMPEG")
+    assert find() == str(system)
+    system.unlink()
+    assert find() == packed
+    monkeypatch.setenv("OMNIDROP_FFMPEG", "/nowhere/ffmpeg")
+    with pytest.raises(FfmpegMissing, match=r"OMNIDROP_FFMPEG is '/nowhere/ffmpeg'"):
+        find()
+
+
+def test_the_suites_ffmpeg_is_the_packed_one():
+    """Whatever this machine has on its PATH, now or in a minute."""
+    assert ffmpeg.find_ffmpeg() == ffmpeg.packed_ffmpeg()
     assert ffmpeg.ffmpeg_version().startswith("ffmpeg version")
 
 

@@ -66,6 +66,11 @@ def find_ffmpeg() -> str:
     found = shutil.which("ffmpeg")
     if found is not None:
         return os.path.abspath(found)
+    return packed_ffmpeg()
+
+
+def packed_ffmpeg() -> str:
+    """Path of the ffmpeg in imageio-ffmpeg. Raises FfmpegMissing where it has none for this platform."""
     # The package's own function runs it to try it, and remembers for good that there is none when that child is killed.
     for packed in sorted((Path(imageio_ffmpeg.__file__).parent / "binaries").glob("ffmpeg-*")):
         if os.access(packed, os.X_OK):
