@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from jobs.cli import COMMANDS
 from jobs.demo import QUERIES
 from jobs.query import EXAMPLES, told_apart
 from pipeline import failure_rules
+from pipeline.config.job import load_job
 from pipeline.tables.named_queries import named_queries
 from pipeline.tables.query import open_results, query
 from tests.support.small_jobs import cli, run
@@ -70,9 +72,23 @@ def test_commands_and_options_on_the_page_exist(page):
         assert command[0] in COMMANDS or command[0].startswith("-"), command
         if command[0] not in COMMANDS:
             continue
-        known = cli(command[0], "--help").output
+        # A folder's commands have options of their own.
+        at = 2 if find_spec(f"jobs.{command[0]}").submodule_search_locations else 1
+        known = cli(*command[:at], "--help").output
         for option in (word.split("=")[0] for word in command[1:] if word.startswith("--")):
             assert option in known, (command, option)
+
+
+def test_the_architecture_names_what_is_there_and_every_folder():
+    page = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`((?:benchmarks|dev|docs|jobs|omnidrop|pipeline|tests|training|workers)/[\w./]*)`", page)
+    assert [path for path in named if not (ROOT / path).exists() and path != "jobs/NAME.py"] == []
+    folders = {
+        f"{path.parent.relative_to(ROOT)}/"
+        for root in ("pipeline", "workers", "omnidrop", "jobs")
+        for path in (ROOT / root).glob("*/__init__.py")
+    }
+    assert folders <= set(named)
 
 
 def test_links_between_the_pages_lead_somewhere():
@@ -85,6 +101,11 @@ def test_links_between_the_pages_lead_somewhere():
 def shown_place(demo, videos, tmp_path, monkeypatch):
     """A working folder as the guide has it: a demo of one's own, and some videos."""
     shutil.copytree(demo, tmp_path / "demo")
+    # Under the name that the demo's archive has, so that what is answered there counts here, too.
+    name = load_job(demo / "job.yaml").archive.identity
+    text = (demo / "job.yaml").read_text()
+    assert "archive: {uri: archive}" in text
+    (tmp_path / "demo/job.yaml").write_text(text.replace("{uri: archive}", f"{{uri: archive, name: '{name}'}}"))
     shutil.copytree(videos, tmp_path / "videos")
     monkeypatch.chdir(tmp_path)
     return tmp_path
