@@ -36,8 +36,11 @@ check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Most tests wait for Ray, ffmpeg or a server, so there are more test processes than cores; each takes 3 GB.
+TEST_PROCESSES ?= $(shell awk '/MemAvailable/ { print ($$2 > 14000000) ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)
+
 test: check browser   ## check, then all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # The report's tests drive a real browser. On a Debian where we may, it is installed; elsewhere they say what to install.
 browser:

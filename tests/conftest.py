@@ -23,14 +23,32 @@ from pipeline.storage.store import open_store
 from tests.support.media_files import clip_file
 from tests.support.postgres_server import postgres_server
 from tests.support.small_jobs import QUESTIONS, cli
+from workers.media.ffmpeg import packed_ffmpeg
 
 # A busy machine may take a second for what takes a millisecond; tests that bound time do so themselves.
 settings.register_profile("omnidrop", deadline=None)
 settings.load_profile("omnidrop")
 
+# A system's ffmpeg may come, go or be broken while tests run; which one is chosen is a test of its own.
+os.environ["OMNIDROP_FFMPEG"] = packed_ffmpeg()
+
 # Two cores are shared by Ray's workers, ffmpeg and the tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+LONGEST_FIRST = (
+    *("test_crash", "test_docs", "test_cluster", "test_execution", "test_lost_machines", "test_stores", "test_run_s3"),
+    *("test_mistakes", "test_secrets", "test_run", "test_cost_control", "test_memory", "test_media", "test_evidence"),
+    *("test_train_tiny", "test_schedule", "test_hostile_media", "test_report", "test_workers", "test_evaluate"),
+)
+"""Files of more than ten seconds."""
+
+
+def pytest_collection_modifyitems(items):
+    """Long files come first: processes that take a file at a time (`--dist loadfile`) are then busy to the end."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +57,16 @@ def ray_session(tmp_path_factory):
     import ray
 
     # A short path: Ray puts sockets below it, and their names are limited to 107 bytes.
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="error", log_to_driver=False)
+    # Metrics arrive after a second instead of ten.
+    quick = {"metrics_report_interval_ms": 1000}
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        logging_level="error",
+        log_to_driver=False,
+        _system_config=quick,
+    )
     yield
     ray.shutdown()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.storage import s3_client
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli
 from workers.media.ffmpeg import find_ffmpeg
@@ -21,7 +22,7 @@ def here(job, monkeypatch):
     """A folder with a job, as the working folder; no credential and no hub is at hand."""
     monkeypatch.chdir(job.parent)
     for name in list(os.environ):
-        if name.startswith("AWS_") or name in ("OMNIDROP_FFMPEG", "RAY_ADDRESS"):
+        if name.startswith("AWS_") or name == "RAY_ADDRESS":
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
@@ -204,6 +205,7 @@ def test_a_wrong_bucket_and_a_server_that_is_not_there(here, monkeypatch):
         at = ("--archive-endpoint-url", server)
         teaches(*INDEX, "--archive-uri", "s3://medai/x", *at, says=["there is no bucket medai", "check the name"])
         teaches(*INDEX, "--archive-uri", "s3://media/x", *at, says=["the archive is empty", "check archive.uri"])
+    monkeypatch.setattr(s3_client, "MAX_RETRIES", 1)
     gone = ("--archive-endpoint-url", "http://127.0.0.1:9")
     teaches(*INDEX, "--archive-uri", "s3://media/x", *gone, says=["cannot be reached", "check endpoint_url"])
 

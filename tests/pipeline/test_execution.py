@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import ray
 
+from pipeline import failure_rules
 from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.scheduler import Backend, Limits, RayExecution, execute_in_process
 from tests.support import rows
@@ -69,7 +70,7 @@ class Actor:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def answer(self, decoded, asked, may_audit=True):
-        answer_s = 0.4 if (Path(self.folder) / "slow-model").exists() else random.random() * 0.05
+        answer_s = 0.3 if (Path(self.folder) / "slow-model").exists() else random.random() * 0.05
         time.sleep(answer_s)
         clip = decoded.clip
         if marked(self.folder, "kill-actor", clip) or (Path(self.folder) / "deadly-machine").exists():
@@ -146,7 +147,8 @@ def test_one_clip_larger_than_the_bound_still_runs(folder):
         ("raise-decode", 1, "internal"),
     ],
 )
-def test_a_bad_clip_costs_that_clip_and_nothing_else(folder, what, times, error_class):
+def test_a_bad_clip_costs_that_clip_and_nothing_else(folder, what, times, error_class, monkeypatch):
+    monkeypatch.setattr(failure_rules, "FIRST_PAUSE_S", 0.1)
     given = units(3)
     bad = given[1].clips[2]
     (folder / f"{what}-{bad.index}").write_text(str(times))
@@ -256,7 +258,7 @@ def test_actors_come_when_clips_pile_up_and_go_when_they_have_nothing_to_do(ray_
     def source():
         yield from given[:12]
         for unit in given[12:]:
-            due = time.monotonic() + 0.6
+            due = time.monotonic() + 0.4
             while time.monotonic() < due:
                 yield None
             yield unit
@@ -265,7 +267,7 @@ def test_actors_come_when_clips_pile_up_and_go_when_they_have_nothing_to_do(ray_
         load = statistics.load
         there.append(load.actors_loading + load.actors_busy + load.actors_idle)
 
-    limits = replace(LIMITS, actors=3, decode_tasks=3, bytes_in_flight=40 * CLIP_BYTES, actor_idle_s=1.0)
+    limits = replace(LIMITS, actors=3, decode_tasks=3, bytes_in_flight=40 * CLIP_BYTES, actor_idle_s=0.6)
     execution = RayExecution(backend(tmp_path), limits, threading.Event(), watch=watch)
     check_answers(given, {r.unit.unit_id: r.outcomes for r in execution.run(source())})
     assert there[0] <= 1 < max(there) == 3
@@ -280,7 +282,7 @@ def test_the_loop_says_what_the_actors_waited_for(ray_session, tmp_path):
         return ray.get(decode.remote(str(tmp_path), clip))
 
     def slow_source():
-        for unit in units(12, clips=1):
+        for unit in units(6, clips=1):
             time.sleep(0.4)
             yield unit
 

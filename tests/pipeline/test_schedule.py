@@ -61,15 +61,15 @@ def test_one_of_many_takes_the_lease_and_tokens_grow(output):
 
 
 def test_a_lease_is_renewed_and_a_dead_holders_runs_out(output):
-    with take_lease(output(), "lectures", lease_s=3.0) as lease:
-        time.sleep(3.5)
+    with take_lease(output(), "lectures", lease_s=2.0) as lease:
+        time.sleep(2.4)
         assert take_lease(output(), "lectures") is None
         assert not lease.is_set()
-    dead = take_lease(output(), "lectures", lease_s=3.0)  # never entered: nothing renews it
+    dead = take_lease(output(), "lectures", lease_s=2.0)  # never entered: nothing renews it
     assert take_lease(output(), "lectures") is None
-    time.sleep(2.1)
+    time.sleep(1.4)
     assert dead.is_set(), "a holder gives up before others may take over"
-    time.sleep(1.0)
+    time.sleep(0.7)
     assert take_lease(output(), "lectures").token == dead.token + 1
 
 

@@ -44,7 +44,7 @@ def first_of_each():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_fault_does_to_one_request_is_mended_by_the_next(moto, kind, monkeypatch):
-    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 2)
+    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 0.5)
     data = kind.encode() * 20_000
     with FaultProxy(moto, rate=1.0, kinds=[kind], spoils=first_of_each()) as proxy:
         store = store_at(proxy.address, kind)
@@ -85,12 +85,13 @@ def test_a_listing_goes_on_where_it_broke_off(moto, monkeypatch):
     assert found == keys
 
 
-def test_a_listing_that_never_begins_is_not_waited_for(moto):
+def test_a_listing_that_never_begins_is_not_waited_for(moto, monkeypatch):
+    monkeypatch.setattr(s3_client, "MAX_RETRIES", 1)
     archive = ArchiveConfig(uri="s3://media/none", endpoint_url="http://127.0.0.1:9")
     started = time.monotonic()
     with pytest.raises(Unavailable, match="check endpoint_url"):
         next(Patience(1000).listing(lambda: list_media(archive), key=lambda media: media.key))
-    assert time.monotonic() - started < 200
+    assert time.monotonic() - started < 60
 
 
 def test_conditional_creates_are_kept_by_one_server_and_ignored_by_the_other(moto):

@@ -38,7 +38,7 @@ def run(clip_bytes, clips_in_flight):
         estimate_bytes=lambda unit, clip: clip_bytes,
     )
     limits = replace(LIMITS, actors=1, decode_tasks=2, bytes_in_flight=clips_in_flight * clip_bytes)
-    execution = RayExecution(backend, limits, threading.Event(), Patience(3.0))
+    execution = RayExecution(backend, limits, threading.Event(), Patience(1.5))
     units = [rows.unit(rows.media(n), first=10 * n, clips=4) for n in range(2)]
     try:
         finished = list(execution.run(units))
@@ -49,7 +49,7 @@ def run(clip_bytes, clips_in_flight):
 
 
 def main():
-    outage.FIRST_PAUSE_S = 0.5
+    outage.FIRST_PAUSE_S = 0.25
     full = {"local_fs_capacity_threshold": 0.001}
     ray.init(
         address="local",

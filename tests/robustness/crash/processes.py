@@ -1,7 +1,7 @@
 """Runs of the command line as processes that can be killed, and every process that belongs to them.
 
 Promises: a run is the command line's own code in a process of its own, forked from a server that has imported it
-already (five seconds of imports a run are saved, nothing else is shared); whatever a run starts, however deep, carries
+already (eight seconds of imports a run are saved, nothing else is shared); whatever a run starts, however deep, carries
 the harness's mark (its folder for temporary files) and is found by it. Knows nothing about rows.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-PRELOADED = ["jobs.index", "jobs.forget", "jobs.rebuild", "pipeline.execution.backends"]
+PRELOADED = ["tests.robustness.crash.preloaded"]
 OURS = b"ffmpeg", b"_launch.py", b"_probe_child", b"ray::", b"raylet", b"gcs_server"
 """What a run may leave behind; the fork server and the harness itself carry the mark, too."""
 
