@@ -289,7 +289,7 @@ def test_numbers_read_as_people_write_them(shown, text):
 def test_what_was_never_encoded_is_said(large_report, large_page):
     kept = large_report.kept
     assert kept.cells_encoded / kept.cells == 0.35
-    assert f"{formats.tokens(kept.cells)} cells of the picture were encoded" in large_page
+    assert f"{formats.tokens(kept.cells)} cells of the picture were encoded" in large_page.read_text()
 
 
 def test_ten_thousand_clips_fit_into_two_megabytes(large_report, large_page):
