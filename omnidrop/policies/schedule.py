@@ -110,9 +110,9 @@ def calibrate(target: float, total: int, layers: int, shape: Sigmoid, entry: Ent
     """
     if not 0.0 < target <= 1.0:
         raise PolicyError(f"retained_ratio must be above 0 and at most 1, got {target:g}")
-    if target == 1.0 or not total:
-        return full(total, layers)
     wanted = target * total * layers
+    if not total or wanted > total * layers - 0.5:  # nearer to everything than to one token less in one layer
+        return full(total, layers)
 
     def at(entering: int, p_init: float, p_final: float) -> Schedule:
         return replace(shape, p_init=p_init, p_final=p_final).schedule(total, entering, layers)
