@@ -71,8 +71,8 @@ class Qwen2_5Omni(QwenOmniAdapter):
             for column in range(0, columns, side)
         ]
         full = len(vision.fullatt_block_indexes)
-        inside = full * block_flops(tokens, patches, [rows * columns], per_token, width)
-        inside += (vision.depth - full) * block_flops(tokens, patches, windows, per_token, width)
+        inside = full * block_flops(tokens, patches, rows * columns, [rows * columns], per_token, width)
+        inside += (vision.depth - full) * block_flops(tokens, patches, rows * columns, windows, per_token, width)
         blocks = linear_flops(seen, (width, 4 * width), (vision.intermediate_size, 3 * width))
         merged = width * per_token
         total: int = (

@@ -65,7 +65,7 @@ class Qwen3Omni(QwenOmniAdapter):
         seen = tokens * per_token
         pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         block = linear_flops(seen, (width, 4 * width), (width, 2 * vision.intermediate_size))
-        block += block_flops(tokens, patches, [rows * columns], per_token, width)
+        block += block_flops(tokens, patches, rows * columns, [rows * columns], per_token, width)
         merged = width * per_token
         merger = linear_flops(tokens, (merged, merged), (merged, vision.out_hidden_size))
         mergers = 1 + len(vision.deepstack_visual_indexes)

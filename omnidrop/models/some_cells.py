@@ -12,7 +12,9 @@ does). `tests/omnidrop/test_some_cells.py` holds its outcome against an encoder 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,30 +84,28 @@ def window_words(grid: tuple[int, int, int], chosen: Tensor, merge: int, window:
     }
 
 
-def evenly(cells: int, patches: int) -> list[tuple[int, int]]:
-    """(cells in a temporal patch, temporal patches with so many): as equal as can be."""
-    if not patches:
-        return []
-    few, more = divmod(cells, patches)
-    return [(size, times) for size, times in ((few, patches - more), (few + 1, more)) if size and times]
+def block_flops(cells: int, patches: int, per_patch: int, blocks: Sequence[int], per_cell: int, width: int) -> int:
+    """Attention of one layer inside `blocks` (their sizes) of temporal patches of `per_patch` cells, `cells` encoded.
 
-
-def block_flops(cells: int, patches: int, blocks: Sequence[int], per_cell: int, width: int) -> int:
-    """Attention of one layer inside blocks of a temporal patch that hold up to so many cells each, `cells` of all
-    encoded.
-
-    They are counted as spread evenly over the temporal patches, which they are but in pictures of less than 15 cells,
-    and there over as few blocks as hold them: the most it can be, and known before anything is chosen. In the published
-    encoder this is 0.2 % more than there is.
+    Which are encoded is not known before; they are counted as close together as they can be: windows of as many
+    temporal patches as hold one picture's cells between them get their share, and fill whole patches and whole blocks
+    with it. In the published encoder, at 35 %, that is 1 % more than where they are spread evenly.
     """
-    total = 0
-    for count, times in evenly(cells, patches):
-        total += times * attention_flops([per_cell * size for size in _filled(count, blocks)], width)
-    return total
+    if not cells:
+        return 0
+    total = patches * per_patch
+    window = -(-total // cells)
+    ends = [min(patches, begin + window) for begin in range(0, patches, window)]
+    shares = itertools.pairwise([0, *(cells * end // patches for end in ends)])
+    counts = Counter(after - before for before, after in shares)
+    return sum(times * _closest_flops(share, per_patch, blocks, per_cell, width) for share, times in counts.items())
 
 
-def _filled(count: int, blocks: Sequence[int]) -> Iterator[int]:
+def _closest_flops(cells: int, per_patch: int, blocks: Sequence[int], per_cell: int, width: int) -> int:
+    whole, rest = divmod(cells, per_patch)
+    flops = whole * attention_flops([per_cell * size for size in blocks], width)
     for size in sorted(blocks, reverse=True):
-        taken = min(size, count)
-        count -= taken
-        yield taken
+        taken = min(size, rest)
+        rest -= taken
+        flops += attention_flops([per_cell * taken], width)
+    return flops

@@ -26,6 +26,7 @@ from omnidrop.models.registry import load
 from omnidrop.policies.intra_modality import choose_cells
 from omnidrop.questions import Boolean, Question
 from tests.support.small_checkpoints import write_checkpoint
+from tests.support.written_pages import page, still, written
 
 PIXELS = (64 * 64, 224 * 168)
 """Frames large enough for several windows a temporal patch, some of them cut short."""
@@ -164,20 +165,14 @@ def test_linear_flops_are_pytorchs_own_count(adapter: Any) -> None:
         found = prefix_of(adapter, frames, SomeOf(30, every_third))
     visual, (rows, columns) = adapter.model.model.visual, adapter.geometry.grid(2, 168, 224)[1:]
     per_cell = adapter.geometry.merge**2
-    # Attention, which the counter does not see in a fused kernel: thirty cells evenly over what was encoded of them.
-    patches = int(found.encoded.view(4, -1).any(dim=1).sum())
-    counts = [30 // patches + (number < 30 % patches) for number in range(patches)]
-    inside = sum(4 * 32 * (per_cell * count) ** 2 for count in counts)
-    depth = len(visual.blocks)
+    # Attention, which the counter does not see in a fused kernel: less than a picture's cells, as if in one picture.
+    assert rows * columns > 30
+    inside, depth = 4 * 32 * (per_cell * 30) ** 2, len(visual.blocks)
     if adapter.family == "qwen2_5_omni":
         corners = [(row, column) for row in range(0, rows, 4) for column in range(0, columns, 4)]
         windows = sorted((min(4, rows - row) * min(4, columns - column) for row, column in corners), reverse=True)
-        spread = 0
-        for left in counts:
-            for size in windows:
-                spread += 4 * 32 * (per_cell * min(size, left)) ** 2
-                left -= min(size, left)
-        inside = inside + (depth - 1) * spread
+        assert windows[:2] == [16, 16]
+        inside += (depth - 1) * 4 * 32 * ((per_cell * 16) ** 2 + (per_cell * 14) ** 2)
     else:
         inside *= depth
     # What columns receive is recorded in one layer, and not counted as encoding: scores once more, in real blocks.
@@ -228,19 +223,45 @@ def test_a_partly_encoded_clip_cannot_be_read_whole(directory: Path) -> None:
         clip.entering(policy, policy.plan(clip.av, 4, None))
 
 
-def test_the_choice_gives_every_moment_as_much_and_is_the_same_again() -> None:
+def test_the_choice_is_shared_out_over_time_and_the_same_again() -> None:
     cells = torch.randn(12 * 28, 16, generator=torch.Generator().manual_seed(0))
     for keep in (40, 100, 118, 336):
         chosen = choose_cells(cells, 12, keep)
         assert chosen.tolist() == sorted(set(choose_cells(cells, 12, keep).tolist()))
         assert len(chosen) == keep
-        of_patch = torch.bincount(chosen // 28, minlength=12)
-        if keep >= 5 * 12:
-            assert int(of_patch.max() - of_patch.min()) <= 1
+        # As many in every window that holds one picture's worth of them.
+        window = -(-12 * 28 // keep)
+        of_window = torch.bincount(chosen // (28 * window))
+        if 12 % window == 0:
+            assert int(of_window.max() - of_window.min()) <= 1
     # What is unlike everything is chosen, wherever it stands.
     usual = torch.ones(12 * 28, 16) + 0.05 * cells
     usual[200] = torch.tensor([1.0, -1.0] * 8)
     assert 200 in choose_cells(usual, 12, 60).tolist()
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize(("ratio", "least"), [(0.3, 1.0), (0.2, 0.85), (0.1, 0.5)])
+def test_a_page_of_writing_that_stands_still_is_seen(ratio: float, least: float, noise: float) -> None:
+    """Chosen moment by moment, the same third of it would be encoded at each and the rest never."""
+    model = OmniModel.load("tiny", device="cpu", dtype="float32")
+    frames = still([page(0, 9, 252, 448)], 20, noise)
+    rows, columns = model.adapter.geometry.grid(2, 252, 448)[1:]  # type: ignore[attr-defined]
+    trace = model.answer(
+        frames, None, ASKED[:1], fps=2.0, pruning=Pruning(retained_ratio=ratio), positions=True
+    ).positions
+    assert trace is not None
+    assert trace.encoded is not None
+    text = written(frames[0], rows, columns)
+
+    def seen(tokens: Any) -> float:
+        at = np.zeros((rows, columns), dtype=bool)
+        at[trace.grid[tokens, 1], trace.grid[tokens, 2]] = True
+        return float((at & text).sum() / text.sum())
+
+    assert trace.encoded.mean() < 0.5
+    assert seen(trace.encoded) == 1.0
+    assert seen(trace.kept[0][0]) >= least
 
 
 @pytest.mark.parametrize(
