@@ -70,6 +70,19 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
         "audio_config": {"encoder_layers": 2, "d_model": 64, "encoder_ffn_dim": 96, "encoder_attention_heads": 2,
                          "output_dim": 256},
     },
+    "tower": {
+        "text_config": {
+            "hidden_size": 256,
+            "intermediate_size": 256,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "vocab_size": 4096,
+        },
+        "vision_config": {"depth": 4, "out_hidden_size": 256, "fullatt_block_indexes": [3]},
+        "audio_config": {"encoder_layers": 2, "d_model": 64, "encoder_ffn_dim": 96, "encoder_attention_heads": 2,
+                         "output_dim": 256},
+    },
 }  # fmt: skip
 ENCODERS: dict[str, dict[str, Any]] = {
     "vision_config": {

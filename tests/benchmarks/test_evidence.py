@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.evidence import guides
 from benchmarks.evidence.asking import Asked, Disagreement, Remembering, ask
-from benchmarks.evidence.figures import figures
+from benchmarks.evidence.figures import encoder_figures, figures
 from benchmarks.evidence.page import fill, plot, sections
-from benchmarks.evidence.rows import DENSE, SET, Row, all_rows
+from benchmarks.evidence.rows import DENSE, SET, Row, all_rows, encoder_rows
 from omnidrop import policies
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning
@@ -106,6 +106,29 @@ def report() -> dict[str, object]:
             }
         },
     }
+
+
+def test_encoding_less_is_compared_with_encoding_the_whole() -> None:
+    rows = encoder_rows((0.2,))
+    assert [row.pruning.encoder_share for row in rows] == [1.0, 1.0, 0.5, 0.35, 0.25]
+    marks = ("1111", "1110", "1100", "1010", "0110")
+    asked = Asked({row.name: answers(row.name, mark, 1.0) for row, mark in zip(rows, marks, strict=True)}, {}, ())
+    found = encoder_figures(asked, rows)
+    assert {one["way"]: one["difference"] for one in found["comparisons"]} == {
+        "50 % encoded": -0.25,
+        "35 % encoded": -0.25,
+        "25 % encoded": -0.25,
+    }
+    setting = {
+        "command": "python -m benchmarks.evidence",
+        "seeds": [3],
+        "minutes": 2.0,
+        "model": "tiny",
+        "weights": "abc",
+    }
+    page = sections({"worlds": {}, "encoders": {"v1": found | setting}})["encoders v1"]
+    assert "| 35 % encoded | 50.0 % (-25.0 [" in page
+    assert "| counting | 2 | 100.0 % | 100.0 % | 100.0 % |" in page
 
 
 def test_figures_are_paired_by_question() -> None:

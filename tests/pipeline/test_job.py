@@ -12,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.job import ExecutionConfig, JobConfig, JobError, load_job, make_job
+from pipeline.config.worker_settings import pruning_of
 from pipeline.config.yaml_source import MAX_FILE_BYTES, YamlError, parse_yaml, read_yaml
+from pipeline.journal.recipes import Kept, decode_recipe, keep, path_of
+from pipeline.planning.plan import make_recipe
+from pipeline.questions.question_set import load_question_set
+from pipeline.storage.local_store import LocalStore
 
 SMALL = {"name": "talks", "archive": {"uri": "/videos"}, "output": "/out", "question_set": "lecture"}
 
@@ -127,6 +132,8 @@ def test_a_missing_field_is_explained(tmp_path: Path):
         ("pruning", {"mode": "dense", "retained_ratio": 0.3}, "keeps every token"),
         ("pruning", {"retained_ratio": 0}, "greater than 0"),
         ("pruning", {"retained_ratio": None}, "omnidrop needs a retained_ratio"),
+        ("pruning", {"encoder_share": 0}, "greater than 0"),
+        ("pruning", {"policy": "random", "encoder_share": 0.5}, "policy random chooses among all tokens"),
         ("execution", {"max_deaths_per_clip": 5}, "must be above max_deaths_per_clip"),
         ("model", {"device": "gpu"}, "model.device"),
         ("model", {"actors": 0}, "model.actors"),
@@ -145,6 +152,42 @@ def test_a_missing_field_is_explained(tmp_path: Path):
 def test_settings_that_cannot_work_are_refused(field: str, value: object, expected: str):
     with pytest.raises(JobError, match=expected.replace("(", r"\(")):
         make_job({**SMALL, field: value})
+
+
+@pytest.mark.parametrize(
+    ("pruning", "share"),
+    [
+        ({}, 0.35),
+        ({"encoder_share": 1}, 1.0),
+        ({"policy": "seats"}, 1.0),
+        ({"policy": "omnidrop_paper"}, 1.0),
+        ({"settings": {"entry": "merged"}}, 1.0),
+        ({"settings": {"entry": "rare"}}, 0.35),
+        ({"mode": "dense_shared"}, 1.0),
+        ({"mode": "dense_shared", "encoder_share": 0.5}, 1.0),
+    ],
+)
+def test_the_share_encoded_is_settled_with_the_policy_and_is_what_runs(pruning: dict[str, object], share: float):
+    given = make_job({**SMALL, "pruning": pruning}).pruning
+    assert given.encoder_share == share == pruning_of(given).encoder_share
+
+
+def test_another_share_is_another_recipe_and_the_whole_is_the_one_of_before_there_was_a_choice(tmp_path: Path):
+    asked = load_question_set("lecture")
+
+    def recipe(**pruning: object) -> dict[str, object]:
+        return dict(make_recipe(make_job({**SMALL, "pruning": pruning}), asked, "weights").fields)
+
+    shares = [recipe(encoder_share=share) for share in (None, 0.35, 0.5, 1)]
+    assert shares[0] == shares[1] != shares[2] != shares[3]
+    assert "encoder_share" not in str(shares[3])
+    # What earlier versions kept does not say a share, and encoded everything.
+    kept = Kept.of(make_job({**SMALL, "pruning": {"encoder_share": 1}}), asked)
+    store = LocalStore(tmp_path)
+    keep(store, "hash", kept)
+    stored = json.loads(store.read_bytes(path_of("hash")))
+    del stored["pruning"]["encoder_share"]
+    assert decode_recipe(json.dumps(stored).encode(), where="here").pruning.encoder_share == 1.0
 
 
 def test_a_worker_dies_more_often_than_a_clip_may_by_default():
