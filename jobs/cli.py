@@ -42,7 +42,7 @@ COMMANDS = {
     "explain": "Show why a clip was answered as it was: what was kept, what each question looked at.",
     "query": "Ask the published results in SQL.",
     "report": "Show a job's results on one page: savings, answers, failures.",
-    "export": "Copy clips and answers into Iceberg tables, a snapshot for each generation.",
+    "export": "Take moments to editors and players, or clips and answers into Iceberg tables.",
     "status": "Show how far a job is and what its runs cost.",
     "selfcheck": "Check that a checkpoint answers here as the stock model does, in every mode.",
     "retry": "Do again what failed, by error class.",

@@ -1,25 +1,148 @@
-"""`omnidrop export`: the published clips and answers as Iceberg tables."""
+"""`omnidrop export`: moments for players, editors and labelling tools; clips and answers as Iceberg tables."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
 from jobs._shared.display import console
-from jobs._shared.options import JsonFile, with_job, write_json
+from jobs._shared.notes import note_toy_answers
+from jobs._shared.options import JsonFile, write_json
+from jobs._shared.query_output import replaced
+from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
 from jobs.cli import main
-from pipeline.config.job import JobConfig
+from omnidrop.errors import UserError
+from omnidrop.models.checkpoints import EMBEDDED
+from pipeline.config.job import load_job
+from pipeline.report.formats import counted
 
-EXAMPLES = ("omnidrop export job.yaml", "omnidrop export job.yaml --json export.json")
+EXAMPLES = (
+    "omnidrop export job.yaml",
+    "omnidrop export demo/results --to vtt -o subtitles/",
+    "omnidrop export job.yaml --to edl --question red_car --threshold 0.9 --media 'news/*' -o markers/",
+    "omnidrop export results --to edl --media news/a.mp4 --rate 29.97 --start-timecode '01:00:00;00' -o a.edl",
+    "omnidrop export s3://bucket/results --to label-studio -o tasks.json",
+)
+
+To = Literal["iceberg", "vtt", "srt", "chapters", "csv-markers", "edl", "edl-loc", "otio", "label-studio"]
+Names = list[str] | None
 
 
-@with_job
-def command(job: JobConfig, json_file: JsonFile = None) -> None:
-    """Copy the published clips and answers into Iceberg tables: one snapshot more for each generation.
+def command(
+    results: Results = None,
+    to: Annotated[To, typer.Option(help="Iceberg tables, or moments in one of these formats.")] = "iceberg",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--to-file",
+            metavar="FILE|FOLDER",
+            help="A file, a folder for several videos, or - for standard output.",
+            show_default="moments/, or moments.SUFFIX where one file holds all",
+        ),
+    ] = None,
+    questions: Annotated[
+        Names,
+        typer.Option("--question", metavar="ID", help="Only this; may be repeated.", show_default="yes/no, choice"),
+    ] = None,
+    answers: Annotated[
+        Names, typer.Option("--answer", metavar="TEXT", help="Only this; may be repeated.", show_default="all but no")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, metavar="P", help="Least probability of an answer that counts.")
+    ] = 0.5,
+    media: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Only videos with such a key; * and ? as in names of files.")
+    ] = None,
+    job: Annotated[str | None, typer.Option(metavar="NAME", help="Which job, where the results hold several.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1, metavar="FPS", help="Frames per second.", show_default="the file's own")
+    ] = None,
+    start_timecode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HH:MM:SS:FF",
+            help="Timecode of the first frame; ; before the frames for drop-frame.",
+            show_default="the file's own, or 00:00:00:00",
+        ),
+    ] = None,
+    index_url: Annotated[str | None, typer.Option(metavar="URL", help="Iceberg: the job's index.")] = None,
+    endpoint_url: EndpointUrl = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Take moments to where people work: subtitles, chapters, markers for editors, tasks for labelling tools.
 
-    The catalog is in the savings index's database, the data below `iceberg/` of the output; needs the extra
+    A moment is a time range of a video with the same answer, clips that touch or overlap merged: by default every
+    yes and every choice with a probability of at least 0.5. Frames are counted at the file's own rate from its own
+    start timecode.
+
+    Without --to, the published clips and answers are copied into Iceberg tables, one snapshot more for each generation:
+    the catalog is in the savings index's database, the data below `iceberg/` of the output; needs the extra
     omnidrop[iceberg]. Older snapshots stay; `omnidrop forget` deletes these tables whole, as all of them hold the item.
     """
+    if to == "iceberg":
+        _iceberg(results, index_url, endpoint_url, json_file)
+        return
     # Here, so that --help need not wait for DuckDB and pyarrow.
+    from pipeline.export.files import documents
+    from pipeline.export.moments import Selection, videos_with_moments
+    from pipeline.export.registry import FORMATS
+    from pipeline.tables.query import models_of, open_results
+
+    if job is None and results is not None and is_job_file(results):
+        job = load_job(results).name
+    selection = Selection(threshold, {}, tuple(questions or ()), tuple(answers or ()), media, job)
+    uri, storage = find_results(results, endpoint_url)
+    with open_results(uri, storage) as connection:
+        videos = videos_with_moments(connection, selection)
+        toys = models_of(connection, EMBEDDED)
+    form = FORMATS[to]
+    target = output or Path(f"moments{form.suffix}" if form.holds_many else "moments")
+    if not form.holds_many and _is_one_file(target) and len(videos) > 1:
+        raise UserError(
+            f"-o {target}: {len(videos)} videos have moments, and a file of --to {to} is about one; name a folder, as"
+            f" in -o {target.with_suffix('')}/, or choose one video with --media KEY"
+        )
+    written: list[dict[str, Any]] = []
+    for name, content in documents(form, videos, rate, start_timecode):
+        path = target if form.holds_many or _is_one_file(target) else target / name
+        if str(target) == "-":
+            sys.stdout.buffer.write(content)
+            continue
+        with replaced(path) as file:
+            file.write(content)
+        written.append({"file": str(path), "bytes": len(content)})
+    moments = sum(len(video.moments) for video in videos)
+    where = f"{target}: " if written else ""
+    none = "" if moments else f": no answer that was asked for reaches {threshold:g}"
+    typer.echo(f"{where}{counted(moments, 'moment')} of {counted(len(videos), 'video')}{none}", err=True)
+    if form.counts_frames and start_timecode is None and (unknown := [v for v in videos if v.start_timecode is None]):
+        typer.echo(
+            f"note: {counted(len(unknown), 'file')} without a start timecode count from 00:00:00:00; --start-timecode "
+            "sets one",
+            err=True,
+        )
+    write_json(json_file, {"to": to, "videos": len(videos), "moments": moments, "files": written})
+    note_toy_answers(toys)
+
+
+def _is_one_file(target: Path) -> bool:
+    return str(target) == "-" or (target.suffix != "" and not target.is_dir())
+
+
+def _iceberg(results: str | None, index_url: str | None, endpoint_url: str | None, json_file: Path | None) -> None:
     from pipeline.tables.iceberg import export
 
+    if results is None or not is_job_file(results):
+        raise UserError(
+            "Iceberg tables need the job file, which names their catalog: omnidrop export job.yaml; or choose a format "
+            "of moments, as in --to vtt"
+        )
+    given = {"index_url": index_url, "storage.endpoint_url": endpoint_url}
+    job = load_job(results, {name: value for name, value in given.items() if value is not None})
     with console.status("exporting"):
         exported = export(job.output, job.resolved_index_url(), job.storage)
     for table in exported:
