@@ -41,6 +41,8 @@ COMMANDS = {
     "audit": "Show what pruning really saved and changed, on clips that were also run dense.",
     "explain": "Show why a clip was answered as it was: what was kept, what each question looked at.",
     "query": "Ask the published results in SQL.",
+    "find": "Find moments by words in answers and conditions on questions.",
+    "review": "Say of answers whether they are right, on a local page that plays the moment.",
     "report": "Show a job's results on one page: savings, answers, failures.",
     "export": "Take moments to editors and players, or clips and answers into Iceberg tables.",
     "status": "Show how far a job is and what its runs cost.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,6 +55,13 @@ def command(
     threshold: Annotated[
         float, typer.Option(min=0, max=1, metavar="P", help="Least probability of an answer that counts.")
     ] = 0.5,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="In place of a threshold: so many of what counts is right, by labels."
+        ),
+    ] = None,
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="Labels for --precision.")] = Path("labels.csv"),
     media: Annotated[
         str | None, typer.Option(metavar="KEY", help="Only videos with such a key; * and ? as in names of files.")
     ] = None,
@@ -68,6 +76,10 @@ def command(
             help="Timecode of the first frame; ; before the frames for drop-frame.",
             show_default="the file's own, or 00:00:00:00",
         ),
+    ] = None,
+    found: Annotated[
+        str | None,
+        typer.Option("--find", metavar="WHAT", help="The moments that `omnidrop find` finds, in place of ranges."),
     ] = None,
     index_url: Annotated[str | None, typer.Option(metavar="URL", help="Iceberg: the job's index.")] = None,
     endpoint_url: EndpointUrl = None,
@@ -88,16 +100,30 @@ def command(
         return
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.export.files import documents
-    from pipeline.export.moments import Selection, videos_with_moments
+    from pipeline.export.moments import Selection, videos_found, videos_with_moments
     from pipeline.export.registry import FORMATS
-    from pipeline.tables.query import models_of, open_results
+    from pipeline.review.labels import read_labels
+    from pipeline.review.reliability import curves, thresholds_for
+    from pipeline.tables.query import keep_sure, models_of, open_results, the_job
 
     if job is None and results is not None and is_job_file(results):
         job = load_job(results).name
-    selection = Selection(threshold, {}, tuple(questions or ()), tuple(answers or ()), media, job)
+    selection = Selection(threshold, tuple(questions or ()), tuple(answers or ()), media)
+    if found is not None and (questions or answers):
+        raise UserError("--find says which answers count; leave --question and --answer out")
     uri, storage = find_results(results, endpoint_url)
     with open_results(uri, storage) as connection:
-        videos = videos_with_moments(connection, selection)
+        name = the_job(connection, uri, job)
+        if precision is not None:
+            drawn = curves(connection, name, read_labels(labels))
+            promised = thresholds_for(drawn, precision, questions or ())
+            typer.echo(f"--precision {precision:g}: {promised}", err=True)
+            keep_sure(connection, promised.least)
+            selection = replace(selection, threshold=0.0)
+        if found is None:
+            videos = videos_with_moments(connection, selection, name)
+        else:
+            videos = videos_found(connection, found, name, media)
         toys = models_of(connection, EMBEDDED)
     form = FORMATS[to]
     target = output or Path(f"moments{form.suffix}" if form.holds_many else "moments")
@@ -117,7 +143,9 @@ def command(
         written.append({"file": str(path), "bytes": len(content)})
     moments = sum(len(video.moments) for video in videos)
     where = f"{target}: " if written else ""
-    none = "" if moments else f": no answer that was asked for reaches {threshold:g}"
+    none = (
+        "" if moments else ": nothing was found" if found else f": no answer that was asked for reaches {threshold:g}"
+    )
     typer.echo(f"{where}{counted(moments, 'moment')} of {counted(len(videos), 'video')}{none}", err=True)
     if form.counts_frames and start_timecode is None and (unknown := [v for v in videos if v.start_timecode is None]):
         typer.echo(

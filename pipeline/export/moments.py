@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from omnidrop.errors import UserError
 from pipeline.export.timing import Clock
+from pipeline.find.search import find
 from pipeline.tables.named_queries import VIEWS
 
 if TYPE_CHECKING:
@@ -80,34 +81,28 @@ class Selection:
     """Which answers become moments."""
 
     threshold: float = THRESHOLD
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    """Per question, before `threshold`."""
     questions: tuple[str, ...] = ()
     """None: all yes/no and choice questions. Named ones may be of any type."""
     answers: tuple[str, ...] = ()
     """None: yes, and every choice."""
     media: str | None = None
     """Of keys: * and ? stand for any text and any character."""
-    job: str | None = None
 
 
-def videos_with_moments(connection: duckdb.DuckDBPyConnection, selection: Selection) -> list[Video]:
+def videos_with_moments(connection: duckdb.DuckDBPyConnection, selection: Selection, job: str) -> list[Video]:
     """The videos of a job that have moments, by key. Raises ExportError."""
-    job = the_job(connection, selection.job)
     _check(connection, job, selection)
     rows = connection.execute(
         f"""
         WITH answers AS (
             SELECT found.* FROM main.answers AS found
-            LEFT JOIN (SELECT unnest($own_questions) AS question_id, unnest($own_thresholds) AS least) AS own
-                ON own.question_id = found.question_id
             WHERE found.job = $job
                 AND ($media IS NULL OR found.media_key = $media OR found.media_key GLOB $media)
                 AND (len($questions) = 0 AND found.answer_type IN ('boolean', 'choice')
                     OR list_contains($questions, found.question_id))
                 AND (len($answers) = 0 AND found.answer_boolean IS DISTINCT FROM false
                     OR list_contains($answers, found.answer))
-                AND coalesce(found.probability, 1) >= coalesce(own.least, $threshold)
+                AND coalesce(found.probability, 1) >= $threshold
         ),
         ranges AS ({VIEWS["answer_ranges"]})
         SELECT media_id, media_key, question_id, answer, start_s, end_s, probability, clips,
@@ -121,8 +116,6 @@ def videos_with_moments(connection: duckdb.DuckDBPyConnection, selection: Select
             "questions": list(selection.questions),
             "answers": list(selection.answers),
             "threshold": selection.threshold,
-            "own_questions": list(selection.thresholds),
-            "own_thresholds": list(selection.thresholds.values()),
         },
     ).fetchall()
     moments: dict[str, list[Moment]] = defaultdict(list)
@@ -148,15 +141,13 @@ def with_media(connection: duckdb.DuckDBPyConnection, job: str, moments: Mapping
     ]
 
 
-def the_job(connection: duckdb.DuckDBPyConnection, name: str | None) -> str:
-    """The job to look at: the one that is named, or the only one. Raises ExportError."""
-    jobs = [job for (job,) in connection.execute("SELECT DISTINCT job FROM media ORDER BY job").fetchall()]
-    if name is None and len(jobs) == 1:
-        return str(jobs[0])
-    if name not in jobs:
-        given = "" if name is None else f"there is no job {name!r}; "
-        raise ExportError(f"{given}the results hold the jobs {', '.join(jobs) or 'none'}; choose one with --job NAME")
-    return str(name)
+def videos_found(connection: duckdb.DuckDBPyConnection, text: str, job: str, media: str | None) -> list[Video]:
+    """The videos in which something is found, all of its moments. Raises FindError."""
+    moments: dict[str, list[Moment]] = defaultdict(list)
+    for one in find(connection, text, job, media=media, most=None)[0]:
+        answer = ", ".join(one.answers) or text
+        moments[one.media_id].append(Moment(one.start_s, one.end_s, "found", text, answer, one.probability, one.clips))
+    return with_media(connection, job, moments)
 
 
 def line(text: str, most: int = MOST_CHARS) -> str:
@@ -177,6 +168,3 @@ def _check(connection: duckdb.DuckDBPyConnection, job: str, selection: Selection
             close = difflib.get_close_matches(name, ids, n=1)
             hint = f" did you mean {close[0]}?" if close else ""
             raise ExportError(f"--question {name}: there is no such question;{hint} there are: {', '.join(ids)}")
-    for value in (selection.threshold, *selection.thresholds.values()):
-        if not 0 <= value <= 1:
-            raise ExportError(f"--threshold must be a probability from 0 to 1, got {value:g}")

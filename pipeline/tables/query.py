@@ -117,6 +117,37 @@ def models_of(connection: duckdb.DuckDBPyConnection, models: Iterable[str]) -> t
     return tuple(model for model in models if connection.execute(first, {"model": model}).fetchone())
 
 
+def keep_sure(connection: duckdb.DuckDBPyConnection, least: Mapping[tuple[str, str | None], float]) -> None:
+    """From here on `answers`, and what is made of it, has only answers with at least such a probability.
+
+    `least` is by question, and answer or None for all answers of the question; other questions have none.
+    """
+    connection.execute(
+        "CREATE TEMP TABLE least_probabilities AS "
+        "SELECT unnest($questions) AS question_id, unnest($answers) AS answer, unnest($least) AS least",
+        {"questions": [q for q, _ in least], "answers": [a for _, a in least], "least": list(least.values())},
+    )
+    connection.execute("ALTER VIEW answers RENAME TO all_answers")
+    connection.execute(
+        "CREATE TEMP VIEW answers AS SELECT a.* FROM all_answers AS a WHERE EXISTS (SELECT 1 FROM least_probabilities "
+        "AS l WHERE l.question_id = a.question_id AND coalesce(l.answer, a.answer) = a.answer "
+        "AND a.probability >= l.least)"
+    )
+
+
+def the_job(connection: duckdb.DuckDBPyConnection, uri: str, job: str | None) -> str:
+    """The job to look at: the one that is named, or the only one. Raises QueryError."""
+    jobs = [name for (name,) in connection.execute("SELECT DISTINCT job FROM media ORDER BY job").fetchall()]
+    if job is None and len(jobs) == 1:
+        return str(jobs[0])
+    if job in jobs:
+        return str(job)
+    if not jobs:
+        raise QueryError(f"{uri}: the published tables name no media; run `omnidrop index` with this output first")
+    given = "they hold several jobs" if job is None else f"they hold no job {job!r}"
+    raise QueryError(f"{uri}: {given}; choose one with --job: {', '.join(jobs)}")
+
+
 def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:
     try:
         for batch in reader:

@@ -20,7 +20,7 @@ from pipeline.export.files import documents
 from pipeline.export.moments import ExportError, Moment, Selection, Video, videos_with_moments
 from pipeline.export.registry import FORMATS
 from pipeline.export.timing import TimingError, clock_of
-from pipeline.tables.query import open_results
+from pipeline.tables.query import open_results, the_job
 from tests.support.media_files import clip_file, make
 from tests.support.small_jobs import cli
 from workers.media.probing import probe
@@ -214,12 +214,13 @@ def test_moments_are_the_ranges_of_answers_above_a_threshold(demo):
             "GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1"
         ).fetchone()
         key, question, answer, threshold = one
+        job = the_job(connection, "results", None)
         selection = Selection(threshold, questions=(question,), answers=(answer,), media=key)
-        (video,) = videos_with_moments(connection, selection)
+        (video,) = videos_with_moments(connection, selection, job)
         counted = connection.execute(
             "SELECT count(*) FROM answers WHERE (media_key, question_id, answer) = (?, ?, ?) AND probability >= ?", one
         ).fetchone()
-        stricter = videos_with_moments(connection, replace(selection, thresholds={question: 1.0}))
+        stricter = videos_with_moments(connection, replace(selection, threshold=1.0), job)
     assert sum(moment.clips for moment in video.moments) == counted[0]
     assert sum(len(v.moments) for v in stricter) <= len(video.moments)
     assert {(m.question_id, m.answer) for m in video.moments} == {(question, answer)}
@@ -243,7 +244,7 @@ def test_the_command_writes_a_file_a_video_or_one_for_all(demo, tmp_path):
     [
         (("--to", "vtt", "-o", "a.vtt"), "a file of --to vtt is about one; name a folder, as in -o a/"),
         (("--to", "vtt", "--question", "first_colr"), "no such question; did you mean first_colour?"),
-        (("--to", "vtt", "--job", "x"), "there is no job 'x'"),
+        (("--to", "vtt", "--job", "x"), "they hold no job 'x'"),
         ((), "Iceberg tables need the job file"),
     ],
 )
