@@ -117,7 +117,8 @@ def command(
 
     with open_results(uri, storage) as connection:
         drawn = curves(connection, name, made)
-    _show(drawn)
+    if str(json_file) != "-":
+        _show(drawn)
     write_json(json_file, {"labels": len(made), "curves": [_plain(one) for one in drawn]})
     typer.echo(f"{labels}: {counted(len(made), 'label')}", err=True)
 

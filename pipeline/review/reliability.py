@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 LEAST_LABELS = 20
 """Of a curve: with fewer, a threshold is a guess."""
+LEAST_ABOVE = 10
+"""Labels at or above a threshold: with fewer, one lucky answer could promise anything."""
 BINS = 5
-BORDER_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Curve:
     """Expected calibration error over the bins: how far probabilities are off, on average."""
     steps: tuple[tuple[float, float], ...]
     """From this probability on, so many are right: the fitted function, rising."""
+    labelled: tuple[float, ...]
+    """Probabilities of the labelled answers."""
     published: tuple[float, ...]
     """Probabilities of all published answers, rising."""
 
@@ -76,7 +79,8 @@ class Curve:
             if total / count < precision - 1e-9:
                 break
             found = probability
-        return found
+        above = 0 if found is None else sum(probability >= found for probability in self.labelled)
+        return found if above >= LEAST_ABOVE else None
 
     def _fitted(self, probability: float) -> float:
         at = bisect_right([start for start, _ in self.steps], probability) - 1
@@ -149,7 +153,7 @@ def thresholds_for(found: Sequence[Curve], precision: float, questions: Sequence
         elif curve.labels < LEAST_LABELS:
             problems.append(f"{curve.name}: {curve.labels} labels, at least {LEAST_LABELS} are needed")
         else:
-            problems.append(f"{curve.name}: not even the most probable answers are right so often")
+            problems.append(f"{curve.name}: no threshold is known above which so many are right")
     if not result:
         raise LabelsError(f"--precision {precision:g} cannot be promised:\n  " + "\n  ".join(problems))
     return Thresholds(result, tuple(problems))
@@ -183,7 +187,17 @@ def _curve(
             break
     error = sum(abs(one.probability - one.right) * one.labels for one in bins) / len(points)
     right = sum(right for _, right in points)
-    return Curve(question, answer, len(points), right, tuple(bins), error, _isotonic(points), published)
+    return Curve(
+        question,
+        answer,
+        len(points),
+        right,
+        tuple(bins),
+        error,
+        _isotonic(points),
+        tuple(p for p, _ in points),
+        published,
+    )
 
 
 def _isotonic(points: Sequence[tuple[float, bool]]) -> tuple[tuple[float, float], ...]:

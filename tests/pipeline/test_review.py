@@ -7,6 +7,7 @@ import http.client
 import json
 import random
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -85,10 +86,20 @@ def test_unsure_answers_come_first_and_every_fifth_is_drawn(tmp_path):
 # The page
 
 
+def played(page, what):
+    """Wait until the video's time is so."""
+    deadline = time.monotonic() + 60
+    while not page.evaluate(f"document.getElementById('video').currentTime {what}"):
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(50)
+
+
 def test_the_page_plays_and_labels_in_a_browser(results, tmp_path):
     path = tmp_path / "labels.csv"
     complaints = []
     with served(results, path) as server, browser() as chromium:
+        from playwright.sync_api import expect
+
         page = chromium.new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -96,20 +107,20 @@ def test_the_page_plays_and_labels_in_a_browser(results, tmp_path):
         page.wait_for_selector("html[data-ready]", state="attached")
         assert page.inner_text("#question") == "shape?"
         assert page.inner_text("#where").startswith("a.webm · 0:00:00.0 to 0:00:01.0")
-        page.wait_for_function("document.getElementById('video').currentTime > 0")
+        played(page, "> 0")
         page.keyboard.press("y")
-        page.wait_for_function("document.getElementById('question').textContent === 'heard?'")
-        page.wait_for_function("document.getElementById('video').currentTime >= 1")
+        expect(page.locator("#question")).to_have_text("heard?")
+        played(page, ">= 1")
         page.keyboard.press("n")  # yes/no: then the other is right
-        page.wait_for_function("document.getElementById('progress').textContent === '2 labelled'")
+        expect(page.locator("#progress")).to_have_text("2 labelled")
         page.keyboard.press("u")
-        page.wait_for_function("document.getElementById('progress').textContent === '1 labelled'")
+        expect(page.locator("#progress")).to_have_text("1 labelled")
         page.keyboard.press("n")
-        page.wait_for_function("document.getElementById('answer').textContent === 'yes'")
+        expect(page.locator("#answer")).to_have_text("yes")
         page.keyboard.press("2")  # heard in the first second: the second option is no
-        page.wait_for_function("document.getElementById('answer').textContent === 'square'")
+        expect(page.locator("#answer")).to_have_text("square")
         page.keyboard.press("1")
-        page.wait_for_function("document.getElementById('answer').textContent === 'A <b>red</b> shape.'")
+        expect(page.locator("#answer")).to_have_text("A <b>red</b> shape.")
         page.fill("#own", "nothing, really")
         page.press("#own", "Enter")
         page.wait_for_selector("#done:not([hidden])")
@@ -238,7 +249,7 @@ def trusted(tmp_path_factory):
         labels.put(
             *(
                 Label("a.mp4", t, t + 1, "q", "a" if right[t] else "b", RIGHT if right[t] else WRONG, "a")
-                for t in {*order[:300], *order[::6]}
+                for t in {*order[:300], *order[::3]}
             )
         )
     return folder, {spans[t][2]["q"][2]: right[t] for t in right}
@@ -251,7 +262,7 @@ def test_a_threshold_keeps_its_promise_on_all_answers(trusted):
         least = thresholds_for([curve], 0.8).least["q", None]
         keep_sure(connection, {("q", None): least})
         kept = [p for (p,) in connection.execute("SELECT probability FROM answers").fetchall()]
-    assert sum(right[p] for p in kept) / len(kept) == pytest.approx(0.8, abs=0.04)
+    assert sum(right[p] for p in kept) / len(kept) == pytest.approx(0.8, abs=0.05)
     assert len(kept) == sum(p >= least for p in right)
     # Probabilities promise more than they keep, by p - p squared.
     assert 0.1 < curve.error < 0.25
@@ -271,7 +282,7 @@ def test_commands_use_the_promise_and_refuse_one_that_cannot_be_made(trusted, tm
     done = cli("export", results, "--to", "csv-markers", "--precision", "0.8", "--labels", labels, "-o", tmp_path / "m")
     assert done.exit_code == 0, done.output
     for precision, file, message in (
-        ("0.999", labels, "q: not even the most probable answers are right so often"),
+        ("0.999", labels, "q: no threshold is known above which so many are right"),
         ("0.8", tmp_path / "none.csv", "there are no labels of published answers"),
     ):
         refused = cli("export", results, "--to", "vtt", "--precision", precision, "--labels", file)
