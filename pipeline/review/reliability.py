@@ -57,7 +57,7 @@ class Curve:
     error: float
     """Expected calibration error over the bins: how far probabilities are off, on average."""
     steps: tuple[tuple[float, float], ...]
-    """From this probability on, so many are right: the fitted function, rising."""
+    """From this probability on, so many are right: the fitted function."""
     labelled: tuple[float, ...]
     """Probabilities of the labelled answers."""
     published: tuple[float, ...]
@@ -73,12 +73,10 @@ class Curve:
         if self.labels < LEAST_LABELS:
             return None
         total, found = 0.0, None
-        # From the most probable down: precision falls, because the fitted function does.
         for count, probability in enumerate(reversed(self.published), start=1):
             total += self._fitted(probability)
-            if total / count < precision - 1e-9:
-                break
-            found = probability
+            if total / count >= precision:
+                found = probability
         above = 0 if found is None else sum(probability >= found for probability in self.labelled)
         return found if above >= LEAST_ABOVE else None
 
@@ -201,7 +199,11 @@ def _curve(
 
 
 def _isotonic(points: Sequence[tuple[float, bool]]) -> tuple[tuple[float, float], ...]:
-    """Pool-adjacent-violators (Barlow et al. 1972): the rising step function that is nearest in squares."""
+    """Pool-adjacent-violators (Barlow et al. 1972): the rising step function that is nearest in squares.
+
+    A step of n answers, r of them right, is (r + 1/2) / (n + 1), as with Jeffreys' prior: ten right ones out of ten do
+    not promise that all are.
+    """
     blocks: list[tuple[float, float, int]] = []
     for probability, right in points:
         start, total, count = probability, float(right), 1
@@ -209,4 +211,4 @@ def _isotonic(points: Sequence[tuple[float, bool]]) -> tuple[tuple[float, float]
             before = blocks.pop()
             start, total, count = before[0], before[1] + total, before[2] + count
         blocks.append((start, total, count))
-    return tuple((start, total / count) for start, total, count in blocks)
+    return tuple((start, (total + 0.5) / (count + 1)) for start, total, count in blocks)
