@@ -1,4 +1,4 @@
-"""SQL over the published results: DuckDB with `answers`, `clips`, `media`, `quarantine`, `runs` and `answer_ranges`.
+"""SQL over the published results: DuckDB with `answers`, `clips`, `media`, ..., and views on them.
 
 Promises: a query sees one published generation, streamed from its files, and nothing else: it reads and writes no other
 file, no network, no extension, no setting. Knows nothing about how tables are made or how results are shown.
@@ -21,14 +21,18 @@ import pyarrow.fs
 from omnidrop.errors import UserError, first_line
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
+from pipeline.journal.recipes import recall
 from pipeline.storage.arrow import arrow_filesystem
-from pipeline.storage.store import open_store
+from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest
 from pipeline.tables.named_queries import VIEWS
 
 BATCH_ROWS = 1024
 NAMES = (*manifest.NAMES, *VIEWS)
 """What a query can read."""
+
+
+VIDEO_RULES_SCHEMA = pa.schema([(name, pa.string()) for name in ("recipe_hash", "question_id", "rule")])
 
 
 class QueryError(UserError):
@@ -75,6 +79,7 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
     ):
         for name in manifest.NAMES:
             connection.register(name, published_dataset(uri, storage, published, name))
+        connection.register("video_rules", _video_rules(connection, open_store(uri, storage)))
         for name, select in VIEWS.items():
             connection.execute(f"CREATE VIEW {name} AS {select}")
         # From here on DuckDB opens no file and no address, and cannot be told to.
@@ -115,6 +120,17 @@ def models_of(connection: duckdb.DuckDBPyConnection, models: Iterable[str]) -> t
     """Which of `models` answered some clip. Looks no further than the first clip of each."""
     first = "SELECT 1 FROM clips WHERE model = $model LIMIT 1"
     return tuple(model for model in models if connection.execute(first, {"model": model}).fetchone())
+
+
+def _video_rules(connection: duckdb.DuckDBPyConnection, store: Store) -> pa.Table:
+    """How answers become those of videos, from what each recipe that counts asked."""
+    rows = []
+    for (recipe_hash,) in connection.execute("SELECT DISTINCT recipe_hash FROM media ORDER BY 1").fetchall():
+        kept = recall(store, recipe_hash) if recipe_hash else None
+        for question in kept.question_set.questions if kept else ():
+            if question.video is not None:
+                rows.append({"recipe_hash": recipe_hash, "question_id": question.id, "rule": question.video})
+    return pa.Table.from_pylist(rows, schema=VIDEO_RULES_SCHEMA)
 
 
 def keep_sure(connection: duckdb.DuckDBPyConnection, least: Mapping[tuple[str, str | None], float]) -> None:
