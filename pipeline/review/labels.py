@@ -11,7 +11,7 @@ import fcntl
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
@@ -93,9 +93,10 @@ class LabelsFile:
         """Add labels, or say something else about what was labelled. Raises LabelsError."""
         self._write(self._labels | {label.key: label for label in labels})
 
-    def remove(self, label: Label) -> None:
-        """Take a label back. Raises LabelsError."""
-        self._write({key: one for key, one in self._labels.items() if key != label.key})
+    def remove(self, *labels: Label) -> None:
+        """Take labels back. Raises LabelsError."""
+        gone = {label.key for label in labels}
+        self._write({key: one for key, one in self._labels.items() if key not in gone})
 
     def _write(self, labels: dict[tuple[str, int, int, str], Label]) -> None:
         out = io.StringIO(newline="")
@@ -115,6 +116,19 @@ class LabelsFile:
                 temporary.unlink()
             raise LabelsError(f"--labels {self.path}: cannot be written: {error.strerror}") from error
         self._labels = labels
+
+
+def forget_labels(path: Path, is_forgotten: Callable[[str], bool]) -> int:
+    """Take out what was said of files that are forgotten; how many labels. Leaves a table of somebody else alone."""
+    try:
+        if not any(is_forgotten(label.file) for label in read_labels(path)):
+            return 0
+    except LabelsError:
+        return 0
+    with labels_file(path) as labels:
+        gone = [label for label in labels if is_forgotten(label.file)]
+        labels.remove(*gone)
+        return len(gone)
 
 
 @contextmanager

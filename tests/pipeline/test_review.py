@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.config.sections import StorageConfig
 from pipeline.review.label_studio import imported
-from pipeline.review.labels import RIGHT, WRONG, Label, LabelsError, labels_file, read_labels
+from pipeline.review.labels import RIGHT, WRONG, Label, LabelsError, forget_labels, labels_file, read_labels
 from pipeline.review.queue import queue
 from pipeline.review.reliability import curves, thresholds_for
 from pipeline.review.server import ReviewServer
@@ -204,6 +204,17 @@ def test_a_table_of_somebody_else_is_not_written_over(tmp_path):
     with pytest.raises(LabelsError, match="was not written by `omnidrop review`"), labels_file(path):
         pass
     assert path.read_text().startswith("file,question,answer\n")
+
+
+def test_what_is_forgotten_is_not_labelled_either(tmp_path):
+    path = tmp_path / "labels.csv"
+    assert forget_labels(path, "a.mp4".__eq__) == 0
+    with labels_file(path) as labels:
+        labels.put(*(Label(file, 0, 1, "heard", "yes") for file in ("a.mp4", "b.mp4")))
+    assert [forget_labels(path, "a.mp4".__eq__) for _ in range(2)] == [1, 0]
+    assert [label.file for label in read_labels(path)] == ["b.mp4"]
+    path.write_text("file,answer\na.mp4,yes\n")
+    assert forget_labels(path, "a.mp4".__eq__) == 0
 
 
 def test_label_studios_corrections_become_labels(results, tmp_path):
