@@ -13,11 +13,10 @@ from jobs._shared.display import console
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import replaced
-from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
+from jobs._shared.results import EndpointUrl, Results, find_results
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
-from pipeline.config.job import load_job
 from pipeline.report.formats import counted
 
 EXAMPLES = (
@@ -106,14 +105,12 @@ def command(
     from pipeline.review.reliability import curves, thresholds_for
     from pipeline.tables.query import keep_sure, models_of, open_results, the_job
 
-    if job is None and results is not None and is_job_file(results):
-        job = load_job(results).name
     selection = Selection(threshold, tuple(questions or ()), tuple(answers or ()), media)
     if found is not None and (questions or answers):
         raise UserError("--find says which answers count; leave --question and --answer out")
-    uri, storage = find_results(results, endpoint_url)
-    with open_results(uri, storage) as connection:
-        name = the_job(connection, uri, job)
+    place = find_results(results, endpoint_url)
+    with open_results(place.uri, place.storage) as connection:
+        name = the_job(connection, place.uri, job or (place.job.name if place.job else None))
         if precision is not None:
             drawn = curves(connection, name, read_labels(labels))
             promised = thresholds_for(drawn, precision, questions or ())
@@ -164,13 +161,12 @@ def _is_one_file(target: Path) -> bool:
 def _iceberg(results: str | None, index_url: str | None, endpoint_url: str | None, json_file: Path | None) -> None:
     from pipeline.tables.iceberg import export
 
-    if results is None or not is_job_file(results):
+    job = find_results(results, endpoint_url, index_url=index_url).job
+    if job is None:
         raise UserError(
             "Iceberg tables need the job file, which names their catalog: omnidrop export job.yaml; or choose a format "
             "of moments, as in --to vtt"
         )
-    given = {"index_url": index_url, "storage.endpoint_url": endpoint_url}
-    job = load_job(results, {name: value for name, value in given.items() if value is not None})
     with console.status("exporting"):
         exported = export(job.output, job.resolved_index_url(), job.storage)
     for table in exported:

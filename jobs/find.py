@@ -11,10 +11,9 @@ from rich.text import Text
 
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
+from jobs._shared.results import EndpointUrl, Results, find_results
 from jobs.cli import main
 from omnidrop.models.checkpoints import EMBEDDED
-from pipeline.config.job import load_job
 from pipeline.report.formats import counted
 
 EXAMPLES = (
@@ -53,11 +52,10 @@ def command(
     from pipeline.find.search import find
     from pipeline.tables.query import models_of, open_results, the_job
 
-    if job is None and results is not None and is_job_file(results):
-        job = load_job(results).name
-    uri, storage = find_results(results, endpoint_url)
-    with open_results(uri, storage) as connection:
-        found, total = find(connection, what, the_job(connection, uri, job), media=media, most=rows)
+    place = find_results(results, endpoint_url)
+    name = job or (place.job.name if place.job else None)
+    with open_results(place.uri, place.storage) as connection:
+        found, total = find(connection, what, the_job(connection, place.uri, name), media=media, most=rows)
         toys = models_of(connection, EMBEDDED)
     write_json(json_file, {"moments": found, "total": total})
     if str(json_file) != "-":

@@ -15,12 +15,11 @@ from rich.text import Text
 
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
+from jobs._shared.results import EndpointUrl, Results, find_results
 from jobs._shared.stopping import StopOnSignal
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
-from pipeline.config.job import load_job
 from pipeline.report.formats import counted
 
 if TYPE_CHECKING:
@@ -61,13 +60,11 @@ def command(
     """Look at answers on a local page that plays the moment: right, wrong, or what would be right.
 
     Answers that dense contradicted in an audit come first, then those that were hardly more probable than the next; one
-    in five is drawn from all others. Labels go into a CSV file that `omnidrop evaluate` takes. They also say from which
+    in five is drawn from all others. Labels go into a CSV file that `omnidrop evaluate labels` takes. They also say from which
     probability on a question's answers are right how often: `--precision 0.9` of `export` and `query` uses that.
 
     The page is served to this machine alone, at an address with a secret; Ctrl-C ends it. A job may run meanwhile.
     """
-    if job is None and results is not None and is_job_file(results):
-        job = load_job(results).name
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.review.label_studio import imported as label_studio
     from pipeline.review.labels import labels_file
@@ -76,9 +73,10 @@ def command(
     from pipeline.storage.store import open_store
     from pipeline.tables.query import models_of, open_results, the_job
 
-    uri, storage = find_results(results, endpoint_url)
+    place = find_results(results, endpoint_url)
+    uri, storage = place.uri, place.storage
     with open_results(uri, storage) as connection:
-        name = the_job(connection, uri, job)
+        name = the_job(connection, uri, job or (place.job.name if place.job else None))
         note_toy_answers(models_of(connection, EMBEDDED))
     with labels_file(labels) as file:
         if imported is not None:

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from pipeline.config.job import load_job
 from pipeline.config.sections import StorageConfig
+from pipeline.evaluation.labels import labelled_clips
 from pipeline.review.label_studio import imported
 from pipeline.review.labels import RIGHT, WRONG, Label, LabelsError, forget_labels, labels_file, read_labels
 from pipeline.review.queue import queue
@@ -184,7 +186,22 @@ def test_media_come_in_ranges(results, tmp_path):
 # Labels
 
 
-def test_labels_are_what_evaluate_reads(results, tmp_path):
+def test_labels_are_what_evaluate_takes(job, tmp_path):
+    path = tmp_path / "labels.csv"
+    with labels_file(path) as labels:
+        labels.put(
+            Label("short.mp4", 0.0, 3.0, "shape", "circle", WRONG, "square"),
+            Label("short.mp4", 0.0, 3.0, "heard", "", WRONG, "yes"),
+            Label("long.mkv", 3.0, 6.0, "heard", "yes", RIGHT, "yes"),
+        )
+    clips = labelled_clips(path, load_job(job))
+    assert [(clip.media.key, clip.start_s, [(t.question_id, t.right) for t in clip.targets]) for clip in clips] == [
+        ("short.mp4", 0, [("shape", ("circle",))]),
+        ("long.mkv", 3, [("heard", ("yes",))]),
+    ]
+
+
+def test_a_label_replaces_the_one_before_it(tmp_path):
     path = tmp_path / "labels.csv"
     with labels_file(path) as labels:
         labels.put(Label("a.webm", 0, 1, "heard", "yes"), Label("a.webm", 0, 1, "shape", "", WRONG, "circle"))
