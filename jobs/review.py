@@ -60,8 +60,8 @@ def command(
     """Look at answers on a local page that plays the moment: right, wrong, or what would be right.
 
     Answers that dense contradicted in an audit come first, then those that were hardly more probable than the next; one
-    in five is drawn from all others. Labels go into a CSV file that `omnidrop evaluate labels` takes. They also say from which
-    probability on a question's answers are right how often: `--precision 0.9` of `export` and `query` uses that.
+    in five is drawn from all others. Labels go into a CSV file that `omnidrop evaluate labels` takes. They also say
+    how often answers of which probability are right: `--precision 0.9` of `export` and `query` uses that.
 
     The page is served to this machine alone, at an address with a secret; Ctrl-C ends it. A job may run meanwhile.
     """
