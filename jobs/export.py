@@ -29,6 +29,7 @@ EXAMPLES = (
 
 To = Literal["iceberg", "vtt", "srt", "chapters", "csv-markers", "edl", "edl-loc", "otio", "label-studio"]
 Names = list[str] | None
+MOST_PROBLEMS = 20
 
 
 def command(
@@ -98,7 +99,7 @@ def command(
         _iceberg(results, index_url, endpoint_url, json_file)
         return
     # Here, so that --help need not wait for DuckDB and pyarrow.
-    from pipeline.export.files import documents
+    from pipeline.export.files import documents, with_clocks
     from pipeline.export.moments import Selection, videos_found, videos_with_moments
     from pipeline.export.registry import FORMATS
     from pipeline.review.labels import read_labels
@@ -123,6 +124,9 @@ def command(
             videos = videos_found(connection, found, name, media)
         toys = models_of(connection, EMBEDDED)
     form = FORMATS[to]
+    videos, problems = with_clocks(form, videos, rate, start_timecode)
+    if problems and not videos:
+        raise UserError("\n".join(problems[:MOST_PROBLEMS]))
     target = output or Path(f"moments{form.suffix}" if form.holds_many else "moments")
     if not form.holds_many and _is_one_file(target) and len(videos) > 1:
         raise UserError(
@@ -130,8 +134,8 @@ def command(
             f" in -o {target.with_suffix('')}/, or choose one video with --media KEY"
         )
     written: list[dict[str, Any]] = []
-    for name, content in documents(form, videos, rate, start_timecode):
-        path = target if form.holds_many or _is_one_file(target) else target / name
+    for file_name, content in documents(form, videos):
+        path = target if form.holds_many or _is_one_file(target) else target / file_name
         if str(target) == "-":
             sys.stdout.buffer.write(content)
             continue
@@ -146,12 +150,17 @@ def command(
     typer.echo(f"{where}{counted(moments, 'moment')} of {counted(len(videos), 'video')}{none}", err=True)
     if form.counts_frames and start_timecode is None and (unknown := [v for v in videos if v.start_timecode is None]):
         typer.echo(
-            f"note: {counted(len(unknown), 'file')} without a start timecode count from 00:00:00:00; --start-timecode "
-            "sets one",
+            f"note: {counted(len(unknown), 'file')} without a usable start timecode: counted from 00:00:00:00; "
+            "--start-timecode sets one",
             err=True,
         )
-    write_json(json_file, {"to": to, "videos": len(videos), "moments": moments, "files": written})
+    write_json(json_file, {"to": to, "videos": len(videos), "moments": moments, "files": written, "left_out": problems})
     note_toy_answers(toys)
+    if problems:
+        typer.echo(f"left out: {counted(len(problems), 'video')}", err=True)
+        for problem in problems[:MOST_PROBLEMS]:
+            typer.echo(f"  {problem}", err=True)
+        raise typer.Exit(1)
 
 
 def _is_one_file(target: Path) -> bool:

@@ -1,7 +1,7 @@
 """Which file holds the moments of which video.
 
 Promises: a file name made from a media key stays below the folder that was given, whatever the key is; no two videos
-share a file. A video whose frames cannot be counted is refused by name. Knows nothing about what formats look like.
+share a file. A video whose frames cannot be counted is named, and left out. Knows nothing about what formats look like.
 """
 
 from __future__ import annotations
@@ -12,18 +12,35 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.export.base import Format
-from pipeline.export.moments import ExportError, Video, line
-from pipeline.export.timing import Clock, TimingError, clock_of
+from pipeline.export.moments import Video, line
+from pipeline.export.timing import TimingError, clock_of
 
 NAME_CHARS = 120
 
 
-def documents(
+def with_clocks(
     form: Format, videos: Sequence[Video], rate: float | None = None, start: str | None = None
-) -> Iterator[tuple[str, bytes]]:
-    """Relative file name and content, one for each video, or one named "" for all. Raises ExportError."""
-    if form.counts_frames:
-        videos = [replace(video, clock=_clock(video, form, rate, start)) for video in videos]
+) -> tuple[list[Video], list[str]]:
+    """The videos that a format can be about, with their clocks where it counts frames, and why others are left out."""
+    if not form.counts_frames:
+        return list(videos), []
+    counted, problems = [], []
+    for video in videos:
+        try:
+            clock = clock_of(rate if rate is not None else video.frame_rate, start or video.start_timecode)
+            if form.is_for_editors and not clock.is_editable:
+                raise TimingError(
+                    f"it has {float(clock.rate):g} frames per second, and editors have no timeline of that rate; give "
+                    "the rate of the project it goes into, as in --rate 25"
+                )
+            counted.append(replace(video, clock=clock))
+        except TimingError as error:
+            problems.append(f"{line(video.key)}: {error}")
+    return counted, problems
+
+
+def documents(form: Format, videos: Sequence[Video]) -> Iterator[tuple[str, bytes]]:
+    """Relative file name and content, one for each video, or one named "" for all."""
     if form.holds_many:
         yield "", form.write(videos)
         return
@@ -34,19 +51,6 @@ def documents(
             # a.mp4 beside a.mkv; the number tells apart what even whole names do not.
             name = _name(f"{video.key}.{number}.x", form.suffix)
         yield name, form.write([video])
-
-
-def _clock(video: Video, form: Format, rate: float | None, start: str | None) -> Clock:
-    try:
-        clock = clock_of(rate if rate is not None else video.frame_rate, start or video.start_timecode)
-    except TimingError as error:
-        raise ExportError(f"{line(video.key)}: {error}") from error
-    if form.is_for_editors and not clock.is_editable:
-        raise ExportError(
-            f"{line(video.key)}: it has {float(clock.rate):g} frames per second, and editors have no timeline of that "
-            "rate; give the rate of the project it goes into, as in --rate 25"
-        )
-    return clock
 
 
 def _name(key: str, suffix: str) -> str:

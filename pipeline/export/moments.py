@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from omnidrop.errors import UserError
-from pipeline.export.timing import Clock
+from pipeline.export.timing import Clock, TimingError, clock_of
 from pipeline.find.search import find
 from pipeline.tables.named_queries import VIEWS
 
@@ -136,9 +136,18 @@ def with_media(connection: duckdb.DuckDBPyConnection, job: str, moments: Mapping
         {"job": job, "ids": list(moments)},
     ).fetchall()
     return [
-        Video(key, uri, duration_s, rate, tuple(moments[media_id]), timecode, model or "")
+        Video(key, uri, duration_s, rate, tuple(moments[media_id]), _usable(rate, timecode), model or "")
         for media_id, key, uri, duration_s, rate, timecode, model in rows
     ]
+
+
+def _usable(rate: float | None, timecode: str | None) -> str | None:
+    """A file's own start timecode, None where it is none at the file's own rate: anything can stand in a tag."""
+    try:
+        clock_of(rate, timecode)
+    except TimingError:
+        return None
+    return timecode
 
 
 def videos_found(connection: duckdb.DuckDBPyConnection, text: str, job: str, media: str | None) -> list[Video]:

@@ -85,7 +85,11 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
         # From here on DuckDB opens no file and no address, and cannot be told to.
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        yield connection
+        try:
+            yield connection
+        except (duckdb.Error, pa.ArrowException) as error:
+            # A published file that is damaged or gone, or no memory: `omnidrop verify` says which.
+            raise QueryError(f"{uri}: {first_line(error)}") from error
 
 
 def published_dataset(uri: str, storage: StorageConfig | None, published: manifest.Published, name: str) -> ds.Dataset:

@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.export.chapters import chapters
-from pipeline.export.files import documents
-from pipeline.export.moments import ExportError, Moment, Selection, Video, videos_with_moments
+from pipeline.export.files import documents, with_clocks
+from pipeline.export.moments import Moment, Selection, Video, videos_with_moments
 from pipeline.export.registry import FORMATS
 from pipeline.export.timing import TimingError, clock_of
 from pipeline.tables.query import open_results, the_job
 from tests.support.media_files import clip_file, make
+from tests.support.published_tables import publish
 from tests.support.small_jobs import cli
 from workers.media.probing import probe
 
@@ -34,7 +35,9 @@ VIDEO = Video("news/a.mp4", "/archive/news/a.mp4", 120.0, 29.97, MOMENTS, "00:59
 
 
 def written(name, *videos, **clock):
-    return [content for _, content in documents(FORMATS[name], videos, **clock)]
+    videos, problems = with_clocks(FORMATS[name], videos, **clock)
+    assert problems == []
+    return [content for _, content in documents(FORMATS[name], videos)]
 
 
 # Time
@@ -185,8 +188,10 @@ def test_label_studio_gets_tasks_with_frames_counted_from_one():
 
 def test_editors_get_no_frames_of_a_rate_they_do_not_have():
     slow = replace(VIDEO, frame_rate=10, start_timecode=None)
-    with pytest.raises(ExportError, match=r"news/a\.mp4: it has 10 frames per second, .* --rate 25"):
-        written("edl", slow)
+    videos, (problem,) = with_clocks(FORMATS["edl"], [slow, replace(VIDEO, key="b.mp4")])
+    assert [video.key for video in videos] == ["b.mp4"]
+    assert "news/a.mp4: it has 10 frames per second" in problem
+    assert problem.endswith("as in --rate 25")
     assert b"00:00:02:00" in written("edl", slow, rate=25.0)[0]
 
 
@@ -237,6 +242,19 @@ def test_the_command_writes_a_file_a_video_or_one_for_all(demo, tmp_path):
     done = cli("export", results, "--to", "csv-markers", "--rate", "25", "-o", tmp_path / "m.csv")
     assert done.exit_code == 0, done.output
     assert len(list(csv.DictReader((tmp_path / "m.csv").open(newline="")))) == said["moments"]
+
+
+def test_odd_files_are_named_and_left_out_and_others_written(tmp_path):
+    span = (0.0, 2.0, {"heard": ("boolean", "yes", 0.9)})
+    media = {"even.mp4": {"tags": [("timecode", "not a time")]}, "uneven.mp4": {"frame_rate": 14.93}}
+    results = publish(tmp_path / "r", {"even.mp4": [span], "uneven.mp4": [span]}, media)
+    done = cli("export", results, "--to", "edl", "-o", tmp_path / "markers")
+    assert done.exit_code == 1
+    assert "left out: 1 video\n  uneven.mp4: it has 14.93 frames per second on average" in done.stderr
+    assert "1 file without a usable start timecode" in done.stderr
+    assert [file.name for file in (tmp_path / "markers").iterdir()] == ["even.edl"]
+    done = cli("export", results, "--to", "edl", "-o", tmp_path / "all", "--rate", "25")
+    assert (done.exit_code, len(list((tmp_path / "all").iterdir()))) == (0, 2)
 
 
 @pytest.mark.parametrize(
