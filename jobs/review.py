@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from rich.text import Text
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.results import EndpointUrl, Results, find_results
-from jobs._shared.stopping import StopOnSignal
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
@@ -102,7 +102,10 @@ def command(
                 server = ReviewServer(port, file, following, storage)
             except OSError as error:
                 raise UserError(f"--port {port}: {error.strerror}; choose another, or leave it out") from error
-            with server, StopOnSignal() as stop:
+            stop = threading.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
+            with server:
                 threading.Thread(target=server.serve_forever, name="review", daemon=True).start()
                 typer.echo(f"{server.url}\nlabels: {labels}; Ctrl-C ends", err=True)
                 if open_it:

@@ -88,10 +88,7 @@ def parse(text: str) -> Node:
     parser = _Parser(text)
     if parser.next is None:
         raise FindError('nothing to look for; give words, as in "red car", or conditions, as in "people > 2"')
-    found = parser.any_of(0)
-    if parser.next is not None:
-        raise parser.error(f"unexpected {parser.next.text}")
-    return found
+    return parser.whole()
 
 
 class _Parser:
@@ -105,6 +102,12 @@ class _Parser:
     @property
     def next(self) -> _Token | None:
         return self._tokens[self._place] if self._place < len(self._tokens) else None
+
+    def whole(self) -> Node:
+        found = self.any_of(0)
+        if self.next is not None:
+            raise self.error(f"unexpected {self.next.text}")
+        return found
 
     def any_of(self, depth: int) -> Node:
         parts = [self._all_of(depth)]

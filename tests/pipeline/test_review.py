@@ -6,9 +6,13 @@ import csv
 import http.client
 import json
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -324,3 +328,21 @@ def test_a_few_labels_promise_nothing(results):
         found = curves(connection, "test", labels)
     with pytest.raises(LabelsError, match="shape: 1 labels, at least 20 are needed"):
         thresholds_for(found, 0.9)
+
+
+def test_the_command_serves_until_it_is_stopped(results, tmp_path):
+    labels = tmp_path / "labels.csv"
+    command = [sys.executable, "-m", "jobs.review", str(results), "--no-open", "--labels", str(labels)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        url = urlsplit(next(line for line in process.stderr if line.startswith("http")).strip())
+        address = http.client.HTTPConnection(url.hostname, url.port, timeout=30)
+        address.request("GET", f"{url.path}next")
+        items = json.loads(address.getresponse().read())["items"]
+        said = {name: items[0][name] for name in ("clip_id", "question_id")} | {"verdict": "wrong", "answer": "square"}
+        address.request("POST", f"{url.path}label", json.dumps(said), {"Content-Type": "application/json"})
+        assert json.loads(address.getresponse().read()) == {"labelled": 1}
+        address.close()
+        process.send_signal(signal.SIGTERM)
+        assert f"{labels}: 1 label" in process.stderr.read()
+        assert process.wait() == 0
+    assert [label.answer for label in read_labels(labels)] == ["square"]
