@@ -1,25 +1,181 @@
-"""`omnidrop export`: the published clips and answers as Iceberg tables."""
+"""`omnidrop export`: moments for players, editors and labelling tools; clips and answers as Iceberg tables."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
 from jobs._shared.display import console
-from jobs._shared.options import JsonFile, with_job, write_json
+from jobs._shared.notes import note_toy_answers
+from jobs._shared.options import JsonFile, write_json
+from jobs._shared.query_output import replaced
+from jobs._shared.results import EndpointUrl, Results, find_results
 from jobs.cli import main
-from pipeline.config.job import JobConfig
+from omnidrop.errors import UserError
+from omnidrop.models.checkpoints import EMBEDDED
+from pipeline.report.formats import counted
 
-EXAMPLES = ("omnidrop export job.yaml", "omnidrop export job.yaml --json export.json")
+EXAMPLES = (
+    "omnidrop export job.yaml",
+    "omnidrop export demo/results --to vtt -o subtitles/",
+    "omnidrop export job.yaml --to edl --question red_car --threshold 0.9 --media 'news/*' -o markers/",
+    "omnidrop export results --to edl --media news/a.mp4 --rate 29.97 --start-timecode '01:00:00;00' -o a.edl",
+    "omnidrop export s3://bucket/results --to label-studio -o tasks.json",
+)
+
+To = Literal["iceberg", "vtt", "srt", "chapters", "csv-markers", "edl", "edl-loc", "otio", "label-studio"]
+Names = list[str] | None
+MOST_PROBLEMS = 20
 
 
-@with_job
-def command(job: JobConfig, json_file: JsonFile = None) -> None:
-    """Copy the published clips and answers into Iceberg tables: one snapshot more for each generation.
+def command(
+    results: Results = None,
+    to: Annotated[To, typer.Option(help="Iceberg tables, or moments in one of these formats.")] = "iceberg",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--to-file",
+            metavar="FILE|FOLDER",
+            help="A file, a folder for several videos, or - for standard output.",
+            show_default="moments/, or moments.SUFFIX where one file holds all",
+        ),
+    ] = None,
+    questions: Annotated[
+        Names,
+        typer.Option("--question", metavar="ID", help="Only this; may be repeated.", show_default="yes/no, choice"),
+    ] = None,
+    answers: Annotated[
+        Names, typer.Option("--answer", metavar="TEXT", help="Only this; may be repeated.", show_default="all but no")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, metavar="P", help="Least probability of an answer that counts.")
+    ] = 0.5,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="In place of a threshold: so many of what counts is right, by labels."
+        ),
+    ] = None,
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="Labels for --precision.")] = Path("labels.csv"),
+    media: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Only videos with such a key; * and ? as in names of files.")
+    ] = None,
+    job: Annotated[str | None, typer.Option(metavar="NAME", help="Which job, where the results hold several.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1, metavar="FPS", help="Frames per second.", show_default="the file's own")
+    ] = None,
+    start_timecode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HH:MM:SS:FF",
+            help="Timecode of the first frame; ; before the frames for drop-frame.",
+            show_default="the file's own, or 00:00:00:00",
+        ),
+    ] = None,
+    found: Annotated[
+        str | None,
+        typer.Option("--find", metavar="WHAT", help="The moments that `omnidrop find` finds, in place of ranges."),
+    ] = None,
+    index_url: Annotated[str | None, typer.Option(metavar="URL", help="Iceberg: the job's index.")] = None,
+    endpoint_url: EndpointUrl = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Take moments to where people work: subtitles, chapters, markers for editors, tasks for labelling tools.
 
-    The catalog is in the savings index's database, the data below `iceberg/` of the output; needs the extra
+    A moment is a time range of a video with the same answer, clips that touch or overlap merged: by default every
+    yes and every choice with a probability of at least 0.5. Frames are counted at the file's own rate from its own
+    start timecode.
+
+    Without --to, the published clips and answers are copied into Iceberg tables, one snapshot more for each generation:
+    the catalog is in the savings index's database, the data below `iceberg/` of the output; needs the extra
     omnidrop[iceberg]. Older snapshots stay; `omnidrop forget` deletes these tables whole, as all of them hold the item.
     """
+    if to == "iceberg":
+        _iceberg(results, index_url, endpoint_url, json_file)
+        return
     # Here, so that --help need not wait for DuckDB and pyarrow.
+    from pipeline.export.files import documents, with_clocks
+    from pipeline.export.moments import Selection, videos_found, videos_with_moments
+    from pipeline.export.registry import FORMATS
+    from pipeline.review.labels import read_labels
+    from pipeline.review.reliability import curves, thresholds_for
+    from pipeline.tables.query import keep_sure, models_of, open_results, the_job
+
+    selection = Selection(threshold, tuple(questions or ()), tuple(answers or ()), media)
+    if found is not None and (questions or answers):
+        raise UserError("--find says which answers count; leave --question and --answer out")
+    place = find_results(results, endpoint_url)
+    with open_results(place.uri, place.storage) as connection:
+        name = the_job(connection, place.uri, job or (place.job.name if place.job else None))
+        if precision is not None:
+            drawn = curves(connection, name, read_labels(labels))
+            promised = thresholds_for(drawn, precision, questions or ())
+            typer.echo(f"--precision {precision:g}: {promised}", err=True)
+            keep_sure(connection, promised.least)
+            selection = replace(selection, threshold=0.0)
+        if found is None:
+            videos = videos_with_moments(connection, selection, name)
+        else:
+            videos = videos_found(connection, found, name, media)
+        toys = models_of(connection, EMBEDDED)
+    form = FORMATS[to]
+    videos, problems = with_clocks(form, videos, rate, start_timecode)
+    if problems and not videos:
+        raise UserError("\n".join(problems[:MOST_PROBLEMS]))
+    target = output or Path(f"moments{form.suffix}" if form.holds_many else "moments")
+    if not form.holds_many and _is_one_file(target) and len(videos) > 1:
+        raise UserError(
+            f"-o {target}: {len(videos)} videos have moments, and a file of --to {to} is about one; name a folder, as"
+            f" in -o {target.with_suffix('')}/, or choose one video with --media KEY"
+        )
+    written: list[dict[str, Any]] = []
+    for file_name, content in documents(form, videos):
+        path = target if form.holds_many or _is_one_file(target) else target / file_name
+        if str(target) == "-":
+            sys.stdout.buffer.write(content)
+            continue
+        with replaced(path) as file:
+            file.write(content)
+        written.append({"file": str(path), "bytes": len(content)})
+    moments = sum(len(video.moments) for video in videos)
+    where = f"{target}: " if written else ""
+    none = (
+        "" if moments else ": nothing was found" if found else f": no answer that was asked for reaches {threshold:g}"
+    )
+    typer.echo(f"{where}{counted(moments, 'moment')} of {counted(len(videos), 'video')}{none}", err=True)
+    if form.counts_frames and start_timecode is None and (unknown := [v for v in videos if v.start_timecode is None]):
+        typer.echo(
+            f"note: {counted(len(unknown), 'file')} without a usable start timecode: counted from 00:00:00:00; "
+            "--start-timecode sets one",
+            err=True,
+        )
+    write_json(json_file, {"to": to, "videos": len(videos), "moments": moments, "files": written, "left_out": problems})
+    note_toy_answers(toys)
+    if problems:
+        typer.echo(f"left out: {counted(len(problems), 'video')}", err=True)
+        for problem in problems[:MOST_PROBLEMS]:
+            typer.echo(f"  {problem}", err=True)
+        raise typer.Exit(1)
+
+
+def _is_one_file(target: Path) -> bool:
+    return str(target) == "-" or (target.suffix != "" and not target.is_dir())
+
+
+def _iceberg(results: str | None, index_url: str | None, endpoint_url: str | None, json_file: Path | None) -> None:
     from pipeline.tables.iceberg import export
 
+    job = find_results(results, endpoint_url, index_url=index_url).job
+    if job is None:
+        raise UserError(
+            "Iceberg tables need the job file, which names their catalog: omnidrop export job.yaml; or choose a format "
+            "of moments, as in --to vtt"
+        )
     with console.status("exporting"):
         exported = export(job.output, job.resolved_index_url(), job.storage)
     for table in exported:

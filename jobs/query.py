@@ -24,6 +24,8 @@ from pipeline.config.locations import is_s3
 from pipeline.tables.named_queries import NamedQuery, find_query, named_queries
 
 if TYPE_CHECKING:
+    import duckdb
+
     from pipeline.tables.query import Answered
 
 EXAMPLES = (
@@ -64,12 +66,18 @@ def command(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write rows to a file.", show_default=False)
     ] = None,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="Most rows of a table.")] = MOST_ROWS,
+    precision: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="SHARE", help="Only answers so many of which are right, by labels."),
+    ] = None,
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="Labels for --precision.")] = Path("labels.csv"),
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
     """Ask the published results: a named query, or SQL (DuckDB).
 
-    Tables: answers, clips, media, quarantine, runs, answer_ranges. SQL can only read them: no other file, no network.
+    Tables: answers, clips, media, audits, quarantine, runs, answer_ranges, video_answers. SQL can only read them: no
+    other file, no network.
     """
     text, place = told_apart(results, question)
     if list_them or text is None:
@@ -81,6 +89,8 @@ def command(
 
     found = find_results(place, endpoint_url)
     with open_results(found.uri, found.storage) as connection:
+        if precision is not None:
+            _keep_sure(connection, found.uri, precision, labels)
         asked = find_query(text)
         answered = query(connection, asked.sql, asked.values(given))
         if json_file is not None:
@@ -89,6 +99,16 @@ def command(
                 return
         show(answered, form, output, rows)
         note_toy_answers(models_of(connection, EMBEDDED))
+
+
+def _keep_sure(connection: duckdb.DuckDBPyConnection, uri: str, precision: float, labels: Path) -> None:
+    from pipeline.review.labels import read_labels
+    from pipeline.review.reliability import curves, thresholds_for
+    from pipeline.tables.query import keep_sure, the_job
+
+    promised = thresholds_for(curves(connection, the_job(connection, uri, None), read_labels(labels)), precision)
+    typer.echo(f"--precision {precision:g}: {promised}", err=True)
+    keep_sure(connection, promised.least)
 
 
 def told_apart(first: str | None, second: str | None) -> tuple[str | None, str | None]:

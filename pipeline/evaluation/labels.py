@@ -32,8 +32,9 @@ COLUMNS = {
     "end": ("end", "end_s", "to"),
     "question": ("question_id", "question", "id"),
     "answer": ("answer", "right_answer", "right", "label", "expected"),
+    "verdict": ("verdict",),
 }
-"""What columns may be called; start and end may be left out."""
+"""What columns may be called; start and end may be left out, and verdict, which `omnidrop review` writes."""
 SHOWN_PROBLEMS = 20
 BORDER_S = 0.5
 """A span may end so much after its file: times in tables are rounded."""
@@ -124,6 +125,8 @@ def _read(path: Path, question_set: QuestionSet, problems: list[str]) -> list[_R
             place = places[name]
             return cells[place].strip() if place is not None and place < len(cells) else ""
 
+        if cell("verdict") == "wrong" and not cell("answer"):
+            continue  # a person knew that an answer was wrong, and not what would be right
         if not cell("file"):
             problems.append(f"line {line}: file is empty")
             continue

@@ -3,7 +3,7 @@
 Promises: results alone, without the job file or the question set they were made with, say what was asked of every clip
 and how. Holds no credentials: a job has none. Knows nothing about how anything is answered.
 
-    journal/recipes/<recipe_hash>.json      written once, before the recipe's first unit
+    journal/recipes/<recipe_hash>.json      written before the recipe's first unit
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def path_of(recipe_hash: str) -> str:
 
 
 def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
-    """Store what a recipe asks, unless it is there."""
+    """Store what a recipe asks, and how its answers become those of videos, unless that is there."""
     asked = kept.question_set
     given = {
         **{name: getattr(kept, name).model_dump(mode="json") for name in ("archive", "model", "pruning", "clips")},
@@ -59,10 +59,14 @@ def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
             "variables": dict(asked.variables),
             # As written: texts and options may be templates.
             "questions": [q.as_written.to_dict() for q in asked.questions],
+            "video": {q.id: q.video for q in asked.questions if q.video is not None},
             "source": asked.source,
         },
     }
-    store.write_once(path_of(recipe_hash), json.dumps(given, indent=1).encode())
+    path, data = path_of(recipe_hash), json.dumps(given, indent=1).encode()
+    # `video` is no part of the recipe, so it may have changed.
+    if not store.write_once(path, data) and store.read_bytes(path) != data:
+        store.write(path, data)
 
 
 def recall(store: Store, recipe_hash: str) -> Kept | None:
@@ -89,7 +93,10 @@ def decode_recipe(data: bytes, *, where: str) -> Kept:
                 version=asked["version"],
                 instruction=asked["instruction"],
                 variables=tuple(asked["variables"].items()),
-                questions=tuple(QuestionTemplate(q.id, q.text, q.answer, q.retained_ratio) for q in questions),
+                questions=tuple(
+                    QuestionTemplate(q.id, q.text, q.answer, q.retained_ratio, asked.get("video", {}).get(q.id))
+                    for q in questions
+                ),
                 source=asked["source"],
             ),
         )

@@ -32,6 +32,17 @@ FINGERPRINT_FORMAT = 1
 """Raised when the same file would come to ask something else."""
 
 
+VideoRule = Literal["any", "all", "majority", "first", "last", "longest", "count", "total_s", "mean"]
+RULES_OF: dict[type[AnswerType], tuple[VideoRule, ...]] = {
+    Boolean: ("any", "all", "majority", "first", "last", "longest", "count", "total_s", "mean"),
+    Choice: ("majority", "first", "last", "longest"),
+    Number: ("first", "last", "longest", "mean"),
+    Text: (),
+    Json: (),
+}
+"""How answers of clips become one of a video, by type; what each means is in docs/questions.md."""
+
+
 class QuestionSetError(QuestionError):
     """A question set's file, or the variables given to it, cannot be used."""
 
@@ -82,6 +93,10 @@ class _Question(Section):
         le=1,
         description="Where the job's ratio costs this question too much: its own, in a pass apart from the set's.",
     )
+    video: VideoRule | None = Field(
+        default=None,
+        description="How its answers become one of the whole video, in the table video_answers; asks nothing anew.",
+    )
 
 
 class _File(Section):
@@ -104,6 +119,8 @@ class QuestionTemplate:
     text: str
     answer: AnswerType
     retained_ratio: float | None = None
+    video: VideoRule | None = None
+    """No part of what is asked: made from answers when they are read."""
 
     @property
     def as_written(self) -> Question:
@@ -231,8 +248,14 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         answer_at = document.where(("questions", index, "answer"))
         try:
             answer = _answer(question.answer)
-            template = QuestionTemplate(question.id, question.text, answer, question.retained_ratio)
+            template = QuestionTemplate(question.id, question.text, answer, question.retained_ratio, question.video)
             questions.append(template)
+            if question.video is not None and question.video not in RULES_OF[type(answer)]:
+                allowed = ", ".join(RULES_OF[type(answer)]) or "none: look at its answers clip by clip"
+                problems.append(
+                    f"{document.where(('questions', index, 'video'))}: {name}: video: {question.video} is not for "
+                    f"{answer.kind} answers; allowed: {allowed}"
+                )
             _ = template.as_written  # checked by being made
         except QuestionError as error:
             problems.append(f"{answer_at}: {name}: {error}")

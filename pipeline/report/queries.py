@@ -35,7 +35,7 @@ from pipeline.report.view_model import (
 )
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest
-from pipeline.tables.query import open_results
+from pipeline.tables.query import open_results, the_job
 
 MOST_COLLECTIONS = 24
 """Further folders are shown as one."""
@@ -64,7 +64,7 @@ def gather(uri: str, storage: StorageConfig, job: str | None = None, *, budget_b
         store = open_store(uri, storage)
         published = manifest.current(store)
         assert published is not None
-        results = _Results(connection, _job(connection, uri, job))
+        results = _Results(connection, the_job(connection, uri, job))
         asked = results.asked()
         if not asked and not results.one("SELECT count(*) FROM quarantine WHERE job = $job")[0]:
             raise UserError(f"{uri}: job {results.job} has no answers yet; run `omnidrop index` first")
@@ -113,18 +113,6 @@ def _interval(share: Share) -> Interval | None:
     if share.low is None or share.high is None:
         return None
     return Interval(share.value, share.low, share.high)
-
-
-def _job(connection: duckdb.DuckDBPyConnection, uri: str, job: str | None) -> str:
-    jobs = [name for (name,) in connection.execute("SELECT DISTINCT job FROM media ORDER BY job").fetchall()]
-    if job is None and len(jobs) == 1:
-        return str(jobs[0])
-    if job in jobs:
-        return str(job)
-    if not jobs:
-        raise UserError(f"{uri}: the published tables name no media; run `omnidrop index` with this output first")
-    given = "they hold several jobs" if job is None else f"they hold no job {job!r}"
-    raise UserError(f"{uri}: {given}; choose one with --job: {', '.join(jobs)}")
 
 
 class _Results:

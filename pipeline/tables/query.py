@@ -1,4 +1,4 @@
-"""SQL over the published results: DuckDB with `answers`, `clips`, `media`, `quarantine`, `runs` and `answer_ranges`.
+"""SQL over the published results: DuckDB with `answers`, `clips`, `media`, ..., and views on them.
 
 Promises: a query sees one published generation, streamed from its files, and nothing else: it reads and writes no other
 file, no network, no extension, no setting. Knows nothing about how tables are made or how results are shown.
@@ -21,14 +21,18 @@ import pyarrow.fs
 from omnidrop.errors import UserError, first_line
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
+from pipeline.journal.recipes import recall
 from pipeline.storage.arrow import arrow_filesystem
-from pipeline.storage.store import open_store
+from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest
 from pipeline.tables.named_queries import VIEWS
 
 BATCH_ROWS = 1024
 NAMES = (*manifest.NAMES, *VIEWS)
 """What a query can read."""
+
+
+VIDEO_RULES_SCHEMA = pa.schema([(name, pa.string()) for name in ("recipe_hash", "question_id", "rule")])
 
 
 class QueryError(UserError):
@@ -75,12 +79,17 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
     ):
         for name in manifest.NAMES:
             connection.register(name, published_dataset(uri, storage, published, name))
+        connection.register("video_rules", _video_rules(connection, open_store(uri, storage)))
         for name, select in VIEWS.items():
             connection.execute(f"CREATE VIEW {name} AS {select}")
         # From here on DuckDB opens no file and no address, and cannot be told to.
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        yield connection
+        try:
+            yield connection
+        except (duckdb.Error, pa.ArrowException) as error:
+            # A published file that is damaged or gone, or no memory: `omnidrop verify` says which.
+            raise QueryError(f"{uri}: {first_line(error)}") from error
 
 
 def published_dataset(uri: str, storage: StorageConfig | None, published: manifest.Published, name: str) -> ds.Dataset:
@@ -115,6 +124,48 @@ def models_of(connection: duckdb.DuckDBPyConnection, models: Iterable[str]) -> t
     """Which of `models` answered some clip. Looks no further than the first clip of each."""
     first = "SELECT 1 FROM clips WHERE model = $model LIMIT 1"
     return tuple(model for model in models if connection.execute(first, {"model": model}).fetchone())
+
+
+def _video_rules(connection: duckdb.DuckDBPyConnection, store: Store) -> pa.Table:
+    """How answers become those of videos, from what each recipe that counts asked."""
+    rows = []
+    for (recipe_hash,) in connection.execute("SELECT DISTINCT recipe_hash FROM media ORDER BY 1").fetchall():
+        kept = recall(store, recipe_hash) if recipe_hash else None
+        for question in kept.question_set.questions if kept else ():
+            if question.video is not None:
+                rows.append({"recipe_hash": recipe_hash, "question_id": question.id, "rule": question.video})
+    return pa.Table.from_pylist(rows, schema=VIDEO_RULES_SCHEMA)
+
+
+def keep_sure(connection: duckdb.DuckDBPyConnection, least: Mapping[tuple[str, str | None], float]) -> None:
+    """From here on `answers`, and what is made of it, has only answers with at least such a probability.
+
+    `least` is by question, and answer or None for all answers of the question; other questions have none.
+    """
+    connection.execute(
+        "CREATE TEMP TABLE least_probabilities AS "
+        "SELECT unnest($questions) AS question_id, unnest($answers) AS answer, unnest($least) AS least",
+        {"questions": [q for q, _ in least], "answers": [a for _, a in least], "least": list(least.values())},
+    )
+    connection.execute("ALTER VIEW answers RENAME TO all_answers")
+    connection.execute(
+        "CREATE TEMP VIEW answers AS SELECT a.* FROM all_answers AS a WHERE EXISTS (SELECT 1 FROM least_probabilities "
+        "AS l WHERE l.question_id = a.question_id AND coalesce(l.answer, a.answer) = a.answer "
+        "AND a.probability >= l.least)"
+    )
+
+
+def the_job(connection: duckdb.DuckDBPyConnection, uri: str, job: str | None) -> str:
+    """The job to look at: the one that is named, or the only one. Raises QueryError."""
+    jobs = [name for (name,) in connection.execute("SELECT DISTINCT job FROM media ORDER BY job").fetchall()]
+    if job is None and len(jobs) == 1:
+        return str(jobs[0])
+    if job in jobs:
+        return str(job)
+    if not jobs:
+        raise QueryError(f"{uri}: the published tables name no media; run `omnidrop index` with this output first")
+    given = "they hold several jobs" if job is None else f"they hold no job {job!r}"
+    raise QueryError(f"{uri}: {given}; choose one with --job: {', '.join(jobs)}")
 
 
 def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:

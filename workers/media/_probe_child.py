@@ -106,6 +106,14 @@ class Served(io.RawIOBase):
         return content
 
 
+def _tags(container: InputContainer) -> list[tuple[str, str]]:
+    """Tags of the container, and the timecode of the first picture, which QuickTime keeps in a track of its own."""
+    tags = sorted({str(k).lower(): str(v)[:1000] for k, v in container.metadata.items()}.items())[:64]
+    tracks = (stream.metadata.get("timecode") for stream in container.streams)
+    timecode = next(filter(None, tracks), None)
+    return tags if timecode is None or "timecode" in dict(tags) else sorted([*tags, ("timecode", timecode[:1000])])
+
+
 def findings(file: str | Served, read_timeout_s: float) -> Iterator[dict[str, Any]]:
     """The fields of `MediaInfo`, first without the ends of the streams, then with them. Raises Refused."""
     size = _size(file) if isinstance(file, str) else file.size
@@ -117,7 +125,7 @@ def findings(file: str | Served, read_timeout_s: float) -> Iterator[dict[str, An
         info: dict[str, Any] = {
             "container": _NAMES.get(container.format.name, container.format.name.split(",")[0]),
             "start_s": start_s,
-            "tags": sorted({str(k).lower(): str(v)[:1000] for k, v in container.metadata.items()}.items())[:64],
+            "tags": _tags(container),
         }
         if video is not None:
             info |= _about_video(container, video)

@@ -1,0 +1,84 @@
+"""`omnidrop find WHAT RESULTS`: the moments in which words were answered and conditions hold."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jobs._shared.notes import note_toy_answers
+from jobs._shared.options import JsonFile, write_json
+from jobs._shared.results import EndpointUrl, Results, find_results
+from jobs.cli import main
+from omnidrop.models.checkpoints import EMBEDDED
+from pipeline.report.formats import counted
+
+EXAMPLES = (
+    'omnidrop find "red car" results',
+    'omnidrop find "people > 2 and setting = studio" job.yaml',
+    "omnidrop find '\"red car\" and not night = yes' results --media 'news/*' --json -",
+    "omnidrop export results --find 'shapes >= 3' --to vtt",
+)
+
+
+def command(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT",
+            help="Words, conditions on questions (= != > >= < <=), and, or, not, parentheses, in quotes.",
+            show_default=False,
+        ),
+    ],
+    results: Results = None,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Most moments.")] = 20,
+    media: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Only videos with such a key; * and ? as in names of files.")
+    ] = None,
+    job: Annotated[str | None, typer.Option(metavar="NAME", help="Which job, where the results hold several.")] = None,
+    endpoint_url: EndpointUrl = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Find moments by what was answered: words in answers, conditions on questions, in any combination.
+
+    Words side by side must stand in one answer, in any form (car finds cars); "in quotes" they must stand side by side.
+    Conditions name a question and fit its type. and, or, not and parentheses combine them within a clip. Clips that
+    touch are one moment; what fits best comes first.
+    """
+    # Here, so that --help need not wait for DuckDB and pyarrow.
+    from pipeline.find.search import find
+    from pipeline.tables.query import models_of, open_results, the_job
+
+    place = find_results(results, endpoint_url)
+    name = job or (place.job.name if place.job else None)
+    with open_results(place.uri, place.storage) as connection:
+        found, total = find(connection, what, the_job(connection, place.uri, name), media=media, most=rows)
+        toys = models_of(connection, EMBEDDED)
+    write_json(json_file, {"moments": found, "total": total})
+    if str(json_file) != "-":
+        table = Table()
+        for name in ("video", "from", "to", "sure", "answers"):
+            table.add_column(name, overflow="fold", justify="left" if name in ("video", "answers") else "right")
+        for one in found:
+            sure = "" if one.probability is None else f"{100 * one.probability:.0f} %"
+            words = (one.media_key, clock(one.start_s), clock(one.end_s), sure, "\n".join(one.answers))
+            # Text, not markup: answers and file names are other people's words.
+            table.add_row(*(Text("".join(c if c.isprintable() or c == "\n" else " " for c in word)) for word in words))
+        if found:
+            Console(width=None).print(table)
+        typer.echo(f"{counted(total, 'moment')}" + (f", the best {rows} shown" if total > rows else ""), err=True)
+    note_toy_answers(toys)
+
+
+def clock(seconds: float) -> str:
+    """3725.5 -> 1:02:05.5."""
+    tenths = round(10 * seconds)
+    minutes, tenths = divmod(tenths, 600)
+    return f"{minutes // 60}:{minutes % 60:02d}:{tenths // 10:02d}.{tenths % 10}"
+
+
+if __name__ == "__main__":
+    main("find")

@@ -1,0 +1,155 @@
+"""`omnidrop review RESULTS`: a local page to say of answers whether they are right."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jobs._shared.notes import note_toy_answers
+from jobs._shared.options import JsonFile, write_json
+from jobs._shared.results import EndpointUrl, Results, find_results
+from jobs.cli import main
+from omnidrop.errors import UserError
+from omnidrop.models.checkpoints import EMBEDDED
+from pipeline.report.formats import counted
+
+if TYPE_CHECKING:
+    from pipeline.review.queue import Item
+    from pipeline.review.reliability import Curve
+
+EXAMPLES = (
+    "omnidrop review results",
+    "omnidrop review job.yaml --question red_car --labels red_car.csv",
+    "omnidrop review results --curve",
+    "omnidrop review results --import label-studio.json --curve",
+    "omnidrop export results --to edl --precision 0.9",
+)
+PRECISIONS = (0.8, 0.9, 0.95)
+
+
+def command(
+    results: Results = None,
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="Where labels are, and are written.")] = Path(
+        "labels.csv"
+    ),
+    questions: Annotated[
+        list[str] | None, typer.Option("--question", metavar="ID", help="Only this; may be repeated.")
+    ] = None,
+    media: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Only videos with such a key; * and ? as in names of files.")
+    ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Only say what the labels say about probabilities.")] = False,
+    imported: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="Add labels from a JSON export of Label Studio.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", show_default="any free one")] = 0,
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+    job: Annotated[str | None, typer.Option(metavar="NAME", help="Which job, where the results hold several.")] = None,
+    endpoint_url: EndpointUrl = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Look at answers on a local page that plays the moment: right, wrong, or what would be right.
+
+    Answers that dense contradicted in an audit come first, then those that were hardly more probable than the next; one
+    in five is drawn from all others. Labels go into a CSV file that `omnidrop evaluate labels` takes. They also say
+    how often answers of which probability are right: `--precision 0.9` of `export` and `query` uses that.
+
+    The page is served to this machine alone, at an address with a secret; Ctrl-C ends it. A job may run meanwhile.
+    """
+    # Here, so that --help need not wait for DuckDB and pyarrow.
+    from pipeline.review.label_studio import imported as label_studio
+    from pipeline.review.labels import labels_file
+    from pipeline.review.queue import queue
+    from pipeline.review.server import ReviewServer
+    from pipeline.storage.store import open_store
+    from pipeline.tables.query import models_of, open_results, the_job
+
+    place = find_results(results, endpoint_url)
+    uri, storage = place.uri, place.storage
+    with open_results(uri, storage) as connection:
+        name = the_job(connection, uri, job or (place.job.name if place.job else None))
+        note_toy_answers(models_of(connection, EMBEDDED))
+    with labels_file(labels) as file:
+        if imported is not None:
+            with open_results(uri, storage) as connection:
+                found = label_studio(imported, connection, name)
+            file.put(*found)
+            typer.echo(f"{labels}: {counted(len(found), 'label')} from {imported}", err=True)
+        if not curve and imported is None:
+
+            def following(labelled: Sequence[tuple[str, str]]) -> tuple[list[Item], dict[str, str]]:
+                with open_results(uri, storage) as connection:
+                    items = queue(
+                        connection, open_store(uri, storage), name, labelled, questions=questions or (), media=media
+                    )
+                    ids = sorted({item.media_id for item in items})
+                    rows = connection.execute(
+                        "SELECT media_id, uri FROM media WHERE job = $job AND list_contains($ids, media_id)",
+                        {"job": name, "ids": ids},
+                    ).fetchall()
+                return items, dict(rows)
+
+            try:
+                server = ReviewServer(port, file, following, storage)
+            except OSError as error:
+                raise UserError(f"--port {port}: {error.strerror}; choose another, or leave it out") from error
+            stop = threading.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
+            with server:
+                threading.Thread(target=server.serve_forever, name="review", daemon=True).start()
+                typer.echo(f"{server.url}\nlabels: {labels}; Ctrl-C ends", err=True)
+                if open_it:
+                    webbrowser.open(server.url)
+                while not stop.wait(3600):
+                    pass
+                server.shutdown()
+        made = list(file)
+    from pipeline.review.reliability import curves
+
+    with open_results(uri, storage) as connection:
+        drawn = curves(connection, name, made)
+    if str(json_file) != "-":
+        _show(drawn)
+    write_json(json_file, {"labels": len(made), "curves": [_plain(one) for one in drawn]})
+    typer.echo(f"{labels}: {counted(len(made), 'label')}", err=True)
+
+
+def _plain(curve: Curve) -> dict[str, object]:
+    return {
+        "question_id": curve.question_id,
+        "answer": curve.answer,
+        "labels": curve.labels,
+        "right": curve.right,
+        "calibration_error": curve.error,
+        "bins": curve.bins,
+        "thresholds": {f"{precision:g}": curve.threshold(precision) for precision in PRECISIONS},
+    }
+
+
+def _show(curves: Sequence[Curve]) -> None:
+    if not curves:
+        return
+    table = Table()
+    for head in ("question", "labels", "right", "off by", *(f"for {100 * p:g} %" for p in PRECISIONS)):
+        table.add_column(head, justify="left" if head == "question" else "right")
+    for one in curves:
+        thresholds = [one.threshold(precision) for precision in PRECISIONS]
+        cells = [one.name, str(one.labels), f"{100 * one.right / one.labels:.0f} %", f"{100 * one.error:.0f} %"]
+        cells += ["–" if value is None else f"p ≥ {value:.3f}" for value in thresholds]
+        # Text, not markup: answers are other people's words.
+        table.add_row(*(Text("".join(c if c.isprintable() else " " for c in cell)) for cell in cells))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main("review")

@@ -1,0 +1,44 @@
+"""Moments as one CSV table of markers, for spreadsheets and scripts: times as timecode and seconds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from pipeline.export.base import Format
+from pipeline.export.moments import Video, line
+
+COLUMNS = (
+    *("file", "marker", "description", "in", "out", "duration_frames", "frame_rate"),
+    *("start_s", "end_s", "question_id", "answer", "probability"),
+)
+
+
+def _write(videos: Sequence[Video]) -> bytes:
+    out = io.StringIO(newline="")
+    table = csv.writer(out)
+    table.writerow(COLUMNS)
+    for video in videos:
+        clock = video.counted()
+        for moment in video.moments:
+            first, after = clock.span(moment.start_s, moment.end_s)
+            probability = "" if moment.probability is None else f"{moment.probability:.4f}"
+            table.writerow(
+                [
+                    *(_cell(video.key), _cell(moment.title), _cell(moment.note)),
+                    *(clock.timecode(first), clock.timecode(after), after - first, f"{float(clock.rate):.6g}"),
+                    *(f"{moment.start_s:.6f}", f"{moment.end_s:.6f}"),
+                    *(_cell(moment.question_id), _cell(moment.answer), probability),
+                ]
+            )
+    return out.getvalue().encode()
+
+
+def _cell(text: str) -> str:
+    """A spreadsheet must not take other people's words for a formula."""
+    words = line(text, 10_000)
+    return f"'{words}" if words.startswith(("=", "+", "-", "@")) else words
+
+
+CSV_MARKERS = Format("one CSV table of all videos, with timecodes and seconds", ".csv", _write, True, True)

@@ -1,0 +1,1 @@
+"""Moments found by words and conditions in the published answers."""

@@ -1,0 +1,243 @@
+"""Looks through the published answers of a job: words by SQLite's full-text index, conditions by their type.
+
+Promises: what is looked for only ever travels as a bound value; the index of words is made from the published tables
+for one search and gone after it, so what is forgotten is found no more. Clips that touch are one moment; the best come
+first: those whose words fit best (BM25), then by probability. Knows nothing about how moments are shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import heapq
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pipeline.find.grammar import All, Any, Condition, FindError, Node, Not, Words, parse
+
+if TYPE_CHECKING:
+    import duckdb
+
+MOST = 20
+BATCH_ROWS = 10_000
+TOUCH_S = 1e-6
+_TOKENIZER = "porter unicode61 remove_diacritics 2"
+_UNSPACED = 0x0E00
+"""From Thai on, scripts are written without spaces, and the index would take a sentence for a word: it is not used."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A time range in which it holds."""
+
+    media_id: str
+    media_key: str
+    uri: str
+    start_s: float
+    end_s: float
+    clips: int
+    score: float
+    """How well words fit, higher is better; 0 where none were looked for."""
+    probability: float | None
+    """The least of the answers that fit, of the best clip; None where they have none."""
+    answers: tuple[str, ...]
+    """What fits, of the best clip: `question: answer`."""
+
+
+@dataclass
+class _Search:
+    """The leaves of a tree as common table expressions, and the values they are bound to."""
+
+    leaves: list[str] = field(default_factory=list)
+    wanted: list[bool] = field(default_factory=list)
+    """False below a not: such a leaf does not rank."""
+    values: dict[str, object] = field(default_factory=dict)
+
+    def bind(self, value: object) -> str:
+        name = f"v{len(self.values)}"
+        self.values[name] = value
+        return f"${name}"
+
+
+def find(
+    connection: duckdb.DuckDBPyConnection, text: str, job: str, *, media: str | None = None, most: int | None = MOST
+) -> tuple[list[Found], int]:
+    """The best moments of a job, and how many there are; all of them, in the order of time, where `most` is None.
+
+    Raises FindError.
+    """
+    tree = parse(text)
+    types = dict(
+        connection.execute(
+            "SELECT question_id, any_value(answer_type) FROM answers WHERE job = $job GROUP BY question_id",
+            {"job": job},
+        ).fetchall()
+    )
+    search = _Search(values={"job": job, "media": media})
+    holds = _holds(tree, search, types, connection, job, wanted=True)
+    found = _moments(connection, search, holds)
+    if most is None:
+        everything = list(found)
+        return everything, len(everything)
+    counted = 0
+
+    def counting() -> Iterator[Found]:
+        nonlocal counted
+        for one in found:
+            counted += 1
+            yield one
+
+    best = heapq.nsmallest(most, counting(), key=_rank)
+    return best, counted
+
+
+def _rank(one: Found) -> tuple[float, float, str, float]:
+    return -round(one.score, 6), -(one.probability or 0.0), one.media_key, one.start_s
+
+
+def _moments(connection: duckdb.DuckDBPyConnection, search: _Search, holds: str) -> Iterator[Found]:
+    ranking = [f"leaf{n}" for n, wanted in enumerate(search.wanted) if wanted]
+    score = " + ".join(f"coalesce({leaf}.score, 0)" for leaf in ranking) or "0"
+    sure = f"least({', '.join(f'{leaf}.probability' for leaf in ranking)})" if ranking else "NULL"
+    said = ", ".join(f"{leaf}.said" for leaf in ranking)
+    joins = " ".join(f"LEFT JOIN leaf{n} ON leaf{n}.clip_id = clips.clip_id" for n in range(len(search.leaves)))
+    leaves = ", ".join(f"leaf{n} AS ({select})" for n, select in enumerate(search.leaves))
+    cursor = connection.execute(
+        f"""
+        WITH {leaves}
+        SELECT clips.media_id, clips.media_key, media.uri, clips.start_s, clips.end_s,
+            {score}, {sure}, list_distinct([{said}])
+        FROM clips JOIN media ON media.job = clips.job AND media.media_id = clips.media_id {joins}
+        WHERE clips.job = $job AND ($media IS NULL OR clips.media_key = $media OR clips.media_key GLOB $media)
+            AND ({holds})
+        ORDER BY clips.media_key, clips.media_id, clips.start_s, clips.end_s
+        """,
+        search.values,
+    )
+    now: Found | None = None
+    while rows := cursor.fetchmany(BATCH_ROWS):
+        for media_id, key, uri, start_s, end_s, points, probability, answers in rows:
+            one = Found(
+                media_id, key, uri, start_s, end_s, 1, points, probability, tuple(sorted(filter(None, answers)))
+            )
+            if now is not None and now.media_id == media_id and start_s <= now.end_s + TOUCH_S:
+                now = _joined(now, one)
+            else:
+                if now is not None:
+                    yield now
+                now = one
+    if now is not None:
+        yield now
+
+
+def _joined(now: Found, one: Found) -> Found:
+    best = min(now, one, key=_rank)
+    return Found(
+        now.media_id,
+        now.media_key,
+        now.uri,
+        now.start_s,
+        max(now.end_s, one.end_s),
+        now.clips + 1,
+        best.score,
+        best.probability,
+        best.answers,
+    )
+
+
+def _holds(
+    node: Node,
+    search: _Search,
+    types: dict[str, str],
+    connection: duckdb.DuckDBPyConnection,
+    job: str,
+    *,
+    wanted: bool,
+) -> str:
+    """A boolean expression over the leaves. Only numbers of leaves and our own words are in it."""
+    match node:
+        case Not(part=part):
+            return f"NOT {_holds(part, search, types, connection, job, wanted=not wanted)}"
+        case All(parts=parts) | Any(parts=parts):
+            word = " AND " if isinstance(node, All) else " OR "
+            return f"({word.join(_holds(p, search, types, connection, job, wanted=wanted) for p in parts)})"
+        case Condition():
+            fits = _fits(node, search, types)
+            score = "0"
+            source = "answers AS found"
+        case Words(terms=terms) if any(ord(c) >= _UNSPACED and c.isalpha() for term in terms for c in term):
+            fits = " AND ".join(f"contains(lower(found.answer), {search.bind(term.lower())})" for term in terms)
+            score = "1"
+            source = "answers AS found"
+        case Words(terms=terms):
+            matched = f"matched{len(search.leaves)}"
+            connection.register(matched, _matched(connection, job, terms))
+            fits, score = "true", "matched.score"
+            source = (
+                f"answers AS found JOIN {matched} AS matched "
+                "ON matched.question_id = found.question_id AND matched.answer = found.answer"
+            )
+    search.leaves.append(
+        f"SELECT found.clip_id, max({score}) AS score, min(found.probability) AS probability, "
+        f"arg_max(found.question_id || ': ' || found.answer, {score}) AS said "
+        f"FROM {source} WHERE found.job = $job AND found.answer IS NOT NULL AND {fits} GROUP BY found.clip_id"
+    )
+    search.wanted.append(wanted)
+    return f"leaf{len(search.leaves) - 1}.clip_id IS NOT NULL"
+
+
+def _fits(condition: Condition, search: _Search, types: dict[str, str]) -> str:
+    """Which answers fulfil a condition. Raises FindError."""
+    name, operator, value = condition.question, condition.operator, condition.value
+    if name not in types:
+        close = difflib.get_close_matches(name, types, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise FindError(f"there is no question {name}; {hint}there are: {', '.join(sorted(types)) or 'none'}")
+    kind = types[name]
+    its = f"found.question_id = {search.bind(name)} AND "
+    match kind:
+        case "number":
+            try:
+                number = float(value)
+            except ValueError:
+                raise FindError(f"{name} {operator} {value}: {name} is a number, as in {name} {operator} 2") from None
+            if operator in ("=", "!="):
+                return f"{its}abs(found.answer_number - {search.bind(number)}) {'<' if operator == '=' else '>='} 1e-9"
+            return f"{its}found.answer_number {operator} {search.bind(number)}"
+        case "json":
+            raise FindError(f"{name} {operator} {value}: {name} is JSON; look for words in it, or use `omnidrop query`")
+        case _ if operator not in ("=", "!="):
+            raise FindError(f"{name} {operator} {value}: {name} is no number ({kind}); write {name} = ... or != ...")
+        case "boolean":
+            said = {"yes": True, "true": True, "no": False, "false": False}.get(value.lower())
+            if said is None:
+                raise FindError(f"{name} {operator} {value}: {name} is yes or no, as in {name} = yes")
+            return f"{its}found.answer_boolean = {search.bind(said == (operator == '='))}"
+        case _:
+            return f"{its}lower(found.answer) {operator} lower({search.bind(value)})"
+
+
+def _matched(connection: duckdb.DuckDBPyConnection, job: str, terms: tuple[str, ...]) -> pa.Table:
+    """Which answers in words hold all terms, and how well they fit."""
+    # Equal answers are indexed once: a choice among three is three texts, however many clips there are.
+    texts = connection.execute(
+        "SELECT DISTINCT question_id, answer FROM answers "
+        "WHERE job = $job AND answer IS NOT NULL AND answer_type IN ('text', 'json', 'choice')",
+        {"job": job},
+    )
+    # "" is a database of SQLite's own on disk, gone when it is closed.
+    with contextlib.closing(sqlite3.connect("")) as index:
+        index.execute(f"CREATE VIRTUAL TABLE words USING fts5(question_id UNINDEXED, answer, tokenize='{_TOKENIZER}')")
+        while rows := texts.fetchmany(BATCH_ROWS):
+            index.executemany("INSERT INTO words VALUES (?, ?)", rows)
+        wanted = " ".join('"' + term.replace('"', " ") + '"' for term in terms)
+        matched = index.execute("SELECT question_id, answer, -bm25(words) FROM words WHERE words MATCH ?", (wanted,))
+        columns = list(zip(*matched.fetchall(), strict=True)) or [(), (), ()]
+    names = {"question_id": pa.string(), "answer": pa.string(), "score": pa.float64()}
+    return pa.table(
+        [pa.array(column, kind) for column, kind in zip(columns, names.values(), strict=True)], names=list(names)
+    )

@@ -1,0 +1,1 @@
+"""A person's look at answers: what to look at first, the local page, labels, and what they say about probabilities."""

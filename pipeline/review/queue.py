@@ -1,0 +1,129 @@
+"""Which answers a person should look at, and in which order.
+
+Promises: answers that dense contradicted in an audit come first, then those with the smallest margin; every fifth is
+drawn from all others, always the same ones, so that labels also say something about sure answers. What is labelled
+comes no more. Knows nothing about pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omnidrop.questions import Boolean, Choice
+from pipeline.journal.recipes import recall
+from pipeline.review.labels import Label
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from pipeline.storage.store import Store
+
+MOST = 200
+SAMPLED_EVERY = 5
+MOST_OPTIONS = 9
+"""There are nine keys."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One answer to be looked at."""
+
+    clip_id: str
+    media_id: str
+    media_key: str
+    start_s: float
+    end_s: float
+    question_id: str
+    question: str
+    answer_type: str
+    answer: str
+    probability: float | None
+    margin: float | None
+    dense_answer: str | None
+    """What dense answered, where it was asked and said something else."""
+    why: str
+    """audit, unsure or sampled."""
+    options: tuple[str, ...]
+    """Answers to choose the right one from; empty where it must be written."""
+
+    def label(self, verdict: str, answer: str) -> Label:
+        """What a person said about it."""
+        return Label(
+            self.media_key, self.start_s, self.end_s, self.question_id, answer, verdict, self.answer, self.clip_id
+        )
+
+
+def queue(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    job: str,
+    labelled: Collection[tuple[str, str]],
+    *,
+    questions: Sequence[str] = (),
+    media: str | None = None,
+    most: int = MOST,
+) -> list[Item]:
+    """The next answers; `labelled` are clip and question ids to leave out."""
+    limit = most + len(labelled)
+    values = {"job": job, "media": media, "questions": list(questions), "limit": limit}
+    audited = (
+        "SELECT audits.clip_id, unnest(audits.answers).question_id AS question_id, "
+        "unnest(audits.answers).agrees AS agrees, unnest(audits.answers).dense_shared_answer AS dense FROM audits"
+    )
+    select = f"""
+        SELECT a.clip_id, a.media_id, a.media_key, a.start_s, a.end_s, a.question_id, a.question, a.answer_type,
+            a.answer, a.probability, a.margin, CASE WHEN audited.agrees = false THEN audited.dense END AS dense_answer
+        FROM answers AS a LEFT JOIN ({audited}) AS audited
+            ON audited.clip_id = a.clip_id AND audited.question_id = a.question_id
+        WHERE a.job = $job AND a.answer IS NOT NULL AND a.answer_type <> 'json'
+            AND (len($questions) = 0 OR list_contains($questions, a.question_id))
+            AND ($media IS NULL OR a.media_key = $media OR a.media_key GLOB $media)
+    """
+    unsure = connection.execute(
+        f"{select} AND (audited.agrees = false OR a.margin IS NOT NULL) "
+        "ORDER BY dense_answer IS NULL, a.margin, a.media_key, a.start_s, a.question_id LIMIT $limit",
+        values,
+    ).fetchall()
+    sampled = connection.execute(
+        f"{select} ORDER BY md5(a.clip_id || a.question_id), a.media_key, a.start_s LIMIT $limit", values
+    ).fetchall()
+    options = _options(connection, store, job)
+    taken = set(labelled)
+    streams = [("unsure", iter(unsure)), ("sampled", iter(sampled))]
+    items: list[Item] = []
+    while len(items) < most and streams:
+        place = (len(items) % SAMPLED_EVERY == SAMPLED_EVERY - 1) if len(streams) == 2 else 0
+        why, rows = streams[place]
+        row = next((row for row in rows if (row[0], row[5]) not in taken), None)
+        if row is None:
+            streams.pop(place)
+            continue
+        taken.add((row[0], row[5]))
+        why = "audit" if row[-1] is not None else why
+        items.append(Item(*row, why=why, options=options.get(row[5], ())))
+    return items
+
+
+def _options(connection: duckdb.DuckDBPyConnection, store: Store, job: str) -> dict[str, tuple[str, ...]]:
+    """What questions may be answered with: as asked, where the options are written out, else as seen in answers."""
+    found = {question: tuple(seen) for question, seen in _seen(connection, job)}
+    hashes = connection.execute("SELECT DISTINCT recipe_hash FROM media WHERE job = $job", {"job": job}).fetchall()
+    for (recipe_hash,) in hashes:
+        kept = recall(store, recipe_hash) if recipe_hash else None
+        for question in kept.question_set.questions if kept else ():
+            if isinstance(question.answer, Choice | Boolean):
+                words = question.answer.rendered()
+                if not any("{" in word for word in words):
+                    found[question.id] = words
+    return {question: words for question, words in found.items() if len(words) <= MOST_OPTIONS}
+
+
+def _seen(connection: duckdb.DuckDBPyConnection, job: str) -> Iterator[tuple[str, Any]]:
+    yield from connection.execute(
+        "SELECT question_id, CASE WHEN any_value(answer_type) = 'boolean' THEN ['yes', 'no'] "
+        "ELSE list_sort(list(DISTINCT answer)) END FROM answers "
+        "WHERE job = $job AND answer IS NOT NULL AND answer_type IN ('choice', 'boolean') GROUP BY question_id",
+        {"job": job},
+    ).fetchall()

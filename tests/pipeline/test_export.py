@@ -1,0 +1,272 @@
+"""Moments out: timecodes, formats opened again by what they are for, and names and texts that try to break them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from fractions import Fraction
+
+import av
+import opentimelineio as otio
+import pysubs2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.export.chapters import chapters
+from pipeline.export.files import documents, with_clocks
+from pipeline.export.moments import Moment, Selection, Video, videos_with_moments
+from pipeline.export.registry import FORMATS
+from pipeline.export.timing import TimingError, clock_of
+from pipeline.tables.query import open_results, the_job
+from tests.support.media_files import clip_file, make
+from tests.support.published_tables import publish
+from tests.support.small_jobs import cli
+from workers.media.probing import probe
+
+HOSTILE = "--> 1\n\n2\n[CHAPTER]\nSTART=0;#=\\ <b>{\\an8}|D:9 * LOC: =cmd()"
+MOMENTS = (
+    Moment(2.0, 62.0, "heard", "Is a tone heard?", "yes", 0.91, 2),
+    Moment(30.0, 90.0, "shape", "Which shape?", "circle", 0.8),
+)
+VIDEO = Video("news/a.mp4", "/archive/news/a.mp4", 120.0, 29.97, MOMENTS, "00:59:59;28", "tiny")
+
+
+def written(name, *videos, **clock):
+    videos, problems = with_clocks(FORMATS[name], videos, **clock)
+    assert problems == []
+    return [content for _, content in documents(FORMATS[name], videos)]
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    ("rate", "start", "seconds", "timecode"),
+    [
+        (25, None, 3600.0, "01:00:00:00"),
+        (24000 / 1001, None, 60.06, "00:01:00:00"),  # 24 frames are 1.001 s: no frame is ever dropped at 23.976
+        (29.97, "00:00:00;00", 60.06, "00:01:00;02"),  # ;00 and ;01 are left out at each minute...
+        (29.97, "00:00:00;00", 599.9, "00:09:59;27"),
+        (29.97, "00:00:00;00", 600.0, "00:10:00;00"),  # ...but not at each tenth
+        (29.97, "00:00:00:00", 60.06, "00:01:00:00"),
+        (29.97, "01:00:00;00", 3600.0, "02:00:00;00"),
+        (59.94, "10:00:00;00", 60.06, "10:01:00;04"),
+        (30, "23:59:59:29", 1 / 30, "00:00:00:00"),
+        (50, "01:00:00:00", 0.02, "01:00:00:01"),
+        (10, None, 1.05, "00:00:01:01"),
+    ],
+)
+def test_known_timecodes(rate, start, seconds, timecode):
+    clock = clock_of(rate, start)
+    assert clock.timecode(clock.frame(seconds)) == timecode
+
+
+@given(st.sampled_from([23.976, 24, 25, 29.97, 30, 50, 59.94, 60]), st.integers(0, 10_000_000))
+def test_the_time_of_a_frame_is_that_frame(rate, frame):
+    clock = clock_of(rate)
+    assert clock.frame(round(float(frame / clock.rate), 6)) == frame
+
+
+def test_rates_are_exact_fractions():
+    assert clock_of(29.97).rate == clock_of(30000 / 1001).rate == Fraction(30000, 1001)
+    assert clock_of(29.9995).rate == 30
+    assert clock_of(23.98).rate == Fraction(24000, 1001)
+
+
+@pytest.mark.parametrize(
+    ("rate", "start", "message"),
+    [
+        (None, None, "no frames to count"),
+        (14.93, None, "14.93 frames per second on average"),
+        (25, "01:00:00;00", "only 29.97, 59.94 and 119.88 drop frames"),
+        (25, "01:00:00:25", "frames 00 to 24"),
+        (29.97, "00:01:00;01", "drop-frame leaves this number out"),
+        (25, "an hour", "write hours:minutes:seconds:frames"),
+    ],
+)
+def test_clocks_that_cannot_be(rate, start, message):
+    with pytest.raises(TimingError, match=message):
+        clock_of(rate, start)
+
+
+def test_the_start_timecode_and_rate_are_the_files_own(tmp_path):
+    file = clip_file(tmp_path / "cut.mp4", 1, size="64x48", rate=30000 / 1001)
+    make("-i", file, "-c", "copy", "-timecode", "00:59:59;28", tmp_path / "a.mov")
+    info = probe(tmp_path / "a.mov")
+    clock = clock_of(info.frame_rate, dict(info.tags)["timecode"])
+    assert (clock.rate, clock.start, clock.timecode(3)) == (Fraction(30000, 1001), "00:59:59;28", "01:00:00;01")
+
+
+# Formats
+
+
+@pytest.mark.parametrize("name", ["vtt", "srt"])
+def test_subtitles_are_read_by_pysubs2_and_ffmpeg(name, tmp_path):
+    file = tmp_path / f"a.{name}"
+    file.write_bytes(written(name, replace(VIDEO, moments=(*MOMENTS, Moment(95, 96, "q", "", HOSTILE))))[0])
+    cues = pysubs2.load(str(file), format_=name)
+    assert [(c.start, c.end) for c in cues] == [(2000, 62000), (30000, 90000), (95000, 96000)]
+    assert [c.text for c in cues][:2] == ["heard: yes", "shape: circle"]
+    with av.open(str(file)) as container:
+        assert [p.pts for p in container.demux() if p.size] == [2000, 30000, 95000]
+    assert written(name, replace(VIDEO, moments=())) == [b"WEBVTT\n\n" if name == "vtt" else b""]
+
+
+def test_chapters_go_into_a_video_and_do_not_overlap(tmp_path):
+    video = clip_file(tmp_path / "a.mp4", 4, size="64x48", rate=10)
+    moments = (Moment(0, 2, "a", "", HOSTILE), Moment(1, 3, "b", "", "x"), Moment(3.5, 4, "c", "", "y"))
+    (tmp_path / "a.ffmeta").write_bytes(written("chapters", replace(VIDEO, moments=moments))[0])
+    make("-i", video, "-i", tmp_path / "a.ffmeta", "-map", 0, "-map_chapters", 1, "-c", "copy", tmp_path / "b.mkv")
+    with av.open(str(tmp_path / "b.mkv")) as container:
+        read = [(c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"]["title"])
+                for c in container.chapters()]  # fmt: skip
+    assert [(float(start), float(end), title) for start, end, title in read] == [
+        (start / 1000, end / 1000, title) for start, end, title in chapters(moments)
+    ]
+    assert [float(start) for start, *_ in read] == [0, 1, 2, 3.5]
+
+
+def test_otio_opens_the_timeline_with_its_markers():
+    timeline = otio.adapters.read_from_string(written("otio", VIDEO)[0].decode(), "otio_json")
+    (clip,) = timeline.find_clips()
+    assert clip.media_reference.target_url == "file:///archive/news/a.mp4"
+    assert timeline.global_start_time.to_timecode(30000 / 1001, True) == "00:59:59;28"
+    first, second = clip.markers
+    assert (first.name, first.comment) == ("heard: yes", "Is a tone heard? (91 %)")
+    assert first.marked_range.start_time.to_timecode(30000 / 1001, True) == "01:00:01;28"
+    assert first.marked_range.duration.value == 1798  # 2 s are 59.94 frames, 62 s are 1858.14
+    assert second.metadata["omnidrop"]["answer"] == "circle"
+
+
+def test_locators_are_read_by_otios_edl_adapter():
+    assert "* LOC: 01:00:01;28 BLUE    heard: yes\r\n" in written("edl-loc", VIDEO)[0].decode()
+    # The adapter passes over locators in drop-frame.
+    edl = written("edl-loc", replace(VIDEO, start_timecode="01:00:00:00"))[0].decode()
+    timeline = otio.adapters.read_from_string(edl, "cmx_3600", rate=30000 / 1001)
+    (clip,) = timeline.find_clips()
+    assert [(m.name, m.color) for m in clip.markers] == [("heard: yes", "BLUE"), ("shape: circle", "CYAN")]
+    starts = [m.marked_range.start_time.to_timecode(30000 / 1001, False) for m in clip.markers]
+    assert starts == ["01:00:02:00", "01:00:29:29"]
+
+
+def test_resolves_markers_are_events_with_name_colour_and_length():
+    edl = written("edl", VIDEO)[0].decode()
+    assert "FCM: DROP FRAME\r\n" in edl
+    assert (
+        "001  001      V     C        01:00:01;28 01:00:01;29 01:00:01;28 01:00:01;29  \r\n"
+        " heard - Is a tone heard? (91 %) |C:ResolveColorBlue |M:heard: yes |D:1798\r\n"
+    ) in edl
+    clips = list(otio.adapters.read_from_string(edl, "cmx_3600", rate=30000 / 1001).find_clips())
+    assert [clip.source_range.start_time.to_timecode(30000 / 1001, True) for clip in clips] == [
+        "01:00:01;28",
+        "01:00:29;27",
+    ]
+    hostile = written("edl", replace(VIDEO, moments=(Moment(0, 1, "1", HOSTILE, HOSTILE),)))[0].decode().splitlines()
+    assert len(hostile) == 6
+    assert hostile[4].count("|") == 3
+
+
+def test_markers_as_csv_are_no_formulas():
+    evil = replace(VIDEO, key="=cmd|' /C calc'!A0", moments=(Moment(1, 2, "q", "@SUM(A1)", "-1+1"),))
+    rows = list(csv.DictReader(io.StringIO(written("csv-markers", VIDEO, evil)[0].decode(), newline="")))
+    assert [rows[0][name] for name in ("in", "out", "duration_frames")] == ["01:00:01;28", "01:01:01;28", "1798"]
+    assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "@", "-", "+"))]
+
+
+def test_label_studio_gets_tasks_with_frames_counted_from_one():
+    (task,) = json.loads(written("label-studio", replace(VIDEO, frame_rate=25, start_timecode=None))[0])
+    assert task["data"] == {"video": VIDEO.uri, "media_key": VIDEO.key, "fps": 25.0, "duration_s": 120.0}
+    (prediction,) = task["predictions"]
+    assert prediction["result"][0]["value"] == {
+        "ranges": [{"start": 51, "end": 1550}],
+        "timelinelabels": ["heard: yes"],
+    }
+
+
+def test_editors_get_no_frames_of_a_rate_they_do_not_have():
+    slow = replace(VIDEO, frame_rate=10, start_timecode=None)
+    videos, (problem,) = with_clocks(FORMATS["edl"], [slow, replace(VIDEO, key="b.mp4")])
+    assert [video.key for video in videos] == ["b.mp4"]
+    assert "news/a.mp4: it has 10 frames per second" in problem
+    assert problem.endswith("as in --rate 25")
+    assert b"00:00:02:00" in written("edl", slow, rate=25.0)[0]
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True))
+def test_names_made_from_keys_stay_in_their_folder_and_apart(tmp_path_factory, keys):
+    folder = tmp_path_factory.getbasetemp().resolve()
+    names = [name for name, _ in documents(FORMATS["vtt"], [replace(VIDEO, key=key) for key in keys])]
+    assert len({name.casefold() for name in names}) == len(keys)
+    assert all((folder / name).resolve().is_relative_to(folder) and "\0" not in name for name in names)
+
+
+@pytest.mark.parametrize("key", ["../../etc/passwd", "/etc/passwd", "..\\..\\x.mp4", "..", "a/../../b.mp4"])
+def test_keys_that_climb_do_not(key, tmp_path):
+    ((name, _),) = documents(FORMATS["srt"], [replace(VIDEO, key=key)])
+    assert (tmp_path / name).resolve().is_relative_to(tmp_path)
+
+
+# From results
+
+
+def test_moments_are_the_ranges_of_answers_above_a_threshold(demo):
+    with open_results(str(demo / "results")) as connection:
+        one = connection.execute(
+            "SELECT media_key, question_id, answer, median(probability) FROM answers WHERE answer_type = 'choice' "
+            "GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1"
+        ).fetchone()
+        key, question, answer, threshold = one
+        job = the_job(connection, "results", None)
+        selection = Selection(threshold, questions=(question,), answers=(answer,), media=key)
+        (video,) = videos_with_moments(connection, selection, job)
+        counted = connection.execute(
+            "SELECT count(*) FROM answers WHERE (media_key, question_id, answer) = (?, ?, ?) AND probability >= ?", one
+        ).fetchone()
+        stricter = videos_with_moments(connection, replace(selection, threshold=1.0), job)
+    assert sum(moment.clips for moment in video.moments) == counted[0]
+    assert sum(len(v.moments) for v in stricter) <= len(video.moments)
+    assert {(m.question_id, m.answer) for m in video.moments} == {(question, answer)}
+
+
+def test_the_command_writes_a_file_a_video_or_one_for_all(demo, tmp_path):
+    results = demo / "results"
+    done = cli("export", results, "--to", "vtt", "-o", tmp_path / "vtt", "--json", tmp_path / "vtt.json")
+    assert done.exit_code == 0, done.output
+    said = json.loads((tmp_path / "vtt.json").read_text())
+    assert len(said["files"]) == said["videos"] > 1
+    read = sum(len(pysubs2.load(one["file"])) for one in said["files"])
+    assert read == said["moments"]
+    done = cli("export", results, "--to", "csv-markers", "--rate", "25", "-o", tmp_path / "m.csv")
+    assert done.exit_code == 0, done.output
+    assert len(list(csv.DictReader((tmp_path / "m.csv").open(newline="")))) == said["moments"]
+
+
+def test_odd_files_are_named_and_left_out_and_others_written(tmp_path):
+    span = (0.0, 2.0, {"heard": ("boolean", "yes", 0.9)})
+    media = {"even.mp4": {"tags": [("timecode", "not a time")]}, "uneven.mp4": {"frame_rate": 14.93}}
+    results = publish(tmp_path / "r", {"even.mp4": [span], "uneven.mp4": [span]}, media)
+    done = cli("export", results, "--to", "edl", "-o", tmp_path / "markers")
+    assert done.exit_code == 1
+    assert "left out: 1 video\n  uneven.mp4: it has 14.93 frames per second on average" in done.stderr
+    assert "1 file without a usable start timecode" in done.stderr
+    assert [file.name for file in (tmp_path / "markers").iterdir()] == ["even.edl"]
+    done = cli("export", results, "--to", "edl", "-o", tmp_path / "all", "--rate", "25")
+    assert (done.exit_code, len(list((tmp_path / "all").iterdir()))) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--to", "vtt", "-o", "a.vtt"), "a file of --to vtt is about one; name a folder, as in -o a/"),
+        (("--to", "vtt", "--question", "first_colr"), "no such question; did you mean first_colour?"),
+        (("--to", "vtt", "--job", "x"), "they hold no job 'x'"),
+        ((), "Iceberg tables need the job file"),
+    ],
+)
+def test_mistakes_say_what_can_be_done(demo, arguments, message):
+    done = cli("export", demo / "results", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr

@@ -1,0 +1,348 @@
+"""The loop of review: what comes first, the page in a browser, labels, and the probabilities that they vouch for."""
+
+from __future__ import annotations
+
+import csv
+import http.client
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from pipeline.config.job import load_job
+from pipeline.config.sections import StorageConfig
+from pipeline.evaluation.labels import labelled_clips
+from pipeline.review.label_studio import imported
+from pipeline.review.labels import RIGHT, WRONG, Label, LabelsError, forget_labels, labels_file, read_labels
+from pipeline.review.queue import queue
+from pipeline.review.reliability import curves, thresholds_for
+from pipeline.review.server import ReviewServer
+from pipeline.storage.store import open_store
+from pipeline.tables.query import keep_sure, open_results
+from tests.support.browser import browser
+from tests.support.media_files import make, picture, sound
+from tests.support.published_tables import publish
+from tests.support.small_jobs import cli
+
+SHAPE = ("choice", "circle")
+UNSURE = {"a.webm": [(0.0, 1.0, {"heard": ("boolean", "yes", 0.9), "shape": (*SHAPE, 0.55)}),
+                     (1.0, 2.0, {"heard": ("boolean", "no", 0.6), "shape": ("choice", "square", 0.99)}),
+                     (2.0, 3.0, {"seen": ("text", "A <b>red</b> shape.", None)})]}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("review")
+    video = folder / "a.webm"
+    codecs = ("-c:v", "libvpx", "-deadline", "realtime", "-c:a", "libopus")
+    make(*picture(3, rate=10, size="64x48"), *sound(3), *codecs, video)
+    (folder / "secret.txt").write_text("not yours")
+    return publish(folder / "results", UNSURE, {"a.webm": {"uri": str(video)}})
+
+
+@contextmanager
+def served(results, path, **options):
+    def following(labelled):
+        with open_results(str(results)) as connection:
+            items = queue(connection, open_store(str(results)), "test", labelled, **options)
+            return items, dict(connection.execute("SELECT media_id, uri FROM media").fetchall())
+
+    with labels_file(path) as labels, ReviewServer(0, labels, following, StorageConfig()) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def ask(server, path, method="GET", body=None, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, dict(answer.getheaders()), content
+
+
+# What comes first
+
+
+def test_unsure_answers_come_first_and_every_fifth_is_drawn(tmp_path):
+    spans = [(t, t + 1, {"q": ("choice", "a", 0.5 + t / 100)}) for t in range(40)]
+    with open_results(str(publish(tmp_path / "r", {"a.mp4": spans}))) as connection:
+        items = queue(connection, open_store(str(tmp_path / "r")), "test", [], most=20)
+        unsure = [item.margin for item in items if item.why == "unsure"]
+        assert len(unsure) == 16
+        assert unsure == sorted(unsure)
+        assert [item.why for item in items[4::5]] == ["sampled"] * 4
+        labelled = [(item.clip_id, item.question_id) for item in items]
+        rest = queue(connection, open_store(str(tmp_path / "r")), "test", labelled, most=100)
+    assert len({item.clip_id for item in [*items, *rest]}) == len(items) + len(rest) == 40
+
+
+# The page
+
+
+def played(page, what):
+    """Wait until the video's time is so."""
+    deadline = time.monotonic() + 60
+    while not page.evaluate(f"document.getElementById('video').currentTime {what}"):
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(50)
+
+
+def test_the_page_plays_and_labels_in_a_browser(results, tmp_path):
+    path = tmp_path / "labels.csv"
+    complaints = []
+    with served(results, path) as server, browser() as chromium:
+        from playwright.sync_api import expect
+
+        page = chromium.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(server.url)
+        page.wait_for_selector("html[data-ready]", state="attached")
+        assert page.inner_text("#question") == "shape?"
+        assert page.inner_text("#where").startswith("a.webm · 0:00:00.0 to 0:00:01.0")
+        played(page, "> 0")
+        page.keyboard.press("y")
+        expect(page.locator("#question")).to_have_text("heard?")
+        played(page, ">= 1")
+        page.keyboard.press("n")  # yes/no: then the other is right
+        expect(page.locator("#progress")).to_have_text("2 labelled")
+        page.keyboard.press("u")
+        expect(page.locator("#progress")).to_have_text("1 labelled")
+        page.keyboard.press("n")
+        expect(page.locator("#answer")).to_have_text("yes")
+        page.keyboard.press("2")  # heard in the first second: the second option is no
+        expect(page.locator("#answer")).to_have_text("square")
+        page.keyboard.press("1")
+        expect(page.locator("#answer")).to_have_text("A <b>red</b> shape.")
+        page.fill("#own", "nothing, really")
+        page.press("#own", "Enter")
+        page.wait_for_selector("#done:not([hidden])")
+    assert complaints == []
+    said = {(label.start, label.question_id): (label.verdict, label.answer) for label in read_labels(path)}
+    assert said == {
+        (0, "shape"): (RIGHT, "circle"),
+        (1, "heard"): (WRONG, "yes"),
+        (0, "heard"): (WRONG, "no"),
+        (1, "shape"): (WRONG, "circle"),
+        (2, "seen"): (WRONG, "nothing, really"),
+    }
+
+
+def test_nobody_else_is_answered_and_no_other_file_is_sent(results, tmp_path):
+    with served(results, tmp_path / "labels.csv") as server:
+        token = f"/{server.token}"
+        host = f"127.0.0.1:{server.server_port}"
+        server.following()
+        assert ask(server, f"{token}/")[0] == 200
+        assert ask(server, "/")[0] == ask(server, "/wrong/next")[0] == ask(server, token[:-1] + "/next")[0] == 404
+        assert ask(server, f"{token}/next", Host="evil.example")[0] == 404
+        label = json.dumps({"clip_id": "a.webm-0", "question_id": "heard", "verdict": "right"})
+        kind = {"Content-Type": "application/json"}
+        assert ask(server, f"{token}/label", "POST", label, Origin="http://evil.example", **kind)[0] == 404
+        assert ask(server, f"{token}/label", "POST", label, **{"Content-Type": "text/plain"})[0] == 415
+        assert ask(server, f"{token}/label", "POST", "x" * 100_000, **kind)[0] == 413
+        assert ask(server, f"{token}/label", "POST", "{", **kind)[0] == 409
+        unknown = json.dumps({"clip_id": "x", "question_id": "heard", "verdict": "right"})
+        assert b"not on the list" in ask(server, f"{token}/label", "POST", unknown, **kind)[2]
+        odd = json.dumps({"clip_id": "a.webm-1", "question_id": "shape", "verdict": "wrong", "answer": "cube"})
+        assert b"one of circle, square" in ask(server, f"{token}/label", "POST", odd, **kind)[2]
+        for path in ("media/secret.txt", "media/../secret.txt", "media/%2e%2e%2fsecret.txt", "media//etc/passwd"):
+            assert ask(server, f"{token}/{path}")[0] == 404
+        assert not (tmp_path / "labels.csv").exists()
+        assert ask(server, f"{token}/label", "POST", label, Origin=f"http://{host}", **kind)[0] == 200
+        assert len(read_labels(tmp_path / "labels.csv")) == 1
+
+
+def test_media_come_in_ranges(results, tmp_path):
+    whole = (results.parent / "a.webm").read_bytes()
+    with served(results, tmp_path / "labels.csv") as server:
+        path = f"/{server.token}/media/id-a.webm"
+        server.following()
+        status, headers, content = ask(server, path)
+        assert (status, content, headers["Content-Type"]) == (200, whole, "video/webm")
+        for asked, first, after in (
+            ("bytes=0-", 0, len(whole)),
+            ("bytes=5-9", 5, 10),
+            ("bytes=-7", len(whole) - 7, len(whole)),
+            ("bytes=10-99999999", 10, len(whole)),
+        ):
+            status, headers, content = ask(server, path, Range=asked)
+            assert (status, content) == (206, whole[first:after])
+            assert headers["Content-Range"] == f"bytes {first}-{after - 1}/{len(whole)}"
+        assert ask(server, path, Range=f"bytes={len(whole)}-")[0] == 416
+        assert ask(server, path, Range="pages=1-2")[0] == 200
+        assert ask(server, path, "HEAD")[2] == b""
+
+
+# Labels
+
+
+def test_labels_are_what_evaluate_takes(job, tmp_path):
+    path = tmp_path / "labels.csv"
+    with labels_file(path) as labels:
+        labels.put(
+            Label("short.mp4", 0.0, 3.0, "shape", "circle", WRONG, "square"),
+            Label("short.mp4", 0.0, 3.0, "heard", "", WRONG, "yes"),
+            Label("long.mkv", 3.0, 6.0, "heard", "yes", RIGHT, "yes"),
+        )
+    clips = labelled_clips(path, load_job(job))
+    assert [(clip.media.key, clip.start_s, [(t.question_id, t.right) for t in clip.targets]) for clip in clips] == [
+        ("short.mp4", 0, [("shape", ("circle",))]),
+        ("long.mkv", 3, [("heard", ("yes",))]),
+    ]
+
+
+def test_a_label_replaces_the_one_before_it(tmp_path):
+    path = tmp_path / "labels.csv"
+    with labels_file(path) as labels:
+        labels.put(Label("a.webm", 0, 1, "heard", "yes"), Label("a.webm", 0, 1, "shape", "", WRONG, "circle"))
+        labels.put(Label("a.webm", 0, 1, "heard", "no", WRONG, "yes"))
+        with pytest.raises(LabelsError, match="another `omnidrop review` writes it"), labels_file(path):
+            pass
+    rows = list(csv.DictReader(path.open(newline="")))
+    assert [(r["file"], r["start"], r["end"], r["question_id"], r["answer"]) for r in rows] == [
+        ("a.webm", "0", "1", "heard", "no"),
+        ("a.webm", "0", "1", "shape", ""),
+    ]
+
+
+def test_a_table_of_somebody_else_is_not_written_over(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("file,question,answer\na.mp4,heard,yes\n")
+    with pytest.raises(LabelsError, match="was not written by `omnidrop review`"), labels_file(path):
+        pass
+    assert path.read_text().startswith("file,question,answer\n")
+
+
+def test_what_is_forgotten_is_not_labelled_either(tmp_path):
+    path = tmp_path / "labels.csv"
+    assert forget_labels(path, "a.mp4".__eq__) == 0
+    with labels_file(path) as labels:
+        labels.put(*(Label(file, 0, 1, "heard", "yes") for file in ("a.mp4", "b.mp4")))
+    assert [forget_labels(path, "a.mp4".__eq__) for _ in range(2)] == [1, 0]
+    assert [label.file for label in read_labels(path)] == ["b.mp4"]
+    path.write_text("file,answer\na.mp4,yes\n")
+    assert forget_labels(path, "a.mp4".__eq__) == 0
+
+
+def test_label_studios_corrections_become_labels(results, tmp_path):
+    done = cli("export", results, "--to", "label-studio", "-o", tmp_path / "tasks.json")
+    assert done.exit_code == 0, done.output
+    (task,) = json.loads((tmp_path / "tasks.json").read_text())
+    # A person keeps what was found, but for the tone: it is heard from 1 s on, not before.
+    kept = [one for one in task["predictions"][0]["result"] if "heard" not in one["value"]["timelinelabels"][0]]
+    heard = {"type": "timelinelabels",
+             "value": {"ranges": [{"start": 26, "end": 50}], "timelinelabels": ["heard: yes"]}}  # fmt: skip
+    task |= {"annotations": [{"was_cancelled": False, "result": [*kept, heard]}]}
+    (tmp_path / "done.json").write_text(json.dumps([task]))
+    with open_results(str(results)) as connection:
+        labels = imported(tmp_path / "done.json", connection, "test")
+    assert {(label.start, label.question_id): (label.answer, label.verdict) for label in labels} == {
+        (0, "heard"): ("no", WRONG),
+        (1, "heard"): ("yes", WRONG),
+        (0, "shape"): ("circle", RIGHT),
+        (1, "shape"): ("square", RIGHT),
+    }
+    (tmp_path / "none.json").write_text("[]")
+    done = cli("review", results, "--import", tmp_path / "none.json", "--labels", tmp_path / "l.csv")
+    assert done.exit_code == 2
+    assert "no task has an annotation" in done.stderr
+
+
+# Probabilities
+
+
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory):
+    """2,000 answers that are right as often as p squared; the labels are of the least sure and a few others."""
+    folder = tmp_path_factory.mktemp("trusted")
+    draw = random.Random(0)
+    spans, right = [], {}
+    for t in range(2000):
+        probability = draw.uniform(0.5, 1)
+        spans.append((float(t), t + 1.0, {"q": ("choice", "a", probability)}))
+        right[t] = draw.random() < probability**2
+    publish(folder / "results", {"a.mp4": spans})
+    order = sorted(range(2000), key=lambda t: spans[t][2]["q"][2])
+    with labels_file(folder / "labels.csv") as labels:
+        labels.put(
+            *(
+                Label("a.mp4", t, t + 1, "q", "a" if right[t] else "b", RIGHT if right[t] else WRONG, "a")
+                for t in {*order[:300], *order[::3]}
+            )
+        )
+    return folder, {spans[t][2]["q"][2]: right[t] for t in right}
+
+
+def test_a_threshold_keeps_its_promise_on_all_answers(trusted):
+    folder, right = trusted
+    with open_results(str(folder / "results")) as connection:
+        (curve,) = curves(connection, "test", read_labels(folder / "labels.csv"))
+        least = thresholds_for([curve], 0.8).least["q", None]
+        keep_sure(connection, {("q", None): least})
+        kept = [p for (p,) in connection.execute("SELECT probability FROM answers").fetchall()]
+    assert sum(right[p] for p in kept) / len(kept) == pytest.approx(0.8, abs=0.05)
+    assert len(kept) == sum(p >= least for p in right)
+    # Probabilities promise more than they keep, by p - p squared.
+    assert 0.1 < curve.error < 0.25
+    assert all(one.low <= one.right <= one.high for one in curve.bins)
+    assert sum(one.labels for one in curve.bins) == curve.labels
+
+
+def test_commands_use_the_promise_and_refuse_one_that_cannot_be_made(trusted, tmp_path):
+    folder, right = trusted
+    results, labels = folder / "results", folder / "labels.csv"
+    shown = json.loads(cli("review", results, "--curve", "--labels", labels, "--json", "-").stdout)
+    least = shown["curves"][0]["thresholds"]["0.8"]
+    count = cli("query", results, "SELECT count(*) AS n FROM answers", "--precision", "0.8", "--labels", labels,
+                "--format", "json")  # fmt: skip
+    assert json.loads(count.stdout) == [{"n": sum(p >= least for p in right)}]
+    assert f"q from p = {least:.3f} on" in count.stderr
+    done = cli("export", results, "--to", "csv-markers", "--precision", "0.8", "--labels", labels, "-o", tmp_path / "m")
+    assert done.exit_code == 0, done.output
+    for precision, file, message in (
+        ("0.999", labels, "q: no threshold is known above which so many are right"),
+        ("0.8", tmp_path / "none.csv", "there are no labels of published answers"),
+    ):
+        refused = cli("export", results, "--to", "vtt", "--precision", precision, "--labels", file)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+
+
+def test_a_few_labels_promise_nothing(results):
+    labels = [Label("a.webm", 0, 1, "shape", "circle", RIGHT, "circle")]
+    with open_results(str(results)) as connection:
+        found = curves(connection, "test", labels)
+    with pytest.raises(LabelsError, match="shape: 1 labels, at least 20 are needed"):
+        thresholds_for(found, 0.9)
+
+
+def test_the_command_serves_until_it_is_stopped(results, tmp_path):
+    labels = tmp_path / "labels.csv"
+    command = [sys.executable, "-m", "jobs.review", str(results), "--no-open", "--labels", str(labels)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        url = urlsplit(next(line for line in process.stderr if line.startswith("http")).strip())
+        address = http.client.HTTPConnection(url.hostname, url.port, timeout=30)
+        address.request("GET", f"{url.path}next")
+        items = json.loads(address.getresponse().read())["items"]
+        said = {name: items[0][name] for name in ("clip_id", "question_id")} | {"verdict": "wrong", "answer": "square"}
+        address.request("POST", f"{url.path}label", json.dumps(said), {"Content-Type": "application/json"})
+        assert json.loads(address.getresponse().read()) == {"labelled": 1}
+        address.close()
+        process.send_signal(signal.SIGTERM)
+        assert f"{labels}: 1 label" in process.stderr.read()
+        assert process.wait() == 0
+    assert [label.answer for label in read_labels(labels)] == ["square"]
