@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from jobs._shared.results import EndpointUrl, Results, find_results
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
+from pipeline.export.registry import FORMATS, find_format
 from pipeline.report.formats import counted
 
 EXAMPLES = (
@@ -27,14 +28,16 @@ EXAMPLES = (
     "omnidrop export s3://bucket/results --to label-studio -o tasks.json",
 )
 
-To = Literal["iceberg", "vtt", "srt", "chapters", "csv-markers", "edl", "edl-loc", "otio", "label-studio"]
 Names = list[str] | None
 MOST_PROBLEMS = 20
 
 
 def command(
     results: Results = None,
-    to: Annotated[To, typer.Option(help="Iceberg tables, or moments in one of these formats.")] = "iceberg",
+    to: Annotated[
+        str,
+        typer.Option(metavar="FORMAT", help=f"iceberg: tables. Moments: {', '.join(FORMATS)}."),
+    ] = "iceberg",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -101,11 +104,11 @@ def command(
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.export.files import documents, with_clocks
     from pipeline.export.moments import Selection, videos_found, videos_with_moments
-    from pipeline.export.registry import FORMATS
     from pipeline.review.labels import read_labels
     from pipeline.review.reliability import curves, thresholds_for
     from pipeline.tables.query import keep_sure, models_of, open_results, the_job
 
+    form = find_format(to)
     selection = Selection(threshold, tuple(questions or ()), tuple(answers or ()), media)
     if found is not None and (questions or answers):
         raise UserError("--find says which answers count; leave --question and --answer out")
@@ -123,7 +126,6 @@ def command(
         else:
             videos = videos_found(connection, found, name, media)
         toys = models_of(connection, EMBEDDED)
-    form = FORMATS[to]
     videos, problems = with_clocks(form, videos, rate, start_timecode)
     if problems and not videos:
         raise UserError("\n".join(problems[:MOST_PROBLEMS]))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pipeline.export.moments import Video
+if TYPE_CHECKING:
+    from pipeline.export.moments import Video
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,33 @@
-"""The formats that moments can be written in: one file and one line each."""
+"""The formats that moments can be written in: one file and one line each, imported when asked for."""
 
 from __future__ import annotations
 
-from pipeline.export.base import Format
-from pipeline.export.chapters import CHAPTERS
-from pipeline.export.csv_markers import CSV_MARKERS
-from pipeline.export.edl import EDL, EDL_LOC
-from pipeline.export.label_studio import LABEL_STUDIO
-from pipeline.export.otio import OTIO
-from pipeline.export.subtitles import SRT, VTT
+import difflib
+import importlib
 
-FORMATS: dict[str, Format] = {
-    "vtt": VTT,
-    "srt": SRT,
-    "chapters": CHAPTERS,
-    "csv-markers": CSV_MARKERS,
-    "edl": EDL,
-    "edl-loc": EDL_LOC,
-    "otio": OTIO,
-    "label-studio": LABEL_STUDIO,
+from omnidrop.errors import UserError
+from pipeline.export.base import Format
+
+FORMATS = {
+    "vtt": "subtitles.VTT",
+    "srt": "subtitles.SRT",
+    "chapters": "chapters.CHAPTERS",
+    "csv-markers": "csv_markers.CSV_MARKERS",
+    "edl": "edl.EDL",
+    "edl-loc": "edl.EDL_LOC",
+    "otio": "otio.OTIO",
+    "label-studio": "label_studio.LABEL_STUDIO",
 }
+"""Name and place in this package."""
+
+
+def find_format(name: str) -> Format:
+    """The format of that name. Raises UserError."""
+    if name not in FORMATS:
+        close = difflib.get_close_matches(name, FORMATS, n=1)
+        hint = f" did you mean {close[0]}?" if close else ""
+        raise UserError(f"--to {name}: there is no such format;{hint} there are iceberg, {', '.join(FORMATS)}")
+    module, _, found = FORMATS[name].partition(".")
+    form = getattr(importlib.import_module(f"pipeline.export.{module}"), found)
+    assert isinstance(form, Format)
+    return form

@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import opentimelineio as otio
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from pipeline.export.chapters import chapters
 from pipeline.export.files import documents, with_clocks
 from pipeline.export.moments import Moment, Selection, Video, videos_with_moments
-from pipeline.export.registry import FORMATS
+from pipeline.export.registry import FORMATS, find_format
 from pipeline.export.timing import TimingError, clock_of
 from pipeline.tables.query import open_results, the_job
 from tests.support.media_files import clip_file, make
@@ -35,9 +36,9 @@ VIDEO = Video("news/a.mp4", "/archive/news/a.mp4", 120.0, 29.97, MOMENTS, "00:59
 
 
 def written(name, *videos, **clock):
-    videos, problems = with_clocks(FORMATS[name], videos, **clock)
+    videos, problems = with_clocks(find_format(name), videos, **clock)
     assert problems == []
-    return [content for _, content in documents(FORMATS[name], videos)]
+    return [content for _, content in documents(find_format(name), videos)]
 
 
 # Time
@@ -188,7 +189,7 @@ def test_label_studio_gets_tasks_with_frames_counted_from_one():
 
 def test_editors_get_no_frames_of_a_rate_they_do_not_have():
     slow = replace(VIDEO, frame_rate=10, start_timecode=None)
-    videos, (problem,) = with_clocks(FORMATS["edl"], [slow, replace(VIDEO, key="b.mp4")])
+    videos, (problem,) = with_clocks(find_format("edl"), [slow, replace(VIDEO, key="b.mp4")])
     assert [video.key for video in videos] == ["b.mp4"]
     assert "news/a.mp4: it has 10 frames per second" in problem
     assert problem.endswith("as in --rate 25")
@@ -198,14 +199,14 @@ def test_editors_get_no_frames_of_a_rate_they_do_not_have():
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True))
 def test_names_made_from_keys_stay_in_their_folder_and_apart(tmp_path_factory, keys):
     folder = tmp_path_factory.getbasetemp().resolve()
-    names = [name for name, _ in documents(FORMATS["vtt"], [replace(VIDEO, key=key) for key in keys])]
+    names = [name for name, _ in documents(find_format("vtt"), [replace(VIDEO, key=key) for key in keys])]
     assert len({name.casefold() for name in names}) == len(keys)
     assert all((folder / name).resolve().is_relative_to(folder) and "\0" not in name for name in names)
 
 
 @pytest.mark.parametrize("key", ["../../etc/passwd", "/etc/passwd", "..\\..\\x.mp4", "..", "a/../../b.mp4"])
 def test_keys_that_climb_do_not(key, tmp_path):
-    ((name, _),) = documents(FORMATS["srt"], [replace(VIDEO, key=key)])
+    ((name, _),) = documents(find_format("srt"), [replace(VIDEO, key=key)])
     assert (tmp_path / name).resolve().is_relative_to(tmp_path)
 
 
@@ -261,6 +262,7 @@ def test_odd_files_are_named_and_left_out_and_others_written(tmp_path):
     ("arguments", "message"),
     [
         (("--to", "vtt", "-o", "a.vtt"), "a file of --to vtt is about one; name a folder, as in -o a/"),
+        (("--to", "vvt"), "--to vvt: there is no such format; did you mean vtt? there are iceberg, vtt, srt"),
         (("--to", "vtt", "--question", "first_colr"), "no such question; did you mean first_colour?"),
         (("--to", "vtt", "--job", "x"), "they hold no job 'x'"),
         ((), "Iceberg tables need the job file"),
@@ -270,3 +272,10 @@ def test_mistakes_say_what_can_be_done(demo, arguments, message):
     done = cli("export", demo / "results", *arguments)
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_every_format_can_be_found_and_says_what_it_is():
+    page = (Path(__file__).parents[2] / "docs" / "moments.md").read_text()
+    for name in FORMATS:
+        assert find_format(name).says
+        assert f"`{name}`" in page
