@@ -16,6 +16,7 @@ from omnidrop import policies
 from omnidrop.errors import PolicyError
 from pipeline.config.globs import compile_glob
 from pipeline.config.locations import EndpointUrl, Location
+from workers.media.confinement import Required
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Scalar = str | bool | int | float
@@ -282,6 +283,11 @@ class ExecutionConfig(Section):
         ge=1,
         description="A model actor with nothing to answer for so many seconds is given back, all but one; one more is "
         "started when clips pile up.",
+    )
+    confinement: Required = Field(
+        default="auto",
+        description="Least confinement of the processes that read media: auto takes what the kernel grants and says "
+        "where that is less than all, landlock+seccomp refuses to run with less, rlimits accepts limits alone.",
     )
     stop_grace_s: float = Field(
         default=60.0, ge=0, description="Seconds that running units get to finish after SIGTERM or Ctrl-C."

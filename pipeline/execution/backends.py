@@ -36,6 +36,7 @@ from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
 from workers import ray_workers
 from workers.media.clip_reader import decoded_shape
+from workers.media.confinement import level
 from workers.media.decode import decode_one
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeSettings, WorkUnit
@@ -93,6 +94,7 @@ class _InProcess:
             held.start(answerer)  # with the first clip the model is loaded
             return answerer.answer(decoded, unit.questions, unit.instruction)
 
+        self.statistics.confinements.add(str(level()))
         answered = 0
         try:
             for result in execute_in_process(

@@ -193,6 +193,7 @@ RUNS_SCHEMA = pa.schema(
             )
         ),
         ("bottleneck", pa.string()),
+        ("confinement", pa.string()),
     ]
 )
 

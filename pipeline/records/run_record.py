@@ -66,6 +66,8 @@ class RunResources:
     driver_peak_rss_bytes: int = 0
     actors: tuple[str, ...] = ()
     """One description per model actor: device, versions, peak memory."""
+    confinement: str | None = None
+    """What the kernels of the machines that opened media granted; None in records of older versions."""
 
 
 @dataclass(frozen=True)

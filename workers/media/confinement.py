@@ -121,6 +121,11 @@ class Level:
         return bool(self.landlock) and self.seccomp
 
 
+def is_full(name: str) -> bool:
+    """The same of a level that was recorded by its name."""
+    return name.startswith("landlock-") and name.endswith("+seccomp")
+
+
 @functools.cache
 def level() -> Level:
     """What this machine's kernel grants."""
