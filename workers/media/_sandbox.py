@@ -218,7 +218,7 @@ def _capabilities(libc: ctypes.CDLL) -> int:
     header, data = struct.pack("Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
     _checked(libc.capget(header, data))
     found = struct.unpack("6I", data.raw)
-    return found[1] | found[4] << 32
+    return int(found[1] | found[4] << 32)
 
 
 def _set_capabilities(libc: ctypes.CDLL, *, effective: int, permitted: int) -> None:

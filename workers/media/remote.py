@@ -8,9 +8,10 @@ where it redirects to; errors carry no credential, wherever it came from. Knows 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import fsspec
@@ -24,6 +25,9 @@ from workers.redaction import keep_secret, without_secrets
 
 REPLY_BYTES = 64 << 20
 """A reply other than an object's content. A page of 1,000 keys, each of 1,024 bytes and escaped, takes 10 MB."""
+REDIRECTS = (301, 302, 303, 307, 308)
+REDIRECTED = 421
+"""What a redirect is turned into: botocore neither follows nor repeats it."""
 TRIES = 3
 """Of a body that breaks off, which botocore does not see."""
 PAUSE_S = 0.2
@@ -41,6 +45,10 @@ class _NoRedirects:
 
     async def request(self, *given: Any, **options: Any) -> Any:
         reply = await self._session.request(*given, **options, allow_redirects=False)
+        if reply.status in REDIRECTS and "x-amz-bucket-region" not in reply.headers:
+            # botocore would ask the same server which region the bucket is in, be redirected, and ask again. With a
+            # region it goes to that region of the same server, once.
+            reply.status = REDIRECTED
 
         async def read() -> bytes:
             content = bytearray()
@@ -61,8 +69,9 @@ class _OneServer(AIOHTTPSession):  # type: ignore[misc]
         return _NoRedirects(await super()._get_session(proxy_url))
 
 
-@cache
-def _session() -> AioSession:
+@lru_cache(maxsize=8)
+def _session(environment: tuple[tuple[str, str], ...]) -> AioSession:
+    """One for each set of AWS_* variables: a session remembers credentials."""
     session = AioSession()
 
     def note(request_signer: Any, **_: Any) -> None:
@@ -82,8 +91,9 @@ def filesystem(protocol: str, options: dict[str, Any]) -> Any:
     bodies that break off, which botocore does not see.
     """
     if protocol == "s3":
+        variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
         config = {**options.get("config_kwargs", {}), "http_session_cls": _OneServer}
-        options = {**options, "config_kwargs": config, "session": _session()}
+        options = {**options, "config_kwargs": config, "session": _session(variables)}
     found = fsspec.filesystem(protocol, **options)
     found.retries = 2
     return found
@@ -125,7 +135,7 @@ class RemoteFile:
             if str(reply.get("ETag", self.etag)).strip('"') != self.etag:
                 raise MediaChanged(f"{self.uri}: replaced in the store while it was read")
             given = reply.get("ContentRange")
-            if not str(given or f"bytes {0}-").startswith(f"bytes {offset}-"):
+            if not str(given or "bytes 0-").startswith(f"bytes {offset}-"):
                 raise OSError(f"asked for bytes from {offset} on, the server gives {given or 'the whole object'}"[:200])
             with contextlib.suppress(*_broken_bodies()):
                 while len(content) < length and (block := await body.read(length - len(content))):
@@ -179,7 +189,7 @@ def redirect_refused(error: BaseException) -> str | None:
         response = getattr(candidate, "response", None)
         if isinstance(response, dict):
             answered = response.get("ResponseMetadata", {})
-            if answered.get("HTTPStatusCode") in (301, 302, 303, 307, 308):
+            if answered.get("HTTPStatusCode") in (*REDIRECTS, REDIRECTED):
                 to = answered.get("HTTPHeaders", {}).get("location", "another place")
                 return f"the server redirects to {to}, and requests go nowhere but to endpoint_url; give the right one"
     return None

@@ -24,7 +24,10 @@ CALLS = (
     "rename,renameat,renameat2,mkdir,mkdirat,link,linkat,symlink,symlinkat,truncate,chmod,fchmodat,mknod,mknodat"
 )
 SYSTEM = ("/usr/", "/lib/", "/lib64/", "/etc/ld.so.", "/etc/localtime", "/proc/self/", "/proc/cpuinfo", "/sys/devices/")
-HARMLESS = ("/dev/null", "/dev/urandom", "/proc/meminfo", "/proc/sys/vm/overcommit_memory", "/etc/timezone")
+HARMLESS = (
+    *("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero", "/etc/timezone"),
+    *("/proc/meminfo", "/proc/stat", "/proc/sys/vm/overcommit_memory"),
+)
 _CALL = re.compile(r"^(\d+)\s+(\w+)\((.*)")
 _RESUMED = re.compile(r"^(\d+)\s+<\.\.\. (clone3?|v?fork) resumed>.*= (\d+)$")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -102,7 +105,7 @@ def _judge(found: Audit, own: bytes | None, call: str, rest: str, line: str) -> 
         found.media_opened += is_media
         if is_writing and text != "/dev/null":
             found.violations.append(f"opened for writing: {line[:300]}")
-        elif not is_media and not text.startswith(_readable()) and text not in HARMLESS:
+        elif not is_media and not f"{text}/".startswith(_readable()) and text not in HARMLESS:
             found.violations.append(f"opened {line[:300]}")
     else:
         found.violations.append(f"asked for {line[:300]}")
