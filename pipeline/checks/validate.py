@@ -248,7 +248,7 @@ def _checkpoint(job: JobConfig, found: _Found) -> str:
     from omnidrop.model import OmniModel
 
     settings = pruning_of(job.pruning)
-    model = OmniModel.load(job.model.path, device=job.model.device, dtype=job.model.dtype)
+    model = OmniModel.load(job.model.checkpoint, device=job.model.device, dtype=job.model.dtype)
     loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {model.weights_hash[:12]}"
     if not found.questions:
         return f"{loaded}; loaded, but not asked, because there are no questions to ask"

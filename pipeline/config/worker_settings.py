@@ -41,7 +41,7 @@ def answerer_settings(
 ) -> AnswererSettings:
     """What a model actor loads."""
     return AnswererSettings(
-        model=model.path,
+        model=model.checkpoint,
         device=model.device,
         dtype=model.dtype,
         pruning=pruning_of(pruning),

@@ -194,6 +194,7 @@ RUNS_SCHEMA = pa.schema(
         ),
         ("bottleneck", pa.string()),
         ("confinement", pa.string()),
+        ("model_revision", pa.string()),
     ]
 )
 

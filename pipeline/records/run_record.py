@@ -82,6 +82,8 @@ class RunRecord:
     finished_at: str | None = None
     status: str = "running"
     """running, complete, stopped, budget (the cap on spending was reached) or failed."""
+    model_revision: str | None = None
+    """The commit of a checkpoint that came from the hub; None also in records of older versions."""
     counts: RunCounts = RunCounts()
     time: RunTime = RunTime()
     resources: RunResources = RunResources()

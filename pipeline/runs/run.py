@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from pipeline.archive.probing import prober
-from pipeline.config.job import JobConfig
+from pipeline.config.job import JobConfig, ModelConfig
 from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
@@ -104,6 +104,7 @@ def run_job(
     confinement.require(job.execution.confinement)
     patience = Patience(job.storage.patience_s, stop, job.execution.stop_grace_s)
     opened = open_job(job, patience)
+    is_pinned, job = job.model.revision is not None, opened.job
     run = _new_record(opened, run_id)
     metrics = RunMetrics(job.name, job.cost)
     retry = None if again is None else Retry(opened.index, job.name, again)
@@ -151,9 +152,8 @@ def run_job(
         classes = tuple(opened.index.quarantine_classes(job.name))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
     notes = (
-        *toy,
-        *_weakly_confined(job, run),
-        *opened.caveats,
+        *(*toy, *_weakly_confined(job, run), *opened.caveats),
+        *(_unpinned(job.model) if not is_pinned else ()),
         *calibration.unresolved(job, known),
         *(retry.notes() if retry is not None else ()),
     )
@@ -167,6 +167,7 @@ def _new_record(opened: Opened, run_id: str | None) -> RunRecord:
         recipe_hash=opened.recipe.hash,
         recipe=opened.recipe.fields,
         started_at=utc_now(),
+        model_revision=opened.job.model.revision,
     )
 
 
@@ -191,6 +192,14 @@ def _time(wall_s: float, tally: Tally, measured: Statistics) -> RunTime:
 def _resources(measured: Statistics) -> RunResources:
     granted = sorted(measured.confinements | {str(confinement.level())})
     return RunResources(measured.peak_bytes_in_flight, peak_rss_bytes(), tuple(measured.actors), ", ".join(granted))
+
+
+def _unpinned(model: ModelConfig) -> tuple[str, ...]:
+    if model.revision is None:
+        return ()
+    return (
+        f"the hub's {model.path} may change from day to day; this run's is kept by model.revision: {model.revision}",
+    )
 
 
 def _weakly_confined(job: JobConfig, run: RunRecord) -> tuple[str, ...]:

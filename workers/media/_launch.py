@@ -19,8 +19,9 @@ import signal
 import sys
 import time
 
+sys.dont_write_bytecode = True  # the parent has imported it, too
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # -I leaves it out; a module, for its bytecode is kept
-import _sandbox  # type: ignore[import-not-found]
+import _sandbox  # type: ignore[import-not-found]  # noqa: E402
 
 del sys.path[0]
 

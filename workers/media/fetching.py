@@ -63,7 +63,7 @@ def fetched(media: Media, storage_options: dict[str, Any], cache: CacheSettings)
         raise CacheTooSmall(
             f"{media.key}: {media.size_bytes} bytes; the cache may hold {cache.max_bytes}; raise that bound"
         )
-    _own_folder(cache.path)
+    own_folder(cache.path)
     entry = cache.path / hashlib.blake2b(f"{media.uri}\0{media.etag}".encode(), digest_size=16).hexdigest()
     while True:
         with _locked(entry, exclusive=False):
@@ -76,9 +76,9 @@ def fetched(media: Media, storage_options: dict[str, Any], cache: CacheSettings)
                 _fetch(media, storage_options, entry, cache)
 
 
-def _own_folder(folder: Path) -> None:
-    """Make the cache's folder, for this user alone. Raises CacheUnsafe where it is somebody else's, or open to others:
-    who may write into it could have us decode another file than the archive's, or overwrite one of ours.
+def own_folder(folder: Path) -> Path:
+    """Make a folder for this user alone. Raises CacheUnsafe where it is somebody else's, or open to others: who may
+    write into it could have us decode another file than the archive's, or overwrite one of ours.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found, above = os.lstat(folder), os.stat(folder.parent)
@@ -93,9 +93,10 @@ def _own_folder(folder: Path) -> None:
         problem = f"lies in {folder.parent}, where anybody may replace it"
     if problem is not None:
         raise CacheUnsafe(
-            f"the folder for fetched files {folder} {problem}; remove it, or set TMPDIR to a folder of your own on the "
-            "machines that decode"
+            f"the folder {folder} {problem}; remove it, or set TMPDIR to a folder of your own on the machines that "
+            "decode"
         )
+    return folder
 
 
 def _is_file(path: Path) -> bool:
