@@ -24,8 +24,8 @@ from pipeline.runs.run import run_job
 from tests.support.small_jobs import Silent
 
 NODE = {"num_cpus": 2, "object_store_memory": 100 << 20}
-# A machine counts as lost after about 5 s instead of 30, and what lay there after 1 s instead of 10: nothing else of the
-# test depends on it.
+# A machine counts as lost after about 5 s instead of 30, and what lay there after 1 s instead of 10: nothing else
+# depends on it.
 QUICK = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 1000,
