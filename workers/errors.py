@@ -17,6 +17,12 @@ class FfmpegMissing(UserError):
     error_class: ClassVar[str] = "ffmpeg_missing"
 
 
+class ConfinementMissing(UserError):
+    """This machine's kernel does not confine the processes that read media as the job asks for."""
+
+    error_class: ClassVar[str] = "confinement"
+
+
 class MediaError(OmniDropError):
     """A media item or one of its clips cannot be used. Other items are not affected."""
 
@@ -117,6 +123,12 @@ class CacheFull(MediaError):
     """The node-local cache has no room for the file now: its disk is full, or what it holds is in use."""
 
     error_class: ClassVar[str] = "cache_full"
+
+
+class CacheUnsafe(MediaError):
+    """Other users can reach into the node-local cache: nothing is fetched into it or taken from it."""
+
+    error_class: ClassVar[str] = "cache_unsafe"
 
 
 class CacheTooSmall(CacheFull):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from workers.media.confinement import level
 from workers.media.decode import Source, decode_one
 from workers.records import (
     Clip,
@@ -47,8 +48,8 @@ def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip | None
     media, info, settings, source = pickle.loads(shared)
     outcome = decode_one(media, info, clip, settings, source)
     if isinstance(outcome, ClipFailure):
-        return DecodeReport(outcome, 0), None
-    return DecodeReport(None, outcome.nbytes), outcome
+        return DecodeReport(outcome, 0, str(level())), None
+    return DecodeReport(None, outcome.nbytes, str(level())), outcome
 
 
 class _Actor:

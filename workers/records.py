@@ -113,6 +113,8 @@ class DecodeSettings:
     """A decoded clip larger than this is refused."""
     max_media_bytes: int = 1 << 40
     """A file larger than this is refused before it is opened."""
+    confinement: Literal["auto", "landlock+seccomp", "rlimits"] = "auto"
+    """What the machine that decodes must at least grant: see `workers.media.confinement`."""
     min_share: float = 0.5
     """A clip of which less than this share could be decoded is quarantined rather than answered as `partial`."""
 
@@ -214,6 +216,8 @@ class DecodeReport:
     failure: ClipFailure | None
     nbytes: int
     """Bytes of the decoded clip, 0 where decoding failed."""
+    confinement: str = ""
+    """What the machine that decoded grants."""
 
 
 @dataclass(frozen=True)

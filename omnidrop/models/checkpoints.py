@@ -32,14 +32,17 @@ FAMILIES = {"qwen2_5_omni": "Qwen2.5-Omni", "qwen3_omni_moe": "Qwen3-Omni"}
 _NEEDED = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+"""A name on the hub, and the revision of it."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HASHED_SUFFIXES = (".json", ".jinja", ".txt", ".safetensors")
 _NOT_HASHED = ("model.safetensors.index.json", "generation_config.json")
 """The index only says which file holds what; generation defaults are not used."""
 
 
 def resolve_checkpoint(model: str) -> Path:
-    """The local directory of `model`: an embedded name (`tiny`), a directory, or a hub id (`Qwen/Qwen2.5-Omni-7B`).
+    """The local directory of `model`: an embedded name (`tiny`), a directory, or a hub id (`Qwen/Qwen2.5-Omni-7B`),
+    with a revision if it is to stay the same (`Qwen/Qwen2.5-Omni-7B@0123abc`).
 
     A hub id is fetched into the hub's own cache (configuration, tokenizer and safetensors only; no code, no pickles).
     Raises CheckpointError where nothing is found or files are missing.
@@ -48,8 +51,8 @@ def resolve_checkpoint(model: str) -> Path:
         directory = EMBEDDED[model]
     elif Path(model).expanduser().is_dir():
         directory = Path(model).expanduser().resolve()
-    elif _HUB_ID.fullmatch(model) and not model.startswith("."):
-        directory = _fetch(model)
+    elif (named := _HUB_ID.fullmatch(model)) and not model.startswith("."):
+        directory = _fetch(named[1], named[2])
     else:
         raise CheckpointError(
             f"no checkpoint {model!r}: it is neither a directory, nor a hub id such as Qwen/Qwen2.5-Omni-7B, nor one "
@@ -59,13 +62,18 @@ def resolve_checkpoint(model: str) -> Path:
     return directory
 
 
-def _fetch(hub_id: str) -> Path:
+def hub_revision(directory: Path) -> str | None:
+    """The commit that the hub gave for a directory that `resolve_checkpoint` found, None for any other."""
+    return directory.name if directory.parent.name == "snapshots" and _COMMIT.fullmatch(directory.name) else None
+
+
+def _fetch(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"no directory {hub_id!r}, and the hub does not give it either ({type(error).__name__}: "
@@ -180,7 +188,7 @@ def read_chat_template(directory: Path) -> str:
 def checkpoint_hash(directory: Path) -> str:
     """Hash (hex, 32 digits) over the content of the weights and of the files that shape prompts and inputs.
 
-    Weights are read once: their digests are remembered in the user's cache folder by path, size and modification time
+    Weights are read once: their digests are remembered in the user's cache folder by path, inode, size and both times
     (a 22 GB checkpoint takes about 20 s to hash).
     """
     remembered = _HashMemory()
@@ -193,21 +201,25 @@ def checkpoint_hash(directory: Path) -> str:
 
 
 class _HashMemory:
-    """File digests by (path, size, mtime). A lost or unwritable memory only costs time."""
+    """File digests by (path, inode, size, mtime, ctime): a modification time can be set, the others cannot. A lost or
+    unwritable memory only costs time, one that others may write is not used."""
 
     def __init__(self) -> None:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self._path = root / "omnidrop" / "file_hashes.json"
         self._known: dict[str, str] = {}
         self._changed = False
-        with contextlib.suppress(OSError, json.JSONDecodeError):
-            loaded = json.loads(self._path.read_text())
-            if isinstance(loaded, dict):
-                self._known = loaded
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            status = self._path.stat()
+            if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+                loaded = json.loads(self._path.read_text())
+                if isinstance(loaded, dict):
+                    self._known = {key: value for key, value in loaded.items() if isinstance(value, str)}
 
     def digest(self, path: Path) -> str:
         status = path.stat()
-        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        times = f"{status.st_mtime_ns}|{status.st_ctime_ns}"
+        key = f"{path.resolve()}|{status.st_dev}|{status.st_ino}|{status.st_size}|{times}"
         if key not in self._known:
             with path.open("rb") as stream:
                 self._known[key] = hashlib.file_digest(stream, "sha256").hexdigest()

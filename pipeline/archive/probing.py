@@ -17,6 +17,7 @@ from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
 from pipeline.storage.s3_client import s3_options
+from workers.media.confinement import require
 from workers.media.decode import Source, opened
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
@@ -45,6 +46,7 @@ CHILDREN = max(2, min(16, os.cpu_count() or 2))
 @contextmanager
 def prober(job: JobConfig) -> Iterator[Prober]:
     """A prober for one run; its processes end with the block."""
+    require(job.execution.confinement)
     where = source(job)
     with ExitStack() as stack:
         limit_s, options = job.execution.probe_timeout_s, dict(where.storage_options)

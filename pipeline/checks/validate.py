@@ -26,8 +26,9 @@ from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import caveats, open_store
 from workers.errors import MediaError
+from workers.media import confinement
 from workers.media.fetching import CacheSettings, fetched
-from workers.media.ffmpeg import ffmpeg_version, filters, find_ffmpeg
+from workers.media.ffmpeg import Limits, ffmpeg_version, filters, find_ffmpeg, run
 from workers.media.probing import probe
 from workers.records import Media, MediaInfo
 
@@ -76,6 +77,7 @@ def run_checks(job: JobConfig, *, with_model: bool = True) -> Iterator[Check]:
         ("output", _output),
         ("savings index", _index),
         ("ffmpeg", _ffmpeg),
+        ("confinement", _confinement),
     ]
     if with_model:
         checks += [("retained ratio", _ratio), ("checkpoint answers", _checkpoint)]
@@ -199,6 +201,21 @@ def _ffmpeg(job: JobConfig, found: _Found) -> str:
     tone_maps = all(name in has_filters for name in TONE_MAPPING_FILTERS)
     note = "" if tone_maps else "; without zscale, so HDR pictures are not tone-mapped"
     return f"{ffmpeg_version()} at {find_ffmpeg()}{note}"
+
+
+def _confinement(job: JobConfig, found: _Found) -> str:
+    """Run the ffmpeg that decodes as it is run for decoding: it may be a script, or its libraries out of reach."""
+    confinement.require(job.execution.confinement)
+    tried = run([find_ffmpeg(), "-hide_banner", "-version"], limits=Limits(30.0, 1 << 20))
+    if tried.returncode:
+        why = tried.stderr.strip()[:300] or f"status {tried.returncode}"
+        raise CheckError(
+            f"{find_ffmpeg()} does not run confined ({why}); set "
+            "OMNIDROP_FFMPEG to a program, not a script, whose libraries lie where the system has them"
+        )
+    granted = confinement.level()
+    weaker = "" if granted.is_full else "; less than landlock+seccomp: hostile media could read what this user can"
+    return f"{granted}{weaker}"
 
 
 def _decoders() -> frozenset[str]:

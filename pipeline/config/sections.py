@@ -16,6 +16,7 @@ from omnidrop import policies
 from omnidrop.errors import PolicyError
 from pipeline.config.globs import compile_glob
 from pipeline.config.locations import EndpointUrl, Location
+from workers.media.confinement import Required
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Scalar = str | bool | int | float
@@ -85,6 +86,12 @@ class ModelConfig(Section):
         description="Checkpoint: a directory, a hub id, or `tiny` (embedded, for trying things out).",
         json_schema_extra={"option": "--model"},
     )
+    revision: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$",
+        description="Commit, tag or branch of a checkpoint that comes from the hub. A commit stays what it is; without "
+        "one every run takes what the hub gives that day, and records which commit that was.",
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
@@ -110,6 +117,20 @@ class ModelConfig(Section):
         description="Clips of one shape and question set that an actor answers in one pass, where so many are ready. "
         "auto: the fastest number that `omnidrop calibrate` measured.",
     )
+
+    @model_validator(mode="after")
+    def _revision_of_the_hub(self) -> Self:
+        if self.revision is not None and (self.path.startswith(("/", ".", "~")) or self.path.count("/") != 1):
+            raise ValueError(
+                f"revision ({self.revision}) is for checkpoints of the hub, as in Qwen/Qwen2.5-Omni-3B; path is "
+                f"{self.path}"
+            )
+        return self
+
+    @property
+    def checkpoint(self) -> str:
+        """What is loaded: `path`, of the hub with its revision."""
+        return self.path if self.revision is None else f"{self.path}@{self.revision}"
 
 
 Mode = Literal["dense", "dense_shared", "per_question", "staged", "set_guided"]
@@ -298,6 +319,11 @@ class ExecutionConfig(Section):
         ge=1,
         description="A model actor with nothing to answer for so many seconds is given back, all but one; one more is "
         "started when clips pile up.",
+    )
+    confinement: Required = Field(
+        default="auto",
+        description="Least confinement of the processes that read media: auto takes what the kernel grants and says "
+        "where that is less than all, landlock+seccomp refuses to run with less, rlimits accepts limits alone.",
     )
     stop_grace_s: float = Field(
         default=60.0, ge=0, description="Seconds that running units get to finish after SIGTERM or Ctrl-C."

@@ -15,7 +15,12 @@ from workers.records import DecodeSettings
 def decode_settings(clips: ClipsConfig, execution: ExecutionConfig) -> DecodeSettings:
     """How clips are decoded."""
     pixels = DecodeSettings.max_pixels if clips.max_pixels is None else clips.max_pixels
-    return DecodeSettings(fps=clips.fps, max_pixels=pixels, timeout_s=execution.decode_timeout_s)
+    return DecodeSettings(
+        fps=clips.fps,
+        max_pixels=pixels,
+        timeout_s=execution.decode_timeout_s,
+        confinement=execution.confinement,
+    )
 
 
 def pruning_of(given: PruningConfig) -> Pruning:
@@ -37,7 +42,7 @@ def answerer_settings(
 ) -> AnswererSettings:
     """What a model actor loads."""
     return AnswererSettings(
-        model=model.path,
+        model=model.checkpoint,
         device=model.device,
         dtype=model.dtype,
         pruning=pruning_of(pruning),

@@ -104,7 +104,7 @@ class _ClipPrices:
         self._count: Counter[Estimate] = Counter()
         self._decoding = decode_settings(job.clips, job.execution)
         self._pruning = pruning_of(job.pruning)
-        self._estimator = Estimator(job.model.path, value_bytes=VALUE_BYTES[job.model.dtype])
+        self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
         self._known: dict[tuple[object, ...], Estimate] = {}
 
     def of(self, plan: MediaPlan, questions: tuple[Question, ...], instruction: str, length_s: float) -> Estimate:

@@ -126,6 +126,8 @@ class Statistics:
     actors: list[str] = field(default_factory=list)
     """What actors said of themselves in the end."""
     actor_time: ActorTime = field(default_factory=ActorTime)
+    confinements: set[str] = field(default_factory=set)
+    """What the machines that decoded grant."""
     load: Load = field(default_factory=Load)
 
 

@@ -11,10 +11,12 @@ import math
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -36,7 +38,9 @@ from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
 from workers import ray_workers
 from workers.media.clip_reader import decoded_shape
+from workers.media.confinement import level
 from workers.media.decode import decode_one
+from workers.media.fetching import own_folder
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeSettings, WorkUnit
 
@@ -93,6 +97,7 @@ class _InProcess:
             held.start(answerer)  # with the first clip the model is loaded
             return answerer.answer(decoded, unit.questions, unit.instruction)
 
+        self.statistics.confinements.add(str(level()))
         answered = 0
         try:
             for result in execute_in_process(
@@ -249,7 +254,14 @@ def _connect(job: JobConfig) -> bool:
             return False
         # An actor and a decode task must fit side by side even on one core.
         cpus = max(math.ceil(job.model.cpus_per_actor) + 1, os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            _temp_dir=str(_own_ray_folder()),
+            _node_ip_address="127.0.0.1",
+        )
         return True
     except (OSError, ValueError, RuntimeError) as error:
         raise RayUnavailable(
@@ -260,6 +272,14 @@ def _connect(job: JobConfig) -> bool:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _own_ray_folder() -> Path:
+    """Where a local Ray has its sockets, spilled objects and logs: not the folder in /tmp that all users share, where
+    another could lay out links or read what is spilled. Raises CacheUnsafe."""
+    # Names of sockets are limited to 107 bytes, of which Ray's own part takes 80.
+    below = tempfile.gettempdir()
+    return own_folder(Path(below if len(below) <= 12 else "/tmp") / f"od-ray-{os.getuid()}")
 
 
 def _knock(address: str) -> None:

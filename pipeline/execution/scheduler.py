@@ -316,6 +316,8 @@ class RayExecution:
         except RayError as error:
             yield from self._died(state, "decode", error)
         else:
+            if report.confinement:
+                self.statistics.confinements.add(report.confinement)
             if report.failure is not None:
                 yield from self._finish(state, report.failure)
             else:

@@ -24,7 +24,7 @@ def check_reachable(job: JobConfig, key: str, info: MediaInfo) -> Schedule:
     decoding, length_s = decode_settings(job.clips, job.execution), job.clips.longest_s
     frames, height, width, samples = decoded_shape(info, length_s, decoding)
     try:
-        return Estimator(job.model.path).schedule(
+        return Estimator(job.model.checkpoint).schedule(
             pruning_of(job.pruning), frames=frames, height=height, width=width, samples=samples, fps=decoding.fps
         )
     except PolicyError as error:

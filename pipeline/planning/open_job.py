@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
+from omnidrop.models.checkpoints import checkpoint_hash, hub_revision, resolve_checkpoint
 from pipeline.config.job import JobConfig
 from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
@@ -42,7 +42,11 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
     """
     question_set = load_question_set(job.question_set)
     question_set.values(job.variables)
-    weights_hash = checkpoint_hash(resolve_checkpoint(job.model.path))
+    directory = resolve_checkpoint(job.model.checkpoint)
+    weights_hash = checkpoint_hash(directory)
+    if (commit := hub_revision(directory)) is not None:
+        # The machines that answer load what was hashed here, whatever the hub gives by then.
+        job = job.model_copy(update={"model": job.model.model_copy(update={"revision": commit})})
     store, journal, index = open_output(job)
     sync.catch_up(journal, index)
     warnings = caveats(store, FORMAT_PATH) if patience is not None else ()

@@ -193,6 +193,8 @@ RUNS_SCHEMA = pa.schema(
             )
         ),
         ("bottleneck", pa.string()),
+        ("confinement", pa.string()),
+        ("model_revision", pa.string()),
     ]
 )
 

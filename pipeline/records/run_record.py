@@ -66,6 +66,8 @@ class RunResources:
     driver_peak_rss_bytes: int = 0
     actors: tuple[str, ...] = ()
     """One description per model actor: device, versions, peak memory."""
+    confinement: str | None = None
+    """What the kernels of the machines that opened media granted; None in records of older versions."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class RunRecord:
     finished_at: str | None = None
     status: str = "running"
     """running, complete, stopped, budget (the cap on spending was reached) or failed."""
+    model_revision: str | None = None
+    """The commit of a checkpoint that came from the hub; None also in records of older versions."""
     counts: RunCounts = RunCounts()
     time: RunTime = RunTime()
     resources: RunResources = RunResources()

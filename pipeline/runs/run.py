@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from pipeline.archive.probing import prober
-from pipeline.config.job import JobConfig
+from pipeline.config.job import JobConfig, ModelConfig
 from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
@@ -34,6 +34,7 @@ from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
 from pipeline.storage.outage import EitherFlag, Patience
 from pipeline.tables import manifest, publish
+from workers.media import confinement
 from workers.model.memory import peak_rss_bytes
 from workers.records import WorkUnit
 
@@ -100,8 +101,10 @@ def run_job(
     observer.stage("listing")
     if lost is not None:
         stop = EitherFlag(stop, lost)
+    confinement.require(job.execution.confinement)
     patience = Patience(job.storage.patience_s, stop, job.execution.stop_grace_s)
     opened = open_job(job, patience)
+    is_pinned, job = job.model.revision is not None, opened.job
     run = _new_record(opened, run_id)
     metrics = RunMetrics(job.name, job.cost)
     retry = None if again is None else Retry(opened.index, job.name, again)
@@ -148,7 +151,12 @@ def run_job(
         totals = opened.index.totals(job.name)
         classes = tuple(opened.index.quarantine_classes(job.name))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
-    notes = (*toy, *opened.caveats, *calibration.unresolved(job, known), *(retry.notes() if retry is not None else ()))
+    notes = (
+        *(*toy, *_weakly_confined(job, run), *opened.caveats),
+        *(_unpinned(job.model) if not is_pinned else ()),
+        *calibration.unresolved(job, known),
+        *(retry.notes() if retry is not None else ()),
+    )
     return RunSummary(run, totals, classes, published, notes)
 
 
@@ -159,6 +167,7 @@ def _new_record(opened: Opened, run_id: str | None) -> RunRecord:
         recipe_hash=opened.recipe.hash,
         recipe=opened.recipe.fields,
         started_at=utc_now(),
+        model_revision=opened.job.model.revision,
     )
 
 
@@ -181,7 +190,26 @@ def _time(wall_s: float, tally: Tally, measured: Statistics) -> RunTime:
 
 
 def _resources(measured: Statistics) -> RunResources:
-    return RunResources(measured.peak_bytes_in_flight, peak_rss_bytes(), tuple(measured.actors))
+    granted = sorted(measured.confinements | {str(confinement.level())})
+    return RunResources(measured.peak_bytes_in_flight, peak_rss_bytes(), tuple(measured.actors), ", ".join(granted))
+
+
+def _unpinned(model: ModelConfig) -> tuple[str, ...]:
+    if model.revision is None:
+        return ()
+    return (
+        f"the hub's {model.path} may change from day to day; this run's is kept by model.revision: {model.revision}",
+    )
+
+
+def _weakly_confined(job: JobConfig, run: RunRecord) -> tuple[str, ...]:
+    granted = run.resources.confinement or ""
+    if job.execution.confinement != "auto" or all(map(confinement.is_full, granted.split(", "))):
+        return ()
+    return (
+        f"media were opened under {granted}, which is less than landlock+seccomp: a program that a hostile file takes "
+        "over could read what this user can (execution.confinement)",
+    )
 
 
 class _Execution:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.storage.errors import StorageError, StorageUnavailable
-from workers.media.fetching import filesystem
+from workers.media.remote import filesystem, redirect_refused, within
 from workers.redaction import without_secrets
 
 S3_PAGE = 1000
@@ -21,6 +21,17 @@ READ_TIMEOUT_S = 15
 """A request that brings no byte for so long is tried again."""
 MAX_RETRIES = 5
 """Further tries of one request, with pauses that grow from half a second to ten on average."""
+
+PAGE_S = 180.0
+"""One page of a listing, retries included: a server that trickles does not hold a run."""
+KEY_BYTES = 4096
+"""Four times what S3 allows."""
+ETAG_CHARS = 256
+OBJECT_BYTES = 1 << 50
+"""Twenty times the largest object of S3."""
+EMPTY_PAGES = 1000
+MOST_OBJECTS = 1_000_000_000
+"""Where a server goes on making up keys."""
 
 _TEACHES = {
     "SignatureDoesNotMatch": "the secret key does not belong to the access key (AWS_SECRET_ACCESS_KEY, or the profile "
@@ -44,6 +55,7 @@ _PASSING_ERRORS = frozenset(
     {
         *("HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError", "FlexibleChecksumError"),
         *("ClientConnectionError", "ClientPayloadError", "IncompleteRead", "TimeoutError", "FSTimeoutError"),
+        "ReplyTooLong",
     }
 )
 """Classes of what clients raise when a connection or a body breaks: by name, because they have no common tree."""
@@ -79,16 +91,50 @@ def s3_filesystem(endpoint_url: str | None = None, *, anonymous: bool = False, m
 
 def s3_objects(filesystem: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
     """Objects under a prefix in ascending order of keys (UTF-8), one page of at most 1,000 in memory at a time."""
-    token: dict[str, str] = {}
+    where, token, last, empty, listed = f"s3://{bucket}/{prefix}", dict[str, str](), "", 0, 0
     while True:
         try:
-            page = filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=S3_PAGE, **token)
+            asked = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": S3_PAGE}
+            page = within(filesystem, PAGE_S, "list_objects_v2", **asked, **token)
         except Exception as error:
-            raise explain_s3_error(error, f"s3://{bucket}/{prefix}") from error
-        yield from page.get("Contents", ())
+            raise explain_s3_error(error, where) from error
+        for item in page.get("Contents", ()):
+            key = _checked_entry(item, prefix, where)
+            if last and key.encode() <= last.encode():
+                raise StorageError(
+                    f"{where}: the server lists {key[:200]!r} after {last[:200]!r}: not in the order that S3 promises, "
+                    "or the same again and again; look at the server"
+                )
+            last = key
+            yield item
+        listed += len(page.get("Contents", ()))
+        empty = 0 if page.get("Contents") else empty + 1
         if not page.get("IsTruncated"):
             return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
+        following = page.get("NextContinuationToken")
+        if not following or token.get("ContinuationToken") == following or empty > EMPTY_PAGES or listed > MOST_OBJECTS:
+            raise StorageError(
+                f"{where}: the listing does not end: after {listed} objects the server says that there are more, and "
+                "not how to get them; look at the server"
+            )
+        token = {"ContinuationToken": following}
+
+
+def _checked_entry(item: Any, prefix: str, where: str) -> str:
+    """The key of a listed object. Raises StorageError for what no S3 server lists."""
+    key, etag, size = item.get("Key"), item.get("ETag"), item.get("Size")
+    if (
+        isinstance(key, str)
+        and key.startswith(prefix)
+        and 0 < len(key.encode("utf-8", "replace")) <= KEY_BYTES
+        and isinstance(etag, str)
+        and 0 < len(etag) <= ETAG_CHARS
+        and isinstance(size, int)
+        and 0 <= size <= OBJECT_BYTES
+    ):
+        return key
+    found = f"key {str(key)[:100]!r}, etag {str(etag)[:100]!r}, size {str(size)[:40]}"
+    raise StorageError(f"{where}: the server lists an object that cannot be one ({found}); look at the server")
 
 
 def s3_error_code(error: BaseException) -> str | None:
@@ -104,6 +150,8 @@ def explain_s3_error(error: Exception, uri: str) -> Exception:
     """What to raise instead of an S3 client's error: FileNotFoundError for a missing object, else a StorageError that
     says what to do.
     """
+    if (refused := redirect_refused(error)) is not None:
+        return StorageError(f"{uri}: {without_secrets(refused)}")
     code, name, said = s3_error_code(error), type(error).__name__, without_secrets(str(error))
     if code == "NoSuchBucket" or "bucket does not exist" in str(error):
         bucket = uri.removeprefix("s3://").partition("/")[0]

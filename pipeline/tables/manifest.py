@@ -14,12 +14,14 @@ import io
 import json
 import re
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from omnidrop.errors import UserError
+from pipeline.config.locations import checked_key
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError
 from pipeline.records.columns import (
     ANSWERS_SCHEMA,
@@ -78,11 +80,19 @@ def current(store: Store) -> Published | None:
                 f"{FORMAT_VERSION}; upgrade omnidrop"
             )
         known = legacy.manifest(given)
+        for path in chain(known["files"], *known["tables"].values()):
+            _check_inside(path)
         return Published(**known | {"files": {path: FileMark(**mark) for path, mark in known["files"].items()}})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(
             f"{store.uri}/{MANIFEST} is damaged; `omnidrop rebuild` makes the tables again from the journal"
         ) from error
+
+
+def _check_inside(path: object) -> None:
+    """A results folder may come from somebody else: what it names is read, so it names nothing but its own tables."""
+    if not isinstance(path, str) or generation_of(f"tables/{checked_key(path)}") is None:
+        raise ValueError(f"not a published file: {path!r}")
 
 
 def read(store: Store, published: Published, name: str) -> pa.Table:

@@ -1,21 +1,37 @@
-"""Runs as `python -I -S _launch.py PARENT_PID CPU_S FILE_BYTES MEMORY_BYTES PROGRAM ARG...`: confines itself, then
-becomes PROGRAM.
+"""Runs as `python -I -S _launch.py PARENT_PID CPU_S FILE_BYTES MEMORY_BYTES LANDLOCK SECCOMP COUNT READ... PROGRAM
+ARG...`: confines itself, then becomes PROGRAM.
 
-Promises: PROGRAM dies with the process that started it and cannot pass the limits (0 means none). Knows nothing about
-media. It is a program of its own because `preexec_fn` may deadlock in a process that has threads (a model actor has
-many), and because a fork of a process that holds a model is slow where vfork + exec is not.
+Promises: PROGRAM dies with the process that started it, cannot pass the limits (0 means none), and runs under what was
+asked for: Landlock of that ABI (0: none) with the COUNT reads, a seccomp filter (0 or 1). What cannot be had ends in
+REFUSED instead of running with less. Without a filter PROGRAM may fork: then this process stays as its reaper, and
+whatever descends from PROGRAM ends with it. Knows nothing about media. It is a program of its own because `preexec_fn`
+may deadlock in a process that has threads (a model actor has many), and because a fork of a process that holds a model
+is slow where vfork + exec is not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 import signal
 import sys
+import time
 
-PR_SET_PDEATHSIG = 1
-PR_SET_NO_NEW_PRIVS = 38
+sys.dont_write_bytecode = True  # the parent has imported it, too
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # -I leaves it out; a module, for its bytecode is kept
+import _sandbox  # type: ignore[import-not-found]  # noqa: E402
+
+del sys.path[0]
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+END = signal.SIGUSR1
+"""What ends a reaper and all it reaps: SIGKILL would leave what had made a session of its own."""
+REFUSED = 126
+"""Exit status where the kernel did not grant what was asked for."""
+OPEN_FILES = 64
+"""Python with libav has 20 open at most, ffmpeg 10."""
 
 
 def _limit(what: int, most: int) -> None:
@@ -26,16 +42,19 @@ def _limit(what: int, most: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Never returns: ends in exec, or exits with 127."""
-    parent, cpu_s, file_bytes, memory_bytes = (int(x) for x in arguments[:4])
-    program = arguments[4:]
-    if sys.platform == "linux":
+    """Never returns: ends in exec, or exits with REFUSED or 127."""
+    parent, cpu_s, file_bytes, memory_bytes, landlock, seccomp, count = (int(x) for x in arguments[:7])
+    reads, program = arguments[7 : 7 + count], arguments[7 + count :]
+    is_linux = sys.platform == "linux"
+    is_reaper = is_linux and not seccomp
+    if is_linux:
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc.prctl(PR_SET_PDEATHSIG, END if is_reaper else signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_sandbox.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if os.getppid() != parent:  # it died before the line above could take effect
             os._exit(127)
     _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
     if cpu_s:
         _limit(resource.RLIMIT_CPU, cpu_s)
     if file_bytes:
@@ -49,11 +68,75 @@ def main(arguments: list[str]) -> None:
     # Python ignores this signal, an ignored signal stays ignored across exec, and the program would go on writing.
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if is_reaper:
+        _reap(libc)
+    try:
+        if is_linux:
+            _sandbox.drop_capabilities(reads)
+        if landlock:
+            _sandbox.restrict_files(landlock, reads)
+        if seccomp:
+            _sandbox.refuse_calls()
+    except OSError as error:
+        os.write(2, f"confinement: the kernel refuses it: {error}\n".encode())
+        os._exit(REFUSED)
     try:
         os.execv(program[0], program)
     except OSError as error:
         os.write(2, f"{program[0]}: {error}\n".encode())
         os._exit(127)
+
+
+def _reap(libc: ctypes.CDLL) -> None:
+    """Returns in a child, which becomes the program. This process stays, and ends as the program did, after everything
+    that descends from it: orphans come to us, wherever they put themselves."""
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {END})
+    child = os.fork()
+    if not child:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {END})
+        return
+    os.closerange(0, 1 << 20)  # whoever waits for the end of a pipe waits for the program, not for us
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    status = 0
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    while signal.sigwait({END, signal.SIGCHLD}) != END:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+    else:
+        status = signal.SIGKILL
+    while True:  # one that forks while it is killed is found the next time
+        for pid in _descendants():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                time.sleep(0.002)
+        except ChildProcessError:
+            break
+    if os.WIFSIGNALED(status):
+        os.kill(os.getpid(), os.WTERMSIG(status))
+        os._exit(127)  # of a signal that Python handles or ignores
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
+def _descendants() -> list[int]:
+    found: list[int] = []
+    parents = {os.getpid()}
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    children.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(int(name))
+            except OSError:
+                pass
+    while parents:
+        parents = {pid for parent in parents for pid in children.get(parent, ())}
+        found += parents
+    return found
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The probing process: reads one path a line, opens the file with libav, writes what it found as lines of JSON.
+"""The probing process: reads one size a line, opens a file of it with libav, writes what it found as lines of JSON.
 
-Promises: for every line read (a path, as hexadecimal; or `served` and a size), lines `{"info": ...}`, the first coarse,
-each better than the one before, and then `{"done": true}`; or `{"error_class": ..., "message": ...}`. The bytes of a
-`served` file are asked for with `{"read": [offset, length]}` and come on stdin as they are, so that this process needs
-neither a network nor credentials. Knows nothing about pools, limits or retries: `probing.py` keeps it alive, ends it on
-time and trusts it no further than JSON, since a hostile file may crash it or own it.
+Promises: for every line read, lines `{"info": ...}`, the first coarse, each better than the one before, and then
+`{"done": true}`; or `{"error_class": ..., "message": ...}`. The file's bytes are asked for with `{"read": [offset,
+length]}` and come on stdin as they are, so that this process needs no path, no network and no credentials. Knows
+nothing about pools, limits or retries: `probing.py` keeps it alive, ends it on time and trusts it no further than JSON,
+since a hostile file may crash it or own it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import contextlib
 import io
 import json
 import math
-import os
-import stat
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +23,15 @@ import av.logging
 from av.container import InputContainer
 from av.stream import Disposition
 
-from workers.media.confinement import DEMUXERS, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
+from workers.media.confinement import (
+    AUDIO_DECODERS,
+    DECODERS,
+    DEMUXERS,
+    MAX_SOURCE_PIXELS,
+    MAX_STREAMS,
+    PROTOCOLS,
+    VIDEO_DECODERS,
+)
 
 LONGEST_S = 7 * 24 * 3600.0
 """A longer file is refused: its declared length would make more clips than anyone means to ask about."""
@@ -48,6 +54,9 @@ FIRST_PACKETS = 200
 
 SERVED_BYTES = 1 << 20
 """Most that is asked of the parent at once."""
+
+BUFFER_BYTES = 1 << 17
+"""What libav reads at once: a request costs 50 us, and a whole file is read where no length is declared."""
 
 PQ, HLG = 16, 18
 """AVColorTransferCharacteristic: SMPTE ST 2084 and ARIB STD-B67."""
@@ -114,14 +123,15 @@ def _tags(container: InputContainer) -> list[tuple[str, str]]:
     return tags if timecode is None or "timecode" in dict(tags) else sorted([*tags, ("timecode", timecode[:1000])])
 
 
-def findings(file: str | Served, read_timeout_s: float) -> Iterator[dict[str, Any]]:
+def findings(file: Served, read_timeout_s: float) -> Iterator[dict[str, Any]]:
     """The fields of `MediaInfo`, first without the ends of the streams, then with them. Raises Refused."""
-    size = _size(file) if isinstance(file, str) else file.size
+    size = file.size
     with _opened(file, read_timeout_s) as container:
         start_s = (container.start_time or 0) / av.time_base
         video, audio = _chosen(container, "video"), _chosen(container, "audio")
         if video is None and audio is None:
-            raise Refused("no_streams", f"a {container.format.name} file without pictures or sound that can be decoded")
+            what = f"a {container.format.name} file without pictures or sound that can be decoded"
+            raise Refused("no_streams", what + _codecs(container))
         info: dict[str, Any] = {
             "container": _NAMES.get(container.format.name, container.format.name.split(",")[0]),
             "start_s": start_s,
@@ -155,30 +165,17 @@ def findings(file: str | Served, read_timeout_s: float) -> Iterator[dict[str, An
             yield info | ends
 
 
-def _size(path: str) -> int:
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise Refused("media_missing", f"cannot open the file: {error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise Refused("not_media", "not a regular file")
-    # Asked here: libav also says "not permitted" of damaged headers.
-    if not os.access(path, os.R_OK):
-        raise Refused("media_missing", "the file may not be read")
-    if not found.st_size:
-        raise Refused("not_media", "the file is empty")
-    return found.st_size
-
-
-def _opened(file: str | Served, read_timeout_s: float) -> InputContainer:
+def _opened(file: Served, read_timeout_s: float) -> InputContainer:
     options = {
         "protocol_whitelist": PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),
+        "codec_whitelist": DECODERS,
         "max_streams": str(MAX_STREAMS),
     }
     try:
-        opened = "file:" + file if isinstance(file, str) else file
-        return av.open(opened, "r", options=options, metadata_errors="replace", timeout=read_timeout_s)
+        return av.open(
+            file, "r", options=options, metadata_errors="replace", timeout=read_timeout_s, buffer_size=BUFFER_BYTES
+        )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         head = _head(file)
         if head[4:8] in _MP4_BOXES:
@@ -189,12 +186,9 @@ def _opened(file: str | Served, read_timeout_s: float) -> InputContainer:
         raise Refused("not_media", f"not media in a container that is allowed ({ALLOWED})") from error
 
 
-def _head(file: str | Served) -> bytes:
-    if isinstance(file, Served):
-        file.seek(0)
-        return file.read(16)
-    with open(file, "rb") as opened:
-        return opened.read(16)
+def _head(file: Served) -> bytes:
+    file.seek(0)
+    return file.read(16)
 
 
 def _chosen(container: InputContainer, kind: str) -> Any | None:
@@ -202,11 +196,21 @@ def _chosen(container: InputContainer, kind: str) -> Any | None:
     fit = [
         stream
         for stream in container.streams
-        if stream.type == kind and stream.codec_context is not None and not stream.disposition & COVER_ART
+        if stream.type == kind and _is_read(stream) and not stream.disposition & COVER_ART
     ]
     if kind == "audio":
         fit = [stream for stream in fit if getattr(stream.codec_context, "sample_rate", 0)]
     return next((stream for stream in fit if stream.disposition & Disposition.default), fit[0] if fit else None)
+
+
+def _is_read(stream: Any) -> bool:
+    return stream.codec_context is not None and stream.codec_context.name in (*VIDEO_DECODERS, *AUDIO_DECODERS)
+
+
+def _codecs(container: InputContainer) -> str:
+    """What a file without a stream to read has instead."""
+    others = sorted({s.codec_context.name for s in container.streams if s.codec_context is not None})
+    return f"; it has {', '.join(others)[:200]}, which is not read" if others else ""
 
 
 def _about_video(container: InputContainer, stream: Any) -> dict[str, Any]:
@@ -256,7 +260,7 @@ def _about_audio(container: InputContainer, stream: Any) -> dict[str, Any]:
 def _first_frame(container: InputContainer, stream: Any) -> Any | None:
     """Rotation and interlacing are known for certain only from a decoded picture."""
     stream.codec_context.thread_count = 1
-    stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
+    stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS), "codec_whitelist": DECODERS}
     with contextlib.suppress(av.error.FFmpegError, ValueError):
         for number, packet in enumerate(container.demux(stream)):
             with contextlib.suppress(av.error.FFmpegError):
@@ -335,8 +339,7 @@ def main() -> None:
     av.logging.set_level(None)
     read_timeout_s = float(sys.argv[1])
     while line := sys.stdin.buffer.readline():
-        what, _, size = line.decode().strip().partition(" ")
-        file = Served(int(size)) if what == "served" else os.fsdecode(bytes.fromhex(what))
+        file = Served(int(line))
         try:
             for found in findings(file, read_timeout_s):
                 _say({"info": found})

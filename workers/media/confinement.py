@@ -1,20 +1,28 @@
 """What any process that opens a file of the archive may open, allocate and know: shared by ffmpeg and by probing.
 
-Promises: constants with their reasons, and the one way to start a confined child. An archive is untrusted input; knows
+Promises: constants with their reasons, and the one way to start a confined child, which has all that this machine's
+kernel grants or does not start. An archive is untrusted input: a child counts as taken over by what it reads. Knows
 nothing about what the child does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import signal
+import struct
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from workers.errors import ConfinementMissing
+from workers.media._sandbox import has_seccomp, landlock_abi
 
 PROTOCOLS = "file,pipe"
 """All that ffmpeg and libav may open by address; with `DEMUXERS`, what keeps a hostile file from reaching out."""
@@ -26,6 +34,41 @@ DEMUXERS = (
 )
 """Containers that hold their own media. Whatever names other files or addresses (hls, dash, concat, image2, sdp, imf,
 smooth streaming, scripts, tracker modules) is absent on purpose."""
+
+VIDEO_DECODERS = (
+    *("h264", "hevc", "vvc", "libdav1d", "libaom-av1", "av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "theora"),
+    *("mpeg1video", "mpeg2video", "mpegvideo", "mpeg4", "h261", "h263", "h263i", "h263p", "flv", "vp6", "vp6a", "vp6f"),
+    *("msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "wmv3", "vc1", "rv10", "rv20", "rv30", "rv40"),
+    *("mjpeg", "mjpegb", "dvvideo", "prores", "dnxhd", "cfhd", "jpeg2000", "ffv1", "ffvhuff", "huffyuv", "utvideo"),
+    *("svq1", "svq3", "cinepak", "indeo3", "indeo5", "msvideo1", "qtrle", "png", "rawvideo", "v210"),
+)
+AUDIO_DECODERS = (
+    *(
+        "aac",
+        "aac_latm",
+        "mp1",
+        "mp1float",
+        "mp2",
+        "mp2float",
+        "mp3",
+        "mp3float",
+        "ac3",
+        "eac3",
+        "dca",
+        "truehd",
+        "mlp",
+    ),
+    *("opus", "libopus", "vorbis", "libvorbis", "flac", "alac", "speex", "libspeex", "nellymoser"),
+    *("wmav1", "wmav2", "wmapro", "wmalossless", "wmavoice", "cook", "sipr", "real_144", "real_288", "qdm2"),
+    *("amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb", "gsm", "gsm_ms", "g722", "g726"),
+    *("adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_swf", "s302m", "dvaudio", "pcm_dvd", "pcm_bluray"),
+    *("pcm_alaw", "pcm_mulaw", "pcm_s8", "pcm_u8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le"),
+    *("pcm_s32be", "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be", "pcm_s16le_planar", "pcm_s16be_planar"),
+)
+DECODERS = ",".join((*VIDEO_DECODERS, *AUDIO_DECODERS))
+"""Decoders that may be opened, by libav's names: what cameras, broadcasters, editors and the web write, of the 530 that
+are built in. Those for games and screen recorders of the 1990s have the holes, and hardware decoders would need devices
+that a child may not open."""
 
 MAX_SOURCE_PIXELS = 36_000_000
 """8K UHD (33.2 million) passes; a 16k x 16k picture, 400 MB a frame, does not."""
@@ -43,8 +86,60 @@ CPU_SHARE = 4
 """CPU seconds allowed per second of wall clock: a backstop only. ffmpeg demuxes, decodes and filters in threads of
 their own even with one thread each."""
 
+END_S = 5.0
+"""A reaper needs milliseconds."""
+
+REFUSED = 126
+"""Exit status of a child that did not start, because the kernel did not grant what it had said."""
+
+Required = Literal["auto", "landlock+seccomp", "rlimits"]
+
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
 _LAUNCHER = Path(__file__).with_name("_launch.py")
+_LIBRARIES = (
+    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64", "/etc/ld.so.cache"),
+    *("/nix/store", "/gnu/store"),
+)
+_DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a kernel grants beyond limits on resources."""
+
+    landlock: int
+    """Its ABI: 1 confines files, 4 TCP, 6 signals and abstract sockets. 0 without."""
+    seccomp: bool
+
+    def __str__(self) -> str:
+        parts = [f"landlock-{self.landlock}"] * bool(self.landlock) + ["seccomp"] * self.seccomp
+        return "+".join(parts) or "rlimits"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a child that is taken over reaches nothing but its own file."""
+        return bool(self.landlock) and self.seccomp
+
+
+def is_full(name: str) -> bool:
+    """The same of a level that was recorded by its name."""
+    return name.startswith("landlock-") and name.endswith("+seccomp")
+
+
+@functools.cache
+def level() -> Level:
+    """What this machine's kernel grants."""
+    return Level(landlock_abi(), has_seccomp())
+
+
+def require(required: Required) -> None:
+    """Raise ConfinementMissing where this machine's kernel grants less than `execution.confinement` asks for."""
+    if required == "landlock+seccomp" and not level().is_full:
+        raise ConfinementMissing(
+            f"execution.confinement is {required}, and this machine's kernel grants {level()}: a program taken over by "
+            "a hostile file could read what this user can. Run on Linux 5.13 or newer with Landlock and seccomp on "
+            "(x86_64 or aarch64), or accept less with execution.confinement: rlimits"
+        )
 
 
 def start(
@@ -53,25 +148,78 @@ def start(
     timeout_s: float,
     file_bytes: int,
     memory_bytes: int = MEMORY_BYTES,
+    reads: Sequence[str | os.PathLike[str]] = (),
     environment: dict[str, str] | None = None,
     **popen: Any,
 ) -> subprocess.Popen[bytes]:
     """Start `program` (absolute path first) in a process group of its own, bounded, and bound to die with this thread.
 
     It sees none of our environment but PATH, LD_LIBRARY_PATH and TMPDIR: the process that reads a hostile file holds
-    no credentials. `timeout_s` 0 means no CPU limit; `file_bytes` and `memory_bytes` 0 mean none.
+    no credentials. It can read `reads`, what itself is made of, and nothing else; each of `reads` is the file that is
+    there now, whatever takes its place later. `timeout_s` 0 means no CPU limit; `file_bytes` and `memory_bytes` 0 mean
+    none. Only `program` itself can be executed, so it is no script.
     """
+    granted = level()
     cpu_s = CPU_SHARE * math.ceil(timeout_s)
-    launcher = [sys.executable, "-I", "-S", str(_LAUNCHER)]
-    launcher += [str(os.getpid()), str(cpu_s), str(file_bytes), str(memory_bytes)]
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return subprocess.Popen(
-        [*launcher, *program], start_new_session=True, cwd="/", env=kept | (environment or {}), **popen
-    )
+    with contextlib.ExitStack() as stack:
+        pinned = []
+        for path in reads:
+            with contextlib.suppress(OSError):  # the child finds that out, and says so better
+                pinned.append(os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC))
+                stack.callback(os.close, pinned[-1])
+        entries = [*(f"r:/proc/self/fd/{fd}" for fd in pinned), *made_of(program[0], os.environ.get("LD_LIBRARY_PATH"))]
+        launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
+        launcher += [str(cpu_s), str(file_bytes), str(memory_bytes), str(granted.landlock), str(int(granted.seccomp))]
+        popen["pass_fds"] = (*popen.get("pass_fds", ()), *pinned)
+        return subprocess.Popen(
+            [*launcher, str(len(entries)), *entries, *program],
+            start_new_session=True,
+            cwd="/",
+            env=kept | (environment or {}),
+            **popen,
+        )
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
     """Kill the child's whole group (its leader may be gone while others are not) and reap it."""
+    if not level().seccomp and child.poll() is None:
+        # It could fork: its launcher has stayed, and ends all that descends from it.
+        child.send_signal(signal.SIGUSR1)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(END_S)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+
+
+@functools.lru_cache(maxsize=32)
+def made_of(program: str, library_path: str | None = None) -> tuple[str, ...]:
+    """What a program must be able to read and execute, as the launcher takes it: itself, its loader, its libraries."""
+    real = os.path.realpath(program)
+    executed = [real, *([loader] if (loader := _loader(real)) is not None else [])]
+    read = [*_LIBRARIES, *_DEVICES, *(library_path or "").split(":"), str(Path(real).parent.parent / "lib")]
+    listed: list[str] = []
+    if real == os.path.realpath(sys.executable):
+        own = Path(__file__).parents[2]
+        read += [str(own / "workers"), str(own / "omnidrop"), str(Path(sys.prefix) / "pyvenv.cfg")]
+        read += [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+        read.append(str(Path(sys.base_prefix) / "lib"))
+        listed.append(str(own))  # to find the packages in it
+    there = dict.fromkeys(path for path in read if path and os.path.exists(path))
+    return (*(f"x:{p}" for p in executed), *(f"r:{p}" for p in there), *(f"d:{p}" for p in listed))
+
+
+def _loader(program: str) -> str | None:
+    """The dynamic loader that a 64-bit ELF program names (PT_INTERP), None for a static one."""
+    with contextlib.suppress(OSError, struct.error), open(program, "rb") as file:
+        head = file.read(64)
+        if head[:5] == b"\x7fELF\x02":
+            (table,), (size, count) = struct.unpack_from("<Q", head, 32), struct.unpack_from("<HH", head, 54)
+            for number in range(count):
+                file.seek(table + number * size)
+                kind, _, offset, _, _, length = struct.unpack("<IIQQQQ", file.read(40))
+                if kind == 3:
+                    file.seek(offset)
+                    return os.path.realpath(os.fsdecode(file.read(length).rstrip(b"\0")))
+    return None

@@ -17,6 +17,7 @@ from typing import Any
 from omnidrop.errors import OmniDropError
 from workers.errors import MediaChanged, MediaMissing, MediaTooLarge
 from workers.media.clip_reader import decode_clip
+from workers.media.confinement import require
 from workers.media.fetching import CacheSettings, fetched
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
 
@@ -76,8 +77,9 @@ def decode_one(
 def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractContextManager[str]:
     """The local path of a media item while the block lasts: itself, or its copy in the node's cache.
 
-    Raises MediaTooLarge, MediaMissing, MediaChanged, StorageFailed or CacheFull.
+    Raises MediaTooLarge, MediaMissing, MediaChanged, StorageFailed, CacheFull or ConfinementMissing.
     """
+    require(settings.confinement)
     if media.size_bytes > settings.max_media_bytes:
         raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")
     if is_local(media.uri):

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.errors import DecodeFailed, DecodeKilled, DecodeTimeout, MediaTooLarge
-from workers.media.confinement import DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
+from workers.media.confinement import DECODERS, DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
 from workers.media.ffmpeg import Finished, Limits, anonymous_file, filters, find_ffmpeg, input_url, run
 from workers.records import DecodeSettings, MediaInfo
 
@@ -98,6 +98,7 @@ def take_span(
             arguments,
             limits=Limits(timeout_s=left_s, file_bytes=most),
             pass_fds=(frames, audio, frame_times, audio_times),
+            reads=(path,),
         )
         if finished.timed_out:
             raise DecodeTimeout(f"decoding took longer than timeout_s = {settings.timeout_s:g} s")
@@ -156,6 +157,7 @@ def _held(
             _arguments(path, info, replace(span, samples=0), fps, (held, -1, times, -1), held_s=held_s),
             limits=limits,
             pass_fds=(held, times),
+            reads=(path,),
         )
         if finished.timed_out:
             raise DecodeTimeout(f"decoding the picture held from {held_s:g} s of the clip on took too long")
@@ -188,6 +190,7 @@ def _arguments(
         "f": info.container.split(",")[0],
         "protocol_whitelist": PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),
+        "codec_whitelist": DECODERS,
         "max_streams": MAX_STREAMS,
         "reinit_filter:v": 0,
         "threads": 1,  # two single-threaded processes beat one with two threads

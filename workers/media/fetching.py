@@ -15,6 +15,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,12 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from omnidrop.errors import OmniDropError
-from workers.errors import CacheFull, CacheTooSmall, MediaChanged, MediaMissing, StorageFailed
+from workers.errors import CacheFull, CacheTooSmall, CacheUnsafe, MediaChanged, StorageFailed
+from workers.media.remote import RemoteFile
 from workers.records import Media
-from workers.redaction import without_secrets
 
 READ_BYTES = 8 << 20
 """One request to the store."""
@@ -53,39 +52,57 @@ class CacheSettings:
         return Path(self.folder or _default_folder())
 
 
-def filesystem(protocol: str, options: dict[str, Any]) -> Any:
-    """An fsspec file system.
-
-    s3fs's own five tries on top of botocore's would hold a clip for minutes where a server hangs: two are left, for
-    bodies that break off, which botocore does not see.
-    """
-    found = fsspec.filesystem(protocol, **options)
-    found.retries = 2
-    return found
-
-
 @contextlib.contextmanager
 def fetched(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> Iterator[str]:
     """The local copy of an object, for as long as the block lasts.
 
     Raises MediaMissing, MediaChanged (the store has another etag by now), StorageFailed (may pass: worth a retry) and
-    CacheFull (the object does not fit beside what is in use).
+    CacheFull (the object does not fit beside what is in use), CacheUnsafe (others can reach into the folder).
     """
     if media.size_bytes > cache.max_bytes:
         raise CacheTooSmall(
             f"{media.key}: {media.size_bytes} bytes; the cache may hold {cache.max_bytes}; raise that bound"
         )
-    cache.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own_folder(cache.path)
     entry = cache.path / hashlib.blake2b(f"{media.uri}\0{media.etag}".encode(), digest_size=16).hexdigest()
     while True:
         with _locked(entry, exclusive=False):
-            if entry.exists():
+            if _is_file(entry):
                 os.utime(entry)  # the least recently used goes first
                 yield str(entry)
                 return
         with _locked(entry, exclusive=True):
-            if not entry.exists():
+            if not _is_file(entry):
                 _fetch(media, storage_options, entry, cache)
+
+
+def own_folder(folder: Path) -> Path:
+    """Make a folder for this user alone. Raises CacheUnsafe where it is somebody else's, or open to others: who may
+    write into it could have us decode another file than the archive's, or overwrite one of ours.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found, above = os.lstat(folder), os.stat(folder.parent)
+    problem = None
+    if not stat.S_ISDIR(found.st_mode):
+        problem = "is a link or a file"
+    elif found.st_uid != os.geteuid():
+        problem = f"belongs to another user ({found.st_uid})"
+    elif found.st_mode & 0o077:
+        problem = f"is open to other users (mode {found.st_mode & 0o777:03o})"
+    elif above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX:
+        problem = f"lies in {folder.parent}, where anybody may replace it"
+    if problem is not None:
+        raise CacheUnsafe(
+            f"the folder {folder} {problem}; remove it, or set TMPDIR to a folder of your own on the machines that "
+            "decode"
+        )
+    return folder
+
+
+def _is_file(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    return False
 
 
 def _fetch(media: Media, storage_options: dict[str, Any], entry: Path, cache: CacheSettings) -> None:
@@ -93,60 +110,36 @@ def _fetch(media: Media, storage_options: dict[str, Any], entry: Path, cache: Ca
     part = entry.with_suffix(".part")
     try:
         _reserve(part, media.size_bytes, cache)
-        store = filesystem(media.uri.partition("://")[0], storage_options)
-        # s3fs pins the etag it found on opening (If-Match), so every range comes from one version of the object.
-        with store.open(media.uri, "rb", block_size=READ_BYTES, cache_type="readahead") as remote:
-            _check_etag(media, store, remote)
-            _copy(remote, part, media, time.monotonic() + cache.timeout_s)
+        remote = RemoteFile(media.uri, storage_options, time.monotonic() + cache.timeout_s)
+        _check_etag(media, remote)
+        with open(os.open(part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb") as file:
+            for offset in range(0, media.size_bytes, READ_BYTES):
+                file.write(remote.read(offset, min(READ_BYTES, media.size_bytes - offset)))
         os.rename(part, entry)
     except OmniDropError:
         raise
-    except FileNotFoundError as error:
-        raise MediaMissing(f"{media.key}: no longer in the store") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CacheFull(
                 f"{media.key}: no space left for files of the archive in {cache.path}; free some there, or set TMPDIR "
                 "to a larger disk on the machines that decode"
             ) from error
-        raise _storage_error(media, error) from error
-    except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
-        raise _storage_error(media, error) from error
+        raise StorageFailed(f"{media.key}: {type(error).__name__}: {error}"[:1000]) from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def _storage_error(media: Media, error: Exception) -> OmniDropError:
-    if type(error).__name__ == "FileExpired":
-        return MediaChanged(f"{media.key}: replaced in the store while it was fetched")
-    return StorageFailed(without_secrets(f"{media.key}: {type(error).__name__}: {error}")[:1000])
-
-
-def _check_etag(media: Media, store: Any, remote: Any) -> None:
-    details = getattr(remote, "details", None) or store.info(media.uri)
-    found = str(details.get("ETag", media.etag)).strip('"')
-    if found != media.etag:
-        raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {found}; run again to plan it anew")
-
-
-def _copy(remote: Any, part: Path, media: Media, deadline: float) -> None:
-    copied = 0
-    with part.open("r+b") as file:
-        while block := remote.read(READ_BYTES):
-            copied += len(block)
-            if copied > media.size_bytes:
-                break
-            file.write(block)
-            if time.monotonic() > deadline:
-                raise StorageFailed(f"{media.key}: the store is too slow: {copied} of {media.size_bytes} bytes in time")
-    if copied != media.size_bytes:
-        raise StorageFailed(f"{media.key}: {copied} bytes came instead of {media.size_bytes}")
+def _check_etag(media: Media, remote: RemoteFile) -> None:
+    if remote.etag != media.etag:
+        raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {remote.etag}; run again to plan it anew")
+    if remote.size != media.size_bytes:
+        raise StorageFailed(f"{media.key}: the store now says {remote.size} bytes instead of {media.size_bytes}")
 
 
 def _reserve(part: Path, size: int, cache: CacheSettings) -> None:
     """Make room and take it, under the cache's own lock. Raises CacheFull."""
     with _locked(cache.path / "room", exclusive=True):
-        found = {p: p.stat() for p in cache.path.iterdir() if p.suffix in ("", ".part") and p != part}
+        found = {p: p.lstat() for p in cache.path.iterdir() if p.suffix in ("", ".part") and p != part}
         held = sum(status.st_size for status in found.values())
         for path in sorted(found, key=lambda p: found[p].st_mtime_ns):
             if held + size <= cache.max_bytes:
@@ -155,8 +148,12 @@ def _reserve(part: Path, size: int, cache: CacheSettings) -> None:
                 held -= found[path].st_size
         if held + size > cache.max_bytes:
             raise CacheFull(f"{held} bytes of the cache are in use, {size} more do not fit into {cache.max_bytes}")
-        with part.open("wb") as file:
-            file.truncate(size)
+        part.unlink(missing_ok=True)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.truncate(fd, size)
+        finally:
+            os.close(fd)
 
 
 def _remove(path: Path) -> bool:
@@ -176,7 +173,7 @@ def _locked(entry: Path, *, exclusive: bool, wait: bool = True) -> Iterator[Path
     path = entry.with_suffix(".lock")
     kind = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, kind)
             if _is_at(fd, path):

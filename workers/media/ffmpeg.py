@@ -20,8 +20,8 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
-from workers.errors import FfmpegMissing
-from workers.media.confinement import MEMORY_BYTES, end, start
+from workers.errors import ConfinementMissing, FfmpegMissing
+from workers.media.confinement import MEMORY_BYTES, REFUSED, end, start
 
 STDERR_BYTES = 1 << 20
 """A damaged file complains about every macroblock; above this the log is cut, its head kept."""
@@ -125,11 +125,18 @@ def anonymous_file(label: str) -> Iterator[int]:
             yield file.fileno()
 
 
-def run(arguments: Sequence[str], *, limits: Limits, pass_fds: Sequence[int] = ()) -> Finished:
+def run(
+    arguments: Sequence[str],
+    *,
+    limits: Limits,
+    pass_fds: Sequence[int] = (),
+    reads: Sequence[str | os.PathLike[str]] = (),
+) -> Finished:
     """Run `arguments` (program first, as `ffmpeg.compile` builds them) to its end or to its limit.
 
-    The child gets no stdin and no stdout, its own process group, and of our descriptors only `pass_fds` under the same
-    numbers. It is gone when this returns or raises. Never raises for what the child does.
+    The child gets no stdin and no stdout, its own process group, of our descriptors only `pass_fds` under the same
+    numbers, and of our files only `reads`. It is gone when this returns or raises. Never raises for what the child
+    does; raises ConfinementMissing where the kernel takes back what it granted.
     """
     program = [os.path.abspath(arguments[0]), "-nostdin", *arguments[1:]]
     started = time.monotonic()
@@ -139,6 +146,7 @@ def run(arguments: Sequence[str], *, limits: Limits, pass_fds: Sequence[int] = (
             timeout_s=limits.timeout_s,
             file_bytes=limits.file_bytes,
             memory_bytes=limits.memory_bytes,
+            reads=reads,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -160,6 +168,8 @@ def run(arguments: Sequence[str], *, limits: Limits, pass_fds: Sequence[int] = (
             end(child)
         timed_out = timed_out or child.returncode == -signal.SIGXCPU
         said = head + os.pread(log, STDERR_BYTES, 0).lstrip(b"\0")
+    if child.returncode == REFUSED and said.startswith(b"confinement:"):
+        raise ConfinementMissing(said.decode(errors="replace").strip())
     return Finished(
         returncode=child.returncode,
         stderr=said.decode(errors="replace"),

@@ -1,8 +1,8 @@
 """What a media file holds, found out in child processes that a hostile file may crash, hang or take over.
 
 Promises: every file ends as a `MediaInfo` or as a failure of one stable class, within its time limit; a child that dies
-takes only the file it held with it. A file in a store is read through this process, a few blocks of it: the child has
-no credentials. Knows nothing about archives, caches or plans.
+takes only the file it held with it. Files are read through this process, a few blocks of each, also local ones: the
+child has no path, no network and no credentials. Knows nothing about archives, caches or plans.
 
 Time: `MediaInfo.start_s` is the container's first presentation time, 1.4 in a typical MPEG transport stream. Clips
 count from it: second t of a clip's span is presentation time `start_s + t`, which is also how ffmpeg counts `-ss`. So
@@ -17,6 +17,7 @@ import math
 import os
 import queue
 import select
+import stat
 import subprocess
 import sys
 import threading
@@ -26,11 +27,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import fsspec
-
 from workers import errors
-from workers.errors import MediaError, MediaMissing, ProbeCrashed, ProbeTimeout, StorageFailed
+from workers.errors import (
+    MediaChanged,
+    MediaError,
+    MediaMissing,
+    NotMedia,
+    ProbeCrashed,
+    ProbeTimeout,
+    StorageFailed,
+)
 from workers.media.confinement import DEMUXERS, end, start
+from workers.media.remote import RemoteFile
 from workers.records import ClipFailure, MediaInfo
 
 Key = TypeVar("Key", bound=Hashable)
@@ -159,29 +167,24 @@ class _Child:
 
     def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
         """Raises the error that the child names, ProbeCrashed, ProbeTimeout, or StorageFailed of a served file."""
-        address = os.fspath(path)
-        if "://" not in address or os.path.isabs(address):
-            return self._probe(os.fsencode(os.path.abspath(path)).hex(), None)
-        with _store_errors(address):
-            filesystem = fsspec.filesystem(address.partition("://")[0], **self._storage_options)
-            # An index lies at either end of a file: few blocks are read, and read again.
-            remote = filesystem.open(address, "rb", block_size=BLOCK_BYTES, cache_type="blockcache")
-        with remote:
-            return self._probe(f"served {remote.size}", remote)
+        address, deadline = os.fspath(path), time.monotonic() + self._timeout_s
+        if "://" in address and not os.path.isabs(address):
+            return self._probe(RemoteFile(address, dict(self._storage_options), deadline), deadline)
+        with _LocalFile(path) as file:
+            return self._probe(file, deadline)
 
-    def _probe(self, request: str, remote: Any | None) -> MediaInfo:
+    def _probe(self, file: RemoteFile | _LocalFile, deadline: float) -> MediaInfo:
         if self._served >= FILES_PER_CHILD:
             self.close()
         process = self._started()
         self._served += 1
         best: MediaInfo | None = None
         try:
-            deadline = time.monotonic() + self._timeout_s
-            self._write(process, request.encode() + b"\n", deadline)
+            self._write(process, b"%d\n" % file.size, deadline)
             while True:
                 answer = json.loads(self._line(process, deadline))
-                if "read" in answer and remote is not None:
-                    self._serve(process, remote, answer["read"], deadline)
+                if "read" in answer:
+                    self._serve(process, file, answer["read"], deadline)
                     continue
                 if "error_class" in answer:
                     raise _CLASSES.get(answer["error_class"], MediaError)(str(answer["message"]))
@@ -196,7 +199,7 @@ class _Child:
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.close()
             raise ProbeCrashed(f"the probing process died over this file ({_how(process, error)})") from error
-        except StorageFailed:
+        except (StorageFailed, MediaMissing, MediaChanged):
             self.close()
             raise
         if self._rest:  # more than was asked for: not a child to go on with
@@ -205,17 +208,14 @@ class _Child:
             raise ProbeCrashed("the probing process gave no answer")
         return best
 
-    def _serve(self, process: subprocess.Popen[bytes], remote: Any, asked: Any, deadline: float) -> None:
+    def _serve(
+        self, process: subprocess.Popen[bytes], file: RemoteFile | _LocalFile, asked: Any, deadline: float
+    ) -> None:
         """Hand over the bytes asked for. Raises StorageFailed, and ValueError for what no honest child asks."""
         offset, length = int(asked[0]), int(asked[1])
-        if not (offset >= 0 and 0 < length <= BLOCK_BYTES and offset + length <= remote.size):
-            raise ValueError(f"asked for {length} bytes at {offset} of {remote.size}")
-        with _store_errors(remote.path):
-            remote.seek(offset)
-            content = remote.read(length)
-        if len(content) != length:
-            raise StorageFailed(f"{len(content)} bytes came instead of {length}")
-        self._write(process, content, deadline)
+        if not (offset >= 0 and 0 < length <= BLOCK_BYTES and offset + length <= file.size):
+            raise ValueError(f"asked for {length} bytes at {offset} of {file.size}")
+        self._write(process, file.read(offset, length), deadline)
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -277,14 +277,40 @@ class _Child:
         return line
 
 
-@contextlib.contextmanager
-def _store_errors(address: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise MediaMissing(f"{address}: no longer in the store") from error
-    except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
-        raise StorageFailed(f"{address}: {type(error).__name__}: {error}"[:1000]) from error
+class _LocalFile:
+    """A file on this machine, opened by this process: the child gets bytes and no path."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises MediaMissing, and NotMedia for what is no regular file or empty."""
+        try:
+            # A pipe or a device would block, or do something, when it is opened for reading.
+            is_file = stat.S_ISREG(os.stat(path).st_mode)
+            self._fd = os.open(
+                path, (os.O_RDONLY if is_file else getattr(os, "O_PATH", 0)) | os.O_CLOEXEC | os.O_NONBLOCK
+            )
+        except OSError as error:
+            raise MediaMissing(f"cannot open the file: {error.strerror}") from error
+        found = os.fstat(self._fd)
+        self.size = found.st_size
+        if not stat.S_ISREG(found.st_mode) or not is_file or not self.size:
+            os.close(self._fd)
+            raise NotMedia("the file is empty" if stat.S_ISREG(found.st_mode) else "not a regular file")
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly so many bytes. Raises MediaMissing, MediaChanged."""
+        try:
+            content = os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise MediaMissing(f"cannot read the file: {error.strerror}") from error
+        if len(content) != length:
+            raise MediaChanged("the file became shorter while it was probed")
+        return content
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
 def _how(process: subprocess.Popen[bytes], error: Exception) -> str:

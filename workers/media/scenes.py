@@ -14,7 +14,7 @@ from typing import Any
 import ffmpeg
 
 from workers.errors import DecodeFailed, DecodeTimeout
-from workers.media.confinement import DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
+from workers.media.confinement import DECODERS, DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
 from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg, input_url, run
 from workers.records import MediaInfo
 
@@ -41,6 +41,7 @@ def find_scene_cuts(path: str | os.PathLike[str], info: MediaInfo, threshold: fl
         "f": info.container.split(",")[0],
         "protocol_whitelist": PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),
+        "codec_whitelist": DECODERS,
         "max_streams": MAX_STREAMS,
         "max_pixels": MAX_SOURCE_PIXELS,
         "threads": 1,
@@ -56,7 +57,9 @@ def find_scene_cuts(path: str | os.PathLike[str], info: MediaInfo, threshold: fl
         output = stream.output("pipe:1", f="null").global_args("-hide_banner", "-nostats", "-loglevel", "error")
         arguments = ffmpeg.compile(output.global_args("-max_alloc", str(MAX_ALLOC_BYTES)), cmd=find_ffmpeg())
         limit_s = 60 + SLOWEST * info.duration_s
-        finished = run(arguments, limits=Limits(timeout_s=limit_s, file_bytes=LIST_BYTES), pass_fds=(cuts,))
+        finished = run(
+            arguments, limits=Limits(timeout_s=limit_s, file_bytes=LIST_BYTES), pass_fds=(cuts,), reads=(path,)
+        )
         if finished.timed_out:
             raise DecodeTimeout(f"looking for scene cuts took longer than {limit_s:.0f} s")
         found = _TIME.findall(os.pread(cuts, LIST_BYTES, 0))

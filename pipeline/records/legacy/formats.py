@@ -23,7 +23,14 @@ _SHARED_FILES_SINCE = 3
 _RUN_FIELDS_THAT_CAME_LATER: Mapping[str, Any] = dict.fromkeys(
     (
         *("answers", "gpu_hours", "answering_gpu_hours", "usd", "gpu_hours_cap", "estimated_gpu_hours"),
-        *("estimated_gpu_hours_low", "estimated_gpu_hours_high", "actor_busy_share", "bottleneck"),
+        *(
+            "estimated_gpu_hours_low",
+            "estimated_gpu_hours_high",
+            "actor_busy_share",
+            "bottleneck",
+            "confinement",
+            "model_revision",
+        ),
     )
 )
 

@@ -69,7 +69,7 @@ def _traced(result: Path | None) -> int:
         os.environ["TMPDIR"] = str(media)
         status = traced([sys.executable, "-m", "tests.robustness.fuzz_media", *own], log)
         with log.open(errors="surrogateescape") as lines:
-            found = audit(lines, media)
+            found = audit(lines)
     print(f"{found.children} confined children opened media {found.media_opened} times; all calls: {dict(found.calls)}")
     for violation in found.violations[:100]:
         print("NOT AS PROMISED:", violation)

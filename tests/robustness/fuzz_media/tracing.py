@@ -1,8 +1,8 @@
 """Proof by the kernel's own account: every file, address and program that a confined child asked for, read from strace.
 
 Promises: a child's calls count from the moment it becomes our launcher, its threads' too; an attempt counts whether or
-not it succeeds. Knows nothing about media: a child may read the one file it was given, or (probing) files of the
-archive, what its program and libraries are made of, and nothing else, and may write nothing.
+not it succeeds. Knows nothing about media: a child may read the one file it was given (probing: none, for its parent
+reads), what its program and libraries are made of, and nothing else, and may write nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ CALLS = (
     "rename,renameat,renameat2,mkdir,mkdirat,link,linkat,symlink,symlinkat,truncate,chmod,fchmodat,mknod,mknodat"
 )
 SYSTEM = ("/usr/", "/lib/", "/lib64/", "/etc/ld.so.", "/etc/localtime", "/proc/self/", "/proc/cpuinfo", "/sys/devices/")
-HARMLESS = ("/dev/null", "/dev/urandom", "/proc/meminfo", "/proc/sys/vm/overcommit_memory", "/etc/timezone")
+HARMLESS = (
+    *("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero", "/etc/timezone"),
+    *("/proc/meminfo", "/proc/stat", "/proc/sys/vm/overcommit_memory"),
+)
 _CALL = re.compile(r"^(\d+)\s+(\w+)\((.*)")
 _RESUMED = re.compile(r"^(\d+)\s+<\.\.\. (clone3?|v?fork) resumed>.*= (\d+)$")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -50,11 +53,11 @@ def traced(command: Sequence[str], log: Path) -> int:
     return subprocess.run([strace, *options, *command], check=False).returncode
 
 
-def audit(lines: Iterable[str], archives: Path) -> Audit:
-    """Judge a log; `archives` is the folder below which all media lie."""
+def audit(lines: Iterable[str]) -> Audit:
+    """Judge a log."""
     found = Audit()
     confined: dict[int, bytes | None] = {}
-    """By thread: the one file it may read, None where any of the archive."""
+    """By thread: the one file it may read, None where none."""
     for line in lines:
         if resumed := _RESUMED.match(line):
             pid, child = int(resumed[1]), int(resumed[3])
@@ -75,7 +78,7 @@ def audit(lines: Iterable[str], archives: Path) -> Audit:
                     found.violations.append(f"started a process: {line[:300]}")
             else:
                 found.calls[call] += 1
-                _judge(found, confined[pid], call, rest, line, archives)
+                _judge(found, confined[pid], call, rest, line)
     return found
 
 
@@ -90,17 +93,19 @@ def _note_program(
         found.violations.append(f"became another program: {line[:300]}")
 
 
-def _judge(found: Audit, own: bytes | None, call: str, rest: str, line: str, archives: Path) -> None:
+def _judge(found: Audit, own: bytes | None, call: str, rest: str, line: str) -> None:
+    if "O_PATH" in rest:
+        return  # the launcher names what Landlock is to allow; nothing can be read through such a descriptor
     if call in ("open", "openat", "openat2", "creat"):
         quoted = _STRING.search(rest)
         path = _unquoted(quoted[1]) if quoted else b""
         text = path.decode(errors="surrogateescape")
         is_writing = call == "creat" or re.search(r"O_WRONLY|O_RDWR|O_CREAT|O_TRUNC", rest) is not None
-        is_media = path == own if own is not None else text.startswith(f"{archives}/") and "/archive/" in text
+        is_media = path == own
         found.media_opened += is_media
         if is_writing and text != "/dev/null":
             found.violations.append(f"opened for writing: {line[:300]}")
-        elif not is_media and not text.startswith(_readable()) and text not in HARMLESS:
+        elif not is_media and not f"{text}/".startswith(_readable()) and text not in HARMLESS:
             found.violations.append(f"opened {line[:300]}")
     else:
         found.violations.append(f"asked for {line[:300]}")

@@ -1,0 +1,158 @@
+"""Places that others on the machine, or whoever made a results folder or a checkpoint, may have prepared."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from omnidrop.models import checkpoints
+from pipeline.config.job import JobError, make_job
+from pipeline.execution import backends
+from pipeline.records.checksummed_parquet import JournalError
+from pipeline.storage.store import open_store
+from pipeline.tables import manifest
+from workers.errors import CacheUnsafe
+from workers.media.fetching import CacheSettings, fetched, own_folder
+from workers.records import Media
+
+MEDIA = Media("id", "a.mp4", "s3://nowhere/a.mp4", "etag", 10)
+OPTIONS = {"endpoint_url": "http://127.0.0.1:9"}
+
+
+def prepared_by_link(folder: Path, victim: Path) -> None:
+    folder.symlink_to(victim.parent)
+
+
+def open_to_all(folder: Path, victim: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+def of_another_user(folder: Path, victim: Path) -> None:
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 12345, 12345)
+
+
+def in_a_place_for_all(folder: Path, victim: Path) -> None:
+    folder.parent.chmod(0o777)
+
+
+@pytest.mark.parametrize("prepare", [prepared_by_link, open_to_all, of_another_user, in_a_place_for_all])
+def test_a_cache_that_somebody_else_prepared_is_not_used(tmp_path, prepare):
+    if prepare is of_another_user and os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    (tmp_path / "home").mkdir()
+    victim = tmp_path / "home" / "victim"
+    victim.write_text("of the user")
+    (tmp_path / "tmp").mkdir()
+    folder = tmp_path / "tmp" / "omnidrop-media-0"
+    prepare(folder, victim)
+    with pytest.raises(CacheUnsafe, match="set TMPDIR"), fetched(MEDIA, OPTIONS, CacheSettings(str(folder))):
+        pass
+    assert victim.read_text() == "of the user"
+    assert list(victim.parent.iterdir()) == [victim]
+
+
+@pytest.mark.parametrize("suffix", [".lock", ".part", ""])
+def test_a_link_in_the_cache_is_not_followed(tmp_path, suffix):
+    """Left from a time when the folder was open."""
+    victim = tmp_path / "victim"
+    victim.write_text("of the user")
+    folder = own_folder(tmp_path / "cache")
+    planted: list[Path] = []
+    for path in list(folder.iterdir()):
+        path.unlink()
+    import hashlib
+
+    entry = folder / hashlib.blake2b(f"{MEDIA.uri}\0{MEDIA.etag}".encode(), digest_size=16).hexdigest()
+    planted.append(entry.with_suffix(suffix))
+    planted[0].symlink_to(victim)
+    with pytest.raises(Exception), fetched(MEDIA, OPTIONS, CacheSettings(str(folder))):  # noqa: B017, PT011 - any, but not the victim
+        pytest.fail("somebody else's file was given out")
+    assert victim.read_text() == "of the user"
+
+
+def test_a_local_ray_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    folder = backends._own_ray_folder()
+    status = folder.lstat()
+    assert (status.st_mode & 0o777, status.st_uid) == (0o700, os.geteuid())
+    assert len(str(folder)) < 27  # sockets below it
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../../etc/passwd", "/etc/passwd", "generation=000001/../../x", "generation=000001/answers/../../../x"),
+        *("other/part-00000.parquet", "generation=000001//x", ""),
+    ],
+)
+@pytest.mark.parametrize("where", ["tables", "files"])
+def test_a_manifest_names_nothing_outside_its_tables(tmp_path, path, where):
+    given = {
+        **{"generation": 1, "digest": "", "rows": {}, "published_at": "", "format_version": manifest.FORMAT_VERSION},
+        "tables": {"answers": [path] if where == "tables" else []},
+        "files": {path: {"bytes": 1, "blake2b": "", "rows": 1}} if where == "files" else {},
+    }
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "current.json").write_text(json.dumps(given))
+    with pytest.raises(JournalError, match="is damaged"):
+        manifest.current(open_store(str(tmp_path)))
+
+
+def test_weights_that_are_replaced_with_the_same_size_and_time_are_noticed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"honest")
+    before = weights.stat()
+    first = checkpoints.checkpoint_hash(weights.parent)
+    assert checkpoints.checkpoint_hash(weights.parent) == first
+    weights.write_bytes(b"planted"[:6])
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert checkpoints.checkpoint_hash(weights.parent) != first
+
+
+def test_a_memory_of_hashes_that_others_may_write_is_not_believed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"honest")
+    first = checkpoints.checkpoint_hash(weights.parent)
+    memory = tmp_path / "cache" / "omnidrop" / "file_hashes.json"
+    memory.write_text(json.dumps(dict.fromkeys(json.loads(memory.read_text()), "f" * 64)))
+    assert checkpoints.checkpoint_hash(weights.parent) != first  # ours to write, so ours to be fooled by
+    memory.chmod(0o666)
+    assert checkpoints.checkpoint_hash(weights.parent) == first
+
+
+def test_a_revision_goes_with_a_name_on_the_hub(tmp_path):
+    base = {"name": "a", "archive": {"uri": str(tmp_path / "in")}, "output": str(tmp_path / "out")}
+    base["question_set"] = "toy-world"
+    job = make_job({**base, "model": {"path": "Qwen/Qwen2.5-Omni-3B", "revision": "0123abc"}})
+    assert job.model.checkpoint == "Qwen/Qwen2.5-Omni-3B@0123abc"
+    for path in ("tiny", str(tmp_path)):
+        with pytest.raises(JobError, match="is for checkpoints of the hub"):
+            make_job({**base, "model": {"path": path, "revision": "0123abc"}})
+
+
+def test_the_revision_is_what_the_hub_is_asked_for(tmp_path, monkeypatch):
+    commit = "0123456789" * 4
+    asked = []
+
+    def download(hub_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((hub_id, revision))
+        folder = tmp_path / "snapshots" / commit
+        folder.parent.mkdir(exist_ok=True)
+        if not folder.exists():
+            folder.symlink_to(checkpoints.EMBEDDED["tiny"])
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    found = checkpoints.resolve_checkpoint("Qwen/Qwen2.5-Omni-3B@v1.0")
+    checkpoints.resolve_checkpoint("Qwen/Qwen2.5-Omni-3B")
+    assert asked == [("Qwen/Qwen2.5-Omni-3B", "v1.0"), ("Qwen/Qwen2.5-Omni-3B", None)]
+    assert checkpoints.hub_revision(found) == commit
+    assert checkpoints.hub_revision(checkpoints.EMBEDDED["tiny"]) is None

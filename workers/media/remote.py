@@ -1,0 +1,195 @@
+"""A bucket's objects, read in ranges: the one way in which probing and decoding reach a store.
+
+Promises: every call ends by its deadline and holds no more bytes than it asked for, whatever the server sends, or how
+slowly; all ranges of a file come from one version of it (by etag); requests go to the configured server alone, not
+where it redirects to; errors carry no credential, wherever it came from. Knows nothing about caches or media.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import Any
+
+import fsspec
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession
+from fsspec.asyn import sync
+
+from omnidrop.errors import OmniDropError
+from workers.errors import MediaChanged, MediaMissing, StorageFailed
+from workers.redaction import keep_secret, without_secrets
+
+REPLY_BYTES = 64 << 20
+"""A reply other than an object's content. A page of 1,000 keys, each of 1,024 bytes and escaped, takes 10 MB."""
+REDIRECTS = (301, 302, 303, 307, 308)
+REDIRECTED = 421
+"""What a redirect is turned into: botocore neither follows nor repeats it."""
+TRIES = 3
+"""Of a body that breaks off, which botocore does not see."""
+PAUSE_S = 0.2
+
+
+class ReplyTooLong(OSError):
+    """The server sends more than any honest reply."""
+
+
+class _NoRedirects:
+    """An aiohttp session that follows no redirect (it would send the session token along) and bounds what it reads."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def request(self, *given: Any, **options: Any) -> Any:
+        reply = await self._session.request(*given, **options, allow_redirects=False)
+        if reply.status in REDIRECTS and "x-amz-bucket-region" not in reply.headers:
+            # botocore would ask the same server which region the bucket is in, be redirected, and ask again. With a
+            # region it goes to that region of the same server, once.
+            reply.status = REDIRECTED
+
+        async def read() -> bytes:
+            content = bytearray()
+            async for block in reply.content.iter_chunked(1 << 18):
+                content += block
+                if len(content) > REPLY_BYTES:
+                    reply.close()
+                    raise ReplyTooLong(f"the server's reply is longer than {REPLY_BYTES} bytes")
+            reply._body = bytes(content)
+            return bytes(content)
+
+        reply.read = read
+        return reply
+
+
+class _OneServer(AIOHTTPSession):  # type: ignore[misc]
+    async def _get_session(self, proxy_url: str) -> Any:
+        return _NoRedirects(await super()._get_session(proxy_url))
+
+
+@lru_cache(maxsize=8)
+def _session(environment: tuple[tuple[str, str], ...]) -> AioSession:
+    """One for each set of AWS_* variables: a session remembers credentials."""
+    session = AioSession()
+
+    def note(request_signer: Any, **_: Any) -> None:
+        # Credentials of a profile or a role are in no environment variable; here they are known at the latest.
+        found = getattr(request_signer, "_credentials", None)
+        for name in ("access_key", "secret_key", "token"):
+            keep_secret(getattr(found, name, None))
+
+    session.register("before-sign.s3", note)
+    return session
+
+
+def filesystem(protocol: str, options: dict[str, Any]) -> Any:
+    """An fsspec file system; for S3 one that follows no redirects and whose replies are bounded.
+
+    s3fs's own five tries on top of botocore's would hold a clip for minutes where a server hangs: two are left, for
+    bodies that break off, which botocore does not see.
+    """
+    if protocol == "s3":
+        variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+        config = {**options.get("config_kwargs", {}), "http_session_cls": _OneServer}
+        options = {**options, "config_kwargs": config, "session": _session(variables)}
+    found = fsspec.filesystem(protocol, **options)
+    found.retries = 2
+    return found
+
+
+def within(store: Any, timeout_s: float, method: str, **arguments: Any) -> Any:
+    """One S3 call, over in `timeout_s`, retries and reply included. Raises what the client raises, FSTimeoutError."""
+    return sync(store.loop, store._call_s3, method, timeout=timeout_s, **arguments)
+
+
+class RemoteFile:
+    """One object as it is now. Every call raises MediaMissing, MediaChanged or StorageFailed, until `deadline`."""
+
+    def __init__(self, uri: str, storage_options: dict[str, Any], deadline: float) -> None:
+        """`deadline` by time.monotonic(), for all calls together."""
+        self.uri, self._deadline = uri, deadline
+        with self._explained():
+            self._store = filesystem(uri.partition("://")[0], storage_options)
+            self._bucket, _, self._key = uri.partition("://")[2].partition("/")
+            found = within(self._store, self._left_s(), "head_object", Bucket=self._bucket, Key=self._key)
+            self.size, self.etag = int(found["ContentLength"]), str(found["ETag"]).strip('"')
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly so many bytes."""
+        with self._explained():
+            for attempt in range(TRIES):
+                content: bytes = sync(self._store.loop, self._get, offset, length, timeout=self._left_s())
+                if len(content) == length:
+                    return content
+                time.sleep(min(PAUSE_S * 2**attempt, self._left_s()))
+            raise OSError(f"{len(content)} of {length} bytes came, again and again")
+
+    async def _get(self, offset: int, length: int) -> bytes:
+        """What comes of a range; fewer bytes where the body breaks off."""
+        asked = {"Range": f"bytes={offset}-{offset + length - 1}", "IfMatch": f'"{self.etag}"'}
+        reply = await self._store._call_s3("get_object", Bucket=self._bucket, Key=self._key, **asked)
+        body, content = reply["Body"], bytearray()
+        try:
+            if str(reply.get("ETag", self.etag)).strip('"') != self.etag:
+                raise MediaChanged(f"{self.uri}: replaced in the store while it was read")
+            given = reply.get("ContentRange")
+            if not str(given or "bytes 0-").startswith(f"bytes {offset}-"):
+                raise OSError(f"asked for bytes from {offset} on, the server gives {given or 'the whole object'}"[:200])
+            with contextlib.suppress(*_broken_bodies()):
+                while len(content) < length and (block := await body.read(length - len(content))):
+                    content += block
+        finally:
+            body.close()
+        return bytes(content)
+
+    def _left_s(self) -> float:
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise StorageFailed(f"{self.uri}: the store is too slow: not read in time")
+        return left_s
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OmniDropError:
+            raise
+        except FileNotFoundError as error:
+            raise MediaMissing(f"{self.uri}: no longer in the store") from error
+        except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
+            if _code(error) in ("PreconditionFailed", "412"):
+                raise MediaChanged(f"{self.uri}: replaced in the store while it was read") from error
+            if time.monotonic() >= self._deadline:
+                raise StorageFailed(f"{self.uri}: the store is too slow: not read in time") from error
+            said = redirect_refused(error) or f"{type(error).__name__}: {error}"
+            raise StorageFailed(without_secrets(f"{self.uri}: {said}")[:1000]) from error
+
+
+@cache
+def _broken_bodies() -> tuple[type[Exception], ...]:
+    import aiohttp
+    from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+    return aiohttp.ClientError, HTTPClientError, IncompleteReadError, ConnectionError
+
+
+def _code(error: BaseException) -> str | None:
+    for candidate in (error, error.__cause__):
+        response = getattr(candidate, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code"))
+    return None
+
+
+def redirect_refused(error: BaseException) -> str | None:
+    """What to say where the server answered with a redirect, None for any other error."""
+    for candidate in (error, error.__cause__):
+        response = getattr(candidate, "response", None)
+        if isinstance(response, dict):
+            answered = response.get("ResponseMetadata", {})
+            if answered.get("HTTPStatusCode") in (*REDIRECTS, REDIRECTED):
+                to = answered.get("HTTPHeaders", {}).get("location", "another place")
+                return f"the server redirects to {to}, and requests go nowhere but to endpoint_url; give the right one"
+    return None
