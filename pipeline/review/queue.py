@@ -102,7 +102,7 @@ def queue(
             continue
         taken.add((row[0], row[5]))
         why = "audit" if row[-1] is not None else why
-        items.append(Item(*row, why, options.get(row[5], ())))
+        items.append(Item(*(*row, why, options.get(row[5], ()))))
     return items
 
 
