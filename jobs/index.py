@@ -33,6 +33,13 @@ def command(
         str | None,
         typer.Option("--run-id", metavar="TEXT", help="Name of this run; made from time and chance where not given."),
     ] = None,
+    allow_shrink: Annotated[
+        bool, typer.Option("--allow-shrink", help="Go on although the archive lacks much of what counted until now.")
+    ] = False,
+    redo_older: Annotated[
+        bool,
+        typer.Option("--redo-older", help="Ask again what an older version of decoding or method answered; see plan."),
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Answer a job's questions about every clip of its archive that is new or changed.
@@ -41,15 +48,22 @@ def command(
     2 the job is not right, 3 stopped before the end (run again to resume), 4 the budget is spent (run again to spend
     as much again).
     """
-    raise typer.Exit(index(job, json_file, run_id))
+    raise typer.Exit(index(job, json_file, run_id, allow_shrink=allow_shrink, redo_older=redo_older))
 
 
-def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None) -> int:
+def index(
+    job: JobConfig,
+    json_file: JsonFile = None,
+    run_id: str | None = None,
+    *,
+    allow_shrink: bool = False,
+    redo_older: bool = False,
+) -> int:
     """Run a job with a progress bar and a summary; returns the exit status."""
     run_id = None if run_id is None else checked_run_id(run_id)
     find_ffmpeg()  # without it every clip would fail, and count as done
     with StopOnSignal() as stop:
-        summary = run_and_show(job, stop, run_id)
+        summary = run_and_show(job, stop, run_id, allow_shrink=allow_shrink, redo_older=redo_older)
     write_json(json_file, summary_json(summary))
     if summary.run.status == "stopped":
         return STOPPED_EXIT
@@ -58,10 +72,18 @@ def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None)
     return 1 if summary.answered_nothing else 0
 
 
-def run_and_show(job: JobConfig, stop: StopFlag, run_id: str | None = None, lost: StopFlag | None = None) -> RunSummary:
+def run_and_show(
+    job: JobConfig,
+    stop: StopFlag,
+    run_id: str | None = None,
+    lost: StopFlag | None = None,
+    *,
+    allow_shrink: bool = False,
+    redo_older: bool = False,
+) -> RunSummary:
     """Run a job until it is done or `stop` or `lost` is set, see `run_job`, with a progress bar and a summary."""
     with ProgressBar() as bar:
-        summary = run_job(job, bar, stop, run_id, lost=lost)
+        summary = run_job(job, bar, stop, run_id, lost=lost, allow_shrink=allow_shrink, redo_older=redo_older)
     print_summary(job, summary, output=job.output)
     if hint := retry_hint(summary.error_classes, job_as_given()):
         console.print(hint, markup=False, highlight=False, soft_wrap=True)

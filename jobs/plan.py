@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from jobs._shared.display import console, hours, print_facts, quantity, saved, share, with_reasons
 from jobs._shared.notes import note, note_toy_answers
 from jobs._shared.options import JsonFile, with_job, write_json
@@ -20,7 +24,14 @@ AT_MOST = "a frame that repeats is not encoded again, a text may end early"
 
 
 @with_job
-def command(job: JobConfig, json_file: JsonFile = None) -> None:
+def command(
+    job: JobConfig,
+    redo_older: Annotated[
+        bool,
+        typer.Option("--redo-older", help="Price asking again what an older version of decoding or method answered."),
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
     """Count media, clips, tokens and FLOPs of a job without loading a model.
 
     Media are probed (once: results are remembered), nothing is decoded. Media, clips and tokens are exact; FLOPs are
@@ -29,12 +40,16 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     held out from the calibration's fit would give.
     """
     with console.status("planning") as status:
-        price = price_job(job, lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"))
+        price = price_job(
+            job, lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"), redo_older=redo_older
+        )
     print_facts(f"plan of job {job.name}", [*plan_lines(price), *hours_lines(price, job.cost)])
     for key, error_class in price.failed_keys:
         note(f"{key} cannot be asked: {error_class}")
     if unnamed := price.media_failed.total() - len(price.failed_keys):
         note(f"and {unnamed} more; after a run, `omnidrop query {job.output} quarantine` has all and why")
+    for text in price.notes:
+        note(text)
     note_toy_answers([job.model.path])
     money = None if price.as_run_gpu_hours is None else job.cost.usd(price.as_run_gpu_hours.expected)
     write_json(json_file, vars(price) | {"retained_ratio": price.retained_ratio, "usd": money})

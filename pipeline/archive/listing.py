@@ -1,8 +1,9 @@
 """What an archive holds: media items with identity, etag and size, streamed in ascending order of their keys.
 
 Promises: flat memory however many items there are, the same order for a local folder and for S3, keys kept exactly as
-they are, and identity from archive name and key alone, never from position or date. Knows nothing about what is inside
-a file. Skipped: hidden files and folders, the job's own output, S3 folder markers, anything that is not a regular file.
+they are, and labels from archive name and key alone. Knows nothing about what is inside a file, so nothing about an
+item's identity, which is its content. Skipped: hidden files and folders, the job's own output, S3 folder markers,
+anything that is not a regular file.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ class ArchiveError(UserError):
     """The archive cannot be listed, or there is nothing in it to ask about."""
 
     error_class = "archive"
+
+
+class ArchiveEmpty(ArchiveError):
+    """There is nothing in the archive to ask about."""
 
 
 class ArchiveUnavailable(ArchiveError, Unavailable):
@@ -57,9 +62,9 @@ def _checked_not_empty(config: ArchiveConfig, output: str | None) -> Iterator[Me
             taken += 1
             yield media
     if not taken and not files:
-        raise ArchiveError(f"{config.uri}: the archive is empty; check archive.uri (hidden files do not count)")
+        raise ArchiveEmpty(f"{config.uri}: the archive is empty; check archive.uri (hidden files do not count)")
     if not taken:
-        raise ArchiveError(
+        raise ArchiveEmpty(
             f"{config.uri}: none of {files} files is taken by include {list(config.include)} and exclude "
             f"{list(config.exclude)}; *.mp4 fits in any folder, talks/** takes all of one"
         )
@@ -96,7 +101,8 @@ def _s3_media(config: ArchiveConfig, output: str | None) -> Iterator[Media]:
             is_marker = key.endswith("/") or not key
             if is_marker or any(map(_is_hidden, key.split("/"))) or (own is not None and uri.startswith(own)):
                 continue
-            yield Media(media_id(config.identity, key), key, uri, item["ETag"].strip('"'), item["Size"])
+            etag, size = item["ETag"].strip('"'), item["Size"]
+            yield Media(media_id(config.identity, key), key, uri, etag, size, f"{size}-{etag}")
     except StorageError as error:
         kind = ArchiveUnavailable if isinstance(error, StorageUnavailable) else ArchiveError
         raise kind(f"the archive cannot be listed: {error}") from error
@@ -165,7 +171,9 @@ class _Walk:
         if not stat.S_ISREG(status.st_mode):
             return None
         etag = f"{status.st_size}-{status.st_mtime_ns}"
-        return Media(media_id(self._identity, key), key, _text(path), etag, status.st_size)
+        # A file put in place of another may have its size and time, not its inode or the time of its change.
+        mark = f"{etag}-{status.st_ctime_ns}-{status.st_ino}"
+        return Media(media_id(self._identity, key), key, _text(path), etag, status.st_size, mark)
 
 
 def _contains(folder: str, path: str) -> bool:

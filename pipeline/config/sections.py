@@ -45,6 +45,13 @@ class ArchiveConfig(Section):
         description="Glob patterns of files to take: * within a name, ** across folders, *.mp4 fits in any folder.",
     )
     exclude: tuple[str, ...] = Field(default=(), description="Glob patterns of files to leave out; wins over include.")
+    max_missing: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of the media that counted which the archive may lack at once; a run in which more are gone "
+        "is refused unless it has --allow-shrink.",
+    )
     sample: int | None = Field(
         default=None,
         ge=1,

@@ -22,8 +22,10 @@ from pipeline.config.worker_settings import decode_settings, pruning_of
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, GpuHours
 from pipeline.execution.actor_metering import gpus_counted
+from pipeline.planning.listing import Labels, gone_note
+from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import open_job
-from pipeline.planning.plan import MediaPlan, plan_archive
+from pipeline.planning.plan import MediaPlan, Planner
 from workers.media.clip_reader import decoded_shape
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
@@ -63,6 +65,12 @@ class Price:
     dense_gpu_hours: GpuHours | None = None
     dense_shared_gpu_hours: GpuHours | None = None
     calibration: Calibration | None = None
+    media_counted: int = 0
+    """Items that count for the job now."""
+    media_unlisted: int = 0
+    """Of these, how many the archive does not list any more."""
+    notes: tuple[str, ...] = ()
+    """What was left out or taken over, in sentences."""
 
     @property
     def retained_ratio(self) -> float | None:
@@ -71,25 +79,34 @@ class Price:
         return self.retained_tokens / tokens if tokens else None
 
 
-def price_job(job: JobConfig, advance: Callable[[Price], None] = lambda price: None) -> Price:
-    """Plan the whole archive and price it. `advance` is called after every media item. Raises UserError."""
+def price_job(
+    job: JobConfig, advance: Callable[[Price], None] = lambda price: None, *, redo_older: bool = False
+) -> Price:
+    """Plan the whole archive and price it. `advance` is called after every media item. Raises UserError.
+
+    With `redo_older`, what an older version of decoding or method answered is priced as to be asked again.
+    """
     parts = open_job(job)
+    job = parts.job
     price = Price()
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
         estimator = _ClipPrices(job, price.calibration)
         with prober(job) as probe:
-            for plan in plan_archive(
-                list_media(job.archive, leave_out=job.output),
-                job,
-                parts.question_set,
-                parts.recipe,
-                parts.index,
-                probe,
-                forgotten=parts.journal.tombstones(),
-            ):
+            of_job = (job, parts.question_set, parts.recipe, parts.index, probe)
+            planner = Planner(*of_job, parts.journal.tombstones(), parts.earlier, redo_older)
+            labels = Labels()
+            for plan in planner.plans(list_media(job.archive, leave_out=job.output)):
+                labels.add(plan.media.media_id)
                 _add(price, plan, estimator)
                 advance(price)
+        gone = [head.media_key for head in labels.missing(parts.index.listed(job.name))]
+        price.media_counted = sum(1 for _ in parts.index.listed(job.name))
+        notes = list(planner_notes(planner))
+        if gone and job.archive.sample is None:
+            price.media_unlisted = len(gone)
+            notes.append(gone_note(len(gone), price.media_counted, gone))
+        price.notes = tuple(notes)
         estimator.set_hours(price)
     finally:
         parts.index.close()

@@ -4,10 +4,13 @@ Promises: a unit is there whole or not at all; a second attempt at the same unit
 stays forgotten. Everything else (tables, index) is derived from here and may be deleted. Knows nothing about Ray, SQL
 or how answers are made.
 
-    journal/units/<job>/<media_id[:2]>/<media_id>/<version_id>-<unit_id>.parquet   clips with nested answers
+    journal/units/_/<item_id[:2]>/<item_id>/<version_id>-<unit_id>.parquet   clips with nested answers
     journal/units/.../<version_id>-<unit_id>-001.parquet   the same unit, done again: its newest attempt counts
-    journal/heads/<sequence>-<run_id>.parquet      which version of each media item counts
-    journal/tombstones/<media_id>.json             erased for good
+    journal/heads/<sequence>-<run_id>.parquet      which version of each media item counts, and which items are listed
+    journal/tombstones/<item_id>.content.json      a content erased for good
+    journal/tombstones/<media_id>.json             the same in earlier formats, which know no content: by label
+    journal/output.json                            whose journal this is (`pipeline/journal/output_id.py`)
+    journal/defaults.json                          what a job means that says nothing (`pipeline/journal/defaults.py`)
     journal/runs/<run_id>.json                     what each run was and did that found something to do
     journal/idle_runs/<job>.json                   the last run that found nothing to do
     journal/recipes/<recipe_hash>.json             what was asked (`pipeline/journal/recipes.py`)
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,7 @@ import pyarrow as pa
 from omnidrop.errors import UserError
 from omnidrop.questions import Question
 from pipeline.failpoints import reached
+from pipeline.identity import item_id as contents_item
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, seal
 from pipeline.records.heads_and_runs import HEAD_SCHEMA, Head, StoredRun, decode_heads, decode_run
 from pipeline.records.run_record import RunRecord
@@ -35,7 +39,7 @@ from pipeline.records.unit import (
     UnitObject,
     decode_unit,
     encode_unit,
-    media_prefix,
+    item_prefix,
     utc_now,
 )
 from workers.records import ClipOutcome
@@ -44,6 +48,29 @@ if TYPE_CHECKING:
     from pipeline.storage.store import Store
 
 FORMAT_PATH = "journal/format.json"
+
+
+@dataclass(frozen=True)
+class Tombstones:
+    """What was forgotten."""
+
+    contents: frozenset[str]
+    """Item ids."""
+    labels: frozenset[str]
+    """Media ids that earlier formats forgot: whatever lies there is taken for what was forgotten, until it is known."""
+
+    def has(self, head: Head) -> bool:
+        """Whether what a head declares was forgotten."""
+        content = head.content_id and contents_item(head.content_id)
+        return head.place[1] in self or (content in self.contents) or (not content and head.media_id in self)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self.contents or item_id in self.labels
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Item ids, of either kind."""
+        return self.contents | self.labels
 
 
 class Journal:
@@ -72,7 +99,7 @@ class Journal:
         reached("unit_written")
         # The order matters: forgetting writes its tombstone before it deletes, so a late attempt either is deleted
         # there or sees the tombstone here.
-        if self.is_forgotten(meta.media.media_id):
+        if self.is_forgotten(meta.key.item_id):
             self._store.delete([path])
             return None
         return decode_unit(data, where=path) if is_first else self.read_if_kept(meta.key)
@@ -112,7 +139,7 @@ class Journal:
         self._write_head_object(path, heads)
         # As in `commit`: first written, then looked for tombstones.
         forgotten = self.tombstones()
-        kept = [head for head in heads if head.media_id not in forgotten]
+        kept = [head for head in heads if not forgotten.has(head)]
         if len(kept) < len(heads):
             self._replace_head_object(path, kept)
         reached("heads_written")
@@ -153,32 +180,57 @@ class Journal:
         except FileNotFoundError:
             return None
 
-    def tombstones(self) -> frozenset[str]:
-        """The media ids that were forgotten."""
-        listed = (path.rsplit("/", 1)[1] for path, _ in self._store.list("journal/tombstones/"))
-        return frozenset(name.removesuffix(".json") for name in listed if name.endswith(".json"))
+    def tombstones(self) -> Tombstones:
+        """What was forgotten."""
+        names = [path.rsplit("/", 1)[1] for path, _ in self._store.list("journal/tombstones/")]
+        contents = frozenset(n.removesuffix(_CONTENT) for n in names if n.endswith(_CONTENT))
+        labels = (n.removesuffix(".json") for n in names if n.endswith(".json") and not n.endswith(_CONTENT))
+        return Tombstones(contents, frozenset(labels))
 
-    def forget(self, media_id: str, jobs: Iterable[str]) -> int:
-        """Erase a media item from the journal for good; returns how many units went. Safe to repeat."""
-        self._store.write(_tombstone_path(media_id), json.dumps({"forgotten_at": utc_now()}).encode())
+    def forget(self, item_id: str, groups: Iterable[str], labels: Iterable[str] = ()) -> int:
+        """Erase a content from the journal for good; returns how many units went. Safe to repeat.
+
+        `groups` are the first folders of its units, `labels` the media ids under which it counted.
+        """
+        self.bury(item_id, labels)
         reached("forget_tombstone")
-        prefixes = [media_prefix(job, media_id) for job in jobs]
+        prefixes = [item_prefix(group, item_id) for group in groups]
         for prefix in (*prefixes, "journal/heads/"):
             self._store.sweep(prefix)
         units = [path for prefix in prefixes for path, _ in self._store.list(prefix)]
         self._store.delete(units)
         reached("forget_units")
         for path, heads in self.heads_after(None):
-            kept = [h for h in heads if h.media_id != media_id]
+            kept = [h for h in heads if item_id not in (h.place[1], h.content_id and contents_item(h.content_id))]
             if len(kept) < len(heads):
                 self._replace_head_object(path, kept)
                 reached("forget_head")
         reached("forget_journal")
         return len(units)
 
-    def is_forgotten(self, media_id: str) -> bool:
-        """Whether a media item was erased for good."""
-        return self._store.exists(_tombstone_path(media_id))
+    def bury(self, item_id: str, labels: Iterable[str] = ()) -> None:
+        """Write a content's tombstone: nothing of it is kept from now on. `labels` are media ids, which hold no name."""
+        stone = {"forgotten_at": utc_now(), "labels": sorted(set(labels) | self._labels_of(item_id))}
+        self._store.write(_tombstone_path(item_id), json.dumps(stone).encode())
+
+    def buried_as(self, media_id: str) -> set[str]:
+        """Item ids of contents that were forgotten under this label."""
+        return {found for found in self.tombstones().contents if media_id in self._labels_of(found)}
+
+    def _labels_of(self, item_id: str) -> set[str]:
+        try:
+            return set(json.loads(self._store.read_bytes(_tombstone_path(item_id))).get("labels", ()))
+        except (FileNotFoundError, ValueError, AttributeError):
+            return set()
+
+    def unbury(self, *item_ids: str, labels: Sequence[str] = ()) -> None:
+        """Remove tombstones: of contents, and of labels where the content is known by now or is to be asked again."""
+        earlier = [f"journal/tombstones/{label}.json" for label in labels]
+        self._store.delete([*map(_tombstone_path, item_ids), *earlier])
+
+    def is_forgotten(self, item_id: str) -> bool:
+        """Whether a content (in earlier formats: a label) was erased for good."""
+        return self._store.exists(_tombstone_path(item_id)) or self._store.exists(f"journal/tombstones/{item_id}.json")
 
     def _head_paths(self) -> list[str]:
         return sorted(path for path, _ in self._store.list("journal/heads/") if path.endswith(".parquet"))
@@ -201,8 +253,11 @@ def _idle_run_path(job: str) -> str:
     return f"journal/idle_runs/{job}.json"
 
 
-def _tombstone_path(media_id: str) -> str:
-    return f"journal/tombstones/{media_id}.json"
+_CONTENT = ".content.json"
+
+
+def _tombstone_path(item_id: str) -> str:
+    return f"journal/tombstones/{item_id}{_CONTENT}"
 
 
 def check_output_is_ours(store: Store) -> None:

@@ -11,8 +11,11 @@ from omnidrop.models.checkpoints import checkpoint_hash, hub_revision, resolve_c
 from pipeline.config.job import JobConfig
 from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal import defaults
 from pipeline.journal.journal import FORMAT_PATH, Journal, check_output_is_ours
-from pipeline.planning.plan import Recipe, make_recipe
+from pipeline.journal.output_id import claim_output
+from pipeline.planning.earlier import Earlier, find_earlier
+from pipeline.planning.recipe import Recipe, make_recipe
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.records.unit import Asked
 from pipeline.storage.outage import Patience
@@ -29,6 +32,7 @@ class Opened:
     journal: Journal
     index: SavingsIndex
     recipe: Recipe
+    earlier: Earlier
     asked: Asked
     caveats: tuple[str, ...]
     """What the store of the output does not do, in sentences."""
@@ -40,6 +44,7 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
     With `patience` the parts that are returned wait for an output that fails later on; opening itself never does: an
     output that fails at once is a wrong address more often than an outage.
     """
+    job = defaults.with_kept(job, open_store(job.output, job.storage))
     question_set = load_question_set(job.question_set)
     question_set.values(job.variables)
     directory = resolve_checkpoint(job.model.checkpoint)
@@ -54,6 +59,7 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
         store = PatientStore(store, patience)
         journal = Journal(store)
     recipe = make_recipe(job, question_set, weights_hash)
+    earlier = find_earlier(store, index, job, question_set, weights_hash, recipe)
     asked = Asked(
         job=job.name,
         recipe_hash=recipe.hash,
@@ -65,11 +71,12 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
         policy=job.pruning.policy,
         retained_ratio_target=job.pruning.retained_ratio,
     )
-    return Opened(job, question_set, store, journal, index, recipe, asked, warnings)
+    return Opened(job, question_set, store, journal, index, recipe, earlier, asked, warnings)
 
 
 def open_output(job: JobConfig) -> tuple[Store, Journal, SavingsIndex]:
     """The job's output alone: store, journal and index, without its question set or model."""
     store = open_store(job.output, job.storage)
     check_output_is_ours(store)
-    return store, Journal(store), SavingsIndex(job.resolved_index_url())
+    url, output_id = job.resolved_index_url(), claim_output(store)
+    return store, Journal(store), SavingsIndex(url, output_id, busy_timeout_s=max(1.0, job.storage.patience_s))

@@ -87,7 +87,11 @@ class Retry:
 
     def plans(self, plans: Iterable[MediaPlan]) -> Iterator[MediaPlan]:
         """The same plans with everything finished that is not to be done again."""
+        seen: set[str] = set()
         for plan in plans:
+            if plan.version_id in seen:
+                continue  # an exact copy
+            seen.add(plan.version_id)
             of_media = self._of([plan.media])
             failures = [f for f in of_media if f.version_id == plan.version_id]
             if failures:

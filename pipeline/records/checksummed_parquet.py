@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from omnidrop.errors import OmniDropError, first_line
 from pipeline.records.legacy import formats as legacy
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Of everything below `journal/` and `tables/`; raised when an older version would misread a newer one. What came
 with each, and how earlier ones are read, is in `pipeline/records/legacy/`."""
 

@@ -95,8 +95,9 @@ UNIT_SCHEMA = pa.schema(
 ASKED_FIELDS = ("question_set", "question_set_version", "model", "mode", "policy", "retained_ratio_target")
 
 _SHARED: tuple[tuple[str, pa.DataType], ...] = tuple(
-    (name, pa.string()) for name in ("job", "media_id", "media_key", "version_id", "unit_id", "run_id")
+    (name, pa.string()) for name in ("job", "media_id", "media_key", "content_id", "version_id", "unit_id", "run_id")
 )
+"""`media_id` is a label: where a file lies; `content_id` what it is: SHA-256 of its bytes."""
 
 _ASKED: tuple[tuple[str, pa.DataType], ...] = tuple(
     (name, pa.float64() if name == "retained_ratio_target" else pa.string()) for name in ASKED_FIELDS
@@ -108,9 +109,13 @@ _SPAN: tuple[tuple[str, pa.DataType], ...] = (
     ("end_s", pa.float64()),
 )
 
-CLIPS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *CLIP_FIELDS])
+MADE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (("answer_format", pa.int32()), ("copy_of", pa.string()))
+"""`answer_format` is the version of decoding and method that answered; `copy_of` the clip of the same content, under
+another key, that was asked: what that cost stands there, and is null here."""
 
-ANSWERS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE])
+CLIPS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *CLIP_FIELDS, *MADE_FIELDS])
+
+ANSWERS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE, *MADE_FIELDS])
 
 _COMPARED_COSTS = tuple((name, kind) for name, kind in CLIP_FIELDS if name.startswith(("as_run_", "dense_shared_")))
 
@@ -151,7 +156,7 @@ QUARANTINE_SCHEMA = pa.schema(
 
 MEDIA_SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("job", "media_id", "media_key", "uri", "etag")),
+        *((name, pa.string()) for name in ("job", "media_id", "media_key", "content_id", "uri", "etag")),
         ("size_bytes", pa.int64()),
         ("version_id", pa.string()),
         ("recipe_hash", pa.string()),
@@ -166,11 +171,14 @@ MEDIA_SCHEMA = pa.schema(
         ("audio_codec", pa.string()),
         ("audio_streams", pa.int32()),
         ("tags", pa.map_(pa.string(), pa.string())),
+        ("answer_format", pa.int32()),
+        ("jobs", pa.list_(pa.string())),
         ("rows_digest", pa.string()),
     ]
 )
 """`status`: failed (nothing could be asked of it), pending (units are missing) or complete. `rows_digest` changes when
-any row of the item does, in any table: what has it already need not be copied again."""
+any row of the item does, in any table: what has it already need not be copied again. `jobs` are all that list the item
+and ask the same of it; `job` is the first of them."""
 
 RUNS_SCHEMA = pa.schema(
     [
@@ -179,7 +187,8 @@ RUNS_SCHEMA = pa.schema(
             (name, pa.int64())
             for name in (
                 *("media_listed", "media_planned", "units_done_before", "units_finished", "clips_answered"),
-                *("clips_partial", "answers", "quarantined", "peak_bytes_in_flight", "driver_peak_rss_bytes"),
+                *("clips_partial", "answers", "quarantined", "media_unlisted", "files_not_media"),
+                *("peak_bytes_in_flight", "driver_peak_rss_bytes"),
             )
         ),
         *((name, pa.float64()) for name in ("wall_s", "decode_s", "answer_s", "model_s")),

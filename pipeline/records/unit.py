@@ -25,7 +25,7 @@ from omnidrop.questions import Question
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal, unseal
 from pipeline.records.columns import _COSTS, _WAYS, UNIT_SCHEMA
 from pipeline.records.legacy import formats as legacy
-from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
+from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, Version
 from workers.redaction import without_secrets
 
 _UNIT_PATH = re.compile(
@@ -53,17 +53,24 @@ class Asked:
     retained_ratio_target: float | None
 
 
-def media_prefix(job: str, media_id: str) -> str:
-    """Where all units of a media item lie, of all its versions."""
-    return f"journal/units/{job}/{media_id[:2]}/{media_id}/"
+CONTENTS = "_"
+"""The first folder of units that are named after their content; no job can be called so. Units of earlier formats lie
+below the name of their job."""
+
+
+def item_prefix(group: str, item_id: str) -> str:
+    """Where all units of a content lie, of all its versions."""
+    return f"journal/units/{group}/{item_id[:2]}/{item_id}/"
 
 
 @dataclass(frozen=True)
 class UnitKey:
     """Where a finished unit lies."""
 
-    job: str
-    media_id: str
+    group: str
+    """`CONTENTS`, or the job that asked in earlier formats."""
+    item_id: str
+    """The content's short name; the media id in earlier formats."""
     version_id: str
     unit_id: str
     attempt: int = 0
@@ -72,7 +79,7 @@ class UnitKey:
     @property
     def path(self) -> str:
         """Key in the store."""
-        return f"{media_prefix(self.job, self.media_id)}{self.version_id}-{self.name}.parquet"
+        return f"{item_prefix(self.group, self.item_id)}{self.version_id}-{self.name}.parquet"
 
     @property
     def name(self) -> str:
@@ -94,6 +101,16 @@ class UnitKey:
 
 
 @dataclass(frozen=True)
+class Label:
+    """As what a content counts: rows say this of it, whoever asked, and as what."""
+
+    job: str
+    media_id: str
+    media_key: str
+    content_id: str | None
+
+
+@dataclass(frozen=True)
 class UnitMeta:
     """Everything a unit's rows share."""
 
@@ -107,11 +124,22 @@ class UnitMeta:
     attempt: int = 0
     committed_at: str = field(default_factory=utc_now)
     format_version: int = FORMAT_VERSION
+    version: Version | None = None
+    """None in earlier formats."""
+    answer_format: int | None = None
+    """Of the decoding and method that answered; that of `version` is the one it was begun with."""
 
     @property
     def key(self) -> UnitKey:
         """Where this unit is or will be."""
-        return UnitKey(self.asked.job, self.media.media_id, self.version_id, self.unit_id, self.attempt)
+        version = self.version or Version(self.version_id)
+        group, item_id = version.group or self.asked.job, version.item_id or self.media.media_id
+        return UnitKey(group, item_id, self.version_id, self.unit_id, self.attempt)
+
+    @property
+    def label(self) -> Label:
+        """As what it was asked."""
+        return Label(self.asked.job, self.media.media_id, self.media.key, self.media.content_id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +192,16 @@ def decode_unit(data: bytes, *, where: str) -> UnitObject:
                 "asked": Asked(**given["asked"]),
                 "media": Media(**given["media"]),
                 "info": info and MediaInfo.from_dict(info),
+                "version": _version(given.get("version")),
             }
         )
     except (KeyError, TypeError) as error:
         raise JournalError(f"{where} is no work unit ({error}); delete it and run the job again") from error
     return UnitObject(meta, legacy.unit_rows(table, UNIT_SCHEMA, meta.run_id))
+
+
+def _version(given: Mapping[str, Any] | None) -> Version | None:
+    return given and Version(**given | {"labels": tuple((name, value) for name, value in given["labels"])})
 
 
 def _clip_row(clip: Clip | None, status: str) -> dict[str, Any]:

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import Prober
 from pipeline.batches import ahead
+from pipeline.failpoints import reached
+from pipeline.identity import item_id
+from pipeline.planning.listing import Listing
+from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
-from pipeline.planning.plan import MediaPlan, plan_archive
+from pipeline.planning.plan import MediaPlan, Planner
 from pipeline.planning.retry import Retry
 from pipeline.runs.committer import Committer
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
-from pipeline.storage.outage import Patience
+from pipeline.storage.outage import Patience, StopFlag
 from workers.records import Media, WorkUnit
 
 PLANS_AHEAD = 256
@@ -39,9 +43,22 @@ class Feed:
     told: Callable[[int, int], None]
     """See `Observer.planned`."""
     retry: Retry | None
+    stop: StopFlag
+    allow_shrink: bool = False
+    redo_older: bool = False
     media_listed: int = 0
     media_planned: int = 0
     units_done_before: int = 0
+    media_unlisted: int = 0
+
+    def __post_init__(self) -> None:
+        opened = self.opened
+        of_job = (opened.job, opened.question_set, opened.recipe, opened.index, self.probe)
+        self._forgotten = opened.journal.tombstones()
+        self.planner = Planner(*of_job, self._forgotten, opened.earlier, self.redo_older)
+        decides = self.retry is None and opened.job.archive.sample is None
+        limit = opened.job.archive.max_missing
+        self.listing = Listing(opened.index, opened.job.name, limit, self.allow_shrink) if decides else None
 
     def units(self) -> Iterator[WorkUnit | None]:
         """What is left to do; None where nothing is planned yet."""
@@ -51,21 +68,47 @@ class Feed:
                 yield None
             else:
                 yield from self._taken(plan)
+        if not self.stop.is_set():
+            self._decide()
+
+    def _decide(self) -> None:
+        """All of the archive has been listed and planned: what is no longer listed stops counting."""
+        self._take_over_tombstones()
+        if self.listing is None:
+            return
+        self.committer.flush()
+        for heads in (self.listing.unlisted, self.listing.continued):
+            unlisted = list(heads())
+            if unlisted:
+                self.recorder.begin_work()
+                reached("unlisting")
+                self.committer.unlist(unlisted)
+        self.media_unlisted = self.listing.gone
+
+    def _take_over_tombstones(self) -> None:
+        """What earlier formats forgot by its label is known by its content from here on."""
+        for media in self.planner.skipped.forgotten:
+            if media.media_id in self._forgotten.labels and media.content_id is not None:
+                self.opened.journal.bury(item_id(media.content_id), [media.media_id])
+                self.opened.journal.unbury(labels=[media.media_id])
+
+    def notes(self) -> Iterator[str]:
+        """What a person should know after the run."""
+        if self.listing is not None:
+            yield from self.listing.notes()
+        yield from planner_notes(self.planner)
 
     def _listed(self) -> Iterable[Media]:
         job = self.opened.job
         listed: Iterable[Media] = self.patience.listing(
             lambda: list_media(job.archive, leave_out=job.output), key=lambda media: media.key
         )
-        return listed if self.retry is None else self.retry.media(listed)
+        if self.retry is not None:
+            return self.retry.media(listed)
+        return listed if self.listing is None else self.listing.checked(listed, self.planner.identified)
 
     def _plans(self) -> Iterable[MediaPlan]:
-        opened = self.opened
-        plans = plan_archive(
-            self._listed(),
-            *(opened.job, opened.question_set, opened.recipe, opened.index, self.probe),
-            forgotten=opened.journal.tombstones(),
-        )
+        plans = self.planner.plans(self._listed())
         return plans if self.retry is None else self.retry.plans(plans)
 
     def _taken(self, plan: MediaPlan) -> list[WorkUnit]:
@@ -80,6 +123,8 @@ class Feed:
         if todo or has_failed or not plan.is_current:
             self.recorder.begin_work()
         self.committer.declare(plan)
+        if self.listing is not None:
+            self.listing.kept.add(plan.media.media_id)
         if plan.failure is not None and has_failed:
             self.committer.fail(plan)
             self.metrics.failed(plan.failure)

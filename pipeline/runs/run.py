@@ -91,10 +91,14 @@ def run_job(
     run_id: str | None = None,
     again: Selection | None = None,
     lost: StopFlag | None = None,
+    *,
+    allow_shrink: bool = False,
+    redo_older: bool = False,
 ) -> RunSummary:
     """Do what is left of a job, or what failed and is selected to be done again, and publish.
 
-    With `lost` set, a lease that another run has taken over, nothing new is begun and nothing more is committed.
+    `allow_shrink` takes a listing that lacks much of what counted, `redo_older` asks again what an older version of
+    decoding or method answered. With `lost` set, a lease that another run has taken over, nothing new is begun and nothing more is committed.
     Raises UserError before anything is spent, ExecutionError when stuck.
     """
     started = time.monotonic()
@@ -115,7 +119,8 @@ def run_job(
         recorder = Recorder(opened, run)
         committer = stack.enter_context(Committer(opened.journal, opened.index, opened.asked, run.run_id))
         probe = stack.enter_context(prober(job))
-        feed = Feed(opened, committer, recorder, probe, patience, metrics, observer.planned, retry)
+        parts = (opened, committer, recorder, probe, patience, metrics, observer.planned, retry, stop)
+        feed = Feed(*parts, allow_shrink, redo_older)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
         execution = _Execution(calibration.resolved(job, known), stop, patience, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
@@ -156,6 +161,7 @@ def run_job(
         *(_unpinned(job.model) if not is_pinned else ()),
         *calibration.unresolved(job, known),
         *(retry.notes() if retry is not None else ()),
+        *feed.notes(),
     )
     return RunSummary(run, totals, classes, published, notes)
 
@@ -181,6 +187,8 @@ def _counts(feed: Feed, tally: Tally) -> RunCounts:
         clips_partial=tally.clips_partial,
         answers=tally.answers,
         quarantined=tally.quarantined,
+        media_unlisted=feed.media_unlisted,
+        files_not_media=feed.planner.skipped.not_media,
     )
 
 

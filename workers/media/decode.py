@@ -8,6 +8,7 @@ Knows nothing about Ray, ffmpeg's arguments or who asks.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -86,6 +87,22 @@ def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractCo
         _check_unchanged(media)
         return contextlib.nullcontext(media.uri)
     return fetched(media, dict(source.storage_options), source.cache)
+
+
+def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
+    """SHA-256 of a media item's bytes, 64 hex digits; of an object in a bucket by the node's cache.
+
+    Raises what `opened` raises, and MediaChanged where the file changes while it is read.
+    """
+    with opened(media, settings, source) as path:
+        try:
+            with open(path, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise MediaMissing(f"cannot read {media.key!r}: {error.strerror}") from error
+        if is_local(media.uri):
+            _check_unchanged(media)
+    return found
 
 
 def is_local(uri: str) -> bool:
