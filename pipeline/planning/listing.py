@@ -21,6 +21,8 @@ from pipeline.index.savings_index import SavingsIndex
 from pipeline.records.heads_and_runs import Head
 from workers.records import Media
 
+CONTINUES = 0.9
+"""Share of what a job lists that another one must list, and ask the same of, to be that job under another name."""
 SHOWN = 3
 """Keys that a message names."""
 
@@ -139,7 +141,7 @@ class Listing:
         if self.counted:
             return
         for other in self.index.listing_jobs():
-            if other != self.job and self.index.share_listed_by(self.job, other) >= 1 - self.max_missing:
+            if other != self.job and self.index.share_listed_by(self.job, other) >= CONTINUES:
                 self.continues.append(other)
                 for head in self.index.listed(other):
                     yield replace(head, is_listed=False)
