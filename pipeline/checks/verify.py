@@ -302,10 +302,10 @@ class _Verification:
 
     def _unusable_index(self, error: UserError) -> None:
         """A damaged file is a fault of the results; a server that is not there is the caller's."""
-        url = sa.make_url(self._index_url or "")
-        if url.get_backend_name() != "sqlite":
+        given = self._index_url or ""
+        if not given.startswith("sqlite"):
             raise error
-        mend = f"rm {shlex.quote(str(url.database))} && {self._rebuild}"
+        mend = f"rm {shlex.quote(str(sa.make_url(given).database))} && {self._rebuild}"
         self._found("index", "damaged", "index", _reason(error), mend)
 
     # -- tables -------------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def price_job(
                 advance(price)
         gone = [head.media_key for head in labels.missing(parts.index.listed(job.name))]
         price.media_counted = sum(1 for _ in parts.index.listed(job.name))
-        notes = list(planner_notes(planner))
+        notes = [*parts.caveats, *planner_notes(planner)]
         if gone and job.archive.sample is None:
             price.media_unlisted = len(gone)
             notes.append(gone_note(len(gone), price.media_counted, gone))

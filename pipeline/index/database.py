@@ -7,6 +7,7 @@ without its password. Knows nothing about what the tables hold.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import zlib
@@ -72,6 +73,8 @@ def open_database(
         sa.event.listen(engine, "handle_error", _explain)
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _sqlite_read_only if is_read_only else _sqlite_pragmas)
+            if not is_read_only:
+                _make_file(engine.url.database)
         elif is_read_only:
             engine = engine.execution_options(postgresql_readonly=True)
         if is_read_only:
@@ -85,6 +88,13 @@ def open_database(
             "password are written %40 %3A %2F %25)"
         ) from None
     return engine
+
+
+def _make_file(database: str | None) -> None:
+    """As the umask says: SQLite itself lets no group write, whatever it is."""
+    if database and database != ":memory:" and not Path(database).exists():
+        with contextlib.suppress(OSError):
+            Path(database).touch()
 
 
 def _as_it_lies(url: str) -> str:

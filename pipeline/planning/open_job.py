@@ -35,7 +35,7 @@ class Opened:
     earlier: Earlier
     asked: Asked
     caveats: tuple[str, ...]
-    """What the store of the output does not do, in sentences."""
+    """What the store of the output does not do, and what of the question set may be meant otherwise, in sentences."""
 
 
 def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
@@ -54,7 +54,7 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
         job = job.model_copy(update={"model": job.model.model_copy(update={"revision": commit})})
     store, journal, index = open_output(job)
     sync.catch_up(journal, index)
-    warnings = caveats(store, FORMAT_PATH) if patience is not None else ()
+    warnings = (*question_set.warnings, *(caveats(store, FORMAT_PATH) if patience is not None else ()))
     if patience is not None:
         store = PatientStore(store, patience)
         journal = Journal(store)

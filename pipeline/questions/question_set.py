@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ from omnidrop.questions import AnswerType, Boolean, Choice, Json, Number, Questi
 from pipeline.config.job import BUILTIN_QUESTION_SETS, builtin_question_sets
 from pipeline.config.sections import Section, Slug
 from pipeline.config.validation_errors import explain, joined
-from pipeline.config.yaml_source import YamlDocument, YamlError, read_yaml
+from pipeline.config.yaml_source import YamlDocument, YamlError, dotted, read_yaml
 from pipeline.questions.templates import MEDIA_FIELDS, Scalar, compile_template, media_context, render, used_names
 from workers.records import Media, MediaInfo
 
@@ -140,6 +140,8 @@ class QuestionSet:
     questions: tuple[QuestionTemplate, ...]
     source: str
     """The file, for messages."""
+    warnings: tuple[str, ...] = ()
+    """What was read otherwise than it may have been meant."""
 
     def values(self, variables: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """Defaults overlaid with a job's variables. Raises QuestionSetError for unknown and for missing ones."""
@@ -267,12 +269,26 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         raise QuestionSetError(joined(problems))
     return QuestionSet(
         name=file.name,
-        version=str(file.version),
+        version=document.written.get(("version",), str(file.version)),
         instruction=file.instruction,
         variables=tuple(file.variables.items()),
         questions=tuple(questions),
         source=_source_name(document.path),
+        warnings=tuple(_warnings(document)),
     )
+
+
+def _warnings(document: YamlDocument) -> Iterator[str]:
+    """Texts that YAML cut or changed."""
+    for field, comment in document.cut.items():
+        if field[-1] in ("text", "instruction") or "options" in field:
+            yield (
+                f"{document.where(field)}: {dotted(field)} ends before {comment!r}, which YAML takes for a comment; if it "
+                "is a part of the text, quote the text"
+            )
+    for field, text in document.written.items():
+        if field[0] == "variables":
+            yield f"{document.where(field)}: {dotted(field)} is read as a number; for the text {text!r}, quote it"
 
 
 def _source_name(path: Path) -> str:

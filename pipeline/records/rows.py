@@ -21,8 +21,7 @@ from pipeline.records.unit import Label, UnitMeta, UnitObject
 _MEASURED = tuple(
     name
     for name, _ in CLIP_FIELDS
-    if (name.endswith(("_s", "_tokens", "_flops", "_bytes"))
-    and name not in ("start_s", "end_s"))
+    if (name.endswith(("_s", "_tokens", "_flops", "_bytes")) and name not in ("start_s", "end_s"))
     or name.startswith("retained_ratio")
 )
 """What a clip cost: of a copy nothing, so that sums count it once."""

@@ -112,8 +112,9 @@ def test_a_renamed_file_keeps_its_answers_unless_a_question_reads_its_name(proje
     assert asked.clips() == 48
     (project / "archive" / "renamed.mp4").rename(project / "archive" / "again.mp4")
     planned = cli("plan", project / "job.yaml")
-    assert "2 clips are asked again because the files were moved or renamed and the questions read media.name" in " ".join(
-        planned.output.split()
+    assert (
+        "2 clips are asked again because the files were moved or renamed and the questions read media.name"
+        in " ".join(planned.output.split())
     )
     index(project)
     assert asked.clips() == 50
@@ -165,8 +166,16 @@ def test_a_changed_file_is_asked_and_the_one_before_comes_back_for_nothing(proje
 def test_what_is_written_otherwise_and_means_the_same_is_the_same(project, asked):
     index(project)
     before = rows(project)
-    edit(project, "clips: {length_s: 10}", "clips: {length_s: 10.0, overlap_s: 0, scene_threshold: 0.5, max_pixels: 100352}")
-    edit(project, "model: {device: cpu}", "model: {device: cpu, dtype: float32}\npruning: {mode: set_guided, guidance: max}")
+    edit(
+        project,
+        "clips: {length_s: 10}",
+        "clips: {length_s: 10.0, overlap_s: 0, scene_threshold: 0.5, max_pixels: 100352}",
+    )
+    edit(
+        project,
+        "model: {device: cpu}",
+        "model: {device: cpu, dtype: float32}\npruning: {mode: set_guided, guidance: max}",
+    )
     edit(project, "in-process}", "in-process, clips_per_unit: 1}")
     lines = QUESTIONS.replace("shown?", "shown?  ").splitlines(keepends=True)
     (project / "questions.yaml").write_text("".join([*lines[:3], lines[4], lines[3]]))
