@@ -2,7 +2,8 @@
 and what the files hold, by hash.
 
 Promises: every item asked about is yielded once, as what was found or as a named failure; a file is read whole once,
-and an object of a bucket as it comes into this machine's cache, from which its clips are decoded. Knows nothing about caching (the planner's) or how a probe works (`workers.media.probing`, `workers.media.scenes`).
+and an object of a bucket as it comes into this machine's cache, from which its clips are decoded. Knows nothing about
+caching (the planner's) or how a probe works (`workers.media.probing`, `workers.media.scenes`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from omnidrop.errors import OmniDropError
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
+from pipeline.failure_rules import rule_of
 from pipeline.storage.s3_client import s3_options
-from workers.errors import TRANSIENT, MediaTooLarge, NotMedia
+from workers.errors import MediaTooLarge, NotMedia
 from workers.media.confinement import require
 from workers.media.decode import Source, content_of, opened
 from workers.media.probing import ProbePool
@@ -70,7 +72,7 @@ def prober(job: JobConfig) -> Iterator[Prober]:
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
             results = pool.probe_many((m, m.uri) for m in items)
             found = ((m, Probed(None, r) if isinstance(r, ClipFailure) else Probed(r)) for m, r in results)
-            yield from passes.map(lambda pair: (pair[0], _read(*pair, job, where)), found)
+            yield from passes.map(lambda pair: (pair[0], _read(pair[0], pair[1], job, where)), found)
 
         yield probe
 
@@ -100,7 +102,7 @@ def _read(media: Media, probed: Probed, job: JobConfig, where: Source) -> Probed
         probed = _with_cuts(media, probed, job.clips.scene_threshold, where)
     if media.content_id is not None:
         return replace(probed, content_id=media.content_id)
-    is_out_of_reach = probed.failure is not None and probed.failure.error_class in TRANSIENT
+    is_out_of_reach = probed.failure is not None and rule_of(probed.failure.error_class).may_pass
     if is_out_of_reach or (probed.is_not_media and not is_named_as_media(media.key)):
         return probed
     try:

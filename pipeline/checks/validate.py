@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy
 
-from omnidrop.errors import OmniDropError, UserError, first_line
+from omnidrop.errors import OmniDropError, UserError
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import source
@@ -172,13 +172,13 @@ def _index(job: JobConfig, found: _Found) -> str:
         ) from None
     except (sqlalchemy.exc.ArgumentError, ValueError):
         raise CheckError(
-            "index_url: not a SQLAlchemy URL such as postgresql+psycopg://user@host/database; @ : / % in a password are "
-            "written %40 %3A %2F %25"
+            "index_url: not a SQLAlchemy URL such as postgresql+psycopg://user@host/database; @ : / % in a password "
+            "are written %40 %3A %2F %25"
         ) from None
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise CheckError(
-            f"index_url: {shown(given)} cannot be used: {reason_of(error, given)}; check host, database, user, PGPASSWORD, "
-            "and that the user may create tables (GRANT USAGE, CREATE ON SCHEMA public TO the user)"
+            f"index_url: {shown(given)} cannot be used: {reason_of(error, given)}; check host, database, user, "
+            "PGPASSWORD, and that the user may create tables (GRANT USAGE, CREATE ON SCHEMA public TO the user)"
         ) from None
     return f"{shown(given)}: {place}"
 

@@ -37,7 +37,7 @@ from pipeline.index.database import IndexMissing, IndexOutdated, IndexUnreadable
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import DERIVED
 from pipeline.journal import defaults, output_id
-from pipeline.journal.journal import FORMAT_PATH, Journal, format_of
+from pipeline.journal.journal import FORMAT_PATH, Journal, Tombstones, format_of
 from pipeline.journal.recipes import decode_recipe
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, digest
 from pipeline.records.heads_and_runs import decode_heads, decode_run
@@ -187,7 +187,7 @@ class _Verification:
             what = f"{count} work units are finished and do not count: no head declares a version of their media item"
             self._found("journal", "undeclared", f"{job}/{media_id}", what, f"{self._rebuild} && {self._index}")
 
-    def _check_other(self, path: str, truth: SavingsIndex, forgotten: frozenset[str]) -> None:
+    def _check_other(self, path: str, truth: SavingsIndex, forgotten: Tombstones) -> None:
         folder = path.split("/")[1]
         try:
             if folder == "heads" and path.endswith(".parquet"):

@@ -66,8 +66,8 @@ def find_clip(uri: str, clip_id: str, storage: StorageConfig | None = None) -> S
         raise ClipUnknown(f"{len(found)} clips begin with {clip_id}: {named}{', ...' * (len(found) > MOST_NAMED)}")
     full_id, job, media_id, version_id, unit_id, _, _, content = found[0]
     store = open_store(uri, storage)
-    named = UnitKey(CONTENTS, item_id(content), version_id, unit_id) if content else None
-    unit = Journal(store).read(_newest(store, named, UnitKey(job, media_id, version_id, unit_id)))
+    by_content = UnitKey(CONTENTS, item_id(content), version_id, unit_id) if content else None
+    unit = Journal(store).read(_newest(store, by_content, UnitKey(job, media_id, version_id, unit_id)))
     row = next(row for row in unit.rows.to_pylist() if row["clip_id"] == full_id)
     clip = Clip(full_id, row["clip_index"], row["start_s"], row["end_s"])
     return StoredClip(store, unit.meta, clip, {answer["question_id"]: answer for answer in row["answers"]})

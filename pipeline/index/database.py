@@ -24,7 +24,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
-from omnidrop.errors import UserError, first_line
+from omnidrop.errors import UserError
 from pipeline.config.locations import user_part
 from pipeline.index.schema import Tables, prefix_of
 from workers.redaction import MASK, without_secrets
@@ -191,7 +191,7 @@ def _clean(value: Any) -> Any:
     return value.replace("\x00", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
 
 
-def bytewise(engine: sa.Engine, *columns: sa.Column[Any]) -> list[Any]:
+def bytewise(engine: sa.Engine, *columns: Any) -> list[Any]:
     """To order by: the same in every database, where PostgreSQL's own order depends on its locale."""
     return [c.collate("C") for c in columns] if engine.dialect.name == "postgresql" else list(columns)
 

@@ -222,7 +222,8 @@ class SavingsIndex:
 
     def known_versions(self, version_ids: Sequence[str]) -> set[str]:
         """Those versions of which some unit is finished."""
-        units, found = self.tables.units, set()
+        units = self.tables.units
+        found: set[str] = set()
         with self._engine.connect() as connection:
             for batch in batches(version_ids, BATCH):
                 query = sa.select(units.c.version_id).where(units.c.version_id.in_(batch)).distinct()
@@ -234,9 +235,13 @@ class SavingsIndex:
     ) -> list[Head]:
         """What was last declared, by any job, listed or not, of these labels, of these contents, or of these keys in a
         journal of an earlier format."""
-        c, found = self.tables.media.c, []
-        wanted = [(c.media_id, media_ids, sa.true()), (c.content_id, contents, sa.true())]
-        wanted.append((c.media_key, keys, c.content_id.is_(None)))
+        c = self.tables.media.c
+        found: list[Head] = []
+        wanted: list[tuple[Any, Sequence[str], Any]] = [
+            (c.media_id, media_ids, sa.true()),
+            (c.content_id, contents, sa.true()),
+            (c.media_key, keys, c.content_id.is_(None)),
+        ]
         with self._engine.connect() as connection:
             for column, values, also in wanted:
                 for batch in batches(values, BATCH):
@@ -318,7 +323,7 @@ class SavingsIndex:
         first = (
             sa.select(listed.c.version_id, sa.func.min(rank).label("first")).group_by(listed.c.version_id).subquery()
         )
-        columns = [listed, first.c.first, units.c.unit_id, units.c.attempt]
+        columns: list[Any] = [listed, first.c.first, units.c.unit_id, units.c.attempt]
         query = (
             sa.select(*columns)
             .join(first, first.c.version_id == listed.c.version_id)

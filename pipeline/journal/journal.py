@@ -209,7 +209,7 @@ class Journal:
         return len(units)
 
     def bury(self, item_id: str, labels: Iterable[str] = ()) -> None:
-        """Write a content's tombstone: nothing of it is kept from now on. `labels` are media ids, which hold no name."""
+        """Write a content's tombstone: nothing of it is kept from now on. `labels` are media ids: they hold no name."""
         stone = {"forgotten_at": utc_now(), "labels": sorted(set(labels) | self._labels_of(item_id))}
         self._store.write(_tombstone_path(item_id), json.dumps(stone).encode())
 

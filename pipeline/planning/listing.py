@@ -1,9 +1,9 @@
 """What a complete listing of an archive decides: what a job no longer lists stops counting, and loses nothing.
 
-Promises: samples, retries and listings that break off decide nothing; a listing that is empty, or lacks more than a set
-share of what counted, is refused before anything is done, unless it is allowed; what only lies elsewhere now (another
-key, another archive) lacks nothing. A job of another name that lists the same and asks the same continues the one before it.
-Memory is eight bytes an item. Knows nothing about units.
+Promises: samples, retries and listings that break off decide nothing; a listing that is empty, or lacks more than a
+set share of what counted, is refused before anything is done, unless it is allowed; what only lies elsewhere now
+(another key, another archive) lacks nothing. A job of another name that lists the same and asks the same continues the
+one before it. Memory is eight bytes an item. Knows nothing about units.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import IO
 
 import numpy as np
 
@@ -123,8 +124,8 @@ class Listing:
         named = f", such as {', '.join(self.names)}" if self.names else ""
         return (
             f"{lacking} of {self.counted} media items are no longer listed{named}: more than archive.max_missing "
-            f"({self.max_missing:g}) allows, so nothing was changed. Check that the archive is all there (a disk that is "
-            "not mounted?) and what include and exclude say; if it is meant so, run again with --allow-shrink"
+            f"({self.max_missing:g}) allows, so nothing was changed. Check that the archive is all there (a disk that "
+            "is not mounted?) and what include and exclude say; if it is meant so, run again with --allow-shrink"
         )
 
     def unlisted(self) -> Iterator[Head]:
@@ -151,19 +152,20 @@ class Listing:
         if self.gone:
             yield gone_note(self.gone, self.counted, self.names)
         for other in self.continues:
-            yield f"job {self.job} lists what job {other} listed and asks the same: it continues it, nothing is asked again"
+            said = f"job {self.job} lists what job {other} listed and asks the same: it continues it"
+            yield f"{said}, nothing is asked again"
 
 
 def gone_note(gone: int, counted: int, names: Iterable[str]) -> str:
     """How many items the archive no longer lists, in a sentence."""
     named = ", ".join(names)
     return (
-        f"{gone} of {counted} no longer listed ({named}{', ...' if gone > SHOWN else ''}): they do not count, and count "
-        "again, without being asked, when the archive lists them again"
+        f"{gone} of {counted} no longer listed ({named}{', ...' if gone > SHOWN else ''}): they do not count, and "
+        "count again, without being asked, when the archive lists them again"
     )
 
 
-def _replayed(spool: tempfile._TemporaryFileWrapper[bytes]) -> Iterator[Media]:
+def _replayed(spool: IO[bytes]) -> Iterator[Media]:
     spool.seek(0)
     unpickled = pickle.Unpickler(spool)
     while True:

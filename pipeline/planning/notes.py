@@ -31,13 +31,13 @@ def planner_notes(planner: Planner) -> Iterator[str]:
     if planner.relabelled:
         fields = ", ".join(f"media.{name}" for name in planner.recipe.label_fields)
         yield (
-            f"{planner.relabelled} clips are asked again because the files were moved or renamed and the questions read "
-            f"{fields}"
+            f"{planner.relabelled} clips are asked again because the files were moved or renamed and the questions "
+            f"read {fields}"
         )
     if planner.older:
         yield (
             f"{planner.older} clips have answers of an older version of decoding or method, which stay (column "
-            "answer_format); `omnidrop index --redo-older` asks them again, `omnidrop plan --redo-older` says at what price"
+            "answer_format); `omnidrop index --redo-older` asks them again, `omnidrop plan --redo-older` prices that"
         )
 
 

@@ -25,7 +25,7 @@ from pipeline.planning.recipe import LABEL_FIELDS, Recipe, make_recipe
 from pipeline.questions.templates import media_context
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import CONTENTS
-from workers.errors import TRANSIENT, MediaChanged, MediaMissing
+from workers.errors import MediaChanged, MediaMissing
 from workers.records import Clip, ClipFailure, Media, MediaInfo, Version, WorkUnit
 
 if TYPE_CHECKING:
@@ -34,13 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ANSWER_FORMAT", "Planner", "Recipe", "make_recipe", "plan_archive", "plan_media"]
 
-ANSWER_FORMAT = 3
+ANSWER_FORMAT = 4
 """The version of decoding and method: raised when the same clip and question may be answered otherwise than before, as
 when a policy's defaults change. Answers of older ones stay and say so; `index --redo-older` asks them again."""
 READ_BATCH = 8
 """Media read and probed before any of them is planned."""
-MAY_PASS = TRANSIENT | {MediaMissing.error_class, MediaChanged.error_class}
-"""Failures that say nothing about a file that has the same mark at the next run."""
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
 
@@ -227,7 +225,7 @@ class Planner:
         missing = [m for m in batch if m.media_id not in known]
         found = list(self.probe(missing)) if missing else []
         # What may have passed by the next run is looked at again then.
-        self.index.put_probes((m, p) for m, p in found if p.failure is None or p.failure.error_class not in MAY_PASS)
+        self.index.put_probes((m, p) for m, p in found if p.failure is None or not _may_pass(p.failure))
         known |= {m.media_id: p for m, p in found}
         there = []
         for media in batch:
@@ -325,6 +323,12 @@ def plan_archive(
 ) -> Iterator[MediaPlan]:
     """Plan every media item of a listing, of an output where nothing was forgotten and nothing is taken over."""
     return Planner(job, question_set, recipe, index, probe).plans(listed)
+
+
+def _may_pass(failure: ClipFailure) -> bool:
+    """Whether it says nothing about a file that has the same mark at the next run."""
+    gone = (MediaMissing.error_class, MediaChanged.error_class)
+    return rule_of(failure.error_class).may_pass or failure.error_class in gone
 
 
 def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex) -> dict[Media, Probed]:

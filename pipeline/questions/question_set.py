@@ -283,8 +283,8 @@ def _warnings(document: YamlDocument) -> Iterator[str]:
     for field, comment in document.cut.items():
         if field[-1] in ("text", "instruction") or "options" in field:
             yield (
-                f"{document.where(field)}: {dotted(field)} ends before {comment!r}, which YAML takes for a comment; if it "
-                "is a part of the text, quote the text"
+                f"{document.where(field)}: {dotted(field)} ends before {comment!r}, which YAML takes for a comment; if "
+                "it is a part of the text, quote the text"
             )
     for field, text in document.written.items():
         if field[0] == "variables":

@@ -26,7 +26,7 @@ class RunCounts:
     quarantined: int = 0
     """Media, clips and answers."""
     media_unlisted: int | None = None
-    """Items that stopped counting because the archive does not list them any more; None in records of older versions."""
+    """Items that stopped counting because the archive lists them no more; None in records of older versions."""
     files_not_media: int | None = None
     """Files of the archive that are no media and not called as if they were: left out, and counted here alone."""
 

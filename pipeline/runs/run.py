@@ -98,8 +98,8 @@ def run_job(
     """Do what is left of a job, or what failed and is selected to be done again, and publish.
 
     `allow_shrink` takes a listing that lacks much of what counted, `redo_older` asks again what an older version of
-    decoding or method answered. With `lost` set, a lease that another run has taken over, nothing new is begun and nothing more is committed.
-    Raises UserError before anything is spent, ExecutionError when stuck.
+    decoding or method answered. With `lost` set, a lease that another run has taken over, nothing new is begun and
+    nothing more is committed. Raises UserError before anything is spent, ExecutionError when stuck.
     """
     started = time.monotonic()
     observer.stage("listing")

@@ -1,8 +1,8 @@
-"""What counts in one stable place, for readers that know folders and no manifests: DuckDB, Polars, Spark, Athena, crawlers.
+"""What counts in one stable place, for readers that know folders and no manifests: DuckDB, Polars, Spark, Athena.
 
-Promises: `tables/live/<table>/*.parquet` may be read at any moment and gives each row that counts once, because a row has
-one file for ever (by the hash of its content) and a file is replaced by one write; what a run that died left behind is
-made good by the next one. Knows nothing about what counts: it copies what the manifest names.
+Promises: `tables/live/<table>/*.parquet` may be read at any moment and gives each row that counts once, because a row
+has one file for ever (by the hash of its content) and a file is replaced by one write; what a run that died left
+behind is made good by the next one. Knows nothing about what counts: it copies what the manifest names.
 
     tables/live/answers/bucket-007.parquet
     tables/live.json                          which generation the live files are of, and their hashes

@@ -1,13 +1,14 @@
 """Publishes what counts: as a new generation of the tables, of which only what changed is written, and as live files.
 
-Promises: readers of the manifest see a whole generation or the one before it; readers of `tables/live` see each row that
-counts once, at any moment; publishing what is published already does nothing; a deleted `tables/` is made again equal
-from the journal; fewer rows than the journal has are never published. Knows nothing about Ray, or how answers are made.
+Promises: readers of the manifest see a whole generation or the one before it; readers of `tables/live` see each row
+that counts once, at any moment; publishing what is published already does nothing; a deleted `tables/` is made again
+equal from the journal; fewer rows than the journal has are never published. Knows nothing about Ray, or how answers
+are made.
 
 A generation is made of buckets: media items by the hash of their content, one file for each table that has rows. A
-bucket whose items are all as they were keeps its files; of the others, rows of items that have not changed are
-taken from the files of before. When the manifest names the new generation, the live files that differ are replaced, each by one
-write.
+bucket whose items are all as they were keeps its files; of the others, rows of items that have not changed are taken
+from the files of before. When the manifest names the new generation, the live files that differ are replaced, each by
+one write.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pipeline.journal.journal import Journal, Tombstones
 from pipeline.records.checksummed_parquet import JournalError
 from pipeline.records.checksummed_parquet import digest as content_hash
 from pipeline.records.run_record import RunRecord
-from pipeline.records.unit import utc_now
+from pipeline.records.unit import UnitObject, utc_now
 from pipeline.tables import live
 from pipeline.tables.manifest import MANIFEST, NAMES, SCHEMAS, FileMark, Published, bucket_name, current, generation_of
 from pipeline.tables.writer import BUCKETED, BucketRows, bucket_files, item_rows, read_bucket, runs_file
@@ -196,7 +197,7 @@ class _Generation:
             for key in item.units
         )
         with ThreadPoolExecutor(READERS) as pool:
-            reading: dict[str, list[object]] = {}
+            reading: dict[str, list[UnitObject | None]] = {}
             for some in batches(todo, 4 * READERS):
                 for (_, digest, _), unit in zip(
                     some, pool.map(lambda one: self.journal.read_if_kept(one[2]), some), strict=True
@@ -207,7 +208,7 @@ class _Generation:
             if old is not None and old.has(digest):
                 made.append(old.of(digest))
             else:
-                made.append(item_rows(item, digest, (u for u in reading.pop(digest, []) if u is not None)))  # type: ignore[arg-type]
+                made.append(item_rows(item, digest, (u for u in reading.pop(digest, []) if u is not None)))
         self._store_files(bucket, bucket_files(made, even_empty=False))
 
     def _old(self, bucket: int) -> BucketRows | None:

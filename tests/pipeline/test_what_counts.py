@@ -1,5 +1,5 @@
-"""What counts: the content of a file under whatever name, while the archive of some job lists it. Whole runs with a stub
-for ffmpeg and the model (`tests.support.stub_runs`), so that what is asked can be counted."""
+"""What counts: the content of a file under whatever name, while the archive of some job lists it. Whole runs with a
+stub for ffmpeg and the model (`tests.support.stub_runs`), so that what is asked can be counted."""
 
 from __future__ import annotations
 
@@ -199,18 +199,18 @@ def test_an_output_keeps_the_defaults_it_was_begun_with(project, asked, monkeypa
 
 def test_answers_of_older_software_stay_and_are_redone_on_request(project, asked, monkeypatch):
     index(project)
-    monkeypatch.setattr("pipeline.planning.plan.ANSWER_FORMAT", 4)
-    monkeypatch.setattr("pipeline.runs.committer.ANSWER_FORMAT", 4)
+    monkeypatch.setattr("pipeline.planning.plan.ANSWER_FORMAT", 5)
+    monkeypatch.setattr("pipeline.runs.committer.ANSWER_FORMAT", 5)
     video(project / "archive" / "new.mp4", "new")
     said = index(project)
     assert "24 clips have answers of an older version" in said
     assert asked.clips() == 26
     formats = "SELECT answer_format, count(*) FROM clips GROUP BY 1 ORDER BY 1"
-    assert select(project / "job.yaml", formats) == [(3, 24), (4, 2)]
+    assert select(project / "job.yaml", formats) == [(4, 24), (5, 2)]
     planned = cli("plan", project / "job.yaml", "--redo-older")
     assert "24 to do, 2 finished before" in " ".join(planned.output.split())
     index(project, "--redo-older")
-    assert select(project / "job.yaml", formats) == [(4, 26)]
+    assert select(project / "job.yaml", formats) == [(5, 26)]
     assert asked.clips() == 50
     assert "nothing to do" in index(project)
 

@@ -1,7 +1,7 @@
 """Whole runs without ffmpeg and without a model: small text files are the videos, answers follow from what they hold.
 
-Everything else is real: listing, hashing, planning, journal, index, publishing, commands. What is asked is written down,
-so that a test can say how often: (what the file holds, span, question).
+Everything else is real: listing, hashing, planning, journal, index, publishing, commands. What is asked is written
+down, so that a test can say how often: (what the file holds, span, question).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -19,7 +20,8 @@ from pipeline.archive import probing
 from pipeline.execution import backends
 from pipeline.runs import run as run_module
 from workers.errors import NotMedia
-from workers.records import ClipFailure, ClipResult, DecodedClip, MediaInfo
+from workers.media.decode import Source, opened
+from workers.records import ClipFailure, ClipResult, DecodedClip, DecodeSettings, MediaInfo
 
 QUESTIONS = """\
 name: stub
@@ -57,7 +59,7 @@ def stub_runs():
     def prober(job):
         def probe(items):
             for media in items:
-                found = probing.Probed(_info(media))
+                found = probing.Probed(_info(_text(media, probing.source(job))))
                 if isinstance(found.info, ClipFailure):
                     found = probing.Probed(None, found.info)
                 yield media, probing._read(media, found, job, probing.source(job))
@@ -65,7 +67,7 @@ def stub_runs():
         yield probe
 
     def decode_one(media, info, clip, settings, source=None):
-        text = open(media.uri).read() if media.uri.startswith("/") else _fetched(media, source)
+        text = _text(media, source or Source())
         held = np.frombuffer(text.encode().ljust(400), np.uint8).astype(np.float32)
         return DecodedClip(clip, None, held, settings.fps, 1.0, 0.001)
 
@@ -100,20 +102,16 @@ def stub_runs():
         yield asked
 
 
-def _info(media):
-    text = open(media.uri).read() if media.uri.startswith("/") else "2"
+def _info(text):
     first = text.split(" ")[0]
     if not first.isdigit():
         return ClipFailure(None, "probe", NotMedia.error_class, "not a video")
     return MediaInfo("mov,mp4", CLIP_S * int(first), video_codec="h264", width=64, height=48, frame_rate=10.0)
 
 
-def _fetched(media, source):
-    from workers.media.decode import opened
-    from workers.records import DecodeSettings
-
+def _text(media, source):
     with opened(media, DecodeSettings(), source) as path:
-        return open(path).read()
+        return Path(path).read_text()
 
 
 def _answer(question, digest):

@@ -4,6 +4,8 @@ What earlier versions kept in tables without an owner is left where it is: the j
 may be using them.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import context, op
 
@@ -15,15 +17,15 @@ COSTS = ("tokens", "prefill_flops", "selection_flops", "encoder_flops", "decode_
 TEXT = ("question_set_version", "model", "mode", "policy")
 
 
-def _text(*names: str, nullable: bool = False) -> list[sa.Column]:
+def _text(*names: str, nullable: bool = False) -> list[sa.Column[Any]]:
     return [sa.Column(name, sa.Text(), nullable=nullable) for name in names]
 
 
-def _numbers(kind: type, *names: str, nullable: bool = True) -> list[sa.Column]:
+def _numbers(kind: type, *names: str, nullable: bool = True) -> list[sa.Column[Any]]:
     return [sa.Column(name, kind(), nullable=nullable) for name in names]
 
 
-def _key(*names: str) -> list[sa.Column]:
+def _key(*names: str) -> list[sa.Column[Any]]:
     return [sa.Column(name, sa.Text(), primary_key=True) for name in names]
 
 
@@ -120,10 +122,10 @@ def downgrade() -> None:
 
 
 def _prefix() -> str:
-    return context.config.attributes["prefix"]
+    return str(context.config.attributes["prefix"])
 
 
-def _create(table: str, columns: list[sa.Column], **indexes: list[str]) -> None:
+def _create(table: str, columns: list[sa.Column[Any]], **indexes: list[str]) -> None:
     op.create_table(_prefix() + table, *columns)
     for name, names in indexes.items():
         op.create_index(_prefix() + name, _prefix() + table, names)
