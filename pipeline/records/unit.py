@@ -201,7 +201,9 @@ def decode_unit(data: bytes, *, where: str) -> UnitObject:
 
 
 def _version(given: Mapping[str, Any] | None) -> Version | None:
-    return given and Version(**given | {"labels": tuple((name, value) for name, value in given["labels"])})
+    if given is None:
+        return None
+    return Version(**{**given, "labels": tuple((name, value) for name, value in given["labels"])})
 
 
 def _clip_row(clip: Clip | None, status: str) -> dict[str, Any]:
