@@ -70,7 +70,7 @@ class Earlier:
         ]
 
 
-def earlier_name(version: Version, media: Media, heads: Iterable[Head]) -> str:
+def earlier_name(media: Media, heads: Iterable[Head]) -> str:
     """What a head remembers, so that other versions of the content are found later on: see `Head.earlier`."""
     for head in heads:
         if head.earlier:

@@ -61,6 +61,8 @@ class MediaPlan:
     """Whether the index has this version as the one that counts, and all else that is known of the item."""
     earlier: str = ""
     """See `Head.earlier`."""
+    unread_id: str = ""
+    """What its failure was called while it could not be read."""
 
     @property
     def version_id(self) -> str:
@@ -197,7 +199,8 @@ class Planner:
             of_media = heads.of(media)
             version = _chosen(candidates[media.media_id], of_media, known)
             plan = plan_media(media, probed, self.job, self.question_set, self.recipe, version)
-            plans.append(replace(plan, earlier=earlier_name(plan.version, media, of_media)))
+            unread = failed_version_id(named_versions(replace(media, content_id=None), self.recipe)[0].version_id)
+            plans.append(replace(plan, earlier=earlier_name(media, of_media), unread_id=unread))
         finished = index.known_units([u for plan in plans for u in plan.unit_ids])
         for plan in plans:
             mine = frozenset(plan.unit_ids) & finished

@@ -96,7 +96,7 @@ class Retry:
             failures = [f for f in of_media if f.version_id == plan.version_id]
             if failures:
                 yield _again(plan, failures)
-            elif any(f.version_id == failed_version_id(plan.version_id) for f in of_media):
+            elif any(f.version_id in (failed_version_id(plan.version_id), plan.unread_id) for f in of_media):
                 # It could not be read as a whole, and now it can: everything is new.
                 yield plan
             else:
