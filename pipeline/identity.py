@@ -64,8 +64,8 @@ BUCKETS = 64
 
 
 def bucket_of(item_id: str) -> int:
-    """Which file of each published table has a content's rows: by its hash, for ever."""
-    return int(item_id[:8], 16) % BUCKETS
+    """Which file of each published table has a content's rows, from 1: by its hash, for ever."""
+    return 1 + int(item_id[:8], 16) % BUCKETS
 
 
 def unread_content(media_id: str, etag: str) -> str:

