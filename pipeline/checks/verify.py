@@ -115,6 +115,8 @@ class _Verification:
         self._notes: list[str] = []
         self._rows: Counter[str] = Counter()
         """Rows that tables must have."""
+        self._declared: set[str] = set()
+        """Versions that some head ever declared."""
         self._copies: Counter[str] | None = None
         """Of versions, further items that have the same content: their rows are published for each."""
 
@@ -183,9 +185,13 @@ class _Verification:
                 else:
                     attempts.append(key)
             self._check_units(attempts, truth)
-        for job, media_id, count in truth.undeclared():
-            what = f"{count} work units are finished and do not count: no head declares a version of their media item"
-            self._found("journal", "undeclared", f"{job}/{media_id}", what, f"{self._rebuild} && {self._index}")
+        for key, count in truth.unit_counts():
+            if key.version_id in self._declared:
+                continue
+            what = f"{count} work units are finished and do not count: no head declares their version"
+            self._found(
+                "journal", "undeclared", f"{key.group}/{key.item_id}", what, f"{self._rebuild} && {self._index}"
+            )
 
     def _check_other(self, path: str, truth: SavingsIndex, forgotten: Tombstones) -> None:
         folder = path.split("/")[1]
@@ -194,6 +200,7 @@ class _Verification:
                 self._checked["heads"] += 1
                 heads = decode_heads(self._store.read_bytes(path), where=path)
                 truth.apply_heads([head for head in heads if not forgotten.has(head)])
+                self._declared.update(head.version_id for head in heads)
                 for head in heads:
                     if forgotten.has(head):
                         mend = f"omnidrop forget {self._job} --media {head.place[1]}"

@@ -496,19 +496,14 @@ class SavingsIndex:
             for row in connection.execute(query):
                 yield self._compared(table, row)
 
-    def undeclared(self) -> Iterator[tuple[str, str, int]]:
-        """(group, item id, finished units) of contents of which no version was declared."""
-        units, media = self.tables.units, self.tables.media
-        declared = sa.exists().where(media.c.item_id == units.c.item_id)
-        query = (
-            sa.select(units.c.group, units.c.item_id, sa.func.count())
-            .where(~declared)
-            .group_by(units.c.group, units.c.item_id)
-            .order_by(units.c.group, units.c.item_id)
-        )
+    def unit_counts(self) -> Iterator[tuple[UnitKey, int]]:
+        """Every version of which some unit is finished, by the first of them, with their number."""
+        c = self.tables.units.c
+        columns = (c.group, c.item_id, c.version_id, sa.func.min(c.unit_id), sa.func.count())
+        query = sa.select(*columns).group_by(c.group, c.item_id, c.version_id).order_by(c.group, c.item_id)
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query):
-                yield row[0], row[1], row[2]
+                yield UnitKey(*row[:4]), int(row[4])
 
     def contents(self) -> dict[str, list[tuple[Any, ...]]]:
         """Everything that follows from the journal, sorted: two indexes of one journal compare equal."""

@@ -5,7 +5,7 @@ command leaves is compared with what an undisturbed one leaves. The units are ru
 unit is finished happens in the driver and is the same code. Knows nothing about random kills.
 
 Three scenes on one archive. *grow*: of two items indexed before, one is changed back to what it was at first (its
-units count again) and one is new; an older generation of tables is dropped. *forget*: an item is erased. *rebuild*:
+units count again), one is new and one is gone; an older generation of tables is dropped. *forget*: an item is erased. *rebuild*:
 index and tables are made again.
 """
 
@@ -31,7 +31,10 @@ SCENES = {
     "rebuild": ("rebuild",),
 }
 IN_PROCESS = ("--execution-ray-address", "in-process")
-_PUBLISHING = ("generation_claimed", "table_file_written", "generation_written", "manifest_written", "object_deleted")
+_PUBLISHING = (
+    *("generation_claimed", "table_file_written", "generation_written", "manifest_written", "live_file_written"),
+    "object_deleted",
+)
 _FORGETTING = {name for name in POINTS if name.startswith("forget_")}
 
 
@@ -92,12 +95,14 @@ class PointRounds:
         world = self.world
         world.put("taken back.mp4", hz=300)
         world.put("same.mp4", hz=400)
+        world.put("no longer listed.mp4", hz=700, seconds=2)
         world.put_text("no video.mp4")
         self._command("grow")
         world.put("taken back.mp4", hz=500, seconds=2)
         self._command("grow")
         world.put("taken back.mp4", hz=300)
         world.put("new.mp4", hz=600)
+        (world.archive / "no longer listed.mp4").unlink()
         world.keep("before")
 
     def _command(self, scene: str) -> None:
