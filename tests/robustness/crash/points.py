@@ -5,8 +5,8 @@ command leaves is compared with what an undisturbed one leaves. The units are ru
 unit is finished happens in the driver and is the same code. Knows nothing about random kills.
 
 Three scenes on one archive. *grow*: of two items indexed before, one is changed back to what it was at first (its
-units count again), one is new and one is gone; an older generation of tables is dropped. *forget*: an item is erased. *rebuild*:
-index and tables are made again.
+units count again), one is new and one is gone; an older generation of tables is dropped. *forget*: an item is erased.
+*rebuild*: index and tables are made again.
 """
 
 from __future__ import annotations

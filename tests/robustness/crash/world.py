@@ -36,7 +36,8 @@ class World:
         (folder / "questions.yaml").write_text(QUESTIONS)
         # The caps leave room: a random kill must not look like a clip that kills.
         self.job.write_text(
-            "name: crash\narchive: {uri: archive, name: crash, max_missing: 1}\noutput: results\nquestion_set: questions.yaml\n"
+            "name: crash\narchive: {uri: archive, name: crash, max_missing: 1}\n"
+            "output: results\nquestion_set: questions.yaml\n"
             "clips: {length_s: 2, fps: 1}\npruning: {retained_ratio: 0.4}\n"
             "model: {device: cpu, dtype: float32}\n"
             f"execution: {{clips_per_unit: {clips_per_unit}, max_deaths_per_clip: 4}}\n"
