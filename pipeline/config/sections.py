@@ -36,8 +36,8 @@ class ArchiveConfig(Section):
         default=None,
         min_length=1,
         max_length=256,
-        description="Name of the archive, part of every media item's identity; the address itself where not given. "
-        "Name an archive that may move.",
+        description="Name of the archive, part of its items' labels (media_id); the address itself where not given. "
+        "Name an archive that may move, and media ids stay.",
     )
     include: tuple[str, ...] = Field(
         default=("**",),

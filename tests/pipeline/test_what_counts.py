@@ -6,10 +6,13 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
+import s3fs
 
+from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli, run, select
 from tests.support.stub_runs import QUESTIONS, stub_runs, video
 
@@ -341,3 +344,61 @@ def test_a_run_in_the_real_world_reads_each_file_once(job):
         os.utime(path)
     assert run(job).did_nothing
     assert select(job, "SELECT * EXCLUDE (run_id) FROM answers ORDER BY ALL") == before
+
+
+@pytest.mark.cluster
+def test_a_bucket_of_the_same_content_is_the_same_archive(project, asked, tmp_path, monkeypatch):
+    """From a folder to S3, uploaded in parts (another ETag), and a key that s3fs would take for a version."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    index(project)
+    before = rows(project)
+    with s3_server("media") as address:
+        filesystem = s3fs.S3FileSystem(endpoint_url=address, skip_instance_cache=True)
+        for path in (project / "archive").iterdir():
+            filesystem.put_file(str(path), f"media/films/{path.name}")
+        edit(project, "{uri: archive}", f"{{uri: 's3://media/films', endpoint_url: '{address}'}}")
+        assert "nothing to do" in index(project)
+        assert (rows(project), asked.clips()) == (before, 24)
+        key = {"Bucket": "media", "Key": "films/00.mp4"}
+        upload = filesystem.call_s3("create_multipart_upload", **key)["UploadId"]
+        body = (project / "archive" / "00.mp4").read_bytes()
+        part = filesystem.call_s3("upload_part", **key, PartNumber=1, UploadId=upload, Body=body)
+        parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+        filesystem.call_s3("complete_multipart_upload", **key, UploadId=upload, MultipartUpload=parts)
+        assert "-1" in filesystem.call_s3("head_object", **key)["ETag"]
+        filesystem.call_s3("put_object", Bucket="media", Key="films/q?versionId=abc.mp4", Body=b"1 a key as it is")
+        index(project)
+        assert asked.clips() == 25
+        assert {row[0] for row in rows(project)} == {row[0] for row in before} | {"q?versionId=abc.mp4"}
+
+
+def test_yaml_that_cuts_or_changes_text_is_warned_about(project, asked):
+    edit(project, '"Which shape is shown?"', "Which shape is # 1?", "questions.yaml")
+    edit(project, 'version: "1"', "version: 1.10", "questions.yaml")
+    said = index(project)
+    assert "questions.yaml:4" in said
+    assert "ends before '# 1?" in said
+    assert select(project / "job.yaml", "SELECT DISTINCT question_set_version FROM clips") == [("1.10",)]
+    edit(project, "Which shape is # 1?", "Is it red?", "questions.yaml")
+    assert "quote the text" in index(project, status=2)
+
+
+def test_the_index_obeys_the_umask(project, asked):
+    before = os.umask(0o002)
+    try:
+        index(project)
+    finally:
+        os.umask(before)
+    assert (project / "results" / "index.sqlite").stat().st_mode & 0o777 == 0o664
+
+
+def test_a_copied_output_gets_an_index_of_its_own(project, asked):
+    index(project)
+    shutil.copytree(project, project.with_name("copy"))
+    copied = project.with_name("copy")
+    edit(copied, "output: results", f"output: results\nindex_url: 'sqlite:///{project}/results/index.sqlite'")
+    video(copied / "archive" / "new.mp4", "new")
+    index(copied)
+    assert (len(rows(project)), len(rows(copied)), asked.clips()) == (48, 52, 26)
+    assert "nothing to do" in index(project)
+    assert cli("verify", project / "job.yaml").exit_code == cli("verify", copied / "job.yaml").exit_code == 0
