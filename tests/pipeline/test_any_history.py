@@ -1,5 +1,5 @@
-"""Whatever happens to an archive, after one completed run the tables are those of a fresh run over what is there now, and
-nothing was asked twice."""
+"""Whatever happens to an archive, after one completed run the tables are those of a fresh run over what is there now,
+and nothing was asked twice."""
 
 from __future__ import annotations
 
