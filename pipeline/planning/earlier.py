@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.identity import earlier_version_id
 from pipeline.journal import recipes
-from pipeline.planning.recipe import KIND, Recipe, effective, resolved_dtype
+from pipeline.planning.recipe import KIND, Recipe, effective, resolved_dtype, written
 from pipeline.records.checksummed_parquet import JournalError
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import CONTENTS
@@ -123,7 +123,7 @@ def _is_same(
         parts = (kept.model, kept.pruning, kept.clips, kept.question_set, kept.variables)
         return effective(*parts, weights_hash, dtype) == recipe.fields
     # Older than that record: then only what is written alike is known to be the same.
-    pruning = {name: _as_written(value) for name, value in job.pruning.model_dump().items() if value not in ({}, ())}
+    pruning = {name: _as_written(value) for name, value in written(job.pruning).items()}
     now = {
         "questions": question_set.fingerprint(job.variables),
         "system_prompt": job.model.system_prompt,

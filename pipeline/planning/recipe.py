@@ -23,8 +23,12 @@ from workers.records import DecodeSettings
 if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
 
+_NOTHING = object()
 KIND = "effective"
 """Tells these fields from those of earlier versions, which were taken as written."""
+NEUTRAL: Mapping[str, Any] = {"encoder_share": 1.0, "settings": {}}
+"""Settings of pruning that came later, with the value that does what was done before: left out, so that outputs which know
+nothing of them keep their recipes. Every further setting belongs here."""
 LABEL_FIELDS = ("key", "name", "stem", "folder")
 """What templates can read of an item that is not in its content."""
 
@@ -121,14 +125,17 @@ def _question(question: Question, pruning: PruningConfig) -> dict[str, Any]:
 
 
 def _pruning(pruning: PruningConfig) -> dict[str, Any]:
-    given: dict[str, Any] = _as_text(
-        {name: value for name, value in pruning.model_dump().items() if value not in ({}, ())}
-    )
-    if pruning.policy == "none":
+    given: dict[str, Any] = _as_text(written(pruning))
+        if pruning.policy == "none":
         return {name: given[name] for name in ("mode", "near_duplicate")}
     if pruning.mode != "set_guided":
         del given["guidance"]  # only a set that is pruned together needs one importance
     return given
+
+
+def written(pruning: PruningConfig) -> dict[str, Any]:
+    """What is said of pruning, without what says nothing."""
+    return {name: value for name, value in pruning.model_dump().items() if value != NEUTRAL.get(name, _NOTHING)}
 
 
 def _clips(clips: ClipsConfig) -> dict[str, Any]:
