@@ -27,8 +27,8 @@ _NOTHING = object()
 KIND = "effective"
 """Tells these fields from those of earlier versions, which were taken as written."""
 NEUTRAL: Mapping[str, Any] = {"encoder_share": 1.0, "settings": {}}
-"""Settings of pruning that came later, with the value that does what was done before: left out, so that outputs which know
-nothing of them keep their recipes. Every further setting belongs here."""
+"""Settings of pruning that came later, with the value that does what was done before: left out, so that outputs which
+know nothing of them keep their recipes. Every further setting belongs here."""
 LABEL_FIELDS = ("key", "name", "stem", "folder")
 """What templates can read of an item that is not in its content."""
 
@@ -126,8 +126,8 @@ def _question(question: Question, pruning: PruningConfig) -> dict[str, Any]:
 
 def _pruning(pruning: PruningConfig) -> dict[str, Any]:
     given: dict[str, Any] = _as_text(written(pruning))
-        if pruning.policy == "none":
-        return {name: given[name] for name in ("mode", "near_duplicate")}
+    if pruning.policy == "none":
+        return {name: given[name] for name in ("mode", "near_duplicate", "encoder_share") if name in given}
     if pruning.mode != "set_guided":
         del given["guidance"]  # only a set that is pruned together needs one importance
     return given
