@@ -28,12 +28,18 @@ ANSWERING: Mapping[str, tuple[type[Section], tuple[str, ...]]] = {
 """The settings on which answers depend."""
 
 
-def keep(store: Store) -> None:
-    """Remember this version's defaults, unless some are remembered."""
+EARLIER: Mapping[str, Mapping[str, Any]] = {"pruning": {"encoder_share": 1.0}}
+"""What outputs of formats before 4, which remember no defaults, were begun with where it is not what it is now."""
+
+
+def keep(store: Store, *, of_earlier: bool = False) -> None:
+    """Remember this version's defaults, or those of earlier formats, unless some are remembered."""
     now = {
         section: {name: model.model_fields[name].get_default(call_default_factory=True) for name in names}
         for section, (model, names) in ANSWERING.items()
     }
+    for section, then in EARLIER.items() if of_earlier else ():
+        now[section] |= then
     store.write_once(PATH, json.dumps(now, indent=1).encode())
 
 

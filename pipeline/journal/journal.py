@@ -30,6 +30,7 @@ from omnidrop.errors import UserError
 from omnidrop.questions import Question
 from pipeline.failpoints import reached
 from pipeline.identity import item_id as contents_item
+from pipeline.journal import defaults
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, seal
 from pipeline.records.heads_and_runs import HEAD_SCHEMA, Head, StoredRun, decode_heads, decode_run
 from pipeline.records.run_record import RunRecord
@@ -275,6 +276,7 @@ def check_output_is_ours(store: Store) -> None:
     if found is None:
         store.write_once(FORMAT_PATH, mark)
     elif found < FORMAT_VERSION:
+        defaults.keep(store, of_earlier=True)
         # From here on older versions refuse the output: they would take attempts for units of their own.
         store.write(FORMAT_PATH, mark)
 

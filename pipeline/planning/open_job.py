@@ -44,7 +44,8 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
     With `patience` the parts that are returned wait for an output that fails later on; opening itself never does: an
     output that fails at once is a wrong address more often than an outage.
     """
-    job = defaults.with_kept(job, open_store(job.output, job.storage))
+    check_output_is_ours(output := open_store(job.output, job.storage))
+    job = defaults.with_kept(job, output)
     question_set = load_question_set(job.question_set)
     question_set.values(job.variables)
     directory = resolve_checkpoint(job.model.checkpoint)

@@ -373,13 +373,13 @@ def test_a_bucket_of_the_same_content_is_the_same_archive(project, asked, tmp_pa
 
 
 def test_yaml_that_cuts_or_changes_text_is_warned_about(project, asked):
-    edit(project, '"Which shape is shown?"', "Which shape is # 1?", "questions.yaml")
-    edit(project, 'version: "1"', "version: 1.10", "questions.yaml")
+    written = "name: stub\nversion: 1.10\nquestions:\n  - id: shape\n    text: Which team is # 1?\n    answer: {type: boolean}\n"
+    (project / "questions.yaml").write_text(written)
     said = index(project)
-    assert "questions.yaml:4" in said
-    assert "ends before '# 1?" in said
+    assert "questions.yaml:5:5" in said
+    assert "ends before '# 1?', which YAML takes for a comment" in said
     assert select(project / "job.yaml", "SELECT DISTINCT question_set_version FROM clips") == [("1.10",)]
-    edit(project, "Which shape is # 1?", "Is it red?", "questions.yaml")
+    (project / "questions.yaml").write_text(QUESTIONS.replace('"Which shape is shown?"', "Is it red?"))
     assert "quote the text" in index(project, status=2)
 
 
