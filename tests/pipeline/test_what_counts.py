@@ -373,7 +373,8 @@ def test_a_bucket_of_the_same_content_is_the_same_archive(project, asked, tmp_pa
 
 
 def test_yaml_that_cuts_or_changes_text_is_warned_about(project, asked):
-    written = "name: stub\nversion: 1.10\nquestions:\n  - id: shape\n    text: Which team is # 1?\n    answer: {type: boolean}\n"
+    question = "  - id: shape\n    text: Which team is # 1?\n    answer: {type: boolean}\n"
+    written = f"name: stub\nversion: 1.10\nquestions:\n{question}"
     (project / "questions.yaml").write_text(written)
     said = index(project)
     assert "questions.yaml:5:5" in said
