@@ -83,6 +83,17 @@ class Change:
         connection.execute(sa.delete(savings).where(mine & (savings.c.clips == 0)))
 
 
+def recount(connection: sa.Connection, tables: Tables) -> None:
+    """Make the sums anew from all clips."""
+    connection.execute(sa.delete(tables.savings))
+    change = Change(tables)
+    wanted = sa.select(*(tables.clips.c[name] for name in NEEDED))
+    # Of this statement only: set on the connection it would stream what comes after, too.
+    found = connection.execute(wanted, execution_options={"yield_per": 10_000})
+    change.add(found.mappings())
+    change.write(connection)
+
+
 def _measures(row: Mapping[Any, Any]) -> dict[str, int]:
     tokens = (row["audio_tokens"] or 0) + (row["video_tokens"] or 0)
     ratio = row["retained_ratio"]
