@@ -184,8 +184,9 @@ class Planner:
     def identified(self, listed: Iterable[Media]) -> Iterator[Media]:
         """The items of a listing with their contents, as far as they can be read; those that are no media are left
         out."""
+        looking = replace(self, skipped=Skipped())  # what is left out is counted when it is planned
         for batch in batches(listed, LOOKUP_BATCH):
-            yield from (media for media, _ in self._known(batch))
+            yield from (media for media, _ in looking._known(batch))
 
     def _batch(self, batch: Sequence[Media]) -> Iterator[MediaPlan]:
         index, there = self.index, self._known(batch)

@@ -403,3 +403,11 @@ def test_a_copied_output_gets_an_index_of_its_own(project, asked):
     assert (len(rows(project)), len(rows(copied)), asked.clips()) == (48, 52, 26)
     assert "nothing to do" in index(project)
     assert cli("verify", project / "job.yaml").exit_code == cli("verify", copied / "job.yaml").exit_code == 0
+
+
+def test_what_is_left_out_is_counted_once_also_where_an_archive_was_moved(project, asked):
+    (project / "archive" / "notes.srt").write_text("subtitles")
+    index(project)
+    move_the_archive(project)
+    assert "1 file is not media and left out (.srt 1)" in index(project)
+    assert asked.clips() == 24
