@@ -7,8 +7,10 @@ a file. Skipped: hidden files and folders, the job's own output, S3 folder marke
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import heapq
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -22,6 +24,8 @@ from pipeline.identity import media_id
 from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
 from pipeline.storage.s3_client import s3_filesystem, s3_objects
 from workers.records import Media
+
+log = logging.getLogger(__name__)
 
 
 class ArchiveError(UserError):
@@ -120,30 +124,50 @@ class _Walk:
         self._identity = config.identity
         self._keys = keys
         self._own_output = own_output
+        self._root = config.uri
         self._entered = [os.path.realpath(config.uri)]
 
     def folder(self, path: str, prefix: str) -> Iterator[Media]:
-        for name in self._names(path):
+        """What is below a folder; folders within folders may be as deep as paths can be long."""
+        open_folders = [(path, prefix, iter(self._names(path)))]
+        while open_folders:
+            path, prefix, names = open_folders[-1]
+            if (named := next(names, None)) is None:
+                open_folders.pop()
+                continue
+            name, text = named
             if name.endswith("/"):
-                key = prefix + _text(name[:-1])
-                if self._keys.enters(key) and os.path.realpath(path + "/" + name) != self._own_output:
-                    yield from self.folder(f"{path}/{name[:-1]}", key + "/")
-            elif (media := self._media(f"{path}/{name}", prefix + _text(name))) is not None:
+                inner, key = f"{path}/{name[:-1]}", prefix + text
+                if self._keys.enters(key) and not self._is_own_output(inner):
+                    open_folders.append((inner, f"{key}/", iter(self._names(inner))))
+            elif (media := self._media(f"{path}/{name}", prefix + text)) is not None:
                 yield media
 
-    def _names(self, path: str) -> list[str]:
-        """A folder's names in the order of the keys below them: a folder sorts with the slash that follows it."""
+    def _names(self, path: str) -> list[tuple[str, str]]:
+        """A folder's names, and what they are in keys, in the order of the keys below them: a folder sorts with the
+        slash that follows it."""
         try:
             with os.scandir(path) as entries:
                 visible = sorted((e for e in entries if not _is_hidden(e.name)), key=lambda entry: entry.name)
-                return sorted(entry.name + "/" if self._is_folder(entry) else entry.name for entry in visible)
+                names = sorted(entry.name + "/" if self._is_folder(entry) else entry.name for entry in visible)
+            return _as_keys(names)
         except FileNotFoundError:
             return []
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                log.warning("%s... lies deeper than any program can open it: not listed", path[:200])
+                return []
             raise ArchiveError(
                 f"the archive cannot be listed: {path}: {error.strerror}; make it readable, or leave it out with "
                 "archive.exclude"
             ) from error
+
+    def _is_own_output(self, path: str) -> bool:
+        """By inode: the real path of a folder takes as many looks as it is deep."""
+        try:
+            return self._own_output is not None and os.path.samefile(path, self._own_output)
+        except OSError:
+            return False
 
     def _is_folder(self, entry: os.DirEntry[str]) -> bool:
         """A linked folder counts once, and only where it leads out of what is listed already: no loops, no doubles."""
@@ -165,7 +189,25 @@ class _Walk:
         if not stat.S_ISREG(status.st_mode):
             return None
         etag = f"{status.st_size}-{status.st_mtime_ns}"
-        return Media(media_id(self._identity, key), key, _text(path), etag, status.st_size)
+        # Of a name that is no text the key's own path is given: nothing else may be opened in its place.
+        uri = path if path == _text(path) else f"{self._root}/{key}"
+        return Media(media_id(self._identity, key), key, uri, etag, status.st_size)
+
+
+def _as_keys(names: list[str]) -> list[tuple[str, str]]:
+    """Names with what they are in keys. One that is no text (`_text`) may look like another that is: it then gets more
+    backslashes until no other name of the folder looks like that."""
+    texts = {name: _text(name) for name in names}
+    taken = {name.rstrip("/") for name, text in texts.items() if name == text}
+    found = []
+    for name in names:
+        text = texts[name].rstrip("/")
+        if name != texts[name]:
+            while text in taken:
+                text += "\\"
+            taken.add(text)
+        found.append((name, text))
+    return sorted(found, key=lambda pair: pair[1] + "/" * pair[0].endswith("/"))
 
 
 def _contains(folder: str, path: str) -> bool:

@@ -247,6 +247,11 @@ class ClipsConfig(Section):
         lt=1,
         description="Scene score (0 to 1) from which a frame is a cut.",
     )
+    max_per_media: int = Field(
+        default=20_000,
+        ge=1,
+        description="Clips of one media item; one that would be cut into more is quarantined as too_many_clips.",
+    )
     fps: float = Field(default=2.0, gt=0, le=60, description="Frames a second that the model sees.")
     max_pixels: int | None = Field(
         default=None,
