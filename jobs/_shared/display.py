@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
+from jobs._shared.terminal import PrintableConsole
 from pipeline.config.job import JobConfig
 from pipeline.evaluation.audit import Audit, Claim, Share, audit_of
 from pipeline.failure_rules import rule_of
@@ -29,7 +29,7 @@ from workers.records import ClipFailure
 if TYPE_CHECKING:
     from pipeline.execution.clip_state import UnitResult
 
-console = Console(stderr=True)
+console = PrintableConsole(stderr=True)
 """Progress and tables go to stderr: stdout is for results that other programs read."""
 
 
