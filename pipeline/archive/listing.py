@@ -23,9 +23,14 @@ from pipeline.config.sections import ArchiveConfig
 from pipeline.identity import media_id
 from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
 from pipeline.storage.s3_client import s3_filesystem, s3_objects
+from workers.media.opening import is_below
 from workers.records import Media
 
 log = logging.getLogger(__name__)
+
+
+MOST_NAMED = 5
+"""Links named one by one."""
 
 
 class ArchiveError(UserError):
@@ -114,7 +119,9 @@ def _local_media(config: ArchiveConfig, keys: KeyFilter, output: str | None) -> 
             f"archive.uri: {root} {what}; give the folder that holds the media, or s3://bucket/prefix for S3"
         )
     own = None if output is None or is_s3(output) else os.path.realpath(output)
-    yield from _Walk(config, keys, own).folder(str(root), "")
+    walk = _Walk(config, keys, own)
+    yield from walk.folder(str(root), "")
+    walk.tell()
 
 
 class _Walk:
@@ -124,7 +131,8 @@ class _Walk:
         self._identity = config.identity
         self._keys = keys
         self._own_output = own_output
-        self._root = config.uri
+        self._root, self._follow_links = config.uri, config.follow_links
+        self._outward: list[str] = []
         self._entered = [os.path.realpath(config.uri)]
 
     def folder(self, path: str, prefix: str) -> Iterator[Media]:
@@ -162,6 +170,15 @@ class _Walk:
                 "archive.exclude"
             ) from error
 
+    def tell(self) -> None:
+        """Say what was left out because it leads out of the archive."""
+        if self._outward:
+            named = ", ".join(_text(os.path.relpath(path, self._root)) for path in self._outward[:MOST_NAMED])
+            log.warning(
+                "%d links lead out of the archive and are not followed: %s%s; archive.follow_links: true follows them",
+                *(len(self._outward), named, ", ..." if len(self._outward) > MOST_NAMED else ""),
+            )
+
     def _is_own_output(self, path: str) -> bool:
         """By inode: the real path of a folder takes as many looks as it is deep."""
         try:
@@ -178,6 +195,9 @@ class _Walk:
         target = os.path.realpath(entry.path)
         if any(_contains(entered, target) or _contains(target, entered) for entered in self._entered):
             return False
+        if not self._follow_links:
+            self._outward.append(entry.path)
+            return False
         self._entered.append(target)
         return True
 
@@ -187,6 +207,9 @@ class _Walk:
         except OSError:  # a broken link, or gone since the folder was read
             return None
         if not stat.S_ISREG(status.st_mode):
+            return None
+        if not self._follow_links and os.path.islink(path) and not is_below(os.path.realpath(path), self._root):
+            self._outward.append(path)
             return None
         etag = f"{status.st_size}-{status.st_mtime_ns}"
         # Of a name that is no text the key's own path is given: nothing else may be opened in its place.

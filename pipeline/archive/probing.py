@@ -50,7 +50,8 @@ def prober(job: JobConfig) -> Iterator[Prober]:
     where = source(job)
     with ExitStack() as stack:
         limit_s, options = job.execution.probe_timeout_s, dict(where.storage_options)
-        pool = stack.enter_context(ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options))
+        below = job.archive.uri if where.is_confined else None
+        pool = stack.enter_context(ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options, below=below))
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
@@ -73,7 +74,7 @@ def source(job: JobConfig) -> Source:
 def source_of(archive: ArchiveConfig) -> Source:
     """How an archive's files are reached from a worker."""
     if not is_s3(archive.uri):
-        return Source()
+        return Source(is_confined=not archive.follow_links)
     return Source.of(s3_options(archive.endpoint_url, anonymous=archive.anonymous))
 
 

@@ -62,6 +62,10 @@ class ArchiveConfig(Section):
         default=None,
         description="S3 server other than AWS, as in http://host:9000.",
     )
+    follow_links: bool = Field(
+        default=False,
+        description="Follow links that lead out of a local archive. The archive's own folder may be a link either way.",
+    )
     anonymous: bool = Field(default=False, description="Read a public S3 bucket without credentials.")
 
     @field_validator("include", "exclude")
