@@ -12,13 +12,12 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TextIO
 
 from jobs._shared.options import json_text
-from jobs._shared.terminal import OnTerminal, PrintableConsole, say
+from jobs._shared.terminal import PrintableConsole, on_terminal, say
 from omnidrop.errors import UserError
 from pipeline.report.formats import counted, quantity
 
@@ -52,11 +51,13 @@ def show(
     answered: Answered, form: Format, output: Path | None, most_rows: int = MOST_ROWS, *, is_csv_raw: bool = False
 ) -> None:
     """Write rows where they are wanted, and say what a file holds. Raises UserError where it cannot be written."""
-    write: Callable[[Answered, TextIO], int] = {"csv": partial(_csv, is_raw=is_csv_raw), "json": _json}.get(
-        form, lambda rows, file: _table(rows, file, most_rows)
-    )
+    writers: dict[str, Callable[[Answered, TextIO], int]] = {
+        "csv": lambda rows, file: _csv(rows, file, is_raw=is_csv_raw),
+        "json": _json,
+    }
+    write = writers.get(form, lambda rows, file: _table(rows, file, most_rows))
     if output is None:
-        write(answered, OnTerminal() if sys.stdout.isatty() and form != "table" else sys.stdout)
+        write(answered, on_terminal(sys.stdout) if form != "table" else sys.stdout)
         return
     with replaced(output) as file:
         if form == "parquet":

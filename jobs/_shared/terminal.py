@@ -7,9 +7,8 @@ text; they show as escapes, as in `\\x1b[31m`. Knows nothing about what is said.
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -34,13 +33,18 @@ def say(text: str, *, err: bool = False) -> None:
     typer.echo(printable(text), err=err)
 
 
-class OnTerminal(io.TextIOBase):
-    """Standard output where a person looks at what other programs would read."""
+class _Printable(io.TextIOBase):
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
 
     def write(self, text: str) -> int:
-        """As of any file."""
-        sys.stdout.write(printable(text))
+        self._file.write(printable(text))
         return len(text)
+
+
+def on_terminal(file: TextIO) -> TextIO:
+    """What other programs would read, for a file that may be a terminal: printable where a person looks."""
+    return cast(TextIO, _Printable(file)) if file.isatty() else file
 
 
 class PrintableConsole(Console):

@@ -47,7 +47,8 @@ def main() -> None:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _as_json
-    environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(form)}
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(str(form))
     try:
         parts, length = [], 0
         for part in environment.from_string(given["template"]).generate(**given["values"]):
