@@ -112,7 +112,7 @@ def _keep_sure(connection: duckdb.DuckDBPyConnection, uri: str, precision: float
     from pipeline.tables.query import keep_sure, the_job
 
     promised = thresholds_for(curves(connection, the_job(connection, uri, None), read_labels(labels)), precision)
-    typer.echo(f"--precision {precision:g}: {promised}", err=True)
+    say(f"--precision {precision:g}: {promised}", err=True)
     keep_sure(connection, promised.least)
 
 
