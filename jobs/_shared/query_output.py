@@ -10,7 +10,7 @@ import csv
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -51,11 +51,12 @@ def show(
     answered: Answered, form: Format, output: Path | None, most_rows: int = MOST_ROWS, *, is_csv_raw: bool = False
 ) -> None:
     """Write rows where they are wanted, and say what a file holds. Raises UserError where it cannot be written."""
-    writers: dict[str, Callable[[Answered, TextIO], int]] = {
-        "csv": lambda rows, file: _csv(rows, file, is_raw=is_csv_raw),
-        "json": _json,
-    }
-    write = writers.get(form, lambda rows, file: _table(rows, file, most_rows))
+
+    def write(rows: Answered, file: TextIO) -> int:
+        if form == "csv":
+            return _csv(rows, file, is_raw=is_csv_raw)
+        return _json(rows, file) if form == "json" else _table(rows, file, most_rows)
+
     if output is None:
         write(answered, on_terminal(sys.stdout) if form != "table" else sys.stdout)
         return
