@@ -279,7 +279,8 @@ def _own_ray_folder() -> Path:
     another could lay out links or read what is spilled. Raises CacheUnsafe."""
     # Names of sockets are limited to 107 bytes, of which Ray's own part takes 80.
     below = tempfile.gettempdir()
-    return own_folder(Path(below if len(below) <= 12 else "/tmp") / f"od-ray-{os.getuid()}")
+    # Ray opens its own folder to everybody; nobody else gets as far as that.
+    return own_folder(Path(below if len(below) <= 12 else "/tmp") / f"od-ray-{os.getuid()}") / "r"
 
 
 def _knock(address: str) -> None:
