@@ -260,7 +260,6 @@ def _connect(job: JobConfig) -> bool:
             include_dashboard=False,
             logging_level=logging.WARNING,
             _temp_dir=str(_own_ray_folder()),
-            _node_ip_address="127.0.0.1",
         )
         return True
     except (OSError, ValueError, RuntimeError) as error:
