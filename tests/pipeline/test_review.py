@@ -117,6 +117,7 @@ def test_the_page_plays_and_labels_in_a_browser(results, tmp_path):
         page.keyboard.press("y")
         expect(page.locator("#question")).to_have_text("heard?")
         played(page, ">= 1")
+        assert page.evaluate("document.getElementById('video').muted") is False  # questions are about sound, too
         page.keyboard.press("n")  # yes/no: then the other is right
         expect(page.locator("#progress")).to_have_text("2 labelled")
         page.keyboard.press("u")
