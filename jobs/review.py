@@ -23,6 +23,7 @@ from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.report.formats import counted
 
 if TYPE_CHECKING:
+    from pipeline.review.labels import Key
     from pipeline.review.queue import Item
     from pipeline.review.reliability import Curve
 
@@ -86,7 +87,7 @@ def command(
             say(f"{labels}: {counted(len(found), 'label')} from {imported}", err=True)
         if not curve and imported is None:
 
-            def following(labelled: Sequence[tuple[str, str]]) -> tuple[list[Item], dict[str, str]]:
+            def following(labelled: Sequence[Key]) -> tuple[list[Item], dict[str, str]]:
                 with open_results(uri, storage) as connection:
                     items = queue(
                         connection, open_store(uri, storage), name, labelled, questions=questions or (), media=media
