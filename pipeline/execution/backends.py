@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import ray
 
 from omnidrop.errors import UserError, first_line
+from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import answerer_settings, decode_settings
@@ -66,12 +67,14 @@ class Executor(Protocol):
         ...
 
 
-def executor(job: JobConfig, stop: StopFlag, patience: Patience, watch: Watch = unwatched) -> Executor:
+def executor(
+    job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth, watch: Watch = unwatched
+) -> Executor:
     """The executor that a job's `execution.ray_address` asks for. It takes nothing new while `patience` waits; on Ray
     `watch` is told what is going on."""
     if job.execution.ray_address == IN_PROCESS:
-        return _InProcess(job, stop, patience)
-    return _OnRay(job, stop, patience, watch)
+        return _InProcess(job, stop, patience, health)
+    return _OnRay(job, stop, patience, health, watch)
 
 
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
@@ -83,8 +86,8 @@ def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
 class _InProcess:
     """No Ray: one clip after the other."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience) -> None:
-        self._job, self._stop, self._patience = job, stop, patience
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth) -> None:
+        self._job, self._stop, self._patience, self._health = job, stop, patience, health
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
@@ -123,18 +126,23 @@ class _InProcess:
             yield self._patience.call(partial(self._decode, unit, clip))
 
     def _decode(self, unit: WorkUnit, clip: Clip) -> DecodedClip | ClipFailure:
-        """One clip, with the tries that it may have. Raises Unavailable where there is no room for it."""
+        """One clip, with the tries that it may have. Raises Unavailable where there is no room for it, or where nothing
+        of the archive can be read."""
         settings, where = decode_settings(self._job.clips, self._job.execution), source(self._job)
-        retries = 0
+        retries, is_its_own = 0, False
         while True:
             outcome = decode_one(unit.media, unit.info, clip, settings, where)
             if isinstance(outcome, DecodedClip):
+                self._health.was_read(unit.media)
                 return outcome
             again = rule_of(outcome.error_class).again
             if again is Again.ROOM:
                 raise Unavailable(outcome.message)
             if again is not Again.NOW or retries == self._job.execution.max_retries:
-                return outcome
+                if is_its_own or not self._health.is_its_own(unit.media, outcome):
+                    return outcome
+                is_its_own = True
+                continue
             retries += 1
             time.sleep(pause_s(retries))
 
@@ -142,8 +150,8 @@ class _InProcess:
 class _OnRay:
     """Decode tasks and model actors on a Ray cluster."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, watch: Watch) -> None:
-        self._job, self._stop, self._patience, self._watch = job, stop, patience, watch
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth, watch: Watch) -> None:
+        self._job, self._stop, self._patience, self._health, self._watch = job, stop, patience, health, watch
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
@@ -196,6 +204,7 @@ class _OnRay:
             start_decode=ray_workers.DecodeStarter(settings, where, is_placed=is_placed),
             start_actor=lambda: _start_actor(job, audit_share=job.audit.share),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
+            health=self._health,
         )
 
 

@@ -28,6 +28,7 @@ from ray.exceptions import (
 )
 
 from omnidrop.errors import first_line
+from pipeline.archive.health import ArchiveHealth
 from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
 from pipeline.execution.actor_pool import ActorPool, ExecutionError, Slot
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
@@ -97,6 +98,8 @@ class Backend:
     `answer_batch(packed(questions, instruction), *decoded)`, and `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
+    health: ArchiveHealth | None = None
+    """Tells a file that cannot be read from an archive that cannot."""
 
 
 def execute_in_process(
@@ -321,6 +324,8 @@ class RayExecution:
             if report.failure is not None:
                 yield from self._finish(state, report.failure)
             else:
+                if self._backend.health is not None:
+                    self._backend.health.was_read(state.owner.unit.media)
                 self._reserve(report.nbytes - state.nbytes)
                 state.nbytes = report.nbytes
                 self._ready.append(state)
@@ -432,7 +437,22 @@ class RayExecution:
                 state.due = time.monotonic() + pause_s(state.retries)
                 self._retry(state)
                 return
+        if isinstance(outcome, ClipFailure) and self._is_perhaps_the_archives(state, outcome):
+            self._retry(state)
+            return
         yield from self._close(state, outcome)
+
+    def _is_perhaps_the_archives(self, state: ClipState, failure: ClipFailure) -> bool:
+        """Whether nothing of the archive can be read, or could a moment ago: then the clip is not at fault. Raises
+        Unavailable where it has lasted too long."""
+        if self._backend.health is None or state.is_its_own:
+            return False
+        try:
+            state.is_its_own = self._backend.health.is_its_own(state.owner.unit.media, failure)
+        except Unavailable as error:
+            self._patience.refused(error)
+            return True
+        return state.is_its_own
 
     def _refused(self, state: ClipState, failure: ClipFailure) -> Iterator[UnitResult]:
         """There was no room for a clip: tried again when room is made, unless it is always others that fit."""

@@ -17,6 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
+from pipeline.archive.health import ArchiveHealth, patient_prober
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig, ModelConfig
 from pipeline.cost import calibration
@@ -24,7 +25,7 @@ from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
 from pipeline.index.totals import Totals
 from pipeline.planning.open_job import Opened, open_job
-from pipeline.planning.retry import Retry, Selection
+from pipeline.planning.retry import Retry, Selection, says_nothing_new
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunTime
 from pipeline.records.unit import utc_now
 from pipeline.runs.committer import Committer, Tally
@@ -114,10 +115,11 @@ def run_job(
         log.info("run begins: job %s", job.name)
         recorder = Recorder(opened, run)
         committer = stack.enter_context(Committer(opened.journal, opened.index, opened.asked, run.run_id))
-        probe = stack.enter_context(prober(job))
-        feed = Feed(opened, committer, recorder, probe, patience, metrics, observer.planned, retry)
+        health = ArchiveHealth(job)
+        probe = patient_prober(stack.enter_context(prober(job)), health, patience)
+        feed = Feed(opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
-        execution = _Execution(calibration.resolved(job, known), stop, patience, metrics)
+        execution = _Execution(calibration.resolved(job, known), stop, patience, health, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
         status = "failed"
         try:
@@ -125,7 +127,8 @@ def run_job(
             for result in execution.run(spending.admit(feed.units())):
                 if lost is not None and lost.is_set():
                     break
-                committer.add(result.unit, result.outcomes)
+                if not says_nothing_new(result.unit, result.outcomes):
+                    committer.add(result.unit, result.outcomes)
                 spending.add(result.outcomes)
                 metrics.finished(result.outcomes)
                 observer.unit_done(result)
@@ -146,7 +149,7 @@ def run_job(
             )
             recorder.end(run)
             observer.stage("publishing")
-            published = publish.publish(opened.store, opened.journal, opened.index)
+            published = patience.call(lambda: publish.publish(opened.store, opened.journal, opened.index))
         log.info("run ends: %s after %.1f s", run.status, run.time.wall_s)
         totals = opened.index.totals(job.name)
         classes = tuple(opened.index.quarantine_classes(job.name))
@@ -216,8 +219,10 @@ class _Execution:
     """Starts what runs the units when the first one comes: Ray and torch take seconds and 300 MB, and most scheduled
     runs find nothing to do."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, metrics: RunMetrics) -> None:
-        self._job, self._stop, self._patience, self._metrics = job, stop, patience, metrics
+    def __init__(
+        self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth, metrics: RunMetrics
+    ) -> None:
+        self._job, self._stop, self._patience, self._health, self._metrics = job, stop, patience, health, metrics
         self._executor: Executor | None = None
 
     def run(self, units: Iterator[WorkUnit | None]) -> Iterator[UnitResult]:
@@ -229,7 +234,7 @@ class _Execution:
         from pipeline.planning.feasibility import check_reachable
 
         check_reachable(self._job, first.media.key, first.info)
-        self._executor = backends.executor(self._job, self._stop, self._patience, self._metrics.watch)
+        self._executor = backends.executor(self._job, self._stop, self._patience, self._health, self._metrics.watch)
         yield from self._executor.run(chain([first], units))
 
     @property

@@ -32,6 +32,7 @@ from workers.errors import (
     MediaChanged,
     MediaError,
     MediaMissing,
+    MediaRefused,
     NotMedia,
     ProbeCrashed,
     ProbeTimeout,
@@ -199,7 +200,7 @@ class _Child:
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.close()
             raise ProbeCrashed(f"the probing process died over this file ({_how(process, error)})") from error
-        except (StorageFailed, MediaMissing, MediaChanged):
+        except (StorageFailed, MediaMissing, MediaRefused, MediaChanged):
             self.close()
             raise
         if self._rest:  # more than was asked for: not a child to go on with
