@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from workers.errors import FfmpegMissing
 from workers.media.confinement import level
 from workers.media.decode import Source, decode_one
+from workers.media.ffmpeg import ffmpeg_tool
 from workers.records import (
     Clip,
     ClipFailure,
@@ -47,9 +50,17 @@ def packed(*values: object) -> bytes:
 def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip | None]:
     media, info, settings, source = pickle.loads(shared)
     outcome = decode_one(media, info, clip, settings, source)
+    machine = str(ray.get_runtime_context().get_node_id())
     if isinstance(outcome, ClipFailure):
-        return DecodeReport(outcome, 0, str(level())), None
-    return DecodeReport(None, outcome.nbytes, str(level())), outcome
+        return DecodeReport(outcome, 0, str(level()), machine, _tool()), None
+    return DecodeReport(None, outcome.nbytes, str(level()), machine, _tool()), outcome
+
+
+def _tool() -> str:
+    try:
+        return f"{socket.gethostname()}: {ffmpeg_tool()}"
+    except FfmpegMissing as error:
+        return f"{socket.gethostname()}: {error}"
 
 
 class _Actor:

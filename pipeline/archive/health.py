@@ -18,7 +18,7 @@ from pipeline.storage.s3_client import explain_s3_error, s3_filesystem
 from workers.errors import MediaChanged
 from workers.records import ClipFailure, Media
 
-LISTED = 3
+LISTED = 2
 """Listed files that are tried where none was read before: of one that is refused, its neighbours may be, too."""
 
 
@@ -70,7 +70,7 @@ class ArchiveHealth:
 
     def _read_object(self, media: Media) -> None:
         # A file system of its own has credentials of its own, and none of another's connections.
-        store = s3_filesystem(self._archive.endpoint_url, anonymous=self._archive.anonymous, max_retries=1)
+        store = s3_filesystem(self._archive.endpoint_url, anonymous=self._archive.anonymous, max_retries=0)
         try:
             store.cat_file(media.uri, start=0, end=1) if media.size_bytes else store.info(media.uri)
         except Exception as error:

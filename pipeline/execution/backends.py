@@ -27,7 +27,9 @@ from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted, unwatched
+from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.clip_state import UnitResult
+from pipeline.execution.machines import may_be_machines, nothing_decodes
 from pipeline.execution.scheduler import (
     Backend,
     Limits,
@@ -38,10 +40,12 @@ from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
 from workers import ray_workers
+from workers.errors import FfmpegMissing
 from workers.media.clip_reader import decoded_shape
 from workers.media.confinement import level
 from workers.media.decode import decode_one
 from workers.media.fetching import own_folder
+from workers.media.ffmpeg import ffmpeg_tool
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeSettings, WorkUnit
 
@@ -89,10 +93,14 @@ class _InProcess:
     def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth) -> None:
         self._job, self._stop, self._patience, self._health = job, stop, patience, health
         self.statistics = Statistics()
+        self._settings, self._source = decode_settings(job.clips, job.execution), source(job)
+        self._worked: tuple[WorkUnit, Clip] | None = None
+        self._doubted: set[str] = set()
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
         job = self._job
         answerer = Answerer(answerer_settings(job.model, job.pruning, audit_share=job.audit.share))
+        self.statistics.tools.add(_tool_here())
         held = self.statistics.actor_time
         held.gpus = gpus_counted(job.model.gpus_per_actor)
 
@@ -110,6 +118,7 @@ class _InProcess:
                 yield result
         finally:
             held.stop(answerer)
+            self.statistics.tools.add(_tool_here())
         if answered:
             self.statistics.actors.append(str(answerer.describe()))
 
@@ -128,23 +137,46 @@ class _InProcess:
     def _decode(self, unit: WorkUnit, clip: Clip) -> DecodedClip | ClipFailure:
         """One clip, with the tries that it may have. Raises Unavailable where there is no room for it, or where nothing
         of the archive can be read."""
-        settings, where = decode_settings(self._job.clips, self._job.execution), source(self._job)
         retries, is_its_own = 0, False
         while True:
-            outcome = decode_one(unit.media, unit.info, clip, settings, where)
+            outcome = decode_one(unit.media, unit.info, clip, self._settings, self._source)
             if isinstance(outcome, DecodedClip):
                 self._health.was_read(unit.media)
+                self._worked = unit, clip
                 return outcome
             again = rule_of(outcome.error_class).again
             if again is Again.ROOM:
                 raise Unavailable(outcome.message)
             if again is not Again.NOW or retries == self._job.execution.max_retries:
                 if is_its_own or not self._health.is_its_own(unit.media, outcome):
+                    self._check_machine(unit, outcome)
                     return outcome
                 is_its_own = True
                 continue
             retries += 1
             time.sleep(pause_s(retries))
+
+    def _check_machine(self, unit: WorkUnit, failure: ClipFailure) -> None:
+        """Is it this file, or does this machine decode nothing any more? A clip that worked before tells. Raises
+        ExecutionError."""
+        if not may_be_machines(failure) or unit.media.media_id in self._doubted:
+            return
+        self._doubted.add(unit.media.media_id)
+        found: DecodedClip | ClipFailure = failure
+        if failure.error_class != FfmpegMissing.error_class:
+            if self._worked is None:
+                return
+            worked, clip = self._worked
+            found = decode_one(worked.media, worked.info, clip, self._settings, self._source)
+        if isinstance(found, ClipFailure):
+            raise ExecutionError(nothing_decodes(f"{socket.gethostname()}: {found.message}"))
+
+
+def _tool_here() -> str:
+    try:
+        return f"{socket.gethostname()}: {ffmpeg_tool()}"
+    except FfmpegMissing as error:
+        return f"{socket.gethostname()}: {error}"
 
 
 class _OnRay:

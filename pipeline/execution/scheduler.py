@@ -314,6 +314,8 @@ class RayExecution:
     def _decoded(self, ref: ray.ObjectRef, state: ClipState) -> Iterator[UnitResult]:
         try:
             report: DecodeReport = ray.get(ref)
+            if report.tool:
+                self.statistics.tools.add(report.tool)
         except RayTaskError as error:
             yield from self._failed(state, "decode", "internal", str(error.cause or error))
         except RayError as error:

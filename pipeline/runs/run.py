@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PASSED = " instead of "
+"""What a tool's description says where another was passed over."""
+
 
 class Observer(Protocol):
     """What a progress display is told. All calls come from the run's own thread."""
@@ -92,11 +95,13 @@ def run_job(
     run_id: str | None = None,
     again: Selection | None = None,
     lost: StopFlag | None = None,
+    due_times: int = 0,
 ) -> RunSummary:
     """Do what is left of a job, or what failed and is selected to be done again, and publish.
 
     With `lost` set, a lease that another run has taken over, nothing new is begun and nothing more is committed.
-    Raises UserError before anything is spent, ExecutionError when stuck.
+    `due_times` is how many of a schedule it makes up for. Raises UserError before anything is spent, Unavailable where
+    what it needs stays away, ExecutionError when stuck.
     """
     started = time.monotonic()
     observer.stage("listing")
@@ -107,7 +112,7 @@ def run_job(
     opened = open_job(job, patience)
     is_pinned, job = job.model.revision is not None, opened.job
     run = _new_record(opened, run_id)
-    metrics = RunMetrics(job.name, job.cost)
+    metrics = RunMetrics(job.name, job.cost, due_times)
     retry = None if again is None else Retry(opened.index, job.name, again)
     with ExitStack() as stack:
         stack.callback(opened.index.close)
@@ -155,7 +160,7 @@ def run_job(
         classes = tuple(opened.index.quarantine_classes(job.name))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
     notes = (
-        *(*toy, *_weakly_confined(job, run), *opened.caveats),
+        *(*toy, *_weakly_confined(job, run), *opened.caveats, *_machine_notes(run.resources)),
         *(_unpinned(job.model) if not is_pinned else ()),
         *calibration.unresolved(job, known),
         *(retry.notes() if retry is not None else ()),
@@ -193,8 +198,20 @@ def _time(wall_s: float, tally: Tally, measured: Statistics) -> RunTime:
 
 
 def _resources(measured: Statistics) -> RunResources:
-    granted = sorted(measured.confinements | {str(confinement.level())})
-    return RunResources(measured.peak_bytes_in_flight, peak_rss_bytes(), tuple(measured.actors), ", ".join(granted))
+    out = tuple(f"{name}: {why}" for name, why in sorted(measured.machines_out.items()))
+    granted = ", ".join(sorted(measured.confinements | {str(confinement.level())}))
+    return RunResources(
+        *(measured.peak_bytes_in_flight, peak_rss_bytes(), tuple(measured.actors), granted),
+        *(tuple(sorted(measured.tools)), out),
+    )
+
+
+def _machine_notes(resources: RunResources) -> tuple[str, ...]:
+    """What a person should know of the machines that decoded."""
+    replaced = [
+        f"another ffmpeg decoded than the one found first: {tool}" for tool in resources.tools if PASSED in tool
+    ]
+    return (*replaced, *(f"a machine was given no more clips: {one}" for one in resources.machines_out))
 
 
 def _unpinned(model: ModelConfig) -> tuple[str, ...]:
