@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy, NotIn
 
-from workers.errors import FfmpegMissing
 from workers.media.confinement import level
 from workers.media.decode import Source, decode_one
-from workers.media.ffmpeg import ffmpeg_tool
+from workers.media.ffmpeg import tool_here
 from workers.records import (
     Clip,
     ClipFailure,
@@ -33,6 +32,9 @@ from workers.records import (
 DECODE_RESOURCE = "decode"
 """Custom resource of machines that are meant for decoding, one per core. Ray by itself only tends to keep tasks without
 GPU off machines with one; where a cluster has this resource, decode tasks run nowhere else."""
+
+NODE_ID_LABEL = "ray.io/node-id"
+"""Ray gives every machine this label."""
 
 if TYPE_CHECKING:
     # Decode workers import this module too, and must not hold torch: 0.4 GB and seconds in each of them.
@@ -52,15 +54,8 @@ def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip | None
     outcome = decode_one(media, info, clip, settings, source)
     machine = str(ray.get_runtime_context().get_node_id())
     if isinstance(outcome, ClipFailure):
-        return DecodeReport(outcome, 0, str(level()), machine, _tool()), None
-    return DecodeReport(None, outcome.nbytes, str(level()), machine, _tool()), outcome
-
-
-def _tool() -> str:
-    try:
-        return f"{socket.gethostname()}: {ffmpeg_tool()}"
-    except FfmpegMissing as error:
-        return f"{socket.gethostname()}: {error}"
+        return DecodeReport(outcome, 0, str(level()), machine, tool_here()), None
+    return DecodeReport(None, outcome.nbytes, str(level()), machine, tool_here()), outcome
 
 
 class _Actor:
@@ -114,7 +109,7 @@ class DecodeStarter:
         """`task` is what is started, with the same arguments, where decoding itself is not what is measured."""
         self._settings, self._source = settings, source
         task = task or _decode_task
-        self._task = task.options(resources={DECODE_RESOURCE: 1}) if is_placed else task
+        self._all = self._task = task.options(resources={DECODE_RESOURCE: 1}) if is_placed else task
         self._packed: tuple[WorkUnit | None, bytes] = (None, b"")
 
     def __call__(self, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
@@ -124,6 +119,17 @@ class DecodeStarter:
             self._packed = unit, packed(unit.media, unit.info, self._settings, self._source)
         report, decoded = self._task.remote(self._packed[1], clip)
         return report, decoded
+
+    def on(self, machine: str, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        """The same on one machine, by its node's id, and nowhere else."""
+        there = self._all.options(scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False))
+        report, decoded = there.remote(packed(unit.media, unit.info, self._settings, self._source), clip)
+        return report, decoded
+
+    def leave_out(self, machines: Iterable[str]) -> None:
+        """Start nothing on these machines any more."""
+        elsewhere = NodeLabelSchedulingStrategy(hard={NODE_ID_LABEL: NotIn(*machines)})
+        self._task = self._all.options(scheduling_strategy=elsewhere)
 
 
 def start_actor(settings: AnswererSettings, *, num_gpus: float, num_cpus: float = 1) -> Any:

@@ -36,6 +36,7 @@ from pipeline.execution.scheduler import (
     RayExecution,
     execute_in_process,
 )
+from pipeline.execution.worker_failures import nodes_with
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
@@ -45,7 +46,7 @@ from workers.media.clip_reader import decoded_shape
 from workers.media.confinement import level
 from workers.media.decode import decode_one
 from workers.media.fetching import own_folder
-from workers.media.ffmpeg import ffmpeg_tool
+from workers.media.ffmpeg import tool_here
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeSettings, WorkUnit
 
@@ -100,7 +101,7 @@ class _InProcess:
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
         job = self._job
         answerer = Answerer(answerer_settings(job.model, job.pruning, audit_share=job.audit.share))
-        self.statistics.tools.add(_tool_here())
+        self.statistics.tools.add(tool_here())
         held = self.statistics.actor_time
         held.gpus = gpus_counted(job.model.gpus_per_actor)
 
@@ -118,7 +119,7 @@ class _InProcess:
                 yield result
         finally:
             held.stop(answerer)
-            self.statistics.tools.add(_tool_here())
+            self.statistics.tools.add(tool_here())
         if answered:
             self.statistics.actors.append(str(answerer.describe()))
 
@@ -170,13 +171,6 @@ class _InProcess:
             found = decode_one(worked.media, worked.info, clip, self._settings, self._source)
         if isinstance(found, ClipFailure):
             raise ExecutionError(nothing_decodes(f"{socket.gethostname()}: {found.message}"))
-
-
-def _tool_here() -> str:
-    try:
-        return f"{socket.gethostname()}: {ffmpeg_tool()}"
-    except FfmpegMissing as error:
-        return f"{socket.gethostname()}: {error}"
 
 
 class _OnRay:
@@ -232,8 +226,12 @@ class _OnRay:
         job = self._job
         settings, where = decode_settings(job.clips, job.execution), source(job)
         is_placed = ray.cluster_resources().get(ray_workers.DECODE_RESOURCE, 0) > 0
+        starter = ray_workers.DecodeStarter(settings, where, is_placed=is_placed)
         return Backend(
-            start_decode=ray_workers.DecodeStarter(settings, where, is_placed=is_placed),
+            start_decode=starter,
+            start_decode_on=starter.on,
+            leave_out=starter.leave_out,
+            machines=lambda: nodes_with(ray_workers.DECODE_RESOURCE if is_placed else "CPU"),
             start_actor=lambda: _start_actor(job, audit_share=job.audit.share),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
             health=self._health,

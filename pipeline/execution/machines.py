@@ -31,6 +31,10 @@ def nothing_decodes(why: str) -> str:
     )
 
 
+def _is_certain(failure: ClipFailure) -> bool:
+    return failure.error_class == FfmpegMissing.error_class
+
+
 @dataclass
 class _Doubt:
     """What failed on one machine since a file was last decoded there."""
@@ -63,8 +67,11 @@ class Machines:
         """Hold a failure back, if it may be the machine's; returns whether it is held."""
         if not machine or not may_be_machines(failure):
             return False
+        is_told = _is_certain(failure) or rule_of(failure.error_class).fault is Fault.ITEM
+        if self.worked is None and machine not in self.out and not is_told:
+            return False  # nothing to compare with: damaged files may well be an archive's first
         self._doubts.setdefault(machine, _Doubt()).held.append((state, failure))
-        if failure.error_class == FfmpegMissing.error_class:
+        if _is_certain(failure):
             self.out.setdefault(machine, failure.message)  # it tried itself
         return True
 
@@ -89,15 +96,18 @@ class Machines:
         self.out.setdefault(machine, problem)
         return []
 
-    def unchecked(self, machine: str) -> None:
-        """The check came to nothing: another may be made."""
-        if machine in self._doubts:
-            self._doubts[machine].is_under_check = False
-
     def to_retry(self) -> list[ClipState]:
         """Clips that failed on machines that are out: to be tried elsewhere."""
         held = [held for machine in self.out for held in self._doubts.pop(machine, _Doubt()).held]
         return [state for state, _ in held]
+
+    def hopeless(self) -> str | None:
+        """What to say where nothing was ever decoded, and file after file, all probed well, cannot even be read."""
+        held = [held for doubt in self._doubts.values() for held in doubt.held]
+        files = {state.owner.unit.media.media_id for state, _ in held}
+        if self.worked is not None or len(files) < IN_A_ROW:
+            return None
+        return f"none of the first {len(files)} files can be read where it is decoded: {held[-1][1].message}"
 
     def unresolved(self) -> list[tuple[ClipState, ClipFailure]]:
         """What is held back and cannot be checked, since nothing was ever decoded: given up as it is."""

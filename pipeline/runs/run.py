@@ -209,7 +209,7 @@ def _resources(measured: Statistics) -> RunResources:
 def _machine_notes(resources: RunResources) -> tuple[str, ...]:
     """What a person should know of the machines that decoded."""
     replaced = [
-        f"another ffmpeg decoded than the one found first: {tool}" for tool in resources.tools if PASSED in tool
+        f"another ffmpeg decoded than the first one found: {tool}" for tool in resources.tools if PASSED in tool
     ]
     return (*replaced, *(f"a machine was given no more clips: {one}" for one in resources.machines_out))
 

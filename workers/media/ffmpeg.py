@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -77,6 +78,14 @@ class Tool:
         return f"{self.version} at {self.path}" + (f" instead of {self.instead_of}" if self.instead_of else "")
 
 
+def tool_here() -> str:
+    """This machine's name, and the ffmpeg that is used on it."""
+    try:
+        return f"{socket.gethostname()}: {ffmpeg_tool()}"
+    except FfmpegMissing as error:
+        return f"{socket.gethostname()}: {error}"
+
+
 def find_ffmpeg() -> str:
     """Path of the ffmpeg to use, see `ffmpeg_tool`."""
     return ffmpeg_tool().path
@@ -122,8 +131,8 @@ def packed_ffmpeg(passed_over: str | None = None) -> str:
         if os.access(packed, os.X_OK):
             return str(packed)
     raise FfmpegMissing(
-        f"no ffmpeg can run on this machine: {passed_over or 'none is on PATH'}, and there is none for this platform in "
-        "imageio-ffmpeg; install ffmpeg or set OMNIDROP_FFMPEG"
+        f"no ffmpeg can run on this machine: {passed_over or 'none is on PATH'}, and there is none for this platform "
+        "in imageio-ffmpeg; install ffmpeg or set OMNIDROP_FFMPEG"
     )
 
 
