@@ -1,7 +1,7 @@
 """Is it this file that cannot be read, or the whole archive? Another file of it tells: the canary.
 
 Promises: one that was read before is asked for its first byte, else some that were listed; credentials are looked up
-anew for it. Knows nothing about what is done then.
+anew for it. A prober that dies is tried on a file that cannot be at fault. Knows nothing about what is done then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pipeline.failure_rules import Fault, rule_of
 from pipeline.storage.errors import StorageError, Unavailable
 from pipeline.storage.outage import Patience
 from pipeline.storage.s3_client import explain_s3_error, s3_filesystem
-from workers.errors import MediaChanged
+from workers.errors import MediaChanged, ProbeCrashed
+from workers.media.probing import prober_problem
 from workers.records import ClipFailure, Media
 
 LISTED = 2
@@ -78,7 +79,7 @@ class ArchiveHealth:
 
 
 def patient_prober(probe: Prober, health: ArchiveHealth, patience: Patience) -> Prober:
-    """The same prober, which waits while nothing of the archive can be read."""
+    """The same prober, which waits while nothing of the archive can be read, or nothing can be probed here."""
 
     def probed(items: Iterable[Media]) -> Iterator[tuple[Media, Probed]]:
         for media, found in probe(list(items)):
@@ -91,9 +92,16 @@ def patient_prober(probe: Prober, health: ArchiveHealth, patience: Patience) -> 
 
         def attempt() -> Probed:
             one = next(tries, None) or probed_again()
-            if one.failure is not None and health.is_its_own(media, one.failure):
-                return probed_again()
-            return one
+            if one.failure is None:
+                return one
+            if one.failure.error_class == ProbeCrashed.error_class:
+                if (problem := prober_problem()) is not None:
+                    raise Unavailable(
+                        f"the prober cannot run on this machine, not even on a second of silence: {problem}; look at "
+                        "its memory and at the Python package av"
+                    )
+                return probed_again()  # it may have been killed from outside
+            return probed_again() if health.is_its_own(media, one.failure) else one
 
         def probed_again() -> Probed:
             return next(again for _, again in probe([media]))

@@ -26,7 +26,7 @@ from tests.conftest import write_job
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import ANSWERS, CLIPS, Silent, cli, run, select
-from workers.media import ffmpeg
+from workers.media import ffmpeg, probing
 from workers.media.store_failures import forget_credentials
 
 IDLE = {"execution.clips_per_unit": 1, "audit.share": 0}
@@ -241,6 +241,30 @@ def test_credentials_mended_in_a_file_are_found_by_a_run_that_waits(job, tmp_pat
 
         summary = run_job(load_job(job, IDLE | where), At(1, expire), threading.Event())
         assert (summary.run.status, summary.totals.clips, summary.totals.quarantined) == ("complete", 4, 0)
+
+
+def test_a_prober_that_cannot_run_writes_no_file_off(job, undisturbed, monkeypatch):
+    start = probing.start
+    monkeypatch.setattr(probing, "start", lambda program, **given: start(["/bin/false"], **given))
+    with pytest.raises(Unavailable, match=r"the prober cannot run on this machine.*waited 0.3 s.*run again"):
+        run(job, **IDLE | {"storage.patience_s": 0.3})
+    monkeypatch.undo()
+    check(job, undisturbed)
+
+
+def test_a_probe_that_is_killed_from_outside_is_tried_again(job, undisturbed, monkeypatch):
+    start, killed = probing.start, []
+
+    def start_and_kill(program, **given):
+        child = start(program, **given)
+        if not killed:
+            killed.append(child)
+            child.kill()
+        return child
+
+    monkeypatch.setattr(probing, "start", start_and_kill)
+    check(job, undisturbed)
+    assert killed
 
 
 BROKEN = "#!/bin/sh\necho 'ffmpeg: error while loading shared libraries: libx264.so.164' >&2\nexit 127\n"

@@ -20,8 +20,10 @@ import select
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import wave
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +76,22 @@ def probe(
     """
     with contextlib.closing(_Child(timeout_s, storage_options or {})) as child:
         return child.probe(path)
+
+
+def prober_problem() -> str | None:
+    """Why nothing can be probed on this machine, None where it can: a second of silence is probed."""
+    with tempfile.TemporaryDirectory(prefix="omnidrop-") as folder:
+        path = os.path.join(folder, "silence.wav")
+        with wave.open(path, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(bytes(16_000))
+        try:
+            probe(path)
+        except MediaError as error:
+            return str(error)
+    return None
 
 
 class ProbePool:
