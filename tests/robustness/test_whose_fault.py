@@ -278,6 +278,7 @@ def on_path(tmp_path, monkeypatch):
     path.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(path.parent), prepend=":")
+    monkeypatch.delenv("OMNIDROP_FFMPEG")
     forget_ffmpeg()
     yield path
     monkeypatch.undo()
