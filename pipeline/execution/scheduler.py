@@ -489,8 +489,8 @@ class RayExecution:
         if self._machines.out and self._backend.machines() <= self._machines.out.keys():
             reasons = "; ".join(f"{name}: {why}" for name, why in self.statistics.machines_out.items())
             raise ExecutionError(nothing_decodes(reasons))
-        if (why := self._machines.hopeless()) is not None:
-            raise ExecutionError(nothing_decodes(why))
+        if (said := self._machines.hopeless()) is not None:
+            raise ExecutionError(nothing_decodes(said))
 
     def _checked(self, ref: ray.ObjectRef, machine: str) -> Iterator[UnitResult]:
         """A machine was given a clip that worked before."""
