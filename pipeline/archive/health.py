@@ -58,6 +58,10 @@ class ArchiveHealth:
                 return True
         raise Unavailable(f"nothing of the archive can be read: {problem}")
 
+    def can_read(self, media: Media) -> bool:
+        """Whether this process can read a file's first byte now."""
+        return self._problem(media) is None
+
     def _problem(self, media: Media) -> str | None:
         try:
             if is_s3(media.uri):

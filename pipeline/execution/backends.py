@@ -169,6 +169,8 @@ class _InProcess:
                 return
             worked, clip = self._worked
             found = decode_one(worked.media, worked.info, clip, self._settings, self._source)
+            if not self._health.can_read(worked.media):
+                return  # it is gone from the archive, which says nothing about the machine
         if isinstance(found, ClipFailure):
             raise ExecutionError(nothing_decodes(f"{socket.gethostname()}: {found.message}"))
 

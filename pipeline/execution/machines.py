@@ -101,11 +101,12 @@ class Machines:
         held = [held for machine in self.out for held in self._doubts.pop(machine, _Doubt()).held]
         return [state for state, _ in held]
 
-    def hopeless(self) -> str | None:
-        """What to say where nothing was ever decoded, and file after file, all probed well, cannot even be read."""
+    def hopeless(self, here: set[str]) -> str | None:
+        """What to say where nothing was ever decoded, and on every machine file after file, all probed well, cannot
+        even be read."""
         held = [held for doubt in self._doubts.values() for held in doubt.held]
         files = {state.owner.unit.media.media_id for state, _ in held}
-        if self.worked is not None or len(files) < IN_A_ROW:
+        if self.worked is not None or len(files) < IN_A_ROW or not here <= self._doubts.keys():
             return None
         return f"none of the first {len(files)} files can be read where it is decoded: {held[-1][1].message}"
 

@@ -489,7 +489,7 @@ class RayExecution:
         if self._machines.out and self._backend.machines() <= self._machines.out.keys():
             reasons = "; ".join(f"{name}: {why}" for name, why in self.statistics.machines_out.items())
             raise ExecutionError(nothing_decodes(reasons))
-        if (said := self._machines.hopeless()) is not None:
+        if (said := self._machines.hopeless(self._backend.machines())) is not None:
             raise ExecutionError(nothing_decodes(said))
 
     def _checked(self, ref: ray.ObjectRef, machine: str) -> Iterator[UnitResult]:
@@ -499,6 +499,9 @@ class RayExecution:
             problem = None if report.failure is None else report.failure.message
         except RayError as error:
             problem = first_line(error)
+        worked, health = self._machines.worked, self._backend.health
+        if worked is not None and health is not None and not health.can_read(worked.owner.unit.media):
+            problem = None  # the file is gone from the archive, which says nothing about the machine
         yield from self._stand(self._machines.checked(machine, problem))
         self._doubt()
 

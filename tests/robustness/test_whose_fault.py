@@ -19,9 +19,11 @@ import s3fs
 from pipeline import failure_rules
 from pipeline.config.job import load_job
 from pipeline.execution.actor_pool import ExecutionError
+from pipeline.journal.journal import Journal
 from pipeline.runs.run import run_job
 from pipeline.storage import outage, s3_client
 from pipeline.storage.errors import Unavailable
+from pipeline.storage.store import open_store
 from tests.conftest import write_job
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import rclone_server, s3_server
@@ -183,10 +185,19 @@ def test_an_object_refused_while_others_work_is_named_and_tried_by_every_run(job
         summary = run(job, **IDLE | overrides)
         assert (summary.run.status, summary.totals.clips) == ("complete", 3)
         assert select(job, QUARANTINE) == refused
-    # Probed well, and refused only then.
     proxy.rate = 0.0
-    other = {**IDLE, **overrides, "output": str(job.parent / "other")}
-    run_job(load_job(job, other), At(0, lambda: refuse(proxy, "denied", "long.mkv")), threading.Event())
+    check(job, undisturbed, **overrides)
+
+
+@pytest.mark.cluster
+def test_an_object_refused_after_it_was_probed_leaves_no_attempt_a_run(job, bucket, undisturbed):
+    overrides, proxy = bucket
+    at = At(0, lambda: refuse(proxy, "denied", "long.mkv"))
+    for _ in range(2):
+        summary = run_job(load_job(job, IDLE | overrides), at, threading.Event())
+        assert (summary.run.status, summary.totals.clips, summary.totals.quarantined) == ("complete", 1, 1 + 3)
+    attempts = {key.attempt for key in Journal(open_store(load_job(job).output)).units()}
+    assert attempts == {0}
     proxy.rate = 0.0
     check(job, undisturbed, **overrides)
 
