@@ -17,6 +17,7 @@ from pipeline.storage.outage import Patience
 from pipeline.storage.s3_client import explain_s3_error, s3_filesystem
 from workers.errors import MediaChanged, ProbeCrashed
 from workers.media.probing import prober_problem
+from workers.media.store_failures import forget_credentials
 from workers.records import ClipFailure, Media
 
 LISTED = 2
@@ -74,8 +75,9 @@ class ArchiveHealth:
         return None
 
     def _read_object(self, media: Media) -> None:
-        # A file system of its own has credentials of its own, and none of another's connections.
+        # A file system of its own shares no broken connection with others.
         store = s3_filesystem(self._archive.endpoint_url, anonymous=self._archive.anonymous, max_retries=0)
+        forget_credentials(store)
         try:
             store.cat_file(media.uri, start=0, end=1) if media.size_bytes else store.info(media.uri)
         except Exception as error:

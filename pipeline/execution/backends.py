@@ -29,7 +29,7 @@ from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted, unwatched
 from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.clip_state import UnitResult
-from pipeline.execution.machines import may_be_machines, nothing_decodes
+from pipeline.execution.machines import is_certain, may_be_machines, nothing_decodes
 from pipeline.execution.scheduler import (
     Backend,
     Limits,
@@ -41,7 +41,6 @@ from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
 from workers import ray_workers
-from workers.errors import FfmpegMissing
 from workers.media.clip_reader import decoded_shape
 from workers.media.confinement import level
 from workers.media.decode import decode_one
@@ -164,7 +163,7 @@ class _InProcess:
             return
         self._doubted.add(unit.media.media_id)
         found: DecodedClip | ClipFailure = failure
-        if failure.error_class != FfmpegMissing.error_class:
+        if not is_certain(failure):
             if self._worked is None:
                 return
             worked, clip = self._worked

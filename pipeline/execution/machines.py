@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pipeline.execution.clip_state import ClipState
 from pipeline.failure_rules import Fault, rule_of
-from workers.errors import DecodeFailed, FfmpegMissing
+from workers.errors import CacheUnsafe, ConfinementMissing, DecodeFailed, FfmpegMissing
 from workers.records import ClipFailure
 
 IN_A_ROW = 3
@@ -31,8 +31,9 @@ def nothing_decodes(why: str) -> str:
     )
 
 
-def _is_certain(failure: ClipFailure) -> bool:
-    return failure.error_class == FfmpegMissing.error_class
+def is_certain(failure: ClipFailure) -> bool:
+    """Whether the machine itself says that it cannot decode."""
+    return failure.error_class in (FfmpegMissing.error_class, ConfinementMissing.error_class, CacheUnsafe.error_class)
 
 
 @dataclass
@@ -67,11 +68,11 @@ class Machines:
         """Hold a failure back, if it may be the machine's; returns whether it is held."""
         if not machine or not may_be_machines(failure):
             return False
-        is_told = _is_certain(failure) or rule_of(failure.error_class).fault is Fault.ITEM
+        is_told = is_certain(failure) or rule_of(failure.error_class).fault is Fault.ITEM
         if self.worked is None and machine not in self.out and not is_told:
             return False  # nothing to compare with: damaged files may well be an archive's first
         self._doubts.setdefault(machine, _Doubt()).held.append((state, failure))
-        if _is_certain(failure):
+        if is_certain(failure):
             self.out.setdefault(machine, failure.message)  # it tried itself
         return True
 

@@ -53,9 +53,9 @@ def decode(folder, clip, machine=""):
         raise ValueError("a bug in decoding")
     for error_class in ("storage", "decode_failed"):
         if marked(folder, error_class, clip) or (Path(folder) / f"{error_class}-on-{machine}").exists():
-            return DecodeReport(ClipFailure(clip, "fetch", error_class, "as asked"), 0, machine), None
+            return DecodeReport(ClipFailure(clip, "fetch", error_class, "as asked"), 0, machine=machine), None
     frames = np.full((CLIP_BYTES,), clip.index, np.uint8)
-    return DecodeReport(None, frames.nbytes, machine), DecodedClip(clip, frames, None, 2.0, 1.0, 0.1)
+    return DecodeReport(None, frames.nbytes, machine=machine), DecodedClip(clip, frames, None, 2.0, 1.0, 0.1)
 
 
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
