@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy, NotIn
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from workers.media.confinement import level
 from workers.media.decode import Source, decode_one
@@ -108,8 +108,9 @@ class DecodeStarter:
     def __init__(self, settings: DecodeSettings, source: Source, *, is_placed: bool = False, task: Any = None) -> None:
         """`task` is what is started, with the same arguments, where decoding itself is not what is measured."""
         self._settings, self._source = settings, source
-        task = task or _decode_task
-        self._all = self._task = task.options(resources={DECODE_RESOURCE: 1}) if is_placed else task
+        self._anywhere = task or _decode_task
+        self._placed = {"resources": {DECODE_RESOURCE: 1}} if is_placed else {}
+        self._task = self._anywhere.options(**self._placed) if is_placed else self._anywhere
         self._packed: tuple[WorkUnit | None, bytes] = (None, b"")
 
     def __call__(self, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
@@ -122,14 +123,16 @@ class DecodeStarter:
 
     def on(self, machine: str, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         """The same on one machine, by its node's id, and nowhere else."""
-        there = self._all.options(scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False))
+        there = self._anywhere.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False), **self._placed
+        )
         report, decoded = there.remote(packed(unit.media, unit.info, self._settings, self._source), clip)
         return report, decoded
 
     def leave_out(self, machines: Iterable[str]) -> None:
         """Start nothing on these machines any more."""
-        elsewhere = NodeLabelSchedulingStrategy(hard={NODE_ID_LABEL: NotIn(*machines)})
-        self._task = self._all.options(scheduling_strategy=elsewhere)
+        elsewhere = {NODE_ID_LABEL: f"!in({','.join(machines)})"}
+        self._task = self._anywhere.options(label_selector=elsewhere, **self._placed)
 
 
 def start_actor(settings: AnswererSettings, *, num_gpus: float, num_cpus: float = 1) -> Any:
