@@ -19,6 +19,7 @@ from pipeline.config.sections import ArchiveConfig
 from pipeline.storage.s3_client import s3_options
 from workers.media.confinement import require
 from workers.media.decode import Source, opened
+from workers.media.ffmpeg import with_working_ffmpeg
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
 from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo
@@ -83,7 +84,8 @@ def _with_cuts(media: Media, probed: Probed, threshold: float, where: Source) ->
         return probed
     try:
         with opened(media, DecodeSettings(), where) as path:
-            cuts = find_scene_cuts(path, probed.info, threshold)
+            info = probed.info
+            cuts = with_working_ffmpeg(lambda: find_scene_cuts(path, info, threshold))
     except OmniDropError as error:
         return Probed(None, ClipFailure(None, "plan", error.error_class, f"scene cuts: {error}"))
     return replace(probed, scene_cuts_s=cuts, scene_threshold=threshold)

@@ -382,7 +382,8 @@ class StorageConfig(Section):
     patience_s: float = Field(
         default=300.0,
         ge=0,
-        description="Seconds that a run waits, beginning nothing new, for a store that is gone or a disk that is full.",
+        description="Seconds that a run waits, beginning nothing new, for a store, an index or credentials that do not "
+        "work, or a full disk.",
     )
 
     @model_validator(mode="after")

@@ -487,7 +487,8 @@ def test_a_job_in_s3_is_validated_where_it_lies(
 
 @pytest.mark.cluster
 def test_the_index_is_really_connected_to(job_file: Path, videos: Path, monkeypatch: pytest.MonkeyPatch):
-    with postgres_server() as url:
+    with postgres_server() as server:
+        url = server.url
         monkeypatch.setenv("OMNIDROP_MY_INDEX", url)
         result = omnidrop("validate", job_file, "--no-with-model", "--index-url", "${OMNIDROP_MY_INDEX}")
     assert result.exit_code == 0, result.output

@@ -19,6 +19,7 @@ from workers.errors import MediaChanged, MediaMissing, MediaTooLarge
 from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
 from workers.media.fetching import CacheSettings, fetched
+from workers.media.ffmpeg import with_working_ffmpeg
 from workers.media.opening import opened_below
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
 
@@ -107,7 +108,7 @@ def _decoded(
     path: str, media: Media, info: MediaInfo, clip: Clip, settings: DecodeSettings
 ) -> DecodedClip | ClipFailure:
     try:
-        decoded = decode_clip(path, info, clip, settings)
+        decoded = with_working_ffmpeg(lambda: decode_clip(path, info, clip, settings))
         if is_local(media.uri):
             # Half of the old file and half of the new one must not become an answer.
             _check_unchanged(media)

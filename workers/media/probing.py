@@ -19,8 +19,10 @@ import queue
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import wave
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +33,7 @@ from workers.errors import (
     MediaChanged,
     MediaError,
     MediaMissing,
+    MediaRefused,
     ProbeCrashed,
     ProbeTimeout,
     StorageFailed,
@@ -72,6 +75,22 @@ def probe(
     """
     with contextlib.closing(_Child(timeout_s, storage_options or {})) as child:
         return child.probe(path)
+
+
+def prober_problem() -> str | None:
+    """Why nothing can be probed on this machine, None where it can: a second of silence is probed."""
+    with tempfile.TemporaryDirectory(prefix="omnidrop-") as folder:
+        path = os.path.join(folder, "silence.wav")
+        with wave.open(path, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(bytes(16_000))
+        try:
+            probe(path)
+        except MediaError as error:
+            return str(error)
+    return None
 
 
 class ProbePool:
@@ -206,7 +225,7 @@ class _Child:
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.close()
             raise ProbeCrashed(f"the probing process died over this file ({_how(process, error)})") from error
-        except (StorageFailed, MediaMissing, MediaChanged):
+        except (StorageFailed, MediaMissing, MediaRefused, MediaChanged):
             self.close()
             raise
         if self._rest:  # more than was asked for: not a child to go on with
