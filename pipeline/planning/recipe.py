@@ -29,6 +29,8 @@ KIND = "effective"
 NEUTRAL: Mapping[str, Any] = {"encoder_share": 1.0, "settings": {}}
 """Settings of pruning that came later, with the value that does what was done before: left out, so that outputs which
 know nothing of them keep their recipes. Every further setting belongs here."""
+NO_ANSWERS = {"max_per_media"}
+"""Settings of clips that change no answer: which items are too long to be asked at all."""
 LABEL_FIELDS = ("key", "name", "stem", "folder")
 """What templates can read of an item that is not in its content."""
 
@@ -140,7 +142,7 @@ def written(pruning: PruningConfig) -> dict[str, Any]:
 
 def _clips(clips: ClipsConfig) -> dict[str, Any]:
     pixels = DecodeSettings.max_pixels if clips.max_pixels is None else clips.max_pixels
-    given = clips.model_dump() | {"max_pixels": pixels}
+    given = clips.model_dump(exclude=NO_ANSWERS) | {"max_pixels": pixels}
     if clips.cut == "fixed":
         unused: tuple[str, ...] = ("max_length_s", "scene_threshold")
     else:
