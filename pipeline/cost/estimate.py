@@ -113,17 +113,21 @@ def price_job(
         with prober(job) as probe:
             of_job = (job, parts.question_set, parts.recipe, parts.index, probe)
             planner = Planner(*of_job, parts.journal.tombstones(), parts.earlier, redo_older)
-            labels = Labels()
+            labels, contents = Labels(), Labels()
             for plan in planner.plans(list_media(job.archive, leave_out=job.output)):
                 labels.add(plan.media.media_id)
+                if plan.media.content_id is not None:
+                    contents.add(plan.media.content_id)
                 _add(price, plan, estimator)
                 advance(price)
-        gone = [head.media_key for head in labels.missing(parts.index.listed(job.name))]
+        # What only has another key now, as in an archive that was moved, is not gone.
+        of_before = labels.missing(parts.index.listed(job.name))
+        gone = [head.media_key for head in contents.missing(of_before, of=lambda head: head.content_id)]
         price.media_counted = sum(1 for _ in parts.index.listed(job.name))
         notes = [*parts.caveats, *planner_notes(planner)]
         if gone and job.archive.sample is None:
             price.media_unlisted = len(gone)
-            notes.append(gone_note(len(gone), price.media_counted, gone))
+            notes.append(gone_note(len(gone), price.media_counted, gone, job.archive.max_missing))
         price.notes = tuple(notes)
         estimator.set_hours(price)
     finally:
