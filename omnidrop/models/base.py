@@ -109,7 +109,6 @@ class Adapter(Words, Protocol):
 
     family: str
     geometry: Geometry
-    processor: Processor
     device: torch.device
     dtype: torch.dtype
     weights_hash: str
@@ -124,6 +123,11 @@ class Adapter(Words, Protocol):
     """`rotary(hidden, positions[:, None, :]) -> (cos, sin)`."""
     config: object
     """The text decoder's configuration (hidden_size, num_hidden_layers, num_key_value_heads, head_dim, ...)."""
+
+    @property
+    def processor(self) -> Processor:
+        """What lays out clips and questions."""
+        ...
 
     @classmethod
     def load(cls, directory: Path, *, device: torch.device, dtype: torch.dtype, encoders: EncoderSettings) -> Self:
