@@ -15,7 +15,7 @@ from omnidrop.engine import layout, prefill
 from omnidrop.engine.modes import DENSE_MODES, SHARED_MODES
 from omnidrop.model import Pruning
 from omnidrop.models.base import Prefix, SomeOf
-from omnidrop.models.checkpoints import resolve_checkpoint
+from omnidrop.models.checkpoints import loading, resolve_checkpoint
 from omnidrop.models.registry import processor_of
 from omnidrop.policies.schedule import Schedule
 from omnidrop.questions import Json, Question, Text
@@ -40,9 +40,11 @@ class Estimator:
 
     def __init__(self, model: str, *, value_bytes: int = 2) -> None:
         """`model` as for `OmniModel.load`; `value_bytes` of one cached value (2 for bfloat16)."""
-        self._processor = processor_of(resolve_checkpoint(model))
+        directory = resolve_checkpoint(model)
+        self._processor = processor_of(directory)
         self.geometry = self._processor.geometry
-        self._widths = cost.Widths.of(self.geometry.config.text_config, value_bytes)
+        with loading(directory):
+            self._widths = cost.Widths.of(self.geometry.config.text_config, value_bytes)
 
     def clip(
         self,

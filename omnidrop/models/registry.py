@@ -11,7 +11,7 @@ import torch
 
 from omnidrop.errors import CheckpointError
 from omnidrop.models.base import Adapter, Processor
-from omnidrop.models.checkpoints import checkpoint_hash, family_of, resolve_checkpoint
+from omnidrop.models.checkpoints import checkpoint_hash, family_of, loading, resolve_checkpoint
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.models.families import adapter_of
 from omnidrop.models.geometry import Geometry
@@ -36,9 +36,9 @@ def load(
     if wanted is None or wanted not in DTYPES.values():
         raise CheckpointError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     directory = resolve_checkpoint(model)
-    return adapter_class(directory).load(
-        directory, device=_device(device), dtype=wanted, encoders=encoders or EncoderSettings()
-    )
+    chosen, where = adapter_class(directory), _device(device)
+    with loading(directory):
+        return chosen.load(directory, device=where, dtype=wanted, encoders=encoders or EncoderSettings())
 
 
 def adapter_class(directory: Path) -> type[Adapter]:
@@ -53,12 +53,16 @@ def read_geometry(model: str) -> Geometry:
 
 def geometry_of(directory: Path) -> Geometry:
     """The geometry of the checkpoint in `directory`. Raises CheckpointError where the configuration is not usable."""
-    return adapter_class(directory).read_geometry(directory)
+    adapter = adapter_class(directory)
+    with loading(directory):
+        return adapter.read_geometry(directory)
 
 
 def processor_of(directory: Path) -> Processor:
     """What prepares clips and words for the checkpoint in `directory`; loads no weights. Raises CheckpointError."""
-    return adapter_class(directory).read_processor(directory)
+    adapter = adapter_class(directory)
+    with loading(directory):
+        return adapter.read_processor(directory)
 
 
 def weights_hash(model: str) -> str:
