@@ -7,7 +7,7 @@ wherever that writer died; after `rebuild` it holds nothing else. Knows nothing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.batches import batches
@@ -81,11 +81,14 @@ def rebuild(journal: Journal, index: SavingsIndex, advance: Callable[[int], None
     return catch_up(journal, index, advance)
 
 
-def forget(journal: Journal, index: SavingsIndex, item_id: str) -> int:
-    """Erase a content from journal and index for good; returns how many units went. The tables must be published."""
+def forget(journal: Journal, index: SavingsIndex, item_id: str, once_under: Collection[str] = ()) -> int:
+    """Erase a content from journal and index for good; returns how many units went. The tables must be published.
+
+    `once_under` are media ids under which it counted before something else did.
+    """
     groups = {CONTENTS, *index.jobs(), *(group for group, _ in index.groups_of([item_id]))}
     labels = {head.media_id for head in index.find_media(item_id)}
-    erased = journal.forget(item_id, sorted(groups), labels)
+    erased = journal.forget(item_id, sorted(groups), labels, once_under)
     index.forget([item_id])
     reached("forget_index")
     return erased

@@ -19,7 +19,7 @@ or how answers are made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -188,12 +188,26 @@ class Journal:
         labels = (n.removesuffix(".json") for n in names if n.endswith(".json") and not n.endswith(_CONTENT))
         return Tombstones(contents, frozenset(labels))
 
-    def forget(self, item_id: str, groups: Iterable[str], labels: Iterable[str] = ()) -> int:
+    def only_under(self, labels: Collection[str]) -> set[str]:
+        """Item ids of contents that were declared of these labels (media ids) at some time, and of no other."""
+
+        def declared(*, of_these: bool) -> Iterator[str]:
+            for _, heads in self.heads_after(None):
+                for head in heads:
+                    if (head.media_id in labels) is of_these:
+                        yield from head.items
+
+        return set(declared(of_these=True)).difference(declared(of_these=False)) if labels else set()
+
+    def forget(
+        self, item_id: str, groups: Iterable[str], labels: Collection[str] = (), once_under: Iterable[str] = ()
+    ) -> int:
         """Erase a content from the journal for good; returns how many units went. Safe to repeat.
 
-        `groups` are the first folders of its units, `labels` the media ids under which it counted.
+        `groups` are the first folders of its units, `labels` the media ids under which it counted: all that was ever
+        declared of these goes, or an older declaration would count again. `once_under` are such of before.
         """
-        self.bury(item_id, labels)
+        self.bury(item_id, {*labels, *once_under})
         reached("forget_tombstone")
         prefixes = [item_prefix(group, item_id) for group in groups]
         for prefix in (*prefixes, "journal/heads/"):
@@ -202,7 +216,7 @@ class Journal:
         self._store.delete(units)
         reached("forget_units")
         for path, heads in self.heads_after(None):
-            kept = [h for h in heads if item_id not in (h.place[1], h.content_id and contents_item(h.content_id))]
+            kept = [h for h in heads if item_id not in h.items and h.media_id not in labels]
             if len(kept) < len(heads):
                 self._replace_head_object(path, kept)
                 reached("forget_head")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.identity import item_id as contents_item
 from pipeline.records.checksummed_parquet import JournalError, unseal
 from pipeline.records.columns import run_from_row, run_row
 from pipeline.records.legacy import formats as legacy
@@ -69,6 +70,12 @@ class Head:
     def place(self) -> tuple[str, str]:
         """Group and item id of its units, spelled out."""
         return self.group or self.job, self.item_id or self.media_id
+
+    @property
+    def items(self) -> frozenset[str]:
+        """Item ids of what it declares: of its units' place, and of its content."""
+        content = () if self.content_id is None else (contents_item(self.content_id),)
+        return frozenset((self.place[1], *content))
 
 
 @dataclass(frozen=True)

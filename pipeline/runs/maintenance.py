@@ -58,7 +58,8 @@ def find_content(job: JobConfig, name: str) -> tuple[str, ...]:
 
 
 def forget_media(job: JobConfig, name: str) -> Forgotten:
-    """Erase a content from journal, index and tables for good, whatever it is called, by a key or id of it.
+    """Erase a content from journal, index and tables for good, whatever it is called, by a key or id of it, and what
+    was there before it and nowhere else.
 
     Safe to repeat, also where it was interrupted. Raises UserError where no media item has that key or id.
     """
@@ -74,7 +75,11 @@ def forget_media(job: JobConfig, name: str) -> Forgotten:
                 f"there is no media item with the key, media_id or content_id {name!r} in {store.uri}; "
                 '`omnidrop query "SELECT media_key, media_id, content_id FROM media"` lists them'
             )
-        erased = sum(sync.forget(journal, index, found_id) for found_id in sorted(found))
+        labels = {head.media_id for head in heads}
+        before = journal.only_under(labels) - found
+        # What counts goes last: until then a repetition finds it.
+        erased = sum(sync.forget(journal, index, one, labels) for one in sorted(before))
+        erased += sum(sync.forget(journal, index, one) for one in sorted(found))
         publish.publish(store, journal, index, keeps_before=False)
         iceberg.erase(store, job.resolved_index_url())
         return Forgotten(tuple(dict.fromkeys(head.media_key for head in heads)), erased)

@@ -296,6 +296,27 @@ def test_forget_names_all_keys_and_can_be_undone(project, asked):
     assert "nothing with the key" in never.output
 
 
+def test_what_was_there_before_is_forgotten_too_and_what_counts_elsewhere_is_not(project, asked):
+    first, second = project / "archive" / "00.mp4", project / "archive" / "01.mp4"
+    index(project)
+    video(first, "another")
+    index(project)
+    second.write_text(first.read_text())
+    video(first, "a third")
+    index(project)
+    assert asked.clips() == 28
+    # Of 00.mp4 three contents were known, of which 01.mp4 has the second now.
+    assert "forgotten: 00.mp4 (2 work units" in cli("forget", project / "job.yaml", "--media", "00.mp4").output
+    job = project / "job.yaml"
+    assert cli("verify", job).exit_code == cli("rebuild", job).exit_code == cli("verify", job).exit_code == 0
+    assert {row[0] for row in rows(project)} == {f"{n:02d}.mp4" for n in range(1, 12)}
+    video(first, "video 0")
+    assert "left out: 00.mp4" in index(project)
+    cli("forget", job, "--media", "00.mp4", "--undo")
+    index(project)
+    assert (len(rows(project)), asked.clips()) == (48, 30)
+
+
 def test_files_that_are_no_media_cost_no_row_and_no_object_each(project, asked):
     for number in range(30):
         (project / "archive" / f"{number}.srt").write_text(f"subtitles {number}")

@@ -120,4 +120,5 @@ def one_visit_each() -> dict[str, tuple[str, int]]:
     scenes |= dict.fromkeys((*_FORGETTING, *_PUBLISHING), "forget") | {"index_cleared": "rebuild"}
     visits = {point: (scene, 1) for point, scene in scenes.items()}
     # The first time, an older declaration is read again; the second time, units count again and are not yet taken up.
-    return visits | {"heads_applied": ("grow", 2)}
+    # What is forgotten leaves an empty bucket, of which no live file is written.
+    return visits | {"heads_applied": ("grow", 2), "live_file_written": ("grow", 1)}
