@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 import tempfile
 import threading
@@ -30,6 +31,7 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import ANSWERS, CLIPS, Silent, cli, run, select
 from workers.media import extraction, ffmpeg, probing
+from workers.media.fetching import CacheSettings
 from workers.media.store_failures import forget_credentials
 
 IDLE = {"execution.clips_per_unit": 1, "audit.share": 0}
@@ -149,7 +151,9 @@ def bucket(job, moto, tmp_path, monkeypatch):
 
 
 def refuse(proxy, kind, what=""):
-    """From now on the proxy answers so to every request of which the path holds `what`."""
+    """From now on the proxy answers so to every request of which the path holds `what`, and nothing that was planned
+    is in the cache, as on a machine that only decodes."""
+    shutil.rmtree(CacheSettings().path, ignore_errors=True)
     proxy.kinds, proxy.rate, proxy.spoils = [kind], 1.0, lambda request: what in request.raw_path
 
 
