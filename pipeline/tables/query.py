@@ -171,16 +171,36 @@ def keep_sure(connection: duckdb.DuckDBPyConnection, least: Mapping[tuple[str, s
 
 
 def the_job(connection: duckdb.DuckDBPyConnection, uri: str, job: str | None) -> str:
-    """The job to look at: the one that is named, or the only one. Raises QueryError."""
-    jobs = [name for (name,) in connection.execute("SELECT DISTINCT job FROM media ORDER BY job").fetchall()]
+    """The job to look at: the one that is named, or the only one. Raises QueryError.
+
+    Rows that several jobs list are published once, under the first one's name: where there are several, the
+    connection's tables become what this one lists, under its name.
+    """
+    listing = "SELECT DISTINCT unnest(coalesce(jobs, [job])) AS name FROM media ORDER BY name"
+    jobs = [name for (name,) in connection.execute(listing).fetchall()]
     if job is None and len(jobs) == 1:
         return str(jobs[0])
     if job in jobs:
+        if len(jobs) > 1:
+            _show_only(connection, str(job))
         return str(job)
     if not jobs:
         raise QueryError(f"{uri}: the published tables name no media; run `omnidrop index` with this output first")
     given = "they hold several jobs" if job is None else f"they hold no job {job!r}"
     raise QueryError(f"{uri}: {given}; choose one with --job: {', '.join(jobs)}")
+
+
+def _show_only(connection: duckdb.DuckDBPyConnection, job: str) -> None:
+    tables = [name for name in manifest.NAMES if {"job", "media_id"} <= set(manifest.SCHEMAS[name].names)]
+    for name in tables:
+        connection.execute(f"ALTER VIEW {name} RENAME TO every_jobs_{name}")
+    wanted = job.replace("'", "''")
+    listed = f"SELECT job, media_id FROM every_jobs_media WHERE list_contains(coalesce(jobs, [job]), '{wanted}')"
+    for name in tables:
+        connection.execute(
+            f"CREATE VIEW {name} AS SELECT * REPLACE ('{wanted}' AS job) FROM every_jobs_{name} "
+            f"WHERE (job, media_id) IN ({listed})"
+        )
 
 
 def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import s3fs
 
+from pipeline.config.job import StorageConfig
+from pipeline.report.queries import gather
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli, run, select
 from tests.support.stub_runs import QUESTIONS, stub_runs, video
@@ -269,6 +271,12 @@ def test_a_row_counts_while_any_job_of_the_output_lists_it(project, asked):
     keys = "SELECT media_key, count(*) FROM answers GROUP BY 1 ORDER BY 1"
     assert select(project / "job.yaml", keys) == [(f"0{n}.mp4", 4) for n in range(10)]
     assert asked.clips() == 20
+    # What both list is in the report of each.
+    for name in ("test", "other"):
+        assert (
+            gather(str(project / "results"), StorageConfig(), name, budget_bytes=10**6).clips
+            == (14, 10)[name == "other"]
+        )
     edit(project, "[0-6]", "[0-2]")
     index(project)
     assert [key for key, _ in select(project / "job.yaml", keys)] == [f"0{n}.mp4" for n in (0, 1, 2, 5, 6, 7, 8, 9)]
