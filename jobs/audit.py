@@ -65,7 +65,8 @@ def command(
     published = manifest.current(store)
     if published is None:
         raise UserError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
-    jobs = sorted(set(manifest.read(store, published, "media")["job"].to_pylist()))
+    media = manifest.read(store, published, "media").select(["job", "jobs"]).to_pylist()
+    jobs = sorted({name for row in media for name in row["jobs"] or [row["job"]]})
     if (job is None and len(jobs) != 1) or (job is not None and job not in jobs):
         raise UserError(f"{uri} holds the jobs {', '.join(jobs) or '(none)'}; choose one with --job")
     found = audit_of(

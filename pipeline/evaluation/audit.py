@@ -16,7 +16,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from omnidrop.answers import PassCost
 from pipeline.config.sections import AuditConfig
@@ -125,7 +124,11 @@ def audit_of(
         return None
     audits, runs = manifest.read(store, published, "audits"), manifest.read(store, published, "runs")
     order = runs.sort_by("started_at")["run_id"].to_pylist()
-    return evaluate(audits.filter(pc.equal(audits["job"], job)), min_agreement, order)
+    # What several jobs list is published once, under the first one's name.
+    media = manifest.read(store, published, "media").select(["job", "media_id", "jobs"]).to_pylist()
+    theirs = {(row["job"], row["media_id"]) for row in media if job in (row["jobs"] or [row["job"]])}
+    owners = zip(audits["job"].to_pylist(), audits["media_id"].to_pylist(), strict=True)
+    return evaluate(audits.filter(pa.array([owner in theirs for owner in owners], pa.bool_())), min_agreement, order)
 
 
 def evaluate(audits: pa.Table, min_agreement: float, runs: Sequence[str] = ()) -> Audit | None:
