@@ -104,13 +104,14 @@ class Pruning:
         return cls(mode=mode, policy="none", retained_ratio=None)
 
     def together(self, questions: Sequence[Question]) -> list[tuple[float | None, tuple[int, ...]]]:
-        """(retained ratio, numbers of the questions) of those that share one ratio, in order of the first of each."""
+        """(retained ratio, numbers of the questions) of those that share one ratio and group, in order of the first of
+        each: the passes."""
         if self.policy == "none":
             return [(self.retained_ratio, tuple(range(len(questions))))]
-        groups = defaultdict[float | None, list[int]](list)
+        passes = defaultdict[tuple[str, float | None], list[int]](list)
         for number, question in enumerate(questions):
-            groups[question.retained_ratio or self.retained_ratio].append(number)
-        return [(ratio, tuple(numbers)) for ratio, numbers in groups.items()]
+            passes[question.group, question.retained_ratio or self.retained_ratio].append(number)
+        return [(ratio, tuple(numbers)) for (_, ratio), numbers in passes.items()]
 
     def some_of(self, tokens: AudioVisual, layers: int, questions: Sequence[Question]) -> SomeOf | None:
         """Which cells of a clip with these `tokens` are encoded for all passes of a question set; None for all of them.

@@ -143,6 +143,9 @@ class Question:
     retained_ratio: float | None = None
     """Where pruning is on and the set's ratio costs this question too much: a ratio of its own. Questions of one ratio
     share a pass apart from the set's. None asks it with the set."""
+    group: str = ""
+    """Where a set is asked in several passes: the name of this question's. It changes what else guides the pruning, and
+    nothing of the question, so it is no part of `to_dict`."""
 
     def __post_init__(self) -> None:
         if not self.id or not self.text.strip():

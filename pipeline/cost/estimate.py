@@ -94,7 +94,7 @@ def price_job(
         estimator = _ClipPrices(job, price.calibration)
         with prober(job) as probe:
             of_job = (job, parts.question_set, parts.recipe, parts.index, probe)
-            planner = Planner(*of_job, parts.journal.tombstones(), parts.earlier, redo_older)
+            planner = Planner(*of_job, parts.journal.tombstones(), parts.earlier, redo_older, sources=parts.sources)
             labels = Labels()
             for plan in planner.plans(list_media(job.archive, leave_out=job.output)):
                 labels.add(plan.media.media_id)
@@ -172,7 +172,7 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
     price.video_s += plan.info.duration_s
     for unit in plan.units:
         price.clips += len(unit.clips)
-        if unit.unit_id in plan.finished:
+        if unit.unit_id in plan.finished or not unit.questions:  # all its answers are there
             price.clips_finished += len(unit.clips)
             continue
         for clip in unit.clips:

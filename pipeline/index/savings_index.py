@@ -480,6 +480,11 @@ class SavingsIndex:
             names = sa.union(sa.select(media.c.job), sa.select(units.c.group), sa.select(runs.c.job))
             return sorted(set(connection.scalars(names)) - {CONTENTS})
 
+    def recipes(self) -> set[str]:
+        """Hashes of all recipes under which something was declared to count."""
+        with self._engine.connect() as connection:
+            return set(connection.scalars(sa.select(self.tables.media.c.recipe_hash).distinct()))
+
     def runs(self, job: str | None = None) -> list[RunRecord]:
         """Run records, newest first."""
         runs = self.tables.runs

@@ -32,6 +32,7 @@ from pipeline.failpoints import reached
 from pipeline.identity import item_id as contents_item
 from pipeline.journal import defaults
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, seal
+from pipeline.records.composed import Held
 from pipeline.records.heads_and_runs import HEAD_SCHEMA, Head, StoredRun, decode_heads, decode_run
 from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import (
@@ -81,7 +82,11 @@ class Journal:
         self._store = store
 
     def commit(
-        self, meta: UnitMeta, outcomes: Sequence[ClipOutcome], questions: Sequence[Question]
+        self,
+        meta: UnitMeta,
+        outcomes: Sequence[ClipOutcome],
+        questions: Sequence[Question],
+        held: Held | None = None,
     ) -> UnitObject | None:
         """Store a finished unit and return what is now the truth about it.
 
@@ -93,7 +98,7 @@ class Journal:
             before = self.read_if_kept(replace(meta.key, attempt=meta.attempt - 1))
             if before is None:
                 return None
-        data = encode_unit(meta, outcomes, questions, before)
+        data = encode_unit(meta, outcomes, questions, before, held)
         path = meta.key.path
         reached("unit_encoded")
         is_first = self._store.write_once(path, data)

@@ -14,7 +14,9 @@ from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal import defaults
 from pipeline.journal.journal import FORMAT_PATH, Journal, check_output_is_ours
 from pipeline.journal.output_id import claim_output
+from pipeline.planning import passes
 from pipeline.planning.earlier import Earlier, find_earlier
+from pipeline.planning.passes import Source
 from pipeline.planning.recipe import Recipe, make_recipe
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.records.unit import Asked
@@ -36,13 +38,16 @@ class Opened:
     asked: Asked
     caveats: tuple[str, ...]
     """What the store of the output does not do, and what of the question set may be meant otherwise, in sentences."""
+    sources: tuple[Source, ...]
+    """Earlier recipes that asked some of the questions alike."""
 
 
-def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
+def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: bool = False) -> Opened:
     """Open question set, output, journal and index, and bring the index up to the journal. Raises UserError.
 
     With `patience` the parts that are returned wait for an output that fails later on; opening itself never does: an
-    output that fails at once is a wrong address more often than an outage.
+    output that fails at once is a wrong address more often than an outage. With `ask_together` all questions share one
+    pass, whatever was asked before.
     """
     check_output_is_ours(output := open_store(job.output, job.storage))
     job = defaults.with_kept(job, output)
@@ -60,6 +65,12 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
         store = PatientStore(store, patience)
         journal = Journal(store)
     recipe = make_recipe(job, question_set, weights_hash)
+    runs = index.runs()
+    if not ask_together:
+        counting = index.recipes()
+        recorded = [run for run in runs if run.recipe_hash in counting and passes.is_alike(recipe, run)]
+        own = [run for run in recorded if run.job == job.name]
+        recipe = passes.in_passes(recipe, next(iter((*own, *recorded)), None))
     earlier = find_earlier(store, index, job, question_set, weights_hash, recipe)
     asked = Asked(
         job=job.name,
@@ -72,7 +83,8 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
         policy=job.pruning.policy,
         retained_ratio_target=job.pruning.retained_ratio,
     )
-    return Opened(job, question_set, store, journal, index, recipe, earlier, asked, warnings)
+    sources = () if ask_together else passes.sources(recipe, runs)
+    return Opened(job, question_set, store, journal, index, recipe, earlier, asked, warnings, sources)
 
 
 def open_output(job: JobConfig) -> tuple[Store, Journal, SavingsIndex]:

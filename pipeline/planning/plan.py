@@ -8,7 +8,7 @@ or asked becomes a named failure and the plan goes on. Knows nothing about Ray, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,14 +21,17 @@ from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Tombstones
 from pipeline.planning.cutting import cut_spans
 from pipeline.planning.earlier import Earlier, earlier_name
+from pipeline.planning.passes import Source
 from pipeline.planning.recipe import LABEL_FIELDS, Recipe, make_recipe
 from pipeline.questions.templates import media_context
+from pipeline.records.composed import Kept
 from pipeline.records.heads_and_runs import Head
-from pipeline.records.unit import CONTENTS
+from pipeline.records.unit import CONTENTS, UnitKey
 from workers.errors import MediaChanged, MediaMissing
 from workers.records import Clip, ClipFailure, Media, MediaInfo, Version, WorkUnit
 
 if TYPE_CHECKING:
+    from omnidrop.questions import Question
     from pipeline.config.job import JobConfig
     from pipeline.questions.question_set import QuestionSet
 
@@ -63,6 +66,10 @@ class MediaPlan:
     """See `Head.earlier`."""
     unread_id: str = ""
     """What its failure was called while it could not be read."""
+    asked: tuple[Question, ...] = ()
+    """All that is asked of it; a unit of which earlier answers are kept has only the others."""
+    kept: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)
+    """By unit id: where answers to what is asked now are already."""
 
     @property
     def version_id(self) -> str:
@@ -119,6 +126,8 @@ def plan_media(
     if not spans:
         reason = f"its duration is {info.duration_s:g} s: there is nothing to ask about"
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", "empty_media", reason))
+    groups = recipe.groups
+    questions = tuple(replace(one, group=groups.get(one.id, "")) for one in questions)
     version = replace(version, clips_per_unit=version.clips_per_unit or job.execution.clips_per_unit)
     name, size = version.version_id, version.clips_per_unit
     assert size is not None
@@ -130,24 +139,50 @@ def plan_media(
         )
         for part in batches(clips, size)
     )
-    return MediaPlan(media, info, version, units)
+    return MediaPlan(media, info, version, units, asked=questions)
 
 
 def named_versions(media: Media, recipe: Recipe) -> list[Version]:
     """What the item's content is called under a recipe by this version of decoding and method, and by those before."""
+    return versions_under(media, recipe.hash, recipe.label_fields)
+
+
+def versions_under(media: Media, recipe: str, label_fields: Sequence[str]) -> list[Version]:
+    """The same of a recipe that is known by its hash."""
     content = media.content_id or unread_content(media.media_id, media.etag)
-    labels = labels_of(media, recipe)
+    labels = labels_of(media, label_fields)
     where = (CONTENTS, item_id(content), labels)
     formats = range(ANSWER_FORMAT, 0, -1)
-    return [Version(version_id(content, recipe.hash, labels, number), *where, number) for number in formats]
+    return [Version(version_id(content, recipe, labels, number), *where, number) for number in formats]
 
 
-def labels_of(media: Media, recipe: Recipe) -> tuple[tuple[str, str], ...]:
-    """What the question set reads of the item's key, as it reads it."""
-    if not recipe.label_fields:
+def labels_of(media: Media, label_fields: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What a question set reads of the item's key, as it reads it."""
+    if not label_fields:
         return ()
     context = media_context(media, MediaInfo("", 0.0))
-    return tuple((name, str(context[name])) for name in LABEL_FIELDS if name in recipe.label_fields)
+    return tuple((name, str(context[name])) for name in LABEL_FIELDS if name in label_fields)
+
+
+def _made_anew(plan: MediaPlan, version: Version) -> MediaPlan:
+    """The plan with its units under another version, in units of that version's size."""
+    name, size = version.version_id, version.clips_per_unit
+    assert size is not None
+    clips = [
+        replace(clip, clip_id=clip_id(name, clip.start_s, clip.end_s)) for unit in plan.units for clip in unit.clips
+    ]
+    first = plan.units[0]
+    units = tuple(
+        replace(
+            first,
+            unit_id=unit_id(name, [clip.clip_id for clip in part]),
+            version_id=name,
+            clips=tuple(part),
+            version=version,
+        )
+        for part in batches(clips, size)
+    )
+    return replace(plan, version=version, units=units)
 
 
 @dataclass
@@ -170,6 +205,10 @@ class Planner:
     """Items of which an exact copy is asked."""
     relabelled: int = 0
     """Clips to ask because their questions read the item's key, and that has changed."""
+    sources: tuple[Source, ...] = ()
+    """Earlier recipes that asked some of the questions alike."""
+    kept_clips: int = 0
+    """Clips that keep earlier answers while they are asked what is new, or nothing."""
     _begun: set[int] = field(default_factory=set)
     """Of versions with something left to do, by the beginning of their ids."""
 
@@ -203,6 +242,7 @@ class Planner:
             unread = failed_version_id(named_versions(replace(media, content_id=None), self.recipe)[0].version_id)
             plans.append(replace(plan, earlier=earlier_name(media, of_media), unread_id=unread))
         finished = index.known_units([u for plan in plans for u in plan.unit_ids])
+        plans = self._with_kept(plans, finished, heads) if self.sources else plans
         for plan in plans:
             mine = frozenset(plan.unit_ids) & finished
             todo = len(plan.unit_ids) - len(mine)
@@ -220,6 +260,56 @@ class Planner:
             current = heads.current(self.job.name, plan.media.media_id)
             is_current = current is not None and current == head_of(plan, self.job.name, self.recipe.hash)
             yield replace(plan, finished=mine, is_current=is_current)
+
+    def _with_kept(self, plans: Sequence[MediaPlan], finished: set[str], heads: _Heads) -> list[MediaPlan]:
+        """The plans with what is to be asked of units that have earlier answers reduced to what is new."""
+        named = {plan.version_id: self._source_versions(plan.media) for plan in plans if _is_left(plan, finished)}
+        known = self.index.known_versions([v.version_id for found in named.values() for _, v in found])
+        made = []
+        for plan in plans:
+            found = [(s, v) for s, v in named.get(plan.version_id, ()) if v.version_id in known]
+            if found and not set(plan.unit_ids) & finished:
+                plan = self._like(plan, found, heads.of(plan.media))
+            same = [(s, v) for s, v in found if v.answer_format == plan.version.answer_format]
+            made.append(self._reduced(plan, same, finished) if same else plan)
+        return made
+
+    def _source_versions(self, media: Media) -> list[tuple[Source, Version]]:
+        if media.content_id is None:
+            return []
+        formats = 1 if self.redo_older else ANSWER_FORMAT
+        return [
+            (source, version)
+            for source in self.sources
+            for version in versions_under(media, source.recipe_hash, source.label_fields)[:formats]
+        ]
+
+    def _like(self, plan: MediaPlan, found: Sequence[tuple[Source, Version]], heads: Sequence[Head]) -> MediaPlan:
+        """A plan of which nothing is finished, with the answer format and the size of units that its sources have."""
+        sizes = {head.version_id: head.clips_per_unit for head in heads if head.clips_per_unit}
+        newest = max(version.answer_format or 0 for _, version in found)
+        size = next((sizes[v.version_id] for _, v in found if v.version_id in sizes), plan.version.clips_per_unit)
+        (version,) = [v for v in named_versions(plan.media, self.recipe) if v.answer_format == newest]
+        return _made_anew(plan, replace(version, clips_per_unit=size))
+
+    def _reduced(self, plan: MediaPlan, found: Sequence[tuple[Source, Version]], finished: set[str]) -> MediaPlan:
+        there = {unit.unit_id: [(s, _key_under(v, unit)) for s, v in found] for unit in plan.units}
+        attempts = self.index.attempts([key.unit_id for keys in there.values() for _, key in keys])
+        units, kept = [], {}
+        for unit in plan.units:
+            left = {question.id for question in unit.questions}
+            has = []
+            for source, key in sorted(there[unit.unit_id], key=lambda pair: -len(pair[0].ids)):
+                ids = tuple((now, then) for now, then in source.ids if now in left)
+                if ids and key.unit_id in attempts and unit.unit_id not in finished:
+                    has.append(Kept(replace(key, attempt=attempts[key.unit_id]), ids))
+                    left -= {now for now, _ in ids}
+            if has:
+                kept[unit.unit_id] = tuple(has)
+                self.kept_clips += len(unit.clips)
+                unit = replace(unit, questions=tuple(q for q in unit.questions if q.id in left))
+            units.append(unit)
+        return replace(plan, units=tuple(units), kept=kept)
 
     def _known(self, batch: Sequence[Media]) -> list[tuple[Media, Probed]]:
         """The items of a batch that are media, with what is in them; who has not been looked at since is probed and
@@ -289,6 +379,16 @@ class _Heads:
             if (head.content_id is not None and head.content_id == media.content_id)
             or (head.content_id is None and (head.media_id == media.media_id or head.media_key == media.key))
         ]
+
+
+def _is_left(plan: MediaPlan, finished: set[str]) -> bool:
+    return plan.failure is None and not finished.issuperset(plan.unit_ids)
+
+
+def _key_under(version: Version, unit: WorkUnit) -> UnitKey:
+    """Where the unit of the same clips lies under another version."""
+    clips = [clip_id(version.version_id, clip.start_s, clip.end_s) for clip in unit.clips]
+    return UnitKey(version.group, version.item_id, version.version_id, unit_id(version.version_id, clips))
 
 
 def _chosen(candidates: Sequence[Version], heads: Sequence[Head], known: set[str]) -> Version:

@@ -42,6 +42,11 @@ class Recipe:
     label_fields: tuple[str, ...] = ()
     """Of `LABEL_FIELDS`, those that the question set reads."""
 
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """The pass of each question, where there are several: see `pipeline.planning.passes`."""
+        return {name: str(number) for number, names in enumerate(self.fields.get("passes", ())) for name in names}
+
 
 def make_recipe(job: JobConfig, question_set: QuestionSet, weights_hash: str) -> Recipe:
     """The recipe of a job: its questions, the weights, and how clips are cut, decoded and pruned.

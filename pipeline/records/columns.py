@@ -55,8 +55,16 @@ CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     *((f"{way}_{cost}", pa.int64()) for way in _WAYS for cost in _COSTS),
     ("peak_bytes", pa.int64()),
     ("notes", pa.list_(pa.string())),
+    ("passes", pa.int32()),
 )
-"""What is stored of a clip, beside its answers. `status` is answered, partial or quarantined."""
+"""What is stored of a clip, beside its answers. `status` is answered, partial or quarantined. `passes` says
+how many runs asked it for the answers that it has: more than one where questions came later."""
+
+_OF_A_PASS = ("decode_s", "answer_s", "model_s", "peak_bytes", *(f"{way}_{cost}" for way in _WAYS for cost in _COSTS))
+PART_FIELDS: Mapping[str, pa.DataType] = {
+    name: kind for name, kind in CLIP_FIELDS if name in _OF_A_PASS or name.startswith(("retained_ratio", "layer_"))
+}
+"""What one run's asking of a clip cost: see `pipeline.records.composed`."""
 
 FAILURE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("stage", pa.string()),
@@ -88,9 +96,12 @@ UNIT_SCHEMA = pa.schema(
         ("answers", pa.list_(ANSWER_TYPE)),
         ("run_id", pa.string()),
         ("audit", AUDIT_TYPE),
+        ("answers_run_id", pa.list_(pa.string())),
+        ("parts", pa.list_(pa.struct([("run_id", pa.string()), *PART_FIELDS.items()]))),
     ]
 )
-"""`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay."""
+"""`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay. Where it was made of answers of
+several runs, `answers_run_id` says which gave each, and `parts` what each cost; both are null elsewhere."""
 
 ASKED_FIELDS = ("question_set", "question_set_version", "model", "mode", "policy", "retained_ratio_target")
 

@@ -24,6 +24,7 @@ from omnidrop.answers import Answer
 from omnidrop.questions import Question
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal, unseal
 from pipeline.records.columns import _COSTS, _WAYS, UNIT_SCHEMA
+from pipeline.records.composed import Held
 from pipeline.records.legacy import formats as legacy
 from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, Version
 from workers.redaction import without_secrets
@@ -160,11 +161,12 @@ def encode_unit(
     outcomes: Sequence[ClipOutcome],
     questions: Sequence[Question],
     before: UnitObject | None = None,
+    held: Held | None = None,
 ) -> bytes:
     """A unit as one sealed Parquet object: row order is the clips' order; `meta` goes into the file's metadata.
 
     `before` is the attempt before this one, whose other clips stay as they are; so do those that had answers, of which
-    some could not be read, and have none now.
+    some could not be read, and have none now. `held` is what earlier recipes have of the unit.
     """
     if before is not None:
         failed = pc.equal(before.rows["status"], "quarantined")
@@ -174,7 +176,10 @@ def encode_unit(
         ]
     asked = {q.id: q for q in questions}
     rows = [_result_row(o, asked) if isinstance(o, ClipResult) else _failure_row(o) for o in outcomes]
-    table = pa.Table.from_pylist([row | {"run_id": meta.run_id} for row in rows], schema=UNIT_SCHEMA)
+    rows = [row | {"run_id": meta.run_id} for row in rows]
+    if held is not None:
+        rows = held.rows({row["clip_id"]: row for row in rows}, meta.run_id)
+    table = pa.Table.from_pylist(rows, schema=UNIT_SCHEMA)
     if before is not None:
         kept = pc.invert(pc.is_in(before.rows["clip_id"], value_set=table["clip_id"].combine_chunks()))
         table = pa.concat_tables([before.rows.filter(kept), table]).sort_by("clip_index")
@@ -240,6 +245,7 @@ def _result_row(result: ClipResult, questions: Mapping[str, Question]) -> dict[s
         "layer_video_tokens": [c.video for c in trace.layers],
         "peak_bytes": cost.peak_bytes,
         "notes": [*result.notes, *result.answers.notes],
+        "passes": 1,
         "answers": [_answer_row(a, questions[a.question_id]) for a in result.answers.answers],
         "audit": None if result.audit is None else _audit_row(result.audit),
     }

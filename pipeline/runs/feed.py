@@ -8,7 +8,7 @@ sees them. Knows nothing about how units are run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import Prober
@@ -20,6 +20,8 @@ from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
 from pipeline.planning.plan import MediaPlan, Planner
 from pipeline.planning.retry import Retry
+from pipeline.records.composed import Held, Kept
+from pipeline.records.unit import UnitObject
 from pipeline.runs.committer import Committer
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
@@ -55,7 +57,7 @@ class Feed:
         opened = self.opened
         of_job = (opened.job, opened.question_set, opened.recipe, opened.index, self.probe)
         self._forgotten = opened.journal.tombstones()
-        self.planner = Planner(*of_job, self._forgotten, opened.earlier, self.redo_older)
+        self.planner = Planner(*of_job, self._forgotten, opened.earlier, self.redo_older, sources=opened.sources)
         decides = self.retry is None and opened.job.archive.sample is None
         limit = opened.job.archive.max_missing
         self.listing = Listing(opened.index, opened.job.name, limit, self.allow_shrink) if decides else None
@@ -113,19 +115,42 @@ class Feed:
 
     def _taken(self, plan: MediaPlan) -> list[WorkUnit]:
         """The units of a plan that are left to do, after everything that must be known of them is on its way."""
-        todo = [unit for unit in plan.units if unit.unit_id not in plan.finished]
+        left = [unit for unit in plan.units if unit.unit_id not in plan.finished]
+        todo = [some for unit in left if (some := self._beside_kept(plan, unit)) is not None]
         has_failed = plan.failure is not None and plan.failed_unit_id not in plan.finished
         clips = sum(len(unit.clips) for unit in todo)
         self.media_listed += 1
         self.media_planned += bool(todo)
         self.units_done_before += len(plan.finished)
         self.told(clips, plan.clips - clips)
-        if todo or has_failed or not plan.is_current:
+        if left or has_failed or not plan.is_current:
             self.recorder.begin_work()
         self.committer.declare(plan)
+        asked = {unit.unit_id for unit in todo}
+        for unit in left:
+            if unit.unit_id not in asked:
+                self.committer.add(replace(unit, questions=()), ())
         if self.listing is not None:
             self.listing.kept.add(plan.media.media_id)
         if plan.failure is not None and has_failed:
             self.committer.fail(plan)
             self.metrics.failed(plan.failure)
         return todo
+
+    def _beside_kept(self, plan: MediaPlan, unit: WorkUnit) -> WorkUnit | None:
+        """What is to be asked of a unit beside the answers that earlier ones have; None where that is nothing."""
+        kept = plan.kept.get(unit.unit_id)
+        if not kept:
+            return unit
+        there = [self._read(one) for one in kept]
+        found = [(one, stored) for one, stored in zip(kept, there, strict=True) if stored is not None]
+        if len(found) < len(kept):
+            return replace(unit, questions=plan.asked)  # deleted meanwhile
+        held = Held(unit.clips, plan.asked, tuple(found))
+        clips = held.asked() if unit.questions else ()
+        self.committer.hold(unit.unit_id, held)
+        reached("kept_read")
+        return replace(unit, clips=clips) if clips else None
+
+    def _read(self, kept: Kept) -> UnitObject | None:
+        return self.opened.journal.read_if_kept(kept.key)
