@@ -20,6 +20,8 @@ EXAMPLES = (
     "omnidrop plan job.yaml --pruning-retained-ratio 0.2",
     "omnidrop plan job.yaml --sample 1000 --json plan.json",
 )
+DEAR = 1.2
+"""Passes that cost so many times one pass are said to."""
 AT_MOST = "a frame that repeats is not encoded again, a text may end early"
 
 
@@ -29,6 +31,9 @@ def command(
     redo_older: Annotated[
         bool,
         typer.Option("--redo-older", help="Price asking again what an older version of decoding or method answered."),
+    ] = False,
+    ask_together: Annotated[
+        bool, typer.Option("--together", help="Price asking all questions in one pass, whatever passes were recorded.")
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
@@ -41,7 +46,10 @@ def command(
     """
     with console.status("planning") as status:
         price = price_job(
-            job, lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"), redo_older=redo_older
+            job,
+            lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"),
+            redo_older=redo_older,
+            ask_together=ask_together,
         )
     print_facts(f"plan of job {job.name}", [*plan_lines(price), *hours_lines(price, job.cost)])
     for key, error_class in price.failed_keys:
@@ -63,6 +71,7 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
         ("media that cannot be asked", with_reasons(price.media_failed.total(), price.media_failed.most_common())),
         ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} finished before"),
         ("clips", f"{todo} to do, {price.clips_finished} finished before"),
+        *_reasons(price),
         ("answers to give", f"{price.questions}"),
         ("tokens", f"{quantity(price.audio_tokens)} audio, {quantity(price.video_tokens)} video before pruning"),
         *_encoded(price),
@@ -76,6 +85,21 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
             f"{quantity(price.largest_clip_kv_bytes_dense_shared, 'B')}",
         ),
     ]
+
+
+def _reasons(price: Price) -> list[tuple[str, str]]:
+    """Why clips are asked, and what each of it costs."""
+    rows = []
+    for reason, of in sorted(price.reasons.items(), key=lambda pair: -pair[1].as_run_flops):
+        cost = quantity(of.as_run_flops, "FLOP")
+        if of.gpu_hours is not None:
+            cost += f", {hours(of.gpu_hours.expected, None)}"
+        rows.append((f"  {reason}", f"{of.clips} clips, {cost}"))
+    if price.passes_flops > DEAR * price.one_pass_flops > 0:
+        one, several = quantity(price.one_pass_flops, "FLOP"), quantity(price.passes_flops, "FLOP")
+        said = f"{several} for clips to come, {one} in one pass: `omnidrop plan --together` prices asking all again"
+        rows.append(("in several passes", said))
+    return rows
 
 
 def _encoded(price: Price) -> list[tuple[str, str]]:

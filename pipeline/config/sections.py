@@ -315,6 +315,12 @@ class ExecutionConfig(Section):
         description="A worker slot that died this often stops the run; above max_deaths_per_clip.",
     )
     max_retries: int = Field(default=2, ge=0, le=100, description="Further tries after a failure that may pass.")
+    max_asked_again: int = Field(
+        default=100,
+        ge=0,
+        description="Answered clips that a run may ask again because a setting has changed; more need --yes, or a "
+        "person's answer at a terminal.",
+    )
     decode_tasks: int | None = Field(
         default=None,
         ge=1,

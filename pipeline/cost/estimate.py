@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from omnidrop.answers import PassCost
 from omnidrop.errors import PolicyError
@@ -31,6 +31,16 @@ from workers.media.clip_reader import decoded_shape
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 MOST_NAMED = 10
 """Media named one by one that cannot be asked."""
+
+
+@dataclass
+class Reason:
+    """What is asked for one reason."""
+
+    clips: int = 0
+    as_run_flops: int = 0
+    gpu_hours: GpuHours | None = None
+    """None without a calibration."""
 
 
 @dataclass
@@ -71,6 +81,12 @@ class Price:
     """Of these, how many the archive does not list any more."""
     notes: tuple[str, ...] = ()
     """What was left out or taken over, in sentences."""
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    """Why clips are asked, and what each of it costs."""
+    passes_flops: int = 0
+    """Of clips that are asked in several passes, since questions were added to the set ..."""
+    one_pass_flops: int = 0
+    """... and what all their questions in one pass would take."""
 
     @property
     def retained_ratio(self) -> float | None:
@@ -80,13 +96,18 @@ class Price:
 
 
 def price_job(
-    job: JobConfig, advance: Callable[[Price], None] = lambda price: None, *, redo_older: bool = False
+    job: JobConfig,
+    advance: Callable[[Price], None] = lambda price: None,
+    *,
+    redo_older: bool = False,
+    ask_together: bool = False,
 ) -> Price:
     """Plan the whole archive and price it. `advance` is called after every media item. Raises UserError.
 
-    With `redo_older`, what an older version of decoding or method answered is priced as to be asked again.
+    With `redo_older`, what an older version of decoding or method answered is priced as to be asked again; with
+    `ask_together` all questions in one pass.
     """
-    parts = open_job(job)
+    parts = open_job(job, ask_together=ask_together)
     job = parts.job
     price = Price()
     try:
@@ -94,7 +115,14 @@ def price_job(
         estimator = _ClipPrices(job, price.calibration)
         with prober(job) as probe:
             of_job = (job, parts.question_set, parts.recipe, parts.index, probe)
-            planner = Planner(*of_job, parts.journal.tombstones(), parts.earlier, redo_older, sources=parts.sources)
+            planner = Planner(
+                *of_job,
+                parts.journal.tombstones(),
+                parts.earlier,
+                redo_older,
+                sources=parts.sources,
+                recipes=parts.recipes,
+            )
             labels = Labels()
             for plan in planner.plans(list_media(job.archive, leave_out=job.output)):
                 labels.add(plan.media.media_id)
@@ -114,11 +142,11 @@ def price_job(
 
 
 class _ClipPrices:
-    """Prices by clip size and question set: an archive has few of both."""
+    """Prices by clip size and what is asked: an archive has few of both."""
 
     def __init__(self, job: JobConfig, known: Calibration | None) -> None:
         self._job, self._calibration = job, known
-        self._count: Counter[Estimate] = Counter()
+        self._count: Counter[tuple[str, Estimate]] = Counter()
         self._decoding = decode_settings(job.clips, job.execution)
         self._pruning = pruning_of(job.pruning)
         self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
@@ -141,8 +169,14 @@ class _ClipPrices:
                 system_prompt=self._job.model.system_prompt,
                 instruction=instruction,
             )
-        self._count[self._known[key]] += 1
         return self._known[key]
+
+    def take(self, price: Price, reason: str, estimate: Estimate) -> None:
+        """One clip more, that is asked for this reason."""
+        self._count[reason, estimate] += 1
+        of_reason = price.reasons.setdefault(reason, Reason())
+        of_reason.clips += 1
+        of_reason.as_run_flops += estimate.as_run.flops
 
     def set_hours(self, price: Price) -> None:
         """Hours of all clips that were asked for."""
@@ -150,9 +184,13 @@ class _ClipPrices:
             return
         gpus = gpus_counted(calibration.resolved(self._job, known).model.gpus_per_actor)
 
-        def of(cost: Callable[[Estimate], PassCost]) -> GpuHours:
-            seconds = sum(number * known.throughput.seconds(cost(clip)) for clip, number in self._count.items())
+        def of(cost: Callable[[Estimate], PassCost], reason: str | None = None) -> GpuHours:
+            counted = ((c, number) for (why, c), number in self._count.items() if reason in (None, why))
+            seconds = sum(number * known.throughput.seconds(cost(clip)) for clip, number in counted)
             return known.gpu_hours(seconds, gpus)
+
+        for reason, of_reason in price.reasons.items():
+            of_reason.gpu_hours = of(lambda clip: clip.as_run, reason)
 
         price.as_run_gpu_hours = of(lambda clip: clip.as_run)
         price.dense_gpu_hours = of(lambda clip: clip.dense)
@@ -181,7 +219,13 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
             except PolicyError as error:
                 raise PolicyError(f"{plan.media.key}, {clip.start_s:g} s to {clip.end_s:g} s: {error}") from error
             price.questions += len(unit.questions)
+            prices.take(price, plan.reason, estimate)
             _add_clip(price, estimate)
+            if len({question.group for question in unit.questions}) > 1:
+                one_pass = tuple(replace(question, group="") for question in unit.questions)
+                joined = prices.of(plan, one_pass, unit.instruction, clip.length_s)
+                price.passes_flops += estimate.as_run.flops
+                price.one_pass_flops += joined.as_run.flops
 
 
 def _add_clip(price: Price, estimate: Estimate) -> None:

@@ -480,6 +480,18 @@ class SavingsIndex:
             names = sa.union(sa.select(media.c.job), sa.select(units.c.group), sa.select(runs.c.job))
             return sorted(set(connection.scalars(names)) - {CONTENTS})
 
+    def model_seconds(self, version_ids: Sequence[str]) -> dict[str, tuple[int, float]]:
+        """(answered clips, seconds in the model) of those of these versions that count and have any."""
+        c, found = self.tables.clips.c, {}
+        with self._engine.connect() as connection:
+            for batch in batches(version_ids, BATCH):
+                query = sa.select(c.version_id, sa.func.count(), sa.func.coalesce(sa.func.sum(c.model_s), 0.0))
+                for version, clips, seconds in connection.execute(
+                    query.where(c.version_id.in_(batch)).group_by(c.version_id)
+                ):
+                    found[version] = (int(clips), float(seconds))
+        return found
+
     def recipes(self) -> set[str]:
         """Hashes of all recipes under which something was declared to count."""
         with self._engine.connect() as connection:

@@ -27,6 +27,7 @@ from cronsim import CronSim, CronSimError
 
 from omnidrop.errors import OmniDropError, UserError
 from pipeline.launch.lease import LEASE_S, Lease, take_lease
+from pipeline.planning.asking_again import AsksAgain
 from pipeline.storage.errors import StorageError
 from pipeline.storage.outage import StopFlag
 from workers.redaction import without_secrets
@@ -168,6 +169,8 @@ def keep_schedule(
         if made is not None:
             done, record = done + 1, made
             report(made)
+            if made.error_class == AsksAgain.error_class:
+                break  # so would every further run
     return record
 
 

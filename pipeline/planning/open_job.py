@@ -5,7 +5,9 @@ Promises: what is opened belongs to the same output. Knows nothing about running
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from omnidrop.models.checkpoints import checkpoint_hash, hub_revision, resolve_checkpoint
 from pipeline.config.job import JobConfig
@@ -40,6 +42,8 @@ class Opened:
     """What the store of the output does not do, and what of the question set may be meant otherwise, in sentences."""
     sources: tuple[Source, ...]
     """Earlier recipes that asked some of the questions alike."""
+    recipes: Mapping[str, Mapping[str, Any]]
+    """All recipes of the output by their hashes."""
 
 
 def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: bool = False) -> Opened:
@@ -84,7 +88,8 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
         retained_ratio_target=job.pruning.retained_ratio,
     )
     sources = () if ask_together else passes.sources(recipe, runs)
-    return Opened(job, question_set, store, journal, index, recipe, earlier, asked, warnings, sources)
+    recipes = {run.recipe_hash: run.recipe for run in runs}
+    return Opened(job, question_set, store, journal, index, recipe, earlier, asked, warnings, sources, recipes)
 
 
 def open_output(job: JobConfig) -> tuple[Store, Journal, SavingsIndex]:

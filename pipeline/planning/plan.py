@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import QuestionError
 from pipeline.archive.probing import Probed, Prober, is_named_as_media
@@ -20,11 +20,11 @@ from pipeline.identity import clip_id, failed_version_id, item_id, unit_id, unre
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Tombstones
 from pipeline.planning.cutting import cut_spans
+from pipeline.planning.differences import changed_settings
 from pipeline.planning.earlier import Earlier, earlier_name
 from pipeline.planning.passes import Source
 from pipeline.planning.recipe import LABEL_FIELDS, Recipe, make_recipe
 from pipeline.questions.templates import media_context
-from pipeline.records.composed import Kept
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import CONTENTS, UnitKey
 from workers.errors import MediaChanged, MediaMissing
@@ -44,6 +44,15 @@ READ_BATCH = 8
 """Media read and probed before any of them is planned."""
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where an earlier recipe's unit of the same clips has answers to what is asked now."""
+
+    key: UnitKey
+    ids: tuple[tuple[str, str], ...]
+    """(id of a question now, its id there)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,8 @@ class MediaPlan:
     """All that is asked of it; a unit of which earlier answers are kept has only the others."""
     kept: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)
     """By unit id: where answers to what is asked now are already."""
+    reason: str = ""
+    """Why something is asked of it; empty where nothing is."""
 
     @property
     def version_id(self) -> str:
@@ -207,8 +218,12 @@ class Planner:
     """Clips to ask because their questions read the item's key, and that has changed."""
     sources: tuple[Source, ...] = ()
     """Earlier recipes that asked some of the questions alike."""
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """All recipes of the output by their hashes."""
     kept_clips: int = 0
     """Clips that keep earlier answers while they are asked what is new, or nothing."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why clips are asked."""
     _begun: set[int] = field(default_factory=set)
     """Of versions with something left to do, by the beginning of their ids."""
 
@@ -259,7 +274,22 @@ class Planner:
                 self.older += sum(len(unit.clips) for unit in plan.units if unit.unit_id in mine)
             current = heads.current(self.job.name, plan.media.media_id)
             is_current = current is not None and current == head_of(plan, self.job.name, self.recipe.hash)
-            yield replace(plan, finished=mine, is_current=is_current)
+            left = sum(len(u.clips) for u in plan.units if u.unit_id not in mine and u.questions) if todo else 0
+            reason = self._reason(plan, current, heads.of(plan.media)) if left else ""
+            self.reasons.update({reason: left} if left else ())
+            yield replace(plan, finished=mine, is_current=is_current, reason=reason)
+
+    def _reason(self, plan: MediaPlan, current: Head | None, same: Sequence[Head]) -> str:
+        known = [head for head in same if head.content_id is not None]
+        if any(head.version_id == plan.version_id for head in same):
+            return "begun before and not finished, or failed"
+        if not known:
+            return "files that are new" if current is None else "files that have changed"
+        head = next((head for head in known if head is current), known[0])
+        fields = self.recipes.get(head.recipe_hash)
+        if head.recipe_hash == self.recipe.hash or fields is None:
+            return "files that were moved or renamed" if self.recipe.label_fields else "asked again"
+        return "; ".join(changed_settings(fields, self.recipe.fields))
 
     def _with_kept(self, plans: Sequence[MediaPlan], finished: set[str], heads: _Heads) -> list[MediaPlan]:
         """The plans with what is to be asked of units that have earlier answers reduced to what is new."""

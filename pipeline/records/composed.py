@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from omnidrop.questions import Question
 from pipeline.records.columns import PART_FIELDS
 from workers.records import Clip
-
-if TYPE_CHECKING:
-    from pipeline.records.unit import UnitKey, UnitObject
 
 Row = dict[str, Any]
 _MOST = tuple(name for name in PART_FIELDS if name.endswith("_bytes"))
@@ -29,13 +28,14 @@ _MEAN = tuple(name for name in PART_FIELDS if name.startswith(("retained_ratio",
 _SUM = tuple(name for name in PART_FIELDS if name not in (*_MOST, *_MEAN))
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Where an earlier recipe's unit of the same clips has answers to what is asked now."""
+@dataclass(frozen=True, eq=False)
+class EarlierRows:
+    """An earlier recipe's unit of the same clips, of which answers are kept."""
 
-    key: UnitKey
     ids: tuple[tuple[str, str], ...]
     """(id of a question now, its id there)."""
+    rows: pa.Table
+    answer_format: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +46,12 @@ class Held:
     """All of the unit's."""
     questions: tuple[Question, ...]
     """The whole set, in its order."""
-    kept: tuple[tuple[Kept, UnitObject], ...]
+    kept: tuple[EarlierRows, ...]
 
     @property
     def answer_format(self) -> int | None:
         """Of the oldest answer that is kept."""
-        return min((unit.meta.answer_format or 0 for _, unit in self.kept), default=None)
+        return min((earlier.answer_format or 0 for earlier in self.kept), default=None)
 
     def asked(self) -> tuple[Clip, ...]:
         """The clips that can be asked further: those of which all that is to be kept is there."""
@@ -64,7 +64,7 @@ class Held:
         return [self._row(clip, found[clip.clip_id], made.get(clip.clip_id), run_id) for clip in self.clips]
 
     def _rows(self) -> dict[str, list[Row | None]]:
-        by_span = [{_span(row): row for row in unit.rows.to_pylist()} for _, unit in self.kept]
+        by_span = [{_span(row): row for row in earlier.rows.to_pylist()} for earlier in self.kept]
         return {clip.clip_id: [rows.get(_span_of(clip)) for rows in by_span] for clip in self.clips}
 
     def _row(self, clip: Clip, found: Sequence[Row | None], made: Row | None, run_id: str) -> Row:
@@ -77,10 +77,10 @@ class Held:
             missing = {"stage": "plan", "error_class": "internal", "message": "the earlier answers are gone"}
             return made or {**named, "status": "quarantined", **missing, "run_id": run_id}
         answers: dict[str, tuple[Row, str]] = {}
-        for (kept, _), row in zip(self.kept, there, strict=True):
+        for earlier, row in zip(self.kept, there, strict=True):
             runs = row["answers_run_id"] or [row["run_id"]] * len(row["answers"])
             has = {one["question_id"]: (one, run) for one, run in zip(row["answers"], runs, strict=True)}
-            answers |= {now: (has[then][0] | {"question_id": now}, has[then][1]) for now, then in kept.ids}
+            answers |= {now: (has[then][0] | {"question_id": now}, has[then][1]) for now, then in earlier.ids}
         parts = {part["run_id"]: part for row in there for part in row["parts"] or [_part(row)]}
         used = {run for _, run in answers.values()}
         parts = {name: part for name, part in parts.items() if name in used}

@@ -20,8 +20,7 @@ from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
 from pipeline.planning.plan import MediaPlan, Planner
 from pipeline.planning.retry import Retry
-from pipeline.records.composed import Held, Kept
-from pipeline.records.unit import UnitObject
+from pipeline.records.composed import EarlierRows, Held
 from pipeline.runs.committer import Committer
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
@@ -57,7 +56,14 @@ class Feed:
         opened = self.opened
         of_job = (opened.job, opened.question_set, opened.recipe, opened.index, self.probe)
         self._forgotten = opened.journal.tombstones()
-        self.planner = Planner(*of_job, self._forgotten, opened.earlier, self.redo_older, sources=opened.sources)
+        self.planner = Planner(
+            *of_job,
+            self._forgotten,
+            opened.earlier,
+            self.redo_older,
+            sources=opened.sources,
+            recipes=opened.recipes,
+        )
         decides = self.retry is None and opened.job.archive.sample is None
         limit = opened.job.archive.max_missing
         self.listing = Listing(opened.index, opened.job.name, limit, self.allow_shrink) if decides else None
@@ -98,6 +104,8 @@ class Feed:
         """What a person should know after the run."""
         if self.listing is not None:
             yield from self.listing.notes()
+        for reason, clips in self.planner.reasons.most_common():
+            yield f"{clips} clips to ask: {reason}"
         yield from planner_notes(self.planner)
 
     def _listed(self) -> Iterable[Media]:
@@ -142,15 +150,14 @@ class Feed:
         kept = plan.kept.get(unit.unit_id)
         if not kept:
             return unit
-        there = [self._read(one) for one in kept]
-        found = [(one, stored) for one, stored in zip(kept, there, strict=True) if stored is not None]
-        if len(found) < len(kept):
-            return replace(unit, questions=plan.asked)  # deleted meanwhile
+        found = []
+        for one in kept:
+            stored = self.opened.journal.read_if_kept(one.key)
+            if stored is None:  # deleted meanwhile
+                return replace(unit, questions=plan.asked)
+            found.append(EarlierRows(one.ids, stored.rows, stored.meta.answer_format))
         held = Held(unit.clips, plan.asked, tuple(found))
         clips = held.asked() if unit.questions else ()
         self.committer.hold(unit.unit_id, held)
         reached("kept_read")
         return replace(unit, clips=clips) if clips else None
-
-    def _read(self, kept: Kept) -> UnitObject | None:
-        return self.opened.journal.read_if_kept(kept.key)

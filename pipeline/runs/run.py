@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
 from pipeline.index.totals import Totals
+from pipeline.planning.asking_again import AsksAgain, refuse_asking_again
 from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.retry import Retry, Selection
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunTime
@@ -94,12 +95,16 @@ def run_job(
     *,
     allow_shrink: bool = False,
     redo_older: bool = False,
+    ask_together: bool = False,
+    may_ask_again: Callable[[AsksAgain], bool] = lambda refusal: False,
 ) -> RunSummary:
     """Do what is left of a job, or what failed and is selected to be done again, and publish.
 
     `allow_shrink` takes a listing that lacks much of what counted, `redo_older` asks again what an older version of
-    decoding or method answered. With `lost` set, a lease that another run has taken over, nothing new is begun and
-    nothing more is committed. Raises UserError before anything is spent, ExecutionError when stuck.
+    decoding or method answered, `ask_together` asks all questions in one pass again. Where a setting has changed so
+    that more than `execution.max_asked_again` answered clips would be asked again, `may_ask_again` is asked first, and
+    without its word AsksAgain is raised. With `lost` set, a lease that another run has taken over, nothing new is begun
+    and nothing more is committed. Raises UserError before anything is spent, ExecutionError when stuck.
     """
     started = time.monotonic()
     observer.stage("listing")
@@ -107,7 +112,9 @@ def run_job(
         stop = EitherFlag(stop, lost)
     confinement.require(job.execution.confinement)
     patience = Patience(job.storage.patience_s, stop, job.execution.stop_grace_s)
-    opened = open_job(job, patience)
+    opened = open_job(job, patience, ask_together=ask_together)
+    if again is None:
+        _mind_asking_again(opened, may_ask_again)
     is_pinned, job = job.model.revision is not None, opened.job
     run = _new_record(opened, run_id)
     metrics = RunMetrics(job.name, job.cost)
@@ -164,6 +171,15 @@ def run_job(
         *feed.notes(),
     )
     return RunSummary(run, totals, classes, published, notes)
+
+
+def _mind_asking_again(opened: Opened, may_ask_again: Callable[[AsksAgain], bool]) -> None:
+    try:
+        refuse_asking_again(opened, opened.job.execution.max_asked_again)
+    except AsksAgain as refusal:
+        if not may_ask_again(refusal):
+            opened.index.close()
+            raise
 
 
 def _new_record(opened: Opened, run_id: str | None) -> RunRecord:

@@ -107,7 +107,7 @@ def test_costs_are_those_of_all_passes_each_once(job):
     ((ran, dense, shared, _),) = select(job, sums)
     ask(job, SHAPE, HEARD, MANY)
     ((ran2, dense2, shared2, passes),) = select(job, sums)
-    assert ran2 > ran and dense2 > dense and shared2 > shared and passes == 2
+    assert (ran2 > ran, dense2 > dense, shared2 > shared, passes) == (True, True, True, 2)
     ask(job, SHAPE, MANY)
     assert select(job, sums) == [(ran2, dense2, shared2, 2)]
     ask(job, SHAPE)
