@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import collections
+import hashlib
+import json
+import os
+import random
+import threading
+
 import pytest
 
-from tests.support.small_jobs import run, select
+from pipeline.config.job import load_job
+from pipeline.runs.run import run_job
+from tests.support.small_jobs import Silent, cli, run, select
 from workers.model.answerer import Answerer
 
 SHAPE = "{id: shape, text: 'Which shape is shown?', answer: {type: choice, options: [circle, square]}}"
@@ -112,3 +121,105 @@ def test_costs_are_those_of_all_passes_each_once(job):
     assert select(job, sums) == [(ran2, dense2, shared2, 2)]
     ask(job, SHAPE)
     assert select(job, sums) == [(ran, dense, shared, 1)]
+
+
+POOL = {
+    "shape": (SHAPE, SHAPE.replace("is shown", "do you see")),
+    "heard": (HEARD, HEARD.replace("a tone", "a beep")),
+    "many": (MANY, MANY.replace("many shapes", "many things")),
+    "red": (RED, RED.replace("it red", "anything red")),
+}
+
+
+class StopsAtOnce(Silent):
+    """Takes the run's stop flag, and raises it when a first unit is done."""
+
+    def __init__(self, stop):
+        super().__init__()
+        self.stop = stop
+
+    def unit_done(self, result):
+        self.stop.set()
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("OMNIDROP_PASSES_SEEDS", "2"))))
+def test_any_history_of_a_question_set(job, monkeypatch, seed):
+    """Whatever is added, removed, reworded, reordered, taken back or stopped: rows as the set wants them, each once,
+    and no question twice of one clip in one pass."""
+    chance = random.Random(seed)
+    asked = collections.Counter()
+    answer = Answerer.answer
+
+    def counted(self, decoded, questions, *args, **more):
+        content = hashlib.sha256(decoded.frames.tobytes()).hexdigest() if decoded.frames is not None else ""
+        for question in questions:
+            mates = sorted(other.text for other in questions if other.group == question.group)
+            asked[content, decoded.clip.start_s, question.text, *mates] += 1
+        return answer(self, decoded, questions, *args, **more)
+
+    monkeypatch.setattr(Answerer, "answer", counted)
+    (job.parent / "archive" / "short.mp4").unlink()  # it begins as the other one does
+    wanted = {"shape": 0, "heard": 0}
+    states, stored = [dict(wanted)], {}
+    for _ in range(8):
+        match chance.choice(["add", "remove", "reword", "back", "stop"]):
+            case "add":
+                wanted[chance.choice(sorted(POOL))] = 0
+            case "remove" if len(wanted) > 1:
+                del wanted[chance.choice(sorted(wanted))]
+            case "reword":
+                name = chance.choice(sorted(wanted))
+                wanted[name] = 1 - wanted[name]
+            case "back":
+                wanted = dict(chance.choice(states))
+            case "stop":
+                wanted[chance.choice(sorted(POOL))] = 0
+                write_set(job, wanted, chance)
+                stop = threading.Event()
+                run_job(load_job(job), StopsAtOnce(stop), stop)
+        states.append(dict(wanted))
+        write_set(job, wanted, chance)
+        run(job)
+        found = collections.Counter((row[0], row[1], row[2]) for row in select(job, ROWS))
+        clips = {row[:2] for row in found}
+        assert len(clips) == 3
+        assert found == collections.Counter((*clip, name) for clip in clips for name in wanted)
+        for row in select(job, ROWS):
+            # An answer that stays is the one that was stored: by clip, what was asked, and the run that asked.
+            assert stored.setdefault((row[0], row[1], row[3], row[7]), row[4:7]) == row[4:7]
+    assert {key: count for key, count in asked.items() if count > 1} == {}
+
+
+def write_set(job, wanted, chance):
+    order = chance.sample(sorted(wanted), len(wanted))
+    lines = "".join(f"  - {POOL[name][wanted[name]]}\n" for name in order)
+    (job.parent / "questions.yaml").write_text(f"name: small\nversion: '1'\nquestions:\n{lines}")
+
+
+def test_much_that_would_be_asked_again_needs_a_word(job):
+    ask(job, SHAPE, HEARD)
+    other = ["--pruning-retained-ratio", "0.3", "--execution-max-asked-again", "3"]
+    refused = cli("index", job, *other)
+    assert refused.exit_code == 2
+    assert "pruning.retained_ratio 0.4 -> 0.3: 4 answered clips" in refused.output
+    planned = cli("plan", job, *other)
+    assert "pruning.retained_ratio 0.4 -> 0.3" in planned.output
+    assert "4 clips" in planned.output
+    assert cli("index", job, *other, "--yes").exit_code == 0
+    assert cli("index", job, *other[:2], "--execution-max-asked-again", "0").exit_code == 0  # nothing is asked again
+    # Taken back: its answers count again, and nothing is asked.
+    assert cli("index", job, "--execution-max-asked-again", "0").exit_code == 0
+
+
+def test_a_plan_says_why(job, tmp_path):
+    ask(job, SHAPE, HEARD)
+    new = (tmp_path / "archive" / "short.mp4").read_bytes() + b"\0\0\0\x10free12345678"
+    (tmp_path / "archive" / "new.mp4").write_bytes(new)
+    (tmp_path / "questions.yaml").write_text(f"name: small\nversion: '1'\nquestions: [{SHAPE}, {HEARD}, {MANY}]\n")
+    said = cli("plan", job, "--json", tmp_path / "plan.json").output
+    why = json.loads((tmp_path / "plan.json").read_text())["reasons"]
+    assert {reason: of["clips"] for reason, of in why.items()} == {"questions added: many": 4, "files that are new": 1}
+    assert "questions added: many" in said
+    asked = cli("index", job)
+    assert "4 clips to ask: questions added: many" in asked.output
+    assert "1 clips to ask: files that are new" in asked.output
