@@ -12,9 +12,12 @@ import threading
 import pytest
 
 from pipeline.config.job import load_job
+from pipeline.runs.maintenance import rebuild_results
 from pipeline.runs.run import run_job
+from tests.robustness.crash.rows import difference, state_of
 from tests.support.small_jobs import Silent, cli, run, select
 from workers.model.answerer import Answerer
+from workers.records import ClipFailure
 
 SHAPE = "{id: shape, text: 'Which shape is shown?', answer: {type: choice, options: [circle, square]}}"
 HEARD = "{id: heard, text: 'Is a tone heard?', answer: {type: boolean}}"
@@ -223,3 +226,59 @@ def test_a_plan_says_why(job, tmp_path):
     asked = cli("index", job)
     assert "4 clips to ask: questions added: many" in asked.output
     assert "1 clips to ask: files that are new" in asked.output
+
+
+def test_what_fails_now_costs_the_answers_that_are_kept_nothing(job, monkeypatch):
+    ask(job, SHAPE, HEARD)
+    before = rows(job, "shape", "heard")
+    answer = Answerer.answer
+
+    def failing(self, decoded, questions, *args, **more):
+        if [question.id for question in questions] == ["many"] and decoded.clip.start_s > 0:
+            return ClipFailure(decoded.clip, "answer", "model_error", "the model failed")
+        return answer(self, decoded, questions, *args, **more)
+
+    monkeypatch.setattr(Answerer, "answer", failing)
+    ask(job, SHAPE, HEARD, MANY)
+    assert rows(job, "shape", "heard") == before
+    failed = "SELECT question_id, error_class, message FROM quarantine WHERE clip_id IS NOT NULL"
+    assert select(job, failed) == [("many", "model_error", "the model failed")] * 2
+    assert [row[4] is None for row in rows(job, "many")].count(True) == 2
+    monkeypatch.setattr(Answerer, "answer", answer)
+    assert cli("retry", job, "--error-class", "model_error").exit_code == 0
+    assert not select(job, failed)
+    assert all(row[4] is not None for row in rows(job, "many"))
+
+
+def test_a_clip_that_failed_before_stays_as_it_failed(job, monkeypatch, asked):
+    answer = Answerer.answer
+
+    def failing(self, decoded, questions, *args, **more):
+        if decoded.clip.start_s > 0:
+            return ClipFailure(decoded.clip, "answer", "json_invalid", "no")
+        return answer(self, decoded, questions, *args, **more)
+
+    monkeypatch.setattr(Answerer, "answer", failing)
+    ask(job, SHAPE, HEARD)
+    monkeypatch.setattr(Answerer, "answer", answer)
+    asked.clear()
+    ask(job, SHAPE, HEARD, MANY)
+    assert {start for start, *_ in asked} == {0.0}
+    failed = "SELECT error_class FROM quarantine WHERE clip_id IS NOT NULL"
+    assert select(job, failed) == [("json_invalid",)] * 2
+    assert len(select(job, ROWS)) == 2 * 3
+
+
+def test_a_rebuild_gives_the_same_and_forgetting_leaves_nothing(job, index_url):
+    more = {"index_url": index_url}
+    ask(job, SHAPE, HEARD, **more)
+    ask(job, HEARD, MANY, **more)
+    config = load_job(job, more)
+    should = state_of(config)
+    rebuild_results(config)
+    assert not difference(should, state_of(config))
+    assert cli("verify", job, "--index-url", index_url).exit_code == 0
+    assert cli("forget", job, "--media", "long.mkv", "--index-url", index_url).exit_code == 0
+    assert {row[0] for row in select(job, ROWS)} == {"short.mp4"}
+    kept = [path for path in (job.parent / "results").rglob("*") if path.is_file() and b"long.mkv" in path.read_bytes()]
+    assert not kept
