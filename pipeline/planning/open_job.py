@@ -70,12 +70,10 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
         journal = Journal(store)
     recipe = make_recipe(job, question_set, weights_hash)
     runs = index.runs()
-    if not ask_together:
-        counting = index.recipes()
-        recorded = [run for run in runs if run.recipe_hash in counting and passes.is_alike(recipe, run)]
-        own = [run for run in recorded if run.job == job.name]
-        recipe = passes.in_passes(recipe, next(iter((*own, *recorded)), None))
     earlier = find_earlier(store, index, job, question_set, weights_hash, recipe)
+    if not ask_together and not earlier:
+        own = sorted(runs, key=lambda run: run.job != job.name)
+        recipe = passes.in_passes(recipe, own, index.recipes())
     asked = Asked(
         job=job.name,
         recipe_hash=recipe.hash,

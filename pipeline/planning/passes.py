@@ -11,7 +11,7 @@ grouping to keep.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,13 +41,23 @@ def is_guided(fields: Mapping[str, Any]) -> bool:
     return bool(pruning["mode"] == "set_guided") and pruning.get("policy", "none") != "none"
 
 
-def in_passes(recipe: Recipe, recorded: RunRecord | None) -> Recipe:
-    """The recipe with its questions in the passes in which `recorded`, an earlier run that `is_alike`, asked them.
+def in_passes(recipe: Recipe, runs: Iterable[RunRecord], counting: Collection[str]) -> Recipe:
+    """The recipe with its questions in the passes in which the first of `runs` that asked just them did, or else the
+    first that asked with everything else alike and of which something counts (`counting`: hashes of recipes).
 
-    What it did not ask, or asked otherwise, forms one further pass.
+    What that one did not ask, or asked otherwise, forms one further pass.
     """
     fields = recipe.fields
-    if recorded is None or not is_guided(fields):
+    if not is_guided(fields):
+        return recipe
+    alike = [run for run in runs if _is_alike(run.recipe, fields)]
+    same = (
+        run
+        for run in alike
+        if len(_same(fields, run.recipe)) == len(fields["questions"]) == len(run.recipe["questions"])
+    )
+    recorded = next(same, None) or next((run for run in alike if run.recipe_hash in counting), None)
+    if recorded is None:
         return recipe
     there = {theirs: mine for mine, theirs in _same(fields, recorded.recipe).items()}
     groups = [sorted(there[name] for name in group if name in there) for group in passes_of(recorded.recipe)]
@@ -58,11 +68,6 @@ def in_passes(recipe: Recipe, recorded: RunRecord | None) -> Recipe:
         return recipe
     made = {**fields, "passes": groups}
     return replace(recipe, hash=recipe_hash(made), fields=made)
-
-
-def is_alike(recipe: Recipe, run: RunRecord) -> bool:
-    """Whether a run asked with everything alike but, maybe, the questions."""
-    return _is_alike(run.recipe, recipe.fields)
 
 
 def passes_of(fields: Mapping[str, Any]) -> list[list[str]]:

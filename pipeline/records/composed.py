@@ -103,7 +103,7 @@ class Held:
             "answers_run_id": [run for _, run in ordered],
             "parts": list(parts.values()),
             "audit": next((row["audit"] for row in (newest, *there) if row.get("audit") is not None), None),
-            "run_id": run_id,
+            "run_id": run_id if newest is made else newest["run_id"],
         }
 
 
