@@ -15,7 +15,7 @@ from pipeline.identity import checked_run_id
 from pipeline.records.columns import run_row
 from pipeline.runs.run import RunSummary, run_job
 from pipeline.storage.outage import StopFlag
-from workers.media.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import check_ffmpeg
 
 EXAMPLES = (
     "omnidrop index job.yaml",
@@ -73,7 +73,7 @@ def index(
 ) -> int:
     """Run a job with a progress bar and a summary; returns the exit status."""
     run_id = None if run_id is None else checked_run_id(run_id)
-    find_ffmpeg()  # without it every clip would fail, and count as done
+    check_ffmpeg()  # without it every clip would fail, and count as done
     with StopOnSignal() as stop:
         summary = run_and_show(
             job,
@@ -97,6 +97,7 @@ def run_and_show(
     stop: StopFlag,
     run_id: str | None = None,
     lost: StopFlag | None = None,
+    due_times: int = 0,
     *,
     allow_shrink: bool = False,
     redo_older: bool = False,
@@ -111,6 +112,7 @@ def run_and_show(
             stop,
             run_id,
             lost=lost,
+            due_times=due_times,
             allow_shrink=allow_shrink,
             redo_older=redo_older,
             ask_together=ask_together,

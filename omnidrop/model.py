@@ -254,8 +254,8 @@ class OmniModel:
                 words = _Words(fps=fps, system_prompt=system_prompt, instruction=instruction)
                 some_of = None
                 if pruning.encoder_share != 1.0:
-                    outline = prefill.ClipTokens.of(self.adapter.outline(*clips[0], **words))
-                    some_of = pruning.some_of(outline.av, len(self.adapter.layers), questions)
+                    outline = self.adapter.processor.outline(*_size(clips[0]), **words)
+                    some_of = pruning.some_of(prefill.ClipTokens.of(outline).av, len(self.adapter.layers), questions)
                 tokens = [prefill.ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of)) for clip in clips]
                 policy = pruning.build()
                 for ratio, numbers in pruning.together(questions):
@@ -382,3 +382,10 @@ def _missed(asked: float | None, planned: float) -> tuple[str, ...]:
     if asked is None or abs(asked - planned) <= RATIO_TOLERANCE:
         return ()
     return (f"retained_ratio {asked:g} was asked for, {planned:.3f} is what this clip's token counts allow",)
+
+
+def _size(clip: Media) -> tuple[tuple[int, int, int], int]:
+    """(frames, height, width) of a clip's picture, zeros without one, and its samples of sound."""
+    frames, audio = clip
+    count, height, width = (0, 0, 0) if frames is None else frames.shape[:3]
+    return (count, height, width), 0 if audio is None else len(audio)

@@ -26,7 +26,6 @@ import torch
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.checkpoints import EMBEDDED, read_json
 from omnidrop.models.encoders import EncoderSettings
-from omnidrop.models.geometry import thinker_config
 from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
 from omnidrop.questions import Boolean, Question
 from omnidrop.selfcheck import sample_clip
@@ -122,7 +121,7 @@ class RandomQwen2_5Omni(Qwen2_5Omni):
 
     def weights(self, directory: Path) -> tuple[str, Any]:
         """Noise on the device, without a file."""
-        config: Any = thinker_config(directory)
+        config = self.geometry.config
         config._attn_implementation = "sdpa"
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)

@@ -12,10 +12,12 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omnidrop.errors import CheckpointError, first_line
+from omnidrop.errors import CheckpointError, OmniDropError, first_line
+from omnidrop.models.families import titles
 
 EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2")}
 """Checkpoints that come with the package, by the name they are loaded by."""
@@ -25,9 +27,6 @@ TOY_NOTE = (
     "mean nothing; name a real checkpoint with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory"
 )
 """What everything says that shows or promises answers of an embedded model."""
-
-FAMILIES = {"qwen2_5_omni": "Qwen2.5-Omni", "qwen3_omni_moe": "Qwen3-Omni"}
-"""Supported `model_type`s and what people call them. A thinker saved alone has the suffix `_thinker`."""
 
 _NEEDED = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
@@ -58,7 +57,8 @@ def resolve_checkpoint(model: str) -> Path:
             f"no checkpoint {model!r}: it is neither a directory, nor a hub id such as Qwen/Qwen2.5-Omni-7B, nor one "
             f"of the embedded names ({', '.join(EMBEDDED)})"
         )
-    check_files(directory)
+    with loading(directory):
+        check_files(directory)
     return directory
 
 
@@ -125,11 +125,11 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def family_of(directory: Path) -> str:
-    """`qwen2_5_omni` or `qwen3_omni_moe`. Raises CheckpointError for any other `model_type`."""
+    """The checkpoint's family by its name in `families`. Raises CheckpointError for any other `model_type`."""
     model_type = str(read_json(directory / "config.json").get("model_type"))
     family = model_type.removesuffix("_thinker")
-    if family not in FAMILIES:
-        supported = ", ".join(f"{name} ({key})" for key, name in FAMILIES.items())
+    if family not in titles():
+        supported = ", ".join(f"{title} ({name})" for name, title in titles().items())
         raise CheckpointError(
             f"the checkpoint {directory} is of model type {model_type!r}; supported are {supported}: models that take "
             "audio and video in one prompt"
@@ -238,12 +238,29 @@ class _HashMemory:
             os.replace(name, self._path)
 
 
+@contextlib.contextmanager
+def loading(directory: Path) -> Iterator[None]:
+    """The one wrapper around whatever reads a checkpoint: its files are somebody else's, and libraries that read them
+    raise what they like. Raises CheckpointError, and as they are our own errors and those of memory."""
+    try:
+        yield
+    except (OmniDropError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's
+            raise
+        raise CheckpointError(
+            f"the checkpoint {directory} cannot be loaded ({type(error).__name__}: {first_line(error)[:300]}); one of "
+            "its files is damaged, or not what its configuration says: copy the published one again"
+        ) from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises CheckpointError where it cannot be read."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # also numbers with more digits than Python reads
+        raise CheckpointError(f"{path} cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} must hold a JSON object, got {type(loaded).__name__}")
     return loaded

@@ -24,14 +24,21 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
-from omnidrop.errors import UserError
+from omnidrop.errors import UserError, first_line
 from pipeline.config.locations import user_part
 from pipeline.index.schema import Tables, prefix_of
+from pipeline.storage.errors import Unavailable
 from workers.redaction import MASK, without_secrets
 
-BUSY_TIMEOUT_S = 60.0
+SQLITE_BUSY_TIMEOUT_S = 60.0
 """How long SQLite waits for another writer where nobody says otherwise. Without a wait, 910 of 2,400 writes of eight
 writers were locked out."""
+
+_PASSING_STATES = ("08", "40", "55P03", "57P0", "53", "25006")
+"""SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, no room or too many
+connections, and a standby that is not yet the primary."""
+_PASSING_WORDS = ("database is locked", "database table is locked", "the database system is")
+"""What SQLite says of a lock that is held, and PostgreSQL to who connects while it starts or stops."""
 
 
 class IndexMissing(UserError):
@@ -46,31 +53,39 @@ class IndexUnreadable(UserError):
     """The index cannot be read where it lies without writing there, and nobody may write there."""
 
 
-class IndexBusy(UserError):
-    """Another program holds the database's lock."""
+class IndexFailed(UserError):
+    """The index cannot be used any more, and waiting will not help."""
 
-    error_class = "index_busy"
+    error_class = "index"
 
 
-class IndexFull(UserError):
-    """There is no room for the index."""
+class IndexUnavailable(Unavailable):
+    """The index is locked, restarts or cannot be reached. It may pass."""
+
+    error_class = "index"
+
+
+class IndexFull(Unavailable):
+    """There is no room for the index. It may pass."""
 
     error_class = "index_full"
 
 
 def open_database(
-    url: str, output_id: str, *, is_read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S
+    url: str, output_id: str, *, is_read_only: bool = False, busy_s: float = SQLITE_BUSY_TIMEOUT_S
 ) -> sa.Engine:
-    """Connect, creating or migrating the output's tables. Raises UserError where the database cannot be used.
+    """Connect, creating or migrating the output's tables. Raises UserError where the database cannot be used, among
+    these IndexUnavailable where it may be in a moment. The engine raises the same later on, and never one of
+    SQLAlchemy's errors for what is wrong with the database.
 
     Read only, nothing is created or changed: IndexMissing where there is no index, IndexOutdated where it would have
-    to be migrated. `busy_timeout_s` is how long SQLite waits for another program's lock.
+    to be migrated. `busy_s` is how long SQLite itself waits for a lock.
     """
     try:
         if is_read_only and url.startswith("sqlite"):
             url = _as_it_lies(url)
-        engine = sa.create_engine(url, connect_args={"timeout": busy_timeout_s} if url.startswith("sqlite") else {})
-        sa.event.listen(engine, "handle_error", _explain)
+        # Tried before it is used: a server that was restarted has closed every connection of the pool.
+        engine = sa.create_engine(url, connect_args=_connect_args(url, busy_s), pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _sqlite_read_only if is_read_only else _sqlite_pragmas)
             if not is_read_only:
@@ -82,11 +97,15 @@ def open_database(
         else:
             _migrate(engine, output_id)
     except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
+        reason = reason_of(error, url)
+        if any(words in reason for words in _PASSING_WORDS):
+            raise IndexUnavailable(_unavailable(shown(url), reason)) from error
         raise UserError(
-            f"cannot use the index at {shown(url)}: {reason_of(error, url)}; give index_url as sqlite:///FILE or "
+            f"cannot use the index at {shown(url)}: {reason}; give index_url as sqlite:///FILE or "
             "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed; @ : / % in a "
             "password are written %40 %3A %2F %25)"
         ) from None
+    sa.event.listen(engine, "handle_error", _explain)
     return engine
 
 
@@ -138,19 +157,29 @@ def reason_of(error: Exception, url: str) -> str:
 
 
 def _explain(context: Any) -> None:
-    """What is nobody's programming error. SQLite says it in words, PostgreSQL as SQLSTATE 53100."""
-    error = context.original_exception
-    where = context.engine.url.render_as_string(hide_password=True) if context.engine is not None else "the index"
-    if "disk is full" in str(error) or getattr(error, "sqlstate", None) == "53100":
+    """Trouble of the database is nobody's programming error: raised as one of ours, without SQL and parameters."""
+    if context.is_pre_ping and context.is_disconnect:
+        return  # the pool connects anew
+    error, where = context.original_exception, context.engine.url.render_as_string(hide_password=True)
+    state, reason = getattr(error, "sqlstate", None) or "", without_secrets(first_line(error))
+    # SQLite says it in words, PostgreSQL as SQLSTATE 53100.
+    if "disk is full" in reason or state == "53100":
         raise IndexFull(
             f"the disk of the savings index is full ({where}); make room and run again: what is finished is in the "
             "journal, and the index is brought up to it"
         ) from error
-    if "database is locked" in str(error) or "database table is locked" in str(error):
-        raise IndexBusy(
-            f"another program keeps the savings index locked ({where}), longer than storage.patience_s; end what holds "
-            "it and run again: what is finished is in the journal"
+    is_lost = context.is_disconnect or (context.connection is None and not state)
+    if is_lost or state.startswith(_PASSING_STATES) or any(words in reason for words in _PASSING_WORDS):
+        raise IndexUnavailable(_unavailable(where, reason)) from error
+    if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
+        raise IndexFailed(
+            f"the savings index at {where} cannot be used: {reason}; mend that and run again, or delete the index and "
+            "run `omnidrop rebuild` (the journal holds everything)"
         ) from error
+
+
+def _unavailable(where: str, reason: str) -> str:
+    return f"the savings index at {where} is locked or does not answer: {reason}; look at the database"
 
 
 def upsert(
@@ -194,6 +223,10 @@ def _clean(value: Any) -> Any:
 def bytewise(engine: sa.Engine, *columns: Any) -> list[Any]:
     """To order by: the same in every database, where PostgreSQL's own order depends on its locale."""
     return [c.collate("C") for c in columns] if engine.dialect.name == "postgresql" else list(columns)
+
+
+def _connect_args(url: str, busy_s: float) -> dict[str, Any]:
+    return {"timeout": busy_s} if url.startswith("sqlite") else {}
 
 
 def _sqlite_pragmas(connection: Any, _: Any) -> None:

@@ -21,7 +21,7 @@ from pipeline.archive.probing import Probed
 from pipeline.batches import batches
 from pipeline.failpoints import reached
 from pipeline.identity import bucket_of
-from pipeline.index.database import BUSY_TIMEOUT_S, bytewise, insert, open_database, upsert
+from pipeline.index.database import SQLITE_BUSY_TIMEOUT_S, bytewise, insert, open_database, upsert
 from pipeline.index.rollups import GFLOP, MILLIONTHS, NEEDED, Change
 from pipeline.index.savings_queries import Saved, ask_savings
 from pipeline.index.schema import WAYS, Tables, tables_of
@@ -73,13 +73,13 @@ class SavingsIndex:
         output_id: str = "0" * 12,
         *,
         is_read_only: bool = False,
-        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        busy_s: float = SQLITE_BUSY_TIMEOUT_S,
     ) -> None:
         """Open an output's index, creating or migrating its tables; read only, it is taken as it is.
 
         Raises UserError where the database cannot be used, see `open_database`.
         """
-        self._engine = open_database(url, output_id, is_read_only=is_read_only, busy_timeout_s=busy_timeout_s)
+        self._engine = open_database(url, output_id, is_read_only=is_read_only, busy_s=busy_s)
         self.tables = tables_of(output_id)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from omnidrop.models.checkpoints import checkpoint_hash, hub_revision, resolve_checkpoint
 from pipeline.config.job import JobConfig
 from pipeline.index import sync
+from pipeline.index.patient_index import PatientIndex
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal import defaults
 from pipeline.journal.journal import FORMAT_PATH, Journal, check_output_is_ours
@@ -49,9 +50,9 @@ class Opened:
 def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: bool = False) -> Opened:
     """Open question set, output, journal and index, and bring the index up to the journal. Raises UserError.
 
-    With `patience` the parts that are returned wait for an output that fails later on; opening itself never does: an
-    output that fails at once is a wrong address more often than an outage. With `ask_together` all questions share one
-    pass, whatever was asked before.
+    With `patience` the parts that are returned wait for an output or an index that fails later on; opening itself waits
+    for an index that is locked and for nothing else: what fails at once is a wrong address more often than an outage.
+    With `ask_together` all questions share one pass, whatever was asked before.
     """
     check_output_is_ours(output := open_store(job.output, job.storage))
     job = defaults.with_kept(job, output)
@@ -62,7 +63,7 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
     if (commit := hub_revision(directory)) is not None:
         # The machines that answer load what was hashed here, whatever the hub gives by then.
         job = job.model_copy(update={"model": job.model.model_copy(update={"revision": commit})})
-    store, journal, index = open_output(job)
+    store, journal, index = open_output(job, patience)
     sync.catch_up(journal, index)
     warnings = (*question_set.warnings, *(caveats(store, FORMAT_PATH) if patience is not None else ()))
     if patience is not None:
@@ -90,9 +91,11 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
     return Opened(job, question_set, store, journal, index, recipe, earlier, asked, warnings, sources, recipes)
 
 
-def open_output(job: JobConfig) -> tuple[Store, Journal, SavingsIndex]:
+def open_output(job: JobConfig, patience: Patience | None = None) -> tuple[Store, Journal, SavingsIndex]:
     """The job's output alone: store, journal and index, without its question set or model."""
     store = open_store(job.output, job.storage)
     check_output_is_ours(store)
     url, output_id = job.resolved_index_url(), claim_output(store)
-    return store, Journal(store), SavingsIndex(url, output_id, busy_timeout_s=max(1.0, job.storage.patience_s))
+    if patience is not None:
+        return store, Journal(store), PatientIndex(url, output_id, patience)
+    return store, Journal(store), SavingsIndex(url, output_id)

@@ -19,7 +19,7 @@ from pipeline.failure_rules import rule_of
 from pipeline.identity import clip_id, failed_version_id, item_id, unit_id, unread_content, version_id
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Tombstones
-from pipeline.planning.cutting import cut_spans
+from pipeline.planning.cutting import TooManyClips, cut_spans
 from pipeline.planning.differences import changed_settings
 from pipeline.planning.earlier import Earlier, earlier_name
 from pipeline.planning.passes import Source
@@ -133,7 +133,10 @@ def plan_media(
         questions, instruction = question_set.resolve(media, info, job.variables)
     except QuestionError as error:
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
-    spans = cut_spans(info.duration_s, job.clips, probed.scene_cuts_s or ())
+    try:
+        spans = cut_spans(info.duration_s, job.clips, probed.scene_cuts_s or ())
+    except TooManyClips as error:
+        return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
     if not spans:
         reason = f"its duration is {info.duration_s:g} s: there is nothing to ask about"
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", "empty_media", reason))

@@ -146,10 +146,12 @@ def written(pruning: PruningConfig) -> dict[str, Any]:
 def _clips(clips: ClipsConfig) -> dict[str, Any]:
     pixels = DecodeSettings.max_pixels if clips.max_pixels is None else clips.max_pixels
     given = clips.model_dump() | {"max_pixels": pixels}
+    # Which items are too long to be asked at all changes no answer of the others.
+    unused: tuple[str, ...] = ("max_per_media",)
     if clips.cut == "fixed":
-        unused: tuple[str, ...] = ("max_length_s", "scene_threshold")
+        unused += ("max_length_s", "scene_threshold")
     else:
-        unused, given = ("length_s", "overlap_s"), given | {"max_length_s": clips.longest_s}
+        unused, given = (*unused, "length_s", "overlap_s"), given | {"max_length_s": clips.longest_s}
     return {name: _as_text(value) for name, value in given.items() if name not in unused}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import Prober
 from pipeline.batches import ahead
@@ -19,7 +20,7 @@ from pipeline.planning.listing import Listing
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
 from pipeline.planning.plan import MediaPlan, Planner
-from pipeline.planning.retry import Retry
+from pipeline.planning.retry import LeftOver, Retry
 from pipeline.records.composed import EarlierRows, Held
 from pipeline.runs.committer import Committer
 from pipeline.runs.metrics import RunMetrics
@@ -40,6 +41,7 @@ class Feed:
     recorder: Recorder
     probe: Prober
     patience: Patience
+    health: ArchiveHealth
     metrics: RunMetrics
     told: Callable[[int, int], None]
     """See `Observer.planned`."""
@@ -113,13 +115,16 @@ class Feed:
         listed: Iterable[Media] = self.patience.listing(
             lambda: list_media(job.archive, leave_out=job.output), key=lambda media: media.key
         )
+        listed = self.health.listed(listed)
         if self.retry is not None:
             return self.retry.media(listed)
         return listed if self.listing is None else self.listing.checked(listed, self.planner.identified)
 
     def _plans(self) -> Iterable[MediaPlan]:
         plans = self.planner.plans(self._listed())
-        return plans if self.retry is None else self.retry.plans(plans)
+        if self.retry is not None:
+            return self.retry.plans(plans)
+        return LeftOver(self.opened.index, self.opened.job.name).plans(plans)
 
     def _taken(self, plan: MediaPlan) -> list[WorkUnit]:
         """The units of a plan that are left to do, after everything that must be known of them is on its way."""

@@ -155,7 +155,7 @@ def test_features_of_another_choice_are_never_reused(directory: Path) -> None:
     per_patch = len(again.encoded) // 4
     # What is left is embedding the two different temporal patches, to choose by.
     size = remembering.geometry.grid(2, 168, 224)[1:]
-    assert again.encoder_flops == remembering.vision_flops(0, *size, cells=0, embedded=2 * per_patch)
+    assert again.encoder_flops == remembering.geometry.vision_flops(0, *size, cells=0, embedded=2 * per_patch)
 
 
 def test_linear_flops_are_pytorchs_own_count(adapter: Any) -> None:

@@ -429,12 +429,19 @@ def test_a_child_dies_with_its_parent(tmp_path):
     mark = f"title={tmp_path.name}-{os.getpid()}"
     parent = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parents[2]), mark])
     try:
-        found = wait_for(lambda: [p for p in psutil.Process(parent.pid).children() if mark in p.cmdline()])
+        found = wait_for(lambda: [p for p in psutil.Process(parent.pid).children() if mark in command_line(p)])
         assert found
     finally:
         parent.kill()
         parent.wait()
     assert wait_for(lambda: not found[0].is_running() or found[0].status() == psutil.STATUS_ZOMBIE)
+
+
+def command_line(process):
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 def wait_for(condition, seconds: float = 10):
@@ -455,8 +462,10 @@ def test_a_child_sees_no_credentials(monkeypatch):
 
 
 def test_the_named_ffmpeg_comes_first_then_the_systems_then_the_packed_one(monkeypatch, tmp_path):
-    # What is found once is kept: the function below the cache looks each time.
-    find = ffmpeg.find_ffmpeg.__wrapped__
+    def find():
+        # What is found once is kept: the function below the cache looks each time.
+        return ffmpeg.ffmpeg_tool.__wrapped__().path
+
     packed = ffmpeg.packed_ffmpeg()
     system, named = tmp_path / "bin" / "ffmpeg", tmp_path / "named"
     system.parent.mkdir()

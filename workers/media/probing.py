@@ -17,11 +17,12 @@ import math
 import os
 import queue
 import select
-import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import wave
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -32,12 +33,13 @@ from workers.errors import (
     MediaChanged,
     MediaError,
     MediaMissing,
-    NotMedia,
+    MediaRefused,
     ProbeCrashed,
     ProbeTimeout,
     StorageFailed,
 )
 from workers.media.confinement import DEMUXERS, end, start
+from workers.media.opening import opened_below
 from workers.media.remote import RemoteFile
 from workers.records import ClipFailure, MediaInfo
 
@@ -75,14 +77,37 @@ def probe(
         return child.probe(path)
 
 
+def prober_problem() -> str | None:
+    """Why nothing can be probed on this machine, None where it can: a second of silence is probed."""
+    with tempfile.TemporaryDirectory(prefix="omnidrop-") as folder:
+        path = os.path.join(folder, "silence.wav")
+        with wave.open(path, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(bytes(16_000))
+        try:
+            probe(path)
+        except MediaError as error:
+            return str(error)
+    return None
+
+
 class ProbePool:
     """Probes many files with a few children that are reused; close it, or use it in a `with` block."""
 
     def __init__(
-        self, children: int = 2, *, timeout_s: float = TIMEOUT_S, storage_options: Mapping[str, Any] | None = None
+        self,
+        children: int = 2,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        storage_options: Mapping[str, Any] | None = None,
+        below: str | None = None,
     ) -> None:
         """`children` processes at most, started when needed; `timeout_s` per file; `storage_options` for
-        `fsspec.filesystem`, where files have addresses instead of paths."""
+        `fsspec.filesystem`, where files have addresses instead of paths; other files lie `below` a folder, where one
+        is given."""
+        self._below = below
         self._timeout_s = timeout_s
         self._storage_options = dict(storage_options or {})
         self._tasks: queue.Queue[_Task | None] = queue.Queue()
@@ -141,7 +166,7 @@ class ProbePool:
 
     def _serve(self) -> None:
         """One thread, one child. The child dies with this thread (PR_SET_PDEATHSIG follows the thread)."""
-        with contextlib.closing(_Child(self._timeout_s, self._storage_options)) as child:
+        with contextlib.closing(_Child(self._timeout_s, self._storage_options, self._below)) as child:
             while (task := self._tasks.get()) is not None:
                 key, path, outcomes = task
                 try:
@@ -158,8 +183,9 @@ _Task = tuple[Hashable, str, "queue.Queue[tuple[Any, MediaInfo | ClipFailure]]"]
 class _Child:
     """One probing process, started when first needed and again after it died."""
 
-    def __init__(self, timeout_s: float, storage_options: Mapping[str, Any]) -> None:
+    def __init__(self, timeout_s: float, storage_options: Mapping[str, Any], below: str | None = None) -> None:
         self._timeout_s = timeout_s
+        self._below = below
         self._storage_options = storage_options
         self._process: subprocess.Popen[bytes] | None = None
         self._served = 0
@@ -170,8 +196,8 @@ class _Child:
         address, deadline = os.fspath(path), time.monotonic() + self._timeout_s
         if "://" in address and not os.path.isabs(address):
             return self._probe(RemoteFile(address, dict(self._storage_options), deadline), deadline)
-        with _LocalFile(path) as file:
-            return self._probe(file, deadline)
+        with opened_below(path, self._below) as file:
+            return self._probe(_LocalFile(file.fd), deadline)
 
     def _probe(self, file: RemoteFile | _LocalFile, deadline: float) -> MediaInfo:
         if self._served >= FILES_PER_CHILD:
@@ -199,7 +225,7 @@ class _Child:
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.close()
             raise ProbeCrashed(f"the probing process died over this file ({_how(process, error)})") from error
-        except (StorageFailed, MediaMissing, MediaChanged):
+        except (StorageFailed, MediaMissing, MediaRefused, MediaChanged):
             self.close()
             raise
         if self._rest:  # more than was asked for: not a child to go on with
@@ -280,21 +306,9 @@ class _Child:
 class _LocalFile:
     """A file on this machine, opened by this process: the child gets bytes and no path."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises MediaMissing, and NotMedia for what is no regular file or empty."""
-        try:
-            # A pipe or a device would block, or do something, when it is opened for reading.
-            is_file = stat.S_ISREG(os.stat(path).st_mode)
-            self._fd = os.open(
-                path, (os.O_RDONLY if is_file else getattr(os, "O_PATH", 0)) | os.O_CLOEXEC | os.O_NONBLOCK
-            )
-        except OSError as error:
-            raise MediaMissing(f"cannot open the file: {error.strerror}") from error
-        found = os.fstat(self._fd)
-        self.size = found.st_size
-        if not stat.S_ISREG(found.st_mode) or not is_file or not self.size:
-            os.close(self._fd)
-            raise NotMedia("the file is empty" if stat.S_ISREG(found.st_mode) else "not a regular file")
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.size = os.fstat(fd).st_size
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly so many bytes. Raises MediaMissing, MediaChanged."""
@@ -305,12 +319,6 @@ class _LocalFile:
         if len(content) != length:
             raise MediaChanged("the file became shorter while it was probed")
         return content
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
 
 def _how(process: subprocess.Popen[bytes], error: Exception) -> str:

@@ -22,7 +22,8 @@ from omnidrop.engine.modes import DENSE_MODES
 from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError, first_line
 from omnidrop.model import OmniModel, Pruning
 from omnidrop.models.checkpoints import resolve_checkpoint
-from omnidrop.models.geometry import Geometry, geometry_of
+from omnidrop.models.geometry import Geometry
+from omnidrop.models.registry import geometry_of
 from omnidrop.questions import Question
 from workers.model.audit_sample import is_audited, is_dense_first
 from workers.model.memory import peak_rss_bytes

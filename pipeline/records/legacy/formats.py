@@ -36,6 +36,7 @@ _RUN_FIELDS_THAT_CAME_LATER: Mapping[str, Any] = dict.fromkeys(
         ),
     )
 )
+_RUN_LISTS_THAT_CAME_LATER: Mapping[str, Any] = {"tools": (), "machines_out": ()}
 
 
 def may_lack_checksum(format_version: int) -> bool:
@@ -49,8 +50,8 @@ def has_other_digest(format_version: int) -> bool:
 
 
 def run_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's record with every field of this version: those that came after it are None."""
-    return {**_RUN_FIELDS_THAT_CAME_LATER, **row}
+    """A run's record with every field of this version: those that came after it are None, or empty."""
+    return {**_RUN_FIELDS_THAT_CAME_LATER, **_RUN_LISTS_THAT_CAME_LATER, **row}
 
 
 def head(row: Mapping[str, Any]) -> dict[str, Any]:
