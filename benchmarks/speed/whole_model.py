@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.models.checkpoints import EMBEDDED, read_json
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
@@ -239,7 +239,7 @@ class Bench:
         asked = asked[:1] if case.once else asked
         self.model.adapter.memory.clear()
         seconds, peak, found = self.timed(
-            lambda: self.model.answer(self.frames, self.audio, asked, fps=FPS, pruning=case.pruning)
+            lambda: self.model.answer(self.frames, self.audio, Request(asked, fps=FPS, pruning=case.pruning))
         )
         times = case.questions if case.once else 1
         cost = found.cost.as_run
