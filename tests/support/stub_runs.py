@@ -97,7 +97,7 @@ def stub_runs():
         mock.patch.object(backends, "decode_one", decode_one),
         mock.patch.object(backends, "Answerer", Answerer),
         mock.patch("pipeline.planning.feasibility.check_reachable"),
-        mock.patch("jobs.index.find_ffmpeg"),
+        mock.patch("jobs.index.check_ffmpeg"),
     ):
         yield asked
 
