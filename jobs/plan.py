@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from jobs._shared.display import console, hours, print_facts, quantity, saved, share, with_reasons
 from jobs._shared.notes import note, note_toy_answers
 from jobs._shared.options import JsonFile, with_job, write_json
@@ -20,16 +24,23 @@ AT_MOST = "a frame that repeats is not encoded again, a text may end early"
 
 
 @with_job
-def command(job: JobConfig, json_file: JsonFile = None) -> None:
+def command(
+    job: JobConfig,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Read every packet of files whose timeline no index tells, as a run does.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
     """Count media, clips, tokens and FLOPs of a job without loading a model.
 
-    Media are probed (once: results are remembered), nothing is decoded. Media, clips and tokens are exact; FLOPs are
+    Media are probed (once: results are remembered), nothing is decoded. Media, clips and tokens are exact but for files
+    whose timeline no index tells: those are priced by the length they declare (`--exact` reads them). FLOPs are
     the most it can take: every frame is priced as a new one and every free text at its longest. GPU hours, and money
     where the job has a price, come from `omnidrop calibrate`: they are hours of answering, with the range that clips
     held out from the calibration's fit would give.
     """
     with console.status("planning") as status:
-        price = price_job(job, lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"))
+        price = price_job(job, lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"), is_exact=exact)
     print_facts(f"plan of job {job.name}", [*plan_lines(price), *hours_lines(price, job.cost)])
     for key, error_class in price.failed_keys:
         note(f"{key} cannot be asked: {error_class}")
@@ -46,6 +57,7 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
     return [
         ("media", f"{price.media} ({price.video_s / 3600:.2f} hours)"),
         ("media that cannot be asked", with_reasons(price.media_failed.total(), price.media_failed.most_common())),
+        *noticed_lines(price),
         ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} finished before"),
         ("clips", f"{todo} to do, {price.clips_finished} finished before"),
         ("answers to give", f"{price.questions}"),
@@ -68,6 +80,18 @@ def _encoded(price: Price) -> list[tuple[str, str]]:
         return []
     cells = f"{quantity(price.video_encoded)} of {quantity(price.video_tokens)} cells"
     return [("picture encoded", f"{cells}, chosen before the encoder (lossy)")]
+
+
+def noticed_lines(price: Price) -> list[tuple[str, str]]:
+    """The rows about files that are not simply one recording of one track, where there are any."""
+    rows = []
+    if price.unchecked:
+        rows.append(("timeline: unchecked", f"{price.unchecked} media, priced by the length they declare; see --exact"))
+    if price.segmented:
+        rows.append(("media of several recordings", f"{price.segmented}, of {price.segments} parts"))
+    if price.unused_tracks:
+        rows.append(("tracks not taken", f"{price.unused_tracks} in {price.with_unused_tracks} media"))
+    return rows
 
 
 def hours_lines(price: Price, cost: CostConfig) -> list[tuple[str, str]]:

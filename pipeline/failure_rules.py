@@ -69,6 +69,8 @@ RULES: Mapping[str, Rule] = {
     errors.MediaTruncated.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.NoStreams.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.NoDuration.error_class: Rule(Again.NEVER, Fault.FILE),
+    errors.MediaEncrypted.error_class: Rule(Again.NEVER, Fault.FILE),
+    errors.TrackMissing.error_class: Rule(Again.NEVER, Fault.FILE),
     "empty_media": Rule(Again.NEVER, Fault.FILE),
     errors.ProbeCrashed.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.ClipTooShort.error_class: Rule(Again.NEVER, Fault.FILE),

@@ -65,6 +65,18 @@ class NoStreams(MediaError):
     error_class: ClassVar[str] = "no_streams"
 
 
+class MediaEncrypted(MediaError):
+    """Its pictures or sound are encrypted: nothing can be decoded without the key."""
+
+    error_class: ClassVar[str] = "encrypted"
+
+
+class TrackMissing(MediaError):
+    """The track that the job asks for is not in the file."""
+
+    error_class: ClassVar[str] = "no_such_track"
+
+
 class NoDuration(MediaError):
     """The length is neither declared nor found by scanning within the limits."""
 

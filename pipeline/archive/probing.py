@@ -33,6 +33,8 @@ class Probed:
     scene_cuts_s: tuple[float, ...] | None = None
     """Seconds from the media's start, None where not looked for."""
     scene_threshold: float | None = None
+    is_scanned: bool = False
+    """Whether every packet was to be read where no index tells the timeline."""
 
 
 Prober = Callable[[Sequence[Media]], Iterable[tuple[Media, Probed]]]
@@ -44,18 +46,21 @@ CHILDREN = max(2, min(16, os.cpu_count() or 2))
 
 
 @contextmanager
-def prober(job: JobConfig) -> Iterator[Prober]:
-    """A prober for one run; its processes end with the block."""
+def prober(job: JobConfig, *, scans: bool = True) -> Iterator[Prober]:
+    """A prober for one run; its processes end with the block.
+
+    With `scans`, every packet is read of files whose timeline no index tells.
+    """
     require(job.execution.confinement)
     where = source(job)
     with ExitStack() as stack:
         limit_s, options = job.execution.probe_timeout_s, dict(where.storage_options)
-        pool = stack.enter_context(ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options))
+        pool = stack.enter_context(ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options, scans=scans))
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
             results = pool.probe_many((m, m.uri) for m in items)
-            found = ((m, Probed(None, r) if isinstance(r, ClipFailure) else Probed(r)) for m, r in results)
+            found = ((m, _probed(r, scans)) for m, r in results)
             if job.clips.cut != "scene":
                 yield from found
                 return
@@ -63,6 +68,12 @@ def prober(job: JobConfig) -> Iterator[Prober]:
             yield from passes.map(lambda pair: (pair[0], _with_cuts(pair[0], pair[1], threshold, where)), found)
 
         yield probe
+
+
+def _probed(result: MediaInfo | ClipFailure, scans: bool) -> Probed:
+    if isinstance(result, ClipFailure):
+        return Probed(None, result, is_scanned=scans)
+    return Probed(result, is_scanned=scans)
 
 
 def source(job: JobConfig) -> Source:

@@ -41,6 +41,15 @@ class Price:
     failed_keys: list[tuple[str, str]] = field(default_factory=list)
     """(media_key, error class) of the first `MOST_NAMED` of them."""
     video_s: float = 0.0
+    unchecked: int = 0
+    """Media whose timeline no index tells and no scan has read: priced by the length they declare."""
+    segmented: int = 0
+    """Media of several continuous parts."""
+    segments: int = 0
+    """Those parts."""
+    with_unused_tracks: int = 0
+    unused_tracks: int = 0
+    """Tracks of pictures or sound that are not decoded, and the media that have some."""
     units: int = 0
     units_finished: int = 0
     clips: int = 0
@@ -71,14 +80,20 @@ class Price:
         return self.retained_tokens / tokens if tokens else None
 
 
-def price_job(job: JobConfig, advance: Callable[[Price], None] = lambda price: None) -> Price:
-    """Plan the whole archive and price it. `advance` is called after every media item. Raises UserError."""
+def price_job(
+    job: JobConfig, advance: Callable[[Price], None] = lambda price: None, *, is_exact: bool = False
+) -> Price:
+    """Plan the whole archive and price it. `advance` is called after every media item. Raises UserError.
+
+    With `is_exact` every packet is read of files whose timeline no index tells: minutes per 100 GB. Otherwise such
+    files are priced by the length they declare, and counted.
+    """
     parts = open_job(job)
     price = Price()
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
         estimator = _ClipPrices(job, price.calibration)
-        with prober(job) as probe:
+        with prober(job, scans=is_exact) as probe:
             for plan in plan_archive(
                 list_media(job.archive, leave_out=job.output),
                 job,
@@ -87,6 +102,7 @@ def price_job(job: JobConfig, advance: Callable[[Price], None] = lambda price: N
                 parts.index,
                 probe,
                 forgotten=parts.journal.tombstones(),
+                is_exact=is_exact,
             ):
                 _add(price, plan, estimator)
                 advance(price)
@@ -153,6 +169,12 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
         return
     assert plan.info is not None
     price.video_s += plan.info.duration_s
+    price.unchecked += not plan.info.is_checked
+    if len(plan.info.parts) > 1:
+        price.segmented += 1
+        price.segments += len(plan.info.parts)
+    price.with_unused_tracks += bool(plan.info.unused_tracks)
+    price.unused_tracks += plan.info.unused_tracks
     for unit in plan.units:
         price.clips += len(unit.clips)
         if unit.unit_id in plan.finished:

@@ -389,6 +389,7 @@ def _probed_from(given: Mapping[str, Any]) -> Probed:
         failure and ClipFailure(None, failure["stage"], failure["error_class"], failure["message"]),
         None if cuts is None else tuple(cuts),
         given["scene_threshold"],
+        given.get("is_scanned", False),
     )
 
 

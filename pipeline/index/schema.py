@@ -17,6 +17,7 @@ SQL_TYPES: dict[pa.DataType, Any] = {
     pa.int32(): sa.Integer,
     pa.int64(): sa.BigInteger,
     pa.float64(): sa.Double,
+    pa.bool_(): sa.Boolean,
 }
 
 metadata = sa.MetaData()

@@ -9,6 +9,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from pipeline.config.sections import ClipsConfig
+from workers.records import MediaInfo
+
+
+def cut_media(info: MediaInfo, config: ClipsConfig, scene_cuts_s: Sequence[float] = ()) -> list[tuple[float, float]]:
+    """The clips' spans of a whole media item, in order: each of its continuous parts is cut by itself, so that no clip
+    holds the end of one recording and the beginning of another."""
+    spans: list[tuple[float, float]] = []
+    for part in info.parts:
+        cuts = [cut - part.start_s for cut in scene_cuts_s]
+        found = cut_spans(part.end_s - part.start_s, config, [cut for cut in cuts if cut > 0])
+        spans += [(_micro(part.start_s + start), _micro(part.start_s + end)) for start, end in found]
+    return spans
 
 
 def cut_spans(duration_s: float, config: ClipsConfig, scene_cuts_s: Sequence[float] = ()) -> list[tuple[float, float]]:

@@ -17,7 +17,9 @@ from pipeline.batches import batches
 from pipeline.failure_rules import rule_of
 from pipeline.identity import clip_id, failed_version_id, recipe_hash, unit_id, version_id
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.planning.cutting import cut_spans
+from pipeline.planning.cutting import cut_media
+from workers.errors import MediaError
+from workers.media.tracks import chosen
 from workers.records import Clip, ClipFailure, DecodeSettings, Media, MediaInfo, WorkUnit
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 ANSWER_FORMAT = 3
 """Raised when answers stored before would have to be asked again, as when a policy's defaults change; not with every
 new journal format."""
+DECODING_VERSION = 2
+"""Raised when a clip of the same file and span holds something else than before. 2: the mean of the channels, jitter
+and gaps of sound in their place, joined recordings cut apart, tracks chosen by their flags, pictures that change shape
+padded, BT.709 for HD that does not say."""
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
 
@@ -91,7 +97,7 @@ def make_recipe(job: JobConfig, question_set: QuestionSet, weights_hash: str) ->
         "clips": _as_text(job.clips.model_dump()),
         # No answer depends on it, but units of two sizes over the same clips would count them twice.
         "clips_per_unit": job.execution.clips_per_unit,
-        "decoding": {"min_share": str(DecodeSettings.min_share)},
+        "decoding": {"min_share": str(DecodeSettings.min_share), "version": DECODING_VERSION},
     }
     return Recipe(recipe_hash(fields), fields)
 
@@ -104,10 +110,14 @@ def plan_media(media: Media, probed: Probed, job: JobConfig, question_set: Quest
     if info is None:
         return MediaPlan(media, None, failed, (), failure or ClipFailure(None, "probe", "internal", "no probe result"))
     try:
+        info = chosen(info, job.clips.audio_track, job.clips.video_track)
+    except MediaError as error:
+        return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
+    try:
         questions, instruction = question_set.resolve(media, info, job.variables)
     except QuestionError as error:
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
-    spans = cut_spans(info.duration_s, job.clips, probed.scene_cuts_s or ())
+    spans = cut_media(info, job.clips, probed.scene_cuts_s or ())
     if not spans:
         reason = f"its duration is {info.duration_s:g} s: there is nothing to ask about"
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", "empty_media", reason))
@@ -128,10 +138,14 @@ def plan_archive(
     probe: Prober,
     *,
     forgotten: frozenset[str] = frozenset(),
+    is_exact: bool = True,
 ) -> Iterator[MediaPlan]:
-    """Plan every media item of a listing, in its order within small batches; forgotten items are left out."""
+    """Plan every media item of a listing, in its order within small batches; forgotten items are left out.
+
+    Without `is_exact` what is known of an item need not come from a scan of its packets: `probe` does not scan, either.
+    """
     for batch in batches((m for m in listed if m.media_id not in forgotten), LOOKUP_BATCH):
-        known = {m.media_id: p for m, p in _cached(batch, job, index).items()}
+        known = {m.media_id: p for m, p in _cached(batch, job, index, is_exact).items()}
         missing = [m for m in batch if m.media_id not in known]
         found = list(probe(missing)) if missing else []
         # What may have passed by the next run is looked at again then.
@@ -146,12 +160,12 @@ def plan_archive(
             yield replace(plan, finished=mine, is_current=is_current)
 
 
-def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex) -> dict[Media, Probed]:
+def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex, is_exact: bool) -> dict[Media, Probed]:
     probes = index.probes(batch)
     usable = {}
     for media in batch:
         probed = probes.get(media.media_id)
-        if probed is None:
+        if probed is None or (is_exact and not probed.is_scanned):
             continue
         needs_cuts = job.clips.cut == "scene" and probed.info is not None and probed.info.has_video
         if needs_cuts and probed.scene_threshold != job.clips.scene_threshold:

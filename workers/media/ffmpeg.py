@@ -106,9 +106,16 @@ def _listing(option: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def input_url(path: str | os.PathLike[str]) -> str:
-    """`path` as ffmpeg and libav open it to the letter, whatever it holds: `-`, `:`, `%`, quotes, newlines."""
-    return "file:" + os.path.abspath(os.fspath(path))
+def input_url(path: str | os.PathLike[str], part: tuple[int, int | None] = (0, None)) -> str:
+    """`path` as ffmpeg and libav open it to the letter, whatever it holds: `-`, `:`, `%`, quotes, newlines.
+
+    `part` is the first byte and the one after the last (None: to the end) that are read, as a file of their own.
+    """
+    whole = "file:" + os.path.abspath(os.fspath(path))
+    first, end = part
+    if (first, end) == (0, None):
+        return whole
+    return f"subfile,,start,{first},end,{os.path.getsize(path) if end is None else end},,:{whole}"
 
 
 @contextlib.contextmanager
