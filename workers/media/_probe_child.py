@@ -1,8 +1,8 @@
 """The probing process: reads one size a line, opens a file of it with libav, writes what it found as lines of JSON.
 
-Promises: for every line read (`scan` or `glance`, and a size), lines `{"info": ...}`, the first coarse, each better
-than the one before, and then `{"done": true}`; or `{"error_class": ..., "message": ...}`. The file's bytes are asked for
-with `{"read": [offset, length]}` and come on stdin as they are, so that this process needs no path, no network and no
+Promises: for every line (`scan` or `glance`, and a size), lines `{"info": ...}`, the first coarse, each better
+than the one before, then `{"done": true}`; or `{"error_class": ..., "message": ...}`. The bytes are asked for
+with `{"read": [offset, length]}` and come on stdin, so that this process needs no path, no network and no
 credentials. Knows nothing about pools, limits or retries: `probing.py` keeps it alive, ends it on time and trusts it no
 further than JSON, since a hostile file may crash it or own it.
 """
