@@ -57,6 +57,7 @@ crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compar
 
 fuzz: $(VENV)/ready   ## 2,400 hostile media files through the whole job (about half an hour)
 	$(BIN)/python -m tests.robustness.fuzz_media --files 2400 --json fuzz.json
+	OMNIDROP_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest --timeout 3600 tests/robustness/test_fuzz_texts.py
 
 clean:                ## remove .venv, caches and the demo
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs._shared.options import JsonFile, scalar, write_json
+from jobs._shared.terminal import PrintableConsole
 from jobs.cli import main
 from omnidrop import policies
 from omnidrop.errors import UserError
@@ -84,13 +85,12 @@ def command(
 
     The file is cut into clips, and all questions are answered about each clip in one pruned pass.
     """
-    from rich.console import Console
 
     # Here, so that --help need not wait for torch.
     from pipeline.asking.ask import ask
 
     settings = _named_values("--setting", setting or ())
-    messages = Console(stderr=True)
+    messages = PrintableConsole(stderr=True)
     with messages.status("loading the model") as status:
         done = 0
 
@@ -117,7 +117,7 @@ def command(
             answered=tell,
         )
     if str(json_file) != "-":
-        _print(answered, Console(width=None if sys.stdout.isatty() else 160))
+        _print(answered, PrintableConsole(width=None if sys.stdout.isatty() else 160))
     write_json(json_file, _as_json(answered))
     for note in _notes(answered, model):
         messages.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
@@ -155,9 +155,9 @@ def _print(answered: AnsweredFile, console: Console) -> None:
         assert one.clip is not None
         span = f"{clock(one.clip.start_s)} to {clock(one.clip.end_s)}"
         if isinstance(one, ClipFailure):
-            console.print(Text(f"{span}: {one.error_class}: {_printable(one.message)}", style="red"))
+            console.print(Text(f"{span}: {one.error_class}: {one.message}", style="red"))
             continue
-        table = Table(title=Text(f"{_printable(answered.media.key)}, {span}"), title_justify="left")
+        table = Table(title=Text(f"{answered.media.key}, {span}"), title_justify="left")
         table.add_column("question", overflow="fold")
         table.add_column("answer", overflow="fold", style="bold")
         table.add_column("probability", justify="right")
@@ -165,22 +165,13 @@ def _print(answered: AnsweredFile, console: Console) -> None:
         for question, answer in zip(answered.questions, one.answers.answers, strict=True):
             # Text, not markup: names, questions and answers are other people's words.
             table.add_row(
-                Text(_printable(question.text)),
-                Text(_printable(shown(question, answer))),
+                Text(question.text),
+                Text(shown(question, answer)),
                 "" if answer.probability is None else f"{answer.probability:.2f}",
-                Text(
-                    ", ".join(
-                        f"{_printable(name)} {p:.2f}" for name, p in options(question, answer)[1:] if p >= WORTH_A_WORD
-                    )
-                ),
+                Text(", ".join(f"{name} {p:.2f}" for name, p in options(question, answer)[1:] if p >= WORTH_A_WORD)),
             )
         console.print(table)
     console.print(Text(answered.cost_line), soft_wrap=True)
-
-
-def _printable(text: str) -> str:
-    """Control characters in a file's name or an answer must not drive the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _notes(answered: AnsweredFile, model: str) -> list[str]:

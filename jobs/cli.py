@@ -25,6 +25,7 @@ import typer
 import typer.core
 import typer.main
 
+from jobs._shared.terminal import printable, say
 from omnidrop.errors import OmniDropError, UserError
 from workers.redaction import without_secrets
 
@@ -100,11 +101,11 @@ class _Commands(_Folder):
             return super().invoke(ctx)
         except OmniDropError as error:
             if ctx.meta["debug"]:
-                typer.echo(without_secrets(traceback.format_exc()), err=True)
-            typer.echo(f"omnidrop: error: {without_secrets(str(error))}", err=True)
+                say(without_secrets(traceback.format_exc()), err=True)
+            say(f"omnidrop: error: {without_secrets(str(error))}", err=True)
             raise typer.Exit(2 if isinstance(error, UserError) else 1) from error
         except KeyboardInterrupt as error:
-            typer.echo("omnidrop: interrupted", err=True)
+            say("omnidrop: interrupted", err=True)
             raise typer.Exit(130) from error
 
 
@@ -151,7 +152,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"omnidrop {version('omnidrop')}")
+        say(f"omnidrop {version('omnidrop')}")
         raise typer.Exit
 
 
@@ -192,7 +193,9 @@ def _root(
 def main(command: str | None = None) -> NoReturn:
     """Run the command line and exit; with `command`, the arguments are that command's own."""
     # What nobody foresaw may quote a credential, too.
-    sys.excepthook = lambda *error: sys.stderr.write(without_secrets("".join(traceback.format_exception(*error))))
+    sys.excepthook = lambda *error: sys.stderr.write(
+        printable(without_secrets("".join(traceback.format_exception(*error))))
+    )
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
     app(args=arguments, prog_name="omnidrop")
     raise AssertionError("the application exits")

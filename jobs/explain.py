@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from jobs._shared.notes import note
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import replaced
 from jobs._shared.results import EndpointUrl, Page, Results, find_results
+from jobs._shared.terminal import PrintableConsole, say
 from jobs.cli import main
 
 EXAMPLES = (
@@ -38,10 +40,8 @@ def command(
     The clip is decoded again from the archive and asked again, pruned as it was and dense. The page holds everything it
     shows; it says where an answer is not the stored one.
     """
-    from rich.console import Console
-
     found = find_results(results, endpoint_url)
-    with Console(stderr=True).status("asking the clip again"):
+    with PrintableConsole(stderr=True).status("asking the clip again"):
         # Here, so that --help need not wait for torch.
         from pipeline.explain.find_clip import find_clip
         from pipeline.explain.page import render
@@ -66,11 +66,11 @@ def command(
             "dense_answers": {question.id: question.dense for question in board.questions},
         },
     )
-    typer.echo(f"{output}: {len(page) / 1000:.0f} kB, {board.media_key} from {board.start_s:g} s", err=True)
+    say(f"{output}: {len(page) / 1000:.0f} kB, {board.media_key} from {board.start_s:g} s", err=True)
     for change in board.changes:
-        typer.echo(f"note: {''.join(c if c.isprintable() else ' ' for c in change)}", err=True)
+        note(change)
     if changed:
-        typer.echo(f"dense answers otherwise: {', '.join(changed)}", err=True)
+        say(f"dense answers otherwise: {', '.join(changed)}", err=True)
 
 
 if __name__ == "__main__":

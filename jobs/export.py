@@ -14,6 +14,7 @@ from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import replaced
 from jobs._shared.results import EndpointUrl, Results, find_results
+from jobs._shared.terminal import say
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
@@ -118,7 +119,7 @@ def command(
         if precision is not None:
             drawn = curves(connection, name, read_labels(labels))
             promised = thresholds_for(drawn, precision, questions or ())
-            typer.echo(f"--precision {precision:g}: {promised}", err=True)
+            say(f"--precision {precision:g}: {promised}", err=True)
             keep_sure(connection, promised.least)
             selection = replace(selection, threshold=0.0)
         if found is None:
@@ -149,9 +150,9 @@ def command(
     none = (
         "" if moments else ": nothing was found" if found else f": no answer that was asked for reaches {threshold:g}"
     )
-    typer.echo(f"{where}{counted(moments, 'moment')} of {counted(len(videos), 'video')}{none}", err=True)
+    say(f"{where}{counted(moments, 'moment')} of {counted(len(videos), 'video')}{none}", err=True)
     if form.counts_frames and start_timecode is None and (unknown := [v for v in videos if v.start_timecode is None]):
-        typer.echo(
+        say(
             f"note: {counted(len(unknown), 'file')} without a usable start timecode: counted from 00:00:00:00; "
             "--start-timecode sets one",
             err=True,
@@ -159,9 +160,9 @@ def command(
     write_json(json_file, {"to": to, "videos": len(videos), "moments": moments, "files": written, "left_out": problems})
     note_toy_answers(toys)
     if problems:
-        typer.echo(f"left out: {counted(len(problems), 'video')}", err=True)
+        say(f"left out: {counted(len(problems), 'video')}", err=True)
         for problem in problems[:MOST_PROBLEMS]:
-            typer.echo(f"  {problem}", err=True)
+            say(f"  {problem}", err=True)
         raise typer.Exit(1)
 
 

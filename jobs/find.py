@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.results import EndpointUrl, Results, find_results
+from jobs._shared.terminal import PrintableConsole, say
 from jobs.cli import main
 from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.report.formats import counted
@@ -68,8 +68,8 @@ def command(
             # Text, not markup: answers and file names are other people's words.
             table.add_row(*(Text("".join(c if c.isprintable() or c == "\n" else " " for c in word)) for word in words))
         if found:
-            Console(width=None).print(table)
-        typer.echo(f"{counted(total, 'moment')}" + (f", the best {rows} shown" if total > rows else ""), err=True)
+            PrintableConsole(width=None).print(table)
+        say(f"{counted(total, 'moment')}" + (f", the best {rows} shown" if total > rows else ""), err=True)
     note_toy_answers(toys)
 
 

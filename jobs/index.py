@@ -15,7 +15,7 @@ from pipeline.identity import checked_run_id
 from pipeline.records.columns import run_row
 from pipeline.runs.run import RunSummary, run_job
 from pipeline.storage.outage import StopFlag
-from workers.media.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import check_ffmpeg
 
 EXAMPLES = (
     "omnidrop index job.yaml",
@@ -47,7 +47,7 @@ def command(
 def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None) -> int:
     """Run a job with a progress bar and a summary; returns the exit status."""
     run_id = None if run_id is None else checked_run_id(run_id)
-    find_ffmpeg()  # without it every clip would fail, and count as done
+    check_ffmpeg()  # without it every clip would fail, and count as done
     with StopOnSignal() as stop:
         summary = run_and_show(job, stop, run_id)
     write_json(json_file, summary_json(summary))
@@ -58,10 +58,12 @@ def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None)
     return 1 if summary.answered_nothing else 0
 
 
-def run_and_show(job: JobConfig, stop: StopFlag, run_id: str | None = None, lost: StopFlag | None = None) -> RunSummary:
+def run_and_show(
+    job: JobConfig, stop: StopFlag, run_id: str | None = None, lost: StopFlag | None = None, due_times: int = 0
+) -> RunSummary:
     """Run a job until it is done or `stop` or `lost` is set, see `run_job`, with a progress bar and a summary."""
     with ProgressBar() as bar:
-        summary = run_job(job, bar, stop, run_id, lost=lost)
+        summary = run_job(job, bar, stop, run_id, lost=lost, due_times=due_times)
     print_summary(job, summary, output=job.output)
     if hint := retry_hint(summary.error_classes, job_as_given()):
         console.print(hint, markup=False, highlight=False, soft_wrap=True)

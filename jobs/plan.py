@@ -46,9 +46,12 @@ def command(
         note(f"{key} cannot be asked: {error_class}")
     if unnamed := price.media_failed.total() - len(price.failed_keys):
         note(f"and {unnamed} more; after a run, `omnidrop query {job.output} quarantine` has all and why")
+    for key, clips, size in price.outliers:
+        note(f"{key} would be {clips} clips, far more than others, from {quantity(size, 'B')} (clips.max_per_media)")
     note_toy_answers([job.model.path])
     money = None if price.as_run_gpu_hours is None else job.cost.usd(price.as_run_gpu_hours.expected)
-    write_json(json_file, vars(price) | {"retained_ratio": price.retained_ratio, "usd": money})
+    found = {name: value for name, value in vars(price).items() if name not in ("longest", "clips_per_media")}
+    write_json(json_file, found | {"outliers": price.outliers, "retained_ratio": price.retained_ratio, "usd": money})
 
 
 def plan_lines(price: Price) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import MOST_ROWS, Format, format_of, show
 from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
+from jobs._shared.terminal import say
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
@@ -65,6 +66,10 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write rows to a file.", show_default=False)
     ] = None,
+    csv_raw: Annotated[
+        bool,
+        typer.Option("--csv-raw", help="CSV cells as they are; a spreadsheet may run what begins with =, +, - or @."),
+    ] = False,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="Most rows of a table.")] = MOST_ROWS,
     precision: Annotated[
         float | None,
@@ -97,7 +102,7 @@ def command(
             answered = _written(answered, json_file)
             if str(json_file) == "-":
                 return
-        show(answered, form, output, rows)
+        show(answered, form, output, rows, is_csv_raw=csv_raw)
         note_toy_answers(models_of(connection, EMBEDDED))
 
 
@@ -107,7 +112,7 @@ def _keep_sure(connection: duckdb.DuckDBPyConnection, uri: str, precision: float
     from pipeline.tables.query import keep_sure, the_job
 
     promised = thresholds_for(curves(connection, the_job(connection, uri, None), read_labels(labels)), precision)
-    typer.echo(f"--precision {precision:g}: {promised}", err=True)
+    say(f"--precision {precision:g}: {promised}", err=True)
     keep_sure(connection, promised.least)
 
 
@@ -154,10 +159,10 @@ def _print_queries(json_file: Path | None) -> None:
         return
     width = max(map(len, queries))
     for name, asked in queries.items():
-        typer.echo(f"{name:{width}}  {asked.says}")
+        say(f"{name:{width}}  {asked.says}")
         for line in _parameters(asked):
-            typer.echo(f"{'':{width}}  {line}")
-    typer.echo("\nomnidrop query RESULTS NAME [--set NAME=VALUE] [-o FILE.csv|.json|.parquet]")
+            say(f"{'':{width}}  {line}")
+    say("\nomnidrop query RESULTS NAME [--set NAME=VALUE] [-o FILE.csv|.json|.parquet]")
 
 
 def _parameters(asked: NamedQuery) -> list[str]:

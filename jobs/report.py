@@ -12,6 +12,7 @@ from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import replaced
 from jobs._shared.results import EndpointUrl, Page, Results, find_results
+from jobs._shared.terminal import say
 from jobs.cli import main
 
 EXAMPLES = (
@@ -67,7 +68,7 @@ def command(
         },
     )
     cut = "" if shown.answers == report.answers else f" of {report.answers} (the rest: `omnidrop query`)"
-    typer.echo(f"{output}: {quantity(len(page), 'B')}, job {report.job}, {shown.answers} answers{cut}", err=True)
+    say(f"{output}: {quantity(len(page), 'B')}, job {report.job}, {shown.answers} answers{cut}", err=True)
     note_toy_answers(asked.model for asked in report.asked)
 
 

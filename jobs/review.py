@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.results import EndpointUrl, Results, find_results
+from jobs._shared.terminal import PrintableConsole, say
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.report.formats import counted
 
 if TYPE_CHECKING:
+    from pipeline.review.labels import Key
     from pipeline.review.queue import Item
     from pipeline.review.reliability import Curve
 
@@ -83,10 +84,10 @@ def command(
             with open_results(uri, storage) as connection:
                 found = label_studio(imported, connection, name)
             file.put(*found)
-            typer.echo(f"{labels}: {counted(len(found), 'label')} from {imported}", err=True)
+            say(f"{labels}: {counted(len(found), 'label')} from {imported}", err=True)
         if not curve and imported is None:
 
-            def following(labelled: Sequence[tuple[str, str]]) -> tuple[list[Item], dict[str, str]]:
+            def following(labelled: Sequence[Key]) -> tuple[list[Item], dict[str, str]]:
                 with open_results(uri, storage) as connection:
                     items = queue(
                         connection, open_store(uri, storage), name, labelled, questions=questions or (), media=media
@@ -107,7 +108,7 @@ def command(
                 signal.signal(number, lambda *_: stop.set())
             with server:
                 threading.Thread(target=server.serve_forever, name="review", daemon=True).start()
-                typer.echo(f"{server.url}\nlabels: {labels}; Ctrl-C ends", err=True)
+                say(f"{server.url}\nlabels: {labels}; Ctrl-C ends", err=True)
                 if open_it:
                     webbrowser.open(server.url)
                 while not stop.wait(3600):
@@ -121,7 +122,7 @@ def command(
     if str(json_file) != "-":
         _show(drawn)
     write_json(json_file, {"labels": len(made), "curves": [_plain(one) for one in drawn]})
-    typer.echo(f"{labels}: {counted(len(made), 'label')}", err=True)
+    say(f"{labels}: {counted(len(made), 'label')}", err=True)
 
 
 def _plain(curve: Curve) -> dict[str, object]:
@@ -148,7 +149,7 @@ def _show(curves: Sequence[Curve]) -> None:
         cells += ["–" if value is None else f"p ≥ {value:.3f}" for value in thresholds]
         # Text, not markup: answers are other people's words.
         table.add_row(*(Text("".join(c if c.isprintable() else " " for c in cell)) for cell in cells))
-    Console().print(table)
+    PrintableConsole().print(table)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pipeline.launch.lease import Lease
 from pipeline.launch.schedule import Cron, ScheduledRun, keep_schedule
 from pipeline.runs.run import RunSummary
 from pipeline.storage.store import open_store
-from workers.media.ffmpeg import find_ffmpeg
+from workers.media.ffmpeg import check_ffmpeg
 
 EXAMPLES = (
     'omnidrop schedule job.yaml --cron "0 2 * * *" --timezone Europe/Berlin    # every night at two',
@@ -58,7 +58,7 @@ def command(
     the next start).
     """
     times = Cron(cron, timezone)
-    find_ffmpeg()
+    check_ffmpeg()
 
     def report(record: ScheduledRun) -> None:
         console.print(record.line, markup=False, highlight=False, soft_wrap=True)
@@ -67,7 +67,7 @@ def command(
     with StopOnSignal() as stop:
 
         def run(lease: Lease) -> RunSummary:
-            return run_and_show(job, stop, lost=lease)
+            return run_and_show(job, stop, lost=lease, due_times=lease.missed)
 
         last = keep_schedule(open_store(job.output, job.storage), job.name, times, run, stop, report, count)
     if last is None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs._shared.options import JsonFile, write_json
+from jobs._shared.terminal import say
 from jobs.cli import main
 
 EXAMPLES = (
@@ -31,7 +32,7 @@ def command(
 
     report = selfcheck(model, device, dtype)
     for line in report.lines():
-        typer.echo(line, err=str(json_file) == "-")
+        say(line, err=str(json_file) == "-")
     write_json(json_file, report.to_dict())
     raise typer.Exit(0 if report.passed else 1)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 
+from rich.markup import escape
 from rich.table import Table
 
 from jobs._shared.display import console, print_facts, savings_lines, with_reasons
@@ -11,6 +13,7 @@ from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
+from pipeline.launch.schedule import last_run, overdue
 from pipeline.planning.open_job import open_job
 from pipeline.records.columns import run_row
 from pipeline.records.run_record import RunRecord
@@ -25,6 +28,7 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     try:
         totals = parts.index.totals(job.name)
         classes = parts.index.quarantine_classes(job.name)
+        last = last_run(parts.store, job.name)
         runs = with_idle(parts.index.runs(job.name), parts.journal.last_idle_run(job.name))
     finally:
         parts.index.close()
@@ -37,6 +41,9 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
         ("model time", f"{totals.model_s:.1f} s"),
     ]
     print_facts(f"job {job.name}", facts)
+    said = None if last is None else overdue(last, datetime.now(UTC))
+    if said is not None:
+        console.print(f"[yellow]note:[/] {escape(said)}")
     history = Table(title="runs, newest first", title_justify="left")
     for column in ("run", "status", "clips", "quarantined", "wall s", "model s"):
         history.add_column(column)
@@ -48,7 +55,7 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     console.print(history)
     note_toy_answers([job.model.path])
     records = [run_row(run) for run in runs]
-    write_json(json_file, {"totals": asdict(totals), "quarantine": dict(classes), "runs": records})
+    write_json(json_file, {"totals": asdict(totals), "quarantine": dict(classes), "runs": records, "schedule": said})
 
 
 def with_idle(runs: list[RunRecord], idle: RunRecord | None) -> list[RunRecord]:

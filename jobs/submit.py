@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from jobs._shared.options import JsonFile, with_job, write_json
+from jobs._shared.terminal import printable, say
 from jobs.cli import main
 from pipeline.config.job import JobConfig
 from pipeline.launch.submit import NOT_FOUND_EXIT, PUBLISH_S, Cluster, Run, make_upload
@@ -68,14 +69,14 @@ def command(
     else:
         name = cluster.submit(job, upload, run_id)
     if stop:
-        typer.echo(f"stopping the run {name}; clips in flight may finish", err=True)
+        say(f"stopping the run {name}; clips in flight may finish", err=True)
         run = cluster.stop(name, timeout_s=job.execution.stop_grace_s + 2 * PUBLISH_S)
         status = 0
     else:
-        typer.echo(f"run {name} on {cluster.address}", err=True)
+        say(f"run {name} on {cluster.address}", err=True)
         run = _watch(cluster, name) if wait or follow else cluster.run(name)
         status = exit_status(run)
-    typer.echo(f"run {name}: {run.status}{_hint(run)}", err=True)
+    say(f"run {name}: {run.status}{_hint(run)}", err=True)
     write_json(json_file, {"run_id": name, "address": cluster.address, "status": run.status, "exit_status": status})
     raise typer.Exit(status)
 
@@ -93,13 +94,13 @@ def exit_status(run: Run) -> int:
 
 def _watch(cluster: Cluster, name: str) -> Run:
     def write(text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(printable(text))
         sys.stdout.flush()
 
     try:
         return cluster.follow(name, write)
     except KeyboardInterrupt:
-        typer.echo(f"\nthe run {name} goes on; see it again with --follow, end it with --stop", err=True)
+        say(f"\nthe run {name} goes on; see it again with --follow, end it with --stop", err=True)
         raise
 
 

@@ -8,6 +8,7 @@ import typer
 
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, with_job, write_json
+from jobs._shared.terminal import say
 from jobs.cli import main
 from pipeline.config.job import JobConfig
 
@@ -35,13 +36,13 @@ def command(
     checks = []
     for check in run_checks(job, with_model=with_model):
         mark = {True: "ok     ", False: "FAILED ", None: "skipped"}[check.ok]
-        typer.echo(f"{mark}  {check.name}: {check.detail}", err=str(json_file) == "-")
+        say(f"{mark}  {check.name}: {check.detail}", err=str(json_file) == "-")
         checks.append(check)
     failed = sum(check.ok is False for check in checks)
     note_toy_answers([job.model.path])
     write_json(json_file, {"ok": not failed, "checks": checks})
     if failed:
-        typer.echo(f"{failed} of {len(checks)} checks failed", err=True)
+        say(f"{failed} of {len(checks)} checks failed", err=True)
         raise typer.Exit(1)
 
 

@@ -7,13 +7,9 @@ about how they were computed or where they are stored.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from omnidrop.engine import layout, prefill
 from omnidrop.engine.modes import DENSE_MODES, SHARED_MODES
 from omnidrop.model import Pruning
 from omnidrop.models.base import Adapter, Prefix, SomeOf
-from omnidrop.models.checkpoints import resolve_checkpoint
+from omnidrop.models.checkpoints import loading, resolve_checkpoint
 from omnidrop.models.geometry import geometry_of, thinker_config
 from omnidrop.models.processing import ClipProcessor, outline
 from omnidrop.models.registry import adapter_class
@@ -45,11 +45,12 @@ class Estimator:
     def __init__(self, model: str, *, value_bytes: int = 2) -> None:
         """`model` as for `OmniModel.load`; `value_bytes` of one cached value (2 for bfloat16)."""
         directory = resolve_checkpoint(model)
-        config: Any = thinker_config(directory)
-        self._config = config
-        self.geometry = geometry_of(directory)
-        self._processor = ClipProcessor(directory, self.geometry)
-        self._widths = cost.Widths.of(config.text_config, value_bytes)
+        with loading(directory):
+            config: Any = thinker_config(directory)
+            self._config = config
+            self.geometry = geometry_of(directory)
+            self._processor = ClipProcessor(directory, self.geometry)
+            self._widths = cost.Widths.of(config.text_config, value_bytes)
         self._family: Any = adapter_class(self.geometry.family)
 
     def clip(

@@ -21,6 +21,7 @@ from omnidrop.answers import ClipAnswers
 from omnidrop.engine import layout, modes, prefill
 from omnidrop.errors import ModelError, PolicyError
 from omnidrop.model import OmniModel, Pruning
+from omnidrop.models.base import VIDEO, SomeOf
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 from omnidrop.models.stock import stock_logits
 from omnidrop.policies.base import Policy
@@ -42,6 +43,8 @@ SELF_NOISE = 4.0
 bfloat16 that is the only yardstick that holds for every depth and device."""
 EXACT = 1e-5
 """And by this share of the largest logit in any case."""
+COARSE = 0.02
+"""And encoder features below float32, where another number of rows may be another kernel."""
 NEAR_TIES = 0.95
 """Survivors that two modes must share below float32."""
 
@@ -141,6 +144,7 @@ def selfcheck(model: str, device: str = "auto", dtype: str = "auto") -> Selfchec
     checks = [
         _guarded("pruning off = stock model", bench.stock),
         _guarded("packed set = separate questions", bench.packed),
+        _guarded("a part of the picture is encoded as in the whole", bench.some_cells),
         _guarded("cache lengths follow the schedule", bench.cache_lengths),
         _guarded("staged = per_question", lambda: bench.same_logits("staged", "per_question", bench.asked)),
         _guarded("set of one = per_question", lambda: bench.same_logits("set_guided", "per_question", bench.asked[:1])),
@@ -238,6 +242,23 @@ class _Bench:
                 f"{alike:.1%} of the survivors are the same, allowed {NEAR_TIES:.0%} below float32",
             )
         return self.verdict(zip(one, two, strict=True))
+
+    def some_cells(self) -> tuple[bool, str]:
+        """Every second temporal patch encoded alone: as attention stays inside one, its features must be the whole
+        picture's. The stock encoder swallows arguments whose names it does not know; this would show it."""
+        sizes = self.clip.av.frame_sizes
+        chosen = torch.arange(self.clip.av.video).view(len(sizes), -1)[::2].flatten()
+        some_of = SomeOf(chosen.numel(), lambda _cells, _patches, _keep: chosen)
+        words = {"fps": FPS, "system_prompt": None, "instruction": INSTRUCTION}
+        some = self.adapter.prefix(self.frames, self.audio, **words, some_of=some_of)  # type: ignore[arg-type]
+        seen = (some.modality == VIDEO).nonzero().flatten()[chosen.to(some.modality.device)]
+        worst = largest = 0.0
+        whole = self.clip.prefix
+        for one, other in zip((some.embeddings, *some.deepstack), (whole.embeddings, *whole.deepstack), strict=True):
+            worst = max(worst, float((one[seen] - other[seen]).abs().max()))
+            largest = max(largest, float(other[seen].abs().max()))
+        allowed = (EXACT if self.adapter.dtype == torch.float32 else COARSE) * largest
+        return worst <= allowed, f"largest difference {worst:.2e}, allowed {allowed:.2e}"
 
     def cache_lengths(self) -> tuple[bool, str]:
         """Every layer holds the text and as many audio and video tokens as the schedule lets in."""

@@ -16,14 +16,18 @@ from workers import errors
 
 FIRST_PAUSE_S = 2.0
 """Before the first further try of a clip: the store's own retries have taken some seconds."""
+RUNS = 3
+"""Runs that try a clip again of themselves where its file is not at fault, and neither is its store: one that really
+does take the machine down, or too long, must not do so for ever."""
 
 
 class Again(StrEnum):
     """When a failed clip or media item is tried again without anybody asking for it."""
 
-    NOW = "at once, up to `execution.max_retries` times"
-    ROOM = "when there is room, up to `storage.patience_s`"
-    NEXT_RUN = "a whole media item by the next run"
+    NOW = "at once, up to `execution.max_retries` times, then by the next run"
+    ROOM = "when there is room, up to `storage.patience_s`, then by the next run"
+    NEXT_RUN = "by the next run"
+    UPGRADE = "never; by `retry` after an upgrade, since a later version may read it"
     NEVER = "never"
 
 
@@ -45,9 +49,13 @@ class Rule:
 
     @property
     def may_pass(self) -> bool:
-        """Whether the next try may go well without anybody having changed anything: `retry` is offered, and what was
-        found is not remembered."""
-        return self.again is not Again.NEVER
+        """Whether the next try may go well with the file as it is: the next run makes it, and what was found is not
+        remembered."""
+        return self.again not in (Again.UPGRADE, Again.NEVER)
+
+    def is_due(self, attempts: int) -> bool:
+        """Whether a run tries again of itself what was tried by so many runs (one at least)."""
+        return self.may_pass and (self.fault is Fault.ITEM or attempts <= RUNS)
 
 
 RULES: Mapping[str, Rule] = {
@@ -55,34 +63,38 @@ RULES: Mapping[str, Rule] = {
     errors.DecodeKilled.error_class: Rule(Again.NOW, Fault.MACHINE),
     errors.CacheFull.error_class: Rule(Again.ROOM, Fault.MACHINE),
     "object_store_full": Rule(Again.ROOM, Fault.MACHINE),
+    errors.MediaMissing.error_class: Rule(Again.NEXT_RUN, Fault.ITEM),
+    errors.MediaRefused.error_class: Rule(Again.NEXT_RUN, Fault.ITEM),
+    errors.MediaChanged.error_class: Rule(Again.NEXT_RUN, Fault.ITEM),
     errors.ProbeTimeout.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
     errors.DecodeTimeout.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
     # Workers that die are replaced, and their clips tried again, by `execution.max_deaths_per_clip`: this is the end.
-    "worker_died": Rule(Again.NEVER, Fault.MACHINE),
-    "out_of_memory": Rule(Again.NEVER, Fault.MACHINE),
-    errors.FfmpegMissing.error_class: Rule(Again.NEVER, Fault.MACHINE),
-    errors.MediaMissing.error_class: Rule(Again.NEVER, Fault.ITEM),
-    errors.MediaChanged.error_class: Rule(Again.NEVER, Fault.ITEM),
-    errors.MediaError.error_class: Rule(Again.NEVER, Fault.FILE),
+    "worker_died": Rule(Again.NEXT_RUN, Fault.MACHINE),
+    "out_of_memory": Rule(Again.NEXT_RUN, Fault.MACHINE),
+    errors.FfmpegMissing.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
+    errors.ConfinementMissing.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
+    errors.CacheUnsafe.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
+    errors.CacheTooSmall.error_class: Rule(Again.NEXT_RUN, Fault.RUN),
+    ModelOutOfMemory.error_class: Rule(Again.NEXT_RUN, Fault.RUN),
+    ModelError.error_class: Rule(Again.NEXT_RUN, Fault.RUN),
+    PolicyError.error_class: Rule(Again.NEXT_RUN, Fault.RUN),
+    "internal": Rule(Again.NEXT_RUN, Fault.RUN),
+    errors.MediaError.error_class: Rule(Again.UPGRADE, Fault.FILE),
+    errors.NotMedia.error_class: Rule(Again.UPGRADE, Fault.FILE),
+    errors.NoDuration.error_class: Rule(Again.UPGRADE, Fault.FILE),
+    errors.ProbeCrashed.error_class: Rule(Again.UPGRADE, Fault.FILE),
+    errors.DecodeFailed.error_class: Rule(Again.UPGRADE, Fault.FILE),
+    errors.DecodeIncomplete.error_class: Rule(Again.UPGRADE, Fault.FILE),
     errors.MediaTooLarge.error_class: Rule(Again.NEVER, Fault.FILE),
-    errors.NotMedia.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.MediaTruncated.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.NoStreams.error_class: Rule(Again.NEVER, Fault.FILE),
-    errors.NoDuration.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.MediaEncrypted.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.TrackMissing.error_class: Rule(Again.NEVER, Fault.FILE),
     "empty_media": Rule(Again.NEVER, Fault.FILE),
-    errors.ProbeCrashed.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.ClipTooShort.error_class: Rule(Again.NEVER, Fault.FILE),
-    errors.DecodeFailed.error_class: Rule(Again.NEVER, Fault.FILE),
-    errors.DecodeIncomplete.error_class: Rule(Again.NEVER, Fault.FILE),
     QuestionError.error_class: Rule(Again.NEVER, Fault.FILE),
     "json_invalid": Rule(Again.NEVER, Fault.FILE),
-    errors.CacheTooSmall.error_class: Rule(Again.NEVER, Fault.RUN),
-    ModelOutOfMemory.error_class: Rule(Again.NEVER, Fault.RUN),
-    ModelError.error_class: Rule(Again.NEVER, Fault.RUN),
-    PolicyError.error_class: Rule(Again.NEVER, Fault.RUN),
-    "internal": Rule(Again.NEVER, Fault.RUN),
+    "too_many_clips": Rule(Again.NEXT_RUN, Fault.RUN),
 }
 
 

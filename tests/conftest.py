@@ -95,18 +95,23 @@ def demo(ray_session, tmp_path_factory, worker_id):
     return folder
 
 
-@pytest.fixture
-def job(tmp_path, videos):
+def write_job(folder, videos):
     """A job file over an archive of the two videos and one file that is no video."""
-    shutil.copytree(videos, tmp_path / "archive")
-    (tmp_path / "archive" / "notes.mp4").write_text("not a video at all")
-    (tmp_path / "questions.yaml").write_text(QUESTIONS)
-    (tmp_path / "job.yaml").write_text(
+    shutil.copytree(videos, folder / "archive")
+    (folder / "archive" / "notes.mp4").write_text("not a video at all")
+    (folder / "questions.yaml").write_text(QUESTIONS)
+    (folder / "job.yaml").write_text(
         "name: test\narchive: {uri: archive}\noutput: results\nquestion_set: questions.yaml\n"
         "clips: {length_s: 3, fps: 1}\npruning: {retained_ratio: 0.4}\n"
         "execution: {ray_address: in-process, clips_per_unit: 2}\n"
     )
-    return tmp_path / "job.yaml"
+    return folder / "job.yaml"
+
+
+@pytest.fixture
+def job(tmp_path, videos):
+    """A job file over an archive of the two videos and one file that is no video."""
+    return write_job(tmp_path, videos)
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +150,14 @@ def cluster():
 
 
 @pytest.fixture(scope="session")
-def postgres():
-    with postgres_server() as url:
-        yield url
+def postgres_process():
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_process):
+    return postgres_process.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -156,12 +166,21 @@ def index_url(request, tmp_path):
     if request.param == "sqlite":
         (tmp_path / "results").mkdir(exist_ok=True)
         return f"sqlite:///{tmp_path}/results/index.sqlite"
-    url = request.getfixturevalue("postgres")
+    return emptied(request.getfixturevalue("postgres"))
+
+
+def emptied(url):
     engine = sa.create_engine(url)
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     engine.dispose()
     return url
+
+
+@pytest.fixture
+def empty_postgres(postgres):
+    """The same, on PostgreSQL alone."""
+    return emptied(postgres)
 
 
 @pytest.fixture

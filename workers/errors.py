@@ -131,6 +131,12 @@ class StorageFailed(MediaError):
     error_class: ClassVar[str] = "storage"
 
 
+class MediaRefused(MediaError):
+    """The object store refuses the file: to these credentials, or to anybody."""
+
+    error_class: ClassVar[str] = "access_refused"
+
+
 class CacheFull(MediaError):
     """The node-local cache has no room for the file now: its disk is full, or what it holds is in use."""
 

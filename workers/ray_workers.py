@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from workers.media.confinement import level
 from workers.media.decode import Source, decode_one
+from workers.media.ffmpeg import tool_here
 from workers.records import (
     Clip,
     ClipFailure,
@@ -30,6 +32,9 @@ from workers.records import (
 DECODE_RESOURCE = "decode"
 """Custom resource of machines that are meant for decoding, one per core. Ray by itself only tends to keep tasks without
 GPU off machines with one; where a cluster has this resource, decode tasks run nowhere else."""
+
+NODE_ID_LABEL = "ray.io/node-id"
+"""Ray gives every machine this label."""
 
 if TYPE_CHECKING:
     # Decode workers import this module too, and must not hold torch: 0.4 GB and seconds in each of them.
@@ -47,9 +52,10 @@ def packed(*values: object) -> bytes:
 def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip | None]:
     media, info, settings, source = pickle.loads(shared)
     outcome = decode_one(media, info, clip, settings, source)
+    machine = str(ray.get_runtime_context().get_node_id())
     if isinstance(outcome, ClipFailure):
-        return DecodeReport(outcome, 0, str(level())), None
-    return DecodeReport(None, outcome.nbytes, str(level())), outcome
+        return DecodeReport(outcome, 0, str(level()), machine, tool_here()), None
+    return DecodeReport(None, outcome.nbytes, str(level()), machine, tool_here()), outcome
 
 
 class _Actor:
@@ -102,8 +108,9 @@ class DecodeStarter:
     def __init__(self, settings: DecodeSettings, source: Source, *, is_placed: bool = False, task: Any = None) -> None:
         """`task` is what is started, with the same arguments, where decoding itself is not what is measured."""
         self._settings, self._source = settings, source
-        task = task or _decode_task
-        self._task = task.options(resources={DECODE_RESOURCE: 1}) if is_placed else task
+        self._anywhere = task or _decode_task
+        self._placed = {"resources": {DECODE_RESOURCE: 1}} if is_placed else {}
+        self._task = self._anywhere.options(**self._placed) if is_placed else self._anywhere
         self._packed: tuple[WorkUnit | None, bytes] = (None, b"")
 
     def __call__(self, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
@@ -113,6 +120,19 @@ class DecodeStarter:
             self._packed = unit, packed(unit.media, unit.info, self._settings, self._source)
         report, decoded = self._task.remote(self._packed[1], clip)
         return report, decoded
+
+    def on(self, machine: str, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        """The same on one machine, by its node's id, and nowhere else."""
+        there = self._anywhere.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False), **self._placed
+        )
+        report, decoded = there.remote(packed(unit.media, unit.info, self._settings, self._source), clip)
+        return report, decoded
+
+    def leave_out(self, machines: Iterable[str]) -> None:
+        """Start nothing on these machines any more."""
+        elsewhere = {NODE_ID_LABEL: f"!in({','.join(machines)})"}
+        self._task = self._anywhere.options(label_selector=elsewhere, **self._placed)
 
 
 def start_actor(settings: AnswererSettings, *, num_gpus: float, num_cpus: float = 1) -> Any:

@@ -328,6 +328,10 @@ class DecodeReport:
     """Bytes of the decoded clip, 0 where decoding failed."""
     confinement: str = ""
     """What the machine that decoded grants."""
+    machine: str = ""
+    """The node's id."""
+    tool: str = ""
+    """The machine's name, and the ffmpeg that is used there."""
 
 
 @dataclass(frozen=True)

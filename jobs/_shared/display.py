@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
+from jobs._shared.terminal import PrintableConsole
 from pipeline.config.job import JobConfig
 from pipeline.evaluation.audit import Audit, Claim, Share, audit_of
-from pipeline.failure_rules import rule_of
+from pipeline.failure_rules import Again, rule_of
 from pipeline.index.totals import Totals
 from pipeline.records.run_record import RunSpending
 from pipeline.report.formats import quantity as quantity
@@ -29,7 +29,7 @@ from workers.records import ClipFailure
 if TYPE_CHECKING:
     from pipeline.execution.clip_state import UnitResult
 
-console = Console(stderr=True)
+console = PrintableConsole(stderr=True)
 """Progress and tables go to stderr: stdout is for results that other programs read."""
 
 
@@ -214,12 +214,20 @@ def with_reasons(count: int, classes: Iterable[tuple[str, int]]) -> str:
 
 
 def retry_hint(classes: Iterable[tuple[str, int]], job: str) -> str | None:
-    """How to do again what may have failed for a moment only; `job` is the job file and options as given."""
-    passing = [(name, count) for name, count in classes if rule_of(name).may_pass]
-    if not passing:
-        return None
-    options = " ".join(f"--error-class {name}" for name, _ in passing)
-    return f"{with_reasons(sum(count for _, count in passing), passing)} may pass: omnidrop retry {job} {options}"
+    """How to do again what may have failed for a moment only, and what a later version may read; `job` is the job file
+    and options as given."""
+    classes = list(classes)
+    lines = []
+    for kinds, said in (
+        ([one for one in classes if rule_of(one[0]).may_pass], "may pass"),
+        ([one for one in classes if rule_of(one[0]).again is Again.UPGRADE], "a later version may read"),
+    ):
+        if kinds:
+            options = " ".join(f"--error-class {name}" for name, _ in kinds)
+            lines.append(f"{with_reasons(sum(n for _, n in kinds), kinds)} {said}: omnidrop retry {job} {options}")
+            if said == "may pass":
+                lines.append("(they are not the files' fault: the next `omnidrop index` tries them again, too)")
+    return "\n".join(lines) or None
 
 
 def share(ratio: float | None) -> str:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import typer
-
+from jobs._shared.terminal import say
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 
 
 def note(text: str) -> None:
     """One line for the person at the terminal."""
-    # Control characters in a file's name must not drive the terminal.
-    typer.echo("note: " + "".join(c if c.isprintable() else " " for c in text), err=True)
+    say(f"note: {text}", err=True)
 
 
 def note_toy_answers(models: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from jobs._shared.terminal import on_terminal
 from omnidrop.errors import UserError
 from pipeline.config.job import JobConfig, JobError, load_job
 from pipeline.config.validation_errors import option_name
@@ -232,7 +233,7 @@ def write_json(path: Path | None, result: Mapping[str, Any] | Any) -> None:
         return
     text = json_text(result, indent=2) + "\n"
     if str(path) == "-":
-        sys.stdout.write(text)
+        on_terminal(sys.stdout).write(text)
         return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

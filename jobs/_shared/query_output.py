@@ -10,15 +10,14 @@ import csv
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TextIO
 
-import typer
-
 from jobs._shared.options import json_text
+from jobs._shared.terminal import PrintableConsole, on_terminal, say
 from omnidrop.errors import UserError
 from pipeline.report.formats import counted, quantity
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "csv", "json", "parquet"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "table"}
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Of a cell; spreadsheets take the full-width ones for the others."""
 MOST_ROWS = 100
 """Of a table."""
 
@@ -46,13 +47,18 @@ def format_of(given: Format | None, output: Path | None) -> Format:
     return SUFFIXES[output.suffix]
 
 
-def show(answered: Answered, form: Format, output: Path | None, most_rows: int = MOST_ROWS) -> None:
+def show(
+    answered: Answered, form: Format, output: Path | None, most_rows: int = MOST_ROWS, *, is_csv_raw: bool = False
+) -> None:
     """Write rows where they are wanted, and say what a file holds. Raises UserError where it cannot be written."""
-    write: Callable[[Answered, TextIO], int] = {"csv": _csv, "json": _json}.get(
-        form, lambda rows, file: _table(rows, file, most_rows)
-    )
+
+    def write(rows: Answered, file: TextIO) -> int:
+        if form == "csv":
+            return _csv(rows, file, is_raw=is_csv_raw)
+        return _json(rows, file) if form == "json" else _table(rows, file, most_rows)
+
     if output is None:
-        write(answered, sys.stdout)
+        write(answered, on_terminal(sys.stdout) if form != "table" else sys.stdout)
         return
     with replaced(output) as file:
         if form == "parquet":
@@ -60,7 +66,7 @@ def show(answered: Answered, form: Format, output: Path | None, most_rows: int =
         else:
             with os.fdopen(os.dup(file.fileno()), "w", encoding="utf-8", newline="") as text:
                 rows = write(answered, text)
-    typer.echo(f"{output}: {counted(rows, 'row')}, {quantity(output.stat().st_size, 'B')}", err=True)
+    say(f"{output}: {counted(rows, 'row')}, {quantity(output.stat().st_size, 'B')}", err=True)
 
 
 @contextmanager
@@ -94,12 +100,13 @@ def _parquet(answered: Answered, file: IO[bytes], path: Path) -> int:
     return rows
 
 
-def _csv(answered: Answered, file: TextIO) -> int:
+def _csv(answered: Answered, file: TextIO, *, is_raw: bool) -> int:
+    cell = _csv_cell if is_raw else _safe_csv_cell
     writer = csv.writer(file)
-    writer.writerow(answered.columns)
+    writer.writerow(map(cell, answered.columns))
     rows = 0
     for row in answered.rows:
-        writer.writerow([_csv_cell(value) for value in row])
+        writer.writerow([cell(value) for value in row])
         rows += 1
     return rows
 
@@ -108,6 +115,12 @@ def _csv_cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return json_text(value) if isinstance(value, list | dict) else value
+
+
+def _safe_csv_cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula gets an apostrophe before it, by which it stays a text."""
+    cell = _csv_cell(value)
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
 
 
 def _json(answered: Answered, file: TextIO) -> int:
@@ -120,7 +133,6 @@ def _json(answered: Answered, file: TextIO) -> int:
 
 
 def _table(answered: Answered, file: TextIO, most: int) -> int:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -134,7 +146,7 @@ def _table(answered: Answered, file: TextIO, most: int) -> int:
     for row in shown:
         # Text, not markup: answers and file names are other people's words.
         table.add_row(*(Text(_table_cell(value)) for value in row))
-    console = Console(file=file, width=None if file.isatty() else 200)
+    console = PrintableConsole(file=file, width=None if file.isatty() else 200)
     console.print(table)
     if more:
         console.print(f"The first {most} rows; --rows N shows more, --format csv all of them.")
@@ -144,7 +156,4 @@ def _table(answered: Answered, file: TextIO, most: int) -> int:
 def _table_cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    # Control characters in a file's name or an answer must not drive the terminal.
-    return "".join(c if c.isprintable() else " " for c in str(value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -12,10 +12,11 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omnidrop.errors import CheckpointError, first_line
+from omnidrop.errors import CheckpointError, OmniDropError, first_line
 
 EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2")}
 """Checkpoints that come with the package, by the name they are loaded by."""
@@ -58,7 +59,8 @@ def resolve_checkpoint(model: str) -> Path:
             f"no checkpoint {model!r}: it is neither a directory, nor a hub id such as Qwen/Qwen2.5-Omni-7B, nor one "
             f"of the embedded names ({', '.join(EMBEDDED)})"
         )
-    check_files(directory)
+    with loading(directory):
+        check_files(directory)
     return directory
 
 
@@ -238,12 +240,29 @@ class _HashMemory:
             os.replace(name, self._path)
 
 
+@contextlib.contextmanager
+def loading(directory: Path) -> Iterator[None]:
+    """The one wrapper around whatever reads a checkpoint: its files are somebody else's, and libraries that read them
+    raise what they like. Raises CheckpointError, and as they are our own errors and those of memory."""
+    try:
+        yield
+    except (OmniDropError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's
+            raise
+        raise CheckpointError(
+            f"the checkpoint {directory} cannot be loaded ({type(error).__name__}: {first_line(error)[:300]}); one of "
+            "its files is damaged, or not what its configuration says: copy the published one again"
+        ) from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises CheckpointError where it cannot be read."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # also numbers with more digits than Python reads
+        raise CheckpointError(f"{path} cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} must hold a JSON object, got {type(loaded).__name__}")
     return loaded

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnidrop.errors import CheckpointError, ModelError
-from omnidrop.models.checkpoints import family_of, read_json, resolve_checkpoint, thinker_config_dict, video_bounds
+from omnidrop.models.checkpoints import (
+    family_of,
+    loading,
+    read_json,
+    resolve_checkpoint,
+    thinker_config_dict,
+    video_bounds,
+)
 
 SAMPLE_RATE = 16_000
 """Samples a second of every waveform in this package."""
@@ -109,10 +116,12 @@ def read_geometry(model: str) -> Geometry:
 def geometry_of(directory: Path) -> Geometry:
     """The geometry of the checkpoint in `directory`. Raises CheckpointError where the configuration is not usable."""
     family = family_of(directory)
-    try:
-        return _from_config(family, thinker_config(directory), video_bounds(directory), hop_length(directory))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{directory / 'config.json'} is not a usable {family} configuration: {error}") from error
+    with loading(directory):
+        try:
+            return _from_config(family, thinker_config(directory), video_bounds(directory), hop_length(directory))
+        except (AttributeError, KeyError, TypeError) as error:
+            where = directory / "config.json"
+            raise CheckpointError(f"{where} is not a usable {family} configuration: {error}") from error
 
 
 def thinker_config(directory: Path) -> object:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from omnidrop.errors import CheckpointError, ModelError
+from omnidrop.models import chat_template
 from omnidrop.models.base import Prefix
 from omnidrop.models.checkpoints import read_chat_template, read_json
 from omnidrop.models.clip_layout import ClipLayout, MediaTokens, lay_out
@@ -235,10 +236,11 @@ class ClipProcessor:
             turns.append({"role": "system", "content": [{"type": "text", "text": self.plain(system_prompt)}]})
         asked = [{"type": kind, kind: kind}, {"type": "text", "text": QUESTION_MARK}]
         turns.append({"role": "user", "content": asked})
-        rendered = str(
-            self.tokenizer.apply_chat_template(
-                turns, chat_template=self._template, tokenize=False, add_generation_prompt=True
-            )
+        named = {
+            name: str(token) for name, token in self.tokenizer.special_tokens_map.items() if isinstance(token, str)
+        }
+        rendered = chat_template.render(
+            self._template, messages=turns, tools=None, documents=None, add_generation_prompt=True, **named
         )
         first, last = ("vision_bos_token", "vision_eos_token") if has_video else ("audio_bos_token", "audio_eos_token")
         before, _, rest = rendered.partition(str(getattr(self.tokenizer, first)))

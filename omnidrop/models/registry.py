@@ -11,7 +11,7 @@ import torch
 
 from omnidrop.errors import CheckpointError
 from omnidrop.models.base import Adapter
-from omnidrop.models.checkpoints import checkpoint_hash, family_of, resolve_checkpoint
+from omnidrop.models.checkpoints import checkpoint_hash, family_of, loading, resolve_checkpoint
 from omnidrop.models.encoders import EncoderSettings
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def load(
     if wanted is None or wanted not in DTYPES.values():
         raise CheckpointError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     directory = resolve_checkpoint(model)
-    chosen = adapter_class(family_of(directory))
-    return chosen(directory, device=_device(device), dtype=wanted, encoders=encoders or EncoderSettings())
+    chosen, where = adapter_class(family_of(directory)), _device(device)
+    with loading(directory):
+        return chosen(directory, device=where, dtype=wanted, encoders=encoders or EncoderSettings())
 
 
 def adapter_class(family: str) -> type[QwenOmniAdapter]:

@@ -7,8 +7,10 @@ a file. Skipped: hidden files and folders, the job's own output, S3 folder marke
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import heapq
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -21,7 +23,14 @@ from pipeline.config.sections import ArchiveConfig
 from pipeline.identity import media_id
 from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
 from pipeline.storage.s3_client import s3_filesystem, s3_objects
+from workers.media.opening import is_below
 from workers.records import Media
+
+log = logging.getLogger(__name__)
+
+
+MOST_NAMED = 5
+"""Links named one by one."""
 
 
 class ArchiveError(UserError):
@@ -110,7 +119,9 @@ def _local_media(config: ArchiveConfig, keys: KeyFilter, output: str | None) -> 
             f"archive.uri: {root} {what}; give the folder that holds the media, or s3://bucket/prefix for S3"
         )
     own = None if output is None or is_s3(output) else os.path.realpath(output)
-    yield from _Walk(config, keys, own).folder(str(root), "")
+    walk = _Walk(config, keys, own)
+    yield from walk.folder(str(root), "")
+    walk.tell()
 
 
 class _Walk:
@@ -120,30 +131,60 @@ class _Walk:
         self._identity = config.identity
         self._keys = keys
         self._own_output = own_output
+        self._root, self._follow_links = config.uri, config.follow_links
+        self._outward: list[str] = []
         self._entered = [os.path.realpath(config.uri)]
 
     def folder(self, path: str, prefix: str) -> Iterator[Media]:
-        for name in self._names(path):
+        """What is below a folder; folders within folders may be as deep as paths can be long."""
+        open_folders = [(path, prefix, iter(self._names(path)))]
+        while open_folders:
+            path, prefix, names = open_folders[-1]
+            if (named := next(names, None)) is None:
+                open_folders.pop()
+                continue
+            name, text = named
             if name.endswith("/"):
-                key = prefix + _text(name[:-1])
-                if self._keys.enters(key) and os.path.realpath(path + "/" + name) != self._own_output:
-                    yield from self.folder(f"{path}/{name[:-1]}", key + "/")
-            elif (media := self._media(f"{path}/{name}", prefix + _text(name))) is not None:
+                inner, key = f"{path}/{name[:-1]}", prefix + text
+                if self._keys.enters(key) and not self._is_own_output(inner):
+                    open_folders.append((inner, f"{key}/", iter(self._names(inner))))
+            elif (media := self._media(f"{path}/{name}", prefix + text)) is not None:
                 yield media
 
-    def _names(self, path: str) -> list[str]:
-        """A folder's names in the order of the keys below them: a folder sorts with the slash that follows it."""
+    def _names(self, path: str) -> list[tuple[str, str]]:
+        """A folder's names, and what they are in keys, in the order of the keys below them: a folder sorts with the
+        slash that follows it."""
         try:
             with os.scandir(path) as entries:
                 visible = sorted((e for e in entries if not _is_hidden(e.name)), key=lambda entry: entry.name)
-                return sorted(entry.name + "/" if self._is_folder(entry) else entry.name for entry in visible)
+                names = sorted(entry.name + "/" if self._is_folder(entry) else entry.name for entry in visible)
+            return _as_keys(names)
         except FileNotFoundError:
             return []
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                log.warning("%s... lies deeper than any program can open it: not listed", path[:200])
+                return []
             raise ArchiveError(
                 f"the archive cannot be listed: {path}: {error.strerror}; make it readable, or leave it out with "
                 "archive.exclude"
             ) from error
+
+    def tell(self) -> None:
+        """Say what was left out because it leads out of the archive."""
+        if self._outward:
+            named = ", ".join(_text(os.path.relpath(path, self._root)) for path in self._outward[:MOST_NAMED])
+            log.warning(
+                "%d links lead out of the archive and are not followed: %s%s; archive.follow_links: true follows them",
+                *(len(self._outward), named, ", ..." if len(self._outward) > MOST_NAMED else ""),
+            )
+
+    def _is_own_output(self, path: str) -> bool:
+        """By inode: the real path of a folder takes as many looks as it is deep."""
+        try:
+            return self._own_output is not None and os.path.samefile(path, self._own_output)
+        except OSError:
+            return False
 
     def _is_folder(self, entry: os.DirEntry[str]) -> bool:
         """A linked folder counts once, and only where it leads out of what is listed already: no loops, no doubles."""
@@ -153,6 +194,9 @@ class _Walk:
             return False
         target = os.path.realpath(entry.path)
         if any(_contains(entered, target) or _contains(target, entered) for entered in self._entered):
+            return False
+        if not self._follow_links:
+            self._outward.append(entry.path)
             return False
         self._entered.append(target)
         return True
@@ -164,8 +208,29 @@ class _Walk:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
+        if not self._follow_links and os.path.islink(path) and not is_below(os.path.realpath(path), self._root):
+            self._outward.append(path)
+            return None
         etag = f"{status.st_size}-{status.st_mtime_ns}"
-        return Media(media_id(self._identity, key), key, _text(path), etag, status.st_size)
+        # Of a name that is no text the key's own path is given: nothing else may be opened in its place.
+        uri = path if path == _text(path) else f"{self._root}/{key}"
+        return Media(media_id(self._identity, key), key, uri, etag, status.st_size)
+
+
+def _as_keys(names: list[str]) -> list[tuple[str, str]]:
+    """Names with what they are in keys. One that is no text (`_text`) may look like another that is: it then gets more
+    backslashes until no other name of the folder looks like that."""
+    texts = {name: _text(name) for name in names}
+    taken = {name.rstrip("/") for name, text in texts.items() if name == text}
+    found = []
+    for name in names:
+        text = texts[name].rstrip("/")
+        if name != texts[name]:
+            while text in taken:
+                text += "\\"
+            taken.add(text)
+        found.append((name, text))
+    return sorted(found, key=lambda pair: pair[1] + "/" * pair[0].endswith("/"))
 
 
 def _contains(folder: str, path: str) -> bool:

@@ -19,6 +19,7 @@ from pipeline.config.sections import ArchiveConfig
 from pipeline.storage.s3_client import s3_options
 from workers.media.confinement import require
 from workers.media.decode import Source, opened
+from workers.media.ffmpeg import with_working_ffmpeg
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
 from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo
@@ -55,7 +56,10 @@ def prober(job: JobConfig, *, scans: bool = True) -> Iterator[Prober]:
     where = source(job)
     with ExitStack() as stack:
         limit_s, options = job.execution.probe_timeout_s, dict(where.storage_options)
-        pool = stack.enter_context(ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options, scans=scans))
+        below = job.archive.uri if where.is_confined else None
+        pool = stack.enter_context(
+            ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options, scans=scans, below=below)
+        )
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
@@ -84,7 +88,7 @@ def source(job: JobConfig) -> Source:
 def source_of(archive: ArchiveConfig) -> Source:
     """How an archive's files are reached from a worker."""
     if not is_s3(archive.uri):
-        return Source()
+        return Source(is_confined=not archive.follow_links)
     return Source.of(s3_options(archive.endpoint_url, anonymous=archive.anonymous))
 
 
@@ -93,7 +97,8 @@ def _with_cuts(media: Media, probed: Probed, threshold: float, where: Source) ->
         return probed
     try:
         with opened(media, DecodeSettings(), where) as path:
-            cuts = find_scene_cuts(path, probed.info, threshold)
+            info = probed.info
+            cuts = with_working_ffmpeg(lambda: find_scene_cuts(path, info, threshold))
     except OmniDropError as error:
         return Probed(None, ClipFailure(None, "plan", error.error_class, f"scene cuts: {error}"))
     return replace(probed, scene_cuts_s=cuts, scene_threshold=threshold)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -28,7 +27,7 @@ from pipeline.storage.store import caveats, open_store
 from workers.errors import MediaError
 from workers.media import confinement
 from workers.media.fetching import CacheSettings, fetched
-from workers.media.ffmpeg import Limits, ffmpeg_version, filters, find_ffmpeg, run
+from workers.media.ffmpeg import Limits, check_ffmpeg, filters, find_ffmpeg, run
 from workers.media.probing import probe
 from workers.records import Media, MediaInfo
 
@@ -36,9 +35,7 @@ MEDIA_TRIED = 5
 """Items that are looked at for one that can be probed: a single damaged file at the top proves nothing."""
 FETCHED_BYTES = 1 << 30
 """A larger object is not fetched for a check."""
-NEEDED_FILTERS = ("fps", "scale", "trim", "atrim", "aresample", "apad", "metadata", "ametadata", "setpts", "bwdif")
 TONE_MAPPING_FILTERS = ("zscale", "tonemap")
-NEEDED_DECODERS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
 
 
 class CheckError(UserError):
@@ -190,17 +187,10 @@ def _sqlite_place(database: str | None) -> str:
 
 
 def _ffmpeg(job: JobConfig, found: _Found) -> str:
-    has_filters, has_decoders = filters(), _decoders()
-    missing = [name for name in NEEDED_FILTERS if name not in has_filters]
-    missing += [name for name in NEEDED_DECODERS if name not in has_decoders]
-    if missing:
-        raise CheckError(
-            f"{find_ffmpeg()} was built without {', '.join(missing)}; install a complete ffmpeg, or unset "
-            "OMNIDROP_FFMPEG and take it off PATH to use the one that comes with imageio-ffmpeg"
-        )
-    tone_maps = all(name in has_filters for name in TONE_MAPPING_FILTERS)
+    tool = check_ffmpeg()
+    tone_maps = all(name in filters() for name in TONE_MAPPING_FILTERS)
     note = "" if tone_maps else "; without zscale, so HDR pictures are not tone-mapped"
-    return f"{ffmpeg_version()} at {find_ffmpeg()}{note}"
+    return f"{tool}{note}"
 
 
 def _confinement(job: JobConfig, found: _Found) -> str:
@@ -216,19 +206,6 @@ def _confinement(job: JobConfig, found: _Found) -> str:
     granted = confinement.level()
     weaker = "" if granted.is_full else "; less than landlock+seccomp: hostile media could read what this user can"
     return f"{granted}{weaker}"
-
-
-def _decoders() -> frozenset[str]:
-    """Names of the codecs that this ffmpeg decodes, by any of its decoders."""
-    done = subprocess.run(
-        [find_ffmpeg(), "-hide_banner", "-nostdin", "-codecs"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
-    rows = (line.split() for line in done.stdout.decode(errors="replace").splitlines())
-    return frozenset(row[1] for row in rows if len(row) > 1 and row[0].startswith("D"))
 
 
 def _ratio(job: JobConfig, found: _Found) -> str | None:

@@ -50,6 +50,8 @@ __all__ = [
 ]
 
 BUILTIN_QUESTION_SETS = Path(__file__).parents[1] / "questions" / "builtin"
+MAY_BE_REFERRED_TO = ("OMNIDROP_", "PG")
+"""How environment variables begin that `index_url` may hold."""
 ENVIRONMENT_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -126,7 +128,16 @@ class JobConfig(Section):
                 )
             return f"sqlite:///{self.output}/index.sqlite"
 
+        allowed = environ.get("OMNIDROP_INDEX_URL_VARIABLES", "").replace(" ", "").split(",")
+
         def value(match: re.Match[str]) -> str:
+            if not match[1].startswith(MAY_BE_REFERRED_TO) and match[1] not in allowed:
+                # A job file from somebody else would send the variable to a host of its choice.
+                raise JobError(
+                    f"index_url: {self.index_url} refers to {match[1]}; only variables that begin with "
+                    f"{' or '.join(MAY_BE_REFERRED_TO)} are taken, and those that OMNIDROP_INDEX_URL_VARIABLES names "
+                    "(in the environment, separated by commas)"
+                )
             if not (found := environ.get(match[1])):
                 raise JobError(f"index_url: {self.index_url} refers to {match[1]}, which is not set in the environment")
             return found

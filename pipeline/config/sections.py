@@ -67,6 +67,10 @@ class ArchiveConfig(Section):
         default=None,
         description="S3 server other than AWS, as in http://host:9000.",
     )
+    follow_links: bool = Field(
+        default=False,
+        description="Follow links that lead out of a local archive. The archive's own folder may be a link either way.",
+    )
     anonymous: bool = Field(default=False, description="Read a public S3 bucket without credentials.")
 
     @field_validator("include", "exclude")
@@ -252,6 +256,11 @@ class ClipsConfig(Section):
         lt=1,
         description="Scene score (0 to 1) from which a frame is a cut.",
     )
+    max_per_media: int = Field(
+        default=20_000,
+        ge=1,
+        description="Clips of one media item; one that would be cut into more is quarantined as too_many_clips.",
+    )
     fps: float = Field(default=2.0, gt=0, le=60, description="Frames a second that the model sees.")
     max_pixels: int | None = Field(
         default=None,
@@ -388,7 +397,8 @@ class StorageConfig(Section):
     patience_s: float = Field(
         default=300.0,
         ge=0,
-        description="Seconds that a run waits, beginning nothing new, for a store that is gone or a disk that is full.",
+        description="Seconds that a run waits, beginning nothing new, for a store, an index or credentials that do not "
+        "work, or a full disk.",
     )
 
     @model_validator(mode="after")

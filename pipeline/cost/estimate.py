@@ -7,6 +7,7 @@ money need a calibration (`omnidrop calibrate`), and have ranges. Knows nothing 
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,7 +29,9 @@ from workers.media.clip_reader import decoded_shape
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 MOST_NAMED = 10
-"""Media named one by one that cannot be asked."""
+"""Media named one by one that cannot be asked, or that have very many clips."""
+OUTLIER, MANY_CLIPS = 20, 200
+"""An item is named where it has more than so many times the median of clips, and more than so many."""
 
 
 @dataclass
@@ -50,6 +53,10 @@ class Price:
     with_unused_tracks: int = 0
     unused_tracks: int = 0
     """Tracks of pictures or sound that are not decoded, and the media that have some."""
+    longest: list[tuple[int, str, int]] = field(default_factory=list)
+    """(clips, media_key, bytes) of the `MOST_NAMED` items with the most clips, fewest first."""
+    clips_per_media: Counter[int] = field(default_factory=Counter)
+    """How many media have so many clips."""
     units: int = 0
     units_finished: int = 0
     clips: int = 0
@@ -72,6 +79,17 @@ class Price:
     dense_gpu_hours: GpuHours | None = None
     dense_shared_gpu_hours: GpuHours | None = None
     calibration: Calibration | None = None
+
+    @property
+    def outliers(self) -> list[tuple[str, int, int]]:
+        """(media_key, clips, bytes) of items with far more clips than others: a length may be made up, or a mistake."""
+        half, median = self.clips_per_media.total() / 2, 0
+        for median in sorted(self.clips_per_media):
+            half -= self.clips_per_media[median]
+            if half <= 0:
+                break
+        many = max(MANY_CLIPS, OUTLIER * median)
+        return [(key, clips, size) for clips, key, size in sorted(self.longest, reverse=True) if clips > many]
 
     @property
     def retained_ratio(self) -> float | None:
@@ -175,6 +193,10 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
         price.segments += len(plan.info.parts)
     price.with_unused_tracks += bool(plan.info.unused_tracks)
     price.unused_tracks += plan.info.unused_tracks
+    price.clips_per_media[plan.clips] += 1
+    heapq.heappush(price.longest, (plan.clips, plan.media.key, plan.media.size_bytes))
+    if len(price.longest) > MOST_NAMED:
+        heapq.heappop(price.longest)
     for unit in plan.units:
         price.clips += len(unit.clips)
         if unit.unit_id in plan.finished:

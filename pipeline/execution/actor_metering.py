@@ -125,6 +125,10 @@ class Statistics:
     """Of clips in `decode` and `answer`, and of places of an `actor`; lost machines are not counted."""
     actors: list[str] = field(default_factory=list)
     """What actors said of themselves in the end."""
+    tools: set[str] = field(default_factory=set)
+    """Machines that decoded, each with its ffmpeg."""
+    machines_out: dict[str, str] = field(default_factory=dict)
+    """Machines that are given no clips any more, by name, and why."""
     actor_time: ActorTime = field(default_factory=ActorTime)
     confinements: set[str] = field(default_factory=set)
     """What the machines that decoded grant."""

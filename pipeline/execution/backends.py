@@ -22,17 +22,21 @@ from typing import Any, Protocol
 import ray
 
 from omnidrop.errors import UserError, first_line
+from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted, unwatched
+from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.clip_state import UnitResult
+from pipeline.execution.machines import is_certain, may_be_machines, nothing_decodes
 from pipeline.execution.scheduler import (
     Backend,
     Limits,
     RayExecution,
     execute_in_process,
 )
+from pipeline.execution.worker_failures import nodes_with
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
@@ -41,6 +45,7 @@ from workers.media.clip_reader import decoded_shape
 from workers.media.confinement import level
 from workers.media.decode import decode_one
 from workers.media.fetching import own_folder
+from workers.media.ffmpeg import tool_here
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeSettings, WorkUnit
 
@@ -66,12 +71,14 @@ class Executor(Protocol):
         ...
 
 
-def executor(job: JobConfig, stop: StopFlag, patience: Patience, watch: Watch = unwatched) -> Executor:
+def executor(
+    job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth, watch: Watch = unwatched
+) -> Executor:
     """The executor that a job's `execution.ray_address` asks for. It takes nothing new while `patience` waits; on Ray
     `watch` is told what is going on."""
     if job.execution.ray_address == IN_PROCESS:
-        return _InProcess(job, stop, patience)
-    return _OnRay(job, stop, patience, watch)
+        return _InProcess(job, stop, patience, health)
+    return _OnRay(job, stop, patience, health, watch)
 
 
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
@@ -83,13 +90,17 @@ def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
 class _InProcess:
     """No Ray: one clip after the other."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience) -> None:
-        self._job, self._stop, self._patience = job, stop, patience
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth) -> None:
+        self._job, self._stop, self._patience, self._health = job, stop, patience, health
         self.statistics = Statistics()
+        self._settings, self._source = decode_settings(job.clips, job.execution), source(job)
+        self._worked: tuple[WorkUnit, Clip] | None = None
+        self._doubted: set[str] = set()
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
         job = self._job
         answerer = Answerer(answerer_settings(job.model, job.pruning, audit_share=job.audit.share))
+        self.statistics.tools.add(tool_here())
         held = self.statistics.actor_time
         held.gpus = gpus_counted(job.model.gpus_per_actor)
 
@@ -107,6 +118,7 @@ class _InProcess:
                 yield result
         finally:
             held.stop(answerer)
+            self.statistics.tools.add(tool_here())
         if answered:
             self.statistics.actors.append(str(answerer.describe()))
 
@@ -123,27 +135,50 @@ class _InProcess:
             yield self._patience.call(partial(self._decode, unit, clip))
 
     def _decode(self, unit: WorkUnit, clip: Clip) -> DecodedClip | ClipFailure:
-        """One clip, with the tries that it may have. Raises Unavailable where there is no room for it."""
-        settings, where = decode_settings(self._job.clips, self._job.execution), source(self._job)
-        retries = 0
+        """One clip, with the tries that it may have. Raises Unavailable where there is no room for it, or where nothing
+        of the archive can be read."""
+        retries, is_its_own = 0, False
         while True:
-            outcome = decode_one(unit.media, unit.info, clip, settings, where)
+            outcome = decode_one(unit.media, unit.info, clip, self._settings, self._source)
             if isinstance(outcome, DecodedClip):
+                self._health.was_read(unit.media)
+                self._worked = unit, clip
                 return outcome
             again = rule_of(outcome.error_class).again
             if again is Again.ROOM:
                 raise Unavailable(outcome.message)
             if again is not Again.NOW or retries == self._job.execution.max_retries:
-                return outcome
+                if is_its_own or not self._health.is_its_own(unit.media, outcome):
+                    self._check_machine(unit, outcome)
+                    return outcome
+                is_its_own = True
+                continue
             retries += 1
             time.sleep(pause_s(retries))
+
+    def _check_machine(self, unit: WorkUnit, failure: ClipFailure) -> None:
+        """Is it this file, or does this machine decode nothing any more? A clip that worked before tells. Raises
+        ExecutionError."""
+        if not may_be_machines(failure) or unit.media.media_id in self._doubted:
+            return
+        self._doubted.add(unit.media.media_id)
+        found: DecodedClip | ClipFailure = failure
+        if not is_certain(failure):
+            if self._worked is None:
+                return
+            worked, clip = self._worked
+            found = decode_one(worked.media, worked.info, clip, self._settings, self._source)
+            if not self._health.can_read(worked.media):
+                return  # it is gone from the archive, which says nothing about the machine
+        if isinstance(found, ClipFailure):
+            raise ExecutionError(nothing_decodes(f"{socket.gethostname()}: {found.message}"))
 
 
 class _OnRay:
     """Decode tasks and model actors on a Ray cluster."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, watch: Watch) -> None:
-        self._job, self._stop, self._patience, self._watch = job, stop, patience, watch
+    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth, watch: Watch) -> None:
+        self._job, self._stop, self._patience, self._health, self._watch = job, stop, patience, health, watch
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
@@ -192,10 +227,15 @@ class _OnRay:
         job = self._job
         settings, where = decode_settings(job.clips, job.execution), source(job)
         is_placed = ray.cluster_resources().get(ray_workers.DECODE_RESOURCE, 0) > 0
+        starter = ray_workers.DecodeStarter(settings, where, is_placed=is_placed)
         return Backend(
-            start_decode=ray_workers.DecodeStarter(settings, where, is_placed=is_placed),
+            start_decode=starter,
+            start_decode_on=starter.on,
+            leave_out=starter.leave_out,
+            machines=lambda: nodes_with(ray_workers.DECODE_RESOURCE if is_placed else "CPU"),
             start_actor=lambda: _start_actor(job, audit_share=job.audit.share),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
+            health=self._health,
         )
 
 
@@ -260,7 +300,6 @@ def _connect(job: JobConfig) -> bool:
             include_dashboard=False,
             logging_level=logging.WARNING,
             _temp_dir=str(_own_ray_folder()),
-            _node_ip_address="127.0.0.1",
         )
         return True
     except (OSError, ValueError, RuntimeError) as error:
@@ -279,7 +318,8 @@ def _own_ray_folder() -> Path:
     another could lay out links or read what is spilled. Raises CacheUnsafe."""
     # Names of sockets are limited to 107 bytes, of which Ray's own part takes 80.
     below = tempfile.gettempdir()
-    return own_folder(Path(below if len(below) <= 12 else "/tmp") / f"od-ray-{os.getuid()}")
+    # Ray opens its own folder to everybody; nobody else gets as far as that.
+    return own_folder(Path(below if len(below) <= 12 else "/tmp") / f"od-ray-{os.getuid()}") / "r"
 
 
 def _knock(address: str) -> None:

@@ -60,6 +60,8 @@ class ClipState:
     refused_at: int | None = None
     """How many clips had been answered when there was no room for this one."""
     payload: ray.ObjectRef | None = None
+    is_its_own: bool = False
+    """Its file could not be read, and another could: if it fails once more, it is this file that fails."""
     is_alone: bool = False
     """Not answered with others any more: a call for it and others failed, and this tells which of them it was."""
 

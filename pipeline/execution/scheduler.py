@@ -28,10 +28,12 @@ from ray.exceptions import (
 )
 
 from omnidrop.errors import first_line
+from pipeline.archive.health import ArchiveHealth
 from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
 from pipeline.execution.actor_pool import ActorPool, ExecutionError, Slot
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
-from pipeline.execution.worker_failures import is_preemption, node_answers
+from pipeline.execution.machines import Machines, nothing_decodes
+from pipeline.execution.worker_failures import is_preemption, node_answers, node_name
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import Patience, StopFlag
@@ -97,6 +99,14 @@ class Backend:
     `answer_batch(packed(questions, instruction), *decoded)`, and `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
+    health: ArchiveHealth | None = None
+    """Tells a file that cannot be read from an archive that cannot."""
+    start_decode_on: Callable[[str, WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]] | None = None
+    """`start_decode` on one machine, by its node's id. Without it no machine is doubted."""
+    leave_out: Callable[[Iterable[str]], None] = lambda machines: None
+    """Have `start_decode` start nothing on these machines any more."""
+    machines: Callable[[], set[str]] = set
+    """Those that may decode."""
 
 
 def execute_in_process(
@@ -152,6 +162,9 @@ class RayExecution:
         self._next: deque[ClipState] = deque()
         self._ready: deque[ClipState] = deque()
         self._decoding: dict[ray.ObjectRef, ClipState] = {}
+        self._machines = Machines()
+        self._checking: dict[ray.ObjectRef, tuple[str, ray.ObjectRef]] = {}
+        """Machines that are decoding a clip that worked before, with where it comes."""
         self._answering: dict[ray.ObjectRef, Slot] = {}
         self._bytes = 0
         self._answered_clips = 0
@@ -188,9 +201,11 @@ class RayExecution:
                 waits_for = self._waits_for()
                 is_idle = not self._decoding and not self._answering and not (self._ready and self._actors.slots)
                 if is_idle and (deadline is not None or (self._is_exhausted and not self._again)):
-                    return
+                    if deadline is not None or not self._machines.is_holding:
+                        return
+                    yield from self._resolve()
                 # Actors first: of several that are done, a single wait gives the one that comes first.
-                waiting = [*self._answering, *self._actors.loading, *self._decoding]
+                waiting = [*self._answering, *self._actors.loading, *self._checking, *self._decoding]
                 if not waiting:
                     # Clips are left, but it is not yet time for them.
                     time.sleep(POLL_S)
@@ -303,6 +318,8 @@ class RayExecution:
     def _handle(self, ref: ray.ObjectRef) -> Iterator[UnitResult]:
         if (state := self._decoding.pop(ref, None)) is not None:
             yield from self._decoded(ref, state)
+        elif (check := self._checking.pop(ref, None)) is not None:
+            yield from self._checked(ref, check[0])
         elif (slot := self._answering.pop(ref, None)) is not None:
             yield from self._answered(ref, slot)
         elif (slot := self._actors.loading.pop(ref, None)) is not None:
@@ -311,6 +328,8 @@ class RayExecution:
     def _decoded(self, ref: ray.ObjectRef, state: ClipState) -> Iterator[UnitResult]:
         try:
             report: DecodeReport = ray.get(ref)
+            if report.tool:
+                self.statistics.tools.add(report.tool)
         except RayTaskError as error:
             yield from self._failed(state, "decode", "internal", str(error.cause or error))
         except RayError as error:
@@ -319,8 +338,11 @@ class RayExecution:
             if report.confinement:
                 self.statistics.confinements.add(report.confinement)
             if report.failure is not None:
-                yield from self._finish(state, report.failure)
+                yield from self._finish(state, report.failure, report.machine)
             else:
+                yield from self._stand(self._machines.decoded(report.machine, state))
+                if self._backend.health is not None:
+                    self._backend.health.was_read(state.owner.unit.media)
                 self._reserve(report.nbytes - state.nbytes)
                 state.nbytes = report.nbytes
                 self._ready.append(state)
@@ -421,7 +443,7 @@ class RayExecution:
     def _failed(self, state: ClipState, stage: Stage, error_class: str, message: str) -> Iterator[UnitResult]:
         yield from self._finish(state, ClipFailure(state.clip, stage, error_class, message))
 
-    def _finish(self, state: ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
+    def _finish(self, state: ClipState, outcome: ClipOutcome, machine: str = "") -> Iterator[UnitResult]:
         again = rule_of(outcome.error_class).again if isinstance(outcome, ClipFailure) else Again.NEVER
         if isinstance(outcome, ClipFailure) and again is Again.ROOM:
             yield from self._refused(state, outcome)
@@ -432,7 +454,83 @@ class RayExecution:
                 state.due = time.monotonic() + pause_s(state.retries)
                 self._retry(state)
                 return
+        if isinstance(outcome, ClipFailure) and self._is_perhaps_the_archives(state, outcome):
+            self._retry(state)
+            return
+        is_doubted = machine if self._backend.start_decode_on is not None else ""
+        if isinstance(outcome, ClipFailure) and self._machines.failed(is_doubted, state, outcome):
+            self._reserve(-state.nbytes)
+            self._doubt()
+            return
         yield from self._close(state, outcome)
+
+    # -- machines ----------------------------------------------------------------------------------------------------
+
+    def _doubt(self, *, is_all: bool = False) -> None:
+        """Try the machines that fail too often, and leave out those that are out. Raises ExecutionError where none is
+        left, or where nothing can be read on any."""
+        start = self._backend.start_decode_on
+        assert start is not None
+        for machine in self._machines.to_check(is_all=is_all):
+            worked = self._machines.worked
+            assert worked is not None
+            log.warning("%s fails on file after file: it is given a clip that worked before", node_name(machine))
+            report, payload = start(machine, worked.owner.unit, worked.clip)
+            self._checking[report] = machine, payload
+        states = self._machines.to_retry()
+        for machine, why in self._machines.out.items():
+            if (name := node_name(machine)) not in self.statistics.machines_out:
+                self.statistics.machines_out[name] = why
+                log.warning("%s decodes nothing any more and is given no more clips: %s", name, why)
+                self._backend.leave_out(list(self._machines.out))
+        for state in states:
+            self._reserve(state.nbytes)
+            self._retry(state)
+        if self._machines.out and self._backend.machines() <= self._machines.out.keys():
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.statistics.machines_out.items())
+            raise ExecutionError(nothing_decodes(reasons))
+        if (said := self._machines.hopeless(self._backend.machines())) is not None:
+            raise ExecutionError(nothing_decodes(said))
+
+    def _checked(self, ref: ray.ObjectRef, machine: str) -> Iterator[UnitResult]:
+        """A machine was given a clip that worked before."""
+        try:
+            report: DecodeReport = ray.get(ref)
+            problem = None if report.failure is None else report.failure.message
+        except RayError as error:
+            problem = first_line(error)
+        worked, health = self._machines.worked, self._backend.health
+        if worked is not None and health is not None and not health.can_read(worked.owner.unit.media):
+            problem = None  # the file is gone from the archive, which says nothing about the machine
+        yield from self._stand(self._machines.checked(machine, problem))
+        self._doubt()
+
+    def _resolve(self) -> Iterator[UnitResult]:
+        """All else is done: try the machines on which anything failed last, and let stand what cannot be tried."""
+        if not self._checking:
+            self._doubt(is_all=True)
+        if not self._checking and not self._again:
+            yield from self._stand(self._machines.unresolved())
+
+    def _stand(self, held: Iterable[tuple[ClipState, ClipFailure]]) -> Iterator[UnitResult]:
+        """Failures that were held back are not the machine's."""
+        for state, failure in held:
+            self._reserve(state.nbytes)
+            yield from self._close(state, failure)
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def _is_perhaps_the_archives(self, state: ClipState, failure: ClipFailure) -> bool:
+        """Whether nothing of the archive can be read, or could a moment ago: then the clip is not at fault. Raises
+        Unavailable where it has lasted too long."""
+        if self._backend.health is None or state.is_its_own:
+            return False
+        try:
+            state.is_its_own = self._backend.health.is_its_own(state.owner.unit.media, failure)
+        except Unavailable as error:
+            self._patience.refused(error)
+            return True
+        return state.is_its_own
 
     def _refused(self, state: ClipState, failure: ClipFailure) -> Iterator[UnitResult]:
         """There was no room for a clip: tried again when room is made, unless it is always others that fit."""
@@ -463,7 +561,7 @@ class RayExecution:
         self.statistics.peak_bytes_in_flight = max(self.statistics.peak_bytes_in_flight, self._bytes)
 
     def _shut_down(self) -> None:
-        for ref in self._decoding:
+        for ref in (*self._decoding, *self._checking):
             ray.cancel(ref, force=True)
         self._actors.close()
         self.statistics.load = Load()

@@ -20,6 +20,17 @@ def is_preemption(error: RayError) -> bool:
     return isinstance(error, NodeDiedError | ObjectLostError) or bool(getattr(error, "preempted", False))
 
 
+def node_name(node_id: str) -> str:
+    """What to call a machine in a message."""
+    names = [node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] == node_id]
+    return f"{names[0]} (node {node_id[:8]})" if names else node_id
+
+
+def nodes_with(resource: str) -> set[str]:
+    """Ids of the machines that are there and have some of a resource."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get(resource, 0) > 0}
+
+
 def node_answers(node_id: str | None) -> bool:
     """Whether a node's raylet can be reached.
 

@@ -85,7 +85,8 @@ def parse(text: str) -> Node:
     """The tree of what is looked for. Raises FindError."""
     if len(text) > MOST_CHARS:
         raise FindError(f"looking for {len(text)} characters; at most {MOST_CHARS}")
-    parser = _Parser(text)
+    # No part of a word: control characters, and what a terminal gave that is no text.
+    parser = _Parser("".join(c if c.isprintable() else " " for c in text))
     if parser.next is None:
         raise FindError('nothing to look for; give words, as in "red car", or conditions, as in "people > 2"')
     return parser.whole()
@@ -117,8 +118,7 @@ class _Parser:
 
     def error(self, says: str) -> FindError:
         at = len(self._text) if self.next is None else self.next.at
-        shown = "".join(c if c.isprintable() else " " for c in self._text)
-        return FindError(f"{says}:\n  {shown}\n  {' ' * at}^")
+        return FindError(f"{says}:\n  {self._text}\n  {' ' * at}^")
 
     def _all_of(self, depth: int) -> Node:
         parts = [self._one(depth)]

@@ -234,7 +234,7 @@ def _matched(connection: duckdb.DuckDBPyConnection, job: str, terms: tuple[str, 
         index.execute(f"CREATE VIRTUAL TABLE words USING fts5(question_id UNINDEXED, answer, tokenize='{_TOKENIZER}')")
         while rows := texts.fetchmany(BATCH_ROWS):
             index.executemany("INSERT INTO words VALUES (?, ?)", rows)
-        wanted = " ".join('"' + term.translate({ord('"'): " ", 0: " "}) + '"' for term in terms)
+        wanted = " ".join('"' + term.replace('"', " ") + '"' for term in terms)
         matched = index.execute("SELECT question_id, answer, -bm25(words) FROM words WHERE words MATCH ?", (wanted,))
         columns = list(zip(*matched.fetchall(), strict=True)) or [(), (), ()]
     names = {"question_id": pa.string(), "answer": pa.string(), "score": pa.float64()}

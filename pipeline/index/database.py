@@ -19,10 +19,17 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
 from omnidrop.errors import UserError, first_line
+from pipeline.storage.errors import Unavailable
 from workers.redaction import without_secrets
 
 SQLITE_BUSY_TIMEOUT_S = 60
 """Without it, 910 of 2,400 writes of eight writers were locked out."""
+
+_PASSING_STATES = ("08", "40", "55P03", "57P0", "53", "25006")
+"""SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, no room or too many
+connections, and a standby that is not yet the primary."""
+_PASSING_WORDS = ("database is locked", "database table is locked", "the database system is")
+"""What SQLite says of a lock that is held, and PostgreSQL to who connects while it starts or stops."""
 
 
 class IndexMissing(UserError):
@@ -33,20 +40,35 @@ class IndexOutdated(UserError):
     """The index has an older schema and was to be read as it is."""
 
 
-class IndexFull(UserError):
-    """There is no room for the index."""
+class IndexFailed(UserError):
+    """The index cannot be used any more, and waiting will not help."""
+
+    error_class = "index"
+
+
+class IndexUnavailable(Unavailable):
+    """The index is locked, restarts or cannot be reached. It may pass."""
+
+    error_class = "index"
+
+
+class IndexFull(Unavailable):
+    """There is no room for the index. It may pass."""
 
     error_class = "index_full"
 
 
-def open_database(url: str, *, is_read_only: bool = False) -> sa.Engine:
-    """Connect, creating or migrating the tables. Raises UserError where the database cannot be used.
+def open_database(url: str, *, is_read_only: bool = False, busy_s: float = SQLITE_BUSY_TIMEOUT_S) -> sa.Engine:
+    """Connect, creating or migrating the tables. Raises UserError where the database cannot be used, among these
+    IndexUnavailable where it may be in a moment. The engine raises the same later on, and never one of SQLAlchemy's
+    errors for what is wrong with the database.
 
     Read only, nothing is created or changed: IndexMissing where there is no index, IndexOutdated where it would have
-    to be migrated.
+    to be migrated. `busy_s` is how long SQLite itself waits for a lock.
     """
     try:
-        engine = sa.create_engine(url, connect_args=_connect_args(url))
+        # Tried before it is used: a server that was restarted has closed every connection of the pool.
+        engine = sa.create_engine(url, connect_args=_connect_args(url, busy_s), pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             if is_read_only and not Path(engine.url.database or "").is_file():
                 raise IndexMissing(f"there is no index at {_without_password(url)}")
@@ -58,23 +80,42 @@ def open_database(url: str, *, is_read_only: bool = False) -> sa.Engine:
         else:
             _migrate(engine)
     except (sa.exc.SQLAlchemyError, ImportError) as error:
-        reason = without_secrets(first_line(getattr(error, "orig", None) or error))
+        cause = getattr(error, "orig", None) or error
+        reason = without_secrets(first_line(cause))
+        if any(words in reason for words in _PASSING_WORDS):
+            raise IndexUnavailable(_unavailable(_without_password(url), reason)) from error
         raise UserError(
             f"cannot use the index at {_without_password(url)}: {reason}; give index_url as sqlite:///FILE or "
             "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed)"
         ) from error
-    sa.event.listen(engine, "handle_error", _explain_full)
+    sa.event.listen(engine, "handle_error", _explain)
     return engine
 
 
-def _explain_full(context: Any) -> None:
-    """A disk without room is nobody's programming error. SQLite says it in words, PostgreSQL as SQLSTATE 53100."""
-    error = context.original_exception
-    if "disk is full" in str(error) or getattr(error, "sqlstate", None) == "53100":
+def _explain(context: Any) -> None:
+    """Trouble of the database is nobody's programming error: raised as one of ours, without SQL and parameters."""
+    if context.is_pre_ping and context.is_disconnect:
+        return  # the pool connects anew
+    error, where = context.original_exception, context.engine.url.render_as_string(hide_password=True)
+    state, reason = getattr(error, "sqlstate", None) or "", without_secrets(first_line(error))
+    # SQLite says it in words, PostgreSQL as SQLSTATE 53100.
+    if "disk is full" in reason or state == "53100":
         raise IndexFull(
-            f"the disk of the savings index is full ({context.engine.url.render_as_string(hide_password=True)}); make "
-            "room and run again: what is finished is in the journal, and the index is brought up to it"
+            f"the disk of the savings index is full ({where}); make room and run again: what is finished is in the "
+            "journal, and the index is brought up to it"
         ) from error
+    is_lost = context.is_disconnect or (context.connection is None and not state)
+    if is_lost or state.startswith(_PASSING_STATES) or any(words in reason for words in _PASSING_WORDS):
+        raise IndexUnavailable(_unavailable(where, reason)) from error
+    if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
+        raise IndexFailed(
+            f"the savings index at {where} cannot be used: {reason}; mend that and run again, or delete the index and "
+            "run `omnidrop rebuild` (the journal holds everything)"
+        ) from error
+
+
+def _unavailable(where: str, reason: str) -> str:
+    return f"the savings index at {where} is locked or does not answer: {reason}; look at the database"
 
 
 def upsert(
@@ -120,8 +161,8 @@ def bytewise(engine: sa.Engine, *columns: sa.Column[Any]) -> list[Any]:
     return [c.collate("C") for c in columns] if engine.dialect.name == "postgresql" else list(columns)
 
 
-def _connect_args(url: str) -> dict[str, Any]:
-    return {"timeout": SQLITE_BUSY_TIMEOUT_S} if url.startswith("sqlite") else {}
+def _connect_args(url: str, busy_s: float) -> dict[str, Any]:
+    return {"timeout": busy_s} if url.startswith("sqlite") else {}
 
 
 def _sqlite_pragmas(connection: Any, _: Any) -> None:

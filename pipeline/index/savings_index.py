@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from pipeline.archive.probing import Probed
 from pipeline.batches import batches
 from pipeline.failpoints import reached
+from pipeline.index import database
 from pipeline.index.database import bytewise, insert, open_database, upsert
 from pipeline.index.rollups import GFLOP, MILLIONTHS, NEEDED, Change
 from pipeline.index.savings_queries import Saved, ask_savings
@@ -67,12 +68,12 @@ class Failure:
 class SavingsIndex:
     """The index in one database; SQLite or PostgreSQL. One process may hold several connections to it."""
 
-    def __init__(self, url: str, *, is_read_only: bool = False) -> None:
+    def __init__(self, url: str, *, is_read_only: bool = False, busy_s: float = database.SQLITE_BUSY_TIMEOUT_S) -> None:
         """Open the index, creating or migrating its tables; read only, it is taken as it is.
 
         Raises UserError where the database cannot be used, see `open_database`.
         """
-        self._engine = open_database(url, is_read_only=is_read_only)
+        self._engine = open_database(url, is_read_only=is_read_only, busy_s=busy_s)
 
     def close(self) -> None:
         """Close all connections."""

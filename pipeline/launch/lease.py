@@ -29,6 +29,9 @@ from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 
+AHEAD = 3
+"""A lease that ends later than so many of its lengths from now was written by a clock that was wrong. A holder that
+lives sees that it was taken over, and begins nothing more."""
 LEASE_S = 90.0
 """How long a lease lasts that is not renewed: a killed holder keeps the others waiting for so long."""
 
@@ -45,9 +48,14 @@ class LeaseRecord:
 
 def take_lease(store: Store, job: str, lease_s: float = LEASE_S) -> Lease | None:
     """The lease on a job's runs, or None while somebody holds it. Raises StorageError."""
-    newest = newest_lease(store, job)
-    if newest is not None and newest.expires_at_s > time.time():
+    newest, now = newest_lease(store, job), time.time()
+    if newest is not None and now < newest.expires_at_s < now + AHEAD * max(lease_s, LEASE_S):
         return None
+    if newest is not None and newest.expires_at_s > now:
+        log.warning(
+            "the lease %d of job %s ends in %.0f s, and no lease lasts so long: a clock was wrong. It is taken over",
+            *(newest.token, job, newest.expires_at_s - now),
+        )
     token = 1 if newest is None else newest.token + 1
     lease = Lease(store, job, token, lease_s)
     if not lease._create():
@@ -80,6 +88,8 @@ class Lease:
     def __init__(self, store: Store, job: str, token: int, lease_s: float) -> None:
         self._store, self._job, self._lease_s = store, job, lease_s
         self.token = token
+        self.missed = 0
+        """Due times that a run under this lease makes up for."""
         self._holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
         self._over = threading.Event()
         self._is_taken_over = False

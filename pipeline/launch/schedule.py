@@ -18,8 +18,9 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Protocol
 from zoneinfo import ZoneInfo
 
@@ -39,6 +40,13 @@ log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 30.0
 """How long one wait for the next due time may be: a clock that was set, or a machine that slept, is noticed then."""
+SKEW_S = 60.0
+"""How far clocks of machines that keep one schedule may differ, and more: a record of a later time is one of a clock
+that was wrong."""
+MISSED = 3
+"""Due times without a run from which on it is said."""
+MOST_MISSED = 1000
+"""Counted up to this: a schedule of every minute that was left for years."""
 BUSY_WAIT_S = 5.0
 """How soon to look again whether another process still holds the lease, or the store is back."""
 
@@ -58,6 +66,9 @@ class Cron:
 
     def __post_init__(self) -> None:
         try:
+            if len(self.expression.split()) != 5:
+                # CronSim also takes six, with seconds first or last: a run each second is nobody's wish.
+                raise CronSimError(f"{len(self.expression.split())} fields")
             self._from(datetime.now(UTC))
         except CronSimError as error:
             raise ScheduleError(
@@ -83,6 +94,11 @@ class Cron:
         if (due := next(self._from(just_after, reverse=True), None)) is None:
             raise ScheduleError(f"--cron {self.expression!r} was never due")
         return due.astimezone(UTC)
+
+    def missed(self, last_due: datetime, now: datetime) -> int:
+        """How many due times have passed since a run was due, at most `MOST_MISSED`."""
+        due = (moment.astimezone(UTC) for moment in self._from(last_due))
+        return sum(1 for _ in takewhile(lambda moment: moment <= now, islice(due, MOST_MISSED)))
 
     def _from(self, moment: datetime, *, reverse: bool = False) -> CronSim:
         return CronSim(self.expression, moment.astimezone(ZoneInfo(self.timezone)), reverse=reverse)
@@ -115,6 +131,9 @@ class ScheduledRun:
     """What the run cost, where the job has a price: see `pipeline/cost/budget.py`."""
     error_class: str | None = None
     error: str | None = None
+    cron: str | None = None
+    """The schedule that it was due by; None in records of older versions."""
+    timezone: str = "UTC"
 
     @property
     def found_nothing_to_do(self) -> bool:
@@ -150,13 +169,15 @@ def keep_schedule(
 ) -> ScheduledRun | None:
     """Run a job when it is due until `stop` is set, or `count` runs were made here; returns the last of them.
 
-    `run` gets the lease and must begin nothing new once it is set. Raises StorageError where the store cannot be used
-    at the start; later on it is waited for.
+    `run` gets the lease and must begin nothing new once it is set; how many due times it makes up for stands there.
+    Raises StorageError where the store cannot be used at the start; later on it is waited for.
     """
     last = last_run(store, job)
     if last is None:
         # Remembered, so that a first run that was missed is made up for, too.
-        write_record(store, _mark(job))
+        write_record(store, _mark(job, cron))
+    elif (said := overdue(last, datetime.now(UTC), cron)) is not None:
+        log.warning(said)
     done, record = 0, None
     while not stop.is_set() and (count is None or done < count):
         try:
@@ -176,21 +197,23 @@ def _run_if_due(
 ) -> ScheduledRun | None:
     """One run, if it is time for it and nobody else makes it; else wait for a while."""
     now = datetime.now(UTC)
-    due = _due(store, job, cron, now)
+    due, missed = _due(store, job, cron, now)
     if due is None:
         until_next_s = (cron.next_after(now) - now).total_seconds()
         stop.wait(min(LONGEST_WAIT_S, until_next_s))
         return None
     lease = take_lease(store, job, lease_s)
     if lease is None:
+        if missed >= MISSED:
+            log.warning("no run for %d due times: another process holds the lease of job %s's runs", missed, job)
         stop.wait(min(BUSY_WAIT_S, lease_s / 2))
         return None
     with lease:
         # Looked at again: another may have made this run before it gave the lease back.
-        due = _due(store, job, cron, now)
+        due, lease.missed = _due(store, job, cron, now)
         if due is None:
             return None
-        record = _recorded(job, due, lease, run)
+        record = replace(_recorded(job, due, lease, run), cron=cron.expression, timezone=cron.timezone)
         if lease.is_set():
             log.warning("the lease was lost during the run: whoever took it does the rest and writes the record")
         elif record.status != "stopped":
@@ -199,11 +222,38 @@ def _run_if_due(
     return record
 
 
-def _due(store: Store, job: str, cron: Cron, now: datetime) -> datetime | None:
-    """The newest time that has passed since the last run was due: all before it are made up for with it."""
+def _due(store: Store, job: str, cron: Cron, now: datetime) -> tuple[datetime | None, int]:
+    """The newest time that has passed since the last run was due, and how many there were: all are made up for with it.
+    None where none has passed."""
     last = last_run(store, job)
     due = cron.last_until(now)
-    return due if last is not None and due > datetime.fromisoformat(last.due_at) else None
+    if last is None:
+        return None, 0
+    last_due = datetime.fromisoformat(last.due_at)
+    if (last_due - now).total_seconds() > SKEW_S:
+        log.warning(
+            "the record of the last run of job %s says that it was due at %s, and now it is %s: a clock was wrong. "
+            "Nothing is waited for; a run is made now",
+            *(job, last.due_at, now.isoformat(timespec="seconds")),
+        )
+        return due, 1
+    return (due, cron.missed(last_due, now)) if due > last_due else (None, 0)
+
+
+def overdue(last: ScheduledRun, now: datetime, cron: Cron | None = None) -> str | None:
+    """What to say of a schedule that has made no run for `MISSED` due times, None of any other. Records of older
+    versions do not tell their schedule."""
+    if cron is None and last.cron is not None:
+        cron = Cron(last.cron, last.timezone)
+    if cron is None:
+        return None
+    missed = cron.missed(datetime.fromisoformat(last.due_at), now)
+    if missed < MISSED:
+        return None
+    return (
+        f"the schedule {cron.expression!r} ({cron.timezone}) of job {last.job} has made no run for {missed} due times, "
+        f"the last was due at {last.due_at} and {last.status}; look whether `omnidrop schedule` runs, and at its log"
+    )
 
 
 def _recorded(job: str, due: datetime, lease: Lease, run: Callable[[Lease], RunSummary]) -> ScheduledRun:
@@ -279,9 +329,9 @@ def _last_key(job: str) -> str:
     return f"schedules/{job}/last.json"
 
 
-def _mark(job: str) -> ScheduledRun:
+def _mark(job: str, cron: Cron) -> ScheduledRun:
     now = _now()
-    return ScheduledRun(job, now, now, now, "begun")
+    return ScheduledRun(job, now, now, now, "begun", cron=cron.expression, timezone=cron.timezone)
 
 
 def _now() -> str:

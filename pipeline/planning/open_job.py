@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from omnidrop.models.checkpoints import checkpoint_hash, hub_revision, resolve_checkpoint
 from pipeline.config.job import JobConfig
 from pipeline.index import sync
+from pipeline.index.patient_index import PatientIndex
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import FORMAT_PATH, Journal, check_output_is_ours
 from pipeline.planning.plan import Recipe, make_recipe
@@ -37,8 +38,8 @@ class Opened:
 def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
     """Open question set, output, journal and index, and bring the index up to the journal. Raises UserError.
 
-    With `patience` the parts that are returned wait for an output that fails later on; opening itself never does: an
-    output that fails at once is a wrong address more often than an outage.
+    With `patience` the parts that are returned wait for an output or an index that fails later on; opening itself waits
+    for an index that is locked and for nothing else: what fails at once is a wrong address more often than an outage.
     """
     question_set = load_question_set(job.question_set)
     question_set.values(job.variables)
@@ -47,7 +48,7 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
     if (commit := hub_revision(directory)) is not None:
         # The machines that answer load what was hashed here, whatever the hub gives by then.
         job = job.model_copy(update={"model": job.model.model_copy(update={"revision": commit})})
-    store, journal, index = open_output(job)
+    store, journal, index = open_output(job, patience)
     sync.catch_up(journal, index)
     warnings = caveats(store, FORMAT_PATH) if patience is not None else ()
     if patience is not None:
@@ -68,8 +69,9 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
     return Opened(job, question_set, store, journal, index, recipe, asked, warnings)
 
 
-def open_output(job: JobConfig) -> tuple[Store, Journal, SavingsIndex]:
+def open_output(job: JobConfig, patience: Patience | None = None) -> tuple[Store, Journal, SavingsIndex]:
     """The job's output alone: store, journal and index, without its question set or model."""
     store = open_store(job.output, job.storage)
     check_output_is_ours(store)
-    return store, Journal(store), SavingsIndex(job.resolved_index_url())
+    url = job.resolved_index_url()
+    return store, Journal(store), SavingsIndex(url) if patience is None else PatientIndex(url, patience)

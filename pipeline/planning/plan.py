@@ -17,7 +17,7 @@ from pipeline.batches import batches
 from pipeline.failure_rules import rule_of
 from pipeline.identity import clip_id, failed_version_id, recipe_hash, unit_id, version_id
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.planning.cutting import cut_media
+from pipeline.planning.cutting import TooManyClips, cut_media
 from workers.errors import MediaError
 from workers.media.tracks import chosen
 from workers.records import Clip, ClipFailure, DecodeSettings, Media, MediaInfo, WorkUnit
@@ -94,7 +94,8 @@ def make_recipe(job: JobConfig, question_set: QuestionSet, weights_hash: str) ->
         "dtype": job.model.dtype,
         "system_prompt": job.model.system_prompt,
         "pruning": _as_text({key: value for key, value in pruning.items() if value != {}}),
-        "clips": _as_text(job.clips.model_dump()),
+        # Which items are too long to be asked at all changes no answer of the others.
+        "clips": _as_text(job.clips.model_dump(exclude={"max_per_media"})),
         # No answer depends on it, but units of two sizes over the same clips would count them twice.
         "clips_per_unit": job.execution.clips_per_unit,
         "decoding": {"min_share": str(DecodeSettings.min_share), "version": DECODING_VERSION},
@@ -117,7 +118,10 @@ def plan_media(media: Media, probed: Probed, job: JobConfig, question_set: Quest
         questions, instruction = question_set.resolve(media, info, job.variables)
     except QuestionError as error:
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
-    spans = cut_media(info, job.clips, probed.scene_cuts_s or ())
+    try:
+        spans = cut_media(info, job.clips, probed.scene_cuts_s or ())
+    except TooManyClips as error:
+        return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
     if not spans:
         reason = f"its duration is {info.duration_s:g} s: there is nothing to ask about"
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", "empty_media", reason))

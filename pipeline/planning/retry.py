@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from omnidrop.errors import UserError
 from pipeline.batches import batches
 from pipeline.config.globs import KeyFilter
+from pipeline.failure_rules import Fault, rule_of
 from pipeline.identity import failed_version_id
 from pipeline.index.savings_index import Failure, SavingsIndex
 from pipeline.planning.plan import LOOKUP_BATCH, MediaPlan
-from workers.records import Media, WorkUnit
+from workers.records import ClipFailure, ClipOutcome, Media, WorkUnit
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Retry:
             of_media = self._of([plan.media])
             failures = [f for f in of_media if f.version_id == plan.version_id]
             if failures:
-                yield _again(plan, failures)
+                yield _again(plan, failures, frozenset(plan.unit_ids))
             elif any(f.version_id == failed_version_id(plan.version_id) for f in of_media):
                 # It could not be read as a whole, and now it can: everything is new.
                 yield plan
@@ -112,13 +113,45 @@ class Retry:
         return [failure for failure in found if self._keys.takes(failure.media_key)]
 
 
-def _again(plan: MediaPlan, failures: Sequence[Failure]) -> MediaPlan:
+class LeftOver:
+    """What every run tries again of itself: clips whose files are not at fault."""
+
+    def __init__(self, index: SavingsIndex, job: str) -> None:
+        self._index, self._job = index, job
+        self._classes = [name for name, _ in index.quarantine_classes(job) if rule_of(name).may_pass]
+        # Looked up once: most archives have none, and most media of the others neither.
+        self._media = {failure.media_id for failure in self._failures(None)}
+
+    def plans(self, plans: Iterable[MediaPlan]) -> Iterator[MediaPlan]:
+        """The same plans, with these clips to be done again."""
+        for plan in plans:
+            left: list[Failure] = []
+            if plan.media.media_id in self._media:
+                left = [f for f in self._failures([plan.media.media_id]) if f.version_id == plan.version_id]
+            yield _again(plan, left, plan.finished) if left else plan
+
+    def _failures(self, media_ids: Sequence[str] | None) -> Iterator[Failure]:
+        if self._classes:
+            for failure in self._index.failures(self._job, self._classes, media_ids):
+                if failure.clip_id is not None and rule_of(failure.error_class).is_due(failure.attempt + 1):
+                    yield failure
+
+
+def says_nothing_new(unit: WorkUnit, outcomes: Sequence[ClipOutcome]) -> bool:
+    """Whether a unit was done again and all of it failed again at its store: what is known of it says the same, and an
+    object that every run tries must not leave one more attempt each time."""
+    return unit.attempt > 0 and all(
+        isinstance(one, ClipFailure) and rule_of(one.error_class).fault is Fault.ITEM for one in outcomes
+    )
+
+
+def _again(plan: MediaPlan, failures: Sequence[Failure], finished: frozenset[str]) -> MediaPlan:
     attempts = {failure.unit_id: failure.attempt + 1 for failure in failures}
     if plan.failure is not None:
         return replace(plan, finished=frozenset(), failed_attempt=attempts[plan.failed_unit_id])
     clips = {failure.clip_id for failure in failures}
     units = [_only(unit, clips, attempts[unit.unit_id]) if unit.unit_id in attempts else unit for unit in plan.units]
-    return replace(plan, units=tuple(units), finished=frozenset(plan.unit_ids) - attempts.keys())
+    return replace(plan, units=tuple(units), finished=finished - attempts.keys())
 
 
 def _only(unit: WorkUnit, clips: set[str | None], attempt: int) -> WorkUnit:

@@ -17,13 +17,18 @@ from jinja2 import StrictUndefined, Template, TemplateError, nodes
 from jinja2.filters import FILTERS
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from omnidrop.errors import QuestionError
+from omnidrop.errors import QuestionError, first_line
 from workers.records import Media, MediaInfo
 
 Scalar = str | bool | int | float
 
 MAX_RENDERED_CHARS = 8_000
 """About 2,000 tokens: a longer question costs more than the clip it is asked about."""
+MAX_SOURCE_CHARS = 20_000
+MAX_DEPTH = 40
+"""Of nodes within nodes. A sum nests once for each term; Python's compiler takes 100 levels of blocks."""
+MAX_NUMBER = 10**18
+MAX_PRECISION = 20
 MAX_METADATA_CHARS = 500
 """Container tags are untrusted and may hold a whole file."""
 
@@ -99,14 +104,21 @@ class _Names(Mapping[str, Any]):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    # `"x" * 10**9` and `"%999999999d" % 1` would fill the memory, so both operators are for numbers only.
-    intercepted_binops = frozenset({"*", "%"})
-    _numeric: Mapping[str, Callable[[Any, Any], Any]] = {"*": operator.mul, "%": operator.mod}
+    # `"x" * 10**9` and `"%999999999d" % 1` would fill the memory, so operators but + are for numbers only.
+    intercepted_binops = frozenset({"*", "%", "+", "-", "/", "//"})
+    _numeric: Mapping[str, Callable[[Any, Any], Any]] = {
+        **{"*": operator.mul, "%": operator.mod, "+": operator.add, "-": operator.sub},
+        **{"/": operator.truediv, "//": operator.floordiv},
+    }
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if not all(isinstance(value, int | float) for value in (left, right)):
+        are_texts = operator == "+" and isinstance(left, str) and isinstance(right, str)
+        if not are_texts and not all(isinstance(value, int | float) for value in (left, right)):
             raise QuestionError(f"{operator} is for numbers, got {type(left).__name__} and {type(right).__name__}")
-        return self._numeric[operator](left, right)
+        result = self._numeric[operator](left, right)
+        if not isinstance(result, str) and not abs(result) <= MAX_NUMBER:
+            raise QuestionError(f"{operator} gives a number beyond {MAX_NUMBER:.0e}")
+        return result
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, _Names):
@@ -130,11 +142,18 @@ def _replace(text: object, old: object, new: object) -> str:
     return result[:MAX_RENDERED_CHARS]
 
 
+def _round(value: Any, precision: Any = 0, method: str = "common") -> Any:
+    """`round` whose precision is bounded: the stock filter raises ten to it, which takes for ever."""
+    if not isinstance(precision, int) or abs(precision) > MAX_PRECISION:
+        raise QuestionError(f"round takes a precision of -{MAX_PRECISION} to {MAX_PRECISION}, got {precision!r:.50}")
+    return FILTERS["round"](value, precision, method)
+
+
 @lru_cache(maxsize=1)
 def _environment() -> _Environment:
     environment = _Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
     environment.globals.clear()
-    environment.filters = {**{name: FILTERS[name] for name in _FILTER_NAMES}, "replace": _replace}
+    environment.filters = {**{name: FILTERS[name] for name in _FILTER_NAMES}, "replace": _replace, "round": _round}
     environment.tests = {name: environment.tests[name] for name in _TEST_NAMES}
     return environment
 
@@ -143,6 +162,8 @@ def _environment() -> _Environment:
 def compile_template(source: str) -> Template:
     """Check and compile one template. Raises QuestionError naming the line inside the template and what is allowed."""
     environment = _environment()
+    if len(source) > MAX_SOURCE_CHARS:
+        raise QuestionError(f"not a valid template: longer than the {MAX_SOURCE_CHARS} characters allowed")
     try:
         tree = environment.parse(source)
         _check(tree, environment)
@@ -151,11 +172,23 @@ def compile_template(source: str) -> Template:
         line = getattr(error, "lineno", None)
         at = f" (line {line} of the template)" if line and "\n" in source else ""
         raise QuestionError(f"not a valid template{at}: {str(error.message).rstrip('.')}") from error
-    except RecursionError as error:
+    except (RecursionError, SyntaxError, MemoryError) as error:  # Python's compiler has limits of its own
         raise QuestionError("not a valid template: nested too deeply") from error
+    except (ValueError, OverflowError) as error:
+        raise QuestionError(f"not a valid template: {first_line(error)}") from error
+
+
+def _check_depth(tree: nodes.Template) -> None:
+    level: list[nodes.Node] = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [inner for node in level for inner in node.iter_child_nodes()]
+        if not level:
+            return
+    raise QuestionError(f"not a valid template: nested deeper than the {MAX_DEPTH} levels allowed")
 
 
 def _check(tree: nodes.Template, environment: _Environment) -> None:
+    _check_depth(tree)
     for node in tree.find_all(nodes.Node):
         if isinstance(node, nodes.Name) and node.name not in ("media", "vars"):
             raise QuestionError(f"{node.name!r} does not exist in templates; there are media and vars")
@@ -170,6 +203,8 @@ def _check(tree: nodes.Template, environment: _Environment) -> None:
             if isinstance(node, kind) and node.name not in known:
                 allowed = ", ".join(sorted(known))
                 raise QuestionError(f"there is no {kind.__name__.lower()} {node.name!r}; allowed: {allowed}")
+        if isinstance(node, nodes.Const) and isinstance(node.value, int | float) and not abs(node.value) <= MAX_NUMBER:
+            raise QuestionError(f"a number beyond {MAX_NUMBER:.0e} is not allowed in templates")
         if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
             raise QuestionError(f"{node.attr!r} is not allowed in templates: names start with a letter")
 
@@ -213,8 +248,10 @@ def render(source: str, media: Mapping[str, Any], variables: Mapping[str, Scalar
     except TemplateError as error:
         missing = [names for names in sorted(used_names(source)) if not _exists(names, context)]
         raise QuestionError("; ".join(_missing(names, context) for names in missing) or str(error.message)) from error
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise QuestionError(f"cannot be filled: {error}") from error
+    except QuestionError:
+        raise
+    except Exception as error:  # filters and operators raise what they like
+        raise QuestionError(f"cannot be filled: {first_line(error)}") from error
     return "".join(parts).strip()
 
 

@@ -200,6 +200,8 @@ RUNS_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("wall_s", "decode_s", "answer_s", "model_s")),
         ("recipe", pa.string()),
         ("actors", pa.list_(pa.string())),
+        ("tools", pa.list_(pa.string())),
+        ("machines_out", pa.list_(pa.string())),
         *(
             (name, pa.float64())
             for name in (
@@ -235,6 +237,6 @@ def run_from_row(row: Mapping[str, Any]) -> RunRecord:
         **rest,
         counts=RunCounts(**parts["counts"]),
         time=RunTime(**parts["time"]),
-        resources=RunResources(**resources | {"actors": tuple(resources["actors"])}),
+        resources=RunResources(**resources | {n: tuple(resources[n]) for n in ("actors", "tools", "machines_out")}),
         spending=None if spending["gpu_hours"] is None else RunSpending(**spending),
     )

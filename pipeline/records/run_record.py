@@ -68,6 +68,11 @@ class RunResources:
     """One description per model actor: device, versions, peak memory."""
     confinement: str | None = None
     """What the kernels of the machines that opened media granted; None in records of older versions."""
+    tools: tuple[str, ...] = ()
+    """Machines that decoded, each with the version and path of its ffmpeg, and what is wrong with one that was passed
+    over."""
+    machines_out: tuple[str, ...] = ()
+    """Machines that were given no clips any more, and why."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from pathlib import Path
 from omnidrop.errors import UserError
 
 RIGHT, WRONG = "right", "wrong"
+Key = tuple[str, int, int, str]
+"""File, start and end in milliseconds, question: the same also when a clip was asked again and has another id."""
 
 
 class LabelsError(UserError):
@@ -43,9 +45,14 @@ class Label:
     clip_id: str = ""
 
     @property
-    def key(self) -> tuple[str, int, int, str]:
+    def key(self) -> Key:
         """One label for each: the newest."""
-        return self.file, round(1000 * self.start), round(1000 * self.end), self.question_id
+        return key_of(self.file, self.start, self.end, self.question_id)
+
+
+def key_of(file: str, start_s: float, end_s: float, question_id: str) -> Key:
+    """What a label is about."""
+    return file, round(1000 * start_s), round(1000 * end_s), question_id
 
 
 COLUMNS = tuple(field.name for field in fields(Label))
@@ -98,7 +105,7 @@ class LabelsFile:
         gone = {label.key for label in labels}
         self._write({key: one for key, one in self._labels.items() if key not in gone})
 
-    def _write(self, labels: dict[tuple[str, int, int, str], Label]) -> None:
+    def _write(self, labels: dict[Key, Label]) -> None:
         out = io.StringIO(newline="")
         table = csv.writer(out)
         table.writerow(COLUMNS)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnidrop.questions import Boolean, Choice
 from pipeline.journal.recipes import recall
-from pipeline.review.labels import Label
+from pipeline.review.labels import Key, Label, key_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -59,13 +59,13 @@ def queue(
     connection: duckdb.DuckDBPyConnection,
     store: Store,
     job: str,
-    labelled: Collection[tuple[str, str]],
+    labelled: Collection[Key],
     *,
     questions: Sequence[str] = (),
     media: str | None = None,
     most: int = MOST,
 ) -> list[Item]:
-    """The next answers; `labelled` are clip and question ids to leave out."""
+    """The next answers; `labelled` is left out."""
     limit = most + len(labelled)
     values = {"job": job, "media": media, "questions": list(questions), "limit": limit}
     audited = (
@@ -96,11 +96,11 @@ def queue(
     while len(items) < most and streams:
         place = (len(items) % SAMPLED_EVERY == SAMPLED_EVERY - 1) if len(streams) == 2 else 0
         why, rows = streams[place]
-        row = next((row for row in rows if (row[0], row[5]) not in taken), None)
+        row = next((row for row in rows if key_of(*row[2:6]) not in taken), None)
         if row is None:
             streams.pop(place)
             continue
-        taken.add((row[0], row[5]))
+        taken.add(key_of(*row[2:6]))
         why = "audit" if row[-1] is not None else why
         items.append(Item(*(*row, why, options.get(row[5], ()))))
     return items

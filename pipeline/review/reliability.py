@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.evaluation.intervals import wilson
 from pipeline.evaluation.scoring import normalised
-from pipeline.review.labels import WRONG, Label, LabelsError
+from pipeline.review.labels import WRONG, Label, LabelsError, key_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -92,11 +92,11 @@ def curves(connection: duckdb.DuckDBPyConnection, job: str, labels: Sequence[Lab
         "WHERE job = $job AND list_contains($files, media_key) AND probability IS NOT NULL AND answer IS NOT NULL",
         {"job": job, "files": sorted({label.file for label in labels})},
     ).fetchall()
-    published = {_key(key, start, end, question): (kind, answer, sure)
+    published = {key_of(key, start, end, question): (kind, answer, sure)
                  for key, start, end, question, kind, answer, sure in rows}  # fmt: skip
     seen: dict[tuple[str, str | None], list[tuple[float, bool]]] = defaultdict(list)
     for label in labels:
-        one = published.get(_key(label.file, label.start, label.end, label.question_id))
+        one = published.get(label.key)
         if one is None:
             continue
         kind, answer, probability = one
@@ -155,10 +155,6 @@ def thresholds_for(found: Sequence[Curve], precision: float, questions: Sequence
     if not result:
         raise LabelsError(f"--precision {precision:g} cannot be promised:\n  " + "\n  ".join(problems))
     return Thresholds(result, tuple(problems))
-
-
-def _key(file: str, start: float, end: float, question: str) -> tuple[str, int, int, str]:
-    return file, round(1000 * start), round(1000 * end), question
 
 
 def _published(connection: duckdb.DuckDBPyConnection, job: str, question: str, answer: str | None) -> tuple[float, ...]:

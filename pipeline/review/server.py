@@ -26,7 +26,7 @@ from typing import IO, Any
 from omnidrop.errors import OmniDropError
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
-from pipeline.review.labels import RIGHT, WRONG, LabelsError, LabelsFile
+from pipeline.review.labels import RIGHT, WRONG, Key, LabelsError, LabelsFile
 from pipeline.review.queue import Item
 from pipeline.storage.arrow import arrow_filesystem
 
@@ -38,8 +38,8 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 TYPES = {".mkv": "video/webm", ".mov": "video/mp4", ".m4v": "video/mp4", ".mxf": "application/mxf"}
 """Browsers play what is in a file, not what it is called, but only if the type is one that they know."""
 
-Next = Callable[[Sequence[tuple[str, str]]], tuple[list[Item], dict[str, str]]]
-"""From labelled clip and question ids to the next items and the addresses of their media, by media id."""
+Next = Callable[[Sequence[Key]], tuple[list[Item], dict[str, str]]]
+"""From what is labelled to the next items and the addresses of their media, by media id."""
 
 
 class ReviewServer(ThreadingHTTPServer):
@@ -64,7 +64,7 @@ class ReviewServer(ThreadingHTTPServer):
     def following(self) -> dict[str, Any]:
         """The next answers to look at. Raises OmniDropError."""
         with self._lock:
-            items, uris = self._following([(label.clip_id, label.question_id) for label in self.labels])
+            items, uris = self._following([label.key for label in self.labels])
             self._items |= {(item.clip_id, item.question_id): item for item in items}
             self._uris |= uris
             return {"items": [asdict(item) for item in items], "labelled": len(self.labels)}

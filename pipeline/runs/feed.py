@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import Prober
 from pipeline.batches import ahead
 from pipeline.planning.open_job import Opened
 from pipeline.planning.plan import MediaPlan, plan_archive
-from pipeline.planning.retry import Retry
+from pipeline.planning.retry import LeftOver, Retry
 from pipeline.runs.committer import Committer
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
@@ -35,6 +36,7 @@ class Feed:
     recorder: Recorder
     probe: Prober
     patience: Patience
+    health: ArchiveHealth
     metrics: RunMetrics
     told: Callable[[int, int], None]
     """See `Observer.planned`."""
@@ -57,6 +59,7 @@ class Feed:
         listed: Iterable[Media] = self.patience.listing(
             lambda: list_media(job.archive, leave_out=job.output), key=lambda media: media.key
         )
+        listed = self.health.listed(listed)
         return listed if self.retry is None else self.retry.media(listed)
 
     def _plans(self) -> Iterable[MediaPlan]:
@@ -66,7 +69,9 @@ class Feed:
             *(opened.job, opened.question_set, opened.recipe, opened.index, self.probe),
             forgotten=opened.journal.tombstones(),
         )
-        return plans if self.retry is None else self.retry.plans(plans)
+        if self.retry is not None:
+            return self.retry.plans(plans)
+        return LeftOver(opened.index, opened.job.name).plans(plans)
 
     def _taken(self, plan: MediaPlan) -> list[WorkUnit]:
         """The units of a plan that are left to do, after everything that must be known of them is on its way."""

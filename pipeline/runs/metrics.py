@@ -87,9 +87,15 @@ QUEUED = Metric(
 )
 ACTORS = Metric("omnidrop_actors", "gauge", "Model actors by state: loading, busy or idle.", ("state",))
 
+DUE_TIMES = Metric(
+    "omnidrop_schedule_due_times",
+    "gauge",
+    "Due times of a schedule that this run makes up for: 1 where none was missed, 0 in a run that was not scheduled.",
+)
+
 ALL = (
     *(CLIPS, ANSWERS, FAILURES, DEATHS, STAGE_S, ACTOR_S, FLOPS, RETAINED, GPU_HOURS, USD),
-    *(BYTES_IN_FLIGHT, QUEUED, ACTORS),
+    *(BYTES_IN_FLIGHT, QUEUED, ACTORS, DUE_TIMES),
 )
 _MODALITIES = ("audio", "video")
 _Key = tuple[Metric, *tuple[str, ...]]
@@ -99,10 +105,11 @@ _Key = tuple[Metric, *tuple[str, ...]]
 class RunMetrics:
     """One run's numbers. Not shared between threads."""
 
-    def __init__(self, job_name: str, cost: CostConfig) -> None:
+    def __init__(self, job_name: str, cost: CostConfig, due_times: int = 0) -> None:
         self._job_name, self._cost = job_name, cost
         self._values: defaultdict[_Key, float] = defaultdict(float)
         """Of counters the totals of this run, by metric and tags."""
+        self._values[DUE_TIMES,] = due_times
         self._published: dict[_Key, float] = {}
         self._entered = dict.fromkeys(_MODALITIES, 0)
         self._kept = dict.fromkeys(_MODALITIES, 0)

@@ -17,6 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
+from pipeline.archive.health import ArchiveHealth, patient_prober
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig, ModelConfig
 from pipeline.cost import calibration
@@ -24,7 +25,7 @@ from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
 from pipeline.index.totals import Totals
 from pipeline.planning.open_job import Opened, open_job
-from pipeline.planning.retry import Retry, Selection
+from pipeline.planning.retry import Retry, Selection, says_nothing_new
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunTime
 from pipeline.records.unit import utc_now
 from pipeline.runs.committer import Committer, Tally
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from pipeline.storage.outage import StopFlag
 
 log = logging.getLogger(__name__)
+
+PASSED = " instead of "
+"""What a tool's description says where another was passed over."""
 
 
 class Observer(Protocol):
@@ -91,11 +95,13 @@ def run_job(
     run_id: str | None = None,
     again: Selection | None = None,
     lost: StopFlag | None = None,
+    due_times: int = 0,
 ) -> RunSummary:
     """Do what is left of a job, or what failed and is selected to be done again, and publish.
 
     With `lost` set, a lease that another run has taken over, nothing new is begun and nothing more is committed.
-    Raises UserError before anything is spent, ExecutionError when stuck.
+    `due_times` is how many of a schedule it makes up for. Raises UserError before anything is spent, Unavailable where
+    what it needs stays away, ExecutionError when stuck.
     """
     started = time.monotonic()
     observer.stage("listing")
@@ -106,7 +112,7 @@ def run_job(
     opened = open_job(job, patience)
     is_pinned, job = job.model.revision is not None, opened.job
     run = _new_record(opened, run_id)
-    metrics = RunMetrics(job.name, job.cost)
+    metrics = RunMetrics(job.name, job.cost, due_times)
     retry = None if again is None else Retry(opened.index, job.name, again)
     with ExitStack() as stack:
         stack.callback(opened.index.close)
@@ -114,10 +120,11 @@ def run_job(
         log.info("run begins: job %s", job.name)
         recorder = Recorder(opened, run)
         committer = stack.enter_context(Committer(opened.journal, opened.index, opened.asked, run.run_id))
-        probe = stack.enter_context(prober(job))
-        feed = Feed(opened, committer, recorder, probe, patience, metrics, observer.planned, retry)
+        health = ArchiveHealth(job)
+        probe = patient_prober(stack.enter_context(prober(job)), health, patience)
+        feed = Feed(opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
-        execution = _Execution(calibration.resolved(job, known), stop, patience, metrics)
+        execution = _Execution(calibration.resolved(job, known), stop, patience, health, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
         status = "failed"
         try:
@@ -125,7 +132,8 @@ def run_job(
             for result in execution.run(spending.admit(feed.units())):
                 if lost is not None and lost.is_set():
                     break
-                committer.add(result.unit, result.outcomes)
+                if not says_nothing_new(result.unit, result.outcomes):
+                    committer.add(result.unit, result.outcomes)
                 spending.add(result.outcomes)
                 metrics.finished(result.outcomes)
                 observer.unit_done(result)
@@ -146,13 +154,13 @@ def run_job(
             )
             recorder.end(run)
             observer.stage("publishing")
-            published = publish.publish(opened.store, opened.journal, opened.index)
+            published = patience.call(lambda: publish.publish(opened.store, opened.journal, opened.index))
         log.info("run ends: %s after %.1f s", run.status, run.time.wall_s)
         totals = opened.index.totals(job.name)
         classes = tuple(opened.index.quarantine_classes(job.name))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
     notes = (
-        *(*toy, *_weakly_confined(job, run), *opened.caveats),
+        *(*toy, *_weakly_confined(job, run), *opened.caveats, *_machine_notes(run.resources)),
         *(_unpinned(job.model) if not is_pinned else ()),
         *calibration.unresolved(job, known),
         *(retry.notes() if retry is not None else ()),
@@ -190,8 +198,20 @@ def _time(wall_s: float, tally: Tally, measured: Statistics) -> RunTime:
 
 
 def _resources(measured: Statistics) -> RunResources:
-    granted = sorted(measured.confinements | {str(confinement.level())})
-    return RunResources(measured.peak_bytes_in_flight, peak_rss_bytes(), tuple(measured.actors), ", ".join(granted))
+    out = tuple(f"{name}: {why}" for name, why in sorted(measured.machines_out.items()))
+    granted = ", ".join(sorted(measured.confinements | {str(confinement.level())}))
+    return RunResources(
+        *(measured.peak_bytes_in_flight, peak_rss_bytes(), tuple(measured.actors), granted),
+        *(tuple(sorted(measured.tools)), out),
+    )
+
+
+def _machine_notes(resources: RunResources) -> tuple[str, ...]:
+    """What a person should know of the machines that decoded."""
+    replaced = [
+        f"another ffmpeg decoded than the first one found: {tool}" for tool in resources.tools if PASSED in tool
+    ]
+    return (*replaced, *(f"a machine was given no more clips: {one}" for one in resources.machines_out))
 
 
 def _unpinned(model: ModelConfig) -> tuple[str, ...]:
@@ -216,8 +236,10 @@ class _Execution:
     """Starts what runs the units when the first one comes: Ray and torch take seconds and 300 MB, and most scheduled
     runs find nothing to do."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, metrics: RunMetrics) -> None:
-        self._job, self._stop, self._patience, self._metrics = job, stop, patience, metrics
+    def __init__(
+        self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth, metrics: RunMetrics
+    ) -> None:
+        self._job, self._stop, self._patience, self._health, self._metrics = job, stop, patience, health, metrics
         self._executor: Executor | None = None
 
     def run(self, units: Iterator[WorkUnit | None]) -> Iterator[UnitResult]:
@@ -229,7 +251,7 @@ class _Execution:
         from pipeline.planning.feasibility import check_reachable
 
         check_reachable(self._job, first.media.key, first.info)
-        self._executor = backends.executor(self._job, self._stop, self._patience, self._metrics.watch)
+        self._executor = backends.executor(self._job, self._stop, self._patience, self._health, self._metrics.watch)
         yield from self._executor.run(chain([first], units))
 
     @property

@@ -132,17 +132,16 @@ class LocalStore:
 
 
 def walk_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Regular files below a folder in ascending order of their keys, one folder's names in memory at a time."""
-    try:
-        with os.scandir(folder) as entries:
-            # A folder sorts as its keys do: with the slash that follows its name.
-            names = sorted(entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in names:
+    """Regular files below a folder in ascending order of their keys, one folder's names of each depth in memory."""
+    open_folders = [(folder, prefix, _names(folder))]
+    while open_folders:
+        folder, prefix, names = open_folders[-1]
+        if (name := next(names, None)) is None:
+            open_folders.pop()
+            continue
         key = f"{prefix}/{name}" if prefix else name
         if name.endswith("/"):
-            yield from walk_files(folder / name, key[:-1])
+            open_folders.append((folder / name, key[:-1], _names(folder / name)))
             continue
         try:
             status = os.stat(folder / name)
@@ -150,6 +149,15 @@ def walk_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_re
             continue
         if stat.S_ISREG(status.st_mode):
             yield key, status
+
+
+def _names(folder: Path) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            # A folder sorts as its keys do: with the slash that follows its name.
+            return iter(sorted(e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries))
+    except (FileNotFoundError, NotADirectoryError):
+        return iter(())
 
 
 def _local_error(error: OSError, path: Path) -> StorageError:

@@ -54,7 +54,7 @@ class Patience:
 
     def __init__(self, limit_s: float, stop: StopFlag | None = None, stop_grace_s: float = 0.0) -> None:
         """Whoever fails waits up to `limit_s`; after a stop, up to `stop_grace_s`."""
-        self._limit_s, self._stop, self._grace_s = limit_s, stop, stop_grace_s
+        self.limit_s, self._stop, self._grace_s = limit_s, stop, stop_grace_s
         self._lock = threading.Lock()
         self._waiting = 0
         self._over = threading.Event()
@@ -74,11 +74,11 @@ class Patience:
         """
         now = time.monotonic()
         if self._since is None:
-            log.warning("waiting up to %g s, nothing new is begun meanwhile: %s", self._limit_s, error)
+            log.warning("waiting up to %g s, nothing new is begun meanwhile: %s", self.limit_s, error)
             self._since, self._pause_s = now, FIRST_PAUSE_S
         if now < self._due:
             return
-        if now - self._since > self._limit_s:
+        if now - self._since > self.limit_s:
             raise self._give_up(error)
         self._due = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
@@ -133,7 +133,7 @@ class Patience:
 
     @contextmanager
     def _noted(self, error: Unavailable) -> Iterator[None]:
-        log.warning("waiting up to %g s, nothing new is begun meanwhile: %s", self._limit_s, error)
+        log.warning("waiting up to %g s, nothing new is begun meanwhile: %s", self.limit_s, error)
         with self._lock:
             self._waiting += 1
         try:
@@ -148,7 +148,7 @@ class Patience:
             wake = time.monotonic() + pause_s * random.uniform(0.75, 1.25)
             while (now := time.monotonic()) < wake:
                 is_stopping = self._stop is not None and self._stop.is_set()
-                limit_s = min(self._limit_s, self._grace_s) if is_stopping else self._limit_s
+                limit_s = min(self.limit_s, self._grace_s) if is_stopping else self.limit_s
                 if self._over.is_set() or now - started > limit_s:
                     return
                 self._over.wait(min(LOOK_S, wake - now))
@@ -159,7 +159,7 @@ class Patience:
         with self._lock:
             if self._given_up is None:
                 self._given_up = type(error)(
-                    f"{error} (waited {self._limit_s:g} s for it: storage.patience_s). What is finished is kept; run "
+                    f"{error} (waited {self.limit_s:g} s for it: storage.patience_s). What is finished is kept; run "
                     "again to go on from there"
                 )
                 self._given_up.__cause__ = error

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.storage.errors import StorageError, StorageUnavailable
 from workers.media.remote import filesystem, redirect_refused, within
+from workers.media.store_failures import is_refusal
 from workers.redaction import without_secrets
 
 S3_PAGE = 1000
@@ -148,7 +149,8 @@ def s3_error_code(error: BaseException) -> str | None:
 
 def explain_s3_error(error: Exception, uri: str) -> Exception:
     """What to raise instead of an S3 client's error: FileNotFoundError for a missing object, else a StorageError that
-    says what to do.
+    says what to do. Refused credentials are a StorageUnavailable: they work as soon as somebody logs in again, and
+    what was never allowed is found before anything is waited for.
     """
     if (refused := redirect_refused(error)) is not None:
         return StorageError(f"{uri}: {without_secrets(refused)}")
@@ -159,14 +161,14 @@ def explain_s3_error(error: Exception, uri: str) -> Exception:
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "no such object", uri)
     if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"):
-        return StorageError(
+        return StorageUnavailable(
             f"{uri}: no S3 credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or "
             "run with a role (a public bucket: archive.anonymous: true)"
         )
     if code in _TEACHES:
-        return StorageError(f"{uri}: the S3 server refuses the credentials ({code}): {_TEACHES[code]}")
-    if isinstance(error, PermissionError) or code in ("403", "401"):
-        return StorageError(
+        return StorageUnavailable(f"{uri}: the S3 server refuses the credentials ({code}): {_TEACHES[code]}")
+    if is_refusal(error):
+        return StorageUnavailable(
             f"{uri}: S3 refuses access ({code or said}); check the credentials in use and that they allow "
             "s3:ListBucket and s3:GetObject, for results also s3:PutObject and s3:DeleteObject"
         )

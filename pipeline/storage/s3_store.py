@@ -18,6 +18,7 @@ from pipeline.config.locations import checked_key
 from pipeline.config.sections import StorageConfig
 from pipeline.storage.errors import StorageError, StorageUnavailable
 from pipeline.storage.s3_client import explain_s3_error, s3_error_code, s3_filesystem, s3_objects
+from workers.media.store_failures import forget_credentials, is_refusal
 
 DELETE_BATCH = 1000
 """Most keys that one DeleteObjects request may name."""
@@ -123,7 +124,9 @@ class S3Store:
     def _look(self, key: str) -> None:
         try:
             self._request("head_object", key)
-        except PermissionError:
+        except Exception as error:
+            if not is_refusal(error):
+                raise
             # A reply to HEAD has no body, and so no reason.
             self._request("get_object", key)
 
@@ -147,6 +150,8 @@ class S3Store:
         except (FileExistsError, _Conflict):
             raise
         except Exception as error:
+            if is_refusal(error):
+                forget_credentials(self._filesystem)
             raise explain_s3_error(error, f"s3://{self._path(key)}") from error
 
 

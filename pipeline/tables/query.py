@@ -7,8 +7,9 @@ file, no network, no extension, no setting. Knows nothing about how tables are m
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ from pipeline.tables import manifest
 from pipeline.tables.named_queries import VIEWS
 
 BATCH_ROWS = 1024
+LIMITS: dict[str, str | bool | int | float | list[str]] = {
+    **{"python_enable_replacements": "false", "memory_limit": "4GB", "max_temp_directory_size": "20GB"}
+}
+"""Of one query: it may be a stranger's, and `range(1e12)` is short to write."""
+TIME_S = 3600.0
+"""Of all queries of one connection."""
+_TOO_LONG = f"the query took longer than {TIME_S:g} s and was stopped; ask for less of it"
 NAMES = (*manifest.NAMES, *VIEWS)
 """What a query can read."""
 
@@ -72,16 +80,21 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
             )
         raise QueryError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
     with (
+        ExitStack() as stack,
         # What does not fit into memory goes here. DuckDB lets a query write into its temporary folder, whatever else it
         # is denied, and the default one is in the working folder.
         tempfile.TemporaryDirectory(prefix="omnidrop-query-") as own,
-        duckdb.connect(":memory:", config={"python_enable_replacements": "false", "temp_directory": own}) as connection,
+        duckdb.connect(":memory:", config={**LIMITS, "temp_directory": own}) as connection,
     ):
         for name in manifest.NAMES:
             connection.register(name, published_dataset(uri, storage, published, name))
         connection.register("video_rules", _video_rules(connection, open_store(uri, storage)))
         for name, select in VIEWS.items():
             connection.execute(f"CREATE VIEW {name} AS {select}")
+        timer = threading.Timer(TIME_S, connection.interrupt)
+        timer.daemon = True
+        timer.start()
+        stack.callback(timer.cancel)
         # From here on DuckDB opens no file and no address, and cannot be told to.
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -112,6 +125,8 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, 
         reader = relation.to_arrow_reader(BATCH_ROWS)
     except duckdb.PermissionException as error:
         raise QueryError(f"a query can only read the tables {', '.join(NAMES)}: {first_line(error)}") from error
+    except duckdb.InterruptException as error:
+        raise QueryError(_TOO_LONG) from error
     except duckdb.Error as error:
         raise QueryError(f"{error}\nTables: {', '.join(NAMES)}; columns: DESCRIBE answers") from error
     schema = pa.schema(
@@ -173,6 +188,8 @@ def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.Reco
         for batch in reader:
             yield batch.rename_columns(names)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
+        if "INTERRUPT" in str(error).upper():
+            raise QueryError(_TOO_LONG) from error
         raise QueryError(first_line(error)) from error
 
 

@@ -487,14 +487,15 @@ def test_a_job_in_s3_is_validated_where_it_lies(
 
 @pytest.mark.cluster
 def test_the_index_is_really_connected_to(job_file: Path, videos: Path, monkeypatch: pytest.MonkeyPatch):
-    with postgres_server() as url:
-        monkeypatch.setenv("MY_INDEX", url)
-        result = omnidrop("validate", job_file, "--no-with-model", "--index-url", "${MY_INDEX}")
+    with postgres_server() as server:
+        url = server.url
+        monkeypatch.setenv("OMNIDROP_MY_INDEX", url)
+        result = omnidrop("validate", job_file, "--no-with-model", "--index-url", "${OMNIDROP_MY_INDEX}")
     assert result.exit_code == 0, result.output
     assert "savings index: postgresql+psycopg://" in result.stdout
     assert ": connected" in result.stdout
-    missing = omnidrop("validate", job_file, "--no-with-model", "--index-url", "${NOT_SET_ANYWHERE}")
-    assert "FAILED   savings index: index_url: ${NOT_SET_ANYWHERE} refers to NOT_SET_ANYWHERE" in missing.stdout
+    missing = omnidrop("validate", job_file, "--no-with-model", "--index-url", "${OMNIDROP_NOT_SET}")
+    assert "FAILED   savings index: index_url: ${OMNIDROP_NOT_SET} refers to OMNIDROP_NOT_SET" in missing.stdout
 
 
 @pytest.mark.parametrize(

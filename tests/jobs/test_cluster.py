@@ -29,7 +29,7 @@ CLI = [sys.executable, "-m", "jobs.submit"]
 
 
 def test_only_the_job_and_its_questions_are_sent(job, tmp_path):
-    job.write_text(job.read_text() + "index_url: postgresql+psycopg://me:${INDEX_PASSWORD}@db/omnidrop\n")
+    job.write_text(job.read_text() + "index_url: postgresql+psycopg://me:${OMNIDROP_INDEX_PASSWORD}@db/omnidrop\n")
     upload = make_upload(load_job(job, {"clips.length_s": 5}), [tmp_path])
     assert sorted(upload) == ["job.yaml", "questions.yaml"]
     assert upload["questions.yaml"] == (tmp_path / "questions.yaml").read_bytes()
@@ -40,7 +40,7 @@ def test_only_the_job_and_its_questions_are_sent(job, tmp_path):
     arrived = load_job(there / "job.yaml")
     changed = {"question_set": str(there / "questions.yaml"), "clips.length_s": 5, "execution.ray_address": "auto"}
     assert arrived == load_job(job, changed)
-    assert arrived.index_url == "postgresql+psycopg://me:${INDEX_PASSWORD}@db/omnidrop"
+    assert arrived.index_url == "postgresql+psycopg://me:${OMNIDROP_INDEX_PASSWORD}@db/omnidrop"
 
 
 def test_a_built_in_question_set_is_named_and_not_sent(job, tmp_path):

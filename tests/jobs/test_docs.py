@@ -186,3 +186,13 @@ def test_every_error_class_has_an_entry_in_troubleshooting():
 def test_the_table_of_what_is_tried_again_is_the_one_that_is_followed():
     page = (ROOT / "docs/operations.md").read_text()
     assert failure_rules.rules_table() in page, "python -m pipeline.failure_rules prints the table"
+
+
+def test_each_fault_of_the_table_names_tests_that_are_there():
+    page = (ROOT / "docs/operations.md").read_text()
+    table = page.partition("| fault | stage |")[2].partition("## Verify")[0]
+    there = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for row in table.splitlines()[2:]:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named or not row, row
+        assert all(f"def {name}(" in there for name in named), row

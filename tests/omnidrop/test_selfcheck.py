@@ -11,6 +11,7 @@ import pytest
 
 from omnidrop.errors import CheckpointError
 from omnidrop.models import processing
+from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 from omnidrop.selfcheck import selfcheck
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
@@ -58,6 +59,21 @@ def test_encoders_that_lose_the_sound_are_found(small_qwen3_omni: Path, monkeypa
     report = selfcheck(str(small_qwen3_omni), device="cpu", dtype="float32")
     assert not report.passed
     assert not report.checks[0].passed
+
+
+def test_an_encoder_that_places_chosen_cells_elsewhere_is_found(
+    small_qwen2_5_omni: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Qwen2_5Omni.encoder_words
+
+    def shifted(self: Qwen2_5Omni, grid: Any, chosen: Any) -> Any:
+        words = right(self, grid, chosen)
+        return words | {"position_ids": words["position_ids"].roll(1, dims=0)}
+
+    monkeypatch.setattr(Qwen2_5Omni, "encoder_words", shifted)
+    report = selfcheck(str(small_qwen2_5_omni), device="cpu", dtype="float32")
+    wrong = [check.name for check in report.checks if not check.passed]
+    assert wrong == ["a part of the picture is encoded as in the whole"]
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,13 +25,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.archive.listing import ArchiveError, list_media
+from pipeline.archive.probing import source_of
 from pipeline.config.globs import KeyFilter, compile_glob
 from pipeline.config.job import ArchiveConfig, StorageConfig
 from pipeline.identity import media_id
 from pipeline.storage.errors import StorageError
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import Store, open_store
+from tests.support.media_files import clip_file
 from tests.support.s3_server import CREDENTIALS, s3_server
+from workers.media.decode import decode_one
+from workers.media.probing import ProbePool, probe
+from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo
 
 pytestmark = pytest.mark.cluster
 
@@ -119,7 +125,7 @@ def test_a_name_that_is_not_text_is_listed_in_a_form_that_is(tmp_path: Path):
     assert media.uri.encode()
 
 
-def test_linked_folders_count_once_and_never_loop(tmp_path: Path):
+def test_linked_folders_count_once_and_never_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     archive, outside = tmp_path / "archive", tmp_path / "outside"
     fill(archive, "a/one.mp4")
     fill(outside, "two.mp4", "deep/three.mp4")
@@ -131,7 +137,38 @@ def test_linked_folders_count_once_and_never_loop(tmp_path: Path):
     (archive / "file.mp4").symlink_to(outside / "two.mp4")
     (archive / "broken.mp4").symlink_to(tmp_path / "nothing")
     (outside / "back").symlink_to(archive)
-    assert keys(archive) == ["a/one.mp4", "file.mp4", "link1/deep/three.mp4", "link1/two.mp4"]
+    followed = ["a/one.mp4", "file.mp4", "link1/deep/three.mp4", "link1/two.mp4"]
+    assert keys(archive, follow_links=True) == followed
+    (archive / "a/two.mp4").symlink_to(archive / "a/one.mp4")
+    with caplog.at_level("WARNING"):
+        assert keys(archive) == ["a/one.mp4", "a/two.mp4"]
+    assert "3 links lead out of the archive and are not followed: " in caplog.text
+    assert "file.mp4" in caplog.text
+    # The archive's own folder may be a link.
+    (tmp_path / "mounted").symlink_to(archive)
+    assert keys(tmp_path / "mounted") == ["a/one.mp4", "a/two.mp4"]
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_file_that_becomes_a_link_out_of_the_archive_is_not_opened(tmp_path: Path, follows: bool):
+    """Between listing and decoding, with the same size and time, so that no etag tells."""
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    secret = clip_file(tmp_path / "secret.mp4", 1)
+    shutil.copy2(secret, archive / "a.mp4")
+    config = ArchiveConfig(uri=str(archive), follow_links=follows)
+    (media,) = list_media(config)
+    (archive / "a.mp4").unlink()
+    (archive / "a.mp4").symlink_to(secret)
+    with ProbePool(1, below=None if follows else str(archive)) as pool:
+        ((_, found),) = pool.probe_many([(0, media.uri)])
+    decoded = decode_one(media, probe(secret), Clip("c", 0, 0, 1), DecodeSettings(), source_of(config))
+    if follows:
+        assert isinstance(found, MediaInfo)
+        assert isinstance(decoded, DecodedClip)
+    else:
+        assert found.error_class == decoded.error_class == "media_missing"
+        assert "archive.follow_links" in decoded.message
 
 
 def test_only_regular_files_are_media(tmp_path: Path):

@@ -45,17 +45,17 @@ def marked(folder, what, clip):
 
 
 @ray.remote(num_cpus=1, max_retries=0, num_returns=2)
-def decode(folder, clip):
+def decode(folder, clip, machine=""):
     time.sleep(random.random() * 0.05)
     if marked(folder, "kill-decode", clip):
         os.kill(os.getpid(), signal.SIGKILL)
     if marked(folder, "raise-decode", clip):
         raise ValueError("a bug in decoding")
     for error_class in ("storage", "decode_failed"):
-        if marked(folder, error_class, clip):
-            return DecodeReport(ClipFailure(clip, "fetch", error_class, "as asked"), 0), None
+        if marked(folder, error_class, clip) or (Path(folder) / f"{error_class}-on-{machine}").exists():
+            return DecodeReport(ClipFailure(clip, "fetch", error_class, "as asked"), 0, machine=machine), None
     frames = np.full((CLIP_BYTES,), clip.index, np.uint8)
-    return DecodeReport(None, frames.nbytes), DecodedClip(clip, frames, None, 2.0, 1.0, 0.1)
+    return DecodeReport(None, frames.nbytes, machine=machine), DecodedClip(clip, frames, None, 2.0, 1.0, 0.1)
 
 
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
@@ -209,6 +209,75 @@ def test_a_machine_that_comes_to_kill_every_clip_ends_the_run(folder):
     with pytest.raises(ExecutionError, match=r"died 4 times in a row .* also of one that was answered before"):
         list(finished)
     assert first.unit in given
+
+
+class TwoMachines:
+    """What is started goes to one and the other in turn. A file `CLASS-on-NAME` breaks one."""
+
+    def __init__(self, folder):
+        self.folder, self.here, self.turn = folder, ["one", "two"], 0
+
+    def backend(self):
+        return replace(
+            backend(self.folder),
+            start_decode=self.start,
+            start_decode_on=lambda machine, unit, clip: tuple(decode.remote(str(self.folder), clip, machine)),
+            leave_out=self.leave_out,
+            machines=lambda: {"one", "two"},
+        )
+
+    def start(self, unit, clip):
+        self.turn += 1
+        return tuple(decode.remote(str(self.folder), clip, self.here[self.turn % len(self.here)]))
+
+    def leave_out(self, machines):
+        self.here = [machine for machine in ("one", "two") if machine not in machines] or ["nowhere"]
+
+    def run(self, given):
+        execution = RayExecution(self.backend(), LIMITS, threading.Event())
+        return {r.unit.unit_id: r.outcomes for r in execution.run(given)}, execution.statistics
+
+
+def breaking(folder, given, *names):
+    """The same units; these faults come in the middle of them."""
+    for number, unit in enumerate(given):
+        if number == 4:
+            for name in names:
+                (folder / name).touch()
+        yield unit
+
+
+@pytest.mark.parametrize("error_class", ["decode_failed", "storage"])
+def test_a_machine_that_fails_on_what_worked_before_is_out(folder, error_class, monkeypatch):
+    monkeypatch.setattr(failure_rules, "FIRST_PAUSE_S", 0.01)
+    given = units(count=16, clips=1)
+    finished, statistics = TwoMachines(folder).run(breaking(folder, given, f"{error_class}-on-one"))
+    check_answers(given, finished)
+    assert not any(isinstance(o, ClipFailure) for outcomes in finished.values() for o in outcomes)
+    assert statistics.machines_out == {"one": "as asked"}
+
+
+def test_where_no_machine_is_left_the_run_ends_and_writes_nothing_off(folder):
+    given = units(count=16, clips=1)
+    finished = []
+    execution = RayExecution(TwoMachines(folder).backend(), LIMITS, threading.Event())
+    with pytest.raises(ExecutionError, match=r"no machine can decode any more \(.*as asked.*run again"):
+        finished.extend(execution.run(breaking(folder, given, "decode_failed-on-one", "decode_failed-on-two")))
+    assert not any(isinstance(o, ClipFailure) for result in finished for o in result.outcomes)
+
+
+def test_damaged_files_in_a_row_cost_no_machine(folder):
+    """Also as an archive's first, and as its last."""
+    given = units(count=16, clips=1)
+    damaged = {unit.unit_id for unit in (*given[:4], *given[6:])}
+    for unit in given:
+        if unit.unit_id in damaged:
+            (folder / f"decode_failed-{unit.clips[0].index}").write_text("99")
+    finished, statistics = TwoMachines(folder).run(given)
+    check_answers(given, finished)
+    failed = {unit_id for unit_id, (outcome,) in finished.items() if isinstance(outcome, ClipFailure)}
+    assert failed == damaged
+    assert statistics.machines_out == {}
 
 
 def test_a_stop_lets_units_in_flight_finish_and_takes_no_more(folder):

@@ -68,6 +68,7 @@ A, B = "news/a.mp4", "b.mp4"
         ("(nobody or cafe) and night = no", [(A, 0, 30)]),
         ("车", [(B, 0, 30)]),
         ("helicopter", []),
+        ("cafe\0\udcff", [(A, 0, 30)]),
     ],
 )
 def test_what_is_found(connection, what, expected):

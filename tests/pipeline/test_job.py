@@ -230,10 +230,10 @@ def test_a_key_with_an_at_sign_is_no_credential():
 
 
 def test_the_index_password_comes_from_the_environment_and_stays_out_of_the_job():
-    job = make_job({**SMALL, "index_url": "postgresql+psycopg://me:${DB_PASSWORD}@host/db"})
-    assert job.resolved_index_url({"DB_PASSWORD": SECRET}) == f"postgresql+psycopg://me:{SECRET}@host/db"
+    job = make_job({**SMALL, "index_url": "postgresql+psycopg://me:${OMNIDROP_DB_PASSWORD}@host/db"})
+    assert job.resolved_index_url({"OMNIDROP_DB_PASSWORD": SECRET}) == f"postgresql+psycopg://me:{SECRET}@host/db"
     assert SECRET not in job.model_dump_json()
-    with pytest.raises(JobError, match="DB_PASSWORD, which is not set"):
+    with pytest.raises(JobError, match="OMNIDROP_DB_PASSWORD, which is not set"):
         job.resolved_index_url({})
 
 

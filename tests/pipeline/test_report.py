@@ -49,7 +49,7 @@ QUESTIONS = (
 VALUES = {Boolean: (False, True), Number: (0.0, 1.0, 2.0, 12.0)}
 FOLDERS = ("physics", "law", "medicine", "history")
 ENCODED = tuple(encoder_notes(PatchPlan((), (), 0, 1_400, 4_000), None, EncoderSettings()))
-HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{ 7 * 7 }}\u202egpj"
+HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{ 7919 * 7907 }}\u202egpj"
 
 
 def changing(chance, values):
@@ -329,7 +329,7 @@ def test_untrusted_text_is_text_in_the_page(hostile_page):
     page = hostile_page.read_text()
     assert "<img" not in page
     assert page.count("</script>") == 2
-    assert "49" not in re.sub(r'id="data">[^<]*', "", page).split("<main")[1].split("<script")[0]
+    assert "62615533" not in re.sub(r'id="data">[^<]*', "", page).split("<main")[1].split("<script")[0]
 
 
 def luminance(colour):

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from pipeline import failure_rules
 from pipeline.config.job import load_job
 from pipeline.journal.journal import Journal
 from pipeline.storage.store import open_store
@@ -77,6 +78,15 @@ def test_the_run_names_the_command_and_the_command_mends(job, tmp_path):
     nothing = cli(*words)
     assert nothing.exit_code == 2
     assert "nothing failed with decode_timeout there; in quarantine: 1 (not_media 1)" in nothing.output
+
+
+def test_what_takes_too_long_is_tried_by_some_runs_and_then_on_request(failed, monkeypatch):
+    monkeypatch.setattr(failure_rules, "RUNS", 1)
+    for _ in range(2):
+        run(failed, **TOO_SOON)
+    assert attempts(failed) == [0, 1, 1, 1]
+    assert run(failed).did_nothing
+    assert cli("retry", failed, "--error-class", "decode_timeout").exit_code == 0
 
 
 def test_what_fails_again_stays_and_answers_stand(job):

@@ -84,7 +84,7 @@ def test_unsure_answers_come_first_and_every_fifth_is_drawn(tmp_path):
         assert len(unsure) == 16
         assert unsure == sorted(unsure)
         assert [item.why for item in items[4::5]] == ["sampled"] * 4
-        labelled = [(item.clip_id, item.question_id) for item in items]
+        labelled = [item.label(RIGHT, "a").key for item in items]
         rest = queue(connection, open_store(str(tmp_path / "r")), "test", labelled, most=100)
     assert len({item.clip_id for item in [*items, *rest]}) == len(items) + len(rest) == 40
 
@@ -117,6 +117,7 @@ def test_the_page_plays_and_labels_in_a_browser(results, tmp_path):
         page.keyboard.press("y")
         expect(page.locator("#question")).to_have_text("heard?")
         played(page, ">= 1")
+        assert page.evaluate("document.getElementById('video').muted") is False  # questions are about sound, too
         page.keyboard.press("n")  # yes/no: then the other is right
         expect(page.locator("#progress")).to_have_text("2 labelled")
         page.keyboard.press("u")

@@ -13,7 +13,6 @@ import s3fs
 
 from pipeline import failure_rules
 from pipeline.config.job import StorageConfig, load_job
-from pipeline.planning.retry import Selection
 from pipeline.runs.maintenance import forget_media
 from pipeline.runs.run import run_job
 from pipeline.storage import outage, s3_client
@@ -169,7 +168,7 @@ def test_rows_are_the_same_through_a_proxy_that_spoils_a_third_of_all_requests(t
     assert (spoiled.lost, spoiled.doubled, spoiled.different) == (0, 0, 0)
 
 
-def test_an_object_that_never_comes_is_quarantined_and_done_again_later(job, moto, monkeypatch):
+def test_an_object_that_never_comes_is_named_and_done_by_the_next_run(job, moto, monkeypatch):
     """One cannot be probed, another not be fetched; the rest is answered, and neither failure is final."""
     monkeypatch.setattr(s3_client, "MAX_RETRIES", 0)
     monkeypatch.setattr(failure_rules, "FIRST_PAUSE_S", 0.1)
@@ -188,10 +187,9 @@ def test_an_object_that_never_comes_is_quarantined_and_done_again_later(job, mot
             ("third.mp4", "probe", "storage"),
         ]
         withheld.clear()
-        # What could not even be probed is simply new; what was planned is done again on request.
-        assert run_job(remote, Silent(), threading.Event()).run.counts.clips_answered == 1
-        again = run_job(remote, Silent(), threading.Event(), again=Selection(("storage",)))
-        assert again.run.counts.clips_answered == 3
+        # What could not even be probed is simply new, and what was planned is not the file's fault.
+        again = run_job(remote, Silent(), threading.Event())
+        assert again.run.counts.clips_answered == 1 + 3
         assert again.error_classes == ()
         assert answers(remote, "SELECT count(*), count(DISTINCT (clip_id, question_id)) FROM answers") == [(10, 10)]
 

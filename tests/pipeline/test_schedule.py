@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -27,6 +28,13 @@ from tests.support.s3_server import s3_server
 from tests.support.small_jobs import Silent, cli
 
 NIGHTLY = "0 2 * * *"
+
+
+class EverySecond(Cron):
+    """Nobody may ask for it."""
+
+    def __post_init__(self):
+        pass
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.cluster)])
@@ -104,7 +112,13 @@ def test_due_times_follow_the_time_zone_and_its_summer_time():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [(("0 2 * *",), "five fields"), (("0 25 * * *",), "five fields"), ((NIGHTLY, "Mars"), "Mars")]
+    ("given", "said"),
+    [
+        (("0 2 * *",), "4 fields; five fields"),
+        (("* * * * * *",), "6 fields; five fields"),
+        (("0 25 * * *",), "five fields"),
+        ((NIGHTLY, "Mars"), "Mars"),
+    ],
 )
 def test_a_schedule_that_means_nothing_is_refused(given, said):
     with pytest.raises(UserError, match=said):
@@ -124,7 +138,8 @@ def quickly(monkeypatch):
 
 
 def keep(store, run, *, reports, stop=None, count=None, cron=NIGHTLY, lease_s=5.0):
-    return keep_schedule(store, "test", Cron(cron), run, stop or threading.Event(), reports.append, count, lease_s)
+    cron = Cron(cron) if isinstance(cron, str) else cron
+    return keep_schedule(store, "test", cron, run, stop or threading.Event(), reports.append, count, lease_s)
 
 
 def test_missed_runs_are_made_up_for_by_one_and_a_failure_does_not_end_the_schedule(store, quickly):
@@ -142,9 +157,51 @@ def test_missed_runs_are_made_up_for_by_one_and_a_failure_does_not_end_the_sched
     assert last == last_run(store, "test") == reports[-1]
     assert (last.status, last.error_class, last.error) == ("failed", "user", "the archive is not there")
     assert datetime.fromisoformat(last.due_at) == Cron(NIGHTLY).last_until(datetime.now(UTC))
-    # Every second, on the six fields that nobody need know of: failures do not end it.
-    keep(store, run, reports=reports, cron="* * * * * *", count=2)
+    # Failures do not end it.
+    keep(store, run, reports=reports, cron=EverySecond("* * * * * *"), count=2)
     assert tokens == [1, 2, 3]
+
+
+def test_a_record_and_a_lease_of_a_clock_that_was_wrong_once_are_not_waited_for(store, quickly, caplog):
+    missed(store, days=-200)
+    lease = take_lease(store, "test")
+    lease._write(time.time() + 200 * 86_400)
+    reports, runs = [], []
+
+    def run(lease):
+        runs.append(lease.token)
+        raise UserError("done")
+
+    keep(store, run, reports=reports, count=1)
+    assert runs == [2]
+    assert "says that it was due at" in caplog.text
+    assert "a clock was wrong. It is taken over" in caplog.text
+    # Mended by the run's own record: nothing is due until the next time.
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    assert keep(store, pytest.fail, reports=reports, stop=stop) is None
+
+
+def test_a_schedule_that_makes_no_runs_says_so(job, store, quickly, caplog):
+    then = (datetime.now(UTC) - timedelta(days=4.5)).isoformat()
+    write_record(store, ScheduledRun("test", then, then, then, "complete", cron=NIGHTLY))
+    shown = cli("status", job)
+    assert shown.exit_code == 0
+    assert re.search(r"the schedule '0 2 \* \* \*' \(UTC\) of job test has made no run for [45] due times", flat(shown))
+    due_times = []
+
+    def run(lease):
+        due_times.append(lease.missed)
+        raise UserError("done")
+
+    keep(store, run, reports=[], count=1)
+    assert due_times[0] in (4, 5)
+    assert "has made no run for" in caplog.text
+    assert "has made no run" not in flat(cli("status", job))
+
+
+def flat(result):
+    return " ".join(result.output.split())
 
 
 def test_a_new_schedule_waits_for_its_first_time_and_remembers_when_it_began(store, quickly):
@@ -195,10 +252,11 @@ def test_runs_that_find_nothing_to_do_leave_no_record_each(job):
     kept = [key for key, _ in store.list("schedules/test/runs/")]
     first = last_run(store, "test")
     assert len(kept) == 1, "the mark of the last time found nothing, the run did something"
-    # Every second, on the six fields that nobody need know of.
-    assert cli("schedule", job, "--cron", "* * * * * *", "--count", 2).exit_code == 0
+    missed(store, days=1)
+    assert cli("schedule", job, "--cron", NIGHTLY, "--count", 1).exit_code == 0
     assert [key for key, _ in store.list("schedules/test/runs/")] == kept
-    assert last_run(store, "test").due_at > first.due_at
+    assert last_run(store, "test").due_at == first.due_at
+    assert last_run(store, "test").run_id != first.run_id
 
 
 def test_a_schedule_of_an_earlier_version_is_gone_on_with(store):

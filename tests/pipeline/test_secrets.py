@@ -23,7 +23,7 @@ PLANTED = {
     "AWS_ACCESS_KEY_ID": "AKIAPLANTEDKEY000001",
     "AWS_SECRET_ACCESS_KEY": "planted-aws-secret-0002",
     "AWS_SESSION_TOKEN": "planted-aws-token-0003",
-    "INDEX_PASSWORD": "planted-index-password-0004",
+    "OMNIDROP_INDEX_PASSWORD": "planted-index-password-0004",
     "HF_TOKEN": "hf_planted_token_0005",
 }
 IN_FILES = "planted-in-a-file-0006"
@@ -57,7 +57,7 @@ def test_a_run_leaves_no_credential_anywhere(job, place, postgres):
     )
     for name in (".env", "id_rsa", "credentials.json"):
         (job.parent / name).write_text(f"SECRET={IN_FILES}\n")
-    url = postgres.replace("postgres:@", "postgres:${INDEX_PASSWORD}@")
+    url = postgres.replace("postgres:@", "postgres:${OMNIDROP_INDEX_PASSWORD}@")
     text = job.read_text().replace(
         "archive: {uri: archive}", f"archive: {{uri: 's3://media/archive', endpoint_url: '{endpoint}'}}"
     )

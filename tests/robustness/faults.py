@@ -5,7 +5,7 @@
 Each round indexes a fresh copy of the archive (its own prefix, so that no file comes from the node's cache) into an
 output of its own; its rows, measured times aside, are compared with those of an undisturbed run: `lost`, `doubled`
 (one clip and question twice) and `different`. A round may end in quarantine with the class `storage`: then its rows are
-compared after a second, undisturbed `retry` of that class.
+compared after a second, undisturbed run, which tries that again of itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Any
 import s3fs
 
 from pipeline.config.job import JobConfig, make_job
-from pipeline.planning.retry import Selection
 from pipeline.runs.run import run_job
 from pipeline.storage import s3_client
 from pipeline.tables.query import open_results, query
@@ -89,7 +88,7 @@ class Bench:
         found = dict(summary.error_classes)
         if "storage" in found:
             calm = self._job(name, self.address, executor)
-            run_job(calm, Silent(), threading.Event(), again=Selection(("storage",)))
+            run_job(calm, Silent(), threading.Event())
         got = self._rows(name)
         if self._expected is None:
             assert rate == 0, "the first round is the undisturbed one"

@@ -77,9 +77,12 @@ def test_a_link_in_the_cache_is_not_followed(tmp_path, suffix):
 
 def test_a_local_ray_has_a_folder_of_its_own(tmp_path, monkeypatch):
     folder = backends._own_ray_folder()
-    status = folder.lstat()
+    status = folder.parent.lstat()
     assert (status.st_mode & 0o777, status.st_uid) == (0o700, os.geteuid())
     assert len(str(folder)) < 27  # sockets below it
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o777)  # as Ray does
+    assert backends._own_ray_folder() == folder
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,12 @@ from aiohttp import web
 from yarl import URL
 
 ERRORS = {"internal_error": (500, "InternalError"), "slow_down": (503, "SlowDown")}
+REFUSALS = {
+    "expired": (400, "ExpiredToken"),
+    "denied": (403, "AccessDenied"),
+    "unknown_key": (403, "InvalidAccessKeyId"),
+}
+"""What a server says to credentials that it does not take. Not among `KINDS`: no retry helps."""
 BEFORE = (*ERRORS, "hang", "reset_before")
 """The server never hears of the request."""
 AFTER = ("lost_reply", "reset_in_body", "truncated", "slow")
@@ -94,8 +100,8 @@ class FaultProxy:
         fault = self._fault(request)
         if fault is not None:
             self.faults[fault] += 1
-        if fault in ERRORS:
-            status, code = ERRORS[fault]
+        if fault in ERRORS or fault in REFUSALS:
+            status, code = (ERRORS | REFUSALS)[fault]
             return web.Response(status=status, text=f"<Error><Code>{code}</Code><Message>injected</Message></Error>")
         if fault in ("hang", "reset_before"):
             await asyncio.sleep(HANG_S if fault == "hang" else 0)

@@ -73,7 +73,7 @@ class Heard:
 
 def heard(sound: np.ndarray) -> Heard:
     """The place of 16 kHz sound in the noise."""
-    matched = signal.fftconvolve(noise(), sound[::-1], mode="full")[len(sound) - 1 - HZ :]
+    matched = signal.fftconvolve(np.pad(noise(), (HZ, 0)), sound[::-1], mode="full")[len(sound) - 1 :]
     at = int(np.argmax(np.abs(matched))) - HZ
     truth, inner = noise()[max(0, at) : at + len(sound)], sound[max(0, -at) :]
     inner = inner[: len(truth)]

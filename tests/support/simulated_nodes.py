@@ -3,8 +3,9 @@
 Prints what happened.
 
 A process of its own, because the machines are Ray's own processes and it must not share them with other tests. The head
-has no cores, two nodes are meant for decoding, one node has a (pretended) GPU for the model actor. One decode node goes
-down while clips are decoded, and the GPU node goes down under the actor; the second comes back, as spot machines do.
+has no cores, three nodes are meant for decoding, of which one has no ffmpeg, and one node has a (pretended) GPU for the
+model actor. One decode node goes down while clips are decoded, and the GPU node goes down under the actor; the second
+comes back, as spot machines do.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pipeline.config.job import load_job
 from pipeline.runs.run import run_job
 from tests.support.small_jobs import Silent
 
+LAME = {"OMNIDROP_FFMPEG": "/no/ffmpeg"}
 NODE = {"num_cpus": 2, "object_store_memory": 100 << 20}
 # A machine counts as lost after about 5 s instead of 30, and what lay there after 1 s instead of 10: nothing else
 # depends on it.
@@ -64,6 +66,7 @@ def main():
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "_system_config": QUICK})
     decoding = [cluster.add_node(resources={"decode": 2}, **NODE) for _ in range(2)]
     with_gpu = cluster.add_node(num_gpus=1, **NODE)
+    cluster.add_node(resources={"decode": 2}, env_vars=LAME, **NODE)
     ray.init(address=cluster.address, log_to_driver=False)
     decoded_there, over = [], threading.Event()
     watcher = threading.Thread(target=watch_gpu_node, args=(decoded_there, over))
@@ -71,8 +74,13 @@ def main():
     try:
         losing = Losing(cluster, decoding[0], with_gpu)
         summary = run_job(job, losing, threading.Event())
+        out = summary.run.resources.machines_out
         lost = sum(not node["Alive"] for node in ray.nodes())
-        print(json.dumps({"status": summary.run.status, "lost": lost, "decoded_on_gpu_node": len(decoded_there)}))
+        print(
+            json.dumps(
+                {"status": summary.run.status, "lost": lost, "decoded_on_gpu_node": len(decoded_there), "out": out}
+            )
+        )
     finally:
         over.set()
         watcher.join()

@@ -455,8 +455,10 @@ def test_a_child_sees_no_credentials(monkeypatch):
 
 
 def test_the_named_ffmpeg_comes_first_then_the_systems_then_the_packed_one(monkeypatch, tmp_path):
-    # What is found once is kept: the function below the cache looks each time.
-    find = ffmpeg.find_ffmpeg.__wrapped__
+    def find():
+        # What is found once is kept: the function below the cache looks each time.
+        return ffmpeg.ffmpeg_tool.__wrapped__().path
+
     packed = ffmpeg.packed_ffmpeg()
     system, named = tmp_path / "bin" / "ffmpeg", tmp_path / "named"
     system.parent.mkdir()

@@ -89,7 +89,7 @@ def joints(file: Bytes, size: int, container: str) -> list[int]:
 def is_indexed_mp4(file: Bytes, size: int) -> bool:
     """Whether one index tells the whole timeline: a single `moov` without fragments, in few boxes."""
     kinds = []
-    for number, (_, kind) in enumerate(_boxes(_Window(file), size)):
+    for number, (*_, kind) in enumerate(_boxes(_Window(file), size)):
         if number >= CHEAP_BOXES:
             return False
         kinds.append(kind)
@@ -109,6 +109,7 @@ def is_still(head: bytes) -> bool:
 
 MOST_INDEX_BYTES = 64 << 20
 TS_SAMPLE_BYTES = 1 << 20
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp"})
 
 
@@ -116,10 +117,10 @@ def encrypted_streams(file: Bytes, container: str) -> set[int | None]:
     """Indexes of the streams that are encrypted, or None in it where all are."""
     size = file.seek(0, io.SEEK_END) or 0
     if container == "mp4":
-        for at, kind in _boxes(_Window(file), size):
+        for at, length, kind in _boxes(_Window(file), size):
             if kind == b"moov":
                 file.seek(at)
-                entries = _sample_entries(_read(file, MOST_INDEX_BYTES))
+                entries = _sample_entries(_read(file, min(length, MOST_INDEX_BYTES)))
                 return {number for number, entry in enumerate(entries) if entry in _LOCKED_ENTRIES}
     elif container == "matroska":
         file.seek(0)
@@ -130,6 +131,30 @@ def encrypted_streams(file: Bytes, container: str) -> set[int | None]:
         file.seek(0)
         return {None} if _is_scrambled(file.read(TS_SAMPLE_BYTES)) else set()
     return set()
+
+
+def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None:
+    """How long a file says it is, where it says so; `found_s` is what libav tells, which may be an estimate. A file
+    that holds less was cut off."""
+    file.seek(0)
+    head = file.read(1 << 16)
+    if container == "asf":
+        # libav believes it only of a file that is whole.
+        about = head.partition(_ASF_FILE_PROPERTIES)[2][:72]
+        length, preroll = int.from_bytes(about[48:56], "little"), int.from_bytes(about[64:72], "little")
+        return length / 1e7 - preroll / 1e3 if len(about) == 72 and length else None
+    is_stated = False
+    if container == "matroska":
+        is_stated = b"\x44\x89" in head.partition(b"\x1f\x43\xb6\x75")[0]
+    elif container == "flv":
+        is_stated = b"duration" in head[:4096]
+    elif container == "mp3":
+        if head[:3] == b"ID3":
+            file.seek(10 + sum((byte & 0x7F) << 7 * (3 - n) for n, byte in enumerate(head[6:10])))
+            head = file.read(1 << 12)
+        found = max(head.find(b"Xing", 0, 1 << 12), head.find(b"Info", 0, 1 << 12))
+        is_stated = found >= 0 and len(head) > found + 7 and bool(head[found + 7] & 1)
+    return found_s if is_stated else None
 
 
 def _read(file: Bytes, most: int) -> bytes:
@@ -168,7 +193,8 @@ def _is_scrambled(content: bytes) -> bool:
     return scrambled > clear
 
 
-def _boxes(read: _Window, size: int) -> Iterator[tuple[int, bytes]]:
+def _boxes(read: _Window, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """(offset, length, kind) of the outermost boxes."""
     at = 0
     for _ in range(MOST_ELEMENTS):
         header = read(at, 16)
@@ -181,13 +207,13 @@ def _boxes(read: _Window, size: int) -> Iterator[tuple[int, bytes]]:
             length = size - at
         if length < 8 or not all(32 <= letter < 127 for letter in kind):
             return
-        yield at, kind
+        yield at, length, kind
         at += length
 
 
 def _mp4(read: _Window, size: int) -> Iterator[int]:
     seen: set[bytes] = set()
-    for at, kind in _boxes(read, size):
+    for at, _, kind in _boxes(read, size):
         if (kind == b"ftyp" and seen & {b"moov", b"mdat", b"moof"}) or (kind == b"moov" and b"moov" in seen):
             yield at
             seen = set()

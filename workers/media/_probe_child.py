@@ -23,7 +23,7 @@ import av.error
 import av.logging
 from av.container import InputContainer
 
-from workers.media._joints import Bytes, Part, encrypted_streams, is_indexed_mp4, is_still, joints
+from workers.media._joints import Bytes, Part, encrypted_streams, is_indexed_mp4, is_still, joints, stated_s
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S, Stretch, Timeline, scan
 from workers.media._tracks import TooManyPixels, codecs_of, described, listen
 from workers.media.confinement import DECODERS, DEMUXERS, MAX_STREAMS, PROTOCOLS
@@ -39,6 +39,9 @@ BROADCAST = frozenset({"mpegts", "mpeg"})
 
 SAME_START_S = 0.5
 """A container's own start this close to its first packet's time is kept: sound may begin with samples to be skipped."""
+
+CUT_OFF_S = 1.0
+"""A file whose packets end so much earlier than it says was cut off."""
 
 END_PACKETS = 20_000
 """Most packets read to find where the readable part ends."""
@@ -222,6 +225,8 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
             # A programme that comes later is announced, but what its sound is nobody knows yet.
             kinds |= {s.index: s.type for s in container.streams if s.type in ("video", "audio")}
         declared_s = (container.duration or 0) / av.time_base
+        found_s = _declared_s(container, info, end - first)
+        says_s = stated_s(Part(content, first, end), info["container"], found_s) or 0.0
         try:
             timeline = scan(container, is_broadcast=is_broadcast, kinds=kinds, size=end - first, declared_s=declared_s)
         except ValueError as error:
@@ -254,6 +259,8 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
                 for kind in ("video", "audio")
             }
             duration_s = stretch.end_s - stretch.start_s + (stretch.start_s - begin_s if not number else 0.0)
+            if len(timeline.stretches) == 1 and says_s > duration_s + CUT_OFF_S:
+                duration_s = says_s  # what is not there is asked for, and named as missing
             here = {**here, **ends, "start_s": begin_s, "duration_s": duration_s, "lag_s": timeline.lag_s}
             if number == 0 or not is_broadcast:
                 here |= _heard(container, here)
@@ -321,8 +328,10 @@ def _opened(file: Served | Part, read_timeout_s: float) -> InputContainer:
         "max_streams": str(MAX_STREAMS),
     }
     try:
+        # With a place of its own to read on from, whatever else is read of the file meanwhile.
+        own = Part(file, 0, file.size) if isinstance(file, Served) else file
         return av.open(
-            file, "r", options=options, metadata_errors="replace", timeout=read_timeout_s, buffer_size=BUFFER_BYTES
+            own, "r", options=options, metadata_errors="replace", timeout=read_timeout_s, buffer_size=BUFFER_BYTES
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if head[4:8] in _MP4_BOXES:

@@ -17,6 +17,9 @@ from av.container import InputContainer
 BACK_S = 0.5
 """Decoding times of one stream that run back by more than this begin again; less is jitter."""
 
+BROADCAST_BACK_S = 0.12
+"""The same of a broadcast, whose decoding times never run back by design: what begins again there began elsewhere."""
+
 BROADCAST_GAP_S = 10.0
 """MPEG streams: nothing at all for longer than this is a jump of the clock, as ffmpeg takes it, not a pause in time."""
 
@@ -150,6 +153,7 @@ class _Scan:
         self._size, self._declared_s = size, declared_s
         self.outliers = 0
         self._is_broadcast = is_broadcast
+        self._back_s = BROADCAST_BACK_S if is_broadcast else BACK_S
         self._streams: dict[int, _Stream] = {}
         self._reached_s = [-math.inf]
         self._order_s = [-math.inf]
@@ -168,7 +172,7 @@ class _Scan:
             stream.pending.clear()
             self._add(index, stream, packet)
             return
-        if stream.pending and not -BACK_S <= order_s - stream.pending[-1][0] <= FILE_GAP_S:
+        if stream.pending and not -self._back_s <= order_s - stream.pending[-1][0] <= FILE_GAP_S:
             self.outliers += len(stream.pending)
             stream.pending.clear()
         stream.pending.append(packet)
@@ -193,7 +197,8 @@ class _Scan:
     def _jumps(self, stream: _Stream, order_s: float, begin_s: float) -> bool:
         if stream.last_s is None:
             return False
-        if order_s < stream.last_s - BACK_S:
+        is_behind = stream.stretch < len(self.stretches) - 1
+        if order_s < stream.last_s - (0.0 if is_behind else self._back_s):
             return True
         most_s = BROADCAST_GAP_S if self._is_broadcast else math.inf if self._is_alone() else FILE_GAP_S
         return order_s > stream.last_s + most_s and begin_s > self._reached_s[stream.stretch] + most_s

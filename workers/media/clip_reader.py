@@ -262,7 +262,7 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
             )
         late_s = float(take.frame_times[0]) if len(take.frame_times) else span.length_s
         begins_late = late_s > HOLD_S
-        if place.start_s == 0 and 1 < late_s < span.length_s:
+        if place.start_s == 0 and late_s > 1:
             notes.append(f"no picture before {late_s:.1f} s: the first one, or black, was put there")
         frames = _filled(take.frames, span.frames)
         if info.hdr:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from workers.errors import ConfinementMissing
 from workers.media._sandbox import has_seccomp, landlock_abi
+from workers.media.opening import CheckedPath
 
 PROTOCOLS = "file,pipe"
 """All that ffmpeg and libav may open by address; with `DEMUXERS`, what keeps a hostile file from reaching out."""
@@ -170,7 +171,8 @@ def start(
         pinned = []
         for path in reads:
             with contextlib.suppress(OSError):  # the child finds that out, and says so better
-                pinned.append(os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC))
+                place = f"/proc/self/fd/{path.fd}" if isinstance(path, CheckedPath) else path
+                pinned.append(os.open(place, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC))
                 stack.callback(os.close, pinned[-1])
         entries = [*(f"r:/proc/self/fd/{fd}" for fd in pinned), *made_of(program[0], os.environ.get("LD_LIBRARY_PATH"))]
         launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]

@@ -19,6 +19,8 @@ from workers.errors import MediaChanged, MediaMissing, MediaTooLarge
 from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
 from workers.media.fetching import CacheSettings, fetched
+from workers.media.ffmpeg import with_working_ffmpeg
+from workers.media.opening import opened_below
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
 
 
@@ -30,6 +32,8 @@ class Source:
     """For `fsspec.filesystem`, by name: `endpoint_url`, `anon`, ... Never credentials: those come from the environment
     or the standard files of the machine that decodes."""
     cache: CacheSettings = field(default_factory=CacheSettings)
+    is_confined: bool = False
+    """Whether local files are opened below the folder that their keys are relative to, and nowhere else."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any], cache: CacheSettings | None = None) -> Source:
@@ -37,7 +41,7 @@ class Source:
         return cls(tuple(sorted(options.items())), cache or CacheSettings())
 
 
-def local_etag(path: str) -> str:
+def local_etag(path: str | int) -> str:
     """The etag of a local file: `{size}-{mtime_ns}`, as listing an archive gives it. Raises MediaMissing."""
     try:
         found = os.stat(path)
@@ -83,9 +87,16 @@ def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractCo
     if media.size_bytes > settings.max_media_bytes:
         raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")
     if is_local(media.uri):
-        _check_unchanged(media)
-        return contextlib.nullcontext(media.uri)
+        return _opened_here(media, source)
     return fetched(media, dict(source.storage_options), source.cache)
+
+
+@contextlib.contextmanager
+def _opened_here(media: Media, source: Source) -> Iterator[str]:
+    below = media.uri.removesuffix(f"/{media.key}") if source.is_confined else None
+    with opened_below(media.uri, below) as path:
+        _check_unchanged(media, path.fd)
+        yield path
 
 
 def is_local(uri: str) -> bool:
@@ -97,7 +108,7 @@ def _decoded(
     path: str, media: Media, info: MediaInfo, clip: Clip, settings: DecodeSettings
 ) -> DecodedClip | ClipFailure:
     try:
-        decoded = decode_clip(path, info, clip, settings)
+        decoded = with_working_ffmpeg(lambda: decode_clip(path, info, clip, settings))
         if is_local(media.uri):
             # Half of the old file and half of the new one must not become an answer.
             _check_unchanged(media)
@@ -106,8 +117,8 @@ def _decoded(
     return decoded
 
 
-def _check_unchanged(media: Media) -> None:
-    found = local_etag(media.uri)
+def _check_unchanged(media: Media, fd: int | None = None) -> None:
+    found = local_etag(media.uri if fd is None else fd)
     if found != media.etag:
         raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {found}; run again to plan it anew")
 

@@ -56,7 +56,7 @@ class CacheSettings:
 def fetched(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> Iterator[str]:
     """The local copy of an object, for as long as the block lasts.
 
-    Raises MediaMissing, MediaChanged (the store has another etag by now), StorageFailed (may pass: worth a retry) and
+    Raises MediaMissing, MediaRefused, MediaChanged (the store has another etag by now), StorageFailed (worth a retry),
     CacheFull (the object does not fit beside what is in use), CacheUnsafe (others can reach into the folder).
     """
     if media.size_bytes > cache.max_bytes:

@@ -1,4 +1,4 @@
-"""One way to run ffmpeg: found once, confined by the kernel, ended on time, with nothing left behind.
+"""One way to run ffmpeg: found and tried once, confined by the kernel, ended on time, with nothing left behind.
 
 Promises: a child never outlives its limit, its parent or this call; it writes only to file descriptors it was handed;
 what it says is kept within bounds. Knows nothing about clips, spans or what the arguments mean.
@@ -8,25 +8,38 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import imageio_ffmpeg
 
-from workers.errors import ConfinementMissing, FfmpegMissing
+from workers.errors import ConfinementMissing, DecodeFailed, FfmpegMissing
 from workers.media.confinement import MEMORY_BYTES, REFUSED, end, start
 
 STDERR_BYTES = 1 << 20
 """A damaged file complains about every macroblock; above this the log is cut, its head kept."""
 
 STDERR_HEAD_BYTES = 1 << 16
+
+TRY_S = 30.0
+"""For the smallest piece of work there is; a machine that is out of memory may take seconds to start a program."""
+
+NEEDED_FILTERS = ("fps", "scale", "trim", "atrim", "aresample", "apad", "metadata", "ametadata", "setpts", "bwdif")
+NEEDED_DECODERS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
+
+log = logging.getLogger(__name__)
+
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -51,9 +64,37 @@ class Finished:
     too_large: bool = False
 
 
-@functools.cache
+@dataclass(frozen=True)
+class Tool:
+    """The ffmpeg that is used on this machine."""
+
+    path: str
+    version: str
+    """First line of `ffmpeg -version`, without its copyright."""
+    instead_of: str | None = None
+    """Which other was found first, and why it cannot be used."""
+
+    def __str__(self) -> str:
+        return f"{self.version} at {self.path}" + (f" instead of {self.instead_of}" if self.instead_of else "")
+
+
+def tool_here() -> str:
+    """This machine's name, and the ffmpeg that is used on it."""
+    try:
+        return f"{socket.gethostname()}: {ffmpeg_tool()}"
+    except FfmpegMissing as error:
+        return f"{socket.gethostname()}: {error}"
+
+
 def find_ffmpeg() -> str:
-    """Path of the ffmpeg to use: `OMNIDROP_FFMPEG`, else the system's, else the one in imageio-ffmpeg.
+    """Path of the ffmpeg to use, see `ffmpeg_tool`."""
+    return ffmpeg_tool().path
+
+
+@functools.cache
+def ffmpeg_tool() -> Tool:
+    """The ffmpeg to use: `OMNIDROP_FFMPEG`, else the system's, else the one in imageio-ffmpeg. Each is tried; one that
+    is on PATH and cannot run is passed over.
 
     Raises FfmpegMissing where there is none, or where the one named in the environment cannot be run.
     """
@@ -62,47 +103,122 @@ def find_ffmpeg() -> str:
         found = shutil.which(named)
         if found is None:
             raise FfmpegMissing(f"OMNIDROP_FFMPEG is {named!r}, which is not a program; unset it or give a full path")
-        return os.path.abspath(found)
-    found = shutil.which("ffmpeg")
-    if found is not None:
-        return os.path.abspath(found)
-    return packed_ffmpeg()
+        path = os.path.abspath(found)
+        if (problem := _problem(path)) is not None:
+            raise FfmpegMissing(f"OMNIDROP_FFMPEG is {path}, which {problem}; unset it or mend that")
+        return Tool(path, _version(path))
+    passed_over = None
+    if (found := shutil.which("ffmpeg")) is not None:
+        path = os.path.abspath(found)
+        if (problem := _problem(path)) is None:
+            return Tool(path, _version(path))
+        passed_over = f"{path}, which {problem}"
+    packed = packed_ffmpeg(passed_over)
+    if (problem := _problem(packed)) is not None:
+        raise FfmpegMissing(
+            f"no ffmpeg can run on this machine: {passed_over or 'none is on PATH'}, and {packed} of imageio-ffmpeg "
+            f"{problem}; install ffmpeg or set OMNIDROP_FFMPEG"
+        )
+    if passed_over is not None:
+        log.warning("the ffmpeg of the package imageio-ffmpeg is used instead of %s", passed_over)
+    return Tool(packed, _version(packed), passed_over)
 
 
-def packed_ffmpeg() -> str:
+def packed_ffmpeg(passed_over: str | None = None) -> str:
     """Path of the ffmpeg in imageio-ffmpeg. Raises FfmpegMissing where it has none for this platform."""
     # The package's own function runs it to try it, and remembers for good that there is none when that child is killed.
     for packed in sorted((Path(imageio_ffmpeg.__file__).parent / "binaries").glob("ffmpeg-*")):
         if os.access(packed, os.X_OK):
             return str(packed)
     raise FfmpegMissing(
-        "no ffmpeg on PATH and none for this platform in imageio-ffmpeg; install ffmpeg or set OMNIDROP_FFMPEG"
+        f"no ffmpeg can run on this machine: {passed_over or 'none is on PATH'}, and there is none for this platform "
+        "in imageio-ffmpeg; install ffmpeg or set OMNIDROP_FFMPEG"
     )
 
 
-@functools.cache
+def with_working_ffmpeg(work: Callable[[], Done]) -> Done:
+    """What `work` gives. Where ffmpeg decodes nothing it is tried: if it was broken meanwhile (an upgrade, a library
+    that is gone), the work is done again with another. Raises what `work` raises, FfmpegMissing if there is no other.
+    """
+    used = ffmpeg_tool()
+    try:
+        return work()
+    except DecodeFailed:
+        if _problem(used.path) is None:
+            raise
+    for remembered in (ffmpeg_tool, filters, decoders):
+        remembered.cache_clear()
+    log.warning("%s worked until now and cannot run any more; from now on: %s", used.path, ffmpeg_tool())
+    return work()
+
+
+def _problem(path: str) -> str | None:
+    """Why an ffmpeg cannot be used, None where it can: two grey pictures are to become two of a quarter of the size."""
+    with anonymous_file("given") as given, anonymous_file("made") as made:
+        os.pwrite(given, bytes(2 * 16 * 16), 0)
+        read = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", "16x16", "-i", f"pipe:{given}"]
+        write = ["-vf", "scale=8:8", "-f", "rawvideo", "-pix_fmt", "rgb24", f"pipe:{made}"]
+        limits = Limits(timeout_s=TRY_S, file_bytes=1 << 20)
+        try:
+            done = run(
+                [path, "-hide_banner", "-loglevel", "error", *read, *write], limits=limits, pass_fds=(given, made)
+            )
+        except OSError as error:
+            return f"cannot be started: {error.strerror}"
+        if done.timed_out:
+            return f"does not end within {TRY_S:g} s"
+        if done.returncode or os.fstat(made).st_size != 2 * 8 * 8 * 3:
+            said = next((line.strip() for line in done.stderr.splitlines() if line.strip()), "and says nothing")
+            return f"cannot run (exit status {done.returncode}: {said[:300]})"
+    return None
+
+
 def ffmpeg_version() -> str:
-    """First line of `ffmpeg -version`, without its copyright: part of what a run records."""
-    return _listing("-version").split(" Copyright")[0].splitlines()[0]
+    """First line of `ffmpeg -version`, without its copyright."""
+    return ffmpeg_tool().version
+
+
+def _version(path: str) -> str:
+    return _listing(path, "-version").split(" Copyright")[0].splitlines()[0]
 
 
 @functools.cache
 def filters() -> frozenset[str]:
     """Names of the filters this ffmpeg was built with."""
-    rows = (line.split() for line in _listing("-filters").splitlines())
+    rows = (line.split() for line in _listing(find_ffmpeg(), "-filters").splitlines())
     return frozenset(row[1] for row in rows if len(row) > 2 and "->" in row[2])
 
 
-def _listing(option: str) -> str:
+@functools.cache
+def decoders() -> frozenset[str]:
+    """Names of the codecs that this ffmpeg decodes, by any of its decoders."""
+    rows = (line.split() for line in _listing(find_ffmpeg(), "-codecs").splitlines())
+    return frozenset(row[1] for row in rows if len(row) > 1 and row[0].startswith("D"))
+
+
+def check_ffmpeg() -> Tool:
+    """The ffmpeg to use. Raises FfmpegMissing where there is none, or where it lacks what clips are decoded with."""
+    tool = ffmpeg_tool()
+    missing = [name for name in NEEDED_FILTERS if name not in filters()]
+    missing += [name for name in NEEDED_DECODERS if name not in decoders()]
+    if missing:
+        raise FfmpegMissing(
+            f"{tool.path} was built without {', '.join(missing)}; install a complete ffmpeg, or unset OMNIDROP_FFMPEG "
+            "and take it off PATH to use the one that comes with imageio-ffmpeg"
+        )
+    return tool
+
+
+def _listing(path: str, option: str) -> str:
     done = subprocess.run(
-        [find_ffmpeg(), "-hide_banner", "-nostdin", option],
+        [path, "-hide_banner", "-nostdin", option],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=30,
         check=False,
     )
     if done.returncode:
-        raise FfmpegMissing(f"{find_ffmpeg()} {option} exits with {done.returncode}; set OMNIDROP_FFMPEG to another")
+        raise FfmpegMissing(f"{path} {option} exits with {done.returncode}; set OMNIDROP_FFMPEG to another")
     return done.stdout.decode(errors="replace")
 
 

@@ -17,11 +17,12 @@ import math
 import os
 import queue
 import select
-import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import wave
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,12 +34,13 @@ from workers.errors import (
     MediaChanged,
     MediaError,
     MediaMissing,
-    NotMedia,
+    MediaRefused,
     ProbeCrashed,
     ProbeTimeout,
     StorageFailed,
 )
 from workers.media.confinement import DEMUXERS, end, start
+from workers.media.opening import opened_below
 from workers.media.remote import RemoteFile
 from workers.media.tracks import with_auto_choice
 from workers.records import ClipFailure, MediaInfo, Segment, Track
@@ -85,6 +87,22 @@ def probe(
         return child.probe(path)
 
 
+def prober_problem() -> str | None:
+    """Why nothing can be probed on this machine, None where it can: a second of silence is probed."""
+    with tempfile.TemporaryDirectory(prefix="omnidrop-") as folder:
+        path = os.path.join(folder, "silence.wav")
+        with wave.open(path, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(bytes(16_000))
+        try:
+            probe(path)
+        except MediaError as error:
+            return str(error)
+    return None
+
+
 class ProbePool:
     """Probes many files with a few children that are reused; close it, or use it in a `with` block."""
 
@@ -95,10 +113,13 @@ class ProbePool:
         timeout_s: float = TIMEOUT_S,
         storage_options: Mapping[str, Any] | None = None,
         scans: bool = True,
+        below: str | None = None,
     ) -> None:
         """`children` processes at most, started when needed; `timeout_s` per file, to which a scan adds a second for
         each `SCAN_BYTES_PER_S`; `storage_options` for `fsspec.filesystem`, where files have addresses instead of
-        paths; with `scans` all packets are read where no index tells a file's timeline."""
+        paths; with `scans` all packets are read where no index tells a file's timeline; other files lie `below` a
+        folder, where one is given."""
+        self._below = below
         self._timeout_s = timeout_s
         self._scans = scans
         self._storage_options = dict(storage_options or {})
@@ -158,7 +179,7 @@ class ProbePool:
 
     def _serve(self) -> None:
         """One thread, one child. The child dies with this thread (PR_SET_PDEATHSIG follows the thread)."""
-        with contextlib.closing(_Child(self._timeout_s, self._storage_options, self._scans)) as child:
+        with contextlib.closing(_Child(self._timeout_s, self._storage_options, self._scans, self._below)) as child:
             while (task := self._tasks.get()) is not None:
                 key, path, outcomes = task
                 try:
@@ -175,9 +196,12 @@ _Task = tuple[Hashable, str, "queue.Queue[tuple[Any, MediaInfo | ClipFailure]]"]
 class _Child:
     """One probing process, started when first needed and again after it died."""
 
-    def __init__(self, timeout_s: float, storage_options: Mapping[str, Any], scans: bool) -> None:
+    def __init__(
+        self, timeout_s: float, storage_options: Mapping[str, Any], scans: bool, below: str | None = None
+    ) -> None:
         self._timeout_s = timeout_s
         self._scans = scans
+        self._below = below
         self._storage_options = storage_options
         self._process: subprocess.Popen[bytes] | None = None
         self._served = 0
@@ -190,7 +214,8 @@ class _Child:
             remote = RemoteFile(address, dict(self._storage_options), deadline)
             remote.extend(self._scan_s(remote.size))
             return self._probe(remote, deadline + self._scan_s(remote.size))
-        with _LocalFile(path) as file:
+        with opened_below(path, self._below) as opened:
+            file = _LocalFile(opened.fd)
             return self._probe(file, deadline + self._scan_s(file.size))
 
     def _scan_s(self, size: int) -> float:
@@ -224,7 +249,7 @@ class _Child:
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.close()
             raise ProbeCrashed(f"the probing process died over this file ({_how(process, error)})") from error
-        except (StorageFailed, MediaMissing, MediaChanged):
+        except (StorageFailed, MediaMissing, MediaRefused, MediaChanged):
             self.close()
             raise
         if self._rest:  # more than was asked for: not a child to go on with
@@ -305,21 +330,9 @@ class _Child:
 class _LocalFile:
     """A file on this machine, opened by this process: the child gets bytes and no path."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises MediaMissing, and NotMedia for what is no regular file or empty."""
-        try:
-            # A pipe or a device would block, or do something, when it is opened for reading.
-            is_file = stat.S_ISREG(os.stat(path).st_mode)
-            self._fd = os.open(
-                path, (os.O_RDONLY if is_file else getattr(os, "O_PATH", 0)) | os.O_CLOEXEC | os.O_NONBLOCK
-            )
-        except OSError as error:
-            raise MediaMissing(f"cannot open the file: {error.strerror}") from error
-        found = os.fstat(self._fd)
-        self.size = found.st_size
-        if not stat.S_ISREG(found.st_mode) or not is_file or not self.size:
-            os.close(self._fd)
-            raise NotMedia("the file is empty" if stat.S_ISREG(found.st_mode) else "not a regular file")
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.size = os.fstat(fd).st_size
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly so many bytes. Raises MediaMissing, MediaChanged."""
@@ -330,12 +343,6 @@ class _LocalFile:
         if len(content) != length:
             raise MediaChanged("the file became shorter while it was probed")
         return content
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
 
 def _how(process: subprocess.Popen[bytes], error: Exception) -> str:

@@ -20,7 +20,8 @@ from aiobotocore.session import AioSession
 from fsspec.asyn import sync
 
 from omnidrop.errors import OmniDropError
-from workers.errors import MediaChanged, MediaMissing, StorageFailed
+from workers.errors import MediaChanged, MediaRefused, StorageFailed
+from workers.media.store_failures import forget_credentials, store_failure
 from workers.redaction import keep_secret, without_secrets
 
 REPLY_BYTES = 64 << 20
@@ -160,15 +161,17 @@ class RemoteFile:
             yield
         except OmniDropError:
             raise
-        except FileNotFoundError as error:
-            raise MediaMissing(f"{self.uri}: no longer in the store") from error
         except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
             if _code(error) in ("PreconditionFailed", "412"):
                 raise MediaChanged(f"{self.uri}: replaced in the store while it was read") from error
             if time.monotonic() >= self._deadline:
                 raise StorageFailed(f"{self.uri}: the store is too slow: not read in time") from error
-            said = redirect_refused(error) or f"{type(error).__name__}: {error}"
-            raise StorageFailed(without_secrets(f"{self.uri}: {said}")[:1000]) from error
+            if (said := redirect_refused(error)) is not None:
+                raise StorageFailed(without_secrets(f"{self.uri}: {said}")[:1000]) from error
+            failure = store_failure(self.uri, error)
+            if isinstance(failure, MediaRefused):
+                forget_credentials(self._store)
+            raise failure from error
 
 
 @cache

@@ -33,6 +33,7 @@ _RUN_FIELDS_THAT_CAME_LATER: Mapping[str, Any] = dict.fromkeys(
         ),
     )
 )
+_RUN_LISTS_THAT_CAME_LATER: Mapping[str, Any] = {"tools": (), "machines_out": ()}
 
 
 def may_lack_checksum(format_version: int) -> bool:
@@ -46,8 +47,8 @@ def has_other_digest(format_version: int) -> bool:
 
 
 def run_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's record with every field of this version: those that came after it are None."""
-    return {**_RUN_FIELDS_THAT_CAME_LATER, **row}
+    """A run's record with every field of this version: those that came after it are None, or empty."""
+    return {**_RUN_FIELDS_THAT_CAME_LATER, **_RUN_LISTS_THAT_CAME_LATER, **row}
 
 
 def unit_rows(table: pa.Table, schema: pa.Schema, run_id: str) -> pa.Table:

@@ -27,7 +27,17 @@ function play() {
   const item = items[place];
   if (!item) return;
   video.currentTime = item.start_s;
-  video.play().catch(() => {});
+  // Browsers play no sound before the first key or click.
+  video.play().catch((error) => {
+    if (error.name !== "NotAllowedError") return;
+    video.muted = true;
+    video.play().catch(() => {});
+  });
+}
+
+function hear() {
+  video.muted = false;
+  for (const kind of ["keydown", "pointerdown"]) document.removeEventListener(kind, hear, true);
 }
 
 function show() {
@@ -106,6 +116,7 @@ async function more() {
   } catch (error) { trouble(error.message); }
 }
 
+for (const kind of ["keydown", "pointerdown"]) document.addEventListener(kind, hear, true);
 video.addEventListener("loadedmetadata", play);
 video.addEventListener("timeupdate", () => {
   const item = items[place];

@@ -1,12 +1,14 @@
 """What was noticed about each clip: its segment, silence, held pictures, what is missing, clipping, tone mapping."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "clips_noticed"
 down_revision = "savings_rollups"
 
-COLUMNS = (
+COLUMNS: tuple[tuple[str, Any], ...] = (
     ("segment", sa.Integer()),
     ("segment_pts_s", sa.Double()),
     ("silent_s", sa.Double()),

@@ -1,0 +1,55 @@
+"""The edge between what the program says and a terminal: other people's words cannot drive it.
+
+Promises: what is said or printed through here holds no control, bidirectional or invisible character that was in a
+text; they show as escapes, as in `\\x1b[31m`. Knows nothing about what is said.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any, TextIO, cast
+
+import typer
+from rich.console import Console
+from rich.segment import Segment
+
+
+def printable(text: str) -> str:
+    """The text with everything but what a page shows, line breaks and tabs written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    if character == " " or (character.isspace() and ord(character) > 0x9F):
+        return " "
+    return character.encode("unicode_escape").decode()
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """One line, or several."""
+    typer.echo(printable(text), err=err)
+
+
+class _Printable(io.TextIOBase):
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        self._file.write(printable(text))
+        return len(text)
+
+
+def on_terminal(file: TextIO) -> TextIO:
+    """What other programs would read, for a file that may be a terminal: printable where a person looks."""
+    return cast(TextIO, _Printable(file)) if file.isatty() else file
+
+
+class PrintableConsole(Console):
+    """A console that prints texts of others; its own colours and cursor moves stay."""
+
+    def render(self, *given: Any, **options: Any) -> Iterable[Segment]:
+        for segment in super().render(*given, **options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)

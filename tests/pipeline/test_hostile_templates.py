@@ -1,0 +1,167 @@
+"""Templates and checkpoints from strangers: bounded, and wrong in a sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omnidrop.errors import CheckpointError, QuestionError
+from omnidrop.estimate import Estimator
+from omnidrop.models import chat_template, registry
+from omnidrop.models.checkpoints import EMBEDDED
+from omnidrop.models.geometry import read_geometry
+from omnidrop.models.processing import QUESTION_MARK
+from pipeline.questions.templates import MAX_RENDERED_CHARS, render
+
+MEDIA = {"name": "a.mp4", "duration_s": 12.5, "tags": {"title": "A title"}}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 5 | round(-300000000) }}",
+        "{{ 5.5 | round(300000000) }}",
+        "{{ 5 | round(precision=-300000000) }}",
+        "{% if 1 %}" * 60 + "{% endif %}" * 60,
+        "{{ " + "9" * 5000 + " }}",
+        "{{ " + "*".join(["999999999"] * 500) + " }}",
+        "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+        "{{ 1e400 }}",
+        "{% if 1e300 * 1e300 > 1 %}x{% endif %}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '" + "x" * 30_000 + "' }}",
+        "{{ media.name" + "| replace('a', 'aaaaaaaaaa')" * 30 + " }}",
+        "{{ 1 // 0 }}",
+        "{{ media.duration_s + 'a' }}",
+        "{{ [1] < ['a'] }}",
+    ],
+)
+def test_a_template_ends_soon_and_says_what_is_wrong(source):
+    started = time.process_time()
+    with contextlib.suppress(QuestionError):
+        assert len(render(source, MEDIA, {})) <= MAX_RENDERED_CHARS
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ media.duration_s | round(1) }} s", "12.5 s"),
+        ("{{ (media.duration_s / 60) | round }} min", "0.0 min"),
+        ("{{ media.duration_s // 2 + 1 }}", "7.0"),
+        ("{{ 'a' + media.name }}", "aa.mp4"),
+        ("{{ -3 }}{{ 7 % 4 }}", "-33"),
+    ],
+)
+def test_honest_arithmetic_is_as_it_was(source, text):
+    assert render(source, MEDIA, {}) == text
+
+
+EXPRESSIONS = st.recursive(
+    st.sampled_from(["1", "0", "2.5", "1e300", "'a'", "media.name", "media.tags.title", "vars.x", "true", "none"]),
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from(["+", "-", "*", "/", "//", "%", "~", "<", "==", "and"]), inner).map(
+            lambda parts: f"({' '.join(parts)})"
+        ),
+        st.tuples(
+            inner, st.sampled_from(["round(-9)", "int", "float", "upper", "truncate(3)", "default(1)", "title"])
+        ).map(lambda parts: f"({parts[0]} | {parts[1]})"),
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=150)
+@given(EXPRESSIONS)
+def test_whatever_is_written_renders_or_is_refused(expression):
+    with contextlib.suppress(QuestionError):
+        assert len(render(f"{{{{ {expression} }}}}", MEDIA, {"x": 3})) <= MAX_RENDERED_CHARS
+
+
+# Checkpoints
+
+
+def test_a_chat_template_renders_as_in_transformers():
+    processor = registry.load("tiny", device="cpu", dtype="float32").processor
+    special = {k: v for k, v in processor.tokenizer.special_tokens_map.items() if isinstance(v, str)}
+    for kind in ("video", "audio"):
+        turns = [
+            {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+            {"role": "user", "content": [{"type": kind, kind: kind}, {"type": "text", "text": QUESTION_MARK}]},
+        ]
+        stock = processor.tokenizer.apply_chat_template(
+            turns, chat_template=processor._template, tokenize=False, add_generation_prompt=True
+        )
+        ours = chat_template.render(
+            processor._template, messages=turns, tools=None, documents=None, add_generation_prompt=True, **special
+        )
+        assert ours == stock
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end"),
+        (
+            "{% set n = namespace(x='x') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+            "checkpoint's chat template",
+        ),
+        ("{{ ''.__class__.__mro__ }}", "cannot be rendered"),
+        ("{{ raise_exception('no') }}", "cannot be rendered: TemplateError: no"),
+        ("{% if %}", "cannot be rendered"),
+    ],
+)
+def test_a_chat_template_that_means_harm_is_named(template, said):
+    with pytest.raises(CheckpointError, match=said):
+        chat_template.render(template, messages=[])
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return shutil.copytree(EMBEDDED["tiny"], tmp_path / "broken")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("config.json", lambda text: "[" * 100_000),
+        ("config.json", lambda text: '{"model_type": ' + "9" * 5000 + "}"),
+        ("config.json", lambda text: _with(text, "thinker_config", "text_config", num_hidden_layers="many")),
+        ("config.json", lambda text: _with(text, "thinker_config", "text_config", num_attention_heads=0)),
+        ("config.json", lambda text: _with(text, "thinker_config", vision_config=[1])),
+        ("config.json", lambda text: _with(text, "thinker_config", audio_config={"d_model": -1})),
+        ("preprocessor_config.json", lambda text: _with(text, hop_length="x")),
+        ("preprocessor_config.json", lambda text: _with(text, feature_size=None)),
+        ("preprocessor_config.json", lambda text: "null"),
+        ("tokenizer.json", lambda text: "{}"),
+        ("tokenizer.json", lambda text: text[: len(text) // 2]),
+        ("tokenizer_config.json", lambda text: _with(text, extra_special_tokens=[1, 2])),
+        ("tokenizer_config.json", lambda text: "[]"),
+        ("model.safetensors", lambda text: "not safetensors"),
+    ],
+)
+def test_a_broken_checkpoint_is_a_users_error(checkpoint, name, damage):
+    path = checkpoint / name
+    text = path.read_text() if path.suffix == ".json" else ""
+    path.write_text(damage(text))
+    with pytest.raises(CheckpointError):
+        registry.load(str(checkpoint), device="cpu", dtype="float32")
+    for read in (read_geometry, Estimator):
+        with contextlib.suppress(CheckpointError):
+            read(str(checkpoint))
+
+
+def _with(text: str, *path: str, **values: object) -> str:
+    given = json.loads(text)
+    place = given
+    for part in path:
+        place = place[part]
+    place.update(values)
+    return json.dumps(given)

@@ -1,0 +1,56 @@
+"""Opening a file of a local archive: once, and only below the archive's own folder.
+
+Promises: what is opened is a regular file that lies below the folder given, whatever links lead there, at the moment
+and for as long as it is open; whoever reads it by its path under Landlock gets that file or none. Knows nothing about
+media.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from workers.errors import MediaMissing, NotMedia
+
+
+class CheckedPath(str):
+    """A path, and the descriptor of the file that was found there and checked."""
+
+    fd: int
+
+
+@contextmanager
+def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Iterator[CheckedPath]:
+    """The file at `path` while the block lasts. Raises MediaMissing, also for what lies outside of `folder`, and
+    NotMedia for what is no regular file or empty."""
+    try:
+        # A pipe or a device would block, or do something, when it is opened for reading.
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+        how = os.O_RDONLY if is_file else getattr(os, "O_PATH", os.O_RDONLY)
+        fd = os.open(path, how | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise MediaMissing(f"cannot open the file: {error.strerror}") from error
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or not is_file or not found.st_size:
+            raise NotMedia("the file is empty" if stat.S_ISREG(found.st_mode) else "not a regular file")
+        if folder is not None and not is_below(_place(fd, path), folder):
+            raise MediaMissing("a link that leads out of the archive; archive.follow_links: true follows such links")
+        checked = CheckedPath(os.fspath(path))
+        checked.fd = fd
+        yield checked
+    finally:
+        os.close(fd)
+
+
+def is_below(real_path: str, folder: str) -> bool:
+    """Whether a path without links lies in a folder, which may itself be a link."""
+    return real_path.startswith(os.path.realpath(folder).rstrip("/") + "/")
+
+
+def _place(fd: int, path: str | os.PathLike[str]) -> str:
+    """Where an open file lies. On Linux the kernel knows, whatever became of the path."""
+    return os.readlink(f"/proc/self/fd/{fd}") if sys.platform == "linux" else os.path.realpath(path)
