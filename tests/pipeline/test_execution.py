@@ -250,7 +250,7 @@ def breaking(folder, given, *names):
 @pytest.mark.parametrize("error_class", ["decode_failed", "storage"])
 def test_a_machine_that_fails_on_what_worked_before_is_out(folder, error_class, monkeypatch):
     monkeypatch.setattr(failure_rules, "FIRST_PAUSE_S", 0.01)
-    given = units(count=16, clips=1)
+    given = units(count=24, clips=1)
     finished, statistics = TwoMachines(folder).run(breaking(folder, given, f"{error_class}-on-one"))
     check_answers(given, finished)
     assert not any(isinstance(o, ClipFailure) for outcomes in finished.values() for o in outcomes)

@@ -429,12 +429,19 @@ def test_a_child_dies_with_its_parent(tmp_path):
     mark = f"title={tmp_path.name}-{os.getpid()}"
     parent = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parents[2]), mark])
     try:
-        found = wait_for(lambda: [p for p in psutil.Process(parent.pid).children() if mark in p.cmdline()])
+        found = wait_for(lambda: [p for p in psutil.Process(parent.pid).children() if mark in command_line(p)])
         assert found
     finally:
         parent.kill()
         parent.wait()
     assert wait_for(lambda: not found[0].is_running() or found[0].status() == psutil.STATUS_ZOMBIE)
+
+
+def command_line(process):
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 def wait_for(condition, seconds: float = 10):
