@@ -51,6 +51,7 @@ def command(
     note_toy_answers([job.model.path])
     money = None if price.as_run_gpu_hours is None else job.cost.usd(price.as_run_gpu_hours.expected)
     found = {name: value for name, value in vars(price).items() if name not in ("longest", "clips_per_media")}
+    found["not_taken"] = price.not_taken.counts
     write_json(json_file, found | {"outliers": price.outliers, "retained_ratio": price.retained_ratio, "usd": money})
 
 
@@ -59,6 +60,7 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
     todo = price.clips - price.clips_finished
     return [
         ("media", f"{price.media} ({price.video_s / 3600:.2f} hours)"),
+        *price.not_taken.lines(),
         ("media that cannot be asked", with_reasons(price.media_failed.total(), price.media_failed.most_common())),
         *noticed_lines(price),
         ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} finished before"),

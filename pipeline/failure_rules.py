@@ -85,6 +85,7 @@ RULES: Mapping[str, Rule] = {
     errors.ProbeCrashed.error_class: Rule(Again.UPGRADE, Fault.FILE),
     errors.DecodeFailed.error_class: Rule(Again.UPGRADE, Fault.FILE),
     errors.DecodeIncomplete.error_class: Rule(Again.UPGRADE, Fault.FILE),
+    errors.Sidecar.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.MediaTooLarge.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.MediaTruncated.error_class: Rule(Again.NEVER, Fault.FILE),
     errors.NoStreams.error_class: Rule(Again.NEVER, Fault.FILE),

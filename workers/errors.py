@@ -53,6 +53,12 @@ class NotMedia(MediaError):
     error_class: ClassVar[str] = "not_media"
 
 
+class Sidecar(NotMedia):
+    """A file that lies beside media, by its name and its content: counted, and no failure."""
+
+    error_class: ClassVar[str] = "sidecar"
+
+
 class MediaTruncated(MediaError):
     """The container's index is missing because the file was cut off."""
 

@@ -18,6 +18,7 @@ from pipeline.identity import media_id
 from pipeline.planning.cutting import cut_spans
 from workers.errors import MediaError
 from workers.media.decode import local_etag
+from workers.media.opening import as_text, local_uri
 from workers.media.probing import probe
 from workers.media.tracks import chosen
 from workers.records import Media, MediaInfo
@@ -57,9 +58,10 @@ def as_media(path: str) -> Media:
     if not os.path.exists(path):
         raise AskError(f"{path}: there is no such file")
     if os.path.isdir(path):
-        raise AskError(f"{path} is a folder; give one file, `omnidrop index` takes a folder of them")
+        raise AskError(f"{path} is a folder; ask takes one file, `omnidrop index` a folder of them")
     whole = os.path.realpath(path)
-    return Media(media_id(JOB, whole), os.path.basename(path), whole, local_etag(whole), os.path.getsize(whole))
+    uri, name = local_uri(whole), as_text(os.path.basename(path))
+    return Media(media_id(JOB, uri), name, uri, local_etag(whole), os.path.getsize(whole))
 
 
 def spans_of(

@@ -50,6 +50,14 @@ class ArchiveConfig(Section):
         description="Glob patterns of files to take: * within a name, ** across folders, *.mp4 fits in any folder.",
     )
     exclude: tuple[str, ...] = Field(default=(), description="Glob patterns of files to leave out; wins over include.")
+    match_case: bool = Field(
+        default=False, description="Whether *.mp4 leaves out A.MP4; otherwise extensions are compared without case."
+    )
+    recycle_bins: bool = Field(
+        default=False,
+        description="Also take what lies in recycle bins and systems' own folders ($RECYCLE.BIN, #recycle, lost+found, "
+        "@eaDir and the like).",
+    )
     sample: int | None = Field(
         default=None,
         ge=1,

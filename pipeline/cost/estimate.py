@@ -17,6 +17,7 @@ from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimate, Estimator
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
@@ -43,6 +44,8 @@ class Price:
     """By error class."""
     failed_keys: list[tuple[str, str]] = field(default_factory=list)
     """(media_key, error class) of the first `MOST_NAMED` of them."""
+    not_taken: NotTaken = field(default_factory=NotTaken)
+    """Files of the archive that are not asked about."""
     video_s: float = 0.0
     unchecked: int = 0
     """Media whose timeline no index tells and no scan has read: priced by the length they declare."""
@@ -113,7 +116,7 @@ def price_job(
         estimator = _ClipPrices(job, price.calibration)
         with prober(job, scans=is_exact) as probe:
             for plan in plan_archive(
-                list_media(job.archive, leave_out=job.output),
+                list_media(job.archive, leave_out=job.output, not_taken=price.not_taken),
                 job,
                 parts.question_set,
                 parts.recipe,
@@ -121,6 +124,7 @@ def price_job(
                 probe,
                 forgotten=parts.journal.tombstones(),
                 is_exact=is_exact,
+                not_taken=price.not_taken,
             ):
                 _add(price, plan, estimator)
                 advance(price)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import QuestionError
+from pipeline.archive.not_taken import NotTaken, Reason
 from pipeline.archive.probing import Probed, Prober
 from pipeline.batches import batches
 from pipeline.failure_rules import rule_of
 from pipeline.identity import clip_id, failed_version_id, recipe_hash, unit_id, version_id
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.planning.cutting import TooManyClips, cut_media
-from workers.errors import MediaError
+from workers.errors import MediaError, Sidecar
 from workers.media.tracks import chosen
 from workers.records import Clip, ClipFailure, DecodeSettings, Media, MediaInfo, WorkUnit
 
@@ -143,8 +144,10 @@ def plan_archive(
     *,
     forgotten: frozenset[str] = frozenset(),
     is_exact: bool = True,
+    not_taken: NotTaken | None = None,
 ) -> Iterator[MediaPlan]:
-    """Plan every media item of a listing, in its order within small batches; forgotten items are left out.
+    """Plan every media item of a listing, in its order within small batches; forgotten items are left out, and so are
+    files that turn out to lie beside media, which `not_taken` counts.
 
     Without `is_exact` what is known of an item need not come from a scan of its packets: `probe` does not scan, either.
     """
@@ -155,6 +158,10 @@ def plan_archive(
         # What may have passed by the next run is looked at again then.
         index.put_probes((m, p) for m, p in found if p.failure is None or not rule_of(p.failure.error_class).may_pass)
         known |= {m.media_id: p for m, p in found}
+        for media in (m for m in batch if _is_beside_media(known[m.media_id])):
+            if not_taken is not None:
+                not_taken.look_into(media.key, Reason.SIDECAR)
+        batch = [m for m in batch if not _is_beside_media(known[m.media_id])]
         plans = [plan_media(m, known[m.media_id], job, question_set, recipe) for m in batch]
         finished = index.known_units([u for plan in plans for u in plan.unit_ids])
         current = index.current_versions(job.name, [m.media_id for m in batch])
@@ -162,6 +169,10 @@ def plan_archive(
             mine = frozenset(plan.unit_ids) & finished
             is_current = current.get(plan.media.media_id) == plan.version_id
             yield replace(plan, finished=mine, is_current=is_current)
+
+
+def _is_beside_media(probed: Probed) -> bool:
+    return probed.failure is not None and probed.failure.error_class == Sidecar.error_class
 
 
 def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex, is_exact: bool) -> dict[Media, Probed]:

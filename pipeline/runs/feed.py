@@ -8,10 +8,11 @@ sees them. Knows nothing about how units are run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.listing import list_media
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import Prober
 from pipeline.batches import ahead
 from pipeline.planning.open_job import Opened
@@ -41,6 +42,7 @@ class Feed:
     told: Callable[[int, int], None]
     """See `Observer.planned`."""
     retry: Retry | None
+    not_taken: NotTaken = field(default_factory=NotTaken)
     media_listed: int = 0
     media_planned: int = 0
     units_done_before: int = 0
@@ -57,7 +59,8 @@ class Feed:
     def _listed(self) -> Iterable[Media]:
         job = self.opened.job
         listed: Iterable[Media] = self.patience.listing(
-            lambda: list_media(job.archive, leave_out=job.output), key=lambda media: media.key
+            lambda: list_media(job.archive, leave_out=job.output, not_taken=self.not_taken),
+            key=lambda media: media.key,
         )
         listed = self.health.listed(listed)
         return listed if self.retry is None else self.retry.media(listed)
@@ -68,6 +71,7 @@ class Feed:
             self._listed(),
             *(opened.job, opened.question_set, opened.recipe, opened.index, self.probe),
             forgotten=opened.journal.tombstones(),
+            not_taken=self.not_taken,
         )
         if self.retry is not None:
             return self.retry.plans(plans)

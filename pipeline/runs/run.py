@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from pipeline.archive.health import ArchiveHealth, patient_prober
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig, ModelConfig
 from pipeline.cost import calibration
@@ -76,6 +77,8 @@ class RunSummary:
     """What is in quarantine, over the whole job."""
     published: manifest.Published
     notes: tuple[str, ...]
+    not_taken: NotTaken
+    """Files of the archive that are not asked about, as far as it was listed."""
 
     @property
     def did_nothing(self) -> bool:
@@ -165,7 +168,7 @@ def run_job(
         *calibration.unresolved(job, known),
         *(retry.notes() if retry is not None else ()),
     )
-    return RunSummary(run, totals, classes, published, notes)
+    return RunSummary(run, totals, classes, published, notes, feed.not_taken)
 
 
 def _new_record(opened: Opened, run_id: str | None) -> RunRecord:

@@ -35,13 +35,17 @@ from workers.errors import (
     MediaError,
     MediaMissing,
     MediaRefused,
+    NoStreams,
+    NotMedia,
     ProbeCrashed,
     ProbeTimeout,
+    Sidecar,
     StorageFailed,
 )
 from workers.media.confinement import DEMUXERS, end, start
-from workers.media.opening import opened_below
+from workers.media.opening import local_path, opened_below
 from workers.media.remote import RemoteFile
+from workers.media.sidecars import HEAD_BYTES, is_named_aside, is_no_media, suffix_of
 from workers.media.tracks import with_auto_choice
 from workers.records import ClipFailure, MediaInfo, Segment, Track
 
@@ -208,15 +212,33 @@ class _Child:
         self._rest = b""
 
     def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
-        """Raises the error that the child names, ProbeCrashed, ProbeTimeout, or StorageFailed of a served file."""
-        address, deadline = os.fspath(path), time.monotonic() + self._timeout_s
-        if "://" in address and not os.path.isabs(address):
+        """Raises the error that the child names, ProbeCrashed, ProbeTimeout, or StorageFailed of a served file; Sidecar
+        where name and content say that it lies beside media."""
+        address = os.fspath(path)
+        try:
+            return self._opened(address)
+        except (NotMedia, NoStreams) as error:
+            suffix = suffix_of(address)
+            if isinstance(error, Sidecar) or not suffix or not is_named_aside(address):
+                raise
+            raise Sidecar(f"a {suffix} beside the media: {error}") from error
+
+    def _opened(self, address: str) -> MediaInfo:
+        deadline = time.monotonic() + self._timeout_s
+        if "://" in address and not os.path.isabs(address) and local_path(address) == address:
             remote = RemoteFile(address, dict(self._storage_options), deadline)
             remote.extend(self._scan_s(remote.size))
-            return self._probe(remote, deadline + self._scan_s(remote.size))
-        with opened_below(path, self._below) as opened:
+            return self._looked_at(address, remote, deadline + self._scan_s(remote.size))
+        with opened_below(address, self._below) as opened:
             file = _LocalFile(opened.fd)
-            return self._probe(file, deadline + self._scan_s(file.size))
+            return self._looked_at(address, file, deadline + self._scan_s(file.size))
+
+    def _looked_at(self, address: str, file: RemoteFile | _LocalFile, deadline: float) -> MediaInfo:
+        """Most sidecars need no parser to be known."""
+        length = min(file.size, HEAD_BYTES)
+        if is_named_aside(address) and (not length or is_no_media(file.read(0, length))):
+            raise Sidecar(f"a {suffix_of(address) or 'file without suffix'} beside the media, by its content")
+        return self._probe(file, deadline)
 
     def _scan_s(self, size: int) -> float:
         """What a scan of so many bytes may take beside the rest."""
