@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from pipeline.config.sections import ClipsConfig
 from pipeline.planning.cutting import cut_media
 from tests.support.media_files import make
 from tests.support.media_oracle import Heard, cut, heard, joined, noise, second_of, source, write_wav
+from workers import errors
 from workers.errors import DecodeFailed, DecodeIncomplete, MediaEncrypted, NotMedia, TrackMissing
 from workers.media.clip_reader import decode_clip
-from workers.media.probing import probe
+from workers.media.probing import ProbePool
 from workers.media.sound import Sound, placed
 from workers.media.tracks import chosen
-from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo
+from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, MediaInfo
 
+POOL: ProbePool
 FILES = Path(__file__).parents[1] / "data" / "media"
 
 
@@ -27,6 +30,21 @@ FILES = Path(__file__).parents[1] / "data" / "media"
 def made(tmp_path_factory) -> Path:
     """24 lossless seconds to make other files from."""
     return source(tmp_path_factory.mktemp("oracle"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pool() -> Iterator[None]:
+    """One probing process for all files: starting one takes longer than most of them."""
+    global POOL
+    with ProbePool(1) as POOL:
+        yield
+
+
+def probe(path: Path) -> MediaInfo:
+    ((_, found),) = POOL.probe_many([(0, str(path))])
+    if isinstance(found, ClipFailure):
+        raise next(e for e in vars(errors).values() if getattr(e, "error_class", None) == found.error_class)
+    return found
 
 
 def clips(path: Path, length_s: float = 4.0, info: MediaInfo | None = None, **decoding) -> list[DecodedClip]:
@@ -206,7 +224,7 @@ def test_stamps_at_random_move_nothing_much(seed):
     assert abs(at.second - 1) < 0.02
 
 
-@pytest.mark.parametrize("name", ["76_jitter_60ms.flv", "76_jitter_60ms.mkv", "76_jitter_90ms.mkv"])
+@pytest.mark.parametrize("name", ["76_jitter_60ms.flv", "76_jitter_90ms.mkv"])
 def test_jittering_times_cut_nothing(name):
     whole, part = at(FILES / name, 0, 10), at(FILES / name, 4.3, 8.3)
     assert (whole.noticed.silent_s, part.noticed.silent_s) == (0, 0)
