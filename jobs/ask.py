@@ -77,6 +77,8 @@ def command(
     ] = None,
     length: Annotated[float, typer.Option(metavar="SECONDS", help="Length of a clip.")] = 30.0,
     fps: Annotated[float, typer.Option(help="Frames a second that the model sees.")] = 2.0,
+    audio_track: Annotated[str, typer.Option(help="Sound track: auto, all, a number from 0, or lang:xx.")] = "auto",
+    video_track: Annotated[str, typer.Option(help="Picture track: auto, a number from 0, or lang:xx.")] = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Ask one video or sound file some questions: no cluster, no job file, nothing stored.
@@ -110,6 +112,8 @@ def command(
             span_s=None if span is None else read_span(span),
             length_s=length,
             fps=fps,
+            audio_track=audio_track,
+            video_track=video_track,
             answered=tell,
         )
     if str(json_file) != "-":

@@ -32,6 +32,7 @@ from workers.redaction import without_secrets
 COMMANDS = {
     "demo": "Make a small archive of real videos, index it and show what came out.",
     "ask": "Ask one video or sound file some questions, here and now.",
+    "inspect": "Show what one file holds, and every clip of it as the model would get it.",
     "index": "Answer a job's questions about every clip of its archive that is new or changed.",
     "schedule": "Run a job at the times of a cron expression, never two at once.",
     "submit": "Run a job on a Ray cluster: send it, follow its log, stop it.",

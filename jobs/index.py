@@ -134,6 +134,7 @@ def summary_json(summary: RunSummary) -> dict[str, object]:
         "quarantine": dict(summary.error_classes),
         "published": summary.published,
         "notes": summary.notes,
+        "not_taken": summary.not_taken.counts,
     }
 
 

@@ -35,11 +35,15 @@ def command(
     ask_together: Annotated[
         bool, typer.Option("--together", help="Price asking all questions in one pass, whatever passes were recorded.")
     ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Read every packet of files whose timeline no index tells, as a run does.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Count media, clips, tokens and FLOPs of a job without loading a model.
 
-    Media are probed (once: results are remembered), nothing is decoded. Media, clips and tokens are exact; FLOPs are
+    Media are probed (once: results are remembered), nothing is decoded. Media, clips and tokens are exact but for files
+    whose timeline no index tells: those are priced by the length they declare (`--exact` reads them). FLOPs are
     the most it can take: every frame is priced as a new one and every free text at its longest. GPU hours, and money
     where the job has a price, come from `omnidrop calibrate`: they are hours of answering, with the range that clips
     held out from the calibration's fit would give.
@@ -50,6 +54,7 @@ def command(
             lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"),
             redo_older=redo_older,
             ask_together=ask_together,
+            is_exact=exact,
         )
     print_facts(f"plan of job {job.name}", [*plan_lines(price), *hours_lines(price, job.cost)])
     for key, error_class in price.failed_keys:
@@ -63,6 +68,7 @@ def command(
     note_toy_answers([job.model.path])
     money = None if price.as_run_gpu_hours is None else job.cost.usd(price.as_run_gpu_hours.expected)
     found = {name: value for name, value in vars(price).items() if name not in ("longest", "clips_per_media")}
+    found["not_taken"] = price.not_taken.counts
     write_json(json_file, found | {"outliers": price.outliers, "retained_ratio": price.retained_ratio, "usd": money})
 
 
@@ -71,7 +77,9 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
     todo = price.clips - price.clips_finished
     return [
         ("media", f"{price.media} ({price.video_s / 3600:.2f} hours)"),
+        *price.not_taken.lines(),
         ("media that cannot be asked", with_reasons(price.media_failed.total(), price.media_failed.most_common())),
+        *noticed_lines(price),
         ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} finished before"),
         ("clips", f"{todo} to do, {price.clips_finished} finished before"),
         *_reasons(price),
@@ -110,6 +118,18 @@ def _encoded(price: Price) -> list[tuple[str, str]]:
         return []
     cells = f"{quantity(price.video_encoded)} of {quantity(price.video_tokens)} cells"
     return [("picture encoded", f"{cells}, chosen before the encoder (lossy)")]
+
+
+def noticed_lines(price: Price) -> list[tuple[str, str]]:
+    """The rows about files that are not simply one recording of one track, where there are any."""
+    rows = []
+    if price.unchecked:
+        rows.append(("timeline: unchecked", f"{price.unchecked} media, priced by the length they declare; see --exact"))
+    if price.segmented:
+        rows.append(("media of several recordings", f"{price.segmented}, of {price.segments} parts"))
+    if price.unused_tracks:
+        rows.append(("tracks not taken", f"{price.unused_tracks} in {price.with_unused_tracks} media"))
+    return rows
 
 
 def hours_lines(price: Price, cost: CostConfig) -> list[tuple[str, str]]:

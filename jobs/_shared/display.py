@@ -125,6 +125,7 @@ def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, s
     busy_share, bottleneck = run.time.actor_busy_share, run.time.bottleneck
     lines = [
         ("media", f"{totals.media}"),
+        *summary.not_taken.lines(),
         ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
         ("answers", f"{rows.get('answers', 0)}"),
         ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),

@@ -17,6 +17,7 @@ from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimate, Estimator
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
@@ -55,7 +56,18 @@ class Price:
     """By error class."""
     failed_keys: list[tuple[str, str]] = field(default_factory=list)
     """(media_key, error class) of the first `MOST_NAMED` of them."""
+    not_taken: NotTaken = field(default_factory=NotTaken)
+    """Files of the archive that are not asked about."""
     video_s: float = 0.0
+    unchecked: int = 0
+    """Media whose timeline no index tells and no scan has read: priced by the length they declare."""
+    segmented: int = 0
+    """Media of several continuous parts."""
+    segments: int = 0
+    """Those parts."""
+    with_unused_tracks: int = 0
+    unused_tracks: int = 0
+    """Tracks of pictures or sound that are not decoded, and the media that have some."""
     longest: list[tuple[int, str, int]] = field(default_factory=list)
     """(clips, media_key, bytes) of the `MOST_NAMED` items with the most clips, fewest first."""
     clips_per_media: Counter[int] = field(default_factory=Counter)
@@ -119,11 +131,13 @@ def price_job(
     *,
     redo_older: bool = False,
     ask_together: bool = False,
+    is_exact: bool = False,
 ) -> Price:
     """Plan the whole archive and price it. `advance` is called after every media item. Raises UserError.
 
     With `redo_older`, what an older version of decoding or method answered is priced as to be asked again; with
-    `ask_together` all questions in one pass.
+    `ask_together` all questions in one pass. With `is_exact` every packet is read of files whose timeline no index
+    tells; otherwise such files are priced by the length they declare, and counted.
     """
     parts = open_job(job, ask_together=ask_together)
     job = parts.job
@@ -131,18 +145,20 @@ def price_job(
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
         estimator = _ClipPrices(job, price.calibration)
-        with prober(job) as probe:
+        with prober(job, scans=is_exact) as probe:
             of_job = (job, parts.question_set, parts.recipe, parts.index, probe)
             planner = Planner(
                 *of_job,
                 parts.journal.tombstones(),
                 parts.earlier,
                 redo_older,
+                is_exact=is_exact,
+                not_taken=price.not_taken,
                 sources=parts.sources,
                 recipes=parts.recipes,
             )
             labels = Labels()
-            for plan in planner.plans(list_media(job.archive, leave_out=job.output)):
+            for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
                 labels.add(plan.media.media_id)
                 _add(price, plan, estimator)
                 advance(price)
@@ -226,6 +242,12 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
         return
     assert plan.info is not None
     price.video_s += plan.info.duration_s
+    price.unchecked += not plan.info.is_checked
+    if len(plan.info.parts) > 1:
+        price.segmented += 1
+        price.segments += len(plan.info.parts)
+    price.with_unused_tracks += bool(plan.info.unused_tracks)
+    price.unused_tracks += plan.info.unused_tracks
     price.clips_per_media[plan.clips] += 1
     heapq.heappush(price.longest, (plan.clips, plan.media.key, plan.media.size_bytes))
     if len(price.longest) > MOST_NAMED:

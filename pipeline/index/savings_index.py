@@ -220,6 +220,17 @@ class SavingsIndex:
         with self._engine.connect() as connection:
             return _attempts(connection, self.tables.units, unit_ids)
 
+    def units_of(self, version_ids: Sequence[str]) -> dict[str, set[str]]:
+        """Ids of the finished units of these versions, where there are any."""
+        units = self.tables.units
+        found: dict[str, set[str]] = {}
+        with self._engine.connect() as connection:
+            for batch in batches(version_ids, BATCH):
+                query = sa.select(units.c.version_id, units.c.unit_id).where(units.c.version_id.in_(batch))
+                for version, unit in connection.execute(query):
+                    found.setdefault(version, set()).add(unit)
+        return found
+
     def known_versions(self, version_ids: Sequence[str]) -> set[str]:
         """Those versions of which some unit is finished."""
         units = self.tables.units
@@ -577,6 +588,7 @@ def _probed_from(given: Mapping[str, Any]) -> Probed:
         None if cuts is None else tuple(cuts),
         given["scene_threshold"],
         given.get("content_id"),
+        given.get("is_scanned", False),
     )
 
 

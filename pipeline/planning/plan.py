@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import QuestionError
+from pipeline.archive.not_taken import NotTaken, Reason
 from pipeline.archive.probing import Probed, Prober, is_named_as_media
 from pipeline.batches import batches
 from pipeline.failure_rules import rule_of
 from pipeline.identity import clip_id, failed_version_id, item_id, unit_id, unread_content, version_id
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Tombstones
-from pipeline.planning.cutting import TooManyClips, cut_spans
+from pipeline.planning.cutting import TooManyClips, cut_media
 from pipeline.planning.differences import changed_settings
 from pipeline.planning.earlier import Earlier, earlier_name
 from pipeline.planning.passes import Source
@@ -27,7 +28,8 @@ from pipeline.planning.recipe import LABEL_FIELDS, Recipe, make_recipe
 from pipeline.questions.templates import media_context
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import CONTENTS, UnitKey
-from workers.errors import MediaChanged, MediaMissing
+from workers.errors import MediaChanged, MediaError, MediaMissing
+from workers.media.tracks import chosen
 from workers.records import Clip, ClipFailure, Media, MediaInfo, Version, WorkUnit
 
 if TYPE_CHECKING:
@@ -39,7 +41,10 @@ __all__ = ["ANSWER_FORMAT", "Planner", "Recipe", "make_recipe", "plan_archive", 
 
 ANSWER_FORMAT = 4
 """The version of decoding and method: raised when the same clip and question may be answered otherwise than before, as
-when a policy's defaults change. Answers of older ones stay and say so; `index --redo-older` asks them again."""
+when a policy's defaults change, or a clip of the same file and span holds something else. Answers of older ones stay
+and say so; `index --redo-older` asks them again. 4: coverage and merging at the decoder's entry, a part of the picture
+encoded; the mean of the channels, jitter and gaps of sound in their place, joined recordings cut apart, tracks
+chosen by their flags, pictures that change shape padded, BT.709 for HD that does not say."""
 READ_BATCH = 8
 """Media read and probed before any of them is planned."""
 LOOKUP_BATCH = 64
@@ -81,6 +86,8 @@ class MediaPlan:
     """By unit id: where answers to what is asked now are already."""
     reason: str = ""
     """Why something is asked of it; empty where nothing is."""
+    declared: Head | None = None
+    """What an older version of decoding made of it, where that cut it otherwise and is finished: it stays so."""
 
     @property
     def version_id(self) -> str:
@@ -109,10 +116,6 @@ class Skipped:
 
     forgotten: list[Media] = field(default_factory=list)
     """Files whose content was forgotten and that are there (again)."""
-    not_media: int = 0
-    """Files that are no media, and are not called as if they were: subtitles, pictures, lists."""
-    kinds: Counter[str] = field(default_factory=Counter)
-    """These by the ends of their names."""
 
 
 def plan_media(
@@ -130,11 +133,15 @@ def plan_media(
     if info is None:
         return MediaPlan(media, None, failed, (), failure or ClipFailure(None, "probe", "internal", "no probe result"))
     try:
+        info = chosen(info, job.clips.audio_track, job.clips.video_track)
+    except MediaError as error:
+        return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
+    try:
         questions, instruction = question_set.resolve(media, info, job.variables)
     except QuestionError as error:
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
     try:
-        spans = cut_spans(info.duration_s, job.clips, probed.scene_cuts_s or ())
+        spans = cut_media(info, job.clips, probed.scene_cuts_s or ())
     except TooManyClips as error:
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
     if not spans:
@@ -219,6 +226,10 @@ class Planner:
     """Items of which an exact copy is asked."""
     relabelled: int = 0
     """Clips to ask because their questions read the item's key, and that has changed."""
+    is_exact: bool = True
+    """Without it what is known of an item need not come from a scan of its packets: `probe` does not scan, either."""
+    not_taken: NotTaken = field(default_factory=NotTaken)
+    """Files that are no media, and are not called as if they were: subtitles, pictures, lists."""
     sources: tuple[Source, ...] = ()
     """Earlier recipes that asked some of the questions alike."""
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -241,7 +252,8 @@ class Planner:
     def identified(self, listed: Iterable[Media]) -> Iterator[Media]:
         """The items of a listing with their contents, as far as they can be read; those that are no media are left
         out."""
-        looking = replace(self, skipped=Skipped())  # what is left out is counted when it is planned
+        # What is left out is counted when it is planned.
+        looking = replace(self, skipped=Skipped(), not_taken=NotTaken())
         for batch in batches(listed, LOOKUP_BATCH):
             yield from (media for media, _ in looking._known(batch))
 
@@ -259,10 +271,11 @@ class Planner:
             plan = plan_media(media, probed, self.job, self.question_set, self.recipe, version)
             unread = failed_version_id(named_versions(replace(media, content_id=None), self.recipe)[0].version_id)
             plans.append(replace(plan, earlier=earlier_name(media, of_media), unread_id=unread))
+        plans = self._as_cut_then(plans, dict(kept), heads)
         finished = index.known_units([u for plan in plans for u in plan.unit_ids])
         plans = self._with_kept(plans, finished, heads) if self.sources else plans
         for plan in plans:
-            mine = frozenset(plan.unit_ids) & finished
+            mine = frozenset(plan.unit_ids) & finished if plan.declared is None else frozenset(plan.unit_ids)
             todo = len(plan.unit_ids) - len(mine)
             number = int(plan.version_id[:15], 16)
             if todo and number in self._begun:
@@ -281,6 +294,29 @@ class Planner:
             reason = self._reason(plan, current, heads.of(plan.media)) if left else ""
             self.reasons.update({reason: left} if left else ())
             yield replace(plan, finished=mine, is_current=is_current, reason=reason)
+
+    def _as_cut_then(
+        self, plans: Sequence[MediaPlan], probed: Mapping[Media, Probed], heads: _Heads
+    ) -> list[MediaPlan]:
+        """The plans, where an older version of decoding cut an item into other clips: as it stands where that was
+        finished, since its answers stay, else as the present version cuts it. Units of both would count some seconds
+        twice."""
+        older = [p for p in plans if p.version.answer_format != ANSWER_FORMAT and p.failure is None]
+        there = self.index.units_of([plan.version_id for plan in older])
+        made = []
+        for plan in plans:
+            done = there.get(plan.version_id, set())
+            if done - set(plan.unit_ids):
+                # Of a version that was taken back nothing is declared any more: others of its time were cut alike.
+                own = sorted(heads.of(plan.media), key=lambda head: head.version_id != plan.version_id)
+                then = next((head for head in own if head.answer_format != ANSWER_FORMAT), None)
+                if then is not None and len(done) >= then.units:
+                    plan = replace(plan, declared=then)
+                else:
+                    anew = plan_media(plan.media, probed[plan.media], self.job, self.question_set, self.recipe)
+                    plan = replace(anew, earlier=plan.earlier, unread_id=plan.unread_id)
+            made.append(plan)
+        return made
 
     def _reason(self, plan: MediaPlan, current: Head | None, same: Sequence[Head]) -> str:
         known = [head for head in same if head.content_id is not None]
@@ -348,7 +384,7 @@ class Planner:
         """The items of a batch that are media, with what is in them; who has not been looked at since is probed and
         read."""
         batch = self._with_contents(batch)
-        known = {m.media_id: p for m, p in _cached(batch, self.job, self.index).items()}
+        known = {m.media_id: p for m, p in _cached(batch, self.job, self.index, self.is_exact).items()}
         missing = [m for m in batch if m.media_id not in known]
         found = list(self.probe(missing)) if missing else []
         # What may have passed by the next run is looked at again then.
@@ -358,9 +394,7 @@ class Planner:
         for media in batch:
             probed = known[media.media_id]
             if probed.is_not_media and not is_named_as_media(media.key):
-                self.skipped.not_media += 1
-                _, dot, end = media.key.rpartition("/")[2].rpartition(".")
-                self.skipped.kinds[f".{end.lower()}" if dot else "no ending"] += 1
+                self.not_taken.look_into(media.key, Reason.SIDECAR)
                 continue
             there.append((replace(media, content_id=probed.content_id or media.content_id), probed))
         return there
@@ -439,7 +473,8 @@ def head_of(plan: MediaPlan, job: str, recipe: str) -> Head:
     media, version = plan.media, plan.version
     return Head(
         *(job, media.media_id, media.key, media.uri, media.etag, media.size_bytes),
-        *(plan.version_id, recipe, len(plan.unit_ids), plan.clips),
+        *(plan.version_id, recipe),
+        *((len(plan.unit_ids), plan.clips) if plan.declared is None else (plan.declared.units, plan.declared.clips)),
         content_id=media.content_id,
         mark=media.mark,
         group=version.group,
@@ -457,9 +492,10 @@ def plan_archive(
     recipe: Recipe,
     index: SavingsIndex,
     probe: Prober,
+    is_exact: bool = True,
 ) -> Iterator[MediaPlan]:
     """Plan every media item of a listing, of an output where nothing was forgotten and nothing is taken over."""
-    return Planner(job, question_set, recipe, index, probe).plans(listed)
+    return Planner(job, question_set, recipe, index, probe, is_exact=is_exact).plans(listed)
 
 
 def _may_pass(failure: ClipFailure) -> bool:
@@ -468,12 +504,12 @@ def _may_pass(failure: ClipFailure) -> bool:
     return rule_of(failure.error_class).may_pass or failure.error_class in gone
 
 
-def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex) -> dict[Media, Probed]:
+def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex, is_exact: bool) -> dict[Media, Probed]:
     probes = index.probes(batch)
     usable = {}
     for media in batch:
         probed = probes.get(media.media_id)
-        if probed is None:
+        if probed is None or (is_exact and not probed.is_scanned):
             continue
         needs_cuts = job.clips.cut == "scene" and probed.info is not None and probed.info.has_video
         if needs_cuts and probed.scene_threshold != job.clips.scene_threshold:

@@ -32,6 +32,18 @@ ANSWER_TYPE = pa.struct(
 )
 """One answer. `answer` is the value as text (JSON for json answers), null where it could not be read."""
 
+NOTICED_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("segment", pa.int32()),
+    ("segment_pts_s", pa.float64()),
+    ("silent_s", pa.float64()),
+    ("held_s", pa.float64()),
+    ("missing_s", pa.float64()),
+    ("clipped_share", pa.float64()),
+    ("tone_mapped", pa.bool_()),
+)
+"""`workers.records.Noticed`: null in rows of versions that did not notice. `start_s` counts content over all of a
+file's segments; `segment_pts_s` is the container's own time at that point."""
+
 CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("clip_id", pa.string()),
     ("clip_index", pa.int32()),
@@ -56,6 +68,7 @@ CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("peak_bytes", pa.int64()),
     ("notes", pa.list_(pa.string())),
     ("passes", pa.int32()),
+    *NOTICED_FIELDS,
 )
 """What is stored of a clip, beside its answers. `status` is answered, partial or quarantined. `passes` says
 how many runs asked it for the answers that it has: more than one where questions came later."""
@@ -181,6 +194,8 @@ MEDIA_SCHEMA = pa.schema(
         ("frame_rate", pa.float64()),
         ("audio_codec", pa.string()),
         ("audio_streams", pa.int32()),
+        *((name, pa.int32()) for name in ("segments", "unused_tracks")),
+        ("timeline_checked", pa.bool_()),
         ("tags", pa.map_(pa.string(), pa.string())),
         ("answer_format", pa.int32()),
         ("jobs", pa.list_(pa.string())),

@@ -15,13 +15,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.identity import content_id
-from pipeline.records.columns import ANSWER_TYPE, ANSWERS_SCHEMA, ASKED_FIELDS, AUDITS_SCHEMA, CLIP_FIELDS, CLIPS_SCHEMA
+from pipeline.records.columns import (
+    ANSWER_TYPE,
+    ANSWERS_SCHEMA,
+    ASKED_FIELDS,
+    AUDITS_SCHEMA,
+    CLIP_FIELDS,
+    CLIPS_SCHEMA,
+    NOTICED_FIELDS,
+)
 from pipeline.records.unit import Label, UnitMeta, UnitObject
 
+_NOTICED = tuple(name for name, _ in NOTICED_FIELDS)
 _MEASURED = tuple(
     name
     for name, _ in CLIP_FIELDS
-    if (name.endswith(("_s", "_tokens", "_flops", "_bytes")) and name not in ("start_s", "end_s"))
+    if (name.endswith(("_s", "_tokens", "_flops", "_bytes")) and name not in ("start_s", "end_s", *_NOTICED))
     or name.startswith("retained_ratio")
 )
 """What a clip cost: of a copy nothing, so that sums count it once."""

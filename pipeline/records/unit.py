@@ -246,6 +246,7 @@ def _result_row(result: ClipResult, questions: Mapping[str, Question]) -> dict[s
         "peak_bytes": cost.peak_bytes,
         "notes": [*result.notes, *result.answers.notes],
         "passes": 1,
+        **asdict(result.noticed),
         "answers": [_answer_row(a, questions[a.question_id]) for a in result.answers.answers],
         "audit": None if result.audit is None else _audit_row(result.audit),
     }

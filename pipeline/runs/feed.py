@@ -8,10 +8,11 @@ sees them. Knows nothing about how units are run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.listing import list_media
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import Prober
 from pipeline.batches import ahead
 from pipeline.failpoints import reached
@@ -49,6 +50,7 @@ class Feed:
     stop: StopFlag
     allow_shrink: bool = False
     redo_older: bool = False
+    not_taken: NotTaken = field(default_factory=NotTaken)
     media_listed: int = 0
     media_planned: int = 0
     units_done_before: int = 0
@@ -63,6 +65,7 @@ class Feed:
             self._forgotten,
             opened.earlier,
             self.redo_older,
+            not_taken=self.not_taken,
             sources=opened.sources,
             recipes=opened.recipes,
         )
@@ -113,7 +116,8 @@ class Feed:
     def _listed(self) -> Iterable[Media]:
         job = self.opened.job
         listed: Iterable[Media] = self.patience.listing(
-            lambda: list_media(job.archive, leave_out=job.output), key=lambda media: media.key
+            lambda: list_media(job.archive, leave_out=job.output, not_taken=self.not_taken),
+            key=lambda media: media.key,
         )
         listed = self.health.listed(listed)
         if self.retry is not None:

