@@ -206,8 +206,10 @@ class Journal:
         units = [path for prefix in prefixes for path, _ in self._store.list(prefix)]
         self._store.delete(units)
         reached("forget_units")
+        # What a label had before it had this is not to count again in its place: the next run declares what it has now.
+        last = {(h.job, h.media_id): path for path, heads in self.heads_after(None) for h in heads if _is_of(h, item_id)}
         for path, heads in self.heads_after(None):
-            kept = [h for h in heads if item_id not in (h.place[1], h.content_id and contents_item(h.content_id))]
+            kept = [h for h in heads if not _is_of(h, item_id) and path > last.get((h.job, h.media_id), "")]
             if len(kept) < len(heads):
                 self._replace_head_object(path, kept)
                 reached("forget_head")
@@ -249,6 +251,10 @@ class Journal:
 
     def _write_head_object(self, path: str, heads: Sequence[Head]) -> None:
         self._store.write(path, seal(pa.Table.from_pylist([asdict(h) for h in heads], schema=HEAD_SCHEMA), {}))
+
+
+def _is_of(head: Head, item_id: str) -> bool:
+    return item_id in (head.place[1], head.content_id and contents_item(head.content_id))
 
 
 def _run_path(run_id: str) -> str:

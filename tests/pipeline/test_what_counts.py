@@ -296,6 +296,17 @@ def test_forget_names_all_keys_and_can_be_undone(project, asked):
     assert "nothing with the key" in never.output
 
 
+def test_what_a_file_held_before_does_not_count_again_when_it_is_forgotten(project, asked):
+    index(project)
+    video(project / "archive" / "05.mp4", "another", clips=1)
+    index(project)
+    assert cli("forget", project / "job.yaml", "--media", "05.mp4").exit_code == 0
+    left = rows(project)
+    assert "05.mp4" not in {row[0] for row in left}
+    assert cli("rebuild", project / "job.yaml").exit_code == 0
+    assert rows(project) == left
+
+
 def test_files_that_are_no_media_cost_no_row_and_no_object_each(project, asked):
     for number in range(30):
         (project / "archive" / f"{number}.srt").write_text(f"subtitles {number}")
