@@ -14,6 +14,8 @@ from typing import Protocol
 MOST_ELEMENTS = 5_000_000
 """Boxes, pages or elements looked at in one file: a day of live WebM, one element a packet."""
 
+WINDOW_BYTES = 1 << 15
+
 CHEAP_BOXES = 64
 """An MP4 with its index has a few boxes; one with more is fragmented, and its timeline is not in one place."""
 
@@ -75,7 +77,7 @@ class _Window:
     def __call__(self, at: int, length: int) -> bytes:
         if not self._first <= at <= at + length <= self._first + len(self._content):
             self._file.seek(at)
-            self._first, self._content = at, self._file.read(1 << 16)
+            self._first, self._content = at, self._file.read(2 * WINDOW_BYTES)
         begin = at - self._first
         return self._content[begin : begin + length]
 
@@ -281,6 +283,18 @@ def _riff(read: _Window, size: int) -> Iterator[int]:
         at += 8 + length + length % 2
 
 
+def _marked(mark: bytes) -> Callable[[_Window, int], Iterator[int]]:
+    """A walk to what begins every recording of a format whose frames do not say how long they are."""
+
+    def walk(read: _Window, size: int) -> Iterator[int]:
+        for first in range(0, size, WINDOW_BYTES):
+            content, at = read(first, min(size - first, WINDOW_BYTES + len(mark) - 1)), -1
+            while (at := content.find(mark, at + 1)) >= 0:
+                yield first + at
+
+    return walk
+
+
 _WALKS: dict[str, Callable[[_Window, int], Iterator[int]]] = {
     "mp4": _mp4,
     "matroska": _matroska,
@@ -288,4 +302,6 @@ _WALKS: dict[str, Callable[[_Window, int], Iterator[int]]] = {
     "flv": _flv,
     "avi": _riff,
     "wav": _riff,
+    "flac": _marked(b"fLaC\0\0\0\x22"),
+    "amr": _marked(b"#!AMR"),
 }
