@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from omnidrop.errors import CheckpointError, OmniDropError
 from omnidrop.models.checkpoints import EMBEDDED, check_files, video_bounds
-from omnidrop.models.geometry import geometry_of
+from omnidrop.models.registry import geometry_of
 from pipeline.questions.question_set import load_question_set
 from pipeline.storage.errors import StorageError
 from pipeline.storage.s3_client import s3_objects
