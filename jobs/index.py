@@ -15,6 +15,7 @@ from pipeline.identity import checked_run_id
 from pipeline.records.columns import run_row
 from pipeline.runs.run import RunSummary, run_job
 from pipeline.storage.outage import StopFlag
+from pipeline.tables.noticed import noticed_of
 from workers.media.ffmpeg import check_ffmpeg
 
 EXAMPLES = (
@@ -50,7 +51,8 @@ def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None)
     check_ffmpeg()  # without it every clip would fail, and count as done
     with StopOnSignal() as stop:
         summary = run_and_show(job, stop, run_id)
-    write_json(json_file, summary_json(summary))
+    noticed = noticed_of(job.output, job.storage, job.name)
+    write_json(json_file, summary_json(summary) | {"noticed": noticed})
     if summary.run.status == "stopped":
         return STOPPED_EXIT
     if summary.run.status == "budget":

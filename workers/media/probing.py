@@ -283,9 +283,7 @@ class _Child:
             raise ProbeCrashed("the probing process gave no answer")
         return best
 
-    def _serve(
-        self, process: subprocess.Popen[bytes], file: _Ahead | _LocalFile, asked: Any, deadline: float
-    ) -> None:
+    def _serve(self, process: subprocess.Popen[bytes], file: _Ahead | _LocalFile, asked: Any, deadline: float) -> None:
         """Hand over the bytes asked for. Raises StorageFailed, and ValueError for what no honest child asks."""
         offset, length = int(asked[0]), int(asked[1])
         if not (offset >= 0 and 0 < length <= BLOCK_BYTES and offset + length <= file.size):

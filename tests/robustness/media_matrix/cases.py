@@ -1,6 +1,6 @@
 """Files of the kinds that archives hold, each with what it must come out as: container x codec x fault.
 
-Promises: every case makes one file out of one source with ffmpeg, and says which of the source's seconds it holds. Knows
+Promises: every case makes one file out of one source with ffmpeg, and says which of its seconds it holds. Knows
 nothing about how a file is probed or decoded.
 """
 
@@ -51,8 +51,17 @@ def _plain() -> Iterator[tuple[str, Builder]]:
         yield f"plain {suffix}", plain(suffix)
     yield "fragmented mp4", plain("mp4", *FRAGMENTED)
     yield "faststart mp4", plain("mp4", "-movflags", "+faststart")
-    for suffix, codec in (("mkv", "libx265"), ("mp4", "libx265"), ("ts", "mpeg2video"), ("mkv", "ffv1"), ("mov", "prores"),
-                          ("mxf", "mpeg2video"), ("avi", "mjpeg"), ("mkv", "libvpx-vp9"), ("ogv", "libtheora")):  # fmt: skip
+    for suffix, codec in (
+        ("mkv", "libx265"),
+        ("mp4", "libx265"),
+        ("ts", "mpeg2video"),
+        ("mkv", "ffv1"),
+        ("mov", "prores"),
+        ("mxf", "mpeg2video"),
+        ("avi", "mjpeg"),
+        ("mkv", "libvpx-vp9"),
+        ("ogv", "libtheora"),
+    ):
         sound = {"mxf": "pcm_s16le", "ogv": "libvorbis", "avi": "pcm_s16le"}.get(suffix, "aac")
         how = (
             "-c:v",
@@ -66,8 +75,13 @@ def _plain() -> Iterator[tuple[str, Builder]]:
 
 
 def _joins() -> Iterator[tuple[str, Builder]]:
-    def join(suffix: str, *spans: tuple[float, float], more: tuple[object, ...] = (), later: tuple[object, ...] = (),
-             **right: object) -> Builder:  # fmt: skip
+    def join(
+        suffix: str,
+        *spans: tuple[float, float],
+        more: tuple[object, ...] = (),
+        later: tuple[object, ...] = (),
+        **right: object,
+    ) -> Builder:
         def build(source: Path, folder: Path) -> tuple[Path, Right]:
             parts = [
                 cut(source, folder / f"{n}.{suffix}", *span, *more, *(later if n else ()))
@@ -101,8 +115,14 @@ def _joins() -> Iterator[tuple[str, Builder]]:
     for suffix, codec in (("ogg", "libvorbis"), ("opus", "libopus"), ("oga", "flac")):
         yield f"chained {suffix}", join(suffix, A, B, more=("-vn", "-c:a", codec, "-ar", 48000), has="sound")
     yield "chained ogv", join("ogv", A, B, more=("-c:v", "libtheora", "-q:v", "10", "-c:a", "libvorbis"))
-    for suffix, codec in (("mp3", "libmp3lame"), ("aac", "aac"), ("ac3", "ac3"), ("flac", "flac"), ("amr", "libopencore_amrnb"),
-                          ("wav", "pcm_s16le")):  # fmt: skip
+    for suffix, codec in (
+        ("mp3", "libmp3lame"),
+        ("aac", "aac"),
+        ("ac3", "ac3"),
+        ("flac", "flac"),
+        ("amr", "libopencore_amrnb"),
+        ("wav", "pcm_s16le"),
+    ):
 
         def build(source: Path, folder: Path, suffix: str = suffix, codec: str = codec) -> tuple[Path, Right]:
             rate = 8000 if suffix == "amr" else 48000
@@ -146,8 +166,7 @@ def _jumps() -> Iterator[tuple[str, Builder]]:
     yield "mpeg-2 jump ahead ts", jump(0, 3600, more=("-c:v", "mpeg2video", "-q:v", "2", "-c:a", "mp2"))
     yield "b-frames jump back ts", jump(3600, 0, more=("-preset", "medium", "-bf", "3"))
     yield "long gop jump ahead ts", jump(0, 3600, more=("-g", "200"))
-    yield "sound alone jumps ahead ts", jump(
-        0, 3600, more=("-vn",), right=Right((A, B), has="sound", sound_s=0.05))  # fmt: skip
+    yield "sound alone jumps ahead ts", jump(0, 3600, more=("-vn",), right=Right((A, B), has="sound", sound_s=0.05))
     yield "pictures alone jump ahead ts", jump(0, 3600, more=("-an",), right=Right((A, B), has="pictures"))
     yield "jump ahead vob", jump(0, 400, suffix="vob")
 
@@ -189,15 +208,34 @@ def _gaps() -> Iterator[tuple[str, Builder]]:
     yield "short sound gap mp4", gap("mp4", 5, 5.3)
     for suffix in ("mkv", "mp4", "flv", "ts"):
         yield f"picture gap {suffix}", gap(suffix, 5.01, 7.98, "-g", 1, kind="v")
-    yield "sound stops early mkv", lambda source, folder: (
-        cut(source, folder / "a.mkv", 2, 10, "-af", "atrim=end=7"), Right(((2, 10),), silent=((7, 10),)))  # fmt: skip
-    yield "sound stops early mp4", lambda source, folder: (
-        cut(source, folder / "a.mp4", 2, 10, "-af", "atrim=end=7"), Right(((2, 10),), silent=((7.05, 10),)))  # fmt: skip
-    yield "pictures stop early mp4", lambda source, folder: (
-        cut(source, folder / "a.mp4", 2, 10, "-vf", "trim=end=7"), Right(((2, 10),), still=((6.9, 10),)))  # fmt: skip
-    yield "pictures stop early ts", lambda source, folder: (
-        cut(source, folder / "a.ts", 2, 10, "-vf", "trim=end=7"),
-        Right(((2, 10),), still=((6.9, 10),), failing=("decode_incomplete",)))  # fmt: skip
+    yield (
+        "sound stops early mkv",
+        lambda source, folder: (
+            cut(source, folder / "a.mkv", 2, 10, "-af", "atrim=end=7"),
+            Right(((2, 10),), silent=((7, 10),)),
+        ),
+    )
+    yield (
+        "sound stops early mp4",
+        lambda source, folder: (
+            cut(source, folder / "a.mp4", 2, 10, "-af", "atrim=end=7"),
+            Right(((2, 10),), silent=((7.05, 10),)),
+        ),
+    )
+    yield (
+        "pictures stop early mp4",
+        lambda source, folder: (
+            cut(source, folder / "a.mp4", 2, 10, "-vf", "trim=end=7"),
+            Right(((2, 10),), still=((6.9, 10),)),
+        ),
+    )
+    yield (
+        "pictures stop early ts",
+        lambda source, folder: (
+            cut(source, folder / "a.ts", 2, 10, "-vf", "trim=end=7"),
+            Right(((2, 10),), still=((6.9, 10),), failing=("decode_incomplete",)),
+        ),
+    )
     for suffix in ("webm", "mkv", "mka", "ogg", "mp4"):
         yield f"dtx {suffix}", _dtx(suffix)
 
@@ -209,11 +247,32 @@ def _dtx(suffix: str) -> Builder:
         wav = write_wav(folder / "dtx.wav", sound)
         codec = ("-c:a", "libopus", "-dtx", 1, "-application", "voip", "-b:a", "48k", "-ar", 48000)
         has_picture = suffix in ("webm", "mkv", "mp4")
-        picture = ("-ss", 2, "-t", 12, "-i", source, "-map", "1:v", "-c:v", "libvpx" if suffix == "webm" else "libx264",
-                   "-pix_fmt", "yuv420p", "-b:v", "1M", "-deadline", "realtime") if has_picture else ()  # fmt: skip
+        picture = (
+            (
+                "-ss",
+                2,
+                "-t",
+                12,
+                "-i",
+                source,
+                "-map",
+                "1:v",
+                "-c:v",
+                "libvpx" if suffix == "webm" else "libx264",
+                "-pix_fmt",
+                "yuv420p",
+                "-b:v",
+                "1M",
+                "-deadline",
+                "realtime",
+            )
+            if has_picture
+            else ()
+        )
         make("-i", wav, *picture, "-map", "0:a", *codec, folder / f"dtx.{suffix}")
-        return folder / f"dtx.{suffix}", Right(((2, 14),), silent=((6, 10),), has="both" if has_picture else "sound",
-                                               correlation=0.9)  # fmt: skip
+        return folder / f"dtx.{suffix}", Right(
+            ((2, 14),), silent=((6, 10),), has="both" if has_picture else "sound", correlation=0.9
+        )
 
     return build
 
@@ -263,14 +322,43 @@ def _sounds() -> Iterator[tuple[str, Builder]]:
             right or Right((A,), has="sound", sound_s=0.05),
         )
 
-    for suffix, codec in (("wav", "pcm_s16le"), ("wav", "pcm_s24le"), ("wav", "pcm_f32le"), ("wav", "pcm_u8"), ("flac", "flac"),
-                          ("mp3", "libmp3lame"), ("m4a", "aac"), ("m4a", "alac"), ("ogg", "libvorbis"), ("opus", "libopus"),
-                          ("wma", "wmav2"), ("ac3", "ac3"), ("eac3", "eac3"), ("aiff", "pcm_s16be"), ("caf", "pcm_s16be"),
-                          ("mka", "libopus"), ("w64", "pcm_s16le"), ("au", "pcm_s16be"), ("mp2", "mp2"), ("aac", "aac")):  # fmt: skip
+    for suffix, codec in (
+        ("wav", "pcm_s16le"),
+        ("wav", "pcm_s24le"),
+        ("wav", "pcm_f32le"),
+        ("wav", "pcm_u8"),
+        ("flac", "flac"),
+        ("mp3", "libmp3lame"),
+        ("m4a", "aac"),
+        ("m4a", "alac"),
+        ("ogg", "libvorbis"),
+        ("opus", "libopus"),
+        ("wma", "wmav2"),
+        ("ac3", "ac3"),
+        ("eac3", "eac3"),
+        ("aiff", "pcm_s16be"),
+        ("caf", "pcm_s16be"),
+        ("mka", "libopus"),
+        ("w64", "pcm_s16le"),
+        ("au", "pcm_s16be"),
+        ("mp2", "mp2"),
+        ("aac", "aac"),
+    ):
         yield f"{codec} in {suffix}", only(suffix, "-c:a", codec, "-ar", 48000)
     yield "telephone wav", only("wav", "-c:a", "pcm_alaw", "-ar", 8000)
-    yield "amr", only("amr", "-c:a", "libopencore_amrnb", "-ar", 8000, "-ac", 1,
-                      right=Right((A,), has="sound", correlation=0.6, sound_s=0.05))  # fmt: skip
+    yield (
+        "amr",
+        only(
+            "amr",
+            "-c:a",
+            "libopencore_amrnb",
+            "-ar",
+            8000,
+            "-ac",
+            1,
+            right=Right((A,), has="sound", correlation=0.6, sound_s=0.05),
+        ),
+    )
 
     def changed(suffix: str, first: tuple[object, ...], second: tuple[object, ...]) -> Builder:
         def build(source: Path, folder: Path) -> tuple[Path, Right]:
@@ -313,8 +401,14 @@ def _channels() -> Iterator[tuple[str, Builder]]:
 
 
 def _tracks() -> Iterator[tuple[str, Builder]]:
-    def two(suffix: str, *flags: object, taken: int, settings: dict[str, str] | None = None, silent_first: bool = False,
-            mono: bool = False) -> Builder:  # fmt: skip
+    def two(
+        suffix: str,
+        *flags: object,
+        taken: int,
+        settings: dict[str, str] | None = None,
+        silent_first: bool = False,
+        mono: bool = False,
+    ) -> Builder:
         """Pictures, and as tracks of sound the source's seconds 2 to 8 and 25 to 31."""
 
         def build(source: Path, folder: Path) -> tuple[Path, Right]:
@@ -324,10 +418,45 @@ def _tracks() -> Iterator[tuple[str, Builder]]:
             if silent_first:
                 tracks[0] = np.zeros_like(tracks[0])
             wavs = [write_wav(folder / f"{n}.wav", track) for n, track in enumerate(tracks)]
-            codec = ("-c:v", "mpeg2video", "-q:v", 2, "-c:a", "pcm_s16le", "-ar", 48000) if suffix == "mxf" else (
-                "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "128k", "-ar", 48000)  # fmt: skip
-            make("-ss", 2, "-t", 6, "-i", source, "-i", wavs[0], "-i", wavs[1], "-map", "0:v", "-map", 1, "-map", 2, *codec,
-                 *flags, folder / f"a.{suffix}")  # fmt: skip
+            codec = (
+                ("-c:v", "mpeg2video", "-q:v", 2, "-c:a", "pcm_s16le", "-ar", 48000)
+                if suffix == "mxf"
+                else (
+                    "-c:v",
+                    "libx264",
+                    "-preset",
+                    "ultrafast",
+                    "-pix_fmt",
+                    "yuv420p",
+                    "-c:a",
+                    "aac",
+                    "-b:a",
+                    "128k",
+                    "-ar",
+                    48000,
+                )
+            )
+            make(
+                "-ss",
+                2,
+                "-t",
+                6,
+                "-i",
+                source,
+                "-i",
+                wavs[0],
+                "-i",
+                wavs[1],
+                "-map",
+                "0:v",
+                "-map",
+                1,
+                "-map",
+                2,
+                *codec,
+                *flags,
+                folder / f"a.{suffix}",
+            )
             gain = None
             return folder / f"a.{suffix}", Right(
                 (A,), settings=settings or {}, gain=gain, skip=((0, 99),) if mono else ()
@@ -339,8 +468,18 @@ def _tracks() -> Iterator[tuple[str, Builder]]:
         yield f"first of two {suffix}", two(suffix, taken=0)
         yield f"asked second {suffix}", two(suffix, taken=1, settings={"audio_track": "1"})
         yield f"silent first {suffix}", two(suffix, taken=1, silent_first=True)
-        yield f"by language {suffix}", two(suffix, "-metadata:s:a:0", "language=fra", "-metadata:s:a:1", "language=eng",
-                                           taken=1, settings={"audio_track": "lang:en"})  # fmt: skip
+        yield (
+            f"by language {suffix}",
+            two(
+                suffix,
+                "-metadata:s:a:0",
+                "language=fra",
+                "-metadata:s:a:1",
+                "language=eng",
+                taken=1,
+                settings={"audio_track": "lang:en"},
+            ),
+        )
     for flag in ("comment", "visual_impaired", "hearing_impaired"):
         yield f"{flag} first mkv", two("mkv", "-disposition:a:0", flag, "-disposition:a:1", "0", taken=1)
         if flag in ("visual_impaired", "hearing_impaired"):
@@ -358,17 +497,46 @@ def _tracks() -> Iterator[tuple[str, Builder]]:
 
     def pictures(suffix: str, first: str, second: str, *more: object, right: Right | None = None) -> Builder:
         def build(source: Path, folder: Path) -> tuple[Path, Right]:
-            make("-ss", 2, "-t", 6, "-i", source, "-f", "lavfi", "-i", f"testsrc=s={first}:r=25:d=6", "-map", "1:v", "-map",
-                 "0:v", "-map", "0:a", "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac",
-                 "-filter:v:1", f"scale={second}", *more, folder / f"a.{suffix}")  # fmt: skip
+            make(
+                "-ss",
+                2,
+                "-t",
+                6,
+                "-i",
+                source,
+                "-f",
+                "lavfi",
+                "-i",
+                f"testsrc=s={first}:r=25:d=6",
+                "-map",
+                "1:v",
+                "-map",
+                "0:v",
+                "-map",
+                "0:a",
+                "-c:v",
+                "libx264",
+                "-preset",
+                "ultrafast",
+                "-pix_fmt",
+                "yuv420p",
+                "-c:a",
+                "aac",
+                "-filter:v:1",
+                f"scale={second}",
+                *more,
+                folder / f"a.{suffix}",
+            )
             return folder / f"a.{suffix}", right or Right((A,))
 
         return build
 
     for suffix in ("mkv", "mp4", "mov", "ts"):
         yield f"small picture first {suffix}", pictures(suffix, "80x48", "160:96")
-        yield f"asked second picture {suffix}", pictures(
-            suffix, "320x192", "160:96", right=Right((A,), settings={"video_track": "1"}))  # fmt: skip
+        yield (
+            f"asked second picture {suffix}",
+            pictures(suffix, "320x192", "160:96", right=Right((A,), settings={"video_track": "1"})),
+        )
 
 
 def _lengths() -> Iterator[tuple[str, Builder]]:
@@ -378,8 +546,9 @@ def _lengths() -> Iterator[tuple[str, Builder]]:
             sound[6 * HZ : 35 * HZ] = 0
             wav = write_wav(folder / "in.wav", sound)
             make("-i", wav, *codec, folder / f"a.{suffix}")
-            return folder / f"a.{suffix}", Right(((0, 40),), has="sound", silent=((6, 35),), sound_s=0.06,
-                                                 correlation=correlation)  # fmt: skip
+            return folder / f"a.{suffix}", Right(
+                ((0, 40),), has="sound", silent=((6, 35),), sound_s=0.06, correlation=correlation
+            )
 
         return build
 
@@ -409,10 +578,20 @@ def _lengths() -> Iterator[tuple[str, Builder]]:
     yield "live mkv", live("mkv", "-live", 1)
     yield "live flv", live("flv", "-flvflags", "no_duration_filesize")
     for start in (0.4, 5.0, 100.0):
-        yield f"starts at {start:g} s mkv", lambda source, folder, start=start: (
-            cut(source, folder / "a.mkv", *A, "-output_ts_offset", start, "-avoid_negative_ts", "disabled"), Right((A,)))  # fmt: skip
-        yield f"starts at {start:g} s mp4", lambda source, folder, start=start: (
-            cut(source, folder / "a.mp4", *A, "-output_ts_offset", start), Right((A,)))  # fmt: skip
+        yield (
+            f"starts at {start:g} s mkv",
+            lambda source, folder, start=start: (
+                cut(source, folder / "a.mkv", *A, "-output_ts_offset", start, "-avoid_negative_ts", "disabled"),
+                Right((A,)),
+            ),
+        )
+        yield (
+            f"starts at {start:g} s mp4",
+            lambda source, folder, start=start: (
+                cut(source, folder / "a.mp4", *A, "-output_ts_offset", start),
+                Right((A,)),
+            ),
+        )
     yield (
         "slides mkv",
         lambda source, folder: (
@@ -431,8 +610,26 @@ def _lengths() -> Iterator[tuple[str, Builder]]:
 
 def _slides(source: Path, target: Path) -> Path:
     """Three pictures 80 s apart, the last one shown for as long."""
-    make("-i", source, "-an", "-vf", "select='lt(n,4)',setpts='N*80/TB'", "-fps_mode", "vfr", "-frames:v", 4, "-c:v", "libx264",
-         "-preset", "ultrafast", "-bf", 0, "-pix_fmt", "yuv420p", target)  # fmt: skip
+    make(
+        "-i",
+        source,
+        "-an",
+        "-vf",
+        "select='lt(n,4)',setpts='N*80/TB'",
+        "-fps_mode",
+        "vfr",
+        "-frames:v",
+        4,
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-bf",
+        0,
+        "-pix_fmt",
+        "yuv420p",
+        target,
+    )
     return target
 
 
@@ -486,9 +683,34 @@ def _programmes() -> Iterator[tuple[str, Builder]]:
         def build(source: Path, folder: Path) -> tuple[Path, Right]:
             wanted, other = ("-ss", 2, "-t", 6, "-i", source), ("-ss", 14, "-t", 6, "-i", source)
             inputs = (*wanted, *other) if large == 0 else (*other, *wanted)
-            make(*inputs, "-map", "0:v", "-map", "0:a", "-map", "1:v", "-map", "1:a", "-c:v", "libx264", "-preset",
-                 "ultrafast", "-pix_fmt", "yuv420p", f"-filter:v:{1 - large}", "scale=80:48", "-c:a", "aac", "-ar", 48000,
-                 "-program", "title=one:st=0:st=1", "-program", "title=two:st=2:st=3", folder / "two.ts")  # fmt: skip
+            make(
+                *inputs,
+                "-map",
+                "0:v",
+                "-map",
+                "0:a",
+                "-map",
+                "1:v",
+                "-map",
+                "1:a",
+                "-c:v",
+                "libx264",
+                "-preset",
+                "ultrafast",
+                "-pix_fmt",
+                "yuv420p",
+                f"-filter:v:{1 - large}",
+                "scale=80:48",
+                "-c:a",
+                "aac",
+                "-ar",
+                48000,
+                "-program",
+                "title=one:st=0:st=1",
+                "-program",
+                "title=two:st=2:st=3",
+                folder / "two.ts",
+            )
             return folder / "two.ts", Right((A,), sound_s=0.05)
 
         return build
@@ -517,8 +739,12 @@ def _pictures() -> Iterator[tuple[str, Builder]]:
         coded("ts", "-vf", hd + ",setparams=colorspace=unknown", "-c:v", "mpeg2video", "-q:v", 2),
     )
     yield "rotated", lambda source, folder: (_rotated(source, folder), Right((A,)))
-    yield "interlaced", coded("ts", "-vf", "scale=320:192:interl=1,setfield=tff", "-flags", "+ildct+ilme", "-c:v", "mpeg2video",
-                              "-q:v", 2)  # fmt: skip
+    yield (
+        "interlaced",
+        coded(
+            "ts", "-vf", "scale=320:192:interl=1,setfield=tff", "-flags", "+ildct+ilme", "-c:v", "mpeg2video", "-q:v", 2
+        ),
+    )
 
     def changed(*second: object, suffix: str = "ts", **right: object) -> Builder:
         """The source's seconds 2 to 14 with other pictures from 8 on."""
@@ -569,9 +795,25 @@ def _refused() -> Iterator[tuple[str, Builder]]:
     ):
 
         def picture(source: Path, folder: Path, name: str = name, codec: str = codec) -> tuple[Path, Right]:
-            make("-i", source, "-frames:v", 1, "-c:v", codec, "-pix_fmt", "rgb24" if codec in ("png",) else "yuvj420p"
-                 if codec == "mjpeg" else "bgr24" if codec == "bmp" else "rgb8" if codec == "gif" else "yuv420p",
-                 folder / name)  # fmt: skip
+            make(
+                "-i",
+                source,
+                "-frames:v",
+                1,
+                "-c:v",
+                codec,
+                "-pix_fmt",
+                "rgb24"
+                if codec in ("png",)
+                else "yuvj420p"
+                if codec == "mjpeg"
+                else "bgr24"
+                if codec == "bmp"
+                else "rgb8"
+                if codec == "gif"
+                else "yuv420p",
+                folder / name,
+            )
             (folder / name).rename(folder / "a.mp4")
             return folder / "a.mp4", Right(error="not_media")
 
@@ -579,8 +821,14 @@ def _refused() -> Iterator[tuple[str, Builder]]:
 
     def encrypted(*how: object) -> Builder:
         def build(source: Path, folder: Path) -> tuple[Path, Right]:
-            key = ("-encryption_scheme", "cenc-aes-ctr", "-encryption_key", "76a6c65c5ea762046bd749a2e632ccbb", "-encryption_kid",
-                   "a7e61c373e219033c21091fa607bf3b8")  # fmt: skip
+            key = (
+                "-encryption_scheme",
+                "cenc-aes-ctr",
+                "-encryption_key",
+                "76a6c65c5ea762046bd749a2e632ccbb",
+                "-encryption_kid",
+                "a7e61c373e219033c21091fa607bf3b8",
+            )
             return cut(source, folder / "a.mp4", *A, *key, *how), Right(error="encrypted")
 
         return build

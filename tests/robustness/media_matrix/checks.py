@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def _sound(sound: np.ndarray, begin: float, right: Right) -> list[str]:
     edges = sorted(
         {0.0, length, *(min(length, max(0.0, t - begin)) for span in (*right.silent, *right.skip) for t in span)}
     )
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         middle = begin + (first + last) / 2
         inner = sound[round((first + EDGE_S) * HZ) : round((last - EDGE_S) * HZ)]
         at = begin + first + EDGE_S

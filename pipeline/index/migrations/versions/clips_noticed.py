@@ -16,6 +16,7 @@ COLUMNS: tuple[tuple[str, Any], ...] = (
     ("missing_s", sa.Double()),
     ("clipped_share", sa.Double()),
     ("tone_mapped", sa.Boolean()),
+    ("decoded_hash", sa.Text()),
 )
 
 
