@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.robustness.media_matrix.checks import Right
+from tests.robustness.media_matrix.checks import LENGTH_S, Right
 from tests.support.media_files import make
 from tests.support.media_oracle import HZ, cut, joined, noise, write_wav
 
@@ -39,6 +39,7 @@ def cases() -> Iterator[tuple[str, Builder]]:
         _programmes,
         _pictures,
         _refused,
+        _more,
     ):
         yield from make_cases()
 
@@ -850,4 +851,110 @@ def _scrambled(path: Path) -> Path:
     content[media, 3] |= 0x80
     content[media, 12:] = np.random.default_rng(1).integers(0, 256, (int(media.sum()), 176), np.uint8)
     path.write_bytes(content.tobytes())
+    return path
+
+
+def _more() -> Iterator[tuple[str, Builder]]:
+    """Combinations of faults, and faults by name."""
+
+    def dashed(suffix: str, *offsets: float, lost: int | None = None) -> Builder:
+        """Fragments as a recorder of live streams joins them: times far from 0, one fragment missing."""
+
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            whole = cut(
+                source, folder / f"whole.{suffix}", 2, 14, *FRAGMENTED, "-output_ts_offset", offsets[0], "-g", 25
+            )
+            content = whole.read_bytes()
+            if lost is not None:
+                begins = [at for at in range(len(content) - 8) if content[at + 4 : at + 8] == b"moof"]
+                content = content[: begins[lost]] + content[begins[lost + 1] :]
+            (folder / f"live.{suffix}").write_bytes(content)
+            gap = ((2.0 + lost, 3.0 + lost),) if lost is not None else ()
+            return folder / f"live.{suffix}", Right(((2, 14),), silent=gap, still=gap)
+
+        return build
+
+    yield "fragmented mp4 from 3600 s on", dashed("mp4", 3600.0)
+    yield "fragmented mp4 that lacks a fragment", dashed("mp4", 0.0, lost=4)
+    yield "fragmented mp4 from 100 s on that lacks a fragment", dashed("mp4", 100.0, lost=4)
+
+    def jump_in_wrapped(suffix: str) -> Builder:
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            parts = [
+                cut(source, folder / f"{n}.ts", *span, "-output_ts_offset", offset)
+                for n, (span, offset) in enumerate(((A, 50_000.0), (B, 0.0), (C, 500.0)))
+            ]
+            return joined(folder / "all.ts", *parts), Right((A, B, C))
+
+        return build
+
+    yield "three recordings in any order ts", jump_in_wrapped("ts")
+    yield (
+        "joined ts of which the first lacks sound",
+        lambda source, folder: (
+            joined(folder / "all.ts", cut(source, folder / "0.ts", *A, "-an"), cut(source, folder / "1.ts", *B)),
+            Right((A, B), silent=(A,)),
+        ),
+    )
+    yield (
+        "joined ts of which the second lacks sound",
+        lambda source, folder: (
+            joined(folder / "all.ts", cut(source, folder / "0.ts", *A), cut(source, folder / "1.ts", *B, "-an")),
+            Right((A, B), silent=(B,)),
+        ),
+    )
+    yield (
+        "joined mkv of other codecs",
+        lambda source, folder: (
+            joined(
+                folder / "all.mkv",
+                cut(source, folder / "0.mkv", *A),
+                cut(
+                    source, folder / "1.mkv", *B, "-c:v", "mpeg4", "-q:v", 1, "-c:a", "libopus", "-vf", "scale=320:192"
+                ),
+            ),
+            Right((A, B)),
+        ),
+    )
+    yield (
+        "ts with noise before it",
+        lambda source, folder: (
+            _with_noise(cut(source, folder / "a.ts", *A), 188 * 3 + 17),
+            Right((A,)),
+        ),
+    )
+    yield (
+        "ts cut in its middle",
+        lambda source, folder: (
+            _from(cut(source, folder / "a.ts", 2, 14, "-g", 25), 0.5),
+            Right(((8, 14),), length_s=1.5, sound_s=99, correlation=0, still=((0, 99),)),
+        ),
+    )
+    for hz in (8_000, 11_025, 22_050, 44_100, 96_000):
+        yield (
+            f"sound of {hz} Hz wav",
+            lambda source, folder, hz=hz: (
+                cut(source, folder / "a.wav", *A, "-vn", "-c:a", "pcm_s16le", "-ar", hz),
+                Right((A,), has="sound"),
+            ),
+        )
+    for rate in ("24000/1001", "30000/1001", "50", "12", "1"):
+        yield (
+            f"{rate} pictures a second mp4",
+            lambda source, folder, rate=rate: (
+                cut(source, folder / "a.mp4", *A, "-r", rate),
+                Right((A,), length_s=1.1 if rate == "1" else LENGTH_S, still=((0, 99),) if rate in ("1",) else ()),
+            ),
+        )
+
+
+def _with_noise(path: Path, count: int) -> Path:
+    noisy = np.random.default_rng(3).integers(0, 0x40, count, np.uint8).tobytes()
+    path.write_bytes(noisy + path.read_bytes())
+    return path
+
+
+def _from(path: Path, share: float) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[int(len(content) * share) :])
     return path
