@@ -288,10 +288,14 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
             if is_broadcast and number:
                 has = {kind for kind in ("video", "audio") if stretch.first_byte(kind) is not None}
                 at = min(part[f"{kind}_bytes"][0] for kind in has) if has else first
-                with _opened(Part(content, at, end), read_timeout_s) as again:
+                # Where it cannot be read from there, it is planned as the first one is, and what fails is named.
+                with (
+                    contextlib.suppress(Refused),
+                    _opened(Part(content, at, end), read_timeout_s) as again,
+                ):
                     here = _about(again, Part(content, at, end))
-                    # What the other kind's packets say from there on is of another recording.
-                    here["tracks"] = [track for track in here["tracks"] if not has or track["kind"] in has]
+                # What the other kind's packets say from there on is of another recording.
+                here = {**here, "tracks": [track for track in here["tracks"] if not has or track["kind"] in has]}
                 with _opened(Part(content, at, end), read_timeout_s) as again:
                     begin_s += _clock_shift(again, at, stretch)
             elif not number and abs(begin_s - info["start_s"]) < SAME_START_S:
