@@ -15,6 +15,7 @@ import enum
 import importlib
 import importlib.util
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -25,7 +26,7 @@ import typer
 import typer.core
 import typer.main
 
-from jobs._shared.terminal import printable, say
+from jobs._shared.terminal import PrintableWarnings, printable, say
 from omnidrop.errors import OmniDropError, UserError
 from workers.redaction import without_secrets
 
@@ -180,6 +181,7 @@ def _root(
         ),
     ] = LogFormat.TEXT,
 ) -> None:
+    logging.lastResort = PrintableWarnings(logging.WARNING)
     if log_format is LogFormat.JSON:
         from jobs._shared.display import console
         from pipeline.runs.logs import json_logs
