@@ -51,6 +51,7 @@ COMMANDS = {
     "selfcheck": "Check that a checkpoint answers here as the stock model does, in every mode.",
     "retry": "Do again what failed, by error class.",
     "verify": "Check journal, tables and index against each other.",
+    "sign": "Vouch for published tables with a key of one's own.",
     "forget": "Erase a media item's results for good.",
     "rebuild": "Make the published tables and the savings index again from the journal.",
 }
