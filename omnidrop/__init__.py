@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from omnidrop.answers import ClipAnswers
-    from omnidrop.model import OmniModel, Pruning
+    from omnidrop.model import OmniModel, Pruning, Request
     from omnidrop.questions import Question
 
-__all__ = ["OmniModel", "Pruning", "answer"]
+__all__ = ["OmniModel", "Pruning", "Request", "answer"]
 
 
 def answer(
@@ -36,19 +36,17 @@ def answer(
     A question may be a line of text, as in `"Is a circle shown? [yes/no]"` (`omnidrop.question_text`). A `model` given
     by name is loaded for this call: load it once (`OmniModel.load`) to ask about several clips.
     """
-    from omnidrop.model import OmniModel
+    from omnidrop.model import OmniModel, Pruning, Request
     from omnidrop.question_text import as_questions
 
-    asked = as_questions(questions)
+    request = Request(as_questions(questions), fps, pruning or Pruning(), system_prompt, instruction)
     loaded = OmniModel.load(model) if isinstance(model, str) else model
-    return loaded.answer(
-        frames, audio, asked, fps=fps, pruning=pruning, system_prompt=system_prompt, instruction=instruction
-    )
+    return loaded.answer(frames, audio, request)
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: importing the package alone must not cost the seconds that torch and transformers take.
-    if name in ("OmniModel", "Pruning"):
+    if name in ("OmniModel", "Pruning", "Request"):
         from omnidrop import model
 
         return getattr(model, name)

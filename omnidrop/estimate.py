@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any, cast
 
 from omnidrop import cost
 from omnidrop.answers import PassCost
 from omnidrop.engine import layout, prefill
 from omnidrop.engine.modes import DENSE_MODES, SHARED_MODES
 from omnidrop.model import Pruning
-from omnidrop.models.base import Adapter, Prefix, SomeOf
+from omnidrop.models.base import Prefix, SomeOf
 from omnidrop.models.checkpoints import loading, resolve_checkpoint
-from omnidrop.models.geometry import geometry_of, thinker_config
-from omnidrop.models.processing import ClipProcessor, outline
-from omnidrop.models.registry import adapter_class
+from omnidrop.models.registry import processor_of
 from omnidrop.policies.schedule import Schedule
 from omnidrop.questions import Json, Question, Text
 
@@ -45,13 +41,10 @@ class Estimator:
     def __init__(self, model: str, *, value_bytes: int = 2) -> None:
         """`model` as for `OmniModel.load`; `value_bytes` of one cached value (2 for bfloat16)."""
         directory = resolve_checkpoint(model)
+        self._processor = processor_of(directory)
+        self.geometry = self._processor.geometry
         with loading(directory):
-            config: Any = thinker_config(directory)
-            self._config = config
-            self.geometry = geometry_of(directory)
-            self._processor = ClipProcessor(directory, self.geometry)
-            self._widths = cost.Widths.of(config.text_config, value_bytes)
-        self._family: Any = adapter_class(self.geometry.family)
+            self._widths = cost.Widths.of(self.geometry.config.text_config, value_bytes)
 
     def clip(
         self,
@@ -70,13 +63,15 @@ class Estimator:
 
         Raises PolicyError where the retained ratio cannot be reached for such a clip.
         """
-        prefix = self._prefix(frames, height, width, samples, fps, system_prompt, instruction)
+        shape = (frames, height, width)
+        prefix = self._processor.outline(shape, samples, fps=fps, system_prompt=system_prompt, instruction=instruction)
         clip = prefill.ClipTokens.of(prefix)
         some_of = pruning.some_of(clip.av, self._widths.layers, questions)
-        as_run, whole = self._encoder_flops(clip.av.video, some_of, frames, height, width, samples)
-        prefix = replace(prefix, encoder_flops=as_run, encoder_flops_dense=whole)
-        clip = replace(clip, prefix=prefix)
-        asked = layout.ask(cast(Adapter, self._processor), questions)
+        if some_of is not None:
+            saved = self._encoder_flops_saved(clip.av.video, some_of, shape)
+            prefix = replace(prefix, encoder_flops=prefix.encoder_flops_dense - saved)
+            clip = replace(clip, prefix=prefix)
+        asked = layout.ask(self._processor, questions)
         rows = [self._question_rows(prefix, one) for one in asked]
         everything = prefix.input_ids.shape[0]
         ratios, costs = [], []
@@ -97,47 +92,18 @@ class Estimator:
 
     def schedule(self, pruning: Pruning, *, frames: int, height: int, width: int, samples: int, fps: float) -> Schedule:
         """How many tokens of such a clip enter each layer, whatever is asked. Raises PolicyError, as `clip`."""
-        prefix = self._prefix(frames, height, width, samples, fps, None, "")
+        shape = (frames, height, width)
+        prefix = self._processor.outline(shape, samples, fps=fps, system_prompt=None, instruction="")
         return self._planned(prefill.ClipTokens.of(prefix), pruning, pruning.retained_ratio)
 
     def _planned(self, clip: prefill.ClipTokens, pruning: Pruning, ratio: float | None) -> Schedule:
         return pruning.build().plan(clip.av, self._widths.layers, ratio)
 
-    def _prefix(
-        self,
-        frames: int,
-        height: int,
-        width: int,
-        samples: int,
-        fps: float,
-        system_prompt: str | None,
-        instruction: str,
-    ) -> Prefix:
-        """The prefix with its tokens in place and nothing in them."""
-        return outline(self._processor, (frames, height, width), samples, fps, system_prompt, instruction)
-
-    def _encoder_flops(
-        self,
-        cells: int,
-        some_of: SomeOf | None,
-        frames: int,
-        height: int,
-        width: int,
-        samples: int,
-    ) -> tuple[int, int]:
-        """Of encoding the clip as it will be, and whole."""
-        # The encoders' formulas need a configuration, not weights.
-        sizes = SimpleNamespace(model=SimpleNamespace(config=self._config))
-        mel = self.geometry.mel_frames(samples)
-        sound = self._family.audio_flops(sizes, mel) if mel > 0 else 0
-        if not frames:
-            return sound, sound
-        grid = self.geometry.grid(frames, height, width)
-        whole = sound + self._family.vision_flops(sizes, *grid)
-        if some_of is None:
-            return whole, whole
-        some = self._family.vision_flops(sizes, *grid, cells=some_of.cells, embedded=cells)
-        return sound + some, whole
+    def _encoder_flops_saved(self, cells: int, some_of: SomeOf, shape: tuple[int, int, int]) -> int:
+        """By encoding some of a picture's `cells` instead of all."""
+        grid = self.geometry.grid(*shape)
+        some = self.geometry.vision_flops(*grid, cells=some_of.cells, embedded=cells)
+        return self.geometry.vision_flops(*grid) - some
 
     def _question_rows(self, prefix: Prefix, one: layout.Asked) -> cost.QuestionRows:
         packed = layout.pack(prefix, [one])

@@ -11,7 +11,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 import numpy as np
@@ -134,6 +134,29 @@ class Pruning:
         return policies.named(self.policy, **settings)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a clip, and how it is answered. Raises QuestionError when made."""
+
+    questions: Sequence[Question]
+    """Kept as a tuple: at least one, each with an id of its own."""
+    fps: float
+    """Frames a second at which the clip was sampled."""
+    pruning: Pruning = field(default_factory=Pruning)
+    system_prompt: str | None = None
+    """None leaves the system turn to the family's chat template."""
+    instruction: str = ""
+    """Read once, before all questions."""
+    positions: bool = False
+    """Whether the answers bring along which tokens survived each layer and what each question looked at there."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "questions", tuple(self.questions))
+        ids = [question.id for question in self.questions]
+        if not ids or len(set(ids)) != len(ids):
+            raise QuestionError(f"a question set needs at least one question and different ids, got {ids}")
+
+
 @dataclass(frozen=True, eq=False)
 class _Pass:
     """What is left of a finished prefill once its questions are answered and its cache is gone."""
@@ -181,47 +204,19 @@ class OmniModel:
         return cls(load(model, device=device, dtype=dtype, encoders=encoders), near_duplicate=near_duplicate)
 
     def answer(
-        self,
-        frames: npt.NDArray[np.uint8] | None,
-        audio: npt.NDArray[np.float32] | None,
-        questions: Sequence[Question],
-        *,
-        fps: float,
-        pruning: Pruning | None = None,
-        system_prompt: str | None = None,
-        instruction: str = "",
-        positions: bool = False,
+        self, frames: npt.NDArray[np.uint8] | None, audio: npt.NDArray[np.float32] | None, request: Request
     ) -> ClipAnswers:
         """Answer every question about one clip.
 
-        `frames` (T, H, W, 3) uint8 RGB sampled at `fps` frames a second and `audio` (samples,) float32 mono 16 kHz, at
-        least one of them. `instruction` is read once, before all questions. Answers come in the questions' order; with
-        `positions` they bring along which tokens survived each layer and what each question looked at there.
+        `frames` (T, H, W, 3) uint8 RGB sampled at `request.fps` frames a second and `audio` (samples,) float32 mono
+        16 kHz, at least one of them. Answers come in the questions' order.
 
         Raises QuestionError, PolicyError (a ratio this depth cannot reach names the floor) and ModelOutOfMemory.
         """
-        (answers,) = self.answer_batch(
-            [(frames, audio)],
-            questions,
-            fps=fps,
-            pruning=pruning,
-            system_prompt=system_prompt,
-            instruction=instruction,
-            positions=positions,
-        )
+        (answers,) = self.answer_batch([(frames, audio)], request)
         return answers
 
-    def answer_batch(
-        self,
-        clips: Sequence[Media],
-        questions: Sequence[Question],
-        *,
-        fps: float,
-        pruning: Pruning | None = None,
-        system_prompt: str | None = None,
-        instruction: str = "",
-        positions: bool = False,
-    ) -> list[ClipAnswers]:
+    def answer_batch(self, clips: Sequence[Media], request: Request) -> list[ClipAnswers]:
         """Answer the same questions about several clips of one shape, each as `answer` would, in the same passes.
 
         Clips of as many frames of one size and as many samples have as many tokens, and counts follow a schedule, so
@@ -231,10 +226,7 @@ class OmniModel:
 
         Raises what `answer` raises, and UserError where the clips are not of one shape.
         """
-        pruning = pruning or Pruning()
-        ids = [question.id for question in questions]
-        if not ids or len(set(ids)) != len(ids):
-            raise QuestionError(f"a question set needs at least one question and different ids, got {ids}")
+        questions, pruning = request.questions, request.pruning
         shapes = {tuple(None if part is None else part.shape for part in clip) for clip in clips}
         if len(shapes) != 1:
             raise UserError(
@@ -250,11 +242,11 @@ class OmniModel:
         try:
             with torch.inference_mode(), prefill.own_attention(self.adapter):
                 asked = layout.ask(self.adapter, questions)
-                words = _Words(fps=fps, system_prompt=system_prompt, instruction=instruction)
+                words = _Words(fps=request.fps, system_prompt=request.system_prompt, instruction=request.instruction)
                 some_of = None
                 if pruning.encoder_share != 1.0:
-                    outline = prefill.ClipTokens.of(self.adapter.outline(*clips[0], **words))
-                    some_of = pruning.some_of(outline.av, len(self.adapter.layers), questions)
+                    outline = self.adapter.processor.outline(*_size(clips[0]), **words)
+                    some_of = pruning.some_of(prefill.ClipTokens.of(outline).av, len(self.adapter.layers), questions)
                 tokens = [prefill.ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of)) for clip in clips]
                 policy = pruning.build()
                 for ratio, numbers in pruning.together(questions):
@@ -262,7 +254,14 @@ class OmniModel:
                     missed += _missed(ratio, schedule.retained_ratio)
                     those = [asked[number] for number in numbers]
                     for done in modes.run(
-                        self.adapter, tokens, those, pruning.mode, policy, schedule, pruning.guidance, watch=positions
+                        self.adapter,
+                        tokens,
+                        those,
+                        pruning.mode,
+                        policy,
+                        schedule,
+                        pruning.guidance,
+                        watch=request.positions,
                     ):
                         for of_clip, one in zip(passes, done, strict=True):
                             answered = self._answer_pass(one)
@@ -274,14 +273,14 @@ class OmniModel:
                 raise
             about = "this clip" if len(clips) == 1 else f"{len(clips)} clips at once"
             raise ModelOutOfMemory(
-                f"{len(ids)} questions about {about} do not fit into {device}'s memory; use shorter clips, fewer "
+                f"{len(questions)} questions about {about} do not fit into {device}'s memory; use shorter clips, fewer "
                 f"frames a second or a lower retained_ratio ({error})"
             ) from error
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = (time.perf_counter() - started) / len(clips)
         return [
-            self._collected(clip, asked, of_clip, seconds, missed, positions=positions)
+            self._collected(clip, asked, of_clip, seconds, missed, positions=request.positions)
             for clip, of_clip in zip(tokens, passes, strict=True)
         ]
 
@@ -381,3 +380,10 @@ def _missed(asked: float | None, planned: float) -> tuple[str, ...]:
     if asked is None or abs(asked - planned) <= RATIO_TOLERANCE:
         return ()
     return (f"retained_ratio {asked:g} was asked for, {planned:.3f} is what this clip's token counts allow",)
+
+
+def _size(clip: Media) -> tuple[tuple[int, int, int], int]:
+    """(frames, height, width) of a clip's picture, zeros without one, and its samples of sound."""
+    frames, audio = clip
+    count, height, width = (0, 0, 0) if frames is None else frames.shape[:3]
+    return (count, height, width), 0 if audio is None else len(audio)

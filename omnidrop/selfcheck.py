@@ -20,7 +20,7 @@ from omnidrop import policies
 from omnidrop.answers import ClipAnswers
 from omnidrop.engine import layout, modes, prefill
 from omnidrop.errors import ModelError, PolicyError
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.models.base import VIDEO, SomeOf
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 from omnidrop.models.stock import stock_logits
@@ -286,9 +286,8 @@ class _Bench:
             for _ in range(2):
                 self.adapter.memory.clear()
                 started = time.perf_counter()
-                found = self.loaded.answer(
-                    self.frames, self.audio, QUESTIONS, fps=FPS, pruning=pruning, instruction=INSTRUCTION
-                )
+                request = Request(QUESTIONS, FPS, pruning, instruction=INSTRUCTION)
+                found = self.loaded.answer(self.frames, self.audio, request)
                 seconds = time.perf_counter() - started
             runs.append(_run(mode, pruning, found, seconds))
             unread += [f"{mode}: {a.question_id} ({a.error_class})" for a in found.answers if a.error_class]

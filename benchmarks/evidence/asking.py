@@ -25,7 +25,7 @@ from benchmarks.evidence import guides
 from benchmarks.evidence.damage import CLEAN, FILTERS, NOISE, damaged_file, noisy
 from benchmarks.evidence.rows import ABLATED, WHOLE, Row
 from omnidrop.errors import PolicyError
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.models.base import Prefix
 from omnidrop.models.registry import weights_hash
 from pipeline.evaluation.dataset import ArmClip, EvaluatedClip
@@ -190,7 +190,7 @@ def _disagreements(
     for ratio in sorted({row.ratio for row in guided if row.ratio in ABLATED}):
         pruning = Pruning("per_question", "omnidrop", ratio, encoder_share=WHOLE)
         trace = model.answer(
-            decoded.frames, decoded.audio, clip.questions, fps=decoded.fps, pruning=pruning, positions=True
+            decoded.frames, decoded.audio, Request(clip.questions, fps=decoded.fps, pruning=pruning, positions=True)
         ).positions
         assert trace is not None
         kept = {ids[0]: set(entered[-1].tolist()) for ids, entered in zip(trace.question_ids, trace.kept, strict=True)}

@@ -23,7 +23,7 @@ import torch
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel, clip, questions
 from omnidrop import policies
 from omnidrop.engine import modes, prefill
-from omnidrop.model import Media, OmniModel, Pruning
+from omnidrop.model import Media, OmniModel, Pruning, Request
 from omnidrop.questions import Boolean, Question
 from omnidrop.selfcheck import sample_clip
 
@@ -78,9 +78,11 @@ def whole(seconds: int, count: int, rounds: int) -> Row:
 
     def answer(first: int, size: int) -> object:
         model.adapter.memory.clear()
-        return model.answer_batch(clips[first : first + size], asked, fps=2.0, pruning=Pruning(retained_ratio=RATIO))
+        return model.answer_batch(
+            clips[first : first + size], Request(asked, fps=2.0, pruning=Pruning(retained_ratio=RATIO))
+        )
 
-    given = model.answer(*clips[0], asked, fps=2.0)
+    given = model.answer(*clips[0], Request(asked, fps=2.0))
     tokens = given.trace.audio_in + given.trace.video_in
     return Row(f"tiny, {seconds} s", tokens, count, timed(answer, rounds))
 

@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.models.checkpoints import EMBEDDED, read_json
 from omnidrop.models.encoders import EncoderSettings
-from omnidrop.models.geometry import thinker_config
 from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
 from omnidrop.questions import Boolean, Question
 from omnidrop.selfcheck import sample_clip
@@ -122,7 +121,7 @@ class RandomQwen2_5Omni(Qwen2_5Omni):
 
     def weights(self, directory: Path) -> tuple[str, Any]:
         """Noise on the device, without a file."""
-        config: Any = thinker_config(directory)
+        config = self.geometry.config
         config._attn_implementation = "sdpa"
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
@@ -240,7 +239,7 @@ class Bench:
         asked = asked[:1] if case.once else asked
         self.model.adapter.memory.clear()
         seconds, peak, found = self.timed(
-            lambda: self.model.answer(self.frames, self.audio, asked, fps=FPS, pruning=case.pruning)
+            lambda: self.model.answer(self.frames, self.audio, Request(asked, fps=FPS, pruning=case.pruning))
         )
         times = case.questions if case.once else 1
         cost = found.cost.as_run

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from omnidrop.engine.constraint import check_schema
 from omnidrop.errors import QuestionError
-from omnidrop.models.base import Adapter, Prefix
+from omnidrop.models.base import Prefix, Words
 from omnidrop.questions import SCORED, Json, Question
 
 END = -1
@@ -95,22 +95,22 @@ class Packed:
         return self.starts[-1]
 
 
-def fixed_words(adapter: Adapter) -> tuple[int, int]:
+def fixed_words(words: Words) -> tuple[int, int]:
     """How many tokens of every question's ids are the chat template's: (at the beginning, at the end)."""
-    one, other = adapter.question_ids("What"), adapter.question_ids("Is")
+    one, other = words.question_ids("What"), words.question_ids("Is")
     shorter = min(len(one), len(other))
     head = next((i for i in range(shorter) if one[i] != other[i]), shorter)
     tail = next((i for i in range(shorter - head) if one[-1 - i] != other[-1 - i]), shorter - head)
     return head, tail
 
 
-def ask(adapter: Adapter, questions: Sequence[Question]) -> tuple[Asked, ...]:
+def ask(words: Words, questions: Sequence[Question]) -> tuple[Asked, ...]:
     """Tokenise a question set. Raises QuestionError where two options of a question read as the same tokens, and for a
     JSON schema that is none."""
-    head, tail = fixed_words(adapter)
+    head, tail = fixed_words(words)
     asked = []
     for question in questions:
-        ids = tuple(adapter.question_ids(question.text))
+        ids = tuple(words.question_ids(question.text))
         start, end = head, len(ids) - tail
         if start >= end:
             start, end = 0, len(ids)
@@ -119,7 +119,7 @@ def ask(adapter: Adapter, questions: Sequence[Question]) -> tuple[Asked, ...]:
             check_schema(question.id, question.answer)
         if isinstance(question.answer, SCORED):
             texts = question.answer.rendered()
-            options = option_tree(question, texts, [tuple(adapter.answer_ids(text)) for text in texts])
+            options = option_tree(question, texts, [tuple(words.answer_ids(text)) for text in texts])
         asked.append(Asked(question, ids, (start, end), options))
     return tuple(asked)
 

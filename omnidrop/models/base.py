@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from omnidrop.models.encoders import FeatureMemory
+from omnidrop.models.encoders import EncoderSettings, FeatureMemory
+from omnidrop.models.geometry import Geometry
 
 TEXT, AUDIO, VIDEO = 0, 1, 2
 """Values of `Prefix.modality`."""
@@ -77,10 +79,36 @@ class SomeOf:
     choose: Choose
 
 
-class Adapter(Protocol):
-    """A loaded model of one family."""
+class Words(Protocol):
+    """Texts as tokens."""
+
+    def question_ids(self, text: str) -> list[int]:
+        """Token ids of one question, up to and including the start of the assistant's turn."""
+        ...
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of an answer text as it would follow the assistant's start, without an end token."""
+        ...
+
+
+class Processor(Words, Protocol):
+    """A checkpoint without its weights: all that pricing a clip takes."""
+
+    geometry: Geometry
+
+    def outline(
+        self, shape: tuple[int, int, int], samples: int, *, fps: float, system_prompt: str | None, instruction: str
+    ) -> Prefix:
+        """What `Adapter.prefix` would give for a clip of `shape` (frames, height, width; 0 frames: sound only) and so
+        many samples of sound, on the CPU: each token in its place and nothing in it, and what encoding it costs."""
+        ...
+
+
+class Adapter(Words, Protocol):
+    """A loaded model of one family; its class methods read a checkpoint's configuration without any weights."""
 
     family: str
+    geometry: Geometry
     device: torch.device
     dtype: torch.dtype
     weights_hash: str
@@ -95,6 +123,26 @@ class Adapter(Protocol):
     """`rotary(hidden, positions[:, None, :]) -> (cos, sin)`."""
     config: object
     """The text decoder's configuration (hidden_size, num_hidden_layers, num_key_value_heads, head_dim, ...)."""
+
+    @property
+    def processor(self) -> Processor:
+        """What lays out clips and questions."""
+        ...
+
+    @classmethod
+    def load(cls, directory: Path, *, device: torch.device, dtype: torch.dtype, encoders: EncoderSettings) -> Self:
+        """The checkpoint in `directory`. Raises CheckpointError."""
+        ...
+
+    @classmethod
+    def read_geometry(cls, directory: Path) -> Geometry:
+        """Sizes, token counts and encoders' FLOPs. Raises CheckpointError where the configuration is not usable."""
+        ...
+
+    @classmethod
+    def read_processor(cls, directory: Path) -> Processor:
+        """What lays out clips and questions. Raises CheckpointError."""
+        ...
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """(S,) int64 -> (S, D)."""
@@ -116,27 +164,6 @@ class Adapter(Protocol):
         length (neither padded to nor truncated at 300 s); at least one of them. `some_of` encodes a part of the picture
         (lossy); where that is all of it, as without.
         """
-        ...
-
-    def outline(
-        self,
-        frames: npt.NDArray[np.uint8] | None,
-        audio: npt.NDArray[np.float32] | None,
-        *,
-        fps: float,
-        system_prompt: str | None,
-        instruction: str,
-    ) -> Prefix:
-        """What `prefix` would give, with every token in its place and nothing in it: embeddings of width 0. Encodes
-        nothing, so that it can be planned how much to encode."""
-        ...
-
-    def question_ids(self, text: str) -> list[int]:
-        """Token ids of one question, up to and including the start of the assistant's turn."""
-        ...
-
-    def answer_ids(self, text: str) -> list[int]:
-        """Token ids of an answer text as it would follow the assistant's start, without an end token."""
         ...
 
     @property

@@ -18,6 +18,7 @@ from typing import Any
 
 from omnidrop.errors import CheckpointError, OmniDropError, first_line
 from omnidrop.json_text import parse_json
+from omnidrop.models.families import titles
 
 EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2")}
 """Checkpoints that come with the package, by the name they are loaded by."""
@@ -27,9 +28,6 @@ TOY_NOTE = (
     "mean nothing; name a real checkpoint with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory"
 )
 """What everything says that shows or promises answers of an embedded model."""
-
-FAMILIES = {"qwen2_5_omni": "Qwen2.5-Omni", "qwen3_omni_moe": "Qwen3-Omni"}
-"""Supported `model_type`s and what people call them. A thinker saved alone has the suffix `_thinker`."""
 
 _NEEDED = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
@@ -128,11 +126,11 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def family_of(directory: Path) -> str:
-    """`qwen2_5_omni` or `qwen3_omni_moe`. Raises CheckpointError for any other `model_type`."""
+    """The checkpoint's family by its name in `families`. Raises CheckpointError for any other `model_type`."""
     model_type = str(read_json(directory / "config.json").get("model_type"))
     family = model_type.removesuffix("_thinker")
-    if family not in FAMILIES:
-        supported = ", ".join(f"{name} ({key})" for key, name in FAMILIES.items())
+    if family not in titles():
+        supported = ", ".join(f"{title} ({name})" for name, title in titles().items())
         raise CheckpointError(
             f"the checkpoint {directory} is of model type {model_type!r}; supported are {supported}: models that take "
             "audio and video in one prompt"

@@ -1,7 +1,7 @@
 """Where every token before the first question stands: order of video and audio, rotary positions, chunks, grid places.
 
 Promises: token for token the order of the stock processors and position for position the stock models'
-`get_rope_index`, for both families, in a few array operations instead of a Python loop over tensors. Where the two
+`get_rope_index`, in a few array operations instead of a Python loop over tensors. Where the two
 disagree with each other (the processor counts in float64, the model in float32; at 1.3 or 3.5 frames a second they
 part), the order follows the model's positions, so that a token never sits at another token's place. Knows nothing about
 pixels, sound or weights.
@@ -71,14 +71,11 @@ def lay_out(
     """
     if grid is None and not audio_tokens:
         raise ValueError("a clip needs a picture or sound")
-    newer = geometry.family == "qwen3_omni_moe"
-    dtype = torch.float32 if newer else torch.int64
+    dtype = geometry.position_dtype
     opening = [tokens.vision_start] * (grid is not None) + [tokens.audio_start] * (audio_tokens > 0)
     closing = [tokens.audio_end] * (audio_tokens > 0) + [tokens.vision_end] * (grid is not None)
 
-    # Qwen2.5 puts both marks of an audio-in-video clip at one position, Qwen3 one after the other.
-    marks = torch.arange(len(opening)) if newer or len(opening) == 1 else torch.zeros(len(opening), dtype=torch.int64)
-    marks = marks.to(dtype)
+    marks = torch.arange(len(opening)).to(dtype) * geometry.marks_apart
     begin = torch.tensor(len(head), dtype=dtype)
     start = begin + marks[-1] + 1
     media = _media(geometry, grid, seconds_per_patch, audio_tokens, start, dtype)
@@ -115,7 +112,7 @@ def lay_out(
         chunk=chunk,
         grid=places,
         seconds=seconds,
-        next_position=float(last) if newer else int(last),
+        next_position=last.item(),
     )
 
 
@@ -144,40 +141,9 @@ def _media(
         modality = torch.full((len(place),), VIDEO, dtype=torch.int8)
         return _Media(modality, seen_positions, seen_grid, seen_positions.max())
 
-    if geometry.family == "qwen3_omni_moe":
-        # By time, a temporal patch before the audio token of its instant.
-        rank = torch.cat([seen_positions[0], sound_positions[0]])
-        # What is left once one of the two has run out is the model's last block.
-        if seen_positions[0, -1] <= sound_positions[0, -1]:
-            tail = sound_positions[:, sound_positions[0] >= seen_positions[0, -1]]
-        else:
-            tail = seen_positions[:, seen_positions[0] > sound_positions[0, -1]]
-    else:
-        # Chunk by chunk, a chunk's video before its audio.
-        per_chunk = int(geometry.positions_per_second * geometry.seconds_per_chunk)
-        seen_chunk = _running_chunks((seen_positions[0] - start).tolist(), per_chunk)
-        sound_chunk = _running_chunks((sound_positions[0] - start).tolist(), per_chunk)
-        rank = torch.tensor(seen_chunk + sound_chunk)
-        if seen_chunk[-1] > sound_chunk[-1]:
-            tail = seen_positions[:, torch.tensor(seen_chunk) == seen_chunk[-1]]
-        else:
-            tail = sound_positions[:, torch.tensor(sound_chunk) == sound_chunk[-1]]
+    rank, tail = geometry.interleave(seen_positions, sound_positions, start)
     order = torch.argsort(rank, stable=True)
     modality = torch.tensor([VIDEO] * len(place) + [AUDIO] * audio_tokens, dtype=torch.int8)
     positions = torch.cat([seen_positions, sound_positions], dim=1)
     places = torch.cat([seen_grid, sound_grid])
     return _Media(modality[order], positions[:, order], places[order], tail.max())
-
-
-def _running_chunks(values: list[int], per_chunk: int) -> list[int]:
-    """Chunk of each token by the stock rule, which moves on by at most one chunk a token.
-
-    Where one temporal patch spans more than a chunk (fps below 1), its later tokens fall into the chunks it skipped:
-    kept, because stock prompts look like that.
-    """
-    chunks, current = [], 0
-    for value in values:
-        if value >= (current + 1) * per_chunk:
-            current += 1
-        chunks.append(current)
-    return chunks

@@ -1,23 +1,23 @@
-"""The shape of a checkpoint, read from its configuration files, and how many tokens a clip becomes in it.
+"""The shape of a checkpoint, read from its configuration files: how many tokens a clip becomes in it and what encoding
+it takes.
 
-Promises: `read_geometry` loads no weights, and `count_tokens` gives exactly the tokens that `processing.py` lays out,
-so that a plan can be priced before any model exists. Knows nothing about pruning, FLOPs or archives.
+Promises: no weights are loaded, and `count_tokens` gives exactly the tokens that `processing.py` lays out, so that a
+plan can be priced before any model exists. What differs by family is declared here and said in the family's file.
+Knows nothing about pruning or archives.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from omnidrop.errors import CheckpointError, ModelError
-from omnidrop.models.checkpoints import (
-    family_of,
-    loading,
-    read_json,
-    resolve_checkpoint,
-    thinker_config_dict,
-    video_bounds,
-)
+from omnidrop.models.checkpoints import family_of, read_json, thinker_config_dict, video_bounds
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SAMPLE_RATE = 16_000
 """Samples a second of every waveform in this package."""
@@ -28,10 +28,20 @@ for the STFT: it is left out."""
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a model and of its inputs. Widths are the projections' real ones (heads x head size)."""
+    """Sizes of a model and of its inputs. Widths are the projections' real ones (heads x head size).
 
-    family: str
-    """`qwen2_5_omni` or `qwen3_omni_moe`."""
+    A family subclasses it and fills in what is not said here.
+    """
+
+    family: ClassVar[str]
+    """As `families` names it."""
+    position_dtype: ClassVar[torch.dtype]
+    """Of rotary positions."""
+    marks_apart: ClassVar[bool]
+    """Whether the two marks before (and after) a picture with sound stand at two positions, or both at one."""
+    pads_sound: ClassVar[bool]
+    """Whether the stock processor pads a waveform with zeros before the transform."""
+
     layers: int
     width: int
     query_width: int
@@ -58,6 +68,53 @@ class Geometry:
     """Half an audio encoder chunk, in mel frames."""
     hop: int = 160
     """Samples from one mel frame to the next: 160 (100 mel frames a second) in the published checkpoints."""
+    config: Any = field(default=None, compare=False, repr=False)
+    """The configuration it was read from, an object of transformers with `text_config` (the decoder's)."""
+
+    @staticmethod
+    def config_class() -> Any:
+        """The transformers class of the configuration."""
+        raise NotImplementedError
+
+    def whole_hops(self, samples: int) -> int:
+        """Mel frames of `samples` samples."""
+        raise NotImplementedError
+
+    def tokens_of(self, mel_frames: int) -> int:
+        """Audio tokens of so many mel frames, at least one."""
+        raise NotImplementedError
+
+    def interleave(self, seen: Tensor, sound: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompt order of a picture with sound, from the positions (3, n) of its video and of its audio tokens and the
+        position at which the clip starts: (a rank for every token, video before audio, sorted by it stably; the
+        positions of the model's last block of them)."""
+        raise NotImplementedError
+
+    def vision_flops(self, patches: int, rows: int, columns: int, cells: int | None = None, embedded: int = 0) -> int:
+        """Of encoding `patches` temporal patches of `rows` x `columns` tokens, or `cells` of these alone; `embedded`
+        cells had their pixels embedded once more, to choose by."""
+        raise NotImplementedError
+
+    def audio_flops(self, mel_frames: int) -> int:
+        """Of encoding so many mel frames."""
+        raise NotImplementedError
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """From the configuration of the checkpoint in `directory`. Raises CheckpointError where it is not usable."""
+        if (found := family_of(directory)) != cls.family:
+            raise CheckpointError(f"{directory} is a {found} checkpoint, not {cls.family}")
+        try:
+            return cls._from_config(cls.read_config(directory), video_bounds(directory), hop_length(directory))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{directory / 'config.json'} is not a usable {cls.family} configuration: {error}"
+            ) from error
+
+    @classmethod
+    def read_config(cls, directory: Path) -> Any:
+        """The thinker's configuration as an object of transformers, defaults filled in."""
+        return cls.config_class().from_dict(thinker_config_dict(directory))
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels that a frame is scaled to. Raises ModelError for a sliver."""
@@ -76,28 +133,13 @@ class Geometry:
         return -(-frames // self.temporal_patch), tall // side, wide // side
 
     def mel_frames(self, samples: int) -> int:
-        """Mel frames of `samples` samples, neither padded to nor cut at 300 s; 0 where the sound is too short.
-
-        A last hop that is begun counts in Qwen2.5-Omni, whose stock processor pads before the transform, and not in
-        Qwen3-Omni, whose does not.
-        """
-        if samples < SHORTEST_AUDIO_HOPS * self.hop:
-            return 0
-        return -(-samples // self.hop) if self.family == "qwen2_5_omni" else samples // self.hop
+        """Mel frames of `samples` samples, neither padded to nor cut at 300 s; 0 where the sound is too short."""
+        return 0 if samples < SHORTEST_AUDIO_HOPS * self.hop else self.whole_hops(samples)
 
     def audio_tokens(self, samples: int) -> int:
-        """Audio tokens of `samples` samples at 16 kHz: 25 a second in Qwen2.5-Omni, 13 in Qwen3-Omni."""
+        """Audio tokens of `samples` samples at 16 kHz."""
         mel = self.mel_frames(samples)
-        if not mel:
-            return 0
-        if self.family == "qwen2_5_omni":
-            # One convolution of stride 2, then pairs are averaged.
-            return ((mel - 1) // 2 + 1 - 2) // 2 + 1
-        # Three convolutions of stride 2 inside each encoder chunk of 100 mel frames: 13 tokens a chunk.
-        whole, rest = divmod(mel, 2 * self.audio_window)
-        for _ in range(3):
-            rest = (rest + 1) // 2
-        return rest + whole * 13
+        return self.tokens_of(mel) if mel else 0
 
     def count_tokens(self, frames: int, height: int, width: int, audio_samples: int) -> tuple[int, int]:
         """(video tokens, audio tokens) of `frames` frames of `height` x `width` pixels and so many samples of sound."""
@@ -107,61 +149,36 @@ class Geometry:
             video = patches * rows * columns
         return video, self.audio_tokens(audio_samples)
 
-
-def read_geometry(model: str) -> Geometry:
-    """The geometry of `model` (see `resolve_checkpoint`), from its configuration files alone."""
-    return geometry_of(resolve_checkpoint(model))
-
-
-def geometry_of(directory: Path) -> Geometry:
-    """The geometry of the checkpoint in `directory`. Raises CheckpointError where the configuration is not usable."""
-    family = family_of(directory)
-    with loading(directory):
-        try:
-            return _from_config(family, thinker_config(directory), video_bounds(directory), hop_length(directory))
-        except (AttributeError, KeyError, TypeError) as error:
-            where = directory / "config.json"
-            raise CheckpointError(f"{where} is not a usable {family} configuration: {error}") from error
-
-
-def thinker_config(directory: Path) -> object:
-    """The thinker's configuration as an object of transformers, defaults filled in."""
-    from transformers import Qwen2_5OmniThinkerConfig, Qwen3OmniMoeThinkerConfig
-
-    classes = {"qwen2_5_omni": Qwen2_5OmniThinkerConfig, "qwen3_omni_moe": Qwen3OmniMoeThinkerConfig}
-    config: object = classes[family_of(directory)].from_dict(thinker_config_dict(directory))
-    return config
+    @classmethod
+    def _from_config(cls, config: Any, bounds: tuple[int, int] | None, hop: int) -> Self:
+        text, vision = config.text_config, config.vision_config
+        heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
+        head = getattr(text, "head_dim", None) or text.hidden_size // heads
+        mixture = (getattr(text, "num_experts", 0) or 0) > 0
+        side = vision.patch_size * vision.spatial_merge_size
+        # The stock processors' own bounds for videos, `videos_kwargs` of Qwen2_5OmniProcessor and of Qwen3's.
+        low, high = bounds or (128 * side * side, 768 * side * side)
+        return cls(
+            layers=text.num_hidden_layers,
+            width=text.hidden_size,
+            query_width=heads * head,
+            kv_width=kv_heads * head,
+            mlp_width=text.moe_intermediate_size if mixture else text.intermediate_size,
+            active_experts=text.num_experts_per_tok if mixture else 1,
+            vocabulary=text.vocab_size,
+            patch=vision.patch_size,
+            merge=vision.spatial_merge_size,
+            temporal_patch=vision.temporal_patch_size,
+            min_pixels=low,
+            max_pixels=high,
+            positions_per_second=config.position_id_per_seconds,
+            seconds_per_chunk=getattr(config, "seconds_per_chunk", 2),
+            audio_window=config.audio_config.n_window,
+            hop=hop,
+            config=config,
+        )
 
 
 def hop_length(directory: Path) -> int:
     """Samples between mel frames as the feature extractor's settings state, 160 where they do not."""
     return int(read_json(directory / "preprocessor_config.json").get("hop_length", 160))
-
-
-def _from_config(family: str, config: object, bounds: tuple[int, int] | None, hop: int) -> Geometry:
-    text, vision, audio = config.text_config, config.vision_config, config.audio_config  # type: ignore[attr-defined]
-    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // heads
-    mixture = family == "qwen3_omni_moe" and text.num_experts > 0
-    side = vision.patch_size * vision.spatial_merge_size
-    # The stock processors' own bounds for videos, `videos_kwargs` of Qwen2_5OmniProcessor and Qwen3OmniMoeProcessor.
-    low, high = bounds or (128 * side * side, 768 * side * side)
-    return Geometry(
-        family=family,
-        layers=text.num_hidden_layers,
-        width=text.hidden_size,
-        query_width=heads * head,
-        kv_width=kv_heads * head,
-        mlp_width=text.moe_intermediate_size if mixture else text.intermediate_size,
-        active_experts=text.num_experts_per_tok if mixture else 1,
-        vocabulary=text.vocab_size,
-        patch=vision.patch_size,
-        merge=vision.spatial_merge_size,
-        temporal_patch=vision.temporal_patch_size,
-        min_pixels=low,
-        max_pixels=high,
-        positions_per_second=config.position_id_per_seconds,  # type: ignore[attr-defined]
-        seconds_per_chunk=getattr(config, "seconds_per_chunk", 2),
-        audio_window=audio.n_window,
-        hop=hop,
-    )

@@ -138,6 +138,39 @@ class ClipProcessor:
         )
         return ModelInputs(layout, grid, mel)
 
+    def outline(
+        self, shape: tuple[int, int, int], samples: int, *, fps: float, system_prompt: str | None, instruction: str
+    ) -> Prefix:
+        """See `omnidrop.models.base.Processor.outline`."""
+        frames, height, width = shape
+        grid = self.geometry.grid(frames, height, width) if frames else None
+        head, tail = self.prompt(system_prompt, instruction, has_video=grid is not None)
+        made = lay_out(
+            self.geometry,
+            self.media_tokens,
+            head=head,
+            tail=tail,
+            grid=grid,
+            seconds_per_patch=self.geometry.temporal_patch / fps if grid else 0.0,
+            audio_tokens=self.geometry.audio_tokens(samples),
+        )
+        encoders = self.geometry.vision_flops(*grid) if grid else 0
+        if (mel := self.geometry.mel_frames(samples)) > 0:
+            encoders += self.geometry.audio_flops(mel)
+        return Prefix(
+            input_ids=made.input_ids,
+            embeddings=torch.empty(made.input_ids.shape[0], 0),
+            positions=made.positions,
+            next_position=made.next_position,
+            modality=made.modality,
+            chunk=made.chunk,
+            grid=made.grid,
+            seconds=made.seconds,
+            audio_importance=None,
+            encoder_flops=encoders,
+            encoder_flops_dense=encoders,
+        )
+
     def pixels(
         self, frames: npt.NDArray[np.uint8], device: torch.device | str = "cpu"
     ) -> tuple[Tensor, tuple[int, int, int]]:
@@ -162,9 +195,9 @@ class ClipProcessor:
             return None
         if not np.isfinite(audio).all():
             raise ModelError("the audio holds samples that are not finite numbers")
-        # The stock Qwen2.5 processor pads with zeros (to 300 s) before the STFT and masks afterwards; one window of
-        # zeros gives the same frames up to the last. Qwen3's does not pad.
-        padding = self._features.n_fft if self.geometry.family == "qwen2_5_omni" else 0
+        # A stock processor that pads does so to 300 s before the STFT, and masks afterwards; one window of zeros gives
+        # the same frames up to the last.
+        padding = self._features.n_fft if self.geometry.pads_sound else 0
         features = self._features(
             audio,
             sampling_rate=SAMPLE_RATE,
@@ -251,42 +284,6 @@ class ClipProcessor:
                 f"the chat template does not lay out a user turn of a {kind} and a text: it rendered {rendered!r}"
             )
         return before, between, after
-
-
-def outline(
-    processor: ClipProcessor,
-    shape: tuple[int, int, int],
-    samples: int,
-    fps: float,
-    system_prompt: str | None,
-    instruction: str,
-) -> Prefix:
-    """The prefix of a clip of `shape` (frames, height, width; 0 frames: sound only) and so many samples of sound: each
-    token in its place and nothing in it. On the CPU; nothing is prepared or encoded."""
-    geometry = processor.geometry
-    frames, height, width = shape
-    grid = geometry.grid(frames, height, width) if frames else None
-    head, tail = processor.prompt(system_prompt, instruction, has_video=grid is not None)
-    made = lay_out(
-        geometry,
-        processor.media_tokens,
-        head=head,
-        tail=tail,
-        grid=grid,
-        seconds_per_patch=geometry.temporal_patch / fps if grid else 0.0,
-        audio_tokens=geometry.audio_tokens(samples),
-    )
-    return Prefix(
-        input_ids=made.input_ids,
-        embeddings=torch.empty(made.input_ids.shape[0], 0),
-        positions=made.positions,
-        next_position=made.next_position,
-        modality=made.modality,
-        chunk=made.chunk,
-        grid=made.grid,
-        seconds=made.seconds,
-        audio_importance=None,
-    )
 
 
 def check_picture(frames: npt.NDArray[np.uint8], fps: float) -> None:

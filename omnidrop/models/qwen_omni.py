@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from omnidrop.errors import CheckpointError
 from omnidrop.models.base import AUDIO, VIDEO, Prefix, SomeOf
-from omnidrop.models.checkpoints import checkpoint_hash, family_of
+from omnidrop.models.checkpoints import checkpoint_hash
 from omnidrop.models.encoders import (
     BlockAttention,
     EncoderSettings,
@@ -30,8 +30,8 @@ from omnidrop.models.encoders import (
     plan_patches,
     silent_chunks,
 )
-from omnidrop.models.geometry import SAMPLE_RATE, Geometry, geometry_of, thinker_config
-from omnidrop.models.processing import ClipProcessor, outline
+from omnidrop.models.geometry import SAMPLE_RATE, Geometry
+from omnidrop.models.processing import ClipProcessor
 from omnidrop.models.some_cells import EncodedCells, cells_key, encoder_words
 
 PATCHES_AT_ONCE = 64
@@ -40,9 +40,9 @@ PATCHES_AT_ONCE = 64
 
 
 class QwenOmniAdapter:
-    """A loaded thinker. Subclasses name the family, its class and how its audio encoder's columns become tokens."""
+    """A loaded thinker. Subclasses name its geometry, its class and how its audio encoder's columns become tokens."""
 
-    family: str
+    geometry_class: ClassVar[type[Geometry]]
 
     def __init__(
         self,
@@ -52,12 +52,10 @@ class QwenOmniAdapter:
         dtype: torch.dtype,
         encoders: EncoderSettings,
     ) -> None:
-        found = family_of(directory)
-        if found != self.family:
-            raise CheckpointError(f"{directory} is a {found} checkpoint, not {self.family}")
         self.device, self.dtype, self.encoders = device, dtype, encoders
-        self.geometry: Geometry = geometry_of(directory)
-        self.processor = ClipProcessor(directory, self.geometry)
+        self.processor = self.read_processor(directory)
+        self.geometry: Geometry = self.processor.geometry
+        self.family = self.geometry.family
         self.weights_hash, self.model = self.weights(directory)
         decoder = self.model.model.language_model
         self.layers: Sequence[nn.Module] = decoder.layers
@@ -72,6 +70,21 @@ class QwenOmniAdapter:
         self.audio_attention = BlockAttention(audio_tower, audio_tower.layers[-1].self_attn)
         self.vision_attention = BlockAttention(visual, self.last_full_attention())
 
+    @classmethod
+    def load(cls, directory: Path, *, device: torch.device, dtype: torch.dtype, encoders: EncoderSettings) -> Self:
+        """See `omnidrop.models.base.Adapter.load`."""
+        return cls(directory, device=device, dtype=dtype, encoders=encoders)
+
+    @classmethod
+    def read_geometry(cls, directory: Path) -> Geometry:
+        """See `omnidrop.models.base.Adapter.read_geometry`."""
+        return cls.geometry_class.read(directory)
+
+    @classmethod
+    def read_processor(cls, directory: Path) -> ClipProcessor:
+        """See `omnidrop.models.base.Adapter.read_processor`."""
+        return ClipProcessor(directory, cls.read_geometry(directory))
+
     @staticmethod
     def thinker_class() -> Any:
         """The transformers class that holds the thinker."""
@@ -79,7 +92,9 @@ class QwenOmniAdapter:
 
     def weights(self, directory: Path) -> tuple[str, Any]:
         """Hash of the checkpoint's content, and its thinker on the device."""
-        return checkpoint_hash(directory), _load_thinker(self.thinker_class(), directory, self.device, self.dtype)
+        return checkpoint_hash(directory), _load_thinker(
+            self.thinker_class(), directory, self.geometry.config, self.device, self.dtype
+        )
 
     def pooled_importance(self, received: Tensor) -> Tensor:
         """Attention received per encoder column -> per audio token."""
@@ -96,15 +111,6 @@ class QwenOmniAdapter:
     def encoder_words(self, grid: tuple[int, int, int], chosen: Tensor) -> dict[str, Any]:
         """What the stock vision encoder must be told to encode the `chosen` (temporal patches, cells) alone."""
         return encoder_words(grid, chosen, self.geometry.merge)
-
-    def vision_flops(self, patches: int, rows: int, columns: int, cells: int | None = None, embedded: int = 0) -> int:
-        """Of encoding `patches` temporal patches of `rows` x `columns` tokens, or `cells` of these alone; `embedded`
-        cells had their pixels embedded once more, to choose by."""
-        raise NotImplementedError
-
-    def audio_flops(self, mel_frames: int) -> int:
-        """Of encoding so many mel frames."""
-        raise NotImplementedError
 
     def _check_token_ids(self) -> None:
         """Tokenizer and configuration both name the media tokens; the model's own code goes by the configuration."""
@@ -170,11 +176,11 @@ class QwenOmniAdapter:
         # Counts are known on the host, so places are found there: no device synchronisation.
         if frames is not None and inputs.grid is not None:
             patches, rows, columns = inputs.grid
-            dense_flops += self.vision_flops(patches, rows, columns)
+            dense_flops += self.geometry.vision_flops(patches, rows, columns)
             where = (layout.modality == VIDEO).nonzero().squeeze(1)
             if some_of is None or some_of.cells >= patches * rows * columns:
                 plan, (seen, *deep, video_importance) = self._encode_video(frames, rows, columns)
-                flops += self.vision_flops(len(plan.encode), rows, columns)
+                flops += self.geometry.vision_flops(len(plan.encode), rows, columns)
             else:
                 some = self._encode_some(frames, rows, columns, some_of)
                 plan, chosen, flops = some.plan, some.chosen, some.flops
@@ -188,8 +194,8 @@ class QwenOmniAdapter:
             embeddings = embeddings.index_copy(0, where, seen.to(embeddings.dtype))
             deepstack = [torch.zeros_like(embeddings).index_copy(0, where, d.to(embeddings.dtype)) for d in deep]
         if audio is not None and inputs.mel is not None:
-            flops += self.audio_flops(inputs.mel.shape[1])
-            dense_flops += self.audio_flops(inputs.mel.shape[1])
+            flops += self.geometry.audio_flops(inputs.mel.shape[1])
+            dense_flops += self.geometry.audio_flops(inputs.mel.shape[1])
             per_chunk = round(self.geometry.seconds_per_chunk * SAMPLE_RATE)
             silent = silent_chunks(audio, per_chunk, self.encoders.silence_dbfs)
             heard, audio_importance = self._encode_audio(inputs.mel)
@@ -212,21 +218,6 @@ class QwenOmniAdapter:
             encoder_flops_dense=dense_flops,
             notes=(*encoder_notes(plan, silent, self.encoders), *_left_out(audio, inputs.mel)),
         )
-
-    def outline(
-        self,
-        frames: npt.NDArray[np.uint8] | None,
-        audio: npt.NDArray[np.float32] | None,
-        *,
-        fps: float,
-        system_prompt: str | None,
-        instruction: str,
-    ) -> Prefix:
-        """The prefix with nothing in it. See `omnidrop.models.base.Adapter.outline`."""
-        count, height, width = (0, 0, 0) if frames is None else frames.shape[:3]
-        samples = 0 if audio is None else len(audio)
-        words = (system_prompt, instruction)
-        return outline(self.processor, (count, height, width), samples, fps, *words)
 
     def _encode_video(self, frames: npt.NDArray[np.uint8], rows: int, columns: int) -> tuple[PatchPlan, list[Tensor]]:
         """What was encoded, and by video token: features (tokens, D), those for deepstack (Qwen3), and last the
@@ -301,7 +292,7 @@ class QwenOmniAdapter:
             plan=PatchPlan(tuple(keys), tuple(encode), near, some_of.cells, len(chosen)),
             chosen=chosen,
             features=[torch.cat(parts) for parts in zip(*found_in, strict=True)],
-            flops=self.vision_flops(len(encode), rows, columns, count, len(different) * rows * columns),
+            flops=self.geometry.vision_flops(len(encode), rows, columns, count, len(different) * rows * columns),
         )
 
     def _embed_cells(
@@ -356,7 +347,7 @@ def _left_out(audio: npt.NDArray[np.float32] | None, mel: Tensor | None) -> list
     return [f"the sound was left out: {len(audio)} samples are too few for a token"]
 
 
-def _load_thinker(thinker: Any, directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def _load_thinker(thinker: Any, directory: Path, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The thinker's weights alone, from safetensors, in evaluation mode on `device`."""
     from safetensors import SafetensorError
     from transformers.utils import is_accelerate_available, logging
@@ -369,7 +360,7 @@ def _load_thinker(thinker: Any, directory: Path, device: torch.device, dtype: to
     try:
         model, report = thinker.from_pretrained(
             str(directory),
-            config=thinker_config(directory),
+            config=config,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,

@@ -5,17 +5,16 @@ Promises: one function, one error type for everything a user can get wrong. Know
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 
 from omnidrop.errors import CheckpointError
-from omnidrop.models.base import Adapter
+from omnidrop.models.base import Adapter, Processor
 from omnidrop.models.checkpoints import checkpoint_hash, family_of, loading, resolve_checkpoint
 from omnidrop.models.encoders import EncoderSettings
-
-if TYPE_CHECKING:
-    from omnidrop.models.qwen_omni import QwenOmniAdapter
+from omnidrop.models.families import adapter_of
+from omnidrop.models.geometry import Geometry
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -37,17 +36,33 @@ def load(
     if wanted is None or wanted not in DTYPES.values():
         raise CheckpointError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     directory = resolve_checkpoint(model)
-    chosen, where = adapter_class(family_of(directory)), _device(device)
+    chosen, where = adapter_class(directory), _device(device)
     with loading(directory):
-        return chosen(directory, device=where, dtype=wanted, encoders=encoders or EncoderSettings())
+        return chosen.load(directory, device=where, dtype=wanted, encoders=encoders or EncoderSettings())
 
 
-def adapter_class(family: str) -> type[QwenOmniAdapter]:
-    """The adapter of a family, as `family_of` names it."""
-    from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
-    from omnidrop.models.qwen3_omni import Qwen3Omni
+def adapter_class(directory: Path) -> type[Adapter]:
+    """The adapter of the family that the checkpoint in `directory` is of. Raises CheckpointError."""
+    return adapter_of(family_of(directory))
 
-    return Qwen2_5Omni if family == "qwen2_5_omni" else Qwen3Omni
+
+def read_geometry(model: str) -> Geometry:
+    """The geometry of `model` (see `resolve_checkpoint`), from its configuration files alone."""
+    return geometry_of(resolve_checkpoint(model))
+
+
+def geometry_of(directory: Path) -> Geometry:
+    """The geometry of the checkpoint in `directory`. Raises CheckpointError where the configuration is not usable."""
+    adapter = adapter_class(directory)
+    with loading(directory):
+        return adapter.read_geometry(directory)
+
+
+def processor_of(directory: Path) -> Processor:
+    """What prepares clips and words for the checkpoint in `directory`; loads no weights. Raises CheckpointError."""
+    adapter = adapter_class(directory)
+    with loading(directory):
+        return adapter.read_processor(directory)
 
 
 def weights_hash(model: str) -> str:

@@ -221,6 +221,7 @@ def _ratio(job: JobConfig, found: _Found) -> str | None:
 
 def _checkpoint(job: JobConfig, found: _Found) -> str:
     """Load the checkpoint and ask the whole set about a black, silent second, so that all that can fail does so now."""
+    from omnidrop.model import Request
     from pipeline.config.worker_settings import answerer_settings
     from workers.model.answerer import load_model
 
@@ -230,13 +231,6 @@ def _checkpoint(job: JobConfig, found: _Found) -> str:
     if not found.questions:
         return f"{loaded}; loaded, but not asked, because there are no questions to ask"
     frames, audio = np.zeros((2, 112, 112, 3), np.uint8), np.zeros(16_000, np.float32)
-    answered = model.answer(
-        frames,
-        audio,
-        found.questions,
-        fps=2.0,
-        pruning=settings.pruning,
-        system_prompt=settings.system_prompt,
-        instruction=found.instruction,
-    )
+    request = Request(found.questions, 2.0, settings.pruning, settings.system_prompt, found.instruction)
+    answered = model.answer(frames, audio, request)
     return f"{loaded}; {len(answered.answers)} questions about a black second in {answered.cost.seconds:.1f} s"

@@ -18,7 +18,7 @@ import torch
 
 from omnidrop.answers import ClipAnswers
 from omnidrop.errors import ModelOutOfMemory, OmniDropError, PolicyError
-from omnidrop.model import OmniModel
+from omnidrop.model import OmniModel, Request
 from omnidrop.questions import Question
 from pipeline.evaluation.dataset import (
     Arm,
@@ -198,15 +198,8 @@ def answered(
         if not known:
             continue
         try:
-            got = model.answer(
-                decoded.frames,
-                decoded.audio,
-                asked,
-                fps=decoded.fps,
-                pruning=arm.pruning,
-                system_prompt=settings.system_prompt,
-                instruction=clip.instruction,
-            )
+            request = Request(asked, decoded.fps, arm.pruning, settings.system_prompt, clip.instruction)
+            got = model.answer(decoded.frames, decoded.audio, request)
         except (PolicyError, torch.AcceleratorError):
             raise
         except Exception as error:  # noqa: BLE001

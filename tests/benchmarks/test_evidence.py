@@ -16,7 +16,7 @@ from benchmarks.evidence.page import fill, plot, sections
 from benchmarks.evidence.rows import DENSE, SET, Row, all_rows, encoder_rows
 from omnidrop import policies
 from omnidrop.errors import PolicyError
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from pipeline.evaluation.dataset import ArmClip, Scored, SetCost
 from pipeline.evaluation.toy import CHECKPOINTS, toy_clips
 
@@ -199,7 +199,7 @@ def test_audio_guidance_does_not_look_at_the_questions() -> None:
         for policy in ("omnidrop", guides.AudioGuided.name):
             pruning = Pruning("set_guided", policy, 0.3)
             for question in (one, other):
-                got = model.answer(frames, audio, [question], fps=2.0, pruning=pruning, positions=True)
+                got = model.answer(frames, audio, Request([question], fps=2.0, pruning=pruning, positions=True))
                 assert got.positions is not None
                 kept[policy, question.text] = got.positions.kept[0][-1].tolist()
     assert kept[guides.AudioGuided.name, one.text] == kept[guides.AudioGuided.name, other.text]

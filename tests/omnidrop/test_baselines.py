@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from omnidrop import policies
 from omnidrop.errors import PolicyError
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.policies import max_min_selection
 from omnidrop.policies.base import AudioVisual, LayerTokens
@@ -150,8 +150,10 @@ def test_runs_in_the_real_decoder_and_never_drops_text(name: str, family: str, r
         Question("sweep", "Is a rising sweep heard?", Boolean()),
     ]
     ratio = 0.6
-    pruned = model.answer(frames, audio, questions, fps=2.0, pruning=Pruning(policy=name, retained_ratio=ratio))
-    whole = model.answer(frames, audio, questions, fps=2.0, pruning=Pruning.off())
+    pruned = model.answer(
+        frames, audio, Request(questions, fps=2.0, pruning=Pruning(policy=name, retained_ratio=ratio))
+    )
+    whole = model.answer(frames, audio, Request(questions, fps=2.0, pruning=Pruning.off()))
     found = pruned.trace.retained_ratio()
     assert found == pytest.approx(ratio, abs=0.5 / (pruned.trace.audio_in + pruned.trace.video_in) + 0.01)
     entering = pruned.trace.layers[0]
@@ -159,7 +161,7 @@ def test_runs_in_the_real_decoder_and_never_drops_text(name: str, family: str, r
     assert pruned.cost.as_run.tokens == text + entering.audio + entering.video
     assert pruned.cost.as_run.prefill_flops < whole.cost.as_run.prefill_flops
     assert all(0.0 <= answer.probability <= 1.0 for answer in pruned.answers)
-    kept = model.answer(frames, audio, questions, fps=2.0, pruning=Pruning(policy=name, retained_ratio=1.0))
+    kept = model.answer(frames, audio, Request(questions, fps=2.0, pruning=Pruning(policy=name, retained_ratio=1.0)))
     for one, other in zip(kept.answers, whole.answers, strict=True):
         assert one.probability == pytest.approx(other.probability, abs=1e-5)
 

@@ -7,7 +7,7 @@ import pytest
 
 from omnidrop.engine.modes import MODES
 from omnidrop.estimate import Estimator
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 
 SCORED = (
@@ -35,7 +35,7 @@ def test_tokens_and_flops_are_exact(model, estimator, mode, media):
     frames = rng.integers(0, 255, (8, 150, 200, 3), dtype=np.uint8) if media != "sound" else None
     audio = rng.normal(0, 0.1, 16_000 * 4).astype(np.float32) if media != "picture" else None
     pruning = Pruning.off(mode) if mode.startswith("dense") else Pruning(mode=mode, retained_ratio=0.4)
-    got = model.answer(frames, audio, SCORED, fps=2.0, pruning=pruning, instruction="Answer briefly.")
+    got = model.answer(frames, audio, Request(SCORED, fps=2.0, pruning=pruning, instruction="Answer briefly."))
     priced = estimator.clip(
         SCORED,
         pruning,
@@ -57,12 +57,12 @@ def test_the_dense_ways_encode_what_a_run_was_spared(model, estimator):
     """Repeated frames are a saving of the run: neither the unpruned ways' too, nor hidden by theirs."""
     still = np.repeat(np.random.default_rng(5).integers(0, 255, (1, 150, 200, 3), dtype=np.uint8), 8, axis=0)
     pruning = Pruning(retained_ratio=0.4)
-    got = model.answer(still, None, SCORED, fps=2.0, pruning=pruning).cost
+    got = model.answer(still, None, Request(SCORED, fps=2.0, pruning=pruning)).cost
     priced = estimator.clip(SCORED, pruning, frames=8, height=150, width=200, samples=0, fps=2.0)
     assert 0 < got.as_run.encoder_flops < priced.as_run.encoder_flops
     assert (got.dense, got.dense_shared) == (priced.dense, priced.dense_shared)
     with model.adapter.memory.suspended():
-        whole = model.answer(still, None, SCORED, fps=2.0, pruning=Pruning.off()).cost
+        whole = model.answer(still, None, Request(SCORED, fps=2.0, pruning=Pruning.off())).cost
     assert whole.as_run == whole.dense_shared == priced.dense_shared
 
 
@@ -70,7 +70,7 @@ def test_text_is_priced_at_its_longest(model, estimator):
     rng = np.random.default_rng(1)
     asked = (*SCORED, Question("what", "What happens?", Text(6)))
     audio = rng.normal(0, 0.1, 32_000).astype(np.float32)
-    got = model.answer(None, audio, asked, fps=2.0, pruning=Pruning(retained_ratio=0.4))
+    got = model.answer(None, audio, Request(asked, fps=2.0, pruning=Pruning(retained_ratio=0.4)))
     priced = estimator.clip(asked, Pruning(retained_ratio=0.4), frames=0, height=0, width=0, samples=32_000, fps=2.0)
     assert priced.as_run.prefill_flops == got.cost.as_run.prefill_flops
     assert priced.as_run.decode_flops >= got.cost.as_run.decode_flops > 0

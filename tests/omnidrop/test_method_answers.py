@@ -19,7 +19,7 @@ from omnidrop.answers import Answer
 from omnidrop.engine import decode, layout, prefill
 from omnidrop.engine.layout import END
 from omnidrop.errors import QuestionError
-from omnidrop.model import MODES, Pruning
+from omnidrop.model import MODES, Pruning, Request
 from omnidrop.questions import Boolean, Choice, Json, Number, Question, Text
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, stock_logits
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni  # noqa: F401
@@ -254,9 +254,9 @@ def test_the_modes_cost_what_they_promise(loaded: Loaded) -> None:
 @pytest.mark.parametrize("mode", ["per_question", "staged", "set_guided"])
 def test_the_traces_counts_are_its_positions(loaded: Loaded, mode: Any) -> None:
     pruning = Pruning(mode, retained_ratio=0.4)
-    answers = loaded.model.answer(FRAMES, SOUND, QUESTIONS, fps=2.0, pruning=pruning, positions=True)
+    answers = loaded.model.answer(FRAMES, SOUND, Request(QUESTIONS, fps=2.0, pruning=pruning, positions=True))
     trace = answers.positions
-    assert answers.answers == loaded.model.answer(FRAMES, SOUND, QUESTIONS, fps=2.0, pruning=pruning).answers
+    assert answers.answers == loaded.model.answer(FRAMES, SOUND, Request(QUESTIONS, fps=2.0, pruning=pruning)).answers
     assert (trace.modality == 1).sum() == answers.trace.audio_in
     assert (trace.modality == 2).sum() == answers.trace.video_in
     ids = [question.id for question in QUESTIONS]
@@ -305,7 +305,7 @@ def test_half_precision_runs_in_every_mode(loaded: Loaded, request: pytest.Fixtu
     given_ = {}
     for mode in MODES:
         pruning = Pruning.off(mode) if mode.startswith("dense") else Pruning(mode, retained_ratio=0.4)
-        given_[mode] = model.answer(FRAMES, SOUND, QUESTIONS, fps=2.0, pruning=pruning)
+        given_[mode] = model.answer(FRAMES, SOUND, Request(QUESTIONS, fps=2.0, pruning=pruning))
         assert all(answer.error_class is None for answer in given_[mode].answers)
         assert given_[mode].cost.as_run.kv_bytes < loaded.answer(pruning).cost.as_run.kv_bytes
     for alone, shared in zip(given_["dense"].answers[:3], given_["dense_shared"].answers[:3], strict=True):

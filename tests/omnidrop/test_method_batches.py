@@ -11,7 +11,7 @@ import torch
 
 from omnidrop.engine import modes, prefill
 from omnidrop.errors import UserError
-from omnidrop.model import Media, Pruning
+from omnidrop.model import Media, Pruning, Request
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, same
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni  # noqa: F401
 
@@ -94,10 +94,10 @@ def test_a_batch_is_answered_clip_by_clip(loaded: Loaded) -> None:
 
     pruning = Pruning(retained_ratio=0.4)
     asked = (QUESTIONS[0], replace(QUESTIONS[1], retained_ratio=0.7), *QUESTIONS[2:])  # one has a pass of its own
-    together = loaded.model.answer_batch(CLIPS, asked, fps=2.0, pruning=pruning)
+    together = loaded.model.answer_batch(CLIPS, Request(asked, fps=2.0, pruning=pruning))
     assert len({given.cost.seconds for given in together}) == 1
     for clip, given in zip(CLIPS, together, strict=True):
-        alone = loaded.model.answer(*clip, asked, fps=2.0, pruning=pruning)
+        alone = loaded.model.answer(*clip, Request(asked, fps=2.0, pruning=pruning))
         assert comparable(given) == comparable(alone)
         for answer, wanted in zip(given.answers[:3], alone.answers[:3], strict=True):
             assert answer.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
@@ -106,4 +106,4 @@ def test_a_batch_is_answered_clip_by_clip(loaded: Loaded) -> None:
 def test_clips_of_different_shapes_are_refused(loaded: Loaded) -> None:
     shorter = (FRAMES[:8], SOUND)
     with pytest.raises(UserError, match=r"\(8, 112, 112, 3\).*answer them one by one"):
-        loaded.model.answer_batch([CLIPS[0], shorter], QUESTIONS, fps=2.0)
+        loaded.model.answer_batch([CLIPS[0], shorter], Request(QUESTIONS, fps=2.0))

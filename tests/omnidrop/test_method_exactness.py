@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.evidence import guides
 from omnidrop import policies
 from omnidrop.engine import decode, layout, modes, prefill
-from omnidrop.model import Pruning
+from omnidrop.model import Pruning, Request
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, by_question, same, stock_logits
 from tests.support.method_oracle import fixed, masked_run, merged
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni  # noqa: F401
@@ -226,6 +226,6 @@ def test_no_layer_waits_for_the_device(loaded: Loaded, policy: str) -> None:
 
 def test_audio_alone_and_pictures_alone_are_answered(loaded: Loaded) -> None:
     for frames, sound in ((None, SOUND), (FRAMES, None)):
-        given = loaded.model.answer(frames, sound, QUESTIONS[:2], fps=2.0, pruning=Pruning(retained_ratio=0.4))
+        given = loaded.model.answer(frames, sound, Request(QUESTIONS[:2], fps=2.0, pruning=Pruning(retained_ratio=0.4)))
         assert [a.question_id for a in given.answers] == ["colour", "tone"]
         assert abs((given.trace.retained_ratio() or 0) - 0.4) < 0.02

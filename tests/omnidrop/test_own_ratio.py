@@ -10,7 +10,7 @@ import yaml
 
 from omnidrop.errors import QuestionError
 from omnidrop.estimate import Estimator
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.questions import Boolean, Choice, Number, Question, Text, question_from_dict
 from pipeline.questions.question_set import QuestionSetError, load_question_set
 
@@ -38,7 +38,7 @@ def clip():
 def ask(model, clip, questions, pruning=PRUNING, **given):
     # From cold: features of frames seen before cost nothing.
     model.adapter.memory.clear()
-    return model.answer(*clip, questions, fps=2.0, pruning=pruning, **given)
+    return model.answer(*clip, Request(questions, fps=2.0, pruning=pruning, **given))
 
 
 def test_each_ratio_is_a_pass_guided_by_its_own_questions(model, clip):

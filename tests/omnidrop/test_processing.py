@@ -18,8 +18,8 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from omnidrop.errors import CheckpointError, ModelError
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.models.checkpoints import video_bounds
-from omnidrop.models.geometry import geometry_of, read_geometry
 from omnidrop.models.processing import ClipProcessor, ModelInputs, resize_frames
+from omnidrop.models.registry import geometry_of, read_geometry
 from tests.support.small_checkpoints import SPECIAL, small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]

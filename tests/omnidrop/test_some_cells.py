@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from omnidrop.engine import prefill
 from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimator
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.models import qwen_omni
 from omnidrop.models.base import VIDEO, SomeOf
 from omnidrop.models.encoders import EncoderSettings
@@ -155,7 +155,7 @@ def test_features_of_another_choice_are_never_reused(directory: Path) -> None:
     per_patch = len(again.encoded) // 4
     # What is left is embedding the two different temporal patches, to choose by.
     size = remembering.geometry.grid(2, 168, 224)[1:]
-    assert again.encoder_flops == remembering.vision_flops(0, *size, cells=0, embedded=2 * per_patch)
+    assert again.encoder_flops == remembering.geometry.vision_flops(0, *size, cells=0, embedded=2 * per_patch)
 
 
 def test_linear_flops_are_pytorchs_own_count(adapter: Any) -> None:
@@ -187,14 +187,14 @@ def test_what_is_planned_is_what_is_run(directory: Path, share: float | None) ->
     model = OmniModel.load(str(directory), device="cpu", dtype="float32")
     frames, sound = noise(10, seed=5), np.random.default_rng(0).normal(0, 0.1, 80_000).astype(np.float32)
     pruning = Pruning(retained_ratio=0.4, encoder_share=share)
-    got = model.answer(frames, sound, ASKED, fps=2.0, pruning=pruning)
+    got = model.answer(frames, sound, Request(ASKED, fps=2.0, pruning=pruning))
     priced = Estimator(str(directory), value_bytes=4).clip(
         ASKED, pruning, frames=10, height=168, width=224, samples=80_000, fps=2.0
     )
     assert priced.as_run == got.cost.as_run
     assert (priced.dense, priced.dense_shared) == (got.cost.dense, got.cost.dense_shared)
     # The ratio of 0.7 lets so many in that a lower share changes nothing: as many are encoded as may enter.
-    alone = model.answer(frames, sound, ASKED[1:], fps=2.0, pruning=pruning)
+    alone = model.answer(frames, sound, Request(ASKED[1:], fps=2.0, pruning=pruning))
     cells = max(alone.trace.layers[0].video, math.ceil(got.trace.video_in * (pruning.encoder_share or 0)))
     if pruning.encoder_share == 1.0:
         assert got.notes == ()
@@ -206,7 +206,9 @@ def test_only_encoded_cells_enter_and_the_ratio_counts_all(directory: Path) -> N
     model = OmniModel.load(str(directory), device="cpu", dtype="float32")
     frames = noise(10, seed=6)
     for ratio in (0.5, 0.3):
-        found = model.answer(frames, None, ASKED[:1], fps=2.0, pruning=Pruning(retained_ratio=ratio), positions=True)
+        found = model.answer(
+            frames, None, Request(ASKED[:1], fps=2.0, pruning=Pruning(retained_ratio=ratio), positions=True)
+        )
         trace = found.positions
         assert trace is not None
         assert trace.encoded is not None
@@ -248,7 +250,7 @@ def test_a_page_of_writing_that_stands_still_is_seen(ratio: float, least: float,
     frames = still([page(0, 9, 252, 448)], 20, noise)
     rows, columns = model.adapter.geometry.grid(2, 252, 448)[1:]  # type: ignore[attr-defined]
     trace = model.answer(
-        frames, None, ASKED[:1], fps=2.0, pruning=Pruning(retained_ratio=ratio), positions=True
+        frames, None, Request(ASKED[:1], fps=2.0, pruning=Pruning(retained_ratio=ratio), positions=True)
     ).positions
     assert trace is not None
     assert trace.encoded is not None

@@ -66,11 +66,11 @@ class Watched:
         self.model, self.error, self.fails = model, error, fails
         self.adapter, self.calls = model.adapter, []
 
-    def answer(self, *clip, pruning, **options):
-        self.calls.append((pruning.mode, self.adapter.memory.held_bytes))
-        if self.error is not None and pruning.mode == self.fails:
+    def answer(self, frames, audio, request):
+        self.calls.append((request.pruning.mode, self.adapter.memory.held_bytes))
+        if self.error is not None and request.pruning.mode == self.fails:
             raise self.error
-        return self.model.answer(*clip, pruning=pruning, **options)
+        return self.model.answer(frames, audio, request)
 
 
 def watched(answerer, monkeypatch, *failing):
@@ -117,10 +117,10 @@ def test_a_clip_that_only_fits_when_shrunk_is_not_compared_with_dense(answerer, 
     model = watched(answerer, monkeypatch)
     real = model.answer
 
-    def small_device(frames, *clip, pruning, **options):
-        if len(frames) > 4 and pruning.mode == "set_guided":
+    def small_device(frames, audio, request):
+        if len(frames) > 4 and request.pruning.mode == "set_guided":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(frames, *clip, pruning=pruning, **options)
+        return real(frames, audio, request)
 
     monkeypatch.setattr(model, "answer", small_device)
     result = answerer.answer(large, rows.QUESTIONS)

@@ -14,7 +14,7 @@ import s3fs
 from jobs._shared import evaluation_run
 from jobs._shared.evaluation_tables import short_names
 from omnidrop.answers import Answer
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 from pipeline.archive.probing import source
 from pipeline.config.job import load_job
@@ -232,7 +232,9 @@ def test_a_toy_world_on_real_files_several_ways_on_the_same_files(tmp_path, medi
     for clip in reversed(toy.toy_clips("v1", 2, 3, folder=media, questions=6)):
         span = Clip("", 0, clip.start_s, clip.end_s)
         decoded = decode_one(clip.media, clip.info, span, DecodeSettings())
-        got = model.answer(decoded.frames, decoded.audio, clip.questions, fps=2.0, pruning=Pruning(retained_ratio=0.2))
+        got = model.answer(
+            decoded.frames, decoded.audio, Request(clip.questions, fps=2.0, pruning=Pruning(retained_ratio=0.2))
+        )
         right = [answer.text == target.right[0] for answer, target in zip(got.answers, clip.targets, strict=True)]
         scored = kept[clip.clip_id]["scored"]
         assert [one["answer"] for one in scored] == [answer.text for answer in got.answers]

@@ -15,8 +15,8 @@ from omnidrop.errors import CheckpointError, QuestionError
 from omnidrop.estimate import Estimator
 from omnidrop.models import chat_template, registry
 from omnidrop.models.checkpoints import EMBEDDED
-from omnidrop.models.geometry import read_geometry
 from omnidrop.models.processing import QUESTION_MARK
+from omnidrop.models.registry import read_geometry
 from pipeline.questions.templates import MAX_RENDERED_CHARS, render
 
 MEDIA = {"name": "a.mp4", "duration_s": 12.5, "tags": {"title": "A title"}}

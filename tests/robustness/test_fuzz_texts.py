@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from omnidrop.errors import CheckpointError, OmniDropError
 from omnidrop.models.checkpoints import EMBEDDED, check_files, video_bounds
-from omnidrop.models.geometry import geometry_of
+from omnidrop.models.registry import geometry_of
 from pipeline.journal.recipes import decode_recipe
 from pipeline.questions.question_set import load_question_set
 from pipeline.records.heads_and_runs import decode_run

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from omnidrop.engine import layout, modes, prefill
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 
 QUESTIONS = (
@@ -49,7 +49,9 @@ class Loaded:
             return [one for (one,) in done]
 
     def answer(self, pruning: Pruning, questions: Any = QUESTIONS) -> Any:
-        return self.model.answer(FRAMES, SOUND, questions, fps=2.0, pruning=pruning, instruction="Answer briefly.")
+        return self.model.answer(
+            FRAMES, SOUND, Request(questions, fps=2.0, pruning=pruning, instruction="Answer briefly.")
+        )
 
 
 def by_question(done: list[modes.Prefilled]) -> dict[int, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from pipeline.toy_world import COLOURS, PLACES, SHAPES, SOUNDS, Event, questions_of
 from pipeline.toy_world.render import Painter, wave_of
 from pipeline.toy_world.world import events_of, generator_of
@@ -100,7 +100,7 @@ def test_a_packed_training_row_is_the_products_packed_prefill(tokenizer, model, 
     wave = wave_of(events, 8, generator_of("v1", 5, "sound"))
     asked = questions_of(events, most=8)
     said = product.answer(
-        frames, wave, [one.question for one in asked], fps=2.0, pruning=Pruning.off("dense_shared")
+        frames, wave, Request([one.question for one in asked], fps=2.0, pruning=Pruning.off("dense_shared"))
     ).answers
     prefix = product.adapter.prefix(frames, wave, fps=2.0, system_prompt=None, instruction="")
     with torch.no_grad():

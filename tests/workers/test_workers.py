@@ -322,10 +322,10 @@ class Limited:
     def __init__(self, model, most_bytes: int, error: Exception) -> None:
         self.model, self.most_bytes, self.error = model, most_bytes, error
 
-    def answer(self, frames, audio, questions, **options):
+    def answer(self, frames, audio, request):
         if frames is None or frames.nbytes > self.most_bytes:
             raise self.error
-        return self.model.answer(frames, audio, questions, **options)
+        return self.model.answer(frames, audio, request)
 
 
 def cpu_memory_error() -> RuntimeError:
@@ -368,18 +368,18 @@ class Crowded:
     def __init__(self, model, most: int, poison) -> None:
         self.model, self.most, self.poison, self.batches = model, most, poison, []
 
-    def answer(self, frames, audio, questions, **options):
+    def answer(self, frames, audio, request):
         if audio is self.poison:
             raise ValueError("choked")
-        return self.model.answer(frames, audio, questions, **options)
+        return self.model.answer(frames, audio, request)
 
-    def answer_batch(self, clips, questions, **options):
+    def answer_batch(self, clips, request):
         self.batches.append(len(clips))
         if len(clips) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         if any(audio is self.poison for _, audio in clips):
             raise ValueError("choked")
-        return self.model.answer_batch(clips, questions, **options)
+        return self.model.answer_batch(clips, request)
 
 
 def test_clips_of_one_shape_are_answered_together_and_fail_apart(answerer, decoded, monkeypatch):

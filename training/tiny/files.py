@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from pipeline.toy_world import Format, Truth, format_of, questions_of, read_truth, render_clip, write_truth
 from pipeline.toy_world.questions import TASKS
 from workers.media.clip_reader import decode_clip
@@ -92,9 +92,7 @@ def measure(model: OmniModel, clips: Iterable[Decoded], most: int | None = None)
         said = model.answer(
             clip.frames,
             clip.audio,
-            [one.question for one in asked],
-            fps=clip.fps,
-            pruning=Pruning.off("dense_shared"),
+            Request([one.question for one in asked], fps=clip.fps, pruning=Pruning.off("dense_shared")),
         )
         events = f"clips of {len(clip.truth.events)} event{'s' * (len(clip.truth.events) != 1)}"
         for one, answer in zip(asked, said.answers, strict=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from pipeline.toy_world import Event, Truth, events_of, questions_of
 from pipeline.toy_world.questions import AskedQuestion
 from pipeline.toy_world.render import Painter, wave_of
@@ -45,7 +45,7 @@ def answers_of(model: OmniModel, world: str, seed: int, count: int | None) -> li
     asked = questions_of(Truth(events, world), seed=seed, most=QUESTIONS)
     frames, wave = generated(world, events, seed)
     questions = [one.question for one in asked]
-    said = model.answer(frames, wave, questions, fps=2.0, pruning=Pruning.off("dense_shared")).answers
+    said = model.answer(frames, wave, Request(questions, fps=2.0, pruning=Pruning.off("dense_shared"))).answers
     return [(one, answer.text) for one, answer in zip(asked, said, strict=True)]
 
 

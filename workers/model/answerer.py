@@ -20,9 +20,10 @@ import transformers
 from omnidrop.answers import ClipAnswers
 from omnidrop.engine.modes import DENSE_MODES
 from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError, first_line
-from omnidrop.model import OmniModel, Pruning
+from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.models.checkpoints import resolve_checkpoint
-from omnidrop.models.geometry import Geometry, geometry_of
+from omnidrop.models.geometry import Geometry
+from omnidrop.models.registry import geometry_of
 from omnidrop.questions import Question
 from workers.model.audit_sample import is_audited, is_dense_first
 from workers.model.memory import peak_rss_bytes
@@ -129,7 +130,7 @@ class Answerer:
         positions: bool = False,
         may_audit: bool = True,
     ) -> ClipOutcome:
-        """Answer all questions about one clip; `pruning` in place of the settings', `positions` as `OmniModel.answer`.
+        """Answer all questions about one clip; `pruning` in place of the settings', `positions` as `Request`.
 
         A clip sampled for an audit (see `workers.model.audit_sample`) is also run dense, unless `pruning` is given.
         A failure of the model becomes a ClipFailure of the exception's class (`model_error` for one that is not ours).
@@ -141,6 +142,12 @@ class Answerer:
         if as_asked and is_audited(decoded.clip.clip_id, settings.audit_share):
             return self._audited(decoded, questions, instruction, positions)
         return self._answered(decoded, questions, instruction, pruning or settings.pruning, positions)
+
+    def _request(
+        self, decoded: DecodedClip, questions: Sequence[Question], instruction: str, pruning: Pruning | None = None
+    ) -> Request:
+        pruning = pruning or self._settings.pruning
+        return Request(questions, decoded.fps, pruning, self._settings.system_prompt, instruction)
 
     def answer_batch(
         self, decoded: Sequence[DecodedClip], questions: Sequence[Question], instruction: str = ""
@@ -169,14 +176,8 @@ class Answerer:
         if len(clips) <= (self._most_together or len(clips)):
             started = time.monotonic()
             try:
-                answers = self._model.answer_batch(
-                    [(one.frames, one.audio) for one in clips],
-                    questions,
-                    fps=clips[0].fps,
-                    pruning=self._settings.pruning,
-                    system_prompt=self._settings.system_prompt,
-                    instruction=instruction,
-                )
+                request = self._request(clips[0], questions, instruction)
+                answers = self._model.answer_batch([(one.frames, one.audio) for one in clips], request)
             except Exception as error:
                 named = _named(error)
                 if isinstance(named, DeviceBroken):
@@ -216,17 +217,10 @@ class Answerer:
         assert self._model is not None
         self._forget()
         try:
+            request = self._request(decoded, questions, instruction, Pruning.off("dense_shared"))
             # The whole picture, repeated frames too: what is compared with is asking without any of this.
             with self._model.adapter.memory.suspended():
-                answers = self._model.answer(
-                    decoded.frames,
-                    decoded.audio,
-                    questions,
-                    fps=decoded.fps,
-                    pruning=Pruning.off("dense_shared"),
-                    system_prompt=self._settings.system_prompt,
-                    instruction=instruction,
-                )
+                answers = self._model.answer(decoded.frames, decoded.audio, request)
         except Exception as error:
             named = _named(error)
             if isinstance(named, DeviceBroken):
@@ -256,7 +250,8 @@ class Answerer:
     ) -> ClipOutcome:
         started = time.monotonic()
         try:
-            shrunk, answers, note = self._within_memory(decoded, questions, instruction, pruning, positions)
+            request = replace(self._request(decoded, questions, instruction, pruning), positions=positions)
+            shrunk, answers, note = self._within_memory(decoded, request)
         except DeviceBroken:
             raise
         except OmniDropError as error:
@@ -310,12 +305,7 @@ class Answerer:
         )
 
     def _within_memory(
-        self,
-        decoded: DecodedClip,
-        questions: Sequence[Question],
-        instruction: str,
-        pruning: Pruning,
-        positions: bool,
+        self, decoded: DecodedClip, request: Request
     ) -> tuple[DecodedClip, ClipAnswers, tuple[str, ...]]:
         """The answers, the clip as it fitted, and a note where it was shrunk. Raises what the model raises."""
         assert self._model is not None
@@ -328,16 +318,7 @@ class Answerer:
                 if (tried := next(smaller, None)) is None:
                     break
                 budget, note = tried
-                answers = self._model.answer(
-                    budget.frames,
-                    budget.audio,
-                    questions,
-                    fps=budget.fps,
-                    pruning=pruning,
-                    system_prompt=self._settings.system_prompt,
-                    instruction=instruction,
-                    positions=positions,
-                )
+                answers = self._model.answer(budget.frames, budget.audio, replace(request, fps=budget.fps))
             except (MemoryError, RuntimeError, ModelOutOfMemory) as error:
                 if not _is_out_of_memory(error):
                     raise _named(error) from error

@@ -1,0 +1,58 @@
+"""The model families by name.
+
+Promises: names are known without loading torch; a family's module is imported when one of its checkpoints is read.
+Adding a family is one file beside this one, with an adapter (see `base.Adapter`), and its line in `_FAMILIES`. Knows
+nothing about what is in a family.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """One supported `model_type`. A thinker saved alone has the suffix `_thinker`."""
+
+    title: str
+    """What people call it."""
+    adapter: str | type[Any]
+    """Its adapter's class, or where that is: `module:class`."""
+
+
+_FAMILIES: dict[str, Family] = {
+    "qwen2_5_omni": Family("Qwen2.5-Omni", "omnidrop.models.qwen2_5_omni:Qwen2_5Omni"),
+    "qwen3_omni_moe": Family("Qwen3-Omni", "omnidrop.models.qwen3_omni:Qwen3Omni"),
+}
+
+
+@contextmanager
+def registered(name: str, family: Family) -> Iterator[None]:
+    """Make a family available while the block runs: for experiments."""
+    before = _FAMILIES.get(name)
+    _FAMILIES[name] = family
+    try:
+        yield
+    finally:
+        del _FAMILIES[name]
+        if before is not None:
+            _FAMILIES[name] = before
+
+
+def titles() -> dict[str, str]:
+    """Supported `model_type`s and what people call them."""
+    return {name: family.title for name, family in _FAMILIES.items()}
+
+
+def adapter_of(name: str) -> type[Any]:
+    """The adapter's class of a family, as `checkpoints.family_of` names it."""
+    found = _FAMILIES[name].adapter
+    if not isinstance(found, str):
+        return found
+    module, _, attribute = found.partition(":")
+    loaded: type[Any] = getattr(importlib.import_module(module), attribute)
+    return loaded
