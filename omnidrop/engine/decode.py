@@ -6,7 +6,6 @@ small cache per question; positions are explicit, never a cache's length. Knows 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from omnidrop.answers import Answer
 from omnidrop.engine.constraint import Grammars
 from omnidrop.engine.layout import END, Asked
 from omnidrop.engine.prefill import LayerCache, State
+from omnidrop.json_text import parse_json
 from omnidrop.models.base import Adapter
 from omnidrop.questions import SCORED, Json, Question, Text
 
@@ -209,8 +209,8 @@ def read(question: Question, generated: Generated, adapter: Adapter) -> Answer:
         return Answer(question.id, text, text)
     assert isinstance(question.answer, Json)
     try:
-        value = json.loads(text)
+        value = parse_json(text, is_strict=True)
         jsonschema.validate(value, question.answer.schema)
-    except (json.JSONDecodeError, jsonschema.ValidationError):
+    except (ValueError, jsonschema.ValidationError, RecursionError):
         return Answer(question.id, None, text, error_class="json_invalid")
     return Answer(question.id, value, text)
