@@ -175,7 +175,11 @@ def _print(answered: AnsweredFile, console: Console) -> None:
 
 
 def _notes(answered: AnsweredFile, model: str) -> list[str]:
+    from pipeline.tables.noticed import lines, noticed_here
+
     notes = [TOY_NOTE] if model in EMBEDDED else []
+    seen = noticed_here(answered.info, (one.noticed for one in answered.clips))
+    notes += [f"{name}: {what}" for name, what in lines(seen)]
     if not answered.info.has_audio:
         notes.append("the file has no sound: the answers come from its pictures alone")
     if not answered.info.has_video:
@@ -185,7 +189,10 @@ def _notes(answered: AnsweredFile, model: str) -> list[str]:
 
 def _as_json(answered: AnsweredFile) -> dict[str, object]:
     spent, dense = answered.flops
+    from pipeline.tables.noticed import noticed_here
+
     return {
+        "noticed": noticed_here(answered.info, (one.noticed for one in answered.clips)),
         "file": answered.media.uri,
         "answers": answered.to_arrow().to_pylist(),
         "failures": answered.failures,

@@ -15,6 +15,7 @@ from pipeline.identity import checked_run_id
 from pipeline.records.columns import run_row
 from pipeline.runs.run import RunSummary, run_job
 from pipeline.storage.outage import StopFlag
+from pipeline.tables.noticed import noticed_of
 from workers.media.ffmpeg import check_ffmpeg
 
 EXAMPLES = (
@@ -84,7 +85,8 @@ def index(
             ask_together=ask_together,
             yes=yes,
         )
-    write_json(json_file, summary_json(summary))
+    noticed = noticed_of(job.output, job.storage, job.name)
+    write_json(json_file, summary_json(summary) | {"noticed": noticed})
     if summary.run.status == "stopped":
         return STOPPED_EXIT
     if summary.run.status == "budget":

@@ -14,6 +14,7 @@ from pipeline.config.job import JobConfig
 from pipeline.config.sections import CostConfig
 from pipeline.cost.calibration import GpuHours
 from pipeline.cost.estimate import Price, price_job
+from pipeline.tables.noticed import Case, lines
 
 EXAMPLES = (
     "omnidrop plan job.yaml",
@@ -126,9 +127,9 @@ def noticed_lines(price: Price) -> list[tuple[str, str]]:
     if price.unchecked:
         rows.append(("timeline: unchecked", f"{price.unchecked} media, priced by the length they declare; see --exact"))
     if price.segmented:
-        rows.append(("media of several recordings", f"{price.segmented}, of {price.segments} parts"))
+        rows += lines([Case("segments", price.segmented, price.segments)])
     if price.unused_tracks:
-        rows.append(("tracks not taken", f"{price.unused_tracks} in {price.with_unused_tracks} media"))
+        rows += lines([Case("unused_tracks", price.with_unused_tracks, price.unused_tracks)])
     return rows
 
 

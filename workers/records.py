@@ -248,6 +248,10 @@ class WorkUnit:
     """Of `version_id`, for the driver."""
 
 
+REPEATS = "its pictures and sound are those of the clip before, to the last value"
+"""The note of a clip that repeats the one before."""
+
+
 @dataclass(frozen=True)
 class Noticed:
     """What was noticed about one clip, in numbers that can be summed and filtered."""
@@ -265,6 +269,13 @@ class Noticed:
     clipped_share: float = 0.0
     """Share of the samples at full scale."""
     tone_mapped: bool = False
+    decoded_hash: str = ""
+    """Of all pictures and sound: clips with the same hold the same. Empty where a picture stays and nothing sounds."""
+
+    def repeats(self, before: Noticed) -> bool:
+        """Whether a clip holds to the last value what the one before holds: its seconds were read from a wrong place,
+        or were recorded twice."""
+        return bool(self.decoded_hash) and self.decoded_hash == before.decoded_hash
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,8 @@ from pipeline.records.run_record import RunSpending
 from pipeline.report.formats import quantity as quantity
 from pipeline.runs.run import RunSummary
 from pipeline.storage.store import open_store
+from pipeline.tables.noticed import lines as noticed_lines
+from pipeline.tables.noticed import noticed_of
 from workers.records import ClipFailure
 
 if TYPE_CHECKING:
@@ -98,7 +100,8 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
             "finished before; the results stay as they are"
         )
     audit = audit_of(open_store(job.output, job.storage), summary.published, job.name, job.audit.min_agreement)
-    print_facts(f"job {run.job}, run {run.run_id}: {run.status}", summary_lines(summary, audit))
+    noticed = noticed_lines(noticed_of(job.output, job.storage, job.name))
+    print_facts(f"job {run.job}, run {run.run_id}: {run.status}", [*summary_lines(summary, audit), *noticed])
     if run.status == "budget" and (spent := run.spending) is not None:
         console.print(
             f"[yellow]the budget is spent[/]: {hours(spent.gpu_hours, spent.usd)} of {spent.gpu_hours_cap or 0:.4g} "

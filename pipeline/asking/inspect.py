@@ -7,7 +7,7 @@ used says so by its class. Knows nothing about questions, models or where a dump
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.asking.one_file import AskError, as_media, spans_of
@@ -19,7 +19,7 @@ from workers.errors import MediaError
 from workers.media.decode import decode_one
 from workers.media.probing import probe
 from workers.media.tracks import chosen
-from workers.records import Clip, ClipFailure, DecodedClip, Media, MediaInfo
+from workers.records import REPEATS, Clip, ClipFailure, DecodedClip, Media, MediaInfo, Noticed
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,16 @@ def clips_of(inspected: Inspected, clips: ClipsConfig) -> Iterator[DecodedClip |
     assert inspected.info is not None
     version = content_id("inspect", inspected.media.media_id, inspected.media.etag)
     settings = decode_settings(clips, ExecutionConfig())
+    before = Noticed()
     for number, (start, end) in enumerate(inspected.spans):
         clip = Clip(clip_id(version, start, end), number, start, end)
-        yield decode_one(inspected.media, inspected.info, clip, settings)
+        one = decode_one(inspected.media, inspected.info, clip, settings)
+        if isinstance(one, DecodedClip):
+            yield replace(one, notes=(*one.notes, REPEATS)) if one.noticed.repeats(before) else one
+            before = one.noticed
+        else:
+            yield one
+            before = Noticed()
 
 
 def about_file(inspected: Inspected) -> dict[str, Any]:

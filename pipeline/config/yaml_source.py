@@ -95,7 +95,7 @@ def parse_yaml(text: str, path: Path) -> YamlDocument:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        hint = _quoting(text, mark)
+        hint = _quoting(text, mark) or _comment(text, error)
         raise YamlError(f"{at}: not valid YAML: {error.problem or error.context}{hint}") from error
     except yaml.YAMLError as error:
         raise YamlError(f"{path}: not valid YAML: {first_line(error)}") from error
@@ -115,6 +115,19 @@ def _quoting(text: str, mark: yaml.Mark | None) -> str:
     if character not in ("?", ":", "[", "]", "{", "}", ",", "&", "*", "!", "|", ">", "%", "@", "`", "#"):
         return ""
     return f'; quote the text around {character!r}, as in text: "Is it red?"'
+
+
+def _comment(text: str, error: yaml.MarkedYAMLError) -> str:
+    """What to do where what does not end, or goes on after its end, was cut by a comment."""
+    problem, context = error.problem_mark, error.context_mark
+    if problem is None:
+        return ""
+    lines = text.splitlines()
+    first = context.line if context is not None else problem.line - 1
+    for number in range(min(problem.line, len(lines) - 1), max(0, first, problem.line - 2) - 1, -1):
+        if (found := re.search(r"\S\s+(#.*)", lines[number])) is not None:
+            return f"; {found[1]!r} in line {number + 1} is taken for a comment: quote the text if it is a part of it"
+    return ""
 
 
 class _Reader:

@@ -157,17 +157,21 @@ def price_job(
                 sources=parts.sources,
                 recipes=parts.recipes,
             )
-            labels = Labels()
+            labels, contents = Labels(), Labels()
             for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
                 labels.add(plan.media.media_id)
+                if plan.media.content_id is not None:
+                    contents.add(plan.media.content_id)
                 _add(price, plan, estimator)
                 advance(price)
-        gone = [head.media_key for head in labels.missing(parts.index.listed(job.name))]
+        # What only has another key now, as in an archive that was moved, is not gone.
+        of_before = labels.missing(parts.index.listed(job.name))
+        gone = [head.media_key for head in contents.missing(of_before, of=lambda head: head.content_id)]
         price.media_counted = sum(1 for _ in parts.index.listed(job.name))
         notes = [*parts.caveats, *planner_notes(planner)]
         if gone and job.archive.sample is None:
             price.media_unlisted = len(gone)
-            notes.append(gone_note(len(gone), price.media_counted, gone))
+            notes.append(gone_note(len(gone), price.media_counted, gone, job.archive.max_missing))
         price.notes = tuple(notes)
         estimator.set_hours(price)
     finally:

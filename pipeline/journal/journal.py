@@ -207,7 +207,9 @@ class Journal:
         self._store.delete(units)
         reached("forget_units")
         # What a label had before it had this is not to count again in its place: the next run declares what it has now.
-        last = {(h.job, h.media_id): path for path, heads in self.heads_after(None) for h in heads if _is_of(h, item_id)}
+        last = {
+            (h.job, h.media_id): path for path, heads in self.heads_after(None) for h in heads if _is_of(h, item_id)
+        }
         for path, heads in self.heads_after(None):
             kept = [h for h in heads if not _is_of(h, item_id) and path > last.get((h.job, h.media_id), "")]
             if len(kept) < len(heads):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO
 
@@ -24,6 +24,8 @@ from workers.records import Media
 
 CONTINUES = 0.9
 """Share of what a job lists that another one must list, and ask the same of, to be that job under another name."""
+RESEMBLES = 0.5
+"""The same share from which that is only said: it may be that job, or another one over a part of the archive."""
 SHOWN = 3
 """Keys that a message names."""
 
@@ -36,7 +38,7 @@ class ArchiveShrunk(ArchiveError):
 
 @dataclass
 class Labels:
-    """A set of media ids, by their first 64 bits: two of a million are alike with a probability of 3e-8."""
+    """A set of media ids, or of contents, by their first 64 bits: two of a million are alike once in 3e7 times."""
 
     _bits: array[int] = field(default_factory=lambda: array("Q"))
 
@@ -47,11 +49,13 @@ class Labels:
     def __len__(self) -> int:
         return len(self._bits)
 
-    def missing(self, heads: Iterable[Head]) -> Iterator[Head]:
-        """Those heads whose label is not here."""
+    def missing(self, heads: Iterable[Head], of: Callable[[Head], str | None] = lambda h: h.media_id) -> Iterator[Head]:
+        """Those heads whose label, or another of their ids, is not here."""
         known = np.sort(np.frombuffer(self._bits, np.uint64)) if self._bits else np.zeros(0, np.uint64)
         for head in heads:
-            at = int(np.searchsorted(known, wanted := np.uint64(_bits(head.media_id))))
+            name = of(head)
+            wanted = None if name is None else np.uint64(_bits(name))
+            at = len(known) if wanted is None else int(np.searchsorted(known, wanted))
             if at == len(known) or known[at] != wanted:
                 yield head
 
@@ -78,6 +82,8 @@ class Listing:
     names: list[str] = field(default_factory=list)
     continues: list[str] = field(default_factory=list)
     """Jobs that this one goes on with under another name."""
+    resembles: list[str] = field(default_factory=list)
+    """Jobs that this one, new here, has much in common with, and leaves alone."""
 
     def checked(
         self, listed: Iterable[Media], identified: Callable[[Iterable[Media]], Iterable[Media]]
@@ -142,10 +148,13 @@ class Listing:
         if self.counted:
             return
         for other in self.index.listing_jobs():
-            if other != self.job and self.index.share_listed_by(self.job, other) >= CONTINUES:
+            share = 0.0 if other == self.job else self.index.share_listed_by(self.job, other)
+            if share >= CONTINUES:
                 self.continues.append(other)
                 for head in self.index.listed(other):
                     yield replace(head, is_listed=False)
+            elif share >= RESEMBLES:
+                self.resembles.append(other)
 
     def notes(self) -> Iterator[str]:
         """What a person should know after the run."""
@@ -154,15 +163,24 @@ class Listing:
         for other in self.continues:
             said = f"job {self.job} lists what job {other} listed and asks the same: it continues it"
             yield f"{said}, nothing is asked again"
+        for other in self.resembles:
+            yield (
+                f"job {other} lists much of what job {self.job} lists, asks the same of it, and goes on to count "
+                f"beside it; if {self.job} is {other} under another name, call it {other} again, so that what {other} "
+                "alone lists stops counting"
+            )
 
 
-def gone_note(gone: int, counted: int, names: Iterable[str]) -> str:
-    """How many items the archive no longer lists, in a sentence."""
-    named = ", ".join(names)
-    return (
-        f"{gone} of {counted} no longer listed ({named}{', ...' if gone > SHOWN else ''}): they do not count, and "
-        "count again, without being asked, when the archive lists them again"
-    )
+def gone_note(gone: int, counted: int, names: Sequence[str], max_missing: float = 1.0) -> str:
+    """How many items the archive no longer lists, in a sentence. With more than `max_missing` gone, of a plan."""
+    named = ", ".join(names[:SHOWN])
+    said = f"{gone} of {counted} no longer listed ({named}{', ...' if gone > SHOWN else ''})"
+    if gone > max_missing * counted:
+        return (
+            f"{said}: more than archive.max_missing ({max_missing:g}) allows, so `omnidrop index` refuses to run "
+            "without --allow-shrink; check that the archive is all there"
+        )
+    return f"{said}: they do not count, and count again, without being asked, when the archive lists them again"
 
 
 def _replayed(spool: IO[bytes]) -> Iterator[Media]:

@@ -40,6 +40,7 @@ NOTICED_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("missing_s", pa.float64()),
     ("clipped_share", pa.float64()),
     ("tone_mapped", pa.bool_()),
+    ("decoded_hash", pa.string()),
 )
 """`workers.records.Noticed`: null in rows of versions that did not notice. `start_s` counts content over all of a
 file's segments; `segment_pts_s` is the container's own time at that point."""

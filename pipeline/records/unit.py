@@ -26,7 +26,7 @@ from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, s
 from pipeline.records.columns import _COSTS, _WAYS, UNIT_SCHEMA
 from pipeline.records.composed import Held
 from pipeline.records.legacy import formats as legacy
-from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, Version
+from workers.records import REPEATS, Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, Version
 from workers.redaction import without_secrets
 
 _UNIT_PATH = re.compile(
@@ -175,7 +175,11 @@ def encode_unit(
             o for o in outcomes if isinstance(o, ClipResult) or o.clip is None or o.clip.clip_id not in answered
         ]
     asked = {q.id: q for q in questions}
-    rows = [_result_row(o, asked) if isinstance(o, ClipResult) else _failure_row(o) for o in outcomes]
+    repeated = _repeated(outcomes)
+    rows = [
+        _result_row(o, asked, repeats=o.clip.index in repeated) if isinstance(o, ClipResult) else _failure_row(o)
+        for o in outcomes
+    ]
     rows = [row | {"run_id": meta.run_id} for row in rows]
     if held is not None:
         rows = held.rows({row["clip_id"]: row for row in rows}, meta.run_id)
@@ -223,7 +227,13 @@ def _clip_row(clip: Clip | None, status: str) -> dict[str, Any]:
     }
 
 
-def _result_row(result: ClipResult, questions: Mapping[str, Question]) -> dict[str, Any]:
+def _repeated(outcomes: Sequence[ClipOutcome]) -> frozenset[int]:
+    """Indexes of clips that hold what the one before them holds."""
+    results = {o.clip.index: o.noticed for o in outcomes if isinstance(o, ClipResult)}
+    return frozenset(n for n, now in results.items() if n - 1 in results and now.repeats(results[n - 1]))
+
+
+def _result_row(result: ClipResult, questions: Mapping[str, Question], *, repeats: bool) -> dict[str, Any]:
     row = _clip_row(result.clip, "partial" if result.decoded_share < 1 else "answered")
     cost, trace = result.answers.cost, result.answers.trace
     for way in _WAYS:
@@ -244,7 +254,7 @@ def _result_row(result: ClipResult, questions: Mapping[str, Question]) -> dict[s
         "layer_audio_tokens": [c.audio for c in trace.layers],
         "layer_video_tokens": [c.video for c in trace.layers],
         "peak_bytes": cost.peak_bytes,
-        "notes": [*result.notes, *result.answers.notes],
+        "notes": [*result.notes, *([REPEATS] if repeats else []), *result.answers.notes],
         "passes": 1,
         **asdict(result.noticed),
         "answers": [_answer_row(a, questions[a.question_id]) for a in result.answers.answers],

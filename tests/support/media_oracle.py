@@ -74,9 +74,11 @@ class Heard:
 def heard(sound: np.ndarray) -> Heard:
     """The place of 16 kHz sound in the noise."""
     matched = signal.fftconvolve(np.pad(noise(), (HZ, 0)), sound[::-1], mode="full")[len(sound) - 1 :]
-    at = int(np.argmax(np.abs(matched))) - HZ
+    at = min(int(np.argmax(np.abs(matched))) - HZ, len(noise()) - 2)
     truth, inner = noise()[max(0, at) : at + len(sound)], sound[max(0, -at) :]
     inner = inner[: len(truth)]
+    if not len(inner):
+        return Heard(-1.0, 0.0, 0.0)
     dot = float((truth * inner).sum())
     norms = float(np.linalg.norm(truth) * np.linalg.norm(inner)) or 1.0
     return Heard(at / HZ, dot / norms, dot / (float((truth**2).sum()) or 1.0))
@@ -108,32 +110,22 @@ def source(folder: Path, seconds: float = 24, size: tuple[int, int] = (160, 96))
     return path
 
 
-CODECS = {
-    "ts": (
-        "-c:v",
-        "libx264",
-        "-preset",
-        "ultrafast",
-        "-crf",
-        "12",
-        "-pix_fmt",
-        "yuv420p",
-        "-c:a",
-        "aac",
-        "-b:a",
-        "128k",
-    ),
-    "vob": ("-c:v", "mpeg2video", "-q:v", "2", "-c:a", "mp2", "-b:a", "192k", "-ar", "48000", "-f", "vob"),
+_MPEG2 = ("-c:v", "mpeg2video", "-q:v", "2", "-c:a", "mp2", "-b:a", "192k", "-ar", "48000")
+_H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-crf", "12", "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "128k")
+CODECS: dict[str, tuple[object, ...]] = {
+    "vob": (*_MPEG2, "-f", "vob"),
+    "mpg": _MPEG2,
     "webm": ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "1M", "-c:a", "libopus"),
     "ogg": ("-vn", "-c:a", "libvorbis", "-ar", "48000"),
 }
+"""How a file of a suffix is coded; H.264 and AAC elsewhere."""
 
 
 def cut(source: Path, target: Path, start: float, end: float, *more: object, gop: int = 25) -> Path:
     """Seconds `start` to `end` of the source, coded as the target's suffix asks for."""
-    codecs = CODECS.get(target.suffix[1:], CODECS["ts"])
+    codecs = CODECS.get(target.suffix[1:], _H264)
     rates = ("-ar", 48_000) if "-ar" not in codecs else ()
-    make("-ss", start, "-t", end - start, "-i", source, *codecs, *rates, "-g", gop, *more, target)
+    make("-i", source, "-ss", start, "-t", end - start, *codecs, *rates, "-g", gop, *more, target)
     return target
 
 

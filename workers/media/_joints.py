@@ -14,6 +14,8 @@ from typing import Protocol
 MOST_ELEMENTS = 5_000_000
 """Boxes, pages or elements looked at in one file: a day of live WebM, one element a packet."""
 
+WINDOW_BYTES = 1 << 15
+
 CHEAP_BOXES = 64
 """An MP4 with its index has a few boxes; one with more is fragmented, and its timeline is not in one place."""
 
@@ -75,7 +77,7 @@ class _Window:
     def __call__(self, at: int, length: int) -> bytes:
         if not self._first <= at <= at + length <= self._first + len(self._content):
             self._file.seek(at)
-            self._first, self._content = at, self._file.read(1 << 16)
+            self._first, self._content = at, self._file.read(2 * WINDOW_BYTES)
         begin = at - self._first
         return self._content[begin : begin + length]
 
@@ -175,12 +177,59 @@ def _sample_entries(moov: bytes) -> list[bytes]:
     return found
 
 
+def programmes(file: Bytes) -> list[set[int]]:
+    """The streams (by their numbers in the broadcast) of each programme of a transport stream, in its own order."""
+    file.seek(0)
+    content = _read(file, TS_SAMPLE_BYTES)
+    first, step = _ts_packets(content)
+    sections: dict[int, bytes] = {}
+    maps: list[int] = []
+    for at in range(first, len(content) - 187, step) if step else ():
+        number, head = (content[at + 1] & 0x1F) << 8 | content[at + 2], content[at + 3]
+        if content[at] != 0x47 or not head & 0x10 or (number and number not in maps):
+            continue
+        payload = content[at + 4 + (1 + content[at + 4] if head & 0x20 else 0) : at + 188]
+        if content[at + 1] & 0x40 and payload and number not in sections:
+            sections[number] = payload[1 + payload[0] :]
+        elif number in sections and not content[at + 1] & 0x40:
+            sections[number] += payload
+        if number == 0 and not maps and 0 in sections:
+            table = sections[0][8 : 3 + _section_length(sections[0]) - 4]
+            entries = [table[n : n + 4] for n in range(0, len(table) - 3, 4)]
+            maps = [(entry[2] & 0x1F) << 8 | entry[3] for entry in entries if entry[0] << 8 | entry[1]]
+    return [_streams_of(sections[number]) for number in maps if number in sections]
+
+
+def _section_length(section: bytes) -> int:
+    return (section[1] & 0x0F) << 8 | section[2] if len(section) > 2 else 0
+
+
+def _streams_of(section: bytes) -> set[int]:
+    end = min(len(section), 3 + _section_length(section) - 4)
+    at = 12 + ((section[10] & 0x0F) << 8 | section[11]) if len(section) > 11 else end
+    found = set()
+    while at + 5 <= end:
+        found.add((section[at + 1] & 0x1F) << 8 | section[at + 2])
+        at += 5 + ((section[at + 3] & 0x0F) << 8 | section[at + 4])
+    return found
+
+
+def _ts_packets(content: bytes) -> tuple[int, int]:
+    """(first packet's offset, bytes from one to the next) of a transport stream; zeros for anything else."""
+    if content[4:5] == content[196:197] == b"G":
+        return 4, 192
+    return 0, next((n for n in (188, 192, 204) if content[4 * n : 4 * n + 1] == b"G" == content[:1]), 0)
+
+
+def is_scrambled(file: Bytes) -> bool:
+    """Whether a file is a transport stream of which most is scrambled."""
+    file.seek(0)
+    return _is_scrambled(_read(file, TS_SAMPLE_BYTES))
+
+
 def _is_scrambled(content: bytes) -> bool:
     """Whether most packets beside the tables carry a scrambling flag."""
-    step = next((n for n in (188, 192, 204) if content[4 * n : 4 * n + 1] == b"G" == content[:1]), 0)
-    first = 0
-    if not step and content[4:5] == content[196:197] == b"G":
-        step, first = 192, 4
+    first, step = _ts_packets(content)
     if not step:
         return False
     scrambled = clear = 0
@@ -281,6 +330,18 @@ def _riff(read: _Window, size: int) -> Iterator[int]:
         at += 8 + length + length % 2
 
 
+def _marked(mark: bytes) -> Callable[[_Window, int], Iterator[int]]:
+    """A walk to what begins every recording of a format whose frames do not say how long they are."""
+
+    def walk(read: _Window, size: int) -> Iterator[int]:
+        for first in range(0, size, WINDOW_BYTES):
+            content, at = read(first, min(size - first, WINDOW_BYTES + len(mark) - 1)), -1
+            while (at := content.find(mark, at + 1)) >= 0:
+                yield first + at
+
+    return walk
+
+
 _WALKS: dict[str, Callable[[_Window, int], Iterator[int]]] = {
     "mp4": _mp4,
     "matroska": _matroska,
@@ -288,4 +349,6 @@ _WALKS: dict[str, Callable[[_Window, int], Iterator[int]]] = {
     "flv": _flv,
     "avi": _riff,
     "wav": _riff,
+    "flac": _marked(b"fLaC\0\0\0\x22"),
+    "amr": _marked(b"#!AMR"),
 }

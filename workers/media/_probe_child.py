@@ -23,10 +23,21 @@ import av.error
 import av.logging
 from av.container import InputContainer
 
-from workers.media._joints import Bytes, Part, encrypted_streams, is_indexed_mp4, is_still, joints, stated_s
+from workers.media._joints import (
+    Bytes,
+    Part,
+    encrypted_streams,
+    is_indexed_mp4,
+    is_scrambled,
+    is_still,
+    joints,
+    programmes,
+    stated_s,
+)
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S, Stretch, Timeline, scan
 from workers.media._tracks import TooManyPixels, codecs_of, described, listen
 from workers.media.confinement import DECODERS, DEMUXERS, MAX_STREAMS, PROTOCOLS
+from workers.media.tracks import OTHER_PROGRAMME
 
 LONGEST_S = 7 * 24 * 3600.0
 """A longer file is refused: its declared length would make more clips than anyone means to ask about."""
@@ -151,6 +162,8 @@ def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
     if locked and (None in locked or all(track["index"] in locked for track in tracks)):
         raise Refused("encrypted", "its pictures and sound are encrypted; decrypt the file to have it answered")
     tracks = [track for track in tracks if track["index"] not in locked]
+    if name == "mpegts":
+        tracks = _of_one_programme(container, tracks, programmes(content))
     if not tracks:
         what = f"a {container.format.name} file without pictures or sound that can be decoded"
         raise Refused("no_streams", what + codecs_of(container))
@@ -161,6 +174,29 @@ def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
         "tracks": tracks,
         "mixes_mono": name == "mxf" or container.metadata.get("major_brand") == "qt  ",
     }
+
+
+def _of_one_programme(
+    container: InputContainer, tracks: list[dict[str, Any]], all_programmes: list[set[int]]
+) -> list[dict[str, Any]]:
+    """The tracks, those of other programmes than the one with the largest picture marked: they have clocks of their
+    own."""
+    if len(all_programmes) < 2:
+        return tracks
+
+    def size(programme: set[int]) -> int:
+        mine = [track for track in tracks if container.streams[track["index"]].id in programme]
+        return max((track.get("width", 0) * track.get("height", 0) for track in mine), default=-1)
+
+    main = max(all_programmes, key=size)
+    return [
+        track if container.streams[track["index"]].id in main else {**track, "flags": [OTHER_PROGRAMME]}
+        for track in tracks
+    ]
+
+
+def _is_other(track: dict[str, Any]) -> bool:
+    return OTHER_PROGRAMME in track["flags"]
 
 
 def _pauses(container: InputContainer, tracks: list[dict[str, Any]]) -> bool:
@@ -224,6 +260,9 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
         if is_broadcast:
             # A programme that comes later is announced, but what its sound is nobody knows yet.
             kinds |= {s.index: s.type for s in container.streams if s.type in ("video", "audio")}
+            for track in info["tracks"]:
+                if _is_other(track):
+                    del kinds[track["index"]]
         declared_s = (container.duration or 0) / av.time_base
         found_s = _declared_s(container, info, end - first)
         says_s = stated_s(Part(content, first, end), info["container"], found_s) or 0.0
@@ -245,11 +284,18 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
                 }
             begin_s, here = stretch.start_s, info
             if is_broadcast:
-                here = {**info, "tracks": [track for track in info["tracks"] if track["index"] in stretch.streams]}
+                here = {**info, "tracks": [t for t in info["tracks"] if t["index"] in stretch.streams or _is_other(t)]}
             if is_broadcast and number:
-                at = min(begin for begin, _ in part.values())
-                with _opened(Part(content, at, end), read_timeout_s) as again:
+                has = {kind for kind in ("video", "audio") if stretch.first_byte(kind) is not None}
+                at = min(part[f"{kind}_bytes"][0] for kind in has) if has else first
+                # Where it cannot be read from there, it is planned as the first one is, and what fails is named.
+                with (
+                    contextlib.suppress(Refused),
+                    _opened(Part(content, at, end), read_timeout_s) as again,
+                ):
                     here = _about(again, Part(content, at, end))
+                # What the other kind's packets say from there on is of another recording.
+                here = {**here, "tracks": [track for track in here["tracks"] if not has or track["kind"] in has]}
                 with _opened(Part(content, at, end), read_timeout_s) as again:
                     begin_s += _clock_shift(again, at, stretch)
             elif not number and abs(begin_s - info["start_s"]) < SAME_START_S:
@@ -327,13 +373,16 @@ def _opened(file: Served | Part, read_timeout_s: float) -> InputContainer:
         "codec_whitelist": DECODERS,
         "max_streams": str(MAX_STREAMS),
     }
+    # With a place of its own to read on from, whatever else is read of the file meanwhile.
+    own = Part(file, 0, file.size) if isinstance(file, Served) else file
     try:
-        # With a place of its own to read on from, whatever else is read of the file meanwhile.
-        own = Part(file, 0, file.size) if isinstance(file, Served) else file
         return av.open(
             own, "r", options=options, metadata_errors="replace", timeout=read_timeout_s, buffer_size=BUFFER_BYTES
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if is_scrambled(own):
+            message = "a scrambled broadcast; descramble the file to have it answered"
+            raise Refused("encrypted", message) from error
         if head[4:8] in _MP4_BOXES:
             message = "an MP4 file whose index (moov) is missing or damaged: cut off while it was written or copied"
             raise Refused("truncated", message) from error

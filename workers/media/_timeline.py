@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import av.error
 from av.container import InputContainer
@@ -124,9 +125,21 @@ def scan(
             if math.isfinite(begin_s + length_s + order_s):
                 reader.take(index, (order_s, begin_s, length_s, packet.pos))
     reader.finish()
+    _move_newcomers(reader.stretches)
     stretches = [part for stretch in reader.stretches if stretch.streams for part in _split_by_streams(stretch)]
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
     return Timeline(tuple(stretches), lag_s, reader.outliers)
+
+
+def _move_newcomers(stretches: list[Stretch]) -> None:
+    """A stream that begins where all others of its stretch have ended is of the next one, which has begun by then."""
+    for here, after in pairwise(stretches):
+        for index, seen in list(here.streams.items()):
+            ends = [other.last_byte for number, other in here.streams.items() if number != index]
+            known = [end for end in ends if end is not None]
+            is_later = seen.first_byte is not None and len(known) == len(ends) > 0 and max(known) < seen.first_byte
+            if is_later and index not in after.streams:
+                after.streams[index] = here.streams.pop(index)
 
 
 def _split_by_streams(stretch: Stretch) -> list[Stretch]:

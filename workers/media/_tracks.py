@@ -70,7 +70,7 @@ def described(container: InputContainer) -> list[dict[str, Any]]:
         flags = [name for name in _FLAGS if stream.disposition & getattr(Disposition, name, 0)]
         if (
             stream.type == "audio"
-            and titled_aside(str(stream.metadata.get("title", "")))
+            and any(titled_aside(str(stream.metadata.get(name, ""))) for name in ("title", "handler_name"))
             and not set(flags) & set(ASIDE)
         ):
             flags.append("comment")

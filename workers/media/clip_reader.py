@@ -11,6 +11,7 @@ presentation times.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import stat
@@ -31,7 +32,7 @@ from workers.errors import (
 )
 from workers.media.confinement import MAX_SOURCE_PIXELS
 from workers.media.extraction import SAME_ASPECT, Frames, Span, Take, newest, take_span, tone_maps
-from workers.media.sound import SAMPLE_RATE, Samples, mean, placed, runs, silence_s
+from workers.media.sound import SAMPLE_RATE, SILENT_LEVEL, Samples, mean, placed, runs, silence_s
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo, Noticed, Segment
 
 EARLIER_SEEK_S = 12.0
@@ -149,8 +150,26 @@ def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, setti
         decoded_share=best.share,
         decode_s=time.monotonic() - started,
         notes=best.notes,
-        noticed=replace(best.noticed, segment=number, segment_pts_s=round(span.pts_s, 6)),
+        noticed=replace(
+            best.noticed,
+            segment=number,
+            segment_pts_s=round(span.pts_s, 6),
+            decoded_hash=_hash_of(best.frames, best.audio),
+        ),
     )
+
+
+def _hash_of(frames: Frames | None, audio: Samples | None) -> str:
+    """See `Noticed.decoded_hash`: 40 ms for 36 MB, where decoding takes a second."""
+    moves = frames is not None and any(not np.array_equal(frames[0], frame) for frame in frames[1:])
+    sounds = audio is not None and len(audio) > 0 and float(np.abs(audio).max()) > SILENT_LEVEL
+    if not moves and not sounds:
+        return ""
+    found = hashlib.blake2b(digest_size=8)
+    for content in (frames, audio):
+        if content is not None:
+            found.update(np.ascontiguousarray(content).data)
+    return found.hexdigest()
 
 
 def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:

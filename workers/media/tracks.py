@@ -16,6 +16,9 @@ from workers.records import MediaInfo, Segment, Track
 ASIDE = ("comment", "visual_impaired", "hearing_impaired", "karaoke", "lyrics", "clean_effects", "dependent")
 """Dispositions of a track that goes beside the programme, not instead of it."""
 
+OTHER_PROGRAMME = "other_programme"
+"""Flag of a track of a broadcast that is of another programme than the one that is read."""
+
 _ASIDE_TITLE = re.compile(r"\b(commentary|audio.?descri\w*|descriptive|video.?descri\w*)\b", re.IGNORECASE)
 
 # ISO 639-2 has two codes for some languages, and users write the short one.
@@ -42,16 +45,14 @@ def chosen(info: MediaInfo, audio: str = "auto", video: str = "auto") -> MediaIn
         return _as_first(info, parts)
     if not info.tracks or (audio == "auto" and video == "auto"):
         return info
-    pictures = [track for track in info.tracks if track.kind == "video"]
-    sounds = [track for track in info.tracks if track.kind == "audio"]
+    pictures, sounds = _of_the_programme(info, "video"), _of_the_programme(info, "audio")
     picked_video, picked_audio = _asked(pictures, video, _auto_video), _asked(sounds, audio, _auto_audio)
     return with_choice(info, picked_video, picked_audio)
 
 
 def with_auto_choice(info: MediaInfo, *, mixes_mono: bool) -> MediaInfo:
     """`info` with the tracks that `auto` stands for. `mixes_mono`: single channels of one recording come as tracks."""
-    pictures = [track for track in info.tracks if track.kind == "video"]
-    sounds = [track for track in info.tracks if track.kind == "audio"]
+    pictures, sounds = _of_the_programme(info, "video"), _of_the_programme(info, "audio")
     picked = _auto_audio(sounds)
     heard = [track for track in sounds if not track.is_silent and not _aside(track)]
     languages = {track.language for track in heard}
@@ -93,6 +94,10 @@ def with_choice(info: MediaInfo, video: dict[int, str], audio: dict[int, str]) -
             channels=heard[0].channels,
         )
     return info
+
+
+def _of_the_programme(info: MediaInfo, kind: str) -> list[Track]:
+    return [track for track in info.tracks if track.kind == kind and OTHER_PROGRAMME not in track.flags]
 
 
 def _as_first(info: MediaInfo, parts: tuple[Segment, ...]) -> MediaInfo:
@@ -140,8 +145,9 @@ def _asked(tracks: Sequence[Track], wish: str, auto: Callable[[Sequence[Track]],
             have = ", ".join(track.language or "not said" for track in tracks)
             raise TrackMissing(f"no {kind} track of {wish}; the languages are: {have}")
         return dict.fromkeys(found, f"{wish} is asked for")
-    if int(wish) >= len(tracks):
-        raise TrackMissing(f"{kind} track {wish} is asked for, and there are {len(tracks)}, counted from 0")
+    if int(wish) not in (numbers := [track.number for track in tracks]):
+        have = ", ".join(map(str, numbers))
+        raise TrackMissing(f"{kind} track {wish} is asked for; there are {have}, counted from 0")
     return {int(wish): "asked for"}
 
 
@@ -156,6 +162,8 @@ def _aside(track: Track) -> bool:
 
 
 def _why_not(track: Track, video: dict[int, str], audio: dict[int, str]) -> str:
+    if OTHER_PROGRAMME in track.flags:
+        return "of another programme"
     if track.is_silent:
         return "digital silence"
     beside = next((flag for flag in ASIDE if flag in track.flags), None)

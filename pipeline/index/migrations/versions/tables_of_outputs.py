@@ -86,6 +86,7 @@ def upgrade() -> None:
         + _numbers(sa.Integer, "passes", "segment")
         + _numbers(sa.Double, "segment_pts_s", "silent_s", "held_s", "missing_s", "clipped_share")
         + _numbers(sa.Boolean, "tone_mapped")
+        + _text("decoded_hash", nullable=True)
         + _numbers(sa.Integer, "answer_format"),
         clips_of_unit=["unit_id"],
         clips_of_version=["version_id"],
