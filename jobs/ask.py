@@ -18,7 +18,7 @@ from jobs.cli import main
 from omnidrop import policies
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
-from omnidrop.question_text import FORMS
+from omnidrop.question_text import forms
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,7 @@ EXAMPLES = (
     'omnidrop ask talk.mp4 "What is promised here?" --context        # with talk.en.vtt, talk.info.json, ... beside it',
 )
 _POLICIES = [name for name in policies.names() if name != "none"]
-_FORMS_IN_HELP = FORMS.replace("[", "\\[")
+_FORMS_IN_HELP = forms().replace("[", "\\[")
 _TIME = r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)"
 _SPAN = re.compile(rf"{_TIME}-(?:{_TIME})?")
 WORTH_A_WORD = 0.005

@@ -30,7 +30,7 @@ from omnidrop.models.base import Adapter, SomeOf
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.policies.base import AudioVisual, Policy, SomeCells
 from omnidrop.policies.intra_modality import choose_cells
-from omnidrop.questions import Json, Question
+from omnidrop.questions import Question, Written
 
 Media = tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
 """A clip's frames and audio, as `OmniModel.answer` takes them."""
@@ -344,7 +344,8 @@ class OmniModel:
 
     def _grammars_for(self, asked: Sequence[layout.Asked]) -> Grammars | None:
         definition = self.adapter.tokenizer_json
-        if definition is None or not any(isinstance(one.question.answer, Json) for one in asked):
+        answers = (one.question.answer for one in asked)
+        if definition is None or not any(isinstance(a, Written) and a.schema is not None for a in answers):
             return None
         if self._grammars is None:
             self._grammars = Grammars(definition, self.widths.vocabulary, self.adapter.end_ids)

@@ -260,13 +260,6 @@ class SavingsIndex:
                     found += [_head(row) for row in connection.execute(query.order_by(c.job, c.media_id)).mappings()]
         return found
 
-    def has_earlier_heads(self) -> bool:
-        """Whether a journal of an earlier format declared something that no run has looked at since."""
-        c = self.tables.media.c
-        unseen = sa.select(c.media_id).where(c.content_id.is_(None) & (c.group != CONTENTS)).limit(1)
-        with self._engine.connect() as connection:
-            return connection.scalar(unseen) is not None
-
     def probes(self, items: Sequence[Media]) -> dict[str, Probed]:
         """Cached probes of those items whose mark has not changed."""
         marks, probes = {m.media_id: m.mark or m.etag for m in items}, self.tables.probes

@@ -293,15 +293,14 @@ def answer_text(value: object) -> str | None:
 
 
 def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
-    value = answer.value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    value, column = answer.value, question.answer.column
     return {
         "question_id": question.id,
         "question": question.text,
         "answer_type": question.answer.kind,
         "answer": answer_text(value),
-        "answer_boolean": value if isinstance(value, bool) else None,
-        "answer_number": value if is_number else None,
+        "answer_boolean": value if column == "answer_boolean" else None,
+        "answer_number": value if column == "answer_number" else None,
         "unit": getattr(question.answer, "unit", None),
         "text": answer.text,
         "probability": answer.probability,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnidrop.answer_types import column_of
 from omnidrop.json_text import parse_json
 from pipeline.review.labels import RIGHT, WRONG, Label, LabelsError
 from pipeline.review.reliability import is_right
@@ -50,7 +51,7 @@ def imported(path: Path, connection: duckdb.DuckDBPyConnection, job: str) -> lis
     ).fetchall()
     for key, start, end, question, kind, answer, clip_id in rows:
         known.add((key, question))
-        right = _right(ranges[key].get(question, {}), start, end, kind == "boolean")
+        right = _right(ranges[key].get(question, {}), start, end, column_of(kind) == "answer_boolean")
         if right is not None:
             label = Label(key, start, end, question, right, RIGHT, answer, clip_id)
             verdict = RIGHT if is_right(label, answer) else WRONG

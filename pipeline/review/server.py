@@ -23,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import IO, Any
 
+from omnidrop.answer_types import column_of
 from omnidrop.errors import OmniDropError
 from omnidrop.json_text import parse_json
 from pipeline.config.locations import is_s3
@@ -81,7 +82,7 @@ class ReviewServer(ThreadingHTTPServer):
             raise LabelsError(f"a verdict is {RIGHT} or {WRONG}, got {verdict!r}")
         if verdict == RIGHT:
             answer = item.answer
-        elif not answer and item.answer_type == "boolean":
+        elif not answer and column_of(item.answer_type) == "answer_boolean":
             answer = "no" if item.answer == "yes" else "yes"
         elif answer and item.options and answer not in item.options:
             raise LabelsError(f"the right one must be one of {', '.join(item.options)}, got {answer!r}")
