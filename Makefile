@@ -9,7 +9,7 @@ TORCH_PIP_ARGS ?=
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test browser check bench crash fuzz histories clean
+.PHONY: help setup demo test browser check bench crash fuzz histories test-media clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -61,6 +61,9 @@ fuzz: $(VENV)/ready   ## 2,400 hostile media files through the whole job (about 
 
 histories: $(VENV)/ready  ## 300 random histories of an archive; the tables must be those of a fresh run
 	OMNIDROP_HISTORIES=300 $(BIN)/python -m pytest tests/pipeline/test_any_history.py
+
+test-media: $(VENV)/ready  ## some 300 media files, container x codec x fault, read back second by second (ten minutes)
+	$(BIN)/python -m tests.robustness.media_matrix
 
 clean:                ## remove .venv, caches and the demo
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

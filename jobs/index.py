@@ -15,6 +15,7 @@ from pipeline.identity import checked_run_id
 from pipeline.records.columns import run_row
 from pipeline.runs.run import RunSummary, run_job
 from pipeline.storage.outage import StopFlag
+from pipeline.tables.noticed import noticed_of
 from workers.media.ffmpeg import check_ffmpeg
 
 EXAMPLES = (
@@ -40,6 +41,15 @@ def command(
         bool,
         typer.Option("--redo-older", help="Ask again what an older version of decoding or method answered; see plan."),
     ] = False,
+    ask_together: Annotated[
+        bool,
+        typer.Option(
+            "--together", help="Ask all questions in one pass again, whatever passes were recorded; see plan."
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask answered clips again where a setting has changed, however many.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Answer a job's questions about every clip of its archive that is new or changed.
@@ -48,7 +58,8 @@ def command(
     2 the job is not right, 3 stopped before the end (run again to resume), 4 the budget is spent (run again to spend
     as much again).
     """
-    raise typer.Exit(index(job, json_file, run_id, allow_shrink=allow_shrink, redo_older=redo_older))
+    switches = {"allow_shrink": allow_shrink, "redo_older": redo_older, "ask_together": ask_together, "yes": yes}
+    raise typer.Exit(index(job, json_file, run_id, **switches))
 
 
 def index(
@@ -58,13 +69,24 @@ def index(
     *,
     allow_shrink: bool = False,
     redo_older: bool = False,
+    ask_together: bool = False,
+    yes: bool = False,
 ) -> int:
     """Run a job with a progress bar and a summary; returns the exit status."""
     run_id = None if run_id is None else checked_run_id(run_id)
     check_ffmpeg()  # without it every clip would fail, and count as done
     with StopOnSignal() as stop:
-        summary = run_and_show(job, stop, run_id, allow_shrink=allow_shrink, redo_older=redo_older)
-    write_json(json_file, summary_json(summary))
+        summary = run_and_show(
+            job,
+            stop,
+            run_id,
+            allow_shrink=allow_shrink,
+            redo_older=redo_older,
+            ask_together=ask_together,
+            yes=yes,
+        )
+    noticed = noticed_of(job.output, job.storage, job.name)
+    write_json(json_file, summary_json(summary) | {"noticed": noticed})
     if summary.run.status == "stopped":
         return STOPPED_EXIT
     if summary.run.status == "budget":
@@ -81,15 +103,22 @@ def run_and_show(
     *,
     allow_shrink: bool = False,
     redo_older: bool = False,
+    ask_together: bool = False,
+    yes: bool = False,
 ) -> RunSummary:
     """Run a job until it is done or `stop` or `lost` is set, see `run_job`, with a progress bar and a summary."""
     with ProgressBar() as bar:
         summary = run_job(
-            *(job, bar, stop, run_id),
+            job,
+            bar,
+            stop,
+            run_id,
             lost=lost,
             due_times=due_times,
             allow_shrink=allow_shrink,
             redo_older=redo_older,
+            ask_together=ask_together,
+            may_ask_again=lambda refusal: yes or bar.confirmed(str(refusal)),
         )
     print_summary(job, summary, output=job.output)
     if hint := retry_hint(summary.error_classes, job_as_given()):
@@ -107,6 +136,7 @@ def summary_json(summary: RunSummary) -> dict[str, object]:
         "quarantine": dict(summary.error_classes),
         "published": summary.published,
         "notes": summary.notes,
+        "not_taken": summary.not_taken.counts,
     }
 
 

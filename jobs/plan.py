@@ -14,12 +14,15 @@ from pipeline.config.job import JobConfig
 from pipeline.config.sections import CostConfig
 from pipeline.cost.calibration import GpuHours
 from pipeline.cost.estimate import Price, price_job
+from pipeline.tables.noticed import Case, lines
 
 EXAMPLES = (
     "omnidrop plan job.yaml",
     "omnidrop plan job.yaml --pruning-retained-ratio 0.2",
     "omnidrop plan job.yaml --sample 1000 --json plan.json",
 )
+DEAR = 1.2
+"""Passes that cost so many times one pass are said to."""
 AT_MOST = "a frame that repeats is not encoded again, a text may end early"
 
 
@@ -30,18 +33,29 @@ def command(
         bool,
         typer.Option("--redo-older", help="Price asking again what an older version of decoding or method answered."),
     ] = False,
+    ask_together: Annotated[
+        bool, typer.Option("--together", help="Price asking all questions in one pass, whatever passes were recorded.")
+    ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Read every packet of files whose timeline no index tells, as a run does.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Count media, clips, tokens and FLOPs of a job without loading a model.
 
-    Media are probed (once: results are remembered), nothing is decoded. Media, clips and tokens are exact; FLOPs are
+    Media are probed (once: results are remembered), nothing is decoded. Media, clips and tokens are exact but for files
+    whose timeline no index tells: those are priced by the length they declare (`--exact` reads them). FLOPs are
     the most it can take: every frame is priced as a new one and every free text at its longest. GPU hours, and money
     where the job has a price, come from `omnidrop calibrate`: they are hours of answering, with the range that clips
     held out from the calibration's fit would give.
     """
     with console.status("planning") as status:
         price = price_job(
-            job, lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"), redo_older=redo_older
+            job,
+            lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"),
+            redo_older=redo_older,
+            ask_together=ask_together,
+            is_exact=exact,
         )
     print_facts(f"plan of job {job.name}", [*plan_lines(price), *hours_lines(price, job.cost)])
     for key, error_class in price.failed_keys:
@@ -55,6 +69,7 @@ def command(
     note_toy_answers([job.model.path])
     money = None if price.as_run_gpu_hours is None else job.cost.usd(price.as_run_gpu_hours.expected)
     found = {name: value for name, value in vars(price).items() if name not in ("longest", "clips_per_media")}
+    found["not_taken"] = price.not_taken.counts
     write_json(json_file, found | {"outliers": price.outliers, "retained_ratio": price.retained_ratio, "usd": money})
 
 
@@ -63,9 +78,12 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
     todo = price.clips - price.clips_finished
     return [
         ("media", f"{price.media} ({price.video_s / 3600:.2f} hours)"),
+        *price.not_taken.lines(),
         ("media that cannot be asked", with_reasons(price.media_failed.total(), price.media_failed.most_common())),
+        *noticed_lines(price),
         ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} finished before"),
         ("clips", f"{todo} to do, {price.clips_finished} finished before"),
+        *_reasons(price),
         ("answers to give", f"{price.questions}"),
         ("tokens", f"{quantity(price.audio_tokens)} audio, {quantity(price.video_tokens)} video before pruning"),
         *_encoded(price),
@@ -81,11 +99,38 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
     ]
 
 
+def _reasons(price: Price) -> list[tuple[str, str]]:
+    """Why clips are asked, and what each of it costs."""
+    rows = []
+    for reason, of in sorted(price.reasons.items(), key=lambda pair: -pair[1].as_run_flops):
+        cost = quantity(of.as_run_flops, "FLOP")
+        if of.gpu_hours is not None:
+            cost += f", {hours(of.gpu_hours.expected, None)}"
+        rows.append((f"  {reason}", f"{of.clips} clips, {cost}"))
+    if price.passes_flops > DEAR * price.one_pass_flops > 0:
+        one, several = quantity(price.one_pass_flops, "FLOP"), quantity(price.passes_flops, "FLOP")
+        said = f"{several} for clips to come, {one} in one pass: `omnidrop plan --together` prices asking all again"
+        rows.append(("in several passes", said))
+    return rows
+
+
 def _encoded(price: Price) -> list[tuple[str, str]]:
     if price.video_encoded == price.video_tokens:
         return []
     cells = f"{quantity(price.video_encoded)} of {quantity(price.video_tokens)} cells"
     return [("picture encoded", f"{cells}, chosen before the encoder (lossy)")]
+
+
+def noticed_lines(price: Price) -> list[tuple[str, str]]:
+    """The rows about files that are not simply one recording of one track, where there are any."""
+    rows = []
+    if price.unchecked:
+        rows.append(("timeline: unchecked", f"{price.unchecked} media, priced by the length they declare; see --exact"))
+    if price.segmented:
+        rows += lines([Case("segments", price.segmented, price.segments)])
+    if price.unused_tracks:
+        rows += lines([Case("unused_tracks", price.with_unused_tracks, price.unused_tracks)])
+    return rows
 
 
 def hours_lines(price: Price, cost: CostConfig) -> list[tuple[str, str]]:

@@ -17,6 +17,8 @@ from pipeline.launch.schedule import last_run, overdue
 from pipeline.planning.open_job import open_job
 from pipeline.records.columns import run_row
 from pipeline.records.run_record import RunRecord
+from pipeline.tables.noticed import lines as noticed_lines
+from pipeline.tables.noticed import noticed_of
 
 EXAMPLES = ("omnidrop status job.yaml", "omnidrop status job.yaml --json status.json")
 
@@ -39,6 +41,7 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
         ("quarantined", with_reasons(totals.quarantined, classes)),
         *savings_lines(totals),
         ("model time", f"{totals.model_s:.1f} s"),
+        *noticed_lines(noticed := noticed_of(job.output, job.storage, job.name)),
     ]
     print_facts(f"job {job.name}", facts)
     said = None if last is None else overdue(last, datetime.now(UTC))
@@ -55,7 +58,8 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     console.print(history)
     note_toy_answers([job.model.path])
     records = [run_row(run) for run in runs]
-    write_json(json_file, {"totals": asdict(totals), "quarantine": dict(classes), "runs": records, "schedule": said})
+    found = {"totals": asdict(totals), "quarantine": dict(classes), "noticed": noticed, "runs": records}
+    write_json(json_file, found | {"schedule": said})
 
 
 def with_idle(runs: list[RunRecord], idle: RunRecord | None) -> list[RunRecord]:

@@ -15,6 +15,7 @@ VARIABLE = "OMNIDROP_FAIL_AT"
 
 POINTS = {
     "run_recorded": "the journal knows of the run, the index does not",
+    "kept_read": "answers that a unit keeps were read, what is new is not asked yet",
     "unit_encoded": "a finished unit's bytes exist only in memory",
     "file_filled": "a local store's temporary file is whole and not yet in its place (any object)",
     "unit_written": "a unit is in the journal; nobody has looked for a tombstone yet",

@@ -53,6 +53,12 @@ class NotMedia(MediaError):
     error_class: ClassVar[str] = "not_media"
 
 
+class Sidecar(NotMedia):
+    """A file that lies beside media, by its name and its content: counted, and no failure."""
+
+    error_class: ClassVar[str] = "sidecar"
+
+
 class MediaTruncated(MediaError):
     """The container's index is missing because the file was cut off."""
 
@@ -63,6 +69,18 @@ class NoStreams(MediaError):
     """Neither pictures nor sound to decode."""
 
     error_class: ClassVar[str] = "no_streams"
+
+
+class MediaEncrypted(MediaError):
+    """Its pictures or sound are encrypted: nothing can be decoded without the key."""
+
+    error_class: ClassVar[str] = "encrypted"
+
+
+class TrackMissing(MediaError):
+    """The track that the job asks for is not in the file."""
+
+    error_class: ClassVar[str] = "no_such_track"
 
 
 class NoDuration(MediaError):

@@ -37,6 +37,63 @@ class Media:
 
 
 @dataclass(frozen=True)
+class Track:
+    """One stream of pictures or sound, and why it is decoded or not."""
+
+    index: int
+    """Counted among all streams of the container."""
+    kind: Literal["video", "audio"]
+    number: int
+    """Counted among the streams of its kind: how ffmpeg names it."""
+    codec: str
+    chosen: bool = False
+    why: str = ""
+    language: str = ""
+    flags: tuple[str, ...] = ()
+    """Of its dispositions those that matter to the choice: default, original, comment, visual_impaired, ..."""
+    is_silent: bool = False
+    """Digital silence in every window that was sampled."""
+    width: int | None = None
+    height: int | None = None
+    frame_rate: float | None = None
+    variable_rate: bool = False
+    rotation_deg: int = 0
+    hdr: bool = False
+    interlaced: bool = False
+    is_untagged_hd: bool = False
+    sample_rate: int | None = None
+    channels: int | None = None
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Track:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**given, "flags": tuple(given["flags"])})
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a file in which time runs on: one of several recordings joined, or what lies between two jumps."""
+
+    start_s: float
+    """Seconds of content before it."""
+    end_s: float
+    pts_s: float
+    """The container's own time where it begins."""
+    info: MediaInfo
+    """What the part holds, as a file of its own."""
+    video_bytes: tuple[int, int | None] = (0, None)
+    """Where its pictures lie in the file: the first byte, and the one after the last or None for the file's end."""
+    audio_bytes: tuple[int, int | None] = (0, None)
+    """The same of its sound: where a broadcast's clock jumps, packets of both sides lie between one another."""
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Segment:
+        """The inverse of `dataclasses.asdict`."""
+        made: dict[str, Any] = {name: tuple(given[name]) for name in ("video_bytes", "audio_bytes")}
+        return cls(**{**given, **made, "info": MediaInfo.from_dict(given["info"])})
+
+
+@dataclass(frozen=True)
 class MediaInfo:
     """What probing found. Sizes are as displayed, after rotation."""
 
@@ -70,11 +127,43 @@ class MediaInfo:
     """The same for sound."""
     tags: tuple[tuple[str, str], ...] = ()
     """Container tags (title, date, ...), lower-case names, sorted; untrusted text, offered to question templates."""
+    is_untagged_hd: bool = False
+    """720 lines or more and no word on their colours: BT.709, as players take it."""
+    audio_mix: tuple[int, ...] = ()
+    """The audio streams whose channels are averaged, where it is more than `audio_stream`."""
+    tracks: tuple[Track, ...] = ()
+    lag_s: float = 0.0
+    """How far a stream's packets lie behind another's in the file: so much earlier must reading begin."""
+    segments: tuple[Segment, ...] = ()
+    """The continuous parts, where the file is not one."""
+    is_checked: bool = False
+    """Whether the timeline is known from an index or from every packet, not only from what the container declares."""
+    notes: tuple[str, ...] = ()
+    """What was noticed about the whole file."""
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> MediaInfo:
         """The inverse of `dataclasses.asdict`, also after JSON has made lists of tuples."""
-        return cls(**{**given, "tags": tuple((name, value) for name, value in given["tags"])})
+        made: dict[str, Any] = {"tags": tuple((name, value) for name, value in given["tags"])}
+        made |= {name: tuple(given[name]) for name in ("audio_mix", "notes") if name in given}
+        made["tracks"] = tuple(map(Track.from_dict, given.get("tracks", ())))
+        made["segments"] = tuple(map(Segment.from_dict, given.get("segments", ())))
+        return cls(**{**given, **made})
+
+    @property
+    def parts(self) -> tuple[Segment, ...]:
+        """The continuous parts in order; of a file that is continuous the file itself."""
+        return self.segments or (Segment(0.0, self.duration_s, self.start_s, self),)
+
+    @property
+    def unused_tracks(self) -> int:
+        """How many streams of pictures or sound are not decoded."""
+        return sum(not track.chosen for track in self.tracks)
+
+    def part_at(self, start_s: float) -> int:
+        """Number of the part that holds a second of content."""
+        parts = self.parts
+        return max((n for n, part in enumerate(parts) if part.start_s <= start_s + 1e-6), default=0)
 
     @property
     def has_video(self) -> bool:
@@ -159,6 +248,36 @@ class WorkUnit:
     """Of `version_id`, for the driver."""
 
 
+REPEATS = "its pictures and sound are those of the clip before, to the last value"
+"""The note of a clip that repeats the one before."""
+
+
+@dataclass(frozen=True)
+class Noticed:
+    """What was noticed about one clip, in numbers that can be summed and filtered."""
+
+    segment: int = 0
+    """Which continuous part of the file it was taken from, counted from 0."""
+    segment_pts_s: float = 0.0
+    """The container's own time where the clip begins."""
+    silent_s: float = 0.0
+    """Seconds in which the sound track has nothing, or digital silence."""
+    held_s: float = 0.0
+    """Seconds in which a picture stays because the track has no newer one."""
+    missing_s: float = 0.0
+    """Seconds of pictures or sound, whichever is more, that should be there and could not be decoded."""
+    clipped_share: float = 0.0
+    """Share of the samples at full scale."""
+    tone_mapped: bool = False
+    decoded_hash: str = ""
+    """Of all pictures and sound: clips with the same hold the same. Empty where a picture stays and nothing sounds."""
+
+    def repeats(self, before: Noticed) -> bool:
+        """Whether a clip holds to the last value what the one before holds: its seconds were read from a wrong place,
+        or were recorded twice."""
+        return bool(self.decoded_hash) and self.decoded_hash == before.decoded_hash
+
+
 @dataclass(frozen=True, eq=False)
 class DecodedClip:
     """One clip's pictures and sound, verified against its span."""
@@ -175,6 +294,7 @@ class DecodedClip:
     decode_s: float
     """Wall seconds of decoding, fetching excluded."""
     notes: tuple[str, ...] = ()
+    noticed: Noticed = field(default_factory=Noticed)
 
     @property
     def nbytes(self) -> int:
@@ -223,6 +343,7 @@ class ClipResult:
     answer_s: float
     """Wall seconds inside the model actor, without those of an audit; of a pass with other clips an equal share."""
     notes: tuple[str, ...] = field(default=())
+    noticed: Noticed = field(default_factory=Noticed)
     is_shrunk: bool = False
     """Whether it was answered with a smaller token budget for want of memory; a note says which."""
     audit: ClipAudit | None = None

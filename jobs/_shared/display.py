@@ -6,6 +6,7 @@ Promises: plain lines instead of a moving bar where the output is not a terminal
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
+from rich.prompt import Confirm
 from rich.table import Table
 
 from jobs._shared.terminal import PrintableConsole
@@ -24,6 +26,8 @@ from pipeline.records.run_record import RunSpending
 from pipeline.report.formats import quantity as quantity
 from pipeline.runs.run import RunSummary
 from pipeline.storage.store import open_store
+from pipeline.tables.noticed import lines as noticed_lines
+from pipeline.tables.noticed import noticed_of
 from workers.records import ClipFailure
 
 if TYPE_CHECKING:
@@ -61,6 +65,16 @@ class ProgressBar:
     ) -> None:
         self._progress.stop()
 
+    def confirmed(self, what: str) -> bool:
+        """Ask a person who sits at a terminal; no elsewhere."""
+        if not (sys.stdin.isatty() and console.is_terminal):
+            return False
+        self._progress.stop()
+        console.print(what, markup=False, highlight=False, soft_wrap=True)
+        is_meant = Confirm.ask("ask them again?", console=console, default=False)
+        self._progress.start()
+        return is_meant
+
     def stage(self, name: str) -> None:
         """See Observer."""
         self._progress.update(self._task, description=name)
@@ -86,7 +100,8 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
             "finished before; the results stay as they are"
         )
     audit = audit_of(open_store(job.output, job.storage), summary.published, job.name, job.audit.min_agreement)
-    print_facts(f"job {run.job}, run {run.run_id}: {run.status}", summary_lines(summary, audit))
+    noticed = noticed_lines(noticed_of(job.output, job.storage, job.name))
+    print_facts(f"job {run.job}, run {run.run_id}: {run.status}", [*summary_lines(summary, audit), *noticed])
     if run.status == "budget" and (spent := run.spending) is not None:
         console.print(
             f"[yellow]the budget is spent[/]: {hours(spent.gpu_hours, spent.usd)} of {spent.gpu_hours_cap or 0:.4g} "
@@ -113,6 +128,7 @@ def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, s
     busy_share, bottleneck = run.time.actor_busy_share, run.time.bottleneck
     lines = [
         ("media", f"{totals.media}"),
+        *summary.not_taken.lines(),
         ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
         ("answers", f"{rows.get('answers', 0)}"),
         ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),

@@ -16,6 +16,7 @@ from pipeline.storage.errors import StorageError, Unavailable
 from pipeline.storage.outage import Patience
 from pipeline.storage.s3_client import explain_s3_error, s3_filesystem
 from workers.errors import MediaChanged, ProbeCrashed
+from workers.media.opening import local_path
 from workers.media.probing import prober_problem
 from workers.media.store_failures import forget_credentials
 from workers.records import ClipFailure, Media
@@ -68,7 +69,7 @@ class ArchiveHealth:
             if is_s3(media.uri):
                 self._read_object(media)
             else:
-                with open(media.uri, "rb") as file:
+                with open(local_path(media.uri), "rb") as file:
                     file.read(1)
         except (OSError, StorageError) as error:
             return str(error)

@@ -2,8 +2,9 @@
 
 Promises: flat memory however many items there are, the same order for a local folder and for S3, keys kept exactly as
 they are, and labels from archive name and key alone. Knows nothing about what is inside a file, so nothing about an
-item's identity, which is its content. Skipped: hidden files and folders, the job's own output, S3 folder markers,
-anything that is not a regular file.
+item's identity, which is its content. Skipped: the job's own output, S3 folder markers, and, counted by reason: hidden
+files and folders, recycle bins and systems' own folders, links to what is listed anyway, anything that is not a regular
+file.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omnidrop.errors import UserError
+from pipeline.archive.not_taken import NotTaken, Reason
 from pipeline.config.globs import KeyFilter
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
 from pipeline.identity import media_id
 from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
 from pipeline.storage.s3_client import s3_filesystem, s3_objects
-from workers.media.opening import is_below
+from workers.media.opening import as_text, is_below, local_uri
 from workers.records import Media
 
 log = logging.getLogger(__name__)
@@ -50,28 +52,48 @@ class ArchiveUnavailable(ArchiveError, Unavailable):
     error_class = "archive"
 
 
-def list_media(config: ArchiveConfig, *, leave_out: str | None = None) -> Iterator[Media]:
+_STORAGE_BOXES = ("#recycle", "@recycle", "#snapshot", "~snapshot", "@eadir", "@tmp", "@sharebin")
+BINS = frozenset(
+    {
+        *("$recycle.bin", "recycler", "recycled", "system volume information", "lost+found"),
+        *("__macosx", "network trash folder", "temporary items"),
+        *_STORAGE_BOXES,
+    }
+)
+"""Names of folders in lower case: what was deleted, and what file systems and storage boxes keep for themselves."""
+
+
+def list_media(
+    config: ArchiveConfig, *, leave_out: str | None = None, not_taken: NotTaken | None = None
+) -> Iterator[Media]:
     """The archive's media items in ascending order of their keys.
 
     `leave_out` is the job's own output, which may lie inside the archive. With `config.sample` only a random,
     reproducible sample comes, in the same order, after one pass that holds no more than the sample. Raises
     ArchiveError where the archive cannot be listed completely (an item that is only unreadable for a moment must not
-    look deleted), or where it holds nothing that is taken.
+    look deleted), or where it holds nothing that is taken. `not_taken` counts what is passed over.
     """
-    listed = _checked_not_empty(config, leave_out)
+    left = not_taken or NotTaken()
+    left.begin_listing()
+    listed = _checked_not_empty(config, leave_out, left)
     return listed if config.sample is None else _sampled(listed, config.sample, config.seed)
 
 
-def _checked_not_empty(config: ArchiveConfig, output: str | None) -> Iterator[Media]:
-    keys = KeyFilter(config.include, config.exclude)
+def _checked_not_empty(config: ArchiveConfig, output: str | None, left: NotTaken) -> Iterator[Media]:
+    keys = KeyFilter(config.include, config.exclude, match_case=config.match_case)
     files = taken = 0
-    for media in _s3_media(config, output) if is_s3(config.uri) else _local_media(config, keys, output):
+    for media in _s3_media(config, output, left) if is_s3(config.uri) else _local_media(config, keys, output, left):
         files += 1
         if keys.takes(media.key):
             taken += 1
             yield media
+        else:
+            left.pass_over(media.key, Reason.PATTERN)
     if not taken and not files:
-        raise ArchiveEmpty(f"{config.uri}: the archive is empty; check archive.uri (hidden files do not count)")
+        passed = "; ".join(f"{name}: {count}" for name, count in left.lines())
+        raise ArchiveEmpty(
+            f"{config.uri}: the archive is empty; check archive.uri ({passed or 'hidden files do not count'})"
+        )
     if not taken:
         raise ArchiveEmpty(
             f"{config.uri}: none of {files} files is taken by include {list(config.include)} and exclude "
@@ -98,7 +120,13 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") and name not in (".", "..")
 
 
-def _s3_media(config: ArchiveConfig, output: str | None) -> Iterator[Media]:
+def is_bin(name: str) -> bool:
+    """Whether a folder of this name holds what was deleted, or what a system keeps for itself."""
+    name = name.lower()
+    return name in BINS or name.startswith(".trash") or (name.startswith("found.") and name[6:].isdigit())
+
+
+def _s3_media(config: ArchiveConfig, output: str | None, left: NotTaken) -> Iterator[Media]:
     bucket, _, prefix = config.uri.removeprefix("s3://").partition("/")
     prefix = f"{prefix}/" if prefix else ""
     own = f"{output}/" if output is not None and is_s3(output) else None
@@ -108,7 +136,14 @@ def _s3_media(config: ArchiveConfig, output: str | None) -> Iterator[Media]:
             key = item["Key"].removeprefix(prefix)
             uri = f"s3://{bucket}/{item['Key']}"
             is_marker = key.endswith("/") or not key
-            if is_marker or any(map(_is_hidden, key.split("/"))) or (own is not None and uri.startswith(own)):
+            if is_marker or (own is not None and uri.startswith(own)):
+                continue
+            names = key.split("/")
+            if not config.recycle_bins and any(map(is_bin, names[:-1])):
+                left.pass_over(key, Reason.BIN)
+                continue
+            if any(map(_is_hidden, names)):
+                left.pass_over(key, Reason.HIDDEN)
                 continue
             etag, size = item["ETag"].strip('"'), item["Size"]
             yield Media(media_id(config.identity, key), key, uri, etag, size, f"{size}-{etag}")
@@ -117,7 +152,7 @@ def _s3_media(config: ArchiveConfig, output: str | None) -> Iterator[Media]:
         raise kind(f"the archive cannot be listed: {error}") from error
 
 
-def _local_media(config: ArchiveConfig, keys: KeyFilter, output: str | None) -> Iterator[Media]:
+def _local_media(config: ArchiveConfig, keys: KeyFilter, output: str | None, left: NotTaken) -> Iterator[Media]:
     root = Path(config.uri)
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
@@ -125,21 +160,23 @@ def _local_media(config: ArchiveConfig, keys: KeyFilter, output: str | None) -> 
             f"archive.uri: {root} {what}; give the folder that holds the media, or s3://bucket/prefix for S3"
         )
     own = None if output is None or is_s3(output) else os.path.realpath(output)
-    walk = _Walk(config, keys, own)
+    walk = _Walk(config, keys, own, left)
     yield from walk.folder(str(root), "")
     walk.tell()
 
 
 class _Walk:
-    """One walk over a local archive; remembers which linked folders it has entered."""
+    """One walk over a local archive; remembers which linked folders it has entered, and where linked files lie."""
 
-    def __init__(self, config: ArchiveConfig, keys: KeyFilter, own_output: str | None) -> None:
+    def __init__(self, config: ArchiveConfig, keys: KeyFilter, own_output: str | None, left: NotTaken) -> None:
+        self._left, self._takes_bins = left, config.recycle_bins
         self._identity = config.identity
         self._keys = keys
         self._own_output = own_output
         self._root, self._follow_links = config.uri, config.follow_links
         self._outward: list[str] = []
         self._entered = [os.path.realpath(config.uri)]
+        self._linked: set[str] = set()
 
     def folder(self, path: str, prefix: str) -> Iterator[Media]:
         """What is below a folder; folders within folders may be as deep as paths can be long."""
@@ -152,8 +189,12 @@ class _Walk:
             name, text = named
             if name.endswith("/"):
                 inner, key = f"{path}/{name[:-1]}", prefix + text
-                if self._keys.enters(key) and not self._is_own_output(inner):
+                if self._is_own_output(inner):
+                    continue
+                if self._keys.enters(key):
                     open_folders.append((inner, f"{key}/", iter(self._names(inner))))
+                else:
+                    self._left.pass_over(f"{key}/", Reason.PATTERN)
             elif (media := self._media(f"{path}/{name}", prefix + text)) is not None:
                 yield media
 
@@ -162,7 +203,7 @@ class _Walk:
         slash that follows it."""
         try:
             with os.scandir(path) as entries:
-                visible = sorted((e for e in entries if not _is_hidden(e.name)), key=lambda entry: entry.name)
+                visible = sorted((e for e in entries if self._is_shown(e)), key=lambda entry: entry.name)
                 names = sorted(entry.name + "/" if self._is_folder(entry) else entry.name for entry in visible)
             return _as_keys(names)
         except FileNotFoundError:
@@ -176,10 +217,19 @@ class _Walk:
                 "archive.exclude"
             ) from error
 
+    def _is_shown(self, entry: os.DirEntry[str]) -> bool:
+        reason = Reason.HIDDEN if _is_hidden(entry.name) else None
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if is_folder and is_bin(entry.name) and not self._takes_bins:
+            reason = Reason.BIN
+        if reason is not None:
+            self._left.pass_over(entry.name + "/" * is_folder, reason)
+        return reason is None
+
     def tell(self) -> None:
         """Say what was left out because it leads out of the archive."""
         if self._outward:
-            named = ", ".join(_text(os.path.relpath(path, self._root)) for path in self._outward[:MOST_NAMED])
+            named = ", ".join(as_text(os.path.relpath(path, self._root)) for path in self._outward[:MOST_NAMED])
             log.warning(
                 "%d links lead out of the archive and are not followed: %s%s; archive.follow_links: true follows them",
                 *(len(self._outward), named, ", ..." if len(self._outward) > MOST_NAMED else ""),
@@ -200,9 +250,11 @@ class _Walk:
             return False
         target = os.path.realpath(entry.path)
         if any(_contains(entered, target) or _contains(target, entered) for entered in self._entered):
+            self._left.pass_over(f"{entry.name}/", Reason.LINK)
             return False
         if not self._follow_links:
             self._outward.append(entry.path)
+            self._left.pass_over(f"{entry.name}/", Reason.OUTWARD)
             return False
         self._entered.append(target)
         return True
@@ -211,24 +263,42 @@ class _Walk:
         try:
             status = os.stat(path)
         except OSError:  # a broken link, or gone since the folder was read
+            if os.path.islink(path):
+                self._left.pass_over(key, Reason.SPECIAL)
             return None
         if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISDIR(status.st_mode):  # a linked folder is counted where it was not entered
+                self._left.pass_over(key, Reason.SPECIAL)
             return None
-        if not self._follow_links and os.path.islink(path) and not is_below(os.path.realpath(path), self._root):
-            self._outward.append(path)
-            return None
+        if os.path.islink(path):
+            target = os.path.realpath(path)
+            if not self._follow_links and not is_below(target, self._root):
+                self._outward.append(path)
+                self._left.pass_over(key, Reason.OUTWARD)
+                return None
+            if target in self._linked or self._is_listed_itself(target):
+                self._left.pass_over(key, Reason.LINK)
+                return None
+            self._linked.add(target)
         etag = f"{status.st_size}-{status.st_mtime_ns}"
         # A file put in place of another may have its size and time, not its inode or the time of its change.
         mark = f"{etag}-{status.st_ctime_ns}-{status.st_ino}"
-        # Of a name that is no text the key's own path is given: nothing else may be opened in its place.
-        uri = path if path == _text(path) else f"{self._root}/{key}"
-        return Media(media_id(self._identity, key), key, uri, etag, status.st_size, mark)
+        return Media(media_id(self._identity, key), key, local_uri(path), etag, status.st_size, mark)
+
+    def _is_listed_itself(self, target: str) -> bool:
+        """Whether a linked file is met under its own name, too: what is hidden or excluded there is not."""
+        if not is_below(target, self._root) or (self._own_output and is_below(target, self._own_output)):
+            return False
+        names = os.path.relpath(target, os.path.realpath(self._root)).split("/")
+        if any(map(_is_hidden, names)) or (not self._takes_bins and any(map(is_bin, names[:-1]))):
+            return False
+        return self._keys.takes(as_text("/".join(names)))
 
 
 def _as_keys(names: list[str]) -> list[tuple[str, str]]:
-    """Names with what they are in keys. One that is no text (`_text`) may look like another that is: it then gets more
-    backslashes until no other name of the folder looks like that."""
-    texts = {name: _text(name) for name in names}
+    """Names with what they are in keys. One that is no text (`as_text`) may look like another that is: it then gets
+    more backslashes until no other name of the folder looks like that."""
+    texts = {name: as_text(name) for name in names}
     taken = {name.rstrip("/") for name, text in texts.items() if name == text}
     found = []
     for name in names:
@@ -243,10 +313,3 @@ def _as_keys(names: list[str]) -> list[tuple[str, str]]:
 
 def _contains(folder: str, path: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
-
-
-def _text(name: str) -> str:
-    """A name as text that every table can hold. Bytes that are not UTF-8 become \\xNN: such a file cannot be opened
-    under that name, so it is quarantined by name instead of stopping the run.
-    """
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

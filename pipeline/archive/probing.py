@@ -21,7 +21,7 @@ from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
 from pipeline.failure_rules import rule_of
 from pipeline.storage.s3_client import s3_options
-from workers.errors import MediaTooLarge, NotMedia
+from workers.errors import MediaTooLarge, NotMedia, Sidecar
 from workers.media.confinement import require
 from workers.media.decode import Source, content_of, opened
 from workers.media.ffmpeg import with_working_ffmpeg
@@ -41,11 +41,13 @@ class Probed:
     scene_threshold: float | None = None
     content_id: str | None = None
     """SHA-256 of the bytes, None where they could not be read, or need not be: of what is no media."""
+    is_scanned: bool = False
+    """Whether every packet was to be read where no index tells the timeline."""
 
     @property
     def is_not_media(self) -> bool:
         """Whether it is in no container that is asked about."""
-        return self.failure is not None and self.failure.error_class == NotMedia.error_class
+        return self.failure is not None and self.failure.error_class in (NotMedia.error_class, Sidecar.error_class)
 
 
 Prober = Callable[[Sequence[Media]], Iterable[tuple[Media, Probed]]]
@@ -61,19 +63,24 @@ CHILDREN = max(2, min(16, os.cpu_count() or 2))
 
 
 @contextmanager
-def prober(job: JobConfig) -> Iterator[Prober]:
-    """A prober for one run; its processes end with the block."""
+def prober(job: JobConfig, *, scans: bool = True) -> Iterator[Prober]:
+    """A prober for one run; its processes end with the block.
+
+    With `scans`, every packet is read of files whose timeline no index tells.
+    """
     require(job.execution.confinement)
     where = source(job)
     with ExitStack() as stack:
         limit_s, options = job.execution.probe_timeout_s, dict(where.storage_options)
         below = job.archive.uri if where.is_confined else None
-        pool = stack.enter_context(ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options, below=below))
+        pool = stack.enter_context(
+            ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options, scans=scans, below=below)
+        )
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
             results = pool.probe_many((m, m.uri) for m in items)
-            found = ((m, Probed(None, r) if isinstance(r, ClipFailure) else Probed(r)) for m, r in results)
+            found = ((m, _probed(r, scans)) for m, r in results)
             yield from passes.map(lambda pair: (pair[0], _read(pair[0], pair[1], job, where)), found)
 
         yield probe
@@ -84,6 +91,12 @@ def is_named_as_media(key: str) -> bool:
     kind, _ = mimetypes.guess_type(key, strict=False)
     end = key.rpartition("/")[2].rpartition(".")[2].lower()
     return end in MORE_MEDIA or (kind is not None and kind.partition("/")[0] in ("video", "audio"))
+
+
+def _probed(result: MediaInfo | ClipFailure, scans: bool) -> Probed:
+    if isinstance(result, ClipFailure):
+        return Probed(None, result, is_scanned=scans)
+    return Probed(result, is_scanned=scans)
 
 
 def source(job: JobConfig) -> Source:

@@ -10,7 +10,6 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import sqlalchemy
 from omnidrop.errors import OmniDropError, UserError
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
@@ -31,6 +31,7 @@ from workers.media import confinement
 from workers.media.fetching import CacheSettings, fetched
 from workers.media.ffmpeg import Limits, check_ffmpeg, filters, find_ffmpeg, run
 from workers.media.probing import probe
+from workers.media.sidecars import is_named_aside
 from workers.records import Media, MediaInfo
 
 MEDIA_TRIED = 5
@@ -99,9 +100,20 @@ def _question_set(job: JobConfig, found: _Found) -> str:
 
 
 def _archive(job: JobConfig, found: _Found) -> str:
-    whole = job.archive.model_copy(update={"sample": None})
-    found.media = tuple(islice(list_media(whole, leave_out=job.output), MEDIA_TRIED))
-    return f"{job.archive.uri}: begins with {found.media[0].key}"
+    whole, left = job.archive.model_copy(update={"sample": None}), NotTaken()
+    first: list[Media] = []
+    files = beside = 0
+    for media in list_media(whole, leave_out=job.output, not_taken=left):
+        is_aside = is_named_aside(media.key)
+        files, beside = files + 1, beside + is_aside
+        # What is called like a sidecar is looked into only where there is nothing else.
+        if len(first) < MEDIA_TRIED or (not is_aside and is_named_aside(first[-1].key)):
+            first = sorted([*first, media], key=lambda one: is_named_aside(one.key))[:MEDIA_TRIED]
+    found.media = tuple(first)
+    parts = [f"{job.archive.uri}: {files} files, begins with {first[0].key}"]
+    parts += [f"{beside} of them are called like files beside media, which plan and index look into"] * bool(beside)
+    parts += [f"{name}: {count}" for name, count in left.lines()]
+    return "; ".join(parts)
 
 
 def _questions_fit(job: JobConfig, found: _Found) -> str | None:

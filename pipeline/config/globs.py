@@ -2,7 +2,8 @@
 
 A key is a path with forward slashes, relative to the archive. `*` and `?` match within one name, `**` also across
 slashes, `**/` also nothing, `[abc]` and `[!abc]` one of a set, `{mp4,mkv}` one of several. A pattern without a slash is
-matched against the file's name in any folder, as in .gitignore; any other against the whole key. Letter case counts.
+matched against the file's name in any folder, as in .gitignore; any other against the whole key. Letter case counts but
+in a name's extension: `*.mp4` takes `A.MP4`, unless case is to be matched there, too.
 
 Matching takes time linear in the key, whatever the pattern: both come from strangers (RE2, which does not backtrack).
 """
@@ -20,9 +21,9 @@ MAX_PATTERN_CHARS = 1_000
 
 
 @lru_cache(maxsize=1024)
-def compile_glob(pattern: str) -> Any:
-    """The pattern as a regular expression over whole keys, for `fullmatch`. Raises ValueError where it can match
-    nothing."""
+def compile_glob(pattern: str, match_case: bool = False) -> Any:
+    """The pattern as a regular expression over whole keys, for `fullmatch`; without `match_case` extensions are
+    compared without case. Raises ValueError where it can match nothing."""
     problem = None
     if not pattern or pattern.startswith("/") or pattern.endswith("/"):
         problem = "keys are relative paths of files, so a pattern neither starts nor ends with a slash"
@@ -30,20 +31,29 @@ def compile_glob(pattern: str) -> Any:
         problem = f"longer than {MAX_PATTERN_CHARS} characters"
     else:
         try:
-            return _compiled(pattern if "/" in pattern else f"**/{pattern}")
+            return _compiled(pattern if "/" in pattern else f"**/{pattern}", match_case)
         except (re2.error, ValueError) as error:
             problem = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
     raise ValueError(f"the pattern {pattern!r} cannot be used: {problem}; examples: *.mp4, talks/2024/**")
 
 
-def _compiled(pattern: str) -> Any:
+def _compiled(pattern: str, match_case: bool) -> Any:
     options = re2.Options()
     options.log_errors, options.dot_nl = False, True
-    return re2.compile(_translate(pattern), options)
+    return re2.compile(_translate(pattern, match_case), options)
 
 
-def _translate(pattern: str) -> str:
+def _translate(pattern: str, match_case: bool) -> str:
     result, at, in_braces = "", 0, False
+    dots: list[int | None] = [None, None]
+    """Where an extension begins in the result: outside of braces, and in one of several."""
+
+    def without_case(which: int) -> None:
+        nonlocal result
+        if (dot := dots[which]) is not None and not match_case:
+            result = f"{result[:dot]}(?i:{result[dot:]})"
+        dots[which] = None
+
     while at < len(pattern):
         character = pattern[at]
         at += 1
@@ -66,14 +76,19 @@ def _translate(pattern: str) -> str:
         elif character in "{}":
             if in_braces == (character == "{"):
                 raise ValueError("braces must come in pairs and cannot be nested")
+            without_case(1)
             in_braces = not in_braces
             result += "(?:" if in_braces else ")"
         elif character == "," and in_braces:
+            without_case(1)
             result += "|"
         else:
+            if character in "./":
+                dots[in_braces] = len(result) if character == "." else None
             result += re.escape(character)
     if in_braces:
         raise ValueError("braces must come in pairs and cannot be nested")
+    without_case(0)
     return result
 
 
@@ -103,13 +118,13 @@ def _one_of(inside: str) -> str:
 class KeyFilter:
     """Which keys are taken: those that match an `include` pattern and no `exclude` pattern."""
 
-    def __init__(self, include: Iterable[str], exclude: Iterable[str]) -> None:
+    def __init__(self, include: Iterable[str], exclude: Iterable[str], *, match_case: bool = False) -> None:
         excluded = tuple(exclude)
-        self._include = [compile_glob(pattern) for pattern in include]
-        self._exclude = [compile_glob(pattern) for pattern in excluded]
+        self._include = [compile_glob(pattern, match_case) for pattern in include]
+        self._exclude = [compile_glob(pattern, match_case) for pattern in excluded]
         # A folder of which everything is excluded need not be listed at all.
         folders = [p.removesuffix("/**") for p in excluded if p.endswith("/**")]
-        self._excluded_folders = [_compiled(folder) for folder in folders]
+        self._excluded_folders = [_compiled(folder, True) for folder in folders]
 
     def takes(self, key: str) -> bool:
         """Whether a file counts."""

@@ -22,6 +22,11 @@ Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Scalar = str | bool | int | float
 
 
+_LANGUAGE = r"lang:[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*"
+AudioTrack = Annotated[str, Field(pattern=rf"^(auto|all|[0-9]{{1,3}}|{_LANGUAGE})$")]
+VideoTrack = Annotated[str, Field(pattern=rf"^(auto|[0-9]{{1,3}}|{_LANGUAGE})$")]
+
+
 class Section(BaseModel):
     """Base of all parts of a job file: frozen, and a field that is not known is an error."""
 
@@ -51,6 +56,14 @@ class ArchiveConfig(Section):
         le=1,
         description="Share of the media that counted which the archive may lack at once; a run in which more are gone "
         "is refused unless it has --allow-shrink.",
+    )
+    match_case: bool = Field(
+        default=False, description="Whether *.mp4 leaves out A.MP4; otherwise extensions are compared without case."
+    )
+    recycle_bins: bool = Field(
+        default=False,
+        description="Also take what lies in recycle bins and systems' own folders ($RECYCLE.BIN, #recycle, lost+found, "
+        "@eaDir and the like).",
     )
     sample: int | None = Field(
         default=None,
@@ -271,6 +284,16 @@ class ClipsConfig(Section):
         description="Frames are scaled down to this many pixels; 100,352 (128 x 28 x 28) where not given.",
     )
 
+    audio_track: AudioTrack = Field(
+        default="auto",
+        description="Sound track: auto (no commentary, no silence, by the file's own flags), all (mixed), a number "
+        "counted from 0, or lang:xx.",
+    )
+    video_track: VideoTrack = Field(
+        default="auto",
+        description="Picture track: auto (the largest picture), a number counted from 0, or lang:xx.",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.overlap_s > 0.9 * self.length_s:
@@ -324,6 +347,12 @@ class ExecutionConfig(Section):
         description="A worker slot that died this often stops the run; above max_deaths_per_clip.",
     )
     max_retries: int = Field(default=2, ge=0, le=100, description="Further tries after a failure that may pass.")
+    max_asked_again: int = Field(
+        default=100,
+        ge=0,
+        description="Answered clips that a run may ask again because a setting has changed; more need --yes, or a "
+        "person's answer at a terminal.",
+    )
     decode_tasks: int | None = Field(
         default=None,
         ge=1,

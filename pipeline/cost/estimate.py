@@ -10,13 +10,14 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from omnidrop.answers import PassCost
 from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimate, Estimator
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
@@ -37,6 +38,16 @@ OUTLIER, MANY_CLIPS = 20, 200
 
 
 @dataclass
+class Reason:
+    """What is asked for one reason."""
+
+    clips: int = 0
+    as_run_flops: int = 0
+    gpu_hours: GpuHours | None = None
+    """None without a calibration."""
+
+
+@dataclass
 class Price:
     """Sums over an archive. Costs are of the clips still to be done."""
 
@@ -45,7 +56,18 @@ class Price:
     """By error class."""
     failed_keys: list[tuple[str, str]] = field(default_factory=list)
     """(media_key, error class) of the first `MOST_NAMED` of them."""
+    not_taken: NotTaken = field(default_factory=NotTaken)
+    """Files of the archive that are not asked about."""
     video_s: float = 0.0
+    unchecked: int = 0
+    """Media whose timeline no index tells and no scan has read: priced by the length they declare."""
+    segmented: int = 0
+    """Media of several continuous parts."""
+    segments: int = 0
+    """Those parts."""
+    with_unused_tracks: int = 0
+    unused_tracks: int = 0
+    """Tracks of pictures or sound that are not decoded, and the media that have some."""
     longest: list[tuple[int, str, int]] = field(default_factory=list)
     """(clips, media_key, bytes) of the `MOST_NAMED` items with the most clips, fewest first."""
     clips_per_media: Counter[int] = field(default_factory=Counter)
@@ -78,6 +100,12 @@ class Price:
     """Of these, how many the archive does not list any more."""
     notes: tuple[str, ...] = ()
     """What was left out or taken over, in sentences."""
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    """Why clips are asked, and what each of it costs."""
+    passes_flops: int = 0
+    """Of clips that are asked in several passes, since questions were added to the set ..."""
+    one_pass_flops: int = 0
+    """... and what all their questions in one pass would take."""
 
     @property
     def outliers(self) -> list[tuple[str, int, int]]:
@@ -98,23 +126,39 @@ class Price:
 
 
 def price_job(
-    job: JobConfig, advance: Callable[[Price], None] = lambda price: None, *, redo_older: bool = False
+    job: JobConfig,
+    advance: Callable[[Price], None] = lambda price: None,
+    *,
+    redo_older: bool = False,
+    ask_together: bool = False,
+    is_exact: bool = False,
 ) -> Price:
     """Plan the whole archive and price it. `advance` is called after every media item. Raises UserError.
 
-    With `redo_older`, what an older version of decoding or method answered is priced as to be asked again.
+    With `redo_older`, what an older version of decoding or method answered is priced as to be asked again; with
+    `ask_together` all questions in one pass. With `is_exact` every packet is read of files whose timeline no index
+    tells; otherwise such files are priced by the length they declare, and counted.
     """
-    parts = open_job(job)
+    parts = open_job(job, ask_together=ask_together)
     job = parts.job
     price = Price()
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
         estimator = _ClipPrices(job, price.calibration)
-        with prober(job) as probe:
+        with prober(job, scans=is_exact) as probe:
             of_job = (job, parts.question_set, parts.recipe, parts.index, probe)
-            planner = Planner(*of_job, parts.journal.tombstones(), parts.earlier, redo_older)
+            planner = Planner(
+                *of_job,
+                parts.journal.tombstones(),
+                parts.earlier,
+                redo_older,
+                is_exact=is_exact,
+                not_taken=price.not_taken,
+                sources=parts.sources,
+                recipes=parts.recipes,
+            )
             labels, contents = Labels(), Labels()
-            for plan in planner.plans(list_media(job.archive, leave_out=job.output)):
+            for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
                 labels.add(plan.media.media_id)
                 if plan.media.content_id is not None:
                     contents.add(plan.media.content_id)
@@ -136,11 +180,11 @@ def price_job(
 
 
 class _ClipPrices:
-    """Prices by clip size and question set: an archive has few of both."""
+    """Prices by clip size and what is asked: an archive has few of both."""
 
     def __init__(self, job: JobConfig, known: Calibration | None) -> None:
         self._job, self._calibration = job, known
-        self._count: Counter[Estimate] = Counter()
+        self._count: Counter[tuple[str, Estimate]] = Counter()
         self._decoding = decode_settings(job.clips, job.execution)
         self._pruning = pruning_of(job.pruning)
         self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
@@ -163,8 +207,14 @@ class _ClipPrices:
                 system_prompt=self._job.model.system_prompt,
                 instruction=instruction,
             )
-        self._count[self._known[key]] += 1
         return self._known[key]
+
+    def take(self, price: Price, reason: str, estimate: Estimate) -> None:
+        """One clip more, that is asked for this reason."""
+        self._count[reason, estimate] += 1
+        of_reason = price.reasons.setdefault(reason, Reason())
+        of_reason.clips += 1
+        of_reason.as_run_flops += estimate.as_run.flops
 
     def set_hours(self, price: Price) -> None:
         """Hours of all clips that were asked for."""
@@ -172,9 +222,13 @@ class _ClipPrices:
             return
         gpus = gpus_counted(calibration.resolved(self._job, known).model.gpus_per_actor)
 
-        def of(cost: Callable[[Estimate], PassCost]) -> GpuHours:
-            seconds = sum(number * known.throughput.seconds(cost(clip)) for clip, number in self._count.items())
+        def of(cost: Callable[[Estimate], PassCost], reason: str | None = None) -> GpuHours:
+            counted = ((c, number) for (why, c), number in self._count.items() if reason in (None, why))
+            seconds = sum(number * known.throughput.seconds(cost(clip)) for clip, number in counted)
             return known.gpu_hours(seconds, gpus)
+
+        for reason, of_reason in price.reasons.items():
+            of_reason.gpu_hours = of(lambda clip: clip.as_run, reason)
 
         price.as_run_gpu_hours = of(lambda clip: clip.as_run)
         price.dense_gpu_hours = of(lambda clip: clip.dense)
@@ -192,13 +246,19 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
         return
     assert plan.info is not None
     price.video_s += plan.info.duration_s
+    price.unchecked += not plan.info.is_checked
+    if len(plan.info.parts) > 1:
+        price.segmented += 1
+        price.segments += len(plan.info.parts)
+    price.with_unused_tracks += bool(plan.info.unused_tracks)
+    price.unused_tracks += plan.info.unused_tracks
     price.clips_per_media[plan.clips] += 1
     heapq.heappush(price.longest, (plan.clips, plan.media.key, plan.media.size_bytes))
     if len(price.longest) > MOST_NAMED:
         heapq.heappop(price.longest)
     for unit in plan.units:
         price.clips += len(unit.clips)
-        if unit.unit_id in plan.finished:
+        if unit.unit_id in plan.finished or not unit.questions:  # all its answers are there
             price.clips_finished += len(unit.clips)
             continue
         for clip in unit.clips:
@@ -207,7 +267,13 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
             except PolicyError as error:
                 raise PolicyError(f"{plan.media.key}, {clip.start_s:g} s to {clip.end_s:g} s: {error}") from error
             price.questions += len(unit.questions)
+            prices.take(price, plan.reason, estimate)
             _add_clip(price, estimate)
+            if len({question.group for question in unit.questions}) > 1:
+                one_pass = tuple(replace(question, group="") for question in unit.questions)
+                joined = prices.of(plan, one_pass, unit.instruction, clip.length_s)
+                price.passes_flops += estimate.as_run.flops
+                price.one_pass_flops += joined.as_run.flops
 
 
 def _add_clip(price: Price, estimate: Estimate) -> None:

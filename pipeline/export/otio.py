@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.config.locations import is_s3
 from pipeline.export.base import Format
 from pipeline.export.moments import ExportError, Video, line
+from workers.media.opening import local_path
 
 
 def _write(videos: Sequence[Video]) -> bytes:
@@ -26,7 +27,7 @@ def _write(videos: Sequence[Video]) -> bytes:
 
     ends = [clock.span(moment.start_s, moment.end_s)[1] for moment in video.moments]
     whole = span(0, max([1, clock.frame(video.duration_s or 0.0), *ends]))
-    url = video.uri if is_s3(video.uri) else Path(video.uri).as_uri()
+    url = video.uri if is_s3(video.uri) else Path(local_path(video.uri)).as_uri()
     clip = otio.schema.Clip(line(video.key), otio.schema.ExternalReference(url, whole), whole)
     colours = [name for name in vars(otio.schema.MarkerColor) if name.isupper() and name not in ("BLACK", "WHITE")]
     titles = list(dict.fromkeys(moment.title for moment in video.moments))

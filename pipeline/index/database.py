@@ -30,8 +30,9 @@ from pipeline.index.schema import Tables, prefix_of
 from pipeline.storage.errors import Unavailable
 from workers.redaction import MASK, without_secrets
 
-SQLITE_BUSY_TIMEOUT_S = 60
-"""Without it, 910 of 2,400 writes of eight writers were locked out."""
+SQLITE_BUSY_TIMEOUT_S = 60.0
+"""How long SQLite waits for another writer where nobody says otherwise. Without a wait, 910 of 2,400 writes of eight
+writers were locked out."""
 
 _PASSING_STATES = ("08", "40", "55P03", "57P0", "53", "25006")
 """SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, no room or too many
@@ -98,7 +99,7 @@ def open_database(
     except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
         reason = reason_of(error, url)
         if any(words in reason for words in _PASSING_WORDS):
-            raise IndexUnavailable(_unavailable(shown(url), reason)) from None
+            raise IndexUnavailable(_unavailable(shown(url), reason)) from error
         raise UserError(
             f"cannot use the index at {shown(url)}: {reason}; give index_url as sqlite:///FILE or "
             "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed; @ : / % in a "
@@ -172,8 +173,8 @@ def _explain(context: Any) -> None:
         raise IndexUnavailable(_unavailable(where, reason)) from error
     if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
         raise IndexFailed(
-            f"the savings index at {where} cannot be used: {reason}; mend that and run again, or give another "
-            "index_url and run `omnidrop rebuild` (the journal holds everything)"
+            f"the savings index at {where} cannot be used: {reason}; mend that and run again, or delete the index and "
+            "run `omnidrop rebuild` (the journal holds everything)"
         ) from error
 
 

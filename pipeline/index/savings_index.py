@@ -21,8 +21,7 @@ from pipeline.archive.probing import Probed
 from pipeline.batches import batches
 from pipeline.failpoints import reached
 from pipeline.identity import bucket_of
-from pipeline.index import database
-from pipeline.index.database import bytewise, insert, open_database, upsert
+from pipeline.index.database import SQLITE_BUSY_TIMEOUT_S, bytewise, insert, open_database, upsert
 from pipeline.index.rollups import GFLOP, MILLIONTHS, NEEDED, Change
 from pipeline.index.savings_queries import Saved, ask_savings
 from pipeline.index.schema import WAYS, Tables, tables_of
@@ -74,7 +73,7 @@ class SavingsIndex:
         output_id: str = "0" * 12,
         *,
         is_read_only: bool = False,
-        busy_s: float = database.SQLITE_BUSY_TIMEOUT_S,
+        busy_s: float = SQLITE_BUSY_TIMEOUT_S,
     ) -> None:
         """Open an output's index, creating or migrating its tables; read only, it is taken as it is.
 
@@ -221,6 +220,17 @@ class SavingsIndex:
         with self._engine.connect() as connection:
             return _attempts(connection, self.tables.units, unit_ids)
 
+    def units_of(self, version_ids: Sequence[str]) -> dict[str, set[str]]:
+        """Ids of the finished units of these versions, where there are any."""
+        units = self.tables.units
+        found: dict[str, set[str]] = {}
+        with self._engine.connect() as connection:
+            for batch in batches(version_ids, BATCH):
+                query = sa.select(units.c.version_id, units.c.unit_id).where(units.c.version_id.in_(batch))
+                for version, unit in connection.execute(query):
+                    found.setdefault(version, set()).add(unit)
+        return found
+
     def known_versions(self, version_ids: Sequence[str]) -> set[str]:
         """Those versions of which some unit is finished."""
         units = self.tables.units
@@ -249,13 +259,6 @@ class SavingsIndex:
                     query = sa.select(self.tables.media).where(column.in_(batch) & also)
                     found += [_head(row) for row in connection.execute(query.order_by(c.job, c.media_id)).mappings()]
         return found
-
-    def has_earlier_heads(self) -> bool:
-        """Whether a journal of an earlier format declared something that no run has looked at since."""
-        c = self.tables.media.c
-        unseen = sa.select(c.media_id).where(c.content_id.is_(None) & (c.group != CONTENTS)).limit(1)
-        with self._engine.connect() as connection:
-            return connection.scalar(unseen) is not None
 
     def probes(self, items: Sequence[Media]) -> dict[str, Probed]:
         """Cached probes of those items whose mark has not changed."""
@@ -481,6 +484,23 @@ class SavingsIndex:
             names = sa.union(sa.select(media.c.job), sa.select(units.c.group), sa.select(runs.c.job))
             return sorted(set(connection.scalars(names)) - {CONTENTS})
 
+    def model_seconds(self, version_ids: Sequence[str]) -> dict[str, tuple[int, float]]:
+        """(answered clips, seconds in the model) of those of these versions that count and have any."""
+        c, found = self.tables.clips.c, {}
+        with self._engine.connect() as connection:
+            for batch in batches(version_ids, BATCH):
+                query = sa.select(c.version_id, sa.func.count(), sa.func.coalesce(sa.func.sum(c.model_s), 0.0))
+                for version, clips, seconds in connection.execute(
+                    query.where(c.version_id.in_(batch)).group_by(c.version_id)
+                ):
+                    found[version] = (int(clips), float(seconds))
+        return found
+
+    def recipes(self) -> set[str]:
+        """Hashes of all recipes under which something was declared to count."""
+        with self._engine.connect() as connection:
+            return set(connection.scalars(sa.select(self.tables.media.c.recipe_hash).distinct()))
+
     def runs(self, job: str | None = None) -> list[RunRecord]:
         """Run records, newest first."""
         runs = self.tables.runs
@@ -561,6 +581,7 @@ def _probed_from(given: Mapping[str, Any]) -> Probed:
         None if cuts is None else tuple(cuts),
         given["scene_threshold"],
         given.get("content_id"),
+        given.get("is_scanned", False),
     )
 
 

@@ -22,6 +22,7 @@ SQL_TYPES: dict[pa.DataType, Any] = {
     pa.int32(): sa.Integer,
     pa.int64(): sa.BigInteger,
     pa.float64(): sa.Double,
+    pa.bool_(): sa.Boolean,
 }
 WAYS = ("as_run", "dense", "dense_shared")
 SAVINGS_GROUP = ("job", "run_id", "collection", *ASKED_FIELDS)

@@ -27,11 +27,13 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from omnidrop.errors import UserError
+from omnidrop.json_text import parse_json
 from omnidrop.questions import Question
 from pipeline.failpoints import reached
 from pipeline.identity import item_id as contents_item
 from pipeline.journal import defaults
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, seal
+from pipeline.records.composed import Held
 from pipeline.records.heads_and_runs import HEAD_SCHEMA, Head, StoredRun, decode_heads, decode_run
 from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import (
@@ -81,7 +83,11 @@ class Journal:
         self._store = store
 
     def commit(
-        self, meta: UnitMeta, outcomes: Sequence[ClipOutcome], questions: Sequence[Question]
+        self,
+        meta: UnitMeta,
+        outcomes: Sequence[ClipOutcome],
+        questions: Sequence[Question],
+        held: Held | None = None,
     ) -> UnitObject | None:
         """Store a finished unit and return what is now the truth about it.
 
@@ -93,7 +99,7 @@ class Journal:
             before = self.read_if_kept(replace(meta.key, attempt=meta.attempt - 1))
             if before is None:
                 return None
-        data = encode_unit(meta, outcomes, questions, before)
+        data = encode_unit(meta, outcomes, questions, before, held)
         path = meta.key.path
         reached("unit_encoded")
         is_first = self._store.write_once(path, data)
@@ -200,12 +206,12 @@ class Journal:
         return set(declared(of_these=True)).difference(declared(of_these=False)) if labels else set()
 
     def forget(
-        self, item_id: str, groups: Iterable[str], labels: Collection[str] = (), once_under: Iterable[str] = ()
+        self, item_id: str, groups: Iterable[str], labels: Iterable[str] = (), once_under: Iterable[str] = ()
     ) -> int:
         """Erase a content from the journal for good; returns how many units went. Safe to repeat.
 
-        `groups` are the first folders of its units, `labels` the media ids under which it counted: all that was ever
-        declared of these goes, or an older declaration would count again. `once_under` are such of before.
+        `groups` are the first folders of its units, `labels` the media ids under which it counted, `once_under` those
+        under which it did before something else.
         """
         self.bury(item_id, {*labels, *once_under})
         reached("forget_tombstone")
@@ -215,8 +221,12 @@ class Journal:
         units = [path for prefix in prefixes for path, _ in self._store.list(prefix)]
         self._store.delete(units)
         reached("forget_units")
+        # What a label had before it had this is not to count again in its place: the next run declares what it has now.
+        last = {
+            (h.job, h.media_id): path for path, heads in self.heads_after(None) for h in heads if item_id in h.items
+        }
         for path, heads in self.heads_after(None):
-            kept = [h for h in heads if item_id not in h.items and h.media_id not in labels]
+            kept = [h for h in heads if item_id not in h.items and path > last.get((h.job, h.media_id), "")]
             if len(kept) < len(heads):
                 self._replace_head_object(path, kept)
                 reached("forget_head")
@@ -300,6 +310,6 @@ def format_of(store: Store) -> int | None:
     if not store.exists(FORMAT_PATH):
         return None
     try:
-        return int(json.loads(store.read_bytes(FORMAT_PATH))["format_version"])
+        return int(parse_json(store.read_bytes(FORMAT_PATH))["format_version"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{store.uri}/{FORMAT_PATH} is damaged; delete it, the next command writes it again") from error

@@ -11,12 +11,29 @@ from itertools import pairwise
 
 from omnidrop.errors import OmniDropError
 from pipeline.config.sections import ClipsConfig
+from workers.records import MediaInfo
 
 
 class TooManyClips(OmniDropError):
     """A media item would be cut into more clips than `clips.max_per_media`."""
 
     error_class = "too_many_clips"
+
+
+def cut_media(info: MediaInfo, config: ClipsConfig, scene_cuts_s: Sequence[float] = ()) -> list[tuple[float, float]]:
+    """The clips' spans of a whole media item, in order: each of its continuous parts is cut by itself, so that no clip
+    holds the end of one recording and the beginning of another. Raises TooManyClips."""
+    spans: list[tuple[float, float]] = []
+    for part in info.parts:
+        cuts = [cut - part.start_s for cut in scene_cuts_s]
+        found = cut_spans(part.end_s - part.start_s, config, [cut for cut in cuts if cut > 0])
+        spans += [(_micro(part.start_s + start), _micro(part.start_s + end)) for start, end in found]
+        if len(spans) > config.max_per_media:
+            raise TooManyClips(
+                f"its {len(info.parts)} continuous parts make more than {config.max_per_media} clips "
+                "(clips.max_per_media); raise it, or cut longer clips"
+            )
+    return spans
 
 
 def cut_spans(duration_s: float, config: ClipsConfig, scene_cuts_s: Sequence[float] = ()) -> list[tuple[float, float]]:

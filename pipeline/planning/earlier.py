@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.identity import earlier_version_id
 from pipeline.journal import recipes
-from pipeline.planning.recipe import KIND, NO_ANSWERS, Recipe, effective, resolved_dtype, written
+from pipeline.planning.recipe import KIND, Recipe, effective, resolved_dtype, written
 from pipeline.records.checksummed_parquet import JournalError
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import CONTENTS
@@ -128,7 +128,7 @@ def _is_same(
         "questions": question_set.fingerprint(job.variables),
         "system_prompt": job.model.system_prompt,
         "pruning": pruning,
-        "clips": {name: _as_written(value) for name, value in job.clips.model_dump(exclude=NO_ANSWERS).items()},
+        "clips": {name: _as_written(value) for name, value in job.clips.model_dump().items()},
     }
     return dtype == recipe.fields["dtype"] and all(given.get(name) == value for name, value in now.items())
 

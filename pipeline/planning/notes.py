@@ -23,9 +23,8 @@ def planner_notes(planner: Planner) -> Iterator[str]:
             f"{len(keys)} forgotten {_files(len(keys))} in the archive (again) and left out: {named}; `omnidrop forget "
             "--undo --media KEY` lifts the ban"
         )
-    if skipped.not_media:
-        kinds = ", ".join(f"{end} {count}" for end, count in skipped.kinds.most_common(NAMED))
-        yield f"{skipped.not_media} {_files(skipped.not_media)} not media and left out ({kinds})"
+    if planner.kept_clips:
+        yield f"{planner.kept_clips} clips keep the answers that they have: only what is new is asked of them"
     if planner.copies:
         yield f"{planner.copies} of the media are exact copies of others: asked once, answered under each key"
     if planner.relabelled:

@@ -5,7 +5,9 @@ Promises: what is opened belongs to the same output. Knows nothing about running
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from omnidrop.models.checkpoints import checkpoint_hash, hub_revision, resolve_checkpoint
 from pipeline.config.job import JobConfig
@@ -15,7 +17,9 @@ from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal import defaults
 from pipeline.journal.journal import FORMAT_PATH, Journal, check_output_is_ours
 from pipeline.journal.output_id import claim_output
+from pipeline.planning import passes
 from pipeline.planning.earlier import Earlier, find_earlier
+from pipeline.planning.passes import Source
 from pipeline.planning.recipe import Recipe, make_recipe
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.records.unit import Asked
@@ -37,13 +41,18 @@ class Opened:
     asked: Asked
     caveats: tuple[str, ...]
     """What the store of the output does not do, and what of the question set may be meant otherwise, in sentences."""
+    sources: tuple[Source, ...]
+    """Earlier recipes that asked some of the questions alike."""
+    recipes: Mapping[str, Mapping[str, Any]]
+    """All recipes of the output by their hashes."""
 
 
-def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
+def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: bool = False) -> Opened:
     """Open question set, output, journal and index, and bring the index up to the journal. Raises UserError.
 
     With `patience` the parts that are returned wait for an output or an index that fails later on; opening itself waits
     for an index that is locked and for nothing else: what fails at once is a wrong address more often than an outage.
+    With `ask_together` all questions share one pass, whatever was asked before.
     """
     check_output_is_ours(output := open_store(job.output, job.storage))
     job = defaults.with_kept(job, output)
@@ -61,7 +70,11 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
         store = PatientStore(store, patience)
         journal = Journal(store)
     recipe = make_recipe(job, question_set, weights_hash)
+    runs = index.runs()
     earlier = find_earlier(store, index, job, question_set, weights_hash, recipe)
+    if not ask_together and not earlier:
+        own = sorted(runs, key=lambda run: run.job != job.name)
+        recipe = passes.in_passes(recipe, own, index.recipes())
     asked = Asked(
         job=job.name,
         recipe_hash=recipe.hash,
@@ -73,7 +86,9 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
         policy=job.pruning.policy,
         retained_ratio_target=job.pruning.retained_ratio,
     )
-    return Opened(job, question_set, store, journal, index, recipe, earlier, asked, warnings)
+    sources = () if ask_together else passes.sources(recipe, runs)
+    recipes = {run.recipe_hash: run.recipe for run in runs}
+    return Opened(job, question_set, store, journal, index, recipe, earlier, asked, warnings, sources, recipes)
 
 
 def open_output(job: JobConfig, patience: Patience | None = None) -> tuple[Store, Journal, SavingsIndex]:
@@ -81,5 +96,6 @@ def open_output(job: JobConfig, patience: Patience | None = None) -> tuple[Store
     store = open_store(job.output, job.storage)
     check_output_is_ours(store)
     url, output_id = job.resolved_index_url(), claim_output(store)
-    index = SavingsIndex(url, output_id) if patience is None else PatientIndex(url, output_id, patience)
-    return store, Journal(store), index
+    if patience is not None:
+        return store, Journal(store), PatientIndex(url, output_id, patience)
+    return store, Journal(store), SavingsIndex(url, output_id)

@@ -8,27 +8,32 @@ or asked becomes a named failure and the plan goes on. Knows nothing about Ray, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import QuestionError
+from pipeline.archive.not_taken import NotTaken, Reason
 from pipeline.archive.probing import Probed, Prober, is_named_as_media
 from pipeline.batches import batches
 from pipeline.failure_rules import rule_of
 from pipeline.identity import clip_id, failed_version_id, item_id, unit_id, unread_content, version_id
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Tombstones
-from pipeline.planning.cutting import TooManyClips, cut_spans
+from pipeline.planning.cutting import TooManyClips, cut_media
+from pipeline.planning.differences import changed_settings
 from pipeline.planning.earlier import Earlier, earlier_name
+from pipeline.planning.passes import Source
 from pipeline.planning.recipe import LABEL_FIELDS, Recipe, make_recipe
 from pipeline.questions.templates import media_context
 from pipeline.records.heads_and_runs import Head
-from pipeline.records.unit import CONTENTS
-from workers.errors import MediaChanged, MediaMissing
+from pipeline.records.unit import CONTENTS, UnitKey
+from workers.errors import MediaChanged, MediaError, MediaMissing
+from workers.media.tracks import chosen
 from workers.records import Clip, ClipFailure, Media, MediaInfo, Version, WorkUnit
 
 if TYPE_CHECKING:
+    from omnidrop.questions import Question
     from pipeline.config.job import JobConfig
     from pipeline.questions.question_set import QuestionSet
 
@@ -36,11 +41,23 @@ __all__ = ["ANSWER_FORMAT", "Planner", "Recipe", "make_recipe", "plan_archive", 
 
 ANSWER_FORMAT = 4
 """The version of decoding and method: raised when the same clip and question may be answered otherwise than before, as
-when a policy's defaults change. Answers of older ones stay and say so; `index --redo-older` asks them again."""
+when a policy's defaults change, or a clip of the same file and span holds something else. Answers of older ones stay
+and say so; `index --redo-older` asks them again. 4: coverage and merging at the decoder's entry, a part of the picture
+encoded; the mean of the channels, jitter and gaps of sound in their place, joined recordings cut apart, tracks
+chosen by their flags, pictures that change shape padded, BT.709 for HD that does not say."""
 READ_BATCH = 8
 """Media read and probed before any of them is planned."""
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where an earlier recipe's unit of the same clips has answers to what is asked now."""
+
+    key: UnitKey
+    ids: tuple[tuple[str, str], ...]
+    """(id of a question now, its id there)."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,14 @@ class MediaPlan:
     """See `Head.earlier`."""
     unread_id: str = ""
     """What its failure was called while it could not be read."""
+    asked: tuple[Question, ...] = ()
+    """All that is asked of it; a unit of which earlier answers are kept has only the others."""
+    kept: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)
+    """By unit id: where answers to what is asked now are already."""
+    reason: str = ""
+    """Why something is asked of it; empty where nothing is."""
+    declared: Head | None = None
+    """What an older version of decoding made of it, where that cut it otherwise and is finished: it stays so."""
 
     @property
     def version_id(self) -> str:
@@ -91,10 +116,6 @@ class Skipped:
 
     forgotten: list[Media] = field(default_factory=list)
     """Files whose content was forgotten and that are there (again)."""
-    not_media: int = 0
-    """Files that are no media, and are not called as if they were: subtitles, pictures, lists."""
-    kinds: Counter[str] = field(default_factory=Counter)
-    """These by the ends of their names."""
 
 
 def plan_media(
@@ -112,16 +133,22 @@ def plan_media(
     if info is None:
         return MediaPlan(media, None, failed, (), failure or ClipFailure(None, "probe", "internal", "no probe result"))
     try:
+        info = chosen(info, job.clips.audio_track, job.clips.video_track)
+    except MediaError as error:
+        return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
+    try:
         questions, instruction = question_set.resolve(media, info, job.variables)
     except QuestionError as error:
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
     try:
-        spans = cut_spans(info.duration_s, job.clips, probed.scene_cuts_s or ())
+        spans = cut_media(info, job.clips, probed.scene_cuts_s or ())
     except TooManyClips as error:
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
     if not spans:
         reason = f"its duration is {info.duration_s:g} s: there is nothing to ask about"
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", "empty_media", reason))
+    groups = recipe.groups
+    questions = tuple(replace(one, group=groups.get(one.id, "")) for one in questions)
     version = replace(version, clips_per_unit=version.clips_per_unit or job.execution.clips_per_unit)
     name, size = version.version_id, version.clips_per_unit
     assert size is not None
@@ -133,24 +160,50 @@ def plan_media(
         )
         for part in batches(clips, size)
     )
-    return MediaPlan(media, info, version, units)
+    return MediaPlan(media, info, version, units, asked=questions)
 
 
 def named_versions(media: Media, recipe: Recipe) -> list[Version]:
     """What the item's content is called under a recipe by this version of decoding and method, and by those before."""
+    return versions_under(media, recipe.hash, recipe.label_fields)
+
+
+def versions_under(media: Media, recipe: str, label_fields: Sequence[str]) -> list[Version]:
+    """The same of a recipe that is known by its hash."""
     content = media.content_id or unread_content(media.media_id, media.etag)
-    labels = labels_of(media, recipe)
+    labels = labels_of(media, label_fields)
     where = (CONTENTS, item_id(content), labels)
     formats = range(ANSWER_FORMAT, 0, -1)
-    return [Version(version_id(content, recipe.hash, labels, number), *where, number) for number in formats]
+    return [Version(version_id(content, recipe, labels, number), *where, number) for number in formats]
 
 
-def labels_of(media: Media, recipe: Recipe) -> tuple[tuple[str, str], ...]:
-    """What the question set reads of the item's key, as it reads it."""
-    if not recipe.label_fields:
+def labels_of(media: Media, label_fields: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What a question set reads of the item's key, as it reads it."""
+    if not label_fields:
         return ()
     context = media_context(media, MediaInfo("", 0.0))
-    return tuple((name, str(context[name])) for name in LABEL_FIELDS if name in recipe.label_fields)
+    return tuple((name, str(context[name])) for name in LABEL_FIELDS if name in label_fields)
+
+
+def _made_anew(plan: MediaPlan, version: Version) -> MediaPlan:
+    """The plan with its units under another version, in units of that version's size."""
+    name, size = version.version_id, version.clips_per_unit
+    assert size is not None
+    clips = [
+        replace(clip, clip_id=clip_id(name, clip.start_s, clip.end_s)) for unit in plan.units for clip in unit.clips
+    ]
+    first = plan.units[0]
+    units = tuple(
+        replace(
+            first,
+            unit_id=unit_id(name, [clip.clip_id for clip in part]),
+            version_id=name,
+            clips=tuple(part),
+            version=version,
+        )
+        for part in batches(clips, size)
+    )
+    return replace(plan, version=version, units=units)
 
 
 @dataclass
@@ -173,6 +226,18 @@ class Planner:
     """Items of which an exact copy is asked."""
     relabelled: int = 0
     """Clips to ask because their questions read the item's key, and that has changed."""
+    is_exact: bool = True
+    """Without it what is known of an item need not come from a scan of its packets: `probe` does not scan, either."""
+    not_taken: NotTaken = field(default_factory=NotTaken)
+    """Files that are no media, and are not called as if they were: subtitles, pictures, lists."""
+    sources: tuple[Source, ...] = ()
+    """Earlier recipes that asked some of the questions alike."""
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """All recipes of the output by their hashes."""
+    kept_clips: int = 0
+    """Clips that keep earlier answers while they are asked what is new, or nothing."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why clips are asked."""
     _begun: set[int] = field(default_factory=set)
     """Of versions with something left to do, by the beginning of their ids."""
 
@@ -187,7 +252,8 @@ class Planner:
     def identified(self, listed: Iterable[Media]) -> Iterator[Media]:
         """The items of a listing with their contents, as far as they can be read; those that are no media are left
         out."""
-        looking = replace(self, skipped=Skipped())  # what is left out is counted when it is planned
+        # What is left out is counted when it is planned.
+        looking = replace(self, skipped=Skipped(), not_taken=NotTaken())
         for batch in batches(listed, LOOKUP_BATCH):
             yield from (media for media, _ in looking._known(batch))
 
@@ -205,9 +271,11 @@ class Planner:
             plan = plan_media(media, probed, self.job, self.question_set, self.recipe, version)
             unread = failed_version_id(named_versions(replace(media, content_id=None), self.recipe)[0].version_id)
             plans.append(replace(plan, earlier=earlier_name(media, of_media), unread_id=unread))
+        plans = self._as_cut_then(plans, dict(kept), heads)
         finished = index.known_units([u for plan in plans for u in plan.unit_ids])
+        plans = self._with_kept(plans, finished, heads) if self.sources else plans
         for plan in plans:
-            mine = frozenset(plan.unit_ids) & finished
+            mine = frozenset(plan.unit_ids) & finished if plan.declared is None else frozenset(plan.unit_ids)
             todo = len(plan.unit_ids) - len(mine)
             number = int(plan.version_id[:15], 16)
             if todo and number in self._begun:
@@ -222,13 +290,101 @@ class Planner:
                 self.older += sum(len(unit.clips) for unit in plan.units if unit.unit_id in mine)
             current = heads.current(self.job.name, plan.media.media_id)
             is_current = current is not None and current == head_of(plan, self.job.name, self.recipe.hash)
-            yield replace(plan, finished=mine, is_current=is_current)
+            left = sum(len(u.clips) for u in plan.units if u.unit_id not in mine and u.questions) if todo else 0
+            reason = self._reason(plan, current, heads.of(plan.media)) if left else ""
+            self.reasons.update({reason: left} if left else ())
+            yield replace(plan, finished=mine, is_current=is_current, reason=reason)
+
+    def _as_cut_then(
+        self, plans: Sequence[MediaPlan], probed: Mapping[Media, Probed], heads: _Heads
+    ) -> list[MediaPlan]:
+        """The plans, where an older version of decoding cut an item into other clips: as it stands where that was
+        finished, since its answers stay, else as the present version cuts it. Units of both would count some seconds
+        twice."""
+        older = [p for p in plans if p.version.answer_format != ANSWER_FORMAT and p.failure is None]
+        there = self.index.units_of([plan.version_id for plan in older])
+        made = []
+        for plan in plans:
+            done = there.get(plan.version_id, set())
+            if done - set(plan.unit_ids):
+                # Of a version that was taken back nothing is declared any more: others of its time were cut alike.
+                own = sorted(heads.of(plan.media), key=lambda head: head.version_id != plan.version_id)
+                then = next((head for head in own if head.answer_format != ANSWER_FORMAT), None)
+                if then is not None and len(done) >= then.units:
+                    plan = replace(plan, declared=then)
+                else:
+                    anew = plan_media(plan.media, probed[plan.media], self.job, self.question_set, self.recipe)
+                    plan = replace(anew, earlier=plan.earlier, unread_id=plan.unread_id)
+            made.append(plan)
+        return made
+
+    def _reason(self, plan: MediaPlan, current: Head | None, same: Sequence[Head]) -> str:
+        known = [head for head in same if head.content_id is not None]
+        if any(head.version_id == plan.version_id for head in same):
+            return "begun before and not finished, or failed"
+        if not known:
+            return "files that are new" if current is None else "files that have changed"
+        head = next((head for head in known if head is current), known[0])
+        fields = self.recipes.get(head.recipe_hash)
+        if head.recipe_hash == self.recipe.hash or fields is None:
+            return "files that were moved or renamed" if self.recipe.label_fields else "asked again"
+        return "; ".join(changed_settings(fields, self.recipe.fields))
+
+    def _with_kept(self, plans: Sequence[MediaPlan], finished: set[str], heads: _Heads) -> list[MediaPlan]:
+        """The plans with what is to be asked of units that have earlier answers reduced to what is new."""
+        named = {plan.version_id: self._source_versions(plan.media) for plan in plans if _is_left(plan, finished)}
+        known = self.index.known_versions([v.version_id for found in named.values() for _, v in found])
+        made = []
+        for plan in plans:
+            found = [(s, v) for s, v in named.get(plan.version_id, ()) if v.version_id in known]
+            if found and not set(plan.unit_ids) & finished:
+                plan = self._like(plan, found, heads.of(plan.media))
+            same = [(s, v) for s, v in found if v.answer_format == plan.version.answer_format]
+            made.append(self._reduced(plan, same, finished) if same else plan)
+        return made
+
+    def _source_versions(self, media: Media) -> list[tuple[Source, Version]]:
+        if media.content_id is None:
+            return []
+        formats = 1 if self.redo_older else ANSWER_FORMAT
+        return [
+            (source, version)
+            for source in self.sources
+            for version in versions_under(media, source.recipe_hash, source.label_fields)[:formats]
+        ]
+
+    def _like(self, plan: MediaPlan, found: Sequence[tuple[Source, Version]], heads: Sequence[Head]) -> MediaPlan:
+        """A plan of which nothing is finished, with the answer format and the size of units that its sources have."""
+        sizes = {head.version_id: head.clips_per_unit for head in heads if head.clips_per_unit}
+        newest = max(version.answer_format or 0 for _, version in found)
+        size = next((sizes[v.version_id] for _, v in found if v.version_id in sizes), plan.version.clips_per_unit)
+        (version,) = [v for v in named_versions(plan.media, self.recipe) if v.answer_format == newest]
+        return _made_anew(plan, replace(version, clips_per_unit=size))
+
+    def _reduced(self, plan: MediaPlan, found: Sequence[tuple[Source, Version]], finished: set[str]) -> MediaPlan:
+        there = {unit.unit_id: [(s, _key_under(v, unit)) for s, v in found] for unit in plan.units}
+        attempts = self.index.attempts([key.unit_id for keys in there.values() for _, key in keys])
+        units, kept = [], {}
+        for unit in plan.units:
+            left = {question.id for question in unit.questions}
+            has = []
+            for source, key in sorted(there[unit.unit_id], key=lambda pair: -len(pair[0].ids)):
+                ids = tuple((now, then) for now, then in source.ids if now in left)
+                if ids and key.unit_id in attempts and unit.unit_id not in finished:
+                    has.append(Kept(replace(key, attempt=attempts[key.unit_id]), ids))
+                    left -= {now for now, _ in ids}
+            if has:
+                kept[unit.unit_id] = tuple(has)
+                self.kept_clips += len(unit.clips)
+                unit = replace(unit, questions=tuple(q for q in unit.questions if q.id in left))
+            units.append(unit)
+        return replace(plan, units=tuple(units), kept=kept)
 
     def _known(self, batch: Sequence[Media]) -> list[tuple[Media, Probed]]:
         """The items of a batch that are media, with what is in them; who has not been looked at since is probed and
         read."""
         batch = self._with_contents(batch)
-        known = {m.media_id: p for m, p in _cached(batch, self.job, self.index).items()}
+        known = {m.media_id: p for m, p in _cached(batch, self.job, self.index, self.is_exact).items()}
         missing = [m for m in batch if m.media_id not in known]
         found = list(self.probe(missing)) if missing else []
         # What may have passed by the next run is looked at again then.
@@ -238,9 +394,7 @@ class Planner:
         for media in batch:
             probed = known[media.media_id]
             if probed.is_not_media and not is_named_as_media(media.key):
-                self.skipped.not_media += 1
-                _, dot, end = media.key.rpartition("/")[2].rpartition(".")
-                self.skipped.kinds[f".{end.lower()}" if dot else "no ending"] += 1
+                self.not_taken.look_into(media.key, Reason.SIDECAR)
                 continue
             there.append((replace(media, content_id=probed.content_id or media.content_id), probed))
         return there
@@ -294,6 +448,16 @@ class _Heads:
         ]
 
 
+def _is_left(plan: MediaPlan, finished: set[str]) -> bool:
+    return plan.failure is None and not finished.issuperset(plan.unit_ids)
+
+
+def _key_under(version: Version, unit: WorkUnit) -> UnitKey:
+    """Where the unit of the same clips lies under another version."""
+    clips = [clip_id(version.version_id, clip.start_s, clip.end_s) for clip in unit.clips]
+    return UnitKey(version.group, version.item_id, version.version_id, unit_id(version.version_id, clips))
+
+
 def _chosen(candidates: Sequence[Version], heads: Sequence[Head], known: set[str]) -> Version:
     """The version to go on with: one of which something is finished or that counts already, else the present one."""
     sizes = {head.version_id: head.clips_per_unit for head in heads}
@@ -309,7 +473,8 @@ def head_of(plan: MediaPlan, job: str, recipe: str) -> Head:
     media, version = plan.media, plan.version
     return Head(
         *(job, media.media_id, media.key, media.uri, media.etag, media.size_bytes),
-        *(plan.version_id, recipe, len(plan.unit_ids), plan.clips),
+        *(plan.version_id, recipe),
+        *((len(plan.unit_ids), plan.clips) if plan.declared is None else (plan.declared.units, plan.declared.clips)),
         content_id=media.content_id,
         mark=media.mark,
         group=version.group,
@@ -327,9 +492,10 @@ def plan_archive(
     recipe: Recipe,
     index: SavingsIndex,
     probe: Prober,
+    is_exact: bool = True,
 ) -> Iterator[MediaPlan]:
     """Plan every media item of a listing, of an output where nothing was forgotten and nothing is taken over."""
-    return Planner(job, question_set, recipe, index, probe).plans(listed)
+    return Planner(job, question_set, recipe, index, probe, is_exact=is_exact).plans(listed)
 
 
 def _may_pass(failure: ClipFailure) -> bool:
@@ -338,12 +504,12 @@ def _may_pass(failure: ClipFailure) -> bool:
     return rule_of(failure.error_class).may_pass or failure.error_class in gone
 
 
-def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex) -> dict[Media, Probed]:
+def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex, is_exact: bool) -> dict[Media, Probed]:
     probes = index.probes(batch)
     usable = {}
     for media in batch:
         probed = probes.get(media.media_id)
-        if probed is None:
+        if probed is None or (is_exact and not probed.is_scanned):
             continue
         needs_cuts = job.clips.cut == "scene" and probed.info is not None and probed.info.has_video
         if needs_cuts and probed.scene_threshold != job.clips.scene_threshold:

@@ -29,8 +29,6 @@ KIND = "effective"
 NEUTRAL: Mapping[str, Any] = {"encoder_share": 1.0, "settings": {}}
 """Settings of pruning that came later, with the value that does what was done before: left out, so that outputs which
 know nothing of them keep their recipes. Every further setting belongs here."""
-NO_ANSWERS = {"max_per_media"}
-"""Settings of clips that change no answer: which items are too long to be asked at all."""
 LABEL_FIELDS = ("key", "name", "stem", "folder")
 """What templates can read of an item that is not in its content."""
 
@@ -43,6 +41,11 @@ class Recipe:
     fields: dict[str, Any]
     label_fields: tuple[str, ...] = ()
     """Of `LABEL_FIELDS`, those that the question set reads."""
+
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """The pass of each question, where there are several: see `pipeline.planning.passes`."""
+        return {name: str(number) for number, names in enumerate(self.fields.get("passes", ())) for name in names}
 
 
 def make_recipe(job: JobConfig, question_set: QuestionSet, weights_hash: str) -> Recipe:
@@ -142,11 +145,13 @@ def written(pruning: PruningConfig) -> dict[str, Any]:
 
 def _clips(clips: ClipsConfig) -> dict[str, Any]:
     pixels = DecodeSettings.max_pixels if clips.max_pixels is None else clips.max_pixels
-    given = clips.model_dump(exclude=NO_ANSWERS) | {"max_pixels": pixels}
+    given = clips.model_dump() | {"max_pixels": pixels}
+    # Which items are too long to be asked at all changes no answer of the others.
+    unused: tuple[str, ...] = ("max_per_media",)
     if clips.cut == "fixed":
-        unused: tuple[str, ...] = ("max_length_s", "scene_threshold")
+        unused += ("max_length_s", "scene_threshold")
     else:
-        unused, given = ("length_s", "overlap_s"), given | {"max_length_s": clips.longest_s}
+        unused, given = (*unused, "length_s", "overlap_s"), given | {"max_length_s": clips.longest_s}
     return {name: _as_text(value) for name, value in given.items() if name not in unused}
 
 

@@ -128,9 +128,11 @@ class LeftOver:
 
     def plans(self, plans: Iterable[MediaPlan]) -> Iterator[MediaPlan]:
         """The same plans, with these clips to be done again."""
+        seen: set[str] = set()
         for plan in plans:
             left: list[Failure] = []
-            if plan.media.media_id in self._media:
+            if plan.media.media_id in self._media and plan.version_id not in seen:
+                seen.add(plan.version_id)  # an exact copy needs it as little as the first
                 left = [f for f in self._failures([plan.media.media_id]) if f.version_id == plan.version_id]
             yield _again(plan, left, plan.finished) if left else plan
 

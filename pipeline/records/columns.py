@@ -32,6 +32,19 @@ ANSWER_TYPE = pa.struct(
 )
 """One answer. `answer` is the value as text (JSON for json answers), null where it could not be read."""
 
+NOTICED_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("segment", pa.int32()),
+    ("segment_pts_s", pa.float64()),
+    ("silent_s", pa.float64()),
+    ("held_s", pa.float64()),
+    ("missing_s", pa.float64()),
+    ("clipped_share", pa.float64()),
+    ("tone_mapped", pa.bool_()),
+    ("decoded_hash", pa.string()),
+)
+"""`workers.records.Noticed`: null in rows of versions that did not notice. `start_s` counts content over all of a
+file's segments; `segment_pts_s` is the container's own time at that point."""
+
 CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("clip_id", pa.string()),
     ("clip_index", pa.int32()),
@@ -55,8 +68,17 @@ CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     *((f"{way}_{cost}", pa.int64()) for way in _WAYS for cost in _COSTS),
     ("peak_bytes", pa.int64()),
     ("notes", pa.list_(pa.string())),
+    ("passes", pa.int32()),
+    *NOTICED_FIELDS,
 )
-"""What is stored of a clip, beside its answers. `status` is answered, partial or quarantined."""
+"""What is stored of a clip, beside its answers. `status` is answered, partial or quarantined. `passes` says
+how many runs asked it for the answers that it has: more than one where questions came later."""
+
+_OF_A_PASS = ("decode_s", "answer_s", "model_s", "peak_bytes", *(f"{way}_{cost}" for way in _WAYS for cost in _COSTS))
+PART_FIELDS: Mapping[str, pa.DataType] = {
+    name: kind for name, kind in CLIP_FIELDS if name in _OF_A_PASS or name.startswith(("retained_ratio", "layer_"))
+}
+"""What one run's asking of a clip cost: see `pipeline.records.composed`."""
 
 FAILURE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("stage", pa.string()),
@@ -88,9 +110,12 @@ UNIT_SCHEMA = pa.schema(
         ("answers", pa.list_(ANSWER_TYPE)),
         ("run_id", pa.string()),
         ("audit", AUDIT_TYPE),
+        ("answers_run_id", pa.list_(pa.string())),
+        ("parts", pa.list_(pa.struct([("run_id", pa.string()), *PART_FIELDS.items()]))),
     ]
 )
-"""`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay."""
+"""`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay. Where it was made of answers of
+several runs, `answers_run_id` says which gave each, and `parts` what each cost; both are null elsewhere."""
 
 ASKED_FIELDS = ("question_set", "question_set_version", "model", "mode", "policy", "retained_ratio_target")
 
@@ -170,6 +195,8 @@ MEDIA_SCHEMA = pa.schema(
         ("frame_rate", pa.float64()),
         ("audio_codec", pa.string()),
         ("audio_streams", pa.int32()),
+        *((name, pa.int32()) for name in ("segments", "unused_tracks")),
+        ("timeline_checked", pa.bool_()),
         ("tags", pa.map_(pa.string(), pa.string())),
         ("answer_format", pa.int32()),
         ("jobs", pa.list_(pa.string())),

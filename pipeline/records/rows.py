@@ -15,13 +15,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.identity import content_id
-from pipeline.records.columns import ANSWER_TYPE, ANSWERS_SCHEMA, ASKED_FIELDS, AUDITS_SCHEMA, CLIP_FIELDS, CLIPS_SCHEMA
+from pipeline.records.columns import (
+    ANSWER_TYPE,
+    ANSWERS_SCHEMA,
+    ASKED_FIELDS,
+    AUDITS_SCHEMA,
+    CLIP_FIELDS,
+    CLIPS_SCHEMA,
+    NOTICED_FIELDS,
+)
 from pipeline.records.unit import Label, UnitMeta, UnitObject
 
+_NOTICED = tuple(name for name, _ in NOTICED_FIELDS)
 _MEASURED = tuple(
     name
     for name, _ in CLIP_FIELDS
-    if (name.endswith(("_s", "_tokens", "_flops", "_bytes")) and name not in ("start_s", "end_s"))
+    if (name.endswith(("_s", "_tokens", "_flops", "_bytes")) and name not in ("start_s", "end_s", *_NOTICED))
     or name.startswith("retained_ratio")
 )
 """What a clip cost: of a copy nothing, so that sums count it once."""
@@ -45,6 +54,12 @@ def answers_table(unit: UnitObject, label: Label | None = None, *, is_copy: bool
     flat = pc.list_flatten(nested)
     columns = {name: answered[name].take(clip_of) for name in ("clip_id", "start_s", "end_s", "status", "run_id")}
     columns |= {f.name: pc.struct_field(flat, [i]) for i, f in enumerate(ANSWER_TYPE)}
+    if len(given := pc.list_flatten(answered["answers_run_id"].combine_chunks())):
+        # Of rows without it all answers are of the run that made the row.
+        has = pc.is_valid(answered["answers_run_id"]).combine_chunks().take(clip_of)
+        runs = iter(given.to_pylist())
+        own = zip(has.to_pylist(), columns["run_id"].to_pylist(), strict=True)
+        columns["run_id"] = pa.array([next(runs) if is_given else run for is_given, run in own], pa.string())
     return _with_shared(unit.meta, label or unit.meta.label, pa.table(columns), ANSWERS_SCHEMA, is_copy)
 
 

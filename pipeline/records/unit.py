@@ -24,8 +24,9 @@ from omnidrop.answers import Answer
 from omnidrop.questions import Question
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal, unseal
 from pipeline.records.columns import _COSTS, _WAYS, UNIT_SCHEMA
+from pipeline.records.composed import Held
 from pipeline.records.legacy import formats as legacy
-from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, Version
+from workers.records import REPEATS, Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, Version
 from workers.redaction import without_secrets
 
 _UNIT_PATH = re.compile(
@@ -160,11 +161,12 @@ def encode_unit(
     outcomes: Sequence[ClipOutcome],
     questions: Sequence[Question],
     before: UnitObject | None = None,
+    held: Held | None = None,
 ) -> bytes:
     """A unit as one sealed Parquet object: row order is the clips' order; `meta` goes into the file's metadata.
 
     `before` is the attempt before this one, whose other clips stay as they are; so do those that had answers, of which
-    some could not be read, and have none now.
+    some could not be read, and have none now. `held` is what earlier recipes have of the unit.
     """
     if before is not None:
         failed = pc.equal(before.rows["status"], "quarantined")
@@ -173,8 +175,15 @@ def encode_unit(
             o for o in outcomes if isinstance(o, ClipResult) or o.clip is None or o.clip.clip_id not in answered
         ]
     asked = {q.id: q for q in questions}
-    rows = [_result_row(o, asked) if isinstance(o, ClipResult) else _failure_row(o) for o in outcomes]
-    table = pa.Table.from_pylist([row | {"run_id": meta.run_id} for row in rows], schema=UNIT_SCHEMA)
+    repeated = _repeated(outcomes)
+    rows = [
+        _result_row(o, asked, repeats=o.clip.index in repeated) if isinstance(o, ClipResult) else _failure_row(o)
+        for o in outcomes
+    ]
+    rows = [row | {"run_id": meta.run_id} for row in rows]
+    if held is not None:
+        rows = held.rows({row["clip_id"]: row for row in rows}, meta.run_id)
+    table = pa.Table.from_pylist(rows, schema=UNIT_SCHEMA)
     if before is not None:
         kept = pc.invert(pc.is_in(before.rows["clip_id"], value_set=table["clip_id"].combine_chunks()))
         table = pa.concat_tables([before.rows.filter(kept), table]).sort_by("clip_index")
@@ -218,7 +227,13 @@ def _clip_row(clip: Clip | None, status: str) -> dict[str, Any]:
     }
 
 
-def _result_row(result: ClipResult, questions: Mapping[str, Question]) -> dict[str, Any]:
+def _repeated(outcomes: Sequence[ClipOutcome]) -> frozenset[int]:
+    """Indexes of clips that hold what the one before them holds."""
+    results = {o.clip.index: o.noticed for o in outcomes if isinstance(o, ClipResult)}
+    return frozenset(n for n, now in results.items() if n - 1 in results and now.repeats(results[n - 1]))
+
+
+def _result_row(result: ClipResult, questions: Mapping[str, Question], *, repeats: bool) -> dict[str, Any]:
     row = _clip_row(result.clip, "partial" if result.decoded_share < 1 else "answered")
     cost, trace = result.answers.cost, result.answers.trace
     for way in _WAYS:
@@ -239,7 +254,9 @@ def _result_row(result: ClipResult, questions: Mapping[str, Question]) -> dict[s
         "layer_audio_tokens": [c.audio for c in trace.layers],
         "layer_video_tokens": [c.video for c in trace.layers],
         "peak_bytes": cost.peak_bytes,
-        "notes": [*result.notes, *result.answers.notes],
+        "notes": [*result.notes, *([REPEATS] if repeats else []), *result.answers.notes],
+        "passes": 1,
+        **asdict(result.noticed),
         "answers": [_answer_row(a, questions[a.question_id]) for a in result.answers.answers],
         "audit": None if result.audit is None else _audit_row(result.audit),
     }
@@ -276,15 +293,14 @@ def answer_text(value: object) -> str | None:
 
 
 def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
-    value = answer.value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    value, column = answer.value, question.answer.column
     return {
         "question_id": question.id,
         "question": question.text,
         "answer_type": question.answer.kind,
         "answer": answer_text(value),
-        "answer_boolean": value if isinstance(value, bool) else None,
-        "answer_number": value if is_number else None,
+        "answer_boolean": value if column == "answer_boolean" else None,
+        "answer_number": value if column == "answer_number" else None,
         "unit": getattr(question.answer, "unit", None),
         "text": answer.text,
         "probability": answer.probability,

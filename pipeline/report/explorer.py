@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.config.locations import is_s3
 from pipeline.report.formats import cut
 from pipeline.report.view_model import Explorer, QuestionFacts
+from workers.media.opening import local_path
 
 MOST_ANSWERS = 250_000
 """Read at most: bounds memory, and how long a browser takes to sort."""
@@ -144,7 +145,7 @@ def _opened(uri: str) -> str | None:
     """What a browser opens: a local file's address. A bucket's object has none without a signature."""
     if is_s3(uri):
         return None
-    path = PurePath(uri)
+    path = PurePath(local_path(uri))
     return path.as_uri() if path.is_absolute() else None
 
 

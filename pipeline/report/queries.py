@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import duckdb
 
+from omnidrop.answer_types import Scored, kinds
 from omnidrop.errors import UserError
 from pipeline.batches import batches
 from pipeline.config.sections import StorageConfig
@@ -27,6 +28,7 @@ from pipeline.report.view_model import (
     Failures,
     Interval,
     Kept,
+    NoticedKind,
     QuestionFacts,
     Report,
     Run,
@@ -35,12 +37,15 @@ from pipeline.report.view_model import (
 )
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest
+from pipeline.tables.noticed import lines, noticed_in
 from pipeline.tables.query import open_results, the_job
 
 MOST_COLLECTIONS = 24
 """Further folders are shown as one."""
 MOST_COUNTS = 8
 """Answers of a question that are counted apart; as many as there are colours."""
+MOST_NOTICED = 20
+"""Cases of one kind that are named."""
 OTHER_FOLDERS = "other folders"
 
 WAYS: tuple[Literal["as_run", "dense_shared", "dense"], ...] = ("as_run", "dense_shared", "dense")
@@ -50,8 +55,6 @@ WAY_COLUMNS = ("tokens", "encoder_flops", "prefill_flops", "selection_flops", "d
 SPENT = (
     "count(*), sum(as_run_flops)::HUGEINT, sum(dense_shared_flops)::HUGEINT, sum(dense_flops)::HUGEINT, sum(model_s)"
 )
-COUNTED = "('choice', 'boolean', 'number')"
-"""Answer types of which answers are counted; texts are nearly all different."""
 
 
 def gather(uri: str, storage: StorageConfig, job: str | None = None, *, budget_bytes: int) -> Report:
@@ -96,6 +99,7 @@ def gather(uri: str, storage: StorageConfig, job: str | None = None, *, budget_b
             kept=results.kept(),
             questions=questions,
             failures=results.failures(),
+            noticed=results.noticed(),
             explorer=results.explorer(questions, budget_bytes),
             audit=_audit(audit_of(store, published, results.job)),
         )
@@ -218,14 +222,15 @@ class _Results:
         )
         counts = defaultdict(list)
         for question_id, answer, count in self.all(
-            f"""
+            """
             SELECT question_id, answer, count(*) AS clips
-            FROM answers WHERE job = $job AND error_class IS NULL AND answer_type IN {COUNTED}
+            FROM answers WHERE job = $job AND error_class IS NULL AND list_contains($kinds, answer_type)
             GROUP BY question_id, answer, answer_number
             QUALIFY row_number() OVER (PARTITION BY question_id ORDER BY count(*) DESC, answer) <= $most
             ORDER BY question_id, answer_number, clips DESC, answer
             """,
             most=MOST_COUNTS,
+            kinds=kinds(lambda one: issubclass(one, Scored)),
         ):
             counts[question_id].append((answer, count))
         found = []
@@ -238,6 +243,19 @@ class _Results:
                     *(lowest, mean, highest),
                 )
             )
+        return tuple(found)
+
+    def noticed(self) -> tuple[NoticedKind, ...]:
+        found = []
+        for case, (name, says) in zip(cases := noticed_in(self._connection, self.job), lines(cases), strict=True):
+            most = self.all(
+                "SELECT media_key, start_s, end_s, amount FROM noticed WHERE job = $job AND kind = $kind "
+                "ORDER BY amount DESC, media_key, start_s LIMIT $most",
+                kind=case.kind,
+                most=MOST_NOTICED,
+            )
+            cells = tuple((key, start, end or 0.0, amount) for key, start, end, amount in most)
+            found.append(NoticedKind(name.removeprefix("noticed: "), says, cells))
         return tuple(found)
 
     def failures(self) -> tuple[Failures, ...]:

@@ -156,6 +156,16 @@ class Failures:
 
 
 @dataclass(frozen=True)
+class NoticedKind:
+    """One kind of what was noticed about clips and files beside their answers."""
+
+    kind: str
+    says: str
+    most: tuple[tuple[str, float, float, float], ...]
+    """(media key, start, end, amount) of the cases with the most, most first."""
+
+
+@dataclass(frozen=True)
 class Stages:
     """Where the time of the runs that answered something went, and what held them up."""
 
@@ -256,6 +266,7 @@ class Report:
     questions: tuple[QuestionFacts, ...]
     failures: tuple[Failures, ...]
     """Most frequent first."""
+    noticed: tuple[NoticedKind, ...]
     explorer: Explorer
     audit: Audit | None
 

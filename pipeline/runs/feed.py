@@ -8,10 +8,11 @@ sees them. Knows nothing about how units are run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.listing import list_media
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import Prober
 from pipeline.batches import ahead
 from pipeline.failpoints import reached
@@ -21,6 +22,7 @@ from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
 from pipeline.planning.plan import MediaPlan, Planner
 from pipeline.planning.retry import LeftOver, Retry
+from pipeline.records.composed import EarlierRows, Held
 from pipeline.runs.committer import Committer
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
@@ -48,6 +50,7 @@ class Feed:
     stop: StopFlag
     allow_shrink: bool = False
     redo_older: bool = False
+    not_taken: NotTaken = field(default_factory=NotTaken)
     media_listed: int = 0
     media_planned: int = 0
     units_done_before: int = 0
@@ -57,7 +60,15 @@ class Feed:
         opened = self.opened
         of_job = (opened.job, opened.question_set, opened.recipe, opened.index, self.probe)
         self._forgotten = opened.journal.tombstones()
-        self.planner = Planner(*of_job, self._forgotten, opened.earlier, self.redo_older)
+        self.planner = Planner(
+            *of_job,
+            self._forgotten,
+            opened.earlier,
+            self.redo_older,
+            not_taken=self.not_taken,
+            sources=opened.sources,
+            recipes=opened.recipes,
+        )
         decides = self.retry is None and opened.job.archive.sample is None
         limit = opened.job.archive.max_missing
         self.listing = Listing(opened.index, opened.job.name, limit, self.allow_shrink) if decides else None
@@ -98,12 +109,15 @@ class Feed:
         """What a person should know after the run."""
         if self.listing is not None:
             yield from self.listing.notes()
+        for reason, clips in self.planner.reasons.most_common():
+            yield f"{clips} clips to ask: {reason}"
         yield from planner_notes(self.planner)
 
     def _listed(self) -> Iterable[Media]:
         job = self.opened.job
         listed: Iterable[Media] = self.patience.listing(
-            lambda: list_media(job.archive, leave_out=job.output), key=lambda media: media.key
+            lambda: list_media(job.archive, leave_out=job.output, not_taken=self.not_taken),
+            key=lambda media: media.key,
         )
         listed = self.health.listed(listed)
         if self.retry is not None:
@@ -118,19 +132,41 @@ class Feed:
 
     def _taken(self, plan: MediaPlan) -> list[WorkUnit]:
         """The units of a plan that are left to do, after everything that must be known of them is on its way."""
-        todo = [unit for unit in plan.units if unit.unit_id not in plan.finished]
+        left = [unit for unit in plan.units if unit.unit_id not in plan.finished]
+        todo = [some for unit in left if (some := self._beside_kept(plan, unit)) is not None]
         has_failed = plan.failure is not None and plan.failed_unit_id not in plan.finished
         clips = sum(len(unit.clips) for unit in todo)
         self.media_listed += 1
         self.media_planned += bool(todo)
         self.units_done_before += len(plan.finished)
         self.told(clips, plan.clips - clips)
-        if todo or has_failed or not plan.is_current:
+        if left or has_failed or not plan.is_current:
             self.recorder.begin_work()
         self.committer.declare(plan)
+        asked = {unit.unit_id for unit in todo}
+        for unit in left:
+            if unit.unit_id not in asked:
+                self.committer.add(replace(unit, questions=()), ())
         if self.listing is not None:
             self.listing.kept.add(plan.media.media_id)
         if plan.failure is not None and has_failed:
             self.committer.fail(plan)
             self.metrics.failed(plan.failure)
         return todo
+
+    def _beside_kept(self, plan: MediaPlan, unit: WorkUnit) -> WorkUnit | None:
+        """What is to be asked of a unit beside the answers that earlier ones have; None where that is nothing."""
+        kept = plan.kept.get(unit.unit_id)
+        if not kept:
+            return unit
+        found = []
+        for one in kept:
+            stored = self.opened.journal.read_if_kept(one.key)
+            if stored is None:  # deleted meanwhile
+                return replace(unit, questions=plan.asked)
+            found.append(EarlierRows(one.ids, stored.rows, stored.meta.answer_format))
+        held = Held(unit.clips, plan.asked, tuple(found))
+        clips = held.asked() if unit.questions else ()
+        self.committer.hold(unit.unit_id, held)
+        reached("kept_read")
+        return replace(unit, clips=clips) if clips else None

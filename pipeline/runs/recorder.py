@@ -29,7 +29,11 @@ class Recorder:
         opened = self._opened
         opened.journal.write_run(self._run)
         defaults.keep(opened.store)
-        recipes.keep(opened.store, opened.recipe.hash, recipes.Kept.of(opened.job, opened.question_set))
+        recipes.keep(
+            opened.store,
+            opened.recipe.hash,
+            recipes.Kept.of(opened.job, opened.question_set, opened.recipe.fields.get("passes", ())),
+        )
         reached("run_recorded")
         opened.index.write_run(self._run)
 

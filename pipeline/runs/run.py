@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from pipeline.archive.health import ArchiveHealth, patient_prober
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig, ModelConfig
 from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
 from pipeline.index.totals import Totals
+from pipeline.planning.asking_again import AsksAgain, refuse_asking_again
 from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.retry import Retry, Selection, says_nothing_new
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunTime
@@ -76,6 +78,8 @@ class RunSummary:
     """What is in quarantine, over the whole job."""
     published: manifest.Published
     notes: tuple[str, ...]
+    not_taken: NotTaken
+    """Files of the archive that are not asked about, as far as it was listed."""
 
     @property
     def did_nothing(self) -> bool:
@@ -99,13 +103,17 @@ def run_job(
     *,
     allow_shrink: bool = False,
     redo_older: bool = False,
+    ask_together: bool = False,
+    may_ask_again: Callable[[AsksAgain], bool] = lambda refusal: False,
 ) -> RunSummary:
     """Do what is left of a job, or what failed and is selected to be done again, and publish.
 
     `allow_shrink` takes a listing that lacks much of what counted, `redo_older` asks again what an older version of
-    decoding or method answered. With `lost` set, a lease that another run has taken over, nothing new is begun and
-    nothing more is committed. `due_times` is how many of a schedule it makes up for. Raises UserError before anything
-    is spent, Unavailable where what it needs stays away, ExecutionError when stuck.
+    decoding or method answered, `ask_together` asks all questions in one pass again. Where a setting has changed so
+    that more than `execution.max_asked_again` answered clips would be asked again, `may_ask_again` is asked first, and
+    without its word AsksAgain is raised. With `lost` set, a lease that another run has taken over, nothing new is begun
+    and nothing more is committed. `due_times` is how many of a schedule it makes up for. Raises UserError before
+    anything is spent, Unavailable where what it needs stays away, ExecutionError when stuck.
     """
     started = time.monotonic()
     observer.stage("listing")
@@ -113,7 +121,9 @@ def run_job(
         stop = EitherFlag(stop, lost)
     confinement.require(job.execution.confinement)
     patience = Patience(job.storage.patience_s, stop, job.execution.stop_grace_s)
-    opened = open_job(job, patience)
+    opened = open_job(job, patience, ask_together=ask_together)
+    if again is None:
+        _mind_asking_again(opened, may_ask_again)
     is_pinned, job = job.model.revision is not None, opened.job
     run = _new_record(opened, run_id)
     metrics = RunMetrics(job.name, job.cost, due_times)
@@ -171,7 +181,16 @@ def run_job(
         *(retry.notes() if retry is not None else ()),
         *feed.notes(),
     )
-    return RunSummary(run, totals, classes, published, notes)
+    return RunSummary(run, totals, classes, published, notes, feed.not_taken)
+
+
+def _mind_asking_again(opened: Opened, may_ask_again: Callable[[AsksAgain], bool]) -> None:
+    try:
+        refuse_asking_again(opened, opened.job.execution.max_asked_again)
+    except AsksAgain as refusal:
+        if not may_ask_again(refusal):
+            opened.index.close()
+            raise
 
 
 def _new_record(opened: Opened, run_id: str | None) -> RunRecord:
@@ -196,7 +215,7 @@ def _counts(feed: Feed, tally: Tally) -> RunCounts:
         answers=tally.answers,
         quarantined=tally.quarantined,
         media_unlisted=feed.media_unlisted,
-        files_not_media=feed.planner.skipped.not_media,
+        files_not_media=feed.not_taken.looked_into,
     )
 
 

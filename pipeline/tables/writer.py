@@ -139,4 +139,9 @@ def _info_columns(unit: UnitObject) -> dict[str, Any]:
     if info is None:
         return {}
     names = ("container", "duration_s", "video_codec", "width", "height", "frame_rate", "audio_codec", "audio_streams")
-    return {name: getattr(info, name) for name in names} | {"tags": list(info.tags)}
+    noticed = {
+        "segments": len(info.parts),
+        "unused_tracks": info.unused_tracks,
+        "timeline_checked": info.is_checked,
+    }
+    return {name: getattr(info, name) for name in names} | noticed | {"tags": list(info.tags)}

@@ -23,6 +23,7 @@ from pipeline.config.job import load_job
 from pipeline.tables.named_queries import named_queries
 from pipeline.tables.query import open_results, query
 from tests.support.small_jobs import cli, run
+from workers.media.confinement import AUDIO_DECODERS, DEMUXERS, VIDEO_DECODERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -54,6 +55,12 @@ def test_the_readmes_commands_run_in_its_order(job, monkeypatch):
     for command in shown:
         result = cli(*command)
         assert result.exit_code == 0, (command, result.output)
+
+
+def test_the_page_lists_all_formats_that_are_read():
+    _, *parts = (ROOT / "docs/formats.md").read_text().split("\n## ")
+    listed = [tuple(re.findall(r"`([^`]+)`", part)) for part in parts]
+    assert listed == [DEMUXERS, VIDEO_DECODERS, AUDIO_DECODERS]
 
 
 def test_the_sql_shown_to_users_works(job):
@@ -130,7 +137,7 @@ def test_the_analytics_sql_is_that_of_the_named_queries(demo):
     """Each question's SQL gives the rows of the query that is named above it."""
     page = (ROOT / "docs/analytics.md").read_text()
     sections = re.split(r"^### \d+\. ", page, flags=re.MULTILINE)[1:]
-    assert len(sections) == 10
+    assert len(sections) == 11
     seen = set()
     for section in sections:
         command = shlex.split(re.search(r"`omnidrop (query [^`]+)`", section)[1])

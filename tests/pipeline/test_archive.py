@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.archive.listing import ArchiveError, list_media
+from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import source_of
 from pipeline.config.globs import KeyFilter, compile_glob
 from pipeline.config.job import ArchiveConfig, StorageConfig
@@ -35,6 +36,7 @@ from pipeline.storage.store import Store, open_store
 from tests.support.media_files import clip_file
 from tests.support.s3_server import CREDENTIALS, s3_server
 from workers.media.decode import decode_one
+from workers.media.opening import local_path
 from workers.media.probing import ProbePool, probe
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo
 
@@ -122,7 +124,21 @@ def test_a_name_that_is_not_text_is_listed_in_a_form_that_is(tmp_path: Path):
     (tmp_path / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
     (media,) = list_media(ArchiveConfig(uri=str(tmp_path)))
     assert media.key == "caf\\xe9.mp4"
-    assert media.uri.encode()
+    assert media.uri == f"file://{tmp_path}/caf%E9.mp4"
+    assert Path(local_path(media.uri)).read_bytes() == b"x"
+
+
+def test_a_name_that_is_not_text_is_decoded(tmp_path: Path):
+    folder = tmp_path / os.fsdecode(b"ao\xfbt")
+    folder.mkdir()
+    shutil.copy(clip_file(tmp_path / "plain.mp4", 1), folder / os.fsdecode(b"caf\xe9 %E9?.mp4"))
+    config = ArchiveConfig(uri=str(tmp_path), exclude=["plain.mp4"])
+    (media,) = list_media(config)
+    with ProbePool(1, below=str(tmp_path)) as pool:
+        ((_, info),) = pool.probe_many([(media.key, media.uri)])
+    decoded = decode_one(media, info, Clip("c", 0, 0, 1), DecodeSettings(), source_of(config))
+    assert isinstance(decoded, DecodedClip), decoded
+    assert decoded.decoded_share == 1
 
 
 def test_linked_folders_count_once_and_never_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -141,12 +157,59 @@ def test_linked_folders_count_once_and_never_loop(tmp_path: Path, caplog: pytest
     assert keys(archive, follow_links=True) == followed
     (archive / "a/two.mp4").symlink_to(archive / "a/one.mp4")
     with caplog.at_level("WARNING"):
-        assert keys(archive) == ["a/one.mp4", "a/two.mp4"]
+        assert keys(archive) == ["a/one.mp4"]
     assert "3 links lead out of the archive and are not followed: " in caplog.text
     assert "file.mp4" in caplog.text
     # The archive's own folder may be a link.
     (tmp_path / "mounted").symlink_to(archive)
-    assert keys(tmp_path / "mounted") == ["a/one.mp4", "a/two.mp4"]
+    assert keys(tmp_path / "mounted") == ["a/one.mp4"]
+
+
+def test_a_link_to_what_is_listed_counts_once(tmp_path: Path):
+    fill(tmp_path, "a.mp4", "b/x.mp4", ".store/1.mp4", "raw/2.mp4")
+    for link, target in {"z.mp4": "a.mp4", "0.mp4": "b/x.mp4", "m.mp4": ".store/1.mp4", "n.mp4": ".store/1.mp4",
+                         "o.mp4": "raw/2.mp4"}.items():  # fmt: skip
+        (tmp_path / link).symlink_to(target)
+    # What cannot be met under its own name is taken once by a link.
+    assert keys(tmp_path, exclude=["raw/**"]) == ["a.mp4", "b/x.mp4", "m.mp4", "o.mp4"]
+    assert keys(tmp_path) == ["a.mp4", "b/x.mp4", "m.mp4", "raw/2.mp4"]
+
+
+BINS = [
+    *("$RECYCLE.BIN/S-1/a.mp4", "#recycle/b.mp4", "x/lost+found/c.mp4", "x/@eaDir/d.mp4/thumb.mp4"),
+    *(".Trash-1000/e.mp4", "System Volume Information/f.mp4", "FOUND.000/g.mp4"),
+]
+
+
+def test_recycle_bins_are_left_out_unless_asked_for(tmp_path: Path):
+    fill(tmp_path, "a.mp4", "found.mp4", "lost+found.mp4", *BINS)
+    assert keys(tmp_path) == ["a.mp4", "found.mp4", "lost+found.mp4"]
+    assert set(BINS) - set(keys(tmp_path, recycle_bins=True)) == {".Trash-1000/e.mp4"}  # hidden, whatever it is
+
+
+def test_what_is_not_taken_is_counted_by_reason_and_suffix(tmp_path: Path):
+    fill(tmp_path / "a", "1.mp4", "2.MP4", "3.mkv", "4.MKV", ".5.mp4", "out/6.mp4", *BINS)
+    (tmp_path / "a/7.mp4").symlink_to("1.mp4")
+    (tmp_path / "a/8.mp4").symlink_to("/nothing")
+    (tmp_path / "a/9").symlink_to("/etc/hostname")
+    os.mkfifo(tmp_path / "a/pipe")
+    left = NotTaken()
+    config = ArchiveConfig(uri=str(tmp_path / "a"), include=["*.mp4"])
+    for _ in range(2):  # a listing that begins again counts anew
+        assert [m.key for m in list_media(config, not_taken=left)] == ["1.mp4", "2.MP4", "out/6.mp4"]
+    assert left.counts == {
+        "by include and exclude": {".mkv": 2},
+        "hidden": {".mp4": 1},
+        "in recycle bins and systems' own folders": {"folders": 7},
+        "links to what is taken anyway": {".mp4": 1},
+        "links out of the archive": {"without suffix": 1},
+        "no regular files": {".mp4": 1, "without suffix": 1},
+    }
+    assert ("not taken: by include and exclude", "2 (.mkv 2)") in left.lines()
+    with pytest.raises(ArchiveError, match="none of"):
+        list(list_media(ArchiveConfig(uri=str(tmp_path / "a"), include=["*.mp4"], exclude=["*.mp4"])))
+    strict = ArchiveConfig(uri=str(tmp_path / "a"), include=["*.mp4"], match_case=True)
+    assert [m.key for m in list_media(strict)] == ["1.mp4", "out/6.mp4"]
 
 
 @pytest.mark.parametrize("follows", [False, True])
@@ -231,7 +294,9 @@ def test_an_unreadable_folder_stops_the_listing_rather_than_looking_deleted():
         ("**/raw/**", ["raw/a", "x/raw/a", "x/y/raw/z/a"], ["raw", "draw/a"]),
         ("a/**/b.mp4", ["a/b.mp4", "a/x/b.mp4", "a/x/y/b.mp4"], ["ab.mp4", "a/xb.mp4"]),
         ("20[12]?/[!x]*", ["201a/b", "2020/yx"], ["203a/b", "2010/x", "201/a"]),
-        ("*.{mp4,mkv}", ["a.mp4", "x/a.mkv"], ["a.webm", "a.mp4,mkv"]),
+        ("*.{mp4,mkv}", ["a.mp4", "x/a.mkv", "A.MKV"], ["a.webm", "a.mp4,mkv"]),
+        ("{Raw,Cut}/*.{Mp4,m*}", ["Raw/a.mP4", "Cut/a.MXF"], ["raw/a.mp4", "CUT/a.mxf"]),
+        ("v1.A/{x.b,y}.c/e.Mov", ["v1.A/x.B.c/e.MOV", "v1.A/y.c/e.mov"], ["v1.a/y.c/e.mov", "v1.A/y.c/E.mov"]),
         ("[", ["[", "x/["], ["a"]),
         ("a+(b).mp4", ["a+(b).mp4"], ["aab.mp4"]),
     ],

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -184,6 +185,33 @@ def test_plan_counts_what_the_run_then_does(job, tmp_path):
     assert summary.totals.as_run_flops <= plan["as_run_flops"]
     audio, video = select(job, "SELECT sum(audio_tokens), sum(video_tokens) FROM clips")[0]
     assert (audio, video) == (plan["audio_tokens"], plan["video_tokens"])
+
+
+def test_files_beside_media_are_counted_and_no_failures(job, tmp_path):
+    archive = Path(load_job(job).archive.uri)
+    (archive / "long.srt").write_text("1\n00:00:00,000 --> 00:00:02,000\nhello\n")
+    (archive / "latin.TXT").write_bytes("Grüße".encode("latin-1"))
+    (archive / "cover.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
+    (archive / "lost.xml").write_bytes(b"")
+    (archive / "README").write_text("hello")
+    shutil.copy(archive / "short.mp4", archive / "called wrongly.txt")
+    (archive / "again.mp4").symlink_to("short.mp4")
+    checked = cli("validate", job, "--no-with-model").output
+    assert "links to what is taken anyway: 1 (.mp4 1)" in checked
+    assert "6 of them are called like files beside media" in checked
+    assert cli("plan", job, "--json", tmp_path / "plan.json").exit_code == 0
+    assert cli("index", job, "--json", tmp_path / "run.json").exit_code == 0
+    plan, ran = (json.loads((tmp_path / name).read_text()) for name in ("plan.json", "run.json"))
+    assert plan["not_taken"] == ran["not_taken"] == {
+        "links to what is taken anyway": {".mp4": 1},
+        "beside the media (subtitles, pictures, lists)": {
+            **{".txt": 1, "without suffix": 1, ".jpg": 1},
+            **{".srt": 1, ".xml": 1},
+        },
+    }  # fmt: skip
+    assert select(job, "SELECT media_key, error_class FROM quarantine") == [("notes.mp4", "not_media")]
+    # A name alone drops nothing.
+    assert ("called wrongly.txt",) in select(job, "SELECT DISTINCT media_key FROM clips")
 
 
 def test_status_says_how_far_a_job_is(job, tmp_path):

@@ -325,10 +325,21 @@ def test_what_was_there_before_is_forgotten_too_and_what_counts_elsewhere_is_not
     assert (len(rows(project)), asked.clips()) == (48, 30)
 
 
+def test_what_a_file_held_before_does_not_count_again_when_it_is_forgotten(project, asked):
+    index(project)
+    video(project / "archive" / "05.mp4", "another", clips=1)
+    index(project)
+    assert cli("forget", project / "job.yaml", "--media", "05.mp4").exit_code == 0
+    left = rows(project)
+    assert "05.mp4" not in {row[0] for row in left}
+    assert cli("rebuild", project / "job.yaml").exit_code == 0
+    assert rows(project) == left
+
+
 def test_files_that_are_no_media_cost_no_row_and_no_object_each(project, asked):
     for number in range(30):
         (project / "archive" / f"{number}.srt").write_text(f"subtitles {number}")
-    assert "30 files are not media and left out (.srt 30)" in index(project)
+    assert "30 (.srt 30)" in index(project)
     job = project / "job.yaml"
     assert select(job, "SELECT count(*) FROM quarantine") == [(0,)]
     assert select(job, "SELECT count(*), sum(files_not_media) FROM media, runs GROUP BY runs.run_id") == [(12, 360)]
@@ -438,5 +449,5 @@ def test_what_is_left_out_is_counted_once_also_where_an_archive_was_moved(projec
     (project / "archive" / "notes.srt").write_text("subtitles")
     index(project)
     move_the_archive(project)
-    assert "1 file is not media and left out (.srt 1)" in index(project)
+    assert "1 (.srt 1)" in index(project)
     assert asked.clips() == 24

@@ -1,10 +1,10 @@
 """The probing process: reads one size a line, opens a file of it with libav, writes what it found as lines of JSON.
 
-Promises: for every line read, lines `{"info": ...}`, the first coarse, each better than the one before, and then
-`{"done": true}`; or `{"error_class": ..., "message": ...}`. The file's bytes are asked for with `{"read": [offset,
-length]}` and come on stdin as they are, so that this process needs no path, no network and no credentials. Knows
-nothing about pools, limits or retries: `probing.py` keeps it alive, ends it on time and trusts it no further than JSON,
-since a hostile file may crash it or own it.
+Promises: for every line (`scan` or `glance`, and a size), lines `{"info": ...}`, the first coarse, each better
+than the one before, then `{"done": true}`; or `{"error_class": ..., "message": ...}`. The bytes are asked for
+with `{"read": [offset, length]}` and come on stdin, so that this process needs no path, no network and no
+credentials. Knows nothing about pools, limits or retries: `probing.py` keeps it alive, ends it on time and trusts it no
+further than JSON, since a hostile file may crash it or own it.
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import av
 import av.error
 import av.logging
 from av.container import InputContainer
-from av.stream import Disposition
 
-from workers.media.confinement import (
-    AUDIO_DECODERS,
-    DECODERS,
-    DEMUXERS,
-    MAX_SOURCE_PIXELS,
-    MAX_STREAMS,
-    PROTOCOLS,
-    VIDEO_DECODERS,
+from workers.media._joints import (
+    Bytes,
+    Part,
+    encrypted_streams,
+    is_indexed_mp4,
+    is_scrambled,
+    is_still,
+    joints,
+    programmes,
+    stated_s,
 )
+from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S, Stretch, Timeline, scan
+from workers.media._tracks import TooManyPixels, codecs_of, described, listen
+from workers.media.confinement import DECODERS, DEMUXERS, MAX_STREAMS, PROTOCOLS
+from workers.media.tracks import OTHER_PROGRAMME
 
 LONGEST_S = 7 * 24 * 3600.0
 """A longer file is refused: its declared length would make more clips than anyone means to ask about."""
 
-LEAST_BYTES_PER_S = 16
-"""A file with less than this has a made-up declared duration; the true one is found by scanning."""
+INDEXED = frozenset({"wav", "w64", "aiff", "caf", "au", "flac", "avi", "mxf", "gxf", "dv"})
+"""Containers of which the header tells the length and nothing can be joined on, besides an MP4 with its index."""
 
-LONGEST_GAP_S = 600.0
-"""In a file with fewer bytes than that, what comes after a longer gap in all streams is a damaged time: one flipped bit
-would make a day of clips out of 30 kB."""
+BROADCAST = frozenset({"mpegts", "mpeg"})
+"""Whose clock may jump by design."""
 
-SCAN_PACKETS = 5_000_000
-"""Most packets read to find a length that is not declared: about 24 h of video with sound."""
+SAME_START_S = 0.5
+"""A container's own start this close to its first packet's time is kept: sound may begin with samples to be skipped."""
+
+CUT_OFF_S = 1.0
+"""A file whose packets end so much earlier than it says was cut off."""
 
 END_PACKETS = 20_000
 """Most packets read to find where the readable part ends."""
-
-FIRST_PACKETS = 200
-"""Most packets decoded in search of a first picture."""
 
 SERVED_BYTES = 1 << 20
 """Most that is asked of the parent at once."""
 
 BUFFER_BYTES = 1 << 17
-"""What libav reads at once: a request costs 50 us, and a whole file is read where no length is declared."""
-
-PQ, HLG = 16, 18
-"""AVColorTransferCharacteristic: SMPTE ST 2084 and ARIB STD-B67."""
-
-COVER_ART = Disposition.attached_pic | Disposition.timed_thumbnails
+"""What libav reads at once: a request costs 50 us, and a whole file is read where no index tells its timeline."""
 
 ALLOWED = "mp4/mov, matroska/webm, avi, mpegts, mpeg, flv, asf, ogg, mxf, wav, mp3, flac, aac and a few more"
 
@@ -123,61 +123,266 @@ def _tags(container: InputContainer) -> list[tuple[str, str]]:
     return tags if timecode is None or "timecode" in dict(tags) else sorted([*tags, ("timecode", timecode[:1000])])
 
 
-def findings(file: Served, read_timeout_s: float) -> Iterator[dict[str, Any]]:
-    """The fields of `MediaInfo`, first without the ends of the streams, then with them. Raises Refused."""
-    size = file.size
+def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iterator[dict[str, Any]]:
+    """The fields of `MediaInfo`, first as declared, then better. Raises Refused.
+
+    With `scans`, every packet is read of a file whose timeline no index tells, and the last say what they told.
+    """
+    size, content = file.size, file
     with _opened(file, read_timeout_s) as container:
-        start_s = (container.start_time or 0) / av.time_base
-        video, audio = _chosen(container, "video"), _chosen(container, "audio")
-        if video is None and audio is None:
-            what = f"a {container.format.name} file without pictures or sound that can be decoded"
-            raise Refused("no_streams", what + _codecs(container))
-        info: dict[str, Any] = {
-            "container": _NAMES.get(container.format.name, container.format.name.split(",")[0]),
-            "start_s": start_s,
-            "tags": _tags(container),
+        info = _about(container, content)
+        declared_s = _declared_s(container, info, size)
+        is_indexed = info["container"] in INDEXED and not joints(content, size, info["container"])
+        if info["container"] == "mp4":
+            is_indexed = is_indexed_mp4(content, size) and not _pauses(container, info["tracks"])
+        if declared_s is not None:
+            if declared_s > LONGEST_S:
+                raise Refused("too_large", f"{declared_s:.0f} s long; at most {LONGEST_S:.0f} s are taken")
+            info["duration_s"] = declared_s
+            yield info
+            if is_indexed or not scans:
+                info |= _last_ends(container, info["tracks"], declared_s, info["start_s"])
+                if info["container"] == "matroska" and info["start_s"] > 0:
+                    # Some writers do declare the length.
+                    last_s = max(info["video_end_s"] or 0.0, info["audio_end_s"] or 0.0)
+                    info["duration_s"] = max(declared_s, min(declared_s + info["start_s"], last_s))
+                yield info | _heard(container, info) | {"is_checked": is_indexed}
+                return
+    yield _joined(info, list(_parts(file, read_timeout_s)))
+
+
+def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
+    """What headers and first pictures say, without any length."""
+    name = _NAMES.get(container.format.name, container.format.name.split(",")[0])
+    locked = encrypted_streams(content, name)
+    try:
+        tracks = described(container)
+    except TooManyPixels as error:
+        raise Refused("too_large", str(error)) from error
+    if locked and (None in locked or all(track["index"] in locked for track in tracks)):
+        raise Refused("encrypted", "its pictures and sound are encrypted; decrypt the file to have it answered")
+    tracks = [track for track in tracks if track["index"] not in locked]
+    if name == "mpegts":
+        tracks = _of_one_programme(container, tracks, programmes(content))
+    if not tracks:
+        what = f"a {container.format.name} file without pictures or sound that can be decoded"
+        raise Refused("no_streams", what + codecs_of(container))
+    return {
+        "container": name,
+        "start_s": (container.start_time or 0) / av.time_base,
+        "tags": _tags(container),
+        "tracks": tracks,
+        "mixes_mono": name == "mxf" or container.metadata.get("major_brand") == "qt  ",
+    }
+
+
+def _of_one_programme(
+    container: InputContainer, tracks: list[dict[str, Any]], all_programmes: list[set[int]]
+) -> list[dict[str, Any]]:
+    """The tracks, those of other programmes than the one with the largest picture marked: they have clocks of their
+    own."""
+    if len(all_programmes) < 2:
+        return tracks
+
+    def size(programme: set[int]) -> int:
+        mine = [track for track in tracks if container.streams[track["index"]].id in programme]
+        return max((track.get("width", 0) * track.get("height", 0) for track in mine), default=-1)
+
+    main = max(all_programmes, key=size)
+    return [
+        track if container.streams[track["index"]].id in main else {**track, "flags": [OTHER_PROGRAMME]}
+        for track in tracks
+    ]
+
+
+def _is_other(track: dict[str, Any]) -> bool:
+    return OTHER_PROGRAMME in track["flags"]
+
+
+def _pauses(container: InputContainer, tracks: list[dict[str, Any]]) -> bool:
+    """Whether an index has pictures and sound stop together for so long that it was no pause in what is shown."""
+    gaps: dict[str, list[tuple[float, float]]] = {"video": [], "audio": []}
+    for track in tracks:
+        stream = container.streams[track["index"]]
+        unit, before = float(stream.time_base or 0), None
+        for entry in stream.index_entries:
+            at = entry.timestamp * unit
+            if before is not None and at - before > FILE_GAP_S:
+                gaps[track["kind"]].append((before, at))
+            before = at
+    return any(min(a, b) - max(c, d) > FILE_GAP_S for c, a in gaps["video"] for d, b in gaps["audio"])
+
+
+def _declared_s(container: InputContainer, info: dict[str, Any], size: int) -> float | None:
+    """The length that the container states or libav estimates; None where there is none or it is made up."""
+    if not container.duration:
+        return None
+    declared_s = container.duration / av.time_base
+    if info["container"] == "matroska" and info["start_s"] > 0:
+        declared_s -= info["start_s"]  # Matroska declares the last time, not the length
+    return float(declared_s) if declared_s > 0 and declared_s * LEAST_BYTES_PER_S <= size else None
+
+
+def _heard(container: InputContainer, info: dict[str, Any]) -> dict[str, Any]:
+    """Which tracks and channels are silent."""
+    tracks, notes = listen(container, info["tracks"], info["start_s"], info["duration_s"])
+    return {"tracks": tracks, "notes": notes}
+
+
+def _parts(content: Served, read_timeout_s: float) -> Iterator[dict[str, Any]]:
+    """The stretches of continuous time, each a segment whose `info` describes it as a file of its own.
+
+    A segment without `info` stands for something that cannot be read.
+    """
+    container_name = ""
+    with _opened(content, read_timeout_s) as container:
+        container_name = _NAMES.get(container.format.name, container.format.name.split(",")[0])
+    size = content.size
+    edges = [0, *joints(content, size, container_name), size]
+    for first, end in pairwise(edges):
+        try:
+            yield from _stretches(content, first, end, read_timeout_s)
+        except Refused:
+            if len(edges) == 2:
+                raise
+            yield {"info": None}
+
+
+def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> Iterator[dict[str, Any]]:
+    """The same of what lies between two bytes: one recording, or a broadcast of which the clock jumps."""
+    bytes_ = content if (first, end) == (0, content.size) else Part(content, first, end)
+    with _opened(bytes_, read_timeout_s) as container:
+        info = _about(container, Part(content, first, end))
+    # Looking at first pictures has read some packets.
+    with _opened(bytes_, read_timeout_s) as container:
+        is_broadcast = info["container"] in BROADCAST
+        kinds = {track["index"]: track["kind"] for track in info["tracks"]}
+        if is_broadcast:
+            # A programme that comes later is announced, but what its sound is nobody knows yet.
+            kinds |= {s.index: s.type for s in container.streams if s.type in ("video", "audio")}
+            for track in info["tracks"]:
+                if _is_other(track):
+                    del kinds[track["index"]]
+        declared_s = (container.duration or 0) / av.time_base
+        found_s = _declared_s(container, info, end - first)
+        says_s = stated_s(Part(content, first, end), info["container"], found_s) or 0.0
+        try:
+            timeline = scan(container, is_broadcast=is_broadcast, kinds=kinds, size=end - first, declared_s=declared_s)
+        except ValueError as error:
+            raise Refused("too_large", str(error)) from error
+        if not timeline.stretches:
+            raise Refused("no_duration", "no length is declared, and no packet with a time was found")
+        whole = (first, None if end == content.size else end)
+        for number, stretch in enumerate(timeline.stretches):
+            if number and not is_broadcast and not stretch.jumps_ahead:
+                yield {"info": None}  # only a demuxer that started there could read it
+                continue
+            part = {"video_bytes": whole, "audio_bytes": whole}
+            if is_broadcast and len(timeline.stretches) > 1:
+                part = {
+                    f"{kind}_bytes": _bytes_of(kind, timeline, number, first, whole[1]) for kind in ("video", "audio")
+                }
+            begin_s, here = stretch.start_s, info
+            if is_broadcast:
+                here = {**info, "tracks": [t for t in info["tracks"] if t["index"] in stretch.streams or _is_other(t)]}
+            if is_broadcast and number:
+                has = {kind for kind in ("video", "audio") if stretch.first_byte(kind) is not None}
+                at = min(part[f"{kind}_bytes"][0] for kind in has) if has else first
+                # Where it cannot be read from there, it is planned as the first one is, and what fails is named.
+                with (
+                    contextlib.suppress(Refused),
+                    _opened(Part(content, at, end), read_timeout_s) as again,
+                ):
+                    here = _about(again, Part(content, at, end))
+                # What the other kind's packets say from there on is of another recording.
+                here = {**here, "tracks": [track for track in here["tracks"] if not has or track["kind"] in has]}
+                with _opened(Part(content, at, end), read_timeout_s) as again:
+                    begin_s += _clock_shift(again, at, stretch)
+            elif not number and abs(begin_s - info["start_s"]) < SAME_START_S:
+                begin_s = info["start_s"]
+            ends = {
+                f"{kind}_end_s": max((e - begin_s for e in stretch.ends_s(kind)), default=None)
+                for kind in ("video", "audio")
+            }
+            duration_s = stretch.end_s - stretch.start_s + (stretch.start_s - begin_s if not number else 0.0)
+            if len(timeline.stretches) == 1 and says_s > duration_s + CUT_OFF_S:
+                duration_s = says_s  # what is not there is asked for, and named as missing
+            here = {**here, **ends, "start_s": begin_s, "duration_s": duration_s, "lag_s": timeline.lag_s}
+            if number == 0 or not is_broadcast:
+                here |= _heard(container, here)
+            if duration_s > 0:
+                yield {**part, "info": here | {"is_checked": True}}
+
+
+def _bytes_of(kind: str, timeline: Timeline, number: int, first: int, end: int | None) -> tuple[int, int | None]:
+    """Where a stretch's packets of one kind lie: from its own first one to the next stretch's."""
+    here = timeline.stretches[number].first_byte(kind)
+    later = (one.first_byte(kind) for one in timeline.stretches[number + 1 :])
+    after = next((byte for byte in later if byte is not None), None)
+    begin = first if not number or here is None else first + here
+    return begin, end if after is None else first + after
+
+
+def _clock_shift(container: InputContainer, at: int, stretch: Stretch) -> float:
+    """What the same packet's time is when the file is read from `at` on, less what it is when read from the start.
+
+    libav counts on over the wrap of a broadcast's clock, from wherever it began to read.
+    """
+    known = {seen.first_byte: seen.start_s for seen in stretch.streams.values() if seen.is_first_start}
+    with contextlib.suppress(av.error.FFmpegError):
+        for number, packet in enumerate(container.demux()):
+            if number >= END_PACKETS:
+                break
+            if packet.pts is not None and packet.pos is not None and (packet.pos + at) in known:
+                return float(packet.pts * packet.time_base) - known[packet.pos + at]
+    return 0.0
+
+
+def _joined(info: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The whole file out of its segments, which count content on from one to the next."""
+    readable = [part for part in parts if part["info"] is not None]
+    if not readable:
+        raise Refused("no_duration", "no length is declared, and no packet with a time was found")
+    at_s = 0.0
+    for part in readable:
+        part["start_s"], part["pts_s"] = at_s, part["info"]["start_s"]
+        at_s += part["info"]["duration_s"]
+        part["end_s"] = at_s
+    if at_s > LONGEST_S:
+        raise Refused("too_large", f"{at_s:.0f} s long; at most {LONGEST_S:.0f} s are taken")
+    notes = list(readable[0]["info"].get("notes", ()))
+    if lost := len(parts) - len(readable):
+        notes.append(f"{lost} parts of the file begin in its middle and cannot be read")
+    found = {**info, **readable[0]["info"], "notes": notes}
+    if len(readable) > 1:
+        ends = {
+            name: max((p["start_s"] + p["info"][name] for p in readable if p["info"][name] is not None), default=None)
+            for name in ("video_end_s", "audio_end_s")
         }
-        if video is not None:
-            info |= _about_video(container, video)
-        if audio is not None:
-            info |= _about_audio(container, audio)
-        duration_s = container.duration / av.time_base if container.duration else None
-        if duration_s is not None and info["container"] == "matroska" and start_s > 0:
-            duration_s -= start_s  # Matroska declares the last time, not the length
-        if duration_s is not None and duration_s * LEAST_BYTES_PER_S > size:
-            duration_s = None
-        chosen = {"video_end_s": video, "audio_end_s": audio}
-        if duration_s is None or duration_s <= 0:
-            ends = _scanned_ends(container, chosen, start_s, size)
-            duration_s = max((end for end in ends.values() if end is not None), default=0.0)
-            if duration_s <= 0:
-                raise Refused("no_duration", "no length is declared, and no packet with a time was found")
-            info |= ends
-        if duration_s > LONGEST_S:
-            raise Refused("too_large", f"{duration_s:.0f} s long; at most {LONGEST_S:.0f} s are taken")
-        info["duration_s"] = duration_s
-        yield info
-        if "video_end_s" not in info:
-            ends = _last_ends(container, chosen, duration_s, start_s)
-            if info["container"] == "matroska" and start_s > 0:
-                # Some writers do declare the length.
-                info["duration_s"] = max(duration_s, min(duration_s + start_s, *(end or 0.0 for end in ends.values())))
-            yield info | ends
+        found |= {**ends, "duration_s": at_s, "segments": readable}
+    return found
 
 
-def _opened(file: Served, read_timeout_s: float) -> InputContainer:
+def _opened(file: Served | Part, read_timeout_s: float) -> InputContainer:
+    head = _head(file)
+    if is_still(head):
+        raise Refused("not_media", f"a photo ({head[8:12].decode(errors='replace')}), not a film or a sound")
     options = {
         "protocol_whitelist": PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),
         "codec_whitelist": DECODERS,
         "max_streams": str(MAX_STREAMS),
     }
+    # With a place of its own to read on from, whatever else is read of the file meanwhile.
+    own = Part(file, 0, file.size) if isinstance(file, Served) else file
     try:
         return av.open(
-            file, "r", options=options, metadata_errors="replace", timeout=read_timeout_s, buffer_size=BUFFER_BYTES
+            own, "r", options=options, metadata_errors="replace", timeout=read_timeout_s, buffer_size=BUFFER_BYTES
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        head = _head(file)
+        if is_scrambled(own):
+            message = "a scrambled broadcast; descramble the file to have it answered"
+            raise Refused("encrypted", message) from error
         if head[4:8] in _MP4_BOXES:
             message = "an MP4 file whose index (moov) is missing or damaged: cut off while it was written or copied"
             raise Refused("truncated", message) from error
@@ -186,151 +391,45 @@ def _opened(file: Served, read_timeout_s: float) -> InputContainer:
         raise Refused("not_media", f"not media in a container that is allowed ({ALLOWED})") from error
 
 
-def _head(file: Served) -> bytes:
+def _head(file: Served | Part) -> bytes:
     file.seek(0)
-    return file.read(16)
+    head = file.read(16)
+    file.seek(0)
+    return head
 
 
-def _chosen(container: InputContainer, kind: str) -> Any | None:
-    """The default stream of a kind, else the first, among those that can be decoded; cover art is not video."""
-    fit = [
-        stream
-        for stream in container.streams
-        if stream.type == kind and _is_read(stream) and not stream.disposition & COVER_ART
-    ]
-    if kind == "audio":
-        fit = [stream for stream in fit if getattr(stream.codec_context, "sample_rate", 0)]
-    return next((stream for stream in fit if stream.disposition & Disposition.default), fit[0] if fit else None)
-
-
-def _is_read(stream: Any) -> bool:
-    return stream.codec_context is not None and stream.codec_context.name in (*VIDEO_DECODERS, *AUDIO_DECODERS)
-
-
-def _codecs(container: InputContainer) -> str:
-    """What a file without a stream to read has instead."""
-    others = sorted({s.codec_context.name for s in container.streams if s.codec_context is not None})
-    return f"; it has {', '.join(others)[:200]}, which is not read" if others else ""
-
-
-def _about_video(container: InputContainer, stream: Any) -> dict[str, Any]:
-    codec = stream.codec_context
-    if codec.width * codec.height > MAX_SOURCE_PIXELS:
-        message = f"{codec.width}x{codec.height} pixels a frame; at most {MAX_SOURCE_PIXELS} are decoded"
-        raise Refused("too_large", message)
-    frame = _first_frame(container, stream)
-    width, height = (frame.width, frame.height) if frame is not None else (codec.width, codec.height)
-    if not width or not height:
-        raise Refused("no_streams", f"no picture could be decoded to learn its size ({codec.name})")
-    aspect = stream.sample_aspect_ratio
-    if aspect and 0.1 < aspect < 10:
-        width = max(1, round(width * float(aspect)))
-    rotation = round(frame.rotation) % 360 if frame is not None else 0
-    if rotation in (90, 270):
-        width, height = height, width
-    average, base = (float(rate) if rate else None for rate in (stream.average_rate, stream.base_rate))
-    interlaced = bool(frame.interlaced_frame) if frame is not None else False
-    # The base rate of interlaced material counts fields.
-    even = average and base and any(abs(base / n - average) < 0.02 * average for n in ((1, 2) if interlaced else (1,)))
-    rate = average or base
-    return {
-        "video_codec": codec.name,
-        "video_stream": [s.index for s in container.streams.video].index(stream.index),
-        "width": width,
-        "height": height,
-        "frame_rate": rate if rate and 0 < rate <= 1000 else None,
-        "variable_rate": not even,
-        "rotation_deg": rotation,
-        "hdr": (codec.color_trc or (frame.color_trc if frame is not None else None)) in (PQ, HLG),
-        "interlaced": interlaced,
-    }
-
-
-def _about_audio(container: InputContainer, stream: Any) -> dict[str, Any]:
-    streams = list(container.streams.audio)
-    return {
-        "audio_codec": stream.codec_context.name,
-        "audio_stream": [s.index for s in streams].index(stream.index),
-        "audio_streams": len(streams),
-        "sample_rate": stream.codec_context.sample_rate,
-        "channels": stream.codec_context.channels or None,  # some codecs tell only when decoded
-    }
-
-
-def _first_frame(container: InputContainer, stream: Any) -> Any | None:
-    """Rotation and interlacing are known for certain only from a decoded picture."""
-    stream.codec_context.thread_count = 1
-    stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS), "codec_whitelist": DECODERS}
-    with contextlib.suppress(av.error.FFmpegError, ValueError):
-        for number, packet in enumerate(container.demux(stream)):
-            with contextlib.suppress(av.error.FFmpegError):
-                for frame in packet.decode():
-                    return frame
-            if number >= FIRST_PACKETS:
-                break
-    return None
-
-
-def _packets(
-    container: InputContainer, chosen: dict[str, Any], from_s: float, start_s: float, most: int
-) -> Iterator[tuple[str, float, float]]:
-    """(name, begin, end) of the chosen streams' packets in seconds from the start, reading on from `from_s`."""
-    names = {stream.index: name for name, stream in chosen.items() if stream is not None}
+def _ends(
+    container: InputContainer, kinds: dict[int, str], from_s: float, start_s: float, most: int
+) -> dict[str, float | None]:
+    """Where the last packet of each kind ends, in seconds from the start, reading on from `from_s`."""
+    ends: dict[str, float | None] = {"video_end_s": None, "audio_end_s": None}
     with contextlib.suppress(av.error.FFmpegError, ValueError):
         container.seek(round((start_s + from_s) * av.time_base), backward=True, any_frame=False)
-        for number, packet in enumerate(container.demux([s for s in chosen.values() if s is not None])):
+        for number, packet in enumerate(container.demux([container.streams[index] for index in kinds])):
             if number >= most:
                 break
             if packet.pts is None or packet.time_base is None or not packet.size:
                 continue
-            begin = float(packet.pts * packet.time_base) - start_s
-            end = begin + float((packet.duration or 0) * packet.time_base)
+            end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - start_s
+            name = f"{kinds[packet.stream_index]}_end_s"
             if math.isfinite(end):
-                yield names[packet.stream.index], begin, end
-
-
-def _ends(
-    container: InputContainer, chosen: dict[str, Any], from_s: float, start_s: float, most: int
-) -> dict[str, float | None]:
-    """Where the last packet of each chosen stream ends, in seconds from the start, reading on from `from_s`."""
-    ends: dict[str, float | None] = dict.fromkeys(chosen)
-    for name, _, end in _packets(container, chosen, from_s, start_s, most):
-        ends[name] = max(end, ends[name] or 0.0)
-    return ends
-
-
-def _scanned_ends(
-    container: InputContainer, chosen: dict[str, Any], start_s: float, size: int
-) -> dict[str, float | None]:
-    """The same for a whole file, without what only damaged times say."""
-    by_minute: dict[int, dict[str, float]] = {}
-    for name, begin, end in _packets(container, chosen, 0.0, start_s, SCAN_PACKETS):
-        minute = by_minute.setdefault(int(begin // 60), {})
-        minute[name] = max(end, minute.get(name, 0.0))
-    ends: dict[str, float | None] = dict.fromkeys(chosen)
-    reached_s = 0.0
-    for number, minute in sorted(by_minute.items()):
-        last_s = max(minute.values())
-        if number * 60 - reached_s > LONGEST_GAP_S and last_s * LEAST_BYTES_PER_S > size:
-            break
-        for name, end in minute.items():
-            ends[name] = max(end, ends[name] or 0.0)
-        reached_s = max(reached_s, last_s)
+                ends[name] = max(end, ends[name] or 0.0)
     return ends
 
 
 def _last_ends(
-    container: InputContainer, chosen: dict[str, Any], duration_s: float, start_s: float
+    container: InputContainer, tracks: list[dict[str, Any]], duration_s: float, start_s: float
 ) -> dict[str, float | None]:
     """The same for a file of declared length: near its end, or, if nothing can be read there, by bisection."""
+    kinds = {track["index"]: track["kind"] for track in tracks}
     low_s, high_s = 0.0, max(0.0, duration_s - 2.0)
-    ends = _ends(container, chosen, high_s, start_s, END_PACKETS)
+    ends = _ends(container, kinds, high_s, start_s, END_PACKETS)
     if all(end is None for end in ends.values()):
         while high_s - low_s > 2.0:
             middle_s = (low_s + high_s) / 2
-            readable = any(end is not None for end in _ends(container, chosen, middle_s, start_s, 1).values())
+            readable = any(end is not None for end in _ends(container, kinds, middle_s, start_s, 1).values())
             low_s, high_s = (middle_s, high_s) if readable else (low_s, middle_s)
-        ends = _ends(container, chosen, low_s, start_s, END_PACKETS)
+        ends = _ends(container, kinds, low_s, start_s, END_PACKETS)
     return ends
 
 
@@ -339,9 +438,10 @@ def main() -> None:
     av.logging.set_level(None)
     read_timeout_s = float(sys.argv[1])
     while line := sys.stdin.buffer.readline():
-        file = Served(int(line))
+        how, size = line.decode().split()
+        file = Served(int(size))
         try:
-            for found in findings(file, read_timeout_s):
+            for found in findings(file, read_timeout_s, scans=how == "scan"):
                 _say({"info": found})
             _say({"done": True})
         except Refused as error:

@@ -11,6 +11,7 @@ presentation times.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import stat
@@ -30,8 +31,9 @@ from workers.errors import (
     NotMedia,
 )
 from workers.media.confinement import MAX_SOURCE_PIXELS
-from workers.media.extraction import SAMPLE_RATE, Frames, Samples, Span, Take, newest, take_span, tone_maps
-from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo
+from workers.media.extraction import SAME_ASPECT, Frames, Span, Take, newest, take_span, tone_maps
+from workers.media.sound import SAMPLE_RATE, SILENT_LEVEL, Samples, mean, placed, runs, silence_s
+from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo, Noticed, Segment
 
 EARLIER_SEEK_S = 12.0
 """Some containers seek to a point after the one asked for. A clip that lacks something is tried once more from this
@@ -43,6 +45,18 @@ HOLD_S = 0.25
 LONGEST_ASPECT = 100
 """The models' image processors refuse pictures 200 times as long as wide; beyond half of that the long side is
 squeezed."""
+
+LEAD_S = 2.5
+"""Reading begins this much before a clip: decoders need a run-up, and jitter of times shows only over a second."""
+
+LONGEST_WITHOUT_SEEKING_S = 600.0
+"""A badly interleaved part of a file is read from its beginning if the clip is no further in than this."""
+
+LEAST_GAP_S = 0.1
+"""A shorter gap in the sound is a codec's own packet, not worth a word."""
+
+FULL_SCALE = 1.0 - 1.0 / 32768
+"""A sample at or above it is clipped."""
 
 LEAST_SOUND_S = 0.05
 """Sound alone must be this long: the models' audio encoders make no token of less than 30 to 40 ms."""
@@ -66,8 +80,22 @@ class _Judged:
 
     frames: Frames | None
     audio: Samples | None
-    share: float
+    shares: tuple[float, ...]
+    """Of pictures and of sound, as far as the file has them."""
+    begins_late: bool
+    """Whether the span's beginning lacks something that may lie earlier in the file than reading began."""
     notes: tuple[str, ...]
+    noticed: Noticed
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What makes one take of the same span better than another."""
+        return self.share, -self.noticed.silent_s
+
+    @property
+    def share(self) -> float:
+        """The smaller one."""
+        return round(max(0.0, min(self.shares)), 6)
 
 
 def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, settings: DecodeSettings) -> DecodedClip:
@@ -75,26 +103,43 @@ def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, setti
 
     Returns uint8 RGB frames (T, H, W, 3) with T = ceil(length * fps - LEAST_TAIL), at most `settings.max_pixels` each
     in the aspect displayed (after rotation), and float32 mono sound of round(length * 16000) samples; None for what the
-    file lacks.
+    file lacks. A span lies in one of the file's continuous parts: what reaches beyond is missing.
 
     Raises MediaMissing, NotMedia (not a regular file), NoStreams, MediaTooLarge, ClipTooShort, DecodeTimeout,
-    DecodeFailed (nothing of the span) and DecodeIncomplete (less than `settings.min_share`).
+    DecodeFailed (nothing of the span) and DecodeIncomplete (less than `settings.min_share` of pictures and of sound).
     """
     _check_file(path, settings)
-    span = _span(info, clip, settings)
+    number = info.part_at(clip.start_s)
+    part = info.parts[number]
+    place = _Place(part.info, clip.start_s - part.start_s, clip.length_s)
+    span = _span(info, part, clip, settings)
     started = time.monotonic()
-    best = _judge(take_span(path, info, span, settings, started), span, info, clip, settings)
-    if best.share < 1 and clip.start_s > 0:
-        earlier = _earlier(span, clip)
-        again = _judge(take_span(path, info, earlier, settings, started), earlier, info, clip, settings)
-        best = again if again.share > best.share else best
-    if best.share == 0:
+    begins_s = info.parts[0].pts_s if part.video_bytes == info.parts[0].video_bytes else part.pts_s
+    known_lag = info.is_checked and not info.segments
+    best: _Judged | None = None
+    for lead_s in (LEAD_S + part.info.lag_s, EARLIER_SEEK_S + part.info.lag_s, math.inf):
+        seek_s = span.pts_s - lead_s
+        attempt = replace(span, seek_s=seek_s if seek_s > begins_s else None)
+        again = _judge(take_span(path, part.info, attempt, settings, started), span, place, settings)
+        best = (
+            again
+            if best is None or (again.share, -again.noticed.silent_s) > (best.share, -best.noticed.silent_s)
+            else best
+        )
+        is_late = best.begins_late and not known_lag
+        may_be_earlier = (best.share < 1 or is_late) if lead_s < EARLIER_SEEK_S else is_late
+        if not may_be_earlier or attempt.seek_s is None:
+            break
+        if lead_s >= EARLIER_SEEK_S and place.start_s > LONGEST_WITHOUT_SEEKING_S:
+            break
+    assert best is not None
+    if max(best.shares) <= 0:
         raise DecodeFailed(
             f"nothing could be decoded from {clip.start_s:g} s to {clip.end_s:g} s; " + "; ".join(best.notes)
         )
-    if best.share < settings.min_share:
+    if max(best.shares) < settings.min_share:
         raise DecodeIncomplete(
-            f"only {best.share:.1%} of the clip from {clip.start_s:g} s to {clip.end_s:g} s could be decoded, "
+            f"only {max(best.shares):.1%} of the clip from {clip.start_s:g} s to {clip.end_s:g} s could be decoded, "
             f"min_share is {settings.min_share:.0%}; " + "; ".join(best.notes)
         )
     return DecodedClip(
@@ -105,7 +150,26 @@ def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, setti
         decoded_share=best.share,
         decode_s=time.monotonic() - started,
         notes=best.notes,
+        noticed=replace(
+            best.noticed,
+            segment=number,
+            segment_pts_s=round(span.pts_s, 6),
+            decoded_hash=_hash_of(best.frames, best.audio),
+        ),
     )
+
+
+def _hash_of(frames: Frames | None, audio: Samples | None) -> str:
+    """See `Noticed.decoded_hash`: 40 ms for 36 MB, where decoding takes a second."""
+    moves = frames is not None and any(not np.array_equal(frames[0], frame) for frame in frames[1:])
+    sounds = audio is not None and len(audio) > 0 and float(np.abs(audio).max()) > SILENT_LEVEL
+    if not moves and not sounds:
+        return ""
+    found = hashlib.blake2b(digest_size=8)
+    for content in (frames, audio):
+        if content is not None:
+            found.update(np.ascontiguousarray(content).data)
+    return found.hexdigest()
 
 
 def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
@@ -138,29 +202,43 @@ def _check_file(path: str | os.PathLike[str], settings: DecodeSettings) -> None:
         raise MediaTooLarge(f"{found.st_size} bytes; max_media_bytes is {settings.max_media_bytes}")
 
 
-def _span(info: MediaInfo, clip: Clip, settings: DecodeSettings) -> Span:
+@dataclass(frozen=True)
+class _Place:
+    """Where a span lies in a continuous part of a file."""
+
+    info: MediaInfo
+    """Of the part."""
+    start_s: float
+    """From the part's beginning."""
+    length_s: float
+
+
+def _span(info: MediaInfo, part: Segment, clip: Clip, settings: DecodeSettings) -> Span:
     if not info.has_video and not info.has_audio:
         raise NoStreams("the file has neither pictures nor sound")
     if clip.length_s <= 0:
         raise DecodeFailed(f"a clip must have a length, got {clip.start_s:g} s to {clip.end_s:g} s")
-    if info.has_video:
-        if not info.width or not info.height:
-            raise DecodeFailed(f"the size of the picture is unknown (codec {info.video_codec})")
-        if info.width * info.height > MAX_SOURCE_PIXELS:
-            raise MediaTooLarge(f"{info.width}x{info.height} pixels; at most {MAX_SOURCE_PIXELS} a frame are decoded")
-    frames, height, width, samples = decoded_shape(info, clip.length_s, settings)
+    here = part.info
+    if here.has_video:
+        if not here.width or not here.height:
+            raise DecodeFailed(f"the size of the picture is unknown (codec {here.video_codec})")
+        if here.width * here.height > MAX_SOURCE_PIXELS:
+            raise MediaTooLarge(f"{here.width}x{here.height} pixels; at most {MAX_SOURCE_PIXELS} a frame are decoded")
+    frames, height, width, samples = decoded_shape(here, clip.length_s, settings)
     if not frames and samples < LEAST_SOUND_S * SAMPLE_RATE:
         raise ClipTooShort(
             f"{1000 * clip.length_s:.1f} ms of sound and no picture; at least {1000 * LEAST_SOUND_S:g} ms"
         )
     span = Span(
-        seek_s=clip.start_s if clip.start_s > 0 else None,
-        offset_s=0.0,
+        pts_s=part.pts_s + clip.start_s - part.start_s,
+        seek_s=None,
         length_s=clip.length_s,
         frames=frames,
         height=height,
         width=width,
         samples=samples,
+        video_bytes=part.video_bytes,
+        audio_bytes=part.audio_bytes,
     )
     wanted = frames * span.frame_bytes + 4 * samples
     if wanted > settings.max_bytes:
@@ -171,106 +249,127 @@ def _span(info: MediaInfo, clip: Clip, settings: DecodeSettings) -> Span:
     return span
 
 
-def _earlier(span: Span, clip: Clip) -> Span:
-    seek_s = max(0.0, clip.start_s - EARLIER_SEEK_S)
-    return replace(span, seek_s=seek_s or None, offset_s=clip.start_s - seek_s)
-
-
-def _judge(take: Take, span: Span, info: MediaInfo, clip: Clip, settings: DecodeSettings) -> _Judged:
+def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _Judged:
     """Compare what came with what the source's times say, and fill up to the span's counts.
 
-    A gap in the times is a loss if ffmpeg complained, if nothing shows that the file goes on that far, or if the stream
-    has no gaps by nature (an even frame rate, sound on both sides); otherwise it is how the file is (a slide that
-    stays, a sound track that ends early), and is filled without being a loss.
+    A gap in the times is a loss if ffmpeg complained, if nothing shows that the file goes on that far, or if the
+    pictures have no gaps by nature (an even frame rate in a broadcast); otherwise it is how the file is (a slide that
+    stays, a microphone that is switched off, a sound track that ends early), and is filled without being a loss.
     """
-    ends = [t - clip.start_s for t in (info.video_end_s, info.audio_end_s) if t is not None]
-    ends += [float(t[-1]) for t in (take.frame_times, take.audio_times) if len(t)]
+    info = place.info
+    placed_sounds = [placed(sound, span.samples) for sound in take.sounds]
+    ends = [t - place.start_s for t in (info.video_end_s, info.audio_end_s) if t is not None]
+    ends += [float(take.frame_times[-1])] if len(take.frame_times) else []
+    ends += [float(sound.starts[-1]) for sound in take.sounds if len(sound.starts)]
     reaches_s = max(ends, default=0.0) + HOLD_S
     shares: list[float] = []
     notes: list[str] = []
     frames: Frames | None = None
     audio: Samples | None = None
+    silent_s = held_s = missing_s = clipped_share = 0.0
+    begins_late = False
     if span.frames:
-        lost = _lost_frames(take, span, info, clip, settings.fps, reaches_s)
+        complained = _complains(take, info, "video")
+        lost, held = _lost_frames(take, span, place, settings.fps, reaches_s, complained)
         corrupt = take.finished.stderr.lower().count("corrupt decoded frame") / max(1, len(take.frame_times))
         shares.append(min(1 - float(lost.mean()), 1 - min(1.0, corrupt)))
+        missing_s, held_s = _seconds(lost, span, settings.fps), _seconds(held, span, settings.fps)
         if lost.any():
             first = int(lost.argmax())
             notes.append(
                 f"{int(lost.sum())} of {span.frames} pictures are missing, the first at {first / settings.fps:g} s"
             )
-        late_s = float(take.frame_times[0]) if clip.start_s == 0 and len(take.frame_times) else 0.0
-        if late_s > 1:
+        late_s = float(take.frame_times[0]) if len(take.frame_times) else span.length_s
+        begins_late = late_s > HOLD_S
+        if place.start_s == 0 and late_s > 1:
             notes.append(f"no picture before {late_s:.1f} s: the first one, or black, was put there")
         frames = _filled(take.frames, span.frames)
         if info.hdr:
             notes.append("HDR pictures were tone-mapped" if tone_maps() else "HDR pictures were not tone-mapped: dark")
+        notes += _other_shapes(take, info)
     if span.samples:
-        lost_s, silent_s = _lost_sound(take, span, reaches_s)
+        sounds = {track.number: track.channels or 1 for track in info.tracks if track.kind == "audio"}
+        audio, has = mean(placed_sounds, [sounds.get(n, 1) for n in info.audio_mix] or [1])
+        gaps = runs(~has, LEAST_GAP_S)
+        if _complains(take, info, "audio"):
+            lost_s = sum(end - begin for begin, end in gaps)
+        else:
+            lost_s = sum(max(0.0, end - max(begin, reaches_s)) for begin, end in gaps)
         shares.append(1 - lost_s / span.length_s)
+        missing_s = max(missing_s, lost_s)
+        silent_s = silence_s(audio, has)
         if lost_s:
             notes.append(f"{lost_s:.2f} of {span.length_s:g} s of sound are missing")
-        if silent_s - lost_s > 1:
-            notes.append(f"the sound track has nothing for {silent_s - lost_s:.1f} s: silence was put there")
-        audio = _placed(take, span)
+        empty_s = sum(end - begin for begin, end in gaps) - lost_s
+        if empty_s > 1:
+            notes.append(f"the sound track has nothing for {empty_s:.1f} s: silence was put there")
+        begins_late = begins_late or bool(gaps and gaps[0][0] == 0)
+        clipped_share = float((np.abs(audio) >= FULL_SCALE).mean())
+        audio = audio.clip(-1.0, 1.0)
     if take.complaints:
         notes.append("damaged" + _said(take))
-    return _Judged(frames=frames, audio=audio, share=round(max(0.0, min(shares)), 6), notes=tuple(notes))
+    noticed = Noticed(
+        silent_s=silent_s,
+        held_s=held_s,
+        missing_s=round(missing_s, 6),
+        clipped_share=round(clipped_share, 6),
+        tone_mapped=bool(span.frames) and info.hdr and tone_maps(),
+    )
+    return _Judged(frames, audio, tuple(shares), begins_late and place.start_s > 0, tuple(notes), noticed)
+
+
+def _complains(take: Take, info: MediaInfo, kind: str) -> bool:
+    """Whether ffmpeg said something against the pictures or the sound, or against the file as such."""
+    mine, other = (info.video_codec, info.audio_codec) if kind == "video" else (info.audio_codec, info.video_codec)
+    sign = "[aist#" if kind == "video" else "[vist#"
+    return any(sign not in line and not line.startswith(f"[{other}]") for line in take.complaints) if mine else False
+
+
+def _seconds(marked: npt.NDArray[np.bool_], span: Span, fps: float) -> float:
+    """How long the marked frames are shown."""
+    return round(min(float(marked.sum()) / fps, span.length_s), 6)
+
+
+def _other_shapes(take: Take, info: MediaInfo) -> list[str]:
+    """A note where pictures came in another size or aspect than the file's first."""
+    assert info.width
+    assert info.height
+    halves = 2 if take.is_one_field else 1
+    others = {
+        f"{width}x{height * halves}"
+        for width, height, aspect in take.shapes
+        if abs(aspect / halves * info.height / info.width - 1) >= SAME_ASPECT
+    }
+    if not others:
+        return []
+    return [f"pictures of another shape than the file's first ({', '.join(sorted(others))}): they were padded"]
 
 
 def _lost_frames(
-    take: Take, span: Span, info: MediaInfo, clip: Clip, fps: float, reaches_s: float
-) -> npt.NDArray[np.bool_]:
-    """(span.frames,) True where the source had no picture for the frame's time although it should."""
+    take: Take, span: Span, place: _Place, fps: float, reaches_s: float, complained: bool
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """(span.frames,) True where the source had no picture for the frame's time: lost, and only held."""
+    info = place.info
     wanted = np.arange(span.frames) / fps
     times = take.frame_times
+    nothing, everything = np.zeros(span.frames, np.bool_), np.ones(span.frames, np.bool_)
     if not len(times):
-        return np.ones(span.frames, np.bool_)
+        return everything, nothing
     shown = newest(times, span.frames, fps)
     if not len(take.frames) and shown[-1] >= 0:
-        return np.ones(span.frames, np.bool_)
+        return everything, nothing
     before_first = shown < 0
     gap_s = np.where(before_first, times[0] - wanted, wanted - times[np.maximum(shown, 0)])
     is_gap = gap_s > max(HOLD_S, 2 / info.frame_rate if info.frame_rate else 1.0)
     # A stream may begin late at the head of a file; further on, no picture before the span means a seek too far.
-    unexplained = (before_first & (clip.start_s > 0)) | (wanted > reaches_s)
-    if not len(take.audio):
+    unexplained = (before_first & (place.start_s > 0)) | (wanted > reaches_s)
+    if not any(len(sound.samples) for sound in take.sounds) and not info.is_checked:
         unexplained |= ~before_first & (gap_s > LONGEST_HOLD_S)
     if info.container in LOSSY_CONTAINERS and not info.variable_rate:
-        goes_on = wanted < (info.video_end_s - clip.start_s - HOLD_S if info.video_end_s is not None else -math.inf)
+        goes_on = wanted < (info.video_end_s - place.start_s - HOLD_S if info.video_end_s is not None else -math.inf)
         unexplained |= ~before_first & ((shown < len(times) - 1) | goes_on)
-    return is_gap & (unexplained | bool(take.complaints))
-
-
-def _lost_sound(take: Take, span: Span, reaches_s: float) -> tuple[float, float]:
-    """Seconds of the span without sound that should be there, and without any at all."""
-    times = take.audio_times
-    if not len(times):
-        return span.length_s, span.length_s
-    usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.1
-    # Audio frames differ in length (Vorbis, variable PCM packets): only a clear gap counts as one.
-    ends = np.append(times[1:], times[-1] + usual)
-    ends = np.where(ends - times > max(3 * usual, 0.1), times + usual, ends)
-    starts = np.append(times, span.length_s).clip(0, span.length_s)
-    ends = np.insert(ends, 0, 0.0).clip(0, span.length_s)
-    gaps = [(a, b) for a, b in zip(ends, starts, strict=True) if b - a > 0.1]
-    silent_s = sum(b - a for a, b in gaps)
-    last_s = float(times[-1])
-    lost_s = sum(b - a if bool(take.complaints) or 0 < a < last_s else max(0.0, b - max(a, reaches_s)) for a, b in gaps)
-    return float(lost_s), float(silent_s)
-
-
-def _placed(take: Take, span: Span) -> Samples:
-    """(span.samples,) the sound at its place in the span, silence around it."""
-    audio = np.zeros(span.samples, np.float32)
-    # A frame that begins before the span reaches into it.
-    if len(take.audio) and not (take.audio_times <= 0).any():
-        first = min(round(float(take.audio_times[0]) * SAMPLE_RATE), span.samples)
-    else:
-        first = 0
-    sound = take.audio[: span.samples - first]
-    audio[first : first + len(sound)] = sound
-    return audio
+    lost = is_gap & (unexplained | complained)
+    return lost, is_gap & ~lost
 
 
 def _filled(frames: Frames, count: int) -> Frames:

@@ -28,6 +28,10 @@ from workers.media.opening import CheckedPath
 PROTOCOLS = "file,pipe"
 """All that ffmpeg and libav may open by address; with `DEMUXERS`, what keeps a hostile file from reaching out."""
 
+PART_PROTOCOLS = f"{PROTOCOLS},subfile"
+"""The same for decoding, which reads some parts of a file as files of their own: `subfile` opens nothing that the ones
+above may not."""
+
 DEMUXERS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v"),
     *("flv", "asf", "ogg", "mxf", "dv", "nut", "ivf", "rm"),

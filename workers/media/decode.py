@@ -21,7 +21,7 @@ from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
 from workers.media.fetching import CacheSettings, fetched
 from workers.media.ffmpeg import with_working_ffmpeg
-from workers.media.opening import CheckedPath, opened_below
+from workers.media.opening import CheckedPath, local_path, opened_below
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
 
 
@@ -99,27 +99,28 @@ def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
     """
     with opened(media, settings, source) as path:
         try:
-            at = path.fd if isinstance(path, CheckedPath) else path
-            with open(at, "rb", closefd=at is path) as file:
+            # Of a local file what was opened and checked, whatever lies at its path by now.
+            with open(os.dup(path.fd) if isinstance(path, CheckedPath) else path, "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise MediaMissing(f"cannot read {media.key!r}: {error.strerror}") from error
-        if is_local(media.uri):
-            _check_unchanged(media)
+        if isinstance(path, CheckedPath):
+            _check_unchanged(media, path.fd)
     return found
 
 
 @contextlib.contextmanager
 def _opened_here(media: Media, source: Source) -> Iterator[str]:
-    below = media.uri.removesuffix(f"/{media.key}") if source.is_confined else None
+    # The archive's own folder: the key has as many names, however they are written.
+    below = local_path(media.uri).rsplit("/", media.key.count("/") + 1)[0] if source.is_confined else None
     with opened_below(media.uri, below) as path:
         _check_unchanged(media, path.fd)
         yield path
 
 
 def is_local(uri: str) -> bool:
-    """Whether a uri is a path on this machine."""
-    return uri.startswith("/")
+    """Whether a uri is a file on this machine."""
+    return local_path(uri).startswith("/")
 
 
 def _decoded(
@@ -136,7 +137,7 @@ def _decoded(
 
 
 def _check_unchanged(media: Media, fd: int | None = None) -> None:
-    found = local_etag(media.uri if fd is None else fd)
+    found = local_etag(local_path(media.uri) if fd is None else fd)
     if found != media.etag:
         raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {found}; run again to plan it anew")
 

@@ -1,16 +1,19 @@
 """One span of one file through one ffmpeg process: the argument list, the run, and what came of it, uncounted.
 
-Promises: pictures as they are on screen at k / fps, sound at 16 kHz with gaps kept as silence, and beside both the
-presentation times of the source's own frames as they entered the filters. Knows nothing about whether that is enough:
-`media.py` judges.
+Promises: pictures as they are on screen at k / fps and the presentation times of the source's own frames; of each sound
+track the plain mean of its channels at 16 kHz, in pieces with the times the container gives them. Times are the
+container's own (`-copyts`), less the span's begin: nothing depends on what ffmpeg takes for the start of a file. Knows
+nothing about whether that is enough: `clip_reader` judges, `sound` puts the pieces in their places.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,33 +22,49 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.errors import DecodeFailed, DecodeKilled, DecodeTimeout, MediaTooLarge
-from workers.media.confinement import DECODERS, DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
+from workers.media.confinement import (
+    DECODERS,
+    DEMUXERS,
+    MAX_ALLOC_BYTES,
+    MAX_SOURCE_PIXELS,
+    MAX_STREAMS,
+    PART_PROTOCOLS,
+)
 from workers.media.ffmpeg import Finished, Limits, anonymous_file, filters, find_ffmpeg, input_url, run
+from workers.media.sound import SAMPLE_RATE, Sound, Times
 from workers.records import DecodeSettings, MediaInfo
-
-SAMPLE_RATE = 16_000
-"""Hz; what the audio encoders of the supported families take."""
 
 TIMES_BYTES = 16 << 20
 """Most that is read of the list of presentation times: 30 s at 240 fps need 1 MB."""
 
+MARGIN_S = 2.0
+"""So much sound before and after a span is decoded, too: it tells jitter of times from gaps."""
+
+MOST_SHOWN = 2_000
+"""Up to so many pictures ffmpeg says in which shape each came; of more its log would be cut."""
+
+SAME_ASPECT = 0.03
+"""Aspects that differ by less are the same: sizes are rounded to even numbers."""
+
+_SUM_OF_CHANNELS = r"st(0\,0);st(1\,0);while(lt(ld(0)\,nb_in_channels)\,st(1\,ld(1)+val(ld(0)));st(0\,ld(0)+1));ld(1)"
+_PIECE = re.compile(rb"^0, *(-?\d+), *-?\d+, *\d+, *(\d+),", re.MULTILINE)
+_SHAPE = re.compile(r"showinfo.*? sar:(\d+)/(\d+) s:(\d+)x(\d+) ")
 _TIME = re.compile(rb"pts_time:(-?[0-9.]+(?:e[-+]?[0-9]+)?)")
-_DAMAGE = re.compile(r"\[(?:error|fatal|panic)\]|corrupt decoded frame", re.IGNORECASE)
+_DAMAGE = re.compile(r"^(?:\[[^\]]*\] *)*\[(?:error|fatal|panic)\]|corrupt decoded frame", re.IGNORECASE)
+_OPENED = "[info] Stream mapping:"
 _OUTPUT_SIDE = re.compile(r"^\[(?:[av]ost|out|enc)[#:]|\[enc:|Application provided invalid")
 
 Frames = npt.NDArray[np.uint8]
-Samples = npt.NDArray[np.float32]
-Times = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Span:
     """What is asked of ffmpeg for one clip; times in seconds."""
 
+    pts_s: float
+    """The container's own time at which the clip begins."""
     seek_s: float | None
-    """Where to start reading; None from the beginning."""
-    offset_s: float
-    """The clip's start minus the point where reading starts."""
+    """The container's own time from which to read; None from the beginning."""
     length_s: float
     frames: int
     """0 without a picture."""
@@ -53,10 +72,22 @@ class Span:
     width: int
     samples: int
     """0 without sound."""
+    video_bytes: tuple[int, int | None] = (0, None)
+    audio_bytes: tuple[int, int | None] = (0, None)
+    """The part of the file that is read."""
 
     @property
     def frame_bytes(self) -> int:
         return self.height * self.width * 3
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A sound track and the descriptors of what comes of it."""
+
+    track: int
+    audio: int
+    pieces: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,20 +95,30 @@ class Take:
     """What one ffmpeg process gave, counted and unpadded."""
 
     frames: Frames
-    audio: Samples
     frame_times: Times
     """Presentation times of the source's frames relative to the clip's start, ascending; negative ones before it."""
-    audio_times: Times
+    sounds: tuple[Sound, ...]
+    """One for each track, in pieces."""
     finished: Finished
+    is_one_field: bool = False
+    """Whether the pictures' shapes are those of one field of two."""
 
     @property
     def complaints(self) -> list[str]:
         """What ffmpeg said against the media itself; an output without a frame is no complaint, the times tell that."""
-        lines = self.finished.stderr.splitlines()
-        found = [line for line in lines if _DAMAGE.search(line) and not _OUTPUT_SIDE.search(line)]
+        # What is said before is about the file's head, which need not be near the clip, and about streams that nobody
+        # asks for.
+        said = self.finished.stderr.partition(_OPENED)[2] or self.finished.stderr
+        found = [line for line in said.splitlines() if _DAMAGE.search(line) and not _OUTPUT_SIDE.search(line)]
         # Memory addresses change from run to run, rows must not.
         found = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in found]
         return found or ([f"ffmpeg died of signal {-self.finished.returncode}"] if self.finished.returncode < 0 else [])
+
+    @property
+    def shapes(self) -> set[tuple[int, int, float]]:
+        """The (width, height, width over height as displayed) in which the source's pictures came."""
+        found = (tuple(map(int, one)) for one in _SHAPE.findall(self.finished.stderr))
+        return {(w, h, w / h * (num / den if num and den else 1.0)) for num, den, w, h in found if h}
 
 
 def take_span(
@@ -85,19 +126,19 @@ def take_span(
 ) -> Take:
     """Run ffmpeg over the span. Raises DecodeTimeout and MediaTooLarge."""
     # Beside the arrays, the list of times may not outgrow what is read of it.
-    most = max(span.frames * span.frame_bytes, 4 * (span.samples + SAMPLE_RATE), TIMES_BYTES)
+    most = max(span.frames * span.frame_bytes, 4 * round((span.length_s + 3 * MARGIN_S) * SAMPLE_RATE), TIMES_BYTES)
     left_s = max(min(0.1, settings.timeout_s), settings.timeout_s - (time.monotonic() - started))
-    with (
-        anonymous_file("frames") as frames,
-        anonymous_file("audio") as audio,
-        anonymous_file("frame-times") as frame_times,
-        anonymous_file("audio-times") as audio_times,
-    ):
-        arguments = _arguments(path, info, span, settings.fps, (frames, audio, frame_times, audio_times))
+    tracks = (info.audio_mix or (info.audio_stream or 0,)) if span.samples else ()
+    with contextlib.ExitStack() as stack:
+        frames, frame_times = (stack.enter_context(anonymous_file(name)) for name in ("frames", "frame-times"))
+        heard = [
+            Heard(track, stack.enter_context(anonymous_file("audio")), stack.enter_context(anonymous_file("pieces")))
+            for track in tracks
+        ]
         finished = run(
-            arguments,
+            _arguments(path, info, span, settings.fps, frames, frame_times, heard),
             limits=Limits(timeout_s=left_s, file_bytes=most),
-            pass_fds=(frames, audio, frame_times, audio_times),
+            pass_fds=(frames, frame_times, *(fd for one in heard for fd in (one.audio, one.pieces))),
             reads=(path,),
         )
         if finished.timed_out:
@@ -107,10 +148,10 @@ def take_span(
             raise MediaTooLarge(f"the span decodes to more than its {most} bytes")
         take = Take(
             frames=_read_frames(frames, span),
-            audio=_read_array(audio, span.samples),
             frame_times=_read_times(frame_times),
-            audio_times=_read_times(audio_times),
+            sounds=tuple(_read_sound(one, span) for one in heard),
             finished=finished,
+            is_one_field=_one_field_is_enough(info, span),
         )
     held_s = _unseen(take, span, settings.fps)
     if held_s is None:
@@ -154,7 +195,7 @@ def _held(
     """The take's frames, filled up with the one picture shown from `held_s` on. Raises DecodeTimeout."""
     with anonymous_file("held") as held, anonymous_file("held-times") as times:
         finished = run(
-            _arguments(path, info, replace(span, samples=0), fps, (held, -1, times, -1), held_s=held_s),
+            _arguments(path, info, replace(span, samples=0), fps, held, times, [], held_s=held_s),
             limits=limits,
             pass_fds=(held, times),
             reads=(path,),
@@ -177,18 +218,47 @@ def _arguments(
     info: MediaInfo,
     span: Span,
     fps: float,
-    fds: tuple[int, int, int, int],
+    frames_fd: int,
+    frame_times_fd: int,
+    heard: Sequence[Heard],
     *,
     held_s: float | None = None,
 ) -> list[str]:
-    """The argument list: one input, up to two outputs, each written to a descriptor.
+    """The argument list: an input, or two where pictures and sound lie in different bytes; each output to descriptors.
 
     With `held_s` the pictures are only one: the first from that time on.
     """
-    frames_fd, audio_fd, frame_times_fd, audio_times_fd = fds
+    outputs = []
+    if span.frames:
+        source = _input(path, info, span, span.video_bytes)
+        outputs.append(
+            _pictures(source[f"v:{info.video_stream or 0}"], info, span, fps, frame_times_fd, held_s).output(
+                f"pipe:{frames_fd}",
+                **{"f": "rawvideo", "pix_fmt": "rgb24", "frames:v": span.frames if held_s is None else 1},
+            )
+        )
+    for one in heard:
+        # A graph of its own: sound that changes its channels (advertisements in a broadcast) is set up anew then, and
+        # the pictures' graph, whose place in time would be lost, is not.
+        source = _input(path, info, span, span.audio_bytes)
+        outputs.append(
+            source[f"a:{one.track}"].output(
+                rf"[f=f32le]pipe\:{one.audio}|[f=framecrc]pipe\:{one.pieces}",
+                **{"af": _mean_of_channels(span), "f": "tee", "c:a": "pcm_f32le", "ar": SAMPLE_RATE},
+            )
+        )
+    level = "repeat+level+info" if span.frames <= MOST_SHOWN else "repeat+level+warning"
+    merged = ffmpeg.merge_outputs(*outputs).global_args("-hide_banner", "-nostats", "-loglevel", level, "-copyts")
+    compiled: list[str] = ffmpeg.compile(
+        merged.global_args("-max_alloc", str(MAX_ALLOC_BYTES), "-filter_complex_threads", "1"), cmd=find_ffmpeg()
+    )
+    return compiled
+
+
+def _input(path: str | os.PathLike[str], info: MediaInfo, span: Span, part: tuple[int, int | None]) -> Any:
     options: dict[str, Any] = {
         "f": info.container.split(",")[0],
-        "protocol_whitelist": PROTOCOLS,
+        "protocol_whitelist": PART_PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),
         "codec_whitelist": DECODERS,
         "max_streams": MAX_STREAMS,
@@ -198,42 +268,18 @@ def _arguments(
     }
     if span.seek_s is not None:
         # Accurate seeking would drop the picture that is already on screen where the span begins.
-        options |= {"noaccurate_seek": None, "ss": f"{span.seek_s:.6f}"}
-    source = ffmpeg.input(input_url(path), **options)
-    outputs = []
-    if span.frames:
-        outputs.append(
-            _pictures(source[f"v:{info.video_stream or 0}"], info, span, fps, frame_times_fd, held_s).output(
-                f"pipe:{frames_fd}",
-                **{"f": "rawvideo", "pix_fmt": "rgb24", "frames:v": span.frames if held_s is None else 1},
-            )
-        )
-    if span.samples:
-        # A graph of its own: sound that changes its channels (advertisements in a broadcast) is set up anew then, and
-        # the pictures' graph, whose place in time would be lost, is not.
-        outputs.append(
-            source[f"a:{info.audio_stream or 0}"].output(
-                f"pipe:{audio_fd}",
-                **{"af": _sound(span, audio_times_fd), "f": "f32le", "c:a": "pcm_f32le", "ac": 1, "ar": SAMPLE_RATE},
-            )
-        )
-    merged = ffmpeg.merge_outputs(*outputs).global_args("-hide_banner", "-nostats", "-loglevel", "repeat+level+warning")
-    compiled: list[str] = ffmpeg.compile(
-        merged.global_args("-max_alloc", str(MAX_ALLOC_BYTES), "-filter_complex_threads", "1"), cmd=find_ffmpeg()
-    )
-    return compiled
+        options |= {"noaccurate_seek": None, "seek_timestamp": 1, "ss": f"{span.seek_s:.6f}"}
+    return ffmpeg.input(input_url(path, part), **options)
 
 
 def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: int, held_s: float | None) -> Any:
     """Filters from the source's frames to `span.frames` pictures of the target size."""
-    if span.offset_s:
-        stream = stream.filter("setpts", f"PTS-{span.offset_s:.6f}/TB")
+    stream = stream.filter("setpts", f"PTS-{span.pts_s:.6f}/TB")
     # `metadata=print` prints only frames that carry some metadata, hence the added key.
     stream = stream.filter("metadata", mode="add", key="omnidrop", value="1")
     stream = stream.filter("metadata", mode="print", key="omnidrop", file=f"pipe:{times_fd}")
     stream = stream.filter("trim", end=f"{span.length_s:.6f}")
-    # One field has lines enough for most targets, needs no neighbours and so can wait until after the sampling.
-    half_enough = info.interlaced and info.height is not None and span.height <= info.height // 2
+    half_enough = _one_field_is_enough(info, span)
     if info.interlaced and not half_enough:
         stream = stream.filter("bwdif", mode="send_frame", deint="interlaced")
     if held_s is not None:
@@ -245,7 +291,21 @@ def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: in
         stream = stream.filter("trim", end_frame=span.frames)
     if half_enough:
         stream = stream.filter("field", type="top")
-    stream = stream.filter("scale", span.width, span.height, flags="bicubic+accurate_rnd+full_chroma_int")
+    if span.frames <= MOST_SHOWN:
+        stream = stream.filter("showinfo", checksum=0)
+    aspect = "(dar/2)" if half_enough else "dar"
+    # A picture of another shape than the file's first keeps it, inside the clip's frame.
+    same = f"lt(abs({aspect}*{info.height}/{info.width}-1),{SAME_ASPECT})"
+    wide = f"gt({aspect},{span.width / span.height:.9g})"
+    stream = stream.filter(
+        "scale",
+        f"if({same}+{wide},{span.width},max(1,round({span.height}*{aspect})))",
+        f"if({same}+not({wide}),{span.height},max(1,round({span.width}/{aspect})))",
+        eval="frame",
+        flags="bicubic+accurate_rnd+full_chroma_int",
+        **({"in_color_matrix": "bt709"} if info.is_untagged_hd else {}),
+    )
+    stream = stream.filter("pad", span.width, span.height, "(ow-iw)/2", "(oh-ih)/2", eval="frame")
     stream = stream.filter("setsar", "1")
     if info.hdr and tone_maps():
         stream = stream.filter("setparams", color_primaries="bt2020", colorspace="bt2020nc")
@@ -255,19 +315,25 @@ def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: in
     return stream
 
 
-def _sound(span: Span, times_fd: int) -> str:
-    """Filters from the source's audio frames to 16 kHz; gaps are filled with silence so that time stays true.
+def _one_field_is_enough(info: MediaInfo, span: Span) -> bool:
+    """One field has lines enough for most targets, needs no neighbours and so can wait until after the sampling."""
+    return info.interlaced and info.height is not None and span.height <= info.height // 2
 
-    The first sample is the span's first that has sound: where that is, `audio_times` say.
+
+def _mean_of_channels(span: Span) -> str:
+    """Filters from the source's audio frames to the plain mean of their channels at 16 kHz.
+
+    Its own sum over however many channels there are: ffmpeg's own matrices weigh channels by their names, differ from
+    build to build and, in float, add up to more than 1. Times are shifted to be above 0.
     """
-    filters = [f"asetpts=PTS-{span.offset_s:.6f}/TB"] if span.offset_s else []
-    filters += [
-        "ametadata=mode=add:key=omnidrop:value=1",
-        rf"ametadata=mode=print:key=omnidrop:file=pipe\\:{times_fd}",
-        f"atrim=start=0:end={span.length_s:.6f}",
-        f"aresample={SAMPLE_RATE}:async=1:min_hard_comp=0.05",
-    ]
-    return ",".join(filters)
+    return ",".join(
+        [
+            f"asetpts=PTS-{span.pts_s - MARGIN_S:.6f}/TB",
+            f"atrim=start=0:end={span.length_s + 2 * MARGIN_S:.6f}",
+            f"aresample={SAMPLE_RATE}",
+            rf"aeval=exprs='{_SUM_OF_CHANNELS}/nb_in_channels':c=mono",
+        ]
+    )
 
 
 def tone_maps() -> bool:
@@ -284,12 +350,18 @@ def _read_frames(fd: int, span: Span) -> Frames:
     return frames
 
 
-def _read_array(fd: int, most: int) -> Samples:
-    found = min(os.fstat(fd).st_size // 4, most)
-    samples = np.empty(found, np.float32)
-    _fill(fd, samples.view(np.uint8))
+def _read_sound(one: Heard, span: Span) -> Sound:
+    """Pieces of sound with their times relative to the clip's start."""
+    samples = np.empty(os.fstat(one.audio).st_size // 4, np.float32)
+    _fill(one.audio, samples.view(np.uint8))
+    found = _PIECE.findall(os.pread(one.pieces, TIMES_BYTES, 0))
+    starts = np.array([int(begin) for begin, _ in found], np.float64) / SAMPLE_RATE - MARGIN_S
     # A damaged float stream may hold anything; the model's log-mel must not.
-    return np.nan_to_num(samples, copy=False, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)
+    return Sound(
+        np.nan_to_num(samples, copy=False, nan=0.0, posinf=1.0, neginf=-1.0),
+        starts,
+        np.array([int(size) // 4 for _, size in found], np.int64),
+    )
 
 
 def _read_times(fd: int) -> Times:

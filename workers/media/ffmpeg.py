@@ -34,6 +34,9 @@ STDERR_HEAD_BYTES = 1 << 16
 TRY_S = 30.0
 """For the smallest piece of work there is; a machine that is out of memory may take seconds to start a program."""
 
+READ = "\0"
+"""What no name holds: in an argument it stands for the file that a child may read, where its name is no text."""
+
 NEEDED_FILTERS = ("fps", "scale", "trim", "atrim", "aresample", "apad", "metadata", "ametadata", "setpts", "bwdif")
 NEEDED_DECODERS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
 
@@ -222,9 +225,21 @@ def _listing(path: str, option: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def input_url(path: str | os.PathLike[str]) -> str:
-    """`path` as ffmpeg and libav open it to the letter, whatever it holds: `-`, `:`, `%`, quotes, newlines."""
-    return "file:" + os.path.abspath(os.fspath(path))
+def input_url(path: str | os.PathLike[str], part: tuple[int, int | None] = (0, None)) -> str:
+    """`path` as ffmpeg and libav open it to the letter, whatever it holds: `-`, `:`, `%`, quotes, newlines.
+
+    `part` is the first byte and the one after the last (None: to the end) that are read, as a file of their own.
+    """
+    whole = os.path.abspath(os.fspath(path))
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        whole = READ  # ffmpeg-python wants text
+    whole = f"file:{whole}"
+    first, end = part
+    if (first, end) == (0, None):
+        return whole
+    return f"subfile,,start,{first},end,{os.path.getsize(path) if end is None else end},,:{whole}"
 
 
 @contextlib.contextmanager
@@ -254,7 +269,8 @@ def run(
     numbers, and of our files only `reads`. It is gone when this returns or raises. Never raises for what the child
     does; raises ConfinementMissing where the kernel takes back what it granted.
     """
-    program = [os.path.abspath(arguments[0]), "-nostdin", *arguments[1:]]
+    read = os.path.abspath(os.fspath(reads[0])) if reads else ""
+    program = [os.path.abspath(arguments[0]), "-nostdin", *(argument.replace(READ, read) for argument in arguments[1:])]
     started = time.monotonic()
     with anonymous_file("stderr") as log:
         child = start(

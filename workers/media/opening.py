@@ -12,8 +12,30 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from workers.errors import MediaMissing, NotMedia
+
+_ADDRESS = "file://"
+
+
+def local_path(uri: str) -> str:
+    """The path of a local file. A name that is no text has a `file:` address with its bytes (`local_uri`)."""
+    return os.fsdecode(unquote_to_bytes(uri.removeprefix(_ADDRESS))) if uri.startswith(_ADDRESS) else uri
+
+
+def as_text(name: str) -> str:
+    """A name as text that can be shown: bytes that are not UTF-8 become \\xNN, whatever else looks like that."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def local_uri(path: str) -> str:
+    """An absolute path as text that every table can hold and `local_path` takes back to the byte."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return _ADDRESS + quote_from_bytes(os.fsencode(path))
+    return path
 
 
 class CheckedPath(str):
@@ -24,8 +46,9 @@ class CheckedPath(str):
 
 @contextmanager
 def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Iterator[CheckedPath]:
-    """The file at `path` while the block lasts. Raises MediaMissing, also for what lies outside of `folder`, and
-    NotMedia for what is no regular file or empty."""
+    """The file at `path` (or address, see `local_uri`) while the block lasts. Raises MediaMissing, also for what lies
+    outside of `folder`, and NotMedia for what is no regular file or empty."""
+    path = local_path(os.fspath(path))
     try:
         # A pipe or a device would block, or do something, when it is opened for reading.
         is_file = stat.S_ISREG(os.stat(path).st_mode)

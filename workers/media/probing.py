@@ -24,6 +24,7 @@ import threading
 import time
 import wave
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -34,25 +35,36 @@ from workers.errors import (
     MediaError,
     MediaMissing,
     MediaRefused,
+    NoStreams,
+    NotMedia,
     ProbeCrashed,
     ProbeTimeout,
+    Sidecar,
     StorageFailed,
 )
 from workers.media.confinement import DEMUXERS, end, start
-from workers.media.opening import opened_below
+from workers.media.opening import local_path, opened_below
 from workers.media.remote import RemoteFile
-from workers.records import ClipFailure, MediaInfo
+from workers.media.sidecars import HEAD_BYTES, is_named_aside, is_no_media, suffix_of
+from workers.media.tracks import with_auto_choice
+from workers.records import ClipFailure, MediaInfo, Segment, Track
 
 Key = TypeVar("Key", bound=Hashable)
 
 TIMEOUT_S = 30.0
 """A probe takes 10 ms on a local disk; finding the length of an unindexed file of some GB takes seconds."""
 
+SCAN_BYTES_PER_S = 4 << 20
+"""A scan reads 50 to 300 MB a second from a local disk; it is given time for a slow store."""
+
 FILES_PER_CHILD = 1_000
 """A child is replaced after this many, so that leaks in parsers of odd formats never add up."""
 
 BLOCK_BYTES = 1 << 20
 """One read of a file in a store: what the child asks for at most."""
+
+AHEAD_BYTES = 8 << 20
+"""What is fetched at once of a file in a store that is being scanned: a request takes 10 to 50 ms."""
 
 LINE_BYTES = 1 << 20
 """A longer answer is not one of ours."""
@@ -65,15 +77,20 @@ _CLASSES: dict[str, type[MediaError]] = {
 
 
 def probe(
-    path: str | os.PathLike[str], *, timeout_s: float = TIMEOUT_S, storage_options: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    *,
+    timeout_s: float = TIMEOUT_S,
+    storage_options: Mapping[str, Any] | None = None,
+    scans: bool = True,
 ) -> MediaInfo:
-    """Probe one file in a child of its own (0.2 s; use `ProbePool` for many).
+    """Probe one file in a child of its own (0.2 s; use `ProbePool` for many), and with `scans` read all its packets
+    where no index tells its timeline.
 
     `path` may be an address such as `s3://bucket/key`; `storage_options` are for `fsspec.filesystem`. Raises
     MediaMissing, NotMedia, MediaTruncated, NoStreams, NoDuration, MediaTooLarge, StorageFailed, ProbeCrashed or
     ProbeTimeout.
     """
-    with contextlib.closing(_Child(timeout_s, storage_options or {})) as child:
+    with contextlib.closing(_Child(timeout_s, storage_options or {}, scans)) as child:
         return child.probe(path)
 
 
@@ -102,13 +119,16 @@ class ProbePool:
         *,
         timeout_s: float = TIMEOUT_S,
         storage_options: Mapping[str, Any] | None = None,
+        scans: bool = True,
         below: str | None = None,
     ) -> None:
-        """`children` processes at most, started when needed; `timeout_s` per file; `storage_options` for
-        `fsspec.filesystem`, where files have addresses instead of paths; other files lie `below` a folder, where one
-        is given."""
+        """`children` processes at most, started when needed; `timeout_s` per file, to which a scan adds a second for
+        each `SCAN_BYTES_PER_S`; `storage_options` for `fsspec.filesystem`, where files have addresses instead of
+        paths; with `scans` all packets are read where no index tells a file's timeline; other files lie `below` a
+        folder, where one is given."""
         self._below = below
         self._timeout_s = timeout_s
+        self._scans = scans
         self._storage_options = dict(storage_options or {})
         self._tasks: queue.Queue[_Task | None] = queue.Queue()
         self._threads = [
@@ -166,7 +186,7 @@ class ProbePool:
 
     def _serve(self) -> None:
         """One thread, one child. The child dies with this thread (PR_SET_PDEATHSIG follows the thread)."""
-        with contextlib.closing(_Child(self._timeout_s, self._storage_options, self._below)) as child:
+        with contextlib.closing(_Child(self._timeout_s, self._storage_options, self._scans, self._below)) as child:
             while (task := self._tasks.get()) is not None:
                 key, path, outcomes = task
                 try:
@@ -183,8 +203,11 @@ _Task = tuple[Hashable, str, "queue.Queue[tuple[Any, MediaInfo | ClipFailure]]"]
 class _Child:
     """One probing process, started when first needed and again after it died."""
 
-    def __init__(self, timeout_s: float, storage_options: Mapping[str, Any], below: str | None = None) -> None:
+    def __init__(
+        self, timeout_s: float, storage_options: Mapping[str, Any], scans: bool, below: str | None = None
+    ) -> None:
         self._timeout_s = timeout_s
+        self._scans = scans
         self._below = below
         self._storage_options = storage_options
         self._process: subprocess.Popen[bytes] | None = None
@@ -192,21 +215,47 @@ class _Child:
         self._rest = b""
 
     def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
-        """Raises the error that the child names, ProbeCrashed, ProbeTimeout, or StorageFailed of a served file."""
-        address, deadline = os.fspath(path), time.monotonic() + self._timeout_s
-        if "://" in address and not os.path.isabs(address):
-            return self._probe(RemoteFile(address, dict(self._storage_options), deadline), deadline)
-        with opened_below(path, self._below) as file:
-            return self._probe(_LocalFile(file.fd), deadline)
+        """Raises the error that the child names, ProbeCrashed, ProbeTimeout, or StorageFailed of a served file; Sidecar
+        where name and content say that it lies beside media."""
+        address = os.fspath(path)
+        try:
+            return self._opened(address)
+        except (NotMedia, NoStreams) as error:
+            suffix = suffix_of(address)
+            if isinstance(error, Sidecar) or not suffix or not is_named_aside(address):
+                raise
+            raise Sidecar(f"a {suffix} beside the media: {error}") from error
 
-    def _probe(self, file: RemoteFile | _LocalFile, deadline: float) -> MediaInfo:
+    def _opened(self, address: str) -> MediaInfo:
+        deadline = time.monotonic() + self._timeout_s
+        if "://" in address and not os.path.isabs(address) and local_path(address) == address:
+            remote = RemoteFile(address, dict(self._storage_options), deadline)
+            remote.extend(self._scan_s(remote.size))
+            return self._looked_at(address, _Ahead(remote), deadline + self._scan_s(remote.size))
+        with opened_below(address, self._below) as opened:
+            file = _LocalFile(opened.fd)
+            return self._looked_at(address, file, deadline + self._scan_s(file.size))
+
+    def _looked_at(self, address: str, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
+        """Most sidecars need no parser to be known."""
+        length = min(file.size, HEAD_BYTES)
+        if is_named_aside(address) and (not length or is_no_media(file.read(0, length))):
+            raise Sidecar(f"a {suffix_of(address) or 'file without suffix'} beside the media, by its content")
+        return self._probe(file, deadline)
+
+    def _scan_s(self, size: int) -> float:
+        """What a scan of so many bytes may take beside the rest."""
+        return size / SCAN_BYTES_PER_S if self._scans else 0.0
+
+    def _probe(self, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
         if self._served >= FILES_PER_CHILD:
             self.close()
         process = self._started()
         self._served += 1
         best: MediaInfo | None = None
         try:
-            self._write(process, b"%d\n" % file.size, deadline)
+            how = "scan" if self._scans else "glance"
+            self._write(process, f"{how} {file.size}\n".encode(), deadline)
             while True:
                 answer = json.loads(self._line(process, deadline))
                 if "read" in answer:
@@ -219,7 +268,7 @@ class _Child:
                 best = _info(answer["info"])
         except ProbeTimeout:
             self.close()
-            # Only the search for the readable end is missing, which is slow in a large file without an index.
+            # Only the scan is missing, or the search for the readable end: `is_checked` says so.
             if best is None:
                 raise
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -234,9 +283,7 @@ class _Child:
             raise ProbeCrashed("the probing process gave no answer")
         return best
 
-    def _serve(
-        self, process: subprocess.Popen[bytes], file: RemoteFile | _LocalFile, asked: Any, deadline: float
-    ) -> None:
+    def _serve(self, process: subprocess.Popen[bytes], file: _Ahead | _LocalFile, asked: Any, deadline: float) -> None:
         """Hand over the bytes asked for. Raises StorageFailed, and ValueError for what no honest child asks."""
         offset, length = int(asked[0]), int(asked[1])
         if not (offset >= 0 and 0 < length <= BLOCK_BYTES and offset + length <= file.size):
@@ -321,26 +368,67 @@ class _LocalFile:
         return content
 
 
+class _Ahead:
+    """A file of a store that is read on from one place costs a request for each `AHEAD_BYTES`, not for each read."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file, self.size = file, file.size
+        self._first, self._content, self._next = 0, b"", -1
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly so many bytes. Raises what the file raises."""
+        begin = offset - self._first
+        if not 0 <= begin <= begin + length <= len(self._content):
+            ahead = AHEAD_BYTES if offset == self._next else length
+            self._content = self._file.read(offset, max(length, min(ahead, self.size - offset)))
+            self._first, begin = offset, 0
+        self._next = offset + length
+        return self._content[begin : begin + length]
+
+
 def _how(process: subprocess.Popen[bytes], error: Exception) -> str:
     if process.returncode is not None and process.returncode < 0 and isinstance(error, EOFError):
         return f"signal {-process.returncode}"
     return f"{type(error).__name__}: {error}"
 
 
-def _info(fields: dict[str, Any]) -> MediaInfo:
+def _info(fields: dict[str, Any], depth: int = 0) -> MediaInfo:
     """Checked by hand: the child is not trusted."""
+    mixes_mono = bool(fields.pop("mixes_mono", False))
     tags = tuple((str(name), str(value)) for name, value in fields.pop("tags", ()))
-    info = MediaInfo(**fields, tags=tags)
-    times = (info.duration_s, info.start_s, info.frame_rate, info.video_end_s, info.audio_end_s)
-    sizes = (info.width, info.height, info.sample_rate, info.channels)
-    places = (info.video_stream, info.audio_stream, info.audio_streams, info.rotation_deg)
-    if not (
-        info.container in DEMUXERS
-        and info.duration_s > 0
-        and all(isinstance(n, int | float) and math.isfinite(n) for n in times if n is not None)
-        and all(isinstance(n, int) and n > 0 for n in sizes if n is not None)
-        and all(isinstance(n, int) and n >= 0 for n in places if n is not None)
-        and all(isinstance(name, str) for name in (info.video_codec, info.audio_codec) if name is not None)
-    ):
+    notes = tuple(str(note)[:300] for note in fields.pop("notes", ()))
+    tracks = tuple(Track(**{**given, "flags": tuple(map(str, given["flags"]))}) for given in fields.pop("tracks"))
+    segments = tuple(_segment(given, depth) for given in fields.pop("segments", ()))
+    info = MediaInfo(**fields, tags=tags, notes=notes, tracks=tracks)
+    times = (info.duration_s, info.start_s, info.video_end_s, info.audio_end_s, info.lag_s)
+    if not (info.container in DEMUXERS and info.duration_s > 0 and all(map(_is_number, times)) and info.lag_s >= 0):
         raise ValueError(f"not a media description: {fields!r}"[:300])
-    return info
+    for track in tracks:
+        sizes = (track.width, track.height, track.sample_rate, track.channels)
+        places = (track.index, track.number, track.rotation_deg)
+        if not (
+            track.kind in ("video", "audio")
+            and all(isinstance(text, str) for text in (track.codec, track.language))
+            and all(isinstance(n, int) and n > 0 for n in sizes if n is not None)
+            and all(isinstance(n, int) and n >= 0 for n in places)
+            and _is_number(track.frame_rate)
+        ):
+            raise ValueError(f"not the description of a track: {track!r}"[:300])
+    return replace(with_auto_choice(info, mixes_mono=mixes_mono), segments=segments)
+
+
+def _segment(given: dict[str, Any], depth: int) -> Segment:
+    if depth:
+        raise ValueError("a segment has no segments")
+    video, audio = (
+        (int(first), None if end is None else int(end)) for first, end in (given["video_bytes"], given["audio_bytes"])
+    )
+    times = (given["start_s"], given["end_s"], given["pts_s"])
+    if not all(map(_is_number, times)) or min(video[0], audio[0]) < 0:
+        raise ValueError(f"not a segment: {times}")
+    start_s, end_s, pts_s = map(float, times)
+    return Segment(start_s, end_s, pts_s, _info(given["info"], depth + 1), video, audio)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))

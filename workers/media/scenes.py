@@ -14,9 +14,16 @@ from typing import Any
 import ffmpeg
 
 from workers.errors import DecodeFailed, DecodeTimeout
-from workers.media.confinement import DECODERS, DEMUXERS, MAX_ALLOC_BYTES, MAX_SOURCE_PIXELS, MAX_STREAMS, PROTOCOLS
+from workers.media.confinement import (
+    DECODERS,
+    DEMUXERS,
+    MAX_ALLOC_BYTES,
+    MAX_SOURCE_PIXELS,
+    MAX_STREAMS,
+    PART_PROTOCOLS,
+)
 from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg, input_url, run
-from workers.records import MediaInfo
+from workers.records import MediaInfo, Segment
 
 PASS_FPS = 5.0
 """A cut is known to 0.2 s; comparing every frame would cost five times as much and find flashes too."""
@@ -30,16 +37,25 @@ _TIME = re.compile(rb"pts_time:(-?[0-9.]+(?:e[-+]?[0-9]+)?)")
 
 
 def find_scene_cuts(path: str | os.PathLike[str], info: MediaInfo, threshold: float) -> tuple[float, ...]:
-    """Times at which a new scene begins, in seconds; empty for a file without a picture.
+    """Times at which a new scene begins, in seconds of content; empty for a file without a picture. Where a file's
+    continuous parts begin is known without looking, and not among them.
 
     `threshold` is ffmpeg's scene score, 0 to 1: 0.3 finds hard cuts. Raises DecodeTimeout, and DecodeFailed where
     nothing could be read; damage later in the file only ends the list early.
     """
-    if not info.has_video:
-        return ()
+    cuts: list[float] = []
+    for part in info.parts:
+        if part.info.has_video:
+            cuts += (round(part.start_s + cut, 3) for cut in _cuts_of(path, part, threshold))
+    return tuple(cuts)
+
+
+def _cuts_of(path: str | os.PathLike[str], part: Segment, threshold: float) -> tuple[float, ...]:
+    """The same of one part, in seconds from its beginning."""
+    info, length_s = part.info, part.end_s - part.start_s
     options: dict[str, Any] = {
         "f": info.container.split(",")[0],
-        "protocol_whitelist": PROTOCOLS,
+        "protocol_whitelist": PART_PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),
         "codec_whitelist": DECODERS,
         "max_streams": MAX_STREAMS,
@@ -47,14 +63,16 @@ def find_scene_cuts(path: str | os.PathLike[str], info: MediaInfo, threshold: fl
         "threads": 1,
     }
     with anonymous_file("cuts") as cuts:
-        stream = ffmpeg.input(input_url(path), **options)[f"v:{info.video_stream or 0}"]
+        stream = ffmpeg.input(input_url(path, part.video_bytes), **options)[f"v:{info.video_stream or 0}"]
+        stream = stream.filter("setpts", f"PTS-{part.pts_s:.6f}/TB")
         stream = stream.filter("fps", fps=PASS_FPS, start_time=0)
         # A time stamp that jumps by hours would have the fps filter fill them.
-        stream = stream.filter("trim", end_frame=math.ceil(info.duration_s * PASS_FPS) + 1)
+        stream = stream.filter("trim", end_frame=math.ceil(length_s * PASS_FPS) + 1)
         stream = stream.filter("scale", PASS_WIDTH, -2, flags="fast_bilinear")
         stream = stream.filter("select", f"gt(scene,{threshold:.6f})")
         stream = stream.filter("metadata", mode="print", key="lavfi.scene_score", file=f"pipe:{cuts}")
-        output = stream.output("pipe:1", f="null").global_args("-hide_banner", "-nostats", "-loglevel", "error")
+        output = stream.output("pipe:1", f="null")
+        output = output.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts")
         arguments = ffmpeg.compile(output.global_args("-max_alloc", str(MAX_ALLOC_BYTES)), cmd=find_ffmpeg())
         limit_s = 60 + SLOWEST * info.duration_s
         finished = run(
@@ -66,4 +84,4 @@ def find_scene_cuts(path: str | os.PathLike[str], info: MediaInfo, threshold: fl
     if finished.returncode and not found:
         raise DecodeFailed(f"no scene cuts: {finished.stderr.strip().splitlines()[-1:] or ['ffmpeg said nothing']}")
     times = sorted({round(float(time), 3) for time in found})
-    return tuple(time for time in times if 0 < time < info.duration_s)
+    return tuple(time for time in times if 0 < time < length_s)

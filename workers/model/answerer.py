@@ -278,6 +278,7 @@ class Answerer:
             decode_s=answered.decode_s,
             answer_s=answer_s,
             notes=(*answered.notes, *note),
+            noticed=answered.noticed,
             is_shrunk=bool(note),
         )
 

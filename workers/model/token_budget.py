@@ -43,6 +43,7 @@ def shrink(decoded: DecodedClip, pixel_share: float, every: int) -> DecodedClip:
         decoded_share=decoded.decoded_share,
         decode_s=decoded.decode_s,
         notes=decoded.notes,
+        noticed=decoded.noticed,
     )
 
 

@@ -75,7 +75,8 @@ def state_of(job: JobConfig) -> State:
                     run_ids.add(row["run_id"])
                     continue
                 found[_key(f"tables.{name}", name, row)].append(row)
-                if "unit_id" in row:
+                # An answer that is kept says the run that asked it.
+                if "unit_id" in row and name != "answers":
                     runs_of_unit[row["unit_id"]].add(row["run_id"])
     _, _, index = open_output(job)
     try:

@@ -83,6 +83,10 @@ def upgrade() -> None:
         + _numbers(sa.Integer, "audio_tokens", "video_tokens")
         + _numbers(sa.Double, "retained_ratio", "retained_ratio_audio", "retained_ratio_video")
         + _numbers(sa.BigInteger, *(f"{way}_{cost}" for way in WAYS for cost in COSTS), "peak_bytes")
+        + _numbers(sa.Integer, "passes", "segment")
+        + _numbers(sa.Double, "segment_pts_s", "silent_s", "held_s", "missing_s", "clipped_share")
+        + _numbers(sa.Boolean, "tone_mapped")
+        + _text("decoded_hash", nullable=True)
         + _numbers(sa.Integer, "answer_format"),
         clips_of_unit=["unit_id"],
         clips_of_version=["version_id"],

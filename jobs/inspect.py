@@ -1,0 +1,109 @@
+"""`omnidrop inspect FILE`: what the product makes of one file, without a model.
+
+Promises: standard output has the table, or with `--json -` the JSON; a file that cannot be used ends with status 1.
+Knows nothing about how a file is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs._shared.options import JsonFile, write_json
+from jobs.cli import main
+from omnidrop.errors import UserError
+
+EXAMPLES = (
+    "omnidrop inspect lecture.mkv",
+    "omnidrop inspect recording.ts --length 60 --json -",
+    "omnidrop inspect talk.mp4 --at 90 --dump talk-at-90",
+)
+
+
+def command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file with pictures, sound or both.")],
+    length: Annotated[float, typer.Option(metavar="SECONDS", help="Length of a clip.")] = 30.0,
+    at: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Only the clip that begins at this second.", show_default=False),
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second that the model sees.")] = 2.0,
+    audio_track: Annotated[str, typer.Option(help="Sound track: auto, all, a number from 0, or lang:xx.")] = "auto",
+    video_track: Annotated[str, typer.Option(help="Picture track: auto, a number from 0, or lang:xx.")] = "auto",
+    json_file: JsonFile = None,
+    dump: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write every clip's pictures and sound, and a page that shows them.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Show what a file holds and what the model would get of it: continuous parts, tracks, and every clip.
+
+    The file goes the way that it goes in a run: probed and decoded alike, nothing is asked.
+    """
+    from pipeline.asking.dump import clip_section, dump_clip, page
+    from pipeline.asking.inspect import about_clip, about_file, clips_of, inspect_file
+    from pipeline.asking.one_file import checked_clips
+    from workers.records import DecodedClip
+
+    clips = checked_clips(length_s=length, fps=fps, audio_track=audio_track, video_track=video_track)
+    inspected = inspect_file(file, clips, at)
+    about: dict[str, Any] = about_file(inspected) | {"clips": []}
+    sections: list[str] = []
+    try:
+        for one in clips_of(inspected, clips) if inspected.info is not None else ():
+            assert inspected.info is not None
+            about["clips"].append(about_clip(one, inspected.info))
+            if dump is None:
+                continue
+            decoded = one if isinstance(one, DecodedClip) else None
+            if decoded is not None:
+                dump_clip(decoded, dump / f"clip-{len(sections):03d}")
+            sections.append(clip_section(about["clips"][-1], decoded))
+        if dump is not None:
+            dump.mkdir(parents=True, exist_ok=True)
+            (dump / "index.html").write_text(page(inspected.media.key, about, sections), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--dump {dump}: cannot be written: {error.strerror}") from error
+    if str(json_file) != "-":
+        _print(inspected.media.key, about)
+    write_json(json_file, about)
+    if inspected.failure is not None:
+        typer.echo(f"omnidrop: error: {inspected.failure.error_class}: {inspected.failure.message}", err=True)
+    answerable = [clip for clip in about["clips"] if clip["error_class"] is None]
+    raise typer.Exit(0 if answerable else 1)
+
+
+def _print(name: str, about: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=True)
+    if about["duration_s"] is None:
+        return
+    console.print(Text(f"{name}: {about['duration_s']:.2f} s"))
+    for note in about.get("notes", ()):
+        console.print(Text(note))
+    for title, rows in (("tracks", about["tracks"]), ("segments", about["segments"]), ("clips", about["clips"])):
+        table = Table(title=title, title_justify="left")
+        for column in rows[0] if rows else ():
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_shown(value)) for value in row.values()))
+        console.print(table)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, list):
+        return "; ".join(map(str, value))
+    return "" if value is None else "".join(c if c.isprintable() else " " for c in str(value))
+
+
+if __name__ == "__main__":
+    main("inspect")

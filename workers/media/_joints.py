@@ -1,0 +1,354 @@
+"""Where in a file another one begins: recordings that were joined end to end, told from the container's structure.
+
+Promises: byte offsets, ascending, at which a reader of this format can start as at the beginning of a file; reading
+is bounded and stops at the first thing that is not understood. Knows nothing about time: what runs back or jumps
+inside one recording is found from its packets (`_timeline`). Runs in the probing process.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+MOST_ELEMENTS = 5_000_000
+"""Boxes, pages or elements looked at in one file: a day of live WebM, one element a packet."""
+
+WINDOW_BYTES = 1 << 15
+
+CHEAP_BOXES = 64
+"""An MP4 with its index has a few boxes; one with more is fragmented, and its timeline is not in one place."""
+
+
+class Bytes(Protocol):
+    """A file that can be read anywhere."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """As of any file."""
+        ...
+
+    def read(self, size: int = -1, /) -> bytes:
+        """As of any file."""
+        ...
+
+
+class Part(io.RawIOBase):
+    """Some bytes of a file as a file of their own."""
+
+    def __init__(self, whole: Bytes, first: int, end: int) -> None:
+        self._whole, self._first, self._end, self._at = whole, first, end, first
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """The offset of the next read."""
+        return self._at - self._first
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of any file."""
+        base = {io.SEEK_SET: self._first, io.SEEK_CUR: self._at, io.SEEK_END: self._end}[whence]
+        self._at = max(self._first, base + offset)
+        return self._at - self._first
+
+    def read(self, size: int = -1) -> bytes:
+        """At most what is left of the part."""
+        left = max(0, self._end - self._at)
+        length = left if size < 0 else min(size, left)
+        if not length:
+            return b""
+        self._whole.seek(self._at)
+        content = self._whole.read(length)
+        self._at += len(content)
+        return content
+
+
+class _Window:
+    """Small reads at ascending offsets out of large ones."""
+
+    def __init__(self, file: Bytes) -> None:
+        self._file, self._first, self._content = file, 0, b""
+
+    def __call__(self, at: int, length: int) -> bytes:
+        if not self._first <= at <= at + length <= self._first + len(self._content):
+            self._file.seek(at)
+            self._first, self._content = at, self._file.read(2 * WINDOW_BYTES)
+        begin = at - self._first
+        return self._content[begin : begin + length]
+
+
+def joints(file: Bytes, size: int, container: str) -> list[int]:
+    """Offsets above 0 at which another recording begins."""
+    walk = _WALKS.get(container)
+    return [] if walk is None else [at for at in walk(_Window(file), size) if at]
+
+
+def is_indexed_mp4(file: Bytes, size: int) -> bool:
+    """Whether one index tells the whole timeline: a single `moov` without fragments, in few boxes."""
+    kinds = []
+    for number, (*_, kind) in enumerate(_boxes(_Window(file), size)):
+        if number >= CHEAP_BOXES:
+            return False
+        kinds.append(kind)
+    return b"moof" not in kinds and kinds.count(b"moov") == 1 and kinds.count(b"ftyp") <= 1
+
+
+STILL_BRANDS = frozenset(
+    {b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1", b"miaf", b"jpeg", b"jp2 ", b"jxl ", b"crx "}
+)
+"""Major brands of photos in MP4's boxes; sequences of pictures have others (`avis`, `hevc`, `msf1`)."""
+
+
+def is_still(head: bytes) -> bool:
+    """Whether a file that begins so is a photo."""
+    return head[4:8] == b"ftyp" and head[8:12] in STILL_BRANDS
+
+
+MOST_INDEX_BYTES = 64 << 20
+TS_SAMPLE_BYTES = 1 << 20
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp"})
+
+
+def encrypted_streams(file: Bytes, container: str) -> set[int | None]:
+    """Indexes of the streams that are encrypted, or None in it where all are."""
+    size = file.seek(0, io.SEEK_END) or 0
+    if container == "mp4":
+        for at, length, kind in _boxes(_Window(file), size):
+            if kind == b"moov":
+                file.seek(at)
+                entries = _sample_entries(_read(file, min(length, MOST_INDEX_BYTES)))
+                return {number for number, entry in enumerate(entries) if entry in _LOCKED_ENTRIES}
+    elif container == "matroska":
+        file.seek(0)
+        header = file.read(1 << 16).partition(b"\x1f\x43\xb6\x75")[0]  # up to the first cluster
+        encodings = header.partition(b"\x6d\x80")[2]  # ContentEncodings, and ContentEncryption inside
+        return {None} if b"\x50\x35" in encodings and b"\x47\xe2" in encodings else set()
+    elif container == "mpegts":
+        file.seek(0)
+        return {None} if _is_scrambled(file.read(TS_SAMPLE_BYTES)) else set()
+    return set()
+
+
+def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None:
+    """How long a file says it is, where it says so; `found_s` is what libav tells, which may be an estimate. A file
+    that holds less was cut off."""
+    file.seek(0)
+    head = file.read(1 << 16)
+    if container == "asf":
+        # libav believes it only of a file that is whole.
+        about = head.partition(_ASF_FILE_PROPERTIES)[2][:72]
+        length, preroll = int.from_bytes(about[48:56], "little"), int.from_bytes(about[64:72], "little")
+        return length / 1e7 - preroll / 1e3 if len(about) == 72 and length else None
+    is_stated = False
+    if container == "matroska":
+        is_stated = b"\x44\x89" in head.partition(b"\x1f\x43\xb6\x75")[0]
+    elif container == "flv":
+        is_stated = b"duration" in head[:4096]
+    elif container == "mp3":
+        if head[:3] == b"ID3":
+            file.seek(10 + sum((byte & 0x7F) << 7 * (3 - n) for n, byte in enumerate(head[6:10])))
+            head = file.read(1 << 12)
+        found = max(head.find(b"Xing", 0, 1 << 12), head.find(b"Info", 0, 1 << 12))
+        is_stated = found >= 0 and len(head) > found + 7 and bool(head[found + 7] & 1)
+    return found_s if is_stated else None
+
+
+def _read(file: Bytes, most: int) -> bytes:
+    """Up to so many bytes, of a file that gives less at a time."""
+    parts: list[bytes] = []
+    while most > 0 and (part := file.read(most)):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
+def _sample_entries(moov: bytes) -> list[bytes]:
+    """The first sample entry's type of every track, in order."""
+    found, at = [], moov.find(b"stsd")
+    while at >= 0:
+        found.append(moov[at + 16 : at + 20])
+        at = moov.find(b"stsd", at + 4)
+    return found
+
+
+def programmes(file: Bytes) -> list[set[int]]:
+    """The streams (by their numbers in the broadcast) of each programme of a transport stream, in its own order."""
+    file.seek(0)
+    content = _read(file, TS_SAMPLE_BYTES)
+    first, step = _ts_packets(content)
+    sections: dict[int, bytes] = {}
+    maps: list[int] = []
+    for at in range(first, len(content) - 187, step) if step else ():
+        number, head = (content[at + 1] & 0x1F) << 8 | content[at + 2], content[at + 3]
+        if content[at] != 0x47 or not head & 0x10 or (number and number not in maps):
+            continue
+        payload = content[at + 4 + (1 + content[at + 4] if head & 0x20 else 0) : at + 188]
+        if content[at + 1] & 0x40 and payload and number not in sections:
+            sections[number] = payload[1 + payload[0] :]
+        elif number in sections and not content[at + 1] & 0x40:
+            sections[number] += payload
+        if number == 0 and not maps and 0 in sections:
+            table = sections[0][8 : 3 + _section_length(sections[0]) - 4]
+            entries = [table[n : n + 4] for n in range(0, len(table) - 3, 4)]
+            maps = [(entry[2] & 0x1F) << 8 | entry[3] for entry in entries if entry[0] << 8 | entry[1]]
+    return [_streams_of(sections[number]) for number in maps if number in sections]
+
+
+def _section_length(section: bytes) -> int:
+    return (section[1] & 0x0F) << 8 | section[2] if len(section) > 2 else 0
+
+
+def _streams_of(section: bytes) -> set[int]:
+    end = min(len(section), 3 + _section_length(section) - 4)
+    at = 12 + ((section[10] & 0x0F) << 8 | section[11]) if len(section) > 11 else end
+    found = set()
+    while at + 5 <= end:
+        found.add((section[at + 1] & 0x1F) << 8 | section[at + 2])
+        at += 5 + ((section[at + 3] & 0x0F) << 8 | section[at + 4])
+    return found
+
+
+def _ts_packets(content: bytes) -> tuple[int, int]:
+    """(first packet's offset, bytes from one to the next) of a transport stream; zeros for anything else."""
+    if content[4:5] == content[196:197] == b"G":
+        return 4, 192
+    return 0, next((n for n in (188, 192, 204) if content[4 * n : 4 * n + 1] == b"G" == content[:1]), 0)
+
+
+def is_scrambled(file: Bytes) -> bool:
+    """Whether a file is a transport stream of which most is scrambled."""
+    file.seek(0)
+    return _is_scrambled(_read(file, TS_SAMPLE_BYTES))
+
+
+def _is_scrambled(content: bytes) -> bool:
+    """Whether most packets beside the tables carry a scrambling flag."""
+    first, step = _ts_packets(content)
+    if not step:
+        return False
+    scrambled = clear = 0
+    for at in range(first, len(content) - 3, step):
+        if content[at] != 0x47:
+            return False
+        number = (content[at + 1] & 0x1F) << 8 | content[at + 2]
+        if 0x20 <= number < 0x1FFF and content[at + 3] & 0x10:
+            scrambled, clear = scrambled + bool(content[at + 3] & 0xC0), clear + (not content[at + 3] & 0xC0)
+    return scrambled > clear
+
+
+def _boxes(read: _Window, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """(offset, length, kind) of the outermost boxes."""
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        header = read(at, 16)
+        if len(header) < 8:
+            return
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length == 0:
+            length = size - at
+        if length < 8 or not all(32 <= letter < 127 for letter in kind):
+            return
+        yield at, length, kind
+        at += length
+
+
+def _mp4(read: _Window, size: int) -> Iterator[int]:
+    seen: set[bytes] = set()
+    for at, _, kind in _boxes(read, size):
+        if (kind == b"ftyp" and seen & {b"moov", b"mdat", b"moof"}) or (kind == b"moov" and b"moov" in seen):
+            yield at
+            seen = set()
+        seen.add(kind)
+
+
+def _matroska(read: _Window, size: int) -> Iterator[int]:
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 12)
+        if len(head) < 2 or not head[0]:
+            return
+        id_length = 9 - head[0].bit_length()
+        if id_length > 4 or len(head) <= id_length or not head[id_length]:
+            return
+        length_length = 9 - head[id_length].bit_length()
+        coded = int.from_bytes(head[id_length : id_length + length_length], "big")
+        length = coded & ((1 << 7 * length_length) - 1)
+        is_unknown = length == (1 << 7 * length_length) - 1
+        kind = head[:id_length]
+        if kind == b"\x1a\x45\xdf\xa3":
+            yield at
+        # Inside what has no declared end, and inside a segment whose end is beyond the file's, one goes on reading.
+        descends = is_unknown or (kind == b"\x18\x53\x80\x67" and at + length > size)
+        at += id_length + length_length + (0 if descends else length)
+
+
+def _ogg(read: _Window, size: int) -> Iterator[int]:
+    at, were_beginnings = 0, True
+    for _ in range(MOST_ELEMENTS):
+        header = read(at, 27)
+        if len(header) < 27 or header[:4] != b"OggS":
+            return
+        is_beginning = bool(header[5] & 2)
+        if is_beginning and not were_beginnings:
+            yield at
+        were_beginnings = is_beginning
+        at += 27 + header[26] + sum(read(at + 27, header[26]))
+
+
+def _flv(read: _Window, size: int) -> Iterator[int]:
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 13)
+        if head[:3] == b"FLV":
+            yield at
+            at += int.from_bytes(head[5:9], "big") + 4
+        elif len(head) >= 11 and head[0] & 0x1F in (8, 9, 18):
+            at += 11 + int.from_bytes(head[1:4], "big") + 4
+        else:
+            return
+
+
+def _riff(read: _Window, size: int) -> Iterator[int]:
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 12)
+        if len(head) < 12 or head[:4] not in (b"RIFF", b"RF64"):
+            return
+        if head[8:12] in (b"AVI ", b"WAVE"):  # AVIX goes on with the recording before it
+            yield at
+        length = int.from_bytes(head[4:8], "little")
+        if length in (0, 0xFFFFFFFF):
+            return
+        at += 8 + length + length % 2
+
+
+def _marked(mark: bytes) -> Callable[[_Window, int], Iterator[int]]:
+    """A walk to what begins every recording of a format whose frames do not say how long they are."""
+
+    def walk(read: _Window, size: int) -> Iterator[int]:
+        for first in range(0, size, WINDOW_BYTES):
+            content, at = read(first, min(size - first, WINDOW_BYTES + len(mark) - 1)), -1
+            while (at := content.find(mark, at + 1)) >= 0:
+                yield first + at
+
+    return walk
+
+
+_WALKS: dict[str, Callable[[_Window, int], Iterator[int]]] = {
+    "mp4": _mp4,
+    "matroska": _matroska,
+    "ogg": _ogg,
+    "flv": _flv,
+    "avi": _riff,
+    "wav": _riff,
+    "flac": _marked(b"fLaC\0\0\0\x22"),
+    "amr": _marked(b"#!AMR"),
+}

@@ -1,0 +1,260 @@
+"""Where time runs on in a file, where it runs back or jumps: told from every packet, without decoding any.
+
+Promises: stretches of continuous time in the order of the file, each with the bytes in which every stream's packets of
+it lie; one damaged time stamp makes no stretch; memory does not grow with the file. Knows nothing about tracks, clips
+or which container it is, beyond whether its times may jump by design. Runs in the probing process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import av.error
+from av.container import InputContainer
+
+BACK_S = 0.5
+"""Decoding times of one stream that run back by more than this begin again; less is jitter."""
+
+BROADCAST_BACK_S = 0.12
+"""The same of a broadcast, whose decoding times never run back by design: what begins again there began elsewhere."""
+
+BROADCAST_GAP_S = 10.0
+"""MPEG streams: nothing at all for longer than this is a jump of the clock, as ffmpeg takes it, not a pause in time."""
+
+FILE_GAP_S = 60.0
+"""Elsewhere times are meant, and a gap is a picture that stays; but picture and sound that both stop for longer than
+this were paused."""
+
+CONFIRMING = 3
+"""Packets that must follow a jump on its own line of time: one damaged time stamp is none."""
+
+MOST_STRETCHES = 1_000
+
+LEAST_BYTES_PER_S = 16
+"""A file with less than this has a made-up length, unless its packets bear it out."""
+
+LONGEST_GAP_S, LONGEST_DECLARED_GAP_S = 600.0, 7200.0
+"""In such a file, what comes after a longer gap is a damaged time: one flipped bit would make a day of clips out of
+30 kB. The longer one holds where the container declares a length that reaches so far: slides of a lecture."""
+
+
+@dataclass
+class Seen:
+    """What was seen of one stream within a stretch."""
+
+    start_s: float
+    first_byte: int | None
+    end_s: float
+    last_byte: int | None = None
+    step_s: float = 0.0
+    lag_s: float = 0.0
+    """How far its packets lie behind others in the file."""
+    is_first_start: bool = True
+    """Whether the first packet is also the earliest."""
+
+
+@dataclass
+class Stretch:
+    """Continuous time: per stream (by its index) where it begins and ends, in the container's own seconds."""
+
+    streams: dict[int, Seen] = field(default_factory=dict)
+    kinds: dict[int, str] = field(default_factory=dict)
+    jumps_ahead: bool = False
+    """Whether it can be told by its times from all that comes before it."""
+
+    @property
+    def start_s(self) -> float:
+        return min(seen.start_s for seen in self.streams.values())
+
+    @property
+    def end_s(self) -> float:
+        return max(seen.end_s for seen in self.streams.values())
+
+    def ends_s(self, kind: str) -> list[float]:
+        """Where the streams of a kind end."""
+        return [seen.end_s for index, seen in self.streams.items() if self.kinds[index] == kind]
+
+    def first_byte(self, kind: str) -> int | None:
+        """Where the first packet of a kind lies."""
+        found = [s.first_byte for index, s in self.streams.items() if self.kinds[index] == kind]
+        return min((byte for byte in found if byte is not None), default=None)
+
+
+@dataclass
+class _Stream:
+    stretch: int
+    last_s: float | None = None
+    pending: list[tuple[float, float, float, int | None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """All stretches, and how far packets of one stream lie behind those of another in the file."""
+
+    stretches: tuple[Stretch, ...]
+    lag_s: float
+    outliers: int
+    """Packets whose times belong nowhere."""
+
+
+def scan(
+    container: InputContainer, *, is_broadcast: bool, kinds: dict[int, str], size: int, declared_s: float
+) -> Timeline:
+    """Read every packet of pictures and sound of an opened container from its start.
+
+    `kinds` are the streams that count, by index. Raises ValueError for more than `MOST_STRETCHES`.
+    """
+    reader = _Scan(is_broadcast, dict(kinds), size, declared_s)
+    announced = len(container.streams)
+    with contextlib.suppress(av.error.FFmpegError):
+        for packet in container.demux():
+            index = packet.stream_index
+            if index >= announced and index not in reader.kinds and packet.stream.type in ("video", "audio"):
+                reader.kinds[index] = packet.stream.type
+            if index not in reader.kinds or not packet.size or packet.time_base is None:
+                continue
+            begin, order = (packet.pts, packet.dts) if packet.pts is not None else (packet.dts, packet.dts)
+            if begin is None:
+                continue
+            unit = float(packet.time_base)
+            order_s = float(order if order is not None else begin) * unit
+            begin_s, length_s = float(begin) * unit, float(packet.duration or 0) * unit
+            if math.isfinite(begin_s + length_s + order_s):
+                reader.take(index, (order_s, begin_s, length_s, packet.pos))
+    reader.finish()
+    _move_newcomers(reader.stretches)
+    stretches = [part for stretch in reader.stretches if stretch.streams for part in _split_by_streams(stretch)]
+    lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
+    return Timeline(tuple(stretches), lag_s, reader.outliers)
+
+
+def _move_newcomers(stretches: list[Stretch]) -> None:
+    """A stream that begins where all others of its stretch have ended is of the next one, which has begun by then."""
+    for here, after in pairwise(stretches):
+        for index, seen in list(here.streams.items()):
+            ends = [other.last_byte for number, other in here.streams.items() if number != index]
+            known = [end for end in ends if end is not None]
+            is_later = seen.first_byte is not None and len(known) == len(ends) > 0 and max(known) < seen.first_byte
+            if is_later and index not in after.streams:
+                after.streams[index] = here.streams.pop(index)
+
+
+def _split_by_streams(stretch: Stretch) -> list[Stretch]:
+    """A programme whose streams all come after those of another has other numbers for them, and begins anew."""
+    order = sorted(stretch.streams, key=lambda index: stretch.streams[index].first_byte or 0)
+    parts: list[Stretch] = []
+    for index in order:
+        seen, kind = stretch.streams[index], stretch.kinds[index]
+        before = [part.streams[i] for part in parts[-1:] for i in part.streams if part.kinds[i] == kind]
+        ends = [one.last_byte for one in before if one.last_byte is not None]
+        if not parts or (seen.first_byte is not None and len(ends) == len(before) > 0 and max(ends) < seen.first_byte):
+            parts.append(Stretch(kinds=stretch.kinds, jumps_ahead=stretch.jumps_ahead))
+            seen.lag_s = 0.0
+        elif len(parts) > 1 and not before:
+            seen.lag_s = 0.0
+        parts[-1].streams[index] = seen
+    return parts
+
+
+class _Scan:
+    def __init__(self, is_broadcast: bool, kinds: dict[int, str], size: int, declared_s: float) -> None:
+        self.kinds = kinds
+        self.stretches = [Stretch(kinds=kinds)]
+        self._size, self._declared_s = size, declared_s
+        self.outliers = 0
+        self._is_broadcast = is_broadcast
+        self._back_s = BROADCAST_BACK_S if is_broadcast else BACK_S
+        self._streams: dict[int, _Stream] = {}
+        self._reached_s = [-math.inf]
+        self._order_s = [-math.inf]
+
+    def take(self, index: int, packet: tuple[float, float, float, int | None]) -> None:
+        """The next packet of a stream: its order, begin and length in seconds, and its place in the file."""
+        order_s, begin_s, *_ = packet
+        stream = self._streams.get(index)
+        if stream is None:
+            stream = self._streams[index] = _Stream(len(self.stretches) - 1)
+        if not self._is_broadcast and not self._is_plausible(stream, begin_s):
+            self.outliers += 1
+            return
+        if not self._jumps(stream, order_s, begin_s):
+            self.outliers += len(stream.pending)
+            stream.pending.clear()
+            self._add(index, stream, packet)
+            return
+        if stream.pending and not -self._back_s <= order_s - stream.pending[-1][0] <= FILE_GAP_S:
+            self.outliers += len(stream.pending)
+            stream.pending.clear()
+        stream.pending.append(packet)
+        if len(stream.pending) >= CONFIRMING:
+            self._switch(index, stream)
+
+    def finish(self) -> None:
+        """What waits for confirmation counts where another stream has gone the same way."""
+        for index, stream in self._streams.items():
+            if stream.pending and stream.stretch < len(self.stretches) - 1:
+                self._switch(index, stream)
+            else:
+                self.outliers += len(stream.pending)
+
+    def _is_plausible(self, stream: _Stream, begin_s: float) -> bool:
+        reached_s = self._reached_s[stream.stretch]
+        gap_s = begin_s - (reached_s if math.isfinite(reached_s) else 0.0)
+        if gap_s <= LONGEST_GAP_S or begin_s * LEAST_BYTES_PER_S <= self._size:
+            return True
+        return gap_s <= LONGEST_DECLARED_GAP_S and begin_s <= self._declared_s + 1.0
+
+    def _jumps(self, stream: _Stream, order_s: float, begin_s: float) -> bool:
+        if stream.last_s is None:
+            return False
+        is_behind = stream.stretch < len(self.stretches) - 1
+        if order_s < stream.last_s - (0.0 if is_behind else self._back_s):
+            return True
+        most_s = BROADCAST_GAP_S if self._is_broadcast else math.inf if self._is_alone() else FILE_GAP_S
+        return order_s > stream.last_s + most_s and begin_s > self._reached_s[stream.stretch] + most_s
+
+    def _is_alone(self) -> bool:
+        """Whether there are only pictures, or only sound."""
+        return len({self.kinds[index] for index in self._streams}) < 2
+
+    def _switch(self, index: int, stream: _Stream) -> None:
+        first_s = stream.pending[0][0]
+        number = stream.stretch + 1
+        # A stream that comes later joins the stretch that the others have begun, if it is on its line of time.
+        while number < len(self.stretches) and abs(first_s - self._order_s[number]) > FILE_GAP_S:
+            number += 1
+        if number == len(self.stretches):
+            if number >= MOST_STRETCHES:
+                raise ValueError(f"time jumps more than {MOST_STRETCHES} times")
+            ahead = stream.last_s is not None and first_s > stream.last_s
+            self.stretches.append(Stretch(kinds=self.kinds, jumps_ahead=ahead))
+            self._reached_s.append(-math.inf)
+            self._order_s.append(first_s)
+        stream.stretch = number
+        waiting, stream.pending = stream.pending, []
+        for packet in waiting:
+            self._add(index, stream, packet)
+
+    def _add(self, index: int, stream: _Stream, packet: tuple[float, float, float, int | None]) -> None:
+        order_s, begin_s, length_s, byte = packet
+        number = stream.stretch
+        seen = self.stretches[number].streams.get(index)
+        if seen is None:
+            seen = self.stretches[number].streams[index] = Seen(begin_s, byte, begin_s)
+        elif stream.last_s is not None and order_s > stream.last_s:
+            seen.step_s = order_s - stream.last_s
+        if begin_s < seen.start_s:
+            seen.start_s, seen.is_first_start = begin_s, False
+        # Matroska does not tell how long a picture is shown: as long as the one before. MP4 says of the last one before
+        # a pause that it is shown all through it.
+        if not length_s or (length_s > FILE_GAP_S and not self._is_alone()):
+            length_s = min(seen.step_s, 1.0)
+        seen.end_s = max(seen.end_s, begin_s + length_s)
+        self._reached_s[number] = max(self._reached_s[number], seen.end_s)
+        seen.lag_s = max(seen.lag_s, self._order_s[number] - order_s)
+        seen.last_byte = byte if byte is not None else seen.last_byte
+        self._order_s[number] = max(self._order_s[number], order_s)
+        stream.last_s = order_s

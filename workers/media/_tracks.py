@@ -1,0 +1,210 @@
+"""What every stream of an opened file is: size and shape of pictures, channels of sound, flags, language, silence.
+
+Promises: a dictionary per stream that can be decoded, with the fields of `records.Track`; a bounded number of packets
+is decoded. Knows nothing about which stream is taken. Runs in the probing process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import av.error
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
+
+from workers.media.confinement import AUDIO_DECODERS, MAX_SOURCE_PIXELS, VIDEO_DECODERS
+from workers.media.tracks import ASIDE, titled_aside
+
+FIRST_PACKETS = 200
+"""Most packets decoded in search of a first picture."""
+
+MOST_PICTURES = 4
+"""Tracks of pictures of which one is decoded to learn its rotation; of more only the headers are read."""
+
+WINDOWS = 8
+WINDOW_S = 1.0
+WINDOW_PACKETS = 400
+"""Sound is sampled in so many windows spread over the file, each so long: silence in all of them is a silent track."""
+
+DIGITAL_SILENCE = 1e-4
+"""Peak of -80 dB: lossy codecs leave less than this of nothing."""
+
+OPPOSITE = -0.9
+"""Correlation of two channels from which their mean is next to nothing."""
+
+PQ, HLG = 16, 18
+"""AVColorTransferCharacteristic: SMPTE ST 2084 and ARIB STD-B67."""
+UNSPECIFIED = 2
+"""AVColorSpace."""
+HD_LINES = 720
+
+COVER_ART = Disposition.attached_pic | Disposition.timed_thumbnails
+_FLAGS = ("default", "original", "dub", *ASIDE)
+
+
+class TooManyPixels(Exception):
+    """Pictures larger than are decoded."""
+
+
+def described(container: InputContainer) -> list[dict[str, Any]]:
+    """The streams of pictures and sound that can be decoded; cover art is none. Raises TooManyPixels."""
+    found = [s for s in container.streams if s.type in ("video", "audio") and _is_read(s)]
+    kinds: dict[str, list[int]] = {
+        kind: [s.index for s in container.streams if s.type == kind] for kind in ("video", "audio")
+    }
+    pictures = [s for s in found if s.type == "video" and not s.disposition & COVER_ART]
+    tracks = []
+    for stream in found:
+        about: dict[str, Any] | None = None
+        if isinstance(stream, AudioStream) and stream.codec_context.sample_rate:
+            # Some codecs tell their channels only when decoded.
+            about = {"sample_rate": stream.codec_context.sample_rate, "channels": stream.codec_context.channels or None}
+        elif stream in pictures:
+            about = _about_pictures(container, stream, decodes=pictures.index(stream) < MOST_PICTURES)
+        if about is None:
+            continue
+        flags = [name for name in _FLAGS if stream.disposition & getattr(Disposition, name, 0)]
+        if (
+            stream.type == "audio"
+            and any(titled_aside(str(stream.metadata.get(name, ""))) for name in ("title", "handler_name"))
+            and not set(flags) & set(ASIDE)
+        ):
+            flags.append("comment")
+        tracks.append(
+            {
+                "index": stream.index,
+                "kind": stream.type,
+                "number": kinds[stream.type].index(stream.index),
+                "codec": stream.codec_context.name,
+                "language": str(stream.metadata.get("language", ""))[:35].replace("und", ""),
+                "flags": flags,
+                **about,
+            }
+        )
+    return tracks
+
+
+def _is_read(stream: Any) -> bool:
+    return stream.codec_context is not None and stream.codec_context.name in (*VIDEO_DECODERS, *AUDIO_DECODERS)
+
+
+def codecs_of(container: InputContainer) -> str:
+    """What a file without a stream to read has instead."""
+    others = sorted({s.codec_context.name for s in container.streams if s.codec_context is not None})
+    return f"; it has {', '.join(others)[:200]}, which is not read" if others else ""
+
+
+def _about_pictures(container: InputContainer, stream: Any, *, decodes: bool) -> dict[str, Any] | None:
+    codec = stream.codec_context
+    if codec.width * codec.height > MAX_SOURCE_PIXELS:
+        raise TooManyPixels(f"{codec.width}x{codec.height} pixels a frame; at most {MAX_SOURCE_PIXELS} are decoded")
+    frame = _first_frame(container, stream) if decodes else None
+    width, height = (frame.width, frame.height) if frame is not None else (codec.width, codec.height)
+    if not width or not height:
+        return None
+    lines = height
+    aspect = stream.sample_aspect_ratio
+    if aspect and 0.1 < aspect < 10:
+        width = max(1, round(width * float(aspect)))
+    rotation = round(frame.rotation) % 360 if frame is not None else 0
+    if rotation in (90, 270):
+        width, height = height, width
+    average, base = (float(rate) if rate else None for rate in (stream.average_rate, stream.base_rate))
+    interlaced = bool(frame.interlaced_frame) if frame is not None else False
+    # The base rate of interlaced material counts fields.
+    even = average and base and any(abs(base / n - average) < 0.02 * average for n in ((1, 2) if interlaced else (1,)))
+    rate = average or base
+    is_rgb = frame is not None and frame.format.is_rgb
+    space = frame.colorspace if frame is not None else codec.colorspace
+    return {
+        "width": width,
+        "height": height,
+        "frame_rate": rate if rate and 0 < rate <= 1000 else None,
+        "variable_rate": not even,
+        "rotation_deg": rotation,
+        "hdr": (codec.color_trc or (frame.color_trc if frame is not None else None)) in (PQ, HLG),
+        "interlaced": interlaced,
+        "is_untagged_hd": lines >= HD_LINES and space == UNSPECIFIED and not is_rgb,
+    }
+
+
+def _first_frame(container: InputContainer, stream: Any) -> Any | None:
+    """Rotation and interlacing are known for certain only from a decoded picture."""
+    stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
+    with contextlib.suppress(av.error.FFmpegError, ValueError):
+        if stream.index != min(s.index for s in container.streams.video):
+            container.seek(0, backward=True, any_frame=False)
+        for number, packet in enumerate(container.demux(stream)):
+            with contextlib.suppress(av.error.FFmpegError):
+                for frame in packet.decode():
+                    return frame
+            if number >= FIRST_PACKETS:
+                break
+    return None
+
+
+def listen(
+    container: InputContainer, tracks: list[dict[str, Any]], start_s: float, duration_s: float
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The tracks with `is_silent` set, and notes about channels: silent ones, and two of opposite phase."""
+    sounds = {t["index"]: t for t in tracks if t["kind"] == "audio"}
+    if len(sounds) < 2 and all((t["channels"] or 1) < 2 for t in sounds.values()):
+        return tracks, []
+    peaks: dict[int, Any] = {}
+    opposite: dict[int, list[float]] = {index: [] for index in sounds}
+    for index, samples in _windows(container, sorted(sounds), start_s, duration_s):
+        peak = np.abs(samples).max(axis=1)
+        known = peaks.get(index)
+        peaks[index] = peak if known is None or len(known) != len(peak) else np.maximum(known, peak)
+        if len(samples) == 2 and min(peak) > DIGITAL_SILENCE:
+            left, right = samples - samples.mean(axis=1, keepdims=True)
+            power = float(np.sqrt((left**2).sum() * (right**2).sum()))
+            opposite[index].append(float((left * right).sum()) / power if power else 0.0)
+    heard, notes = [], []
+    for track in tracks:
+        peak = peaks.get(track["index"])
+        if peak is None:
+            heard.append(track)
+            continue
+        is_silent = bool(peak.max() <= DIGITAL_SILENCE)
+        heard.append({**track, "is_silent": is_silent})
+        silent = int((peak <= DIGITAL_SILENCE).sum())
+        if silent and not is_silent:
+            notes.append(f"sound track {track['number']}: {silent} of {len(peak)} channels are silent")
+        found = opposite[track["index"]]
+        if found and float(np.median(found)) < OPPOSITE:
+            notes.append(f"sound track {track['number']}: its two channels are of opposite phase, their mean is faint")
+    return heard, notes
+
+
+def _windows(
+    container: InputContainer, indexes: list[int], start_s: float, duration_s: float
+) -> Iterator[tuple[int, Any]]:
+    """(stream, (channels, samples) float) of what was sampled."""
+    streams = [container.streams[index] for index in indexes]
+    for number in range(WINDOWS):
+        from_s = start_s + duration_s * (number + 0.5) / WINDOWS
+        with contextlib.suppress(av.error.FFmpegError, ValueError, OSError):
+            container.seek(round(from_s * 1_000_000), backward=True, any_frame=False)
+            for count, packet in enumerate(container.demux(streams)):
+                at = packet.pts if packet.pts is not None else packet.dts
+                if count >= WINDOW_PACKETS or (at is not None and float(at * packet.time_base) > from_s + WINDOW_S):
+                    break
+                with contextlib.suppress(av.error.FFmpegError):
+                    for frame in packet.decode():
+                        yield packet.stream_index, _as_float(frame)
+
+
+def _as_float(frame: Any) -> Any:
+    """(channels, samples) in -1..1."""
+    found = frame.to_ndarray()
+    scale = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}.get(found.dtype.str[1:], 1.0)
+    samples = np.nan_to_num(found.astype(np.float64))
+    samples = (samples - 128 if found.dtype == np.uint8 else samples) / scale
+    channels = max(1, frame.layout.nb_channels)
+    return samples if frame.format.is_planar else samples.reshape(-1, channels).T

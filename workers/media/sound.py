@@ -1,0 +1,178 @@
+"""Pieces of sound with the times a container gives them become one clip's samples, every one at its second.
+
+Promises: a gap in the times is a gap in the sound, to the sample where times are steady; times that jitter about a
+steady line are read as that line, and nothing is cut out or put in for them. Knows nothing about ffmpeg or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE_RATE = 16_000
+"""Hz; what the audio encoders of the supported families take."""
+
+STEP_S = 0.008
+"""Times that leave the line by more begin a new one: a gap, an overlap, or a clock that drifted so far."""
+
+STEADY_S = 0.002
+"""Jitter below this is rounding: some containers count milliseconds."""
+
+JITTER_S, JITTER_LASTS_S = 0.15, 2.0
+"""A step up to so large that is taken back within so long is jitter: packets that were stamped late, or early."""
+
+RAMP_S = 0.0007
+"""Steps from piece to piece that differ by less are one and the same."""
+
+LATE_SHARE = 0.37
+"""Where no two stamps agree, so many are taken to be early: between late stamps alone and early ones as often as late,
+which nobody can tell apart."""
+
+MEDIAN_PIECES = 15
+"""Where times jitter, the line is the median over so many pieces on either side: 0.3 s of AAC."""
+
+GAP_S = 0.02
+"""Silence shorter than this between two pieces is not counted as such."""
+
+SILENT_RUN_S = 0.5
+SILENT_LEVEL = 2.0**-15
+"""Digital silence: not one step of 16 bits for so long."""
+
+Samples = npt.NDArray[np.float32]
+Times = npt.NDArray[np.float64]
+
+
+Placed = tuple[Samples, npt.NDArray[np.bool_]]
+"""A clip's samples, and which of them the track really has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """What was decoded of one track: samples, and where the container says that each piece of them begins."""
+
+    samples: Samples
+    starts: Times
+    """(pieces,) seconds from the clip's start."""
+    lengths: npt.NDArray[np.int64]
+    """(pieces,) samples."""
+
+
+def placed(sound: Sound, count: int) -> Placed:
+    """(count,) samples of the clip, and which of them the track really has."""
+    clip, has = np.zeros(count, np.float32), np.zeros(count, np.bool_)
+    written = int(np.searchsorted(np.cumsum(sound.lengths), len(sound.samples), side="right"))
+    pieces = min(len(sound.starts), written)
+    if not pieces:
+        return clip, has
+    lengths = sound.lengths[:pieces]
+    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    shifts = _lines(sound.starts[:pieces] - offsets / SAMPLE_RATE, sound.starts[:pieces])
+    edges = np.flatnonzero(np.diff(shifts, prepend=np.nan) != 0)
+    for first, end in zip(edges, [*edges[1:], pieces], strict=True):
+        begin = round(float(shifts[first]) * SAMPLE_RATE) + int(offsets[first])
+        source = sound.samples[offsets[first] : offsets[end - 1] + lengths[end - 1]]
+        lost = max(0, -begin)
+        source, begin = source[lost:], begin + lost
+        source = source[: max(0, count - begin)]
+        clip[begin : begin + len(source)] = source
+        has[begin : begin + len(source)] = True
+    return clip, has
+
+
+def mean(tracks: Sequence[Placed], weights: Sequence[int]) -> Placed:
+    """Of several tracks the mean of all channels, `weights` being how many each has."""
+    if len(tracks) == 1:
+        return tracks[0]
+    clip = np.average([clip for clip, _ in tracks], axis=0, weights=weights).astype(np.float32)
+    return clip, np.logical_or.reduce([has for _, has in tracks])
+
+
+def runs(marked: npt.NDArray[np.bool_], least_s: float) -> list[tuple[float, float]]:
+    """(begin, end) in seconds of the runs of marked samples of at least that length."""
+    edges = np.flatnonzero(np.diff(marked, prepend=False, append=False)).reshape(-1, 2)
+    return [(a / SAMPLE_RATE, b / SAMPLE_RATE) for a, b in edges if b - a >= least_s * SAMPLE_RATE]
+
+
+def silence_s(clip: Samples, has: npt.NDArray[np.bool_]) -> float:
+    """Seconds of digital silence, and of no sound at all."""
+    quiet = np.zeros_like(has)
+    for begin, end in runs(~has | (np.abs(clip) < SILENT_LEVEL), SILENT_RUN_S):
+        quiet[round(begin * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = True
+    for begin, end in runs(~has, GAP_S):
+        quiet[round(begin * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = True
+    return round(float(quiet.sum()) / SAMPLE_RATE, 6)
+
+
+def _lines(shifts: Times, times: Times) -> Times:
+    """(pieces,) by how much each piece's samples are moved: constant along what is one line of time.
+
+    `shifts` are the container's times less those of sound without gaps, `times` the former. A step that stays is a gap
+    or an overlap, one that is taken back soon is jitter.
+    """
+    shifts = _without_ramps(shifts)
+    steps = np.abs(np.diff(shifts))
+    if len(steps) >= MEDIAN_PIECES and float(np.median(steps)) > STEADY_S:
+        return _smooth_lines(shifts)
+    found = np.empty_like(shifts)
+    line, begin = float(shifts[0]), 0
+    known: list[float] = []  # by how much packets were stamped late before
+    until = 0  # pieces before this one are off the line for a while
+    for piece, shift in enumerate(shifts):
+        step = float(shift) - line
+        if abs(step) > STEP_S and piece >= until:
+            end = int(np.searchsorted(times, times[piece] + JITTER_LASTS_S, side="right"))
+            back = np.flatnonzero((shifts[piece:end] - line) * np.sign(step) <= STEP_S)
+            if not len(back) and end == len(shifts) and any(abs(step - late) < STEP_S for late in known):
+                until = end  # the sound ends among late ones
+            elif abs(step) > JITTER_S or not len(back):
+                line, begin = float(shift), piece
+            elif step < 0 and times[piece] - times[begin] < JITTER_LASTS_S:
+                # Packets are stamped late, hardly ever early: the line is below, and began among late ones.
+                line = float(shifts[piece : piece + int(back[0])].min())
+                found[begin:piece] = line
+                known.append(-step)
+            else:
+                until = piece + int(back[0])
+                known.append(step)
+        found[piece] = line
+    return found
+
+
+def _without_ramps(shifts: Times) -> Times:
+    """Times that were made up at a wrong rate from a true one on: all take that one's shift.
+
+    So libav counts on from the one time of a broadcast's packet after the sample rate has changed.
+    """
+    found = shifts.copy()
+    steps = np.diff(shifts)
+    for piece in range(1, len(steps)):
+        if abs(steps[piece]) > STEADY_S and abs(steps[piece] - steps[piece - 1]) < RAMP_S:
+            start = found[piece - 1] if found[piece - 1] != shifts[piece - 1] else shifts[piece - 1]
+            found[piece] = found[piece + 1] = start
+    return found
+
+
+def _smooth_lines(shifts: Times) -> Times:
+    """The same where hardly two neighbours agree: the line runs in the middle."""
+    found = np.empty_like(shifts)
+    level = _medians(shifts)
+    tolerance = max(STEP_S, 2.5 * float(np.median(np.abs(shifts - level))))
+    begin, total = 0, float(level[0])
+    for piece in range(1, len(shifts) + 1):
+        if piece < len(shifts) and abs(float(level[piece]) - total / (piece - begin)) <= tolerance:
+            total += float(level[piece])
+            continue
+        found[begin:piece] = np.quantile(shifts[begin:piece], LATE_SHARE)
+        begin, total = piece, float(level[piece]) if piece < len(shifts) else 0.0
+    return found
+
+
+def _medians(values: Times) -> Times:
+    """(n,) median over the neighbours on both sides."""
+    around = np.pad(values, MEDIAN_PIECES, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(around, 2 * MEDIAN_PIECES + 1)
+    medians: Times = np.median(windows, axis=1)
+    return medians

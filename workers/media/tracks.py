@@ -1,0 +1,173 @@
+"""Which streams of a file are decoded: `auto`, or as the job says, with the reason for each.
+
+Promises: the same tracks and wishes give the same choice; every track that is not chosen says why. Knows nothing about
+how tracks are found or decoded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from workers.errors import TrackMissing
+from workers.records import MediaInfo, Segment, Track
+
+ASIDE = ("comment", "visual_impaired", "hearing_impaired", "karaoke", "lyrics", "clean_effects", "dependent")
+"""Dispositions of a track that goes beside the programme, not instead of it."""
+
+OTHER_PROGRAMME = "other_programme"
+"""Flag of a track of a broadcast that is of another programme than the one that is read."""
+
+_ASIDE_TITLE = re.compile(r"\b(commentary|audio.?descri\w*|descriptive|video.?descri\w*)\b", re.IGNORECASE)
+
+# ISO 639-2 has two codes for some languages, and users write the short one.
+_SAME_LANGUAGE = (
+    *("en eng", "de deu ger", "fr fra fre", "es spa", "it ita", "pt por", "nl nld dut", "ja jpn", "zh zho chi cmn"),
+    *("ko kor", "ru rus", "ar ara", "hi hin", "pl pol", "sv swe", "da dan", "fi fin", "no nor nob nno", "cs ces cze"),
+    *("el ell gre", "he heb", "hu hun", "tr tur", "uk ukr", "ro ron rum", "sk slk slo", "cy cym wel", "fa fas per"),
+)
+
+
+def titled_aside(title: str) -> bool:
+    """Whether a track's own title says that it goes beside the programme."""
+    return bool(_ASIDE_TITLE.search(title))
+
+
+def chosen(info: MediaInfo, audio: str = "auto", video: str = "auto") -> MediaInfo:
+    """`info` with the tracks that are asked for: `auto`, a number counted from 0 among the tracks of its kind, or
+    `lang:xx`; for sound also `all`. Of a file of several recordings, the same in each.
+
+    Raises TrackMissing where there is no such track in a file that has tracks of the kind.
+    """
+    if info.segments:
+        parts = tuple(replace(part, info=chosen(part.info, audio, video)) for part in info.segments)
+        return _as_first(info, parts)
+    if not info.tracks or (audio == "auto" and video == "auto"):
+        return info
+    pictures, sounds = _of_the_programme(info, "video"), _of_the_programme(info, "audio")
+    picked_video, picked_audio = _asked(pictures, video, _auto_video), _asked(sounds, audio, _auto_audio)
+    return with_choice(info, picked_video, picked_audio)
+
+
+def with_auto_choice(info: MediaInfo, *, mixes_mono: bool) -> MediaInfo:
+    """`info` with the tracks that `auto` stands for. `mixes_mono`: single channels of one recording come as tracks."""
+    pictures, sounds = _of_the_programme(info, "video"), _of_the_programme(info, "audio")
+    picked = _auto_audio(sounds)
+    heard = [track for track in sounds if not track.is_silent and not _aside(track)]
+    languages = {track.language for track in heard}
+    if mixes_mono and len(heard) > 1 and len(languages) == 1 and all(track.channels == 1 for track in heard):
+        picked = {track.number: "one channel of the recording" for track in heard}
+    return with_choice(info, _auto_video(pictures), picked)
+
+
+def with_choice(info: MediaInfo, video: dict[int, str], audio: dict[int, str]) -> MediaInfo:
+    """`info` with the tracks of these numbers, each with the reason."""
+    tracks = []
+    for track in info.tracks:
+        why = (video if track.kind == "video" else audio).get(track.number)
+        tracks.append(replace(track, chosen=why is not None, why=why or _why_not(track, video, audio)))
+    info = replace(info, tracks=tuple(tracks), audio_streams=sum(track.kind == "audio" for track in tracks))
+    shown = next((track for track in tracks if track.kind == "video" and track.chosen), None)
+    if shown is not None:
+        info = replace(
+            info,
+            video_codec=shown.codec,
+            video_stream=shown.number,
+            width=shown.width,
+            height=shown.height,
+            frame_rate=shown.frame_rate,
+            variable_rate=shown.variable_rate,
+            rotation_deg=shown.rotation_deg,
+            hdr=shown.hdr,
+            interlaced=shown.interlaced,
+            is_untagged_hd=shown.is_untagged_hd,
+        )
+    heard = [track for track in tracks if track.kind == "audio" and track.chosen]
+    if heard:
+        info = replace(
+            info,
+            audio_codec=heard[0].codec,
+            audio_stream=heard[0].number,
+            audio_mix=tuple(track.number for track in heard) if len(heard) > 1 else (),
+            sample_rate=heard[0].sample_rate,
+            channels=heard[0].channels,
+        )
+    return info
+
+
+def _of_the_programme(info: MediaInfo, kind: str) -> list[Track]:
+    return [track for track in info.tracks if track.kind == kind and OTHER_PROGRAMME not in track.flags]
+
+
+def _as_first(info: MediaInfo, parts: tuple[Segment, ...]) -> MediaInfo:
+    """A file of several recordings is described as its first one."""
+    kept = ("duration_s", "start_s", "tags", "is_checked", "notes", "video_end_s", "audio_end_s", "lag_s")
+    first = replace(parts[0].info, **{name: getattr(info, name) for name in kept})
+    return replace(first, segments=parts)
+
+
+def _auto_video(tracks: Sequence[Track]) -> dict[int, str]:
+    if not tracks:
+        return {}
+    best = max(tracks, key=lambda t: ((t.width or 0) * (t.height or 0), "default" in t.flags, -t.number))
+    if len(tracks) == 1:
+        return {best.number: "the only one"}
+    same = [t for t in tracks if (t.width or 0) * (t.height or 0) == (best.width or 0) * (best.height or 0)]
+    reason = "the largest picture" if len(same) == 1 else "the default" if "default" in best.flags else "the first"
+    return {best.number: reason}
+
+
+def _auto_audio(tracks: Sequence[Track]) -> dict[int, str]:
+    if not tracks:
+        return {}
+    best = min(
+        tracks, key=lambda t: (t.is_silent, _aside(t), "default" not in t.flags, "original" not in t.flags, t.number)
+    )
+    if len(tracks) == 1:
+        return {best.number: "the only one"}
+    reason = next((name for name in ("default", "original") if name in best.flags), "first")
+    return {best.number: f"the {reason} track"}
+
+
+def _asked(tracks: Sequence[Track], wish: str, auto: Callable[[Sequence[Track]], dict[int, str]]) -> dict[int, str]:
+    if not tracks or wish == "auto":
+        return {track.number: track.why for track in tracks if track.chosen} or auto(tracks)
+    kind = tracks[0].kind
+    if wish == "all":
+        return {t.number: "all are asked for" for t in tracks if not t.is_silent} or {
+            tracks[0].number: "all are silent"
+        }
+    if wish.startswith("lang:"):
+        wanted = _languages(wish.removeprefix("lang:"))
+        found = auto([track for track in tracks if _languages(track.language) & wanted])
+        if not found:
+            have = ", ".join(track.language or "not said" for track in tracks)
+            raise TrackMissing(f"no {kind} track of {wish}; the languages are: {have}")
+        return dict.fromkeys(found, f"{wish} is asked for")
+    if int(wish) not in (numbers := [track.number for track in tracks]):
+        have = ", ".join(map(str, numbers))
+        raise TrackMissing(f"{kind} track {wish} is asked for; there are {have}, counted from 0")
+    return {int(wish): "asked for"}
+
+
+def _languages(code: str) -> frozenset[str]:
+    plain = code.lower().split("-")[0]
+    same = next((names.split() for names in _SAME_LANGUAGE if plain in names.split()), [plain])
+    return frozenset(same) - {""}
+
+
+def _aside(track: Track) -> bool:
+    return any(flag in track.flags for flag in ASIDE)
+
+
+def _why_not(track: Track, video: dict[int, str], audio: dict[int, str]) -> str:
+    if OTHER_PROGRAMME in track.flags:
+        return "of another programme"
+    if track.is_silent:
+        return "digital silence"
+    beside = next((flag for flag in ASIDE if flag in track.flags), None)
+    if beside is not None:
+        return f"flagged {beside}"
+    picked = video if track.kind == "video" else audio
+    return f"another track was chosen: {next(iter(picked.values()))}" if picked else "no track was chosen"
