@@ -9,7 +9,7 @@ TORCH_PIP_ARGS ?=
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test browser check bench crash fuzz test-media clean
+.PHONY: help setup demo test browser check bench crash fuzz histories test-media clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -58,6 +58,9 @@ crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compar
 fuzz: $(VENV)/ready   ## 2,400 hostile media files through the whole job (about half an hour)
 	$(BIN)/python -m tests.robustness.fuzz_media --files 2400 --json fuzz.json
 	OMNIDROP_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest --timeout 3600 tests/robustness/test_fuzz_texts.py
+
+histories: $(VENV)/ready  ## 300 random histories of an archive; the tables must be those of a fresh run
+	OMNIDROP_HISTORIES=300 $(BIN)/python -m pytest tests/pipeline/test_any_history.py
 
 test-media: $(VENV)/ready  ## some 300 media files, container x codec x fault, read back second by second (ten minutes)
 	$(BIN)/python -m tests.robustness.media_matrix

@@ -14,15 +14,23 @@ from pipeline.config.job import JobConfig
 from pipeline.identity import media_id
 from pipeline.report.formats import counted
 from pipeline.review.labels import forget_labels
-from pipeline.runs.maintenance import forget_media
+from pipeline.runs.maintenance import find_content, forget_media, unforget_media
 
-EXAMPLES = ("omnidrop forget job.yaml --media 'interviews/2024-03-01.mp4'",)
+EXAMPLES = (
+    "omnidrop forget job.yaml --media 'interviews/2024-03-01.mp4'",
+    "omnidrop forget job.yaml --media 'interviews/2024-03-01.mp4' --undo    # it may be asked about again",
+)
 
 
 @with_job
 def command(
     job: JobConfig,
-    media: Annotated[str, typer.Option("--media", metavar="KEY", help="The item's key or media_id, as in the tables.")],
+    media: Annotated[
+        str, typer.Option("--media", metavar="KEY", help="The item's key, media_id or content_id, as in the tables.")
+    ],
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Lift the ban instead: what was erased is asked anew by the next `index`.")
+    ] = False,
     labels: Annotated[
         Path, typer.Option(metavar="FILE", help="Labels of `omnidrop review`; the item's are taken out.")
     ] = Path("labels.csv"),
@@ -30,17 +38,28 @@ def command(
 ) -> None:
     """Erase a media item's answers, costs and quarantine rows for good, of all jobs in this output.
 
-    Journal objects are deleted, index rows removed and the tables published again without older generations; a
-    tombstone keeps late attempts and later runs from bringing it back. Exported Iceberg tables are deleted with all
-    their snapshots (`omnidrop export` makes them again), and the item's labels are taken out of --labels. The media
-    file itself is not touched.
+    What is forgotten is a content: all keys that it has are named, and none of them comes back. Journal objects are
+    deleted, index rows removed and the tables published again without older generations; a tombstone keeps late
+    attempts and later runs from bringing it back. Exported Iceberg tables are deleted with all their snapshots
+    (`omnidrop export` makes them again), and the item's labels are taken out of --labels. The media file itself is not
+    touched.
     """
+    if undo:
+        lifted = unforget_media(job, media)
+        console.print(f"no longer forgotten: {media}; the next `omnidrop index` asks about it anew", markup=False)
+        write_json(json_file, {"media": media, "tombstones_removed": lifted})
+        return
+    keys = find_content(job, media)
+    if len(keys) > 1:
+        console.print(f"one content under {len(keys)} keys: {', '.join(keys)}", markup=False, soft_wrap=True)
     with console.status(f"forgetting {media}"):
         erased = forget_media(job, media)
-    unlabelled = forget_labels(labels, lambda key: media in (key, media_id(job.archive.identity, key)))
+    named = {media, *keys}
+    unlabelled = forget_labels(labels, lambda key: key in named or media == media_id(job.archive.identity, key))
     also = f", {counted(unlabelled, 'label')} of {labels}" if unlabelled else ""
-    console.print(f"forgotten: {media} ({erased} work units erased{also})", markup=False)
-    write_json(json_file, {"media": media, "units_erased": erased, "labels_erased": unlabelled})
+    console.print(f"forgotten: {', '.join(keys) or media} ({erased.units} work units erased{also})", markup=False)
+    found = {"media": media, "keys": keys, "units_erased": erased.units, "labels_erased": unlabelled}
+    write_json(json_file, found)
 
 
 if __name__ == "__main__":

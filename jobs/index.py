@@ -34,6 +34,22 @@ def command(
         str | None,
         typer.Option("--run-id", metavar="TEXT", help="Name of this run; made from time and chance where not given."),
     ] = None,
+    allow_shrink: Annotated[
+        bool, typer.Option("--allow-shrink", help="Go on although the archive lacks much of what counted until now.")
+    ] = False,
+    redo_older: Annotated[
+        bool,
+        typer.Option("--redo-older", help="Ask again what an older version of decoding or method answered; see plan."),
+    ] = False,
+    ask_together: Annotated[
+        bool,
+        typer.Option(
+            "--together", help="Ask all questions in one pass again, whatever passes were recorded; see plan."
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask answered clips again where a setting has changed, however many.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Answer a job's questions about every clip of its archive that is new or changed.
@@ -42,15 +58,33 @@ def command(
     2 the job is not right, 3 stopped before the end (run again to resume), 4 the budget is spent (run again to spend
     as much again).
     """
-    raise typer.Exit(index(job, json_file, run_id))
+    switches = {"allow_shrink": allow_shrink, "redo_older": redo_older, "ask_together": ask_together, "yes": yes}
+    raise typer.Exit(index(job, json_file, run_id, **switches))
 
 
-def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None) -> int:
+def index(
+    job: JobConfig,
+    json_file: JsonFile = None,
+    run_id: str | None = None,
+    *,
+    allow_shrink: bool = False,
+    redo_older: bool = False,
+    ask_together: bool = False,
+    yes: bool = False,
+) -> int:
     """Run a job with a progress bar and a summary; returns the exit status."""
     run_id = None if run_id is None else checked_run_id(run_id)
     check_ffmpeg()  # without it every clip would fail, and count as done
     with StopOnSignal() as stop:
-        summary = run_and_show(job, stop, run_id)
+        summary = run_and_show(
+            job,
+            stop,
+            run_id,
+            allow_shrink=allow_shrink,
+            redo_older=redo_older,
+            ask_together=ask_together,
+            yes=yes,
+        )
     noticed = noticed_of(job.output, job.storage, job.name)
     write_json(json_file, summary_json(summary) | {"noticed": noticed})
     if summary.run.status == "stopped":
@@ -61,11 +95,31 @@ def index(job: JobConfig, json_file: JsonFile = None, run_id: str | None = None)
 
 
 def run_and_show(
-    job: JobConfig, stop: StopFlag, run_id: str | None = None, lost: StopFlag | None = None, due_times: int = 0
+    job: JobConfig,
+    stop: StopFlag,
+    run_id: str | None = None,
+    lost: StopFlag | None = None,
+    due_times: int = 0,
+    *,
+    allow_shrink: bool = False,
+    redo_older: bool = False,
+    ask_together: bool = False,
+    yes: bool = False,
 ) -> RunSummary:
     """Run a job until it is done or `stop` or `lost` is set, see `run_job`, with a progress bar and a summary."""
     with ProgressBar() as bar:
-        summary = run_job(job, bar, stop, run_id, lost=lost, due_times=due_times)
+        summary = run_job(
+            job,
+            bar,
+            stop,
+            run_id,
+            lost=lost,
+            due_times=due_times,
+            allow_shrink=allow_shrink,
+            redo_older=redo_older,
+            ask_together=ask_together,
+            may_ask_again=lambda refusal: yes or bar.confirmed(str(refusal)),
+        )
     print_summary(job, summary, output=job.output)
     if hint := retry_hint(summary.error_classes, job_as_given()):
         console.print(hint, markup=False, highlight=False, soft_wrap=True)

@@ -21,12 +21,21 @@ EXAMPLES = (
     "omnidrop plan job.yaml --pruning-retained-ratio 0.2",
     "omnidrop plan job.yaml --sample 1000 --json plan.json",
 )
+DEAR = 1.2
+"""Passes that cost so many times one pass are said to."""
 AT_MOST = "a frame that repeats is not encoded again, a text may end early"
 
 
 @with_job
 def command(
     job: JobConfig,
+    redo_older: Annotated[
+        bool,
+        typer.Option("--redo-older", help="Price asking again what an older version of decoding or method answered."),
+    ] = False,
+    ask_together: Annotated[
+        bool, typer.Option("--together", help="Price asking all questions in one pass, whatever passes were recorded.")
+    ] = False,
     exact: Annotated[
         bool, typer.Option("--exact", help="Read every packet of files whose timeline no index tells, as a run does.")
     ] = False,
@@ -41,12 +50,20 @@ def command(
     held out from the calibration's fit would give.
     """
     with console.status("planning") as status:
-        price = price_job(job, lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"), is_exact=exact)
+        price = price_job(
+            job,
+            lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"),
+            redo_older=redo_older,
+            ask_together=ask_together,
+            is_exact=exact,
+        )
     print_facts(f"plan of job {job.name}", [*plan_lines(price), *hours_lines(price, job.cost)])
     for key, error_class in price.failed_keys:
         note(f"{key} cannot be asked: {error_class}")
     if unnamed := price.media_failed.total() - len(price.failed_keys):
         note(f"and {unnamed} more; after a run, `omnidrop query {job.output} quarantine` has all and why")
+    for text in price.notes:
+        note(text)
     for key, clips, size in price.outliers:
         note(f"{key} would be {clips} clips, far more than others, from {quantity(size, 'B')} (clips.max_per_media)")
     note_toy_answers([job.model.path])
@@ -66,6 +83,7 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
         *noticed_lines(price),
         ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} finished before"),
         ("clips", f"{todo} to do, {price.clips_finished} finished before"),
+        *_reasons(price),
         ("answers to give", f"{price.questions}"),
         ("tokens", f"{quantity(price.audio_tokens)} audio, {quantity(price.video_tokens)} video before pruning"),
         *_encoded(price),
@@ -79,6 +97,21 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
             f"{quantity(price.largest_clip_kv_bytes_dense_shared, 'B')}",
         ),
     ]
+
+
+def _reasons(price: Price) -> list[tuple[str, str]]:
+    """Why clips are asked, and what each of it costs."""
+    rows = []
+    for reason, of in sorted(price.reasons.items(), key=lambda pair: -pair[1].as_run_flops):
+        cost = quantity(of.as_run_flops, "FLOP")
+        if of.gpu_hours is not None:
+            cost += f", {hours(of.gpu_hours.expected, None)}"
+        rows.append((f"  {reason}", f"{of.clips} clips, {cost}"))
+    if price.passes_flops > DEAR * price.one_pass_flops > 0:
+        one, several = quantity(price.one_pass_flops, "FLOP"), quantity(price.passes_flops, "FLOP")
+        said = f"{several} for clips to come, {one} in one pass: `omnidrop plan --together` prices asking all again"
+        rows.append(("in several passes", said))
+    return rows
 
 
 def _encoded(price: Price) -> list[tuple[str, str]]:

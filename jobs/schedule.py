@@ -44,14 +44,17 @@ def command(
         int | None,
         typer.Option("--count", metavar="INTEGER", min=1, help="End after so many runs; never where not given."),
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask answered clips again where a setting has changed, however many.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Run a job again and again at the times of a cron expression, each run as `omnidrop index` does it.
 
     Runs of a job on schedule never overlap, wherever its schedule is kept: a lease in the output sees to it. Times
     that passed while nobody was there, or while a run went on, are made up for by one run. Every run ends with a
-    record in the output (schedules/JOB/runs) and one line here; one that fails does not end the schedule. --json FILE
-    holds the newest record.
+    record in the output (schedules/JOB/runs) and one line here; one that fails does not end the schedule, but for one
+    that would ask many answered clips again: that ends it, unless it has --yes. --json FILE holds the newest record.
 
     SIGTERM or Ctrl-C stops cleanly. Exit status: 0 stopped between runs, or --count runs were made; 1 the last one of
     them failed or answered nothing; 2 the job or the schedule is not right; 3 stopped in a run (it is gone on with at
@@ -67,7 +70,7 @@ def command(
     with StopOnSignal() as stop:
 
         def run(lease: Lease) -> RunSummary:
-            return run_and_show(job, stop, lost=lease, due_times=lease.missed)
+            return run_and_show(job, stop, lost=lease, due_times=lease.missed, yes=yes)
 
         last = keep_schedule(open_store(job.output, job.storage), job.name, times, run, stop, report, count)
     if last is None:

@@ -18,7 +18,7 @@ from omnidrop.models.base import Prefix, SomeOf
 from omnidrop.models.checkpoints import loading, resolve_checkpoint
 from omnidrop.models.registry import processor_of
 from omnidrop.policies.schedule import Schedule
-from omnidrop.questions import Json, Question, Text
+from omnidrop.questions import Question, Written
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Estimator:
         packed = layout.pack(prefix, [one])
         answer = one.question.answer
         # The first token comes from the prefill.
-        steps = answer.max_tokens - 1 if isinstance(answer, Text | Json) else 0
+        steps = answer.max_tokens - 1 if isinstance(answer, Written) else 0
         return cost.QuestionRows(one.rows, packed.pairs, packed.reads[-1], len(one.ids), steps)
 
     def _as_run(

@@ -30,7 +30,7 @@ from omnidrop.models.base import Adapter, SomeOf
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.policies.base import AudioVisual, Policy, SomeCells
 from omnidrop.policies.intra_modality import choose_cells
-from omnidrop.questions import Json, Question
+from omnidrop.questions import Question, Written
 
 Media = tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
 """A clip's frames and audio, as `OmniModel.answer` takes them."""
@@ -104,13 +104,14 @@ class Pruning:
         return cls(mode=mode, policy="none", retained_ratio=None)
 
     def together(self, questions: Sequence[Question]) -> list[tuple[float | None, tuple[int, ...]]]:
-        """(retained ratio, numbers of the questions) of those that share one ratio, in order of the first of each."""
+        """(retained ratio, numbers of the questions) of those that share one ratio and group, in order of the first of
+        each: the passes."""
         if self.policy == "none":
             return [(self.retained_ratio, tuple(range(len(questions))))]
-        groups = defaultdict[float | None, list[int]](list)
+        passes = defaultdict[tuple[str, float | None], list[int]](list)
         for number, question in enumerate(questions):
-            groups[question.retained_ratio or self.retained_ratio].append(number)
-        return [(ratio, tuple(numbers)) for ratio, numbers in groups.items()]
+            passes[question.group, question.retained_ratio or self.retained_ratio].append(number)
+        return [(ratio, tuple(numbers)) for (_, ratio), numbers in passes.items()]
 
     def some_of(self, tokens: AudioVisual, layers: int, questions: Sequence[Question]) -> SomeOf | None:
         """Which cells of a clip with these `tokens` are encoded for all passes of a question set; None for all of them.
@@ -343,7 +344,8 @@ class OmniModel:
 
     def _grammars_for(self, asked: Sequence[layout.Asked]) -> Grammars | None:
         definition = self.adapter.tokenizer_json
-        if definition is None or not any(isinstance(one.question.answer, Json) for one in asked):
+        answers = (one.question.answer for one in asked)
+        if definition is None or not any(isinstance(a, Written) and a.schema is not None for a in answers):
             return None
         if self._grammars is None:
             self._grammars = Grammars(definition, self.widths.vocabulary, self.adapter.end_ids)

@@ -9,22 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from omnidrop.answer_types import all_types
 from omnidrop.errors import QuestionError
-from omnidrop.questions import AnswerType, Boolean, Choice, Number, Question, Text
-
-FORMS = "[yes/no], [red|green|blue], [0-6], [0-100 step 10 percent], [text] or [text 200] (tokens)"
-"""What may stand in the brackets, for messages and help."""
+from omnidrop.questions import AnswerType, Boolean, Question, Text
 
 _BRACKETS = re.compile(r"(?P<text>.*?)\s*\[(?P<answer>[^\[\]]*)\]\s*", re.DOTALL)
-_NUMBER = r"-?\d+(?:\.\d+)?"
-_RANGE = re.compile(
-    rf"(?P<low>{_NUMBER})\s*(?:-|–|\.\.|to)\s*(?P<high>{_NUMBER})(?:\s+step\s+(?P<step>{_NUMBER}))?(?:\s+(?P<unit>\D.*))?"
-)
-_TEXT = re.compile(r"text(?:\s+(?P<tokens>\d+))?")
 _YES_OR_NO = re.compile(
     r"(?:is|are|was|were|am|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must)\b", re.IGNORECASE
 )
 _ALTERNATIVES = re.compile(r"\bor\b", re.IGNORECASE)
+
+
+def forms() -> str:
+    """What may stand in the brackets, for messages and help."""
+    return ", ".join(answer_type.form for answer_type in all_types() if answer_type.form)
 
 
 def as_questions(given: Iterable[str | Question]) -> tuple[Question, ...]:
@@ -44,7 +42,7 @@ def read_question(line: str, question_id: str) -> Question:
     if not text:
         raise QuestionError(f'the question {line!r} has no text; write it as in "Is a circle shown? [yes/no]"')
     if found is None and line.count("[") != line.count("]"):
-        raise QuestionError(f"{line!r}: a bracket is missing; the answer's type stands at the end: {FORMS}")
+        raise QuestionError(f"{line!r}: a bracket is missing; the answer's type stands at the end: {forms()}")
     try:
         return Question(question_id, text, _answer(found["answer"].strip()) if found else _guessed(text))
     except QuestionError as error:
@@ -57,13 +55,8 @@ def _guessed(text: str) -> AnswerType:
 
 
 def _answer(given: str) -> AnswerType:
-    if {word.strip().lower() for word in re.split(r"[|/]", given)} == {"yes", "no"}:
-        return Boolean()
-    if found := _RANGE.fullmatch(given):
-        return Number(float(found["low"]), float(found["high"]), float(found["step"] or 1), found["unit"])
-    if found := _TEXT.fullmatch(given):
-        return Text(int(found["tokens"])) if found["tokens"] else Text()
-    for separator in "|/":
-        if separator in given:
-            return Choice(tuple(option.strip() for option in given.split(separator)))
-    raise QuestionError(f"[{given}] is no type of answer; write {FORMS}")
+    # The newest type comes first; a choice, the oldest, takes whatever holds a separator.
+    for answer_type in reversed(all_types()):
+        if (found := answer_type.in_brackets(given)) is not None:
+            return found
+    raise QuestionError(f"[{given}] is no type of answer; write {forms()}")

@@ -15,6 +15,7 @@ VARIABLE = "OMNIDROP_FAIL_AT"
 
 POINTS = {
     "run_recorded": "the journal knows of the run, the index does not",
+    "kept_read": "answers that a unit keeps were read, what is new is not asked yet",
     "unit_encoded": "a finished unit's bytes exist only in memory",
     "file_filled": "a local store's temporary file is whole and not yet in its place (any object)",
     "unit_written": "a unit is in the journal; nobody has looked for a tombstone yet",
@@ -23,10 +24,12 @@ POINTS = {
     "units_half_applied": "inside the index's transaction: the units are in, their clips are not",
     "units_applied": "the index knows the units",
     "run_closed": "the journal knows how the run ended, the index does not",
+    "unlisting": "all is planned; what the archive does not list any more still counts",
     "generation_claimed": "a generation's folder is claimed and empty",
     "table_file_written": "some of a generation's files are there",
     "generation_written": "all of a generation's files are there, the manifest names the one before",
     "manifest_written": "the manifest names the new generation, older ones are still there",
+    "live_file_written": "some of the live files are of the new generation, the others of the one before",
     "object_deleted": "one of several objects is deleted (old generations, forgotten units)",
     "forget_tombstone": "a forgotten item's tombstone is there, and everything else, too",
     "forget_units": "its units are deleted, its heads are not",

@@ -22,14 +22,18 @@ class Media:
     """One item of an archive, as listed."""
 
     media_id: str
-    """Hash of archive name and key: the item's identity whatever its content."""
+    """Hash of archive name and key: a label, whatever the content."""
     key: str
     """Path relative to the archive's root, with forward slashes."""
     uri: str
     """Where to open it: an absolute local path or an `s3://` address."""
     etag: str
-    """Changes when the content changes."""
+    """Changes when the content changes, and at other times: a local file's size and time, or what S3 says."""
     size_bytes: int
+    mark: str = ""
+    """The etag with what else tells cheaply that nobody has touched it: while it stays, so does the content."""
+    content_id: str | None = None
+    """SHA-256 of the bytes, 64 hex digits: the item's identity. None where it is not known (yet)."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,23 @@ class DecodeSettings:
 
 
 @dataclass(frozen=True)
+class Version:
+    """A content under a recipe, and where its work units lie."""
+
+    version_id: str
+    group: str = ""
+    """First folder of its units: `_`, or the job that asked in a journal before format 4; empty where it has none."""
+    item_id: str = ""
+    """The content's short name there, or the label of earlier formats."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """What the question set reads of the item's key: (field, value)."""
+    answer_format: int | None = None
+    """Of decoding and method, which named it; None where a made-up version has none."""
+    clips_per_unit: int | None = None
+    """It was begun in units of this size and goes on so."""
+
+
+@dataclass(frozen=True)
 class WorkUnit:
     """Consecutive clips of one media item with the questions asked of each: what is retried and committed whole."""
 
@@ -223,6 +244,8 @@ class WorkUnit:
     """Text that all questions share, asked once in the prefix."""
     attempt: int = 0
     """Above 0 where a finished unit is done again; then `clips` are those that failed."""
+    version: Version | None = None
+    """Of `version_id`, for the driver."""
 
 
 REPEATS = "its pictures and sound are those of the clip before, to the last value"

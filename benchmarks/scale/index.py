@@ -18,7 +18,6 @@ import sqlalchemy as sa
 from pipeline.index.rollups import recount
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.savings_queries import QUERIES
-from pipeline.index.schema import clips, savings
 from pipeline.records.run_record import RunRecord
 
 Answer = TypeVar("Answer")
@@ -110,6 +109,7 @@ def measure(count: int) -> Indexed:
 
 def _measure(url: str, count: int) -> Indexed:
     index, engine = SavingsIndex(url), sa.create_engine(url)
+    clips, savings = index.tables.clips, index.tables.savings
     for day in range(DAYS):
         index.write_run(RunRecord(f"run-{day}", "scale", "recipe-1", {}, f"2026-01-{day + 1:02d}T02:00:00+00:00"))
     started = time.perf_counter()
@@ -122,7 +122,7 @@ def _measure(url: str, count: int) -> Indexed:
     load_s = time.perf_counter() - started
     started = time.perf_counter()
     with engine.begin() as connection:
-        recount(connection)
+        recount(connection, index.tables)
     recount_s = time.perf_counter() - started
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for table in (clips, savings):

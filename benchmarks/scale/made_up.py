@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from omnidrop.answers import Answer, ClipAnswers, Cost, LayerCount, PassCost, TraceCounts
 from omnidrop.questions import Boolean, Choice, Number, Question
-from pipeline.identity import clip_id, unit_id, version_id
+from pipeline.identity import clip_id, content_id, earlier_version_id, unit_id
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import Asked, UnitMeta
 from workers.records import Clip, ClipResult, Media, MediaInfo, WorkUnit
@@ -41,8 +41,8 @@ def units(clips: int) -> Iterator[WorkUnit]:
     """Units of `CLIPS_PER_UNIT` clips, each of one media item, until there are so many clips."""
     for number, first in enumerate(range(0, clips, CLIPS_PER_UNIT)):
         key = f"collection {number % COLLECTIONS:02d}/recording {number:08d}.mp4"
-        item = Media(f"{number:032x}", key, f"/nowhere/{key}", f"{number}-1", 50_000_000)
-        version = version_id("scale", item.media_id, item.etag, "recipe-1")
+        item = Media(content_id("made up", number), key, f"/nowhere/{key}", f"{number}-1", 50_000_000)
+        version = earlier_version_id("scale", item.media_id, item.etag, "recipe-1")
         count = min(CLIPS_PER_UNIT, clips - first)
         spans = [(CLIP_S * i, CLIP_S * (i + 1)) for i in range(count)]
         made = tuple(Clip(clip_id(version, a, b), i, a, b) for i, (a, b) in enumerate(spans))

@@ -6,6 +6,7 @@ Promises: plain lines instead of a moving bar where the output is not a terminal
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
+from rich.prompt import Confirm
 from rich.table import Table
 
 from jobs._shared.terminal import PrintableConsole
@@ -62,6 +64,16 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    def confirmed(self, what: str) -> bool:
+        """Ask a person who sits at a terminal; no elsewhere."""
+        if not (sys.stdin.isatty() and console.is_terminal):
+            return False
+        self._progress.stop()
+        console.print(what, markup=False, highlight=False, soft_wrap=True)
+        is_meant = Confirm.ask("ask them again?", console=console, default=False)
+        self._progress.start()
+        return is_meant
 
     def stage(self, name: str) -> None:
         """See Observer."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import jsonschema
 import llguidance
@@ -17,13 +18,12 @@ import torch
 from torch import Tensor
 
 from omnidrop.errors import QuestionError
-from omnidrop.questions import Json
 
 
-def check_schema(question_id: str, kind: Json) -> None:
+def check_schema(question_id: str, schema: dict[str, Any]) -> None:
     """Raise QuestionError where the schema itself is not a JSON Schema."""
     try:
-        jsonschema.validators.validator_for(kind.schema).check_schema(kind.schema)
+        jsonschema.validators.validator_for(schema).check_schema(schema)
     except jsonschema.SchemaError as error:
         raise QuestionError(f"question {question_id!r}: not a JSON Schema: {error.message}") from error
 
@@ -35,11 +35,11 @@ class Grammars:
         self.vocabulary = vocabulary
         self._tokens = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocabulary, eos_token=list(end_ids))
 
-    def constraint(self, kind: Json) -> Constraint | None:
+    def constraint(self, schema: dict[str, Any]) -> Constraint | None:
         """The constraint of one answer, or None where the schema uses what the grammar cannot express."""
         # Fixed separators: with free white space a weak model may write blanks until its tokens are spent.
         grammar = llguidance.LLMatcher.grammar_from_json_schema(
-            json.dumps(kind.schema), overrides={"whitespace_flexible": False}
+            json.dumps(schema), overrides={"whitespace_flexible": False}
         )
         matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0)
         return None if matcher.is_error() else Constraint(matcher, self.vocabulary)

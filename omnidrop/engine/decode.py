@@ -6,31 +6,30 @@ small cache per question; positions are explicit, never a cache's length. Knows 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jsonschema
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omnidrop.answer_types import Unreadable
 from omnidrop.answers import Answer
 from omnidrop.engine.constraint import Grammars
 from omnidrop.engine.layout import END, Asked
 from omnidrop.engine.prefill import LayerCache, State
 from omnidrop.models.base import Adapter
-from omnidrop.questions import SCORED, Json, Question, Text
+from omnidrop.questions import Question, Scored, Written
 
 
 def score(asked: Asked, logits: Tensor, end_ids: Sequence[int]) -> Answer:
-    """The answer of a choice, boolean or number question from `logits` (reads, vocabulary) float32.
+    """The answer of a question of scored values from `logits` (reads, vocabulary) float32.
 
     An option's score is the mean of its factors' log probabilities (its sum, length-normalised); `probability` is the
     softmax of the scores over the options. Single-token options reduce to the softmax over their logits.
     """
     kind, options = asked.question.answer, asked.options
-    assert isinstance(kind, SCORED)
+    assert isinstance(kind, Scored)
     assert options is not None
     log = F.log_softmax(logits, dim=-1)
     ends = log[:, list(end_ids)].logsumexp(dim=-1, keepdim=True)
@@ -156,16 +155,17 @@ class Generated:
 def generate(
     adapter: Adapter, state: State, questions: Sequence[int], first: Tensor, grammars: Grammars | None = None
 ) -> list[Generated]:
-    """Greedy decoding of `questions` (text or json, numbered within the pack) from `first` (B, vocabulary) logits.
+    """Greedy decoding of `questions` (numbered within the pack; their answers are written) from `first` logits.
 
-    With `grammars`, json answers are held to their schemas.
+    With `grammars`, answers that have a schema are held to it.
     """
-    kinds = [state.packed.asked[number].question.answer for number in questions]
-    most = [kind.max_tokens for kind in kinds if isinstance(kind, Text | Json)]
+    answers = (state.packed.asked[number].question.answer for number in questions)
+    kinds = [kind for kind in answers if isinstance(kind, Written)]
+    most = [kind.max_tokens for kind in kinds]
     constraints = {
         number: constraint
         for number, kind in enumerate(kinds)
-        if grammars is not None and isinstance(kind, Json) and (constraint := grammars.constraint(kind))
+        if grammars is not None and kind.schema is not None and (constraint := grammars.constraint(kind.schema))
     }
     ends = set(adapter.end_ids)
     written: list[list[int]] = [[] for _ in questions]
@@ -199,18 +199,14 @@ def generate(
 
 
 def read(question: Question, generated: Generated, adapter: Adapter) -> Answer:
-    """The answer of a text or json question from what the model wrote.
+    """The answer of a question of written answers from what the model wrote.
 
-    Text that is not JSON of the asked schema (with a grammar: text that max_tokens cut short) keeps its `text`, has no
-    value, and its `error_class` is json_invalid.
+    Text that is not of the asked type (with a grammar: text that max_tokens cut short) keeps its `text`, has no value,
+    and its `error_class` is what the type says.
     """
     text = adapter.text(generated.ids).strip()
-    if isinstance(question.answer, Text):
-        return Answer(question.id, text, text)
-    assert isinstance(question.answer, Json)
+    assert isinstance(question.answer, Written)
     try:
-        value = json.loads(text)
-        jsonschema.validate(value, question.answer.schema)
-    except (json.JSONDecodeError, jsonschema.ValidationError):
-        return Answer(question.id, None, text, error_class="json_invalid")
-    return Answer(question.id, value, text)
+        return Answer(question.id, question.answer.read(text), text)
+    except Unreadable as error:
+        return Answer(question.id, None, text, error_class=error.error_class)

@@ -17,7 +17,7 @@ from torch import Tensor
 from omnidrop.engine.constraint import check_schema
 from omnidrop.errors import QuestionError
 from omnidrop.models.base import Prefix, Words
-from omnidrop.questions import SCORED, Json, Question
+from omnidrop.questions import Question, Scored, Written
 
 END = -1
 """In a `Factor`: the probability that the answer ends here (any of the model's end tokens)."""
@@ -115,9 +115,9 @@ def ask(words: Words, questions: Sequence[Question]) -> tuple[Asked, ...]:
         if start >= end:
             start, end = 0, len(ids)
         options = None
-        if isinstance(question.answer, Json):
-            check_schema(question.id, question.answer)
-        if isinstance(question.answer, SCORED):
+        if isinstance(question.answer, Written) and (schema := question.answer.schema) is not None:
+            check_schema(question.id, schema)
+        if isinstance(question.answer, Scored):
             texts = question.answer.rendered()
             options = option_tree(question, texts, [tuple(words.answer_ids(text)) for text in texts])
         asked.append(Asked(question, ids, (start, end), options))

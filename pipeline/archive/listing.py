@@ -1,9 +1,10 @@
 """What an archive holds: media items with identity, etag and size, streamed in ascending order of their keys.
 
 Promises: flat memory however many items there are, the same order for a local folder and for S3, keys kept exactly as
-they are, and identity from archive name and key alone, never from position or date. Knows nothing about what is inside
-a file. Skipped: the job's own output, S3 folder markers, and, counted by reason: hidden files and folders, recycle bins
-and systems' own folders, links to what is listed anyway, anything that is not a regular file.
+they are, and labels from archive name and key alone. Knows nothing about what is inside a file, so nothing about an
+item's identity, which is its content. Skipped: the job's own output, S3 folder markers, and, counted by reason: hidden
+files and folders, recycle bins and systems' own folders, links to what is listed anyway, anything that is not a regular
+file.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class ArchiveError(UserError):
     """The archive cannot be listed, or there is nothing in it to ask about."""
 
     error_class = "archive"
+
+
+class ArchiveEmpty(ArchiveError):
+    """There is nothing in the archive to ask about."""
 
 
 class ArchiveUnavailable(ArchiveError, Unavailable):
@@ -86,11 +91,11 @@ def _checked_not_empty(config: ArchiveConfig, output: str | None, left: NotTaken
             left.pass_over(media.key, Reason.PATTERN)
     if not taken and not files:
         passed = "; ".join(f"{name}: {count}" for name, count in left.lines())
-        raise ArchiveError(
+        raise ArchiveEmpty(
             f"{config.uri}: the archive is empty; check archive.uri ({passed or 'hidden files do not count'})"
         )
     if not taken:
-        raise ArchiveError(
+        raise ArchiveEmpty(
             f"{config.uri}: none of {files} files is taken by include {list(config.include)} and exclude "
             f"{list(config.exclude)}; *.mp4 fits in any folder, talks/** takes all of one"
         )
@@ -140,7 +145,8 @@ def _s3_media(config: ArchiveConfig, output: str | None, left: NotTaken) -> Iter
             if any(map(_is_hidden, names)):
                 left.pass_over(key, Reason.HIDDEN)
                 continue
-            yield Media(media_id(config.identity, key), key, uri, item["ETag"].strip('"'), item["Size"])
+            etag, size = item["ETag"].strip('"'), item["Size"]
+            yield Media(media_id(config.identity, key), key, uri, etag, size, f"{size}-{etag}")
     except StorageError as error:
         kind = ArchiveUnavailable if isinstance(error, StorageUnavailable) else ArchiveError
         raise kind(f"the archive cannot be listed: {error}") from error
@@ -275,7 +281,9 @@ class _Walk:
                 return None
             self._linked.add(target)
         etag = f"{status.st_size}-{status.st_mtime_ns}"
-        return Media(media_id(self._identity, key), key, local_uri(path), etag, status.st_size)
+        # A file put in place of another may have its size and time, not its inode or the time of its change.
+        mark = f"{etag}-{status.st_ctime_ns}-{status.st_ino}"
+        return Media(media_id(self._identity, key), key, local_uri(path), etag, status.st_size, mark)
 
     def _is_listed_itself(self, target: str) -> bool:
         """Whether a linked file is met under its own name, too: what is hidden or excluded there is not."""

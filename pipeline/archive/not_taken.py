@@ -52,6 +52,11 @@ class NotTaken:
         _count(self.probed, key, reason)
 
     @property
+    def looked_into(self) -> int:
+        """How many were opened first."""
+        return sum(counter.total() for counter in self.probed.values())
+
+    @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Reason -> suffix -> how many, most first."""
         both: dict[Reason, Counter[str]] = {}

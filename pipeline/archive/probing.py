@@ -1,11 +1,14 @@
-"""Probes media for the planner: containers and streams in confined children, scene cuts where the job asks for them.
+"""Probes media for the planner: containers and streams in confined children, scene cuts where the job asks for them,
+and what the files hold, by hash.
 
-Promises: every item asked about is yielded once, as what was found or as a named failure. Knows nothing about caching
-(the planner's) or how a probe works (`workers.media.probing`, `workers.media.scenes`).
+Promises: every item asked about is yielded once, as what was found or as a named failure; a file is read whole once,
+and an object of a bucket as it comes into this machine's cache, from which its clips are decoded. Knows nothing about
+caching (the planner's) or how a probe works (`workers.media.probing`, `workers.media.scenes`).
 """
 
 from __future__ import annotations
 
+import mimetypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +19,11 @@ from omnidrop.errors import OmniDropError
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
+from pipeline.failure_rules import rule_of
 from pipeline.storage.s3_client import s3_options
+from workers.errors import MediaTooLarge, NotMedia, Sidecar
 from workers.media.confinement import require
-from workers.media.decode import Source, opened
+from workers.media.decode import Source, content_of, opened
 from workers.media.ffmpeg import with_working_ffmpeg
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
@@ -34,14 +39,25 @@ class Probed:
     scene_cuts_s: tuple[float, ...] | None = None
     """Seconds from the media's start, None where not looked for."""
     scene_threshold: float | None = None
+    content_id: str | None = None
+    """SHA-256 of the bytes, None where they could not be read, or need not be: of what is no media."""
     is_scanned: bool = False
     """Whether every packet was to be read where no index tells the timeline."""
+
+    @property
+    def is_not_media(self) -> bool:
+        """Whether it is in no container that is asked about."""
+        return self.failure is not None and self.failure.error_class in (NotMedia.error_class, Sidecar.error_class)
 
 
 Prober = Callable[[Sequence[Media]], Iterable[tuple[Media, Probed]]]
 """Probes media that are not in the cache, in any order."""
 
 
+MORE_MEDIA = frozenset(
+    {"mkv", "mka", "ts", "m2ts", "mts", "mxf", "webm", "opus", "flac", "ogv", "flv", "wmv", "vob", "m4v"}
+)
+"""Ends of names that say media, and that this machine's table of types may not have, or has as something else."""
 CHILDREN = max(2, min(16, os.cpu_count() or 2))
 """Probing processes: a probe waits for the disk or the network most of the time."""
 
@@ -65,13 +81,16 @@ def prober(job: JobConfig, *, scans: bool = True) -> Iterator[Prober]:
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
             results = pool.probe_many((m, m.uri) for m in items)
             found = ((m, _probed(r, scans)) for m, r in results)
-            if job.clips.cut != "scene":
-                yield from found
-                return
-            threshold = job.clips.scene_threshold
-            yield from passes.map(lambda pair: (pair[0], _with_cuts(pair[0], pair[1], threshold, where)), found)
+            yield from passes.map(lambda pair: (pair[0], _read(pair[0], pair[1], job, where)), found)
 
         yield probe
+
+
+def is_named_as_media(key: str) -> bool:
+    """Whether a file is called as if it were a video or a sound: then it is named where it is none."""
+    kind, _ = mimetypes.guess_type(key, strict=False)
+    end = key.rpartition("/")[2].rpartition(".")[2].lower()
+    return end in MORE_MEDIA or (kind is not None and kind.partition("/")[0] in ("video", "audio"))
 
 
 def _probed(result: MediaInfo | ClipFailure, scans: bool) -> Probed:
@@ -90,6 +109,23 @@ def source_of(archive: ArchiveConfig) -> Source:
     if not is_s3(archive.uri):
         return Source(is_confined=not archive.follow_links)
     return Source.of(s3_options(archive.endpoint_url, anonymous=archive.anonymous))
+
+
+def _read(media: Media, probed: Probed, job: JobConfig, where: Source) -> Probed:
+    """With scene cuts, and with the content where anything is to be kept of the item."""
+    if job.clips.cut == "scene":
+        probed = _with_cuts(media, probed, job.clips.scene_threshold, where)
+    if media.content_id is not None:
+        return replace(probed, content_id=media.content_id)
+    is_out_of_reach = probed.failure is not None and rule_of(probed.failure.error_class).may_pass
+    if is_out_of_reach or (probed.is_not_media and not is_named_as_media(media.key)):
+        return probed
+    try:
+        return replace(probed, content_id=content_of(media, DecodeSettings(), where))
+    except MediaTooLarge:
+        return probed  # decoding says so, too
+    except OmniDropError as error:
+        return Probed(None, ClipFailure(None, "fetch", error.error_class, str(error)))
 
 
 def _with_cuts(media: Media, probed: Probed, threshold: float, where: Source) -> Probed:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omnidrop.answers import Answer
 from omnidrop.errors import UserError
 from omnidrop.model import Pruning
-from omnidrop.questions import SCORED, Question
+from omnidrop.questions import Question, Scored
 from workers.model.answerer import Answerer
 from workers.records import ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
 
@@ -45,6 +45,8 @@ class AnsweredFile:
     pruning: Pruning
     answerer: Answerer = field(repr=False)
     """The loaded model, for further calls."""
+    context_notes: tuple[str, ...] = ()
+    """What the model was told beside pictures and sound, and what it could not be told."""
 
     @property
     def clips(self) -> tuple[ClipResult, ...]:
@@ -151,7 +153,7 @@ def shown(question: Question, answer: Answer) -> str:
 
 def options(question: Question, answer: Answer, most: int = MOST_OPTIONS) -> list[tuple[str, float]]:
     """The most probable answers with their probabilities, none for text and json."""
-    if answer.probabilities is None or not isinstance(question.answer, SCORED):
+    if answer.probabilities is None or not isinstance(question.answer, Scored):
         return []
     ranked = sorted(zip(question.answer.rendered(), answer.probabilities, strict=True), key=lambda pair: -pair[1])
     return ranked[:most]

@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy
 
-from omnidrop.errors import OmniDropError, UserError, first_line
+from omnidrop.errors import OmniDropError, UserError
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
+from pipeline.index.database import reason_of, shown
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import caveats, open_store
@@ -93,7 +95,8 @@ def _question_set(job: JobConfig, found: _Found) -> str:
     values = found.question_set.values(job.variables)
     given = ", ".join(f"{name}={value}" for name, value in values.items())
     count = len(found.question_set.questions)
-    return f"{found.question_set.name} {found.question_set.version}: {count} questions{f'; {given}' if given else ''}"
+    said = f"{found.question_set.name} {found.question_set.version}: {count} questions{f'; {given}' if given else ''}"
+    return "; but ".join((said, *found.question_set.warnings))
 
 
 def _archive(job: JobConfig, found: _Found) -> str:
@@ -162,30 +165,42 @@ def _missing_folders(folder: Path) -> list[Path]:
 
 
 def _index(job: JobConfig, found: _Found) -> str:
-    import sqlalchemy
-
+    given = job.resolved_index_url()
     try:
-        url = sqlalchemy.make_url(job.resolved_index_url())
-        shown = url.render_as_string(hide_password=True)
-        if url.get_backend_name() == "sqlite":
-            return f"{shown}: {_sqlite_place(url.database)}"
-        engine = sqlalchemy.create_engine(url)
-        try:
-            with engine.connect() as connection:
-                connection.execute(sqlalchemy.text("SELECT 1"))
-        finally:
-            engine.dispose()
+        url = sqlalchemy.make_url(given)
+        place = _sqlite_place(url.database) if url.get_backend_name() == "sqlite" else "connected"
+        if place != "will be made":
+            engine = sqlalchemy.create_engine(url)
+            try:
+                _may_do_all(engine)
+            finally:
+                engine.dispose()
     except ModuleNotFoundError as error:
         raise CheckError(
             f"index_url: the driver {error.name} is not installed; pip install 'omnidrop[postgres]'"
         ) from None
-    except sqlalchemy.exc.ArgumentError as error:
-        raise CheckError("index_url: not a SQLAlchemy URL such as postgresql+psycopg://user@host/database") from error
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise CheckError(
+            "index_url: not a SQLAlchemy URL such as postgresql+psycopg://user@host/database; @ : / % in a password "
+            "are written %40 %3A %2F %25"
+        ) from None
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise CheckError(
-            f"index_url: {shown} cannot be used: {first_line(error)}; check host, database, user, PGPASSWORD"
-        ) from error
-    return f"{shown}: connected"
+            f"index_url: {shown(given)} cannot be used: {reason_of(error, given)}; check host, database, user, "
+            "PGPASSWORD, and that the user may create tables (GRANT USAGE, CREATE ON SCHEMA public TO the user)"
+        ) from None
+    return f"{shown(given)}: {place}"
+
+
+def _may_do_all(engine: sqlalchemy.Engine) -> None:
+    """Do once what a run does: make a table, write, read, drop it."""
+    name = f"omnidrop_validate_{secrets.token_hex(6)}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE {name} (x INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql(f"INSERT INTO {name} VALUES (1)")
+        connection.exec_driver_sql(f"SELECT x FROM {name}")
+        connection.exec_driver_sql(f"DROP TABLE {name}")
+        connection.commit()
 
 
 def _sqlite_place(database: str | None) -> str:

@@ -25,23 +25,34 @@ import sqlalchemy as sa
 from omnidrop.errors import UserError, first_line
 from pipeline.batches import batches
 from pipeline.checks.table_diff import differences
-from pipeline.identity import clip_id, failed_version_id, unit_id, version_id
-from pipeline.index.database import IndexMissing, IndexOutdated
+from pipeline.identity import (
+    clip_id,
+    earlier_version_id,
+    failed_version_id,
+    unit_id,
+    unread_content,
+    version_id,
+)
+from pipeline.index.database import IndexMissing, IndexOutdated, IndexUnreadable
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.index.schema import clips, media, quarantine, runs, savings, units
-from pipeline.journal.journal import FORMAT_PATH, Journal, format_of
+from pipeline.index.schema import DERIVED
+from pipeline.journal import defaults, output_id
+from pipeline.journal.journal import FORMAT_PATH, Journal, Tombstones, format_of
 from pipeline.journal.recipes import decode_recipe
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, digest
 from pipeline.records.heads_and_runs import decode_heads, decode_run
 from pipeline.records.legacy import formats as legacy
-from pipeline.records.unit import UnitKey, UnitObject, decode_unit
-from pipeline.tables import manifest, publish
+from pipeline.records.rows import quarantine_rows
+from pipeline.records.unit import CONTENTS, UnitKey, UnitMeta, UnitObject, decode_unit
+from pipeline.tables import live, manifest, publish, signing
+from pipeline.tables.writer import empty_file
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
 
 Part = Literal["journal", "index", "tables"]
 
+SUMMED = ("answers", "audits", "clips", "quarantine")
 SHOWN = 20
 """Problems of one kind that are named; the rest is counted."""
 BATCH = 200
@@ -54,7 +65,8 @@ class Problem:
 
     part: Part
     kind: str
-    """damaged, misplaced, foreign, missing, surplus, differs, stale, undeclared, forgotten, doubled or format."""
+    """damaged, misplaced, foreign, missing, surplus, differs, stale, undeclared, forgotten, doubled, format or
+    unsigned."""
     where: str
     """An object's key, or a table and a row's key."""
     what: str
@@ -81,20 +93,33 @@ class Report:
 
 
 def verify(
-    store: Store, index_url: str | None, *, job: str = "JOB.yaml", advance: Callable[[str, int], None] = lambda *_: None
+    store: Store,
+    index_url: str | None,
+    *,
+    job: str = "JOB.yaml",
+    public_key: str | None = None,
+    advance: Callable[[str, int], None] = lambda *_: None,
 ) -> Report:
     """Check the results in `store`, and the index at `index_url` where it is given.
 
-    `job` is how the job is named in the commands that mend. `advance` is told what is being read, and how much of it.
+    `job` is how the job is named in the commands that mend. With `public_key` (a file, or the key itself) the tables
+    must be signed with its secret key. `advance` is told what is being read, and how much of it.
     Raises UserError where the results are of a newer format or there are none.
     """
-    return _Verification(store, index_url, job, advance).run()
+    return _Verification(store, index_url, job, public_key, advance).run()
 
 
 class _Verification:
-    def __init__(self, store: Store, index_url: str | None, job: str, advance: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        index_url: str | None,
+        job: str,
+        public_key: str | None,
+        advance: Callable[[str, int], None],
+    ) -> None:
         self._store, self._journal, self._index_url = store, Journal(store), index_url
-        self._advance = advance
+        self._advance, self._public_key = advance, public_key
         self._rebuild = f"omnidrop rebuild {job}"
         self._index = f"omnidrop index {job}"
         self._job = job
@@ -102,9 +127,12 @@ class _Verification:
         self._problems: list[Problem] = []
         self._checked: Counter[str] = Counter()
         self._notes: list[str] = []
-        self._answers = 0
-        self._audits = 0
-        """Rows that `answers` must have."""
+        self._rows: Counter[str] = Counter()
+        """Rows that tables must have."""
+        self._declared: set[str] = set()
+        """Versions that some head ever declared."""
+        self._copies: Counter[str] | None = None
+        """Of versions, further items that have the same content: their rows are published for each."""
 
     def run(self) -> Report:
         self._check_format()
@@ -165,26 +193,31 @@ class _Verification:
                 key = UnitKey.parse(path)
                 if key is None:
                     self._check_other(path, truth, forgotten)
-                elif key.media_id in forgotten:
-                    mend = f"omnidrop forget {self._job} --media {key.media_id}"
+                elif key.item_id in forgotten:
+                    mend = f"omnidrop forget {self._job} --media {key.item_id}"
                     self._found("journal", "forgotten", path, "a forgotten media item still has answers", mend)
                 else:
                     attempts.append(key)
             self._check_units(attempts, truth)
-        for job, media_id, count in truth.undeclared():
-            what = f"{count} work units are finished and do not count: no head declares a version of their media item"
-            self._found("journal", "undeclared", f"{job}/{media_id}", what, f"{self._rebuild} && {self._index}")
+        for key, count in truth.unit_counts():
+            if key.version_id in self._declared:
+                continue
+            what = f"{count} work units are finished and do not count: no head declares their version"
+            self._found(
+                "journal", "undeclared", f"{key.group}/{key.item_id}", what, f"{self._rebuild} && {self._index}"
+            )
 
-    def _check_other(self, path: str, truth: SavingsIndex, forgotten: frozenset[str]) -> None:
+    def _check_other(self, path: str, truth: SavingsIndex, forgotten: Tombstones) -> None:
         folder = path.split("/")[1]
         try:
             if folder == "heads" and path.endswith(".parquet"):
                 self._checked["heads"] += 1
                 heads = decode_heads(self._store.read_bytes(path), where=path)
-                truth.apply_heads([head for head in heads if head.media_id not in forgotten])
+                truth.apply_heads([head for head in heads if not forgotten.has(head)])
+                self._declared.update(head.version_id for head in heads)
                 for head in heads:
-                    if head.media_id in forgotten:
-                        mend = f"omnidrop forget {self._job} --media {head.media_id}"
+                    if forgotten.has(head):
+                        mend = f"omnidrop forget {self._job} --media {head.place[1]}"
                         self._found("journal", "forgotten", path, "it names a forgotten media item", mend)
             elif folder == "runs" and path.endswith(".json"):
                 self._checked["runs"] += 1
@@ -198,7 +231,9 @@ class _Verification:
                 decode_run(self._store.read_bytes(path), where=path)
             elif folder == "recipes" and path.endswith(".json"):
                 decode_recipe(self._store.read_bytes(path), where=path)
-            elif path != FORMAT_PATH and not (folder == "tombstones" and path.endswith(".json")):
+            elif path not in (FORMAT_PATH, output_id.PATH, defaults.PATH) and not (
+                folder == "tombstones" and path.endswith(".json")
+            ):
                 what = "no part of a journal; nothing reads it"
                 self._found("journal", "foreign", path, what, self._without(path))
         except JournalError as error:
@@ -210,9 +245,14 @@ class _Verification:
             read = zip(keys, pool.map(self._read, keys), strict=True)
             whole = [unit for key, unit in read if unit is not None and self._is_itself(key, unit)]
         newest = {unit.meta.unit_id: unit for unit in sorted(whole, key=lambda unit: unit.meta.attempt)}
+        if self._copies is None:  # heads come before units in a listing
+            self._copies = Counter(item.head.version_id for item in truth.counted() if item.is_copy)
         for unit in truth.apply_units(list(newest.values())):
-            self._audits += pc.sum(pc.is_valid(unit.rows["audit"])).as_py() or 0
-            self._answers += pc.sum(pc.list_value_length(unit.rows["answers"])).as_py() or 0
+            times = 1 + self._copies[unit.meta.version_id]
+            self._rows["audits"] += pc.sum(pc.is_valid(unit.rows["audit"])).as_py() or 0
+            self._rows["answers"] += times * (pc.sum(pc.list_value_length(unit.rows["answers"])).as_py() or 0)
+            self._rows["clips"] += times * unit.answered.num_rows
+            self._rows["quarantine"] += times * len(quarantine_rows(unit))
         self._advance("work units", len(keys))
         self._checked["unit_objects"] += len(keys)
 
@@ -227,15 +267,14 @@ class _Verification:
 
     def _is_itself(self, key: UnitKey, unit: UnitObject) -> bool:
         """Whether an object is what its name says: ids follow from content."""
-        asked, item = unit.meta.asked, unit.meta.media
-        version = version_id(asked.job, item.media_id, item.etag, asked.recipe_hash)
+        version = _version_of(unit.meta)
         names = unit.rows.select(["clip_id", "start_s", "end_s"]).to_pylist()
         spans = [row for row in names if row["clip_id"] is not None]
         wrong = None
         if unit.meta.key != key:
             wrong = f"it holds the work unit {unit.meta.key.path}"
-        elif key.version_id not in (version, failed_version_id(version)):
-            wrong = "its version id does not follow from its job, media item, etag and recipe"
+        elif version is not None and key.version_id not in (version, failed_version_id(version)):
+            wrong = "its version id does not follow from its content and recipe"
         elif any(row["clip_id"] != clip_id(key.version_id, row["start_s"], row["end_s"]) for row in spans):
             wrong = "a clip's id does not follow from its span"
         elif key.unit_id != unit_id(key.version_id, [row["clip_id"] for row in spans]):
@@ -251,7 +290,13 @@ class _Verification:
             self._notes.append("the index was not checked: only a job file says where it is")
             return
         try:
-            index = SavingsIndex(self._index_url, is_read_only=True)
+            whose = output_id.read_output_id(self._store)
+            if whose is None:
+                raise IndexMissing("no command has bound an index to this output yet")
+            index = SavingsIndex(self._index_url, whose, is_read_only=True)
+        except IndexUnreadable as error:
+            self._notes.append(f"the index was not checked: {error}")
+            return
         except IndexMissing as error:
             self._found("index", "missing", "index", str(error), self._rebuild)
             return
@@ -263,25 +308,25 @@ class _Verification:
             return
         with closing(index):
             self._compare(index, truth)
-        self._checked["index_rows"] = sum(
-            truth.count(table) for table in (runs, media, units, clips, savings, quarantine)
-        )
+        self._checked["index_rows"] = sum(map(truth.count, truth.tables.derived))
 
     def _compare(self, index: SavingsIndex, truth: SavingsIndex) -> None:
         try:
-            for table in (runs, media, units, clips, savings, quarantine):
-                for kind, row_key, what in differences(table, index.rows(table), truth.rows(table), self._advance):
+            for name in DERIVED:
+                table = getattr(truth.tables, name)
+                have = index.rows(getattr(index.tables, name))
+                for kind, row_key, what in differences(table, have, truth.rows(table), self._advance):
                     mend = f"{self._rebuild} && {self._index}" if kind == "surplus" else self._rebuild
-                    self._found("index", kind, f"{table.name} {row_key}", what, mend)
+                    self._found("index", kind, f"{name} {row_key}", what, mend)
         except sa.exc.DatabaseError as error:
             self._unusable_index(UserError(f"the index cannot be read: {first_line(error)}"))
 
     def _unusable_index(self, error: UserError) -> None:
         """A damaged file is a fault of the results; a server that is not there is the caller's."""
-        url = sa.make_url(self._index_url or "")
-        if url.get_backend_name() != "sqlite":
+        given = self._index_url or ""
+        if not given.startswith("sqlite"):
             raise error
-        mend = f"rm {shlex.quote(str(url.database))} && {self._rebuild}"
+        mend = f"rm {shlex.quote(str(sa.make_url(given).database))} && {self._rebuild}"
         self._found("index", "damaged", "index", _reason(error), mend)
 
     # -- tables -------------------------------------------------------------------------------------------------------
@@ -296,6 +341,7 @@ class _Verification:
             self._found("tables", "missing", manifest.MANIFEST, "nothing is published", self._rebuild)
             return
         self._check_listing(published)
+        self._check_signature()
         for name in manifest.NAMES:
             rows = sum(self._rows_of(name, path, published) for path in published.tables.get(name, ()))
             # An older version published no such table: no files, and no rows in the manifest.
@@ -304,23 +350,57 @@ class _Verification:
                 self._found("tables", "differs", name, what, self._rebuild)
         if self._counts["journal", "damaged"]:
             return  # what the tables should hold is not known
-        digest_now = publish.state_digest(self._journal, truth, self._journal.tombstones())
+        digest_now = publish.state_digest(self._journal, truth)
         if not legacy.has_other_digest(published.format_version) and published.digest != digest_now:
             what = "the journal has changed since they were published"
             self._found("tables", "stale", f"generation {published.generation}", what, self._index)
             return
-        counted = {"clips": truth.count(clips), "answers": self._answers, "quarantine": truth.count(quarantine)}
-        counted["audits"] = self._audits
-        for name, count in (counted | {"media": truth.count(media)}).items():
+        items, _ = truth.counts()
+        for name, count in ({name: self._rows[name] for name in SUMMED} | {"media": items}).items():
             if published.rows.get(name, 0) != count:
                 what = f"{published.rows.get(name)} rows are published, the journal has {count}"
                 self._found("tables", "differs", name, what, self._rebuild)
+        self._check_live(published)
+
+    def _check_live(self, published: manifest.Published) -> None:
+        """The live files are copies of those that the manifest names; what has no twin there is empty."""
+        sizes = dict(self._store.list(live.FOLDER))
+        twins = {f"tables/{live.live_path(path)}": mark for path, mark in published.files.items()}
+        for path, mark in twins.items():
+            if path not in sizes:
+                self._found("tables", "missing", path, "a live file that readers of the folder need", self._rebuild)
+            elif digest(self._store.read_bytes(path)) != mark.blake2b:
+                self._found("tables", "differs", path, "it is not what the manifest names", self._rebuild)
+        for path in sizes.keys() - twins.keys():
+            name = path.removeprefix(live.FOLDER).split("/")[0]
+            is_empty = name in manifest.NAMES and digest(self._store.read_bytes(path)) == digest(empty_file(name))
+            if not is_empty:
+                what = "no part of the published tables, but readers of the folder would read it"
+                self._found("tables", "foreign", path, what, self._without(path, self._rebuild))
+
+    def _check_signature(self) -> None:
+        if self._public_key is None:
+            if self._store.exists(signing.SIGNATURE):
+                self._notes.append("the tables are signed; --public-key FILE says by whom")
+            return
+        checked = signing.check(self._store, self._public_key)
+        if checked.state == "good":
+            self._notes.append(checked.what)
+        else:
+            mend = f"omnidrop sign {self._job} --key FILE, if you vouch for what is published now"
+            self._found("tables", "unsigned", signing.SIGNATURE, checked.what, mend)
 
     def _check_listing(self, published: manifest.Published) -> None:
         known = {f"tables/{path}" for paths in published.tables.values() for path in paths}
         for path, _ in self._store.list("tables/"):
             generation = manifest.generation_of(path)
-            is_part = path in known or path == manifest.MANIFEST or path.endswith("/_claimed")
+            is_part = (
+                path in known
+                or path in (manifest.MANIFEST, signing.SIGNATURE, live.STATE)
+                or path.endswith("/_claimed")
+            )
+            if path.startswith(live.FOLDER):
+                continue
             if generation is None and not is_part:
                 self._found("tables", "foreign", path, "no part of the published tables", self._without(path))
             elif generation == published.generation and not is_part:
@@ -352,6 +432,17 @@ class _Verification:
         if missing := [n for n in manifest.SCHEMAS[name].names if n not in file.schema_arrow.names]:
             self._notes.append(f"{key} lacks columns of this version, read as NULL: {', '.join(missing)}")
         return int(file.metadata.num_rows)
+
+
+def _version_of(meta: UnitMeta) -> str | None:
+    """What a unit's version must be called; None where its object does not hold all that the name was made of."""
+    asked, item, version = meta.asked, meta.media, meta.version
+    if version is None:
+        return earlier_version_id(asked.job, item.media_id, item.etag, asked.recipe_hash)
+    if version.group != CONTENTS:
+        return None  # begun by an earlier format, under the settings as they were written then
+    content = item.content_id or unread_content(item.media_id, item.etag)
+    return version_id(content, asked.recipe_hash, version.labels, version.answer_format or 0)
 
 
 def _same_unit(path: str) -> UnitKey | str:

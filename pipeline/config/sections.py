@@ -41,8 +41,8 @@ class ArchiveConfig(Section):
         default=None,
         min_length=1,
         max_length=256,
-        description="Name of the archive, part of every media item's identity; the address itself where not given. "
-        "Name an archive that may move.",
+        description="Name of the archive, part of its items' labels (media_id); the address itself where not given. "
+        "Name an archive that may move, and media ids stay.",
     )
     include: tuple[str, ...] = Field(
         default=("**",),
@@ -50,6 +50,13 @@ class ArchiveConfig(Section):
         description="Glob patterns of files to take: * within a name, ** across folders, *.mp4 fits in any folder.",
     )
     exclude: tuple[str, ...] = Field(default=(), description="Glob patterns of files to leave out; wins over include.")
+    max_missing: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of the media that counted which the archive may lack at once; a run in which more are gone "
+        "is refused unless it has --allow-shrink.",
+    )
     match_case: bool = Field(
         default=False, description="Whether *.mp4 leaves out A.MP4; otherwise extensions are compared without case."
     )
@@ -340,6 +347,12 @@ class ExecutionConfig(Section):
         description="A worker slot that died this often stops the run; above max_deaths_per_clip.",
     )
     max_retries: int = Field(default=2, ge=0, le=100, description="Further tries after a failure that may pass.")
+    max_asked_again: int = Field(
+        default=100,
+        ge=0,
+        description="Answered clips that a run may ask again because a setting has changed; more need --yes, or a "
+        "person's answer at a terminal.",
+    )
     decode_tasks: int | None = Field(
         default=None,
         ge=1,

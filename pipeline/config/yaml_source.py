@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ class YamlDocument:
     value: Any
     marks: Mapping[FieldPath, tuple[int, int]]
     """Line and column, counted from 1: of the key for entries of a mapping, of the value for entries of a list."""
+    written: Mapping[FieldPath, str] = field(default_factory=dict)
+    """Values without quotes, as they are written, where they are not read so: `1.10`, which is the number 1.1."""
+    cut: Mapping[FieldPath, str] = field(default_factory=dict)
+    """Texts without quotes that end at a comment, which may have been meant as a part of them: the comment."""
 
     def where(self, field: FieldPath = ()) -> str:
         """`file:line:column` of a field, or of its nearest ancestor that is written in the file."""
@@ -91,21 +95,48 @@ def parse_yaml(text: str, path: Path) -> YamlDocument:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise YamlError(f"{at}: not valid YAML: {error.problem or error.context}") from error
+        hint = _quoting(text, mark) or _comment(text, error)
+        raise YamlError(f"{at}: not valid YAML: {error.problem or error.context}{hint}") from error
     except yaml.YAMLError as error:
         raise YamlError(f"{path}: not valid YAML: {first_line(error)}") from error
     except RecursionError as error:
         raise YamlError(f"{path}: nested deeper than the {MAX_DEPTH} levels allowed") from error
-    reader = _Reader(path)
+    reader = _Reader(path, text.splitlines())
     value = reader.read(node, (), 0) if node is not None else None
-    return YamlDocument(path, value, reader.marks)
+    return YamlDocument(path, value, reader.marks, reader.written, reader.cut)
+
+
+def _quoting(text: str, mark: yaml.Mark | None) -> str:
+    """What to do where a text without quotes holds a character that means something to YAML there."""
+    lines = text.splitlines()
+    if mark is None or mark.line >= len(lines) or not any(c in lines[mark.line] for c in "{[?:"):
+        return ""
+    character = lines[mark.line][mark.column : mark.column + 1]
+    if character not in ("?", ":", "[", "]", "{", "}", ",", "&", "*", "!", "|", ">", "%", "@", "`", "#"):
+        return ""
+    return f'; quote the text around {character!r}, as in text: "Is it red?"'
+
+
+def _comment(text: str, error: yaml.MarkedYAMLError) -> str:
+    """What to do where what does not end, or goes on after its end, was cut by a comment."""
+    problem, context = error.problem_mark, error.context_mark
+    if problem is None:
+        return ""
+    lines = text.splitlines()
+    first = context.line if context is not None else problem.line - 1
+    for number in range(min(problem.line, len(lines) - 1), max(0, first, problem.line - 2) - 1, -1):
+        if (found := re.search(r"\S\s+(#.*)", lines[number])) is not None:
+            return f"; {found[1]!r} in line {number + 1} is taken for a comment: quote the text if it is a part of it"
+    return ""
 
 
 class _Reader:
     """Turns composed nodes into values; holds the marks and the count of nodes seen so far."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, lines: list[str]) -> None:
+        self.path, self._lines = path, lines
+        self.written: dict[FieldPath, str] = {}
+        self.cut: dict[FieldPath, str] = {}
         self.marks: dict[FieldPath, tuple[int, int]] = {}
         self.nodes = 0
 
@@ -123,7 +154,15 @@ class _Reader:
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, field, depth)
         assert isinstance(node, yaml.ScalarNode)
-        return _scalar(node, self.text(node))
+        value = _scalar(node, text := self.text(node))
+        if node.style is None:
+            if isinstance(value, int | float) and not isinstance(value, bool) and str(value) != text:
+                self.written[field] = text
+            end = node.end_mark
+            rest = self._lines[end.line][end.column :].lstrip() if end.line < len(self._lines) else ""
+            if isinstance(value, str) and rest.startswith("#"):
+                self.cut[field] = rest
+        return value
 
     def text(self, node: yaml.ScalarNode) -> str:
         """A scalar's text. JSON writes a character beyond U+FFFF as two escapes, which PyYAML leaves apart."""

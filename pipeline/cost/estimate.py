@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from omnidrop.answers import PassCost
 from omnidrop.errors import PolicyError
@@ -24,8 +24,10 @@ from pipeline.config.worker_settings import decode_settings, pruning_of
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, GpuHours
 from pipeline.execution.actor_metering import gpus_counted
+from pipeline.planning.listing import Labels, gone_note
+from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import open_job
-from pipeline.planning.plan import MediaPlan, plan_archive
+from pipeline.planning.plan import MediaPlan, Planner
 from workers.media.clip_reader import decoded_shape
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
@@ -33,6 +35,16 @@ MOST_NAMED = 10
 """Media named one by one that cannot be asked, or that have very many clips."""
 OUTLIER, MANY_CLIPS = 20, 200
 """An item is named where it has more than so many times the median of clips, and more than so many."""
+
+
+@dataclass
+class Reason:
+    """What is asked for one reason."""
+
+    clips: int = 0
+    as_run_flops: int = 0
+    gpu_hours: GpuHours | None = None
+    """None without a calibration."""
 
 
 @dataclass
@@ -82,6 +94,18 @@ class Price:
     dense_gpu_hours: GpuHours | None = None
     dense_shared_gpu_hours: GpuHours | None = None
     calibration: Calibration | None = None
+    media_counted: int = 0
+    """Items that count for the job now."""
+    media_unlisted: int = 0
+    """Of these, how many the archive does not list any more."""
+    notes: tuple[str, ...] = ()
+    """What was left out or taken over, in sentences."""
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    """Why clips are asked, and what each of it costs."""
+    passes_flops: int = 0
+    """Of clips that are asked in several passes, since questions were added to the set ..."""
+    one_pass_flops: int = 0
+    """... and what all their questions in one pass would take."""
 
     @property
     def outliers(self) -> list[tuple[str, int, int]]:
@@ -102,32 +126,53 @@ class Price:
 
 
 def price_job(
-    job: JobConfig, advance: Callable[[Price], None] = lambda price: None, *, is_exact: bool = False
+    job: JobConfig,
+    advance: Callable[[Price], None] = lambda price: None,
+    *,
+    redo_older: bool = False,
+    ask_together: bool = False,
+    is_exact: bool = False,
 ) -> Price:
     """Plan the whole archive and price it. `advance` is called after every media item. Raises UserError.
 
-    With `is_exact` every packet is read of files whose timeline no index tells: minutes per 100 GB. Otherwise such
-    files are priced by the length they declare, and counted.
+    With `redo_older`, what an older version of decoding or method answered is priced as to be asked again; with
+    `ask_together` all questions in one pass. With `is_exact` every packet is read of files whose timeline no index
+    tells; otherwise such files are priced by the length they declare, and counted.
     """
-    parts = open_job(job)
+    parts = open_job(job, ask_together=ask_together)
+    job = parts.job
     price = Price()
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
         estimator = _ClipPrices(job, price.calibration)
         with prober(job, scans=is_exact) as probe:
-            for plan in plan_archive(
-                list_media(job.archive, leave_out=job.output, not_taken=price.not_taken),
-                job,
-                parts.question_set,
-                parts.recipe,
-                parts.index,
-                probe,
-                forgotten=parts.journal.tombstones(),
+            of_job = (job, parts.question_set, parts.recipe, parts.index, probe)
+            planner = Planner(
+                *of_job,
+                parts.journal.tombstones(),
+                parts.earlier,
+                redo_older,
                 is_exact=is_exact,
                 not_taken=price.not_taken,
-            ):
+                sources=parts.sources,
+                recipes=parts.recipes,
+            )
+            labels, contents = Labels(), Labels()
+            for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
+                labels.add(plan.media.media_id)
+                if plan.media.content_id is not None:
+                    contents.add(plan.media.content_id)
                 _add(price, plan, estimator)
                 advance(price)
+        # What only has another key now, as in an archive that was moved, is not gone.
+        of_before = labels.missing(parts.index.listed(job.name))
+        gone = [head.media_key for head in contents.missing(of_before, of=lambda head: head.content_id)]
+        price.media_counted = sum(1 for _ in parts.index.listed(job.name))
+        notes = [*parts.caveats, *planner_notes(planner)]
+        if gone and job.archive.sample is None:
+            price.media_unlisted = len(gone)
+            notes.append(gone_note(len(gone), price.media_counted, gone, job.archive.max_missing))
+        price.notes = tuple(notes)
         estimator.set_hours(price)
     finally:
         parts.index.close()
@@ -135,11 +180,11 @@ def price_job(
 
 
 class _ClipPrices:
-    """Prices by clip size and question set: an archive has few of both."""
+    """Prices by clip size and what is asked: an archive has few of both."""
 
     def __init__(self, job: JobConfig, known: Calibration | None) -> None:
         self._job, self._calibration = job, known
-        self._count: Counter[Estimate] = Counter()
+        self._count: Counter[tuple[str, Estimate]] = Counter()
         self._decoding = decode_settings(job.clips, job.execution)
         self._pruning = pruning_of(job.pruning)
         self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
@@ -162,8 +207,14 @@ class _ClipPrices:
                 system_prompt=self._job.model.system_prompt,
                 instruction=instruction,
             )
-        self._count[self._known[key]] += 1
         return self._known[key]
+
+    def take(self, price: Price, reason: str, estimate: Estimate) -> None:
+        """One clip more, that is asked for this reason."""
+        self._count[reason, estimate] += 1
+        of_reason = price.reasons.setdefault(reason, Reason())
+        of_reason.clips += 1
+        of_reason.as_run_flops += estimate.as_run.flops
 
     def set_hours(self, price: Price) -> None:
         """Hours of all clips that were asked for."""
@@ -171,9 +222,13 @@ class _ClipPrices:
             return
         gpus = gpus_counted(calibration.resolved(self._job, known).model.gpus_per_actor)
 
-        def of(cost: Callable[[Estimate], PassCost]) -> GpuHours:
-            seconds = sum(number * known.throughput.seconds(cost(clip)) for clip, number in self._count.items())
+        def of(cost: Callable[[Estimate], PassCost], reason: str | None = None) -> GpuHours:
+            counted = ((c, number) for (why, c), number in self._count.items() if reason in (None, why))
+            seconds = sum(number * known.throughput.seconds(cost(clip)) for clip, number in counted)
             return known.gpu_hours(seconds, gpus)
+
+        for reason, of_reason in price.reasons.items():
+            of_reason.gpu_hours = of(lambda clip: clip.as_run, reason)
 
         price.as_run_gpu_hours = of(lambda clip: clip.as_run)
         price.dense_gpu_hours = of(lambda clip: clip.dense)
@@ -203,7 +258,7 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
         heapq.heappop(price.longest)
     for unit in plan.units:
         price.clips += len(unit.clips)
-        if unit.unit_id in plan.finished:
+        if unit.unit_id in plan.finished or not unit.questions:  # all its answers are there
             price.clips_finished += len(unit.clips)
             continue
         for clip in unit.clips:
@@ -212,7 +267,13 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
             except PolicyError as error:
                 raise PolicyError(f"{plan.media.key}, {clip.start_s:g} s to {clip.end_s:g} s: {error}") from error
             price.questions += len(unit.questions)
+            prices.take(price, plan.reason, estimate)
             _add_clip(price, estimate)
+            if len({question.group for question in unit.questions}) > 1:
+                one_pass = tuple(replace(question, group="") for question in unit.questions)
+                joined = prices.of(plan, one_pass, unit.instruction, clip.length_s)
+                price.passes_flops += estimate.as_run.flops
+                price.one_pass_flops += joined.as_run.flops
 
 
 def _add_clip(price: Price, estimate: Estimate) -> None:

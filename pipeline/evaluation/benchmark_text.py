@@ -11,8 +11,9 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
+from omnidrop.answer_types import normalised
 from pipeline.evaluation.dataset import EvaluationError
-from pipeline.evaluation.scoring import LETTERS, normalised
+from pipeline.evaluation.scoring import LETTERS
 
 _LABEL = re.compile(r"^\s*\(?([A-Z])\s*[.):、]\s*(.*)$", re.DOTALL)
 _INLINE = re.compile(r"(?:(?<=^)|(?<=[\s,;'\"\[(|]))\(?([A-Z])\s*[.)]\s*")

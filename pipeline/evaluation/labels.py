@@ -14,15 +14,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from omnidrop.answer_types import normalised
 from omnidrop.errors import QuestionError
-from omnidrop.questions import Number, Question, Text
+from omnidrop.questions import Question, Scored
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.evaluation.dataset import EvaluatedClip, EvaluationError, Target
-from pipeline.evaluation.scoring import guess_of, normalised, right_answers
+from pipeline.evaluation.scoring import right_answers
 from pipeline.identity import content_id
 from pipeline.questions.question_set import QuestionSet, load_question_set
+from pipeline.spreadsheet import plain
 from workers.media.probing import ProbePool
 from workers.records import ClipFailure, Media, MediaInfo
 
@@ -123,7 +125,7 @@ def _read(path: Path, question_set: QuestionSet, problems: list[str]) -> list[_R
 
         def cell(name: str, cells: Sequence[str] = cells) -> str:
             place = places[name]
-            return cells[place].strip() if place is not None and place < len(cells) else ""
+            return plain(cells[place]).strip() if place is not None and place < len(cells) else ""
 
         if cell("verdict") == "wrong" and not cell("answer"):
             continue  # a person knew that an answer was wrong, and not what would be right
@@ -231,8 +233,8 @@ def _clip(
         except EvaluationError as error:
             problems.append(f"line {row.line}: question {row.question}: {error}")
             continue
-        allowed = tolerance if question is not None and isinstance(question.answer, Number) else 0.0
-        guess = 0.0 if question is None else guess_of(question)
+        allowed = tolerance if question is not None and question.answer.column == "answer_number" else 0.0
+        guess = 0.0 if question is None else question.answer.guess
         targets[row.question] = Target(row.question, right, row.question, guess, allowed)
     clip_id = content_id("labels", media.media_id, media.etag, round(start * 1e6), round(end * 1e6))
     return EvaluatedClip(
@@ -254,7 +256,7 @@ def _most_frequent(clips: Sequence[EvaluatedClip]) -> Mapping[str, float]:
     Text is left at 0: no answer could be said without knowing it.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    is_text = {q.id for clip in clips for q in clip.questions if isinstance(q.answer, Text)}
+    is_text = {q.id for clip in clips for q in clip.questions if not isinstance(q.answer, Scored)}
     for clip in clips:
         for target in clip.targets:
             if target.question_id not in is_text:

@@ -12,8 +12,9 @@ from typing import Any
 
 from omnidrop.errors import UserError
 from pipeline.config.sections import StorageConfig
+from pipeline.identity import item_id
 from pipeline.journal.journal import Journal
-from pipeline.records.unit import UnitKey, UnitMeta
+from pipeline.records.unit import CONTENTS, UnitKey, UnitMeta
 from pipeline.storage.store import Store, open_store
 from pipeline.tables.query import open_results, query
 from workers.records import Clip
@@ -49,7 +50,7 @@ def find_clip(uri: str, clip_id: str, storage: StorageConfig | None = None) -> S
         )
     with open_results(uri, storage) as connection:
         # The id is hexadecimal digits, so it can stand in the statement.
-        columns = "clip_id, job, media_id, version_id, unit_id, media_key, start_s"
+        columns = "coalesce(copy_of, clip_id), job, media_id, version_id, unit_id, media_key, start_s, content_id"
         where = f"WHERE clip_id LIKE '{wanted}%' ORDER BY clip_id"
         found = list(query(connection, f"SELECT {columns} FROM clips {where}").rows)
         failed = list(query(connection, f"SELECT error_class, message FROM quarantine {where}").rows)
@@ -63,16 +64,25 @@ def find_clip(uri: str, clip_id: str, storage: StorageConfig | None = None) -> S
     if len(found) > 1:
         named = ", ".join(f"{row[0]} ({row[5]} at {row[6]:g} s)" for row in found[:MOST_NAMED])
         raise ClipUnknown(f"{len(found)} clips begin with {clip_id}: {named}{', ...' * (len(found) > MOST_NAMED)}")
-    full_id, job, media_id, version_id, unit_id = found[0][:5]
+    full_id, job, media_id, version_id, unit_id, _, _, content = found[0]
     store = open_store(uri, storage)
-    unit = Journal(store).read(_newest(store, UnitKey(job, media_id, version_id, unit_id)))
+    by_content = UnitKey(CONTENTS, item_id(content), version_id, unit_id) if content else None
+    unit = Journal(store).read(_newest(store, by_content, UnitKey(job, media_id, version_id, unit_id)))
     row = next(row for row in unit.rows.to_pylist() if row["clip_id"] == full_id)
     clip = Clip(full_id, row["clip_index"], row["start_s"], row["end_s"])
     return StoredClip(store, unit.meta, clip, {answer["question_id"]: answer for answer in row["answers"]})
 
 
-def _newest(store: Store, first: UnitKey) -> UnitKey:
-    """The unit's newest attempt, the one that counts."""
-    prefix = first.path.removesuffix(".parquet")
-    attempts = filter(None, (UnitKey.parse(path) for path, _ in store.list(prefix)))
-    return max(attempts, key=lambda key: key.attempt, default=first)
+def _newest(store: Store, named: UnitKey | None, earlier: UnitKey) -> UnitKey:
+    """The unit's newest attempt, the one that counts; units of earlier formats lie where their job and label say, or
+    said before either changed.
+    """
+    for first in filter(None, (named, earlier)):
+        if found := _attempts(store, first.path.removesuffix(".parquet"), earlier):
+            return max(found, key=lambda key: key.attempt)
+    return max(_attempts(store, "journal/units/", earlier), key=lambda key: key.attempt, default=earlier)
+
+
+def _attempts(store: Store, prefix: str, wanted: UnitKey) -> list[UnitKey]:
+    keys = filter(None, (UnitKey.parse(path) for path, _ in store.list(prefix)))
+    return [key for key in keys if (key.version_id, key.unit_id) == (wanted.version_id, wanted.unit_id)]

@@ -62,6 +62,7 @@ def ask_again(stored: StoredClip, job: JobConfig | None = None, *, device: str |
     info, media = stored.meta.info, stored.meta.media
     assert info is not None  # a clip with answers was probed
     questions, instruction = kept.question_set.resolve(media, info, kept.variables)
+    questions = kept.grouped(questions)
     settings = decode_settings(kept.clips, ExecutionConfig())
     decoded = decode_one(media, info, stored.clip, settings, source_of(kept.archive))
     if isinstance(decoded, ClipFailure):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from omnidrop.answers import Answer, Trace
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.questions import SCORED, Question
+from omnidrop.questions import Question, Scored
 from pipeline.asking.answered_file import shown as shown_answer
 from pipeline.explain.pictures import evenly, spectrogram_picture, thumbnails
 from pipeline.explain.replay import AskedAgain
@@ -245,7 +245,7 @@ def _answer(
 
 
 def _options(question: Question, answer: Answer, dense: Answer | None) -> tuple[Option, ...]:
-    if answer.probabilities is None or not isinstance(question.answer, SCORED):
+    if answer.probabilities is None or not isinstance(question.answer, Scored):
         return ()
     others = dense.probabilities if dense is not None else None
     rows = [

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from omnidrop.answer_types import kinds
 from omnidrop.errors import UserError
 from pipeline.export.timing import Clock, TimingError, clock_of
 from pipeline.find.search import find
@@ -98,7 +99,7 @@ def videos_with_moments(connection: duckdb.DuckDBPyConnection, selection: Select
             SELECT found.* FROM main.answers AS found
             WHERE found.job = $job
                 AND ($media IS NULL OR found.media_key = $media OR found.media_key GLOB $media)
-                AND (len($questions) = 0 AND found.answer_type IN ('boolean', 'choice')
+                AND (len($questions) = 0 AND list_contains($kinds, found.answer_type)
                     OR list_contains($questions, found.question_id))
                 AND (len($answers) = 0 AND found.answer_boolean IS DISTINCT FROM false
                     OR list_contains($answers, found.answer))
@@ -116,6 +117,7 @@ def videos_with_moments(connection: duckdb.DuckDBPyConnection, selection: Select
             "questions": list(selection.questions),
             "answers": list(selection.answers),
             "threshold": selection.threshold,
+            "kinds": kinds(lambda one: one.is_categorical),
         },
     ).fetchall()
     moments: dict[str, list[Moment]] = defaultdict(list)

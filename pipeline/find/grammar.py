@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from omnidrop.errors import UserError
 
-OPERATORS = (">=", "<=", "!=", "=", ">", "<")
 MOST_CHARS = 2_000
 MOST_DEPTH = 40
 _TOKEN = re.compile(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from omnidrop.answer_types import column_of, kinds
 from pipeline.find.grammar import All, Any, Condition, FindError, Node, Not, Words, parse
 
 if TYPE_CHECKING:
@@ -198,27 +199,28 @@ def _fits(condition: Condition, search: _Search, types: dict[str, str]) -> str:
         hint = f"did you mean {close[0]}? " if close else ""
         raise FindError(f"there is no question {name}; {hint}there are: {', '.join(sorted(types)) or 'none'}")
     kind = types[name]
+    column = column_of(kind)
     its = f"found.question_id = {search.bind(name)} AND "
-    match kind:
-        case "number":
-            try:
-                number = float(value)
-            except ValueError:
-                raise FindError(f"{name} {operator} {value}: {name} is a number, as in {name} {operator} 2") from None
-            if operator in ("=", "!="):
-                return f"{its}abs(found.answer_number - {search.bind(number)}) {'<' if operator == '=' else '>='} 1e-9"
-            return f"{its}found.answer_number {operator} {search.bind(number)}"
-        case "json":
-            raise FindError(f"{name} {operator} {value}: {name} is JSON; look for words in it, or use `omnidrop query`")
-        case _ if operator not in ("=", "!="):
-            raise FindError(f"{name} {operator} {value}: {name} is no number ({kind}); write {name} = ... or != ...")
-        case "boolean":
-            said = {"yes": True, "true": True, "no": False, "false": False}.get(value.lower())
-            if said is None:
-                raise FindError(f"{name} {operator} {value}: {name} is yes or no, as in {name} = yes")
-            return f"{its}found.answer_boolean = {search.bind(said == (operator == '='))}"
-        case _:
-            return f"{its}lower(found.answer) {operator} lower({search.bind(value)})"
+    if column == "answer_number":
+        try:
+            number = float(value)
+        except ValueError:
+            raise FindError(f"{name} {operator} {value}: {name} is a number, as in {name} {operator} 2") from None
+        if operator in ("=", "!="):
+            return f"{its}abs(found.answer_number - {search.bind(number)}) {'<' if operator == '=' else '>='} 1e-9"
+        return f"{its}found.answer_number {operator} {search.bind(number)}"
+    if kind in kinds(lambda one: not one.is_compared):
+        raise FindError(
+            f"{name} {operator} {value}: {name} is {kind.upper()}; look for words in it, or use `omnidrop query`"
+        )
+    if operator not in ("=", "!="):
+        raise FindError(f"{name} {operator} {value}: {name} is no number ({kind}); write {name} = ... or != ...")
+    if column == "answer_boolean":
+        said = {"yes": True, "true": True, "no": False, "false": False}.get(value.lower())
+        if said is None:
+            raise FindError(f"{name} {operator} {value}: {name} is yes or no, as in {name} = yes")
+        return f"{its}found.answer_boolean = {search.bind(said == (operator == '='))}"
+    return f"{its}lower(found.answer) {operator} lower({search.bind(value)})"
 
 
 def _matched(connection: duckdb.DuckDBPyConnection, job: str, terms: tuple[str, ...]) -> pa.Table:
@@ -226,8 +228,8 @@ def _matched(connection: duckdb.DuckDBPyConnection, job: str, terms: tuple[str, 
     # Equal answers are indexed once: a choice among three is three texts, however many clips there are.
     texts = connection.execute(
         "SELECT DISTINCT question_id, answer FROM answers "
-        "WHERE job = $job AND answer IS NOT NULL AND answer_type IN ('text', 'json', 'choice')",
-        {"job": job},
+        "WHERE job = $job AND answer IS NOT NULL AND list_contains($kinds, answer_type)",
+        {"job": job, "kinds": kinds(lambda one: one.is_searched)},
     )
     # "" is a database of SQLite's own on disk, gone when it is closed.
     with contextlib.closing(sqlite3.connect("")) as index:

@@ -1,15 +1,21 @@
 """The database under the savings index: opening, migrating, and the SQL in which SQLite and PostgreSQL differ.
 
-Promises: several processes may open one database at the same moment; a database that cannot be used is explained
+Promises: several processes may open one database at the same moment; what is made, migrated and locked belongs to one
+output, and nothing else in the database is touched or even looked at; a database that cannot be used is explained
 without its password. Knows nothing about what the tables hold.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from alembic import command
@@ -19,11 +25,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
 from omnidrop.errors import UserError, first_line
+from pipeline.config.locations import user_part
+from pipeline.index.schema import Tables, prefix_of
 from pipeline.storage.errors import Unavailable
-from workers.redaction import without_secrets
+from workers.redaction import MASK, without_secrets
 
-SQLITE_BUSY_TIMEOUT_S = 60
-"""Without it, 910 of 2,400 writes of eight writers were locked out."""
+SQLITE_BUSY_TIMEOUT_S = 60.0
+"""How long SQLite waits for another writer where nobody says otherwise. Without a wait, 910 of 2,400 writes of eight
+writers were locked out."""
 
 _PASSING_STATES = ("08", "40", "55P03", "57P0", "53", "25006")
 """SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, no room or too many
@@ -38,6 +47,10 @@ class IndexMissing(UserError):
 
 class IndexOutdated(UserError):
     """The index has an older schema and was to be read as it is."""
+
+
+class IndexUnreadable(UserError):
+    """The index cannot be read where it lies without writing there, and nobody may write there."""
 
 
 class IndexFailed(UserError):
@@ -58,38 +71,89 @@ class IndexFull(Unavailable):
     error_class = "index_full"
 
 
-def open_database(url: str, *, is_read_only: bool = False, busy_s: float = SQLITE_BUSY_TIMEOUT_S) -> sa.Engine:
-    """Connect, creating or migrating the tables. Raises UserError where the database cannot be used, among these
-    IndexUnavailable where it may be in a moment. The engine raises the same later on, and never one of SQLAlchemy's
-    errors for what is wrong with the database.
+def open_database(
+    url: str, output_id: str, *, is_read_only: bool = False, busy_s: float = SQLITE_BUSY_TIMEOUT_S
+) -> sa.Engine:
+    """Connect, creating or migrating the output's tables. Raises UserError where the database cannot be used, among
+    these IndexUnavailable where it may be in a moment. The engine raises the same later on, and never one of
+    SQLAlchemy's errors for what is wrong with the database.
 
     Read only, nothing is created or changed: IndexMissing where there is no index, IndexOutdated where it would have
     to be migrated. `busy_s` is how long SQLite itself waits for a lock.
     """
     try:
+        if is_read_only and url.startswith("sqlite"):
+            url = _as_it_lies(url)
         # Tried before it is used: a server that was restarted has closed every connection of the pool.
         engine = sa.create_engine(url, connect_args=_connect_args(url, busy_s), pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
-            if is_read_only and not Path(engine.url.database or "").is_file():
-                raise IndexMissing(f"there is no index at {_without_password(url)}")
             sa.event.listen(engine, "connect", _sqlite_read_only if is_read_only else _sqlite_pragmas)
+            if not is_read_only:
+                _make_file(engine.url.database)
         elif is_read_only:
             engine = engine.execution_options(postgresql_readonly=True)
         if is_read_only:
-            _check_schema(engine)
+            _check_schema(engine, output_id)
         else:
-            _migrate(engine)
-    except (sa.exc.SQLAlchemyError, ImportError) as error:
-        cause = getattr(error, "orig", None) or error
-        reason = without_secrets(first_line(cause))
+            _migrate(engine, output_id)
+    except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
+        reason = reason_of(error, url)
         if any(words in reason for words in _PASSING_WORDS):
-            raise IndexUnavailable(_unavailable(_without_password(url), reason)) from error
+            raise IndexUnavailable(_unavailable(shown(url), reason)) from error
         raise UserError(
-            f"cannot use the index at {_without_password(url)}: {reason}; give index_url as sqlite:///FILE or "
-            "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed)"
-        ) from error
+            f"cannot use the index at {shown(url)}: {reason}; give index_url as sqlite:///FILE or "
+            "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed; @ : / % in a "
+            "password are written %40 %3A %2F %25)"
+        ) from None
     sa.event.listen(engine, "handle_error", _explain)
     return engine
+
+
+def _make_file(database: str | None) -> None:
+    """As the umask says: SQLite itself lets no group write, whatever it is."""
+    if database and database != ":memory:" and not Path(database).exists():
+        with contextlib.suppress(OSError):
+            Path(database).touch()
+
+
+def _as_it_lies(url: str) -> str:
+    """A SQLite file's URL to read it by: where nobody may write, SQLite cannot lay its own files beside it.
+
+    Raises IndexMissing, IndexUnreadable.
+    """
+    file = Path(sa.make_url(url).database or "")
+    if not file.is_file():
+        raise IndexMissing(f"there is no index at {url}")
+    if os.access(file, os.W_OK) and os.access(file.parent, os.W_OK):
+        return url
+    log = file.with_name(f"{file.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise IndexUnreadable(f"{file} has changes in {log.name} that cannot be read on a read-only place")
+    return f"sqlite:///file:{quote(str(file.absolute()))}?mode=ro&immutable=1&uri=true"
+
+
+def shown(url: str) -> str:
+    """A database's URL without its password, also where it is not a valid one."""
+    secret = user_part(url)
+    if secret is None or url.startswith("sqlite"):
+        return without_secrets(url)
+    scheme, _, rest = url.partition("://")
+    user = secret.partition(":")[0]
+    # What a password with an unescaped @ or / leaves behind the last @ may be a piece of it: only a host is shown.
+    place = rest[len(secret) + 1 :].partition("?")[0]
+    readable = re.fullmatch(r"[A-Za-z0-9.\-\[\]:]*(/[A-Za-z0-9_.\-]*)?", place)
+    return f"{scheme}://{user}:{MASK}@{place if readable else MASK}" if ":" in secret else f"{scheme}://{user}@{place}"
+
+
+def reason_of(error: Exception, url: str) -> str:
+    """What an error says in one line, nothing where that would show a piece of the URL's password."""
+    said = str(getattr(error, "orig", None) or error).strip()
+    reason = without_secrets(said.splitlines()[0] if said else type(error).__name__)
+    password = (user_part(url) or "").partition(":")[2]
+    pieces = [password, *re.split(r"[@:/%?#\[\]]", password)]
+    if any(piece and piece in reason for piece in pieces):
+        return "the URL cannot be read as it is"
+    return reason
 
 
 def _explain(context: Any) -> None:
@@ -156,7 +220,7 @@ def _clean(value: Any) -> Any:
     return value.replace("\x00", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
 
 
-def bytewise(engine: sa.Engine, *columns: sa.Column[Any]) -> list[Any]:
+def bytewise(engine: sa.Engine, *columns: Any) -> list[Any]:
     """To order by: the same in every database, where PostgreSQL's own order depends on its locale."""
     return [c.collate("C") for c in columns] if engine.dialect.name == "postgresql" else list(columns)
 
@@ -178,56 +242,56 @@ def _sqlite_read_only(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA query_only=ON")
 
 
-def _without_password(url: str) -> str:
-    try:
-        return sa.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return "the given URL"
-
-
-def _migrate(engine: sa.Engine) -> None:
-    """Bring the tables to this version's schema, under a lock where several processes may start at once."""
-    config = migrations()
+def _migrate(engine: sa.Engine, output_id: str) -> None:
+    """Bring the output's tables to this version's schema, under a lock where several processes may start at once."""
+    config = migrations(output_id)
     if _revision(engine, config) == ScriptDirectory.from_config(config).get_current_head():
         return
-    with _migration_lock(engine) as connection:
+    with _migration_lock(engine, output_id) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        marks = Tables(prefix_of(output_id)).marks
+        upsert(connection, marks, [{"name": "output_id", "value": output_id}], replace=True)
 
 
-def _check_schema(engine: sa.Engine) -> None:
-    config = migrations()
+def _check_schema(engine: sa.Engine, output_id: str) -> None:
+    config = migrations(output_id)
     found, head = _revision(engine, config), ScriptDirectory.from_config(config).get_current_head()
+    where = engine.url.render_as_string(hide_password=True)
     if found is None:
-        raise IndexMissing(f"there are no tables of an index at {engine.url.render_as_string(hide_password=True)}")
+        raise IndexMissing(f"there are no tables of this output's index at {where}")
     if found != head:
         raise IndexOutdated(f"the index has schema revision {found}, this version's is {head}")
 
 
-def migrations() -> Config:
-    """Alembic's configuration: where the migrations are."""
+def migrations(output_id: str) -> Config:
+    """Alembic's configuration: where the migrations are, and whose tables they make."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["prefix"] = prefix_of(output_id)
     return config
 
 
 def _revision(engine: sa.Engine, config: Config) -> str | None:
+    prefix = config.attributes["prefix"]
     with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+        found = MigrationContext.configure(connection, opts={"version_table": f"{prefix}schema"}).get_current_revision()
     if found is not None and found not in {s.revision for s in ScriptDirectory.from_config(config).walk_revisions()}:
         raise UserError(
-            f"the index has schema revision {found}, which this version does not know; upgrade omnidrop, or delete the "
-            "index and run `omnidrop rebuild` (the journal holds everything)"
+            f"the index has schema revision {found}, which this version does not know; upgrade omnidrop, or drop this "
+            f"output's own tables, {prefix}..., and run `omnidrop rebuild` (the journal holds everything)"
         )
     return found
 
 
 @contextmanager
-def _migration_lock(engine: sa.Engine) -> Iterator[sa.Connection]:
+def _migration_lock(engine: sa.Engine, output_id: str) -> Iterator[sa.Connection]:
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7216054605148)")
+            connection.exec_driver_sql(
+                f"SELECT pg_advisory_xact_lock(721605460, {zlib.crc32(output_id.encode()) >> 1})"
+            )
         yield connection
         connection.commit()

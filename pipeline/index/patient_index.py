@@ -22,10 +22,10 @@ BUSY_S = 5.0
 class PatientIndex(SavingsIndex):
     """A `SavingsIndex` whose calls wait."""
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    def __init__(self, url: str, output_id: str, patience: Patience) -> None:
         """Raises UserError at once where the database cannot be used, unless it is only locked or starting."""
         self._patience = patience
-        patience.call(lambda: SavingsIndex.__init__(self, url, busy_s=min(BUSY_S, patience.limit_s)))
+        patience.call(lambda: SavingsIndex.__init__(self, url, output_id, busy_s=min(BUSY_S, patience.limit_s)))
 
 
 def _waiting(method: Callable[..., Any]) -> Callable[..., Any]:

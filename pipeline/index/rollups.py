@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from pipeline.identity import content_id
 from pipeline.index.database import insert
-from pipeline.index.schema import SAVINGS_GROUP, WAYS, clips, savings
+from pipeline.index.schema import SAVINGS_GROUP, WAYS, Tables
 
 GFLOP = 10**9
 """A clip may take 10^14 FLOPs: their sum leaves 64 bits after 100,000 clips, that of whole GFLOP after 10^13."""
@@ -41,6 +41,7 @@ def collection_of(media_key: str) -> str:
 class Change:
     """What a transaction adds to the sums and takes from them; `write` it last, in the same transaction."""
 
+    tables: Tables
     _groups: dict[tuple[Any, ...], dict[str, int]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(int))
     )
@@ -53,6 +54,15 @@ class Change:
             for name, value in _measures(row).items():
                 sums[name] += sign * value
 
+    def total(self) -> dict[str, int]:
+        """The sums over all groups."""
+        zero = {"media_key": "", "status": "", "model_s": 0.0, "retained_ratio": None}
+        sums = dict.fromkeys(_measures(dict.fromkeys(NEEDED) | zero), 0)
+        for group in self._groups.values():
+            for name, value in group.items():
+                sums[name] += value
+        return sums
+
     def write(self, connection: sa.Connection) -> None:
         """Bring the table up to date. In one order for everybody, and last: two writers could wait for each other."""
         rows = [
@@ -64,6 +74,7 @@ class Change:
         if not rows:
             return
         rows.sort(key=lambda row: str(row["savings_id"]))
+        savings = self.tables.savings
         statement = insert(connection, savings)
         measured = [c.name for c in savings.c if c.name not in ("savings_id", *SAVINGS_GROUP)]
         added = {name: savings.c[name] + statement.excluded[name] for name in measured}
@@ -72,11 +83,11 @@ class Change:
         connection.execute(sa.delete(savings).where(mine & (savings.c.clips == 0)))
 
 
-def recount(connection: sa.Connection) -> None:
+def recount(connection: sa.Connection, tables: Tables) -> None:
     """Make the sums anew from all clips."""
-    connection.execute(sa.delete(savings))
-    change = Change()
-    wanted = sa.select(*(clips.c[name] for name in NEEDED))
+    connection.execute(sa.delete(tables.savings))
+    change = Change(tables)
+    wanted = sa.select(*(tables.clips.c[name] for name in NEEDED))
     # Of this statement only: set on the connection it would stream what comes after, too.
     found = connection.execute(wanted, execution_options={"yield_per": 10_000})
     change.add(found.mappings())

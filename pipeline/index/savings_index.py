@@ -1,16 +1,18 @@
 """The savings index: what every clip cost and what pruning saved, in SQL, beside the planner's working memory.
 
 Promises: everything here follows from the journal (applying a unit or a head twice changes nothing; `clear` and a
-rebuild give equal contents), and `clips` and `quarantine` hold only rows that count: those of a superseded version
-leave when a newer one is declared; `savings` has their sums. Probe results are a cache. Knows nothing about Ray, stores
-or how answers are made.
+rebuild give equal contents), and belongs to one output. `clips` and `quarantine` hold only rows that count, each once:
+a version counts while some job's archive lists an item that has it, and its rows say the first of these items; those of
+a version that no listed item has any more leave, and come back from the journal. `savings` has their sums. Probe
+results are a cache. Knows nothing about Ray, stores or how answers are made.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,34 +20,18 @@ import sqlalchemy as sa
 from pipeline.archive.probing import Probed
 from pipeline.batches import batches
 from pipeline.failpoints import reached
-from pipeline.index import database
-from pipeline.index.database import bytewise, insert, open_database, upsert
+from pipeline.identity import bucket_of
+from pipeline.index.database import SQLITE_BUSY_TIMEOUT_S, bytewise, insert, open_database, upsert
 from pipeline.index.rollups import GFLOP, MILLIONTHS, NEEDED, Change
 from pipeline.index.savings_queries import Saved, ask_savings
-from pipeline.index.schema import (
-    WAYS,
-    clips,
-    marks,
-    media,
-    probes,
-    quarantine,
-    runs,
-    savings,
-    units,
-)
+from pipeline.index.schema import WAYS, Tables, tables_of
 from pipeline.index.totals import Totals
 from pipeline.records.columns import run_row
 from pipeline.records.heads_and_runs import Head, StoredRun, decode_run
 from pipeline.records.rows import clips_table, quarantine_rows
 from pipeline.records.run_record import RunRecord
-from pipeline.records.unit import UnitKey, UnitObject
+from pipeline.records.unit import CONTENTS, Label, UnitKey, UnitObject
 from workers.records import ClipFailure, Media, MediaInfo
-
-_COUNTS = (
-    (units.c.job == media.c.job) & (units.c.media_id == media.c.media_id) & (units.c.version_id == media.c.version_id)
-)
-"""Which units count. The media id says nothing more, but by it SQLite finds them: by the job alone, as it would choose
-itself, all units are gone through for each media item."""
 
 BATCH = 500
 """Rows in one statement: 500 x 60 columns stays under PostgreSQL's 65,535 parameters."""
@@ -65,15 +51,36 @@ class Failure:
     error_class: str
 
 
-class SavingsIndex:
-    """The index in one database; SQLite or PostgreSQL. One process may hold several connections to it."""
+@dataclass(frozen=True)
+class Counted:
+    """A labelled item that counts, with what is finished of its version."""
 
-    def __init__(self, url: str, *, is_read_only: bool = False, busy_s: float = database.SQLITE_BUSY_TIMEOUT_S) -> None:
-        """Open the index, creating or migrating its tables; read only, it is taken as it is.
+    head: Head
+    """As its first job declared it."""
+    jobs: tuple[str, ...]
+    """All jobs that list it and ask the same."""
+    units: tuple[UnitKey, ...]
+    is_copy: bool
+    """Whether another item, of the same content, has the version's rows, and this one copies of them."""
+
+
+class SavingsIndex:
+    """One output's index in one database; SQLite or PostgreSQL. One process may hold several connections to it."""
+
+    def __init__(
+        self,
+        url: str,
+        output_id: str = "0" * 12,
+        *,
+        is_read_only: bool = False,
+        busy_s: float = SQLITE_BUSY_TIMEOUT_S,
+    ) -> None:
+        """Open an output's index, creating or migrating its tables; read only, it is taken as it is.
 
         Raises UserError where the database cannot be used, see `open_database`.
         """
-        self._engine = open_database(url, is_read_only=is_read_only, busy_s=busy_s)
+        self._engine = open_database(url, output_id, is_read_only=is_read_only, busy_s=busy_s)
+        self.tables = tables_of(output_id)
 
     def close(self) -> None:
         """Close all connections."""
@@ -82,38 +89,42 @@ class SavingsIndex:
     # -- the journal's contents ---------------------------------------------------------------------------------------
 
     def apply_heads(self, heads: Sequence[Head], mark: str | None = None) -> list[UnitKey]:
-        """Make these versions the ones that count; returns the finished units that count again and must be re-applied.
+        """Make these versions the ones that count; returns the finished units that must be (re-)applied: those that
+        count again, and those whose rows are to say another job or key.
 
         Until they are, they are not known here: whoever dies in between leaves units that the next `catch_up` finds
         missing. `mark` is the head object they came from, remembered by `heads_mark`.
         """
-        revived: list[UnitKey] = []
-        change = Change()
+        again: list[UnitKey] = []
+        tables, units = self.tables, self.tables.units
+        change = Change(tables)
         with self._engine.begin() as connection:
             for batch in batches(heads, BATCH):
-                current = _current_versions(connection, [(h.job, h.media_id) for h in batch])
-                moved = [h for h in batch if current.get((h.job, h.media_id)) != h.version_id]
-                for head in moved:
-                    _erase_clips(connection, change, (clips.c.job == head.job) & (clips.c.media_id == head.media_id))
-                    theirs = (quarantine.c.job == head.job) & (quarantine.c.media_id == head.media_id)
-                    connection.execute(sa.delete(quarantine).where(theirs))
-                upsert(connection, media, [asdict(h) for h in batch], replace=True)
-                counts_again = units.c.version_id.in_([h.version_id for h in moved])
-                found = connection.execute(
-                    sa.select(units.c.job, units.c.media_id, units.c.version_id, units.c.unit_id, units.c.attempt)
-                    .where(counts_again)
-                    .order_by(units.c.unit_id)
-                )
-                revived += [UnitKey(*row) for row in found]
-                connection.execute(sa.delete(units).where(counts_again))
+                newest = {(h.job, h.media_id): h for h in batch}
+                before = _current_versions(connection, tables, list(newest))
+                versions = sorted({*before.values(), *(h.version_id for h in newest.values())})
+                owners = _owners(connection, tables, versions)
+                rows = [_media_row(h) for h in newest.values()]
+                upsert(connection, tables.media, rows, replace=True)
+                owners_now = _owners(connection, tables, versions)
+                moved = [v for v in versions if owners.get(v) != owners_now.get(v)]
+                for some in batches(moved, BATCH):
+                    _erase_clips(connection, change, tables.clips.c.version_id.in_(some))
+                    connection.execute(sa.delete(tables.quarantine).where(tables.quarantine.c.version_id.in_(some)))
+                for some in batches([v for v in moved if v in owners_now], BATCH):
+                    theirs = units.c.version_id.in_(some)
+                    found = connection.execute(_unit_keys(units).where(theirs).order_by(units.c.unit_id))
+                    again += [UnitKey(*row) for row in found]
+                    connection.execute(sa.delete(units).where(theirs))
             if mark is not None:
-                upsert(connection, marks, [{"name": "heads", "value": mark}], replace=True)
+                upsert(connection, tables.marks, [{"name": "heads", "value": mark}], replace=True)
             change.write(connection)
-        return revived
+        return again
 
     def heads_mark(self) -> str | None:
         """The last head object that was applied."""
         with self._engine.connect() as connection:
+            marks = self.tables.marks
             return connection.scalar(sa.select(marks.c.value).where(marks.c.name == "heads"))
 
     def apply_units(self, objects: Sequence[UnitObject]) -> list[UnitObject]:
@@ -122,28 +133,24 @@ class SavingsIndex:
         Returns those whose rows are in.
         """
         taken: list[UnitObject] = []
-        change = Change()
+        tables, clips, quarantine = self.tables, self.tables.clips, self.tables.quarantine
+        change = Change(tables)
         with self._engine.begin() as connection:
             for batch in batches(objects, BATCH):
                 metas = [o.meta for o in batch]
-                _raise_attempts(connection, [m.key for m in metas])
+                _raise_attempts(connection, tables.units, [m.key for m in metas])
                 reached("units_half_applied")
-                newest = _attempts(connection, [m.unit_id for m in metas])
-                current = _current_versions(connection, [(m.asked.job, m.media.media_id) for m in metas])
-                live = [
-                    o
-                    for o in batch
-                    if current.get((o.meta.asked.job, o.meta.media.media_id)) == o.meta.version_id
-                    and newest[o.meta.unit_id] == o.meta.attempt
-                ]
+                newest = _attempts(connection, tables.units, [m.unit_id for m in metas])
+                owners = _owners(connection, tables, sorted({m.version_id for m in metas}))
+                live = [o for o in batch if o.meta.version_id in owners and newest[o.meta.unit_id] == o.meta.attempt]
                 again = [o.meta.unit_id for o in live if o.meta.attempt]
                 _erase_clips(connection, change, clips.c.unit_id.in_(again))
                 connection.execute(sa.delete(quarantine).where(quarantine.c.unit_id.in_(again)))
-                for rows in batches(
-                    [row for o in live for row in clips_table(o).select(clips.c.keys()).to_pylist()], BATCH
-                ):
+                answered = (clips_table(o, owners[o.meta.version_id]).select(clips.c.keys()) for o in live)
+                for rows in batches([row for table in answered for row in table.to_pylist()], BATCH):
                     change.add(upsert(connection, clips, rows, returning=NEEDED))
-                for rows in batches((row for o in live for row in quarantine_rows(o)), BATCH):
+                failed = (row for o in live for row in quarantine_rows(o, owners[o.meta.version_id]))
+                for rows in batches(failed, BATCH):
                     upsert(connection, quarantine, rows)
                 taken += live
             change.write(connection)
@@ -155,6 +162,7 @@ class SavingsIndex:
 
     def write_runs(self, stored: Iterable[StoredRun]) -> None:
         """The same with records as they lie in the journal."""
+        runs = self.tables.runs
         names = [name for name in runs.c.keys() if name != "record"]  # noqa: SIM118 - a collection
         with self._engine.begin() as connection:
             for batch in batches(stored, BATCH):
@@ -163,19 +171,30 @@ class SavingsIndex:
 
     def run_sizes(self) -> dict[str, int]:
         """How long the records of runs are, by run id: as those in the journal, where nothing has changed since."""
+        runs = self.tables.runs
         with self._engine.connect() as connection:
             found = connection.execute(sa.select(runs.c.run_id, sa.func.length(runs.c.record)))
             return {run_id: int(size) for run_id, size in found}
 
-    def forget(self, media_ids: Iterable[str]) -> None:
-        """Erase everything about these media items, their probes too."""
+    def forget(self, item_ids: Iterable[str]) -> None:
+        """Erase everything about these contents (by short name, or by label in earlier formats), their probes too."""
         erased = 0
-        change = Change()
+        t = self.tables
+        change = Change(t)
         with self._engine.begin() as connection:
-            for batch in batches(media_ids, BATCH):
-                erased += _erase_clips(connection, change, clips.c.media_id.in_(batch))
-                for table in (quarantine, units, media, probes):
-                    erased += connection.execute(sa.delete(table).where(table.c.media_id.in_(batch))).rowcount
+            for batch in batches(item_ids, BATCH):
+                theirs = (t.media.c.item_id.in_(batch)) | (
+                    t.media.c.content_id.is_(None) & t.media.c.media_id.in_(batch)
+                )
+                found = connection.execute(sa.select(t.media.c.media_id, t.media.c.version_id).where(theirs)).all()
+                units = connection.scalars(sa.select(t.units.c.version_id).where(t.units.c.item_id.in_(batch))).all()
+                for some in batches(sorted({row.version_id for row in found} | set(units)), BATCH):
+                    erased += _erase_clips(connection, change, t.clips.c.version_id.in_(some))
+                    connection.execute(sa.delete(t.quarantine).where(t.quarantine.c.version_id.in_(some)))
+                erased += connection.execute(sa.delete(t.media).where(theirs)).rowcount
+                erased += connection.execute(sa.delete(t.units).where(t.units.c.item_id.in_(batch))).rowcount
+                for some in batches(sorted({row.media_id for row in found}), BATCH):
+                    connection.execute(sa.delete(t.probes).where(t.probes.c.media_id.in_(some)))
             change.write(connection)
         if erased and self._engine.dialect.name == "sqlite":
             with self._engine.connect() as connection:
@@ -183,10 +202,12 @@ class SavingsIndex:
 
     def clear(self) -> None:
         """Erase all that follows from the journal; the probe cache stays."""
+        t = self.tables
         with self._engine.begin() as connection:
             # The sums first: whoever is about to add to them waits, and his clips are not erased.
-            for table in (savings, clips, quarantine, units, media, runs, marks):
+            for table in (t.savings, t.clips, t.quarantine, t.units, t.media, t.runs):
                 connection.execute(sa.delete(table))
+            connection.execute(sa.delete(t.marks).where(t.marks.c.name == "heads"))
 
     # -- what the planner asks ----------------------------------------------------------------------------------------
 
@@ -197,34 +218,95 @@ class SavingsIndex:
     def attempts(self, unit_ids: Sequence[str]) -> dict[str, int]:
         """The newest attempt of those of `unit_ids` that are finished."""
         with self._engine.connect() as connection:
-            return _attempts(connection, unit_ids)
+            return _attempts(connection, self.tables.units, unit_ids)
 
-    def current_versions(self, job: str, media_ids: Sequence[str]) -> dict[str, str]:
-        """The version that counts of each of these media items (absent where there is none)."""
+    def units_of(self, version_ids: Sequence[str]) -> dict[str, set[str]]:
+        """Ids of the finished units of these versions, where there are any."""
+        units = self.tables.units
+        found: dict[str, set[str]] = {}
         with self._engine.connect() as connection:
-            found = _current_versions(connection, [(job, m) for m in media_ids])
-        return {media_id: version for (_, media_id), version in found.items()}
+            for batch in batches(version_ids, BATCH):
+                query = sa.select(units.c.version_id, units.c.unit_id).where(units.c.version_id.in_(batch))
+                for version, unit in connection.execute(query):
+                    found.setdefault(version, set()).add(unit)
+        return found
+
+    def known_versions(self, version_ids: Sequence[str]) -> set[str]:
+        """Those versions of which some unit is finished."""
+        units = self.tables.units
+        found: set[str] = set()
+        with self._engine.connect() as connection:
+            for batch in batches(version_ids, BATCH):
+                query = sa.select(units.c.version_id).where(units.c.version_id.in_(batch)).distinct()
+                found.update(connection.scalars(query))
+        return found
+
+    def heads_of(
+        self, *, media_ids: Sequence[str] = (), contents: Sequence[str] = (), keys: Sequence[str] = ()
+    ) -> list[Head]:
+        """What was last declared, by any job, listed or not, of these labels, of these contents, or of these keys in a
+        journal of an earlier format."""
+        c = self.tables.media.c
+        found: list[Head] = []
+        wanted: list[tuple[Any, Sequence[str], Any]] = [
+            (c.media_id, media_ids, sa.true()),
+            (c.content_id, contents, sa.true()),
+            (c.media_key, keys, c.content_id.is_(None)),
+        ]
+        with self._engine.connect() as connection:
+            for column, values, also in wanted:
+                for batch in batches(values, BATCH):
+                    query = sa.select(self.tables.media).where(column.in_(batch) & also)
+                    found += [_head(row) for row in connection.execute(query.order_by(c.job, c.media_id)).mappings()]
+        return found
 
     def probes(self, items: Sequence[Media]) -> dict[str, Probed]:
-        """Cached probes of those items whose etag has not changed."""
-        etags = {m.media_id: m.etag for m in items}
+        """Cached probes of those items whose mark has not changed."""
+        marks, probes = {m.media_id: m.mark or m.etag for m in items}, self.tables.probes
         found = {}
         with self._engine.connect() as connection:
-            for batch in batches(list(etags), BATCH):
-                for media_id, etag, probe in connection.execute(sa.select(probes).where(probes.c.media_id.in_(batch))):
-                    if etag == etags[media_id]:
+            for batch in batches(list(marks), BATCH):
+                for media_id, mark, probe in connection.execute(sa.select(probes).where(probes.c.media_id.in_(batch))):
+                    if mark == marks[media_id]:
                         found[media_id] = _probed_from(json.loads(probe))
         return found
 
     def put_probes(self, found: Iterable[tuple[Media, Probed]]) -> None:
         """Remember probes."""
         rows = [
-            {"media_id": item.media_id, "etag": item.etag, "probe": json.dumps(asdict(probed))}
+            {"media_id": item.media_id, "mark": item.mark or item.etag, "probe": json.dumps(asdict(probed))}
             for item, probed in found
         ]
         with self._engine.begin() as connection:
             for batch in batches(rows, BATCH):
-                upsert(connection, probes, batch, replace=True)
+                upsert(connection, self.tables.probes, batch, replace=True)
+
+    # -- what counts: listings ----------------------------------------------------------------------------------------
+
+    def listed(self, job: str | None = None) -> Iterator[Head]:
+        """What counts for a job, or for all, streamed."""
+        media = self.tables.media
+        query = sa.select(media).where(media.c.is_listed)
+        if job is not None:
+            query = query.where(media.c.job == job)
+        with self._engine.connect().execution_options(yield_per=10_000) as connection:
+            for row in connection.execute(query.order_by(media.c.job, media.c.media_id)).mappings():
+                yield _head(row)
+
+    def listing_jobs(self) -> list[str]:
+        """Names of the jobs for which something counts, sorted."""
+        media = self.tables.media
+        with self._engine.connect() as connection:
+            return sorted(connection.scalars(sa.select(media.c.job).where(media.c.is_listed).distinct()))
+
+    def share_listed_by(self, job: str, other: str) -> float:
+        """The share of what `other` lists that `job` lists, too, and asks the same of: by version."""
+        mine, theirs = self.tables.media.alias(), self.tables.media.alias()
+        has = sa.exists().where(mine.c.version_id == theirs.c.version_id, mine.c.job == job, mine.c.is_listed)
+        query = sa.select(sa.func.count(), sa.func.sum(sa.case((has, 1), else_=0))).select_from(theirs)
+        with self._engine.connect() as connection:
+            count, shared = connection.execute(query.where(theirs.c.job == other, theirs.c.is_listed)).one()
+        return int(shared or 0) / count if count else 0.0
 
     # -- what publishing, status and rebuilding ask -------------------------------------------------------------------
 
@@ -233,45 +315,81 @@ class SavingsIndex:
         with self._engine.connect() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
 
-    def live_media(self) -> Iterator[tuple[Head, UnitKey | None]]:
-        """Every media item with each of its finished units that count (None where there is none yet), streamed.
+    def counted(self, bucket: int | None = None) -> Iterator[Counted]:
+        """Every labelled item that counts with its finished units, streamed, by bucket, media key, label and version.
 
-        Ordered by job, media key and unit id, so that items are consecutive.
+        An item that several jobs list and ask the same of comes once; a content under several keys once for each.
         """
+        media, units = self.tables.media, self.tables.units
+        is_wanted = media.c.is_listed if bucket is None else media.c.is_listed & (media.c.bucket == bucket)
+        listed = sa.select(media).where(is_wanted).subquery()
+        (rank,) = bytewise(self._engine, _rank(listed.c))
+        first = (
+            sa.select(listed.c.version_id, sa.func.min(rank).label("first")).group_by(listed.c.version_id).subquery()
+        )
+        columns: list[Any] = [listed, first.c.first, units.c.unit_id, units.c.attempt]
         query = (
-            sa.select(media, units.c.unit_id, units.c.attempt)
-            .outerjoin(units, _COUNTS)
-            .order_by(*bytewise(self._engine, media.c.job, media.c.media_key, media.c.media_id, units.c.unit_id))
+            sa.select(*columns)
+            .join(first, first.c.version_id == listed.c.version_id)
+            .outerjoin(units, units.c.version_id == listed.c.version_id)
+            .order_by(
+                listed.c.bucket,
+                *bytewise(
+                    self._engine,
+                    *(listed.c.media_key, listed.c.media_id, listed.c.version_id, units.c.unit_id, listed.c.job),
+                ),
+            )
         )
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
-            for row in connection.execute(query).mappings():
-                head = Head(**{name: row[name] for name in media.c.keys()})  # noqa: SIM118 - a collection
-                key = UnitKey(head.job, head.media_id, head.version_id, row["unit_id"], row["attempt"])
-                yield head, key if row["unit_id"] is not None else None
+            rows = connection.execute(query).mappings()
+            for _, group in groupby(rows, key=lambda row: (row["media_key"], row["media_id"], row["version_id"])):
+                yield _counted(list(group))
+
+    def counts(self) -> tuple[int, int]:
+        """How many labelled items count, and how many finished units, without copies."""
+        media, units = self.tables.media, self.tables.units
+        items = sa.select(media.c.media_id, media.c.version_id).where(media.c.is_listed).distinct().subquery()
+        versions = sa.select(media.c.version_id).where(media.c.is_listed)
+        with self._engine.connect() as connection:
+            count = connection.scalar(sa.select(sa.func.count()).select_from(items))
+            done = connection.scalar(
+                sa.select(sa.func.count()).select_from(units).where(units.c.version_id.in_(versions))
+            )
+        return int(count or 0), int(done or 0)
 
     def totals(self, job: str | None = None) -> Totals:
-        """Sums over what counts, of one job or of all."""
+        """Sums over what counts, of one job or of all; a content that counts under several keys is summed once."""
+        t = self.tables
+        listed = t.media.c.is_listed & (t.media.c.job == job if job is not None else sa.true())
+        versions = sa.select(t.media.c.version_id).where(listed)
 
-        def of(table: sa.Table) -> Any:
-            return table.c.job == job if job is not None else sa.true()
-
-        def summed(name: str) -> Any:
-            return sa.func.coalesce(sa.func.sum(savings.c[name]), 0).label(name)
-
-        measured = [c.name for c in savings.c if isinstance(c.type, sa.BigInteger)]
         with self._engine.connect() as connection:
-            sums = connection.execute(sa.select(*map(summed, measured)).where(of(savings))).mappings().one()
-            items, planned = connection.execute(
-                sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(media.c.units), 0)).where(of(media))
-            ).one()
-            finished = sa.select(sa.func.count()).select_from(media).join(units, _COUNTS)
-            done = connection.scalar(finished.where(of(media)))
-            failed = connection.scalar(sa.select(sa.func.count()).select_from(quarantine).where(of(quarantine)))
-        number = {name: int(value) for name, value in sums.items()}
+            if job is not None and self._shares(connection, job):
+                # Rows that say another job's name count for this one, too: no sums are kept of such a mixture.
+                change = Change(t)
+                columns = (t.clips.c[name] for name in NEEDED)
+                change.add(connection.execute(sa.select(*columns).where(t.clips.c.version_id.in_(versions))).mappings())
+                number = change.total()
+            else:
+                of = t.savings.c.job == job if job is not None else sa.true()
+                measured = [c.name for c in t.savings.c if isinstance(c.type, sa.BigInteger)]
+                summed = (sa.func.coalesce(sa.func.sum(t.savings.c[name]), 0).label(name) for name in measured)
+                number = dict(connection.execute(sa.select(*summed).where(of)).mappings().one())
+                number = {name: int(value) for name, value in number.items()}
+            items = connection.scalar(sa.select(sa.func.count(t.media.c.media_id.distinct())).where(listed))
+            distinct = sa.select(t.media.c.version_id, sa.func.max(t.media.c.units).label("units")).where(listed)
+            planned = distinct.group_by(t.media.c.version_id).subquery()
+            units = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(planned.c.units), 0)))
+            done = connection.scalar(
+                sa.select(sa.func.count()).select_from(t.units).where(t.units.c.version_id.in_(versions))
+            )
+            failed = connection.scalar(
+                sa.select(sa.func.count()).select_from(t.quarantine).where(t.quarantine.c.version_id.in_(versions))
+            )
         weighed = number["weighed_tokens"]
         return Totals(
-            media=items,
-            units=int(planned),
+            media=int(items or 0),
+            units=int(units or 0),
             units_done=int(done or 0),
             clips=number["clips"],
             clips_partial=number["clips_partial"],
@@ -282,59 +400,110 @@ class SavingsIndex:
             **{f"{way}_{cost}": number[f"{way}_{cost}"] for way in WAYS for cost in ("kv_bytes", "tokens")},
         )
 
+    def _shares(self, connection: sa.Connection, job: str) -> bool:
+        mine, others = self.tables.media.alias(), self.tables.media.alias()
+        same = (mine.c.version_id == others.c.version_id) & (others.c.job != job) & others.c.is_listed
+        query = sa.select(mine.c.media_id).join(others, same).where(mine.c.job == job, mine.c.is_listed).limit(1)
+        return connection.scalar(query) is not None
+
     def savings(self, query: str, job: str | None = None, *, from_clips: bool = False) -> list[Saved]:
         """A query of `pipeline.index.savings_queries`, of one job or all; from the sums or from every clip."""
         with self._engine.connect() as connection:
-            return ask_savings(connection, query, job, from_clips=from_clips)
+            return ask_savings(connection, self.tables, query, job, from_clips=from_clips)
 
     def quarantine_classes(self, job: str | None = None) -> list[tuple[str, int]]:
         """(error class, count), most frequent first."""
+        quarantine = self.tables.quarantine
         count = sa.func.count().label("count")
         query = sa.select(quarantine.c.error_class, count).group_by(quarantine.c.error_class)
         query = query.order_by(count.desc(), quarantine.c.error_class)
         if job is not None:
-            query = query.where(quarantine.c.job == job)
+            query = query.where(quarantine.c.version_id.in_(self._versions_of(job)))
         with self._engine.connect() as connection:
             return [(name, int(n)) for name, n in connection.execute(query)]
 
     def failures(
         self, job: str, error_classes: Sequence[str], media_ids: Sequence[str] | None = None
     ) -> Iterator[Failure]:
-        """What is in quarantine with these error classes, of all media or of these, streamed in order of their keys."""
-        q = quarantine.c
+        """What is in quarantine with these error classes, of all media of a job or of these, in order of their keys."""
+        q, units, media = self.tables.quarantine.c, self.tables.units, self.tables.media
         query = (
-            sa.select(q.media_id, q.media_key, q.version_id, q.unit_id, units.c.attempt, q.clip_id, q.error_class)
+            sa.select(
+                *(media.c.media_id, media.c.media_key, q.version_id, q.unit_id, units.c.attempt, q.clip_id),
+                q.error_class,
+            )
+            .join(media, media.c.version_id == q.version_id)
             .join(units, units.c.unit_id == q.unit_id)
-            .where(q.job == job, q.error_class.in_(error_classes))
-            .order_by(q.media_key, q.unit_id, q.start_s, q.question_id)
+            .where(media.c.job == job, media.c.is_listed, q.error_class.in_(error_classes))
+            .order_by(media.c.media_key, q.unit_id, q.start_s, q.question_id)
         )
         if media_ids is not None:
-            query = query.where(q.media_id.in_(media_ids))
+            query = query.where(media.c.media_id.in_(media_ids))
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query):
                 yield Failure(*row)
 
+    def _versions_of(self, job: str) -> Any:
+        media = self.tables.media
+        return sa.select(media.c.version_id).where(media.c.job == job, media.c.is_listed)
+
     def forget_probes(self, media_ids: Iterable[str]) -> None:
         """Have these media probed again."""
+        probes = self.tables.probes
         with self._engine.begin() as connection:
             for batch in batches(media_ids, BATCH):
                 connection.execute(sa.delete(probes).where(probes.c.media_id.in_(batch)))
 
-    def find_media(self, key_or_id: str) -> list[tuple[str, str]]:
-        """(media_id, key) of the items with this exact key or id, over all jobs."""
-        query = sa.select(media.c.media_id, media.c.media_key).distinct()
-        query = query.where((media.c.media_key == key_or_id) | (media.c.media_id == key_or_id))
+    def find_media(self, name: str) -> list[Head]:
+        """What was declared of items with this exact key, media id, content id or its first 32 digits, and of all
+        others with the same content, over all jobs, listed or not."""
+        c = self.tables.media.c
+        named = (c.media_key == name) | (c.media_id == name) | (c.content_id == name) | (c.item_id == name)
         with self._engine.connect() as connection:
-            return [(media_id, key) for media_id, key in connection.execute(query.order_by(media.c.media_key))]
+            query = sa.select(self.tables.media).where(named)
+            found = [_head(row) for row in connection.execute(query).mappings()]
+        contents = {head.content_id for head in found if head.content_id is not None}
+        others = self.heads_of(contents=sorted(contents))
+        return sorted({(h.job, h.media_id): h for h in (*found, *others)}.values(), key=lambda h: (h.media_key, h.job))
+
+    def groups_of(self, item_ids: Sequence[str]) -> list[tuple[str, str]]:
+        """(group, item id) under which units of these contents lie."""
+        units, media = self.tables.units.c, self.tables.media.c
+        with self._engine.connect() as connection:
+            wanted = [
+                sa.select(of.group, of.item_id).where(of.item_id.in_(batch))
+                for of in (units, media)
+                for batch in batches(item_ids, BATCH)
+            ]
+            return sorted({(row[0], row[1]) for query in wanted for row in connection.execute(query)})
 
     def jobs(self) -> list[str]:
-        """Names of all jobs, sorted."""
+        """Names of all jobs, and of those whose name a journal of an earlier format has in its paths, sorted."""
+        media, units, runs = self.tables.media, self.tables.units, self.tables.runs
         with self._engine.connect() as connection:
-            names = sa.union(sa.select(media.c.job), sa.select(units.c.job), sa.select(runs.c.job))
-            return sorted(connection.scalars(names))
+            names = sa.union(sa.select(media.c.job), sa.select(units.c.group), sa.select(runs.c.job))
+            return sorted(set(connection.scalars(names)) - {CONTENTS})
+
+    def model_seconds(self, version_ids: Sequence[str]) -> dict[str, tuple[int, float]]:
+        """(answered clips, seconds in the model) of those of these versions that count and have any."""
+        c, found = self.tables.clips.c, {}
+        with self._engine.connect() as connection:
+            for batch in batches(version_ids, BATCH):
+                query = sa.select(c.version_id, sa.func.count(), sa.func.coalesce(sa.func.sum(c.model_s), 0.0))
+                for version, clips, seconds in connection.execute(
+                    query.where(c.version_id.in_(batch)).group_by(c.version_id)
+                ):
+                    found[version] = (int(clips), float(seconds))
+        return found
+
+    def recipes(self) -> set[str]:
+        """Hashes of all recipes under which something was declared to count."""
+        with self._engine.connect() as connection:
+            return set(connection.scalars(sa.select(self.tables.media.c.recipe_hash).distinct()))
 
     def runs(self, job: str | None = None) -> list[RunRecord]:
         """Run records, newest first."""
+        runs = self.tables.runs
         query = sa.select(runs.c.record).order_by(runs.c.started_at.desc())
         if job is not None:
             query = query.where(runs.c.job == job)
@@ -346,37 +515,58 @@ class SavingsIndex:
         query = sa.select(table).order_by(*bytewise(self._engine, *table.primary_key))
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query):
-                yield _compared(table, row)
+                yield self._compared(table, row)
 
-    def undeclared(self) -> Iterator[tuple[str, str, int]]:
-        """(job, media_id, finished units) of media of which no version was declared."""
-        is_theirs = (units.c.job == media.c.job) & (units.c.media_id == media.c.media_id)
-        query = (
-            sa.select(units.c.job, units.c.media_id, sa.func.count())
-            .outerjoin(media, is_theirs)
-            .where(media.c.media_id.is_(None))
-            .group_by(units.c.job, units.c.media_id)
-            .order_by(units.c.job, units.c.media_id)
-        )
+    def unit_counts(self) -> Iterator[tuple[UnitKey, int]]:
+        """Every version of which some unit is finished, by the first of them, with their number."""
+        c = self.tables.units.c
+        columns = (c.group, c.item_id, c.version_id, sa.func.min(c.unit_id), sa.func.count())
+        query = sa.select(*columns).group_by(c.group, c.item_id, c.version_id).order_by(c.group, c.item_id)
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query):
-                yield row[0], row[1], row[2]
+                yield UnitKey(*row[:4]), int(row[4])
 
     def contents(self) -> dict[str, list[tuple[Any, ...]]]:
         """Everything that follows from the journal, sorted: two indexes of one journal compare equal."""
         with self._engine.connect() as connection:
             return {
-                table.name: sorted((_compared(table, row) for row in connection.execute(sa.select(table))), key=repr)
-                for table in (runs, media, units, clips, savings, quarantine)
+                self.tables.plain(table): sorted(
+                    (self._compared(table, row) for row in connection.execute(sa.select(table))), key=repr
+                )
+                for table in self.tables.derived
             }
 
+    def _compared(self, table: sa.Table, row: sa.Row[Any]) -> tuple[Any, ...]:
+        """A row as it is compared with another: a run's record by what it says, however it is written."""
+        if table is not self.tables.runs:
+            return tuple(row)
+        told = json.dumps(run_row(_run(row.record)), sort_keys=True)
+        return (*(value for name, value in row._mapping.items() if name != "record"), told)
 
-def _compared(table: sa.Table, row: sa.Row[Any]) -> tuple[Any, ...]:
-    """A row as it is compared with another: a run's record by what it says, however it is written."""
-    if table is not runs:
-        return tuple(row)
-    told = json.dumps(run_row(_run(row.record)), sort_keys=True)
-    return (*(value for name, value in row._mapping.items() if name != "record"), told)
+
+def _rank(c: Any) -> Any:
+    """Which of the items that have a version has its rows: the first by job and key."""
+    return c.job + "\n" + c.media_key + "\n" + c.media_id
+
+
+def _media_row(head: Head) -> dict[str, Any]:
+    group, item_id = head.place
+    return asdict(head) | {"group": group, "item_id": item_id, "bucket": bucket_of(item_id)}
+
+
+def _head(row: Mapping[Any, Any]) -> Head:
+    return Head(**{f.name: row[f.name] for f in fields(Head)})
+
+
+def _counted(rows: list[Mapping[Any, Any]]) -> Counted:
+    """One item from its rows: one for each job and finished unit."""
+    job = min(row["job"] for row in rows)
+    head = _head(next(row for row in rows if row["job"] == job))
+    found = {row["unit_id"]: row["attempt"] for row in rows if row["unit_id"] is not None}
+    place = (*head.place, head.version_id)
+    keys = tuple(UnitKey(*place, unit_id, attempt) for unit_id, attempt in sorted(found.items()))
+    is_copy = rows[0]["first"] != "\n".join((job, head.media_key, head.media_id))
+    return Counted(head, tuple(sorted({row["job"] for row in rows})), keys, is_copy)
 
 
 def _run(record: str) -> RunRecord:
@@ -390,19 +580,26 @@ def _probed_from(given: Mapping[str, Any]) -> Probed:
         failure and ClipFailure(None, failure["stage"], failure["error_class"], failure["message"]),
         None if cuts is None else tuple(cuts),
         given["scene_threshold"],
+        given.get("content_id"),
         given.get("is_scanned", False),
     )
 
 
 def _erase_clips(connection: sa.Connection, change: Change, theirs: Any) -> int:
     """Delete rows of `clips`, and from the sums over them; returns how many."""
+    clips = change.tables.clips
     columns = (clips.c[name] for name in NEEDED)
     erased = connection.execute(sa.delete(clips).where(theirs).returning(*columns)).mappings().all()
     change.add(erased, -1)
     return len(erased)
 
 
-def _raise_attempts(connection: sa.Connection, keys: Sequence[UnitKey]) -> None:
+def _unit_keys(units: sa.Table) -> Any:
+    c = units.c
+    return sa.select(c.group, c.item_id, c.version_id, c.unit_id, c.attempt)
+
+
+def _raise_attempts(connection: sa.Connection, units: sa.Table, keys: Sequence[UnitKey]) -> None:
     """Make the units known, by the newer of the attempt given and the one known.
 
     The rows stay locked until the transaction ends, so that nobody applies an older attempt beside it.
@@ -419,7 +616,7 @@ def _raise_attempts(connection: sa.Connection, keys: Sequence[UnitKey]) -> None:
     connection.execute(statement, [asdict(newest[unit_id]) for unit_id in sorted(newest)])
 
 
-def _attempts(connection: sa.Connection, unit_ids: Sequence[str]) -> dict[str, int]:
+def _attempts(connection: sa.Connection, units: sa.Table, unit_ids: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for batch in batches(unit_ids, BATCH):
         rows = connection.execute(sa.select(units.c.unit_id, units.c.attempt).where(units.c.unit_id.in_(batch)))
@@ -427,13 +624,25 @@ def _attempts(connection: sa.Connection, unit_ids: Sequence[str]) -> dict[str, i
     return found
 
 
-def _current_versions(connection: sa.Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    found = {}
+def _current_versions(
+    connection: sa.Connection, tables: Tables, wanted: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], str]:
+    found, c = {}, tables.media.c
     for batch in batches(wanted, BATCH):
         rows = connection.execute(
-            sa.select(media.c.job, media.c.media_id, media.c.version_id).where(
-                media.c.media_id.in_([media_id for _, media_id in batch])
-            )
+            sa.select(c.job, c.media_id, c.version_id).where(c.media_id.in_([media_id for _, media_id in batch]))
         )
         found.update({(job, media_id): version for job, media_id, version in rows})
     return {key: found[key] for key in wanted if key in found}
+
+
+def _owners(connection: sa.Connection, tables: Tables, versions: Sequence[str]) -> dict[str, Label]:
+    """As what each of these versions counts: the first of the listed items that have it; absent where none has."""
+    c, found = tables.media.c, {}
+    for batch in batches(versions, BATCH):
+        columns = (c.version_id, c.job, c.media_id, c.media_key, c.content_id)
+        rows = connection.execute(sa.select(*columns).where(c.version_id.in_(batch) & c.is_listed))
+        # In the order of `_rank`, whatever the database's collation is.
+        for row in sorted(rows, key=lambda row: f"{row.job}\n{row.media_key}\n{row.media_id}".encode(), reverse=True):
+            found[row.version_id] = Label(row.job, row.media_id, row.media_key, row.content_id)
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.index.schema import WAYS, clips, runs, savings
+from pipeline.index.schema import WAYS, Tables
 from pipeline.records.columns import ASKED_FIELDS
 
 QUERIES: dict[str, tuple[str, ...]] = {
@@ -43,11 +43,13 @@ class Saved:
         return 1 - self.as_run_tflop / self.dense_shared_tflop if self.dense_shared_tflop else None
 
 
-def ask_savings(connection: sa.Connection, query: str, job: str | None, *, from_clips: bool = False) -> list[Saved]:
+def ask_savings(
+    connection: sa.Connection, tables: Tables, query: str, job: str | None, *, from_clips: bool = False
+) -> list[Saved]:
     """Groups of a query in their order. Raises KeyError where there is no such query."""
-    table = clips if from_clips else savings
-    groups = [_group(table, name, connection.dialect.name).label(f"of_{name}") for name in QUERIES[query]]
-    sums = _sums_of_clips() if from_clips else _sums_of_sums()
+    table, runs = tables.clips if from_clips else tables.savings, tables.runs
+    groups = [_group(tables, table, name, connection.dialect.name).label(f"of_{name}") for name in QUERIES[query]]
+    sums = _sums_of_clips(table) if from_clips else _sums_of_sums(table)
     source = table.outerjoin(runs, runs.c.run_id == table.c.run_id) if query == "by_day" else table
     statement = sa.select(*groups, *sums).select_from(source).group_by(*map(sa.text, [g.name for g in groups]))
     if job is not None:
@@ -60,9 +62,10 @@ def ask_savings(connection: sa.Connection, query: str, job: str | None, *, from_
     return sorted(found, key=lambda saved: [(x is not None, str(x)) for x in saved.group])
 
 
-def _group(table: sa.Table, name: str, dialect: str) -> Any:
+def _group(tables: Tables, table: sa.Table, name: str, dialect: str) -> Any:
+    clips = tables.clips
     if name == "day":
-        return sa.func.substr(runs.c.started_at, 1, 10)
+        return sa.func.substr(tables.runs.c.started_at, 1, 10)
     if name == "collection" and table is clips:
         if dialect == "postgresql":
             return sa.case((clips.c.media_key.contains("/"), sa.func.split_part(clips.c.media_key, "/", 1)), else_="")
@@ -70,7 +73,7 @@ def _group(table: sa.Table, name: str, dialect: str) -> Any:
     return table.c[name]
 
 
-def _sums_of_sums() -> list[Any]:
+def _sums_of_sums(savings: sa.Table) -> list[Any]:
     def total(name: str) -> Any:
         return sa.cast(sa.func.sum(savings.c[name]), sa.Double)
 
@@ -78,6 +81,6 @@ def _sums_of_sums() -> list[Any]:
     return [sa.func.sum(savings.c.clips), total("model_us") / 1e6, *tflop]
 
 
-def _sums_of_clips() -> list[Any]:
+def _sums_of_clips(clips: sa.Table) -> list[Any]:
     tflop = (sa.func.sum(sa.cast(clips.c[f"{way}_flops"], sa.Double)) / TFLOP for way in WAYS)
     return [sa.func.count(), sa.func.sum(clips.c.model_s), *tflop]

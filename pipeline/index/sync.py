@@ -13,10 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pipeline.batches import batches
 from pipeline.failpoints import reached
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.index.schema import units
 from pipeline.journal.journal import Journal
 from pipeline.records.heads_and_runs import Head
-from pipeline.records.unit import UnitKey
+from pipeline.records.unit import CONTENTS, UnitKey
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +32,21 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
     both, also where forgetting was interrupted.
     """
     forgotten = journal.tombstones()
-    index.forget(forgotten)
+    index.forget(sorted(forgotten.all))
     for path, heads in journal.heads_after(index.heads_mark()):
-        declare(journal, index, [h for h in heads if h.media_id not in forgotten], path)
+        declare(journal, index, [h for h in heads if not forgotten.has(h)], path)
     taken, listed, lost = 0, 0, 0
     for batch in batches(journal.units(), LISTING_BATCH):
         listed += len(batch)
         known = index.attempts([key.unit_id for key in batch])
         missing = [key for key in batch if known.get(key.unit_id, -1) < key.attempt]
         lost += sum(known.get(key.unit_id, -1) > key.attempt for key in batch)
-        late = [key for key in missing if key.media_id in forgotten]
+        late = [key for key in missing if key.item_id in forgotten]
         if late:
             journal.drop(late)
-        taken += _take_up(journal, index, [key for key in missing if key.media_id not in forgotten], advance)
+        taken += _take_up(journal, index, [key for key in missing if key.item_id not in forgotten], advance)
     sync_runs(journal, index)
-    if lost or index.count(units) > listed:
+    if lost or index.count(index.tables.units) > listed:
         log.warning("the index knows units that the journal does not hold: rebuilding it")
         return rebuild(journal, index, advance)
     return taken
@@ -82,10 +81,12 @@ def rebuild(journal: Journal, index: SavingsIndex, advance: Callable[[int], None
     return catch_up(journal, index, advance)
 
 
-def forget(journal: Journal, index: SavingsIndex, media_id: str) -> int:
-    """Erase a media item from journal and index for good; returns how many units went. The tables must be published."""
-    erased = journal.forget(media_id, index.jobs())
-    index.forget([media_id])
+def forget(journal: Journal, index: SavingsIndex, item_id: str) -> int:
+    """Erase a content from journal and index for good; returns how many units went. The tables must be published."""
+    groups = {CONTENTS, *index.jobs(), *(group for group, _ in index.groups_of([item_id]))}
+    labels = {head.media_id for head in index.find_media(item_id)}
+    erased = journal.forget(item_id, sorted(groups), labels)
+    index.forget([item_id])
     reached("forget_index")
     return erased
 

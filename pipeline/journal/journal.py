@@ -4,10 +4,13 @@ Promises: a unit is there whole or not at all; a second attempt at the same unit
 stays forgotten. Everything else (tables, index) is derived from here and may be deleted. Knows nothing about Ray, SQL
 or how answers are made.
 
-    journal/units/<job>/<media_id[:2]>/<media_id>/<version_id>-<unit_id>.parquet   clips with nested answers
+    journal/units/_/<item_id[:2]>/<item_id>/<version_id>-<unit_id>.parquet   clips with nested answers
     journal/units/.../<version_id>-<unit_id>-001.parquet   the same unit, done again: its newest attempt counts
-    journal/heads/<sequence>-<run_id>.parquet      which version of each media item counts
-    journal/tombstones/<media_id>.json             erased for good
+    journal/heads/<sequence>-<run_id>.parquet      which version of each media item counts, and which items are listed
+    journal/tombstones/<item_id>.content.json      a content erased for good
+    journal/tombstones/<media_id>.json             the same in earlier formats, which know no content: by label
+    journal/output.json                            whose journal this is (`pipeline/journal/output_id.py`)
+    journal/defaults.json                          what a job means that says nothing (`pipeline/journal/defaults.py`)
     journal/runs/<run_id>.json                     what each run was and did that found something to do
     journal/idle_runs/<job>.json                   the last run that found nothing to do
     journal/recipes/<recipe_hash>.json             what was asked (`pipeline/journal/recipes.py`)
@@ -17,16 +20,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from omnidrop.errors import UserError
+from omnidrop.json_text import parse_json
 from omnidrop.questions import Question
 from pipeline.failpoints import reached
+from pipeline.identity import item_id as contents_item
+from pipeline.journal import defaults
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, seal
+from pipeline.records.composed import Held
 from pipeline.records.heads_and_runs import HEAD_SCHEMA, Head, StoredRun, decode_heads, decode_run
 from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import (
@@ -35,7 +42,7 @@ from pipeline.records.unit import (
     UnitObject,
     decode_unit,
     encode_unit,
-    media_prefix,
+    item_prefix,
     utc_now,
 )
 from workers.records import ClipOutcome
@@ -46,6 +53,29 @@ if TYPE_CHECKING:
 FORMAT_PATH = "journal/format.json"
 
 
+@dataclass(frozen=True)
+class Tombstones:
+    """What was forgotten."""
+
+    contents: frozenset[str]
+    """Item ids."""
+    labels: frozenset[str]
+    """Media ids that earlier formats forgot: whatever lies there is taken for what was forgotten, until it is known."""
+
+    def has(self, head: Head) -> bool:
+        """Whether what a head declares was forgotten."""
+        content = head.content_id and contents_item(head.content_id)
+        return head.place[1] in self or (content in self.contents) or (not content and head.media_id in self)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self.contents or item_id in self.labels
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Item ids, of either kind."""
+        return self.contents | self.labels
+
+
 class Journal:
     """All finished units of one output folder or bucket prefix."""
 
@@ -53,7 +83,11 @@ class Journal:
         self._store = store
 
     def commit(
-        self, meta: UnitMeta, outcomes: Sequence[ClipOutcome], questions: Sequence[Question]
+        self,
+        meta: UnitMeta,
+        outcomes: Sequence[ClipOutcome],
+        questions: Sequence[Question],
+        held: Held | None = None,
     ) -> UnitObject | None:
         """Store a finished unit and return what is now the truth about it.
 
@@ -65,14 +99,14 @@ class Journal:
             before = self.read_if_kept(replace(meta.key, attempt=meta.attempt - 1))
             if before is None:
                 return None
-        data = encode_unit(meta, outcomes, questions, before)
+        data = encode_unit(meta, outcomes, questions, before, held)
         path = meta.key.path
         reached("unit_encoded")
         is_first = self._store.write_once(path, data)
         reached("unit_written")
         # The order matters: forgetting writes its tombstone before it deletes, so a late attempt either is deleted
         # there or sees the tombstone here.
-        if self.is_forgotten(meta.media.media_id):
+        if self.is_forgotten(meta.key.item_id):
             self._store.delete([path])
             return None
         return decode_unit(data, where=path) if is_first else self.read_if_kept(meta.key)
@@ -112,7 +146,7 @@ class Journal:
         self._write_head_object(path, heads)
         # As in `commit`: first written, then looked for tombstones.
         forgotten = self.tombstones()
-        kept = [head for head in heads if head.media_id not in forgotten]
+        kept = [head for head in heads if not forgotten.has(head)]
         if len(kept) < len(heads):
             self._replace_head_object(path, kept)
         reached("heads_written")
@@ -153,32 +187,61 @@ class Journal:
         except FileNotFoundError:
             return None
 
-    def tombstones(self) -> frozenset[str]:
-        """The media ids that were forgotten."""
-        listed = (path.rsplit("/", 1)[1] for path, _ in self._store.list("journal/tombstones/"))
-        return frozenset(name.removesuffix(".json") for name in listed if name.endswith(".json"))
+    def tombstones(self) -> Tombstones:
+        """What was forgotten."""
+        names = [path.rsplit("/", 1)[1] for path, _ in self._store.list("journal/tombstones/")]
+        contents = frozenset(n.removesuffix(_CONTENT) for n in names if n.endswith(_CONTENT))
+        labels = (n.removesuffix(".json") for n in names if n.endswith(".json") and not n.endswith(_CONTENT))
+        return Tombstones(contents, frozenset(labels))
 
-    def forget(self, media_id: str, jobs: Iterable[str]) -> int:
-        """Erase a media item from the journal for good; returns how many units went. Safe to repeat."""
-        self._store.write(_tombstone_path(media_id), json.dumps({"forgotten_at": utc_now()}).encode())
+    def forget(self, item_id: str, groups: Iterable[str], labels: Iterable[str] = ()) -> int:
+        """Erase a content from the journal for good; returns how many units went. Safe to repeat.
+
+        `groups` are the first folders of its units, `labels` the media ids under which it counted.
+        """
+        self.bury(item_id, labels)
         reached("forget_tombstone")
-        prefixes = [media_prefix(job, media_id) for job in jobs]
+        prefixes = [item_prefix(group, item_id) for group in groups]
         for prefix in (*prefixes, "journal/heads/"):
             self._store.sweep(prefix)
         units = [path for prefix in prefixes for path, _ in self._store.list(prefix)]
         self._store.delete(units)
         reached("forget_units")
+        # What a label had before it had this is not to count again in its place: the next run declares what it has now.
+        last = {
+            (h.job, h.media_id): path for path, heads in self.heads_after(None) for h in heads if _is_of(h, item_id)
+        }
         for path, heads in self.heads_after(None):
-            kept = [h for h in heads if h.media_id != media_id]
+            kept = [h for h in heads if not _is_of(h, item_id) and path > last.get((h.job, h.media_id), "")]
             if len(kept) < len(heads):
                 self._replace_head_object(path, kept)
                 reached("forget_head")
         reached("forget_journal")
         return len(units)
 
-    def is_forgotten(self, media_id: str) -> bool:
-        """Whether a media item was erased for good."""
-        return self._store.exists(_tombstone_path(media_id))
+    def bury(self, item_id: str, labels: Iterable[str] = ()) -> None:
+        """Write a content's tombstone: nothing of it is kept from now on. `labels` are media ids: they hold no name."""
+        stone = {"forgotten_at": utc_now(), "labels": sorted(set(labels) | self._labels_of(item_id))}
+        self._store.write(_tombstone_path(item_id), json.dumps(stone).encode())
+
+    def buried_as(self, media_id: str) -> set[str]:
+        """Item ids of contents that were forgotten under this label."""
+        return {found for found in self.tombstones().contents if media_id in self._labels_of(found)}
+
+    def _labels_of(self, item_id: str) -> set[str]:
+        try:
+            return set(json.loads(self._store.read_bytes(_tombstone_path(item_id))).get("labels", ()))
+        except (FileNotFoundError, ValueError, AttributeError):
+            return set()
+
+    def unbury(self, *item_ids: str, labels: Sequence[str] = ()) -> None:
+        """Remove tombstones: of contents, and of labels where the content is known by now or is to be asked again."""
+        earlier = [f"journal/tombstones/{label}.json" for label in labels]
+        self._store.delete([*map(_tombstone_path, item_ids), *earlier])
+
+    def is_forgotten(self, item_id: str) -> bool:
+        """Whether a content (in earlier formats: a label) was erased for good."""
+        return self._store.exists(_tombstone_path(item_id)) or self._store.exists(f"journal/tombstones/{item_id}.json")
 
     def _head_paths(self) -> list[str]:
         return sorted(path for path, _ in self._store.list("journal/heads/") if path.endswith(".parquet"))
@@ -193,6 +256,10 @@ class Journal:
         self._store.write(path, seal(pa.Table.from_pylist([asdict(h) for h in heads], schema=HEAD_SCHEMA), {}))
 
 
+def _is_of(head: Head, item_id: str) -> bool:
+    return item_id in (head.place[1], head.content_id and contents_item(head.content_id))
+
+
 def _run_path(run_id: str) -> str:
     return f"journal/runs/{run_id}.json"
 
@@ -201,8 +268,11 @@ def _idle_run_path(job: str) -> str:
     return f"journal/idle_runs/{job}.json"
 
 
-def _tombstone_path(media_id: str) -> str:
-    return f"journal/tombstones/{media_id}.json"
+_CONTENT = ".content.json"
+
+
+def _tombstone_path(item_id: str) -> str:
+    return f"journal/tombstones/{item_id}{_CONTENT}"
 
 
 def check_output_is_ours(store: Store) -> None:
@@ -220,6 +290,7 @@ def check_output_is_ours(store: Store) -> None:
     if found is None:
         store.write_once(FORMAT_PATH, mark)
     elif found < FORMAT_VERSION:
+        defaults.keep(store, of_earlier=True)
         # From here on older versions refuse the output: they would take attempts for units of their own.
         store.write(FORMAT_PATH, mark)
 
@@ -229,6 +300,6 @@ def format_of(store: Store) -> int | None:
     if not store.exists(FORMAT_PATH):
         return None
     try:
-        return int(json.loads(store.read_bytes(FORMAT_PATH))["format_version"])
+        return int(parse_json(store.read_bytes(FORMAT_PATH))["format_version"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{store.uri}/{FORMAT_PATH} is damaged; delete it, the next command writes it again") from error

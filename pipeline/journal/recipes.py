@@ -9,12 +9,13 @@ and how. Holds no credentials: a job has none. Knows nothing about how anything 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from omnidrop.errors import QuestionError
-from omnidrop.questions import question_from_dict
+from omnidrop.json_text import parse_json
+from omnidrop.questions import Question, question_from_dict
 from pipeline.config.sections import ArchiveConfig, ClipsConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.questions.question_set import QuestionSet, QuestionTemplate
 from pipeline.records.checksummed_parquet import JournalError
@@ -34,11 +35,19 @@ class Kept:
     clips: ClipsConfig
     variables: Mapping[str, Scalar]
     question_set: QuestionSet
+    passes: tuple[tuple[str, ...], ...] = ()
+    """The questions that share a pass, where there are several."""
 
     @classmethod
-    def of(cls, job: JobConfig, question_set: QuestionSet) -> Kept:
+    def of(cls, job: JobConfig, question_set: QuestionSet, passes: Iterable[Iterable[str]] = ()) -> Kept:
         """Of a job as it is now."""
-        return cls(job.archive, job.model, job.pruning, job.clips, job.variables, question_set)
+        parts = (job.archive, job.model, job.pruning, job.clips, job.variables, question_set)
+        return cls(*parts, tuple(map(tuple, passes)))
+
+    def grouped(self, questions: Iterable[Question]) -> tuple[Question, ...]:
+        """Resolved questions, each with its pass."""
+        groups = {name: str(number) for number, names in enumerate(self.passes) for name in names}
+        return tuple(replace(one, group=groups.get(one.id, "")) for one in questions)
 
 
 def path_of(recipe_hash: str) -> str:
@@ -63,6 +72,8 @@ def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
             "source": asked.source,
         },
     }
+    if kept.passes:
+        given["passes"] = kept.passes
     path, data = path_of(recipe_hash), json.dumps(given, indent=1).encode()
     # `video` is no part of the recipe, so it may have changed.
     if not store.write_once(path, data) and store.read_bytes(path) != data:
@@ -78,7 +89,7 @@ def recall(store: Store, recipe_hash: str) -> Kept | None:
 def decode_recipe(data: bytes, *, where: str) -> Kept:
     """The inverse of what `keep` stores. Raises JournalError, naming `where`."""
     try:
-        given = json.loads(data)
+        given = parse_json(data)
         asked = given["question_set"]
         questions = [question_from_dict(one) for one in asked["questions"]]
         return Kept(
@@ -99,6 +110,7 @@ def decode_recipe(data: bytes, *, where: str) -> Kept:
                 ),
                 source=asked["source"],
             ),
+            passes=tuple(map(tuple, given.get("passes", ()))),
         )
     except (ValueError, KeyError, TypeError, AttributeError, QuestionError) as error:
         raise JournalError(f"{where} is damaged ({type(error).__name__}); delete it and run the job again") from error

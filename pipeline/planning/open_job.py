@@ -5,15 +5,22 @@ Promises: what is opened belongs to the same output. Knows nothing about running
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from omnidrop.models.checkpoints import checkpoint_hash, hub_revision, resolve_checkpoint
 from pipeline.config.job import JobConfig
 from pipeline.index import sync
 from pipeline.index.patient_index import PatientIndex
 from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal import defaults
 from pipeline.journal.journal import FORMAT_PATH, Journal, check_output_is_ours
-from pipeline.planning.plan import Recipe, make_recipe
+from pipeline.journal.output_id import claim_output
+from pipeline.planning import passes
+from pipeline.planning.earlier import Earlier, find_earlier
+from pipeline.planning.passes import Source
+from pipeline.planning.recipe import Recipe, make_recipe
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.records.unit import Asked
 from pipeline.storage.outage import Patience
@@ -30,17 +37,25 @@ class Opened:
     journal: Journal
     index: SavingsIndex
     recipe: Recipe
+    earlier: Earlier
     asked: Asked
     caveats: tuple[str, ...]
-    """What the store of the output does not do, in sentences."""
+    """What the store of the output does not do, and what of the question set may be meant otherwise, in sentences."""
+    sources: tuple[Source, ...]
+    """Earlier recipes that asked some of the questions alike."""
+    recipes: Mapping[str, Mapping[str, Any]]
+    """All recipes of the output by their hashes."""
 
 
-def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
+def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: bool = False) -> Opened:
     """Open question set, output, journal and index, and bring the index up to the journal. Raises UserError.
 
     With `patience` the parts that are returned wait for an output or an index that fails later on; opening itself waits
     for an index that is locked and for nothing else: what fails at once is a wrong address more often than an outage.
+    With `ask_together` all questions share one pass, whatever was asked before.
     """
+    check_output_is_ours(output := open_store(job.output, job.storage))
+    job = defaults.with_kept(job, output)
     question_set = load_question_set(job.question_set)
     question_set.values(job.variables)
     directory = resolve_checkpoint(job.model.checkpoint)
@@ -50,11 +65,16 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
         job = job.model_copy(update={"model": job.model.model_copy(update={"revision": commit})})
     store, journal, index = open_output(job, patience)
     sync.catch_up(journal, index)
-    warnings = caveats(store, FORMAT_PATH) if patience is not None else ()
+    warnings = (*question_set.warnings, *(caveats(store, FORMAT_PATH) if patience is not None else ()))
     if patience is not None:
         store = PatientStore(store, patience)
         journal = Journal(store)
     recipe = make_recipe(job, question_set, weights_hash)
+    runs = index.runs()
+    earlier = find_earlier(store, index, job, question_set, weights_hash, recipe)
+    if not ask_together and not earlier:
+        own = sorted(runs, key=lambda run: run.job != job.name)
+        recipe = passes.in_passes(recipe, own, index.recipes())
     asked = Asked(
         job=job.name,
         recipe_hash=recipe.hash,
@@ -66,12 +86,16 @@ def open_job(job: JobConfig, patience: Patience | None = None) -> Opened:
         policy=job.pruning.policy,
         retained_ratio_target=job.pruning.retained_ratio,
     )
-    return Opened(job, question_set, store, journal, index, recipe, asked, warnings)
+    sources = () if ask_together else passes.sources(recipe, runs)
+    recipes = {run.recipe_hash: run.recipe for run in runs}
+    return Opened(job, question_set, store, journal, index, recipe, earlier, asked, warnings, sources, recipes)
 
 
 def open_output(job: JobConfig, patience: Patience | None = None) -> tuple[Store, Journal, SavingsIndex]:
     """The job's output alone: store, journal and index, without its question set or model."""
     store = open_store(job.output, job.storage)
     check_output_is_ours(store)
-    url = job.resolved_index_url()
-    return store, Journal(store), SavingsIndex(url) if patience is None else PatientIndex(url, patience)
+    url, output_id = job.resolved_index_url(), claim_output(store)
+    if patience is not None:
+        return store, Journal(store), PatientIndex(url, output_id, patience)
+    return store, Journal(store), SavingsIndex(url, output_id)

@@ -7,43 +7,57 @@ or asked becomes a named failure and the plan goes on. Knows nothing about Ray, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import QuestionError
 from pipeline.archive.not_taken import NotTaken, Reason
-from pipeline.archive.probing import Probed, Prober
+from pipeline.archive.probing import Probed, Prober, is_named_as_media
 from pipeline.batches import batches
 from pipeline.failure_rules import rule_of
-from pipeline.identity import clip_id, failed_version_id, recipe_hash, unit_id, version_id
+from pipeline.identity import clip_id, failed_version_id, item_id, unit_id, unread_content, version_id
 from pipeline.index.savings_index import SavingsIndex
+from pipeline.journal.journal import Tombstones
 from pipeline.planning.cutting import TooManyClips, cut_media
-from workers.errors import MediaError, Sidecar
+from pipeline.planning.differences import changed_settings
+from pipeline.planning.earlier import Earlier, earlier_name
+from pipeline.planning.passes import Source
+from pipeline.planning.recipe import LABEL_FIELDS, Recipe, make_recipe
+from pipeline.questions.templates import media_context
+from pipeline.records.heads_and_runs import Head
+from pipeline.records.unit import CONTENTS, UnitKey
+from workers.errors import MediaChanged, MediaError, MediaMissing
 from workers.media.tracks import chosen
-from workers.records import Clip, ClipFailure, DecodeSettings, Media, MediaInfo, WorkUnit
+from workers.records import Clip, ClipFailure, Media, MediaInfo, Version, WorkUnit
 
 if TYPE_CHECKING:
+    from omnidrop.questions import Question
     from pipeline.config.job import JobConfig
     from pipeline.questions.question_set import QuestionSet
 
-ANSWER_FORMAT = 3
-"""Raised when answers stored before would have to be asked again, as when a policy's defaults change; not with every
-new journal format."""
-DECODING_VERSION = 2
-"""Raised when a clip of the same file and span holds something else than before. 2: the mean of the channels, jitter
-and gaps of sound in their place, joined recordings cut apart, tracks chosen by their flags, pictures that change shape
-padded, BT.709 for HD that does not say."""
+__all__ = ["ANSWER_FORMAT", "Planner", "Recipe", "make_recipe", "plan_archive", "plan_media"]
+
+ANSWER_FORMAT = 4
+"""The version of decoding and method: raised when the same clip and question may be answered otherwise than before, as
+when a policy's defaults change, or a clip of the same file and span holds something else. Answers of older ones stay
+and say so; `index --redo-older` asks them again. 4: coverage and merging at the decoder's entry, a part of the picture
+encoded; the mean of the channels, jitter and gaps of sound in their place, joined recordings cut apart, tracks
+chosen by their flags, pictures that change shape padded, BT.709 for HD that does not say."""
+READ_BATCH = 8
+"""Media read and probed before any of them is planned."""
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that changes an answer, and its hash. A version label is for people; the hash decides."""
+class Kept:
+    """Where an earlier recipe's unit of the same clips has answers to what is asked now."""
 
-    hash: str
-    fields: dict[str, Any]
+    key: UnitKey
+    ids: tuple[tuple[str, str], ...]
+    """(id of a question now, its id there)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ class MediaPlan:
 
     media: Media
     info: MediaInfo | None
-    version_id: str
+    version: Version
     units: tuple[WorkUnit, ...]
     failure: ClipFailure | None = None
     """Why nothing can be asked of it; then `units` is empty and `failed_unit_id` names the unit that says so."""
@@ -61,7 +75,24 @@ class MediaPlan:
     failed_attempt: int = 0
     """Which attempt at it this failure is."""
     is_current: bool = False
-    """Whether the index has this version as the one that counts."""
+    """Whether the index has this version as the one that counts, and all else that is known of the item."""
+    earlier: str = ""
+    """See `Head.earlier`."""
+    unread_id: str = ""
+    """What its failure was called while it could not be read."""
+    asked: tuple[Question, ...] = ()
+    """All that is asked of it; a unit of which earlier answers are kept has only the others."""
+    kept: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)
+    """By unit id: where answers to what is asked now are already."""
+    reason: str = ""
+    """Why something is asked of it; empty where nothing is."""
+    declared: Head | None = None
+    """What an older version of decoding made of it, where that cut it otherwise and is finished: it stays so."""
+
+    @property
+    def version_id(self) -> str:
+        """Of what its units answer, or of its failure."""
+        return self.version.version_id
 
     @property
     def failed_unit_id(self) -> str:
@@ -79,35 +110,25 @@ class MediaPlan:
         return sum(len(u.clips) for u in self.units)
 
 
-def make_recipe(job: JobConfig, question_set: QuestionSet, weights_hash: str) -> Recipe:
-    """The recipe of a job: the resolved question set, the weights, and how clips are cut, decoded and pruned.
+@dataclass
+class Skipped:
+    """What a listing has and a plan leaves out."""
 
-    Where it runs (devices, addresses, retries) is not part of it. The number type is: bf16 and fp32 answers differ.
-    """
-    pruning = job.pruning.model_dump()
-    if pruning["encoder_share"] == 1:
-        # The whole picture, as before there was a choice: the answers are the same, and so is the recipe.
-        del pruning["encoder_share"]
-    fields: dict[str, Any] = {
-        "format_version": ANSWER_FORMAT,
-        "questions": question_set.fingerprint(job.variables),
-        "weights": weights_hash,
-        "dtype": job.model.dtype,
-        "system_prompt": job.model.system_prompt,
-        "pruning": _as_text({key: value for key, value in pruning.items() if value != {}}),
-        # Which items are too long to be asked at all changes no answer of the others.
-        "clips": _as_text(job.clips.model_dump(exclude={"max_per_media"})),
-        # No answer depends on it, but units of two sizes over the same clips would count them twice.
-        "clips_per_unit": job.execution.clips_per_unit,
-        "decoding": {"min_share": str(DecodeSettings.min_share), "version": DECODING_VERSION},
-    }
-    return Recipe(recipe_hash(fields), fields)
+    forgotten: list[Media] = field(default_factory=list)
+    """Files whose content was forgotten and that are there (again)."""
 
 
-def plan_media(media: Media, probed: Probed, job: JobConfig, question_set: QuestionSet, recipe: Recipe) -> MediaPlan:
+def plan_media(
+    media: Media,
+    probed: Probed,
+    job: JobConfig,
+    question_set: QuestionSet,
+    recipe: Recipe,
+    version: Version | None = None,
+) -> MediaPlan:
     """Cut one probed media item into units. Never raises for what is wrong with that item."""
-    version = version_id(job.name, media.media_id, media.etag, recipe.hash)
-    failed = failed_version_id(version)
+    version = version or named_versions(media, recipe)[0]
+    failed = replace(version, version_id=failed_version_id(version.version_id))
     info, failure = probed.info, probed.failure
     if info is None:
         return MediaPlan(media, None, failed, (), failure or ClipFailure(None, "probe", "internal", "no probe result"))
@@ -126,12 +147,342 @@ def plan_media(media: Media, probed: Probed, job: JobConfig, question_set: Quest
     if not spans:
         reason = f"its duration is {info.duration_s:g} s: there is nothing to ask about"
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", "empty_media", reason))
-    clips = [Clip(clip_id(version, start, end), i, start, end) for i, (start, end) in enumerate(spans)]
+    groups = recipe.groups
+    questions = tuple(replace(one, group=groups.get(one.id, "")) for one in questions)
+    version = replace(version, clips_per_unit=version.clips_per_unit or job.execution.clips_per_unit)
+    name, size = version.version_id, version.clips_per_unit
+    assert size is not None
+    clips = [Clip(clip_id(name, start, end), i, start, end) for i, (start, end) in enumerate(spans)]
     units = tuple(
-        WorkUnit(unit_id(version, [c.clip_id for c in part]), version, media, info, tuple(part), questions, instruction)
-        for part in batches(clips, job.execution.clips_per_unit)
+        WorkUnit(
+            *(unit_id(name, [c.clip_id for c in part]), name, media, info, tuple(part), questions, instruction),
+            version=version,
+        )
+        for part in batches(clips, size)
     )
-    return MediaPlan(media, info, version, units)
+    return MediaPlan(media, info, version, units, asked=questions)
+
+
+def named_versions(media: Media, recipe: Recipe) -> list[Version]:
+    """What the item's content is called under a recipe by this version of decoding and method, and by those before."""
+    return versions_under(media, recipe.hash, recipe.label_fields)
+
+
+def versions_under(media: Media, recipe: str, label_fields: Sequence[str]) -> list[Version]:
+    """The same of a recipe that is known by its hash."""
+    content = media.content_id or unread_content(media.media_id, media.etag)
+    labels = labels_of(media, label_fields)
+    where = (CONTENTS, item_id(content), labels)
+    formats = range(ANSWER_FORMAT, 0, -1)
+    return [Version(version_id(content, recipe, labels, number), *where, number) for number in formats]
+
+
+def labels_of(media: Media, label_fields: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What a question set reads of the item's key, as it reads it."""
+    if not label_fields:
+        return ()
+    context = media_context(media, MediaInfo("", 0.0))
+    return tuple((name, str(context[name])) for name in LABEL_FIELDS if name in label_fields)
+
+
+def _made_anew(plan: MediaPlan, version: Version) -> MediaPlan:
+    """The plan with its units under another version, in units of that version's size."""
+    name, size = version.version_id, version.clips_per_unit
+    assert size is not None
+    clips = [
+        replace(clip, clip_id=clip_id(name, clip.start_s, clip.end_s)) for unit in plan.units for clip in unit.clips
+    ]
+    first = plan.units[0]
+    units = tuple(
+        replace(
+            first,
+            unit_id=unit_id(name, [clip.clip_id for clip in part]),
+            version_id=name,
+            clips=tuple(part),
+            version=version,
+        )
+        for part in batches(clips, size)
+    )
+    return replace(plan, version=version, units=units)
+
+
+@dataclass
+class Planner:
+    """One pass over an archive: what is known of its items, and what is left to do."""
+
+    job: JobConfig
+    question_set: QuestionSet
+    recipe: Recipe
+    index: SavingsIndex
+    probe: Prober
+    forgotten: Tombstones = field(default_factory=lambda: Tombstones(frozenset(), frozenset()))
+    earlier: Earlier = field(default_factory=lambda: Earlier(()))
+    redo_older: bool = False
+    """Ask again what an older version of decoding or method answered."""
+    skipped: Skipped = field(default_factory=Skipped)
+    older: int = 0
+    """Clips whose answers are an older version's, and stay."""
+    copies: int = 0
+    """Items of which an exact copy is asked."""
+    relabelled: int = 0
+    """Clips to ask because their questions read the item's key, and that has changed."""
+    is_exact: bool = True
+    """Without it what is known of an item need not come from a scan of its packets: `probe` does not scan, either."""
+    not_taken: NotTaken = field(default_factory=NotTaken)
+    """Files that are no media, and are not called as if they were: subtitles, pictures, lists."""
+    sources: tuple[Source, ...] = ()
+    """Earlier recipes that asked some of the questions alike."""
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """All recipes of the output by their hashes."""
+    kept_clips: int = 0
+    """Clips that keep earlier answers while they are asked what is new, or nothing."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why clips are asked."""
+    _begun: set[int] = field(default_factory=set)
+    """Of versions with something left to do, by the beginning of their ids."""
+
+    def plans(self, listed: Iterable[Media]) -> Iterator[MediaPlan]:
+        """Plan every media item of a listing, in its order within small batches; what is `skipped` is left out."""
+        for batch in batches(listed, LOOKUP_BATCH):
+            # What must be read first must not keep the rest waiting, nor the model.
+            is_known = len(self.index.probes(batch)) == len(batch)
+            for some in [batch] if is_known else batches(batch, READ_BATCH):
+                yield from self._batch(some)
+
+    def identified(self, listed: Iterable[Media]) -> Iterator[Media]:
+        """The items of a listing with their contents, as far as they can be read; those that are no media are left
+        out."""
+        # What is left out is counted when it is planned.
+        looking = replace(self, skipped=Skipped(), not_taken=NotTaken())
+        for batch in batches(listed, LOOKUP_BATCH):
+            yield from (media for media, _ in looking._known(batch))
+
+    def _batch(self, batch: Sequence[Media]) -> Iterator[MediaPlan]:
+        index, there = self.index, self._known(batch)
+        kept = [(media, probed) for media, probed in there if not self._is_forgotten(media)]
+        heads = _Heads(index, [media for media, _ in kept], self.earlier)
+        candidates = {media.media_id: self._candidates(media, heads) for media, _ in kept}
+        named = [version.version_id for found in candidates.values() for version in found]
+        known = index.known_versions([*named, *map(failed_version_id, named)])
+        plans = []
+        for media, probed in kept:
+            of_media = heads.of(media)
+            version = _chosen(candidates[media.media_id], of_media, known)
+            plan = plan_media(media, probed, self.job, self.question_set, self.recipe, version)
+            unread = failed_version_id(named_versions(replace(media, content_id=None), self.recipe)[0].version_id)
+            plans.append(replace(plan, earlier=earlier_name(media, of_media), unread_id=unread))
+        plans = self._as_cut_then(plans, dict(kept), heads)
+        finished = index.known_units([u for plan in plans for u in plan.unit_ids])
+        plans = self._with_kept(plans, finished, heads) if self.sources else plans
+        for plan in plans:
+            mine = frozenset(plan.unit_ids) & finished if plan.declared is None else frozenset(plan.unit_ids)
+            todo = len(plan.unit_ids) - len(mine)
+            number = int(plan.version_id[:15], 16)
+            if todo and number in self._begun:
+                # Exact copies are asked once, and answered under each of their keys.
+                self.copies += 1
+                mine, todo = frozenset(plan.unit_ids), 0
+            elif todo:
+                self._begun.add(number)
+            if todo and any(self._is_other_name(plan, head) for head in heads.of(plan.media)):
+                self.relabelled += plan.clips
+            if plan.version.answer_format != ANSWER_FORMAT:
+                self.older += sum(len(unit.clips) for unit in plan.units if unit.unit_id in mine)
+            current = heads.current(self.job.name, plan.media.media_id)
+            is_current = current is not None and current == head_of(plan, self.job.name, self.recipe.hash)
+            left = sum(len(u.clips) for u in plan.units if u.unit_id not in mine and u.questions) if todo else 0
+            reason = self._reason(plan, current, heads.of(plan.media)) if left else ""
+            self.reasons.update({reason: left} if left else ())
+            yield replace(plan, finished=mine, is_current=is_current, reason=reason)
+
+    def _as_cut_then(
+        self, plans: Sequence[MediaPlan], probed: Mapping[Media, Probed], heads: _Heads
+    ) -> list[MediaPlan]:
+        """The plans, where an older version of decoding cut an item into other clips: as it stands where that was
+        finished, since its answers stay, else as the present version cuts it. Units of both would count some seconds
+        twice."""
+        older = [p for p in plans if p.version.answer_format != ANSWER_FORMAT and p.failure is None]
+        there = self.index.units_of([plan.version_id for plan in older])
+        made = []
+        for plan in plans:
+            done = there.get(plan.version_id, set())
+            if done - set(plan.unit_ids):
+                # Of a version that was taken back nothing is declared any more: others of its time were cut alike.
+                own = sorted(heads.of(plan.media), key=lambda head: head.version_id != plan.version_id)
+                then = next((head for head in own if head.answer_format != ANSWER_FORMAT), None)
+                if then is not None and len(done) >= then.units:
+                    plan = replace(plan, declared=then)
+                else:
+                    anew = plan_media(plan.media, probed[plan.media], self.job, self.question_set, self.recipe)
+                    plan = replace(anew, earlier=plan.earlier, unread_id=plan.unread_id)
+            made.append(plan)
+        return made
+
+    def _reason(self, plan: MediaPlan, current: Head | None, same: Sequence[Head]) -> str:
+        known = [head for head in same if head.content_id is not None]
+        if any(head.version_id == plan.version_id for head in same):
+            return "begun before and not finished, or failed"
+        if not known:
+            return "files that are new" if current is None else "files that have changed"
+        head = next((head for head in known if head is current), known[0])
+        fields = self.recipes.get(head.recipe_hash)
+        if head.recipe_hash == self.recipe.hash or fields is None:
+            return "files that were moved or renamed" if self.recipe.label_fields else "asked again"
+        return "; ".join(changed_settings(fields, self.recipe.fields))
+
+    def _with_kept(self, plans: Sequence[MediaPlan], finished: set[str], heads: _Heads) -> list[MediaPlan]:
+        """The plans with what is to be asked of units that have earlier answers reduced to what is new."""
+        named = {plan.version_id: self._source_versions(plan.media) for plan in plans if _is_left(plan, finished)}
+        known = self.index.known_versions([v.version_id for found in named.values() for _, v in found])
+        made = []
+        for plan in plans:
+            found = [(s, v) for s, v in named.get(plan.version_id, ()) if v.version_id in known]
+            if found and not set(plan.unit_ids) & finished:
+                plan = self._like(plan, found, heads.of(plan.media))
+            same = [(s, v) for s, v in found if v.answer_format == plan.version.answer_format]
+            made.append(self._reduced(plan, same, finished) if same else plan)
+        return made
+
+    def _source_versions(self, media: Media) -> list[tuple[Source, Version]]:
+        if media.content_id is None:
+            return []
+        formats = 1 if self.redo_older else ANSWER_FORMAT
+        return [
+            (source, version)
+            for source in self.sources
+            for version in versions_under(media, source.recipe_hash, source.label_fields)[:formats]
+        ]
+
+    def _like(self, plan: MediaPlan, found: Sequence[tuple[Source, Version]], heads: Sequence[Head]) -> MediaPlan:
+        """A plan of which nothing is finished, with the answer format and the size of units that its sources have."""
+        sizes = {head.version_id: head.clips_per_unit for head in heads if head.clips_per_unit}
+        newest = max(version.answer_format or 0 for _, version in found)
+        size = next((sizes[v.version_id] for _, v in found if v.version_id in sizes), plan.version.clips_per_unit)
+        (version,) = [v for v in named_versions(plan.media, self.recipe) if v.answer_format == newest]
+        return _made_anew(plan, replace(version, clips_per_unit=size))
+
+    def _reduced(self, plan: MediaPlan, found: Sequence[tuple[Source, Version]], finished: set[str]) -> MediaPlan:
+        there = {unit.unit_id: [(s, _key_under(v, unit)) for s, v in found] for unit in plan.units}
+        attempts = self.index.attempts([key.unit_id for keys in there.values() for _, key in keys])
+        units, kept = [], {}
+        for unit in plan.units:
+            left = {question.id for question in unit.questions}
+            has = []
+            for source, key in sorted(there[unit.unit_id], key=lambda pair: -len(pair[0].ids)):
+                ids = tuple((now, then) for now, then in source.ids if now in left)
+                if ids and key.unit_id in attempts and unit.unit_id not in finished:
+                    has.append(Kept(replace(key, attempt=attempts[key.unit_id]), ids))
+                    left -= {now for now, _ in ids}
+            if has:
+                kept[unit.unit_id] = tuple(has)
+                self.kept_clips += len(unit.clips)
+                unit = replace(unit, questions=tuple(q for q in unit.questions if q.id in left))
+            units.append(unit)
+        return replace(plan, units=tuple(units), kept=kept)
+
+    def _known(self, batch: Sequence[Media]) -> list[tuple[Media, Probed]]:
+        """The items of a batch that are media, with what is in them; who has not been looked at since is probed and
+        read."""
+        batch = self._with_contents(batch)
+        known = {m.media_id: p for m, p in _cached(batch, self.job, self.index, self.is_exact).items()}
+        missing = [m for m in batch if m.media_id not in known]
+        found = list(self.probe(missing)) if missing else []
+        # What may have passed by the next run is looked at again then.
+        self.index.put_probes((m, p) for m, p in found if p.failure is None or not _may_pass(p.failure))
+        known |= {m.media_id: p for m, p in found}
+        there = []
+        for media in batch:
+            probed = known[media.media_id]
+            if probed.is_not_media and not is_named_as_media(media.key):
+                self.not_taken.look_into(media.key, Reason.SIDECAR)
+                continue
+            there.append((replace(media, content_id=probed.content_id or media.content_id), probed))
+        return there
+
+    def _with_contents(self, batch: Sequence[Media]) -> list[Media]:
+        """With the contents that the journal knows: nothing is read again only because the index was made anew."""
+        heads = self.index.heads_of(media_ids=[m.media_id for m in batch])
+        known = {(h.media_id, h.mark): h.content_id for h in heads if h.mark and h.content_id}
+        return [replace(m, content_id=known.get((m.media_id, m.mark))) for m in batch]
+
+    def _is_forgotten(self, media: Media) -> bool:
+        content = None if media.content_id is None else item_id(media.content_id)
+        is_gone = content in self.forgotten.contents or media.media_id in self.forgotten
+        if is_gone:
+            self.skipped.forgotten.append(media)
+        return is_gone
+
+    def _is_other_name(self, plan: MediaPlan, head: Head) -> bool:
+        is_same_content = head.content_id is not None and head.content_id == plan.media.content_id
+        return is_same_content and head.recipe_hash == self.recipe.hash and head.version_id != plan.version_id
+
+    def _candidates(self, media: Media, heads: _Heads) -> list[Version]:
+        """What the item's content may be called, best first."""
+        named = named_versions(media, self.recipe)
+        earlier = self.earlier.versions(media, heads.of(media)) if self.earlier else []
+        if self.redo_older:
+            return [named[0], *(v for v in earlier if v.answer_format == ANSWER_FORMAT)]
+        return sorted([*named, *earlier], key=lambda version: -(version.answer_format or 0))
+
+
+class _Heads:
+    """What was declared of a batch's labels, contents and, in earlier formats, keys."""
+
+    def __init__(self, index: SavingsIndex, batch: Sequence[Media], earlier: Earlier) -> None:
+        contents = [m.content_id for m in batch if m.content_id is not None]
+        keys = [m.key for m in batch] if earlier else []
+        found = index.heads_of(media_ids=[m.media_id for m in batch], contents=contents, keys=keys)
+        self._heads = list(dict.fromkeys(found))
+        self._current = {(h.job, h.media_id): h for h in self._heads}
+
+    def current(self, job: str, media_id: str) -> Head | None:
+        return self._current.get((job, media_id))
+
+    def of(self, media: Media) -> list[Head]:
+        """What is known of the item's content, or may be."""
+        return [
+            head
+            for head in self._heads
+            if (head.content_id is not None and head.content_id == media.content_id)
+            or (head.content_id is None and (head.media_id == media.media_id or head.media_key == media.key))
+        ]
+
+
+def _is_left(plan: MediaPlan, finished: set[str]) -> bool:
+    return plan.failure is None and not finished.issuperset(plan.unit_ids)
+
+
+def _key_under(version: Version, unit: WorkUnit) -> UnitKey:
+    """Where the unit of the same clips lies under another version."""
+    clips = [clip_id(version.version_id, clip.start_s, clip.end_s) for clip in unit.clips]
+    return UnitKey(version.group, version.item_id, version.version_id, unit_id(version.version_id, clips))
+
+
+def _chosen(candidates: Sequence[Version], heads: Sequence[Head], known: set[str]) -> Version:
+    """The version to go on with: one of which something is finished or that counts already, else the present one."""
+    sizes = {head.version_id: head.clips_per_unit for head in heads}
+    for version in candidates:
+        name = version.version_id
+        if {name, failed_version_id(name)} & (known | sizes.keys()):
+            return replace(version, clips_per_unit=version.clips_per_unit or sizes.get(name))
+    return candidates[0]
+
+
+def head_of(plan: MediaPlan, job: str, recipe: str) -> Head:
+    """The declaration that a plan's version counts."""
+    media, version = plan.media, plan.version
+    return Head(
+        *(job, media.media_id, media.key, media.uri, media.etag, media.size_bytes),
+        *(plan.version_id, recipe),
+        *((len(plan.unit_ids), plan.clips) if plan.declared is None else (plan.declared.units, plan.declared.clips)),
+        content_id=media.content_id,
+        mark=media.mark,
+        group=version.group,
+        item_id=version.item_id,
+        clips_per_unit=version.clips_per_unit,
+        answer_format=version.answer_format,
+        earlier=plan.earlier,
+    )
 
 
 def plan_archive(
@@ -141,38 +492,16 @@ def plan_archive(
     recipe: Recipe,
     index: SavingsIndex,
     probe: Prober,
-    *,
-    forgotten: frozenset[str] = frozenset(),
     is_exact: bool = True,
-    not_taken: NotTaken | None = None,
 ) -> Iterator[MediaPlan]:
-    """Plan every media item of a listing, in its order within small batches; forgotten items are left out, and so are
-    files that turn out to lie beside media, which `not_taken` counts.
-
-    Without `is_exact` what is known of an item need not come from a scan of its packets: `probe` does not scan, either.
-    """
-    for batch in batches((m for m in listed if m.media_id not in forgotten), LOOKUP_BATCH):
-        known = {m.media_id: p for m, p in _cached(batch, job, index, is_exact).items()}
-        missing = [m for m in batch if m.media_id not in known]
-        found = list(probe(missing)) if missing else []
-        # What may have passed by the next run is looked at again then.
-        index.put_probes((m, p) for m, p in found if p.failure is None or not rule_of(p.failure.error_class).may_pass)
-        known |= {m.media_id: p for m, p in found}
-        for media in (m for m in batch if _is_beside_media(known[m.media_id])):
-            if not_taken is not None:
-                not_taken.look_into(media.key, Reason.SIDECAR)
-        batch = [m for m in batch if not _is_beside_media(known[m.media_id])]
-        plans = [plan_media(m, known[m.media_id], job, question_set, recipe) for m in batch]
-        finished = index.known_units([u for plan in plans for u in plan.unit_ids])
-        current = index.current_versions(job.name, [m.media_id for m in batch])
-        for plan in plans:
-            mine = frozenset(plan.unit_ids) & finished
-            is_current = current.get(plan.media.media_id) == plan.version_id
-            yield replace(plan, finished=mine, is_current=is_current)
+    """Plan every media item of a listing, of an output where nothing was forgotten and nothing is taken over."""
+    return Planner(job, question_set, recipe, index, probe, is_exact=is_exact).plans(listed)
 
 
-def _is_beside_media(probed: Probed) -> bool:
-    return probed.failure is not None and probed.failure.error_class == Sidecar.error_class
+def _may_pass(failure: ClipFailure) -> bool:
+    """Whether it says nothing about a file that has the same mark at the next run."""
+    gone = (MediaMissing.error_class, MediaChanged.error_class)
+    return rule_of(failure.error_class).may_pass or failure.error_class in gone
 
 
 def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex, is_exact: bool) -> dict[Media, Probed]:
@@ -187,12 +516,3 @@ def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex, is_exac
             continue
         usable[media] = probed
     return usable
-
-
-def _as_text(value: Any) -> Any:
-    """Floats as text, so that a recipe's hash never depends on how a number was written or rounded in JSON."""
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, dict):
-        return {k: _as_text(v) for k, v in value.items()}
-    return value

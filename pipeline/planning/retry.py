@@ -88,12 +88,16 @@ class Retry:
 
     def plans(self, plans: Iterable[MediaPlan]) -> Iterator[MediaPlan]:
         """The same plans with everything finished that is not to be done again."""
+        seen: set[str] = set()
         for plan in plans:
+            if plan.version_id in seen:
+                continue  # an exact copy
+            seen.add(plan.version_id)
             of_media = self._of([plan.media])
             failures = [f for f in of_media if f.version_id == plan.version_id]
             if failures:
                 yield _again(plan, failures, frozenset(plan.unit_ids))
-            elif any(f.version_id == failed_version_id(plan.version_id) for f in of_media):
+            elif any(f.version_id in (failed_version_id(plan.version_id), plan.unread_id) for f in of_media):
                 # It could not be read as a whole, and now it can: everything is new.
                 yield plan
             else:
@@ -124,9 +128,11 @@ class LeftOver:
 
     def plans(self, plans: Iterable[MediaPlan]) -> Iterator[MediaPlan]:
         """The same plans, with these clips to be done again."""
+        seen: set[str] = set()
         for plan in plans:
             left: list[Failure] = []
-            if plan.media.media_id in self._media:
+            if plan.media.media_id in self._media and plan.version_id not in seen:
+                seen.add(plan.version_id)  # an exact copy needs it as little as the first
                 left = [f for f in self._failures([plan.media.media_id]) if f.version_id == plan.version_id]
             yield _again(plan, left, plan.finished) if left else plan
 

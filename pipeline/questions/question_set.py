@@ -10,20 +10,22 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import jsonschema
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
+from omnidrop.answer_types import VideoRule, all_types, type_named
 from omnidrop.errors import QuestionError
-from omnidrop.questions import AnswerType, Boolean, Choice, Json, Number, Question, Text
+from omnidrop.questions import AnswerType, Question
 from pipeline.config.job import BUILTIN_QUESTION_SETS, builtin_question_sets
 from pipeline.config.sections import Section, Slug
 from pipeline.config.validation_errors import explain, joined
-from pipeline.config.yaml_source import YamlDocument, YamlError, read_yaml
+from pipeline.config.yaml_source import YamlDocument, YamlError, dotted, read_yaml
 from pipeline.questions.templates import MEDIA_FIELDS, Scalar, compile_template, media_context, render, used_names
 from workers.records import Media, MediaInfo
 
@@ -32,50 +34,15 @@ FINGERPRINT_FORMAT = 1
 """Raised when the same file would come to ask something else."""
 
 
-VideoRule = Literal["any", "all", "majority", "first", "last", "longest", "count", "total_s", "mean"]
-RULES_OF: dict[type[AnswerType], tuple[VideoRule, ...]] = {
-    Boolean: ("any", "all", "majority", "first", "last", "longest", "count", "total_s", "mean"),
-    Choice: ("majority", "first", "last", "longest"),
-    Number: ("first", "last", "longest", "mean"),
-    Text: (),
-    Json: (),
-}
-"""How answers of clips become one of a video, by type; what each means is in docs/questions.md."""
-
-
 class QuestionSetError(QuestionError):
     """A question set's file, or the variables given to it, cannot be used."""
 
 
-class _Choice(Section):
-    type: Literal["choice"]
-    options: Annotated[tuple[str, ...], Field(min_length=2, max_length=256)] = Field(
-        description="Two or more texts, each of which may be a template; quote numbers."
-    )
+class _Answer(Section):
+    """Base of the sections of answer types; the rest of each is made from what its type declares."""
 
-
-class _Boolean(Section):
-    type: Literal["boolean"]
-
-
-class _Number(Section):
-    type: Literal["number"]
-    minimum: float = Field(description="Smallest allowed value.")
-    maximum: float = Field(description="Largest allowed value.")
-    step: float = Field(default=1.0, description="Distance between allowed values.")
-    unit: str | None = Field(default=None, max_length=64, description="Unit of the value, as in `people` or `s`.")
-
-
-class _Text(Section):
-    type: Literal["text"]
-    max_tokens: int = Field(default=64, description="Longest answer in tokens.")
-
-
-class _Json(Section):
     model_config = ConfigDict(protected_namespaces=())
-    type: Literal["json"]
-    schema_: dict[str, Any] = Field(alias="schema", description="JSON Schema that the answer must satisfy.")
-    max_tokens: int = Field(default=256, description="Longest answer in tokens.")
+    type: str
 
 
 class _Question(Section):
@@ -84,9 +51,7 @@ class _Question(Section):
         description="Names the answers in results: letters, digits, _, . and -, at most 64.",
     )
     text: str = Field(min_length=1, description="What is asked; may be a template.")
-    answer: Annotated[_Choice | _Boolean | _Number | _Text | _Json, Field(discriminator="type")] = Field(
-        description="Type of the answer: choice, boolean, number, text or json."
-    )
+    answer: _Answer
     retained_ratio: float | None = Field(
         default=None,
         gt=0,
@@ -109,6 +74,26 @@ class _File(Section):
     questions: tuple[_Question, ...] = Field(
         min_length=1, max_length=MAX_QUESTIONS, description=f"1 to {MAX_QUESTIONS} questions."
     )
+
+
+def _file_of(types: tuple[type[AnswerType], ...]) -> type[_File]:
+    """What a file may hold where these are the types of answers."""
+    names = [one.kind for one in types]
+    sections = reduce(operator.or_, map(_section_of, types))
+    described = Field(discriminator="type", description=f"Type of the answer: {', '.join(names[:-1])} or {names[-1]}.")
+    question = create_model("_Question", __base__=_Question, answer=(sections, described))
+    listed = _File.model_fields["questions"]
+    return create_model("_File", __base__=_File, questions=(tuple[question, ...], listed))  # type: ignore[valid-type]
+
+
+def _section_of(answer_type: type[AnswerType]) -> type[_Answer]:
+    fields: dict[str, Any] = {"type": (Literal[answer_type.kind], ...)}
+    for one in answer_type.settings:
+        limits: dict[str, Any] = dict(one.limits)
+        # Pydantic's models have methods of their own, such as `schema`: a setting called so has another name inside.
+        name = f"{one.name}_" if hasattr(Section, one.name) else one.name
+        fields[name] = (one.holds, Field(one.default, alias=one.name, description=one.description, **limits))
+    return create_model(f"_{answer_type.__name__}", __base__=_Answer, **fields)
 
 
 @dataclass(frozen=True)
@@ -140,6 +125,8 @@ class QuestionSet:
     questions: tuple[QuestionTemplate, ...]
     source: str
     """The file, for messages."""
+    warnings: tuple[str, ...] = ()
+    """What was read otherwise than it may have been meant."""
 
     def values(self, variables: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """Defaults overlaid with a job's variables. Raises QuestionSetError for unknown and for missing ones."""
@@ -179,8 +166,7 @@ class QuestionSet:
             where, answer = f"question {template.id}", template.answer
             text = filled(where, template.text)
             try:
-                if isinstance(answer, Choice):
-                    answer = Choice(tuple(filled(where, option) for option in answer.options))
+                answer = answer.filled(partial(filled, where))
                 questions.append(Question(template.id, text, answer, template.retained_ratio))
             except QuestionError as error:
                 given = str(error)
@@ -217,10 +203,11 @@ def load_question_set(path_or_builtin: str | Path) -> QuestionSet:
         raise QuestionSetError(str(error)) from error
     if not isinstance(document.value, dict):
         raise QuestionSetError(f"{document.where()}: a question set must be a mapping with name, version and questions")
+    allowed = _file_of(all_types())
     try:
-        file = _File.model_validate(document.value)
+        file = allowed.model_validate(document.value)
     except ValidationError as error:
-        raise QuestionSetError(joined(explain(error, _File, document.value, document=document))) from error
+        raise QuestionSetError(joined(explain(error, allowed, document.value, document=document))) from error
     return _checked(file, document)
 
 
@@ -250,8 +237,8 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
             answer = _answer(question.answer)
             template = QuestionTemplate(question.id, question.text, answer, question.retained_ratio, question.video)
             questions.append(template)
-            if question.video is not None and question.video not in RULES_OF[type(answer)]:
-                allowed = ", ".join(RULES_OF[type(answer)]) or "none: look at its answers clip by clip"
+            if question.video is not None and question.video not in answer.video_rules:
+                allowed = ", ".join(answer.video_rules) or "none: look at its answers clip by clip"
                 problems.append(
                     f"{document.where(('questions', index, 'video'))}: {name}: video: {question.video} is not for "
                     f"{answer.kind} answers; allowed: {allowed}"
@@ -260,59 +247,41 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         except QuestionError as error:
             problems.append(f"{answer_at}: {name}: {error}")
             continue
-        if isinstance(answer, Choice):
-            for option in answer.options:
-                problems += _template_problems(option, file.variables, answer_at, f"{name}, option {option!r}")
+        for option in answer.templates:
+            problems += _template_problems(option, file.variables, answer_at, f"{name}, option {option!r}")
     if problems:
         raise QuestionSetError(joined(problems))
     return QuestionSet(
         name=file.name,
-        version=str(file.version),
+        version=document.written.get(("version",), str(file.version)),
         instruction=file.instruction,
         variables=tuple(file.variables.items()),
         questions=tuple(questions),
         source=_source_name(document.path),
+        warnings=tuple(_warnings(document)),
     )
+
+
+def _warnings(document: YamlDocument) -> Iterator[str]:
+    """Texts that YAML cut or changed."""
+    for field, comment in document.cut.items():
+        if field[-1] in ("text", "instruction") or "options" in field:
+            yield (
+                f"{document.where(field)}: {dotted(field)} ends before {comment!r}, which YAML takes for a comment; if "
+                "it is a part of the text, quote the text"
+            )
+    for field, text in document.written.items():
+        if field[0] == "variables":
+            yield f"{document.where(field)}: {dotted(field)} is read as a number; for the text {text!r}, quote it"
 
 
 def _source_name(path: Path) -> str:
     return path.stem if path.parent == BUILTIN_QUESTION_SETS else str(path)
 
 
-def _answer(given: _Choice | _Boolean | _Number | _Text | _Json) -> AnswerType:
-    match given:
-        case _Choice():
-            return Choice(given.options)
-        case _Boolean():
-            return Boolean()
-        case _Number():
-            return Number(given.minimum, given.maximum, given.step, given.unit)
-        case _Text():
-            return Text(given.max_tokens)
-        case _Json():
-            _check_schema(given.schema_)
-            return Json(json.dumps(given.schema_, sort_keys=True), given.max_tokens)
-
-
-def _check_schema(schema: dict[str, Any]) -> None:
-    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    try:
-        validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        at = "/".join(str(part) for part in error.absolute_path) or "its top"
-        raise QuestionError(f"not a valid JSON Schema: at {at}: {error.message}") from error
-    for reference in _references(schema):
-        if not reference.startswith("#"):
-            raise QuestionError(f"the schema refers to {reference!r}; only references inside it (#/...) are allowed")
-
-
-def _references(node: object) -> list[str]:
-    if isinstance(node, dict):
-        found = [str(v) for k, v in node.items() if k in ("$ref", "$dynamicRef") and isinstance(v, str)]
-        return found + [reference for value in node.values() for reference in _references(value)]
-    if isinstance(node, list):
-        return [reference for value in node for reference in _references(value)]
-    return []
+def _answer(given: _Answer) -> AnswerType:
+    fields = given.model_dump(by_alias=True)
+    return type_named(fields.pop("type")).from_file(fields)
 
 
 def _template_problems(source: str, variables: Mapping[str, object], where: str, name: str) -> list[str]:

@@ -68,9 +68,17 @@ CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     *((f"{way}_{cost}", pa.int64()) for way in _WAYS for cost in _COSTS),
     ("peak_bytes", pa.int64()),
     ("notes", pa.list_(pa.string())),
+    ("passes", pa.int32()),
     *NOTICED_FIELDS,
 )
-"""What is stored of a clip, beside its answers. `status` is answered, partial or quarantined."""
+"""What is stored of a clip, beside its answers. `status` is answered, partial or quarantined. `passes` says
+how many runs asked it for the answers that it has: more than one where questions came later."""
+
+_OF_A_PASS = ("decode_s", "answer_s", "model_s", "peak_bytes", *(f"{way}_{cost}" for way in _WAYS for cost in _COSTS))
+PART_FIELDS: Mapping[str, pa.DataType] = {
+    name: kind for name, kind in CLIP_FIELDS if name in _OF_A_PASS or name.startswith(("retained_ratio", "layer_"))
+}
+"""What one run's asking of a clip cost: see `pipeline.records.composed`."""
 
 FAILURE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("stage", pa.string()),
@@ -102,15 +110,19 @@ UNIT_SCHEMA = pa.schema(
         ("answers", pa.list_(ANSWER_TYPE)),
         ("run_id", pa.string()),
         ("audit", AUDIT_TYPE),
+        ("answers_run_id", pa.list_(pa.string())),
+        ("parts", pa.list_(pa.struct([("run_id", pa.string()), *PART_FIELDS.items()]))),
     ]
 )
-"""`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay."""
+"""`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay. Where it was made of answers of
+several runs, `answers_run_id` says which gave each, and `parts` what each cost; both are null elsewhere."""
 
 ASKED_FIELDS = ("question_set", "question_set_version", "model", "mode", "policy", "retained_ratio_target")
 
 _SHARED: tuple[tuple[str, pa.DataType], ...] = tuple(
-    (name, pa.string()) for name in ("job", "media_id", "media_key", "version_id", "unit_id", "run_id")
+    (name, pa.string()) for name in ("job", "media_id", "media_key", "content_id", "version_id", "unit_id", "run_id")
 )
+"""`media_id` is a label: where a file lies; `content_id` what it is: SHA-256 of its bytes."""
 
 _ASKED: tuple[tuple[str, pa.DataType], ...] = tuple(
     (name, pa.float64() if name == "retained_ratio_target" else pa.string()) for name in ASKED_FIELDS
@@ -122,9 +134,13 @@ _SPAN: tuple[tuple[str, pa.DataType], ...] = (
     ("end_s", pa.float64()),
 )
 
-CLIPS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *CLIP_FIELDS])
+MADE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (("answer_format", pa.int32()), ("copy_of", pa.string()))
+"""`answer_format` is the version of decoding and method that answered; `copy_of` the clip of the same content, under
+another key, that was asked: what that cost stands there, and is null here."""
 
-ANSWERS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE])
+CLIPS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *CLIP_FIELDS, *MADE_FIELDS])
+
+ANSWERS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE, *MADE_FIELDS])
 
 _COMPARED_COSTS = tuple((name, kind) for name, kind in CLIP_FIELDS if name.startswith(("as_run_", "dense_shared_")))
 
@@ -165,7 +181,7 @@ QUARANTINE_SCHEMA = pa.schema(
 
 MEDIA_SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("job", "media_id", "media_key", "uri", "etag")),
+        *((name, pa.string()) for name in ("job", "media_id", "media_key", "content_id", "uri", "etag")),
         ("size_bytes", pa.int64()),
         ("version_id", pa.string()),
         ("recipe_hash", pa.string()),
@@ -182,11 +198,14 @@ MEDIA_SCHEMA = pa.schema(
         *((name, pa.int32()) for name in ("segments", "unused_tracks")),
         ("timeline_checked", pa.bool_()),
         ("tags", pa.map_(pa.string(), pa.string())),
+        ("answer_format", pa.int32()),
+        ("jobs", pa.list_(pa.string())),
         ("rows_digest", pa.string()),
     ]
 )
 """`status`: failed (nothing could be asked of it), pending (units are missing) or complete. `rows_digest` changes when
-any row of the item does, in any table: what has it already need not be copied again."""
+any row of the item does, in any table: what has it already need not be copied again. `jobs` are all that list the item
+and ask the same of it; `job` is the first of them."""
 
 RUNS_SCHEMA = pa.schema(
     [
@@ -195,7 +214,8 @@ RUNS_SCHEMA = pa.schema(
             (name, pa.int64())
             for name in (
                 *("media_listed", "media_planned", "units_done_before", "units_finished", "clips_answered"),
-                *("clips_partial", "answers", "quarantined", "peak_bytes_in_flight", "driver_peak_rss_bytes"),
+                *("clips_partial", "answers", "quarantined", "media_unlisted", "files_not_media"),
+                *("peak_bytes_in_flight", "driver_peak_rss_bytes"),
             )
         ),
         *((name, pa.float64()) for name in ("wall_s", "decode_s", "answer_s", "model_s")),

@@ -1,27 +1,52 @@
 """Rows: what one finished work unit becomes in the index and in the published tables.
 
 Promises: the same columns with the same names in both; an answer that could not be read is a row of `answers` with an
-error class, and a row of `quarantine`. Knows nothing about databases or files.
+error class, and a row of `quarantine`. A unit's rows say what it counts as (`Label`), which may be another job or key
+than it was asked as; under a second key of the same content they are `copies`: clips with ids of their own, whose costs
+stand with the clip that was asked. Knows nothing about databases or files.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.identity import content_id
-from pipeline.records.columns import ANSWER_TYPE, ANSWERS_SCHEMA, ASKED_FIELDS, AUDITS_SCHEMA, CLIP_FIELDS, CLIPS_SCHEMA
-from pipeline.records.unit import UnitMeta, UnitObject
+from pipeline.records.columns import (
+    ANSWER_TYPE,
+    ANSWERS_SCHEMA,
+    ASKED_FIELDS,
+    AUDITS_SCHEMA,
+    CLIP_FIELDS,
+    CLIPS_SCHEMA,
+    NOTICED_FIELDS,
+)
+from pipeline.records.unit import Label, UnitMeta, UnitObject
+
+_NOTICED = tuple(name for name, _ in NOTICED_FIELDS)
+_MEASURED = tuple(
+    name
+    for name, _ in CLIP_FIELDS
+    if (name.endswith(("_s", "_tokens", "_flops", "_bytes")) and name not in ("start_s", "end_s", *_NOTICED))
+    or name.startswith("retained_ratio")
+)
+"""What a clip cost: of a copy nothing, so that sums count it once."""
 
 
-def clips_table(unit: UnitObject) -> pa.Table:
+def clips_table(unit: UnitObject, label: Label | None = None, *, is_copy: bool = False) -> pa.Table:
     """Rows of `clips` by `CLIPS_SCHEMA`: the answered and partial clips of a unit."""
-    return _with_shared(unit.meta, unit.answered.select([*(n for n, _ in CLIP_FIELDS), "run_id"]), CLIPS_SCHEMA)
+    rows = unit.answered.select([*(n for n, _ in CLIP_FIELDS), "run_id"])
+    if is_copy:
+        for name in _MEASURED:
+            at = rows.column_names.index(name)
+            rows = rows.set_column(at, name, pa.nulls(rows.num_rows, rows.schema.field(name).type))
+    return _with_shared(unit.meta, label or unit.meta.label, rows, CLIPS_SCHEMA, is_copy)
 
 
-def answers_table(unit: UnitObject) -> pa.Table:
+def answers_table(unit: UnitObject, label: Label | None = None, *, is_copy: bool = False) -> pa.Table:
     """Rows of `answers` by `ANSWERS_SCHEMA`: one per question of each answered or partial clip."""
     answered = unit.answered.combine_chunks()
     nested = answered["answers"].combine_chunks()
@@ -29,18 +54,25 @@ def answers_table(unit: UnitObject) -> pa.Table:
     flat = pc.list_flatten(nested)
     columns = {name: answered[name].take(clip_of) for name in ("clip_id", "start_s", "end_s", "status", "run_id")}
     columns |= {f.name: pc.struct_field(flat, [i]) for i, f in enumerate(ANSWER_TYPE)}
-    return _with_shared(unit.meta, pa.table(columns), ANSWERS_SCHEMA)
+    if len(given := pc.list_flatten(answered["answers_run_id"].combine_chunks())):
+        # Of rows without it all answers are of the run that made the row.
+        has = pc.is_valid(answered["answers_run_id"]).combine_chunks().take(clip_of)
+        runs = iter(given.to_pylist())
+        own = zip(has.to_pylist(), columns["run_id"].to_pylist(), strict=True)
+        columns["run_id"] = pa.array([next(runs) if is_given else run for is_given, run in own], pa.string())
+    return _with_shared(unit.meta, label or unit.meta.label, pa.table(columns), ANSWERS_SCHEMA, is_copy)
 
 
-def audits_table(unit: UnitObject) -> pa.Table:
+def audits_table(unit: UnitObject, label: Label | None = None) -> pa.Table:
     """Rows of `audits` by `AUDITS_SCHEMA`: one per clip that was also run dense."""
     audited = unit.answered.filter(pc.is_valid(unit.answered["audit"]))
     if not audited.num_rows:
         return AUDITS_SCHEMA.empty_table()
-    shared = _shared_row(unit.meta).keys() | set(ASKED_FIELDS)
+    label = label or unit.meta.label
+    shared = _shared_row(unit.meta, label).keys() | set(ASKED_FIELDS)
     schema = pa.schema([field for field in AUDITS_SCHEMA if field.name not in shared])
     rows = [row | row["audit"] | {"answers": _compared(row["answers"], row["audit"])} for row in audited.to_pylist()]
-    return _with_shared(unit.meta, pa.Table.from_pylist(rows, schema=schema), AUDITS_SCHEMA)
+    return _with_shared(unit.meta, label, pa.Table.from_pylist(rows, schema=schema), AUDITS_SCHEMA)
 
 
 def _compared(answers: list[dict[str, Any]], audit: dict[str, Any]) -> list[dict[str, Any]]:
@@ -60,24 +92,21 @@ def _compared(answers: list[dict[str, Any]], audit: dict[str, Any]) -> list[dict
     return rows
 
 
-def _shared_row(meta: UnitMeta) -> dict[str, Any]:
-    return {
-        "job": meta.asked.job,
-        "media_id": meta.media.media_id,
-        "media_key": meta.media.key,
-        "version_id": meta.version_id,
-        "unit_id": meta.unit_id,
-    }
+def _shared_row(meta: UnitMeta, label: Label) -> dict[str, Any]:
+    return {**asdict(label), "version_id": meta.version_id, "unit_id": meta.unit_id}
 
 
-def quarantine_rows(unit: UnitObject) -> list[dict[str, Any]]:
+def quarantine_rows(unit: UnitObject, label: Label | None = None, *, is_copy: bool = False) -> list[dict[str, Any]]:
     """Rows of `quarantine`: the media item or clips of a unit that failed, and its unreadable answers."""
-    shared = _shared_row(unit.meta)
+    label = label or unit.meta.label
+    shared = _shared_row(unit.meta, label)
     rows: list[dict[str, Any]] = []
     if not _has_failed(unit):
         return rows  # as nearly all units
     for row in unit.rows.to_pylist():
         where = {name: row[name] for name in ("run_id", "clip_id", "start_s", "end_s")}
+        if is_copy and row["clip_id"] is not None:
+            where["clip_id"] = _copied(row["clip_id"], label)
         if row["status"] == "quarantined":
             reason = {name: row[name] for name in ("stage", "error_class", "message")}
             rows.append(shared | where | {"question_id": None} | reason)
@@ -86,7 +115,8 @@ def quarantine_rows(unit: UnitObject) -> list[dict[str, Any]]:
                 reason = {"stage": "answer", "error_class": answer["error_class"], "message": answer["text"]}
                 rows.append(shared | where | {"question_id": answer["question_id"]} | reason)
     for made in rows:
-        made["quarantine_id"] = content_id("quarantine", made["unit_id"], made["clip_id"], made["question_id"])
+        of = [made["unit_id"], made["clip_id"], made["question_id"]]
+        made["quarantine_id"] = content_id("quarantine", *of, *([label.media_id] if is_copy else ()))
     return rows
 
 
@@ -95,8 +125,20 @@ def _has_failed(unit: UnitObject) -> bool:
     return bool(len(errors) > errors.null_count or unit.answered.num_rows < unit.rows.num_rows)
 
 
-def _with_shared(meta: UnitMeta, table: pa.Table, schema: pa.Schema) -> pa.Table:
-    shared = _shared_row(meta) | {name: getattr(meta.asked, name) for name in ASKED_FIELDS}
+def _copied(clip_id: str, label: Label) -> str:
+    return content_id("copy", clip_id, label.media_id)
+
+
+def _with_shared(meta: UnitMeta, label: Label, table: pa.Table, schema: pa.Schema, is_copy: bool = False) -> pa.Table:
+    shared = _shared_row(meta, label) | {name: getattr(meta.asked, name) for name in ASKED_FIELDS}
+    if "copy_of" in schema.names:
+        shared["answer_format"] = meta.answer_format
+        asked = table["clip_id"]
+        table = table.append_column("copy_of", asked if is_copy else pa.nulls(len(asked), pa.string()))
+        if is_copy:
+            copied = {clip_id: _copied(clip_id, label) for clip_id in asked.unique().to_pylist()}
+            ids = pa.array([copied[clip_id] for clip_id in asked.to_pylist()], pa.string())
+            table = table.set_column(table.column_names.index("clip_id"), "clip_id", ids)
     for name, value in shared.items():
         table = table.append_column(name, pa.repeat(pa.scalar(value, schema.field(name).type), table.num_rows))
     return table.select(schema.names).cast(schema)

@@ -25,6 +25,10 @@ class RunCounts:
     """In this run; None in records of versions that did not count them."""
     quarantined: int = 0
     """Media, clips and answers."""
+    media_unlisted: int | None = None
+    """Items that stopped counting because the archive lists them no more; None in records of older versions."""
+    files_not_media: int | None = None
+    """Files of the archive that are no media and not called as if they were: left out, and counted here alone."""
 
 
 @dataclass(frozen=True)

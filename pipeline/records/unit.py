@@ -24,8 +24,9 @@ from omnidrop.answers import Answer
 from omnidrop.questions import Question
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal, unseal
 from pipeline.records.columns import _COSTS, _WAYS, UNIT_SCHEMA
+from pipeline.records.composed import Held
 from pipeline.records.legacy import formats as legacy
-from workers.records import REPEATS, Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
+from workers.records import REPEATS, Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, Version
 from workers.redaction import without_secrets
 
 _UNIT_PATH = re.compile(
@@ -53,17 +54,24 @@ class Asked:
     retained_ratio_target: float | None
 
 
-def media_prefix(job: str, media_id: str) -> str:
-    """Where all units of a media item lie, of all its versions."""
-    return f"journal/units/{job}/{media_id[:2]}/{media_id}/"
+CONTENTS = "_"
+"""The first folder of units that are named after their content; no job can be called so. Units of earlier formats lie
+below the name of their job."""
+
+
+def item_prefix(group: str, item_id: str) -> str:
+    """Where all units of a content lie, of all its versions."""
+    return f"journal/units/{group}/{item_id[:2]}/{item_id}/"
 
 
 @dataclass(frozen=True)
 class UnitKey:
     """Where a finished unit lies."""
 
-    job: str
-    media_id: str
+    group: str
+    """`CONTENTS`, or the job that asked in earlier formats."""
+    item_id: str
+    """The content's short name; the media id in earlier formats."""
     version_id: str
     unit_id: str
     attempt: int = 0
@@ -72,7 +80,7 @@ class UnitKey:
     @property
     def path(self) -> str:
         """Key in the store."""
-        return f"{media_prefix(self.job, self.media_id)}{self.version_id}-{self.name}.parquet"
+        return f"{item_prefix(self.group, self.item_id)}{self.version_id}-{self.name}.parquet"
 
     @property
     def name(self) -> str:
@@ -94,6 +102,16 @@ class UnitKey:
 
 
 @dataclass(frozen=True)
+class Label:
+    """As what a content counts: rows say this of it, whoever asked, and as what."""
+
+    job: str
+    media_id: str
+    media_key: str
+    content_id: str | None
+
+
+@dataclass(frozen=True)
 class UnitMeta:
     """Everything a unit's rows share."""
 
@@ -107,11 +125,22 @@ class UnitMeta:
     attempt: int = 0
     committed_at: str = field(default_factory=utc_now)
     format_version: int = FORMAT_VERSION
+    version: Version | None = None
+    """None in earlier formats."""
+    answer_format: int | None = None
+    """Of the decoding and method that answered; that of `version` is the one it was begun with."""
 
     @property
     def key(self) -> UnitKey:
         """Where this unit is or will be."""
-        return UnitKey(self.asked.job, self.media.media_id, self.version_id, self.unit_id, self.attempt)
+        version = self.version or Version(self.version_id)
+        group, item_id = version.group or self.asked.job, version.item_id or self.media.media_id
+        return UnitKey(group, item_id, self.version_id, self.unit_id, self.attempt)
+
+    @property
+    def label(self) -> Label:
+        """As what it was asked."""
+        return Label(self.asked.job, self.media.media_id, self.media.key, self.media.content_id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +161,12 @@ def encode_unit(
     outcomes: Sequence[ClipOutcome],
     questions: Sequence[Question],
     before: UnitObject | None = None,
+    held: Held | None = None,
 ) -> bytes:
     """A unit as one sealed Parquet object: row order is the clips' order; `meta` goes into the file's metadata.
 
     `before` is the attempt before this one, whose other clips stay as they are; so do those that had answers, of which
-    some could not be read, and have none now.
+    some could not be read, and have none now. `held` is what earlier recipes have of the unit.
     """
     if before is not None:
         failed = pc.equal(before.rows["status"], "quarantined")
@@ -150,7 +180,10 @@ def encode_unit(
         _result_row(o, asked, repeats=o.clip.index in repeated) if isinstance(o, ClipResult) else _failure_row(o)
         for o in outcomes
     ]
-    table = pa.Table.from_pylist([row | {"run_id": meta.run_id} for row in rows], schema=UNIT_SCHEMA)
+    rows = [row | {"run_id": meta.run_id} for row in rows]
+    if held is not None:
+        rows = held.rows({row["clip_id"]: row for row in rows}, meta.run_id)
+    table = pa.Table.from_pylist(rows, schema=UNIT_SCHEMA)
     if before is not None:
         kept = pc.invert(pc.is_in(before.rows["clip_id"], value_set=table["clip_id"].combine_chunks()))
         table = pa.concat_tables([before.rows.filter(kept), table]).sort_by("clip_index")
@@ -168,11 +201,18 @@ def decode_unit(data: bytes, *, where: str) -> UnitObject:
                 "asked": Asked(**given["asked"]),
                 "media": Media(**given["media"]),
                 "info": info and MediaInfo.from_dict(info),
+                "version": _version(given.get("version")),
             }
         )
     except (KeyError, TypeError) as error:
         raise JournalError(f"{where} is no work unit ({error}); delete it and run the job again") from error
     return UnitObject(meta, legacy.unit_rows(table, UNIT_SCHEMA, meta.run_id))
+
+
+def _version(given: Mapping[str, Any] | None) -> Version | None:
+    if given is None:
+        return None
+    return Version(**{**given, "labels": tuple((name, value) for name, value in given["labels"])})
 
 
 def _clip_row(clip: Clip | None, status: str) -> dict[str, Any]:
@@ -215,6 +255,7 @@ def _result_row(result: ClipResult, questions: Mapping[str, Question], *, repeat
         "layer_video_tokens": [c.video for c in trace.layers],
         "peak_bytes": cost.peak_bytes,
         "notes": [*result.notes, *([REPEATS] if repeats else []), *result.answers.notes],
+        "passes": 1,
         **asdict(result.noticed),
         "answers": [_answer_row(a, questions[a.question_id]) for a in result.answers.answers],
         "audit": None if result.audit is None else _audit_row(result.audit),
@@ -252,15 +293,14 @@ def answer_text(value: object) -> str | None:
 
 
 def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
-    value = answer.value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    value, column = answer.value, question.answer.column
     return {
         "question_id": question.id,
         "question": question.text,
         "answer_type": question.answer.kind,
         "answer": answer_text(value),
-        "answer_boolean": value if isinstance(value, bool) else None,
-        "answer_number": value if is_number else None,
+        "answer_boolean": value if column == "answer_boolean" else None,
+        "answer_number": value if column == "answer_number" else None,
         "unit": getattr(question.answer, "unit", None),
         "text": answer.text,
         "probability": answer.probability,

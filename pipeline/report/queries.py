@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import duckdb
 
+from omnidrop.answer_types import Scored, kinds
 from omnidrop.errors import UserError
 from pipeline.batches import batches
 from pipeline.config.sections import StorageConfig
@@ -54,8 +55,6 @@ WAY_COLUMNS = ("tokens", "encoder_flops", "prefill_flops", "selection_flops", "d
 SPENT = (
     "count(*), sum(as_run_flops)::HUGEINT, sum(dense_shared_flops)::HUGEINT, sum(dense_flops)::HUGEINT, sum(model_s)"
 )
-COUNTED = "('choice', 'boolean', 'number')"
-"""Answer types of which answers are counted; texts are nearly all different."""
 
 
 def gather(uri: str, storage: StorageConfig, job: str | None = None, *, budget_bytes: int) -> Report:
@@ -223,14 +222,15 @@ class _Results:
         )
         counts = defaultdict(list)
         for question_id, answer, count in self.all(
-            f"""
+            """
             SELECT question_id, answer, count(*) AS clips
-            FROM answers WHERE job = $job AND error_class IS NULL AND answer_type IN {COUNTED}
+            FROM answers WHERE job = $job AND error_class IS NULL AND list_contains($kinds, answer_type)
             GROUP BY question_id, answer, answer_number
             QUALIFY row_number() OVER (PARTITION BY question_id ORDER BY count(*) DESC, answer) <= $most
             ORDER BY question_id, answer_number, clips DESC, answer
             """,
             most=MOST_COUNTS,
+            kinds=kinds(lambda one: issubclass(one, Scored)),
         ):
             counts[question_id].append((answer, count))
         found = []

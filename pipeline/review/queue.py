@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from omnidrop.questions import Boolean, Choice
+from omnidrop.answer_types import kinds
 from pipeline.journal.recipes import recall
 from pipeline.review.labels import Key, Label, key_of
 
@@ -68,6 +68,7 @@ def queue(
     """The next answers; `labelled` is left out."""
     limit = most + len(labelled)
     values = {"job": job, "media": media, "questions": list(questions), "limit": limit}
+    values["not_compared"] = kinds(lambda one: not one.is_compared)
     audited = (
         "SELECT audits.clip_id, unnest(audits.answers).question_id AS question_id, "
         "unnest(audits.answers).agrees AS agrees, unnest(audits.answers).dense_shared_answer AS dense FROM audits"
@@ -77,7 +78,7 @@ def queue(
             a.answer, a.probability, a.margin, CASE WHEN audited.agrees = false THEN audited.dense END AS dense_answer
         FROM answers AS a LEFT JOIN ({audited}) AS audited
             ON audited.clip_id = a.clip_id AND audited.question_id = a.question_id
-        WHERE a.job = $job AND a.answer IS NOT NULL AND a.answer_type <> 'json'
+        WHERE a.job = $job AND a.answer IS NOT NULL AND NOT list_contains($not_compared, a.answer_type)
             AND (len($questions) = 0 OR list_contains($questions, a.question_id))
             AND ($media IS NULL OR a.media_key = $media OR a.media_key GLOB $media)
     """
@@ -113,8 +114,8 @@ def _options(connection: duckdb.DuckDBPyConnection, store: Store, job: str) -> d
     for (recipe_hash,) in hashes:
         kept = recall(store, recipe_hash) if recipe_hash else None
         for question in kept.question_set.questions if kept else ():
-            if isinstance(question.answer, Choice | Boolean):
-                words = question.answer.rendered()
+            if question.answer.is_categorical:
+                words = question.answer.allowed
                 if not any("{" in word for word in words):
                     found[question.id] = words
     return {question: words for question, words in found.items() if len(words) <= MOST_OPTIONS}
@@ -122,8 +123,8 @@ def _options(connection: duckdb.DuckDBPyConnection, store: Store, job: str) -> d
 
 def _seen(connection: duckdb.DuckDBPyConnection, job: str) -> Iterator[tuple[str, Any]]:
     yield from connection.execute(
-        "SELECT question_id, CASE WHEN any_value(answer_type) = 'boolean' THEN ['yes', 'no'] "
+        "SELECT question_id, CASE WHEN count(answer_boolean) > 0 THEN ['yes', 'no'] "
         "ELSE list_sort(list(DISTINCT answer)) END FROM answers "
-        "WHERE job = $job AND answer IS NOT NULL AND answer_type IN ('choice', 'boolean') GROUP BY question_id",
-        {"job": job},
+        "WHERE job = $job AND answer IS NOT NULL AND list_contains($kinds, answer_type) GROUP BY question_id",
+        {"job": job, "kinds": kinds(lambda one: one.is_categorical)},
     ).fetchall()

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from omnidrop.answer_types import column_of, normalised
 from pipeline.evaluation.intervals import wilson
-from pipeline.evaluation.scoring import normalised
 from pipeline.review.labels import WRONG, Label, LabelsError, key_of
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ def curves(connection: duckdb.DuckDBPyConnection, job: str, labels: Sequence[Lab
         kind, answer, probability = one
         right = is_right(label, answer)
         if right is not None:
-            seen[label.question_id, answer if kind == "boolean" else None].append((probability, right))
+            seen[label.question_id, answer if column_of(kind) == "answer_boolean" else None].append(
+                (probability, right)
+            )
     return [
         _curve(question, answer, sorted(points), _published(connection, job, question, answer))
         for (question, answer), points in sorted(seen.items(), key=lambda item: (item[0][0], item[0][1] or ""))

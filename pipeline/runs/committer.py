@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from omnidrop.questions import Question
@@ -18,7 +18,8 @@ from pipeline.failpoints import reached
 from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
-from pipeline.planning.plan import MediaPlan
+from pipeline.planning.plan import ANSWER_FORMAT, MediaPlan, head_of
+from pipeline.records.composed import Held
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.rows import quarantine_rows
 from pipeline.records.unit import Asked, UnitMeta, UnitObject
@@ -58,6 +59,7 @@ class Committer:
         self._writing: set[Future[UnitObject | None]] = set()
         self._written: list[UnitObject] = []
         self._heads: list[Head] = []
+        self._held: dict[str, Held] = {}
         self._flushed_at = time.monotonic()
         self.tally = Tally()
 
@@ -69,36 +71,44 @@ class Committer:
 
     def declare(self, plan: MediaPlan) -> None:
         """Make a plan's version the one that counts, if it is not."""
-        if plan.is_current:
-            return
-        media = plan.media
-        recipe = self._asked.recipe_hash
-        counts = (len(plan.unit_ids), plan.clips)
-        self._heads.append(
-            Head(
-                *(self._asked.job, media.media_id, media.key, media.uri, media.etag, media.size_bytes),
-                *(plan.version_id, recipe, *counts),
-            )
-        )
+        if not plan.is_current:
+            self._heads.append(head_of(plan, self._asked.job, self._asked.recipe_hash))
+
+    def unlist(self, heads: Iterable[Head]) -> None:
+        """Have items stop counting, after all that was declared before."""
+        self._flush()
+        self._heads = list(heads)
+        self._flush()
 
     def fail(self, plan: MediaPlan) -> None:
         """Commit a media item that nothing can be asked of."""
         assert plan.failure is not None
         ids = (plan.version_id, plan.failed_unit_id, self._run_id, plan.failed_attempt)
-        meta = UnitMeta(self._asked, plan.media, plan.info, *ids)
+        meta = UnitMeta(self._asked, plan.media, plan.info, *ids, version=plan.version, answer_format=ANSWER_FORMAT)
         self._submit(meta, (plan.failure,), ())
+
+    def hold(self, unit_id: str, held: Held) -> None:
+        """Keep what a unit has already until it is added with what is asked of it now."""
+        self._held[unit_id] = held
 
     def add(self, unit: WorkUnit, outcomes: Sequence[ClipOutcome]) -> None:
         """Commit a finished unit. Blocks while too many wait."""
         ids = (unit.version_id, unit.unit_id, self._run_id, unit.attempt)
-        meta = UnitMeta(self._asked, unit.media, unit.info, *ids)
-        self._submit(meta, outcomes, unit.questions)
+        meta = UnitMeta(self._asked, unit.media, unit.info, *ids, version=unit.version, answer_format=ANSWER_FORMAT)
+        held = self._held.pop(unit.unit_id, None)
+        if held is not None:
+            meta = replace(meta, answer_format=held.answer_format)
+        self._submit(meta, outcomes, unit.questions, held)
         for outcome in outcomes:
             if isinstance(outcome, ClipResult):
                 self.tally.answers += sum(answer.value is not None for answer in outcome.answers.answers)
                 self.tally.decode_s += outcome.decode_s
                 self.tally.answer_s += outcome.answer_s
                 self.tally.model_s += outcome.answers.cost.seconds
+
+    def flush(self) -> None:
+        """Declare what is to be declared, and bring the index up to what is written."""
+        self._flush()
 
     def close(self) -> None:
         """Wait until all is written, then bring the index up to it."""
@@ -107,8 +117,14 @@ class Committer:
         self._pool.shutdown()
         self._flush()
 
-    def _submit(self, meta: UnitMeta, outcomes: Sequence[ClipOutcome], questions: Sequence[Question]) -> None:
-        self._writing.add(self._pool.submit(self._journal.commit, meta, outcomes, questions))
+    def _submit(
+        self,
+        meta: UnitMeta,
+        outcomes: Sequence[ClipOutcome],
+        questions: Sequence[Question],
+        held: Held | None = None,
+    ) -> None:
+        self._writing.add(self._pool.submit(self._journal.commit, meta, outcomes, questions, held))
         while len(self._writing) >= PENDING:
             self._collect()
         if time.monotonic() - self._flushed_at > FLUSH_S or len(self._written) >= FLUSH_UNITS:

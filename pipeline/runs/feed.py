@@ -8,20 +8,25 @@ sees them. Knows nothing about how units are run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import Prober
 from pipeline.batches import ahead
+from pipeline.failpoints import reached
+from pipeline.identity import item_id
+from pipeline.planning.listing import Listing
+from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
-from pipeline.planning.plan import MediaPlan, plan_archive
+from pipeline.planning.plan import MediaPlan, Planner
 from pipeline.planning.retry import LeftOver, Retry
+from pipeline.records.composed import EarlierRows, Held
 from pipeline.runs.committer import Committer
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
-from pipeline.storage.outage import Patience
+from pipeline.storage.outage import Patience, StopFlag
 from workers.records import Media, WorkUnit
 
 PLANS_AHEAD = 256
@@ -42,10 +47,31 @@ class Feed:
     told: Callable[[int, int], None]
     """See `Observer.planned`."""
     retry: Retry | None
+    stop: StopFlag
+    allow_shrink: bool = False
+    redo_older: bool = False
     not_taken: NotTaken = field(default_factory=NotTaken)
     media_listed: int = 0
     media_planned: int = 0
     units_done_before: int = 0
+    media_unlisted: int = 0
+
+    def __post_init__(self) -> None:
+        opened = self.opened
+        of_job = (opened.job, opened.question_set, opened.recipe, opened.index, self.probe)
+        self._forgotten = opened.journal.tombstones()
+        self.planner = Planner(
+            *of_job,
+            self._forgotten,
+            opened.earlier,
+            self.redo_older,
+            not_taken=self.not_taken,
+            sources=opened.sources,
+            recipes=opened.recipes,
+        )
+        decides = self.retry is None and opened.job.archive.sample is None
+        limit = opened.job.archive.max_missing
+        self.listing = Listing(opened.index, opened.job.name, limit, self.allow_shrink) if decides else None
 
     def units(self) -> Iterator[WorkUnit | None]:
         """What is left to do; None where nothing is planned yet."""
@@ -55,6 +81,37 @@ class Feed:
                 yield None
             else:
                 yield from self._taken(plan)
+        if not self.stop.is_set():
+            self._decide()
+
+    def _decide(self) -> None:
+        """All of the archive has been listed and planned: what is no longer listed stops counting."""
+        self._take_over_tombstones()
+        if self.listing is None:
+            return
+        self.committer.flush()
+        for heads in (self.listing.unlisted, self.listing.continued):
+            unlisted = list(heads())
+            if unlisted:
+                self.recorder.begin_work()
+                reached("unlisting")
+                self.committer.unlist(unlisted)
+        self.media_unlisted = self.listing.gone
+
+    def _take_over_tombstones(self) -> None:
+        """What earlier formats forgot by its label is known by its content from here on."""
+        for media in self.planner.skipped.forgotten:
+            if media.media_id in self._forgotten.labels and media.content_id is not None:
+                self.opened.journal.bury(item_id(media.content_id), [media.media_id])
+                self.opened.journal.unbury(labels=[media.media_id])
+
+    def notes(self) -> Iterator[str]:
+        """What a person should know after the run."""
+        if self.listing is not None:
+            yield from self.listing.notes()
+        for reason, clips in self.planner.reasons.most_common():
+            yield f"{clips} clips to ask: {reason}"
+        yield from planner_notes(self.planner)
 
     def _listed(self) -> Iterable[Media]:
         job = self.opened.job
@@ -63,33 +120,53 @@ class Feed:
             key=lambda media: media.key,
         )
         listed = self.health.listed(listed)
-        return listed if self.retry is None else self.retry.media(listed)
+        if self.retry is not None:
+            return self.retry.media(listed)
+        return listed if self.listing is None else self.listing.checked(listed, self.planner.identified)
 
     def _plans(self) -> Iterable[MediaPlan]:
-        opened = self.opened
-        plans = plan_archive(
-            self._listed(),
-            *(opened.job, opened.question_set, opened.recipe, opened.index, self.probe),
-            forgotten=opened.journal.tombstones(),
-            not_taken=self.not_taken,
-        )
+        plans = self.planner.plans(self._listed())
         if self.retry is not None:
             return self.retry.plans(plans)
-        return LeftOver(opened.index, opened.job.name).plans(plans)
+        return LeftOver(self.opened.index, self.opened.job.name).plans(plans)
 
     def _taken(self, plan: MediaPlan) -> list[WorkUnit]:
         """The units of a plan that are left to do, after everything that must be known of them is on its way."""
-        todo = [unit for unit in plan.units if unit.unit_id not in plan.finished]
+        left = [unit for unit in plan.units if unit.unit_id not in plan.finished]
+        todo = [some for unit in left if (some := self._beside_kept(plan, unit)) is not None]
         has_failed = plan.failure is not None and plan.failed_unit_id not in plan.finished
         clips = sum(len(unit.clips) for unit in todo)
         self.media_listed += 1
         self.media_planned += bool(todo)
         self.units_done_before += len(plan.finished)
         self.told(clips, plan.clips - clips)
-        if todo or has_failed or not plan.is_current:
+        if left or has_failed or not plan.is_current:
             self.recorder.begin_work()
         self.committer.declare(plan)
+        asked = {unit.unit_id for unit in todo}
+        for unit in left:
+            if unit.unit_id not in asked:
+                self.committer.add(replace(unit, questions=()), ())
+        if self.listing is not None:
+            self.listing.kept.add(plan.media.media_id)
         if plan.failure is not None and has_failed:
             self.committer.fail(plan)
             self.metrics.failed(plan.failure)
         return todo
+
+    def _beside_kept(self, plan: MediaPlan, unit: WorkUnit) -> WorkUnit | None:
+        """What is to be asked of a unit beside the answers that earlier ones have; None where that is nothing."""
+        kept = plan.kept.get(unit.unit_id)
+        if not kept:
+            return unit
+        found = []
+        for one in kept:
+            stored = self.opened.journal.read_if_kept(one.key)
+            if stored is None:  # deleted meanwhile
+                return replace(unit, questions=plan.asked)
+            found.append(EarlierRows(one.ids, stored.rows, stored.meta.answer_format))
+        held = Held(unit.clips, plan.asked, tuple(found))
+        clips = held.asked() if unit.questions else ()
+        self.committer.hold(unit.unit_id, held)
+        reached("kept_read")
+        return replace(unit, clips=clips) if clips else None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from omnidrop.errors import UserError
+from dataclasses import dataclass
+
+from omnidrop.errors import OmniDropError, UserError
+from pipeline.archive.listing import list_media
+from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
-from pipeline.identity import media_id
+from pipeline.identity import ID_HEX, item_id, media_id
 from pipeline.index import sync
+from pipeline.journal.journal import Journal
 from pipeline.planning.open_job import open_output
 from pipeline.planning.retry import Retry, Selected, Selection
 from pipeline.tables import iceberg, manifest, publish
+from workers.media.decode import content_of
+from workers.records import DecodeSettings
 
 
 def select_failures(job: JobConfig, selection: Selection) -> Selected:
@@ -31,25 +38,81 @@ def rebuild_results(job: JobConfig) -> manifest.Published:
         index.close()
 
 
-def forget_media(job: JobConfig, key_or_id: str) -> int:
-    """Erase a media item from journal, index and tables for good; returns how many work units went.
+@dataclass(frozen=True)
+class Forgotten:
+    """What `forget` erased."""
+
+    keys: tuple[str, ...]
+    """All keys of the content, of all jobs."""
+    units: int
+
+
+def find_content(job: JobConfig, name: str) -> tuple[str, ...]:
+    """All keys under which a content counts that has this key, media id or content id: what `forget_media` erases."""
+    _, journal, index = open_output(job)
+    try:
+        sync.catch_up(journal, index)
+        return tuple(dict.fromkeys(head.media_key for head in index.find_media(name)))
+    finally:
+        index.close()
+
+
+def forget_media(job: JobConfig, name: str) -> Forgotten:
+    """Erase a content from journal, index and tables for good, whatever it is called, by a key or id of it.
 
     Safe to repeat, also where it was interrupted. Raises UserError where no media item has that key or id.
     """
     store, journal, index = open_output(job)
     try:
         sync.catch_up(journal, index)
-        found = {found_id for found_id, _ in index.find_media(key_or_id)}
+        heads = index.find_media(name)
+        found = {head.place[1] for head in heads} | {item_id(h.content_id) for h in heads if h.content_id is not None}
         # Where forgetting was interrupted, the index may know the item no more, and a tombstone holds no key.
-        found |= {key_or_id, media_id(job.archive.identity, key_or_id)} & journal.tombstones()
+        found |= _buried(job, journal, name)
         if not found:
             raise UserError(
-                f"there is no media item with the key or media_id {key_or_id!r} in {store.uri}; "
-                '`omnidrop query "SELECT media_key, media_id FROM media"` lists them'
+                f"there is no media item with the key, media_id or content_id {name!r} in {store.uri}; "
+                '`omnidrop query "SELECT media_key, media_id, content_id FROM media"` lists them'
             )
         erased = sum(sync.forget(journal, index, found_id) for found_id in sorted(found))
         publish.publish(store, journal, index, keeps_before=False)
         iceberg.erase(store, job.resolved_index_url())
-        return erased
+        return Forgotten(tuple(dict.fromkeys(head.media_key for head in heads)), erased)
     finally:
         index.close()
+
+
+def unforget_media(job: JobConfig, name: str) -> int:
+    """Lift the ban on a forgotten content, by a key or id of it; what is erased is asked anew by the next run.
+
+    Returns how many tombstones went. Raises UserError where nothing of that name was forgotten.
+    """
+    store, journal, index = open_output(job)
+    try:
+        found = _buried(job, journal, name)
+        found |= {item_id(content) for content in _contents_at(job, name)} & journal.tombstones().contents
+        if not found:
+            raise UserError(
+                f"nothing with the key, media_id or content_id {name!r} was forgotten in {store.uri}; a run names the "
+                "forgotten files that it left out"
+            )
+        journal.unbury(*found, labels=sorted(found))
+        return len(found)
+    finally:
+        index.close()
+
+
+def _buried(job: JobConfig, journal: Journal, name: str) -> set[str]:
+    label = media_id(job.archive.identity, name)
+    stones = journal.tombstones()
+    named = {one for one in (name, name[:ID_HEX], label) if one in stones}
+    return named | journal.buried_as(label) | journal.buried_as(name)
+
+
+def _contents_at(job: JobConfig, key: str) -> list[str]:
+    """What lies at a key of the archive now."""
+    try:
+        media = [media for media in list_media(job.archive, leave_out=job.output) if media.key == key]
+        return [content_of(one, DecodeSettings(), source(job)) for one in media]
+    except OmniDropError:
+        return []

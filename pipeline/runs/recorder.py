@@ -9,7 +9,7 @@ made.
 from __future__ import annotations
 
 from pipeline.failpoints import reached
-from pipeline.journal import recipes
+from pipeline.journal import defaults, recipes
 from pipeline.planning.open_job import Opened
 from pipeline.records.run_record import RunRecord
 
@@ -28,7 +28,12 @@ class Recorder:
         self._has_begun = True
         opened = self._opened
         opened.journal.write_run(self._run)
-        recipes.keep(opened.store, opened.recipe.hash, recipes.Kept.of(opened.job, opened.question_set))
+        defaults.keep(opened.store)
+        recipes.keep(
+            opened.store,
+            opened.recipe.hash,
+            recipes.Kept.of(opened.job, opened.question_set, opened.recipe.fields.get("passes", ())),
+        )
         reached("run_recorded")
         opened.index.write_run(self._run)
 

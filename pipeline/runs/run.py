@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
 from pipeline.index.totals import Totals
+from pipeline.planning.asking_again import AsksAgain, refuse_asking_again
 from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.retry import Retry, Selection, says_nothing_new
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunTime
@@ -99,12 +100,20 @@ def run_job(
     again: Selection | None = None,
     lost: StopFlag | None = None,
     due_times: int = 0,
+    *,
+    allow_shrink: bool = False,
+    redo_older: bool = False,
+    ask_together: bool = False,
+    may_ask_again: Callable[[AsksAgain], bool] = lambda refusal: False,
 ) -> RunSummary:
     """Do what is left of a job, or what failed and is selected to be done again, and publish.
 
-    With `lost` set, a lease that another run has taken over, nothing new is begun and nothing more is committed.
-    `due_times` is how many of a schedule it makes up for. Raises UserError before anything is spent, Unavailable where
-    what it needs stays away, ExecutionError when stuck.
+    `allow_shrink` takes a listing that lacks much of what counted, `redo_older` asks again what an older version of
+    decoding or method answered, `ask_together` asks all questions in one pass again. Where a setting has changed so
+    that more than `execution.max_asked_again` answered clips would be asked again, `may_ask_again` is asked first, and
+    without its word AsksAgain is raised. With `lost` set, a lease that another run has taken over, nothing new is begun
+    and nothing more is committed. `due_times` is how many of a schedule it makes up for. Raises UserError before
+    anything is spent, Unavailable where what it needs stays away, ExecutionError when stuck.
     """
     started = time.monotonic()
     observer.stage("listing")
@@ -112,7 +121,9 @@ def run_job(
         stop = EitherFlag(stop, lost)
     confinement.require(job.execution.confinement)
     patience = Patience(job.storage.patience_s, stop, job.execution.stop_grace_s)
-    opened = open_job(job, patience)
+    opened = open_job(job, patience, ask_together=ask_together)
+    if again is None:
+        _mind_asking_again(opened, may_ask_again)
     is_pinned, job = job.model.revision is not None, opened.job
     run = _new_record(opened, run_id)
     metrics = RunMetrics(job.name, job.cost, due_times)
@@ -125,7 +136,8 @@ def run_job(
         committer = stack.enter_context(Committer(opened.journal, opened.index, opened.asked, run.run_id))
         health = ArchiveHealth(job)
         probe = patient_prober(stack.enter_context(prober(job)), health, patience)
-        feed = Feed(opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry)
+        parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
+        feed = Feed(*parts, allow_shrink, redo_older)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
         execution = _Execution(calibration.resolved(job, known), stop, patience, health, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
@@ -167,8 +179,18 @@ def run_job(
         *(_unpinned(job.model) if not is_pinned else ()),
         *calibration.unresolved(job, known),
         *(retry.notes() if retry is not None else ()),
+        *feed.notes(),
     )
     return RunSummary(run, totals, classes, published, notes, feed.not_taken)
+
+
+def _mind_asking_again(opened: Opened, may_ask_again: Callable[[AsksAgain], bool]) -> None:
+    try:
+        refuse_asking_again(opened, opened.job.execution.max_asked_again)
+    except AsksAgain as refusal:
+        if not may_ask_again(refusal):
+            opened.index.close()
+            raise
 
 
 def _new_record(opened: Opened, run_id: str | None) -> RunRecord:
@@ -192,6 +214,8 @@ def _counts(feed: Feed, tally: Tally) -> RunCounts:
         clips_partial=tally.clips_partial,
         answers=tally.answers,
         quarantined=tally.quarantined,
+        media_unlisted=feed.media_unlisted,
+        files_not_media=feed.not_taken.looked_into,
     )
 
 

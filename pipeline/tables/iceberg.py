@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from omnidrop.errors import UserError
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
+from pipeline.journal.output_id import read_output_id
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.storage.store import Store
 
-CATALOG = NAMESPACE = "omnidrop"
+NAMESPACE = "omnidrop"
 NAMES = ("clips", "answers")
 GENERATION, DIGEST = "omnidrop.generation", "omnidrop.digest"
 """Properties of a snapshot: which published generation it is."""
@@ -70,10 +71,12 @@ def open_catalog(uri: str, index_url: str, storage: StorageConfig | None = None)
         from pyiceberg.catalog.sql import SqlCatalog
     except ImportError as error:
         raise IcebergError("exporting needs pyiceberg: install the extra omnidrop[iceberg]") from error
+    # Outputs that share a database have catalogs of their own in it.
+    whose = read_output_id(open_store(uri, storage)) or ""
     options = {"uri": index_url, "warehouse": f"{uri if is_s3(uri) else f'file://{uri}'}/iceberg"}
     if storage is not None and storage.endpoint_url:
         options["s3.endpoint"] = storage.endpoint_url
-    return SqlCatalog(CATALOG, **options)
+    return SqlCatalog(f"{NAMESPACE}_{whose[:12]}", **options)
 
 
 def erase(store: Store, index_url: str) -> int:
@@ -86,8 +89,10 @@ def erase(store: Store, index_url: str) -> int:
         engine = sa.create_engine(index_url)
         with engine.begin() as connection:
             if sa.inspect(connection).has_table("iceberg_tables"):
-                ours = sa.text("DELETE FROM iceberg_tables WHERE catalog_name = :name")
-                connection.execute(ours, {"name": CATALOG})
+                # By where they lie: catalogs of other outputs are in the same table.
+                ours = sa.text("DELETE FROM iceberg_tables WHERE substr(metadata_location, 1, :length) = :place")
+                place = f"{store.uri if is_s3(store.uri) else f'file://{store.uri}'}/iceberg/"
+                connection.execute(ours, {"length": len(place), "place": place})
         engine.dispose()
         store.delete(copies)
     return len(copies)

@@ -4,14 +4,14 @@ Promises: what the manifest `tables/current.json` names is one whole generation 
 `SCHEMAS`; a file that an older version wrote and that lacks a column reads as null there. Knows nothing about the
 journal, or how tables are written (`pipeline/tables/publish.py`).
 
-    tables/current.json                                     the generation that counts: its files, rows and digest
-    tables/generation=000003/answers/part-00000.parquet     written with generation 3, also part of later ones
+    tables/current.json                                       the generation that counts: its files, rows and digest
+    tables/generation=000003/answers/bucket-007.parquet       written with generation 3, also part of later ones
+    tables/live/answers/bucket-007.parquet                    what counts now (`pipeline/tables/live.py`)
 """
 
 from __future__ import annotations
 
 import io
-import json
 import re
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from omnidrop.errors import UserError
+from omnidrop.json_text import parse_json
 from pipeline.config.locations import checked_key
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError
 from pipeline.records.columns import (
@@ -63,6 +64,8 @@ class Published:
     format_version: int = FORMAT_VERSION
     files: dict[str, FileMark] = field(default_factory=dict)
     """Every file of `tables`; empty where format 1 published."""
+    buckets: dict[str, str] = field(default_factory=dict)
+    """What is in each bucket, as a digest; empty where a format before 4 published."""
 
 
 def current(store: Store) -> Published | None:
@@ -73,7 +76,7 @@ def current(store: Store) -> Published | None:
     if not store.exists(MANIFEST):
         return None
     try:
-        given = json.loads(store.read_bytes(MANIFEST))
+        given = parse_json(store.read_bytes(MANIFEST))
         if given["format_version"] > FORMAT_VERSION:
             raise UserError(
                 f"{store.uri}/{MANIFEST} has format {given['format_version']}, this version reads up to "
@@ -110,6 +113,11 @@ SCHEMAS = {
     "quarantine": QUARANTINE_SCHEMA,
     "runs": RUNS_SCHEMA,
 }
+
+
+def bucket_name(bucket: int) -> str:
+    """What a bucket's files are called."""
+    return f"bucket-{bucket:03d}"
 
 
 def generation_of(path: str) -> int | None:

@@ -1,79 +1,69 @@
-"""Publishes what counts as a new generation of the tables, writing only what changed since the one before.
+"""Publishes what counts: as a new generation of the tables, of which only what changed is written, and as live files.
 
-Promises: readers see a whole generation or the one before it (the manifest is written last), with only rows that count,
-each once; publishing what is published already does nothing; a deleted `tables/` is made again equal from the journal.
-Knows nothing about Ray, or how answers are made.
+Promises: readers of the manifest see a whole generation or the one before it; readers of `tables/live` see each row
+that counts once, at any moment; publishing what is published already does nothing; a deleted `tables/` is made again
+equal from the journal; fewer rows than the journal has are never published. Knows nothing about Ray, or how answers
+are made.
 
-A generation is made of slices: media items with all their rows, one file per table of about `FILE_BYTES` at most,
-sorted by job, media key and unit. A slice whose items are all as they were stays where it is; the others' items, and
-new ones, are written into slices of the new generation. Small slices are merged before they are many.
+A generation is made of buckets: media items by the hash of their content, one file for each table that has rows. A
+bucket whose items are all as they were keeps its files; of the others, rows of items that have not changed are taken
+from the files of before. When the manifest names the new generation, the live files that differ are replaced, each by
+one write.
 """
 
 from __future__ import annotations
 
-import io
 import json
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from itertools import groupby, islice
-from pathlib import PurePosixPath
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from omnidrop.errors import UserError
+from pipeline.batches import batches
 from pipeline.failpoints import reached
+from pipeline.identity import bucket_of
 from pipeline.index import sync
-from pipeline.index.savings_index import SavingsIndex
-from pipeline.journal.journal import Journal
+from pipeline.index.savings_index import Counted, SavingsIndex
+from pipeline.journal.journal import Journal, Tombstones
 from pipeline.records.checksummed_parquet import JournalError
 from pipeline.records.checksummed_parquet import digest as content_hash
-from pipeline.records.heads_and_runs import Head
 from pipeline.records.run_record import RunRecord
-from pipeline.records.unit import UnitKey, UnitObject, utc_now
-from pipeline.tables.manifest import MANIFEST, SCHEMAS, Published, current, generation_of
-from pipeline.tables.writer import FILE_BYTES, SLICED, GenerationWriter
+from pipeline.records.unit import UnitObject, utc_now
+from pipeline.tables import live
+from pipeline.tables.manifest import MANIFEST, NAMES, SCHEMAS, FileMark, Published, bucket_name, current, generation_of
+from pipeline.tables.writer import BUCKETED, BucketRows, bucket_files, item_rows, read_bucket, runs_file
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
 
-SMALL_SLICES = 8
-"""More slices than this below half of `FILE_BYTES` are merged: a month of nightly runs leaves no thirty files."""
 READERS = 8
 """Journal objects read at once: hides a store's latency, and bounds what is held in memory."""
 TRIES = 3
-"""Of a generation while other runs change the index; then one is written without looking at what there is."""
+"""Of a generation while others change what counts."""
 
 _DIGEST_BYTES = 16
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A media item as it counts now: its version, and the finished units of it."""
-
-    head: Head
-    units: tuple[UnitKey, ...]
-
-    @cached_property
-    def digest(self) -> bytes:
-        """Changes when any row of the item would."""
-        state = [_COLUMNS, *vars(self.head).values(), *(key.name for key in self.units)]
-        return blake2b(json.dumps(state).encode(), digest_size=_DIGEST_BYTES).digest()
-
-
-_COLUMNS = content_hash("\n".join(f"{name}: {SCHEMAS[name]}" for name in SLICED).encode())
+_SAID = ("job", "media_id", "media_key", "content_id", "uri", "etag", "size_bytes", "version_id", "recipe_hash")
+_COLUMNS = content_hash("\n".join(f"{name}: {SCHEMAS[name]}" for name in BUCKETED).encode())
 """A version with other columns writes every row anew."""
 
 
-@dataclass(frozen=True)
-class _Slice:
-    """Media items whose rows are in the same files: table -> path below `tables/`."""
+class PublishRefused(UserError):
+    """What would be published is less than what the journal has."""
 
-    paths: tuple[tuple[str, str], ...]
+    error_class = "publish"
+
+
+def item_digest(item: Counted) -> str:
+    """Changes when any row of the item would."""
+    head = item.head
+    said = [getattr(head, name) for name in (*_SAID, "units", "clips", "answer_format")]
+    state = [_COLUMNS, *said, item.jobs, item.is_copy, *(key.name for key in item.units)]
+    return blake2b(json.dumps(state).encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def publish(
@@ -88,53 +78,186 @@ def publish(
     """Publish what counts. A no-op where the published generation holds the same.
 
     The files of the generation before stay for those who read it, unless `keeps_before` is false. `anew` writes every
-    row again. `advance` is called with the number of units read.
+    row again. `advance` is called with the number of units read. Raises PublishRefused.
     """
     before = _readable(store)
-    runs = _runs(journal, index)
-    forgotten = journal.tombstones()
-    for number in range(TRIES + 1):
-        live = b"".join(item.digest for item in _items(index, forgotten))
-        digest = _state_digest(live, runs)
-        if before is not None and before.digest == digest and keeps_before and not anew:
+    for _ in range(TRIES):
+        runs = _runs(journal, index)
+        expected = index.counts()
+        made = _Generation(store, journal, index, None if anew else before, advance)
+        digest = made.write(runs, must_be_new=anew or not keeps_before)
+        if digest is None:
+            assert before is not None
+            live.bring_up(store, before)
             return before
-        slices = {} if before is None or anew or number == TRIES else _unchanged(store, before, live)
-        generation = _claim(store, before)
-        reached("generation_claimed")
-        writer = GenerationWriter(store, generation)
-        seen = blake2b()
-        read = _read_ahead(journal, _noted(_items(index, forgotten), seen.update), slices)
-        for item, group in groupby(read, key=lambda pair: pair[0]):
-            writer.add(item.head, item.digest.hex(), (unit for _, unit in group if unit is not None), advance)
-        if not slices or seen.digest() == blake2b(live).digest():
+        if made.items >= expected[0] and made.units >= expected[1] and not sync.catch_up(journal, index):
             break
-        # Another run changed the index meanwhile: an item could be in two slices, or in none.
-        _drop(store, generation.__eq__)
-    for name, path in sorted(pair for one in set(slices.values()) for pair in one.paths):
-        assert before is not None
-        writer.keep(name, path, before.files[path])
-    made = writer.close(digest, runs)
+        # Others have changed what counts meanwhile, or their units were not all known here.
+        _drop(store, made.generation.__eq__)
+    else:
+        raise PublishRefused(
+            f"the tables were not published: {made.units} of {expected[1]} finished work units of {expected[0]} media "
+            "items could be read while other commands change them; what is published stays. Run again when they have "
+            "ended"
+        )
+    published = Published(
+        *(made.generation, digest, made.tables(), made.rows(), utc_now()), files=made.files, buckets=made.buckets
+    )
     reached("generation_written")
     now = _readable(store)
-    if now is not None and now.generation > generation:
+    if now is not None and now.generation > made.generation:
         # Another run published a newer snapshot while this one was being written.
-        _drop(store, generation.__eq__)
+        _drop(store, made.generation.__eq__)
         return now
-    store.write(MANIFEST, json.dumps(asdict(made), indent=1).encode())
+    store.write(MANIFEST, json.dumps(asdict(published), indent=1).encode())
     reached("manifest_written")
-    kept = [made, before] if keeps_before and before is not None else [made]
-    _drop(store, lambda found: found < generation - keeps_before, keep=kept)
-    return made
+    live.bring_up(store, published)
+    kept = [published, before] if keeps_before and before is not None else [published]
+    _drop(store, lambda found: found < made.generation - keeps_before, keep=kept)
+    return published
 
 
-def state_digest(journal: Journal, index: SavingsIndex, forgotten: frozenset[str]) -> str:
+def state_digest(journal: Journal, index: SavingsIndex) -> str:
     """Changes when any row would change. Runs that finished nothing are no reason to publish."""
-    live = b"".join(item.digest for item in _items(index, forgotten))
-    return _state_digest(live, _runs(journal, index))
+    forgotten = journal.tombstones()
+    buckets = {bucket: _bucket_digest(items) for bucket, items in _buckets(index, forgotten)}
+    return _state_digest(buckets, _runs(journal, index))
 
 
-def _state_digest(live: bytes, runs: Iterable[RunRecord]) -> str:
-    state = blake2b(live, digest_size=_DIGEST_BYTES)
+@dataclass
+class _Generation:
+    """One generation while it is written."""
+
+    store: Store
+    journal: Journal
+    index: SavingsIndex
+    before: Published | None
+    advance: Callable[[int], None]
+    generation: int = 0
+    files: dict[str, FileMark] = field(default_factory=dict)
+    """By path below `tables/`."""
+    buckets: dict[str, str] = field(default_factory=dict)
+    """Digests of what is in them."""
+    items: int = 0
+    units: int = 0
+    """Without those of copies, which have none of their own."""
+
+    def write(self, runs: list[RunRecord], *, must_be_new: bool) -> str | None:
+        """Write what has changed; returns the digest of all, None where nothing has and nothing must be new."""
+        before = self.before
+        there = {path.removeprefix("tables/"): size for path, size in self.store.list("tables/generation=")}
+        changed = must_be_new or before is None
+        for bucket, items in _buckets(self.index, self.journal.tombstones()):
+            digest = self.buckets[bucket_name(bucket)] = _bucket_digest(items)
+            self.items += len(items)
+            self.units += sum(len(item.units) for item in items if not item.is_copy)
+            kept = self._kept(bucket, digest, there)
+            if kept is None:
+                self._write_bucket(bucket, items)
+                changed = True
+            else:
+                self.files |= kept
+        changed |= before is not None and before.buckets.keys() != self.buckets.keys()
+        digest = _state_digest({int(name[-3:]): found for name, found in self.buckets.items()}, runs)
+        if not changed and before is not None and before.digest == digest:
+            return None
+        missing = [name for name in BUCKETED if not any(path.split("/")[1] == name for path in self.files)]
+        if missing:  # some readers cannot read no file
+            self._store_files(0, {n: f for n, f in bucket_files([], even_empty=True).items() if n in missing})
+        self._store_files(1, {"runs": runs_file(runs)})
+        return digest
+
+    def tables(self) -> dict[str, list[str]]:
+        """The files of each table."""
+        return {name: sorted((p for p in self.files if p.split("/")[1] == name), key=_bucket_in) for name in NAMES}
+
+    def rows(self) -> dict[str, int]:
+        """The rows of each table."""
+        return {name: sum(self.files[path].rows or 0 for path in paths) for name, paths in self.tables().items()}
+
+    def _kept(self, bucket: int, digest: str, there: dict[str, int]) -> dict[str, FileMark] | None:
+        """The files of a bucket that has not changed; None where it has, or where they are not all there."""
+        if self.before is None or self.before.buckets.get(bucket_name(bucket)) != digest:
+            return None
+        files = self._files_of(self.before, bucket)
+        return files if all(there.get(path) == mark.bytes for path, mark in files.items()) else None
+
+    @staticmethod
+    def _files_of(published: Published, bucket: int) -> dict[str, FileMark]:
+        end = f"/{bucket_name(bucket)}.parquet"
+        return {p: m for p, m in published.files.items() if p.endswith(end) and p.split("/")[1] != "runs"}
+
+    def _write_bucket(self, bucket: int, items: list[Counted]) -> None:
+        old = self._old(bucket)
+        made = []
+        todo = (
+            (item, digest, key)
+            for item, digest in _digested(items)
+            if not (old and old.has(digest))
+            for key in item.units
+        )
+        with ThreadPoolExecutor(READERS) as pool:
+            reading: dict[str, list[UnitObject | None]] = {}
+            for some in batches(todo, 4 * READERS):
+                for (_, digest, _), unit in zip(
+                    some, pool.map(lambda one: self.journal.read_if_kept(one[2]), some), strict=True
+                ):
+                    reading.setdefault(digest, []).append(unit)
+                    self.advance(1)
+        for item, digest in _digested(items):
+            if old is not None and old.has(digest):
+                made.append(old.of(digest))
+            else:
+                made.append(item_rows(item, digest, (u for u in reading.pop(digest, []) if u is not None)))
+        self._store_files(bucket, bucket_files(made, even_empty=False))
+
+    def _old(self, bucket: int) -> BucketRows | None:
+        """The bucket as it was published, None where that cannot be read."""
+        if self.before is None or bucket_name(bucket) not in self.before.buckets:
+            return None
+        paths = {path.split("/")[1]: path for path in self._files_of(self.before, bucket)}
+        try:
+            files = {name: self.store.read_bytes(f"tables/{path}") for name, path in paths.items()}
+            if any(content_hash(data) != self.before.files[paths[name]].blake2b for name, data in files.items()):
+                return None
+            return read_bucket(files)
+        except (KeyError, OSError, pa.ArrowException, TypeError, ValueError):
+            return None
+
+    def _store_files(self, bucket: int, files: dict[str, tuple[bytes, int]]) -> None:
+        if not self.generation:
+            self.generation = _claim(self.store, self.before or _readable(self.store))
+            reached("generation_claimed")
+        for name, (data, rows) in files.items():
+            path = f"generation={self.generation:06d}/{name}/{bucket_name(bucket)}.parquet"
+            self.files[path] = FileMark(len(data), content_hash(data), rows)
+            self.store.write(f"tables/{path}", data)
+            reached("table_file_written")
+
+
+# -- what counts ------------------------------------------------------------------------------------------------------
+
+
+def _buckets(index: SavingsIndex, forgotten: Tombstones) -> Iterator[tuple[int, list[Counted]]]:
+    """What counts, by bucket. A run under way while media are forgotten may still have them in the index."""
+    for bucket, items in groupby(index.counted(), key=lambda item: bucket_of(item.head.place[1])):
+        if left := [item for item in items if not forgotten.has(item.head)]:
+            yield bucket, left
+
+
+def _digested(items: Iterable[Counted]) -> Iterator[tuple[Counted, str]]:
+    return ((item, item_digest(item)) for item in items)
+
+
+def _bucket_digest(items: Iterable[Counted]) -> str:
+    state = blake2b(digest_size=_DIGEST_BYTES)
+    for _, digest in _digested(items):
+        state.update(bytes.fromhex(digest))
+    return state.hexdigest()
+
+
+def _state_digest(buckets: dict[int, str], runs: Iterable[RunRecord]) -> str:
+    state = blake2b(json.dumps(sorted(buckets.items())).encode(), digest_size=_DIGEST_BYTES)
     for run in runs:
         if run.counts.units_finished:
             state.update(f"{run.run_id}/{run.status}\n".encode())
@@ -142,91 +265,17 @@ def _state_digest(live: bytes, runs: Iterable[RunRecord]) -> str:
 
 
 def _runs(journal: Journal, index: SavingsIndex) -> list[RunRecord]:
-    """The journal's runs in their order there; an index may hold those of other outputs, too."""
+    """The journal's runs in their order there."""
     listed = sync.sync_runs(journal, index)
     known = {run.run_id: run for run in index.runs()}
     return [known[run_id] for run_id in listed if run_id in known]
 
 
-# -- what counts, and where it is already -----------------------------------------------------------------------------
-
-
-def _items(index: SavingsIndex, forgotten: frozenset[str]) -> Iterator[_Item]:
-    """What counts, by job and media key. A run under way while media are forgotten may still have them in the index."""
-    for head, group in groupby(index.live_media(), key=lambda pair: pair[0]):
-        if head.media_id not in forgotten:
-            yield _Item(head, tuple(key for _, key in group if key is not None))
-
-
-def _noted(items: Iterable[_Item], note: Callable[[bytes], None]) -> Iterator[_Item]:
-    for item in items:
-        note(item.digest)
-        yield item
-
-
-def _unchanged(store: Store, before: Published, live: bytes) -> dict[bytes, _Slice]:
-    """The slices that stay, by the digests of their items: none of them changed, and no file is missing or small."""
-    where: dict[bytes, _Slice] = {}
-    sizes: Counter[_Slice] = Counter()
-    for one in _whole_slices(store, before):
-        digests = _digests(store, one)
-        sizes[one] += len(digests)
-        where |= dict.fromkeys(digests, one)
-    there = (live[at : at + _DIGEST_BYTES] for at in range(0, len(live), _DIGEST_BYTES))
-    found = Counter(where[one] for one in there if one in where)
-    return {one: where[one] for one in where if found[where[one]] == sizes[where[one]]}
-
-
-def _whole_slices(store: Store, before: Published) -> list[_Slice]:
-    parts: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for name in SLICED:
-        for path in before.tables.get(name, ()):
-            generation, _, part = PurePosixPath(path).parts
-            parts[generation, part].append((name, path))
-    listed = {path.removeprefix("tables/"): size for path, size in store.list("tables/generation=")}
-    large: list[_Slice] = []
-    small: list[_Slice] = []
-    for paths in parts.values():
-        marks = [before.files.get(path) for _, path in paths]
-        if "media" not in dict(paths):
-            continue  # empty files of tables without rows
-        if any(mark is None or mark.rows is None for mark in marks):
-            continue  # an older format published it
-        if any(mark and listed.get(path) != mark.bytes for mark, (_, path) in zip(marks, paths, strict=True)):
-            continue  # a file is missing or was changed: its items are written again
-        largest = max(mark.bytes for mark in marks if mark is not None)
-        (small if 2 * largest < FILE_BYTES else large).append(_Slice(tuple(paths)))
-    return large if len(small) > SMALL_SLICES else [*large, *small]
-
-
-def _digests(store: Store, one: _Slice) -> list[bytes]:
-    """Of the slice's items; none where that cannot be read."""
-    try:
-        data = store.read_bytes(f"tables/{dict(one.paths)['media']}")
-        return [bytes.fromhex(row) for row in pq.read_table(io.BytesIO(data), columns=["rows_digest"])[0].to_pylist()]
-    except (KeyError, OSError, pa.ArrowException, TypeError, ValueError):
-        return []
-
-
-def _read_ahead(
-    journal: Journal, items: Iterable[_Item], known: Mapping[bytes, object]
-) -> Iterator[tuple[_Item, UnitObject | None]]:
-    """The units of items that are not `known` (None where there is none), in order: `READERS` of them read at once, at
-    most four times as many ahead."""
-    wanted = ((item, key) for item in items if item.digest not in known for key in item.units or (None,))
-
-    def submit(count: int) -> list[tuple[_Item, Future[UnitObject | None] | None]]:
-        return [(item, pool.submit(journal.read_if_kept, key) if key else None) for item, key in islice(wanted, count)]
-
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting = deque(submit(4 * READERS))
-        while waiting:
-            item, reading = waiting.popleft()
-            yield item, reading.result() if reading else None
-            waiting.extend(submit(1))
-
-
 # -- generations ------------------------------------------------------------------------------------------------------
+
+
+def _bucket_in(path: str) -> str:
+    return path.rsplit("/", 1)[1]
 
 
 def _readable(store: Store) -> Published | None:
@@ -251,9 +300,9 @@ def _drop(store: Store, is_old: Callable[[int], bool], keep: Iterable[Published]
     for generation in filter(is_old, _generations(store)):
         store.sweep(f"tables/generation={generation:06d}/")
     named = {f"tables/{path}" for one in keep for paths in one.tables.values() for path in paths}
-    listed = (path for path, _ in store.list("tables/") if path not in named)
+    listed = (path for path, _ in store.list("tables/generation=") if path not in named)
     store.delete([path for path in listed if (found := generation_of(path)) is not None and is_old(found)])
 
 
 def _generations(store: Store) -> set[int]:
-    return {found for path, _ in store.list("tables/") if (found := generation_of(path)) is not None}
+    return {found for path, _ in store.list("tables/generation=") if (found := generation_of(path)) is not None}

@@ -1,8 +1,7 @@
-"""Writes the files of one generation of the published tables, slice by slice.
+"""Makes the files of one bucket: all rows of the media items whose content falls into it, one file for each table.
 
-Promises: all rows of a media item are in one slice, and a slice's files grow to about `FILE_BYTES`; memory does not
-grow with the generation; a table without rows has a file all the same. Knows nothing about what counts, or what was
-published before.
+Promises: an item's rows are together, in the items' order, in every file; rows of items that have not changed are taken
+from the files of the generation before. Memory is one bucket's. Knows nothing about what counts, or where files lie.
 """
 
 from __future__ import annotations
@@ -10,141 +9,123 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.failpoints import reached
-from pipeline.records.checksummed_parquet import digest as content_hash
+from pipeline.index.savings_index import Counted
 from pipeline.records.columns import QUARANTINE_SCHEMA, run_row
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.rows import answers_table, audits_table, clips_table, quarantine_rows
 from pipeline.records.run_record import RunRecord
-from pipeline.records.unit import UnitObject, utc_now
-from pipeline.tables.manifest import NAMES, SCHEMAS, FileMark, Published
+from pipeline.records.unit import Label, UnitObject
+from pipeline.tables.manifest import NAMES, SCHEMAS
 
-if TYPE_CHECKING:
-    from pipeline.storage.store import Store
-
-FILE_BYTES = 100 << 20
-"""Readers want few files of 100 MB or more: 1,000 small ones are 30 times slower to aggregate than one."""
-ROW_GROUP_BYTES = 16 << 20
-"""In memory, before compression."""
-SMALL_TABLES = 256
-"""Rows come in tables of a media item or a unit, and each weighs some 20 KB beside its bytes: so many become one."""
-SLICED = tuple(name for name in NAMES if name != "runs")
+ROW_GROUP_ROWS = 128 * 1024
+BUCKETED = tuple(name for name in NAMES if name != "runs")
 """The tables whose rows belong to media items."""
+_ROWS = b"omnidrop.rows"
+"""In the footer of a bucket's `media`: of each item in order, how many rows each table has."""
 
 
-class GenerationWriter:
-    """Writes the slices of one generation."""
+class BucketRows:
+    """The rows of one bucket, as a generation has them: tables by name, and how many rows are whose."""
 
-    def __init__(self, store: Store, generation: int) -> None:
-        self._store, self._generation = store, generation
-        self._slices = 0
-        self._writers: dict[str, _FileWriter] = {}
-        self._tables: defaultdict[str, list[str]] = defaultdict(list)
-        self._files: dict[str, FileMark] = {}
+    def __init__(self, tables: dict[str, pa.Table]) -> None:
+        """Raises KeyError or ValueError for tables that were not made here."""
+        self._tables = tables
+        self._spans: dict[str, dict[str, tuple[int, int]]] = {}
+        start = dict.fromkeys(BUCKETED, 0)
+        digests = tables["media"]["rows_digest"].to_pylist()
+        counts = json.loads((tables["media"].schema.metadata or {})[_ROWS])
+        for digest, rows in zip(digests, counts, strict=True):
+            self._spans[digest] = {name: (start[name], rows[name]) for name in BUCKETED}
+            for name in BUCKETED:
+                start[name] += rows[name]
+        if any(start[name] != tables[name].num_rows for name in BUCKETED):
+            raise ValueError("the files of a bucket do not belong together")
 
-    def add(self, head: Head, rows_digest: str, units: Iterable[UnitObject], advance: Callable[[int], None]) -> None:
-        """Write all rows of a media item; `advance` is called for each unit."""
-        count = clips = quarantined = 0
-        info: dict[str, Any] = {}
-        for unit in units:
-            failed = quarantine_rows(unit)
-            answered = clips_table(unit)
-            self._write("answers", answers_table(unit))
-            self._write("audits", audits_table(unit))
-            self._write("clips", answered)
-            self._write("quarantine", pa.Table.from_pylist(failed, schema=QUARANTINE_SCHEMA))
-            info = info or _info_columns(unit)
-            count, clips = count + 1, clips + answered.num_rows
-            quarantined += sum(row["question_id"] is None for row in failed)
-            advance(1)
-        done = {"units_done": count, "clips_answered": clips, "quarantined": quarantined}
-        found = {"status": _status(head, count, clips), "rows_digest": rows_digest}
-        self._write("media", pa.Table.from_pylist([asdict(head) | info | done | found], schema=SCHEMAS["media"]))
-        if max(writer.nbytes for writer in self._writers.values()) > FILE_BYTES:
-            self._finish_slice()
+    def has(self, digest: str) -> bool:
+        """Whether an item is here as it is now."""
+        return digest in self._spans
 
-    def keep(self, name: str, path: str, mark: FileMark) -> None:
-        """Take a file of an older generation over."""
-        self._tables[name].append(path)
-        self._files[path] = mark
-
-    def close(self, digest: str, runs: Iterable[RunRecord]) -> Published:
-        """The new generation: what was written, what was taken over, and the runs."""
-        self._finish_slice()
-        self._write("runs", _runs_table(runs), even_empty=True)
-        for name in SLICED:
-            if not self._tables[name]:
-                self._write(name, SCHEMAS[name].empty_table(), even_empty=True)  # some readers cannot read no file
-        self._finish_slice()
-        tables = {name: sorted(self._tables[name]) for name in NAMES}
-        rows = {name: sum(self._files[path].rows or 0 for path in paths) for name, paths in tables.items()}
-        return Published(self._generation, digest, tables, rows, utc_now(), files=self._files)
-
-    def _write(self, name: str, rows: pa.Table, *, even_empty: bool = False) -> None:
-        if rows.num_rows or even_empty:
-            if name not in self._writers:
-                self._writers[name] = _FileWriter(SCHEMAS[name])
-            self._writers[name].add(rows)
-
-    def _finish_slice(self) -> None:
-        for name, writer in self._writers.items():
-            path = f"generation={self._generation:06d}/{name}/part-{self._slices:05d}.parquet"
-            data = writer.close()
-            self._files[path] = FileMark(len(data), content_hash(data), writer.rows)
-            self._tables[name].append(path)
-            self._store.write(f"tables/{path}", data)
-            reached("table_file_written")
-        self._slices += bool(self._writers)
-        self._writers = {}
+    def of(self, digest: str) -> dict[str, pa.Table]:
+        """An item's rows, by table."""
+        return {name: self._tables[name].slice(*span) for name, span in self._spans[digest].items()}
 
 
-class _FileWriter:
-    """One Parquet file, made in memory; small tables are gathered into row groups first."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._sink = io.BytesIO()
-        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
-        self._pending: list[pa.Table] = []
-        self._pending_bytes = 0
-        self.rows = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Written so far, without the row group that is being gathered."""
-        return self._sink.tell()
-
-    def add(self, table: pa.Table) -> None:
-        """Append rows."""
-        self.rows += table.num_rows
-        self._pending.append(table)
-        self._pending_bytes += table.nbytes
-        if self._pending_bytes > ROW_GROUP_BYTES:
-            self._flush()
-        elif len(self._pending) == SMALL_TABLES:
-            self._pending = [pa.concat_tables(self._pending).combine_chunks()]
-
-    def close(self) -> bytes:
-        """The whole file."""
-        self._flush()
-        self._writer.close()
-        return self._sink.getvalue()
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._writer.write_table(pa.concat_tables(self._pending))
-        self._pending, self._pending_bytes = [], 0
+def item_rows(counted: Counted, rows_digest: str, units: Iterable[UnitObject]) -> dict[str, pa.Table]:
+    """An item's rows from its finished units, by table."""
+    head, is_copy = counted.head, counted.is_copy
+    label = Label(head.job, head.media_id, head.media_key, head.content_id)
+    found: defaultdict[str, list[pa.Table]] = defaultdict(list)
+    info: dict[str, Any] = {}
+    count = clips = quarantined = 0
+    seen: set[str] = set()
+    for unit in units:
+        # Units of two sizes over the same clips, of two runs at once with different settings: each clip is taken once.
+        unit = _without(unit, seen)
+        answered = clips_table(unit, label, is_copy=is_copy)
+        failed = quarantine_rows(unit, label, is_copy=is_copy)
+        found["clips"].append(answered)
+        found["answers"].append(answers_table(unit, label, is_copy=is_copy))
+        if not is_copy:
+            found["audits"].append(audits_table(unit, label))
+        found["quarantine"].append(pa.Table.from_pylist(failed, schema=QUARANTINE_SCHEMA))
+        info = info or _info_columns(unit)
+        count, clips = count + 1, clips + answered.num_rows
+        quarantined += sum(row["question_id"] is None for row in failed)
+    made = {"units_done": count, "clips_answered": clips, "quarantined": quarantined, "jobs": list(counted.jobs)}
+    made |= {"status": _status(head, count, clips), "rows_digest": rows_digest}
+    found["media"].append(pa.Table.from_pylist([asdict(head) | info | made], schema=SCHEMAS["media"]))
+    return {name: pa.concat_tables([SCHEMAS[name].empty_table(), *found[name]]) for name in BUCKETED}
 
 
-def _runs_table(runs: Iterable[RunRecord]) -> pa.Table:
+def bucket_files(items: Sequence[dict[str, pa.Table]], *, even_empty: bool) -> dict[str, tuple[bytes, int]]:
+    """The files of a bucket by table, with their rows; a table without rows has one only with `even_empty`."""
+    files = {}
+    for name in BUCKETED:
+        table = pa.concat_tables([SCHEMAS[name].empty_table(), *(rows[name] for rows in items)])
+        if table.num_rows or even_empty:
+            if name == "media":
+                counts = [{other: rows[other].num_rows for other in BUCKETED} for rows in items]
+                table = table.replace_schema_metadata({_ROWS: json.dumps(counts)})
+            files[name] = (_file(table), table.num_rows)
+    return files
+
+
+def runs_file(runs: Iterable[RunRecord]) -> tuple[bytes, int]:
+    """The file of `runs`."""
     rows = [run_row(run) | {"recipe": json.dumps(run.recipe, sort_keys=True)} for run in runs]
-    return pa.Table.from_pylist(rows, schema=SCHEMAS["runs"])
+    table = pa.Table.from_pylist(rows, schema=SCHEMAS["runs"])
+    return _file(table), table.num_rows
+
+
+def empty_file(name: str) -> bytes:
+    """A table's file without rows."""
+    return _file(SCHEMAS[name].empty_table())
+
+
+def read_bucket(files: dict[str, bytes]) -> BucketRows:
+    """The inverse of `bucket_files`. Raises KeyError, ValueError or ArrowException for files that are not."""
+    tables = {name: pq.read_table(pa.BufferReader(data)) for name, data in files.items()}
+    return BucketRows({name: SCHEMAS[name].empty_table() for name in BUCKETED} | tables)
+
+
+def _file(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table.combine_chunks(), sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    return sink.getvalue()
+
+
+def _without(unit: UnitObject, seen: set[str]) -> UnitObject:
+    names = unit.rows["clip_id"].to_pylist()
+    fresh = [name is None or name not in seen for name in names]
+    seen.update(name for name in names if name is not None)
+    return unit if all(fresh) else UnitObject(unit.meta, unit.rows.filter(pa.array(fresh)))
 
 
 def _status(head: Head, units_done: int, clips_answered: int) -> str:

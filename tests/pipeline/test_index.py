@@ -16,9 +16,9 @@ from alembic.migration import MigrationContext
 from omnidrop.errors import UserError
 from pipeline.archive.probing import Probed
 from pipeline.index import sync
-from pipeline.index.database import IndexMissing, IndexOutdated, migrations
+from pipeline.index.database import IndexMissing, migrations
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.index.schema import metadata, units
+from pipeline.index.schema import prefix_of, tables_of
 from pipeline.journal.journal import Journal, check_output_is_ours, format_of
 from pipeline.records.checksummed_parquet import FORMAT_VERSION
 from pipeline.storage.store import open_store
@@ -26,6 +26,8 @@ from pipeline.tables import manifest, publish
 from tests.support import rows
 from tests.support.rows import commit
 
+NOBODY = "0" * 12
+"""Whose index it is where a test does not say."""
 FORMAT_1 = Path(__file__).parents[1] / "data" / "results_format_1.tar.xz"
 
 
@@ -61,7 +63,7 @@ def test_an_unknown_schema_is_refused_with_the_way_out(index_url):
     SavingsIndex(index_url).close()
     engine = sa.create_engine(index_url)
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'from the future'")
+        connection.exec_driver_sql(f"UPDATE {prefix_of(NOBODY)}schema SET version_num = 'from the future'")
     engine.dispose()
     with pytest.raises(UserError, match="omnidrop rebuild"):
         SavingsIndex(index_url)
@@ -188,44 +190,62 @@ def test_writers_at_once_lose_nothing_and_stand_in_nobodys_way(journal, index_ur
         index.close()
 
 
-def test_migrations_go_up_and_down_with_rows_in_the_tables(journal, index_url):
-    index = SavingsIndex(index_url)
-    units_made = [rows.unit(rows.media(n), clips=2) for n in range(3)]
-    for n, unit in enumerate(units_made):
-        commit(journal, index, unit, fail=n % 2)
-        index.put_probes([(unit.media, Probed(rows.INFO))])
-    contents = index.contents()
-    index.close()
+def test_migrations_make_the_tables_that_the_schema_says_and_take_them_away(index_url):
+    SavingsIndex(index_url).close()
     engine = sa.create_engine(index_url)
-    config = migrations()
+    config = migrations(NOBODY)
+    prefix = prefix_of(NOBODY)
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0001")
-        connection.commit()
-        assert "attempt" not in {c["name"] for c in sa.inspect(connection).get_columns("units")}
-        assert connection.scalar(sa.text("SELECT count(*) FROM clips")) == 3
-    with pytest.raises(IndexOutdated, match="0001"):
-        SavingsIndex(index_url, is_read_only=True)
-    index = SavingsIndex(index_url)
-    assert index.contents() == contents
-    assert index.probes([units_made[0].media]) != {}
-    index.close()
-    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": f"{prefix}schema"})
+        assert compare_metadata(context, tables_of(NOBODY).metadata) == []
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
         connection.commit()
-        assert set(sa.inspect(connection).get_table_names()) <= {"alembic_version"}
+        assert set(sa.inspect(connection).get_table_names()) <= {f"{prefix}schema"}
     with pytest.raises(IndexMissing):
         SavingsIndex(index_url, is_read_only=True)
     SavingsIndex(index_url).close()
     engine.dispose()
 
 
+STRANGERS = """
+    CREATE TABLE media (id INTEGER PRIMARY KEY, title TEXT);
+    INSERT INTO media VALUES (1, 'a film');
+    CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY);
+    INSERT INTO alembic_version VALUES ('another program''s');
+"""
+
+
+def test_outputs_share_a_database_with_each_other_and_with_strangers(tmp_path, index_url):
+    engine = sa.create_engine(index_url)
+    with engine.begin() as connection:
+        for statement in filter(None, map(str.strip, STRANGERS.split(";"))):
+            connection.exec_driver_sql(statement)
+    found = []
+    for number, output_id in enumerate(("a" * 32, "b" * 32)):
+        journal, index = Journal(open_store(str(tmp_path / output_id))), SavingsIndex(index_url, output_id)
+        for item in range(1 + number):
+            commit(journal, index, rows.unit(rows.media(item)))
+        found.append((journal, index, index.contents()))
+    assert [len(contents["clips"]) for *_, contents in found] == [2, 4]
+    for journal, index, contents in found:
+        assert sync.catch_up(journal, index) == 0
+        sync.rebuild(journal, index)
+        assert index.contents() == contents
+    sync.forget(found[0][0], found[0][1], rows.media(0).media_id)
+    assert found[1][1].contents() == found[1][2]
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT * FROM media").all() == [(1, "a film")]
+        assert connection.exec_driver_sql("SELECT * FROM alembic_version").all() == [("another program's",)]
+    engine.dispose()
+    for _, index, _ in found:
+        index.close()
+
+
 def test_a_read_only_index_cannot_be_written(index_url):
     SavingsIndex(index_url).close()
     index = SavingsIndex(index_url, is_read_only=True)
-    assert list(index.rows(units)) == []
+    assert list(index.rows(index.tables.units)) == []
     with pytest.raises(UserError, match=r"(?i)read-?only"):
         index.clear()
     index.close()
@@ -242,13 +262,14 @@ def test_results_of_format_1_are_taken_over_as_they_are(tmp_path):
     with tarfile.open(FORMAT_1) as archive:
         archive.extractall(tmp_path, filter="data")
     url = f"sqlite:///{tmp_path}/results/index.sqlite"
-    with pytest.raises(IndexOutdated):
+    with pytest.raises(IndexMissing):
         SavingsIndex(url, is_read_only=True)
     store = open_store(str(tmp_path / "results"))
     published, journal = manifest.current(store), Journal(store)
     check_output_is_ours(store)
-    assert format_of(store) == FORMAT_VERSION == 3
+    assert format_of(store) == FORMAT_VERSION == 4
     index = SavingsIndex(url)
+    assert sync.catch_up(journal, index) == 2
     contents = index.contents()
     assert (len(contents["clips"]), len(contents["quarantine"])) == (3, 4)
     assert sync.catch_up(journal, index) == 0
@@ -265,15 +286,15 @@ def test_results_of_format_1_are_taken_over_as_they_are(tmp_path):
     index.close()
 
 
-def test_units_are_looked_up_by_their_media_item(tmp_path, journal):
-    """Not by their job: that is all of them for each item, and hours for a large archive."""
+def test_units_are_looked_up_by_their_version(tmp_path, journal):
+    """Not one by one: that is all of them for each item, and hours for a large archive."""
     index = SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite")
     commit(journal, index, rows.unit(rows.media()))
     asked = []
     sa.event.listen(index._engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
-    list(index.live_media())
+    list(index.counted())
     ((statement, parameters),) = asked
     with index._engine.connect() as connection:
         plan = [step[3] for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-    assert any("SEARCH units" in step and "job=? AND media_id=?" in step for step in plan), plan
+    assert any("units" in step and "version_id=?" in step for step in plan), plan
     index.close()

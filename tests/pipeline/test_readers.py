@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -62,7 +63,8 @@ def two_generations(store, journal, tmp_path):
     """Files of `clips` in the folders of two generations, which together are the table: 3 rows and 2."""
     index = SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite")
     for number, clips in enumerate((3, 2)):
-        commit(journal, index, rows.unit(rows.media(number), clips=clips))
+        item = replace(rows.media(number), media_id=f"{number:08x}{0:024x}")
+        commit(journal, index, rows.unit(item, clips=clips))
         published = publish.publish(store, journal, index)
     index.close()
     paths = [f"{store.uri}/tables/{path}" for path in published.tables["clips"]]

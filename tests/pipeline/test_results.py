@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +30,7 @@ from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunS
 from pipeline.records.unit import UnitKey, decode_unit, encode_unit
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest as manifests
-from pipeline.tables import publish, writer
+from pipeline.tables import publish
 from tests.support import rows
 from tests.support.rows import commit
 
@@ -176,30 +180,107 @@ def test_old_generations_go_but_the_last_one_stays_for_its_readers(store, journa
     assert len(table(store, "media")) == 1
 
 
+def in_bucket(bucket, number=0, **given):
+    """An item of a bucket of the tables: number `number` of those there are."""
+    item = rows.media(number, **given)
+    return replace(item, media_id=f"{bucket:08x}{number:024x}")
+
+
 def test_files_that_nothing_changed_in_stay_and_are_not_written_again(store, journal, index):
-    first = [commit(journal, index, rows.unit(rows.media(n))) for n in range(3)]
+    for bucket in (1, 2):
+        commit(journal, index, rows.unit(in_bucket(bucket, bucket)))
     before = publish.publish(store, journal, index)
-    commit(journal, index, rows.unit(rows.media(3)))
+    live = {path: store.read_bytes(path) for path, _ in store.list("tables/live/")}
+    commit(journal, index, rows.unit(in_bucket(2, 3)))
     read = []
     after = publish.publish(store, journal, index, advance=read.append)
-    assert len(read) == 1 < len(first)
+    assert len(read) == 1
     for name in ("answers", "clips", "media"):
-        assert after.tables[name] == [*before.tables[name], f"generation=000002/{name}/part-00000.parquet"]
-    # One item of the first file changes: its file is written again, without the item's old rows.
-    commit(journal, index, rows.unit(rows.media(0, "e2")), run_id="run-2")
+        assert before.tables[name] == [f"generation=000001/{name}/bucket-00{n + 1}.parquet" for n in (1, 2)]
+        assert after.tables[name] == [f"generation=00000{n}/{name}/bucket-00{n + 1}.parquet" for n in (1, 2)]
+        assert (
+            store.read_bytes(f"tables/live/{name}/bucket-002.parquet") == live[f"tables/live/{name}/bucket-002.parquet"]
+        )
+    # An item of the first file changes: its rows are made anew.
+    commit(journal, index, rows.unit(in_bucket(1, 1, etag="e2")), run_id="run-2")
     changed = publish.publish(store, journal, index)
-    assert changed.tables["clips"] == [f"generation=00000{n}/clips/part-00000.parquet" for n in (2, 3)]
-    assert [r["media_key"] for r in table(store, "media")] == [f"folder/video {n}.mp4" for n in (3, 0, 1, 2)]
-    assert changed.rows["clips"] == len(table(store, "clips")) == 8
+    assert changed.tables["clips"] == [
+        f"generation=00000{n}/clips/bucket-00{b + 1}.parquet" for n, b in ((3, 1), (2, 2))
+    ]
+    assert [r["media_key"] for r in table(store, "media")] == [f"folder/video {n}.mp4" for n in (1, 2, 3)]
+    assert changed.rows["clips"] == len(table(store, "clips")) == 6
 
 
-def test_many_small_files_become_one(store, journal, index):
-    counts = []
-    for number in range(12):
-        commit(journal, index, rows.unit(rows.media(number)))
-        counts.append(len(publish.publish(store, journal, index).tables["clips"]))
-    assert counts == [*range(1, publish.SMALL_SLICES + 2), 1, 2, 3]
-    assert [r["media_key"] for r in table(store, "media")].count("folder/video 7.mp4") == 1
+def test_a_bucket_that_is_emptied_keeps_a_live_file_without_rows(store, journal, index):
+    """A reader may just have listed it."""
+    kept, gone = rows.unit(in_bucket(1)), rows.unit(in_bucket(2, 1))
+    for unit in (kept, gone):
+        commit(journal, index, unit)
+    publish.publish(store, journal, index)
+    index.apply_heads([replace(rows.head(gone), is_listed=False)])
+    publish.publish(store, journal, index)
+    found = {path.rsplit("/", 1)[1]: rows_of(store, path) for path, _ in store.list("tables/live/clips/")}
+    assert found == {"bucket-000.parquet": 0, "bucket-002.parquet": 2, "bucket-003.parquet": 0}
+
+
+def rows_of(store, path):
+    return pq.ParquetFile(pa.BufferReader(store.read_bytes(path))).metadata.num_rows
+
+
+READERS = {
+    "duckdb": lambda glob: duckdb.sql(f"SELECT clip_id FROM read_parquet('{glob}')").fetchall(),
+    "polars": lambda glob: pl.scan_parquet(glob).select("clip_id").collect().rows(),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_that_glob_while_tables_are_published_see_each_row_once(tmp_path, store, journal, reader):
+    """Items change, leave and come back; what never changes is there at any moment, and nothing is there twice."""
+    index = SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite")
+    units = [rows.unit(in_bucket(number % 5, number)) for number in range(15)]
+    for unit in units:
+        commit(journal, index, unit)
+    publish.publish(store, journal, index)
+    always = {clip.clip_id for unit in units[:10] for clip in unit.clips}
+    glob, seen, over = f"{store.uri}/tables/live/clips/*.parquet", [], threading.Event()
+
+    def read():
+        while not over.is_set():
+            # A reader that opens a file twice may find another one the second time: it says so, and reads again.
+            with contextlib.suppress(duckdb.Error, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+                seen.append([clip_id for (clip_id,) in READERS[reader](glob)])
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        for number in range(12):
+            head = rows.head(units[10 + number % 5])
+            again = index.apply_heads([replace(head, is_listed=number % 2 == 1)])
+            index.apply_units([journal.read(key) for key in again])
+            commit(journal, index, rows.unit(in_bucket(number % 5, 20 + number)))
+            publish.publish(store, journal, index)
+    finally:
+        over.set()
+        thread.join()
+        index.close()
+    assert len(seen) > 5
+    for found in seen:
+        assert len(found) == len(set(found))
+        assert always <= set(found)
+
+
+def test_fewer_than_the_journal_has_are_never_published(store, journal, index, monkeypatch):
+    """Somebody empties the index while the tables are made from it."""
+    for number in range(3):
+        commit(journal, index, rows.unit(in_bucket(number, number)))
+    before = publish.publish(store, journal, index)
+    commit(journal, index, rows.unit(in_bucket(3, 3)))
+    monkeypatch.setattr(publish, "_buckets", lambda index, forgotten: iter(()))
+    with pytest.raises(UserError, match="were not published: 0 of 4 finished work units"):
+        publish.publish(store, journal, index)
+    monkeypatch.undo()
+    assert manifests.current(store) == before
+    assert publish.publish(store, journal, index).rows["clips"] == 8
 
 
 STEPS = ("ask", "ask", "change", "retry", "take back", "forget", "damage")
@@ -271,19 +352,8 @@ def test_tables_of_an_older_format_are_written_anew(store, journal, index):
     store.write(manifests.MANIFEST, json.dumps(manifest).encode())
     commit(journal, index, rows.unit(rows.media(1)))
     published = publish.publish(store, journal, index)
-    assert published.tables["clips"] == ["generation=000002/clips/part-00000.parquet"]
+    assert published.tables["clips"] == ["generation=000002/clips/bucket-001.parquet"]
     assert published.rows["clips"] == len(table(store, "clips")) == 4
-
-
-def test_large_tables_are_written_as_several_files(store, journal, index, monkeypatch):
-    monkeypatch.setattr(writer, "FILE_BYTES", 20_000)
-    monkeypatch.setattr(publish, "FILE_BYTES", 20_000)
-    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 5_000)
-    for number in range(12):
-        commit(journal, index, rows.unit(rows.media(number), clips=8))
-    published = publish.publish(store, journal, index)
-    assert len(published.tables["clips"]) > 1
-    assert len(table(store, "clips")) == published.rows["clips"] == 96
 
 
 def test_forgotten_media_leave_no_trace_and_do_not_come_back(store, journal, index, tmp_path):

@@ -108,7 +108,8 @@ def test_media_that_could_not_be_probed_are_probed_again(job):
     assert select(job, QUARANTINE) == [("notes.mp4", True, "not_media")]
     assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(4, 4)]
     assert select(job, "SELECT DISTINCT units_done - units FROM media") == [(0,)]
-    assert cli("verify", job).exit_code == 0
+    checked = cli("verify", job)
+    assert checked.exit_code == 0, checked.output
 
 
 def test_a_file_that_has_changed_since_is_left_to_index(failed, videos):

@@ -7,13 +7,10 @@ from dataclasses import asdict, replace
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 
 from pipeline.index import sync
-from pipeline.index.database import migrations
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.savings_queries import QUERIES
-from pipeline.index.schema import savings
 from pipeline.records.run_record import RunRecord
 from tests.support import rows
 from tests.support.rows import commit
@@ -91,29 +88,11 @@ def test_writers_at_once_count_every_clip_once(journal, index, index_url):
         opened.close()
 
 
-def test_an_index_from_before_the_sums_gets_them(journal, index_url):
-    index = SavingsIndex(index_url)
-    commit(journal, index, in_folder(0, "lectures/"), fail=1)
-    contents = index.contents()
-    index.close()
-    engine = sa.create_engine(index_url)
-    with engine.connect() as connection:
-        config = migrations()
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0002")
-        connection.commit()
-        assert not sa.inspect(connection).has_table("savings")
-    engine.dispose()
-    index = SavingsIndex(index_url)
-    assert contents["savings"] != []
-    assert index.contents() == contents
-    index.close()
-
-
 def test_a_large_archive_is_no_overflow(index_url):
     """The FLOPs of 100,000 clips of a 7B model do not fit in 64 bits."""
     index = SavingsIndex(index_url)
     engine = sa.create_engine(index_url)
+    savings = index.tables.savings
     row = {c.name: 1 if isinstance(c.type, sa.BigInteger) else None for c in savings.c}
     row |= {"job": "job", "run_id": "run-1", "collection": "", "question_set": "set", "dense_gflop": 5 * 10**15}
     with engine.begin() as connection:

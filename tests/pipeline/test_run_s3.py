@@ -25,6 +25,7 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.history import add_runs, counted_calls
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import ANSWERS, Silent, cli, run, select
+from workers.media.fetching import CacheSettings
 
 pytestmark = pytest.mark.cluster
 
@@ -117,11 +118,14 @@ def test_a_job_from_bucket_to_bucket(job, moto):
         assert run_job(remote, Silent(), threading.Event()).did_nothing
     assert old == young
 
-    forget_media(remote, "long.mkv")
-    assert answers(remote, "SELECT DISTINCT media_key FROM answers") == [("short.mp4",)]
+    # Both keys hold the same by now.
+    assert forget_media(remote, "long.mkv").keys == ("long.mkv", "short.mp4")
+    assert answers(remote) == []
     store = open_store(remote.output, StorageConfig(endpoint_url=moto))
-    generations = {path.split("/")[1] for path, _ in store.list("tables/generation")}
-    assert generations == {f"generation={manifest.current(store).generation:06d}"}
+    # Nothing of before is left but files of buckets in which nothing was forgotten.
+    there = {path.removeprefix("tables/") for path, _ in store.list("tables/generation")}
+    assert {path for path in there if path.endswith(".parquet")} == set(manifest.current(store).files)
+    assert not any(b"long.mkv" in store.read_bytes(f"tables/{path}") for path in there)
 
 
 def test_the_same_from_a_server_that_checks_credentials_and_ignores_conditional_creates(job, rclone):
@@ -179,8 +183,16 @@ def test_an_object_that_never_comes_is_named_and_done_by_the_next_run(job, moto,
     with FaultProxy(moto, rate=1.0, kinds=["slow_down"]) as proxy:
         proxy.spoils = lambda request: any(key in request.raw_path for key in withheld)
         remote = on_s3(job, proxy.address, "withheld")
-        # Probed well, and out of reach from then on.
-        summary = run_job(remote, Watching(planned=lambda: withheld.append("long.mkv")), threading.Event())
+
+        def lost():
+            """Planned well, and out of reach from then on: also dropped from the cache that it was hashed in."""
+            if "long.mkv" not in withheld:
+                withheld.append("long.mkv")
+                for path in CacheSettings().path.iterdir():
+                    if path.read_bytes() == (job.parent / "archive" / "long.mkv").read_bytes():
+                        path.unlink()
+
+        summary = run_job(remote, Watching(planned=lost), threading.Event())
         assert (summary.run.status, summary.run.counts.clips_answered) == ("complete", 1)
         assert answers(remote, "SELECT media_key, stage, error_class FROM quarantine ORDER BY ALL") == [
             *[("long.mkv", "fetch", "storage")] * 3,

@@ -13,7 +13,7 @@ import pytest
 import s3fs
 
 from pipeline.config.job import load_job
-from pipeline.index.savings_index import SavingsIndex
+from pipeline.planning.open_job import open_output
 from pipeline.storage.store import open_store
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli
@@ -81,7 +81,7 @@ def test_a_run_leaves_no_credential_anywhere(job, place, postgres):
     assert KNOWN in seen
     assert leaks(seen) == []
 
-    index = SavingsIndex(config.resolved_index_url())
+    _, _, index = open_output(config)
     contents = repr(index.contents()).encode()
     index.close()
     assert b"long.mkv" in contents

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import shutil
 import sqlite3
@@ -21,6 +22,7 @@ from pipeline.config.sections import StorageConfig
 from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal, check_output_is_ours
+from pipeline.journal.output_id import claim_output, read_output_id
 from pipeline.records.checksummed_parquet import seal, unseal
 from pipeline.records.run_record import RunRecord
 from pipeline.storage.store import open_store
@@ -35,7 +37,7 @@ from tests.support.small_jobs import ANSWERS, cli, run, select
 def make_results(store, index_url):
     """Three videos, one clip that failed, one that was done again, one video that was forgotten; all published."""
     check_output_is_ours(store)
-    journal, index = Journal(store), SavingsIndex(index_url)
+    journal, index = Journal(store), SavingsIndex(index_url, claim_output(store))
     for number in range(4):
         commit(journal, index, rows.unit(rows.media(number)), fail=number % 2)
     commit(journal, index, first(rows.unit(rows.media(1)), 1), run_id="run-2", attempt=1)
@@ -103,7 +105,8 @@ def another_row(path):
 def in_index(statement):
     def damage(results):
         with sqlite3.connect(results / "index.sqlite") as connection:
-            connection.execute(statement)
+            of_output = read_output_id(open_store(str(results)))[:12]
+            connection.execute(re.sub(r"(INTO|FROM|UPDATE) (\w+)", rf"\1 omnidrop_{of_output}_\2", statement))
         connection.close()
 
     return damage
@@ -177,12 +180,24 @@ DAMAGE = {
         lambda r: (r / "journal/tombstones" / f"{rows.media(0).media_id}.json").write_text("{}"),
         *("journal", "forgotten", rows.media(0).media_id),
     ),
-    "a lost table file": (lambda r: table_file(r, "clips").unlink(), "tables", "missing", "clips/part-00000.parquet"),
-    "a byte of a table": (lambda r: flip(table_file(r, "answers")), "tables", "damaged", "answers/part-00000.parquet"),
-    "a row added to a table": (lambda r: another_row(table_file(r, "answers")), "tables", "damaged", "answers/part"),
+    "a lost table file": (lambda r: table_file(r, "clips").unlink(), "tables", "missing", "clips/bucket-001.parquet"),
+    "a byte of a table": (lambda r: flip(table_file(r, "answers")), "tables", "damaged", "answers/bucket-001.parquet"),
+    "a row added to a table": (lambda r: another_row(table_file(r, "answers")), "tables", "damaged", "answers/bucket"),
     "a file added to a table": (
-        lambda r: shutil.copy(table_file(r, "answers"), table_file(r, "answers").with_name("part-00001.parquet")),
-        *("tables", "foreign", "answers/part-00001.parquet"),
+        lambda r: shutil.copy(table_file(r, "answers"), table_file(r, "answers").with_name("bucket-009.parquet")),
+        *("tables", "foreign", "answers/bucket-009.parquet"),
+    ),
+    "a live file that is not the published one": (
+        lambda r: shutil.copy(table_file(r, "clips"), r / "tables/live/answers/bucket-001.parquet"),
+        *("tables", "differs", "live/answers/bucket-001.parquet"),
+    ),
+    "a file among the live ones": (
+        lambda r: shutil.copy(table_file(r, "answers"), r / "tables/live/answers/more.parquet"),
+        *("tables", "foreign", "live/answers/more.parquet"),
+    ),
+    "a lost live file": (
+        lambda r: (r / "tables/live/clips/bucket-001.parquet").unlink(),
+        *("tables", "missing", "live/clips/bucket-001.parquet"),
     ),
     "a damaged manifest": (
         lambda r: (r / "tables/current.json").write_text('{"generation": 1'),
@@ -258,9 +273,12 @@ def test_results_of_format_1_are_read_and_named(tmp_path):
     with tarfile.open(FORMAT_1) as archive:
         archive.extractall(tmp_path, filter="data")
     found = report_of(tmp_path / "results")
-    assert [(p.part, p.kind) for p in found.problems] == [("index", "format")]
+    assert [(p.part, p.kind) for p in found.problems] == [("index", "missing")]
     assert any("the journal has format 1" in note for note in found.notes)
-    SavingsIndex(f"sqlite:///{tmp_path}/results/index.sqlite").close()
+    store = open_store(str(tmp_path / "results"))
+    index = SavingsIndex(f"sqlite:///{tmp_path}/results/index.sqlite", claim_output(store))
+    sync.catch_up(Journal(store), index)
+    index.close()
     assert report_of(tmp_path / "results").is_clean
 
 
@@ -269,7 +287,7 @@ def test_an_index_in_postgresql_is_verified(store, index_url, tmp_path):
     assert verify(store, index_url).is_clean
     engine = sa.create_engine(index_url)
     with engine.begin() as connection:
-        connection.execute(sa.text("DELETE FROM clips WHERE start_s = 0"))
+        connection.execute(sa.text(f"DELETE FROM omnidrop_{read_output_id(store)[:12]}_clips WHERE start_s = 0"))
     engine.dispose()
     found = verify(store, index_url)
     assert [(p.part, p.kind) for p in found.problems] == [("index", "missing")]

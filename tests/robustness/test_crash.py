@@ -17,8 +17,10 @@ import pytest
 from omnidrop.errors import UserError
 from pipeline.config.job import load_job
 from pipeline.failpoints import POINTS
+from pipeline.identity import item_id
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
+from pipeline.planning.open_job import open_output
 from pipeline.planning.plan import MediaPlan
 from pipeline.runs.committer import Committer
 from pipeline.runs.maintenance import forget_media, rebuild_results
@@ -28,6 +30,7 @@ from tests.robustness.crash.rows import State, difference, state_of
 from tests.support import rows
 from tests.support.small_jobs import ANSWERS, CLIPS, QUESTIONS, Silent, run, select
 from workers import ray_workers
+from workers.records import Version
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,8 +65,8 @@ def test_the_harness_sees_what_is_lost_doubled_and_mixed(job):
     assert not difference(should, State({**should.rows, key: ({**found[0], "run_id": "another"},)}, ()))
     assert others
     # An index that says otherwise than the journal is found, too.
-    index = SavingsIndex(load_job(job).resolved_index_url())
-    index.forget([found[0]["media_id"]])
+    _, _, index = open_output(load_job(job))
+    index.forget([item_id(found[0]["content_id"])])
     index.close()
     wrong = difference(should, state_of(load_job(job)))
     assert wrong.lost
@@ -142,12 +145,12 @@ def test_what_killed_writers_left_of_an_erased_item_goes_too(job):
     loaded = load_job(job)
     store = LocalStore(Path(loaded.output))
     unit = next(path for path, _ in store.list("journal/units/") if b"long.mkv" in store.read_bytes(path))
-    (table,) = (path for path, _ in store.list("tables/") if "/media/" in path)
+    table = next(p for p, _ in store.list("tables/generation") if "/media/" in p and b"long.mkv" in store.read_bytes(p))
     (head,) = (path for path, _ in store.list("journal/heads/"))
     for key in (unit, table, head):
         # As after a kill at the point `file_filled`.
         store._temporary(store.root / key, store.read_bytes(key))
-    assert forget_media(loaded, "long.mkv") == 2
+    assert forget_media(loaded, "long.mkv").units == 2
     for path in store.root.rglob("*"):
         assert not path.is_file() or b"long.mkv" not in path.read_bytes(), path
 
@@ -162,7 +165,7 @@ def test_late_attempts_of_a_superseded_version_change_nothing(tmp_path):
     slow.add(old, rows.outcomes(old))
     slow.close()
     assert index.contents() | {"units": []} == before | {"units": []}
-    assert {key.version_id for _, key in index.live_media() if key} == {new.version_id}
+    assert {key.version_id for item in index.counted() for key in item.units} == {new.version_id}
     index.close()
 
 
@@ -170,7 +173,7 @@ def _finish(journal, index, unit, run_id, units):
     """Declare a unit's version, and commit these units of it."""
     asked = replace(rows.ASKED, recipe_hash=unit.version_id)
     with Committer(journal, index, asked, run_id) as committer:
-        committer.declare(MediaPlan(unit.media, unit.info, unit.version_id, units=(unit,)))
+        committer.declare(MediaPlan(unit.media, unit.info, Version(unit.version_id), units=(unit,)))
         for one in units:
             committer.add(one, rows.outcomes(one))
 

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import pytest
 import s3fs
@@ -148,8 +149,12 @@ def bucket(job, moto, tmp_path, monkeypatch):
         )
 
 
-def refuse(proxy, kind, what=""):
-    """From now on the proxy answers so to every request of which the path holds `what`."""
+def refuse(proxy, kind, what="", evict=None):
+    """From now on the proxy answers so to every request of which the path holds `what`; what was fetched before,
+    to know its content, the cache below `evict` has no more."""
+    if evict is not None:
+        for path in Path(evict).glob("omnidrop-media-*/*"):
+            path.unlink(missing_ok=True)
     proxy.kinds, proxy.rate, proxy.spoils = [kind], 1.0, lambda request: what in request.raw_path
 
 
@@ -159,7 +164,9 @@ def test_credentials_that_end_in_a_run_end_it_in_a_sentence(job, bucket, undistu
     """An access token that expired after one unit put all that was left into quarantine, and the run ended complete."""
     overrides, proxy = bucket
     with pytest.raises(Unavailable, match=r"nothing of the archive can be read.*waited 1 s.*run again") as failed:
-        run_job(load_job(job, IDLE | overrides), At(units, lambda: refuse(proxy, kind)), threading.Event())
+        run_job(
+            load_job(job, IDLE | overrides), At(units, lambda: refuse(proxy, kind, evict=job.parent)), threading.Event()
+        )
     assert ("log in again" in str(failed.value)) == (kind == "expired")
     proxy.rate = 0.0
     check(job, undisturbed, **overrides)
@@ -170,7 +177,7 @@ def test_a_token_renewed_in_time_is_waited_for(job, bucket, undisturbed):
     overrides, proxy = bucket
 
     def expire():
-        refuse(proxy, "expired")
+        refuse(proxy, "expired", evict=job.parent)
         proxy.spoils = lambda request: proxy.faults["expired"] < 6
 
     check(job, undisturbed, **overrides | {"storage.patience_s": 60}, at=At(1, expire))
@@ -193,7 +200,7 @@ def test_an_object_refused_while_others_work_is_named_and_tried_by_every_run(job
 @pytest.mark.cluster
 def test_an_object_refused_after_it_was_probed_leaves_no_attempt_a_run(job, bucket, undisturbed):
     overrides, proxy = bucket
-    at = At(0, lambda: refuse(proxy, "denied", "long.mkv"))
+    at = At(0, lambda: refuse(proxy, "denied", "long.mkv", evict=job.parent))
     for _ in range(2):
         summary = run_job(load_job(job, IDLE | overrides), at, threading.Event())
         assert (summary.run.status, summary.totals.clips, summary.totals.quarantined) == ("complete", 1, 1 + 3)

@@ -8,19 +8,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
-from pipeline.index.savings_index import SavingsIndex
-from pipeline.journal.journal import Journal
+from pipeline.planning.open_job import open_output
 from pipeline.records.heads_and_runs import StoredRun
 from pipeline.records.run_record import RunCounts
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.s3_store import S3Store
-from pipeline.storage.store import open_store
 
 
 def add_runs(job, count, *, is_synced=False):
     """Leave the records of `count` earlier runs that each finished something; `is_synced`: the index has them, too."""
-    store = open_store(job.output, job.storage)
-    journal, index = Journal(store), SavingsIndex(job.resolved_index_url())
+    store, journal, index = open_output(job)
     pattern = index.runs(job.name)[0]
 
     def earlier(number):

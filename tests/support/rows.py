@@ -1,4 +1,6 @@
-"""Small made-up media, units and outcomes for tests of what stores and counts them, without model or media file."""
+"""Small made-up media, units and outcomes for tests of what stores and counts them, without model or media file.
+
+Their contents are not known, as in a journal of format 3: a unit lies where its job and label say."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from dataclasses import replace
 
 from omnidrop.answers import Answer, ClipAnswers, Cost, LayerCount, PassCost, TraceCounts
 from omnidrop.questions import Boolean, Choice, Json, Number, Question
-from pipeline.identity import clip_id, unit_id, version_id
+from pipeline.identity import clip_id, earlier_version_id, unit_id
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import Asked, UnitMeta
 from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, WorkUnit
@@ -28,7 +30,7 @@ def media(number: int = 0, etag: str = "e1") -> Media:
 
 def unit(item: Media, first: int = 0, clips: int = 2, recipe: str = "recipe-1", job: str = "job") -> WorkUnit:
     """Clips `first`.. of an item, 10 s each."""
-    version = version_id(job, item.media_id, item.etag, recipe)
+    version = earlier_version_id(job, item.media_id, item.etag, recipe)
     spans = [(10.0 * i, 10.0 * i + 10) for i in range(first, first + clips)]
     made = tuple(Clip(clip_id(version, a, b), first + i, a, b) for i, (a, b) in enumerate(spans))
     return WorkUnit(

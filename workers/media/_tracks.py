@@ -38,7 +38,7 @@ OPPOSITE = -0.9
 
 PQ, HLG = 16, 18
 """AVColorTransferCharacteristic: SMPTE ST 2084 and ARIB STD-B67."""
-UNSPECIFIED, RGB = 2, 0
+UNSPECIFIED = 2
 """AVColorSpace."""
 HD_LINES = 720
 

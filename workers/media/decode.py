@@ -8,6 +8,7 @@ Knows nothing about Ray, ffmpeg's arguments or who asks.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -20,7 +21,7 @@ from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
 from workers.media.fetching import CacheSettings, fetched
 from workers.media.ffmpeg import with_working_ffmpeg
-from workers.media.opening import local_path, opened_below
+from workers.media.opening import CheckedPath, local_path, opened_below
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
 
 
@@ -89,6 +90,23 @@ def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractCo
     if is_local(media.uri):
         return _opened_here(media, source)
     return fetched(media, dict(source.storage_options), source.cache)
+
+
+def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
+    """SHA-256 of a media item's bytes, 64 hex digits; of an object in a bucket by the node's cache.
+
+    Raises what `opened` raises, and MediaChanged where the file changes while it is read.
+    """
+    with opened(media, settings, source) as path:
+        try:
+            # Of a local file what was opened and checked, whatever lies at its path by now.
+            with open(os.dup(path.fd) if isinstance(path, CheckedPath) else path, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise MediaMissing(f"cannot read {media.key!r}: {error.strerror}") from error
+        if isinstance(path, CheckedPath):
+            _check_unchanged(media, path.fd)
+    return found
 
 
 @contextlib.contextmanager

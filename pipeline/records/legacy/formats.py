@@ -5,7 +5,8 @@ Promises: what earlier versions wrote comes out in this version's shape. Knows n
     format 1    Parquet objects without a checksum; units without attempts, their rows without `run_id`; manifests
                 without marks of their files
     format 2    checksums and attempts; every generation of the tables has all of its files to itself
-    format 3    a generation shares files with older ones, and says how many rows each has
+    format 3    a generation shares files with older ones, and says how many rows each has; media are named after their
+                archive and key, versions after the job, too, and no content is known
 
 Run records have no format of their own: fields came one by one, and a record lacks those that came after it.
 """
@@ -18,12 +19,14 @@ from typing import Any
 import pyarrow as pa
 
 _CHECKSUMS_SINCE = 2
-_SHARED_FILES_SINCE = 3
+_CONTENT_SINCE = 4
 
 _RUN_FIELDS_THAT_CAME_LATER: Mapping[str, Any] = dict.fromkeys(
     (
         *("answers", "gpu_hours", "answering_gpu_hours", "usd", "gpu_hours_cap", "estimated_gpu_hours"),
         *(
+            "media_unlisted",
+            "files_not_media",
             "estimated_gpu_hours_low",
             "estimated_gpu_hours_high",
             "actor_busy_share",
@@ -43,12 +46,17 @@ def may_lack_checksum(format_version: int) -> bool:
 
 def has_other_digest(format_version: int) -> bool:
     """Whether the digest of published tables was made of other things, so that it says nothing about them now."""
-    return format_version < _SHARED_FILES_SINCE
+    return format_version < _CONTENT_SINCE
 
 
 def run_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A run's record with every field of this version: those that came after it are None, or empty."""
     return {**_RUN_FIELDS_THAT_CAME_LATER, **_RUN_LISTS_THAT_CAME_LATER, **row}
+
+
+def head(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A head with every field of this version: what an earlier one declared is listed, and lies by job and label."""
+    return dict(row) if "is_listed" in row else {**row, "group": row["job"], "item_id": row["media_id"]}
 
 
 def unit_rows(table: pa.Table, schema: pa.Schema, run_id: str) -> pa.Table:

@@ -4,9 +4,9 @@ Promises: every point of `pipeline.failpoints` is visited, each visit by a proce
 command leaves is compared with what an undisturbed one leaves. The units are run without Ray, since everything after a
 unit is finished happens in the driver and is the same code. Knows nothing about random kills.
 
-Three scenes on one archive. *grow*: of two items indexed before, one is changed back to what it was at first (its
-units count again) and one is new; an older generation of tables is dropped. *forget*: an item is erased. *rebuild*:
-index and tables are made again.
+Four scenes on one archive. *grow*: of two items indexed before, one is changed back to what it was at first (its
+units count again), one is new and one is gone; an older generation of tables is dropped. *forget*: an item is erased.
+*rebuild*: index and tables are made again. *add*: the question set has one question more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.config.job import load_job
 from pipeline.failpoints import POINTS, VARIABLE
 from tests.robustness.crash.processes import Found, Runs
 from tests.robustness.crash.rows import Difference, State, difference, state_of
-from tests.robustness.crash.world import World
+from tests.robustness.crash.world import MORE_QUESTIONS, World
 
 LIMIT_S = 300.0
 """A command takes about two seconds on a quiet machine."""
@@ -29,9 +29,13 @@ SCENES = {
     "grow": ("index",),
     "forget": ("forget", "--media", "taken back.mp4"),
     "rebuild": ("rebuild",),
+    "add": ("index", "--question-set", MORE_QUESTIONS),
 }
 IN_PROCESS = ("--execution-ray-address", "in-process")
-_PUBLISHING = ("generation_claimed", "table_file_written", "generation_written", "manifest_written", "object_deleted")
+_PUBLISHING = (
+    *("generation_claimed", "table_file_written", "generation_written", "manifest_written", "live_file_written"),
+    "object_deleted",
+)
 _FORGETTING = {name for name in POINTS if name.startswith("forget_")}
 
 
@@ -92,12 +96,14 @@ class PointRounds:
         world = self.world
         world.put("taken back.mp4", hz=300)
         world.put("same.mp4", hz=400)
+        world.put("no longer listed.mp4", hz=700, seconds=2)
         world.put_text("no video.mp4")
         self._command("grow")
         world.put("taken back.mp4", hz=500, seconds=2)
         self._command("grow")
         world.put("taken back.mp4", hz=300)
         world.put("new.mp4", hz=600)
+        (world.archive / "no longer listed.mp4").unlink()
         world.keep("before")
 
     def _command(self, scene: str) -> None:
@@ -106,13 +112,14 @@ class PointRounds:
 
     def _arguments(self, scene: str) -> list[str]:
         command, *options = SCENES[scene]
-        return [command, str(self.world.job), *options, *(IN_PROCESS if command == "index" else ())]
+        given = [str(self.world.folder / one) if one == MORE_QUESTIONS else one for one in options]
+        return [command, str(self.world.job), *given, *(IN_PROCESS if command == "index" else ())]
 
 
 def one_visit_each() -> dict[str, tuple[str, int]]:
     """Every point once; those of publishing in *forget*, because *grow* loads a model, which takes five seconds."""
     scenes = dict.fromkeys(POINTS, "grow")
-    scenes |= dict.fromkeys((*_FORGETTING, *_PUBLISHING), "forget") | {"index_cleared": "rebuild"}
+    scenes |= dict.fromkeys((*_FORGETTING, *_PUBLISHING), "forget") | {"index_cleared": "rebuild", "kept_read": "add"}
     visits = {point: (scene, 1) for point, scene in scenes.items()}
     # The first time, an older declaration is read again; the second time, units count again and are not yet taken up.
     return visits | {"heads_applied": ("grow", 2)}

@@ -19,9 +19,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.config.job import JobConfig
-from pipeline.index import schema, sync
+from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
+from pipeline.planning.open_job import open_output
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest
 
@@ -74,15 +75,16 @@ def state_of(job: JobConfig) -> State:
                     run_ids.add(row["run_id"])
                     continue
                 found[_key(f"tables.{name}", name, row)].append(row)
-                if "unit_id" in row:
+                # An answer that is kept says the run that asked it.
+                if "unit_id" in row and name != "answers":
                     runs_of_unit[row["unit_id"]].add(row["run_id"])
-    index = SavingsIndex(job.resolved_index_url())
+    _, _, index = open_output(job)
     try:
         contents = index.contents()
     finally:
         index.close()
     for name in ("media", "units", "clips", "quarantine"):
-        columns = schema.metadata.tables[name].c.keys()
+        columns = getattr(index.tables, name).c.keys()
         for values in contents[name]:
             row = dict(zip(columns, values, strict=True))
             found[_key(f"index.{name}", name, row)].append(row)

@@ -20,6 +20,10 @@ questions:
   - {id: shape, text: "Which shape is shown in {{ media.name }}?", answer: {type: choice, options: [circle, square]}}
   - {id: heard, text: 'Is a tone heard?', answer: {type: boolean}}
 """
+MORE_QUESTIONS = "more.yaml"
+ONE_MORE = """\
+  - {id: many, text: 'How many shapes are there?', answer: {type: number, minimum: 0, maximum: 9}}
+"""
 TIME_NS = 1_700_000_000 * 10**9
 """When every file was last changed: part of a local file's etag."""
 
@@ -34,9 +38,11 @@ class World:
         for made in (self.archive, self._sources):
             made.mkdir(parents=True)
         (folder / "questions.yaml").write_text(QUESTIONS)
+        (folder / MORE_QUESTIONS).write_text(QUESTIONS + ONE_MORE)
         # The caps leave room: a random kill must not look like a clip that kills.
         self.job.write_text(
-            "name: crash\narchive: {uri: archive, name: crash}\noutput: results\nquestion_set: questions.yaml\n"
+            "name: crash\narchive: {uri: archive, name: crash, max_missing: 1}\n"
+            "output: results\nquestion_set: questions.yaml\n"
             "clips: {length_s: 2, fps: 1}\npruning: {retained_ratio: 0.4}\n"
             "model: {device: cpu, dtype: float32}\n"
             f"execution: {{clips_per_unit: {clips_per_unit}, max_deaths_per_clip: 4}}\n"

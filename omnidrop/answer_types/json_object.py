@@ -1,0 +1,84 @@
+"""A JSON object of a schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from omnidrop.answer_types.base import Setting, Unreadable, Written
+from omnidrop.errors import QuestionError
+from omnidrop.json_text import parse_json
+
+
+@dataclass(frozen=True)
+class Json(Written):
+    """A JSON object that satisfies the JSON Schema `schema_json` (a JSON string, so that the value stays hashable)."""
+
+    schema_json: str
+    max_tokens: int = 256
+    kind: ClassVar[str] = "json"
+    settings = (
+        Setting("schema", dict[str, Any], "JSON Schema that the answer must satisfy."),
+        Setting("max_tokens", int, "Longest answer in tokens.", 256),
+    )
+    is_searched = True
+    is_compared = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            schema = json.loads(self.schema_json)
+        except json.JSONDecodeError as error:
+            raise QuestionError(f"the JSON schema is not JSON: {error}") from error
+        if not isinstance(schema, dict):
+            raise QuestionError(f"the JSON schema must be an object, got {type(schema).__name__}")
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The schema as a dictionary (a fresh copy)."""
+        loaded: dict[str, Any] = json.loads(self.schema_json)
+        return loaded
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        return cls(json.dumps(fields["schema"], sort_keys=True), fields["max_tokens"])
+
+    @classmethod
+    def from_file(cls, fields: Mapping[str, Any]) -> Self:
+        _check_schema(fields["schema"])
+        return cls.from_dict(fields)
+
+    def read(self, text: str) -> object:
+        import jsonschema
+
+        try:
+            value = parse_json(text, is_strict=True)
+            jsonschema.validate(value, self.schema)
+        except (ValueError, jsonschema.ValidationError, RecursionError) as error:
+            raise Unreadable("json_invalid") from error
+        return value
+
+
+def _check_schema(schema: dict[str, Any]) -> None:
+    import jsonschema
+
+    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        at = "/".join(str(part) for part in error.absolute_path) or "its top"
+        raise QuestionError(f"not a valid JSON Schema: at {at}: {error.message}") from error
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            raise QuestionError(f"the schema refers to {reference!r}; only references inside it (#/...) are allowed")
+
+
+def _references(node: object) -> list[str]:
+    if isinstance(node, dict):
+        found = [str(v) for k, v in node.items() if k in ("$ref", "$dynamicRef") and isinstance(v, str)]
+        return found + [reference for value in node.values() for reference in _references(value)]
+    if isinstance(node, list):
+        return [reference for value in node for reference in _references(value)]
+    return []

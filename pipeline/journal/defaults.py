@@ -1,0 +1,66 @@
+"""What a job means where it says nothing: the defaults an output was begun with, which it keeps.
+
+Promises: another version's defaults change no answer of an output that exists, and ask nothing again. What a job says
+itself always holds. Knows nothing about what the settings do.
+
+    journal/defaults.json   {"clips": {"length_s": 30.0, ...}, "model": ..., "pruning": ...}, written by the first run
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from omnidrop.errors import UserError
+from pipeline.config.sections import ClipsConfig, ModelConfig, PruningConfig, Section
+
+if TYPE_CHECKING:
+    from pipeline.config.job import JobConfig
+    from pipeline.storage.store import Store
+
+PATH = "journal/defaults.json"
+ANSWERING: Mapping[str, tuple[type[Section], tuple[str, ...]]] = {
+    "model": (ModelConfig, ("path", "dtype", "system_prompt")),
+    "pruning": (PruningConfig, tuple(PruningConfig.model_fields)),
+    "clips": (ClipsConfig, tuple(ClipsConfig.model_fields)),
+}
+"""The settings on which answers depend."""
+
+
+EARLIER: Mapping[str, Mapping[str, Any]] = {"pruning": {"encoder_share": 1.0}}
+"""What outputs of formats before 4, which remember no defaults, were begun with where it is not what it is now."""
+
+
+def keep(store: Store, *, of_earlier: bool = False) -> None:
+    """Remember this version's defaults, or those of earlier formats, unless some are remembered."""
+    now = {
+        section: {name: model.model_fields[name].get_default(call_default_factory=True) for name in names}
+        for section, (model, names) in ANSWERING.items()
+    }
+    for section, then in EARLIER.items() if of_earlier else ():
+        now[section] |= then
+    store.write_once(PATH, json.dumps(now, indent=1).encode())
+
+
+def with_kept(job: JobConfig, store: Store) -> JobConfig:
+    """The job with the output's own defaults where it says nothing. Raises UserError for a damaged record."""
+    try:
+        kept: dict[str, dict[str, Any]] = json.loads(store.read_bytes(PATH))
+        changed = {section: found for section in ANSWERING if (found := _section(job, section, kept[section]))}
+    except FileNotFoundError:
+        return job
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{store.uri}/{PATH} is damaged; delete it, the next run writes it again") from error
+    return job.model_copy(update=changed) if changed else job
+
+
+def _section(job: JobConfig, section: str, kept: Mapping[str, Any]) -> Section | None:
+    """The section with kept defaults, None where that changes nothing."""
+    model, names = ANSWERING[section]
+    here: Section = getattr(job, section)
+    meant = {n: kept[n] for n in names if n in kept and n not in here.model_fields_set and kept[n] != getattr(here, n)}
+    if not meant:
+        return None
+    given = {name: getattr(here, name) for name in here.model_fields_set}
+    return model.model_validate(given | meant)

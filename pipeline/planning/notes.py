@@ -1,0 +1,44 @@
+"""What a plan left out or took over, in sentences for the person who asked.
+
+Promises: what was noticed is counted and said. Knows nothing about commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.planning.plan import Planner
+
+NAMED = 5
+"""Keys that a sentence names."""
+
+
+def planner_notes(planner: Planner) -> Iterator[str]:
+    """Sentences about one pass over an archive."""
+    skipped = planner.skipped
+    if skipped.forgotten:
+        keys = [media.key for media in skipped.forgotten]
+        named = ", ".join(keys[:NAMED]) + (", ..." if len(keys) > NAMED else "")
+        yield (
+            f"{len(keys)} forgotten {_files(len(keys))} in the archive (again) and left out: {named}; `omnidrop forget "
+            "--undo --media KEY` lifts the ban"
+        )
+    if planner.kept_clips:
+        yield f"{planner.kept_clips} clips keep the answers that they have: only what is new is asked of them"
+    if planner.copies:
+        yield f"{planner.copies} of the media are exact copies of others: asked once, answered under each key"
+    if planner.relabelled:
+        fields = ", ".join(f"media.{name}" for name in planner.recipe.label_fields)
+        yield (
+            f"{planner.relabelled} clips are asked again because the files were moved or renamed and the questions "
+            f"read {fields}"
+        )
+    if planner.older:
+        yield (
+            f"{planner.older} clips have answers of an older version of decoding or method, which stay (column "
+            "answer_format); `omnidrop index --redo-older` asks them again, `omnidrop plan --redo-older` prices that"
+        )
+
+
+def _files(count: int) -> str:
+    return "file is" if count == 1 else "files are"

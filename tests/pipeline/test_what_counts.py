@@ -1,0 +1,424 @@
+"""What counts: the content of a file under whatever name, while the archive of some job lists it. Whole runs with a
+stub for ffmpeg and the model (`tests.support.stub_runs`), so that what is asked can be counted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from tests.support.s3_server import s3_server
+from tests.support.small_jobs import cli, run, select
+from tests.support.stub_runs import QUESTIONS, stub_runs, video
+
+ROWS = "SELECT media_key, start_s, question_id, answer FROM answers ORDER BY ALL"
+FORMAT_3 = Path(__file__).parents[1] / "data" / "results_format_3.tar.xz"
+
+
+@pytest.fixture
+def asked():
+    with stub_runs() as counted:
+        yield counted
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project folder with a job over twelve small videos: eleven may go before one in ten is missing."""
+    return make_project(tmp_path / "project")
+
+
+def make_project(folder, name="test", videos=12):
+    for number in range(videos):
+        video(folder / "archive" / f"{number:02d}.mp4", f"video {number}")
+    (folder / "questions.yaml").write_text(QUESTIONS)
+    (folder / "job.yaml").write_text(
+        f"name: {name}\narchive: {{uri: archive}}\noutput: results\nquestion_set: questions.yaml\n"
+        "clips: {length_s: 10}\nmodel: {device: cpu}\nexecution: {ray_address: in-process}\naudit: {share: 0}\n"
+    )
+    return folder
+
+
+def index(folder, *options, status=0):
+    result = cli("index", folder / "job.yaml", *options)
+    assert result.exit_code == status, result.output
+    return " ".join(result.output.split())
+
+
+def rows(folder):
+    return select(folder / "job.yaml", ROWS)
+
+
+def touch(folder):
+    for path in (folder / "archive").iterdir():
+        os.utime(path)
+
+
+def copy_without_times(folder):
+    shutil.copytree(folder / "archive", folder / "copy", copy_function=shutil.copyfile)
+    shutil.rmtree(folder / "archive")
+    (folder / "copy").rename(folder / "archive")
+
+
+def give_a_name(folder):
+    edit(folder, "{uri: archive}", "{uri: archive, name: films}")
+
+
+def move_the_archive(folder):
+    (folder / "archive").rename(folder / "elsewhere")
+    edit(folder, "uri: archive", "uri: elsewhere")
+
+
+def link_to_it(folder):
+    (folder / "link").symlink_to(folder / "archive")
+    edit(folder, "uri: archive", "uri: link")
+
+
+def edit(folder, old, new, file="job.yaml"):
+    path = folder / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("what", [touch, copy_without_times, give_a_name, move_the_archive, link_to_it])
+def test_the_same_content_elsewhere_or_later_is_not_asked_again(project, asked, what):
+    index(project)
+    before = rows(project)
+    assert (len(before), asked.clips()) == (48, 24)
+    what(project)
+    assert "nothing to do" in index(project)
+    assert rows(project) == before
+    assert asked.clips() == 24
+    assert cli("verify", project / "job.yaml").exit_code == 0
+
+
+def test_a_moved_project_folder_is_the_same_project(project, asked):
+    index(project)
+    before = rows(project)
+    moved = project.rename(project.with_name("moved"))
+    index(moved)
+    assert (rows(moved), asked.clips()) == (before, 24)
+
+
+def test_a_renamed_file_keeps_its_answers_unless_a_question_reads_its_name(project, asked):
+    index(project)
+    (project / "archive" / "03.mp4").rename(project / "archive" / "renamed.mp4")
+    index(project)
+    assert asked.clips() == 24
+    assert {row[0] for row in rows(project)} == {f"{n:02d}.mp4" for n in range(12) if n != 3} | {"renamed.mp4"}
+    edit(project, "Which shape is shown?", "Which shape is shown in {{ media.name }}?", "questions.yaml")
+    index(project)
+    assert asked.clips() == 48
+    (project / "archive" / "renamed.mp4").rename(project / "archive" / "again.mp4")
+    planned = cli("plan", project / "job.yaml")
+    assert (
+        "2 clips are asked again because the files were moved or renamed and the questions read media.name"
+        in " ".join(planned.output.split())
+    )
+    index(project)
+    assert asked.clips() == 50
+
+
+def test_a_renamed_job_continues(project, asked):
+    index(project)
+    before = rows(project)
+    edit(project, "name: test", "name: renamed")
+    assert "continues it" in index(project)
+    assert (rows(project), asked.clips()) == (before, 24)
+    assert select(project / "job.yaml", "SELECT DISTINCT job FROM media") == [("renamed",)]
+    # What is deleted later is not kept by the name of before.
+    (project / "archive" / "00.mp4").unlink()
+    index(project)
+    assert len(rows(project)) == 44
+
+
+def test_exact_copies_are_asked_once_and_answered_under_both_keys(project, asked):
+    shutil.copy(project / "archive" / "00.mp4", project / "archive" / "copy of 00.mp4")
+    assert "1 of the media are exact copies" in index(project)
+    assert asked.clips() == 24
+    found = rows(project)
+    assert len(found) == 52
+    assert [row[1:] for row in found if row[0] == "00.mp4"] == [row[1:] for row in found if row[0] == "copy of 00.mp4"]
+    job = project / "job.yaml"
+    assert select(job, "SELECT count(*), count(DISTINCT clip_id), count(copy_of) FROM clips") == [(26, 26, 2)]
+    # What it cost counts once.
+    assert select(job, "SELECT count(as_run_flops), count(model_s) FROM clips") == [(24, 24)]
+    assert cli("verify", job).exit_code == 0
+    (project / "archive" / "00.mp4").unlink()
+    index(project)
+    assert asked.clips() == 24
+    assert select(job, "SELECT count(*) FROM clips WHERE media_key = 'copy of 00.mp4' AND copy_of IS NULL") == [(2,)]
+
+
+def test_a_changed_file_is_asked_and_the_one_before_comes_back_for_nothing(project, asked):
+    index(project)
+    before = rows(project)
+    old = (project / "archive" / "05.mp4").read_text()
+    video(project / "archive" / "05.mp4", "another", clips=1)
+    index(project)
+    assert asked.clips() == 25
+    (project / "archive" / "05.mp4").write_text(old)
+    index(project)
+    assert (rows(project), asked.clips()) == (before, 25)
+
+
+def test_what_is_written_otherwise_and_means_the_same_is_the_same(project, asked):
+    index(project)
+    before = rows(project)
+    edit(
+        project,
+        "clips: {length_s: 10}",
+        "clips: {length_s: 10.0, overlap_s: 0, scene_threshold: 0.5, max_pixels: 100352}",
+    )
+    edit(
+        project,
+        "model: {device: cpu}",
+        "model: {device: cpu, dtype: float32}\npruning: {mode: set_guided, guidance: max}",
+    )
+    edit(project, "in-process}", "in-process, clips_per_unit: 1}")
+    lines = QUESTIONS.replace("shown?", "shown?  ").splitlines(keepends=True)
+    (project / "questions.yaml").write_text("".join([*lines[:3], lines[4], lines[3]]))
+    assert "nothing to do" in index(project)
+    assert (rows(project), asked.clips()) == (before, 24)
+
+
+def test_an_output_keeps_the_defaults_it_was_begun_with(project, asked, monkeypatch):
+    from pipeline.config.sections import PruningConfig
+
+    index(project)
+    monkeypatch.setattr(PruningConfig.model_fields["retained_ratio"], "default", 0.2)
+    PruningConfig.model_rebuild(force=True)
+    try:
+        assert "nothing to do" in index(project)
+    finally:
+        monkeypatch.undo()
+        PruningConfig.model_rebuild(force=True)
+    assert asked.clips() == 24
+
+
+def test_answers_of_older_software_stay_and_are_redone_on_request(project, asked, monkeypatch):
+    index(project)
+    monkeypatch.setattr("pipeline.planning.plan.ANSWER_FORMAT", 5)
+    monkeypatch.setattr("pipeline.runs.committer.ANSWER_FORMAT", 5)
+    video(project / "archive" / "new.mp4", "new")
+    said = index(project)
+    assert "24 clips have answers of an older version" in said
+    assert asked.clips() == 26
+    formats = "SELECT answer_format, count(*) FROM clips GROUP BY 1 ORDER BY 1"
+    assert select(project / "job.yaml", formats) == [(4, 24), (5, 2)]
+    planned = cli("plan", project / "job.yaml", "--redo-older")
+    assert "24 to do, 2 finished before" in " ".join(planned.output.split())
+    index(project, "--redo-older")
+    assert select(project / "job.yaml", formats) == [(5, 26)]
+    assert asked.clips() == 50
+    assert "nothing to do" in index(project)
+
+
+def test_what_is_no_longer_listed_stops_counting_and_comes_back(project, asked):
+    index(project)
+    before = rows(project)
+    edit(project, "{uri: archive}", "{uri: archive, exclude: ['00.*']}")
+    planned = cli("plan", project / "job.yaml")
+    assert "1 of 12 no longer listed (00.mp4)" in " ".join(planned.output.split())
+    assert rows(project) == before
+    assert "1 of 12 no longer listed" in index(project)
+    assert rows(project) == [row for row in before if row[0] != "00.mp4"]
+    assert "media │ 11" in " ".join(cli("status", project / "job.yaml").output.split())
+    assert cli("verify", project / "job.yaml").exit_code == 0
+    assert cli("rebuild", project / "job.yaml").exit_code == 0
+    assert len(rows(project)) == 44
+    edit(project, ", exclude: ['00.*']", "")
+    index(project)
+    assert (rows(project), asked.clips()) == (before, 24)
+
+
+def test_an_archive_that_lost_much_is_refused_and_nothing_changes(project, asked):
+    index(project)
+    before = rows(project)
+    (project / "archive").rename(project / "away")
+    (project / "archive").mkdir()
+    assert "12 of 12 media items are no longer listed" in index(project, status=2)
+    shutil.copy(project / "away" / "00.mp4", project / "archive")
+    said = index(project, status=2)
+    assert "11 of 12 media items are no longer listed" in said
+    assert "--allow-shrink" in said
+    assert rows(project) == before
+    index(project, "--sample", "1")
+    assert rows(project) == before
+    index(project, "--allow-shrink")
+    assert len(rows(project)) == 4
+    (project / "archive" / "00.mp4").unlink()
+    index(project, "--allow-shrink", status=1)
+    assert rows(project) == []
+    (project / "archive").rmdir()
+    (project / "away").rename(project / "archive")
+    index(project)
+    assert (rows(project), asked.clips()) == (before, 24)
+
+
+def test_a_row_counts_while_any_job_of_the_output_lists_it(project, asked):
+    edit(project, "{uri: archive}", "{uri: archive, include: ['0[0-6].mp4'], max_missing: 1}")
+    index(project)
+    other = (project / "job.yaml").read_text().replace("name: test", "name: other").replace("[0-6]", "[5-9]")
+    (project / "other.yaml").write_text(other)
+    assert cli("index", project / "other.yaml").exit_code == 0
+    keys = "SELECT media_key, count(*) FROM answers GROUP BY 1 ORDER BY 1"
+    assert select(project / "job.yaml", keys) == [(f"0{n}.mp4", 4) for n in range(10)]
+    assert asked.clips() == 20
+    edit(project, "[0-6]", "[0-2]")
+    index(project)
+    assert [key for key, _ in select(project / "job.yaml", keys)] == [f"0{n}.mp4" for n in (0, 1, 2, 5, 6, 7, 8, 9)]
+    assert "clips with answers │ 10" in " ".join(cli("status", project / "other.yaml").output.split())
+    assert cli("verify", project / "job.yaml").exit_code == 0
+
+
+def test_forget_names_all_keys_and_can_be_undone(project, asked):
+    shutil.copy(project / "archive" / "00.mp4", project / "archive" / "copy.mp4")
+    index(project)
+    before = rows(project)
+    said = " ".join(cli("forget", project / "job.yaml", "--media", "copy.mp4").output.split())
+    assert "one content under 2 keys: 00.mp4, copy.mp4" in said
+    assert {row[0] for row in rows(project)} == {f"{n:02d}.mp4" for n in range(1, 12)}
+    (project / "archive" / "copy.mp4").rename(project / "archive" / "hidden as.mp4")
+    said = index(project)
+    assert "2 forgotten files are in the archive (again) and left out: 00.mp4, hidden as.mp4" in said
+    assert asked.clips() == 24
+    assert cli("forget", project / "job.yaml", "--media", "hidden as.mp4", "--undo").exit_code == 0
+    (project / "archive" / "hidden as.mp4").rename(project / "archive" / "copy.mp4")
+    index(project)
+    assert (rows(project), asked.clips()) == (before, 26)
+    never = cli("forget", project / "job.yaml", "--media", "01.mp4", "--undo")
+    assert never.exit_code == 2
+    assert "nothing with the key" in never.output
+
+
+def test_what_a_file_held_before_does_not_count_again_when_it_is_forgotten(project, asked):
+    index(project)
+    video(project / "archive" / "05.mp4", "another", clips=1)
+    index(project)
+    assert cli("forget", project / "job.yaml", "--media", "05.mp4").exit_code == 0
+    left = rows(project)
+    assert "05.mp4" not in {row[0] for row in left}
+    assert cli("rebuild", project / "job.yaml").exit_code == 0
+    assert rows(project) == left
+
+
+def test_files_that_are_no_media_cost_no_row_and_no_object_each(project, asked):
+    for number in range(30):
+        (project / "archive" / f"{number}.srt").write_text(f"subtitles {number}")
+    assert "30 (.srt 30)" in index(project)
+    job = project / "job.yaml"
+    assert select(job, "SELECT count(*) FROM quarantine") == [(0,)]
+    assert select(job, "SELECT count(*), sum(files_not_media) FROM media, runs GROUP BY runs.run_id") == [(12, 360)]
+    assert len(list((project / "results/journal/units").rglob("*.parquet"))) == 12
+
+
+def test_results_of_format_3_are_taken_over_without_asking(tmp_path):
+    """Made by the last version that named things after keys: two versions of the questions, one video forgotten."""
+    with tarfile.open(FORMAT_3) as archive:
+        archive.extractall(tmp_path, filter="data")
+    job = tmp_path / "job.yaml"
+    before = select(job, ROWS)
+    assert len(before) == 8
+    said = index(tmp_path)
+    assert "nothing to do" in said
+    assert "1 forgotten file is in the archive (again) and left out: gone.mp4" in said
+    assert select(job, ROWS) == before
+    assert cli("verify", job).exit_code == 0
+    # The other wording was asked, too, and the forgotten video is known by its content now.
+    edit(tmp_path, "a tone", "a beep", "questions.yaml")
+    (tmp_path / "archive" / "gone.mp4").rename(tmp_path / "archive" / "hidden.mp4")
+    for path in (tmp_path / "archive").iterdir():
+        os.utime(path)
+    said = index(tmp_path)
+    assert "nothing to do" in said
+    assert "left out: hidden.mp4" in said
+    assert len(select(job, ROWS)) == 8
+    assert select(job, "SELECT DISTINCT question FROM answers WHERE question_id = 'heard'") == [("Is a beep heard?",)]
+    assert cli("verify", job).exit_code == 0
+    edit(tmp_path, "name: test", "name: renamed")
+    said = index(tmp_path)
+    assert "nothing to do" in said
+    assert "continues it" in said
+    assert len(select(job, ROWS)) == 8
+
+
+def test_a_run_in_the_real_world_reads_each_file_once(job):
+    """With ffmpeg and the embedded model: nothing is asked again after `touch`, and the tables stay equal."""
+    run(job)
+    before = select(job, "SELECT * EXCLUDE (run_id) FROM answers ORDER BY ALL")
+    for path in (job.parent / "archive").iterdir():
+        os.utime(path)
+    assert run(job).did_nothing
+    assert select(job, "SELECT * EXCLUDE (run_id) FROM answers ORDER BY ALL") == before
+
+
+@pytest.mark.cluster
+def test_a_bucket_of_the_same_content_is_the_same_archive(project, asked, tmp_path, monkeypatch):
+    """From a folder to S3, uploaded in parts (another ETag), and a key that s3fs would take for a version."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    index(project)
+    before = rows(project)
+    with s3_server("media") as address:
+        filesystem = s3fs.S3FileSystem(endpoint_url=address, skip_instance_cache=True)
+        for path in (project / "archive").iterdir():
+            filesystem.put_file(str(path), f"media/films/{path.name}")
+        edit(project, "{uri: archive}", f"{{uri: 's3://media/films', endpoint_url: '{address}'}}")
+        assert "nothing to do" in index(project)
+        assert (rows(project), asked.clips()) == (before, 24)
+        key = {"Bucket": "media", "Key": "films/00.mp4"}
+        upload = filesystem.call_s3("create_multipart_upload", **key)["UploadId"]
+        body = (project / "archive" / "00.mp4").read_bytes()
+        part = filesystem.call_s3("upload_part", **key, PartNumber=1, UploadId=upload, Body=body)
+        parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+        filesystem.call_s3("complete_multipart_upload", **key, UploadId=upload, MultipartUpload=parts)
+        assert "-1" in filesystem.call_s3("head_object", **key)["ETag"]
+        filesystem.call_s3("put_object", Bucket="media", Key="films/q?versionId=abc.mp4", Body=b"1 a key as it is")
+        index(project)
+        assert asked.clips() == 25
+        assert {row[0] for row in rows(project)} == {row[0] for row in before} | {"q?versionId=abc.mp4"}
+
+
+def test_yaml_that_cuts_or_changes_text_is_warned_about(project, asked):
+    question = "  - id: shape\n    text: Which team is # 1?\n    answer: {type: boolean}\n"
+    written = f"name: stub\nversion: 1.10\nquestions:\n{question}"
+    (project / "questions.yaml").write_text(written)
+    said = index(project)
+    assert "questions.yaml:5:5" in said
+    assert "ends before '# 1?', which YAML takes for a comment" in said
+    assert select(project / "job.yaml", "SELECT DISTINCT question_set_version FROM clips") == [("1.10",)]
+    (project / "questions.yaml").write_text(QUESTIONS.replace('"Which shape is shown?"', "Is it red?"))
+    assert "quote the text" in index(project, status=2)
+
+
+def test_the_index_obeys_the_umask(project, asked):
+    before = os.umask(0o002)
+    try:
+        index(project)
+    finally:
+        os.umask(before)
+    assert (project / "results" / "index.sqlite").stat().st_mode & 0o777 == 0o664
+
+
+def test_a_copied_output_gets_an_index_of_its_own(project, asked):
+    index(project)
+    shutil.copytree(project, project.with_name("copy"))
+    copied = project.with_name("copy")
+    edit(copied, "output: results", f"output: results\nindex_url: 'sqlite:///{project}/results/index.sqlite'")
+    video(copied / "archive" / "new.mp4", "new")
+    index(copied)
+    assert (len(rows(project)), len(rows(copied)), asked.clips()) == (48, 52, 26)
+    assert "nothing to do" in index(project)
+    assert cli("verify", project / "job.yaml").exit_code == cli("verify", copied / "job.yaml").exit_code == 0
+
+
+def test_what_is_left_out_is_counted_once_also_where_an_archive_was_moved(project, asked):
+    (project / "archive" / "notes.srt").write_text("subtitles")
+    index(project)
+    move_the_archive(project)
+    assert "1 (.srt 1)" in index(project)
+    assert asked.clips() == 24
