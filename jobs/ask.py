@@ -31,6 +31,7 @@ EXAMPLES = (
     'omnidrop ask video.mp4 "What colour is the circle? [red|green|blue]" "How many sounds are heard? [0-6]"',
     'omnidrop ask talk.mp4 "What is this part about?" --span 1:30-4:00 --length 60 --model Qwen/Qwen2.5-Omni-3B',
     "omnidrop ask talk.mp4 --questions lecture --variable subject=algebra --json -",
+    'omnidrop ask talk.mp4 "What is promised here?" --context        # with talk.en.vtt, talk.info.json, ... beside it',
 )
 _POLICIES = [name for name in policies.names() if name != "none"]
 _FORMS_IN_HELP = forms().replace("[", "\\[")
@@ -79,6 +80,16 @@ def command(
     fps: Annotated[float, typer.Option(help="Frames a second that the model sees.")] = 2.0,
     audio_track: Annotated[str, typer.Option(help="Sound track: auto, all, a number from 0, or lang:xx.")] = "auto",
     video_track: Annotated[str, typer.Option(help="Picture track: auto, a number from 0, or lang:xx.")] = "auto",
+    context: Annotated[
+        bool,
+        typer.Option(
+            "--context", help="Tell the model what subtitles, transcripts and metadata beside the file say (same stem)."
+        ),
+    ] = False,
+    context_file: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="The same with this file; may be repeated.", show_default=False),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Ask one video or sound file some questions: no cluster, no job file, nothing stored.
@@ -114,6 +125,7 @@ def command(
             fps=fps,
             audio_track=audio_track,
             video_track=video_track,
+            context=context_file or context,
             answered=tell,
         )
     if str(json_file) != "-":
@@ -184,7 +196,7 @@ def _notes(answered: AnsweredFile, model: str) -> list[str]:
         notes.append("the file has no sound: the answers come from its pictures alone")
     if not answered.info.has_video:
         notes.append("the file has no picture: the answers come from its sound alone")
-    return [*notes, *dict.fromkeys(note for one in answered.clips for note in one.notes)]
+    return [*notes, *answered.context_notes, *dict.fromkeys(note for one in answered.clips for note in one.notes)]
 
 
 def _as_json(answered: AnsweredFile) -> dict[str, object]:
@@ -196,6 +208,7 @@ def _as_json(answered: AnsweredFile) -> dict[str, object]:
         "file": answered.media.uri,
         "answers": answered.to_arrow().to_pylist(),
         "failures": answered.failures,
+        "context": answered.context_notes,
         "retained_ratio": answered.retained_ratio,
         "flops": spent,
         "flops_dense_shared": dense,

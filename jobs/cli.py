@@ -15,6 +15,7 @@ import enum
 import importlib
 import importlib.util
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -25,7 +26,7 @@ import typer
 import typer.core
 import typer.main
 
-from jobs._shared.terminal import printable, say
+from jobs._shared.terminal import PrintableWarnings, printable, say
 from omnidrop.errors import OmniDropError, UserError
 from workers.redaction import without_secrets
 
@@ -51,6 +52,7 @@ COMMANDS = {
     "selfcheck": "Check that a checkpoint answers here as the stock model does, in every mode.",
     "retry": "Do again what failed, by error class.",
     "verify": "Check journal, tables and index against each other.",
+    "sign": "Vouch for published tables with a key of one's own.",
     "forget": "Erase a media item's results for good.",
     "rebuild": "Make the published tables and the savings index again from the journal.",
 }
@@ -181,6 +183,7 @@ def _root(
         ),
     ] = LogFormat.TEXT,
 ) -> None:
+    logging.lastResort = PrintableWarnings(logging.WARNING)
     if log_format is LogFormat.JSON:
         from jobs._shared.display import console
         from pipeline.runs.logs import json_logs

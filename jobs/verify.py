@@ -24,6 +24,7 @@ from pipeline.storage.store import open_store
 EXAMPLES = (
     "omnidrop verify job.yaml",
     "omnidrop verify s3://bucket/results --endpoint-url http://host:9000    # without the index",
+    "omnidrop verify job.yaml --public-key archive.key.pub    # and is it what was signed?",
     "omnidrop verify job.yaml --json report.json",
 )
 
@@ -36,6 +37,12 @@ def command(
         str | None,
         typer.Option(metavar="URL", help="The savings index, where it is not the job's own.", show_default=False),
     ] = None,
+    public_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|KEY", help="The published tables must be signed with its secret key.", show_default=False
+        ),
+    ] = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -45,7 +52,7 @@ def command(
     """
     uri, storage, index, job = _places(results, index_url, endpoint_url)
     with _progress() as advance:
-        report = verify(open_store(uri, storage), index, job=job, advance=advance)
+        report = verify(open_store(uri, storage), index, job=job, public_key=public_key, advance=advance)
     _print(report)
     write_json(json_file, report)
     raise typer.Exit(0 if report.is_clean else 1)

@@ -52,23 +52,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def ray_session(tmp_path_factory):
-    """A Ray of our own, in a folder of our own. Starting one takes 6 s and 1 GB."""
-    import ray
+def ray_session():
+    """A Ray as a run without a cluster starts it. Takes 6 s and 1 GB."""
+    from pipeline.execution.local_ray import local_ray
 
-    # A short path: Ray puts sockets below it, and their names are limited to 107 bytes.
     # Metrics arrive after a second instead of ten.
     quick = {"metrics_report_interval_ms": 1000}
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        logging_level="error",
-        log_to_driver=False,
-        _system_config=quick,
-    )
-    yield
-    ray.shutdown()
+    with local_ray(4, logging_level="error", log_to_driver=False, _system_config=quick):
+        yield
 
 
 @pytest.fixture(scope="session")

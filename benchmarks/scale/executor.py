@@ -9,6 +9,7 @@ itself takes. Memory is the driver's resident set at every tenth of the way.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ import psutil
 import ray
 
 from benchmarks.scale import made_up
+from pipeline.execution.local_ray import local_ray
 from pipeline.execution.scheduler import DECODE_AHEAD_PER_ACTOR, Backend, Limits, RayExecution
 from workers.media.decode import Source
 from workers.ray_workers import DecodeStarter
@@ -99,15 +101,10 @@ def _start_actor() -> Any:
 
 def measure(clips: int) -> Executed:
     """Run so many clips through the loop, on the Ray that is there or on one started here."""
-    started_here = not ray.is_initialized()
-    if started_here:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="error", log_to_driver=False)
-    try:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    is_there = ray.is_initialized()
+    with contextlib.nullcontext() if is_there else local_ray(4, logging_level="error", log_to_driver=False):
         return _run(clips, _floor(clips))
-    finally:
-        if started_here:
-            ray.shutdown()
 
 
 def _floor(clips: int) -> float:

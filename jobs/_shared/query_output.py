@@ -20,14 +20,13 @@ from jobs._shared.options import json_text
 from jobs._shared.terminal import PrintableConsole, on_terminal, say
 from omnidrop.errors import UserError
 from pipeline.report.formats import counted, quantity
+from pipeline.spreadsheet import safe
 
 if TYPE_CHECKING:
     from pipeline.tables.query import Answered
 
 Format = Literal["table", "csv", "json", "parquet"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "table"}
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Of a cell; spreadsheets take the full-width ones for the others."""
 MOST_ROWS = 100
 """Of a table."""
 
@@ -118,9 +117,8 @@ def _csv_cell(value: Any) -> Any:
 
 
 def _safe_csv_cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets an apostrophe before it, by which it stays a text."""
     cell = _csv_cell(value)
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+    return safe(cell) if isinstance(cell, str) else cell
 
 
 def _json(answered: Answered, file: TextIO) -> int:

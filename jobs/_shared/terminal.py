@@ -7,12 +7,16 @@ text; they show as escapes, as in `\\x1b[31m`. Knows nothing about what is said.
 from __future__ import annotations
 
 import io
+import logging
+import sys
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
 import typer
 from rich.console import Console
 from rich.segment import Segment
+
+from workers.redaction import without_secrets
 
 
 def printable(text: str) -> str:
@@ -45,6 +49,14 @@ class _Printable(io.TextIOBase):
 def on_terminal(file: TextIO) -> TextIO:
     """What other programs would read, for a file that may be a terminal: printable where a person looks."""
     return cast(TextIO, _Printable(file)) if file.isatty() else file
+
+
+class PrintableWarnings(logging.Handler):
+    """What is logged where nothing else shows it: Python would write it to standard error as it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        sys.stderr.write(printable(without_secrets(record.getMessage())) + "\n")
 
 
 class PrintableConsole(Console):

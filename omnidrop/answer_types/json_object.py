@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from omnidrop.answer_types.base import Setting, Unreadable, Written
 from omnidrop.errors import QuestionError
+from omnidrop.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Json(Written):
         import jsonschema
 
         try:
-            value = json.loads(text)
+            value = parse_json(text, is_strict=True)
             jsonschema.validate(value, self.schema)
-        except (json.JSONDecodeError, jsonschema.ValidationError) as error:
+        except (ValueError, jsonschema.ValidationError, RecursionError) as error:
             raise Unreadable("json_invalid") from error
         return value
 

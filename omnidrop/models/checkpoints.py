@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from omnidrop.errors import CheckpointError, OmniDropError, first_line
+from omnidrop.json_text import parse_json
 from omnidrop.models.families import titles
 
 EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2")}
@@ -209,10 +210,10 @@ class _HashMemory:
         self._path = root / "omnidrop" / "file_hashes.json"
         self._known: dict[str, str] = {}
         self._changed = False
-        with contextlib.suppress(OSError, ValueError, RecursionError):
+        with contextlib.suppress(OSError, ValueError):
             status = self._path.stat()
             if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
-                loaded = json.loads(self._path.read_text())
+                loaded = parse_json(self._path.read_text())
                 if isinstance(loaded, dict):
                     self._known = {key: value for key, value in loaded.items() if isinstance(value, str)}
 
@@ -258,8 +259,8 @@ def loading(directory: Path) -> Iterator[None]:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises CheckpointError where it cannot be read."""
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # also numbers with more digits than Python reads
+        loaded = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # also numbers with more digits than Python reads
         raise CheckpointError(f"{path} cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} must hold a JSON object, got {type(loaded).__name__}")

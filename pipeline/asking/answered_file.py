@@ -45,6 +45,8 @@ class AnsweredFile:
     pruning: Pruning
     answerer: Answerer = field(repr=False)
     """The loaded model, for further calls."""
+    context_notes: tuple[str, ...] = ()
+    """What the model was told beside pictures and sound, and what it could not be told."""
 
     @property
     def clips(self) -> tuple[ClipResult, ...]:

@@ -8,7 +8,7 @@ about the command line.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from omnidrop.errors import PolicyError, QuestionError
@@ -18,8 +18,11 @@ from pipeline.asking.answered_file import AnsweredFile
 from pipeline.asking.one_file import JOB, checked, checked_clips, looked_at, spans_of
 from pipeline.config.sections import ExecutionConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.config.worker_settings import answerer_settings, decode_settings, pruning_of
+from pipeline.context.prompt import clip_context
+from pipeline.context.sidecars import Context, read_context
 from pipeline.identity import clip_id, content_id
 from pipeline.questions.question_set import load_question_set
+from pipeline.questions.templates import one_line
 from workers.media.decode import decode_one
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome
@@ -40,6 +43,7 @@ def ask(
     fps: float = 2.0,
     audio_track: str = "auto",
     video_track: str = "auto",
+    context: bool | Sequence[str] = False,
     answered: Callable[[ClipOutcome], None] = lambda outcome: None,
 ) -> AnsweredFile:
     """Ask one local file's clips all questions, in one pruned pass a clip.
@@ -49,10 +53,11 @@ def ask(
     1 prunes nothing. `policy` and its `settings` say what is kept, as `pruning.policy` and `pruning.settings` of a job;
     a policy that is given its rates takes `retained_ratio` None. `span_s` is the part of the file asked about, cut into
     clips of `length_s`; `audio_track` and `video_track` say which of several tracks, as in a job. `model` may be an
-    `Answerer` from an earlier call's result (`answer.answerer`), so that it is loaded once. `answered` is told of every
-    clip. A clip that fails is in the result's `failures`.
+    `Answerer` from an earlier call's result (`answer.answerer`), so that it is loaded once. With `context` the model is
+    also told, for each clip, what the files named (True: those beside the file, see `pipeline.context`) say is said in
+    it, its chapter, and what it is. `answered` is told of every clip. A clip that fails is in the result's `failures`.
 
-    Raises AskError, QuestionError, PolicyError, CheckpointError.
+    Raises AskError, QuestionError, PolicyError, CheckpointError, ContextError.
     """
     path = os.fspath(path)
     lines = as_questions(questions)
@@ -76,9 +81,11 @@ def ask(
     asked, instruction = lines, ""
     if question_set is not None:
         asked, instruction = load_question_set(question_set).resolve(media, info, variables or {})
+    written = read_context(path, None if context is True else context) if context else Context()
     decoding = decode_settings(clips, ExecutionConfig())
     how = pruning_of(pruning)
     outcomes: list[ClipOutcome] = []
+    words = left_out = 0
     model.load()
     version = content_id(JOB, media.media_id, media.etag)
     for number, (start, end) in enumerate(spans):
@@ -87,10 +94,25 @@ def ask(
         if isinstance(decoded, ClipFailure):
             outcomes.append(decoded)
         else:
-            outcomes.append(model.answer(decoded, asked, instruction, pruning=how))
+            told = clip_context(written, start, end)
+            outcomes.append(model.answer(decoded, asked, _joined(told.text, instruction), pruning=how))
+            words += told.words
+            left_out += told.left_out
             _raise_what_every_clip_would(outcomes[-1])
         answered(outcomes[-1])
-    return AnsweredFile(media, info, asked, tuple(outcomes), how, model)
+    told_of = _told_of(written, words, left_out) if context else ()
+    return AnsweredFile(media, info, asked, tuple(outcomes), how, model, told_of)
+
+
+def _joined(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
+
+
+def _told_of(context: Context, words: int, left_out: int) -> tuple[str, ...]:
+    if not context.used:
+        return (*context.notes, "no context was found beside the file")
+    cut = f"; {left_out} words of long clips left out" if left_out else ""
+    return (*context.notes, f"context of {', '.join(map(one_line, context.used))}: {words} words in the prompts{cut}")
 
 
 def _raise_what_every_clip_would(outcome: ClipOutcome) -> None:

@@ -44,7 +44,7 @@ from pipeline.records.heads_and_runs import decode_heads, decode_run
 from pipeline.records.legacy import formats as legacy
 from pipeline.records.rows import quarantine_rows
 from pipeline.records.unit import CONTENTS, UnitKey, UnitMeta, UnitObject, decode_unit
-from pipeline.tables import live, manifest, publish
+from pipeline.tables import live, manifest, publish, signing
 from pipeline.tables.writer import empty_file
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Problem:
 
     part: Part
     kind: str
-    """damaged, misplaced, foreign, missing, surplus, differs, stale, undeclared, forgotten, doubled or format."""
+    """damaged, misplaced, foreign, missing, surplus, differs, stale, undeclared, forgotten, doubled, format or
+    unsigned."""
     where: str
     """An object's key, or a table and a row's key."""
     what: str
@@ -92,20 +93,33 @@ class Report:
 
 
 def verify(
-    store: Store, index_url: str | None, *, job: str = "JOB.yaml", advance: Callable[[str, int], None] = lambda *_: None
+    store: Store,
+    index_url: str | None,
+    *,
+    job: str = "JOB.yaml",
+    public_key: str | None = None,
+    advance: Callable[[str, int], None] = lambda *_: None,
 ) -> Report:
     """Check the results in `store`, and the index at `index_url` where it is given.
 
-    `job` is how the job is named in the commands that mend. `advance` is told what is being read, and how much of it.
+    `job` is how the job is named in the commands that mend. With `public_key` (a file, or the key itself) the tables
+    must be signed with its secret key. `advance` is told what is being read, and how much of it.
     Raises UserError where the results are of a newer format or there are none.
     """
-    return _Verification(store, index_url, job, advance).run()
+    return _Verification(store, index_url, job, public_key, advance).run()
 
 
 class _Verification:
-    def __init__(self, store: Store, index_url: str | None, job: str, advance: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        index_url: str | None,
+        job: str,
+        public_key: str | None,
+        advance: Callable[[str, int], None],
+    ) -> None:
         self._store, self._journal, self._index_url = store, Journal(store), index_url
-        self._advance = advance
+        self._advance, self._public_key = advance, public_key
         self._rebuild = f"omnidrop rebuild {job}"
         self._index = f"omnidrop index {job}"
         self._job = job
@@ -327,6 +341,7 @@ class _Verification:
             self._found("tables", "missing", manifest.MANIFEST, "nothing is published", self._rebuild)
             return
         self._check_listing(published)
+        self._check_signature()
         for name in manifest.NAMES:
             rows = sum(self._rows_of(name, path, published) for path in published.tables.get(name, ()))
             # An older version published no such table: no files, and no rows in the manifest.
@@ -363,11 +378,27 @@ class _Verification:
                 what = "no part of the published tables, but readers of the folder would read it"
                 self._found("tables", "foreign", path, what, self._without(path, self._rebuild))
 
+    def _check_signature(self) -> None:
+        if self._public_key is None:
+            if self._store.exists(signing.SIGNATURE):
+                self._notes.append("the tables are signed; --public-key FILE says by whom")
+            return
+        checked = signing.check(self._store, self._public_key)
+        if checked.state == "good":
+            self._notes.append(checked.what)
+        else:
+            mend = f"omnidrop sign {self._job} --key FILE, if you vouch for what is published now"
+            self._found("tables", "unsigned", signing.SIGNATURE, checked.what, mend)
+
     def _check_listing(self, published: manifest.Published) -> None:
         known = {f"tables/{path}" for paths in published.tables.values() for path in paths}
         for path, _ in self._store.list("tables/"):
             generation = manifest.generation_of(path)
-            is_part = path in known or path in (manifest.MANIFEST, live.STATE) or path.endswith("/_claimed")
+            is_part = (
+                path in known
+                or path in (manifest.MANIFEST, signing.SIGNATURE, live.STATE)
+                or path.endswith("/_claimed")
+            )
             if path.startswith(live.FOLDER):
                 continue
             if generation is None and not is_part:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from omnidrop.errors import UserError
+from omnidrop.json_text import parse_json
 from pipeline.cost.throughput import MeasuredPass, Throughput, fit
 from pipeline.execution.actor_metering import HOUR_S
 
@@ -159,7 +160,7 @@ def _is_allowed(one: Calibration, model: ModelConfig) -> bool:
 
 def _read(store: Store, path: str) -> Calibration:
     try:
-        given = json.loads(store.read_bytes(path))
+        given = parse_json(store.read_bytes(path))
         together = tuple((int(clips), float(seconds)) for clips, seconds in given.get("together", ()))
         return Calibration(**given | {"throughput": Throughput(**given["throughput"]), "together": together})
     except (KeyError, TypeError, ValueError) as error:

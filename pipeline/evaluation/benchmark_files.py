@@ -7,7 +7,6 @@ what a field means, prompts or models.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
 from collections import defaultdict
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnidrop.json_text import parse_json
 from pipeline.evaluation.dataset import EvaluationError
 
 Row = Mapping[str, Any]
@@ -100,13 +100,13 @@ def _read(path: Path) -> list[Row]:
 
             found: Any = pq.read_table(path).to_pylist()
         elif suffix == ".jsonl":
-            found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            found = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         elif suffix in (".csv", ".tsv"):
             csv.field_size_limit(min(sys.maxsize, 1 << 24))
             with path.open(encoding="utf-8-sig", newline="") as file:
                 found = list(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","))
         else:
-            found = json.loads(path.read_text(encoding="utf-8-sig"))
+            found = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, csv.Error) as error:
         raise EvaluationError(f"{path} cannot be read: {error}") from error
     return [{str(name).strip().lower(): value for name, value in row.items()} for row in _flat(found)]

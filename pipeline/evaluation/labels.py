@@ -24,6 +24,7 @@ from pipeline.evaluation.dataset import EvaluatedClip, EvaluationError, Target
 from pipeline.evaluation.scoring import right_answers
 from pipeline.identity import content_id
 from pipeline.questions.question_set import QuestionSet, load_question_set
+from pipeline.spreadsheet import plain
 from workers.media.probing import ProbePool
 from workers.records import ClipFailure, Media, MediaInfo
 
@@ -124,7 +125,7 @@ def _read(path: Path, question_set: QuestionSet, problems: list[str]) -> list[_R
 
         def cell(name: str, cells: Sequence[str] = cells) -> str:
             place = places[name]
-            return cells[place].strip() if place is not None and place < len(cells) else ""
+            return plain(cells[place]).strip() if place is not None and place < len(cells) else ""
 
         if cell("verdict") == "wrong" and not cell("answer"):
             continue  # a person knew that an answer was wrong, and not what would be right

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from omnidrop.json_text import parse_json
 from pipeline.evaluation.dataset import ArmClip, EvaluationError, Scored, SetCost
 
 
@@ -58,7 +59,7 @@ class ResultLog:
 
     def _take(self, line: bytes, number: int, *, last: bool) -> None:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             self._known[entry.pop("key")] = _result(entry)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if last or number > 1:

@@ -6,17 +6,16 @@ were. Knows nothing about archives or results.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -29,6 +28,7 @@ from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted, unwatched
 from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.clip_state import UnitResult
+from pipeline.execution.local_ray import local_ray
 from pipeline.execution.machines import is_certain, may_be_machines, nothing_decodes
 from pipeline.execution.scheduler import (
     Backend,
@@ -44,7 +44,6 @@ from workers import ray_workers
 from workers.media.clip_reader import decoded_shape
 from workers.media.confinement import level
 from workers.media.decode import decode_one
-from workers.media.fetching import own_folder
 from workers.media.ffmpeg import tool_here
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeSettings, WorkUnit
@@ -182,17 +181,13 @@ class _OnRay:
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
-        started_here = _connect(self._job)
-        try:
+        with _connected(self._job) as started_here:
             if started_here:
                 self._check_gpus()
             execution = RayExecution(self._backend(), self._limits(), self._stop, self._patience, self._watch)
             self.statistics = execution.statistics
             self.statistics.actor_time.gpus = gpus_counted(_gpus_per_actor(self._job))
             yield from execution.run(units)
-        finally:
-            if started_here:
-                ray.shutdown()
 
     def _check_gpus(self) -> None:
         """A cluster may grow a GPU; this machine will not, and Ray would wait for one for ever."""
@@ -262,26 +257,29 @@ def is_on_a_cluster(job: JobConfig) -> bool:
 @contextmanager
 def one_actor(job: JobConfig) -> Iterator[ray_workers.RemoteAnswerer]:
     """One of the job's model actors, placed as a run's would be, which is gone afterwards. Raises RayUnavailable."""
-    started_here = _connect(job)
-    actor = None
-    try:
-        actor = _start_actor(job, audit_share=0.0)
-        yield ray_workers.RemoteAnswerer(actor)
-    except ray.exceptions.RayError as error:
-        # Ray's last line is the actor's own error, those before it are its traceback.
-        said = first_line(error) if not str(error).strip() else str(error).strip().splitlines()[-1]
-        raise RayUnavailable(f"the model actor failed: {said}") from error
-    finally:
-        if actor is not None:
-            ray.kill(actor)
-        if started_here:
-            ray.shutdown()
+    with _connected(job):
+        actor = None
+        try:
+            actor = _start_actor(job, audit_share=0.0)
+            yield ray_workers.RemoteAnswerer(actor)
+        except ray.exceptions.RayError as error:
+            # Ray's last line is the actor's own error, those before it are its traceback.
+            said = first_line(error) if not str(error).strip() else str(error).strip().splitlines()[-1]
+            raise RayUnavailable(f"the model actor failed: {said}") from error
+        finally:
+            if actor is not None:
+                ray.kill(actor)
 
 
-def _connect(job: JobConfig) -> bool:
-    """Connect to the job's cluster, or start Ray on this machine; returns whether it was started here."""
-    if ray.is_initialized():
-        return False
+@contextmanager
+def _connected(job: JobConfig) -> Iterator[bool]:
+    """Connect to the job's cluster, or have a Ray on this machine for as long as the block lasts; yields whether it was
+    started here. Raises RayUnavailable."""
+    with contextlib.ExitStack() as stack:
+        yield not ray.is_initialized() and _connect(job, stack)
+
+
+def _connect(job: JobConfig, stack: contextlib.ExitStack) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # It warns that a token it found is used, in the middle of the progress bar. A token that is missing is an error.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
@@ -294,13 +292,7 @@ def _connect(job: JobConfig) -> bool:
             return False
         # An actor and a decode task must fit side by side even on one core.
         cpus = max(math.ceil(job.model.cpus_per_actor) + 1, os.cpu_count() or 1)
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            _temp_dir=str(_own_ray_folder()),
-        )
+        stack.enter_context(local_ray(cpus, logging_level=logging.WARNING))
         return True
     except (OSError, ValueError, RuntimeError) as error:
         raise RayUnavailable(
@@ -311,15 +303,6 @@ def _connect(job: JobConfig) -> bool:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _own_ray_folder() -> Path:
-    """Where a local Ray has its sockets, spilled objects and logs: not the folder in /tmp that all users share, where
-    another could lay out links or read what is spilled. Raises CacheUnsafe."""
-    # Names of sockets are limited to 107 bytes, of which Ray's own part takes 80.
-    below = tempfile.gettempdir()
-    # Ray opens its own folder to everybody; nobody else gets as far as that.
-    return own_folder(Path(below if len(below) <= 12 else "/tmp") / f"od-ray-{os.getuid()}") / "r"
 
 
 def _knock(address: str) -> None:

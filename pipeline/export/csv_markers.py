@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pipeline.export.base import Format
 from pipeline.export.moments import Video, line
+from pipeline.spreadsheet import safe
 
 COLUMNS = (
     *("file", "marker", "description", "in", "out", "duration_frames", "frame_rate"),
@@ -36,9 +37,7 @@ def _write(videos: Sequence[Video]) -> bytes:
 
 
 def _cell(text: str) -> str:
-    """A spreadsheet must not take other people's words for a formula."""
-    words = line(text, 10_000)
-    return f"'{words}" if words.startswith(("=", "+", "-", "@")) else words
+    return safe(line(text, 10_000))
 
 
 CSV_MARKERS = Format("one CSV table of all videos, with timecodes and seconds", ".csv", _write, True, True)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from omnidrop.errors import UserError
+from omnidrop.json_text import parse_json
 from omnidrop.questions import Question
 from pipeline.failpoints import reached
 from pipeline.identity import item_id as contents_item
@@ -299,6 +300,6 @@ def format_of(store: Store) -> int | None:
     if not store.exists(FORMAT_PATH):
         return None
     try:
-        return int(json.loads(store.read_bytes(FORMAT_PATH))["format_version"])
+        return int(parse_json(store.read_bytes(FORMAT_PATH))["format_version"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{store.uri}/{FORMAT_PATH} is damaged; delete it, the next command writes it again") from error

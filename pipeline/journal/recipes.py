@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from omnidrop.errors import QuestionError
+from omnidrop.json_text import parse_json
 from omnidrop.questions import Question, question_from_dict
 from pipeline.config.sections import ArchiveConfig, ClipsConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.questions.question_set import QuestionSet, QuestionTemplate
@@ -88,7 +89,7 @@ def recall(store: Store, recipe_hash: str) -> Kept | None:
 def decode_recipe(data: bytes, *, where: str) -> Kept:
     """The inverse of what `keep` stores. Raises JournalError, naming `where`."""
     try:
-        given = json.loads(data)
+        given = parse_json(data)
         asked = given["question_set"]
         questions = [question_from_dict(one) for one in asked["questions"]]
         return Kept(

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
+from omnidrop.json_text import parse_json
 from pipeline.storage.errors import StorageError
 from pipeline.storage.store import Store
 
@@ -69,7 +70,7 @@ def newest_lease(store: Store, job: str) -> LeaseRecord | None:
     """The lease with the largest token, held or not; None before the first."""
     for key in reversed(list(_keys(store, job))):
         try:
-            return LeaseRecord(**json.loads(store.read_bytes(key)))
+            return LeaseRecord(**parse_json(store.read_bytes(key)))
         except FileNotFoundError:
             continue  # its successor's taker has just deleted it
         except (TypeError, ValueError) as error:

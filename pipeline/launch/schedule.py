@@ -27,6 +27,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from omnidrop.errors import OmniDropError, UserError
+from omnidrop.json_text import parse_json
 from pipeline.launch.lease import LEASE_S, Lease, take_lease
 from pipeline.planning.asking_again import AsksAgain
 from pipeline.storage.errors import StorageError
@@ -311,7 +312,7 @@ def last_run(store: Store, job: str) -> ScheduledRun | None:
             return None
         key = keys[-1]
     try:
-        return ScheduledRun(**json.loads(store.read_bytes(key)))
+        return ScheduledRun(**parse_json(store.read_bytes(key)))
     except (TypeError, ValueError) as error:
         raise StorageError(
             f"{store.uri}/{key} is not a record of a scheduled run ({error}); delete it, and the schedule goes on "

@@ -303,9 +303,9 @@ def media_context(media: Media, info: MediaInfo) -> dict[str, Any]:
     return {**context, "tags": {name: one_line(text) for name, text in info.tags}}
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, most: int = MAX_METADATA_CHARS) -> str:
     """Untrusted text as part of a prompt: no control characters, no line breaks, no `<|special|>` token, bounded."""
-    text = text[: 4 * MAX_METADATA_CHARS].encode("utf-8", "replace").decode("utf-8")
+    text = text[: 4 * most].encode("utf-8", "replace").decode("utf-8")
     printable = "".join(character if character.isprintable() else " " for character in text)
     broken = re.sub(r"<(?=\|)", "< ", re.sub(r"\|(?=>)", "| ", printable))
-    return " ".join(broken.split())[:MAX_METADATA_CHARS]
+    return " ".join(broken.split())[:most]

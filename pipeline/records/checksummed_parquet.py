@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from omnidrop.errors import OmniDropError, first_line
+from omnidrop.json_text import parse_json
 from pipeline.records.legacy import formats as legacy
 
 FORMAT_VERSION = 4
@@ -64,7 +65,7 @@ def unseal(data: bytes, *, where: str) -> tuple[pa.Table, dict[str, Any]]:
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         found = file.metadata.metadata or {}
-        meta: dict[str, Any] = json.loads(found.get(_META, b'{"format_version": 1}'))
+        meta: dict[str, Any] = parse_json(found.get(_META, b'{"format_version": 1}'))
         version = int(meta["format_version"])
         sealed = found.get(_SEAL.encode())
         if not (sealed is None and legacy.may_lack_checksum(version)) and not _is_whole(data, sealed or b""):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from omnidrop.json_text import parse_json
 from pipeline.records.checksummed_parquet import JournalError, unseal
 from pipeline.records.columns import run_from_row, run_row
 from pipeline.records.legacy import formats as legacy
@@ -98,6 +99,6 @@ def decode_run(data: bytes, *, where: str) -> StoredRun:
     """A run's record. Raises JournalError, naming `where`, for damage."""
     try:
         text = data.decode()
-        return StoredRun(run_from_row(legacy.run_row(json.loads(text))), text)
+        return StoredRun(run_from_row(legacy.run_row(parse_json(text))), text)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise JournalError(f"{where} is not a run's record ({error}); delete it and run `omnidrop rebuild`") from error

@@ -6,13 +6,13 @@ ranges leave out is a no. Ranges of other media or questions are named, not left
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnidrop.answer_types import column_of
+from omnidrop.json_text import parse_json
 from pipeline.review.labels import RIGHT, WRONG, Label, LabelsError
 from pipeline.review.reliability import is_right
 
@@ -25,7 +25,7 @@ Span = tuple[float, float]
 def imported(path: Path, connection: duckdb.DuckDBPyConnection, job: str) -> list[Label]:
     """Labels of the published clips, from a JSON export. Raises LabelsError."""
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        tasks = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LabelsError(f"--import {path}: cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -17,6 +17,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 from omnidrop.errors import UserError
+from pipeline.spreadsheet import plain, safe
 
 RIGHT, WRONG = "right", "wrong"
 Key = tuple[str, int, int, str]
@@ -76,11 +77,16 @@ def read_labels(path: Path) -> list[Label]:
     labels = []
     for row in rows:
         try:
-            file, start, end, *rest = row
+            file, start, end, *rest = map(plain, row)
             labels.append(Label(file, float(start), float(end), *rest))
         except (ValueError, TypeError) as error:
             raise LabelsError(f"--labels {path}, line {rows.line_num}: not a label ({error})") from error
     return labels
+
+
+def _row(label: Label) -> list[str | float]:
+    cells = astuple(replace(label, start=round(label.start, 6), end=round(label.end, 6)))
+    return [safe(cell) if isinstance(cell, str) else cell for cell in cells]
 
 
 class LabelsFile:
@@ -109,8 +115,7 @@ class LabelsFile:
         out = io.StringIO(newline="")
         table = csv.writer(out)
         table.writerow(COLUMNS)
-        table.writerows(astuple(replace(label, start=round(label.start, 6), end=round(label.end, 6)))
-                        for label in labels.values())  # fmt: skip
+        table.writerows(map(_row, labels.values()))
         temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
         try:
             with temporary.open("xb") as file:

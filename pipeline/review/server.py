@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from omnidrop.answer_types import column_of
 from omnidrop.errors import OmniDropError
+from omnidrop.json_text import parse_json
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
 from pipeline.review.labels import RIGHT, WRONG, Key, LabelsError, LabelsFile
@@ -172,6 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
             "Cross-Origin-Resource-Policy": "same-origin",
+            "Content-Security-Policy": "sandbox; default-src 'none'",
         }
         for name, value in (common | more).items():
             self.send_header(name, value)
@@ -194,7 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
             if asked is not None:
                 more["Content-Range"] = f"bytes {first}-{after - 1}/{size}"
             suffix = os.path.splitext(uri)[1].lower()
-            kind = TYPES.get(suffix) or mimetypes.types_map.get(suffix, "application/octet-stream")
+            kind = TYPES.get(suffix) or mimetypes.types_map.get(suffix, "")
+            if not kind.startswith(("video/", "audio/", "application/mxf")):
+                kind = "application/octet-stream"  # a page of a stranger's must not run beside ours
             self._head(200 if asked is None else 206, kind, after - first, more)
             if self.command == "HEAD":
                 return
@@ -236,7 +240,7 @@ def _span(asked: re.Match[str] | None, size: int) -> tuple[int, int]:
 
 def _parsed(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        return parse_json(body)
     except ValueError as error:
         raise LabelsError("not JSON") from error
 

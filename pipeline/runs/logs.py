@@ -41,7 +41,9 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name in IDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["traceback"] = without_secrets(self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=False, default=str)
+        text = json.dumps(line, ensure_ascii=False, default=str)
+        # A terminal obeys more than JSON escapes, and still shows JSON.
+        return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 @contextmanager

@@ -99,6 +99,9 @@ def s3_objects(filesystem: Any, bucket: str, prefix: str) -> Iterator[dict[str, 
             page = within(filesystem, PAGE_S, "list_objects_v2", **asked, **token)
         except Exception as error:
             raise explain_s3_error(error, where) from error
+        if not page.get("Contents") and "IsTruncated" not in page:
+            # A login page, or a reply that lost its content: what is not listed would look deleted.
+            raise StorageError(f"{where}: the server's reply is not a listing; look at the server, and at endpoint_url")
         for item in page.get("Contents", ()):
             key = _checked_entry(item, prefix, where)
             if last and key.encode() <= last.encode():

@@ -12,7 +12,6 @@ journal, or how tables are written (`pipeline/tables/publish.py`).
 from __future__ import annotations
 
 import io
-import json
 import re
 from dataclasses import dataclass, field
 from itertools import chain
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from omnidrop.errors import UserError
+from omnidrop.json_text import parse_json
 from pipeline.config.locations import checked_key
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError
 from pipeline.records.columns import (
@@ -76,7 +76,7 @@ def current(store: Store) -> Published | None:
     if not store.exists(MANIFEST):
         return None
     try:
-        given = json.loads(store.read_bytes(MANIFEST))
+        given = parse_json(store.read_bytes(MANIFEST))
         if given["format_version"] > FORMAT_VERSION:
             raise UserError(
                 f"{store.uri}/{MANIFEST} has format {given['format_version']}, this version reads up to "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from omnidrop.errors import UserError
+from omnidrop.json_text import parse_json
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
@@ -107,7 +108,7 @@ def read_truth(path: Path) -> dict[str, Truth]:
     TruthError, naming file, clip and event.
     """
     try:
-        given = json.loads(Path(path).read_text(encoding="utf-8"))
+        given = parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TruthError(f"{path} cannot be read as JSON: {error}") from error
     if isinstance(given, dict) and isinstance(given.get("files"), dict | list):

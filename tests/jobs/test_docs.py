@@ -23,6 +23,7 @@ from pipeline.config.job import load_job
 from pipeline.tables.named_queries import named_queries
 from pipeline.tables.query import open_results, query
 from tests.support.small_jobs import cli, run
+from workers.media.confinement import AUDIO_DECODERS, DEMUXERS, VIDEO_DECODERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -54,6 +55,12 @@ def test_the_readmes_commands_run_in_its_order(job, monkeypatch):
     for command in shown:
         result = cli(*command)
         assert result.exit_code == 0, (command, result.output)
+
+
+def test_the_page_lists_all_formats_that_are_read():
+    _, *parts = (ROOT / "docs/formats.md").read_text().split("\n## ")
+    listed = [tuple(re.findall(r"`([^`]+)`", part)) for part in parts]
+    assert listed == [DEMUXERS, VIDEO_DECODERS, AUDIO_DECODERS]
 
 
 def test_the_sql_shown_to_users_works(job):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import logging
 import re
 import unicodedata
 
@@ -17,6 +19,8 @@ from rich.text import Text
 from jobs._shared import query_output
 from jobs._shared.query_output import show
 from jobs._shared.terminal import PrintableConsole, printable
+from pipeline.runs.logs import JsonFormatter
+from pipeline.spreadsheet import plain, safe
 from pipeline.tables.query import Answered
 from tests.support.small_jobs import cli
 
@@ -73,11 +77,34 @@ def test_csv_cells_are_no_formulas(tmp_path):
     show(answered(*FORMULAS, "plain", "a=b"), "csv", tmp_path / "a.csv")
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.reader(file))
-    assert [row[0] for row in rows[1:]] == [*(f"'{cell}" for cell in FORMULAS), "plain", "a=b"]
+    assert all(row[0].startswith("'") for row in rows[1:-2])
+    assert [row[0] for row in rows[-2:]] == ["plain", "a=b"]
+    assert [plain(row[0]) for row in rows[1:-2]] == list(FORMULAS)
     assert {row[1] for row in rows[1:]} == {"-1.5"}  # a number is no formula
     show(answered(*FORMULAS), "csv", tmp_path / "raw.csv", is_csv_raw=True)
     with (tmp_path / "raw.csv").open(newline="") as file:
         assert [row[0] for row in csv.reader(file)][1:] == list(FORMULAS)
+
+
+@given(st.text(st.sampled_from("=+-@'\t\n\r;| \"ab,\u200b\uff1d")))
+def test_no_part_of_a_cell_is_a_formula_and_none_is_lost(text):
+    """Split at whatever a spreadsheet may split at: it does not see the quotes of another separator's cells."""
+    file = io.StringIO(newline="")
+    csv.writer(file).writerow(["n", safe(text)])
+    for part in re.split("[;|\t\r\n]", file.getvalue().partition(",")[2]):
+        assert not part.strip(' "\u200b\ufeff').startswith(("=", "+", "-", "@", "\uff1d"))
+    assert plain(safe(text)) == text
+
+
+def test_warnings_quote_names_without_their_escapes(capsys):
+    cli("--help")  # from here on nothing is shown as it was logged
+    record = logging.LogRecord("pipeline", logging.WARNING, "", 0, "a link: %s", (HOSTILE,), None)
+    logging.lastResort.handle(record)
+    line = JsonFormatter().format(record)
+    assert json.loads(line)["message"] == f"a link: {HOSTILE}"
+    for said in (capsys.readouterr().err, line):
+        assert "owned" in said
+        assert hostile_characters(said) == set()
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "table"])

@@ -98,6 +98,7 @@ MORE = "<IsTruncated>true</IsTruncated><NextContinuationToken>{}</NextContinuati
         (lambda token: entry("x" * 5000), "cannot be one"),
         (lambda token: entry(size="many"), "S3 failed"),
         (lambda token: "<Contents><Key>", "S3 failed"),
+        (lambda token: "<html>please log in</html>" if token else entry() + MORE.format("x"), "is not a listing"),
     ],
 )
 def test_listings_that_lie_are_named(store, monkeypatch, page, said):

@@ -167,6 +167,17 @@ def test_nobody_else_is_answered_and_no_other_file_is_sent(results, tmp_path):
         assert len(read_labels(tmp_path / "labels.csv")) == 1
 
 
+def test_a_page_in_the_place_of_a_video_does_not_run(results, tmp_path):
+    with served(results, tmp_path / "labels.csv") as server:
+        server.following()
+        for name in ("x.html", "x.svg", "x.xhtml", "x.js"):
+            (tmp_path / name).write_text("<script>alert(1)</script>")
+            server._uris["id-a.webm"] = str(tmp_path / name)
+            _, headers, _ = ask(server, f"/{server.token}/media/id-a.webm")
+            assert headers["Content-Type"] == "application/octet-stream"
+            assert "sandbox" in headers["Content-Security-Policy"]
+
+
 def test_media_come_in_ranges(results, tmp_path):
     whole = (results.parent / "a.webm").read_bytes()
     with served(results, tmp_path / "labels.csv") as server:

@@ -17,11 +17,15 @@ from hypothesis import strategies as st
 from omnidrop.errors import CheckpointError, OmniDropError
 from omnidrop.models.checkpoints import EMBEDDED, check_files, video_bounds
 from omnidrop.models.registry import geometry_of
+from pipeline.journal.recipes import decode_recipe
 from pipeline.questions.question_set import load_question_set
+from pipeline.records.heads_and_runs import decode_run
+from pipeline.review.label_studio import imported
 from pipeline.storage.errors import StorageError
 from pipeline.storage.s3_client import s3_objects
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest
+from pipeline.toy_world.truth import read_truth
 
 EXAMPLES = int(os.environ.get("OMNIDROP_FUZZ_EXAMPLES", "40"))
 fuzzed = settings(
@@ -116,6 +120,29 @@ def test_configurations_of_checkpoints(checkpoint, field, value):
         check_files(checkpoint)
         video_bounds(checkpoint)
         geometry_of(checkpoint)
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: manifest.current(open_store(str(path.parent.parent))),
+        lambda path: decode_recipe(path.read_bytes(), where="it"),
+        lambda path: decode_run(path.read_bytes(), where="it"),
+        lambda path: imported(path, None, "job"),
+        lambda path: read_truth(path),
+        lambda path: check_files(path.parent),
+    ],
+    ids=["manifest", "recipe", "run", "label-studio", "truth", "checkpoint"],
+)
+def test_no_nesting_is_too_deep_for_a_sentence(tmp_path, read):
+    (tmp_path / "tables").mkdir()
+    for name in ("current.json", "config.json"):
+        (tmp_path / "tables" / name).write_bytes(DEEP)
+    with pytest.raises(OmniDropError):
+        read(tmp_path / "tables" / "current.json")
 
 
 ENTRY = st.fixed_dictionaries({}, optional={"Key": SCALARS, "ETag": SCALARS, "Size": SCALARS})

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
 
 from omnidrop.models import checkpoints
 from pipeline.config.job import JobError, make_job
-from pipeline.execution import backends
+from pipeline.execution import local_ray
 from pipeline.records.checksummed_parquet import JournalError
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest
@@ -75,14 +79,60 @@ def test_a_link_in_the_cache_is_not_followed(tmp_path, suffix):
     assert victim.read_text() == "of the user"
 
 
-def test_a_local_ray_has_a_folder_of_its_own(tmp_path, monkeypatch):
-    folder = backends._own_ray_folder()
+def test_a_local_ray_has_a_folder_of_its_own():
+    folder = local_ray.own_ray_folder()
     status = folder.parent.lstat()
     assert (status.st_mode & 0o777, status.st_uid) == (0o700, os.geteuid())
     assert len(str(folder)) < 27  # sockets below it
     folder.mkdir(exist_ok=True)
     folder.chmod(0o777)  # as Ray does
-    assert backends._own_ray_folder() == folder
+    assert local_ray.own_ray_folder() == folder
+
+
+def test_a_local_ray_listens_on_loopback_alone(ray_session):
+    ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    rays = [process for process in ours if process.name().startswith(("raylet", "gcs_server", "ray::"))]
+    assert len(rays) >= 4
+    listening = [c.laddr.ip for p in rays for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert len(listening) >= 5
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+ASK = """
+import sys
+from ray._raylet import GcsClient
+print(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", namespace=None))
+"""
+"""What a neighbour would do first: whoever reads Ray's key-value store writes it, too, and runs code that way."""
+
+
+@pytest.mark.parametrize("token", ["none", "another", "ours"])
+def test_a_local_ray_asks_for_its_token(ray_session, token):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment |= {"none": {"RAY_AUTH_MODE": "disabled"}, "another": {"RAY_AUTH_TOKEN": "1" * 64}, "ours": {}}[token]
+    if token == "ours":
+        environment["RAY_AUTH_TOKEN_PATH"] = os.environ["RAY_AUTH_TOKEN_PATH"]
+    if token != "none":
+        environment["RAY_AUTH_MODE"] = "token"
+    address = ray.get_runtime_context().gcs_address
+    asked = [sys.executable, "-c", ASK, address]
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode == 0) == (token == "ours"), done.stderr[-2000:]
+    assert token == "ours" or "Unauthenticated" in done.stderr
+
+
+def test_a_token_that_others_can_read_is_not_used(tmp_path, monkeypatch):
+    token = local_ray._token(own_folder(tmp_path / "own") / "r")
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert len(token.read_text()) == 64
+    assert local_ray._token(tmp_path / "own" / "r").read_text() == token.read_text()  # runs at once share it
+    token.chmod(0o644)
+    with pytest.raises(CacheUnsafe, match="mode 600"):
+        local_ray._token(tmp_path / "own" / "r")
+    token.unlink()
+    token.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CacheUnsafe, match="mode 600"):
+        local_ray._token(tmp_path / "own" / "r")
 
 
 @pytest.mark.parametrize(

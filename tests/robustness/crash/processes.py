@@ -52,7 +52,6 @@ class Runs:
         self._mark = f"TMPDIR={folder / 't'}".encode()
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: on a busy machine workers would never start
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOADED)

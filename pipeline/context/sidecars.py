@@ -1,0 +1,215 @@
+"""Files beside a media file that say what is said in it and what it is: subtitles, transcripts, metadata.
+
+Promises: a sidecar is a stranger's file: it lies in the media file's own folder (a link out of it is not followed), its
+size and what is taken from it are bounded, and all its words are cleaned like a container's tags. One that cannot be
+read is an error with its name, or a note where nobody named it. Knows nothing about models or questions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import pysubs2
+
+from omnidrop.errors import UserError
+from omnidrop.json_text import parse_json
+from pipeline.questions.templates import one_line
+from workers.errors import MediaError
+from workers.media.opening import opened_below
+
+MOST_BYTES = 16 << 20
+"""Twenty hours of subtitles take 2 MB."""
+MOST_CUES = 200_000
+WORDS = (".vtt", ".srt", ".ass", ".ssa", ".txt")
+"""What is said; the first there is counts."""
+META = (".info.json", ".json", ".xml")
+"""What it is; all there are count, the first for a name that several give."""
+META_NAMES = (
+    *("title", "description", "subject", "creator", "uploader", "channel", "contributor", "publisher", "date"),
+    *("upload_date", "language", "coverage", "categories", "tags"),
+)
+"""Fields of yt-dlp, Dublin Core and EBUCore that are taken, in the order in which a prompt has them."""
+MOST_META_CHARS = 300
+_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+_TAG = re.compile(r"<[^<>]{0,200}>")
+
+
+class ContextError(UserError):
+    """A sidecar that cannot be used."""
+
+    error_class = "context"
+
+
+@dataclass(frozen=True)
+class Cue:
+    """Words with the time in which they hold; without an end they hold for the whole item."""
+
+    start_s: float
+    end_s: float | None
+    text: str
+
+    def is_in(self, start_s: float, end_s: float) -> bool:
+        """Whether it holds at some moment of a span."""
+        return self.start_s < end_s and (self.end_s is None or self.end_s > start_s)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What sidecars say about one media item."""
+
+    cues: tuple[Cue, ...] = ()
+    chapters: tuple[Cue, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=dict)
+    """A subset of META_NAMES."""
+    used: tuple[str, ...] = ()
+    """Names of the files that it comes from."""
+    notes: tuple[str, ...] = ()
+    """What could not be used, and why."""
+
+
+def beside(path: str) -> list[str]:
+    """The sidecars of a media file: files of its folder with its stem, and perhaps a language, as in `talk.en.vtt`."""
+    folder, name = os.path.split(os.path.abspath(path))
+    stem = name.rpartition(".")[0] or name
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            rest = entry.name.removeprefix(stem)
+            if entry.name == name or rest == entry.name:
+                continue
+            language = _LANGUAGE.match(rest)
+            place = next((i for i, s in enumerate((*WORDS, *META)) if rest.lower() == s), None)
+            if place is None and language is not None:
+                rest = rest[language.end() :].lower()
+                place = next((len(META + WORDS) + i for i, s in enumerate(WORDS) if rest == s), None)
+            if place is not None:
+                found.append((place, entry.name))
+    return [os.path.join(folder, name) for _, name in sorted(found)]
+
+
+def read_context(path: str, given: Iterable[str] | None = None) -> Context:
+    """What the files named in `given`, or else those beside `path`, say about it. Raises ContextError for one that was
+    named and cannot be used."""
+    context = Context()
+    for sidecar in beside(path) if given is None else given:
+        is_words = sidecar.lower().endswith(WORDS)
+        if is_words and context.cues:
+            continue
+        try:
+            read = _read(sidecar, None if given is not None else os.path.dirname(sidecar))
+        except ContextError as error:
+            if given is not None:
+                raise
+            context = replace(context, notes=(*context.notes, str(error)))
+            continue
+        used = (*context.used, os.path.basename(sidecar))
+        meta = {**read.meta, **context.meta}
+        context = Context(context.cues or read.cues, context.chapters or read.chapters, meta, used, context.notes)
+    return context
+
+
+def _read(path: str, folder: str | None) -> Context:
+    name = os.path.basename(path)
+    reader = next((read for suffix, read in _READERS.items() if name.lower().endswith(suffix)), None)
+    if reader is None:
+        raise ContextError(f"{name}: cannot be read as context; give one of *{', *'.join((*WORDS, *META))}")
+    try:
+        with opened_below(path, folder) as checked, os.fdopen(os.dup(checked.fd), "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"larger than {MOST_BYTES >> 20} MiB")
+        return reader(data)
+    except (MediaError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ET.ParseError) as error:
+        raise ContextError(f"{name}: cannot be read as context: {_said(error)}") from error
+    except (pysubs2.Pysubs2Error, RecursionError) as error:
+        raise ContextError(f"{name}: cannot be read as subtitles: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}" if not isinstance(error, MediaError) else str(error))
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8-sig", "replace")
+
+
+def _subtitles(form: str) -> Callable[[bytes], Context]:
+    def read(data: bytes) -> Context:
+        text = _text(data)
+        # Marks of WebVTT (`<c>`, `<00:00:01.000>`) that pysubs2 leaves in place.
+        events = pysubs2.SSAFile.from_string(text, format_=form).events
+        cues = []
+        for event in sorted(events[:MOST_CUES], key=lambda e: (e.start, e.end)):
+            words = one_line(_TAG.sub("", event.plaintext), 2000)
+            if words and not event.is_comment and event.end > event.start:
+                cues.append(Cue(event.start / 1000, event.end / 1000, words))
+        if not cues:
+            raise ValueError("it holds no subtitles")
+        return Context(cues=tuple(_without_repeats(cues)))
+
+    return read
+
+
+def _without_repeats(cues: Iterable[Cue]) -> Iterator[Cue]:
+    """Captions that roll show every line twice: what the one before ended with is left out."""
+    before = ""
+    for cue in cues:
+        text = cue.text
+        if before and text.startswith(before):
+            text = text[len(before) :].strip()
+        before = cue.text if text else before
+        if text:
+            yield Cue(cue.start_s, cue.end_s, text)
+
+
+def _plain(data: bytes) -> Context:
+    return Context(cues=(Cue(0.0, None, one_line(_text(data), MOST_BYTES)),))
+
+
+def _json(data: bytes) -> Context:
+    given = parse_json(data)
+    if not isinstance(given, dict):
+        raise ValueError("not an object")
+    chapters = []
+    for one in list(given.get("chapters") or ())[:MOST_CUES]:
+        title = one_line(str(one.get("title") or ""), MOST_META_CHARS)
+        if title:
+            chapters.append(Cue(float(one["start_time"]), float(one["end_time"]), title))
+    meta = {name: value for name in META_NAMES if (value := _words_of(given.get(name)))}
+    if not meta and not chapters:
+        raise ValueError(f"it has none of {', '.join(META_NAMES)}")
+    return Context(chapters=tuple(chapters), meta=meta)
+
+
+def _words_of(value: object) -> str:
+    parts = value if isinstance(value, list) else [value]
+    return one_line(", ".join(str(part) for part in parts[:50] if isinstance(part, str | int | float)), MOST_META_CHARS)
+
+
+def _xml(data: bytes) -> Context:
+    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+        raise ValueError("it declares types or entities of its own")
+    found: dict[str, list[str]] = {}
+    for element in ET.fromstring(data).iter():
+        name = element.tag.rpartition("}")[2].lower()
+        # EBUCore has the words of <title> in a Dublin Core element of the same name inside it.
+        if name in META_NAMES and (words := one_line(element.text or "", MOST_META_CHARS)):
+            found.setdefault(name, []).append(words)
+    if not found:
+        raise ValueError(f"it has none of {', '.join(META_NAMES)}")
+    return Context(meta={name: one_line(", ".join(dict.fromkeys(found[name])), MOST_META_CHARS) for name in found})
+
+
+_READERS: Mapping[str, Callable[[bytes], Context]] = {
+    ".vtt": _subtitles("vtt"),
+    ".srt": _subtitles("srt"),
+    ".ass": _subtitles("ass"),
+    ".ssa": _subtitles("ssa"),
+    ".txt": _plain,
+    ".json": _json,
+    ".xml": _xml,
+}

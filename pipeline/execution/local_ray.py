@@ -1,0 +1,102 @@
+"""A Ray of this machine's own, for as long as a run lasts.
+
+Promises: nothing of it can be reached from another machine (it listens on loopback alone), and nobody who lacks this
+user's token can use it from this one; its sockets, logs and spilled objects lie where no other user gets. It is ended
+with the block, and the environment is then as it was. Knows nothing about jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled, without stubs
+
+from workers.errors import CacheUnsafe
+from workers.media.fetching import own_folder
+
+LOOPBACK = "127.0.0.1"
+_TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@contextmanager
+def local_ray(cpus: int, **init: Any) -> Iterator[None]:
+    """Start Ray here and end it with the block. `init` goes to `ray.init`. Raises CacheUnsafe where another user has
+    prepared its folder, and what `ray.init` raises."""
+    folder = own_ray_folder()
+    before = {name: os.environ.pop(name, None) for name in _TOKEN_VARIABLES}
+    # What a user set is for a cluster; this one has a token of its own, which its processes read from the file.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(_token(folder))}
+    _read_again()
+    try:
+        with _on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                _node_ip_address=LOOPBACK,
+                **init,
+            )
+        if (found := ray.util.get_node_ip_address()) != LOOPBACK:
+            raise RuntimeError(f"it listens on {found} instead of {LOOPBACK}")
+        yield
+    finally:
+        ray.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        _read_again()
+
+
+def own_ray_folder() -> Path:
+    """Where a local Ray has its sockets, spilled objects and logs: not the folder in /tmp that all users share, where
+    another could lay out links or read what is spilled. Raises CacheUnsafe."""
+    # Names of sockets are limited to 107 bytes, of which Ray's own part takes 80.
+    below = tempfile.gettempdir()
+    # Ray opens its own folder to everybody; nobody else gets as far as that.
+    return own_folder(Path(below if len(below) <= 12 else "/tmp") / f"od-ray-{os.getuid()}") / "r"
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray replaces a loopback address by one that others can reach, except where it is told that there is no cluster:
+    its default on macOS and Windows (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER), which it reads when it is imported."""
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _token(folder: Path) -> Path:
+    """This user's token file beside Ray's own folder; runs at once share it, and none sees it half written."""
+    path = folder.parent / "token"
+    new = path.with_name(f"token.{os.getpid()}.{secrets.token_hex(4)}")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        new.unlink()
+    found = path.lstat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o177777 != 0o100600:
+        raise CacheUnsafe(f"{path} is not a file of this user's alone (mode 600); remove it")
+    return path
+
+
+def _read_again() -> None:
+    """Ray keeps mode and token from the first time it needed them. The mode first: a thread that is still ending
+    would otherwise ask for a token that is gone."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
