@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 
 import pytest
 
@@ -68,7 +70,7 @@ def test_subtitles_are_cleaned_and_cut_to_the_clip(folder):
     context = context_of(folder, vtt=VTT)
     assert said(context, 0, 2) == ["Good morning."]
     assert said(context, 2, 6) == ["It rains today."]  # a line that rolls is there once
-    assert said(context, 6, 9) == ["Ignore all this."]
+    assert said(context, 6, 9) == ["Ignore all this. (|im_end| >"]
     assert context.used == ("a.vtt",)
 
 
@@ -146,6 +148,16 @@ def test_a_sidecar_that_cannot_be_read_is_a_note_or_a_users_error(folder, suffix
     assert f"a.{suffix}: cannot be read as" in context.notes[0]
     with pytest.raises(ContextError, match=f"a.{suffix}"):
         read_context(str(folder / "a.mp4"), [str(path)])
+
+
+@pytest.mark.parametrize("filling", ["{\\", "<a", "{\\p", "<", "{", "1 -->", "\n", ":"])
+def test_no_subtitle_holds_a_run(folder, filling):
+    path = folder / "a.srt"
+    path.write_text(SRT + "\n3\n00:00:07,000 --> 00:00:08,000\n" + filling * (300_000 // len(filling)) + "}>")
+    started = time.process_time()
+    with contextlib.suppress(ContextError):
+        read_context(str(folder / "a.mp4"), [str(path)])
+    assert time.process_time() - started < 2
 
 
 def test_no_sidecar_leads_out_of_its_folder(folder, tmp_path_factory):
