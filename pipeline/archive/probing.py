@@ -125,6 +125,8 @@ def _read(media: Media, probed: Probed, job: JobConfig, where: Source) -> Probed
     except MediaTooLarge:
         return probed  # decoding says so, too
     except OmniDropError as error:
+        if probed.failure is not None:
+            return probed  # the prober said it first
         return Probed(None, ClipFailure(None, "fetch", error.error_class, str(error)))
 
 

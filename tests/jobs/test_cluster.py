@@ -121,6 +121,8 @@ def test_the_token_is_asked_for_and_checked(job, cluster):
 @pytest.mark.slow
 def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_path, cluster):
     address, environment = cluster
+    # Named, since this process and the cluster's might take different types for `auto`, which is another recipe.
+    job.write_text(job.read_text() + "model: {dtype: float32}\n")
     for number in range(8):
         shutil.copy(videos / "short.mp4", tmp_path / "archive" / f"copy {number:02d}.mp4")
     (tmp_path / ".env").write_text(f"AWS_SECRET_ACCESS_KEY={SECRET}\n")

@@ -58,10 +58,10 @@ def test_a_full_object_store_pauses_admission_then_fails_with_what_to_free():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of half a megabyte."""
+    """A disk of a megabyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("only root may mount a small disk")
     yield folder

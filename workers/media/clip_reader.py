@@ -269,7 +269,7 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
     silent_s = held_s = missing_s = clipped_share = 0.0
     begins_late = False
     if span.frames:
-        complained = _complains(take, info, "video")
+        complained = take.failure is not None or _complains(take, info, "video")
         lost, held = _lost_frames(take, span, place, settings.fps, reaches_s, complained)
         corrupt = take.finished.stderr.lower().count("corrupt decoded frame") / max(1, len(take.frame_times))
         shares.append(min(1 - float(lost.mean()), 1 - min(1.0, corrupt)))
@@ -291,7 +291,7 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
         sounds = {track.number: track.channels or 1 for track in info.tracks if track.kind == "audio"}
         audio, has = mean(placed_sounds, [sounds.get(n, 1) for n in info.audio_mix] or [1])
         gaps = runs(~has, LEAST_GAP_S)
-        if _complains(take, info, "audio"):
+        if take.failure is not None or _complains(take, info, "audio"):
             lost_s = sum(end - begin for begin, end in gaps)
         else:
             lost_s = sum(max(0.0, end - max(begin, reaches_s)) for begin, end in gaps)
@@ -306,7 +306,9 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
         begins_late = begins_late or bool(gaps and gaps[0][0] == 0)
         clipped_share = float((np.abs(audio) >= FULL_SCALE).mean())
         audio = audio.clip(-1.0, 1.0)
-    if take.complaints:
+    if take.failure is not None:
+        notes.append(take.failure)
+    elif take.complaints:
         notes.append("damaged" + _said(take))
     noticed = Noticed(
         silent_s=silent_s,

@@ -104,6 +104,14 @@ class Take:
     """Whether the pictures' shapes are those of one field of two."""
 
     @property
+    def failure(self) -> str | None:
+        """Why ffmpeg gave nothing at all, in its own words; None where it gave something, or nothing was there."""
+        if self.finished.returncode <= 0 or len(self.frame_times) or any(len(sound.starts) for sound in self.sounds):
+            return None
+        said = next((line.strip() for line in reversed(self.finished.stderr.splitlines()) if line.strip()), "no word")
+        return f"ffmpeg ended with {self.finished.returncode}: {said[:200]}"
+
+    @property
     def complaints(self) -> list[str]:
         """What ffmpeg said against the media itself; an output without a frame is no complaint, the times tell that."""
         # What is said before is about the file's head, which need not be near the clip, and about streams that nobody

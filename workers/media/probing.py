@@ -230,11 +230,10 @@ class _Child:
         deadline = time.monotonic() + self._timeout_s
         if "://" in address and not os.path.isabs(address) and local_path(address) == address:
             remote = RemoteFile(address, dict(self._storage_options), deadline)
-            remote.extend(self._scan_s(remote.size))
-            return self._looked_at(address, _Ahead(remote), deadline + self._scan_s(remote.size))
+            return self._looked_at(address, _Ahead(remote), deadline)
         with opened_below(address, self._below) as opened:
             file = _LocalFile(opened.fd)
-            return self._looked_at(address, file, deadline + self._scan_s(file.size))
+            return self._looked_at(address, file, deadline)
 
     def _looked_at(self, address: str, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
         """Most sidecars need no parser to be known."""
@@ -265,6 +264,11 @@ class _Child:
                     raise _CLASSES.get(answer["error_class"], MediaError)(str(answer["message"]))
                 if "info" not in answer:
                     break
+                if best is None:
+                    # Only who has shown that there is something to scan gets time for it.
+                    scan_s = self._scan_s(file.size)
+                    deadline += scan_s
+                    file.extend(scan_s)
                 best = _info(answer["info"])
         except ProbeTimeout:
             self.close()
@@ -367,6 +371,9 @@ class _LocalFile:
             raise MediaChanged("the file became shorter while it was probed")
         return content
 
+    def extend(self, seconds: float) -> None:
+        """A disk has no deadline of its own."""
+
 
 class _Ahead:
     """A file of a store that is read on from one place costs a request for each `AHEAD_BYTES`, not for each read."""
@@ -384,6 +391,10 @@ class _Ahead:
             self._first, begin = offset, 0
         self._next = offset + length
         return self._content[begin : begin + length]
+
+    def extend(self, seconds: float) -> None:
+        """Give the store so much more time."""
+        self._file.extend(seconds)
 
 
 def _how(process: subprocess.Popen[bytes], error: Exception) -> str:
