@@ -39,6 +39,11 @@ _HASHED_SUFFIXES = (".json", ".jinja", ".txt", ".safetensors")
 _NOT_HASHED = ("model.safetensors.index.json", "generation_config.json")
 """The index only says which file holds what; generation defaults are not used."""
 
+MOST_COUNTED = 4096
+"""Layers, heads or experts of a part of a model."""
+MOST_NESTED = 20
+_COUNTED = ("layers", "depth", "heads", "experts", "blocks")
+
 
 def resolve_checkpoint(model: str) -> Path:
     """The local directory of `model`: an embedded name (`tiny`), a directory, or a hub id (`Qwen/Qwen2.5-Omni-7B`),
@@ -120,6 +125,17 @@ def check_files(directory: Path) -> None:
             )
 
 
+def _check_counts(config: object, where: Path, depth: int = 0) -> None:
+    """Raise CheckpointError for more layers, heads or experts than any model has: transformers makes a list of them."""
+    fields = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for name, value in fields:
+        if isinstance(value, dict | list) and depth < MOST_NESTED:
+            _check_counts(value, where, depth + 1)
+        is_count = isinstance(name, str) and any(word in name for word in _COUNTED)
+        if is_count and isinstance(value, int | float) and not isinstance(value, bool) and value > MOST_COUNTED:
+            raise CheckpointError(f"{where} says {name}: {value:g}; at most {MOST_COUNTED} are taken")
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files, by name."""
     return sorted(directory.glob("*.safetensors"))
@@ -127,7 +143,9 @@ def weight_files(directory: Path) -> list[Path]:
 
 def family_of(directory: Path) -> str:
     """The checkpoint's family by its name in `families`. Raises CheckpointError for any other `model_type`."""
-    model_type = str(read_json(directory / "config.json").get("model_type"))
+    config = read_json(directory / "config.json")
+    _check_counts(config, directory / "config.json")
+    model_type = str(config.get("model_type"))
     family = model_type.removesuffix("_thinker")
     if family not in titles():
         supported = ", ".join(f"{title} ({name})" for name, title in titles().items())
@@ -141,6 +159,7 @@ def family_of(directory: Path) -> str:
 def thinker_config_dict(directory: Path) -> dict[str, Any]:
     """The configuration of the part that reads and answers, as a dictionary; the talker's is left aside."""
     config = read_json(directory / "config.json")
+    _check_counts(config, directory / "config.json")
     thinker = config.get("thinker_config", config)
     if not isinstance(thinker, dict) or not isinstance(thinker.get("text_config"), dict):
         raise CheckpointError(f"{directory / 'config.json'} has no thinker_config with a text_config")

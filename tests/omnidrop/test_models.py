@@ -374,6 +374,16 @@ class TestRefused:
         with pytest.raises(CheckpointError, match=r"media tokens do not agree .*video: 4"):
             load(str(copy))
 
+    @pytest.mark.parametrize("part", ["text_config", "vision_config", "audio_config"])
+    def test_more_layers_than_memory_holds(self, copy: Path, part: str) -> None:
+        path = copy / "config.json"
+        config = json.loads(path.read_text())
+        thinker = config.get("thinker_config", config)
+        thinker[part]["num_hidden_layers" if part == "text_config" else "depth"] = 2**31
+        path.write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=r"says .*: 2.14748e\+09; at most 4096"):
+            load(str(copy))
+
     def test_unreadable_configuration(self, copy: Path) -> None:
         (copy / "config.json").write_text("{")
         with pytest.raises(CheckpointError, match="cannot be read as JSON"):
