@@ -145,7 +145,7 @@ class StopsAtOnce(Silent):
         self.stop.set()
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("OMNIDROP_PASSES_SEEDS", "2"))))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("OMNIDROP_PASSES_SEEDS", "1"))))
 def test_any_history_of_a_question_set(job, monkeypatch, seed):
     """Whatever is added, removed, reworded, reordered, taken back or stopped: rows as the set wants them, each once,
     and no question twice of one clip in one pass."""
