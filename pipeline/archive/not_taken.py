@@ -30,6 +30,7 @@ class Reason(StrEnum):
     OUTWARD = "links out of the archive"
     SPECIAL = "no regular files"
     SIDECAR = "beside the media (subtitles, pictures, lists)"
+    UNREAD = "in no format that is read"
 
 
 @dataclass

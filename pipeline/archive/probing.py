@@ -45,6 +45,11 @@ class Probed:
     """Whether every packet was to be read where no index tells the timeline."""
 
     @property
+    def is_beside_media(self) -> bool:
+        """Whether name and content say that it lies beside media."""
+        return self.failure is not None and self.failure.error_class == Sidecar.error_class
+
+    @property
     def is_not_media(self) -> bool:
         """Whether it is in no container that is asked about."""
         return self.failure is not None and self.failure.error_class in (NotMedia.error_class, Sidecar.error_class)

@@ -394,7 +394,7 @@ class Planner:
         for media in batch:
             probed = known[media.media_id]
             if probed.is_not_media and not is_named_as_media(media.key):
-                self.not_taken.look_into(media.key, Reason.SIDECAR)
+                self.not_taken.look_into(media.key, Reason.SIDECAR if probed.is_beside_media else Reason.UNREAD)
                 continue
             there.append((replace(media, content_id=probed.content_id or media.content_id), probed))
         return there
