@@ -22,6 +22,8 @@ from workers.media.store_failures import forget_credentials, is_refusal
 
 DELETE_BATCH = 1000
 """Most keys that one DeleteObjects request may name."""
+BODY_TRIES = 3
+"""Of an object whose body breaks off."""
 CONFLICTS = 5
 """Tries to create an object while the server says that somebody is just creating or deleting it (409)."""
 CONFLICT_PAUSE_S = 0.05
@@ -53,6 +55,16 @@ class S3Store:
 
     def read_bytes(self, key: str) -> bytes:
         """See Store."""
+        for _ in range(BODY_TRIES - 1):
+            try:
+                return self._read(key)
+            except StorageUnavailable as error:
+                # The client tries again what is refused, not a body that breaks off.
+                if type(error.__cause__).__name__ != "ClientPayloadError":
+                    raise
+        return self._read(key)
+
+    def _read(self, key: str) -> bytes:
         data: bytes = self._call(key, lambda: self._filesystem.cat_file(self._path(key)))
         return data
 
