@@ -15,9 +15,8 @@ NAMED = 5
 
 def planner_notes(planner: Planner) -> Iterator[str]:
     """Sentences about one pass over an archive."""
-    skipped = planner.skipped
-    if skipped.forgotten:
-        keys = [media.key for media in skipped.forgotten]
+    if planner.forgotten_here:
+        keys = [media.key for media in planner.forgotten_here]
         named = ", ".join(keys[:NAMED]) + (", ..." if len(keys) > NAMED else "")
         yield (
             f"{len(keys)} forgotten {_files(len(keys))} in the archive (again) and left out: {named}; `omnidrop forget "

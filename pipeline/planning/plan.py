@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
     from pipeline.questions.question_set import QuestionSet
 
+_Items = Mapping[str, tuple[Probed, "Sequence[Head]"]]
+"""By media id: what is in an item, and what was declared of its content."""
 __all__ = ["ANSWER_FORMAT", "Planner", "Recipe", "make_recipe", "plan_archive", "plan_media"]
 
 ANSWER_FORMAT = 4
@@ -110,14 +112,6 @@ class MediaPlan:
         return sum(len(u.clips) for u in self.units)
 
 
-@dataclass
-class Skipped:
-    """What a listing has and a plan leaves out."""
-
-    forgotten: list[Media] = field(default_factory=list)
-    """Files whose content was forgotten and that are there (again)."""
-
-
 def plan_media(
     media: Media,
     probed: Probed,
@@ -185,27 +179,6 @@ def labels_of(media: Media, label_fields: Sequence[str]) -> tuple[tuple[str, str
     return tuple((name, str(context[name])) for name in LABEL_FIELDS if name in label_fields)
 
 
-def _made_anew(plan: MediaPlan, version: Version) -> MediaPlan:
-    """The plan with its units under another version, in units of that version's size."""
-    name, size = version.version_id, version.clips_per_unit
-    assert size is not None
-    clips = [
-        replace(clip, clip_id=clip_id(name, clip.start_s, clip.end_s)) for unit in plan.units for clip in unit.clips
-    ]
-    first = plan.units[0]
-    units = tuple(
-        replace(
-            first,
-            unit_id=unit_id(name, [clip.clip_id for clip in part]),
-            version_id=name,
-            clips=tuple(part),
-            version=version,
-        )
-        for part in batches(clips, size)
-    )
-    return replace(plan, version=version, units=units)
-
-
 @dataclass
 class Planner:
     """One pass over an archive: what is known of its items, and what is left to do."""
@@ -219,7 +192,8 @@ class Planner:
     earlier: Earlier = field(default_factory=lambda: Earlier(()))
     redo_older: bool = False
     """Ask again what an older version of decoding or method answered."""
-    skipped: Skipped = field(default_factory=Skipped)
+    forgotten_here: list[Media] = field(default_factory=list)
+    """Files whose content was forgotten and that are there (again): left out."""
     older: int = 0
     """Clips whose answers are an older version's, and stay."""
     copies: int = 0
@@ -242,7 +216,7 @@ class Planner:
     """Of versions with something left to do, by the beginning of their ids."""
 
     def plans(self, listed: Iterable[Media]) -> Iterator[MediaPlan]:
-        """Plan every media item of a listing, in its order within small batches; what is `skipped` is left out."""
+        """Plan every media item of a listing, in its order within small batches; what was forgotten is left out."""
         for batch in batches(listed, LOOKUP_BATCH):
             # What must be read first must not keep the rest waiting, nor the model.
             is_known = len(self.index.probes(batch)) == len(batch)
@@ -253,7 +227,7 @@ class Planner:
         """The items of a listing with their contents, as far as they can be read; those that are no media are left
         out."""
         # What is left out is counted when it is planned.
-        looking = replace(self, skipped=Skipped(), not_taken=NotTaken())
+        looking = replace(self, not_taken=NotTaken())
         for batch in batches(listed, LOOKUP_BATCH):
             yield from (media for media, _ in looking._known(batch))
 
@@ -264,16 +238,14 @@ class Planner:
         candidates = {media.media_id: self._candidates(media, heads) for media, _ in kept}
         named = [version.version_id for found in candidates.values() for version in found]
         known = index.known_versions([*named, *map(failed_version_id, named)])
-        plans = []
-        for media, probed in kept:
-            of_media = heads.of(media)
-            version = _chosen(candidates[media.media_id], of_media, known)
-            plan = plan_media(media, probed, self.job, self.question_set, self.recipe, version)
-            unread = failed_version_id(named_versions(replace(media, content_id=None), self.recipe)[0].version_id)
-            plans.append(replace(plan, earlier=earlier_name(media, of_media), unread_id=unread))
-        plans = self._as_cut_then(plans, dict(kept), heads)
+        items = {media.media_id: (probed, heads.of(media)) for media, probed in kept}
+        plans = [
+            self._plan(media, items, _chosen(candidates[media.media_id], items[media.media_id][1], known))
+            for media, _ in kept
+        ]
+        plans = self._as_cut_then(plans, items)
         finished = index.known_units([u for plan in plans for u in plan.unit_ids])
-        plans = self._with_kept(plans, finished, heads) if self.sources else plans
+        plans = self._with_kept(plans, finished, items) if self.sources else plans
         for plan in plans:
             mine = frozenset(plan.unit_ids) & finished if plan.declared is None else frozenset(plan.unit_ids)
             todo = len(plan.unit_ids) - len(mine)
@@ -284,20 +256,26 @@ class Planner:
                 mine, todo = frozenset(plan.unit_ids), 0
             elif todo:
                 self._begun.add(number)
-            if todo and any(self._is_other_name(plan, head) for head in heads.of(plan.media)):
+            of_media = items[plan.media.media_id][1]
+            if todo and any(self._is_other_name(plan, head) for head in of_media):
                 self.relabelled += plan.clips
             if plan.version.answer_format != ANSWER_FORMAT:
                 self.older += sum(len(unit.clips) for unit in plan.units if unit.unit_id in mine)
             current = heads.current(self.job.name, plan.media.media_id)
             is_current = current is not None and current == head_of(plan, self.job.name, self.recipe.hash)
             left = sum(len(u.clips) for u in plan.units if u.unit_id not in mine and u.questions) if todo else 0
-            reason = self._reason(plan, current, heads.of(plan.media)) if left else ""
+            reason = self._reason(plan, current, of_media) if left else ""
             self.reasons.update({reason: left} if left else ())
             yield replace(plan, finished=mine, is_current=is_current, reason=reason)
 
-    def _as_cut_then(
-        self, plans: Sequence[MediaPlan], probed: Mapping[Media, Probed], heads: _Heads
-    ) -> list[MediaPlan]:
+    def _plan(self, media: Media, items: _Items, version: Version | None = None) -> MediaPlan:
+        """One item's plan under a version, or as the present one names it."""
+        probed, heads = items[media.media_id]
+        plan = plan_media(media, probed, self.job, self.question_set, self.recipe, version)
+        unread = failed_version_id(named_versions(replace(media, content_id=None), self.recipe)[0].version_id)
+        return replace(plan, earlier=earlier_name(media, heads), unread_id=unread)
+
+    def _as_cut_then(self, plans: Sequence[MediaPlan], items: _Items) -> list[MediaPlan]:
         """The plans, where an older version of decoding cut an item into other clips: as it stands where that was
         finished, since its answers stay, else as the present version cuts it. Units of both would count some seconds
         twice."""
@@ -308,13 +286,13 @@ class Planner:
             done = there.get(plan.version_id, set())
             if done - set(plan.unit_ids):
                 # Of a version that was taken back nothing is declared any more: others of its time were cut alike.
-                own = sorted(heads.of(plan.media), key=lambda head: head.version_id != plan.version_id)
+                _, heads = items[plan.media.media_id]
+                own = sorted(heads, key=lambda head: head.version_id != plan.version_id)
                 then = next((head for head in own if head.answer_format != ANSWER_FORMAT), None)
                 if then is not None and len(done) >= then.units:
                     plan = replace(plan, declared=then)
                 else:
-                    anew = plan_media(plan.media, probed[plan.media], self.job, self.question_set, self.recipe)
-                    plan = replace(anew, earlier=plan.earlier, unread_id=plan.unread_id)
+                    plan = self._plan(plan.media, items)
             made.append(plan)
         return made
 
@@ -330,7 +308,7 @@ class Planner:
             return "files that were moved or renamed" if self.recipe.label_fields else "asked again"
         return "; ".join(changed_settings(fields, self.recipe.fields))
 
-    def _with_kept(self, plans: Sequence[MediaPlan], finished: set[str], heads: _Heads) -> list[MediaPlan]:
+    def _with_kept(self, plans: Sequence[MediaPlan], finished: set[str], items: _Items) -> list[MediaPlan]:
         """The plans with what is to be asked of units that have earlier answers reduced to what is new."""
         named = {plan.version_id: self._source_versions(plan.media) for plan in plans if _is_left(plan, finished)}
         known = self.index.known_versions([v.version_id for found in named.values() for _, v in found])
@@ -338,7 +316,7 @@ class Planner:
         for plan in plans:
             found = [(s, v) for s, v in named.get(plan.version_id, ()) if v.version_id in known]
             if found and not set(plan.unit_ids) & finished:
-                plan = self._like(plan, found, heads.of(plan.media))
+                plan = self._like(plan, found, items)
             same = [(s, v) for s, v in found if v.answer_format == plan.version.answer_format]
             made.append(self._reduced(plan, same, finished) if same else plan)
         return made
@@ -353,13 +331,14 @@ class Planner:
             for version in versions_under(media, source.recipe_hash, source.label_fields)[:formats]
         ]
 
-    def _like(self, plan: MediaPlan, found: Sequence[tuple[Source, Version]], heads: Sequence[Head]) -> MediaPlan:
+    def _like(self, plan: MediaPlan, found: Sequence[tuple[Source, Version]], items: _Items) -> MediaPlan:
         """A plan of which nothing is finished, with the answer format and the size of units that its sources have."""
+        _, heads = items[plan.media.media_id]
         sizes = {head.version_id: head.clips_per_unit for head in heads if head.clips_per_unit}
         newest = max(version.answer_format or 0 for _, version in found)
         size = next((sizes[v.version_id] for _, v in found if v.version_id in sizes), plan.version.clips_per_unit)
         (version,) = [v for v in named_versions(plan.media, self.recipe) if v.answer_format == newest]
-        return _made_anew(plan, replace(version, clips_per_unit=size))
+        return self._plan(plan.media, items, replace(version, clips_per_unit=size))
 
     def _reduced(self, plan: MediaPlan, found: Sequence[tuple[Source, Version]], finished: set[str]) -> MediaPlan:
         there = {unit.unit_id: [(s, _key_under(v, unit)) for s, v in found] for unit in plan.units}
@@ -409,7 +388,7 @@ class Planner:
         content = None if media.content_id is None else item_id(media.content_id)
         is_gone = content in self.forgotten.contents or media.media_id in self.forgotten
         if is_gone:
-            self.skipped.forgotten.append(media)
+            self.forgotten_here.append(media)
         return is_gone
 
     def _is_other_name(self, plan: MediaPlan, head: Head) -> bool:

@@ -100,7 +100,7 @@ class Feed:
 
     def _take_over_tombstones(self) -> None:
         """What earlier formats forgot by its label is known by its content from here on."""
-        for media in self.planner.skipped.forgotten:
+        for media in self.planner.forgotten_here:
             if media.media_id in self._forgotten.labels and media.content_id is not None:
                 self.opened.journal.bury(item_id(media.content_id), [media.media_id])
                 self.opened.journal.unbury(labels=[media.media_id])
@@ -132,21 +132,23 @@ class Feed:
 
     def _taken(self, plan: MediaPlan) -> list[WorkUnit]:
         """The units of a plan that are left to do, after everything that must be known of them is on its way."""
-        left = [unit for unit in plan.units if unit.unit_id not in plan.finished]
-        todo = [some for unit in left if (some := self._beside_kept(plan, unit)) is not None]
+        todo: list[WorkUnit] = []
+        composed: list[WorkUnit] = []
+        for unit in plan.units:
+            if unit.unit_id not in plan.finished:
+                asked = self._beside_kept(plan, unit)
+                (composed if asked is None else todo).append(asked or unit)
         has_failed = plan.failure is not None and plan.failed_unit_id not in plan.finished
         clips = sum(len(unit.clips) for unit in todo)
         self.media_listed += 1
         self.media_planned += bool(todo)
         self.units_done_before += len(plan.finished)
         self.told(clips, plan.clips - clips)
-        if left or has_failed or not plan.is_current:
+        if todo or composed or has_failed or not plan.is_current:
             self.recorder.begin_work()
         self.committer.declare(plan)
-        asked = {unit.unit_id for unit in todo}
-        for unit in left:
-            if unit.unit_id not in asked:
-                self.committer.add(replace(unit, questions=()), ())
+        for unit in composed:
+            self.committer.add(replace(unit, questions=()), ())
         if self.listing is not None:
             self.listing.kept.add(plan.media.media_id)
         if plan.failure is not None and has_failed:
