@@ -10,7 +10,7 @@ results are a cache. Knows nothing about Ray, stores or how answers are made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from typing import Any
@@ -283,12 +283,14 @@ class SavingsIndex:
 
     # -- what counts: listings ----------------------------------------------------------------------------------------
 
-    def listed(self, job: str | None = None) -> Iterator[Head]:
-        """What counts for a job, or for all, streamed."""
+    def listed(self, job: str | None = None, *, but: Collection[str] = ()) -> Iterator[Head]:
+        """What counts for a job, or for all, streamed, without that of the recipes `but` (their hashes)."""
         media = self.tables.media
         query = sa.select(media).where(media.c.is_listed)
         if job is not None:
             query = query.where(media.c.job == job)
+        if but:
+            query = query.where(media.c.recipe_hash.not_in(sorted(but)))
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query.order_by(media.c.job, media.c.media_id)).mappings():
                 yield _head(row)

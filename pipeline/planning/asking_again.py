@@ -50,7 +50,7 @@ def asked_again(opened: Opened) -> list[Again]:
     """
     index, recipe = opened.index, opened.recipe
     alike = {source.recipe_hash for source in opened.sources} | {recipe.hash}
-    heads = (head for head in index.listed(opened.job.name) if head.recipe_hash not in alike and head.clips)
+    heads = (head for head in index.listed(opened.job.name, but=alike) if head.clips)
     clips: Counter[str] = Counter()
     took: defaultdict[str, float] = defaultdict(float)
     for batch in batches(heads, BATCH):
@@ -61,9 +61,8 @@ def asked_again(opened: Opened) -> list[Again]:
         for version, (count, seconds) in index.model_seconds(sorted(left)).items():
             clips[left[version]] += count
             took[left[version]] += seconds
-    fields = {run.recipe_hash: run.recipe for run in index.runs() if run.recipe_hash in clips}
     return [
-        Again("; ".join(_why(fields.get(then), recipe.fields)), count, took[then])
+        Again("; ".join(_why(opened.recipes.get(then), recipe.fields)), count, took[then])
         for then, count in clips.most_common()
     ]
 

@@ -23,8 +23,8 @@ from workers.records import Media, Version
 
 if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
-    from pipeline.index.savings_index import SavingsIndex
     from pipeline.questions.question_set import QuestionSet
+    from pipeline.records.run_record import RunRecord
     from pipeline.storage.store import Store
 
 
@@ -86,12 +86,17 @@ def earlier_name(media: Media, heads: Iterable[Head]) -> str:
 
 
 def find_earlier(
-    store: Store, index: SavingsIndex, job: JobConfig, question_set: QuestionSet, weights_hash: str, recipe: Recipe
+    store: Store,
+    runs: Iterable[RunRecord],
+    job: JobConfig,
+    question_set: QuestionSet,
+    weights_hash: str,
+    recipe: Recipe,
 ) -> Earlier:
-    """Look through the recipes of all runs for those of earlier formats that come to `recipe`."""
+    """Look through the recipes of `runs` for those of earlier formats that come to `recipe`."""
     found = []
     seen = set()
-    for run in index.runs():
+    for run in runs:
         given = run.recipe
         key = (run.job, run.recipe_hash)
         if key in seen or given.get("kind") == KIND or "clips_per_unit" not in given:

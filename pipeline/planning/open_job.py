@@ -22,6 +22,7 @@ from pipeline.planning.earlier import Earlier, find_earlier
 from pipeline.planning.passes import Source
 from pipeline.planning.recipe import Recipe, make_recipe
 from pipeline.questions.question_set import QuestionSet, load_question_set
+from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import Asked
 from pipeline.storage.outage import Patience
 from pipeline.storage.store import PatientStore, Store, caveats, open_store
@@ -54,8 +55,8 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
     for an index that is locked and for nothing else: what fails at once is a wrong address more often than an outage.
     With `ask_together` all questions share one pass, whatever was asked before.
     """
-    check_output_is_ours(output := open_store(job.output, job.storage))
-    job = defaults.with_kept(job, output)
+    store = _own_store(job)
+    job = defaults.with_kept(job, store)
     question_set = load_question_set(job.question_set)
     question_set.values(job.variables)
     directory = resolve_checkpoint(job.model.checkpoint)
@@ -63,7 +64,7 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
     if (commit := hub_revision(directory)) is not None:
         # The machines that answer load what was hashed here, whatever the hub gives by then.
         job = job.model_copy(update={"model": job.model.model_copy(update={"revision": commit})})
-    store, journal, index = open_output(job, patience)
+    journal, index = Journal(store), _open_index(job, store, patience)
     sync.catch_up(journal, index)
     warnings = (*question_set.warnings, *(caveats(store, FORMAT_PATH) if patience is not None else ()))
     if patience is not None:
@@ -71,10 +72,12 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
         journal = Journal(store)
     recipe = make_recipe(job, question_set, weights_hash)
     runs = index.runs()
-    earlier = find_earlier(store, index, job, question_set, weights_hash, recipe)
+    earlier = find_earlier(store, runs, job, question_set, weights_hash, recipe)
+    newest: dict[str, RunRecord] = {}  # of each recipe, the job's own first
+    for run in sorted(runs, key=lambda run: run.job != job.name):
+        newest.setdefault(run.recipe_hash, run)
     if not ask_together and not earlier:
-        own = sorted(runs, key=lambda run: run.job != job.name)
-        recipe = passes.in_passes(recipe, own, index.recipes())
+        recipe = passes.in_passes(recipe, newest.values(), index.recipes)
     asked = Asked(
         job=job.name,
         recipe_hash=recipe.hash,
@@ -86,16 +89,23 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
         policy=job.pruning.policy,
         retained_ratio_target=job.pruning.retained_ratio,
     )
-    sources = () if ask_together else passes.sources(recipe, runs)
-    recipes = {run.recipe_hash: run.recipe for run in runs}
+    sources = () if ask_together else passes.sources(recipe, newest.values())
+    recipes = {name: run.recipe for name, run in newest.items()}
     return Opened(job, question_set, store, journal, index, recipe, earlier, asked, warnings, sources, recipes)
 
 
 def open_output(job: JobConfig, patience: Patience | None = None) -> tuple[Store, Journal, SavingsIndex]:
     """The job's output alone: store, journal and index, without its question set or model."""
+    store = _own_store(job)
+    return store, Journal(store), _open_index(job, store, patience)
+
+
+def _own_store(job: JobConfig) -> Store:
     store = open_store(job.output, job.storage)
     check_output_is_ours(store)
+    return store
+
+
+def _open_index(job: JobConfig, store: Store, patience: Patience | None) -> SavingsIndex:
     url, output_id = job.resolved_index_url(), claim_output(store)
-    if patience is not None:
-        return store, Journal(store), PatientIndex(url, output_id, patience)
-    return store, Journal(store), SavingsIndex(url, output_id)
+    return SavingsIndex(url, output_id) if patience is None else PatientIndex(url, output_id, patience)

@@ -11,13 +11,12 @@ grouping to keep.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.identity import recipe_hash
-from pipeline.planning.recipe import KIND, LABEL_FIELDS, Recipe
-from pipeline.questions.templates import used_names
+from pipeline.planning.recipe import KIND, Recipe, label_fields, names_read, templates_of
 from pipeline.records.run_record import RunRecord
 
 _OF_QUESTIONS = ("questions", "passes", "variables")
@@ -41,9 +40,9 @@ def is_guided(fields: Mapping[str, Any]) -> bool:
     return bool(pruning["mode"] == "set_guided") and pruning.get("policy", "none") != "none"
 
 
-def in_passes(recipe: Recipe, runs: Iterable[RunRecord], counting: Collection[str]) -> Recipe:
-    """The recipe with its questions in the passes in which the first of `runs` that asked just them did, or else the
-    first that asked with everything else alike and of which something counts (`counting`: hashes of recipes).
+def in_passes(recipe: Recipe, runs: Iterable[RunRecord], counting: Callable[[], Collection[str]]) -> Recipe:
+    """The recipe with its questions in the passes in which the first of `runs`, one a recipe, that asked just them did,
+    or else the first that asked with everything else alike and of which something counts (hashes of recipes).
 
     What that one did not ask, or asked otherwise, forms one further pass.
     """
@@ -56,7 +55,10 @@ def in_passes(recipe: Recipe, runs: Iterable[RunRecord], counting: Collection[st
         for run in alike
         if len(_same(fields, run.recipe)) == len(fields["questions"]) == len(run.recipe["questions"])
     )
-    recorded = next(same, None) or next((run for run in alike if run.recipe_hash in counting), None)
+    recorded = next(same, None)
+    if recorded is None and alike:
+        counts = counting()
+        recorded = next((run for run in alike if run.recipe_hash in counts), None)
     if recorded is None:
         return recipe
     there = {theirs: mine for mine, theirs in _same(fields, recorded.recipe).items()}
@@ -75,21 +77,13 @@ def passes_of(fields: Mapping[str, Any]) -> list[list[str]]:
     return fields.get("passes") or [sorted(fields["questions"])]
 
 
-def together(recipe: Recipe) -> Recipe:
-    """The recipe with all its questions in one pass."""
-    fields = {name: value for name, value in recipe.fields.items() if name != "passes"}
-    return replace(recipe, hash=recipe_hash(fields), fields=fields)
-
-
 def sources(recipe: Recipe, runs: Iterable[RunRecord]) -> tuple[Source, ...]:
-    """The recipes of `runs` that asked some of the recipe's questions alike, in the order of the runs."""
-    found: dict[str, Source] = {}
-    for run in runs:
-        if run.recipe_hash == recipe.hash or run.recipe_hash in found or not _is_alike(run.recipe, recipe.fields):
-            continue
-        if same := _same(recipe.fields, run.recipe):
-            found[run.recipe_hash] = Source(run.recipe_hash, _label_fields(run.recipe), tuple(sorted(same.items())))
-    return tuple(found.values())
+    """The recipes of `runs`, one a recipe, that asked some of the recipe's questions alike, in the runs' order."""
+    alike = (run for run in runs if run.recipe_hash != recipe.hash and _is_alike(run.recipe, recipe.fields))
+    found = ((run, _same(recipe.fields, run.recipe)) for run in alike)
+    return tuple(
+        Source(run.recipe_hash, label_fields(run.recipe), tuple(sorted(same.items()))) for run, same in found if same
+    )
 
 
 def _is_alike(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
@@ -118,22 +112,9 @@ def _same(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, str]:
 def _asked(fields: Mapping[str, Any], name: str) -> str:
     """All that a question's answer depends on, but for the questions beside it."""
     question = fields["questions"][name]
-    return json.dumps([question, _variables(fields, _templates(question))], sort_keys=True)
-
-
-def _templates(question: Mapping[str, Any]) -> list[str]:
-    return [question["text"], *question["answer"].get("options", ())]
+    return json.dumps([question, _variables(fields, templates_of(question))], sort_keys=True)
 
 
 def _variables(fields: Mapping[str, Any], templates: Iterable[str]) -> dict[str, Any]:
-    chains = (chain for template in templates for chain in used_names(template))
-    read = {chain[1] for chain in chains if chain[0] == "vars" and len(chain) > 1}
+    read = names_read("vars", templates)
     return {name: value for name, value in fields["variables"].items() if name in read}
-
-
-def _label_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    templates = [fields["instruction"]]
-    for question in fields["questions"].values():
-        templates += _templates(question)
-    read = {chain[1] for one in templates for chain in used_names(one) if chain[0] == "media" and len(chain) > 1}
-    return tuple(name for name in LABEL_FIELDS if name in read)

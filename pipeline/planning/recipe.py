@@ -55,7 +55,7 @@ def make_recipe(job: JobConfig, question_set: QuestionSet, weights_hash: str) ->
     """
     dtype = resolved_dtype(job)
     given = (job.model, job.pruning, job.clips, question_set, job.variables, weights_hash, dtype)
-    return Recipe(recipe_hash(fields := effective(*given)), fields, label_fields(question_set))
+    return Recipe(recipe_hash(fields := effective(*given)), fields, label_fields(fields))
 
 
 def effective(
@@ -68,26 +68,38 @@ def effective(
     dtype: str,
 ) -> dict[str, Any]:
     """The fields of a recipe, JSON values without floats."""
-    sources = list(_templates(question_set))
-    read = {chain[1] for source in sources for chain in used_names(source) if chain[0] == "vars" and len(chain) > 1}
-    values = question_set.values(variables)
+    questions = {q.id: _question(q.as_written, pruning) for q in question_set.questions}
+    instruction = question_set.instruction.strip()
+    read = names_read("vars", [instruction, *(text for one in questions.values() for text in templates_of(one))])
     return {
         "kind": KIND,
         "weights": weights_hash,
         "dtype": dtype,
         "system_prompt": model.system_prompt,
-        "instruction": question_set.instruction.strip(),
-        "variables": {name: _as_text(value) for name, value in values.items() if name in read},
-        "questions": {q.id: _question(q.as_written, pruning) for q in question_set.questions},
+        "instruction": instruction,
+        "variables": {n: _as_text(value) for n, value in question_set.values(variables).items() if n in read},
+        "questions": questions,
         "pruning": _pruning(pruning),
         "clips": _clips(clips),
     }
 
 
-def label_fields(question_set: QuestionSet) -> tuple[str, ...]:
-    """Which of `LABEL_FIELDS` the set's templates read."""
-    read = {chain[1] for source in _templates(question_set) for chain in used_names(source) if chain[0] == "media"}
+def label_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which of `LABEL_FIELDS` a recipe's templates read."""
+    questions = (text for one in fields["questions"].values() for text in templates_of(one))
+    read = names_read("media", [fields["instruction"], *questions])
     return tuple(name for name in LABEL_FIELDS if name in read)
+
+
+def templates_of(question: Mapping[str, Any]) -> list[str]:
+    """The templates of one question of a recipe."""
+    return [question["text"], *question["answer"].get("options", ())]
+
+
+def names_read(root: str, templates: Iterable[str]) -> set[str]:
+    """What templates read below `root`: of `media.tags.title` the `tags`."""
+    chains = (chain for template in templates for chain in used_names(template))
+    return {chain[1] for chain in chains if chain[0] == root and len(chain) > 1}
 
 
 def resolved_dtype(job: JobConfig) -> str:
@@ -109,13 +121,6 @@ def _has_gpu() -> bool:
     # As torch would find it, without the seconds that importing torch takes.
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     return hidden not in ("", "-1") and any(os.path.exists(f"/dev/{name}") for name in ("nvidia0", "nvidiactl"))
-
-
-def _templates(question_set: QuestionSet) -> Iterable[str]:
-    yield question_set.instruction
-    for question in question_set.questions:
-        yield question.text
-        yield from getattr(question.answer, "options", ())
 
 
 def _question(question: Question, pruning: PruningConfig) -> dict[str, Any]:
