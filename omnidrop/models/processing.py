@@ -126,17 +126,27 @@ class ClipProcessor:
             mel = self.mel(audio)
         if grid is None and mel is None:
             raise ModelError("a clip needs frames or at least 30 ms of sound; got neither")
+        audio_tokens = self.geometry.audio_tokens(len(audio)) if audio is not None and mel is not None else 0
+        return ModelInputs(self._laid_out(grid, audio_tokens, fps, system_prompt, instruction), grid, mel)
+
+    def _laid_out(
+        self,
+        grid: tuple[int, int, int] | None,
+        audio_tokens: int,
+        fps: float,
+        system_prompt: str | None,
+        instruction: str,
+    ) -> ClipLayout:
         head, tail = self.prompt(system_prompt, instruction, has_video=grid is not None)
-        layout = lay_out(
+        return lay_out(
             self.geometry,
             self.media_tokens,
             head=head,
             tail=tail,
             grid=grid,
             seconds_per_patch=self.geometry.temporal_patch / fps if grid else 0.0,
-            audio_tokens=self.geometry.audio_tokens(len(audio)) if audio is not None and mel is not None else 0,
+            audio_tokens=audio_tokens,
         )
-        return ModelInputs(layout, grid, mel)
 
     def outline(
         self, shape: tuple[int, int, int], samples: int, *, fps: float, system_prompt: str | None, instruction: str
@@ -144,16 +154,7 @@ class ClipProcessor:
         """See `omnidrop.models.base.Processor.outline`."""
         frames, height, width = shape
         grid = self.geometry.grid(frames, height, width) if frames else None
-        head, tail = self.prompt(system_prompt, instruction, has_video=grid is not None)
-        made = lay_out(
-            self.geometry,
-            self.media_tokens,
-            head=head,
-            tail=tail,
-            grid=grid,
-            seconds_per_patch=self.geometry.temporal_patch / fps if grid else 0.0,
-            audio_tokens=self.geometry.audio_tokens(samples),
-        )
+        made = self._laid_out(grid, self.geometry.audio_tokens(samples), fps, system_prompt, instruction)
         encoders = self.geometry.vision_flops(*grid) if grid else 0
         if (mel := self.geometry.mel_frames(samples)) > 0:
             encoders += self.geometry.audio_flops(mel)

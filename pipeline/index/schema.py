@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipeline.records.columns import ASKED_FIELDS, CLIP_FIELDS
+from pipeline.records.columns import ASKED_FIELDS, CLIP_FIELDS, SHARED_FIELDS
 
 SQL_TYPES: dict[pa.DataType, Any] = {
     pa.string(): sa.Text,
@@ -107,13 +107,7 @@ class Tables:
         self.clips = self._table(
             "clips",
             sa.Column("clip_id", sa.Text, primary_key=True),
-            sa.Column("job", sa.Text, nullable=False),
-            sa.Column("media_id", sa.Text, nullable=False),
-            sa.Column("media_key", sa.Text, nullable=False),
-            sa.Column("content_id", sa.Text),
-            sa.Column("version_id", sa.Text, nullable=False),
-            sa.Column("unit_id", sa.Text, nullable=False),
-            sa.Column("run_id", sa.Text, nullable=False),
+            *_shared(),
             *(_asked(name, nullable=name != ASKED_FIELDS[0]) for name in ASKED_FIELDS),
             *(
                 sa.Column(name, SQL_TYPES[kind])
@@ -132,13 +126,7 @@ class Tables:
         self.quarantine = self._table(
             "quarantine",
             sa.Column("quarantine_id", sa.Text, primary_key=True),
-            sa.Column("job", sa.Text, nullable=False),
-            sa.Column("media_id", sa.Text, nullable=False),
-            sa.Column("media_key", sa.Text, nullable=False),
-            sa.Column("content_id", sa.Text),
-            sa.Column("version_id", sa.Text, nullable=False),
-            sa.Column("unit_id", sa.Text, nullable=False),
-            sa.Column("run_id", sa.Text, nullable=False),
+            *_shared(),
             sa.Column("clip_id", sa.Text),
             sa.Column("start_s", sa.Double),
             sa.Column("end_s", sa.Double),
@@ -195,6 +183,11 @@ class Tables:
     def _table(self, name: str, *columns: sa.Column[Any], indexes: Mapping[str, tuple[str, ...]] = NONE) -> sa.Table:
         made = (sa.Index(self.prefix + of, *names) for of, names in indexes.items())
         return sa.Table(self.prefix + name, self.metadata, *columns, *made)
+
+
+def _shared() -> list[sa.Column[Any]]:
+    """What rows of clips and of quarantine have in common, as in the Parquet tables."""
+    return [sa.Column(name, sa.Text, nullable=name == "content_id") for name, _ in SHARED_FIELDS]
 
 
 def _asked(name: str, *, nullable: bool) -> sa.Column[Any]:

@@ -6,8 +6,8 @@ the id is used for.
 
     journal/output.json     {"output_id": ..., "place": ..., "inode": ...}, written with the first command that writes
 
-A folder is known again by its path, or by the inode of that file: a copy has neither. A prefix in S3 is known by its
-address.
+A folder is known again by its path, or by the inode of its `journal`: a copy has neither. A prefix in S3 is known by
+its address.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +32,12 @@ def claim_output(store: Store) -> str:
     found = _read(store)
     if found is not None and _is_itself(store, found):
         return str(found["output_id"])
-    given = {"output_id": secrets.token_hex(16), "place": _place(store)}
-    if is_s3(store.uri):
-        if found is None:
-            # Of two runs that begin at once, one comes first.
-            return given["output_id"] if store.write_once(PATH, _json(given)) else claim_output(store)
-        store.write(PATH, _json(given))
+    given = {"output_id": secrets.token_hex(16), "place": _place(store), "inode": _inode(store)}
+    data = json.dumps(given).encode()
+    if found is None:
+        store.write_once(PATH, data)  # of two runs that begin at once, one comes first
     else:
-        _write_local(Path(store.uri) / PATH, given, replaces=found is not None)
+        store.write(PATH, data)
     return claim_output(store)
 
 
@@ -62,39 +59,21 @@ def _read(store: Store) -> dict[str, Any] | None:
 
 
 def _is_itself(store: Store, found: dict[str, Any]) -> bool:
-    if found.get("place") == _place(store):
-        return True
-    return not is_s3(store.uri) and found.get("inode") == os.stat(Path(store.uri) / PATH).st_ino
+    inode = _inode(store)
+    return found.get("place") == _place(store) or (inode is not None and found.get("inode") == inode)
 
 
 def _place(store: Store) -> str:
     return store.uri if is_s3(store.uri) else os.path.realpath(store.uri)
 
 
-def _json(given: dict[str, Any]) -> bytes:
-    return json.dumps(given).encode()
-
-
-def _write_local(target: Path, given: dict[str, Any], *, replaces: bool) -> None:
-    """Write the file with its own inode in it; without `replaces`, whoever comes first wins."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp~")
+def _inode(store: Store) -> int | None:
+    """Of the folder that the id lies in; None in S3."""
+    if is_s3(store.uri):
+        return None
+    folder = (Path(store.uri) / PATH).parent
     try:
-        with temporary.open("xb") as file:
-            file.write(_json(given | {"inode": os.fstat(file.fileno()).st_ino}))
-            file.flush()
-            os.fsync(file.fileno())
-        if replaces:
-            os.replace(temporary, target)
-            return
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            return
-        except OSError:  # no hard links here
-            os.replace(temporary, target)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder.stat().st_ino
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}; choose a folder that you may write") from error
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        raise UserError(f"cannot write {folder}: {error.strerror}; choose a folder that you may write") from error

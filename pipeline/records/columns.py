@@ -119,7 +119,7 @@ several runs, `answers_run_id` says which gave each, and `parts` what each cost;
 
 ASKED_FIELDS = ("question_set", "question_set_version", "model", "mode", "policy", "retained_ratio_target")
 
-_SHARED: tuple[tuple[str, pa.DataType], ...] = tuple(
+SHARED_FIELDS: tuple[tuple[str, pa.DataType], ...] = tuple(
     (name, pa.string()) for name in ("job", "media_id", "media_key", "content_id", "version_id", "unit_id", "run_id")
 )
 """`media_id` is a label: where a file lies; `content_id` what it is: SHA-256 of its bytes."""
@@ -138,9 +138,9 @@ MADE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (("answer_format", pa.int32()
 """`answer_format` is the version of decoding and method that answered; `copy_of` the clip of the same content, under
 another key, that was asked: what that cost stands there, and is null here."""
 
-CLIPS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *CLIP_FIELDS, *MADE_FIELDS])
+CLIPS_SCHEMA = pa.schema([*SHARED_FIELDS, *_ASKED, *CLIP_FIELDS, *MADE_FIELDS])
 
-ANSWERS_SCHEMA = pa.schema([*_SHARED, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE, *MADE_FIELDS])
+ANSWERS_SCHEMA = pa.schema([*SHARED_FIELDS, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE, *MADE_FIELDS])
 
 _COMPARED_COSTS = tuple((name, kind) for name, kind in CLIP_FIELDS if name.startswith(("as_run_", "dense_shared_")))
 
@@ -154,7 +154,7 @@ COMPARED_TYPE = pa.struct(
 
 AUDITS_SCHEMA = pa.schema(
     [
-        *_SHARED,
+        *SHARED_FIELDS,
         *_ASKED,
         *_SPAN,
         ("is_dense_first", pa.bool_()),
@@ -173,7 +173,7 @@ AUDITS_SCHEMA = pa.schema(
 QUARANTINE_SCHEMA = pa.schema(
     [
         ("quarantine_id", pa.string()),
-        *_SHARED,
+        *SHARED_FIELDS,
         *_SPAN,
         *((name, pa.string()) for name in ("question_id", "stage", "error_class", "message")),
     ]

@@ -18,7 +18,7 @@ from pipeline.config.locations import checked_key
 from pipeline.config.sections import StorageConfig
 from pipeline.storage.errors import StorageError, StorageUnavailable
 from pipeline.storage.s3_client import explain_s3_error, s3_error_code, s3_filesystem, s3_objects
-from workers.media.store_failures import forget_credentials, is_refusal
+from workers.media.store_failures import forget_credentials, is_broken_body, is_refusal
 
 DELETE_BATCH = 1000
 """Most keys that one DeleteObjects request may name."""
@@ -59,8 +59,7 @@ class S3Store:
             try:
                 return self._read(key)
             except StorageUnavailable as error:
-                # The client tries again what is refused, not a body that breaks off.
-                if type(error.__cause__).__name__ != "ClientPayloadError":
+                if not is_broken_body(error.__cause__):
                     raise
         return self._read(key)
 

@@ -30,7 +30,7 @@ from tests.conftest import write_job
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import ANSWERS, CLIPS, Silent, cli, run, select
-from workers.media import extraction, ffmpeg, probing
+from workers.media import ffmpeg, probing
 from workers.media.store_failures import forget_credentials
 
 IDLE = {"execution.clips_per_unit": 1, "audit.share": 0}
@@ -345,7 +345,7 @@ def test_no_ffmpeg_any_more_ends_the_run_and_writes_nothing_off(job, on_path, un
 
 def test_a_machine_that_decodes_nothing_any_more_ends_the_run(job, undisturbed, monkeypatch):
     """Its ffmpeg passes its own test, and gives nothing of any file: here since it may open no container."""
-    lame = partial(monkeypatch.setattr, extraction, "DEMUXERS", ("rawvideo",))
+    lame = partial(monkeypatch.setattr, ffmpeg, "DEMUXERS", ("rawvideo",))
     with pytest.raises(ExecutionError, match=r"no machine can decode any more .*nothing could be decoded"):
         run_job(load_job(job, IDLE), At(1, lame), threading.Event())
     monkeypatch.undo()

@@ -37,7 +37,7 @@ from workers.errors import (
     NoStreams,
     NotMedia,
 )
-from workers.media import confinement, extraction, ffmpeg
+from workers.media import confinement, ffmpeg
 from workers.media.clip_reader import decode_clip, target_size
 from workers.media.probing import probe
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo
@@ -557,7 +557,7 @@ def test_indirections_open_nothing_else(tmp_path, kind, target):
 @pytest.mark.parametrize("level", [confinement.Level(0, False), confinement.level()], ids=str)
 def test_the_canary_sings_when_confinement_is_off(tmp_path, monkeypatch, level):
     """The test above can fail: with the demuxer allowed and the kernel's own walls away, the canary is opened."""
-    monkeypatch.setattr(extraction, "DEMUXERS", ("hls", "mpegts"))
+    monkeypatch.setattr(ffmpeg, "DEMUXERS", ("hls", "mpegts"))
     monkeypatch.setattr(confinement, "level", lambda: level)
     canary = Canary(tmp_path)
     path = tmp_path / "innocent.mp4"

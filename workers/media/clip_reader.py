@@ -121,11 +121,7 @@ def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, setti
         seek_s = span.pts_s - lead_s
         attempt = replace(span, seek_s=seek_s if seek_s > begins_s else None)
         again = _judge(take_span(path, part.info, attempt, settings, started), span, place, settings)
-        best = (
-            again
-            if best is None or (again.share, -again.noticed.silent_s) > (best.share, -best.noticed.silent_s)
-            else best
-        )
+        best = again if best is None or again.rank > best.rank else best
         is_late = best.begins_late and not known_lag
         may_be_earlier = (best.share < 1 or is_late) if lead_s < EARLIER_SEEK_S else is_late
         if not may_be_earlier or attempt.seek_s is None:

@@ -22,15 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.errors import DecodeFailed, DecodeKilled, DecodeTimeout, MediaTooLarge
-from workers.media.confinement import (
-    DECODERS,
-    DEMUXERS,
-    MAX_ALLOC_BYTES,
-    MAX_SOURCE_PIXELS,
-    MAX_STREAMS,
-    PART_PROTOCOLS,
-)
-from workers.media.ffmpeg import Finished, Limits, anonymous_file, filters, find_ffmpeg, input_url, run
+from workers.media.confinement import MAX_ALLOC_BYTES
+from workers.media.ffmpeg import Finished, Limits, anonymous_file, filters, find_ffmpeg, input_url, run, untrusted_input
 from workers.media.sound import SAMPLE_RATE, Sound, Times
 from workers.records import DecodeSettings, MediaInfo
 
@@ -264,20 +257,11 @@ def _arguments(
 
 
 def _input(path: str | os.PathLike[str], info: MediaInfo, span: Span, part: tuple[int, int | None]) -> Any:
-    options: dict[str, Any] = {
-        "f": info.container.split(",")[0],
-        "protocol_whitelist": PART_PROTOCOLS,
-        "format_whitelist": ",".join(DEMUXERS),
-        "codec_whitelist": DECODERS,
-        "max_streams": MAX_STREAMS,
-        "reinit_filter:v": 0,
-        "threads": 1,  # two single-threaded processes beat one with two threads
-        "max_pixels": MAX_SOURCE_PIXELS,
-    }
+    options: dict[str, Any] = {"reinit_filter:v": 0}
     if span.seek_s is not None:
         # Accurate seeking would drop the picture that is already on screen where the span begins.
         options |= {"noaccurate_seek": None, "seek_timestamp": 1, "ss": f"{span.seek_s:.6f}"}
-    return ffmpeg.input(input_url(path, part), **options)
+    return ffmpeg.input(input_url(path, part), **untrusted_input(info.container), **options)
 
 
 def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: int, held_s: float | None) -> Any:

@@ -19,12 +19,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import imageio_ffmpeg
 
 from workers.errors import ConfinementMissing, DecodeFailed, FfmpegMissing
-from workers.media.confinement import MEMORY_BYTES, REFUSED, end, start
+from workers.media.confinement import (
+    DECODERS,
+    DEMUXERS,
+    MAX_SOURCE_PIXELS,
+    MAX_STREAMS,
+    MEMORY_BYTES,
+    PART_PROTOCOLS,
+    REFUSED,
+    end,
+    start,
+)
 
 STDERR_BYTES = 1 << 20
 """A damaged file complains about every macroblock; above this the log is cut, its head kept."""
@@ -223,6 +233,19 @@ def _listing(path: str, option: str) -> str:
     if done.returncode:
         raise FfmpegMissing(f"{path} {option} exits with {done.returncode}; set OMNIDROP_FFMPEG to another")
     return done.stdout.decode(errors="replace")
+
+
+def untrusted_input(container: str) -> dict[str, Any]:
+    """Options of an input that a stranger made: what it may be read as, and its bounds. `container` as probed."""
+    return {
+        "f": container.split(",")[0],
+        "protocol_whitelist": PART_PROTOCOLS,
+        "format_whitelist": ",".join(DEMUXERS),
+        "codec_whitelist": DECODERS,
+        "max_streams": MAX_STREAMS,
+        "max_pixels": MAX_SOURCE_PIXELS,
+        "threads": 1,  # two single-threaded processes beat one with two threads
+    }
 
 
 def input_url(path: str | os.PathLike[str], part: tuple[int, int | None] = (0, None)) -> str:

@@ -9,20 +9,12 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import Any
 
 import ffmpeg
 
 from workers.errors import DecodeFailed, DecodeTimeout
-from workers.media.confinement import (
-    DECODERS,
-    DEMUXERS,
-    MAX_ALLOC_BYTES,
-    MAX_SOURCE_PIXELS,
-    MAX_STREAMS,
-    PART_PROTOCOLS,
-)
-from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg, input_url, run
+from workers.media.confinement import MAX_ALLOC_BYTES
+from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg, input_url, run, untrusted_input
 from workers.records import MediaInfo, Segment
 
 PASS_FPS = 5.0
@@ -53,17 +45,9 @@ def find_scene_cuts(path: str | os.PathLike[str], info: MediaInfo, threshold: fl
 def _cuts_of(path: str | os.PathLike[str], part: Segment, threshold: float) -> tuple[float, ...]:
     """The same of one part, in seconds from its beginning."""
     info, length_s = part.info, part.end_s - part.start_s
-    options: dict[str, Any] = {
-        "f": info.container.split(",")[0],
-        "protocol_whitelist": PART_PROTOCOLS,
-        "format_whitelist": ",".join(DEMUXERS),
-        "codec_whitelist": DECODERS,
-        "max_streams": MAX_STREAMS,
-        "max_pixels": MAX_SOURCE_PIXELS,
-        "threads": 1,
-    }
     with anonymous_file("cuts") as cuts:
-        stream = ffmpeg.input(input_url(path, part.video_bytes), **options)[f"v:{info.video_stream or 0}"]
+        given = ffmpeg.input(input_url(path, part.video_bytes), **untrusted_input(info.container))
+        stream = given[f"v:{info.video_stream or 0}"]
         stream = stream.filter("setpts", f"PTS-{part.pts_s:.6f}/TB")
         stream = stream.filter("fps", fps=PASS_FPS, start_time=0)
         # A time stamp that jumps by hours would have the fps filter fill them.

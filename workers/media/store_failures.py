@@ -18,6 +18,7 @@ _NO_CREDENTIALS = frozenset(
     }
 )
 """What botocore raises where it finds no credentials, by name: workers without S3 do not import it."""
+_BROKEN_BODIES = frozenset({"ClientPayloadError", "IncompleteReadError", "ResponseStreamingError"})
 
 
 def store_failure(name: str, error: Exception) -> MediaError:
@@ -28,6 +29,11 @@ def store_failure(name: str, error: Exception) -> MediaError:
         return MediaChanged(f"{name}: replaced in the store while it was read")
     kind = MediaRefused if is_refusal(error) else StorageFailed
     return kind(without_secrets(f"{name}: {type(error).__name__}: {error}")[:1000])
+
+
+def is_broken_body(error: BaseException | None) -> bool:
+    """Whether a reply began and broke off: who asks again may get it whole, and the client does not."""
+    return type(error).__name__ in _BROKEN_BODIES
 
 
 def is_refusal(error: BaseException) -> bool:
