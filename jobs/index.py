@@ -13,6 +13,7 @@ from jobs.cli import main
 from pipeline.config.job import JobConfig
 from pipeline.identity import checked_run_id
 from pipeline.records.columns import run_row
+from pipeline.runs.feed import AS_EVER, Choices
 from pipeline.runs.run import RunSummary, run_job
 from pipeline.storage.outage import StopFlag
 from pipeline.tables.noticed import noticed_of
@@ -58,40 +59,18 @@ def command(
     2 the job is not right, 3 stopped before the end (run again to resume), 4 the budget is spent (run again to spend
     as much again).
     """
-    switches = {"allow_shrink": allow_shrink, "redo_older": redo_older, "ask_together": ask_together, "yes": yes}
-    raise typer.Exit(index(job, json_file, run_id, **switches))
-
-
-def index(
-    job: JobConfig,
-    json_file: JsonFile = None,
-    run_id: str | None = None,
-    *,
-    allow_shrink: bool = False,
-    redo_older: bool = False,
-    ask_together: bool = False,
-    yes: bool = False,
-) -> int:
-    """Run a job with a progress bar and a summary; returns the exit status."""
     run_id = None if run_id is None else checked_run_id(run_id)
     check_ffmpeg()  # without it every clip would fail, and count as done
     with StopOnSignal() as stop:
-        summary = run_and_show(
-            job,
-            stop,
-            run_id,
-            allow_shrink=allow_shrink,
-            redo_older=redo_older,
-            ask_together=ask_together,
-            yes=yes,
-        )
+        choices = Choices(allow_shrink, redo_older, ask_together)
+        summary = run_and_show(job, stop, run_id, choices=choices, yes=yes)
     noticed = noticed_of(job.output, job.storage, job.name)
     write_json(json_file, summary_json(summary) | {"noticed": noticed})
     if summary.run.status == "stopped":
-        return STOPPED_EXIT
+        raise typer.Exit(STOPPED_EXIT)
     if summary.run.status == "budget":
-        return BUDGET_EXIT
-    return 1 if summary.answered_nothing else 0
+        raise typer.Exit(BUDGET_EXIT)
+    raise typer.Exit(1 if summary.answered_nothing else 0)
 
 
 def run_and_show(
@@ -101,9 +80,7 @@ def run_and_show(
     lost: StopFlag | None = None,
     due_times: int = 0,
     *,
-    allow_shrink: bool = False,
-    redo_older: bool = False,
-    ask_together: bool = False,
+    choices: Choices = AS_EVER,
     yes: bool = False,
 ) -> RunSummary:
     """Run a job until it is done or `stop` or `lost` is set, see `run_job`, with a progress bar and a summary."""
@@ -115,9 +92,7 @@ def run_and_show(
             run_id,
             lost=lost,
             due_times=due_times,
-            allow_shrink=allow_shrink,
-            redo_older=redo_older,
-            ask_together=ask_together,
+            choices=choices,
             may_ask_again=lambda refusal: yes or bar.confirmed(str(refusal)),
         )
     print_summary(job, summary, output=job.output)

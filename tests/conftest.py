@@ -20,6 +20,7 @@ from hypothesis import settings
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
 from pipeline.storage.store import open_store
+from tests.support.made_results import make_results
 from tests.support.media_files import clip_file
 from tests.support.postgres_server import postgres_server
 from tests.support.small_jobs import QUESTIONS, cli
@@ -84,6 +85,21 @@ def demo(ray_session, tmp_path_factory, worker_id):
             assert result.exit_code == 0, result.output
             done.touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def made_results(tmp_path_factory):
+    """The folder of `made_results`, made once: look and do not touch."""
+    folder = tmp_path_factory.mktemp("made") / "results"
+    folder.mkdir()
+    make_results(open_store(str(folder)), f"sqlite:///{folder}/index.sqlite")
+    return folder
+
+
+@pytest.fixture
+def results(made_results, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(made_results, tmp_path / "results"))
 
 
 def write_job(folder, videos):

@@ -33,6 +33,22 @@ PLANS_AHEAD = 256
 """Planned media waiting for the executor."""
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What a person chooses for one run, beside the job."""
+
+    allow_shrink: bool = False
+    """Take a listing that lacks much of what counted."""
+    redo_older: bool = False
+    """Ask again what an older version of decoding or method answered."""
+    ask_together: bool = False
+    """Ask all questions in one pass again, whatever passes were recorded."""
+
+
+AS_EVER = Choices()
+"""Where nobody chose anything."""
+
+
 @dataclass
 class Feed:
     """One run's units. The counts are filled while they are taken."""
@@ -48,8 +64,7 @@ class Feed:
     """See `Observer.planned`."""
     retry: Retry | None
     stop: StopFlag
-    allow_shrink: bool = False
-    redo_older: bool = False
+    choices: Choices
     not_taken: NotTaken = field(default_factory=NotTaken)
     media_listed: int = 0
     media_planned: int = 0
@@ -64,14 +79,14 @@ class Feed:
             *of_job,
             self._forgotten,
             opened.earlier,
-            self.redo_older,
+            self.choices.redo_older,
             not_taken=self.not_taken,
             sources=opened.sources,
             recipes=opened.recipes,
         )
         decides = self.retry is None and opened.job.archive.sample is None
         limit = opened.job.archive.max_missing
-        self.listing = Listing(opened.index, opened.job.name, limit, self.allow_shrink) if decides else None
+        self.listing = Listing(opened.index, opened.job.name, limit, self.choices.allow_shrink) if decides else None
 
     def units(self) -> Iterator[WorkUnit | None]:
         """What is left to do; None where nothing is planned yet."""

@@ -31,7 +31,7 @@ from pipeline.planning.retry import Retry, Selection, says_nothing_new
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunTime
 from pipeline.records.unit import utc_now
 from pipeline.runs.committer import Committer, Tally
-from pipeline.runs.feed import Feed
+from pipeline.runs.feed import AS_EVER, Choices, Feed
 from pipeline.runs.logs import log_unit, run_named
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
@@ -101,19 +101,16 @@ def run_job(
     lost: StopFlag | None = None,
     due_times: int = 0,
     *,
-    allow_shrink: bool = False,
-    redo_older: bool = False,
-    ask_together: bool = False,
+    choices: Choices = AS_EVER,
     may_ask_again: Callable[[AsksAgain], bool] = lambda refusal: False,
 ) -> RunSummary:
     """Do what is left of a job, or what failed and is selected to be done again, and publish.
 
-    `allow_shrink` takes a listing that lacks much of what counted, `redo_older` asks again what an older version of
-    decoding or method answered, `ask_together` asks all questions in one pass again. Where a setting has changed so
-    that more than `execution.max_asked_again` answered clips would be asked again, `may_ask_again` is asked first, and
-    without its word AsksAgain is raised. With `lost` set, a lease that another run has taken over, nothing new is begun
-    and nothing more is committed. `due_times` is how many of a schedule it makes up for. Raises UserError before
-    anything is spent, Unavailable where what it needs stays away, ExecutionError when stuck.
+    Where a setting has changed so that more than `execution.max_asked_again` answered clips would be asked again,
+    `may_ask_again` is asked first, and without its word AsksAgain is raised. With `lost` set, a lease that another run
+    has taken over, nothing new is begun and nothing more is committed. `due_times` is how many of a schedule it makes
+    up for. Raises UserError before anything is spent, Unavailable where what it needs stays away, ExecutionError when
+    stuck.
     """
     started = time.monotonic()
     observer.stage("listing")
@@ -121,7 +118,7 @@ def run_job(
         stop = EitherFlag(stop, lost)
     confinement.require(job.execution.confinement)
     patience = Patience(job.storage.patience_s, stop, job.execution.stop_grace_s)
-    opened = open_job(job, patience, ask_together=ask_together)
+    opened = open_job(job, patience, ask_together=choices.ask_together)
     if again is None:
         _mind_asking_again(opened, may_ask_again)
     is_pinned, job = job.model.revision is not None, opened.job
@@ -137,7 +134,7 @@ def run_job(
         health = ArchiveHealth(job)
         probe = patient_prober(stack.enter_context(prober(job)), health, patience)
         parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
-        feed = Feed(*parts, allow_shrink, redo_older)
+        feed = Feed(*parts, choices)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
         execution = _Execution(calibration.resolved(job, known), stop, patience, health, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)

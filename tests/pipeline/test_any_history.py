@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.job import load_job
 from pipeline.execution import backends
+from pipeline.runs.feed import Choices
 from pipeline.runs.maintenance import forget_media
 from pipeline.runs.run import run_job
 from pipeline.tables.query import open_results, query
@@ -84,7 +85,7 @@ class History:
     def run(self, output="results"):
         if self.buckets is not None:
             self.buckets.mirror(self.archive, f"{self.folder.name}/{self.archive.name}")
-        return run_job(self.job(output), Silent(), threading.Event(), allow_shrink=True)
+        return run_job(self.job(output), Silent(), threading.Event(), choices=Choices(allow_shrink=True))
 
     def rows(self, sql=ROWS, output="results"):
         job = self.job(output)

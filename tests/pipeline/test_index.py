@@ -24,16 +24,11 @@ from pipeline.records.checksummed_parquet import FORMAT_VERSION
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest, publish
 from tests.support import rows
-from tests.support.rows import commit
+from tests.support.rows import commit, first
 
 NOBODY = "0" * 12
 """Whose index it is where a test does not say."""
 FORMAT_1 = Path(__file__).parents[1] / "data" / "results_format_1.tar.xz"
-
-
-def first(unit, *clips):
-    """The unit as a retry gets it: only these clips."""
-    return replace(unit, clips=tuple(unit.clips[i] for i in clips))
 
 
 def test_applying_twice_changes_nothing(journal, index):

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 from minisign import PublicKey, Signature
 
 from pipeline.storage.store import open_store
 from pipeline.tables import signing
-from tests.pipeline.test_verify import flip, make_results, report_of, table_file
+from tests.pipeline.test_verify import flip, report_of, table_file
 from tests.support.small_jobs import cli
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("signed") / "results"
-    folder.mkdir()
-    make_results(open_store(str(folder)), f"sqlite:///{folder}/index.sqlite")
-    return folder
-
-
-@pytest.fixture
-def results(made, tmp_path):
-    return Path(shutil.copytree(made, tmp_path / "results"))
 
 
 @pytest.fixture

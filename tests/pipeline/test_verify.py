@@ -21,46 +21,15 @@ from pipeline.config.job import load_job
 from pipeline.config.sections import StorageConfig
 from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.journal.journal import Journal, check_output_is_ours
+from pipeline.journal.journal import Journal
 from pipeline.journal.output_id import claim_output, read_output_id
 from pipeline.records.checksummed_parquet import seal, unseal
-from pipeline.records.run_record import RunRecord
 from pipeline.storage.store import open_store
-from pipeline.tables import publish
-from tests.pipeline.test_index import FORMAT_1, first
+from tests.pipeline.test_index import FORMAT_1
 from tests.support import rows
-from tests.support.rows import commit
+from tests.support.made_results import make_results
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import ANSWERS, cli, run, select
-
-
-def make_results(store, index_url):
-    """Three videos, one clip that failed, one that was done again, one video that was forgotten; all published."""
-    check_output_is_ours(store)
-    journal, index = Journal(store), SavingsIndex(index_url, claim_output(store))
-    for number in range(4):
-        commit(journal, index, rows.unit(rows.media(number)), fail=number % 2)
-    commit(journal, index, first(rows.unit(rows.media(1)), 1), run_id="run-2", attempt=1)
-    sync.forget(journal, index, rows.media(3).media_id)
-    for number in (1, 2):
-        run = RunRecord(f"run-{number}", "job", "recipe-1", {"a": 0.5}, f"2026-01-0{number}", status="complete")
-        journal.write_run(run)
-        index.write_run(run)
-    publish.publish(store, journal, index)
-    index.close()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made") / "results"
-    folder.mkdir()
-    make_results(open_store(str(folder)), f"sqlite:///{folder}/index.sqlite")
-    return folder
-
-
-@pytest.fixture
-def results(made, tmp_path):
-    return Path(shutil.copytree(made, tmp_path / "results"))
 
 
 def report_of(results):
@@ -234,9 +203,9 @@ def test_damage_is_named(name, results):
     assert all(p.mend.startswith(("rm ", "omnidrop ")) for p in found.problems)
 
 
-def test_a_byte_flipped_anywhere_in_an_object_is_found(made):
+def test_a_byte_flipped_anywhere_in_an_object_is_found(made_results):
     """Also where Parquet itself would not notice: in names, statistics and texts."""
-    data = unit_files(made)[0].read_bytes()
+    data = unit_files(made_results)[0].read_bytes()
     for at in range(0, len(data), 97):
         spoilt = bytearray(data)
         spoilt[at] ^= 1 << at % 8

@@ -85,3 +85,8 @@ def outcomes(of: WorkUnit, fail: int | None = None) -> tuple[ClipOutcome, ...]:
         ClipFailure(c, "decode", "decode_failed", "no frames\x00 at all") if i == fail else result(c)
         for i, c in enumerate(of.clips)
     )
+
+
+def first(unit, *clips):
+    """The unit as a retry gets it: only these clips."""
+    return replace(unit, clips=tuple(unit.clips[i] for i in clips))

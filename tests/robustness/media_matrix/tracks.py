@@ -12,6 +12,8 @@ from tests.robustness.media_matrix.made_of import A, Builder
 from tests.support.media_files import make
 from tests.support.media_oracle import HZ, noise, write_wav
 
+H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
+
 
 def _tracks() -> Iterator[tuple[str, Builder]]:
     def two(
@@ -35,12 +37,7 @@ def _tracks() -> Iterator[tuple[str, Builder]]:
                 ("-c:v", "mpeg2video", "-q:v", 2, "-c:a", "pcm_s16le", "-ar", 48000)
                 if suffix == "mxf"
                 else (
-                    "-c:v",
-                    "libx264",
-                    "-preset",
-                    "ultrafast",
-                    "-pix_fmt",
-                    "yuv420p",
+                    *H264,
                     "-c:a",
                     "aac",
                     "-b:a",
@@ -127,12 +124,7 @@ def _tracks() -> Iterator[tuple[str, Builder]]:
                 "0:v",
                 "-map",
                 "0:a",
-                "-c:v",
-                "libx264",
-                "-preset",
-                "ultrafast",
-                "-pix_fmt",
-                "yuv420p",
+                *H264,
                 "-c:a",
                 "aac",
                 "-filter:v:1",
@@ -169,12 +161,7 @@ def _programmes() -> Iterator[tuple[str, Builder]]:
                 "1:v",
                 "-map",
                 "1:a",
-                "-c:v",
-                "libx264",
-                "-preset",
-                "ultrafast",
-                "-pix_fmt",
-                "yuv420p",
+                *H264,
                 f"-filter:v:{1 - large}",
                 "scale=80:48",
                 "-c:a",
