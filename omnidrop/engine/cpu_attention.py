@@ -19,7 +19,7 @@ def is_faster(query: Tensor) -> bool:
     """Whether attention for `query` is faster this way. AMX fills the tiles of torch's kernel, so it is not there."""
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
         return False
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.12 does not say
+    has: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.12 does not say
     return bool(has.get("avx512_bf16")) and not has.get("amx_bf16")
 
 
