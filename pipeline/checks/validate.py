@@ -16,6 +16,7 @@ import numpy as np
 import sqlalchemy
 
 from omnidrop.errors import OmniDropError, UserError
+from omnidrop.models.checkpoints import describe_checkpoint
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
@@ -66,8 +67,9 @@ class _Found:
     instruction: str = ""
 
 
-def run_checks(job: JobConfig, *, with_model: bool = True) -> Iterator[Check]:
-    """Findings as they come. A `JobConfig` that exists is consistent in itself, so that is the first finding."""
+def run_checks(job: JobConfig, *, with_model: bool = True, weights: bool = True) -> Iterator[Check]:
+    """Findings as they come. A `JobConfig` that exists is consistent in itself, so that is the first finding. Without
+    `weights` the checkpoint is described and the questions are laid out for it, but it is not loaded."""
     found = _Found()
     yield Check("configuration", True, f"job {job.name}: {job.pruning.mode}, policy {job.pruning.policy}")
     checks: list[tuple[str, Callable[[JobConfig, _Found], str | None]]] = [
@@ -80,7 +82,8 @@ def run_checks(job: JobConfig, *, with_model: bool = True) -> Iterator[Check]:
         ("confinement", _confinement),
     ]
     if with_model:
-        checks += [("retained ratio", _ratio), ("checkpoint answers", _checkpoint)]
+        checks.append(("retained ratio", _ratio))
+        checks.append(("checkpoint answers", _checkpoint) if weights else ("checkpoint described", _described))
     for name, check in checks:
         try:
             detail = check(job, found)
@@ -244,6 +247,31 @@ def _ratio(job: JobConfig, found: _Found) -> str | None:
     schedule = check_reachable(job, media.key, info)
     tokens = f"{schedule.total} audio and video tokens of {job.clips.longest_s:g} s of {media.key}"
     return f"{schedule.retained_ratio:.3f} of {tokens}; {schedule.entering[0]} enter the decoder"
+
+
+def _described(job: JobConfig, found: _Found) -> str:
+    """All that a plan needs of a checkpoint; of the hub its weights stay where they are."""
+    from omnidrop.estimate import Estimator
+    from pipeline.config.worker_settings import pruning_of
+
+    described = describe_checkpoint(job.model.checkpoint)
+    commit = "" if described.revision is None else f" at commit {described.revision[:12]}"
+    said = f"{job.model.path}{commit}: weights {described.weights_hash[:12]}, not loaded"
+    if not found.questions:
+        return f"{said}; no questions to lay out"
+    priced = Estimator(job.model.checkpoint).clip(
+        found.questions,
+        pruning_of(job.pruning),
+        frames=4,
+        height=448,
+        width=448,
+        samples=32_000,
+        fps=2.0,
+        system_prompt=job.model.system_prompt,
+        instruction=found.instruction,
+    )
+    tokens = priced.audio_tokens + priced.video_tokens
+    return f"{said}; {len(found.questions)} questions laid out beside {tokens} tokens of two seconds"
 
 
 def _checkpoint(job: JobConfig, found: _Found) -> str:

@@ -136,7 +136,8 @@ def run_job(
         parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
         feed = Feed(*parts, choices)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
-        execution = _Execution(calibration.resolved(job, known), stop, patience, health, metrics)
+        resolved = calibration.resolved(job, known)
+        execution = _Execution(resolved, opened.asked.weights_hash, stop, patience, health, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
         status = "failed"
         try:
@@ -261,9 +262,16 @@ class _Execution:
     runs find nothing to do."""
 
     def __init__(
-        self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth, metrics: RunMetrics
+        self,
+        job: JobConfig,
+        weights_hash: str,
+        stop: StopFlag,
+        patience: Patience,
+        health: ArchiveHealth,
+        metrics: RunMetrics,
     ) -> None:
-        self._job, self._stop, self._patience, self._health, self._metrics = job, stop, patience, health, metrics
+        self._job, self._weights_hash = job, weights_hash
+        self._stop, self._patience, self._health, self._metrics = stop, patience, health, metrics
         self._executor: Executor | None = None
 
     def run(self, units: Iterator[WorkUnit | None]) -> Iterator[UnitResult]:
@@ -275,7 +283,9 @@ class _Execution:
         from pipeline.planning.feasibility import check_reachable
 
         check_reachable(self._job, first.media.key, first.info)
-        self._executor = backends.executor(self._job, self._stop, self._patience, self._health, self._metrics.watch)
+        self._executor = backends.executor(
+            self._job, self._weights_hash, self._stop, self._patience, self._health, self._metrics.watch
+        )
         yield from self._executor.run(chain([first], units))
 
     @property
