@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 from omnidrop.errors import OmniDropError
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
-from pipeline.config.sections import ArchiveConfig
+from pipeline.config.sections import ArchiveConfig, ExecutionConfig
 from pipeline.failure_rules import rule_of
 from pipeline.storage.s3_client import s3_options
 from workers.errors import MediaTooLarge, NotMedia, Sidecar
 from workers.media.confinement import require
 from workers.media.decode import Source, content_of, opened
+from workers.media.fetching import CacheSettings
 from workers.media.ffmpeg import with_working_ffmpeg
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
@@ -106,14 +107,21 @@ def _probed(result: MediaInfo | ClipFailure, scans: bool) -> Probed:
 
 def source(job: JobConfig) -> Source:
     """How the job's files are reached from a worker."""
-    return source_of(job.archive)
+    return source_of(job.archive, job.execution)
 
 
-def source_of(archive: ArchiveConfig) -> Source:
+def source_of(archive: ArchiveConfig, execution: ExecutionConfig | None = None) -> Source:
     """How an archive's files are reached from a worker."""
     if not is_s3(archive.uri):
         return Source(is_confined=not archive.follow_links)
-    return Source.of(s3_options(archive.endpoint_url, anonymous=archive.anonymous))
+    return Source.of(s3_options(archive.endpoint_url, anonymous=archive.anonymous), cache_of(execution))
+
+
+def cache_of(execution: ExecutionConfig | None) -> CacheSettings:
+    """Where and how a machine keeps what it fetches."""
+    if execution is None:
+        return CacheSettings()
+    return CacheSettings(execution.cache_dir, execution.cache_bytes, execution.fetch_streams)
 
 
 def _read(media: Media, probed: Probed, job: JobConfig, where: Source) -> Probed:

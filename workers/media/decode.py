@@ -17,6 +17,7 @@ from typing import Any
 
 from omnidrop.errors import OmniDropError
 from workers.errors import MediaChanged, MediaMissing, MediaTooLarge
+from workers.media.blocks import InBlocks
 from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
 from workers.media.fetching import CacheSettings, fetched
@@ -79,8 +80,9 @@ def decode_one(
         return _failure(clip, "fetch", error)
 
 
-def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractContextManager[str]:
-    """The local path of a media item while the block lasts: itself, or its copy in the node's cache.
+def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractContextManager[str | InBlocks]:
+    """What a media item is decoded from while the block lasts: itself, its copy in the node's cache, or, where that is
+    smaller than the item, the blocks of it that are wanted.
 
     Raises MediaTooLarge, MediaMissing, MediaChanged, StorageFailed, CacheFull or ConfinementMissing.
     """
@@ -89,7 +91,10 @@ def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractCo
         raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")
     if is_local(media.uri):
         return _opened_here(media, source)
-    return fetched(media, dict(source.storage_options), source.cache)
+    options = dict(source.storage_options)
+    if media.size_bytes > source.cache.max_bytes:
+        return contextlib.nullcontext(InBlocks(media, options, source.cache))
+    return fetched(media, options, source.cache)
 
 
 def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
@@ -98,6 +103,8 @@ def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
     Raises what `opened` raises, and MediaChanged where the file changes while it is read.
     """
     with opened(media, settings, source) as path:
+        if isinstance(path, InBlocks):
+            return path.sha256()
         try:
             # Of a local file what was opened and checked, whatever lies at its path by now.
             with open(os.dup(path.fd) if isinstance(path, CheckedPath) else path, "rb") as file:
@@ -124,7 +131,7 @@ def is_local(uri: str) -> bool:
 
 
 def _decoded(
-    path: str, media: Media, info: MediaInfo, clip: Clip, settings: DecodeSettings
+    path: str | InBlocks, media: Media, info: MediaInfo, clip: Clip, settings: DecodeSettings
 ) -> DecodedClip | ClipFailure:
     try:
         decoded = with_working_ffmpeg(lambda: decode_clip(path, info, clip, settings))

@@ -44,6 +44,19 @@ class CheckedPath(str):
     fd: int
 
 
+class Joined(str):
+    """An address under which ffmpeg finds a file's pieces one after the other, and the size of it all."""
+
+    size: int
+
+    @classmethod
+    def of(cls, address: str, size: int) -> Joined:
+        """Both."""
+        joined = cls(address)
+        joined.size = size
+        return joined
+
+
 @contextmanager
 def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Iterator[CheckedPath]:
     """The file at `path` (or address, see `local_uri`) while the block lasts. Raises MediaMissing, also for what lies
