@@ -23,9 +23,10 @@ from pipeline.failure_rules import rule_of
 from pipeline.storage.s3_client import s3_options
 from workers.errors import MediaTooLarge, NotMedia, Sidecar
 from workers.media.confinement import require
-from workers.media.decode import Source, content_of, opened
+from workers.media.decode import Source, content_of, is_local, look, opened
 from workers.media.fetching import CacheSettings
 from workers.media.ffmpeg import with_working_ffmpeg
+from workers.media.opening import Copy
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
 from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo
@@ -85,11 +86,33 @@ def prober(job: JobConfig, *, scans: bool = True) -> Iterator[Prober]:
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
-            results = pool.probe_many((m, m.uri) for m in items)
-            found = ((m, _probed(r, scans)) for m, r in results)
+            kept = [media for media in items if _is_kept(media, where)]
+            others = [media for media in items if not _is_kept(media, where)]
+            # An object is fetched before it is probed: its hash, its packets and its clips need it once.
+            seen = passes.map(lambda media: (media, look_at(media)), kept)
+            found = ((m, _probed(r, scans)) for m, r in pool.probe_many((m, m.uri) for m in others))
             yield from passes.map(lambda pair: (pair[0], _read(pair[0], pair[1], job, where)), found)
+            yield from seen
+
+        def look_at(media: Media) -> Probed:
+            try:
+                content, result = look(media, DecodeSettings(), where, lambda at: probed_here(Copy.of(at, media.key)))
+            except OmniDropError as error:
+                return Probed(None, ClipFailure(None, "probe", error.error_class, str(error)), is_scanned=scans)
+            found = _probed(probed_here(media.uri) if result is None else result, scans)
+            return _read(replace(media, content_id=content), found, job, where)
+
+        def probed_here(path: str) -> MediaInfo | ClipFailure:
+            ((_, result),) = pool.probe_many([(None, path)])
+            return result
 
         yield probe
+
+
+def _is_kept(media: Media, where: Source) -> bool:
+    """Whether an object is to be fetched whole: it is called like media, its content is not known, and it has room."""
+    is_one = not is_local(media.uri) and media.content_id is None and is_named_as_media(media.key)
+    return is_one and media.size_bytes <= min(where.cache.max_bytes, DecodeSettings.max_media_bytes)
 
 
 def is_named_as_media(key: str) -> bool:

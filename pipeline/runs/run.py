@@ -146,6 +146,7 @@ def run_job(
                     break
                 if not says_nothing_new(result.unit, result.outcomes):
                     committer.add(result.unit, result.outcomes)
+                feed.finished(result.unit)
                 spending.add(result.outcomes)
                 metrics.finished(result.outcomes)
                 observer.unit_done(result)

@@ -56,14 +56,24 @@ class CacheSettings:
 
 
 @contextlib.contextmanager
-def fetched(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> Iterator[str]:
-    """The local copy of an object, for as long as the block lasts.
+def fetched(
+    media: Media, storage_options: dict[str, Any], cache: CacheSettings, seen: Callable[[bytes], None] = lambda _: None
+) -> Iterator[str]:
+    """The local copy of an object, for as long as the block lasts. `seen` is given its bytes in order as they come,
+    and none where they are here already.
 
     Raises MediaMissing, MediaRefused, MediaChanged (the store has another etag by now), StorageFailed (worth a retry),
     CacheFull (the object does not fit beside what is in use), CacheUnsafe (others can reach into the folder).
     """
-    name = f"{media.uri}\0{media.etag}"
-    with kept(name, media.key, media.size_bytes, cache, lambda: _whole(media, storage_options, cache)) as entry:
+
+    def whole() -> Generator[bytes]:
+        remote = opened_as_planned(media, storage_options, cache)
+        with contextlib.closing(remote.read_on(0, media.size_bytes, streams=cache.streams, step=READ_BYTES)) as pieces:
+            for piece in pieces:
+                seen(piece)
+                yield piece
+
+    with kept(f"{media.uri}\0{media.etag}", media.key, media.size_bytes, cache, whole) as entry:
         yield str(entry)
 
 
@@ -91,12 +101,6 @@ def kept(
         with _locked(entry, exclusive=True):
             if not _is_file(entry):
                 _fetch(entry, shown, size, cache, bring)
-
-
-def _whole(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> Generator[bytes]:
-    return opened_as_planned(media, storage_options, cache).read_on(
-        0, media.size_bytes, streams=cache.streams, step=READ_BYTES
-    )
 
 
 def opened_as_planned(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> RemoteFile:

@@ -44,6 +44,19 @@ class CheckedPath(str):
     fd: int
 
 
+class Copy(str):
+    """The path of a copy that has another name than the file it is of."""
+
+    called: str
+
+    @classmethod
+    def of(cls, path: str, called: str) -> Copy:
+        """Both."""
+        copy = cls(path)
+        copy.called = called
+        return copy
+
+
 class Joined(str):
     """An address under which ffmpeg finds a file's pieces one after the other, and the size of it all."""
 
