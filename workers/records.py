@@ -366,6 +366,8 @@ class DecodeReport:
     """The node's id."""
     tool: str = ""
     """The machine's name, and the ffmpeg that is used there."""
+    bytes_fetched: int = 0
+    """Read from the store for it."""
 
 
 @dataclass(frozen=True)

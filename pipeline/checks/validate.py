@@ -6,10 +6,11 @@ second), leaves nothing behind, and a failed one says what to do. Knows nothing 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import caveats, open_store
 from workers.errors import MediaError
 from workers.media import confinement
-from workers.media.fetching import CacheSettings, fetched
+from workers.media.fetching import own_folder, room_in
 from workers.media.ffmpeg import Limits, check_ffmpeg, filters, find_ffmpeg, run
 from workers.media.probing import probe
 from workers.media.sidecars import is_named_aside
@@ -37,8 +38,6 @@ from workers.records import Media, MediaInfo
 
 MEDIA_TRIED = 5
 """Items that are looked at for one that can be probed: a single damaged file at the top proves nothing."""
-FETCHED_BYTES = 1 << 30
-"""A larger object is not fetched for a check."""
 TONE_MAPPING_FILTERS = ("zscale", "tonemap")
 
 
@@ -61,6 +60,10 @@ class _Found:
 
     question_set: QuestionSet | None = None
     media: tuple[Media, ...] = ()
+    bytes: int = 0
+    """Of all items."""
+    larger: int = 0
+    """Items that are larger than a machine's cache."""
     readable: tuple[Media, MediaInfo] | None = None
     """The first item that can be read."""
     questions: tuple[Question, ...] = ()
@@ -75,6 +78,7 @@ def run_checks(job: JobConfig, *, with_model: bool = True, weights: bool = True)
     checks: list[tuple[str, Callable[[JobConfig, _Found], str | None]]] = [
         ("question set", _question_set),
         ("archive", _archive),
+        ("files fetched", _cache),
         ("questions fit the media", _questions_fit),
         ("output", _output),
         ("savings index", _index),
@@ -109,6 +113,8 @@ def _archive(job: JobConfig, found: _Found) -> str:
     for media in list_media(whole, leave_out=job.output, not_taken=left):
         is_aside = is_named_aside(media.key)
         files, beside = files + 1, beside + is_aside
+        found.bytes += media.size_bytes
+        found.larger += media.size_bytes > job.execution.cache_bytes
         # What is called like a sidecar is looked into only where there is nothing else.
         if len(first) < MEDIA_TRIED or (not is_aside and is_named_aside(first[-1].key)):
             first = sorted([*first, media], key=lambda one: is_named_aside(one.key))[:MEDIA_TRIED]
@@ -139,11 +145,42 @@ def _questions_fit(job: JobConfig, found: _Found) -> str | None:
 
 
 def _probe(media: Media, job: JobConfig) -> MediaInfo:
-    timeout_s = job.execution.probe_timeout_s
-    if not is_s3(media.uri):
-        return probe(media.uri, timeout_s=timeout_s)
-    with fetched(media, dict(source(job).storage_options), replace(CacheSettings(), max_bytes=FETCHED_BYTES)) as path:
-        return probe(path, timeout_s=timeout_s)
+    options = dict(source(job).storage_options)
+    # A scan of an object would read it whole.
+    scans = not is_s3(media.uri)
+    return probe(media.uri, timeout_s=job.execution.probe_timeout_s, storage_options=options, scans=scans)
+
+
+def _cache(job: JobConfig, found: _Found) -> str:
+    """Whether what is fetched from a store finds room on this machine."""
+    cache = source(job).cache
+    if not is_s3(job.archive.uri):
+        return "not needed: the archive's files are decoded where they lie"
+    missing = _missing_folders(cache.path)
+    try:
+        try:
+            own_folder(cache.path)
+            room = room_in(cache)
+        except OSError as error:
+            raise CheckError(
+                f"execution.cache_dir: {cache.path} cannot be used here: {error.strerror}; name another folder"
+            ) from error
+        wanted = min(cache.max_bytes, found.bytes or cache.max_bytes)
+        if room < wanted:
+            raise CheckError(
+                f"{cache.path}: {_gib(room)} free for files of the archive, which may take {_gib(wanted)}; free "
+                "some, lower execution.cache_bytes, or name a folder on a larger disk with execution.cache_dir"
+            )
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    larger = f"; {found.larger} files are larger and are read in blocks" if found.larger else ""
+    return f"{cache.path}: {_gib(room)} free on this machine, up to {_gib(cache.max_bytes)} are kept{larger}"
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / 2**30:,.1f} GiB"
 
 
 def _output(job: JobConfig, found: _Found) -> str:

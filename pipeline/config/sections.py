@@ -353,6 +353,19 @@ class ExecutionConfig(Section):
         description="Answered clips that a run may ask again because a setting has changed; more need --yes, or a "
         "person's answer at a terminal.",
     )
+    cache_dir: str | None = Field(
+        default=None,
+        description="Folder on each machine for files fetched from a store, by its absolute path; one below the "
+        "system's temporary folder where not given.",
+    )
+    cache_bytes: int = Field(
+        default=20 << 30,
+        ge=1 << 20,
+        description="Bytes of them that a machine keeps; a larger file is read in blocks and never kept whole.",
+    )
+    fetch_streams: int = Field(
+        default=8, ge=1, le=64, description="Requests in flight to the store for each file that is fetched."
+    )
     decode_tasks: int | None = Field(
         default=None,
         ge=1,
@@ -373,6 +386,13 @@ class ExecutionConfig(Section):
     stop_grace_s: float = Field(
         default=60.0, ge=0, description="Seconds that running units get to finish after SIGTERM or Ctrl-C."
     )
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _is_absolute(cls, folder: str | None) -> str | None:
+        if folder is not None and not folder.startswith("/"):
+            raise ValueError(f"{folder!r} is not an absolute path; it means a folder on every machine that decodes")
+        return folder
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -328,6 +328,7 @@ class RayExecution:
     def _decoded(self, ref: ray.ObjectRef, state: ClipState) -> Iterator[UnitResult]:
         try:
             report: DecodeReport = ray.get(ref)
+            self.statistics.bytes_fetched += report.bytes_fetched
             if report.tool:
                 self.statistics.tools.add(report.tool)
         except RayTaskError as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omnidrop.errors import QuestionError
 from pipeline.archive.not_taken import NotTaken, Reason
 from pipeline.archive.probing import Probed, Prober, is_named_as_media
-from pipeline.batches import batches
+from pipeline.batches import batches, batches_within
 from pipeline.failure_rules import rule_of
 from pipeline.identity import clip_id, failed_version_id, item_id, unit_id, unread_content, version_id
 from pipeline.index.savings_index import SavingsIndex
@@ -48,7 +48,8 @@ and say so; `index --redo-older` asks them again. 4: coverage and merging at the
 encoded; the mean of the channels, jitter and gaps of sound in their place, joined recordings cut apart, tracks
 chosen by their flags, pictures that change shape padded, BT.709 for HD that does not say."""
 READ_BATCH = 8
-"""Media read and probed before any of them is planned."""
+READ_BATCH_BYTES = 1 << 30
+"""Media read and probed before any of them is planned: so many, and no more bytes."""
 LOOKUP_BATCH = 64
 """Media looked up in the index at once. Small, so that the first unit does not wait for many slow probes."""
 
@@ -220,7 +221,8 @@ class Planner:
         for batch in batches(listed, LOOKUP_BATCH):
             # What must be read first must not keep the rest waiting, nor the model.
             is_known = len(self.index.probes(batch)) == len(batch)
-            for some in [batch] if is_known else batches(batch, READ_BATCH):
+            reading = batches_within(batch, READ_BATCH, READ_BATCH_BYTES, lambda media: media.size_bytes)
+            for some in [batch] if is_known else reading:
                 yield from self._batch(some)
 
     def identified(self, listed: Iterable[Media]) -> Iterator[Media]:

@@ -215,7 +215,7 @@ RUNS_SCHEMA = pa.schema(
             for name in (
                 *("media_listed", "media_planned", "units_done_before", "units_finished", "clips_answered"),
                 *("clips_partial", "answers", "quarantined", "media_unlisted", "files_not_media"),
-                *("peak_bytes_in_flight", "driver_peak_rss_bytes"),
+                *("peak_bytes_in_flight", "driver_peak_rss_bytes", "bytes_fetched"),
             )
         ),
         *((name, pa.float64()) for name in ("wall_s", "decode_s", "answer_s", "model_s")),

@@ -77,6 +77,8 @@ class RunResources:
     over."""
     machines_out: tuple[str, ...] = ()
     """Machines that were given no clips any more, and why."""
+    bytes_fetched: int | None = None
+    """Read from stores by the driver and by the machines that decoded; None in records of older versions."""
 
 
 @dataclass(frozen=True)
