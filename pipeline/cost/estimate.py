@@ -24,6 +24,7 @@ from pipeline.config.worker_settings import decode_settings, pruning_of
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, GpuHours
 from pipeline.execution.actor_metering import gpus_counted
+from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Labels, gone_note
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import open_job
@@ -156,6 +157,8 @@ def price_job(
                 not_taken=price.not_taken,
                 sources=parts.sources,
                 recipes=parts.recipes,
+                context=context_reader(job, parts.recipe.context_fields),
+                read_unit=parts.journal.read_if_kept,
             )
             labels, contents = Labels(), Labels()
             for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
@@ -195,8 +198,9 @@ class _ClipPrices:
         assert plan.info is not None
         frames, height, width, samples = decoded_shape(plan.info, length_s, self._decoding)
         key = (frames, height, width, samples, questions, instruction)
-        if key not in self._known:
-            self._known[key] = self._estimator.clip(
+        found = self._known.get(key)
+        if found is None:
+            found = self._estimator.clip(
                 questions,
                 self._pruning,
                 frames=frames,
@@ -207,7 +211,10 @@ class _ClipPrices:
                 system_prompt=self._job.model.system_prompt,
                 instruction=instruction,
             )
-        return self._known[key]
+            # Clips that are asked in words of their own do not come again.
+            if not any(unit.own for unit in plan.units[:1]):
+                self._known[key] = found
+        return found
 
     def take(self, price: Price, reason: str, estimate: Estimate) -> None:
         """One clip more, that is asked for this reason."""
@@ -262,16 +269,20 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
             price.clips_finished += len(unit.clips)
             continue
         for clip in unit.clips:
+            asking = unit.asked_of(clip)
+            if not asking.questions:  # all its answers are there
+                price.clips_finished += 1
+                continue
             try:
-                estimate = prices.of(plan, unit.questions, unit.instruction, clip.length_s)
+                estimate = prices.of(plan, asking.questions, asking.instruction, clip.length_s)
             except PolicyError as error:
                 raise PolicyError(f"{plan.media.key}, {clip.start_s:g} s to {clip.end_s:g} s: {error}") from error
-            price.questions += len(unit.questions)
+            price.questions += len(asking.questions)
             prices.take(price, plan.reason, estimate)
             _add_clip(price, estimate)
-            if len({question.group for question in unit.questions}) > 1:
-                one_pass = tuple(replace(question, group="") for question in unit.questions)
-                joined = prices.of(plan, one_pass, unit.instruction, clip.length_s)
+            if len({question.group for question in asking.questions}) > 1:
+                one_pass = tuple(replace(question, group="") for question in asking.questions)
+                joined = prices.of(plan, one_pass, asking.instruction, clip.length_s)
                 price.passes_flops += estimate.as_run.flops
                 price.one_pass_flops += joined.as_run.flops
 
