@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,9 @@ from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.index.database import reason_of, shown
+from pipeline.planning.context import context_reader
 from pipeline.questions.question_set import QuestionSet, load_question_set
+from pipeline.questions.templates import UNTOLD, Told
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import caveats, open_store
 from workers.errors import MediaError
@@ -136,12 +138,24 @@ def _questions_fit(job: JobConfig, found: _Found) -> str | None:
             problems.append(f"{media.key}: {error}")
             continue
         found.readable = media, info
-        found.questions, found.instruction = found.question_set.resolve(media, info, job.variables)
+        told, known_as = _told(media, info, job, found.question_set.context_names)
+        found.questions, found.instruction = found.question_set.resolve(media, info, job.variables, told)
         codecs = ", ".join(codec for codec in (info.video_codec, info.audio_codec) if codec is not None)
-        return f"{media.key}: {info.duration_s:.1f} s, {codecs}; e.g. {found.questions[0].text!r}"
+        return f"{media.key}: {info.duration_s:.1f} s, {codecs}{known_as}; e.g. {found.questions[0].text!r}"
     raise CheckError(
         f"none of the first {len(found.media)} items can be read; check archive.include. " + "; ".join(problems)
     )
+
+
+def _told(media: Media, info: MediaInfo, job: JobConfig, names: Sequence[str]) -> tuple[Told, str]:
+    """What the first clip is told by sidecars, and which they are."""
+    reader = context_reader(job, names)
+    if reader is None:
+        return UNTOLD, ""
+    item = reader.read(media)
+    if item.failure:
+        raise CheckError(item.failure)
+    return item.of_clip(0.0, min(info.duration_s, job.clips.longest_s))[0], f", {reader.counts.line}"
 
 
 def _probe(media: Media, job: JobConfig) -> MediaInfo:

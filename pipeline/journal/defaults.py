@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import UserError
-from pipeline.config.sections import ClipsConfig, ModelConfig, PruningConfig, Section
+from pipeline.config.sections import ClipsConfig, ContextConfig, ModelConfig, PruningConfig, Section
 
 if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
@@ -24,8 +24,11 @@ ANSWERING: Mapping[str, tuple[type[Section], tuple[str, ...]]] = {
     "model": (ModelConfig, ("path", "dtype", "system_prompt")),
     "pruning": (PruningConfig, tuple(PruningConfig.model_fields)),
     "clips": (ClipsConfig, tuple(ClipsConfig.model_fields)),
+    "context": (ContextConfig, ("max_tokens",)),
 }
 """The settings on which answers depend."""
+LATER: Mapping[str, Mapping[str, Any]] = {"context": {}}
+"""Sections that records of earlier versions lack."""
 
 
 EARLIER: Mapping[str, Mapping[str, Any]] = {"pruning": {"encoder_share": 1.0}}
@@ -46,7 +49,7 @@ def keep(store: Store, *, of_earlier: bool = False) -> None:
 def with_kept(job: JobConfig, store: Store) -> JobConfig:
     """The job with the output's own defaults where it says nothing. Raises UserError for a damaged record."""
     try:
-        kept: dict[str, dict[str, Any]] = json.loads(store.read_bytes(PATH))
+        kept: dict[str, Mapping[str, Any]] = {**LATER, **json.loads(store.read_bytes(PATH))}
         changed = {section: found for section in ANSWERING if (found := _section(job, section, kept[section]))}
     except FileNotFoundError:
         return job

@@ -20,6 +20,7 @@ from pipeline.config.locations import is_s3
 from pipeline.cost.clip_prices import SeveralPasses
 from pipeline.failpoints import reached
 from pipeline.identity import item_id
+from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Listing
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
@@ -91,6 +92,8 @@ class Feed:
             not_taken=self.not_taken,
             sources=opened.sources,
             recipes=opened.recipes,
+            context=context_reader(opened.job, opened.recipe.context_fields, self.patience),
+            read_unit=opened.journal.read_if_kept,
         )
         decides = self.retry is None and opened.job.archive.sample is None
         limit = opened.job.archive.max_missing
@@ -199,10 +202,10 @@ class Feed:
         for one in kept:
             stored = self.opened.journal.read_if_kept(one.key)
             if stored is None:  # deleted meanwhile
-                return replace(unit, questions=plan.asked)
-            found.append(EarlierRows(one.ids, stored.rows, stored.meta.answer_format))
-        held = Held(unit.clips, plan.asked, tuple(found))
-        clips = held.asked() if unit.questions else ()
+                return replace(unit, questions=plan.asked, kept={})
+            found.append(EarlierRows(one.ids, stored.rows, stored.meta.answer_format, one.only))
+        held = Held(unit.clips, plan.asked, tuple(found), {name: of.questions for name, of in unit.own.items()})
+        clips = [clip for clip in held.asked() if unit.asked_of(clip).questions]
         self.committer.hold(unit.unit_id, held)
         reached("kept_read")
-        return replace(unit, clips=clips) if clips else None
+        return replace(unit, clips=tuple(clips)) if clips else None

@@ -118,6 +118,11 @@ class Answerer:
         self._most_together: int | None = None
         """Clips that were too many for the device's memory are not tried together again."""
 
+    @property
+    def checkpoint(self) -> str:
+        """What it loads."""
+        return self._settings.model
+
     def load(self) -> None:
         """Load the checkpoint, if it is not loaded yet. Raises CheckpointError."""
         if self._model is not None:
