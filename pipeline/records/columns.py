@@ -238,6 +238,7 @@ RUNS_SCHEMA = pa.schema(
         ("bottleneck", pa.string()),
         ("confinement", pa.string()),
         ("model_revision", pa.string()),
+        ("code_version", pa.string()),
     ]
 )
 

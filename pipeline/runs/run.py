@@ -30,6 +30,7 @@ from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.retry import Retry, Selection, says_nothing_new
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunTime
 from pipeline.records.unit import utc_now
+from pipeline.runs.code_version import code_version
 from pipeline.runs.committer import Committer, Tally
 from pipeline.runs.feed import AS_EVER, Choices, Feed
 from pipeline.runs.logs import log_unit, run_named
@@ -200,6 +201,7 @@ def _new_record(opened: Opened, run_id: str | None) -> RunRecord:
         recipe=opened.recipe.fields,
         started_at=utc_now(),
         model_revision=opened.job.model.revision,
+        code_version=code_version(),
     )
 
 

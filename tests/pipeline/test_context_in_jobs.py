@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 
 import pyarrow.parquet as pq
 import pytest
 
 from omnidrop.errors import UserError
-from omnidrop.models.checkpoints import resolve_checkpoint
+from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
 from omnidrop.models.registry import processor_of
 from pipeline.archive.listing import list_media
 from pipeline.config.job import JobError, load_job
 from pipeline.cost.estimate import price_job
 from pipeline.planning.context import ContextReader
+from pipeline.runs.code_version import code_version
 from pipeline.runs.maintenance import forget_media, rebuild_results
 from pipeline.runs.run import run_job
+from pipeline.tables.query import open_results, query
 from tests.support.small_jobs import Silent, cli, run, select
 from tests.support.stub_runs import stub_runs, video
 
@@ -308,10 +311,22 @@ def test_with_the_real_parts_and_explained(job):
     (job.parent / "questions.yaml").write_text(QUESTIONS)
     srt = job.parent / "archive" / "long.srt"
     srt.write_text(SRT.format("one", "two", "three").replace(":12,", ":04,").replace(":13,", ":05,"))
-    summary = run(job)
+    summary = run(job, **{"audit.share": 0})
     assert [text for *_, text in said(job)] == ["one", "two", "", NOTHING]
     assert summary.not_taken.counts == {"beside the media (subtitles, pictures, lists)": {".srt": 1}}
     assert "context: 1 sidecars of 1 media (.srt 1); 1 media without" in summary.notes
+    of_one = "SELECT * EXCLUDE (job, clip_id, run_id, run_started_at) FROM provenance WHERE media_key = 'long.mkv'"
+    with open_results(load_job(job).output) as connection:
+        found = query(connection, f"{of_one} AND start_s = 0 AND question_id = 'heard'")
+        (row,) = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+    file = (job.parent / "archive" / "long.mkv").read_bytes()
+    assert row["content_id"] == hashlib.sha256(file).hexdigest()
+    assert row["sidecars"] == {"long.srt": hashlib.sha256(srt.read_bytes()).hexdigest()}
+    assert row["weights"] == checkpoint_hash(resolve_checkpoint("tiny"))
+    assert row["code_version"] == code_version()
+    assert re.search(r"ffmpeg.* [0-9n]", row["ffmpeg"][0])
+    assert (row["mode"], row["retained_ratio_target"], row["unpruned_too"]) == ("set_guided", 0.4, False)
+    assert 0 < row["retained_ratio"] < 1
     ((clip_id,),) = select(job, "SELECT clip_id FROM clips WHERE media_key = 'long.mkv' AND start_s = 0")
     page = job.parent / "page.html"
     result = cli("explain", clip_id, job, "-o", page)
