@@ -34,6 +34,7 @@ def pruning_of(given: PruningConfig) -> Pruning:
         guidance=given.guidance,
         settings=tuple(given.settings.items()),
         encoder_share=given.encoder_share,
+        still_levels=given.still_levels,
     )
 
 
@@ -46,7 +47,6 @@ def answerer_settings(
         device=model.device,
         dtype=model.dtype,
         pruning=pruning_of(pruning),
-        near_duplicate=pruning.near_duplicate,
         system_prompt=model.system_prompt,
         torch_threads=torch_threads,
         audit_share=audit_share,

@@ -32,6 +32,10 @@ EARLIER: Mapping[str, Mapping[str, Any]] = {"pruning": {"encoder_share": 1.0}}
 """What outputs of formats before 4, which remember no defaults, were begun with where it is not what it is now."""
 
 
+LATER: Mapping[str, Mapping[str, Any]] = {"pruning": {"still_levels": 0.0}}
+"""What outputs were begun with that remember nothing of it: settings that came after defaults were remembered."""
+
+
 def keep(store: Store, *, of_earlier: bool = False) -> None:
     """Remember this version's defaults, or those of earlier formats, unless some are remembered."""
     now = {
@@ -47,7 +51,8 @@ def with_kept(job: JobConfig, store: Store) -> JobConfig:
     """The job with the output's own defaults where it says nothing. Raises UserError for a damaged record."""
     try:
         kept: dict[str, dict[str, Any]] = json.loads(store.read_bytes(PATH))
-        changed = {section: found for section in ANSWERING if (found := _section(job, section, kept[section]))}
+        meant = {section: {**LATER.get(section, {}), **kept[section]} for section in ANSWERING}
+        changed = {section: found for section in ANSWERING if (found := _section(job, section, meant[section]))}
     except FileNotFoundError:
         return job
     except (AttributeError, KeyError, TypeError, ValueError) as error:

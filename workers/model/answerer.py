@@ -46,8 +46,6 @@ class AnswererSettings:
     device: str = "auto"
     dtype: str = "auto"
     pruning: Pruning = field(default_factory=Pruning)
-    near_duplicate: float = 0.0
-    """See `OmniModel.load`: 0 is exact."""
     system_prompt: str | None = None
     torch_threads: int | None = None
     """None leaves torch's own choice."""
@@ -91,9 +89,7 @@ def load_model(settings: AnswererSettings) -> OmniModel:
     All that a job or an evaluation loads is loaded here, so that a setting cannot hold for one and not for the other.
     Raises CheckpointError.
     """
-    return OmniModel.load(
-        settings.model, device=settings.device, dtype=settings.dtype, near_duplicate=settings.near_duplicate
-    )
+    return OmniModel.load(settings.model, device=settings.device, dtype=settings.dtype)
 
 
 class Answerer:
