@@ -15,6 +15,7 @@ from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import Prober
 from pipeline.batches import ahead
+from pipeline.cost.clip_prices import SeveralPasses
 from pipeline.failpoints import reached
 from pipeline.identity import item_id
 from pipeline.planning.listing import Listing
@@ -75,6 +76,7 @@ class Feed:
         opened = self.opened
         of_job = (opened.job, opened.question_set, opened.recipe, opened.index, self.probe)
         self._forgotten = opened.journal.tombstones()
+        self._several_passes = SeveralPasses(opened.job)
         self.planner = Planner(
             *of_job,
             self._forgotten,
@@ -127,6 +129,8 @@ class Feed:
         for reason, clips in self.planner.reasons.most_common():
             yield f"{clips} clips to ask: {reason}"
         yield from planner_notes(self.planner)
+        if dear := self._several_passes.note():
+            yield dear
 
     def _listed(self) -> Iterable[Media]:
         job = self.opened.job
@@ -154,6 +158,8 @@ class Feed:
                 asked = self._beside_kept(plan, unit)
                 (composed if asked is None else todo).append(asked or unit)
         has_failed = plan.failure is not None and plan.failed_unit_id not in plan.finished
+        for unit in todo:
+            self._several_passes.add(plan, unit)
         clips = sum(len(unit.clips) for unit in todo)
         self.media_listed += 1
         self.media_planned += bool(todo)
