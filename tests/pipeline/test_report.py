@@ -48,7 +48,7 @@ QUESTIONS = (
 )
 VALUES = {Boolean: (False, True), Number: (0.0, 1.0, 2.0, 12.0)}
 FOLDERS = ("physics", "law", "medicine", "history")
-ENCODED = tuple(encoder_notes(PatchPlan((), (), 0, 1_400, 4_000), None, EncoderSettings()))
+ENCODED = tuple(encoder_notes(PatchPlan((), (), cells=1_400, all_cells=4_000), None, EncoderSettings()))
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{ 7919 * 7907 }}\u202egpj"
 
 
