@@ -9,7 +9,7 @@ TORCH_PIP_ARGS ?=
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test browser check bench engines crash fuzz histories test-media clean
+.PHONY: help setup demo test browser check docs bench engines crash fuzz histories test-media clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,11 +30,14 @@ $(VENV)/ready: pyproject.toml
 demo: $(VENV)/ready   ## index a small archive of real video files; results in demo/results
 	@$(BIN)/omnidrop demo
 
-check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
+check: $(VENV)/ready docs  ## ruff, mypy --strict, import-linter, the site's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/ready   ## the documentation as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
 
 # Most tests wait for Ray, ffmpeg or a server, so there are more test processes than cores; each takes 3 GB.
 TEST_PROCESSES ?= $(shell awk '/MemAvailable/ { print ($$2 > 14000000) ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from workers.media.confinement import level
 from workers.media.decode import Source, decode_one
 from workers.media.ffmpeg import tool_here
+from workers.media.remote import bytes_fetched
 from workers.records import (
     Clip,
     ClipFailure,
@@ -54,11 +55,13 @@ def packed(*values: object) -> bytes:
 
 def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip | None]:
     media, info, settings, source = pickle.loads(shared)
+    fetched = bytes_fetched()
     outcome = decode_one(media, info, clip, settings, source)
     machine = str(ray.get_runtime_context().get_node_id())
+    said = (str(level()), machine, tool_here(), bytes_fetched() - fetched)
     if isinstance(outcome, ClipFailure):
-        return DecodeReport(outcome, 0, str(level()), machine, tool_here()), None
-    return DecodeReport(None, outcome.nbytes, str(level()), machine, tool_here()), outcome
+        return DecodeReport(outcome, 0, *said), None
+    return DecodeReport(None, outcome.nbytes, *said), outcome
 
 
 class _Actor:

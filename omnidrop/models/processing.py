@@ -91,7 +91,8 @@ class ClipProcessor:
             )
         image = _image_settings(directory)
         self._mean = torch.tensor(image[0]) * 255.0
-        self._std = torch.tensor(image[1]) * 255.0
+        self.deviation = torch.tensor(image[1]) * 255.0
+        """(3,): 8-bit levels of one unit of the pixels that the vision encoder takes, by channel."""
 
     @cached_property
     def media_tokens(self) -> MediaTokens:
@@ -189,7 +190,7 @@ class ClipProcessor:
 
     def patches(self, resized: Tensor, device: torch.device | str = "cpu") -> tuple[Tensor, tuple[int, int, int]]:
         """As `pixels`, of frames that are resized."""
-        return patchify(resized.to(device), self.geometry, self._mean.to(device), self._std.to(device))
+        return patchify(resized.to(device), self.geometry, self._mean.to(device), self.deviation.to(device))
 
     def mel(self, audio: npt.NDArray[np.float32]) -> Tensor | None:
         """Log-mel spectrogram (mel bins, mel frames) of a waveform, None where it is too short to give a token."""

@@ -116,7 +116,8 @@ class _InProcess:
 
         def answer(decoded: DecodedClip, unit: WorkUnit) -> ClipOutcome:
             held.start(answerer)  # with the first clip the model is loaded
-            return answerer.answer(decoded, unit.questions, unit.instruction)
+            asking = unit.asked_of(decoded.clip)
+            return answerer.answer(decoded, asking.questions, asking.instruction)
 
         self.statistics.confinements.add(str(level()))
         answered = 0

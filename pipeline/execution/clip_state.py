@@ -37,7 +37,7 @@ class UnitState:
 
     @cached_property
     def asked(self) -> bytes:
-        """What an actor is asked about each clip."""
+        """What an actor is asked about each clip, where all are asked the same."""
         return packed(self.unit.questions, self.unit.instruction)
 
     def result(self) -> UnitResult | None:
@@ -71,6 +71,14 @@ class ClipState:
         """Whether an actor may have it and another clip at once: nothing died of it or of a call that it was in."""
         return not (self.is_alone or self.worker_failures or self.owner.unit.attempt)
 
+    @cached_property
+    def asked(self) -> bytes:
+        """What an actor is asked about this clip."""
+        if not self.owner.unit.own:
+            return self.owner.asked
+        asking = self.owner.unit.asked_of(self.clip)
+        return packed(asking.questions, asking.instruction)
+
     def joins(self, other: ClipState) -> bool:
         """Whether the two may be answered in one call: as many bytes are nearly always one shape; the actor looks."""
         one, two = self.owner.unit, other.owner.unit
@@ -78,7 +86,7 @@ class ClipState:
             self.is_trusted
             and other.is_trusted
             and self.nbytes == other.nbytes
-            and (one is two or self.owner.asked == other.owner.asked)
+            and ((one is two and not one.own) or self.asked == other.asked)
         )
 
     def fresh(self) -> ClipState:

@@ -287,18 +287,18 @@ class RayExecution:
         state = states[0]
         if len(states) > 1:
             payloads = [one.payload for one in states]
-            ref = slot.handle.answer_batch.remote(state.owner.asked, *payloads)
+            ref = slot.handle.answer_batch.remote(state.asked, *payloads)
         else:
             # An audit that is too much for the worker must not cost the clip its answers.
             calmly = {"may_audit": False} if state.worker_failures or state.owner.unit.attempt else {}
-            ref = slot.handle.answer.remote(state.payload, state.owner.asked, **calmly)
+            ref = slot.handle.answer.remote(state.payload, state.asked, **calmly)
         slot.calls.append(Call(states, ref, ready))
         self._answering[ref] = slot
 
     def _answer_next(self, slot: Slot, state: ClipState) -> None:
         """Give an actor a clip while it answers another: what needs no device is done meanwhile, and no time passes
         between the two."""
-        self._answer(slot, state, ready=slot.handle.make_ready.remote(state.payload, state.owner.asked))
+        self._answer(slot, state, ready=slot.handle.make_ready.remote(state.payload, state.asked))
 
     def _check_health(self, slot: Slot) -> None:
         assert self._actors.canary is not None
@@ -344,6 +344,7 @@ class RayExecution:
     def _decoded(self, ref: ray.ObjectRef, state: ClipState) -> Iterator[UnitResult]:
         try:
             report: DecodeReport = ray.get(ref)
+            self.statistics.bytes_fetched += report.bytes_fetched
             if report.tool:
                 self.statistics.tools.add(report.tool)
         except RayTaskError as error:

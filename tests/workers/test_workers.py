@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -22,9 +23,13 @@ from omnidrop.questions import Boolean, Choice, Question
 from tests.support.media_files import children, clip_file, cut, make, picture, times_of
 from tests.support.s3_server import s3_server
 from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageFailed
-from workers.media.decode import Source, decode_one, decode_unit, local_etag
+from workers.media import blocks
+from workers.media.blocks import InBlocks, run_over
+from workers.media.decode import Source, content_of, decode_one, decode_unit, local_etag
 from workers.media.fetching import CacheSettings, fetched
+from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg
 from workers.media.probing import ProbePool, probe
+from workers.media.remote import bytes_fetched
 from workers.model.answerer import Answerer, AnswererSettings, DeviceBroken
 from workers.model.token_budget import shrink
 from workers.records import (
@@ -242,6 +247,53 @@ def test_what_a_crash_left_is_not_taken_for_whole(bucket, plain, tmp_path):
     with fetched(media, options, cache) as path:
         assert Path(path).read_bytes() == plain.read_bytes()
     assert not (tmp_path / "cache" / "0123.part").exists()
+
+
+@pytest.mark.cluster
+def test_a_file_larger_than_the_cache_is_decoded_from_its_blocks(bucket, plain, tmp_path):
+    media, unit = listed(bucket, "plain.mkv"), unit_of(plain)
+    source = Source.of(bucket[1], CacheSettings(str(tmp_path / "cache"), max_bytes=media.size_bytes // 3, streams=2))
+    assert content_of(media, SETTINGS, source) == hashlib.sha256(plain.read_bytes()).hexdigest()
+    assert not (tmp_path / "cache").exists()
+    before = bytes_fetched()
+    found = list(decode_unit(replace(unit, media=media), SETTINGS, source))
+    for here, there in zip(decode_unit(unit, SETTINGS), found, strict=True):
+        assert (there.clip, there.decoded_share, there.noticed) == (here.clip, 1, here.noticed)
+        assert np.array_equal(there.frames, here.frames)
+    assert 0 < bytes_fetched() - before < 3 * media.size_bytes
+    assert 0 < sum(path.stat().st_size for path in entries(tmp_path / "cache")) <= source.cache.max_bytes
+    # One that is replaced meanwhile gives no answers, whatever of it is here.
+    bucket[0].pipe_file("archive/other.mkv", plain.read_bytes() + b"more")
+    changed = replace(media, uri="s3://archive/other.mkv")
+    (failed,) = decode_unit(replace(unit, media=changed, clips=unit.clips[:1]), SETTINGS, source)
+    assert failed.error_class == "media_changed"
+
+
+@pytest.mark.cluster
+def test_what_was_made_of_a_hole_is_thrown_away(bucket, tmp_path):
+    content = os.urandom(1_000_000)
+    bucket[0].pipe_file("archive/bytes", content)
+    source = InBlocks(listed(bucket, "bytes"), bucket[1], CacheSettings(str(tmp_path / "cache"), max_bytes=500_000))
+    runs = []
+
+    def arguments(opened):
+        """Copies it all, whatever it is; a hole would be zeros."""
+        runs.append(opened)
+        copied = ["-f", "data", "-i", opened, "-map", "0", "-c", "copy", "-f", "data", f"pipe:{made}"]
+        return [find_ffmpeg(), "-loglevel", "error", "-protocol_whitelist", "file,concat,pipe", *copied]
+
+    with anonymous_file("made") as made:
+        done = run_over(source, arguments, limits=Limits(30, 1 << 30), pass_fds=(made,), about=(0.2, 0.9))
+        assert (done.returncode, os.pread(made, 1 << 30, 0)) == (0, content)
+    assert len(runs) > 2
+
+
+def test_a_clip_that_reads_more_than_the_cache_holds_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "SPARE_BYTES", 0)
+    media = Media("id", "long.mov", "s3://archive/long.mov", "etag", 1_000_000)
+    source = InBlocks(media, {}, CacheSettings(str(tmp_path), max_bytes=100_000))
+    with source.view() as view, pytest.raises(CacheFull, match=r"long.mov: .* execution.cache_bytes"):
+        view.descriptors(source.around(0, 500_000))
 
 
 FETCH = """

@@ -47,8 +47,6 @@ class AnswererSettings:
     device: str = "auto"
     dtype: str = "auto"
     pruning: Pruning = field(default_factory=Pruning)
-    near_duplicate: float = 0.0
-    """See `OmniModel.load`: 0 is exact."""
     weights_hash: str | None = None
     """What was planned with: another checkpoint under the same name is not loaded. None takes what is there."""
     system_prompt: str | None = None
@@ -94,9 +92,7 @@ def load_model(settings: AnswererSettings) -> OmniModel:
     All that a job or an evaluation loads is loaded here, so that a setting cannot hold for one and not for the other.
     Raises CheckpointError.
     """
-    model = OmniModel.load(
-        settings.model, device=settings.device, dtype=settings.dtype, near_duplicate=settings.near_duplicate
-    )
+    model = OmniModel.load(settings.model, device=settings.device, dtype=settings.dtype)
     if settings.weights_hash not in (None, model.weights_hash):
         raise CheckpointError(
             f"the checkpoint {settings.model} on {platform.node()} is not the one that was planned with: its content "
@@ -120,6 +116,11 @@ class Answerer:
         """Clips made ready and not answered yet, by id."""
         self._most_together: int | None = None
         """Clips that were too many for the device's memory are not tried together again."""
+
+    @property
+    def checkpoint(self) -> str:
+        """What it loads."""
+        return self._settings.model
 
     def load(self) -> None:
         """Load the checkpoint, if it is not loaded yet. Raises CheckpointError."""
