@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs._shared.options import JsonFile, write_json
+from jobs._shared.terminal import printable
 from jobs.cli import main
 from omnidrop.errors import UserError
 
@@ -20,6 +21,10 @@ EXAMPLES = (
     "omnidrop inspect recording.ts --length 60 --json -",
     "omnidrop inspect talk.mp4 --at 90 --dump talk-at-90",
 )
+
+
+RARE = ("silent_s", "held_s", "missing_s", "error_class")
+"""Of a clip, left out of the table where no clip has it."""
 
 
 def command(
@@ -78,31 +83,35 @@ def command(
 
 
 def _print(name: str, about: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from pipeline.asking.dump import shown
 
     console = Console(soft_wrap=True)
     if about["duration_s"] is None:
         return
     console.print(Text(f"{name}: {about['duration_s']:.2f} s"))
     for note in about.get("notes", ()):
-        console.print(Text(note))
+        console.print(Text(printable(note)))
     for title, rows in (("tracks", about["tracks"]), ("segments", about["segments"]), ("clips", about["clips"])):
-        table = Table(title=title, title_justify="left")
-        for column in rows[0] if rows else ():
-            table.add_column(column, overflow="fold")
+        # A terminal is 80 columns wide: notes stand below, and of what is rarely there only what is.
+        columns = [
+            name
+            for name in (rows[0] if rows else ())
+            if name != "notes" and (name not in RARE or any(row[name] for row in rows))
+        ]
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for column in columns:
+            table.add_column(column.replace("segment_pts_s", "pts_s"), overflow="fold")
         for row in rows:
-            table.add_row(*(Text(_shown(value)) for value in row.values()))
+            table.add_row(*(Text(printable(shown(row[column]))) for column in columns))
         console.print(table)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3f}".rstrip("0").rstrip(".")
-    if isinstance(value, list):
-        return "; ".join(map(str, value))
-    return "" if value is None else "".join(c if c.isprintable() else " " for c in str(value))
+        for row in rows:
+            for note in row.get("notes", ()):
+                console.print(Text(f"{shown(row['start_s'])} to {shown(row['end_s'])} s: {printable(note)}"))
 
 
 if __name__ == "__main__":

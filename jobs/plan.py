@@ -13,6 +13,7 @@ from jobs.cli import main
 from pipeline.config.job import JobConfig
 from pipeline.config.sections import CostConfig
 from pipeline.cost.calibration import GpuHours
+from pipeline.cost.clip_prices import dear_passes
 from pipeline.cost.estimate import Price, price_job
 from pipeline.tables.noticed import Case, lines
 
@@ -21,8 +22,6 @@ EXAMPLES = (
     "omnidrop plan job.yaml --pruning-retained-ratio 0.2",
     "omnidrop plan job.yaml --sample 1000 --json plan.json",
 )
-DEAR = 1.2
-"""Passes that cost so many times one pass are said to."""
 AT_MOST = "a frame that repeats is not encoded again, a text may end early"
 
 
@@ -64,6 +63,8 @@ def command(
         note(f"and {unnamed} more; after a run, `omnidrop query {job.output} quarantine` has all and why")
     for text in price.notes:
         note(text)
+    if dear := dear_passes(price.passes_flops, price.one_pass_flops):
+        note(dear)
     for key, clips, size in price.outliers:
         note(f"{key} would be {clips} clips, far more than others, from {quantity(size, 'B')} (clips.max_per_media)")
     note_toy_answers([job.model.path])
@@ -107,10 +108,6 @@ def _reasons(price: Price) -> list[tuple[str, str]]:
         if of.gpu_hours is not None:
             cost += f", {hours(of.gpu_hours.expected, None)}"
         rows.append((f"  {reason}", f"{of.clips} clips, {cost}"))
-    if price.passes_flops > DEAR * price.one_pass_flops > 0:
-        one, several = quantity(price.one_pass_flops, "FLOP"), quantity(price.passes_flops, "FLOP")
-        said = f"{several} for clips to come, {one} in one pass: `omnidrop plan --together` prices asking all again"
-        rows.append(("in several passes", said))
     return rows
 
 
@@ -118,7 +115,7 @@ def _encoded(price: Price) -> list[tuple[str, str]]:
     if price.video_encoded == price.video_tokens:
         return []
     cells = f"{quantity(price.video_encoded)} of {quantity(price.video_tokens)} cells"
-    return [("picture encoded", f"{cells}, chosen before the encoder (lossy)")]
+    return [("picture encoded", f"at most {cells}, chosen before the encoder (lossy); less of what stands still")]
 
 
 def noticed_lines(price: Price) -> list[tuple[str, str]]:

@@ -34,6 +34,10 @@ class Media:
     """The etag with what else tells cheaply that nobody has touched it: while it stays, so does the content."""
     content_id: str | None = None
     """SHA-256 of the bytes, 64 hex digits: the item's identity. None where it is not known (yet)."""
+    told: tuple[tuple[str, str], ...] = ()
+    """Of what templates read of its sidecars: (name, hash of what they say)."""
+    sidecars: tuple[tuple[str, str], ...] = ()
+    """Those that say it: (key, SHA-256)."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,8 @@ class Clip:
     """Counted from 0 within the media item."""
     start_s: float
     end_s: float
+    told: tuple[tuple[str, str], ...] = ()
+    """Of what templates read of sidecars: (name, hash of what is told of this clip)."""
 
     @property
     def length_s(self) -> float:
@@ -230,6 +236,14 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """What a clip is asked: its questions, and the text that they share."""
+
+    questions: tuple[Question, ...]
+    instruction: str
+
+
+@dataclass(frozen=True)
 class WorkUnit:
     """Consecutive clips of one media item with the questions asked of each: what is retried and committed whole."""
 
@@ -246,6 +260,18 @@ class WorkUnit:
     """Above 0 where a finished unit is done again; then `clips` are those that failed."""
     version: Version | None = None
     """Of `version_id`, for the driver."""
+    own: Mapping[str, Asking] = field(default_factory=dict)
+    """By clip id, where each clip is asked in words of its own, those of sidecars; else all are asked `questions`."""
+    kept: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By clip id, questions whose answers are there already."""
+
+    def asked_of(self, clip: Clip) -> Asking:
+        """What a clip is asked."""
+        own = self.own.get(clip.clip_id)
+        if own is None:
+            return Asking(self.questions, self.instruction)
+        wanted = {question.id for question in self.questions} - self.kept.get(clip.clip_id, frozenset())
+        return Asking(tuple(q for q in own.questions if q.id in wanted), own.instruction)
 
 
 REPEATS = "its pictures and sound are those of the clip before, to the last value"

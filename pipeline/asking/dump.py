@@ -26,7 +26,8 @@ SHOWN = 12
 THUMBNAIL = 160
 
 _STYLE = (
-    "body{font:14px sans-serif;margin:2em}img{margin:1px;vertical-align:top}section{margin:2em 0}"
+    "body{font:14px sans-serif;margin:2em}section{margin:2em 0}figure{display:inline-block;margin:1px 3px}"
+    "figcaption{font-size:11px;color:#555}img{display:block}img.sound{width:100%;height:128px;margin-top:4px}"
     "table{border-collapse:collapse}td,th{padding:2px 8px;text-align:left;border-bottom:1px solid #ddd}"
 )
 
@@ -52,27 +53,42 @@ def clip_section(about: Mapping[str, Any], decoded: DecodedClip | None) -> str:
     words = [noticed, about["error_class"] or "", *about["notes"]]
     lines += [f"<p>{html.escape(word)}</p>" for word in words if word]
     if decoded is not None and decoded.frames is not None:
-        step = max(1, -(-len(decoded.frames) // SHOWN))
-        lines += [_image(frame, THUMBNAIL) for frame in decoded.frames[::step]]
+        count = len(decoded.frames)
+        step = max(1, -(-count // SHOWN))
+        lines.append(f"<p>{-(-count // step)} of {count} pictures, at their seconds</p>")
+        lines += [
+            f"<figure>{_image(decoded.frames[i], THUMBNAIL)}<figcaption>{about['start_s'] + i / decoded.fps:.2f}"
+            "</figcaption></figure>"
+            for i in range(0, count, step)
+        ]
     if decoded is not None and decoded.audio is not None:
-        lines.append("<br>" + _image(spectrogram(decoded.audio), None))
+        lines.append(_image(spectrogram(decoded.audio), None, "sound"))
     return "\n".join([*lines, "</section>"])
 
 
 def page(name: str, about: Mapping[str, Any], sections: Sequence[str]) -> str:
     """The contact sheet of a file."""
     rows = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(str(value))}</td>' for value in track.values())}</tr>"
+        f"<tr>{''.join(f'<td>{html.escape(shown(value))}</td>' for value in track.values())}</tr>"
         for track in about["tracks"]
     )
     segments = "; ".join(f"{s['start_s']:g} to {s['end_s']:g} s at {s['pts_s']:g} s" for s in about["segments"])
     head = (
-        f"<h1>{html.escape(name)}</h1><p>{about['duration_s']} s. Segments, in seconds of content and in the "
+        f"<h1>{html.escape(name)}</h1><p>{shown(about['duration_s'])} s. Segments, in seconds of content and in the "
         f"container's own: {html.escape(segments)}.</p><table><tr><th>track</th><th>kind</th><th>codec</th>"
         f"<th>chosen</th><th>why</th></tr>{rows}</table>"
     )
     body = "\n".join([head, *(f"<p>{html.escape(n)}</p>" for n in about.get("notes", ())), *sections])
     return f'<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title><style>{_STYLE}</style>{body}\n'
+
+
+def shown(value: object) -> str:
+    """A value of a table, as people read it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return "" if value is None else str(value)
 
 
 def spectrogram(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -88,10 +104,10 @@ def spectrogram(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _image(pixels: npt.NDArray[np.uint8], side: int | None) -> str:
+def _image(pixels: npt.NDArray[np.uint8], side: int | None, kind: str = "picture") -> str:
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if side is not None:
         image.thumbnail((side, side))
     sink = io.BytesIO()
     image.save(sink, "PNG")
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}">'
+    return f'<img class="{kind}" alt="{kind}" src="data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}">'

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 import sqlalchemy
 
 from omnidrop.errors import OmniDropError, UserError
+from omnidrop.models.checkpoints import describe_checkpoint
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
@@ -24,7 +25,9 @@ from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.index.database import reason_of, shown
+from pipeline.planning.context import context_reader
 from pipeline.questions.question_set import QuestionSet, load_question_set
+from pipeline.questions.templates import UNTOLD, Told
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import caveats, open_store
 from workers.errors import MediaError
@@ -69,8 +72,9 @@ class _Found:
     instruction: str = ""
 
 
-def run_checks(job: JobConfig, *, with_model: bool = True) -> Iterator[Check]:
-    """Findings as they come. A `JobConfig` that exists is consistent in itself, so that is the first finding."""
+def run_checks(job: JobConfig, *, with_model: bool = True, weights: bool = True) -> Iterator[Check]:
+    """Findings as they come. A `JobConfig` that exists is consistent in itself, so that is the first finding. Without
+    `weights` the checkpoint is described and the questions are laid out for it, but it is not loaded."""
     found = _Found()
     yield Check("configuration", True, f"job {job.name}: {job.pruning.mode}, policy {job.pruning.policy}")
     checks: list[tuple[str, Callable[[JobConfig, _Found], str | None]]] = [
@@ -84,7 +88,8 @@ def run_checks(job: JobConfig, *, with_model: bool = True) -> Iterator[Check]:
         ("confinement", _confinement),
     ]
     if with_model:
-        checks += [("retained ratio", _ratio), ("checkpoint answers", _checkpoint)]
+        checks.append(("retained ratio", _ratio))
+        checks.append(("checkpoint answers", _checkpoint) if weights else ("checkpoint described", _described))
     for name, check in checks:
         try:
             detail = check(job, found)
@@ -133,12 +138,24 @@ def _questions_fit(job: JobConfig, found: _Found) -> str | None:
             problems.append(f"{media.key}: {error}")
             continue
         found.readable = media, info
-        found.questions, found.instruction = found.question_set.resolve(media, info, job.variables)
+        told, known_as = _told(media, info, job, found.question_set.context_names)
+        found.questions, found.instruction = found.question_set.resolve(media, info, job.variables, told)
         codecs = ", ".join(codec for codec in (info.video_codec, info.audio_codec) if codec is not None)
-        return f"{media.key}: {info.duration_s:.1f} s, {codecs}; e.g. {found.questions[0].text!r}"
+        return f"{media.key}: {info.duration_s:.1f} s, {codecs}{known_as}; e.g. {found.questions[0].text!r}"
     raise CheckError(
         f"none of the first {len(found.media)} items can be read; check archive.include. " + "; ".join(problems)
     )
+
+
+def _told(media: Media, info: MediaInfo, job: JobConfig, names: Sequence[str]) -> tuple[Told, str]:
+    """What the first clip is told by sidecars, and which they are."""
+    reader = context_reader(job, names)
+    if reader is None:
+        return UNTOLD, ""
+    item = reader.read(media)
+    if item.failure:
+        raise CheckError(item.failure)
+    return item.of_clip(0.0, min(info.duration_s, job.clips.longest_s))[0], f", {reader.counts.line}"
 
 
 def _probe(media: Media, job: JobConfig) -> MediaInfo:
@@ -281,6 +298,31 @@ def _ratio(job: JobConfig, found: _Found) -> str | None:
     schedule = check_reachable(job, media.key, info)
     tokens = f"{schedule.total} audio and video tokens of {job.clips.longest_s:g} s of {media.key}"
     return f"{schedule.retained_ratio:.3f} of {tokens}; {schedule.entering[0]} enter the decoder"
+
+
+def _described(job: JobConfig, found: _Found) -> str:
+    """All that a plan needs of a checkpoint; of the hub its weights stay where they are."""
+    from omnidrop.estimate import Estimator
+    from pipeline.config.worker_settings import pruning_of
+
+    described = describe_checkpoint(job.model.checkpoint)
+    commit = "" if described.revision is None else f" at commit {described.revision[:12]}"
+    said = f"{job.model.path}{commit}: weights {described.weights_hash[:12]}, not loaded"
+    if not found.questions:
+        return f"{said}; no questions to lay out"
+    priced = Estimator(job.model.checkpoint).clip(
+        found.questions,
+        pruning_of(job.pruning),
+        frames=4,
+        height=448,
+        width=448,
+        samples=32_000,
+        fps=2.0,
+        system_prompt=job.model.system_prompt,
+        instruction=found.instruction,
+    )
+    tokens = priced.audio_tokens + priced.video_tokens
+    return f"{said}; {len(found.questions)} questions laid out beside {tokens} tokens of two seconds"
 
 
 def _checkpoint(job: JobConfig, found: _Found) -> str:

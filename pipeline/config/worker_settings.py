@@ -34,11 +34,17 @@ def pruning_of(given: PruningConfig) -> Pruning:
         guidance=given.guidance,
         settings=tuple(given.settings.items()),
         encoder_share=given.encoder_share,
+        still_levels=given.still_levels,
     )
 
 
 def answerer_settings(
-    model: ModelConfig, pruning: PruningConfig, *, torch_threads: int | None = None, audit_share: float = 0.0
+    model: ModelConfig,
+    pruning: PruningConfig,
+    *,
+    torch_threads: int | None = None,
+    audit_share: float = 0.0,
+    weights_hash: str | None = None,
 ) -> AnswererSettings:
     """What a model actor loads."""
     return AnswererSettings(
@@ -46,7 +52,7 @@ def answerer_settings(
         device=model.device,
         dtype=model.dtype,
         pruning=pruning_of(pruning),
-        near_duplicate=pruning.near_duplicate,
+        weights_hash=weights_hash,
         system_prompt=model.system_prompt,
         torch_threads=torch_threads,
         audit_share=audit_share,

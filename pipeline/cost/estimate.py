@@ -10,27 +10,27 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from omnidrop.answers import PassCost
 from omnidrop.errors import PolicyError
-from omnidrop.estimate import Estimate, Estimator
-from omnidrop.questions import Question
+from omnidrop.estimate import Estimate
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
-from pipeline.config.worker_settings import decode_settings, pruning_of
+from pipeline.config.worker_settings import decode_settings
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, GpuHours
+from pipeline.cost.clip_prices import ClipPrices, asked_of, in_one_pass
 from pipeline.execution.actor_metering import gpus_counted
+from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Labels, gone_note
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import open_job
 from pipeline.planning.plan import MediaPlan, Planner
-from workers.media.clip_reader import decoded_shape
+from workers.records import DecodeSettings
 
-VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 MOST_NAMED = 10
 """Media named one by one that cannot be asked, or that have very many clips."""
 OUTLIER, MANY_CLIPS = 20, 200
@@ -144,7 +144,8 @@ def price_job(
     price = Price()
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
-        estimator = _ClipPrices(job, price.calibration)
+        prices, hours = ClipPrices(job), _Hours(job, price.calibration)
+        decoding = decode_settings(job.clips, job.execution)
         with prober(job, scans=is_exact) as probe:
             of_job = (job, parts.question_set, parts.recipe, parts.index, probe)
             planner = Planner(
@@ -156,13 +157,15 @@ def price_job(
                 not_taken=price.not_taken,
                 sources=parts.sources,
                 recipes=parts.recipes,
+                context=context_reader(job, parts.recipe.context_fields),
+                read_unit=parts.journal.read_if_kept,
             )
             labels, contents = Labels(), Labels()
             for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
                 labels.add(plan.media.media_id)
                 if plan.media.content_id is not None:
                     contents.add(plan.media.content_id)
-                _add(price, plan, estimator)
+                _add(price, plan, prices, hours, decoding)
                 advance(price)
         # What only has another key now, as in an archive that was moved, is not gone.
         of_before = labels.missing(parts.index.listed(job.name))
@@ -173,41 +176,18 @@ def price_job(
             price.media_unlisted = len(gone)
             notes.append(gone_note(len(gone), price.media_counted, gone, job.archive.max_missing))
         price.notes = tuple(notes)
-        estimator.set_hours(price)
+        hours.set(price)
     finally:
         parts.index.close()
     return price
 
 
-class _ClipPrices:
-    """Prices by clip size and what is asked: an archive has few of both."""
+class _Hours:
+    """Clips by reason and price: hours are told of their sums."""
 
     def __init__(self, job: JobConfig, known: Calibration | None) -> None:
         self._job, self._calibration = job, known
         self._count: Counter[tuple[str, Estimate]] = Counter()
-        self._decoding = decode_settings(job.clips, job.execution)
-        self._pruning = pruning_of(job.pruning)
-        self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
-        self._known: dict[tuple[object, ...], Estimate] = {}
-
-    def of(self, plan: MediaPlan, questions: tuple[Question, ...], instruction: str, length_s: float) -> Estimate:
-        """One clip. Raises PolicyError where the ratio cannot be reached."""
-        assert plan.info is not None
-        frames, height, width, samples = decoded_shape(plan.info, length_s, self._decoding)
-        key = (frames, height, width, samples, questions, instruction)
-        if key not in self._known:
-            self._known[key] = self._estimator.clip(
-                questions,
-                self._pruning,
-                frames=frames,
-                height=height,
-                width=width,
-                samples=samples,
-                fps=self._decoding.fps,
-                system_prompt=self._job.model.system_prompt,
-                instruction=instruction,
-            )
-        return self._known[key]
 
     def take(self, price: Price, reason: str, estimate: Estimate) -> None:
         """One clip more, that is asked for this reason."""
@@ -216,7 +196,7 @@ class _ClipPrices:
         of_reason.clips += 1
         of_reason.as_run_flops += estimate.as_run.flops
 
-    def set_hours(self, price: Price) -> None:
+    def set(self, price: Price) -> None:
         """Hours of all clips that were asked for."""
         if (known := self._calibration) is None:
             return
@@ -235,7 +215,7 @@ class _ClipPrices:
         price.dense_shared_gpu_hours = of(lambda clip: clip.dense_shared)
 
 
-def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
+def _add(price: Price, plan: MediaPlan, prices: ClipPrices, hours: _Hours, decoding: DecodeSettings) -> None:
     price.media += 1
     price.units += len(plan.unit_ids)
     price.units_finished += len(plan.finished)
@@ -262,18 +242,21 @@ def _add(price: Price, plan: MediaPlan, prices: _ClipPrices) -> None:
             price.clips_finished += len(unit.clips)
             continue
         for clip in unit.clips:
+            asking = unit.asked_of(clip)
+            if not asking.questions:  # all its answers are there
+                price.clips_finished += 1
+                continue
             try:
-                estimate = prices.of(plan, unit.questions, unit.instruction, clip.length_s)
+                asked = asked_of(plan, asking, clip.length_s, decoding)
+                estimate = prices.of(asked)
             except PolicyError as error:
                 raise PolicyError(f"{plan.media.key}, {clip.start_s:g} s to {clip.end_s:g} s: {error}") from error
-            price.questions += len(unit.questions)
-            prices.take(price, plan.reason, estimate)
+            price.questions += len(asking.questions)
+            hours.take(price, plan.reason, estimate)
             _add_clip(price, estimate)
-            if len({question.group for question in unit.questions}) > 1:
-                one_pass = tuple(replace(question, group="") for question in unit.questions)
-                joined = prices.of(plan, one_pass, unit.instruction, clip.length_s)
+            if len({question.group for question in asking.questions}) > 1:
                 price.passes_flops += estimate.as_run.flops
-                price.one_pass_flops += joined.as_run.flops
+                price.one_pass_flops += prices.of(in_one_pass(asked)).as_run.flops
 
 
 def _add_clip(price: Price, estimate: Estimate) -> None:

@@ -36,7 +36,7 @@ class UnitState:
 
     @cached_property
     def asked(self) -> bytes:
-        """What an actor is asked about each clip."""
+        """What an actor is asked about each clip, where all are asked the same."""
         return packed(self.unit.questions, self.unit.instruction)
 
     def result(self) -> UnitResult | None:
@@ -69,6 +69,14 @@ class ClipState:
     is_alone: bool = False
     """Not answered with others any more: a call for it and others failed, and this tells which of them it was."""
 
+    @cached_property
+    def asked(self) -> bytes:
+        """What an actor is asked about this clip."""
+        if not self.owner.unit.own:
+            return self.owner.asked
+        asking = self.owner.unit.asked_of(self.clip)
+        return packed(asking.questions, asking.instruction)
+
     def joins(self, other: ClipState) -> bool:
         """Whether the two may be answered in one call: as many bytes are nearly always one shape; the actor looks."""
         one, two = self.owner.unit, other.owner.unit
@@ -76,7 +84,7 @@ class ClipState:
             not (self.is_alone or self.worker_failures or one.attempt)
             and not (other.is_alone or other.worker_failures or two.attempt)
             and self.nbytes == other.nbytes
-            and (one is two or self.owner.asked == other.owner.asked)
+            and ((one is two and not one.own) or self.asked == other.asked)
         )
 
     def fresh(self) -> ClipState:

@@ -297,11 +297,11 @@ class RayExecution:
         slot.clips, state = states, states[0]
         if len(states) > 1:
             payloads = [one.payload for one in states]
-            self._answering[slot.handle.answer_batch.remote(state.owner.asked, *payloads)] = slot
+            self._answering[slot.handle.answer_batch.remote(state.asked, *payloads)] = slot
             return
         # An audit that is too much for the worker must not cost the clip its answers.
         calmly = {"may_audit": False} if state.worker_failures or state.owner.unit.attempt else {}
-        self._answering[slot.handle.answer.remote(state.payload, state.owner.asked, **calmly)] = slot
+        self._answering[slot.handle.answer.remote(state.payload, state.asked, **calmly)] = slot
 
     def _check_health(self, slot: Slot) -> None:
         assert self._actors.canary is not None

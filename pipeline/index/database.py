@@ -37,6 +37,17 @@ writers were locked out."""
 _PASSING_STATES = ("08", "40", "55P03", "57P0", "53", "25006")
 """SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, no room or too many
 connections, and a standby that is not yet the primary."""
+_HOW_TO_WRITE_IT = (
+    "give index_url as sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] "
+    "installed; @ : / % in a password are written %40 %3A %2F %25)"
+)
+_WRITABLE = "its folder must be there and writable; another place is named by index_url"
+_ADVICE = {
+    "permission denied": "let the user create tables: GRANT USAGE, CREATE ON SCHEMA public TO the user",
+    "unable to open database file": _WRITABLE,
+    "readonly database": _WRITABLE,
+}
+"""What to do, by words of the database's own."""
 _PASSING_WORDS = ("database is locked", "database table is locked", "the database system is")
 """What SQLite says of a lock that is held, and PostgreSQL to who connects while it starts or stops."""
 
@@ -100,11 +111,8 @@ def open_database(
         reason = reason_of(error, url)
         if any(words in reason for words in _PASSING_WORDS):
             raise IndexUnavailable(_unavailable(shown(url), reason)) from error
-        raise UserError(
-            f"cannot use the index at {shown(url)}: {reason}; give index_url as sqlite:///FILE or "
-            "postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] installed; @ : / % in a "
-            "password are written %40 %3A %2F %25)"
-        ) from None
+        what_to_do = next((advice for words, advice in _ADVICE.items() if words in reason), _HOW_TO_WRITE_IT)
+        raise UserError(f"cannot use the index at {shown(url)}: {reason}; {what_to_do}") from None
     sa.event.listen(engine, "handle_error", _explain)
     return engine
 
@@ -147,12 +155,15 @@ def shown(url: str) -> str:
 
 def reason_of(error: Exception, url: str) -> str:
     """What an error says in one line, nothing where that would show a piece of the URL's password."""
-    said = str(getattr(error, "orig", None) or error).strip()
+    by_database = getattr(error, "orig", None)
+    said = str(by_database or error).strip()
     reason = without_secrets(said.splitlines()[0] if said else type(error).__name__)
     password = (user_part(url) or "").partition(":")[2]
     pieces = [password, *re.split(r"[@:/%?#\[\]]", password)]
     if any(piece and piece in reason for piece in pieces):
-        return "the URL cannot be read as it is"
+        if by_database is None:
+            return "the URL cannot be read as it is"
+        return f"{type(by_database).__name__} (the database's words hold a piece of the password: not shown)"
     return reason
 
 

@@ -95,6 +95,8 @@ class RunRecord:
     """running, complete, stopped, budget (the cap on spending was reached) or failed."""
     model_revision: str | None = None
     """The commit of a checkpoint that came from the hub; None also in records of older versions."""
+    code_version: str | None = None
+    """The software that ran: its number and a hash over its code; None in records of older versions."""
     counts: RunCounts = RunCounts()
     time: RunTime = RunTime()
     resources: RunResources = RunResources()

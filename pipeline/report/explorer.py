@@ -3,7 +3,7 @@
 Promises: at most `budget_bytes` of compressed data whatever the archive holds, whole videos in order of their names,
 and the count of what did not fit. Knows nothing about SQL or HTML.
 
-    {"questions": [{"id", "text", "kind", "unit", "low", "high", "answers": [...those with a colour]}],
+    {"questions": [{"id", "text", "chart", "unit", "low", "high", "answers": [...those with a colour]}],
      "videos": [{"key", "uri", "open", "duration", "clip": [...], "start": [...], "end": [...],
                  "answers": [[...] per question], "sure": [[...] per question], "unread": [[question, clip, class]...],
                  "lost": [[start, end, class]...]}]}
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from omnidrop.answer_types import column_of
 from pipeline.config.locations import is_s3
 from pipeline.report.formats import cut
 from pipeline.report.view_model import Explorer, QuestionFacts
@@ -61,7 +62,7 @@ def encode(
         {
             "id": question.question_id,
             "text": cut(question.text),
-            "kind": question.kind,
+            "chart": _chart(question),
             "unit": question.unit,
             "low": question.lowest,
             "high": question.highest,
@@ -87,6 +88,12 @@ def encode(
     return Explorer(
         packed.close(), media=taken, media_of=media_of, answers=answers, answers_of=sum(q.asked for q in questions)
     )
+
+
+def _chart(question: QuestionFacts) -> str | None:
+    """How its answers are coloured, by the column they are typed in; None for free text."""
+    charts = {"answer_boolean": "yes_no", "answer_number": "scale"}
+    return charts.get(column_of(question.kind) or "", "words" if question.counts else None)
 
 
 class _Packed:

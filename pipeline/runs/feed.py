@@ -17,8 +17,10 @@ from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import Prober
 from pipeline.batches import ahead
 from pipeline.config.locations import is_s3
+from pipeline.cost.clip_prices import SeveralPasses
 from pipeline.failpoints import reached
 from pipeline.identity import item_id
+from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Listing
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
@@ -81,6 +83,7 @@ class Feed:
         probe = self._ahead.probing(self.probe) if is_s3(opened.job.archive.uri) else self.probe
         of_job = (opened.job, opened.question_set, opened.recipe, opened.index, probe)
         self._forgotten = opened.journal.tombstones()
+        self._several_passes = SeveralPasses(opened.job)
         self.planner = Planner(
             *of_job,
             self._forgotten,
@@ -89,6 +92,8 @@ class Feed:
             not_taken=self.not_taken,
             sources=opened.sources,
             recipes=opened.recipes,
+            context=context_reader(opened.job, opened.recipe.context_fields, self.patience),
+            read_unit=opened.journal.read_if_kept,
         )
         decides = self.retry is None and opened.job.archive.sample is None
         limit = opened.job.archive.max_missing
@@ -139,6 +144,8 @@ class Feed:
         for reason, clips in self.planner.reasons.most_common():
             yield f"{clips} clips to ask: {reason}"
         yield from planner_notes(self.planner)
+        if dear := self._several_passes.note():
+            yield dear
 
     def _listed(self) -> Iterable[Media]:
         job = self.opened.job
@@ -166,6 +173,8 @@ class Feed:
                 asked = self._beside_kept(plan, unit)
                 (composed if asked is None else todo).append(asked or unit)
         has_failed = plan.failure is not None and plan.failed_unit_id not in plan.finished
+        for unit in todo:
+            self._several_passes.add(plan, unit)
         clips = sum(len(unit.clips) for unit in todo)
         self.media_listed += 1
         self.media_planned += bool(todo)
@@ -193,10 +202,10 @@ class Feed:
         for one in kept:
             stored = self.opened.journal.read_if_kept(one.key)
             if stored is None:  # deleted meanwhile
-                return replace(unit, questions=plan.asked)
-            found.append(EarlierRows(one.ids, stored.rows, stored.meta.answer_format))
-        held = Held(unit.clips, plan.asked, tuple(found))
-        clips = held.asked() if unit.questions else ()
+                return replace(unit, questions=plan.asked, kept={})
+            found.append(EarlierRows(one.ids, stored.rows, stored.meta.answer_format, one.only))
+        held = Held(unit.clips, plan.asked, tuple(found), {name: of.questions for name, of in unit.own.items()})
+        clips = [clip for clip in held.asked() if unit.asked_of(clip).questions]
         self.committer.hold(unit.unit_id, held)
         reached("kept_read")
-        return replace(unit, clips=clips) if clips else None
+        return replace(unit, clips=tuple(clips)) if clips else None

@@ -94,6 +94,8 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
         timer = threading.Timer(TIME_S, connection.interrupt)
         timer.daemon = True
         timer.start()
+        # Waited for: a thread that still holds the connection when Python ends makes DuckDB print what leaked.
+        stack.callback(timer.join)
         stack.callback(timer.cancel)
         # From here on DuckDB opens no file and no address, and cannot be told to.
         connection.execute("SET enable_external_access = false")

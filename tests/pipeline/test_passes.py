@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import random
+import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -104,13 +106,32 @@ def test_a_new_video_is_asked_in_the_passes_that_were_recorded(job, asked, tmp_p
     other = tmp_path / "archive" / "new.mkv"
     content = (tmp_path / "archive" / "short.mp4").read_bytes()
     other.with_suffix(".mp4").write_bytes(content + b"\0\0\0\x10free12345678")
-    ask(job, SHAPE, HEARD, MANY)
+    plan = cli("plan", job)
+    assert re.search(
+        "note: clips in several passes: .* TFLOP, .* TFLOP in one pass: `omnidrop plan --together`", plan.output
+    )
+    summary = ask(job, SHAPE, HEARD, MANY)
+    assert [note in plan.output for note in summary.notes if "several passes" in note] == [True]
     assert [sorted(groups) for _, *groups in asked] == [[("many",), ("shape", "heard")]]
     (passes,) = select(job, "SELECT passes FROM clips WHERE media_key = 'new.mp4'")
     assert passes == (1,)
     asked.clear()
     ask(job, SHAPE, HEARD, MANY, RED)
     assert {tuple(groups) for _, *groups in asked} == {(("red",),)}
+
+
+def test_two_runs_at_once_leave_each_answer_once(job):
+    ask(job, SHAPE, HEARD)
+    before = rows(job, "shape", "heard")
+    (job.parent / "questions.yaml").write_text(
+        f"name: small\nversion: '1'\nquestions:\n  - {MANY}\n  - {SHAPE}\n  - {HEARD}\n"
+    )
+    with ThreadPoolExecutor(2) as two:
+        for done in [two.submit(run, job) for _ in range(2)]:
+            done.result()
+    assert rows(job, "shape", "heard") == before
+    assert len(rows(job, "many")) == len(before) // 2
+    assert cli("verify", job).exit_code == 0
 
 
 def test_costs_are_those_of_all_passes_each_once(job):

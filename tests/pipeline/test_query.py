@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 from itertools import groupby, pairwise
 
 import duckdb
@@ -42,6 +43,14 @@ def set_options(values):
 
 
 # Named queries
+
+
+def test_a_query_leaves_no_thread_behind(results):
+    """One that still holds the connection when Python ends has DuckDB print forty lines about what leaked."""
+    before = threading.enumerate()
+    with open_results(str(results)) as connection:
+        query(connection, "SELECT 1")
+    assert threading.enumerate() == before
 
 
 @pytest.mark.parametrize("name", named_queries())
@@ -182,6 +191,7 @@ def ranges_of(answered):
         "media_key": [row[0] for row in answered],
         "question_id": [row[1] for row in answered],
         "answer_type": ["choice"] * len(answered),
+        "answer_boolean": pa.nulls(len(answered), pa.bool_()),
         "answer": pa.array([row[2] for row in answered], pa.string()),
         # Rounded to microseconds, as spans are.
         "start_s": pa.array([round(row[3] * MOMENT, 6) for row in answered], pa.float64()),

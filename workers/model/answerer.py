@@ -19,7 +19,7 @@ import transformers
 
 from omnidrop.answers import ClipAnswers
 from omnidrop.engine.modes import DENSE_MODES
-from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError, first_line
+from omnidrop.errors import CheckpointError, ModelError, ModelOutOfMemory, OmniDropError, first_line
 from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.models.checkpoints import resolve_checkpoint
 from omnidrop.models.geometry import Geometry
@@ -46,8 +46,8 @@ class AnswererSettings:
     device: str = "auto"
     dtype: str = "auto"
     pruning: Pruning = field(default_factory=Pruning)
-    near_duplicate: float = 0.0
-    """See `OmniModel.load`: 0 is exact."""
+    weights_hash: str | None = None
+    """What was planned with: another checkpoint under the same name is not loaded. None takes what is there."""
     system_prompt: str | None = None
     torch_threads: int | None = None
     """None leaves torch's own choice."""
@@ -91,9 +91,14 @@ def load_model(settings: AnswererSettings) -> OmniModel:
     All that a job or an evaluation loads is loaded here, so that a setting cannot hold for one and not for the other.
     Raises CheckpointError.
     """
-    return OmniModel.load(
-        settings.model, device=settings.device, dtype=settings.dtype, near_duplicate=settings.near_duplicate
-    )
+    model = OmniModel.load(settings.model, device=settings.device, dtype=settings.dtype)
+    if settings.weights_hash not in (None, model.weights_hash):
+        raise CheckpointError(
+            f"the checkpoint {settings.model} on {platform.node()} is not the one that was planned with: its content "
+            f"is {model.weights_hash[:12]}, not {settings.weights_hash[:12]}; copy the same files to every machine, or "
+            "fetch the damaged ones again"
+        )
+    return model
 
 
 class Answerer:
@@ -108,6 +113,11 @@ class Answerer:
         self._shrunk = 0
         self._most_together: int | None = None
         """Clips that were too many for the device's memory are not tried together again."""
+
+    @property
+    def checkpoint(self) -> str:
+        """What it loads."""
+        return self._settings.model
 
     def load(self) -> None:
         """Load the checkpoint, if it is not loaded yet. Raises CheckpointError."""

@@ -34,6 +34,7 @@ _RUN_FIELDS_THAT_CAME_LATER: Mapping[str, Any] = dict.fromkeys(
             "bottleneck",
             "confinement",
             "model_revision",
+            "code_version",
         ),
     )
 )

@@ -53,13 +53,13 @@
   const colour = (q, range, index) => {
     const question = questions[q];
     if (range.why) return "unreadable";
-    if (question.kind === "boolean") return range.answer === "yes" ? "yes" : "no";
-    if (question.kind === "number") {
+    if (question.chart === "yes_no") return range.answer === "yes" ? "yes" : "no";
+    if (question.chart === "scale") {
       const wide = question.high - question.low;
       const share = wide > 0 ? (Number(range.answer) - question.low) / wide : 1;
       return "n" + Math.min(NUMBER_STEPS - 1, Math.floor(share * NUMBER_STEPS));
     }
-    if (question.kind !== "choice") return "t" + (index % 2);
+    if (question.chart !== "words") return "t" + (index % 2);
     const place = places[q].get(range.answer);
     return place === undefined || place >= COLOURS ? "other" : "c" + place;
   };
@@ -72,7 +72,7 @@
   // -- what is chosen ------------------------------------------------------------------------------------------------
 
   const state = { question: 0, answer: "", text: "", view: "timeline", sort: "low", count: 0 };
-  const firstKind = questions.findIndex((question) => ["choice", "boolean"].includes(question.kind));
+  const firstKind = questions.findIndex((question) => ["words", "yes_no"].includes(question.chart));
   state.question = Math.max(0, firstKind);
   const UNREADABLE = "\u0000unreadable";
 
@@ -253,7 +253,7 @@
     const question = questions[state.question];
     const items = [];
     if (state.view === "timeline" && question) {
-      if (question.kind === "number" && question.low !== null) {
+      if (question.chart === "scale" && question.low !== null) {
         const ramp = Array.from({ length: NUMBER_STEPS }, (_, i) => make("span", { className: "swatch n" + i }));
         items.push(make("li", { className: "ramp" }, String(question.low) + " ", ...ramp,
           " " + question.high + (question.unit ? " " + question.unit : "")));

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="random rounds (5)")
     parser.add_argument("--seed", type=int, default=1, help="of kinds and moments (1)")
     parser.add_argument(
-        "--points", choices=("none", "once", "every"), default="once", help="kills at fail points (once)"
+        "--points", choices=("none", "rows", "once", "every"), default="once", help="kills at fail points (once)"
     )
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="random kills of these kinds, in turn")
     parser.add_argument("--json", type=Path, help="where the report goes")
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made = tempfile.TemporaryDirectory(prefix="crash-", dir="/tmp", ignore_cleanup_errors=True)
     with made as name, Runs(folder := Path(name)) as runs:
         if given.points != "none":
-            _points(folder, runs, report, tell, every=given.points == "every")
+            _points(folder, runs, report, tell, given.points)
         if given.rounds:
             _rounds(folder, runs, report, tell, given.rounds, given.kinds)
     for finding in report.findings:
@@ -102,12 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if report.is_clean else 1
 
 
-def _points(folder: Path, runs: Runs, report: Report, tell: Tell, *, every: bool) -> None:
+def _points(folder: Path, runs: Runs, report: Report, tell: Tell, which: str) -> None:
     points = PointRounds(folder / "points", runs)
-    for visit in points.every_visit() if every else points.visits(one_visit_each()):
-        report.kills += visit.was_reached
-        report.kills_by_point[visit.point] += visit.was_reached
-        tell(f"{visit.scene}, killed at {visit.point}", visit)
+    ways = {"every": points.every_visit, "once": lambda: points.visits(one_visit_each())}
+    ways["rows"] = lambda: points.rows_of_kills(one_visit_each())
+    for visit in ways[which]():
+        report.kills += len(visit.points)
+        report.kills_by_point.update(visit.points)
+        tell(f"{visit.scene}, killed at {', '.join(visit.points) or 'no point'}", visit)
     report.not_visited = [point for point in POINTS if not report.kills_by_point[point]]
 
 

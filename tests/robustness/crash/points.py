@@ -12,7 +12,7 @@ units count again), one is new and one is gone; an older generation of tables is
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,11 @@ _FORGETTING = {name for name in POINTS if name.startswith("forget_")}
 
 @dataclass(frozen=True)
 class Visit:
-    """One kill at a point, and what was found after the command had been repeated."""
+    """Kills at points, one after the other, and what was found after the command had been repeated."""
 
     scene: str
-    point: str
-    was_reached: bool
+    points: tuple[str, ...]
+    """Where the command was killed; where it was not, and ended, it was not repeated any more."""
     is_stuck: bool
     difference: Difference
     orphans: tuple[Found, ...]
@@ -64,31 +64,47 @@ class PointRounds:
             self._command(scene)
             self._should[scene] = state_of(load_job(self.world.job))
 
-    def visits(self, points: dict[str, tuple[str, int]]) -> Iterator[Visit]:
-        """Kill at each of `points` (point: scene and which visit of it)."""
+    def visits(self, points: Mapping[str, tuple[str, int]]) -> Iterator[Visit]:
+        """Kill at each of `points` (point: scene and which visit of it), every time on the archive as it was."""
         for point, (scene, number) in points.items():
-            yield self.visit(scene, point, number)
+            yield self.visit(scene, [(point, number)])
 
-    def visit(self, scene: str, point: str, number: int = 1) -> Visit:
-        """Kill `scene`'s command at a visit of a point, and repeat the command."""
+    def rows_of_kills(self, points: Mapping[str, tuple[str, int]]) -> Iterator[Visit]:
+        """The same points in as few visits as there are: what is killed is repeated, and killed at the next point."""
+        for scene in SCENES:
+            left = [(point, number) for point, (of, number) in points.items() if of == scene]
+            while left:
+                visit = self.visit(scene, left)
+                yield visit
+                if not visit.points:
+                    break
+                left = left[len(visit.points) :]
+
+    def visit(self, scene: str, points: Sequence[tuple[str, int]]) -> Visit:
+        """Kill `scene`'s command at a visit of each point in turn while it is reached, then repeat the command."""
         self.world.restore("before")
         arguments = self._arguments(scene)
-        armed = {VARIABLE: f"{point}:{number}"}
-        code = self._runs.finish(*arguments, environment=armed, limit_s=LIMIT_S)
+        killed: list[str] = []
+        code: int | None = None
+        for point, number in points:
+            armed = {VARIABLE: f"{point}:{number}"}
+            code = self._runs.finish(*arguments, environment=armed, limit_s=LIMIT_S)
+            if code != -signal.SIGKILL:
+                break
+            killed.append(point)
         again = self._runs.finish(*arguments, limit_s=LIMIT_S)
         found = difference(self._should[scene], state_of(load_job(self.world.job)))
         if again not in (0, None):
             found.lost.append(f"the repeated command ended with {again}")
-        was_reached = code == -signal.SIGKILL
-        return Visit(scene, point, was_reached, None in (code, again), found, tuple(self._runs.orphans()))
+        return Visit(scene, tuple(killed), None in (code, again), found, tuple(self._runs.orphans()))
 
     def every_visit(self, most: int = 100) -> Iterator[Visit]:
         """Each point at its first, second, ... visit, in every scene, until a command is not killed any more."""
         for scene in SCENES:
             for point in POINTS:
                 for number in range(1, most):
-                    visit = self.visit(scene, point, number)
-                    if not visit.was_reached:
+                    visit = self.visit(scene, [(point, number)])
+                    if not visit.points:
                         break
                     yield visit
 
@@ -117,10 +133,14 @@ class PointRounds:
 
 
 def one_visit_each() -> dict[str, tuple[str, int]]:
-    """Every point once; those of publishing in *forget*, because *grow* loads a model, which takes five seconds."""
+    """Every point once, in the order in which its scene's command comes by; those of publishing in *forget*, because
+    *grow* answers clips."""
     scenes = dict.fromkeys(POINTS, "grow")
-    scenes |= dict.fromkeys((*_FORGETTING, *_PUBLISHING), "forget") | {"index_cleared": "rebuild", "kept_read": "add"}
-    visits = {point: (scene, 1) for point, scene in scenes.items()}
+    scenes |= {point: "forget" for point in POINTS if point in _FORGETTING}
+    scenes |= dict.fromkeys(_PUBLISHING, "forget") | {"index_cleared": "rebuild", "kept_read": "add"}
     # The first time, an older declaration is read again; the second time, units count again and are not yet taken up.
     # What is forgotten leaves an empty bucket, of which no live file is written.
-    return visits | {"heads_applied": ("grow", 2), "live_file_written": ("grow", 1)}
+    numbers = {"heads_applied": ("grow", 2), "live_file_written": ("grow", 1)}
+    visits = {point: (scene, 1) for point, scene in scenes.items()} | numbers
+    last = ("run_closed", *_PUBLISHING)
+    return dict(sorted(visits.items(), key=lambda visit: last.index(visit[0]) if visit[0] in last else -1))

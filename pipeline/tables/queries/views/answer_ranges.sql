@@ -16,7 +16,7 @@ numbered AS (
     FROM reached
 )
 SELECT
-    job, media_id, media_key, question_id, answer_type, answer,
+    job, media_id, media_key, question_id, answer_type, answer, any_value(answer_boolean) AS answer_boolean,
     min(start_s) AS start_s, max(end_s) AS end_s, count(*) AS clips,
     avg(probability) AS probability, min(probability) AS least_probability
 FROM numbered

@@ -1,5 +1,5 @@
 -- What holds for a whole video, by the rule that its question set names beside a question (`video: any`).
--- `yes` is the probability of yes; a video says yes from 0.5 on. Ranges are those of answer_ranges.
+-- `yes` is the probability of yes, NULL where an answer is not a truth; a video says yes from 0.5 on. Ranges are those of answer_ranges.
 WITH asked AS (
     SELECT
         answers.*, video_rules.rule, media.clips AS planned,
@@ -38,7 +38,7 @@ ranges AS (
             PARTITION BY job, media_id, question_id ORDER BY end_s - start_s DESC, start_s, answer
         ) AS from_longest
     FROM answer_ranges
-    WHERE answer_type <> 'boolean' OR answer = 'yes'
+    WHERE answer_boolean IS DISTINCT FROM false
 ),
 totals AS (
     SELECT job, media_id, question_id, count(*) AS ranges, sum(end_s - start_s) AS seconds
@@ -51,7 +51,7 @@ SELECT
         WHEN 'any' THEN CASE WHEN found.most >= 0.5 THEN 'yes' ELSE 'no' END
         WHEN 'all' THEN CASE WHEN found.least >= 0.5 THEN 'yes' ELSE 'no' END
         WHEN 'majority' THEN CASE
-            WHEN found.answer_type <> 'boolean' THEN votes.answer WHEN found.mean_yes >= 0.5 THEN 'yes' ELSE 'no'
+            WHEN found.most IS NULL THEN votes.answer WHEN found.mean_yes >= 0.5 THEN 'yes' ELSE 'no'
         END
         WHEN 'first' THEN ranges.answer
         WHEN 'last' THEN ranges.answer
@@ -60,13 +60,13 @@ SELECT
     CASE found.rule
         WHEN 'count' THEN CAST(coalesce(totals.ranges, 0) AS DOUBLE)
         WHEN 'total_s' THEN coalesce(totals.seconds, 0)
-        WHEN 'mean' THEN CASE WHEN found.answer_type = 'boolean' THEN found.mean_yes ELSE found.mean_number END
+        WHEN 'mean' THEN coalesce(found.mean_yes, found.mean_number)
     END AS answer_number,
     CASE found.rule
         WHEN 'any' THEN greatest(found.most, 1 - found.most)
         WHEN 'all' THEN greatest(found.least, 1 - found.least)
         WHEN 'majority' THEN CASE
-            WHEN found.answer_type <> 'boolean' THEN votes.share ELSE greatest(found.mean_yes, 1 - found.mean_yes)
+            WHEN found.most IS NULL THEN votes.share ELSE greatest(found.mean_yes, 1 - found.mean_yes)
         END
         WHEN 'first' THEN ranges.probability
         WHEN 'last' THEN ranges.probability

@@ -1,0 +1,121 @@
+"""What answering one clip takes, by its size and what it is asked, and what several passes over it cost more than one.
+
+Promises: each size and question set is priced once, from the checkpoint's configuration alone. Knows nothing about
+archives, runs or money.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from omnidrop.questions import Question
+from pipeline.config.job import JobConfig
+from pipeline.config.worker_settings import decode_settings, pruning_of
+from pipeline.planning.plan import MediaPlan
+from workers.media.clip_reader import decoded_shape
+from workers.records import Asking, DecodeSettings, WorkUnit
+
+if TYPE_CHECKING:
+    from omnidrop.estimate import Estimate
+
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+DEAR = 1.2
+"""Passes that cost so many times one pass are said to."""
+MOST_SHAPES = 1000
+"""Kept at most: an archive has few sizes, but a template may say something else of every clip."""
+
+
+class Asked(NamedTuple):
+    """A clip as it is priced: its decoded shape and what it is asked."""
+
+    frames: int
+    height: int
+    width: int
+    samples: int
+    questions: tuple[Question, ...]
+    instruction: str
+
+
+class ClipPrices:
+    """Prices by clip size and what is asked: an archive has few of both."""
+
+    def __init__(self, job: JobConfig) -> None:
+        # A second and a half of imports, which a run that never prices anything does without.
+        from omnidrop.estimate import Estimator
+
+        self._decoding = decode_settings(job.clips, job.execution)
+        self._pruning = pruning_of(job.pruning)
+        self._system_prompt = job.model.system_prompt
+        self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
+        self._known: dict[Asked, Estimate] = {}
+
+    def of(self, asked: Asked) -> Estimate:
+        """One clip. Raises PolicyError where the ratio cannot be reached."""
+        found = self._known.get(asked)
+        if found is None:
+            found = self._estimator.clip(
+                asked.questions,
+                self._pruning,
+                frames=asked.frames,
+                height=asked.height,
+                width=asked.width,
+                samples=asked.samples,
+                fps=self._decoding.fps,
+                system_prompt=self._system_prompt,
+                instruction=asked.instruction,
+            )
+            # Clips that are asked in words of their own do not come again.
+            if len(self._known) < MOST_SHAPES:
+                self._known[asked] = found
+        return found
+
+
+class SeveralPasses:
+    """Clips that are asked in several passes, since questions were added to the set."""
+
+    def __init__(self, job: JobConfig) -> None:
+        self._job = job
+        self._decoding = decode_settings(job.clips, job.execution)
+        self._clips: Counter[Asked] = Counter()
+
+    def add(self, plan: MediaPlan, unit: WorkUnit) -> None:
+        """Clips that are about to be asked; those asked in one pass do not matter."""
+        if len({question.group for question in unit.questions}) < 2:
+            return
+        for clip in unit.clips:
+            asked = asked_of(plan, unit.asked_of(clip), clip.length_s, self._decoding)
+            if asked.questions and (asked in self._clips or len(self._clips) < MOST_SHAPES):
+                self._clips[asked] += 1
+
+    def note(self) -> str | None:
+        """Both prices, where several passes are dear."""
+        if not self._clips:
+            return None
+        prices, several, one = ClipPrices(self._job), 0, 0
+        for asked, count in self._clips.items():
+            several += count * prices.of(asked).as_run.flops
+            one += count * prices.of(in_one_pass(asked)).as_run.flops
+        return dear_passes(several, one)
+
+
+def asked_of(plan: MediaPlan, asking: Asking, length_s: float, decoding: DecodeSettings) -> Asked:
+    """A clip of a planned unit, as it is priced."""
+    assert plan.info is not None
+    return Asked(*decoded_shape(plan.info, length_s, decoding), asking.questions, asking.instruction)
+
+
+def in_one_pass(asked: Asked) -> Asked:
+    """The same clip with all its questions in one pass."""
+    return asked._replace(questions=tuple(replace(question, group="") for question in asked.questions))
+
+
+def dear_passes(several: int, one: int) -> str | None:
+    """What is said of clips whose passes take `several` FLOPs where one pass takes `one`; None where that is little."""
+    if not several > DEAR * one > 0:
+        return None
+    return (
+        f"clips in several passes: {several / 1e12:.3g} TFLOP, {one / 1e12:.3g} TFLOP in one pass: "
+        "`omnidrop plan --together` prices asking all again, `index --together` does it"
+    )
