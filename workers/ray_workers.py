@@ -128,11 +128,12 @@ class DecodeStarter:
         return report, decoded
 
     def at(self, machine: str, is_helped: bool, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
-        """The same on one machine while it is there, by its node's id; `is_helped` where another has the file."""
-        if machine not in self._at:
+        """The same on one machine while it is there, by its node's id, or on any; `is_helped` where another has the
+        file."""
+        if machine and machine not in self._at:
             there = NodeAffinitySchedulingStrategy(machine, soft=True)
             self._at[machine] = self._anywhere.options(scheduling_strategy=there, **self._placed)
-        report, decoded = self._at[machine].remote(self._shared(unit, is_helped), clip)
+        report, decoded = self._at.get(machine, self._task).remote(self._shared(unit, is_helped), clip)
         return report, decoded
 
     def _shared(self, unit: WorkUnit, is_helped: bool) -> bytes:

@@ -37,7 +37,7 @@ from pipeline.execution.scheduler import (
     RayExecution,
     execute_in_process,
 )
-from pipeline.execution.worker_failures import amounts_of, nodes_with
+from pipeline.execution.worker_failures import nodes_with, slots_of
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
@@ -244,7 +244,7 @@ class _OnRay:
             start_decode=starter,
             start_decode_at=starter.at,
             # What lies on a disk that all machines mount is read as well by any of them.
-            slots=lambda: amounts_of(decodes) if is_s3(job.archive.uri) else {},
+            slots=lambda: slots_of(decodes) if is_s3(job.archive.uri) else {},
             start_decode_on=starter.on,
             leave_out=starter.leave_out,
             machines=lambda: nodes_with(decodes),

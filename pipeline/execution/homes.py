@@ -35,9 +35,10 @@ def home_of(media: Media, machines: Iterable[str]) -> str:
 class Waiting:
     """Clips that wait to be decoded, by their homes; in one queue where there are no two machines."""
 
-    def __init__(self, slots: Callable[[], Mapping[str, int]]) -> None:
-        """`slots` tells how many clips each machine that is there may decode at once."""
-        self._look, self._slots = slots, dict[str, int]()
+    def __init__(self, slots: Callable[[], Mapping[str, int]], most: int) -> None:
+        """`slots` tells how many clips each machine that is there may decode at once. Where up to `most` may be
+        decoded and there are fewer slots, the rest is for machines that are yet to come."""
+        self._look, self._slots, self._most = slots, dict[str, int](), most
         self._looked_at = float("-inf")
         self._queues: dict[str, deque[ClipState]] = {}
         self._decoding: Counter[str] = Counter()
@@ -63,9 +64,13 @@ class Waiting:
             if queue and self._has_slot(home):
                 queue[0].machine, queue[0].is_helped = home, False
                 return queue[0]
-        free = next((machine for machine in self._slots if self._has_slot(machine)), None) if may_help else None
         home, queue = max(self._queues.items(), key=lambda item: len(item[1]), default=("", deque[ClipState]()))
-        if free is None or len(queue) <= WORTH_HELP * self._slots.get(home, 0):
+        if not queue:
+            return None
+        free = next((machine for machine in self._slots if self._has_slot(machine)), None) if may_help else None
+        if free is None and sum(self._slots.values()) < self._most:
+            free = ""  # a cluster grows only where something waits for it
+        if free is None or (free and len(queue) <= WORTH_HELP * self._slots.get(home, 0)):
             return None
         # The last ones: the home reads on from where it is.
         queue[-1].machine, queue[-1].is_helped = free, True

@@ -165,7 +165,7 @@ class RayExecution:
         self._patience = patience or Patience(0.0)
         self._again: deque[ClipState] = deque()
         self._machines = Machines()
-        self._next = Waiting(self._slots)
+        self._next = Waiting(self._slots, limits.decode_tasks)
         self._ready: deque[ClipState] = deque()
         self._decoding: dict[ray.ObjectRef, ClipState] = {}
         self._checking: dict[ray.ObjectRef, tuple[str, ray.ObjectRef]] = {}
@@ -246,7 +246,7 @@ class RayExecution:
 
     def _start(self, state: ClipState) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         start_at = self._backend.start_decode_at
-        if start_at is None or not state.machine:
+        if start_at is None or not (state.machine or state.is_helped):
             return self._backend.start_decode(state.owner.unit, state.clip)
         return start_at(state.machine, state.is_helped, state.owner.unit, state.clip)
 

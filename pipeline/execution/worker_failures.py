@@ -37,6 +37,14 @@ def amounts_of(resource: str) -> dict[str, int]:
     return {machine: amount for machine, amount in there.items() if amount > 0}
 
 
+def slots_of(resource: str) -> dict[str, int]:
+    """How many clips each machine may decode at once. Those with GPUs are left to the model where there are others, as
+    Ray leaves them."""
+    with_gpu = set(amounts_of("GPU"))
+    there = amounts_of(resource)
+    return {machine: amount for machine, amount in there.items() if machine not in with_gpu} or there
+
+
 def node_answers(node_id: str | None) -> bool:
     """Whether a node's raylet can be reached.
 

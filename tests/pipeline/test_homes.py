@@ -28,8 +28,12 @@ def machines(monkeypatch):
 
 def begun(waiting, *, may_help=False):
     """All that may begin now."""
+    return begun_up_to(1_000, waiting, may_help=may_help)
+
+
+def begun_up_to(most, waiting, *, may_help=False):
     found = []
-    while (state := waiting.next(may_help=may_help)) is not None:
+    while len(found) < most and (state := waiting.next(may_help=may_help)) is not None:
         waiting.started(state)
         found.append(state)
     return found
@@ -43,7 +47,7 @@ def test_files_are_spread_and_only_those_of_a_lost_machine_move():
 
 
 def test_a_files_clips_begin_where_it_is_and_no_faster_than_that_machine_decodes(machines):
-    waiting = Waiting(lambda: machines)
+    waiting = Waiting(lambda: machines, 4)
     for media in FILES[:30]:
         waiting.add(states(media, clips=4))
     first = begun(waiting)
@@ -60,7 +64,7 @@ def test_a_files_clips_begin_where_it_is_and_no_faster_than_that_machine_decodes
 
 
 def test_a_machine_without_work_helps_one_that_has_too_much(machines):
-    waiting = Waiting(lambda: machines)
+    waiting = Waiting(lambda: machines, 6)
     clips = states(FILES[0], clips=20)
     waiting.add(clips)
     home = home_of(FILES[0], machines)
@@ -72,8 +76,16 @@ def test_a_machine_without_work_helps_one_that_has_too_much(machines):
     assert len(waiting) == 20 - 2 - 4
 
 
+def test_clips_for_machines_that_are_yet_to_come_wait_for_any(machines):
+    waiting = Waiting(lambda: machines, 8)
+    waiting.add(states(FILES[0], clips=20))
+    found = begun_up_to(8, waiting)
+    assert [state.machine for state in found] == 2 * [home_of(FILES[0], machines)] + 6 * [""]
+    assert all(state.is_helped for state in found[2:])
+
+
 def test_on_one_machine_clips_come_in_their_order():
-    waiting = Waiting(lambda: {"one": 2})
+    waiting = Waiting(lambda: {"one": 2}, 6)
     clips = [state for media in FILES[:5] for state in states(media, clips=3)]
     waiting.add(clips)
     assert begun(waiting) == clips
