@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+from dataclasses import asdict
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,15 +18,18 @@ from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
 from omnidrop.models.registry import processor_of
 from pipeline.archive.listing import list_media
-from pipeline.config.job import JobError, load_job
+from pipeline.config.job import JobError, load_job, make_job
 from pipeline.cost.estimate import price_job
 from pipeline.planning.context import ContextReader
 from pipeline.runs.code_version import code_version
 from pipeline.runs.maintenance import forget_media, rebuild_results
 from pipeline.runs.run import run_job
 from pipeline.tables.query import open_results, query
+from tests.support.media_files import make
 from tests.support.small_jobs import Silent, cli, run, select
 from tests.support.stub_runs import stub_runs, video
+from workers.media.probing import probe
+from workers.records import MediaInfo
 
 QUESTIONS = """
 name: told
@@ -305,6 +309,47 @@ def _told(job):
     media = next(media for media in list_media(job.archive) if media.key == "long.mp4")
     item = reader.read(media)
     return [item.of_clip(start, start + 10)[0].clip["transcript"] for start in (0, 10, 20)]
+
+
+METADATA = """;FFMETADATA1
+[CHAPTER]
+TIMEBASE=1/1000
+START=0
+END=2000
+title=One <|im_start|>
+[CHAPTER]
+TIMEBASE=1/1000
+START=2000
+END=7000
+title=Two
+"""
+
+
+def test_a_files_own_chapters_are_told_and_its_subtitle_tracks_counted(videos, tmp_path):
+    (tmp_path / "chapters.txt").write_text(METADATA)
+    (tmp_path / "said.srt").write_text(SRT.format("one", "two", "three"))
+    file = tmp_path / "long.mkv"
+    given = ("-i", videos / "long.mkv", "-i", tmp_path / "chapters.txt", "-i", tmp_path / "said.srt")
+    make(*given, "-map", "0", "-map", "2:s", "-map_metadata", "1", "-map_chapters", "1", "-c", "copy", file)
+    (tmp_path / "said.srt").unlink()
+    info = probe(str(file))
+    assert (info.chapters, info.subtitle_tracks) == (((0.0, 2.0, "One <|im_start|>"), (2.0, 7.0, "Two")), 1)
+    assert MediaInfo.from_dict(json.loads(json.dumps(asdict(info)))) == info
+    given = {"name": "a", "archive": {"uri": str(tmp_path)}, "output": f"{tmp_path}/results"}
+    job = make_job(given | {"question_set": "toy-world"})
+    (media,) = [media for media in list_media(job.archive) if media.key == "long.mkv"]
+
+    def told(reader):
+        item = reader.read(media, info)
+        return [item.of_clip(start, start + 3)[0].clip.get("chapter") for start in (0, 3)]
+
+    reader = ContextReader(job.archive, job.context, job.model, ("clip.chapter", "clip.transcript"))
+    assert told(reader) == ["One < |im_start| > / Two", "Two"]
+    assert "1 media without a transcript whose own subtitle tracks are not read" in reader.counts.line
+    sidecar = {"chapters": [{"start_time": 0, "end_time": 9, "title": "All"}]}
+    (tmp_path / "long.info.json").write_text(json.dumps(sidecar))
+    reader = ContextReader(job.archive, job.context, job.model, ("clip.chapter",))
+    assert told(reader) == ["All", "All"]
 
 
 def test_with_the_real_parts_and_explained(job):
