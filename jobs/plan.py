@@ -115,7 +115,7 @@ def _encoded(price: Price) -> list[tuple[str, str]]:
     if price.video_encoded == price.video_tokens:
         return []
     cells = f"{quantity(price.video_encoded)} of {quantity(price.video_tokens)} cells"
-    return [("picture encoded", f"{cells}, chosen before the encoder (lossy)")]
+    return [("picture encoded", f"at most {cells}, chosen before the encoder (lossy); less of what stands still")]
 
 
 def noticed_lines(price: Price) -> list[tuple[str, str]]:

@@ -129,7 +129,9 @@ class Trace:
     question's own words, whatever the policy looked at."""
 
     encoded: npt.NDArray[np.bool_] | None = None
-    """(n,) whether each token was encoded at all; None where all were."""
+    """(n,) whether each token was encoded at all, itself or as an earlier one of its place; None where all were."""
+    is_still: npt.NDArray[np.bool_] | None = None
+    """(n,) whether each token has an earlier one's features; None where none has."""
 
     def layers_entered(self, number: int = 0) -> npt.NDArray[np.int64]:
         """(n,) how many layers each token entered in pass `number`."""

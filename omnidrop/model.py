@@ -27,7 +27,6 @@ from omnidrop.engine.importance import GUIDANCES, Guidance
 from omnidrop.engine.modes import DENSE_MODES, MODES
 from omnidrop.errors import ModelOutOfMemory, PolicyError, QuestionError, UserError
 from omnidrop.models.base import Adapter, SomeOf
-from omnidrop.models.encoders import EncoderSettings
 from omnidrop.policies.base import AudioVisual, Policy, SomeCells
 from omnidrop.policies.intra_modality import choose_cells
 from omnidrop.questions import Question, Written
@@ -65,6 +64,10 @@ class Pruning:
     """Share of the picture's cells that is encoded, chosen before the vision encoder, and as many as may enter the
     decoder in any case; 1 encodes all. Left at None it becomes the policy's own: 0.35 with `omnidrop`, 1 with `none`
     and the published methods, which choose among all tokens."""
+    still_levels: float | None = None
+    """Cells of one place that differ by so few 8-bit levels from the last one encoded there are versions of it: encoded
+    once, and all of them enter the decoder once before any does again. 0: each cell is its own. Left at None it becomes
+    2 where `encoder_share` is below 1, else 0."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -92,10 +95,16 @@ class Pruning:
         assert self.encoder_share is not None
         if not 0.0 < self.encoder_share <= 1.0:
             raise PolicyError(f"encoder_share must be above 0 and at most 1, got {self.encoder_share!r}")
-        if self.encoder_share < 1.0 and own == 1.0:
+        if self.still_levels is None or self.policy == "none":
+            object.__setattr__(self, "still_levels", policies.still_levels(self.encoder_share))
+        assert self.still_levels is not None
+        if not 0.0 <= self.still_levels <= 255.0:
+            raise PolicyError(f"still_levels must be 0 to 255, got {self.still_levels!r}")
+        if own == 1.0 and (self.encoder_share < 1.0 or self.still_levels):
             raise PolicyError(
                 f"policy {self.policy!r}{''.join(f', {n} {v}' for n, v in self.settings)} chooses among all tokens of "
-                f"a clip: leave encoder_share out, or give 1 in place of {self.encoder_share:g}"
+                f"a clip: leave encoder_share and still_levels out, or give 1 in place of {self.encoder_share:g} and "
+                f"0 in place of {self.still_levels:g}"
             )
 
     @classmethod
@@ -119,13 +128,17 @@ class Pruning:
         Host arithmetic, from counts alone: `tokens` may be an outline's. Raises PolicyError, as planning the passes.
         """
         assert self.encoder_share is not None
+        assert self.still_levels is not None
         policy = self.build()
-        if self.encoder_share == 1.0 or not tokens.video or not isinstance(policy, SomeCells):
+        whole = self.encoder_share == 1.0 and not self.still_levels
+        if whole or not tokens.video or not isinstance(policy, SomeCells):
             return None
         ratios = [ratio for ratio, _ in self.together(questions)]
         most = max(policy.most_video(tokens, policy.plan(tokens, layers, ratio)) for ratio in ratios)
         cells = max(most, math.ceil(self.encoder_share * tokens.video - 1e-9))
-        return None if cells >= tokens.video else SomeOf(cells, choose_cells)
+        if cells >= tokens.video and not self.still_levels:
+            return None
+        return SomeOf(min(cells, tokens.video), choose_cells, self.still_levels)
 
     def build(self) -> Policy:
         """The policy with its settings."""
@@ -178,20 +191,17 @@ class _Pass:
 class OmniModel:
     """A loaded omni-modal model that answers question sets."""
 
-    def __init__(self, adapter: Adapter, *, near_duplicate: float = 0.0) -> None:
+    def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self.family = adapter.family
         self.weights_hash = adapter.weights_hash
-        self.near_duplicate = near_duplicate
-        """As it was loaded: whatever keeps answers keeps it with them."""
         self._grammars: Grammars | None = None
         self.widths = cost.Widths.of(adapter.config, adapter.dtype.itemsize)
 
     @classmethod
-    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto", near_duplicate: float = 0.0) -> OmniModel:
+    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto") -> OmniModel:
         """A local directory, a hub id, or the name of an embedded checkpoint (`tiny`).
 
-        `near_duplicate` above 0 lets frames that differ by so few 8-bit levels reuse features: faster, lossy.
         `auto` is the first CUDA device with bfloat16 where there is one, else the CPU with float32.
         Raises CheckpointError where it cannot be loaded as one of the supported families.
         """
@@ -201,8 +211,7 @@ class OmniModel:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
-        encoders = EncoderSettings(near_duplicate=near_duplicate)
-        return cls(load(model, device=device, dtype=dtype, encoders=encoders), near_duplicate=near_duplicate)
+        return cls(load(model, device=device, dtype=dtype))
 
     def answer(
         self, frames: npt.NDArray[np.uint8] | None, audio: npt.NDArray[np.float32] | None, request: Request
@@ -245,7 +254,7 @@ class OmniModel:
                 asked = layout.ask(self.adapter, questions)
                 words = _Words(fps=request.fps, system_prompt=request.system_prompt, instruction=request.instruction)
                 some_of = None
-                if pruning.encoder_share != 1.0:
+                if pruning.encoder_share != 1.0 or pruning.still_levels:
                     outline = self.adapter.processor.outline(*_size(clips[0]), **words)
                     some_of = pruning.some_of(prefill.ClipTokens.of(outline).av, len(self.adapter.layers), questions)
                 tokens = [prefill.ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of)) for clip in clips]
@@ -306,9 +315,7 @@ class OmniModel:
             cost=self._cost(clip, asked, passes, seconds),
             trace=trace.counts(clip.av, entered),
             notes=(*clip.prefix.notes, *missed),
-            positions=trace.positions(clip.av, of_passes, entered, watched, clip.candidate_index)
-            if positions
-            else None,
+            positions=trace.positions(clip.av, of_passes, entered, watched, clip.prefix) if positions else None,
         )
 
     def _answer_pass(self, done: modes.Prefilled) -> _Pass:

@@ -248,7 +248,11 @@ class _Bench:
         picture's. The stock encoder swallows arguments whose names it does not know; this would show it."""
         sizes = self.clip.av.frame_sizes
         chosen = torch.arange(self.clip.av.video).view(len(sizes), -1)[::2].flatten()
-        some_of = SomeOf(chosen.numel(), lambda _cells, _patches, _keep: chosen)
+
+        def choose(cells: Tensor, patches: int, keep: int, candidates: Tensor | None = None) -> Tensor:
+            return chosen
+
+        some_of = SomeOf(chosen.numel(), choose)
         words = {"fps": FPS, "system_prompt": None, "instruction": INSTRUCTION}
         some = self.adapter.prefix(self.frames, self.audio, **words, some_of=some_of)  # type: ignore[arg-type]
         seen = (some.modality == VIDEO).nonzero().flatten()[chosen.to(some.modality.device)]

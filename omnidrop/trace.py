@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnidrop.answers import LayerCount, Trace, TraceCounts
-from omnidrop.models.base import VIDEO
+from omnidrop.models.base import VIDEO, Prefix
 from omnidrop.policies.base import AudioVisual
 
 
@@ -36,20 +36,25 @@ def positions(
     question_ids: Sequence[Sequence[str]],
     entered: Sequence[Sequence[Tensor]],
     watched: Sequence[Sequence[Tensor]],
-    encoded: Tensor | None = None,
+    prefix: Prefix,
 ) -> Trace:
-    """Everything, on the host. `watched[pass][layer]` (questions of the pass, tokens that entered); `encoded` are the
-    numbers of the tokens that were."""
-    there = None
-    if encoded is not None:
-        there = np.zeros(av.count, dtype=np.bool_)
-        there[encoded.cpu().numpy()] = True
+    """Everything, on the host. `watched[pass][layer]` (questions of the pass, tokens that entered)."""
+    modality = av.modality.cpu().numpy()
+    encoded = is_still = None
+    if prefix.encoded is not None:
+        encoded = np.ones(av.count, dtype=np.bool_)
+        encoded[modality == VIDEO] = prefix.encoded.numpy()
+    if encoded is not None and prefix.versions is not None:
+        is_still = np.zeros(av.count, dtype=np.bool_)
+        is_still[modality == VIDEO] = prefix.versions.numpy() != np.arange(len(prefix.versions))
+        is_still &= encoded
     return Trace(
-        modality=av.modality.cpu().numpy(),
+        modality=modality,
         chunk=av.chunk.cpu().numpy(),
         grid=av.grid.cpu().numpy(),
         question_ids=tuple(tuple(ids) for ids in question_ids),
         kept=tuple(tuple(index.cpu().numpy() for index in one) for one in entered),
         attention=tuple(tuple(seen.cpu().numpy() for seen in one) for one in watched),
-        encoded=there,
+        encoded=encoded,
+        is_still=is_still,
     )

@@ -71,6 +71,16 @@ Retained = Annotated[
         show_default="0.3; for labels 0.5,0.3,0.2,0.1",
     ),
 ]
+StillLevels = Annotated[
+    float | None,
+    typer.Option(
+        "--still-levels",
+        metavar="LEVELS",
+        help="8-bit levels within which cells stand still and are encoded once; 0 encodes each by itself.",
+        rich_help_panel=_HOW,
+        show_default="2 where a part is encoded, or the job's",
+    ),
+]
 EncoderShares = Annotated[
     list[str] | None,
     typer.Option(
@@ -158,6 +168,7 @@ class Ways:
     policy: PolicyName = None
     retained: Retained = None
     encoder_share: EncoderShares = None
+    still_levels: StillLevels = None
     guidance: GuidanceName = None
     setting: PolicySetting = None
     questions_per_set: QuestionsPerSet = None
@@ -173,6 +184,7 @@ class Ways:
         `dense` are for what neither says. Raises EvaluationError and PolicyError.
         """
         mode, policy, guidance, encoder_shares = self.mode, self.policy, self.guidance, self.encoder_share or []
+        still = self.still_levels
         parameters: tuple[tuple[str, policies.registry.Value], ...] = tuple(
             sorted(_parameter(text) for text in self.setting or ())
         )
@@ -181,6 +193,8 @@ class Ways:
             parameters = parameters or tuple(job.pruning.settings.items())
             if not encoder_shares and job.pruning.encoder_share != PruningConfig(policy=policy).encoder_share:
                 encoder_shares = [f"{job.pruning.encoder_share}"]
+            if still is None and job.pruning.still_levels != policies.still_levels(job.pruning.encoder_share or 1.0):
+                still = job.pruning.still_levels
         modes = _words("--mode", mode or ("dense_shared" if policy == "none" else "set_guided"))
         of_policies = _words("--policy", policy or "omnidrop")
         guidances = _words("--guidance", guidance or "max")
@@ -196,7 +210,7 @@ class Ways:
         if not unpruned and pruned and (dense if self.dense is None else self.dense):
             unpruned = [DENSE]
         made = [
-            arm_of(name, of_policy, ratio, of_guidance, parameters, self.seed, share)  # type: ignore[arg-type]
+            arm_of(name, of_policy, ratio, of_guidance, parameters, self.seed, share, still)  # type: ignore[arg-type]
             for name in pruned
             for of_policy in of_policies
             # Only a set that is pruned together joins its questions' importance.

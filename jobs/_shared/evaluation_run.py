@@ -79,7 +79,6 @@ def run_evaluation(
         "weights": loaded.weights_hash,
         "device": str(loaded.adapter.device),
         "dtype": str(loaded.adapter.dtype).removeprefix("torch."),
-        "near_duplicate": loaded.near_duplicate,
     }
     write_json(json_file, result_json(found, about, asked.notes))
 

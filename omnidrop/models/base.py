@@ -6,7 +6,7 @@ pruning, question sets or any particular family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -63,12 +63,22 @@ class Prefix:
     """(number of video tokens,) float32, in token order: attention received in the vision encoder's last full-attention
     layer, mean 1 in every temporal patch, 0 for cells that were not encoded. None without a picture."""
     encoded: Tensor | None = None
-    """(number of video tokens,) bool on the host, in token order: the cells that were encoded, which alone may enter
-    the decoder; the others' embeddings are zero. None where all were, or without a picture."""
+    """(number of video tokens,) bool on the host, in token order: the cells that were encoded, themselves or as the
+    version they belong to, which alone may enter the decoder; the others' embeddings are zero. None where every cell
+    was encoded itself, or without a picture."""
+    versions: Tensor | None = None
+    """(number of video tokens,) int64 on the host: the number of the cell that stands for each, an earlier one of the
+    same place or itself (see `omnidrop.models.still_cells`); those of one version have the same features. None where
+    each stands for itself."""
 
 
-Choose = Callable[[Tensor, int, int], Tensor]
-"""(cells (n, D) in time order, temporal patches, how many) -> (how many,) ascending numbers of those to encode."""
+class Choose(Protocol):
+    """How cells are chosen for the vision encoder."""
+
+    def __call__(self, cells: Tensor, patches: int, keep: int, candidates: Tensor | None = None) -> Tensor:
+        """Ascending numbers (keep,) of those to encode of (n, D) `cells` of `patches` temporal patches in time order;
+        among the `candidates` (u,), ascending on the host, or all."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,10 @@ class SomeOf:
     """Which cells of a picture (tokens to be: 2 x 2 patches of two frames) are encoded."""
 
     cells: int
+    """So many at most: fewer where there are fewer different ones."""
     choose: Choose
+    still_levels: float = 0.0
+    """Cells of one place that differ by no more from the last encoded one are a version of it; 0: each is its own."""
 
 
 class Words(Protocol):

@@ -30,27 +30,17 @@ MOST_WEIGHTS = 1 << 25
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What encoding may save. All but `near_duplicate` leave every feature as it is."""
+    """What encoding may save, with every feature as it would be."""
 
     memory_bytes: int = 256 << 20
     """Bytes of vision features remembered across clips, least recently used go first. At 7B shape and 448x252 pixels a
     temporal patch is 1 MB, so four minutes at 2 frames a second. 0 remembers nothing."""
-    near_duplicate: float = 0.0
-    """Lossy, off at 0: a temporal patch takes the features of the last one encoded in its clip where no cell of
-    `CELL` x `CELL` pixels differs from it by more than this many 8-bit levels on average (2 hides coding noise)."""
     silence_dbfs: float = -60.0
     """A chunk of sound whose root mean square is below is silent."""
 
     def __post_init__(self) -> None:
-        if self.memory_bytes < 0 or not 0.0 <= self.near_duplicate <= 255.0:
-            raise ValueError(
-                f"memory_bytes must be 0 or more and near_duplicate 0 to 255, got {self.memory_bytes}, "
-                f"{self.near_duplicate}"
-            )
-
-
-CELL = 32
-"""Pixels on a side of the cells that near-duplicates are compared by: small enough that a caption cannot hide."""
+        if self.memory_bytes < 0:
+            raise ValueError(f"memory_bytes must be 0 or more, got {self.memory_bytes}")
 
 
 @dataclass(eq=False)
@@ -109,47 +99,32 @@ class PatchPlan:
     """Per temporal patch, the key of the features it gets."""
     encode: tuple[int, ...]
     """Temporal patches whose features are not known yet, ascending, each key once."""
-    near: int
-    """Temporal patches that take a similar patch's features (lossy)."""
     cells: int | None = None
     """Cells that were chosen to be encoded, of `all_cells` (lossy); None where all were."""
     all_cells: int = 0
+    still: int = 0
+    """Cells that take the features of the version they belong to (lossy)."""
+    still_levels: float = 0.0
+    without: int = 0
+    """Temporal patches of which no cell was chosen."""
 
 
-def plan_patches(
-    frames: npt.NDArray[np.uint8], step: int, name: bytes, memory: FeatureMemory, settings: EncoderSettings
-) -> PatchPlan:
+def plan_patches(frames: npt.NDArray[np.uint8], step: int, name: bytes, memory: FeatureMemory) -> PatchPlan:
     """Which temporal patches of (T, H, W, 3) `frames` are neither known nor repeated; `name` as for `patch_keys`."""
-    keys, near = patch_keys(frames, step, name, memory, settings)
-    return PatchPlan(keys, tuple(patch for patch in first_of_each(keys) if memory.get(keys[patch]) is None), near)
+    keys = patch_keys(frames, step, name, memory)
+    return PatchPlan(keys, tuple(patch for patch in first_of_each(keys) if memory.get(keys[patch]) is None))
 
 
-def patch_keys(
-    frames: npt.NDArray[np.uint8], step: int, name: bytes, memory: FeatureMemory, settings: EncoderSettings
-) -> tuple[tuple[bytes, ...], int]:
-    """Every temporal patch's key, equal ones for equal features, and how many patches are only nearly equal.
+def patch_keys(frames: npt.NDArray[np.uint8], step: int, name: bytes, memory: FeatureMemory) -> tuple[bytes, ...]:
+    """Every temporal patch's key, equal ones for equal features.
 
     `name` stands for grid, dtype and weights. Keys are of the frames before resizing: equal frames resize equally, and
     hashing them costs 1 % of encoding them.
     """
-    keys: list[bytes] = []
-    near = 0
-    reference: tuple[Tensor, bytes] | None = None
-    for patch in range(-(-len(frames) // step)):
-        pair = frames[patch * step : (patch + 1) * step]
-        if memory.is_suspended:
-            keys.append(patch.to_bytes(8))
-            continue
-        if settings.near_duplicate:
-            shrunk = _filled(pair, step)
-            if reference is not None and _largest_change(shrunk, reference[0]) <= settings.near_duplicate:
-                near += _key(pair, step, name) != reference[1]
-                keys.append(reference[1])
-                continue
-        keys.append(_key(pair, step, name))
-        if settings.near_duplicate:
-            reference = (shrunk, keys[-1])
-    return tuple(keys), near
+    patches = range(-(-len(frames) // step))
+    if memory.is_suspended:
+        return tuple(patch.to_bytes(8) for patch in patches)
+    return tuple(_key(frames[patch * step : (patch + 1) * step], step, name) for patch in patches)
 
 
 def first_of_each(keys: Sequence[bytes]) -> list[int]:
@@ -162,17 +137,6 @@ def _key(pair: npt.NDArray[np.uint8], step: int, name: bytes) -> bytes:
     for number in range(step):
         digest.update(np.ascontiguousarray(pair[min(number, len(pair) - 1)]).data)
     return digest.digest()
-
-
-def _filled(pair: npt.NDArray[np.uint8], step: int) -> Tensor:
-    whole = np.concatenate([pair, *[pair[-1:]] * (step - len(pair))]) if len(pair) < step else pair
-    return torch.from_numpy(np.array(whole)).permute(0, 3, 1, 2).float()
-
-
-def _largest_change(one: Tensor, other: Tensor) -> float:
-    """Mean absolute difference in 8-bit levels of the cell that differs most."""
-    cells = functional.avg_pool2d((one - other).abs().mean(dim=1, keepdim=True), CELL, ceil_mode=True)
-    return float(cells.max())
 
 
 class BlockAttention:
@@ -292,14 +256,14 @@ def encoder_notes(plan: PatchPlan | None, silent: npt.NDArray[np.bool_] | None, 
         patches = len(plan.keys)
         if plan.cells is not None:
             notes.append(f"lossy: {plan.cells:,} of {plan.all_cells:,} cells of the picture were encoded")
-        exact = patches - len(plan.encode) - plan.near
-        if exact:
-            notes.append(f"{exact} of {patches} temporal patches repeat known frames and were not encoded again")
-        if plan.near:
+        if plan.still:
             notes.append(
-                f"lossy: {plan.near} of {patches} temporal patches took the features of frames within "
-                f"{settings.near_duplicate:g} levels"
+                f"lossy: {plan.still:,} cells took the features of earlier ones of their place within "
+                f"{plan.still_levels:g} levels"
             )
+        known = patches - plan.without - len(plan.encode)
+        if known:
+            notes.append(f"{known} of {patches} temporal patches repeat known frames and were not encoded again")
     if silent is not None and silent.any():
         where = "throughout" if silent.all() else f"in {int(silent.sum())} of {len(silent)} chunks"
         notes.append(f"the sound is silent {where} (below {settings.silence_dbfs:g} dBFS)")

@@ -91,7 +91,8 @@ class ClipProcessor:
             )
         image = _image_settings(directory)
         self._mean = torch.tensor(image[0]) * 255.0
-        self._std = torch.tensor(image[1]) * 255.0
+        self.deviation = torch.tensor(image[1]) * 255.0
+        """(3,): 8-bit levels of one unit of the pixels that the vision encoder takes, by channel."""
 
     @cached_property
     def media_tokens(self) -> MediaTokens:
@@ -185,7 +186,7 @@ class ClipProcessor:
         # Negative strides and read-only buffers (Ray's object store) are both met here; torch takes neither.
         upright = torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2).contiguous()
         resized = resize_frames(upright, tall, wide).to(device)
-        return patchify(resized, self.geometry, self._mean.to(device), self._std.to(device))
+        return patchify(resized, self.geometry, self._mean.to(device), self.deviation.to(device))
 
     def mel(self, audio: npt.NDArray[np.float32]) -> Tensor | None:
         """Log-mel spectrogram (mel bins, mel frames) of a waveform, None where it is too short to give a token."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from omnidrop.errors import CheckpointError
+from omnidrop.models import still_cells
 from omnidrop.models.base import AUDIO, VIDEO, Prefix, SomeOf
 from omnidrop.models.checkpoints import checkpoint_hash
 from omnidrop.models.encoders import (
@@ -32,7 +33,7 @@ from omnidrop.models.encoders import (
 )
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry
 from omnidrop.models.processing import ClipProcessor
-from omnidrop.models.some_cells import EncodedCells, cells_key, encoder_words
+from omnidrop.models.some_cells import EncodedCells, SeenCells, cells_key, encoder_words
 
 PATCHES_AT_ONCE = 64
 """Temporal patches encoded in one call. They do not see each other, so this bounds memory and changes nothing: 64 of
@@ -171,25 +172,25 @@ class QwenOmniAdapter:
         modality = layout.modality.to(self.device)
         embeddings = self.embed(input_ids)
         deepstack: list[Tensor] = []
-        audio_importance = video_importance = plan = silent = chosen = None
+        audio_importance = video_importance = plan = silent = there = versions = None
         flops = dense_flops = 0
         # Counts are known on the host, so places are found there: no device synchronisation.
         if frames is not None and inputs.grid is not None:
             patches, rows, columns = inputs.grid
             dense_flops += self.geometry.vision_flops(patches, rows, columns)
             where = (layout.modality == VIDEO).nonzero().squeeze(1)
-            if some_of is None or some_of.cells >= patches * rows * columns:
+            if some_of is None or (some_of.cells >= patches * rows * columns and not some_of.still_levels):
                 plan, (seen, *deep, video_importance) = self._encode_video(frames, rows, columns)
                 flops += self.geometry.vision_flops(len(plan.encode), rows, columns)
             else:
                 some = self._encode_some(frames, rows, columns, some_of)
-                plan, chosen, flops = some.plan, some.chosen, some.flops
+                plan, there, versions, flops = some.plan, some.there, some.versions, some.flops
                 seen, *deep, received = some.features
-                video_importance = received.new_zeros(len(chosen)).index_copy(
-                    0, chosen.nonzero().squeeze(1).to(self.device), received
+                video_importance = received.new_zeros(len(there)).index_copy(
+                    0, there.nonzero().squeeze(1).to(self.device), received
                 )
-                embeddings = embeddings.index_fill(0, where[~chosen].to(self.device), 0.0)
-                where = where[chosen]
+                embeddings = embeddings.index_fill(0, where[~there].to(self.device), 0.0)
+                where = where[there]
             where = where.to(self.device)
             embeddings = embeddings.index_copy(0, where, seen.to(embeddings.dtype))
             deepstack = [torch.zeros_like(embeddings).index_copy(0, where, d.to(embeddings.dtype)) for d in deep]
@@ -212,7 +213,8 @@ class QwenOmniAdapter:
             seconds=layout.seconds.to(self.device),
             audio_importance=audio_importance,
             video_importance=video_importance,
-            encoded=chosen,
+            encoded=there,
+            versions=versions,
             deepstack=tuple(deepstack),
             encoder_flops=flops,
             encoder_flops_dense=dense_flops,
@@ -224,7 +226,7 @@ class QwenOmniAdapter:
         attention received (tokens,)."""
         step, per_patch = self.geometry.temporal_patch, rows * columns
         name = repr((frames.shape[1:], rows, columns, str(self.dtype), self.weights_hash)).encode()
-        plan = plan_patches(frames, step, name, self.memory, self.encoders)
+        plan = plan_patches(frames, step, name, self.memory)
         known: dict[bytes, tuple[Tensor, ...]] = {}
         # Fetched before anything is put in, which may push some of it out.
         for key in plan.keys:
@@ -258,28 +260,29 @@ class QwenOmniAdapter:
         """Choose cells by what their pixels embed to, and encode these alone."""
         # Features of whole pictures are other ones, even where their cells were chosen.
         name = repr(("some", frames.shape[1:], rows, columns, str(self.dtype), self.weights_hash)).encode()
-        pixel_keys, near = patch_keys(frames, self.geometry.temporal_patch, name, self.memory, self.encoders)
+        pixel_keys = patch_keys(frames, self.geometry.temporal_patch, name, self.memory)
         different = first_of_each(pixel_keys)
         place = {pixel_keys[patch]: number for number, patch in enumerate(different)}
-        embedded, pixels = self._embed_cells(frames, different, rows * columns)
-        cells = torch.cat([embedded[place[key]] for key in pixel_keys])
-        chosen = torch.zeros(cells.shape[0], dtype=torch.bool)
-        # The one wait for the device before encoding: what is encoded is known on the host from here on.
-        chosen[some_of.choose(cells, len(pixel_keys), some_of.cells).cpu()] = True
-        if int(chosen.sum()) != some_of.cells:
-            raise ValueError(f"{some_of.cells} cells were to be encoded, {int(chosen.sum())} were chosen")
+        at_place = [place[key] for key in pixel_keys]
+        seen = self._embed_cells(frames, different, rows * columns, look=some_of.still_levels > 0)
+        cells = torch.cat([seen.means[number] for number in at_place])
+        versions = None
+        if some_of.still_levels:
+            of_patches = torch.stack([seen.looks[number] for number in at_place])
+            versions = still_cells.versions(of_patches, some_of.still_levels).cpu()
+        chosen = self._chosen(cells, len(pixel_keys), versions, some_of)
         of_patch = chosen.view(len(pixel_keys), rows * columns)
         keys = [cells_key(key, of) for key, of in zip(pixel_keys, of_patch, strict=True)]
         known = {key: found for key in keys if (found := self.memory.get(key)) is not None}
         encode = [patch for patch in first_of_each(keys) if keys[patch] not in known and of_patch[patch].any()]
         for begin in range(0, len(encode), PATCHES_AT_ONCE):
             patches = encode[begin : begin + PATCHES_AT_ONCE]
-            at = [place[pixel_keys[patch]] for patch in patches]
-            if pixels is None:
+            at = [at_place[patch] for patch in patches]
+            if seen.pixels is None:
                 # Prepared a second time: those of a long clip would be more than all else that is held.
                 given, at = self._cell_pixels(frames, patches), list(range(len(patches)))
             else:
-                given = pixels
+                given = seen.pixels
             parts = self._encode_cells(given, at, of_patch[patches], rows, columns)
             counts = of_patch[patches].sum(dim=1).tolist()
             by_patch = zip(*(torch.split_with_sizes(part, counts) for part in parts), strict=True)
@@ -287,27 +290,59 @@ class QwenOmniAdapter:
                 known[keys[patch]] = of_cells
                 self.memory.put(keys[patch], of_cells)
         found_in = [known[key] for key, of in zip(keys, of_patch, strict=True) if of.any()]
-        count = int(of_patch[encode].sum())
-        return EncodedCells(
-            plan=PatchPlan(tuple(keys), tuple(encode), near, some_of.cells, len(chosen)),
-            chosen=chosen,
-            features=[torch.cat(parts) for parts in zip(*found_in, strict=True)],
-            flops=self.geometry.vision_flops(len(encode), rows, columns, count, len(different) * rows * columns),
+        features = [torch.cat(parts) for parts in zip(*found_in, strict=True)]
+        there = chosen
+        if versions is not None:
+            there = chosen[versions]
+            number = (torch.cumsum(chosen, dim=0) - 1)[versions[there]].to(self.device)
+            features = [part.index_select(0, number) for part in features]
+        count = int(chosen.sum())
+        plan = PatchPlan(
+            keys=tuple(keys),
+            encode=tuple(encode),
+            cells=count,
+            all_cells=len(chosen),
+            still=int(there.sum()) - count,
+            still_levels=some_of.still_levels,
+            without=int((~of_patch.any(dim=1)).sum()),
         )
+        run = int(of_patch[encode].sum())
+        flops = self.geometry.vision_flops(len(encode), rows, columns, run, len(different) * rows * columns)
+        return EncodedCells(plan, there, versions if plan.still else None, features, flops)
+
+    def _chosen(self, cells: Tensor, patches: int, versions: Tensor | None, some_of: SomeOf) -> Tensor:
+        """(cells,) bool on the host: which are encoded, of those that stand for themselves."""
+        candidates = None
+        if versions is not None:
+            candidates = (versions == torch.arange(len(versions))).nonzero().squeeze(1)
+        count = min(some_of.cells, len(cells) if candidates is None else len(candidates))
+        chosen = torch.zeros(len(cells), dtype=torch.bool)
+        if candidates is not None and count == len(candidates):
+            chosen[candidates] = True
+            return chosen
+        # A wait for the device, as for the versions: what is encoded is known on the host from here on.
+        chosen[some_of.choose(cells, patches, count, candidates).cpu()] = True
+        if int(chosen.sum()) != count:
+            raise ValueError(f"{count} cells were to be encoded, {int(chosen.sum())} were chosen")
+        return chosen
 
     def _embed_cells(
-        self, frames: npt.NDArray[np.uint8], patches: Sequence[int], per_patch: int
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """By temporal patch the means (cells, D) of its cells' embedded pixels; and the pixels of all of them, as
-        `_cell_pixels` gives them, where they are few."""
-        means: list[Tensor] = []
+        self, frames: npt.NDArray[np.uint8], patches: Sequence[int], per_patch: int, *, look: bool
+    ) -> SeenCells:
+        """What is known of the cells of some temporal patches before they are encoded; their looks where asked for."""
+        geometry, means, looked = self.geometry, list[Tensor](), list[Tensor]()
         held = None
         for begin in range(0, len(patches), PATCHES_AT_ONCE):
-            pixels = self._cell_pixels(frames, patches[begin : begin + PATCHES_AT_ONCE])
-            embedded = self.model.model.visual.patch_embed(pixels.view(pixels.shape[0] * self.geometry.merge**2, -1))
-            means += torch.split(embedded.view(pixels.shape[0], self.geometry.merge**2, -1).mean(dim=1), per_patch)
-            held = pixels if len(patches) <= PATCHES_AT_ONCE else None
-        return means, held
+            normal, _ = self._pixels(frames, patches[begin : begin + PATCHES_AT_ONCE])
+            cells = normal.shape[0] // geometry.merge**2
+            if look:
+                looks = still_cells.looks(normal, cells, geometry.temporal_patch, self.processor.deviation)
+                looked += torch.split(looks, per_patch)
+            pixels = normal.to(self.dtype)
+            embedded = self.model.model.visual.patch_embed(pixels)
+            means += torch.split(embedded.view(cells, geometry.merge**2, -1).mean(dim=1), per_patch)
+            held = pixels.view(cells, -1) if len(patches) <= PATCHES_AT_ONCE else None
+        return SeenCells(means, looked, held)
 
     def _encode_cells(self, pixels: Tensor, at: Sequence[int], some: Tensor, rows: int, columns: int) -> list[Tensor]:
         """As `_encode_pixels`, in the picture's order, of `some` (temporal patches, cells) alone; the temporal patches

@@ -34,9 +34,9 @@ def load(
 ) -> Adapter:
     """Load `model`: a checkpoint directory in the published layout, a hub id, or `tiny`.
 
-    `encoders` says what encoding may save; its `near_duplicate` changes answers and belongs into a recipe.
-    `dtype` is one of float32, bfloat16, float16, as a name or as torch's. Raises CheckpointError for a checkpoint that
-    is missing, incomplete, pickled, or of a family that is not supported, and for an unknown device or dtype.
+    `encoders` says what encoding may save. `dtype` is one of float32, bfloat16, float16, as a name or as torch's.
+    Raises CheckpointError for a checkpoint that is missing, incomplete, pickled, or of a family that is not supported,
+    and for an unknown device or dtype.
     """
     wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if wanted is None or wanted not in DTYPES.values():

@@ -26,14 +26,28 @@ from omnidrop.models.encoders import PatchPlan, attention_flops
 
 
 @dataclass(frozen=True, eq=False)
+class SeenCells:
+    """What is known of a picture's cells before they are encoded, by temporal patch."""
+
+    means: list[Tensor]
+    """(cells, D) each: the means of a cell's embedded patches."""
+    looks: list[Tensor]
+    """(cells, numbers) each: see `still_cells.looks`. Empty where nobody asked."""
+    pixels: Tensor | None
+    """(temporal patches x cells, pixels of a cell), model dtype, where they are few."""
+
+
+@dataclass(frozen=True, eq=False)
 class EncodedCells:
     """A picture of which some cells were encoded."""
 
     plan: PatchPlan
-    chosen: Tensor
-    """(cells,) bool, on the host."""
+    there: Tensor
+    """(cells,) bool, on the host: which have features, their own or their version's."""
+    versions: Tensor | None
+    """(cells,) int64, on the host: as `Prefix.versions`."""
     features: list[Tensor]
-    """(chosen cells, D), those for deepstack, and last the attention received (chosen cells,)."""
+    """(cells that have some, D), those for deepstack, and last the attention received (cells that have some,)."""
     flops: int
 
 

@@ -12,6 +12,7 @@ from omnidrop.policies.registry import (
     register,
     registered,
     settings_of,
+    still_levels,
     takes,
 )
 
@@ -24,5 +25,6 @@ __all__ = [
     "register",
     "registered",
     "settings_of",
+    "still_levels",
     "takes",
 ]

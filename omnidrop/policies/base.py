@@ -51,6 +51,10 @@ class AudioVisual:
     """Where the encoder left cells out, so that these tokens are what it encoded: `frame_sizes` of the whole clip, by
     which budgets are made. None where all were encoded."""
 
+    versions: Tensor | None = None
+    """(n,) int64: the number of the token whose features each has, an earlier one of its place, or itself: what stands
+    still is encoded once. None where each has its own."""
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Video tokens by temporal patch of the whole clip, encoded or not."""
@@ -177,6 +181,12 @@ def encoded(tokens: AudioVisual, prefix: Prefix) -> tuple[AudioVisual, Tensor | 
     sizes = tuple(int(part.sum()) for part in torch.split_with_sizes(prefix.encoded, list(tokens.frame_sizes)))
     number = torch.nonzero(there).flatten().to(tokens.modality.device)
     importance = tokens.video_importance
+    versions = None
+    if prefix.versions is not None:
+        first, among_some = torch.arange(tokens.count), torch.cumsum(there, 0) - 1
+        of_video = torch.nonzero(modality == VIDEO).flatten()
+        first[of_video] = of_video[prefix.versions]
+        versions = among_some[first[there]].to(number.device)
     some = replace(
         tokens,
         modality=tokens.modality[number],
@@ -188,6 +198,7 @@ def encoded(tokens: AudioVisual, prefix: Prefix) -> tuple[AudioVisual, Tensor | 
         frame_sizes=sizes,
         whole_frame_sizes=tokens.frame_sizes,
         video_importance=None if importance is None else importance[prefix.encoded.to(importance.device)],
+        versions=versions,
     )
     return some, number
 

@@ -1,6 +1,7 @@
 """Tokens that cover a clip: every token is near one that is chosen, in likeness and in time; rare ones count for more.
 
-Promises: exactly as many tokens as asked, the same for the same features. The choice is greedy on
+Promises: exactly as many tokens as asked, the same for the same features. What stands still is one thing: its first
+moment enters before any later one, and covers most of them. The choice is greedy on
 `sum_i w_i max_{j chosen} K_ij` with `K_ij = exp(10 (z_ij - 1)) exp(-|t_i - t_j| / 1 s)` within a modality and 0 across:
 a monotone submodular sum, of which the greedy reaches at least 1 - 1/e (Nemhauser 1978). Knows nothing about questions,
 layers or where the budget comes from.
@@ -32,6 +33,9 @@ FALL = 0.85
 LEAST_AUDIO, MOST_AUDIO = 1.0, 1.75
 """Audio's share of its tokens stays between so many times the video's: SEATS' 1 and the paper's 0.7 : 0.4. Coverage
 alone starves a modality whose tokens are all different, as speech is."""
+STILL = 0.8
+"""How much of a token that is like one at another moment the moment does not change: a page that stands still is seen
+whole before anything of it is seen again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +50,24 @@ class _Band:
     """(W, M, (2 REACH + 1) M) float32: K of a window's tokens and those of the windows around it."""
     weight: Tensor
     """(W + 2 REACH, M) float32, 0 where there is no token."""
+    version: Tensor | None = None
+    """(W + 2 REACH, M) int64: the token that each is a later moment of, or itself (`AudioVisual.versions`); -1 where
+    there is no token. None where each is its own."""
+    tokens: int = 0
+    """n."""
 
 
 def cover(tokens: AudioVisual, keep: int) -> Tensor:
     """(keep,) ascending indices of the tokens that cover the clip best, int64."""
     places = {kind: torch.nonzero(tokens.modality == kind).flatten() for kind in (AUDIO, VIDEO)}
     bands = {kind: _band(tokens, at, rare=kind == VIDEO) for kind, at in places.items() if at.numel()}
-    chosen = _greedy(list(bands.values()), keep)
-    if len(bands) == 2:
+    # What stands still takes no budget from sound: the two share it as if all moments could be chosen at once.
+    is_split = len(bands) == 2
+    chosen = _greedy(list(bands.values()), keep, first=not is_split)
+    if is_split:
         heard = int((tokens.modality[chosen] == AUDIO).sum())
         bounded = _guarded(heard, keep, tokens.audio, sum(tokens.sizes), tokens.video)
-        if bounded != heard:
+        if bounded != heard or tokens.versions is not None:
             chosen = torch.cat((_greedy([bands[AUDIO]], bounded), _greedy([bands[VIDEO]], keep - bounded)))
     return torch.sort(chosen).values
 
@@ -108,13 +119,19 @@ def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> _Band:
     at, when = laid(unit, 0.0), laid(seconds, 0.0)
     alike = (at @ banded(at).transpose(1, 2) / of).clamp_max_(1.0)
     apart = (when[:, :, None] - banded(when)[:, None, :]).abs_()
-    kernel = (likeness.CONCENTRATION * (alike - 1.0) - apart).exp_() * banded(real)[:, None, :]
+    kernel = (likeness.CONCENTRATION * (alike - 1.0) - apart).exp_()
+    version = None
+    if rare and tokens.versions is not None:
+        of_place = laid(tokens.versions[places], -1)
+        is_same = of_place[:, :, None] == banded(of_place + 1)[:, None, :] - 1
+        kernel = torch.where(is_same, STILL + (1.0 - STILL) * kernel, kernel)
+        version = torch.nn.functional.pad(of_place, [0, 0, REACH, REACH], value=-1)
     weights = torch.nn.functional.pad(laid(weight, 0.0), [0, 0, REACH, REACH])
-    return _Band(laid(places, 0), real, kernel, weights)
+    return _Band(laid(places, 0), real, kernel * banded(real)[:, None, :], weights, version, tokens.count)
 
 
-def _greedy(bands: Sequence[_Band], keep: int) -> Tensor:
-    """(keep,) indices, in the order chosen.
+def _greedy(bands: Sequence[_Band], keep: int, *, first: bool = True) -> Tensor:
+    """(keep,) indices, in the order chosen; where `first`, no later moment before every first one.
 
     Windows REACH + 1 apart cannot cover each other's tokens, so one token of each is chosen at once, as long as it
     gains what is still accepted; that falls until enough are chosen. Covers as much as the plain greedy, within 1 %,
@@ -122,10 +139,11 @@ def _greedy(bands: Sequence[_Band], keep: int) -> Tensor:
     """
     phases = REACH + 1
     covered = [torch.zeros_like(band.weight) for band in bands]
-    free = [band.real.clone() for band in bands]
+    free = [(_first_moments(band) if first else band.real).clone() for band in bands]
     picked: list[Tensor] = []
     left = min(keep, sum(int(band.real.sum()) for band in bands))
-    accepted = max((float(_gains(band, covered[n], slice(None)).amax()) for n, band in enumerate(bands)), default=0.0)
+    most = max((float(_gains(band, covered[n], slice(None)).amax()) for n, band in enumerate(bands)), default=0.0)
+    accepted = most
     while left:
         found = 0
         for number, band in enumerate(bands):
@@ -146,13 +164,32 @@ def _greedy(bands: Sequence[_Band], keep: int) -> Tensor:
                 for offset in range(2 * REACH + 1):
                     covered[number][window + offset] = torch.maximum(covered[number][window + offset], reach[:, offset])
                 picked.append(band.members[window, slot])
+                if band.version is not None:
+                    _cover_all_moments(band, picked[-1], covered[number])
                 found += taken.numel()
                 left -= taken.numel()
                 if not left:
                     return torch.cat(picked)
-        if not found:
+        if not found and accepted > 0.0:
             accepted = accepted * FALL if accepted > 1e-6 else 0.0
+        elif not found:
+            # Every first moment is chosen: now later ones, by what they add.
+            free = [band.real & ~_first_moments(band) for band in bands]
+            accepted = most
     return torch.cat(picked) if picked else torch.zeros(0, dtype=torch.int64)
+
+
+def _first_moments(band: _Band) -> Tensor:
+    """(W, M) bool: the tokens that are no later moment of another."""
+    return band.real if band.version is None else band.real & (band.version[REACH:-REACH] == band.members)
+
+
+def _cover_all_moments(band: _Band, picked: Tensor, covered: Tensor) -> None:
+    """What looks like `picked` at any moment is covered in good part, however far off."""
+    assert band.version is not None
+    is_picked = torch.zeros(band.tokens, dtype=torch.bool, device=picked.device).index_fill_(0, picked, True)
+    again = is_picked[band.version.clamp_min(0)] & (band.version >= 0)
+    torch.where(again, covered.clamp_min(STILL), covered, out=covered)
 
 
 def _gains(band: _Band, covered: Tensor, rows: slice) -> Tensor:

@@ -136,18 +136,29 @@ def _unlike(tokens: AudioVisual, audio: int, video: int, *, rare: bool) -> Tenso
     throughout a chunk stays once, so that it cannot be found at its other moments; and a moving background is unlike
     itself everywhere, so that it takes the places of what is shown before it. Rarity is over the whole clip, because in
     one frame what is shown may cover more than the background does. What each is worth: docs/evidence.md.
+
+    Of what stands still the first moments are chosen among, or, where these are fewer than asked for, all taken before
+    any later one.
     """
     of_audio = windows(tokens, (AUDIO,))
     of_video = frames(tokens, _together(len(tokens.frame_sizes), video)) if rare else windows(tokens, (VIDEO,))
-    of_video = [part for part in of_video if part.numel()]
-    parts = [*of_audio, *of_video]
-    keep = [*split(audio, [part.numel() for part in of_audio]), *split(video, [part.numel() for part in of_video])]
     weight = None
     if rare and tokens.video:
         places = torch.cat(of_video)
         weight = torch.ones(tokens.count, device=tokens.features.device)
         weight[places] = rarity(tokens.features[places]) + USUAL
-    return torch.sort(torch.cat(max_min(tokens.features, parts, keep, weight))).values
+    taken = []
+    if tokens.versions is not None:
+        is_first = tokens.versions == torch.arange(tokens.count, device=tokens.versions.device)
+        firsts = [part[is_first[part]] for part in of_video]
+        if (found := sum(part.numel() for part in firsts)) <= video:
+            taken, video = firsts, video - found
+            firsts = [part[~is_first[part]] for part in of_video]
+        of_video = firsts
+    of_video = [part for part in of_video if part.numel()]
+    parts = [*of_audio, *of_video]
+    keep = [*split(audio, [part.numel() for part in of_audio]), *split(video, [part.numel() for part in of_video])]
+    return torch.sort(torch.cat([*taken, *max_min(tokens.features, parts, keep, weight)])).values
 
 
 def _together(patches: int, video: int) -> int:
@@ -155,8 +166,9 @@ def _together(patches: int, video: int) -> int:
     return max(1, math.ceil(FEWEST * patches / max(video, 1)))
 
 
-def choose_cells(cells: Tensor, patches: int, keep: int) -> Tensor:
-    """(keep,) ascending numbers of the cells worth encoding, of (n, D) `cells` of `patches` temporal patches in order.
+def choose_cells(cells: Tensor, patches: int, keep: int, candidates: Tensor | None = None) -> Tensor:
+    """(keep,) ascending numbers of the cells worth encoding, of (n, D) `cells` of `patches` temporal patches in order;
+    among `candidates` (u,), ascending on the host, where others are versions of them.
 
     Least like each other, rare ones first, as `rare` chooses what enters the decoder; by what stands for a cell before
     the vision encoder, the uncentred embeddings of its raw pixels. Which depth they are taken from is nearly irrelevant
@@ -164,15 +176,17 @@ def choose_cells(cells: Tensor, patches: int, keep: int) -> Tensor:
     final features 0.89).
 
     In windows of so many temporal patches that each has as many cells encoded as a picture has. Chosen patch by patch,
-    the same cells of a picture that stands still would be encoded at every moment, and the others never: of a page of
-    writing 46 % was ever seen. In such a window it is seen whole before anything is seen twice.
+    the same cells of a picture that hardly changes would be encoded at every moment, and the others never: of a page of
+    writing 46 % was ever seen. In such a window it is seen whole before anything is seen twice. Windows share `keep`
+    out by time, and what one with few candidates does not take goes to the others.
     """
     size = cells.shape[0] // patches
-    together = max(_together(patches, keep), math.ceil(cells.shape[0] / keep)) * size
-    every = torch.arange(cells.shape[0], device=cells.device)
-    parts = [every[begin : begin + together] for begin in range(0, len(every), together)]
-    shares = split(keep, [part.numel() for part in parts])
-    return torch.sort(torch.cat(max_min(cells, parts, shares, rarity(cells) + USUAL))).values
+    every = torch.arange(cells.shape[0]) if candidates is None else candidates
+    together = max(_together(patches, keep), math.ceil(len(every) / keep)) * size
+    whole = [min(together, cells.shape[0] - begin) for begin in range(0, cells.shape[0], together)]
+    sizes = torch.bincount(torch.div(every, together, rounding_mode="floor"), minlength=len(whole)).tolist()
+    parts = torch.split_with_sizes(every.to(cells.device), sizes)
+    return torch.sort(torch.cat(max_min(cells, parts, split(keep, sizes, whole), rarity(cells) + USUAL))).values
 
 
 def _audio(tokens: AudioVisual, keep: int) -> Tensor:

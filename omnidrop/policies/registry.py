@@ -128,6 +128,7 @@ def named(name: str, **settings: object) -> Policy:
     return policy_class(name)(**dict(effective(name, settings)))
 
 
+STILL_LEVELS = 2.0
 _ENCODER_SHARES = {"omnidrop": 0.35}
 """Those that encode a part of the picture where nothing is said: known without loading torch, as names are."""
 
@@ -138,6 +139,12 @@ def encoder_share(name: str, settings: Mapping[str, object]) -> float:
     if not settings and isinstance(_POLICIES.get(name), str):
         return _ENCODER_SHARES.get(name, 1.0)
     return float(getattr(named(name, **settings), "encoder_share", 1.0))
+
+
+def still_levels(encoder_share: float) -> float:
+    """8-bit levels within which cells stand still, where nothing is said: a still camera's noise. What is encoded whole
+    is encoded as it is."""
+    return STILL_LEVELS if encoder_share < 1.0 else 0.0
 
 
 def takes(name: str, setting: str) -> bool:

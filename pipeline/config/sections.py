@@ -160,6 +160,11 @@ class ModelConfig(Section):
 Mode = Literal["dense", "dense_shared", "per_question", "staged", "set_guided"]
 
 
+GONE: Mapping[str, Any] = {"near_duplicate": 0.0}
+"""Settings of pruning that are gone, with the value that did nothing: outputs of earlier versions keep their recipes by
+it."""
+
+
 class PruningConfig(Section):
     """How a question set is run, and what is dropped on the way."""
 
@@ -191,12 +196,23 @@ class PruningConfig(Section):
         description="Share of the picture's cells that is encoded, chosen before the encoder: lossy below 1. Where not "
         "given 0.35 with policy omnidrop, 1 (all) with the others; always 1 where nothing is pruned.",
     )
-    near_duplicate: float = Field(
-        default=0.0,
+    still_levels: float | None = Field(
+        default=None,
         ge=0,
         le=255,
-        description="Frames that differ by so few 8-bit levels reuse encoder features: faster, lossy; 0 is exact.",
+        description="A cell that differs by so few 8-bit levels from the last one encoded at its place is not encoded "
+        "again: lossy above 0. Where not given 2 with encoder_share below 1, else 0 (off).",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _near_duplicate_is_gone(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "near_duplicate" in given:
+            raise ValueError(
+                "near_duplicate is gone: it compared whole frames, still_levels compares cells. Take it out; "
+                "still_levels (2 where encoder_share is below 1, else 0) does what it did"
+            )
+        return given
 
     @model_validator(mode="before")
     @classmethod
@@ -241,14 +257,16 @@ class PruningConfig(Section):
         if not dense and self.retained_ratio is None and "p_final" not in self.settings:
             raise ValueError(f"policy {self.policy} needs a retained_ratio, as in 0.3")
         own = policies.encoder_share(self.policy, self.settings)
-        if self.encoder_share is None or dense:
-            # Resolved here, because it is part of the recipe: another default is another recipe.
-            object.__setattr__(self, "encoder_share", own)
-        elif self.encoder_share < 1 and own == 1:
+        share = own if self.encoder_share is None or dense else self.encoder_share
+        levels = policies.still_levels(share) if self.still_levels is None or dense else self.still_levels
+        if own == 1 and (share < 1 or levels):
             raise ValueError(
                 f"policy {self.policy}{''.join(f', {n} {v}' for n, v in self.settings.items())} chooses among all "
-                "tokens of a clip: leave encoder_share out, or give 1"
+                "tokens of a clip: leave encoder_share and still_levels out, or give 1 and 0"
             )
+        # Resolved here, because they are part of the recipe: another default is another recipe.
+        object.__setattr__(self, "encoder_share", share)
+        object.__setattr__(self, "still_levels", levels)
         return self
 
 

@@ -34,6 +34,7 @@ def pruning_of(given: PruningConfig) -> Pruning:
         guidance=given.guidance,
         settings=tuple(given.settings.items()),
         encoder_share=given.encoder_share,
+        still_levels=given.still_levels,
     )
 
 
@@ -51,7 +52,6 @@ def answerer_settings(
         device=model.device,
         dtype=model.dtype,
         pruning=pruning_of(pruning),
-        near_duplicate=pruning.near_duplicate,
         weights_hash=weights_hash,
         system_prompt=model.system_prompt,
         torch_threads=torch_threads,

@@ -86,13 +86,15 @@ def arm_of(
     settings: tuple[tuple[str, float | int | str | bool], ...] = (),
     seed: int = 0,
     encoder_share: float | None = None,
+    still_levels: float | None = None,
 ) -> Arm:
     """The way of running that the words name. Raises PolicyError for what does not go together."""
     if mode in DENSE_MODES:
         return Arm(mode, Pruning.off(mode))
-    pruning = Pruning(mode, policy, ratio, guidance, seed, settings, encoder_share)
+    pruning = Pruning(mode, policy, ratio, guidance, seed, settings, encoder_share, still_levels)
     words = [mode, policy, *([] if guidance == "max" else [guidance]), *(f"{name}={value}" for name, value in settings)]
     words += [] if encoder_share is None else [f"encoder {100 * encoder_share:g} %"]
+    words += [] if still_levels is None else [f"still {still_levels:g}"]
     return Arm(" ".join(words) + ("" if ratio is None else f" {100 * ratio:g} %"), pruning)
 
 

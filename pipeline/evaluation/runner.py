@@ -251,6 +251,4 @@ def _key(model: OmniModel, clip: EvaluatedClip, arm: Arm, settings: RunSettings)
         repr(clip.targets),
         clip.instruction,
         repr(settings),
-        # Only if it is set, so that logs of earlier versions still count.
-        *([model.near_duplicate] if model.near_duplicate else []),
     )

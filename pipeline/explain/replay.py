@@ -128,7 +128,7 @@ def _changes(stored: StoredClip, questions: tuple[Question, ...], now: ClipResul
 
 
 def _change(then: Any, now: Answer) -> str | None:
-    before, after = (then["answer"], then["error_class"]), (answer_text(now.value), now.error_class)
+    before, after = (then["answer"], then["error_class"]), (answer_text(now), now.error_class)
     if before != after:
         return f"the stored answer is {before[0] or before[1]}, now it is {after[0] or after[1]}"
     if then["probability"] is not None and now.probability is not None:

@@ -102,9 +102,12 @@ class Storyboard:
     """uint8: entered (passes, N), the number of layers each token entered; then looked_at (questions, map layers, N),
     0 to LEVELS by the square root of what is above the layer's mean, the brightest hundredth at LEVELS."""
     cells_encoded: int
+    cells_still: int
+    """Cells that have the features of an earlier moment of their place."""
     """Of all cells of the picture; the others were left out before the vision encoder."""
     encoded: bytes
-    """uint8 (N,): 0 for a cell of the picture that was never encoded; empty where all were."""
+    """uint8 (N,): 0 for a cell of the picture that was never encoded, 2 for one that has an earlier moment's features,
+    1 for all else; empty where all were encoded."""
 
 
 def facts(asked: AskedAgain) -> Storyboard:
@@ -165,14 +168,24 @@ def facts(asked: AskedAgain) -> Storyboard:
         map_layers=map_layers,
         is_dense_map=seen_by is not trace or run is dense,
         cells_encoded=_cells_encoded(trace),
-        encoded=b"" if trace.encoded is None else trace.encoded[order].astype(np.uint8).tobytes(),
+        cells_still=0 if trace.is_still is None else int(trace.is_still.sum()),
+        encoded=_encoded(trace, order),
         maps=np.stack([*(np.minimum(one[order], 255) for one in entered), *looked_at]).astype(np.uint8).tobytes(),
     )
 
 
 def _cells_encoded(trace: Trace) -> int:
     cells = trace.modality == VIDEO
-    return int((cells if trace.encoded is None else cells & trace.encoded).sum())
+    if trace.encoded is not None:
+        cells = cells & trace.encoded
+    return int((cells if trace.is_still is None else cells & ~trace.is_still).sum())
+
+
+def _encoded(trace: Trace, order: npt.NDArray[np.int64]) -> bytes:
+    if trace.encoded is None:
+        return b""
+    there = trace.encoded.astype(np.uint8)
+    return (there if trace.is_still is None else there + trace.is_still)[order].astype(np.uint8).tobytes()
 
 
 def _order(trace: Trace) -> tuple[npt.NDArray[np.int64], Sequence[int], tuple[int, int, int]]:

@@ -27,12 +27,16 @@ ANSWERING: Mapping[str, tuple[type[Section], tuple[str, ...]]] = {
     "context": (ContextConfig, ("max_tokens",)),
 }
 """The settings on which answers depend."""
-LATER: Mapping[str, Mapping[str, Any]] = {"context": {}}
+NEW_SECTIONS: Mapping[str, dict[str, Any]] = {"context": {}}
 """Sections that records of earlier versions lack."""
 
 
 EARLIER: Mapping[str, Mapping[str, Any]] = {"pruning": {"encoder_share": 1.0}}
 """What outputs of formats before 4, which remember no defaults, were begun with where it is not what it is now."""
+
+
+LATER: Mapping[str, Mapping[str, Any]] = {"pruning": {"still_levels": 0.0}}
+"""What outputs were begun with that remember nothing of it: settings that came after defaults were remembered."""
 
 
 def keep(store: Store, *, of_earlier: bool = False) -> None:
@@ -41,7 +45,7 @@ def keep(store: Store, *, of_earlier: bool = False) -> None:
         section: {name: model.model_fields[name].get_default(call_default_factory=True) for name in names}
         for section, (model, names) in ANSWERING.items()
     }
-    for section, then in EARLIER.items() if of_earlier else ():
+    for section, then in (*EARLIER.items(), *LATER.items()) if of_earlier else ():
         now[section] |= then
     store.write_once(PATH, json.dumps(now, indent=1).encode())
 
@@ -49,8 +53,9 @@ def keep(store: Store, *, of_earlier: bool = False) -> None:
 def with_kept(job: JobConfig, store: Store) -> JobConfig:
     """The job with the output's own defaults where it says nothing. Raises UserError for a damaged record."""
     try:
-        kept: dict[str, Mapping[str, Any]] = {**LATER, **json.loads(store.read_bytes(PATH))}
-        changed = {section: found for section in ANSWERING if (found := _section(job, section, kept[section]))}
+        kept: dict[str, dict[str, Any]] = {**NEW_SECTIONS, **json.loads(store.read_bytes(PATH))}
+        meant = {section: {**LATER.get(section, {}), **kept[section]} for section in ANSWERING}
+        changed = {section: found for section in ANSWERING if (found := _section(job, section, meant[section]))}
     except FileNotFoundError:
         return job
     except (AttributeError, KeyError, TypeError, ValueError) as error:

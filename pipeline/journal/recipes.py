@@ -11,12 +11,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import QuestionError
 from omnidrop.json_text import parse_json
 from omnidrop.questions import Question, question_from_dict
-from pipeline.config.sections import ArchiveConfig, ClipsConfig, ContextConfig, ModelConfig, PruningConfig, Scalar
+from pipeline.config.sections import (
+    GONE,
+    ArchiveConfig,
+    ClipsConfig,
+    ContextConfig,
+    ModelConfig,
+    PruningConfig,
+    Scalar,
+)
 from pipeline.questions.question_set import QuestionSet, QuestionTemplate
 from pipeline.records.checksummed_parquet import JournalError
 
@@ -90,6 +98,14 @@ def recall(store: Store, recipe_hash: str) -> Kept | None:
     return decode_recipe(store.read_bytes(path), where=path) if store.exists(path) else None
 
 
+def _pruning(given: Mapping[str, Any], where: str) -> PruningConfig:
+    known = {name: value for name, value in given.items() if name not in GONE}
+    if lost := [f"{name} {given[name]}" for name in GONE if given.get(name, GONE[name]) != GONE[name]]:
+        raise JournalError(f"{where} was asked with {', '.join(lost)}, which only earlier versions know")
+    # Recipes that say neither encoded everything, each cell as it was.
+    return PruningConfig.model_validate({"encoder_share": 1.0, "still_levels": 0.0} | known)
+
+
 def decode_recipe(data: bytes, *, where: str) -> Kept:
     """The inverse of what `keep` stores. Raises JournalError, naming `where`."""
     try:
@@ -99,8 +115,7 @@ def decode_recipe(data: bytes, *, where: str) -> Kept:
         return Kept(
             archive=ArchiveConfig.model_validate(given["archive"]),
             model=ModelConfig.model_validate(given["model"]),
-            # Recipes that do not say it encoded everything.
-            pruning=PruningConfig.model_validate({"encoder_share": 1.0} | given["pruning"]),
+            pruning=_pruning(given["pruning"], where),
             clips=ClipsConfig.model_validate(given["clips"]),
             variables=dict(given["variables"]),
             question_set=QuestionSet(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omnidrop.questions import Question
-from pipeline.config.sections import ClipsConfig, ModelConfig, PruningConfig, Scalar
+from pipeline.config.sections import GONE, ClipsConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.identity import recipe_hash
 from pipeline.questions.question_set import QuestionSet
 from pipeline.questions.templates import context_names, used_names
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _NOTHING = object()
 KIND = "effective"
 """Tells these fields from those of earlier versions, which were taken as written."""
-NEUTRAL: Mapping[str, Any] = {"encoder_share": 1.0, "settings": {}}
+NEUTRAL: Mapping[str, Any] = {"encoder_share": 1.0, "settings": {}, "still_levels": 0.0}
 """Settings of pruning that came later, with the value that does what was done before: left out, so that outputs which
 know nothing of them keep their recipes. Every further setting belongs here."""
 LABEL_FIELDS = ("key", "name", "stem", "folder")
@@ -158,7 +158,7 @@ def _question(question: Question, pruning: PruningConfig) -> dict[str, Any]:
 def _pruning(pruning: PruningConfig) -> dict[str, Any]:
     given: dict[str, Any] = _as_text(written(pruning))
     if pruning.policy == "none":
-        return {name: given[name] for name in ("mode", "near_duplicate", "encoder_share") if name in given}
+        return {name: given[name] for name in ("mode", *GONE)}
     if pruning.mode != "set_guided":
         del given["guidance"]  # only a set that is pruned together needs one importance
     return given
@@ -166,7 +166,8 @@ def _pruning(pruning: PruningConfig) -> dict[str, Any]:
 
 def written(pruning: PruningConfig) -> dict[str, Any]:
     """What is said of pruning, without what says nothing."""
-    return {name: value for name, value in pruning.model_dump().items() if value != NEUTRAL.get(name, _NOTHING)}
+    said = {name: value for name, value in pruning.model_dump().items() if value != NEUTRAL.get(name, _NOTHING)}
+    return {**GONE, **said}
 
 
 def _clips(clips: ClipsConfig) -> dict[str, Any]:

@@ -302,7 +302,7 @@ def _audit_row(audit: ClipAudit) -> dict[str, Any]:
         "answers": [
             {
                 "question_id": one.question_id,
-                "dense_shared_answer": answer_text(one.value),
+                "dense_shared_answer": answer_text(one),
                 "error_class": one.error_class,
             }
             for one in (found.answers if found is not None else ())
@@ -310,15 +310,16 @@ def _audit_row(audit: ClipAudit) -> dict[str, Any]:
     }
 
 
-def answer_text(value: object) -> str | None:
-    """An answer's value as the column `answer` holds it: yes or no, numbers without a needless point, JSON as text."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return f"{value:g}"
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+def answer_text(answer: Answer) -> str | None:
+    """As the column `answer` holds it: one of the allowed texts, or what was written (JSON in one form); None where it
+    could not be read."""
+    if answer.value is None:
+        return None
+    if answer.probability is not None:
+        return answer.text
+    return (
+        answer.value if isinstance(answer.value, str) else json.dumps(answer.value, sort_keys=True, ensure_ascii=False)
+    )
 
 
 def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
@@ -327,7 +328,7 @@ def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
         "question_id": question.id,
         "question": question.text,
         "answer_type": question.answer.kind,
-        "answer": answer_text(value),
+        "answer": answer_text(answer),
         "answer_boolean": value if column == "answer_boolean" else None,
         "answer_number": value if column == "answer_number" else None,
         "unit": getattr(question.answer, "unit", None),

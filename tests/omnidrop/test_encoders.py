@@ -100,24 +100,9 @@ def test_memory_too_small_for_a_clip_still_gives_its_features(small_qwen2_5_omni
         assert small.memory.held_bytes <= one_patch
 
 
-def test_near_duplicates_are_lossy_and_say_so(small_qwen2_5_omni: Path) -> None:
-    still = slides(1, 1, 1, 1, 1, 1, 1, 1)
-    noisy = np.clip(still.astype(int) + np.random.default_rng(0).integers(-1, 2, still.shape), 0, 255).astype(np.uint8)
-    noisy[6:, 10:26, 10:26] = 0  # a caption appears: a small part of the frame, but no noise
-    found = prefix_of(adapter_of(small_qwen2_5_omni, near_duplicate=2.0), noisy)
-    assert found.notes == ("lossy: 2 of 4 temporal patches took the features of frames within 2 levels",)
-    assert found.encoder_flops * 2 == found.encoder_flops_dense
-    patches = found.embeddings[found.modality == VIDEO].view(4, -1)
-    assert torch.equal(patches[0], patches[1])
-    assert torch.equal(patches[0], patches[2])
-    assert not torch.equal(patches[0], patches[3])
-    exact = prefix_of(adapter_of(small_qwen2_5_omni), noisy)
-    assert exact.encoder_flops == exact.encoder_flops_dense
-
-
 def test_settings_are_checked() -> None:
-    with pytest.raises(ValueError, match="near_duplicate 0 to 255"):
-        EncoderSettings(near_duplicate=-1.0)
+    with pytest.raises(ValueError, match="memory_bytes must be 0 or more"):
+        EncoderSettings(memory_bytes=-1)
 
 
 def test_silence_is_found_on_the_waveform(small_qwen2_5_omni: Path) -> None:

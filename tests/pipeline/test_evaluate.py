@@ -493,27 +493,36 @@ def test_tables_that_are_none(tmp_path, labelled, job):
 def test_a_jobs_model_is_loaded_alike_wherever_it_answers(tmp_path, labelled, job, monkeypatch):
     """A ratio is chosen by the accuracy of the job's own model, and the job is checked with it."""
     (tmp_path / "questions.yaml").write_text("\n".join(QUESTIONS.splitlines()[:4]))
-    job.write_text(job.read_text().replace("{retained_ratio: 0.4}", "{retained_ratio: 0.4, near_duplicate: 2.5}"))
-    loaded = []
+    job.write_text(job.read_text().replace("{retained_ratio: 0.4}", "{retained_ratio: 0.4, still_levels: 3.5}"))
+    loaded, run = [], []
 
     def seen(settings):
-        loaded.append((settings.model, settings.dtype, settings.near_duplicate))
-        return OmniModel.load(
-            settings.model, device=settings.device, dtype=settings.dtype, near_duplicate=settings.near_duplicate
-        )
+        loaded.append((settings.model, settings.dtype))
+        model = OmniModel.load(settings.model, device=settings.device, dtype=settings.dtype)
+        answer = model.answer_batch
+
+        def answered(clips, request):
+            run.append(request.pruning.still_levels)
+            return answer(clips, request)
+
+        monkeypatch.setattr(model, "answer_batch", answered)
+        return model
 
     monkeypatch.setattr(answerer, "load_model", seen)
     monkeypatch.setattr(evaluation_run, "load_model", seen)
     table = labelled(("short.mp4", "0", "3", "shape", "circle"))
     found = evaluate(tmp_path, "labels", "--job", job, "--labels", table, "--retained", "0.4", "--no-dense")
-    assert found["setting"]["near_duplicate"] == 2.5
+    (arm,) = found["arms"]
+    assert "still 3.5" in arm["name"]
     for command in (("validate", job), ("index", job), ("calibrate", job)):
         result = cli(*command)
         assert result.exit_code == 0, result.output
     clip_id = select(job, "SELECT min(clip_id) FROM answers")[0][0]
     result = cli("explain", clip_id, job, "-o", tmp_path / "page.html")
     assert result.exit_code == 0, result.output
-    assert loaded == [("tiny", "auto", 2.5)] * 5
+    assert loaded == [("tiny", "auto")] * 5
+    # Unpruned runs beside them encode everything as it is.
+    assert {levels for levels in run if levels} == {3.5}
 
 
 def test_answers_of_another_kind_of_encoding_are_not_taken_from_a_log(tmp_path, labelled, job):
@@ -523,7 +532,7 @@ def test_answers_of_another_kind_of_encoding_are_not_taken_from_a_log(tmp_path, 
     details = tmp_path / "details.jsonl"
     evaluate(tmp_path, *common, "--details", details)
     exact = job.read_text()
-    job.write_text(exact.replace("{retained_ratio: 0.4}", "{retained_ratio: 0.4, near_duplicate: 255}"))
+    job.write_text(exact.replace("{retained_ratio: 0.4}", "{retained_ratio: 0.4, still_levels: 255}"))
     evaluate(tmp_path, *common, "--details", details)
     job.write_text(exact)
     evaluate(tmp_path, *common, "--details", details)

@@ -119,12 +119,14 @@ def test_the_maps_say_where_each_token_left_and_what_was_looked_at(asked, board)
     left = trace.layers_entered()
     of_page = [(t, r, c) for t in range(board.patches) for r in range(board.rows) for c in range(board.columns)]
     assert entered[:video].tolist() == [left[places[place]] for place in of_page]
-    # A cell that was never encoded is told from one that was dropped.
+    # A cell that was never encoded, or once for several moments, is told from one that was dropped.
     encoded = np.frombuffer(board.encoded, np.uint8)
-    assert encoded[:video].tolist() == [trace.encoded[places[place]] for place in of_page]
-    assert encoded[video:].all()
+    known = trace.encoded.astype(int) + trace.is_still
+    assert encoded[:video].tolist() == [known[places[place]] for place in of_page]
+    assert (encoded[video:] == 1).all()
     assert not entered[encoded == 0].any()
-    assert 0 < board.cells_encoded == encoded[:video].sum() < video
+    assert 0 < board.cells_encoded == (encoded[:video] == 1).sum() < video
+    assert 0 < board.cells_still == (encoded[:video] == 2).sum()
 
 
 def test_what_a_question_looks_at_is_its_attention_in_the_dense_pass(asked, board):

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from pipeline.config.job import ExecutionConfig, JobConfig, JobError, load_job, make_job
 from pipeline.config.worker_settings import pruning_of
 from pipeline.config.yaml_source import MAX_FILE_BYTES, YamlError, parse_yaml, read_yaml
+from pipeline.journal import defaults
 from pipeline.journal.recipes import Kept, decode_recipe, keep, path_of
 from pipeline.planning.plan import make_recipe
 from pipeline.questions.question_set import load_question_set
+from pipeline.records.checksummed_parquet import JournalError
 from pipeline.storage.local_store import LocalStore
 
 SMALL = {"name": "talks", "archive": {"uri": "/videos"}, "output": "/out", "question_set": "lecture"}
@@ -134,6 +136,9 @@ def test_a_missing_field_is_explained(tmp_path: Path):
         ("pruning", {"retained_ratio": None}, "omnidrop needs a retained_ratio"),
         ("pruning", {"encoder_share": 0}, "greater than 0"),
         ("pruning", {"policy": "random", "encoder_share": 0.5}, "policy random chooses among all tokens"),
+        ("pruning", {"policy": "random", "still_levels": 2}, "policy random chooses among all tokens"),
+        ("pruning", {"still_levels": 256}, "less than or equal to 255"),
+        ("pruning", {"near_duplicate": 0}, "near_duplicate is gone.*still_levels"),
         ("execution", {"max_deaths_per_clip": 5}, "must be above max_deaths_per_clip"),
         ("model", {"device": "gpu"}, "model.device"),
         ("model", {"actors": 0}, "model.actors"),
@@ -188,6 +193,39 @@ def test_another_share_is_another_recipe_and_the_whole_is_the_one_of_before_ther
     stored = json.loads(store.read_bytes(path_of("hash")))
     del stored["pruning"]["encoder_share"]
     assert decode_recipe(json.dumps(stored).encode(), where="here").pruning.encoder_share == 1.0
+
+
+def test_what_stands_still_is_part_of_the_recipe_and_earlier_versions_knew_nothing_of_it(tmp_path: Path):
+    asked = load_question_set("lecture")
+
+    def made(**pruning: object) -> JobConfig:
+        return make_job({**SMALL, "pruning": pruning})
+
+    def recipe(**pruning: object) -> dict[str, object]:
+        return dict(make_recipe(made(**pruning), asked, "weights").fields["pruning"])
+
+    assert recipe() == recipe(still_levels=2) != recipe(still_levels=3)
+    assert recipe()["still_levels"] == "2.0"
+    # As recipes were before: without the new setting, with the one that is gone.
+    before = {"encoder_share": "0.35", "guidance": "max", "mode": "set_guided", "near_duplicate": "0.0"}
+    assert recipe(still_levels=0) == before | {"policy": "omnidrop", "retained_ratio": "0.3"}
+    assert recipe(mode="dense_shared") == {"mode": "dense_shared", "near_duplicate": "0.0"}
+    store = LocalStore(tmp_path)
+    keep(store, "hash", Kept.of(made(), asked))
+    stored = json.loads(store.read_bytes(path_of("hash")))
+    assert decode_recipe(json.dumps(stored).encode(), where="here").pruning.still_levels == 2.0
+    del stored["pruning"]["still_levels"]
+    stored["pruning"]["near_duplicate"] = 0.0
+    assert decode_recipe(json.dumps(stored).encode(), where="here").pruning == made(still_levels=0).pruning
+    stored["pruning"]["near_duplicate"] = 2.5
+    with pytest.raises(JournalError, match=r"asked with near_duplicate 2\.5, which only earlier versions know"):
+        decode_recipe(json.dumps(stored).encode(), where="here")
+    # An output that remembers defaults, but not this one, was begun without it.
+    for kept, levels in ((None, 0.0), (2.0, 2.0)):
+        then = {"model": {}, "clips": {}, "pruning": {} if kept is None else {"still_levels": kept}}
+        store.write(defaults.PATH, json.dumps(then).encode())
+        assert defaults.with_kept(made(), store).pruning.still_levels == levels
+        assert defaults.with_kept(made(still_levels=4), store).pruning.still_levels == 4
 
 
 def test_a_worker_dies_more_often_than_a_clip_may_by_default():

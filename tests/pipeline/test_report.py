@@ -48,7 +48,7 @@ QUESTIONS = (
 )
 VALUES = {Boolean: (False, True), Number: (0.0, 1.0, 2.0, 12.0)}
 FOLDERS = ("physics", "law", "medicine", "history")
-ENCODED = tuple(encoder_notes(PatchPlan((), (), 0, 1_400, 4_000), None, EncoderSettings()))
+ENCODED = tuple(encoder_notes(PatchPlan((), (), cells=1_400, all_cells=4_000), None, EncoderSettings()))
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{ 7919 * 7907 }}\u202egpj"
 
 
@@ -84,7 +84,9 @@ def made_up(clip, streams, chance):
             yield Answer(question.id, None, "hm", error_class="answer_invalid")
         else:
             sure = 1 - chance.random() ** 2 * 0.6
-            yield Answer(question.id, next(streams[question.id]), "", sure, sure / 2)
+            value = next(streams[question.id])
+            text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool | str) else f"{value:g}"
+            yield Answer(question.id, value, text, sure, sure / 2)
 
 
 def units_of(media, clips):

@@ -46,8 +46,6 @@ class AnswererSettings:
     device: str = "auto"
     dtype: str = "auto"
     pruning: Pruning = field(default_factory=Pruning)
-    near_duplicate: float = 0.0
-    """See `OmniModel.load`: 0 is exact."""
     weights_hash: str | None = None
     """What was planned with: another checkpoint under the same name is not loaded. None takes what is there."""
     system_prompt: str | None = None
@@ -93,9 +91,7 @@ def load_model(settings: AnswererSettings) -> OmniModel:
     All that a job or an evaluation loads is loaded here, so that a setting cannot hold for one and not for the other.
     Raises CheckpointError.
     """
-    model = OmniModel.load(
-        settings.model, device=settings.device, dtype=settings.dtype, near_duplicate=settings.near_duplicate
-    )
+    model = OmniModel.load(settings.model, device=settings.device, dtype=settings.dtype)
     if settings.weights_hash not in (None, model.weights_hash):
         raise CheckpointError(
             f"the checkpoint {settings.model} on {platform.node()} is not the one that was planned with: its content "

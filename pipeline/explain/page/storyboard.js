@@ -223,7 +223,7 @@
     const places = data.map_layers.map((layer, place) => [Math.abs(layer - state.layer), place]);
     const looked = lookedAt(state.question, places.reduce((a, b) => b[0] < a[0] ? b : a)[1]);
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const veil = dark ? [18, 20, 23] : [250, 249, 246], unseen = dark ? [52, 62, 76] : [176, 188, 204];
+    const veil = dark ? [18, 20, 23] : [250, 249, 246], unseen = dark ? [52, 62, 76] : [176, 188, 204], still = dark ? [46, 70, 58] : [182, 208, 190];
     const deepest = Math.min(255, data.layers);
     for (const { canvas, first, count } of canvases) {
       const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
@@ -231,8 +231,8 @@
         const token = first + i, isThere = entered[token] > state.layer;
         let red = 0, green = 0, blue = 0, alpha;
         if (state.view === "kept") {
-          const isUnseen = encoded && !encoded[token];
-          [red, green, blue] = isUnseen ? unseen : veil;
+          const isUnseen = encoded && !encoded[token], isStill = encoded && encoded[token] === 2;
+          [red, green, blue] = isUnseen ? unseen : isStill ? still : veil;
           alpha = isUnseen ? 0.96 : isThere ? 0 : 0.92 - 0.22 * entered[token] / deepest;
         } else {
           const heat = looked[token] / data.levels;
@@ -251,7 +251,7 @@
 
   function legend() {
     if (state.view === "kept") {
-      byId("legend").textContent = "Lit: still there. Veiled: dropped, the earlier the more." + (encoded ? " Blue-grey: never encoded." : "");
+      byId("legend").textContent = "Lit: still there. Veiled: dropped, the earlier the more." + (data.cells_still ? " Green: dropped, looks as it did when it was encoded." : "") + (encoded && encoded.includes(0) ? " Blue-grey: never encoded." : "");
       return;
     }
     const entries = [["rgb(255 196 58)", "looked at more than others, still there"], ["rgb(232 52 60)", "looked at more than others, but dropped"]];
