@@ -19,7 +19,7 @@ FILES = [replace(rows.media(), media_id=f"{n:032x}", size_bytes=40) for n in ran
 @pytest.fixture
 def planned():
     """(account, what is planned so far, the thread that plans): room for two files of 40 bytes, one file a batch."""
-    account, so_far = FetchedAhead(100), []
+    account, so_far = FetchedAhead(lambda: 100), []
     probe = account.probing(lambda items: [(media, Probed(None)) for media in items])
     batches = (probe([media]) for media in FILES)
     plans = account.planned(MediaPlan(media, None, Version("v"), ()) for found in batches for media, _ in found)
