@@ -46,6 +46,9 @@ UNITS_PACKED = 256
 NODE_ID_LABEL = "ray.io/node-id"
 """Ray gives every machine this label."""
 
+MAKING_READY = "making_ready"
+"""Calls of an actor that run beside its answers, in a thread of their own."""
+
 if TYPE_CHECKING:
     # Decode workers import this module too, and must not hold torch: 0.4 GB and seconds in each of them.
     from omnidrop.model import Pruning
@@ -95,6 +98,12 @@ class _Actor:
             # The driver sees a death, starts another actor and gives this clip a second chance, counted.
             os._exit(1)
 
+    @ray.method(concurrency_group=MAKING_READY)  # type: ignore[untyped-decorator]
+    def make_ready(self, decoded: DecodedClip, asked: bytes) -> None:
+        """Beside an answer to another clip; see `Answerer.make_ready`."""
+        questions, instruction = pickle.loads(asked)
+        self._answerer.make_ready(decoded, questions, instruction)
+
     def answer_batch(self, asked: bytes, *decoded: DecodedClip) -> list[ClipOutcome]:
         """Several clips that are asked the same."""
         # Ray hands over what references point to only where they are arguments themselves.
@@ -111,7 +120,13 @@ class _Actor:
 
 
 _decode_task = ray.remote(num_cpus=1, max_retries=0, num_returns=2)(_decode)
-_ActorClass = ray.remote(max_restarts=0, max_task_retries=0)(_Actor)
+_ActorClass = ray.remote(
+    max_restarts=0,
+    max_task_retries=0,
+    concurrency_groups={MAKING_READY: 1},
+    # Of two calls the driver must know which came first, to tell which of them an actor died of.
+    allow_out_of_order_execution=False,
+)(_Actor)
 
 
 @lru_cache(maxsize=2)
@@ -197,8 +212,9 @@ class DecodeStarter:
 
 
 def start_actor(settings: AnswererSettings, *, num_gpus: float, num_cpus: float = 1) -> Any:
-    """Start an actor with `load()`, `answer(decoded, packed(questions, instruction))`, `answer_batch(packed(questions,
-    instruction), *decoded)` and `describe()`, all called with `.remote`. `num_gpus` 0 where there is no GPU."""
+    """Start an actor with `load()`, `answer(decoded, packed(questions, instruction))`, `make_ready` of the same, which
+    runs beside an answer, `answer_batch(packed(questions, instruction), *decoded)` and `describe()`, all called with
+    `.remote`. It answers in the order of the calls. `num_gpus` 0 where there is no GPU."""
     return _ActorClass.options(num_gpus=num_gpus, num_cpus=num_cpus).remote(settings)
 
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale --part plan --clips 4000000 --json plan.json
     python -m benchmarks.scale --part executor --clips 100000 --json executor.json
+    python -m benchmarks.scale --part busy --clips 200 --json busy.json
     python -m benchmarks.scale --part simulate --clips 1000000 --json simulate.json
     python -m benchmarks.scale --part index --clips 10000000 --json index.json
     python -m benchmarks.scale --part results --clips 2000000 --json results.json
@@ -9,6 +10,7 @@
 
 `plan`: a made-up listing through the real planner, without and with cached probes.
 `executor`: clips through the real execution loop on a real Ray, with a model that only waits.
+`busy`: the same with a stand-in for the device, which should never wait for the next clip to be made ready.
 `simulate`: the same loop as discrete events for 8, 64 and 512 GPUs; names what is short first.
 `index`: clips in PostgreSQL; the five savings queries from rollups and from raw rows.
 `results`: answers through journal, index and published tables, read by DuckDB.
@@ -27,7 +29,7 @@ from typing import Any
 
 from benchmarks.scale.simulate import Stages
 
-PARTS = ("plan", "executor", "simulate", "index", "results", "fetch")
+PARTS = ("plan", "executor", "busy", "simulate", "index", "results", "fetch")
 
 
 def main() -> None:

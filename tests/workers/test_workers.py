@@ -392,6 +392,28 @@ def test_a_clip_is_answered_with_its_own_id_and_cost(answerer, decoded):
     assert 0 < result.answers.cost.seconds <= result.answer_s
 
 
+def test_a_clip_that_was_made_ready_is_answered_without_doing_it_again(answerer, decoded, monkeypatch):
+    expected = answerer.answer(decoded, QUESTIONS, "Look closely.")
+    answerer._model.adapter.memory.clear()
+    answerer.make_ready(decoded, QUESTIONS, "Look closely.")
+    processor = answerer._model.adapter.processor
+    with monkeypatch.context() as patched:
+        for work in ("inputs", "resized"):
+            patched.setattr(processor, work, lambda *_, **__: pytest.fail("done already"))
+        # As it comes through Ray a second time: equal arrays that are others.
+        again = replace(decoded, frames=decoded.frames.copy(), audio=decoded.audio.copy())
+        result = answerer.answer(again, QUESTIONS, "Look closely.")
+    assert result.answers.answers == expected.answers.answers
+    assert result.answers.trace == expected.answers.trace
+    assert (result.clip, result.frames, result.samples) == (decoded.clip, 8, 64_000)
+    # Another instruction is another prompt, whatever was made ready.
+    answerer.make_ready(decoded, QUESTIONS, "Look away.")
+    assert answerer.answer(decoded, QUESTIONS, "Look closely.").answers.answers == expected.answers.answers
+    # What cannot be made ready says so when it is answered.
+    answerer.make_ready(replace(decoded, frames=None, audio=None), QUESTIONS)
+    assert isinstance(answerer.answer(replace(decoded, frames=None, audio=None), QUESTIONS), ClipFailure)
+
+
 @pytest.mark.parametrize("lacking", ["frames", "audio"])
 def test_pictures_alone_and_sound_alone_are_answered(answerer, decoded, lacking):
     result = answerer.answer(replace(decoded, **{lacking: None}), QUESTIONS)
