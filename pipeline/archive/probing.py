@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from threading import BoundedSemaphore
 
 from omnidrop.errors import OmniDropError
 from pipeline.config.job import JobConfig
@@ -65,8 +66,9 @@ MORE_MEDIA = frozenset(
 )
 """Ends of names that say media, and that this machine's table of types may not have, or has as something else."""
 LOOKS = 32
-"""Objects of one batch that are fetched at once, each with `execution.fetch_streams` requests: a batch has few of them
-on one machine, and more on a cluster."""
+"""Objects that are looked at at once, on a cluster."""
+LOOKS_HERE = 2
+"""On this machine: each holds `execution.fetch_streams` pieces of 8 MiB."""
 CHILDREN = max(2, min(16, os.cpu_count() or 2))
 """Probing processes: a probe waits for the disk or the network most of the time."""
 
@@ -88,6 +90,7 @@ def prober(
         pool = stack.enter_context(
             ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options, scans=scans, below=below)
         )
+        here = BoundedSemaphore(LOOKS_HERE)
         looks = stack.enter_context(ThreadPoolExecutor(LOOKS, thread_name_prefix="looks"))
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
@@ -101,7 +104,10 @@ def prober(
             yield from seen
 
         def look_at(media: Media) -> Probed:
-            looked = looking(media) or looked_at(media, where, probed_here)
+            looked = looking(media)
+            if looked is None:
+                with here:
+                    looked = looked_at(media, where, probed_here)
             if looked.content_id is None:
                 assert isinstance(looked.found, ClipFailure)
                 return _probed(looked.found, scans)
