@@ -12,14 +12,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from workers.media.confinement import level
-from workers.media.decode import Source, decode_one
+from workers.media.decode import Looked, Source, decode_one, looked_at
 from workers.media.ffmpeg import tool_here
+from workers.media.probing import ProbePool
 from workers.media.remote import bytes_fetched
 from workers.records import (
     Clip,
@@ -29,6 +31,8 @@ from workers.records import (
     DecodeReport,
     DecodeSettings,
     Loaded,
+    Media,
+    MediaInfo,
     WorkUnit,
 )
 
@@ -123,6 +127,38 @@ _ActorClass = ray.remote(
     # Of two calls the driver must know which came first, to tell which of them an actor died of.
     allow_out_of_order_execution=False,
 )(_Actor)
+
+
+@lru_cache(maxsize=2)
+def _pool(probe_timeout_s: float) -> ProbePool:
+    """A prober for as long as this process lasts."""
+    return ProbePool(1, timeout_s=probe_timeout_s)
+
+
+def _look(shared: bytes, media: Media) -> Looked:
+    source, probe_timeout_s = pickle.loads(shared)
+
+    def probed(path: str) -> MediaInfo | ClipFailure:
+        ((_, found),) = _pool(probe_timeout_s).probe_many([(None, path)])
+        return found
+
+    return looked_at(media, source, probed)
+
+
+_look_task = ray.remote(num_cpus=0, max_retries=0)(_look)
+
+
+class LookStarter:
+    """Looks at objects where they will be decoded: no core is taken for what waits for a store."""
+
+    def __init__(self, source: Source, probe_timeout_s: float) -> None:
+        self._shared = packed(source, probe_timeout_s)
+
+    def look(self, machine: str, media: Media) -> Looked:
+        """On one machine, by its node's id, if it is there. Raises ray.exceptions.RayError."""
+        there = NodeAffinitySchedulingStrategy(machine, soft=True)
+        found: Looked = ray.get(_look_task.options(scheduling_strategy=there).remote(self._shared, media))
+        return found
 
 
 class DecodeStarter:

@@ -2,9 +2,10 @@
 
 A real S3 server (rclone over a folder) behind a proxy with 30 ms before each reply and 80 MB/s a connection; files are
 a second of real video, repeated up to their size, with an index. Simulated machines have a cache and decoding threads
-each; the first is the driver's, which looks at each file (fetch, hash, probe) ahead of decoding as a run does; clips
-are decoded on their file's home (`home_of`). `is_as_before` deals clips to the machines in turn, with one range in
-flight, no copy before the hash, and no stage ahead: what a run did before there was such a stage.
+each; a file is looked at (fetched, hashed, probed) ahead of decoding and its clips are decoded on its home (`home_of`),
+as in a run on a cluster. `is_as_before` looks at all files on the first machine and deals
+clips to the machines in turn, with one range in flight, no copy before the hash, and no stage ahead: what a run did
+before there was such a stage.
 
 `bytes_read_over_archive`: bytes that came from the store over the archive's. `decode_busy_share`: share of the time,
 from the first decoded clip to the last, in which decoding threads decoded. `first_clip_s`, `all_s`: from the start.
@@ -127,7 +128,7 @@ def _measured(folder: Path, address: str, files: Sequence[Media], machines: int,
     def looked_at(media: Media) -> MediaInfo:
         if is_as_before:
             return _as_before(media, settings, there[0].source)
-        _, info = look(media, settings, there[0].source, probe)
+        _, info = look(media, settings, homes[home_of(media, homes)].source, probe)
         assert info is not None
         return info
 

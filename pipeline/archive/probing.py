@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from threading import BoundedSemaphore
 
 from omnidrop.errors import OmniDropError
 from pipeline.config.job import JobConfig
@@ -23,10 +24,9 @@ from pipeline.failure_rules import rule_of
 from pipeline.storage.s3_client import s3_options
 from workers.errors import MediaTooLarge, NotMedia, Sidecar
 from workers.media.confinement import require
-from workers.media.decode import Source, content_of, is_local, look, opened
+from workers.media.decode import Looked, Source, content_of, is_local, looked_at, opened
 from workers.media.fetching import CacheSettings
 from workers.media.ffmpeg import with_working_ffmpeg
-from workers.media.opening import Copy
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
 from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo
@@ -65,15 +65,22 @@ MORE_MEDIA = frozenset(
     {"mkv", "mka", "ts", "m2ts", "mts", "mxf", "webm", "opus", "flac", "ogv", "flv", "wmv", "vob", "m4v"}
 )
 """Ends of names that say media, and that this machine's table of types may not have, or has as something else."""
+LOOKS = 32
+"""Objects that are looked at at once, on a cluster."""
+LOOKS_HERE = 2
+"""On this machine: each holds `execution.fetch_streams` pieces of 8 MiB."""
 CHILDREN = max(2, min(16, os.cpu_count() or 2))
 """Probing processes: a probe waits for the disk or the network most of the time."""
 
 
 @contextmanager
-def prober(job: JobConfig, *, scans: bool = True) -> Iterator[Prober]:
+def prober(
+    job: JobConfig, *, scans: bool = True, looking: Callable[[Media], Looked | None] = lambda media: None
+) -> Iterator[Prober]:
     """A prober for one run; its processes end with the block.
 
-    With `scans`, every packet is read of files whose timeline no index tells.
+    With `scans`, every packet is read of files whose timeline no index tells. `looking` looks elsewhere at an object
+    that is to be kept; what it gives None for is looked at here.
     """
     require(job.execution.confinement)
     where = source(job)
@@ -83,24 +90,29 @@ def prober(job: JobConfig, *, scans: bool = True) -> Iterator[Prober]:
         pool = stack.enter_context(
             ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options, scans=scans, below=below)
         )
+        here = BoundedSemaphore(LOOKS_HERE)
+        looks = stack.enter_context(ThreadPoolExecutor(LOOKS, thread_name_prefix="looks"))
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
             kept = [media for media in items if _is_kept(media, where)]
             others = [media for media in items if not _is_kept(media, where)]
             # An object is fetched before it is probed: its hash, its packets and its clips need it once.
-            seen = passes.map(lambda media: (media, look_at(media)), kept)
+            seen = looks.map(lambda media: (media, look_at(media)), kept)
             found = ((m, _probed(r, scans)) for m, r in pool.probe_many((m, m.uri) for m in others))
             yield from passes.map(lambda pair: (pair[0], _read(pair[0], pair[1], job, where)), found)
             yield from seen
 
         def look_at(media: Media) -> Probed:
-            try:
-                content, result = look(media, DecodeSettings(), where, lambda at: probed_here(Copy.of(at, media.key)))
-            except OmniDropError as error:
-                return Probed(None, ClipFailure(None, "probe", error.error_class, str(error)), is_scanned=scans)
-            found = _probed(probed_here(media.uri) if result is None else result, scans)
-            return _read(replace(media, content_id=content), found, job, where)
+            looked = looking(media)
+            if looked is None:
+                with here:
+                    looked = looked_at(media, where, probed_here)
+            if looked.content_id is None:
+                assert isinstance(looked.found, ClipFailure)
+                return _probed(looked.found, scans)
+            found = _probed(probed_here(media.uri) if looked.found is None else looked.found, scans)
+            return _read(replace(media, content_id=looked.content_id), found, job, where)
 
         def probed_here(path: str) -> MediaInfo | ClipFailure:
             ((_, result),) = pool.probe_many([(None, path)])

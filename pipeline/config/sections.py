@@ -6,6 +6,7 @@ consistent in itself. Knows nothing about files, options or what the settings do
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -372,6 +373,10 @@ class ContextConfig(Section):
         return patterns
 
 
+IN_PROCESS = "in-process"
+"""The address of no Ray."""
+
+
 class ExecutionConfig(Section):
     """How work is spread, bounded and retried."""
 
@@ -447,6 +452,11 @@ class ExecutionConfig(Section):
     stop_grace_s: float = Field(
         default=60.0, ge=0, description="Seconds that running units get to finish after SIGTERM or Ctrl-C."
     )
+
+    @property
+    def is_on_a_cluster(self) -> bool:
+        """Whether the job's models run on a Ray that stands already, perhaps on other machines than this one."""
+        return (self.ray_address or os.environ.get("RAY_ADDRESS") or IN_PROCESS) != IN_PROCESS
 
     @field_validator("cache_dir")
     @classmethod

@@ -19,11 +19,12 @@ from omnidrop.model import Pruning
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
+from pipeline.config.sections import IN_PROCESS
 from pipeline.config.worker_settings import answerer_settings, decode_settings, pruning_of
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, CalibrationError
 from pipeline.cost.throughput import MeasuredPass, fit
-from pipeline.execution.backends import IN_PROCESS, is_on_a_cluster, one_actor
+from pipeline.execution.backends import one_actor
 from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.plan import plan_archive
 from pipeline.records.unit import utc_now
@@ -97,7 +98,7 @@ def calibrate(job: JobConfig, advance: Callable[[int, int], None] = lambda done,
 
 
 def _answerer(job: JobConfig) -> AbstractContextManager[Answerer | RemoteAnswerer]:
-    if is_on_a_cluster(job):
+    if job.execution.is_on_a_cluster:
         return one_actor(job)
     # As an actor would: with the cores that Ray gives it.
     threads = None if job.execution.ray_address == IN_PROCESS else max(1, int(job.model.cpus_per_actor))

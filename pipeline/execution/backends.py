@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
+from pipeline.config.sections import IN_PROCESS
 from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted, unwatched
 from pipeline.execution.actor_pool import ExecutionError
@@ -51,8 +53,9 @@ from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeS
 
 log = logging.getLogger(__name__)
 
-IN_PROCESS = "in-process"
 KNOCK_S = 10.0
+_connecting = threading.Lock()
+"""The thread that plans and the one that executes may both be first."""
 
 
 class RayUnavailable(UserError):
@@ -237,9 +240,9 @@ class _OnRay:
     def _backend(self) -> Backend:
         job = self._job
         settings, where = decode_settings(job.clips, job.execution), source(job)
-        is_placed = ray.cluster_resources().get(ray_workers.DECODE_RESOURCE, 0) > 0
+        decodes = _decode_resource()
+        is_placed = decodes == ray_workers.DECODE_RESOURCE
         starter = ray_workers.DecodeStarter(settings, where, is_placed=is_placed)
-        decodes = ray_workers.DECODE_RESOURCE if is_placed else "CPU"
         return Backend(
             start_decode=starter,
             start_decode_at=starter.at,
@@ -252,6 +255,20 @@ class _OnRay:
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
             health=self._health,
         )
+
+
+def _decode_resource() -> str:
+    """What machines that decode have."""
+    is_there = ray.cluster_resources().get(ray_workers.DECODE_RESOURCE, 0) > 0
+    return ray_workers.DECODE_RESOURCE if is_there else "CPU"
+
+
+def decoding_machines(job: JobConfig) -> tuple[str, ...]:
+    """Ids of the cluster's machines that decode; connects to it where nobody has. Raises RayUnavailable."""
+    with contextlib.ExitStack() as stack, _connecting:
+        if not ray.is_initialized():
+            _connect(job, stack)
+    return tuple(slots_of(_decode_resource()))
 
 
 def _gpus_per_actor(job: JobConfig) -> float:
@@ -273,11 +290,6 @@ def _start_actor(job: JobConfig, audit_share: float, weights_hash: str | None = 
         weights_hash=weights_hash,
     )
     return ray_workers.start_actor(settings, num_gpus=_gpus_per_actor(job), num_cpus=cpus)
-
-
-def is_on_a_cluster(job: JobConfig) -> bool:
-    """Whether the job's models run on a Ray that stands already, perhaps on other machines than this one."""
-    return (job.execution.ray_address or os.environ.get("RAY_ADDRESS") or IN_PROCESS) != IN_PROCESS
 
 
 @contextmanager
@@ -302,19 +314,25 @@ def _connected(job: JobConfig) -> Iterator[bool]:
     """Connect to the job's cluster, or have a Ray on this machine for as long as the block lasts; yields whether it was
     started here. Raises RayUnavailable."""
     with contextlib.ExitStack() as stack:
-        yield not ray.is_initialized() and _connect(job, stack)
+        with _connecting:
+            is_started = not ray.is_initialized() and _connect(job, stack)
+        yield is_started
 
 
 def _connect(job: JobConfig, stack: contextlib.ExitStack) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # It warns that a token it found is used, in the middle of the progress bar. A token that is missing is an error.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    # Only the main thread may set them, and Ray sets them only there.
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+    handlers = {number: signal.getsignal(number) for number in numbers}
     address = job.execution.ray_address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
             _knock(address)
-            ray.init(address=address, logging_level=logging.WARNING)
+            # In another thread it warns that it leaves SIGTERM alone, as it should.
+            ray.init(address=address, logging_level=logging.WARNING if is_main else logging.ERROR)
             return False
         # An actor and a decode task must fit side by side even on one core.
         cpus = max(math.ceil(job.model.cpus_per_actor) + 1, os.cpu_count() or 1)

@@ -21,6 +21,8 @@ MOST_WAITING = 4096
 """Clips that wait while another's home is looked for: then machines without work help."""
 WORTH_HELP = 3
 """Clips that wait for each slot of a home from which on others may help."""
+LEAST_HELPED_BYTES = 256 << 20
+"""Of a smaller file a helper would read most to decode a few clips."""
 
 
 def home_of(media: Media, machines: Iterable[str]) -> str:
@@ -30,6 +32,10 @@ def home_of(media: Media, machines: Iterable[str]) -> str:
         return hashlib.blake2b(f"{machine}\0{media.uri}\0{media.etag}".encode(), digest_size=8).digest()
 
     return max(machines, key=weight)
+
+
+def _size(state: ClipState) -> int:
+    return state.owner.unit.media.size_bytes
 
 
 class Waiting:
@@ -70,7 +76,8 @@ class Waiting:
         free = next((machine for machine in self._slots if self._has_slot(machine)), None) if may_help else None
         if free is None and sum(self._slots.values()) < self._most:
             free = ""  # a cluster grows only where something waits for it
-        if free is None or (free and len(queue) <= WORTH_HELP * self._slots.get(home, 0)):
+        is_worth = len(queue) > WORTH_HELP * self._slots.get(home, 0) and _size(queue[-1]) >= LEAST_HELPED_BYTES
+        if free is None or (free and not is_worth):
             return None
         # The last ones: the home reads on from where it is.
         queue[-1].machine, queue[-1].is_helped = free, True

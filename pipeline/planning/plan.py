@@ -261,6 +261,8 @@ class Planner:
     """Clips that keep earlier answers while they are asked what is new, or nothing."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Why clips are asked."""
+    at_once: Callable[[], int] = lambda: 1
+    """How many machines look at media: so many batches are one."""
     _begun: set[int] = field(default_factory=set)
     """Of versions with something left to do, by the beginning of their ids."""
 
@@ -269,7 +271,8 @@ class Planner:
         for batch in batches(listed, LOOKUP_BATCH):
             # What must be read first must not keep the rest waiting, nor the model.
             is_known = len(self.index.probes(batch)) == len(batch)
-            reading = batches_within(batch, READ_BATCH, READ_BATCH_BYTES, lambda media: media.size_bytes)
+            many = 1 if is_known else self.at_once()
+            reading = batches_within(batch, many * READ_BATCH, many * READ_BATCH_BYTES, lambda media: media.size_bytes)
             for some in [batch] if is_known else reading:
                 yield from self._batch(some)
 

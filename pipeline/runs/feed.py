@@ -70,6 +70,8 @@ class Feed:
     retry: Retry | None
     stop: StopFlag
     choices: Choices
+    machines: Callable[[], int] = lambda: 1
+    """How many look at media and decode them."""
     not_taken: NotTaken = field(default_factory=NotTaken)
     media_listed: int = 0
     media_planned: int = 0
@@ -79,7 +81,7 @@ class Feed:
     def __post_init__(self) -> None:
         opened = self.opened
         # The other half is for what is being decoded, and for other processes of the machine.
-        self._ahead = FetchedAhead(opened.job.execution.cache_bytes // 2)
+        self._ahead = FetchedAhead(lambda: self.machines() * opened.job.execution.cache_bytes // 2)
         probe = self._ahead.probing(self.probe) if is_s3(opened.job.archive.uri) else self.probe
         of_job = (opened.job, opened.question_set, opened.recipe, opened.index, probe)
         self._forgotten = opened.journal.tombstones()
@@ -92,6 +94,7 @@ class Feed:
             not_taken=self.not_taken,
             sources=opened.sources,
             recipes=opened.recipes,
+            at_once=self.machines,
             context=context_reader(opened.job, opened.recipe.context_fields, self.patience),
             read_unit=opened.journal.read_if_kept,
         )

@@ -8,7 +8,7 @@ nothing about how anything is fetched or decoded.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pipeline.archive.probing import Probed, Prober
 from pipeline.planning.plan import MediaPlan
@@ -18,7 +18,7 @@ from workers.records import Media
 class FetchedAhead:
     """One run's account, kept by the thread that plans and the one that hands out units."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: Callable[[], int]) -> None:
         self._most_bytes = most_bytes
         self._changed = threading.Condition()
         self._found: dict[str, int] = {}
@@ -78,8 +78,9 @@ class FetchedAhead:
         self._changed.notify_all()
 
     def _wait(self, size: int) -> None:
+        most_bytes = self._most_bytes()
         with self._changed:
             while self._waiting and not self._is_closed:
-                if sum(self._waiting.values()) + sum(self._found.values()) + size <= self._most_bytes:
+                if sum(self._waiting.values()) + sum(self._found.values()) + size <= most_bytes:
                     return
                 self._changed.wait()

@@ -21,9 +21,11 @@ from pipeline.archive.health import ArchiveHealth, patient_prober
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig, ModelConfig
+from pipeline.config.locations import is_s3
 from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
+from pipeline.execution.looking import AtHome
 from pipeline.index.totals import Totals
 from pipeline.planning.asking_again import AsksAgain, refuse_asking_again
 from pipeline.planning.open_job import Opened, open_job
@@ -133,9 +135,11 @@ def run_job(
         recorder = Recorder(opened, run)
         committer = stack.enter_context(Committer(opened.journal, opened.index, opened.asked, run.run_id))
         health = ArchiveHealth(job)
-        probe = patient_prober(stack.enter_context(prober(job)), health, patience)
+        looking = AtHome(job) if is_s3(job.archive.uri) and job.execution.is_on_a_cluster else None
+        probing = prober(job) if looking is None else prober(job, looking=looking)
+        probe = patient_prober(stack.enter_context(probing), health, patience)
         parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
-        feed = Feed(*parts, choices)
+        feed = Feed(*parts, choices) if looking is None else Feed(*parts, choices, looking.machines)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
         resolved = calibration.resolved(job, known)
         execution = _Execution(resolved, opened.asked.weights_hash, stop, patience, health, metrics)

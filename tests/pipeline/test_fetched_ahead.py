@@ -1,4 +1,4 @@
-"""How far fetching runs ahead of decoding."""
+"""How far fetching runs ahead of decoding, and whether there is room for what it keeps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.archive.probing import Probed
+from pipeline.checks import validate
+from pipeline.config.job import JobError, make_job
 from pipeline.planning.plan import MediaPlan
 from pipeline.runs.fetched_ahead import FetchedAhead
 from tests.support import rows
@@ -19,7 +21,7 @@ FILES = [replace(rows.media(), media_id=f"{n:032x}", size_bytes=40) for n in ran
 @pytest.fixture
 def planned():
     """(account, what is planned so far, the thread that plans): room for two files of 40 bytes, one file a batch."""
-    account, so_far = FetchedAhead(100), []
+    account, so_far = FetchedAhead(lambda: 100), []
     probe = account.probing(lambda items: [(media, Probed(None)) for media in items])
     batches = (probe([media]) for media in FILES)
     plans = account.planned(MediaPlan(media, None, Version("v"), ()) for found in batches for media, _ in found)
@@ -54,3 +56,23 @@ def test_nobody_waits_when_nothing_more_is_handed_out(planned):
     thread.start()
     assert waits(so_far, thread, 2)
     account.close()
+
+
+def test_validate_says_where_the_disk_is_too_small_for_what_is_kept(tmp_path):
+    given = {
+        "name": "a",
+        "archive": {"uri": "s3://media/a"},
+        "output": str(tmp_path / "out"),
+        "question_set": "toy-world",
+    }
+
+    def checked(**execution):
+        return validate._cache(make_job(given | {"execution": execution}), validate._Found(bytes=1 << 62, larger=3))
+
+    folder = tmp_path / "cache" / "of-omnidrop"
+    assert "3 files are larger" in checked(cache_dir=str(folder), cache_bytes=1 << 20)
+    assert not folder.parent.exists()
+    with pytest.raises(validate.CheckError, match=r"GiB free .* lower execution.cache_bytes, .* execution.cache_dir"):
+        checked(cache_dir=str(folder), cache_bytes=1 << 60)
+    with pytest.raises(JobError, match="cache/of-omnidrop' is not an absolute path"):
+        checked(cache_dir="cache/of-omnidrop")

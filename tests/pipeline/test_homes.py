@@ -65,7 +65,7 @@ def test_a_files_clips_begin_where_it_is_and_no_faster_than_that_machine_decodes
 
 def test_a_machine_without_work_helps_one_that_has_too_much(machines):
     waiting = Waiting(lambda: machines, 6)
-    clips = states(FILES[0], clips=20)
+    clips = states(replace(FILES[0], size_bytes=1 << 30), clips=20)
     waiting.add(clips)
     home = home_of(FILES[0], machines)
     assert [(state.clip, state.machine) for state in begun(waiting)] == [(one.clip, home) for one in clips[:2]]
@@ -73,6 +73,9 @@ def test_a_machine_without_work_helps_one_that_has_too_much(machines):
     assert [(state.clip, state.is_helped) for state in helped] == [(one.clip, True) for one in clips[:-5:-1]]
     assert home not in {state.machine for state in helped}
     assert waiting.next(may_help=True) is None
+    small = Waiting(lambda: machines, 6)
+    small.add(states(FILES[0], clips=20))
+    assert {state.machine for state in begun(small, may_help=True)} == {home}
     assert len(waiting) == 20 - 2 - 4
 
 

@@ -22,7 +22,8 @@ from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
 from workers.media.fetching import CacheSettings, fetched, is_here
 from workers.media.ffmpeg import with_working_ffmpeg
-from workers.media.opening import CheckedPath, local_path, opened_below
+from workers.media.opening import CheckedPath, Copy, local_path, opened_below
+from workers.media.remote import bytes_fetched
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
 
 Found = TypeVar("Found")
@@ -151,6 +152,28 @@ def look(
             return whole.hexdigest(), find(path)
     except CacheFull:
         return InBlocks(media, options, cache).sha256(), None
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found out about an object where it is kept."""
+
+    content_id: str | None
+    """None where it could not be read: then `found` says why."""
+    found: MediaInfo | ClipFailure | None
+    """None where it was not kept, and is to be probed where it lies."""
+    bytes_fetched: int
+
+
+def looked_at(media: Media, source: Source, probed: Callable[[Copy], MediaInfo | ClipFailure]) -> Looked:
+    """`look` with a prober that does not raise. Never raises for what is wrong with the object or its store."""
+    before = bytes_fetched()
+    try:
+        content, found = look(media, DecodeSettings(), source, lambda path: probed(Copy.of(path, media.key)))
+    except OmniDropError as error:
+        failure = ClipFailure(None, "probe", error.error_class, str(error))
+        return Looked(None, failure, bytes_fetched() - before)
+    return Looked(content, found, bytes_fetched() - before)
 
 
 @contextlib.contextmanager

@@ -63,6 +63,11 @@ def bytes_fetched() -> int:
     return _meter.read()
 
 
+def also_fetched(nbytes: int) -> None:
+    """Count what another process read for this one."""
+    _meter.add(nbytes)
+
+
 class ReplyTooLong(OSError):
     """The server sends more than any honest reply."""
 

@@ -1,0 +1,70 @@
+"""Objects looked at on the machines that will decode them: fetched there, hashed and probed.
+
+Promises: a look takes no core of a machine's; one that is lost with its machine is made again, in the end here. Knows
+nothing about what is done with the findings.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pipeline.archive.probing import source
+from pipeline.config.job import JobConfig
+from workers.media.remote import also_fetched
+from workers.records import Media
+
+if TYPE_CHECKING:
+    from workers.media.decode import Looked
+    from workers.ray_workers import LookStarter
+
+TRIES = 2
+LOOK_S = 5.0
+"""How often the machines are looked at."""
+
+
+class AtHome:
+    """One run's looks on a cluster, which is connected to when there is something to look at. Threads may share it."""
+
+    def __init__(self, job: JobConfig) -> None:
+        self._job = job
+        self._there: tuple[float, tuple[str, ...]] = (float("-inf"), ())
+
+    def machines(self) -> int:
+        """How many machines decode. Raises RayUnavailable."""
+        return max(1, len(self._homes()))
+
+    def __call__(self, media: Media) -> Looked | None:
+        """What is in an object; None where it is to be looked at here. Raises RayUnavailable."""
+        from ray.exceptions import RayError
+
+        from pipeline.execution.homes import home_of
+
+        for _ in range(TRIES):
+            homes = self._homes()
+            if len(homes) < 2:
+                break
+            try:
+                looked = self._starter.look(home_of(media, homes), media)
+            except RayError:
+                self._there = (float("-inf"), ())
+                continue
+            also_fetched(looked.bytes_fetched)
+            return looked
+        return None
+
+    @cached_property
+    def _starter(self) -> LookStarter:
+        from workers.ray_workers import LookStarter
+
+        return LookStarter(source(self._job), self._job.execution.probe_timeout_s)
+
+    def _homes(self) -> tuple[str, ...]:
+        from pipeline.execution.backends import decoding_machines
+
+        looked, homes = self._there
+        if time.monotonic() - looked > LOOK_S:
+            homes = decoding_machines(self._job)
+            self._there = time.monotonic(), homes
+        return homes
