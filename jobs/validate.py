@@ -14,7 +14,8 @@ from pipeline.config.job import JobConfig
 
 EXAMPLES = (
     "omnidrop validate job.yaml",
-    "omnidrop validate job.yaml --no-with-model     # where the checkpoint is not at hand, as on a login node",
+    "omnidrop validate job.yaml --no-weights        # of a checkpoint on the hub all but its weights, some megabytes",
+    "omnidrop validate job.yaml --no-with-model     # nothing of the checkpoint, as on a node without network",
 )
 
 
@@ -23,6 +24,12 @@ def command(
     job: JobConfig,
     with_model: Annotated[
         bool, typer.Option(help="Load the checkpoint and ask the question set about one black second.")
+    ] = True,
+    weights: Annotated[
+        bool,
+        typer.Option(
+            help="With --no-weights the checkpoint's other files are tried; of the hub no weights are fetched."
+        ),
     ] = True,
     json_file: JsonFile = None,
 ) -> None:
@@ -34,7 +41,7 @@ def command(
     from pipeline.checks.validate import run_checks
 
     checks = []
-    for check in run_checks(job, with_model=with_model):
+    for check in run_checks(job, with_model=with_model, weights=weights):
         mark = {True: "ok     ", False: "FAILED ", None: "skipped"}[check.ok]
         say(f"{mark}  {check.name}: {check.detail}", err=str(json_file) == "-")
         checks.append(check)

@@ -15,7 +15,7 @@ from omnidrop.engine import layout, prefill
 from omnidrop.engine.modes import DENSE_MODES, SHARED_MODES
 from omnidrop.model import Pruning
 from omnidrop.models.base import Prefix, SomeOf
-from omnidrop.models.checkpoints import loading, resolve_checkpoint
+from omnidrop.models.checkpoints import configuration_of, loading
 from omnidrop.models.registry import processor_of
 from omnidrop.policies.schedule import Schedule
 from omnidrop.questions import Question, Written
@@ -36,11 +36,11 @@ class Estimate:
 
 
 class Estimator:
-    """Prices clips for one checkpoint. Raises CheckpointError as loading would."""
+    """Prices clips for one checkpoint, of the hub without fetching its weights. Raises CheckpointError."""
 
     def __init__(self, model: str, *, value_bytes: int = 2) -> None:
         """`model` as for `OmniModel.load`; `value_bytes` of one cached value (2 for bfloat16)."""
-        directory = resolve_checkpoint(model)
+        directory = configuration_of(model)
         self._processor = processor_of(directory)
         self.geometry = self._processor.geometry
         with loading(directory):

@@ -26,7 +26,7 @@ from omnidrop.engine.constraint import Grammars
 from omnidrop.engine.importance import GUIDANCES, Guidance
 from omnidrop.engine.modes import DENSE_MODES, MODES
 from omnidrop.errors import ModelOutOfMemory, PolicyError, QuestionError, UserError
-from omnidrop.models.base import Adapter, SomeOf
+from omnidrop.models.base import Adapter, ReadyClip, SomeOf
 from omnidrop.policies.base import AudioVisual, Policy, SomeCells
 from omnidrop.policies.intra_modality import choose_cells
 from omnidrop.questions import Question, Written
@@ -196,6 +196,8 @@ class OmniModel:
         self.family = adapter.family
         self.weights_hash = adapter.weights_hash
         self._grammars: Grammars | None = None
+        self._asked: tuple[tuple[Question, ...], tuple[layout.Asked, ...]] = ((), ())
+        """The questions asked last, as tokens: nearly always those of the next clip."""
         self.widths = cost.Widths.of(adapter.config, adapter.dtype.itemsize)
 
     @classmethod
@@ -213,17 +215,29 @@ class OmniModel:
             dtype = "float32" if device == "cpu" else "bfloat16"
         return cls(load(model, device=device, dtype=dtype))
 
-    def answer(
+    def make_ready(
         self, frames: npt.NDArray[np.uint8] | None, audio: npt.NDArray[np.float32] | None, request: Request
+    ) -> ReadyClip:
+        """Do what `answer` does before it needs the device, for the same arguments: in another thread, while it answers
+        another clip. Raises ModelError for a clip that cannot be used."""
+        return self.adapter.make_ready(frames, audio, **_words(request))
+
+    def answer(
+        self,
+        frames: npt.NDArray[np.uint8] | None,
+        audio: npt.NDArray[np.float32] | None,
+        request: Request,
+        ready: ReadyClip | None = None,
     ) -> ClipAnswers:
         """Answer every question about one clip.
 
         `frames` (T, H, W, 3) uint8 RGB sampled at `request.fps` frames a second and `audio` (samples,) float32 mono
-        16 kHz, at least one of them. Answers come in the questions' order.
+        16 kHz, at least one of them. Answers come in the questions' order. `ready` is `make_ready` of the same arrays
+        (of others it is of no use).
 
         Raises QuestionError, PolicyError (a ratio this depth cannot reach names the floor) and ModelOutOfMemory.
         """
-        (answers,) = self.answer_batch([(frames, audio)], request)
+        (answers,) = self._answer_batch([(frames, audio)], request, ready)
         return answers
 
     def answer_batch(self, clips: Sequence[Media], request: Request) -> list[ClipAnswers]:
@@ -236,6 +250,9 @@ class OmniModel:
 
         Raises what `answer` raises, and UserError where the clips are not of one shape.
         """
+        return self._answer_batch(clips, request, None)
+
+    def _answer_batch(self, clips: Sequence[Media], request: Request, ready: ReadyClip | None) -> list[ClipAnswers]:
         questions, pruning = request.questions, request.pruning
         shapes = {tuple(None if part is None else part.shape for part in clip) for clip in clips}
         if len(shapes) != 1:
@@ -251,13 +268,16 @@ class OmniModel:
         missed: list[str] = []
         try:
             with torch.inference_mode(), prefill.own_attention(self.adapter):
-                asked = layout.ask(self.adapter, questions)
-                words = _Words(fps=request.fps, system_prompt=request.system_prompt, instruction=request.instruction)
+                asked = self._as_tokens(request)
+                words = _words(request)
                 some_of = None
                 if pruning.encoder_share != 1.0 or pruning.still_levels:
                     outline = self.adapter.processor.outline(*_size(clips[0]), **words)
                     some_of = pruning.some_of(prefill.ClipTokens.of(outline).av, len(self.adapter.layers), questions)
-                tokens = [prefill.ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of)) for clip in clips]
+                tokens = [
+                    prefill.ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of, ready=ready))
+                    for clip in clips
+                ]
                 policy = pruning.build()
                 for ratio, numbers in pruning.together(questions):
                     schedule = policy.plan(tokens[0].av, len(self.adapter.layers), ratio)
@@ -293,6 +313,12 @@ class OmniModel:
             self._collected(clip, asked, of_clip, seconds, missed, positions=request.positions)
             for clip, of_clip in zip(tokens, passes, strict=True)
         ]
+
+    def _as_tokens(self, request: Request) -> tuple[layout.Asked, ...]:
+        questions = tuple(request.questions)
+        if self._asked[0] != questions:
+            self._asked = questions, layout.ask(self.adapter, questions)
+        return self._asked[1]
 
     def _collected(
         self,
@@ -383,6 +409,10 @@ class OmniModel:
             seconds=seconds,
             peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         )
+
+
+def _words(request: Request) -> _Words:
+    return _Words(fps=request.fps, system_prompt=request.system_prompt, instruction=request.instruction)
 
 
 def _missed(asked: float | None, planned: float) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
@@ -22,7 +22,22 @@ def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield batch
 
 
-def ahead(items: Iterable[_T], most: int, wait_s: float = 0.05) -> Iterator[_T | None]:
+def batches_within(items: Iterable[_T], size: int, most: int, weigh: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Lists of up to `size` items that together weigh up to `most`, or of one that weighs more."""
+    batch: list[_T] = []
+    weight = 0
+    for item in items:
+        own = weigh(item)
+        if batch and (len(batch) == size or weight + own > most):
+            yield batch
+            batch, weight = [], 0
+        batch.append(item)
+        weight += own
+    if batch:
+        yield batch
+
+
+def ahead(items: Iterable[_T], most: int, wait_s: float = 0.05) -> Generator[_T | None]:
     """The same items, read in a thread that is at most `most` items ahead; what it raises is raised here.
 
     None comes in between where there was no item for `wait_s`: whoever takes them may have something else to do.

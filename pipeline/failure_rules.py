@@ -95,6 +95,7 @@ RULES: Mapping[str, Rule] = {
     errors.ClipTooShort.error_class: Rule(Again.NEVER, Fault.FILE),
     QuestionError.error_class: Rule(Again.NEVER, Fault.FILE),
     "json_invalid": Rule(Again.NEVER, Fault.FILE),
+    "context": Rule(Again.NEVER, Fault.FILE),
     "too_many_clips": Rule(Again.NEXT_RUN, Fault.RUN),
 }
 

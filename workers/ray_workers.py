@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -18,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from workers.media.confinement import level
 from workers.media.decode import Source, decode_one
 from workers.media.ffmpeg import tool_here
+from workers.media.remote import bytes_fetched
 from workers.records import (
     Clip,
     ClipFailure,
@@ -33,8 +36,14 @@ DECODE_RESOURCE = "decode"
 """Custom resource of machines that are meant for decoding, one per core. Ray by itself only tends to keep tasks without
 GPU off machines with one; where a cluster has this resource, decode tasks run nowhere else."""
 
+UNITS_PACKED = 256
+"""Units of which what their clips share is kept ready."""
+
 NODE_ID_LABEL = "ray.io/node-id"
 """Ray gives every machine this label."""
+
+MAKING_READY = "making_ready"
+"""Calls of an actor that run beside its answers, in a thread of their own."""
 
 if TYPE_CHECKING:
     # Decode workers import this module too, and must not hold torch: 0.4 GB and seconds in each of them.
@@ -51,11 +60,13 @@ def packed(*values: object) -> bytes:
 
 def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip | None]:
     media, info, settings, source = pickle.loads(shared)
+    fetched = bytes_fetched()
     outcome = decode_one(media, info, clip, settings, source)
     machine = str(ray.get_runtime_context().get_node_id())
+    said = (str(level()), machine, tool_here(), bytes_fetched() - fetched)
     if isinstance(outcome, ClipFailure):
-        return DecodeReport(outcome, 0, str(level()), machine, tool_here()), None
-    return DecodeReport(None, outcome.nbytes, str(level()), machine, tool_here()), outcome
+        return DecodeReport(outcome, 0, *said), None
+    return DecodeReport(None, outcome.nbytes, *said), outcome
 
 
 class _Actor:
@@ -83,6 +94,12 @@ class _Actor:
             # The driver sees a death, starts another actor and gives this clip a second chance, counted.
             os._exit(1)
 
+    @ray.method(concurrency_group=MAKING_READY)  # type: ignore[untyped-decorator]
+    def make_ready(self, decoded: DecodedClip, asked: bytes) -> None:
+        """Beside an answer to another clip; see `Answerer.make_ready`."""
+        questions, instruction = pickle.loads(asked)
+        self._answerer.make_ready(decoded, questions, instruction)
+
     def answer_batch(self, asked: bytes, *decoded: DecodedClip) -> list[ClipOutcome]:
         """Several clips that are asked the same."""
         # Ray hands over what references point to only where they are arguments themselves.
@@ -99,7 +116,13 @@ class _Actor:
 
 
 _decode_task = ray.remote(num_cpus=1, max_retries=0, num_returns=2)(_decode)
-_ActorClass = ray.remote(max_restarts=0, max_task_retries=0)(_Actor)
+_ActorClass = ray.remote(
+    max_restarts=0,
+    max_task_retries=0,
+    concurrency_groups={MAKING_READY: 1},
+    # Of two calls the driver must know which came first, to tell which of them an actor died of.
+    allow_out_of_order_execution=False,
+)(_Actor)
 
 
 class DecodeStarter:
@@ -111,15 +134,32 @@ class DecodeStarter:
         self._anywhere = task or _decode_task
         self._placed = {"resources": {DECODE_RESOURCE: 1}} if is_placed else {}
         self._task = self._anywhere.options(**self._placed) if is_placed else self._anywhere
-        self._packed: tuple[WorkUnit | None, bytes] = (None, b"")
+        self._at: dict[str, Any] = {}
+        self._packed: OrderedDict[tuple[int, bool], tuple[WorkUnit, bytes]] = OrderedDict()
 
     def __call__(self, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         """Start decoding one clip (one CPU). Returns references to its DecodeReport and to the DecodedClip or None."""
-        if unit is not self._packed[0]:
-            # Clips of a unit come one after the other.
-            self._packed = unit, packed(unit.media, unit.info, self._settings, self._source)
-        report, decoded = self._task.remote(self._packed[1], clip)
+        report, decoded = self._task.remote(self._shared(unit, is_helped=False), clip)
         return report, decoded
+
+    def at(self, machine: str, is_helped: bool, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        """The same on one machine while it is there, by its node's id, or on any; `is_helped` where another has the
+        file."""
+        if machine and machine not in self._at:
+            there = NodeAffinitySchedulingStrategy(machine, soft=True)
+            self._at[machine] = self._anywhere.options(scheduling_strategy=there, **self._placed)
+        report, decoded = self._at.get(machine, self._task).remote(self._shared(unit, is_helped), clip)
+        return report, decoded
+
+    def _shared(self, unit: WorkUnit, is_helped: bool) -> bytes:
+        """What a unit's clips have in common: they come one after the other, those of some units in turn."""
+        key = (id(unit), is_helped)
+        if key not in self._packed or self._packed[key][0] is not unit:
+            source = replace(self._source, is_helping=is_helped)
+            self._packed[key] = unit, packed(unit.media, unit.info, self._settings, source)
+            if len(self._packed) > UNITS_PACKED:
+                self._packed.popitem(last=False)
+        return self._packed[key][1]
 
     def on(self, machine: str, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         """The same on one machine, by its node's id, and nowhere else."""
@@ -136,8 +176,9 @@ class DecodeStarter:
 
 
 def start_actor(settings: AnswererSettings, *, num_gpus: float, num_cpus: float = 1) -> Any:
-    """Start an actor with `load()`, `answer(decoded, packed(questions, instruction))`, `answer_batch(packed(questions,
-    instruction), *decoded)` and `describe()`, all called with `.remote`. `num_gpus` 0 where there is no GPU."""
+    """Start an actor with `load()`, `answer(decoded, packed(questions, instruction))`, `make_ready` of the same, which
+    runs beside an answer, `answer_batch(packed(questions, instruction), *decoded)` and `describe()`, all called with
+    `.remote`. It answers in the order of the calls. `num_gpus` 0 where there is no GPU."""
     return _ActorClass.options(num_gpus=num_gpus, num_cpus=num_cpus).remote(settings)
 
 

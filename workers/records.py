@@ -34,6 +34,10 @@ class Media:
     """The etag with what else tells cheaply that nobody has touched it: while it stays, so does the content."""
     content_id: str | None = None
     """SHA-256 of the bytes, 64 hex digits: the item's identity. None where it is not known (yet)."""
+    told: tuple[tuple[str, str], ...] = ()
+    """Of what templates read of its sidecars: (name, hash of what they say)."""
+    sidecars: tuple[tuple[str, str], ...] = ()
+    """Those that say it: (key, SHA-256)."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,11 @@ class MediaInfo:
     """How far a stream's packets lie behind another's in the file: so much earlier must reading begin."""
     segments: tuple[Segment, ...] = ()
     """The continuous parts, where the file is not one."""
+    chapters: tuple[tuple[float, float, str], ...] | None = None
+    """(start, end, title) of the container's chapters, counted as spans are; untrusted text. None in what earlier
+    versions found, which did not look."""
+    subtitle_tracks: int | None = None
+    """Streams of subtitles, which are not read; None as there."""
     is_checked: bool = False
     """Whether the timeline is known from an index or from every packet, not only from what the container declares."""
     notes: tuple[str, ...] = ()
@@ -146,6 +155,8 @@ class MediaInfo:
         """The inverse of `dataclasses.asdict`, also after JSON has made lists of tuples."""
         made: dict[str, Any] = {"tags": tuple((name, value) for name, value in given["tags"])}
         made |= {name: tuple(given[name]) for name in ("audio_mix", "notes") if name in given}
+        if given.get("chapters") is not None:
+            made["chapters"] = tuple((start, end, title) for start, end, title in given["chapters"])
         made["tracks"] = tuple(map(Track.from_dict, given.get("tracks", ())))
         made["segments"] = tuple(map(Segment.from_dict, given.get("segments", ())))
         return cls(**{**given, **made})
@@ -185,6 +196,8 @@ class Clip:
     """Counted from 0 within the media item."""
     start_s: float
     end_s: float
+    told: tuple[tuple[str, str], ...] = ()
+    """Of what templates read of sidecars: (name, hash of what is told of this clip)."""
 
     @property
     def length_s(self) -> float:
@@ -230,6 +243,14 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """What a clip is asked: its questions, and the text that they share."""
+
+    questions: tuple[Question, ...]
+    instruction: str
+
+
+@dataclass(frozen=True)
 class WorkUnit:
     """Consecutive clips of one media item with the questions asked of each: what is retried and committed whole."""
 
@@ -246,6 +267,18 @@ class WorkUnit:
     """Above 0 where a finished unit is done again; then `clips` are those that failed."""
     version: Version | None = None
     """Of `version_id`, for the driver."""
+    own: Mapping[str, Asking] = field(default_factory=dict)
+    """By clip id, where each clip is asked in words of its own, those of sidecars; else all are asked `questions`."""
+    kept: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By clip id, questions whose answers are there already."""
+
+    def asked_of(self, clip: Clip) -> Asking:
+        """What a clip is asked."""
+        own = self.own.get(clip.clip_id)
+        if own is None:
+            return Asking(self.questions, self.instruction)
+        wanted = {question.id for question in self.questions} - self.kept.get(clip.clip_id, frozenset())
+        return Asking(tuple(q for q in own.questions if q.id in wanted), own.instruction)
 
 
 REPEATS = "its pictures and sound are those of the clip before, to the last value"
@@ -366,6 +399,8 @@ class DecodeReport:
     """The node's id."""
     tool: str = ""
     """The machine's name, and the ffmpeg that is used there."""
+    bytes_fetched: int = 0
+    """Read from the store for it."""
 
 
 @dataclass(frozen=True)

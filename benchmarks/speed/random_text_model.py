@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniTextConfig, Qwen2_5OmniThinkerTextModel
 
 from omnidrop.engine.layout import Asked, Factor, Options
-from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix
+from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix, ReadyClip
 from omnidrop.questions import Boolean, Question, Text
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -124,6 +124,10 @@ class RandomTextModel:
 
     def answer_ids(self, text: str) -> list[int]:
         """Not needed: `questions` makes rows."""
+        raise NotImplementedError
+
+    def make_ready(self, *_: object, **__: object) -> ReadyClip:
+        """Not needed: see `clip`."""
         raise NotImplementedError
 
     def prefix(self, *_: object, **__: object) -> Prefix:

@@ -22,7 +22,7 @@ from pipeline.config.job import JobConfig
 from pipeline.evaluation.audit import Audit, Claim, Share, audit_of
 from pipeline.failure_rules import Again, rule_of
 from pipeline.index.totals import Totals
-from pipeline.records.run_record import RunSpending
+from pipeline.records.run_record import RunResources, RunSpending
 from pipeline.report.formats import quantity as quantity
 from pipeline.runs.run import RunSummary
 from pipeline.storage.store import open_store
@@ -141,9 +141,15 @@ def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, s
             if busy_share is not None
             else []
         ),
+        *([("read from the store in this run", size)] if (size := fetched(run.resources)) else []),
         ("peak memory of the driver", f"{run.resources.driver_peak_rss_bytes / 2**20:.0f} MiB"),
     ]
     return lines
+
+
+def fetched(resources: RunResources) -> str | None:
+    """Bytes that a run read from stores; None where it read none, or did not count them."""
+    return f"{resources.bytes_fetched / 2**20:,.1f} MiB" if resources.bytes_fetched else None
 
 
 def spending_lines(spent: RunSpending | None) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnidrop.cost import LayerWork
+from omnidrop.engine import cpu_attention
 from omnidrop.engine.importance import Guidance, aggregate, attention_received
 from omnidrop.engine.layout import Packed
 from omnidrop.models.base import AUDIO, Adapter, Prefix
@@ -196,21 +197,19 @@ class _Prefill:
         suffix = packed.rows
         clips, heads, _, width = query.shape
         kv = key.shape[1]
-        prefix = F.scaled_dot_product_attention(
-            query[:, :, :rows],
-            key[:, :, :rows],
-            value[:, :, :rows],
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=heads != kv,
-        )
-        # Lower-right alignment written out: every suffix row sees the whole prefix and its own branch. With `is_causal`
-        # and more keys than queries, SDPA aligns upper-left. The heads of a key-value group stand as rows of one query,
-        # because SDPA with a mask and grouped heads falls back to its slowest kernel on CUDA.
-        seen = F.pad(packed.visible, (rows, 0), value=True).repeat(heads // kv, 1)
-        folded = query[:, :, rows:].reshape(clips, kv, heads // kv * suffix, width)
-        answer = F.scaled_dot_product_attention(folded, key, value, attn_mask=seen, scale=scaling)
-        answer = answer.reshape(clips, heads, suffix, width)
+        parts = (query[:, :, :rows], key[:, :, :rows], value[:, :, :rows])
+        if cpu_attention.is_faster(query):
+            prefix = cpu_attention.causal(*parts, scaling)
+            answer = cpu_attention.branches(query[:, :, rows:], key, value, ~packed.visible, scaling)
+        else:
+            prefix = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scaling, enable_gqa=heads != kv)
+            # Lower-right alignment written out: every suffix row sees the whole prefix and its own branch. With
+            # `is_causal` and more keys than queries, SDPA aligns upper-left. The heads of a key-value group stand as
+            # rows of one query, because SDPA with a mask and grouped heads falls back to its slowest kernel on CUDA.
+            seen = F.pad(packed.visible, (rows, 0), value=True).repeat(heads // kv, 1)
+            folded = query[:, :, rows:].reshape(clips, kv, heads // kv * suffix, width)
+            answer = F.scaled_dot_product_attention(folded, key, value, attn_mask=seen, scale=scaling)
+            answer = answer.reshape(clips, heads, suffix, width)
         # One clip after another: few rows guide, and their weights over all keys are what would take memory.
         self.left = [self._leave(number, query[number], key[number], value[number], scaling) for number in range(clips)]
         return torch.cat((prefix, answer), dim=2).transpose(1, 2)

@@ -92,6 +92,31 @@ class SomeOf:
     """Cells of one place that differ by no more from the last encoded one are a version of it; 0: each is its own."""
 
 
+@dataclass(frozen=True, eq=False)
+class ReadyClip:
+    """What is worked out about a clip on the host, before the device is needed: another clip may have it meanwhile."""
+
+    frames: npt.NDArray[np.uint8] | None
+    audio: npt.NDArray[np.float32] | None
+    words: tuple[float, str | None, str]
+    """Frames a second, system prompt and instruction."""
+    inputs: object
+    """The prompt as tokens, and the sound's spectrogram."""
+    digests: tuple[bytes, ...]
+    """Per temporal patch, what its pixels hash to."""
+    resized: Tensor | None
+    """(T, 3, h, w) uint8 on the host: all frames at the size that is encoded."""
+
+    def fits(
+        self,
+        frames: npt.NDArray[np.uint8] | None,
+        audio: npt.NDArray[np.float32] | None,
+        words: tuple[float, str | None, str],
+    ) -> bool:
+        """Whether it was made of these very arrays and words."""
+        return self.frames is frames and self.audio is audio and self.words == words
+
+
 class Words(Protocol):
     """Texts as tokens."""
 
@@ -161,6 +186,18 @@ class Adapter(Words, Protocol):
         """(S,) int64 -> (S, D)."""
         ...
 
+    def make_ready(
+        self,
+        frames: npt.NDArray[np.uint8] | None,
+        audio: npt.NDArray[np.float32] | None,
+        *,
+        fps: float,
+        system_prompt: str | None,
+        instruction: str,
+    ) -> ReadyClip:
+        """What `prefix` does without the device, ahead of it and in any thread; arguments and errors are the same."""
+        ...
+
     def prefix(
         self,
         frames: npt.NDArray[np.uint8] | None,
@@ -170,8 +207,9 @@ class Adapter(Words, Protocol):
         system_prompt: str | None,
         instruction: str,
         some_of: SomeOf | None = None,
+        ready: ReadyClip | None = None,
     ) -> Prefix:
-        """Encode one clip and lay out everything before the questions.
+        """Encode one clip and lay out everything before the questions; `ready` saves time where it fits the clip.
 
         `frames` (T, H, W, 3) uint8 RGB sampled at `fps` frames a second; `audio` (samples,) float32 mono, 16 kHz, any
         length (neither padded to nor truncated at 300 s); at least one of them. `some_of` encodes a part of the picture

@@ -1,24 +1,24 @@
 """Finding a checkpoint, checking that it is one we can load, and naming its content.
 
 Promises: a local directory with every file that loading needs, safetensors weights only, or a CheckpointError that says
-what is missing; a content hash that is the same wherever the files lie. Knows nothing about tensors or model classes.
+what is missing; a content hash that is the same wherever the files lie, on the hub too. Knows nothing about tensors or
+model classes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-import re
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omnidrop.errors import CheckpointError, OmniDropError, first_line
 from omnidrop.json_text import parse_json
+from omnidrop.models import hub
 from omnidrop.models.families import titles
+from omnidrop.models.file_digests import DigestMemory
 
 EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2")}
 """Checkpoints that come with the package, by the name they are loaded by."""
@@ -32,10 +32,7 @@ TOY_NOTE = (
 _NEEDED = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
-_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-"""A name on the hub, and the revision of it."""
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_HASHED_SUFFIXES = (".json", ".jinja", ".txt", ".safetensors")
+_HASHED_SUFFIXES = (".json", ".jinja", ".txt", hub.WEIGHTS)
 _NOT_HASHED = ("model.safetensors.index.json", "generation_config.json")
 """The index only says which file holds what; generation defaults are not used."""
 
@@ -52,44 +49,72 @@ def resolve_checkpoint(model: str) -> Path:
     A hub id is fetched into the hub's own cache (configuration, tokenizer and safetensors only; no code, no pickles).
     Raises CheckpointError where nothing is found or files are missing.
     """
-    if model in EMBEDDED:
-        directory = EMBEDDED[model]
-    elif Path(model).expanduser().is_dir():
-        directory = Path(model).expanduser().resolve()
-    elif (named := _HUB_ID.fullmatch(model)) and not model.startswith("."):
-        directory = _fetch(named[1], named[2])
-    else:
-        raise CheckpointError(
-            f"no checkpoint {model!r}: it is neither a directory, nor a hub id such as Qwen/Qwen2.5-Omni-7B, nor one "
-            f"of the embedded names ({', '.join(EMBEDDED)})"
-        )
+    place = _place(model)
+    directory = place if isinstance(place, Path) else hub.fetch(place, weights=True)
     with loading(directory):
         check_files(directory)
     return directory
 
 
-def hub_revision(directory: Path) -> str | None:
-    """The commit that the hub gave for a directory that `resolve_checkpoint` found, None for any other."""
-    return directory.name if directory.parent.name == "snapshots" and _COMMIT.fullmatch(directory.name) else None
+@dataclass(frozen=True)
+class Described:
+    """A checkpoint before it is loaded."""
+
+    directory: Path
+    """Has all that says how the model is asked; the weights may lie on the hub alone."""
+    weights_hash: str
+    """As `checkpoint_hash` of the whole directory."""
+    revision: str | None
+    """The commit, of a checkpoint that comes from the hub."""
 
 
-def _fetch(hub_id: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def describe_checkpoint(model: str) -> Described:
+    """What `model` is, as `resolve_checkpoint` takes it, without fetching the weights of a hub id: the hub knows what
+    they contain. Raises CheckpointError, also where the hub lacks files that loading needs."""
+    place = _place(model)
+    if isinstance(place, Path):
+        with loading(place):
+            check_files(place)
+        return Described(place, checkpoint_hash(place), hub.hub_revision(place))
+    directory = hub.fetch(place, weights=False)
+    listed = hub.listed_files(place, directory)
+    with loading(directory):
+        _check_configuration(directory)
+        _check_weights(directory, listed)
+    digests = {name: digest for name, digest in listed.items() if digest is not None}
+    return Described(directory, checkpoint_hash(directory, digests), hub.hub_revision(directory))
 
-    patterns = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"no directory {hub_id!r}, and the hub does not give it either ({type(error).__name__}: "
-            f"{first_line(error)}); name a local checkpoint directory, or check the id, the network and "
-            "HF_TOKEN"
-        ) from error
+
+def configuration_of(model: str) -> Path:
+    """A directory with the files of `model` that say how it is asked; of a hub id no weights are fetched. Raises
+    CheckpointError."""
+    place = _place(model)
+    directory = place if isinstance(place, Path) else hub.fetch(place, weights=False)
+    with loading(directory):
+        _check_configuration(directory)
+    return directory
+
+
+def _place(model: str) -> Path | hub.HubName:
+    if model in EMBEDDED:
+        return EMBEDDED[model]
+    if Path(model).expanduser().is_dir():
+        return Path(model).expanduser().resolve()
+    if (named := hub.hub_name(model)) is not None:
+        return named
+    raise CheckpointError(
+        f"no checkpoint {model!r}: it is neither a directory, nor a hub id such as Qwen/Qwen2.5-Omni-7B, nor one "
+        f"of the embedded names ({', '.join(EMBEDDED)})"
+    )
 
 
 def check_files(directory: Path) -> None:
     """Raise CheckpointError unless `directory` has configuration, tokenizer, chat template and safetensors weights."""
+    _check_configuration(directory)
+    _check_weights(directory, {path.name for path in directory.iterdir() if path.is_file()})
+
+
+def _check_configuration(directory: Path) -> None:
     if not directory.is_dir():
         raise CheckpointError(f"the checkpoint directory {directory} does not exist")
     missing = [name for name in _NEEDED if not (directory / name).is_file()]
@@ -107,8 +132,12 @@ def check_files(directory: Path) -> None:
             "happens here; take one for transformers' own classes, or remove auto_map if the weights fit them"
         )
     read_chat_template(directory)
-    if not weight_files(directory):
-        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in directory.glob(pattern))
+
+
+def _check_weights(directory: Path, files: Collection[str]) -> None:
+    """`files` are the names of those that are there, or that the hub has."""
+    if not any(name.endswith(hub.WEIGHTS) for name in files):
+        pickles = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
         found = f"only {', '.join(pickles)}" if pickles else "no weights at all"
         raise CheckpointError(
             f"the checkpoint {directory} has no .safetensors weights ({found}). Pickled weights can run code when they "
@@ -117,7 +146,7 @@ def check_files(directory: Path) -> None:
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         named = set(read_json(index).get("weight_map", {}).values())
-        absent = sorted(name for name in named if not (directory / name).is_file())
+        absent = sorted(named - set(files))
         if absent:
             raise CheckpointError(
                 f"the checkpoint {directory} lacks {len(absent)} of {len(named)} weight files: {', '.join(absent[:3])}"
@@ -134,11 +163,6 @@ def _check_counts(config: object, where: Path, depth: int = 0) -> None:
         is_count = isinstance(name, str) and any(word in name for word in _COUNTED)
         if is_count and isinstance(value, int | float) and not isinstance(value, bool) and value > MOST_COUNTED:
             raise CheckpointError(f"{where} says {name}: {value:g}; at most {MOST_COUNTED} are taken")
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files, by name."""
-    return sorted(directory.glob("*.safetensors"))
 
 
 def family_of(directory: Path) -> str:
@@ -205,57 +229,21 @@ def read_chat_template(directory: Path) -> str:
     )
 
 
-def checkpoint_hash(directory: Path) -> str:
+def checkpoint_hash(directory: Path, known: Mapping[str, str] | None = None) -> str:
     """Hash (hex, 32 digits) over the content of the weights and of the files that shape prompts and inputs.
 
-    Weights are read once: their digests are remembered in the user's cache folder by path, inode, size and both times
-    (a 22 GB checkpoint takes about 20 s to hash).
+    `known` has the SHA-256 of files by name, which are not read and need not be there. Others are read once: their
+    digests are remembered in the user's cache folder (a 22 GB checkpoint takes about 20 s to hash).
     """
-    remembered = _HashMemory()
-    digest = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
-        if path.suffix in _HASHED_SUFFIXES and path.name not in _NOT_HASHED and path.is_file():
-            digest.update(f"{path.name}\0{remembered.digest(path)}\0".encode())
+    remembered, digests = DigestMemory(), dict(known or {})
+    for path in directory.iterdir():
+        if path.name not in digests and path.suffix in _HASHED_SUFFIXES and path.is_file():
+            digests[path.name] = remembered.digest(path)
     remembered.save()
-    return digest.hexdigest()[:32]
-
-
-class _HashMemory:
-    """File digests by (path, inode, size, mtime, ctime): a modification time can be set, the others cannot. A lost or
-    unwritable memory only costs time, one that others may write is not used."""
-
-    def __init__(self) -> None:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._path = root / "omnidrop" / "file_hashes.json"
-        self._known: dict[str, str] = {}
-        self._changed = False
-        with contextlib.suppress(OSError, ValueError):
-            status = self._path.stat()
-            if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
-                loaded = parse_json(self._path.read_text())
-                if isinstance(loaded, dict):
-                    self._known = {key: value for key, value in loaded.items() if isinstance(value, str)}
-
-    def digest(self, path: Path) -> str:
-        status = path.stat()
-        times = f"{status.st_mtime_ns}|{status.st_ctime_ns}"
-        key = f"{path.resolve()}|{status.st_dev}|{status.st_ino}|{status.st_size}|{times}"
-        if key not in self._known:
-            with path.open("rb") as stream:
-                self._known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-            self._changed = True
-        return self._known[key]
-
-    def save(self) -> None:
-        if not self._changed:
-            return
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Several workers of one machine may write at once: each writes whole, the last one stays.
-            handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".json")
-            with os.fdopen(handle, "w") as stream:
-                json.dump(self._known, stream)
-            os.replace(name, self._path)
+    whole = hashlib.sha256()
+    for name in sorted(set(digests).difference(_NOT_HASHED)):
+        whole.update(f"{name}\0{digests[name]}\0".encode())
+    return whole.hexdigest()[:32]
 
 
 @contextlib.contextmanager

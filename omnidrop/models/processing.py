@@ -176,17 +176,21 @@ class ClipProcessor:
     def pixels(
         self, frames: npt.NDArray[np.uint8], device: torch.device | str = "cpu"
     ) -> tuple[Tensor, tuple[int, int, int]]:
-        """`pixel_values_videos` on `device` and `video_grid_thw` of (T, H, W, 3) uint8 frames.
+        """`pixel_values_videos` on `device` and `video_grid_thw` of (T, H, W, 3) uint8 frames."""
+        return self.patches(self.resized(frames), device)
 
-        Resized on the CPU, where torchvision's numbers are known bit for bit; the rest happens on `device`, to which a
-        quarter of the bytes travel that way.
-        """
+    def resized(self, frames: npt.NDArray[np.uint8]) -> Tensor:
+        """(T, 3, h, w) uint8: (T, H, W, 3) frames at the size that is encoded. On the CPU, where torchvision's numbers
+        are known bit for bit; what follows happens on the device, to which a quarter of the bytes travel that way."""
         _check_frames(frames)
         tall, wide = self.geometry.resized(frames.shape[1], frames.shape[2])
         # Negative strides and read-only buffers (Ray's object store) are both met here; torch takes neither.
         upright = torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2).contiguous()
-        resized = resize_frames(upright, tall, wide).to(device)
-        return patchify(resized, self.geometry, self._mean.to(device), self.deviation.to(device))
+        return resize_frames(upright, tall, wide)
+
+    def patches(self, resized: Tensor, device: torch.device | str = "cpu") -> tuple[Tensor, tuple[int, int, int]]:
+        """As `pixels`, of frames that are resized."""
+        return patchify(resized.to(device), self.geometry, self._mean.to(device), self.deviation.to(device))
 
     def mel(self, audio: npt.NDArray[np.float32]) -> Tensor | None:
         """Log-mel spectrogram (mel bins, mel frames) of a waveform, None where it is too short to give a token."""

@@ -8,6 +8,7 @@ the hooks that `qwen2_5_omni.py` and `qwen3_omni.py` fill in.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from omnidrop.errors import CheckpointError
 from omnidrop.models import still_cells
-from omnidrop.models.base import AUDIO, VIDEO, Prefix, SomeOf
+from omnidrop.models.base import AUDIO, VIDEO, Prefix, ReadyClip, SomeOf
 from omnidrop.models.checkpoints import checkpoint_hash
 from omnidrop.models.encoders import (
     BlockAttention,
@@ -27,17 +28,27 @@ from omnidrop.models.encoders import (
     PatchPlan,
     encoder_notes,
     first_of_each,
+    patch_digests,
     patch_keys,
     plan_patches,
     silent_chunks,
 )
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry
-from omnidrop.models.processing import ClipProcessor
+from omnidrop.models.processing import ClipProcessor, ModelInputs
 from omnidrop.models.some_cells import EncodedCells, SeenCells, cells_key, encoder_words
 
 PATCHES_AT_ONCE = 64
 """Temporal patches encoded in one call. They do not see each other, so this bounds memory and changes nothing: 64 of
 448x252 pixels are 170 MB of float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """(T, H, W, 3) uint8 frames, and what was worked out about them before."""
+
+    frames: npt.NDArray[np.uint8]
+    digests: tuple[bytes, ...] | None = None
+    resized: Tensor | None = None
 
 
 class QwenOmniAdapter:
@@ -155,6 +166,22 @@ class QwenOmniAdapter:
         return str(self.processor.tokenizer.backend_tokenizer.to_str())
 
     @torch.inference_mode()
+    def make_ready(
+        self,
+        frames: npt.NDArray[np.uint8] | None,
+        audio: npt.NDArray[np.float32] | None,
+        *,
+        fps: float,
+        system_prompt: str | None,
+        instruction: str,
+    ) -> ReadyClip:
+        """See `omnidrop.models.base.Adapter.make_ready`."""
+        inputs = self.processor.inputs(frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction)
+        digests: tuple[bytes, ...] = () if frames is None else patch_digests(frames, self.geometry.temporal_patch)
+        resized = None if frames is None else self.processor.resized(frames)
+        return ReadyClip(frames, audio, (fps, system_prompt, instruction), inputs, digests, resized)
+
+    @torch.inference_mode()
     def prefix(
         self,
         frames: npt.NDArray[np.uint8] | None,
@@ -164,9 +191,14 @@ class QwenOmniAdapter:
         system_prompt: str | None,
         instruction: str,
         some_of: SomeOf | None = None,
+        ready: ReadyClip | None = None,
     ) -> Prefix:
         """Encode one clip and lay out everything before the questions. See `omnidrop.models.base.Adapter.prefix`."""
-        inputs = self.processor.inputs(frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction)
+        if ready is None or not ready.fits(frames, audio, (fps, system_prompt, instruction)):
+            ready = None
+            inputs = self.processor.inputs(frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction)
+        else:
+            inputs = cast(ModelInputs, ready.inputs)
         layout = inputs.layout
         input_ids = layout.input_ids.to(self.device)
         modality = layout.modality.to(self.device)
@@ -177,13 +209,14 @@ class QwenOmniAdapter:
         # Counts are known on the host, so places are found there: no device synchronisation.
         if frames is not None and inputs.grid is not None:
             patches, rows, columns = inputs.grid
+            picture = _Picture(frames) if ready is None else _Picture(frames, ready.digests, ready.resized)
             dense_flops += self.geometry.vision_flops(patches, rows, columns)
             where = (layout.modality == VIDEO).nonzero().squeeze(1)
             if some_of is None or (some_of.cells >= patches * rows * columns and not some_of.still_levels):
-                plan, (seen, *deep, video_importance) = self._encode_video(frames, rows, columns)
+                plan, (seen, *deep, video_importance) = self._encode_video(picture, rows, columns)
                 flops += self.geometry.vision_flops(len(plan.encode), rows, columns)
             else:
-                some = self._encode_some(frames, rows, columns, some_of)
+                some = self._encode_some(picture, rows, columns, some_of)
                 plan, there, versions, flops = some.plan, some.there, some.versions, some.flops
                 seen, *deep, received = some.features
                 video_importance = received.new_zeros(len(there)).index_copy(
@@ -221,12 +254,13 @@ class QwenOmniAdapter:
             notes=(*encoder_notes(plan, silent, self.encoders), *_left_out(audio, inputs.mel)),
         )
 
-    def _encode_video(self, frames: npt.NDArray[np.uint8], rows: int, columns: int) -> tuple[PatchPlan, list[Tensor]]:
+    def _encode_video(self, picture: _Picture, rows: int, columns: int) -> tuple[PatchPlan, list[Tensor]]:
         """What was encoded, and by video token: features (tokens, D), those for deepstack (Qwen3), and last the
         attention received (tokens,)."""
         step, per_patch = self.geometry.temporal_patch, rows * columns
+        frames = picture.frames
         name = repr((frames.shape[1:], rows, columns, str(self.dtype), self.weights_hash)).encode()
-        plan = plan_patches(frames, step, name, self.memory)
+        plan = plan_patches(frames, step, name, self.memory, picture.digests)
         known: dict[bytes, tuple[Tensor, ...]] = {}
         # Fetched before anything is put in, which may push some of it out.
         for key in plan.keys:
@@ -235,7 +269,7 @@ class QwenOmniAdapter:
                 known[key] = found
         for begin in range(0, len(plan.encode), PATCHES_AT_ONCE):
             patches = plan.encode[begin : begin + PATCHES_AT_ONCE]
-            pixels, grid = self._pixels(frames, patches)
+            pixels, grid = self._pixels(picture, patches)
             *encoded, received = self._encode_pixels(pixels, grid)
             parts = [*encoded, self.token_order(received, grid)]
             for number, patch in enumerate(patches):
@@ -256,15 +290,16 @@ class QwenOmniAdapter:
         deep = getattr(output, "deepstack_features", None) or []
         return [output.pooler_output, *deep, merged]
 
-    def _encode_some(self, frames: npt.NDArray[np.uint8], rows: int, columns: int, some_of: SomeOf) -> EncodedCells:
+    def _encode_some(self, picture: _Picture, rows: int, columns: int, some_of: SomeOf) -> EncodedCells:
         """Choose cells by what their pixels embed to, and encode these alone."""
         # Features of whole pictures are other ones, even where their cells were chosen.
+        frames = picture.frames
         name = repr(("some", frames.shape[1:], rows, columns, str(self.dtype), self.weights_hash)).encode()
-        pixel_keys = patch_keys(frames, self.geometry.temporal_patch, name, self.memory)
+        pixel_keys = patch_keys(frames, self.geometry.temporal_patch, name, self.memory, picture.digests)
         different = first_of_each(pixel_keys)
         place = {pixel_keys[patch]: number for number, patch in enumerate(different)}
         at_place = [place[key] for key in pixel_keys]
-        seen = self._embed_cells(frames, different, rows * columns, look=some_of.still_levels > 0)
+        seen = self._embed_cells(picture, different, rows * columns, look=some_of.still_levels > 0)
         cells = torch.cat([seen.means[number] for number in at_place])
         versions = None
         if some_of.still_levels:
@@ -280,7 +315,7 @@ class QwenOmniAdapter:
             at = [at_place[patch] for patch in patches]
             if seen.pixels is None:
                 # Prepared a second time: those of a long clip would be more than all else that is held.
-                given, at = self._cell_pixels(frames, patches), list(range(len(patches)))
+                given, at = self._cell_pixels(picture, patches), list(range(len(patches)))
             else:
                 given = seen.pixels
             parts = self._encode_cells(given, at, of_patch[patches], rows, columns)
@@ -326,14 +361,12 @@ class QwenOmniAdapter:
             raise ValueError(f"{count} cells were to be encoded, {int(chosen.sum())} were chosen")
         return chosen
 
-    def _embed_cells(
-        self, frames: npt.NDArray[np.uint8], patches: Sequence[int], per_patch: int, *, look: bool
-    ) -> SeenCells:
+    def _embed_cells(self, picture: _Picture, patches: Sequence[int], per_patch: int, *, look: bool) -> SeenCells:
         """What is known of the cells of some temporal patches before they are encoded; their looks where asked for."""
         geometry, means, looked = self.geometry, list[Tensor](), list[Tensor]()
         held = None
         for begin in range(0, len(patches), PATCHES_AT_ONCE):
-            normal, _ = self._pixels(frames, patches[begin : begin + PATCHES_AT_ONCE])
+            normal, _ = self._pixels(picture, patches[begin : begin + PATCHES_AT_ONCE])
             cells = normal.shape[0] // geometry.merge**2
             if look:
                 looks = still_cells.looks(normal, cells, geometry.temporal_patch, self.processor.deviation)
@@ -356,16 +389,18 @@ class QwenOmniAdapter:
         *features, received = self._encode_pixels(picked, grid, **words)
         return [*features, received[torch.argsort(words["window_index"])] if "window_index" in words else received]
 
-    def _cell_pixels(self, frames: npt.NDArray[np.uint8], patches: Sequence[int]) -> Tensor:
+    def _cell_pixels(self, picture: _Picture, patches: Sequence[int]) -> Tensor:
         """(temporal patches x cells, pixels of a cell), model dtype."""
-        pixels, _ = self._pixels(frames, patches)
+        pixels, _ = self._pixels(picture, patches)
         return pixels.to(self.dtype).view(pixels.shape[0] // self.geometry.merge**2, -1)
 
-    def _pixels(self, frames: npt.NDArray[np.uint8], patches: Sequence[int]) -> tuple[Tensor, tuple[int, int, int]]:
+    def _pixels(self, picture: _Picture, patches: Sequence[int]) -> tuple[Tensor, tuple[int, int, int]]:
         """What the vision encoder takes of some temporal patches, and their grid; an odd last frame stands twice."""
         step = self.geometry.temporal_patch
-        picked = [min(p * step + n, len(frames) - 1) for p in patches for n in range(step)]
-        return self.processor.pixels(frames[picked], self.device)
+        picked = [min(p * step + n, len(picture.frames) - 1) for p in patches for n in range(step)]
+        if picture.resized is None:
+            return self.processor.pixels(picture.frames[picked], self.device)
+        return self.processor.patches(picture.resized[picked], self.device)
 
     def _encode_audio(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Features (audio tokens, D) and attention received in the last layer (audio tokens,) float32."""

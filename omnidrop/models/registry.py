@@ -11,7 +11,13 @@ import torch
 
 from omnidrop.errors import CheckpointError
 from omnidrop.models.base import Adapter, Processor
-from omnidrop.models.checkpoints import checkpoint_hash, family_of, loading, resolve_checkpoint
+from omnidrop.models.checkpoints import (
+    configuration_of,
+    describe_checkpoint,
+    family_of,
+    loading,
+    resolve_checkpoint,
+)
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.models.families import adapter_of
 from omnidrop.models.geometry import Geometry
@@ -47,8 +53,8 @@ def adapter_class(directory: Path) -> type[Adapter]:
 
 
 def read_geometry(model: str) -> Geometry:
-    """The geometry of `model` (see `resolve_checkpoint`), from its configuration files alone."""
-    return geometry_of(resolve_checkpoint(model))
+    """The geometry of `model` (as `resolve_checkpoint` takes it), from its configuration files alone."""
+    return geometry_of(configuration_of(model))
 
 
 def geometry_of(directory: Path) -> Geometry:
@@ -66,8 +72,8 @@ def processor_of(directory: Path) -> Processor:
 
 
 def weights_hash(model: str) -> str:
-    """What `load(model).weights_hash` would be, without loading any weights."""
-    return checkpoint_hash(resolve_checkpoint(model))
+    """What `load(model).weights_hash` would be, without loading or fetching any weights."""
+    return describe_checkpoint(model).weights_hash
 
 
 def _device(device: str | torch.device) -> torch.device:

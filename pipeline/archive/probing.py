@@ -18,13 +18,15 @@ from dataclasses import dataclass, replace
 from omnidrop.errors import OmniDropError
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
-from pipeline.config.sections import ArchiveConfig
+from pipeline.config.sections import ArchiveConfig, ExecutionConfig
 from pipeline.failure_rules import rule_of
 from pipeline.storage.s3_client import s3_options
 from workers.errors import MediaTooLarge, NotMedia, Sidecar
 from workers.media.confinement import require
-from workers.media.decode import Source, content_of, opened
+from workers.media.decode import Source, content_of, is_local, look, opened
+from workers.media.fetching import CacheSettings
 from workers.media.ffmpeg import with_working_ffmpeg
+from workers.media.opening import Copy
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
 from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo
@@ -84,11 +86,33 @@ def prober(job: JobConfig, *, scans: bool = True) -> Iterator[Prober]:
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
-            results = pool.probe_many((m, m.uri) for m in items)
-            found = ((m, _probed(r, scans)) for m, r in results)
+            kept = [media for media in items if _is_kept(media, where)]
+            others = [media for media in items if not _is_kept(media, where)]
+            # An object is fetched before it is probed: its hash, its packets and its clips need it once.
+            seen = passes.map(lambda media: (media, look_at(media)), kept)
+            found = ((m, _probed(r, scans)) for m, r in pool.probe_many((m, m.uri) for m in others))
             yield from passes.map(lambda pair: (pair[0], _read(pair[0], pair[1], job, where)), found)
+            yield from seen
+
+        def look_at(media: Media) -> Probed:
+            try:
+                content, result = look(media, DecodeSettings(), where, lambda at: probed_here(Copy.of(at, media.key)))
+            except OmniDropError as error:
+                return Probed(None, ClipFailure(None, "probe", error.error_class, str(error)), is_scanned=scans)
+            found = _probed(probed_here(media.uri) if result is None else result, scans)
+            return _read(replace(media, content_id=content), found, job, where)
+
+        def probed_here(path: str) -> MediaInfo | ClipFailure:
+            ((_, result),) = pool.probe_many([(None, path)])
+            return result
 
         yield probe
+
+
+def _is_kept(media: Media, where: Source) -> bool:
+    """Whether an object is to be fetched whole: it is called like media, its content is not known, and it has room."""
+    is_one = not is_local(media.uri) and media.content_id is None and is_named_as_media(media.key)
+    return is_one and media.size_bytes <= min(where.cache.max_bytes, DecodeSettings.max_media_bytes)
 
 
 def is_named_as_media(key: str) -> bool:
@@ -106,14 +130,21 @@ def _probed(result: MediaInfo | ClipFailure, scans: bool) -> Probed:
 
 def source(job: JobConfig) -> Source:
     """How the job's files are reached from a worker."""
-    return source_of(job.archive)
+    return source_of(job.archive, job.execution)
 
 
-def source_of(archive: ArchiveConfig) -> Source:
+def source_of(archive: ArchiveConfig, execution: ExecutionConfig | None = None) -> Source:
     """How an archive's files are reached from a worker."""
     if not is_s3(archive.uri):
         return Source(is_confined=not archive.follow_links)
-    return Source.of(s3_options(archive.endpoint_url, anonymous=archive.anonymous))
+    return Source.of(s3_options(archive.endpoint_url, anonymous=archive.anonymous), cache_of(execution))
+
+
+def cache_of(execution: ExecutionConfig | None) -> CacheSettings:
+    """Where and how a machine keeps what it fetches."""
+    if execution is None:
+        return CacheSettings()
+    return CacheSettings(execution.cache_dir, execution.cache_bytes, execution.fetch_streams)
 
 
 def _read(media: Media, probed: Probed, job: JobConfig, where: Source) -> Probed:

@@ -6,6 +6,7 @@ the model is escaped in HTML. Knows nothing about how the answers were made.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from omnidrop.errors import UserError
 from omnidrop.model import Pruning
 from omnidrop.questions import Question, Scored
 from workers.model.answerer import Answerer
-from workers.records import ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
+from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +48,12 @@ class AnsweredFile:
     """The loaded model, for further calls."""
     context_notes: tuple[str, ...] = ()
     """What the model was told beside pictures and sound, and what it could not be told."""
+    own: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
+    """By clip id, the questions as they were asked of it, where its sidecars' words are in them."""
+
+    def questions_of(self, clip: Clip) -> tuple[Question, ...]:
+        """As they were asked of a clip."""
+        return self.own.get(clip.clip_id, self.questions)
 
     @property
     def clips(self) -> tuple[ClipResult, ...]:
@@ -102,7 +109,7 @@ class AnsweredFile:
         )
         meta = UnitMeta(asked, self.media, self.info, "", "", "")
         # The bytes that a job's journal would hold, and the rows that it would publish.
-        unit = decode_unit(encode_unit(meta, self.outcomes, self.questions), where=self.media.key)
+        unit = decode_unit(encode_unit(meta, self.outcomes, self.questions, own=self.own), where=self.media.key)
         return answers_table(unit).select(COLUMNS)
 
     def to_pandas(self) -> Any:
@@ -124,7 +131,9 @@ class AnsweredFile:
                     f'<tr><th>{span}</th><td colspan="3">{escape(f"{one.error_class}: {one.message}")}</td></tr>'
                 )
                 continue
-            for place, (question, answer) in enumerate(zip(self.questions, one.answers.answers, strict=True)):
+            for place, (question, answer) in enumerate(
+                zip(self.questions_of(one.clip), one.answers.answers, strict=True)
+            ):
                 share = "" if answer.probability is None else f"{100 * answer.probability:.0f} %"
                 bar = "" if answer.probability is None else _BAR.format(width=f"{4 * answer.probability:.2f}")
                 others = escape(", ".join(f"{name} {100 * p:.0f} %" for name, p in options(question, answer)))

@@ -16,16 +16,17 @@ from omnidrop.question_text import as_questions
 from omnidrop.questions import Question
 from pipeline.asking.answered_file import AnsweredFile
 from pipeline.asking.one_file import JOB, checked, checked_clips, looked_at, spans_of
-from pipeline.config.sections import ExecutionConfig, ModelConfig, PruningConfig, Scalar
+from pipeline.config.sections import ContextConfig, ExecutionConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.config.worker_settings import answerer_settings, decode_settings, pruning_of
 from pipeline.context.prompt import clip_context
 from pipeline.context.sidecars import Context, read_context
 from pipeline.identity import clip_id, content_id
+from pipeline.planning.context import ItemContext, cap_of, with_chapters
 from pipeline.questions.question_set import load_question_set
-from pipeline.questions.templates import one_line
+from pipeline.questions.templates import UNTOLD, one_line
 from workers.media.decode import decode_one
 from workers.model.answerer import Answerer
-from workers.records import Clip, ClipFailure, ClipOutcome
+from workers.records import Asking, Clip, ClipFailure, ClipOutcome
 
 
 def ask(
@@ -78,10 +79,22 @@ def ask(
         model = Answerer(answerer_settings(loading, pruning))
     media, info = looked_at(path, clips)
     spans = spans_of(info, clips, span_s, path)
-    asked, instruction = lines, ""
-    if question_set is not None:
-        asked, instruction = load_question_set(question_set).resolve(media, info, variables or {})
     written = read_context(path, None if context is True else context) if context else Context()
+    item: ItemContext | None = None
+    loaded = None if question_set is None else load_question_set(question_set)
+    if loaded is not None and loaded.context_names:
+        # What a question set reads is part of what is asked: without it the questions would be others.
+        written_beside = written if context else read_context(path)
+        written_beside = with_chapters(written_beside, info)
+        item = ItemContext(loaded.context_names, cap_of(ContextConfig(), model.checkpoint), written_beside)
+
+    def asking(start_s: float, end_s: float) -> Asking:
+        if loaded is None:
+            return Asking(lines, "")
+        told = UNTOLD if item is None else item.of_clip(start_s, end_s)[0]
+        return Asking(*loaded.resolve(media, info, variables or {}, told))
+
+    first, own = asking(*spans[0]), dict[str, tuple[Question, ...]]()
     decoding = decode_settings(clips, ExecutionConfig())
     how = pruning_of(pruning)
     outcomes: list[ClipOutcome] = []
@@ -94,14 +107,16 @@ def ask(
         if isinstance(decoded, ClipFailure):
             outcomes.append(decoded)
         else:
-            told = clip_context(written, start, end)
-            outcomes.append(model.answer(decoded, asked, _joined(told.text, instruction), pruning=how))
+            told, asked = clip_context(written, start, end), asking(start, end)
+            own[clip.clip_id] = asked.questions
+            instruction = _joined(told.text, asked.instruction)
+            outcomes.append(model.answer(decoded, asked.questions, instruction, pruning=how))
             words += told.words
             left_out += told.left_out
             _raise_what_every_clip_would(outcomes[-1])
         answered(outcomes[-1])
-    told_of = _told_of(written, words, left_out) if context else ()
-    return AnsweredFile(media, info, asked, tuple(outcomes), how, model, told_of)
+    told_of = _told_of(written, words, left_out) if context else item.context.notes if item is not None else ()
+    return AnsweredFile(media, info, first.questions, tuple(outcomes), how, model, told_of, own)
 
 
 def _joined(*parts: str) -> str:

@@ -6,16 +6,18 @@ second), leaves nothing behind, and a failed one says what to do. Knows nothing 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import sqlalchemy
 
 from omnidrop.errors import OmniDropError, UserError
+from omnidrop.models.checkpoints import describe_checkpoint
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
@@ -23,12 +25,14 @@ from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.index.database import reason_of, shown
+from pipeline.planning.context import context_reader
 from pipeline.questions.question_set import QuestionSet, load_question_set
+from pipeline.questions.templates import UNTOLD, Told
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import caveats, open_store
 from workers.errors import MediaError
 from workers.media import confinement
-from workers.media.fetching import CacheSettings, fetched
+from workers.media.fetching import own_folder, room_in
 from workers.media.ffmpeg import Limits, check_ffmpeg, filters, find_ffmpeg, run
 from workers.media.probing import probe
 from workers.media.sidecars import is_named_aside
@@ -36,8 +40,6 @@ from workers.records import Media, MediaInfo
 
 MEDIA_TRIED = 5
 """Items that are looked at for one that can be probed: a single damaged file at the top proves nothing."""
-FETCHED_BYTES = 1 << 30
-"""A larger object is not fetched for a check."""
 TONE_MAPPING_FILTERS = ("zscale", "tonemap")
 
 
@@ -60,19 +62,25 @@ class _Found:
 
     question_set: QuestionSet | None = None
     media: tuple[Media, ...] = ()
+    bytes: int = 0
+    """Of all items."""
+    larger: int = 0
+    """Items that are larger than a machine's cache."""
     readable: tuple[Media, MediaInfo] | None = None
     """The first item that can be read."""
     questions: tuple[Question, ...] = ()
     instruction: str = ""
 
 
-def run_checks(job: JobConfig, *, with_model: bool = True) -> Iterator[Check]:
-    """Findings as they come. A `JobConfig` that exists is consistent in itself, so that is the first finding."""
+def run_checks(job: JobConfig, *, with_model: bool = True, weights: bool = True) -> Iterator[Check]:
+    """Findings as they come. A `JobConfig` that exists is consistent in itself, so that is the first finding. Without
+    `weights` the checkpoint is described and the questions are laid out for it, but it is not loaded."""
     found = _Found()
     yield Check("configuration", True, f"job {job.name}: {job.pruning.mode}, policy {job.pruning.policy}")
     checks: list[tuple[str, Callable[[JobConfig, _Found], str | None]]] = [
         ("question set", _question_set),
         ("archive", _archive),
+        ("files fetched", _cache),
         ("questions fit the media", _questions_fit),
         ("output", _output),
         ("savings index", _index),
@@ -80,7 +88,8 @@ def run_checks(job: JobConfig, *, with_model: bool = True) -> Iterator[Check]:
         ("confinement", _confinement),
     ]
     if with_model:
-        checks += [("retained ratio", _ratio), ("checkpoint answers", _checkpoint)]
+        checks.append(("retained ratio", _ratio))
+        checks.append(("checkpoint answers", _checkpoint) if weights else ("checkpoint described", _described))
     for name, check in checks:
         try:
             detail = check(job, found)
@@ -106,6 +115,8 @@ def _archive(job: JobConfig, found: _Found) -> str:
     for media in list_media(whole, leave_out=job.output, not_taken=left):
         is_aside = is_named_aside(media.key)
         files, beside = files + 1, beside + is_aside
+        found.bytes += media.size_bytes
+        found.larger += media.size_bytes > job.execution.cache_bytes
         # What is called like a sidecar is looked into only where there is nothing else.
         if len(first) < MEDIA_TRIED or (not is_aside and is_named_aside(first[-1].key)):
             first = sorted([*first, media], key=lambda one: is_named_aside(one.key))[:MEDIA_TRIED]
@@ -127,20 +138,63 @@ def _questions_fit(job: JobConfig, found: _Found) -> str | None:
             problems.append(f"{media.key}: {error}")
             continue
         found.readable = media, info
-        found.questions, found.instruction = found.question_set.resolve(media, info, job.variables)
+        told, known_as = _told(media, info, job, found.question_set.context_names)
+        found.questions, found.instruction = found.question_set.resolve(media, info, job.variables, told)
         codecs = ", ".join(codec for codec in (info.video_codec, info.audio_codec) if codec is not None)
-        return f"{media.key}: {info.duration_s:.1f} s, {codecs}; e.g. {found.questions[0].text!r}"
+        return f"{media.key}: {info.duration_s:.1f} s, {codecs}{known_as}; e.g. {found.questions[0].text!r}"
     raise CheckError(
         f"none of the first {len(found.media)} items can be read; check archive.include. " + "; ".join(problems)
     )
 
 
+def _told(media: Media, info: MediaInfo, job: JobConfig, names: Sequence[str]) -> tuple[Told, str]:
+    """What the first clip is told by sidecars, and which they are."""
+    reader = context_reader(job, names)
+    if reader is None:
+        return UNTOLD, ""
+    item = reader.read(media, info)
+    if item.failure:
+        raise CheckError(item.failure)
+    return item.of_clip(0.0, min(info.duration_s, job.clips.longest_s))[0], f", {reader.counts.line}"
+
+
 def _probe(media: Media, job: JobConfig) -> MediaInfo:
-    timeout_s = job.execution.probe_timeout_s
-    if not is_s3(media.uri):
-        return probe(media.uri, timeout_s=timeout_s)
-    with fetched(media, dict(source(job).storage_options), replace(CacheSettings(), max_bytes=FETCHED_BYTES)) as path:
-        return probe(path, timeout_s=timeout_s)
+    options = dict(source(job).storage_options)
+    # A scan of an object would read it whole.
+    scans = not is_s3(media.uri)
+    return probe(media.uri, timeout_s=job.execution.probe_timeout_s, storage_options=options, scans=scans)
+
+
+def _cache(job: JobConfig, found: _Found) -> str:
+    """Whether what is fetched from a store finds room on this machine."""
+    cache = source(job).cache
+    if not is_s3(job.archive.uri):
+        return "not needed: the archive's files are decoded where they lie"
+    missing = _missing_folders(cache.path)
+    try:
+        try:
+            own_folder(cache.path)
+            room = room_in(cache)
+        except OSError as error:
+            raise CheckError(
+                f"execution.cache_dir: {cache.path} cannot be used here: {error.strerror}; name another folder"
+            ) from error
+        wanted = min(cache.max_bytes, found.bytes or cache.max_bytes)
+        if room < wanted:
+            raise CheckError(
+                f"{cache.path}: {_gib(room)} free for files of the archive, which may take {_gib(wanted)}; free "
+                "some, lower execution.cache_bytes, or name a folder on a larger disk with execution.cache_dir"
+            )
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    larger = f"; {found.larger} files are larger and are read in blocks" if found.larger else ""
+    return f"{cache.path}: {_gib(room)} free on this machine, up to {_gib(cache.max_bytes)} are kept{larger}"
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / 2**30:,.1f} GiB"
 
 
 def _output(job: JobConfig, found: _Found) -> str:
@@ -244,6 +298,31 @@ def _ratio(job: JobConfig, found: _Found) -> str | None:
     schedule = check_reachable(job, media.key, info)
     tokens = f"{schedule.total} audio and video tokens of {job.clips.longest_s:g} s of {media.key}"
     return f"{schedule.retained_ratio:.3f} of {tokens}; {schedule.entering[0]} enter the decoder"
+
+
+def _described(job: JobConfig, found: _Found) -> str:
+    """All that a plan needs of a checkpoint; of the hub its weights stay where they are."""
+    from omnidrop.estimate import Estimator
+    from pipeline.config.worker_settings import pruning_of
+
+    described = describe_checkpoint(job.model.checkpoint)
+    commit = "" if described.revision is None else f" at commit {described.revision[:12]}"
+    said = f"{job.model.path}{commit}: weights {described.weights_hash[:12]}, not loaded"
+    if not found.questions:
+        return f"{said}; no questions to lay out"
+    priced = Estimator(job.model.checkpoint).clip(
+        found.questions,
+        pruning_of(job.pruning),
+        frames=4,
+        height=448,
+        width=448,
+        samples=32_000,
+        fps=2.0,
+        system_prompt=job.model.system_prompt,
+        instruction=found.instruction,
+    )
+    tokens = priced.audio_tokens + priced.video_tokens
+    return f"{said}; {len(found.questions)} questions laid out beside {tokens} tokens of two seconds"
 
 
 def _checkpoint(job: JobConfig, found: _Found) -> str:

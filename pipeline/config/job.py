@@ -21,6 +21,7 @@ from pipeline.config.sections import (
     ArchiveConfig,
     AuditConfig,
     ClipsConfig,
+    ContextConfig,
     CostConfig,
     ExecutionConfig,
     ModelConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "ArchiveConfig",
     "AuditConfig",
     "ClipsConfig",
+    "ContextConfig",
     "CostConfig",
     "ExecutionConfig",
     "JobConfig",
@@ -76,6 +78,7 @@ class JobConfig(Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     pruning: PruningConfig = Field(default_factory=PruningConfig)
     clips: ClipsConfig = Field(default_factory=ClipsConfig)
+    context: ContextConfig = Field(default_factory=ContextConfig)
     execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)

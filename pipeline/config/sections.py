@@ -329,6 +329,49 @@ class ClipsConfig(Section):
         return self.max_length_s if self.cut == "scene" and self.max_length_s is not None else self.length_s
 
 
+_PLACES = ("{folder}", "{stem}", "{name}")
+"""What patterns of sidecars stand for: of `talks/day.mp4` the folder `talks`, the stem `day`, the name `day.mp4`."""
+
+
+class ContextConfig(Section):
+    """Sidecars of the media: what templates are offered as `clip.transcript`, `clip.chapter` and `media.meta.NAME`."""
+
+    sidecars: tuple[str, ...] = Field(
+        default=(),
+        description="Where a video's sidecars lie, the first there is counts: keys of the archive with {folder}, "
+        "{stem} and {name} of the video, as in subtitles/{stem}.vtt; where not given: beside it, with its stem.",
+    )
+    language: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$",
+        description="Of transcripts in several languages, as in talk.en.vtt and talk.de.vtt, the one to take; where "
+        "not given: the one without a language, else the first by name.",
+    )
+    max_tokens: int = Field(
+        default=2000,
+        ge=16,
+        le=16_000,
+        description="Tokens of a clip's transcript; what is beyond is left out, and counted.",
+    )
+
+    @field_validator("sidecars")
+    @classmethod
+    def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            rest = pattern
+            for place in _PLACES:
+                rest = rest.replace(place, "")
+            if "{" in rest or "}" in rest:
+                raise ValueError(f"sidecars: {pattern!r} may hold {', '.join(_PLACES)} and no other braces")
+            if "{stem}" not in pattern and "{name}" not in pattern:
+                raise ValueError(
+                    f"sidecars: {pattern!r} names one file for all videos; write {{stem}} or {{name}} into it"
+                )
+            if pattern.startswith("/") or ".." in pattern.split("/"):
+                raise ValueError(f"sidecars: {pattern!r} must be a key of the archive: no / in front, no ..")
+        return patterns
+
+
 class ExecutionConfig(Section):
     """How work is spread, bounded and retried."""
 
@@ -371,6 +414,19 @@ class ExecutionConfig(Section):
         description="Answered clips that a run may ask again because a setting has changed; more need --yes, or a "
         "person's answer at a terminal.",
     )
+    cache_dir: str | None = Field(
+        default=None,
+        description="Folder on each machine for files fetched from a store, by its absolute path; one below the "
+        "system's temporary folder where not given.",
+    )
+    cache_bytes: int = Field(
+        default=20 << 30,
+        ge=1 << 20,
+        description="Bytes of them that a machine keeps; a larger file is read in blocks and never kept whole.",
+    )
+    fetch_streams: int = Field(
+        default=8, ge=1, le=64, description="Requests in flight to the store for each file that is fetched."
+    )
     decode_tasks: int | None = Field(
         default=None,
         ge=1,
@@ -391,6 +447,13 @@ class ExecutionConfig(Section):
     stop_grace_s: float = Field(
         default=60.0, ge=0, description="Seconds that running units get to finish after SIGTERM or Ctrl-C."
     )
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _is_absolute(cls, folder: str | None) -> str | None:
+        if folder is not None and not folder.startswith("/"):
+            raise ValueError(f"{folder!r} is not an absolute path; it means a folder on every machine that decodes")
+        return folder
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -39,7 +39,12 @@ def pruning_of(given: PruningConfig) -> Pruning:
 
 
 def answerer_settings(
-    model: ModelConfig, pruning: PruningConfig, *, torch_threads: int | None = None, audit_share: float = 0.0
+    model: ModelConfig,
+    pruning: PruningConfig,
+    *,
+    torch_threads: int | None = None,
+    audit_share: float = 0.0,
+    weights_hash: str | None = None,
 ) -> AnswererSettings:
     """What a model actor loads."""
     return AnswererSettings(
@@ -47,6 +52,7 @@ def answerer_settings(
         device=model.device,
         dtype=model.dtype,
         pruning=pruning_of(pruning),
+        weights_hash=weights_hash,
         system_prompt=model.system_prompt,
         torch_threads=torch_threads,
         audit_share=audit_share,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.context.sidecars import META_NAMES, Context
+from pipeline.context.sidecars import Context
+from pipeline.questions.templates import META_NAMES
 
 MOST_CHARS = 4_000
 """Of a clip's transcript: about 1,000 tokens, which a minute of fast speech does not reach."""

@@ -17,7 +17,7 @@ import pysubs2
 
 from omnidrop.errors import UserError
 from omnidrop.json_text import parse_json
-from pipeline.questions.templates import one_line
+from pipeline.questions.templates import META_NAMES, one_line
 from workers.errors import MediaError
 from workers.media.opening import opened_below
 
@@ -28,23 +28,24 @@ WORDS = (".vtt", ".srt", ".ass", ".ssa", ".txt")
 """What is said; the first there is counts."""
 META = (".info.json", ".json", ".xml")
 """What it is; all there are count, the first for a name that several give."""
-META_NAMES = (
-    *("title", "description", "subject", "creator", "uploader", "channel", "contributor", "publisher", "date"),
-    *("upload_date", "language", "coverage", "categories", "tags"),
-)
-"""Fields of yt-dlp, Dublin Core and EBUCore that are taken, in the order in which a prompt has them."""
 MOST_META_CHARS = 300
 _LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _STYLE = re.compile(r"\{[^{}\n]*\}")
 _DRAWING = re.compile(r"^.*\{[^{}\n]*\\p[1-9].*$", re.MULTILINE)
 _NO_MARKS = str.maketrans({"{": "(", "}": ")", "<": "("})
 _TAG = re.compile(r"<[^<>]{0,200}>")
+_BLANK = re.compile(r"\s|WEBVTT[^\n]*|\[[^\]\n]*\][^\n]*|^[A-Za-z0-9 ]{1,40}:[^\n]*$", re.MULTILINE)
+"""What subtitles without a line have: blanks, titles of sections, settings."""
 
 
 class ContextError(UserError):
     """A sidecar that cannot be used."""
 
     error_class = "context"
+
+
+class HoldsNothing(ValueError):
+    """It can be read, and says nothing that is taken: a clip in which nobody speaks, metadata of another kind."""
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,49 @@ class Context:
 
 
 def beside(path: str) -> list[str]:
-    """The sidecars of a media file: files of its folder with its stem, and perhaps a language, as in `talk.en.vtt`."""
+    """The sidecars of a media file, the first to take first."""
     folder, name = os.path.split(os.path.abspath(path))
+    with os.scandir(folder) as entries:
+        found = sidecars_of(name, [entry.name for entry in entries])
+    return [os.path.join(folder, name) for name in found]
+
+
+def sidecars_of(name: str, there: Iterable[str], language: str | None = None) -> list[str]:
+    """Of the names in a media file's folder those of its sidecars, the first to take first: those with its stem, and
+    perhaps a language, as in `talk.en.vtt`. Transcripts in `language` come before others."""
     stem = name.rpartition(".")[0] or name
     found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            rest = entry.name.removeprefix(stem)
-            if entry.name == name or rest == entry.name:
-                continue
-            language = _LANGUAGE.match(rest)
-            place = next((i for i, s in enumerate((*WORDS, *META)) if rest.lower() == s), None)
-            if place is None and language is not None:
-                rest = rest[language.end() :].lower()
-                place = next((len(META + WORDS) + i for i, s in enumerate(WORDS) if rest == s), None)
-            if place is not None:
-                found.append((place, entry.name))
-    return [os.path.join(folder, name) for _, name in sorted(found)]
+    for one in there:
+        rest = one.removeprefix(stem)
+        if one == name or rest == one:
+            continue
+        kind = next((i for i, suffix in enumerate((*WORDS, *META)) if rest.lower() == suffix), None)
+        said_in = _LANGUAGE.match(rest)
+        if kind is None and said_in is not None:
+            suffix = rest[said_in.end() :].lower()
+            if suffix in WORDS:
+                is_wanted = language is not None and rest[: said_in.end()].lower() == f".{language.lower()}"
+                found.append((-1 if is_wanted else len(WORDS + META), WORDS.index(suffix), one))
+        elif kind is not None:
+            found.append((kind, 0, one))
+    return [one for _, _, one in sorted(found)]
+
+
+def is_words(name: str) -> bool:
+    """Whether a sidecar's name says that it holds what is said."""
+    return name.lower().endswith(WORDS)
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether a name is that of a file that can be read as context."""
+    return name.lower().endswith((*WORDS, *META))
+
+
+def joined(first: Context, more: Context) -> Context:
+    """What two sidecars say, where the first has its say first."""
+    meta = {**more.meta, **first.meta}
+    used, notes = (*first.used, *more.used), (*first.notes, *more.notes)
+    return Context(first.cues or more.cues, first.chapters or more.chapters, meta, used, notes)
 
 
 def read_context(path: str, given: Iterable[str] | None = None) -> Context:
@@ -99,8 +126,7 @@ def read_context(path: str, given: Iterable[str] | None = None) -> Context:
     named and cannot be used."""
     context = Context()
     for sidecar in beside(path) if given is None else given:
-        is_words = sidecar.lower().endswith(WORDS)
-        if is_words and context.cues:
+        if is_words(sidecar) and context.cues:
             continue
         try:
             read = _read(sidecar, None if given is not None else os.path.dirname(sidecar))
@@ -109,24 +135,33 @@ def read_context(path: str, given: Iterable[str] | None = None) -> Context:
                 raise
             context = replace(context, notes=(*context.notes, str(error)))
             continue
-        used = (*context.used, os.path.basename(sidecar))
-        meta = {**read.meta, **context.meta}
-        context = Context(context.cues or read.cues, context.chapters or read.chapters, meta, used, context.notes)
+        context = joined(context, replace(read, used=(os.path.basename(sidecar),)))
     return context
 
 
 def _read(path: str, folder: str | None) -> Context:
     name = os.path.basename(path)
+    try:
+        with opened_below(path, folder) as checked, os.fdopen(os.dup(checked.fd), "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        return parsed(name, data)
+    except (MediaError, HoldsNothing) as error:
+        raise ContextError(f"{name}: cannot be read as context: {_said(error)}") from error
+
+
+def parsed(name: str, data: bytes) -> Context:
+    """What a sidecar of this name says; `data` is its first `MOST_BYTES` + 1 bytes at most. Raises HoldsNothing, and
+    ContextError where it cannot be read."""
     reader = next((read for suffix, read in _READERS.items() if name.lower().endswith(suffix)), None)
     if reader is None:
         raise ContextError(f"{name}: cannot be read as context; give one of *{', *'.join((*WORDS, *META))}")
     try:
-        with opened_below(path, folder) as checked, os.fdopen(os.dup(checked.fd), "rb") as file:
-            data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise ValueError(f"larger than {MOST_BYTES >> 20} MiB")
         return reader(data)
-    except (MediaError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ET.ParseError) as error:
+    except HoldsNothing:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, ET.ParseError) as error:
         raise ContextError(f"{name}: cannot be read as context: {_said(error)}") from error
     except (pysubs2.Pysubs2Error, RecursionError) as error:
         raise ContextError(f"{name}: cannot be read as subtitles: {_said(error)}") from error
@@ -137,7 +172,11 @@ def _said(error: Exception) -> str:
 
 
 def _text(data: bytes) -> str:
-    return data.decode("utf-8-sig", "replace")
+    """Raises ValueError for other encodings: guessed wrong, they would be other words."""
+    try:
+        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("neither UTF-8 nor UTF-16; convert it, as with iconv -f WINDOWS-1252 -t UTF-8") from None
 
 
 def _subtitles(form: str) -> Callable[[bytes], Context]:
@@ -151,7 +190,9 @@ def _subtitles(form: str) -> Callable[[bytes], Context]:
             if words and not event.is_comment and event.end > event.start:
                 cues.append(Cue(event.start / 1000, event.end / 1000, words))
         if not cues:
-            raise ValueError("it holds no subtitles")
+            # Of a file whose times cannot be read nothing is left, either.
+            kind = HoldsNothing if events or not _BLANK.sub("", text) else ValueError
+            raise kind("it holds no subtitles")
         return Context(cues=tuple(_without_repeats(cues)))
 
     return read
@@ -170,13 +211,16 @@ def _without_repeats(cues: Iterable[Cue]) -> Iterator[Cue]:
 
 
 def _plain(data: bytes) -> Context:
-    return Context(cues=(Cue(0.0, None, one_line(_text(data), MOST_BYTES)),))
+    words = one_line(_text(data), MOST_BYTES)
+    if not words:
+        raise HoldsNothing("it holds no words")
+    return Context(cues=(Cue(0.0, None, words),))
 
 
 def _json(data: bytes) -> Context:
     given = parse_json(data)
     if not isinstance(given, dict):
-        raise ValueError("not an object")
+        raise HoldsNothing("not an object")
     chapters = []
     for one in list(given.get("chapters") or ())[:MOST_CUES]:
         title = one_line(str(one.get("title") or ""), MOST_META_CHARS)
@@ -184,7 +228,7 @@ def _json(data: bytes) -> Context:
             chapters.append(Cue(float(one["start_time"]), float(one["end_time"]), title))
     meta = {name: value for name in META_NAMES if (value := _words_of(given.get(name)))}
     if not meta and not chapters:
-        raise ValueError(f"it has none of {', '.join(META_NAMES)}")
+        raise HoldsNothing(f"it has none of {', '.join(META_NAMES)}")
     return Context(chapters=tuple(chapters), meta=meta)
 
 
@@ -203,7 +247,7 @@ def _xml(data: bytes) -> Context:
         if name in META_NAMES and (words := one_line(element.text or "", MOST_META_CHARS)):
             found.setdefault(name, []).append(words)
     if not found:
-        raise ValueError(f"it has none of {', '.join(META_NAMES)}")
+        raise HoldsNothing(f"it has none of {', '.join(META_NAMES)}")
     return Context(meta={name: one_line(", ".join(dict.fromkeys(found[name])), MOST_META_CHARS) for name in found})
 
 

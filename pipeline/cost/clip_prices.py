@@ -15,7 +15,7 @@ from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
 from pipeline.planning.plan import MediaPlan
 from workers.media.clip_reader import decoded_shape
-from workers.records import DecodeSettings, WorkUnit
+from workers.records import Asking, DecodeSettings, WorkUnit
 
 if TYPE_CHECKING:
     from omnidrop.estimate import Estimate
@@ -24,7 +24,7 @@ VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 DEAR = 1.2
 """Passes that cost so many times one pass are said to."""
 MOST_SHAPES = 1000
-"""Of clips in several passes: an archive has few sizes, but a template may say something else of every item."""
+"""Kept at most: an archive has few sizes, but a template may say something else of every clip."""
 
 
 class Asked(NamedTuple):
@@ -53,8 +53,9 @@ class ClipPrices:
 
     def of(self, asked: Asked) -> Estimate:
         """One clip. Raises PolicyError where the ratio cannot be reached."""
-        if asked not in self._known:
-            self._known[asked] = self._estimator.clip(
+        found = self._known.get(asked)
+        if found is None:
+            found = self._estimator.clip(
                 asked.questions,
                 self._pruning,
                 frames=asked.frames,
@@ -65,7 +66,10 @@ class ClipPrices:
                 system_prompt=self._system_prompt,
                 instruction=asked.instruction,
             )
-        return self._known[asked]
+            # Clips that are asked in words of their own do not come again.
+            if len(self._known) < MOST_SHAPES:
+                self._known[asked] = found
+        return found
 
 
 class SeveralPasses:
@@ -81,8 +85,8 @@ class SeveralPasses:
         if len({question.group for question in unit.questions}) < 2:
             return
         for clip in unit.clips:
-            asked = asked_of(plan, unit, clip.length_s, self._decoding)
-            if asked in self._clips or len(self._clips) < MOST_SHAPES:
+            asked = asked_of(plan, unit.asked_of(clip), clip.length_s, self._decoding)
+            if asked.questions and (asked in self._clips or len(self._clips) < MOST_SHAPES):
                 self._clips[asked] += 1
 
     def note(self) -> str | None:
@@ -96,10 +100,10 @@ class SeveralPasses:
         return dear_passes(several, one)
 
 
-def asked_of(plan: MediaPlan, unit: WorkUnit, length_s: float, decoding: DecodeSettings) -> Asked:
+def asked_of(plan: MediaPlan, asking: Asking, length_s: float, decoding: DecodeSettings) -> Asked:
     """A clip of a planned unit, as it is priced."""
     assert plan.info is not None
-    return Asked(*decoded_shape(plan.info, length_s, decoding), unit.questions, unit.instruction)
+    return Asked(*decoded_shape(plan.info, length_s, decoding), asking.questions, asking.instruction)
 
 
 def in_one_pass(asked: Asked) -> Asked:

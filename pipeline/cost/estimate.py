@@ -24,6 +24,7 @@ from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, GpuHours
 from pipeline.cost.clip_prices import ClipPrices, asked_of, in_one_pass
 from pipeline.execution.actor_metering import gpus_counted
+from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Labels, gone_note
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import open_job
@@ -156,6 +157,8 @@ def price_job(
                 not_taken=price.not_taken,
                 sources=parts.sources,
                 recipes=parts.recipes,
+                context=context_reader(job, parts.recipe.context_fields),
+                read_unit=parts.journal.read_if_kept,
             )
             labels, contents = Labels(), Labels()
             for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
@@ -239,15 +242,19 @@ def _add(price: Price, plan: MediaPlan, prices: ClipPrices, hours: _Hours, decod
             price.clips_finished += len(unit.clips)
             continue
         for clip in unit.clips:
+            asking = unit.asked_of(clip)
+            if not asking.questions:  # all its answers are there
+                price.clips_finished += 1
+                continue
             try:
-                asked = asked_of(plan, unit, clip.length_s, decoding)
+                asked = asked_of(plan, asking, clip.length_s, decoding)
                 estimate = prices.of(asked)
             except PolicyError as error:
                 raise PolicyError(f"{plan.media.key}, {clip.start_s:g} s to {clip.end_s:g} s: {error}") from error
-            price.questions += len(unit.questions)
+            price.questions += len(asking.questions)
             hours.take(price, plan.reason, estimate)
             _add_clip(price, estimate)
-            if len({question.group for question in unit.questions}) > 1:
+            if len({question.group for question in asking.questions}) > 1:
                 price.passes_flops += estimate.as_run.flops
                 price.one_pass_flops += prices.of(in_one_pass(asked)).as_run.flops
 

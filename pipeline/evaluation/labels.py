@@ -20,10 +20,13 @@ from omnidrop.questions import Question, Scored
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
+from pipeline.context.sidecars import ContextError
 from pipeline.evaluation.dataset import EvaluatedClip, EvaluationError, Target
 from pipeline.evaluation.scoring import right_answers
 from pipeline.identity import content_id
+from pipeline.planning.context import ContextReader, context_reader
 from pipeline.questions.question_set import QuestionSet, load_question_set
+from pipeline.questions.templates import UNTOLD
 from pipeline.spreadsheet import plain
 from workers.media.probing import ProbePool
 from workers.records import ClipFailure, Media, MediaInfo
@@ -88,9 +91,9 @@ def labelled_clips(
         for key, info in pool.probe_many((key, media.uri) for key, media in found.items()):
             infos[key] = info
             probed()
-    clips = [
-        _clip(span, found[span.file], infos[span.file], question_set, job, tolerance, problems) for span in _spans(rows)
-    ]
+    context = context_reader(job, question_set.context_names)
+    of_job = (question_set, job, context, tolerance, problems)
+    clips = [_clip(span, found[span.file], infos[span.file], *of_job) for span in _spans(rows)]
     _raise(path, problems)
     guesses = _most_frequent(clips)
     return [_with_guesses(clip, guesses) for clip in clips]
@@ -200,6 +203,7 @@ def _clip(
     info: MediaInfo | ClipFailure,
     question_set: QuestionSet,
     job: JobConfig,
+    context: ContextReader | None,
     tolerance: float,
     problems: list[str],
 ) -> EvaluatedClip:
@@ -218,8 +222,12 @@ def _clip(
             )
         end = min(end, info.duration_s)
         try:
-            questions, instruction = question_set.resolve(media, info, job.variables)
-        except QuestionError as error:
+            item = None if context is None else context.read(media, info)
+            if item is not None and item.failure:
+                raise ContextError(item.failure)
+            told = UNTOLD if item is None else item.of_clip(start, end)[0]
+            questions, instruction = question_set.resolve(media, info, job.variables, told)
+        except (QuestionError, ContextError) as error:
             failure = ClipFailure(None, "plan", error.error_class, str(error))
     by_id = {question.id: question for question in questions}
     for row in span.rows:

@@ -132,6 +132,8 @@ class Statistics:
     actor_time: ActorTime = field(default_factory=ActorTime)
     confinements: set[str] = field(default_factory=set)
     """What the machines that decoded grant."""
+    bytes_fetched: int = 0
+    """Read from stores by decode tasks."""
     load: Load = field(default_factory=Load)
 
 

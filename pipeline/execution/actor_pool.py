@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -24,11 +25,39 @@ from workers.records import Loaded
 
 log = logging.getLogger(__name__)
 
+GET_S = 5.0
+"""What is done already is here within this time."""
+
 
 class ExecutionError(OmniDropError):
     """The run as a whole cannot go on; what is committed stays, and running again resumes."""
 
     error_class = "execution"
+
+
+MOST_CALLS = 2
+"""Of one actor: it answers a clip and makes the next one ready. A third would only wait, and be lost with the actor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What an actor was given in one call."""
+
+    clips: tuple[ClipState, ...]
+    answer: ray.ObjectRef
+    ready: ray.ObjectRef | None = None
+    """Of a clip that was given to an actor with another one: done when it was made ready."""
+
+    def was_made_ready(self) -> bool:
+        """Whether the actor had done with this clip what it does beside answering another, when it died."""
+        assert self.ready is not None
+        try:
+            ray.get(self.ready, timeout=GET_S)
+        except (RayActorError, GetTimeoutError):
+            return False
+        except RayError:
+            return True  # it failed and said so
+        return True
 
 
 @dataclass(eq=False)
@@ -37,8 +66,8 @@ class Slot:
 
     handle: Any
     is_loaded: bool = False
-    clips: tuple[ClipState, ...] = ()
-    """What it answers at this moment, in one call."""
+    calls: deque[Call] = field(default_factory=deque)
+    """What it was given and has not given back, in the order in which it answers."""
     failures_in_a_row: int = 0
     is_under_check: bool = False
     """It died so often that it must show on a clip that was answered before whether it works at all."""
@@ -49,8 +78,19 @@ class Slot:
 
     @property
     def is_free(self) -> bool:
-        """Whether it can be given a clip."""
-        return self.is_loaded and not self.clips
+        """Whether it has nothing to answer and can be given a clip."""
+        return self.is_loaded and not self.calls
+
+    @property
+    def takes_another(self) -> bool:
+        """Whether it answers one clip and may be given another to make ready."""
+        is_one = 0 < len(self.calls) < MOST_CALLS and len(self.calls[0].clips) == 1
+        return is_one and not self.is_under_check and self.calls[0].clips[0].is_trusted
+
+    @property
+    def waiting(self) -> int:
+        """Clips in it that it does not answer yet."""
+        return sum(len(call.clips) for call in list(self.calls)[1:])
 
 
 class ActorPool:
@@ -71,7 +111,7 @@ class ActorPool:
         """Start as many as wanted: while more than one clip waits for each there is. The first loads while the first
         clip is decoded."""
         while len(self.slots) < self._most:
-            places = sum(not slot.clips for slot in self.slots)
+            places = sum(not slot.calls for slot in self.slots)
             if not (ready - places > len(self.slots) if self.slots else ready or is_decoding):
                 return
             slot = Slot(None)
@@ -138,7 +178,7 @@ class ActorPool:
         """End actors, having noted what those without work say of themselves."""
         asked = [slot.handle.describe.remote() for slot in slots if slot.is_free]
         try:
-            self._statistics.actors += [str(d) for d in ray.get(asked, timeout=5)] if asked else []
+            self._statistics.actors += [str(d) for d in ray.get(asked, timeout=GET_S)] if asked else []
         except (RayError, GetTimeoutError) as error:
             log.warning("an actor did not describe itself: %s", first_line(error))
         for slot in slots:

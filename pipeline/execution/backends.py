@@ -24,6 +24,7 @@ from omnidrop.errors import UserError, first_line
 from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
+from pipeline.config.locations import is_s3
 from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted, unwatched
 from pipeline.execution.actor_pool import ExecutionError
@@ -36,7 +37,7 @@ from pipeline.execution.scheduler import (
     RayExecution,
     execute_in_process,
 )
-from pipeline.execution.worker_failures import nodes_with
+from pipeline.execution.worker_failures import nodes_with, slots_of
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
@@ -71,13 +72,18 @@ class Executor(Protocol):
 
 
 def executor(
-    job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth, watch: Watch = unwatched
+    job: JobConfig,
+    weights_hash: str,
+    stop: StopFlag,
+    patience: Patience,
+    health: ArchiveHealth,
+    watch: Watch = unwatched,
 ) -> Executor:
-    """The executor that a job's `execution.ray_address` asks for. It takes nothing new while `patience` waits; on Ray
-    `watch` is told what is going on."""
+    """The executor that a job's `execution.ray_address` asks for, whose checkpoint must be that of `weights_hash`. It
+    takes nothing new while `patience` waits; on Ray `watch` is told what is going on."""
     if job.execution.ray_address == IN_PROCESS:
-        return _InProcess(job, stop, patience, health)
-    return _OnRay(job, stop, patience, health, watch)
+        return _InProcess(job, weights_hash, stop, patience, health)
+    return _OnRay(job, weights_hash, stop, patience, health, watch)
 
 
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
@@ -89,8 +95,11 @@ def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
 class _InProcess:
     """No Ray: one clip after the other."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth) -> None:
-        self._job, self._stop, self._patience, self._health = job, stop, patience, health
+    def __init__(
+        self, job: JobConfig, weights_hash: str, stop: StopFlag, patience: Patience, health: ArchiveHealth
+    ) -> None:
+        self._job, self._weights_hash = job, weights_hash
+        self._stop, self._patience, self._health = stop, patience, health
         self.statistics = Statistics()
         self._settings, self._source = decode_settings(job.clips, job.execution), source(job)
         self._worked: tuple[WorkUnit, Clip] | None = None
@@ -98,14 +107,18 @@ class _InProcess:
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
         job = self._job
-        answerer = Answerer(answerer_settings(job.model, job.pruning, audit_share=job.audit.share))
+        settings = answerer_settings(
+            job.model, job.pruning, audit_share=job.audit.share, weights_hash=self._weights_hash
+        )
+        answerer = Answerer(settings)
         self.statistics.tools.add(tool_here())
         held = self.statistics.actor_time
         held.gpus = gpus_counted(job.model.gpus_per_actor)
 
         def answer(decoded: DecodedClip, unit: WorkUnit) -> ClipOutcome:
             held.start(answerer)  # with the first clip the model is loaded
-            return answerer.answer(decoded, unit.questions, unit.instruction)
+            asking = unit.asked_of(decoded.clip)
+            return answerer.answer(decoded, asking.questions, asking.instruction)
 
         self.statistics.confinements.add(str(level()))
         answered = 0
@@ -176,8 +189,11 @@ class _InProcess:
 class _OnRay:
     """Decode tasks and model actors on a Ray cluster."""
 
-    def __init__(self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth, watch: Watch) -> None:
-        self._job, self._stop, self._patience, self._health, self._watch = job, stop, patience, health, watch
+    def __init__(
+        self, job: JobConfig, weights_hash: str, stop: StopFlag, patience: Patience, health: ArchiveHealth, watch: Watch
+    ) -> None:
+        self._job, self._weights_hash = job, weights_hash
+        self._stop, self._patience, self._health, self._watch = stop, patience, health, watch
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
@@ -223,12 +239,16 @@ class _OnRay:
         settings, where = decode_settings(job.clips, job.execution), source(job)
         is_placed = ray.cluster_resources().get(ray_workers.DECODE_RESOURCE, 0) > 0
         starter = ray_workers.DecodeStarter(settings, where, is_placed=is_placed)
+        decodes = ray_workers.DECODE_RESOURCE if is_placed else "CPU"
         return Backend(
             start_decode=starter,
+            start_decode_at=starter.at,
+            # What lies on a disk that all machines mount is read as well by any of them.
+            slots=lambda: slots_of(decodes) if is_s3(job.archive.uri) else {},
             start_decode_on=starter.on,
             leave_out=starter.leave_out,
-            machines=lambda: nodes_with(ray_workers.DECODE_RESOURCE if is_placed else "CPU"),
-            start_actor=lambda: _start_actor(job, audit_share=job.audit.share),
+            machines=lambda: nodes_with(decodes),
+            start_actor=lambda: _start_actor(job, audit_share=job.audit.share, weights_hash=self._weights_hash),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
             health=self._health,
         )
@@ -242,10 +262,16 @@ def _gpus_per_actor(job: JobConfig) -> float:
     return 1.0 if wants_gpu else 0.0
 
 
-def _start_actor(job: JobConfig, audit_share: float) -> Any:
+def _start_actor(job: JobConfig, audit_share: float, weights_hash: str | None = None) -> Any:
     cpus = job.model.cpus_per_actor
-    # One thread per core that Ray gives the actor: more would take them from decoding.
-    settings = answerer_settings(job.model, job.pruning, torch_threads=max(1, int(cpus)), audit_share=audit_share)
+    settings = answerer_settings(
+        job.model,
+        job.pruning,
+        # One thread per core that Ray gives the actor: more would take them from decoding.
+        torch_threads=max(1, int(cpus)),
+        audit_share=audit_share,
+        weights_hash=weights_hash,
+    )
     return ray_workers.start_actor(settings, num_gpus=_gpus_per_actor(job), num_cpus=cpus)
 
 

@@ -3,7 +3,8 @@
 Promises: a unit comes out with one outcome per clip, in the clips' order, and not before. Knows nothing about Ray's
 workings, or when what is started.
 
-The life of a clip: queued -> decoding (a Ray task) -> ready (in the object store) -> answering (an actor call) -> done.
+The life of a clip: queued -> decoding (a Ray task) -> ready (in the object store) -> answering (an actor call, perhaps
+behind another one's) -> done.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class UnitState:
 
     @cached_property
     def asked(self) -> bytes:
-        """What an actor is asked about each clip."""
+        """What an actor is asked about each clip, where all are asked the same."""
         return packed(self.unit.questions, self.unit.instruction)
 
     def result(self) -> UnitResult | None:
@@ -59,20 +60,37 @@ class ClipState:
     """Not decoded again before this (monotonic clock)."""
     refused_at: int | None = None
     """How many clips had been answered when there was no room for this one."""
+    machine: str = ""
+    """Where it is decoded: its node's id; empty where Ray chooses."""
+    is_helped: bool = False
+    """Whether that is not the home of its file, but a machine that helps it."""
     payload: ray.ObjectRef | None = None
     is_its_own: bool = False
     """Its file could not be read, and another could: if it fails once more, it is this file that fails."""
     is_alone: bool = False
-    """Not answered with others any more: a call for it and others failed, and this tells which of them it was."""
+    """Not in an actor with others any more: one failed that had it and others, and this tells which of them it was."""
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether an actor may have it and another clip at once: nothing died of it or of a call that it was in."""
+        return not (self.is_alone or self.worker_failures or self.owner.unit.attempt)
+
+    @cached_property
+    def asked(self) -> bytes:
+        """What an actor is asked about this clip."""
+        if not self.owner.unit.own:
+            return self.owner.asked
+        asking = self.owner.unit.asked_of(self.clip)
+        return packed(asking.questions, asking.instruction)
 
     def joins(self, other: ClipState) -> bool:
         """Whether the two may be answered in one call: as many bytes are nearly always one shape; the actor looks."""
         one, two = self.owner.unit, other.owner.unit
         return (
-            not (self.is_alone or self.worker_failures or one.attempt)
-            and not (other.is_alone or other.worker_failures or two.attempt)
+            self.is_trusted
+            and other.is_trusted
             and self.nbytes == other.nbytes
-            and (one is two or self.owner.asked == other.owner.asked)
+            and ((one is two and not one.own) or self.asked == other.asked)
         )
 
     def fresh(self) -> ClipState:

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,9 @@ from ray.exceptions import (
 from omnidrop.errors import first_line
 from pipeline.archive.health import ArchiveHealth
 from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
-from pipeline.execution.actor_pool import ActorPool, ExecutionError, Slot
+from pipeline.execution.actor_pool import ActorPool, Call, ExecutionError, Slot
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
+from pipeline.execution.homes import Waiting
 from pipeline.execution.machines import Machines, nothing_decodes
 from pipeline.execution.worker_failures import is_preemption, node_answers, node_name
 from pipeline.failure_rules import Again, pause_s, rule_of
@@ -95,7 +96,8 @@ class Backend:
     """Returns references to a `DecodeReport` and to the `DecodedClip` (None where decoding failed)."""
     start_actor: Callable[[], Any]
     """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, packed(questions, instruction))`
-    (with `may_audit=False` where the clip had its chance before), for `Limits.clips_per_pass` above 1
+    (with `may_audit=False` where the clip had its chance before), `make_ready` of the same
+    in a concurrency group of its own, for `Limits.clips_per_pass` above 1
     `answer_batch(packed(questions, instruction), *decoded)`, and `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
@@ -103,6 +105,10 @@ class Backend:
     """Tells a file that cannot be read from an archive that cannot."""
     start_decode_on: Callable[[str, WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]] | None = None
     """`start_decode` on one machine, by its node's id. Without it no machine is doubted."""
+    start_decode_at: Callable[[str, bool, WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]] | None = None
+    """`start_decode` on one machine if it is there; true where it only helps the one that has the file."""
+    slots: Callable[[], Mapping[str, int]] = dict
+    """How many clips each machine may decode at once, by its node's id; nothing where clips may go anywhere."""
     leave_out: Callable[[Iterable[str]], None] = lambda machines: None
     """Have `start_decode` start nothing on these machines any more."""
     machines: Callable[[], set[str]] = set
@@ -159,10 +165,10 @@ class RayExecution:
         self._backend, self._limits, self._stop, self._watch = backend, limits, stop, watch
         self._patience = patience or Patience(0.0)
         self._again: deque[ClipState] = deque()
-        self._next: deque[ClipState] = deque()
+        self._machines = Machines()
+        self._next = Waiting(self._slots, limits.decode_tasks)
         self._ready: deque[ClipState] = deque()
         self._decoding: dict[ray.ObjectRef, ClipState] = {}
-        self._machines = Machines()
         self._checking: dict[ray.ObjectRef, tuple[str, ray.ObjectRef]] = {}
         """Machines that are decoding a clip that worked before, with where it comes."""
         self._answering: dict[ray.ObjectRef, Slot] = {}
@@ -190,7 +196,7 @@ class RayExecution:
             while True:
                 if self._stop.is_set() and deadline is None:
                     deadline = time.monotonic() + self._limits.stop_grace_s
-                    answering = sum(len(slot.clips) for slot in self._actors.slots)
+                    answering = sum(len(call.clips) for slot in self._actors.slots for call in slot.calls)
                     log.warning("stopping: %d clips in flight may finish", len(self._decoding) + answering)
                 if deadline is None:
                     self._admit(source)
@@ -222,7 +228,7 @@ class RayExecution:
 
     def _admit(self, source: Iterator[WorkUnit | None]) -> None:
         while len(self._decoding) < self._limits.decode_tasks and not self._patience.is_waiting():
-            ahead = len(self._decoding) + len(self._ready)
+            ahead = len(self._decoding) + len(self._ready) + self._waiting
             per_actor = max(DECODE_AHEAD_PER_ACTOR, 2 * self._limits.clips_per_pass)
             if ahead >= self._limits.decode_tasks + per_actor * self._limits.actors:
                 return
@@ -232,17 +238,32 @@ class RayExecution:
             in_flight = self._decoding or self._ready or self._answering
             if in_flight and self._bytes + state.nbytes > self._limits.bytes_in_flight:
                 return
-            (self._again if state in self._again else self._next).remove(state)
+            if state in self._again:
+                self._again.remove(state)
+            self._next.started(state)
             self._reserve(state.nbytes)
-            report, state.payload = self._backend.start_decode(state.owner.unit, state.clip)
+            report, state.payload = self._start(state)
             self._decoding[report] = state
+
+    def _start(self, state: ClipState) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        start_at = self._backend.start_decode_at
+        if start_at is None or not (state.machine or state.is_helped):
+            return self._backend.start_decode(state.owner.unit, state.clip)
+        return start_at(state.machine, state.is_helped, state.owner.unit, state.clip)
+
+    def _slots(self) -> dict[str, int]:
+        return {m: slots for m, slots in self._backend.slots().items() if m not in self._machines.out}
 
     def _peek(self, source: Iterator[WorkUnit | None]) -> ClipState | None:
         """The clip to decode next: one that must be tried again, if it is time, or the next of the units, if known."""
         now = time.monotonic()
-        if (again := next((s for s in self._again if s.due <= now), None)) is not None:
+        is_due = (s for s in self._again if s.due <= now and self._next.may_begin(s))
+        if (again := next(is_due, None)) is not None:
             return again
-        while not self._next:
+        while True:
+            no_more = self._is_exhausted or self._next.is_full
+            if (found := self._next.next(may_help=no_more)) is not None or no_more:
+                return found
             asked = time.monotonic()
             unit = _END if self._is_exhausted else next(source, _END)
             self.statistics.actor_time.book_planning(time.monotonic() - asked)
@@ -252,17 +273,24 @@ class RayExecution:
             if unit is None:
                 return None
             owner = UnitState(unit)
-            self._next.extend(ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
-        return self._next[0]
+            self._next.add(ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
 
     def _dispatch(self, *, is_stopping: bool) -> None:
         if not is_stopping:
-            self._actors.grow(len(self._ready), is_decoding=bool(self._decoding))
+            self._actors.grow(len(self._ready) + self._waiting, is_decoding=bool(self._decoding))
         for slot in self._actors.slots:
             if slot.is_free and slot.is_under_check:
                 self._check_health(slot)
             elif slot.is_free and self._ready:
                 self._answer(slot, *self._together())
+        for slot in self._actors.slots if self._limits.clips_per_pass == 1 else ():
+            if self._ready and self._ready[0].is_trusted and slot.takes_another:
+                self._answer_next(slot, self._ready.popleft())
+
+    @property
+    def _waiting(self) -> int:
+        """Clips in actors that answer others."""
+        return sum(slot.waiting for slot in self._actors.slots)
 
     def _together(self) -> list[ClipState]:
         """The next clip that is ready, and those that may be answered with it; idle actors get equal shares."""
@@ -274,15 +302,22 @@ class RayExecution:
             self._ready.remove(state)
         return [first, *joining]
 
-    def _answer(self, slot: Slot, *states: ClipState) -> None:
-        slot.clips, state = states, states[0]
+    def _answer(self, slot: Slot, *states: ClipState, ready: ray.ObjectRef | None = None) -> None:
+        state = states[0]
         if len(states) > 1:
             payloads = [one.payload for one in states]
-            self._answering[slot.handle.answer_batch.remote(state.owner.asked, *payloads)] = slot
-            return
-        # An audit that is too much for the worker must not cost the clip its answers.
-        calmly = {"may_audit": False} if state.worker_failures or state.owner.unit.attempt else {}
-        self._answering[slot.handle.answer.remote(state.payload, state.owner.asked, **calmly)] = slot
+            ref = slot.handle.answer_batch.remote(state.asked, *payloads)
+        else:
+            # An audit that is too much for the worker must not cost the clip its answers.
+            calmly = {"may_audit": False} if state.worker_failures or state.owner.unit.attempt else {}
+            ref = slot.handle.answer.remote(state.payload, state.asked, **calmly)
+        slot.calls.append(Call(states, ref, ready))
+        self._answering[ref] = slot
+
+    def _answer_next(self, slot: Slot, state: ClipState) -> None:
+        """Give an actor a clip while it answers another: what needs no device is done meanwhile, and no time passes
+        between the two."""
+        self._answer(slot, state, ready=slot.handle.make_ready.remote(state.payload, state.asked))
 
     def _check_health(self, slot: Slot) -> None:
         assert self._actors.canary is not None
@@ -299,17 +334,17 @@ class RayExecution:
             return "storage"
         if self._is_exhausted and not self._next and not self._again:
             return "decode" if self._decoding else "end"
-        if len(self._decoding) >= self._limits.decode_tasks:
+        if len(self._decoding) >= self._limits.decode_tasks or (self._next and not self._next.next(may_help=False)):
             return "decode"
         return "bytes_in_flight" if self._next else "planning"
 
     def _look(self, waits_for: str) -> None:
         """Note what is held, and what the actors without a clip waited for since the last look."""
-        loading, busy = len(self._actors.loading), len(self._answering)
+        loading, busy = len(self._actors.loading), sum(bool(slot.calls) for slot in self._actors.slots)
         idle = len(self._actors.slots) - loading - busy
         self.statistics.actor_time.book_idle(idle, waits_for)
         waiting = len(self._next) + len(self._again)
-        counts = (waiting, len(self._decoding), len(self._ready), loading, busy, idle)
+        counts = (waiting, len(self._decoding), len(self._ready) + self._waiting, loading, busy, idle)
         self.statistics.load = Load(self._bytes, *counts)
         self._watch(self.statistics)
 
@@ -317,6 +352,7 @@ class RayExecution:
 
     def _handle(self, ref: ray.ObjectRef) -> Iterator[UnitResult]:
         if (state := self._decoding.pop(ref, None)) is not None:
+            self._next.ended(state)
             yield from self._decoded(ref, state)
         elif (check := self._checking.pop(ref, None)) is not None:
             yield from self._checked(ref, check[0])
@@ -328,6 +364,7 @@ class RayExecution:
     def _decoded(self, ref: ray.ObjectRef, state: ClipState) -> Iterator[UnitResult]:
         try:
             report: DecodeReport = ray.get(ref)
+            self.statistics.bytes_fetched += report.bytes_fetched
             if report.tool:
                 self.statistics.tools.add(report.tool)
         except RayTaskError as error:
@@ -348,7 +385,15 @@ class RayExecution:
                 self._ready.append(state)
 
     def _answered(self, ref: ray.ObjectRef, slot: Slot) -> Iterator[UnitResult]:
-        states, slot.clips = slot.clips, ()
+        """A call ended, and with it those before it in the same actor, which answers in their order."""
+        while slot.calls:
+            call = slot.calls.popleft()
+            self._answering.pop(call.answer, None)
+            yield from self._ended(call.answer, slot, call.clips)
+            if call.answer == ref:
+                return
+
+    def _ended(self, ref: ray.ObjectRef, slot: Slot, states: tuple[ClipState, ...]) -> Iterator[UnitResult]:
         if len(states) > 1:
             yield from self._answered_together(ref, slot, states)
             return
@@ -367,12 +412,30 @@ class RayExecution:
                 yield from self._failed(state, "answer", "internal", str(error.cause or error))
         except RayActorError as error:
             is_lost = is_preemption(error) or not node_answers(slot.node_id)
-            self._actors.replace(slot, error, is_lost=is_lost)
-            yield from self._died(state, "answer", error, is_lost=is_lost)
+            is_either = self._lost_with(slot)
+            if is_either and not is_lost:
+                # It died while it made the one clip ready and answered the other: alone each shows which it was.
+                self.statistics.worker_failures["actor"] += 1
+                state.is_alone = True
+            self._actors.replace(slot, error, is_lost=is_lost or is_either)
+            yield from self._died(state, "answer", error, is_lost=is_lost or is_either)
         except RayError as error:
             yield from self._died(state, "answer", error)
         else:
             yield from self._take(slot, state, outcome)
+
+    def _lost_with(self, slot: Slot) -> bool:
+        """Take back what waits in an actor that died; whether it may have died of that."""
+        is_doubtful = False
+        while slot.calls:
+            call = slot.calls.popleft()
+            self._answering.pop(call.answer, None)
+            is_alone = not call.was_made_ready()
+            is_doubtful |= is_alone
+            for state in call.clips:
+                state.is_alone = is_alone
+                self._retry(state)
+        return is_doubtful
 
     def _answered_together(self, ref: ray.ObjectRef, slot: Slot, states: tuple[ClipState, ...]) -> Iterator[UnitResult]:
         """Several clips' outcomes. Where the call failed it cannot be attributed to one of them: each is tried alone,
@@ -483,6 +546,7 @@ class RayExecution:
                 self.statistics.machines_out[name] = why
                 log.warning("%s decodes nothing any more and is given no more clips: %s", name, why)
                 self._backend.leave_out(list(self._machines.out))
+                self._next.look_again()
         for state in states:
             self._reserve(state.nbytes)
             self._retry(state)

@@ -69,7 +69,8 @@ def find_clip(uri: str, clip_id: str, storage: StorageConfig | None = None) -> S
     by_content = UnitKey(CONTENTS, item_id(content), version_id, unit_id) if content else None
     unit = Journal(store).read(_newest(store, by_content, UnitKey(job, media_id, version_id, unit_id)))
     row = next(row for row in unit.rows.to_pylist() if row["clip_id"] == full_id)
-    clip = Clip(full_id, row["clip_index"], row["start_s"], row["end_s"])
+    told = tuple((one["name"], one["hash"]) for one in row["told"] or ())
+    clip = Clip(full_id, row["clip_index"], row["start_s"], row["end_s"], told)
     return StoredClip(store, unit.meta, clip, {answer["question_id"]: answer for answer in row["answers"]})
 
 

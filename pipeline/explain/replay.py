@@ -21,7 +21,9 @@ from pipeline.config.sections import ExecutionConfig
 from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.explain.find_clip import StoredClip
 from pipeline.journal.recipes import Kept, recall
+from pipeline.planning.context import ContextReader
 from pipeline.questions.question_set import load_question_set
+from pipeline.questions.templates import UNTOLD, Told
 from pipeline.records.unit import answer_text
 from workers.media.decode import decode_one
 from workers.model.answerer import Answerer
@@ -61,7 +63,7 @@ def ask_again(stored: StoredClip, job: JobConfig | None = None, *, device: str |
     kept = recall(stored.store, stored.meta.asked.recipe_hash) or _from_job(job)
     info, media = stored.meta.info, stored.meta.media
     assert info is not None  # a clip with answers was probed
-    questions, instruction = kept.question_set.resolve(media, info, kept.variables)
+    questions, instruction = kept.question_set.resolve(media, info, kept.variables, _told(stored, kept))
     questions = kept.grouped(questions)
     settings = decode_settings(kept.clips, ExecutionConfig())
     decoded = decode_one(media, info, stored.clip, settings, source_of(kept.archive))
@@ -82,6 +84,21 @@ def ask_again(stored: StoredClip, job: JobConfig | None = None, *, device: str |
             raise OmniDropError(f"the dense pass failed: {again.message}")
     changes = tuple(_changes(stored, questions, outcome, answerer.describe().weights_hash))
     return AskedAgain(stored, decoded, questions, loading.pruning, outcome, dense, changes)
+
+
+def _told(stored: StoredClip, kept: Kept) -> Told:
+    """What sidecars say in the clip. Raises CannotExplain where that is not what it was told then."""
+    names, clip = kept.question_set.context_names, stored.clip
+    if not names:
+        return UNTOLD
+    item = ContextReader(kept.archive, kept.context, kept.model, names).read(stored.meta.media, stored.meta.info)
+    told, hashes = item.of_clip(clip.start_s, clip.end_s)
+    then = dict(clip.told)
+    changed = [name for name, said in hashes if then.get(name, "") != said]
+    if item.failure or changed:
+        why = item.failure or f"its sidecars say something else in this clip now ({', '.join(changed)})"
+        raise CannotExplain(f"{stored.meta.media.key}: what the clip was told cannot be repeated: {why}")
+    return told
 
 
 def _from_job(job: JobConfig | None) -> Kept:
@@ -111,7 +128,7 @@ def _changes(stored: StoredClip, questions: tuple[Question, ...], now: ClipResul
 
 
 def _change(then: Any, now: Answer) -> str | None:
-    before, after = (then["answer"], then["error_class"]), (answer_text(now.value), now.error_class)
+    before, after = (then["answer"], then["error_class"]), (answer_text(now), now.error_class)
     if before != after:
         return f"the stored answer is {before[0] or before[1]}, now it is {after[0] or after[1]}"
     if then["probability"] is not None and now.probability is not None:

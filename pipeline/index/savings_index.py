@@ -231,6 +231,13 @@ class SavingsIndex:
                     found.setdefault(version, set()).add(unit)
         return found
 
+    def versions_of(self, item_id: str) -> list[str]:
+        """All versions of a content of which some unit is finished, superseded ones too, sorted."""
+        units = self.tables.units
+        with self._engine.connect() as connection:
+            query = sa.select(units.c.version_id).distinct().where(units.c.item_id == item_id)
+            return list(connection.scalars(query.order_by(units.c.version_id)))
+
     def known_versions(self, version_ids: Sequence[str]) -> set[str]:
         """Those versions of which some unit is finished."""
         units = self.tables.units

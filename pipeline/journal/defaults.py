@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import UserError
-from pipeline.config.sections import ClipsConfig, ModelConfig, PruningConfig, Section
+from pipeline.config.sections import ClipsConfig, ContextConfig, ModelConfig, PruningConfig, Section
 
 if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
@@ -24,8 +24,11 @@ ANSWERING: Mapping[str, tuple[type[Section], tuple[str, ...]]] = {
     "model": (ModelConfig, ("path", "dtype", "system_prompt")),
     "pruning": (PruningConfig, tuple(PruningConfig.model_fields)),
     "clips": (ClipsConfig, tuple(ClipsConfig.model_fields)),
+    "context": (ContextConfig, ("max_tokens",)),
 }
 """The settings on which answers depend."""
+NEW_SECTIONS: Mapping[str, dict[str, Any]] = {"context": {}}
+"""Sections that records of earlier versions lack."""
 
 
 EARLIER: Mapping[str, Mapping[str, Any]] = {"pruning": {"encoder_share": 1.0}}
@@ -42,7 +45,7 @@ def keep(store: Store, *, of_earlier: bool = False) -> None:
         section: {name: model.model_fields[name].get_default(call_default_factory=True) for name in names}
         for section, (model, names) in ANSWERING.items()
     }
-    for section, then in EARLIER.items() if of_earlier else ():
+    for section, then in (*EARLIER.items(), *LATER.items()) if of_earlier else ():
         now[section] |= then
     store.write_once(PATH, json.dumps(now, indent=1).encode())
 
@@ -50,7 +53,7 @@ def keep(store: Store, *, of_earlier: bool = False) -> None:
 def with_kept(job: JobConfig, store: Store) -> JobConfig:
     """The job with the output's own defaults where it says nothing. Raises UserError for a damaged record."""
     try:
-        kept: dict[str, dict[str, Any]] = json.loads(store.read_bytes(PATH))
+        kept: dict[str, dict[str, Any]] = {**NEW_SECTIONS, **json.loads(store.read_bytes(PATH))}
         meant = {section: {**LATER.get(section, {}), **kept[section]} for section in ANSWERING}
         changed = {section: found for section in ANSWERING if (found := _section(job, section, meant[section]))}
     except FileNotFoundError:

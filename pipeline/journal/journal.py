@@ -19,7 +19,7 @@ or how answers are made.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ from pipeline.records.composed import Held
 from pipeline.records.heads_and_runs import HEAD_SCHEMA, Head, StoredRun, decode_heads, decode_run
 from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import (
+    NONE,
     UnitKey,
     UnitMeta,
     UnitObject,
@@ -88,6 +89,7 @@ class Journal:
         outcomes: Sequence[ClipOutcome],
         questions: Sequence[Question],
         held: Held | None = None,
+        own: Mapping[str, Sequence[Question]] = NONE,
     ) -> UnitObject | None:
         """Store a finished unit and return what is now the truth about it.
 
@@ -99,7 +101,7 @@ class Journal:
             before = self.read_if_kept(replace(meta.key, attempt=meta.attempt - 1))
             if before is None:
                 return None
-        data = encode_unit(meta, outcomes, questions, before, held)
+        data = encode_unit(meta, outcomes, questions, before, held, own)
         path = meta.key.path
         reached("unit_encoded")
         is_first = self._store.write_once(path, data)

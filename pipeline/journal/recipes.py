@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 from omnidrop.errors import QuestionError
 from omnidrop.json_text import parse_json
 from omnidrop.questions import Question, question_from_dict
-from pipeline.config.sections import GONE, ArchiveConfig, ClipsConfig, ModelConfig, PruningConfig, Scalar
+from pipeline.config.sections import (
+    GONE,
+    ArchiveConfig,
+    ClipsConfig,
+    ContextConfig,
+    ModelConfig,
+    PruningConfig,
+    Scalar,
+)
 from pipeline.questions.question_set import QuestionSet, QuestionTemplate
 from pipeline.records.checksummed_parquet import JournalError
 
@@ -35,13 +43,15 @@ class Kept:
     clips: ClipsConfig
     variables: Mapping[str, Scalar]
     question_set: QuestionSet
+    context: ContextConfig
+    """Where the sidecars were that the question set may read."""
     passes: tuple[tuple[str, ...], ...] = ()
     """The questions that share a pass, where there are several."""
 
     @classmethod
     def of(cls, job: JobConfig, question_set: QuestionSet, passes: Iterable[Iterable[str]] = ()) -> Kept:
         """Of a job as it is now."""
-        parts = (job.archive, job.model, job.pruning, job.clips, job.variables, question_set)
+        parts = (job.archive, job.model, job.pruning, job.clips, job.variables, question_set, job.context)
         return cls(*parts, tuple(map(tuple, passes)))
 
     def grouped(self, questions: Iterable[Question]) -> tuple[Question, ...]:
@@ -72,6 +82,8 @@ def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
             "source": asked.source,
         },
     }
+    if asked.context_names:
+        given["context"] = kept.context.model_dump(mode="json")
     if kept.passes:
         given["passes"] = kept.passes
     path, data = path_of(recipe_hash), json.dumps(given, indent=1).encode()
@@ -117,6 +129,7 @@ def decode_recipe(data: bytes, *, where: str) -> Kept:
                 ),
                 source=asked["source"],
             ),
+            context=ContextConfig.model_validate(given.get("context", {})),
             passes=tuple(map(tuple, given.get("passes", ()))),
         )
     except (ValueError, KeyError, TypeError, AttributeError, QuestionError) as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omnidrop.errors import UserError
 from pipeline.batches import batches
 from pipeline.index.savings_index import BATCH
+from pipeline.planning.context import ContextReader, context_reader
 from pipeline.planning.differences import changed_settings
 from pipeline.planning.plan import named_versions
 from pipeline.records.heads_and_runs import Head
@@ -51,10 +52,11 @@ def asked_again(opened: Opened) -> list[Again]:
     index, recipe = opened.index, opened.recipe
     alike = {source.recipe_hash for source in opened.sources} | {recipe.hash}
     heads = (head for head in index.listed(opened.job.name, but=alike) if head.clips)
+    context = context_reader(opened.job, recipe.context_fields)
     clips: Counter[str] = Counter()
     took: defaultdict[str, float] = defaultdict(float)
     for batch in batches(heads, BATCH):
-        names = {head.version_id: _names(opened, head) for head in batch}
+        names = {head.version_id: _names(opened, head, context) for head in batch}
         known = index.known_versions([name for found in names.values() for name in found])
         left = {head.version_id: head.recipe_hash for head in batch if known.isdisjoint(names[head.version_id])}
         # Copies share a version; a failed item has no answers.
@@ -71,9 +73,12 @@ def _why(then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
     return ["settings of which there is no record"] if then is None else changed_settings(then, now)
 
 
-def _names(opened: Opened, head: Head) -> list[str]:
+def _names(opened: Opened, head: Head, context: ContextReader | None) -> list[str]:
     """What the item is called under the present recipe."""
     media = Media(head.media_id, head.media_key, head.uri, head.etag, head.size_bytes, head.mark, head.content_id)
+    if context is not None:
+        probed = opened.index.probes([media]).get(media.media_id)
+        media = context.read(media, None if probed is None else probed.info).of_item(media)
     earlier = opened.earlier.versions(media, [head]) if opened.earlier else []
     return [version.version_id for version in (*named_versions(media, opened.recipe), *earlier)]
 

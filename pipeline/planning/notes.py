@@ -27,11 +27,13 @@ def planner_notes(planner: Planner) -> Iterator[str]:
     if planner.copies:
         yield f"{planner.copies} of the media are exact copies of others: asked once, answered under each key"
     if planner.relabelled:
-        fields = ", ".join(f"media.{name}" for name in planner.recipe.label_fields)
+        fields = ", ".join(f"media.{name}" for name in planner.recipe.key_fields)
         yield (
             f"{planner.relabelled} clips are asked again because the files were moved or renamed and the questions "
             f"read {fields}"
         )
+    if planner.context is not None:
+        yield f"context: {planner.context.counts.line}"
     if planner.older:
         yield (
             f"{planner.older} clips have answers of an older version of decoding or method, which stay (column "

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omnidrop.models.checkpoints import checkpoint_hash, hub_revision, resolve_checkpoint
+from omnidrop.models.checkpoints import describe_checkpoint
 from pipeline.config.job import JobConfig
 from pipeline.index import sync
 from pipeline.index.patient_index import PatientIndex
@@ -59,11 +59,11 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
     job = defaults.with_kept(job, store)
     question_set = load_question_set(job.question_set)
     question_set.values(job.variables)
-    directory = resolve_checkpoint(job.model.checkpoint)
-    weights_hash = checkpoint_hash(directory)
-    if (commit := hub_revision(directory)) is not None:
-        # The machines that answer load what was hashed here, whatever the hub gives by then.
-        job = job.model_copy(update={"model": job.model.model_copy(update={"revision": commit})})
+    checkpoint = describe_checkpoint(job.model.checkpoint)
+    weights_hash = checkpoint.weights_hash
+    if checkpoint.revision is not None:
+        # The machines that answer load what was described here, whatever the hub gives by then.
+        job = job.model_copy(update={"model": job.model.model_copy(update={"revision": checkpoint.revision})})
     journal, index = Journal(store), _open_index(job, store, patience)
     sync.catch_up(journal, index)
     warnings = (*question_set.warnings, *(caveats(store, FORMAT_PATH) if patience is not None else ()))

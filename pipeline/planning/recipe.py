@@ -17,7 +17,7 @@ from omnidrop.questions import Question
 from pipeline.config.sections import GONE, ClipsConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.identity import recipe_hash
 from pipeline.questions.question_set import QuestionSet
-from pipeline.questions.templates import used_names
+from pipeline.questions.templates import context_names, used_names
 from workers.records import DecodeSettings
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ NEUTRAL: Mapping[str, Any] = {"encoder_share": 1.0, "settings": {}, "still_level
 """Settings of pruning that came later, with the value that does what was done before: left out, so that outputs which
 know nothing of them keep their recipes. Every further setting belongs here."""
 LABEL_FIELDS = ("key", "name", "stem", "folder")
-"""What templates can read of an item that is not in its content."""
+"""What templates can read of an item's key, which is not in its content. The rest of what they can read beside the
+content are the names of `pipeline.questions.templates.context_names`: words of sidecars."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,17 @@ class Recipe:
     hash: str
     fields: dict[str, Any]
     label_fields: tuple[str, ...] = ()
-    """Of `LABEL_FIELDS`, those that the question set reads."""
+    """Of `LABEL_FIELDS` and of what sidecars say, what the question set reads."""
+
+    @property
+    def key_fields(self) -> tuple[str, ...]:
+        """What it reads of an item's key."""
+        return tuple(name for name in self.label_fields if name in LABEL_FIELDS)
+
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """What it reads of sidecars."""
+        return tuple(name for name in self.label_fields if name not in LABEL_FIELDS)
 
     @property
     def groups(self) -> Mapping[str, str]:
@@ -85,10 +96,20 @@ def effective(
 
 
 def label_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Which of `LABEL_FIELDS` a recipe's templates read."""
-    questions = (text for one in fields["questions"].values() for text in templates_of(one))
-    read = names_read("media", [fields["instruction"], *questions])
-    return tuple(name for name in LABEL_FIELDS if name in read)
+    """What a recipe's templates read of an item beside its content: `LABEL_FIELDS`, and names of sidecars' words."""
+    templates = [fields["instruction"], *(text for one in fields["questions"].values() for text in templates_of(one))]
+    read = names_read("media", templates)
+    return (*(name for name in LABEL_FIELDS if name in read), *context_names(templates))
+
+
+def context_of_passes(fields: Mapping[str, Any], passes: Iterable[Iterable[str]]) -> dict[str, frozenset[str]]:
+    """By question, what the templates of its pass and of the instruction read of sidecars: where one of it changes,
+    all that share the pass must be asked again."""
+    found: dict[str, frozenset[str]] = {}
+    for names in map(tuple, passes):
+        templates = [text for name in names for text in templates_of(fields["questions"][name])]
+        found |= dict.fromkeys(names, frozenset(context_names([fields["instruction"], *templates])))
+    return found
 
 
 def templates_of(question: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,19 @@ from pipeline.config.job import BUILTIN_QUESTION_SETS, builtin_question_sets
 from pipeline.config.sections import Section, Slug
 from pipeline.config.validation_errors import explain, joined
 from pipeline.config.yaml_source import YamlDocument, YamlError, dotted, read_yaml
-from pipeline.questions.templates import MEDIA_FIELDS, Scalar, compile_template, media_context, render, used_names
+from pipeline.questions.templates import (
+    CLIP_FIELDS,
+    MEDIA_FIELDS,
+    META_NAMES,
+    UNTOLD,
+    Scalar,
+    Told,
+    compile_template,
+    context_names,
+    media_context,
+    render,
+    used_names,
+)
 from workers.records import Media, MediaInfo
 
 MAX_QUESTIONS = 256
@@ -145,10 +157,16 @@ class QuestionSet:
             )
         return {name: value for name, value in merged.items() if value is not None}
 
+    @property
+    def context_names(self) -> tuple[str, ...]:
+        """What its templates read of sidecars, as `clip.transcript`; nothing, for most."""
+        return context_names([self.instruction, *(t for q in self.questions for t in (q.text, *q.answer.templates))])
+
     def resolve(
-        self, media: Media, info: MediaInfo, variables: Mapping[str, Scalar]
+        self, media: Media, info: MediaInfo, variables: Mapping[str, Scalar], told: Told = UNTOLD
     ) -> tuple[tuple[Question, ...], str]:
-        """The questions and the shared instruction for one media item.
+        """The questions and the shared instruction for one media item, or for one clip of it where they read of
+        sidecars (`told`).
 
         Raises QuestionSetError for the job's variables, QuestionError where this media item lacks what a template reads
         (other media items are not affected).
@@ -157,7 +175,7 @@ class QuestionSet:
 
         def filled(where: str, source: str) -> str:
             try:
-                return render(source, context, values)
+                return render(source, context, values, told)
             except QuestionError as error:
                 raise QuestionError(f"{self.source}: {where}: {error} (media item {media.key!r})") from error
 
@@ -292,9 +310,13 @@ def _template_problems(source: str, variables: Mapping[str, object], where: str,
     problems = []
     for chain in sorted(used_names(source)):
         root, field = chain[0], chain[1] if len(chain) > 1 else None
-        allowed = tuple(variables) if root == "vars" else MEDIA_FIELDS
-        if field is None or chain == ("media", "tags"):
+        allowed = {"vars": tuple(variables), "clip": CLIP_FIELDS}.get(root, MEDIA_FIELDS)
+        if field is None or chain in (("media", "tags"), ("media", "meta")):
             problems.append(f"{where}: {name}: {'.'.join(chain)} alone is no text; write {'.'.join(chain)}.NAME")
+        elif chain[:2] == ("media", "meta") and chain[2] not in META_NAMES:
+            problems.append(
+                f"{where}: {name}: {'.'.join(chain)} does not exist; media.meta has: {', '.join(META_NAMES)}"
+            )
         elif field not in allowed:
             close = difflib.get_close_matches(field, allowed, n=1)
             hint = f"did you mean {close[0]}? " if close else ""

@@ -1,15 +1,16 @@
-"""Templates of questions: a small, safe part of Jinja2, filled from a media item's metadata and a job's variables.
+"""Templates of questions: a small, safe part of Jinja2, filled from metadata, sidecars and a job's variables.
 
-Promises: a template can only read `media` and `vars`, choose between texts and format values; it reaches no Python
-object, runs no loop, and its output is bounded. What it may not do is refused when it is compiled, what does not exist
-when it is filled. Knows nothing about question sets or files.
+Promises: a template can only read `media`, `clip` and `vars`, choose between texts and format values; it reaches no
+Python object, runs no loop, and its output is bounded. What it may not do is refused when it is compiled, what does not
+exist when it is filled. Knows nothing about question sets or files.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -48,8 +49,17 @@ MEDIA_FIELDS = (
     "has_video",
     "has_audio",
     "tags",
+    "meta",
 )
 """What `media.` offers; those that a file does not have are undefined for it."""
+CLIP_FIELDS = ("transcript", "chapter")
+"""What `clip.` offers where sidecars of the file say it: in a clip where nothing is said, or that is in no chapter,
+an empty text."""
+META_NAMES = (
+    *("title", "description", "subject", "creator", "uploader", "channel", "contributor", "publisher", "date"),
+    *("upload_date", "language", "coverage", "categories", "tags"),
+)
+"""What `media.meta.` offers: fields of yt-dlp, Dublin Core and EBUCore, in the order in which a prompt has them."""
 
 _FILTER_NAMES = ("default", "d", "lower", "upper", "title", "capitalize", "trim", "truncate", "round", "int", "float")
 _TEST_NAMES = ("defined", "undefined", "none", "string", "number")
@@ -190,12 +200,12 @@ def _check_depth(tree: nodes.Template) -> None:
 def _check(tree: nodes.Template, environment: _Environment) -> None:
     _check_depth(tree)
     for node in tree.find_all(nodes.Node):
-        if isinstance(node, nodes.Name) and node.name not in ("media", "vars"):
-            raise QuestionError(f"{node.name!r} does not exist in templates; there are media and vars")
+        if isinstance(node, nodes.Name) and node.name not in ("media", "clip", "vars"):
+            raise QuestionError(f"{node.name!r} does not exist in templates; there are media, clip and vars")
         if not isinstance(node, _ALLOWED):
             what = type(node).__name__.lower()
             raise QuestionError(
-                f"{what!r} is not allowed in templates; allowed are {{{{ values }}}} of media and vars, "
+                f"{what!r} is not allowed in templates; allowed are {{{{ values }}}} of media, clip and vars, "
                 "{% if %}, comparisons, arithmetic and filters"
             )
         # Jinja looks for filters and tests inside {% if %} only when it gets there.
@@ -230,20 +240,46 @@ def used_names(source: str) -> frozenset[tuple[str, ...]]:
     return frozenset(chains - longer)
 
 
-def render(source: str, media: Mapping[str, Any], variables: Mapping[str, Scalar]) -> str:
+@dataclass(frozen=True)
+class Told:
+    """What sidecars say, as templates see it: what they do not say is undefined."""
+
+    clip: Mapping[str, str] = field(default_factory=dict)
+    """A subset of `CLIP_FIELDS`."""
+    meta: Mapping[str, str] = field(default_factory=dict)
+    """A subset of `META_NAMES`."""
+
+    def value(self, name: str) -> str | None:
+        """What a template reads as `name`: `clip.transcript`, `media.meta.title`."""
+        root, _, last = name.rpartition(".")
+        return (self.clip if root == "clip" else self.meta).get(last)
+
+
+UNTOLD = Told()
+
+
+def context_names(sources: Iterable[str]) -> tuple[str, ...]:
+    """What templates read of sidecars, sorted: `clip.chapter`, `clip.transcript`, `media.meta.NAME`."""
+    chains = {chain for source in sources for chain in used_names(source)}
+    return tuple(sorted(".".join(c) for c in chains if c[0] == "clip" or c[:2] == ("media", "meta")))
+
+
+def render(source: str, media: Mapping[str, Any], variables: Mapping[str, Scalar], told: Told = UNTOLD) -> str:
     """Fill one template. Raises QuestionError naming what does not exist for this media item and what does."""
     if "{" not in source and len(source) <= MAX_RENDERED_CHARS:
         # Most options and many questions: 50 us each, and an archive of a million media asks for 22 million.
         return source.strip()
-    context = {"media": _Names({**media, "tags": _Names(media.get("tags", {}))}), "vars": _Names(variables)}
+    inner = {"tags": _Names(media.get("tags", {})), "meta": _Names(told.meta)}
+    context = {"media": _Names({**media, **inner}), "clip": _Names(told.clip), "vars": _Names(variables)}
+    most = MAX_RENDERED_CHARS + sum(map(len, told.clip.values()))
     template = compile_template(source)
     parts: list[str] = []
     length = 0
     try:
         for part in template.generate(context):
             length += len(part)
-            if length > MAX_RENDERED_CHARS:
-                raise QuestionError(f"renders to more than the {MAX_RENDERED_CHARS} characters allowed")
+            if length > most:
+                raise QuestionError(f"renders to more than the {most} characters allowed")
             parts.append(part)
     except TemplateError as error:
         missing = [names for names in sorted(used_names(source)) if not _exists(names, context)]

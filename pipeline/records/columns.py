@@ -112,10 +112,13 @@ UNIT_SCHEMA = pa.schema(
         ("audit", AUDIT_TYPE),
         ("answers_run_id", pa.list_(pa.string())),
         ("parts", pa.list_(pa.struct([("run_id", pa.string()), *PART_FIELDS.items()]))),
+        ("told", pa.list_(pa.struct([("name", pa.string()), ("hash", pa.string())]))),
     ]
 )
 """`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay. Where it was made of answers of
-several runs, `answers_run_id` says which gave each, and `parts` what each cost; both are null elsewhere."""
+several runs, `answers_run_id` says which gave each, and `parts` what each cost; both are null elsewhere. `told` are
+hashes of what sidecars said in the clip, of what its question set reads; the words themselves are in no column but in a
+question's text that repeats them."""
 
 ASKED_FIELDS = ("question_set", "question_set_version", "model", "mode", "policy", "retained_ratio_target")
 
@@ -198,13 +201,15 @@ MEDIA_SCHEMA = pa.schema(
         *((name, pa.int32()) for name in ("segments", "unused_tracks")),
         ("timeline_checked", pa.bool_()),
         ("tags", pa.map_(pa.string(), pa.string())),
+        ("sidecars", pa.map_(pa.string(), pa.string())),
         ("answer_format", pa.int32()),
         ("jobs", pa.list_(pa.string())),
         ("rows_digest", pa.string()),
     ]
 )
 """`status`: failed (nothing could be asked of it), pending (units are missing) or complete. `rows_digest` changes when
-any row of the item does, in any table: what has it already need not be copied again. `jobs` are all that list the item
+any row of the item does, in any table: what has it already need not be copied again. `sidecars` are those whose words
+its clips were told: key -> SHA-256. `jobs` are all that list the item
 and ask the same of it; `job` is the first of them."""
 
 RUNS_SCHEMA = pa.schema(
@@ -215,7 +220,7 @@ RUNS_SCHEMA = pa.schema(
             for name in (
                 *("media_listed", "media_planned", "units_done_before", "units_finished", "clips_answered"),
                 *("clips_partial", "answers", "quarantined", "media_unlisted", "files_not_media"),
-                *("peak_bytes_in_flight", "driver_peak_rss_bytes"),
+                *("peak_bytes_in_flight", "driver_peak_rss_bytes", "bytes_fetched"),
             )
         ),
         *((name, pa.float64()) for name in ("wall_s", "decode_s", "answer_s", "model_s")),
@@ -233,6 +238,7 @@ RUNS_SCHEMA = pa.schema(
         ("bottleneck", pa.string()),
         ("confinement", pa.string()),
         ("model_revision", pa.string()),
+        ("code_version", pa.string()),
     ]
 )
 

@@ -13,7 +13,7 @@ Bytes are the most of any part; counts by layer and retained ratios the mean of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from pipeline.records.columns import PART_FIELDS
 from workers.records import Clip
 
 Row = dict[str, Any]
+Ids = tuple[tuple[str, str], ...]
 _MOST = tuple(name for name in PART_FIELDS if name.endswith("_bytes"))
 _MEAN = tuple(name for name in PART_FIELDS if name.startswith(("retained_ratio", "layer_")))
 _SUM = tuple(name for name in PART_FIELDS if name not in (*_MOST, *_MEAN))
@@ -36,6 +37,15 @@ class EarlierRows:
     """(id of a question now, its id there)."""
     rows: pa.Table
     answer_format: int | None
+    only: Mapping[str, frozenset[str]] | None = None
+    """By clip id, the present questions whose answers are kept; None where those of all clips are."""
+
+    def ids_of(self, clip_id: str) -> tuple[tuple[str, str], ...]:
+        """`ids` of what is kept of a clip."""
+        if self.only is None:
+            return self.ids
+        kept = self.only.get(clip_id, frozenset())
+        return tuple((now, then) for now, then in self.ids if now in kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +57,8 @@ class Held:
     questions: tuple[Question, ...]
     """The whole set, in its order."""
     kept: tuple[EarlierRows, ...]
+    own: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
+    """By clip id, the whole set where clips are asked in words of their own."""
 
     @property
     def answer_format(self) -> int | None:
@@ -56,20 +68,25 @@ class Held:
     def asked(self) -> tuple[Clip, ...]:
         """The clips that can be asked further: those of which all that is to be kept is there."""
         found = self._rows()
-        return tuple(clip for clip in self.clips if all(map(_is_answered, found[clip.clip_id])))
+        return tuple(clip for clip in self.clips if all(_is_answered(row) for _, row in found[clip.clip_id]))
 
     def rows(self, made: Mapping[str, Row], run_id: str) -> list[Row]:
         """The unit's rows, as `pipeline.records.columns.UNIT_SCHEMA`; `made` are those of this run by clip id."""
         found = self._rows()
         return [self._row(clip, found[clip.clip_id], made.get(clip.clip_id), run_id) for clip in self.clips]
 
-    def _rows(self) -> dict[str, list[Row | None]]:
-        by_span = [{_span(row): row for row in earlier.rows.to_pylist()} for earlier in self.kept]
-        return {clip.clip_id: [rows.get(_span_of(clip)) for rows in by_span] for clip in self.clips}
+    def _rows(self) -> dict[str, list[tuple[Ids, Row | None]]]:
+        """By clip: (what is kept of it, the row that has it), of each earlier unit that has some."""
+        by_span = [(one, {_span(row): row for row in one.rows.to_pylist()}) for one in self.kept]
+        found: dict[str, list[tuple[Ids, Row | None]]] = {}
+        for clip in self.clips:
+            of_clip, span = clip.clip_id, microseconds(clip.start_s, clip.end_s)
+            found[of_clip] = [(ids, rows.get(span)) for one, rows in by_span if (ids := one.ids_of(of_clip))]
+        return found
 
-    def _row(self, clip: Clip, found: Sequence[Row | None], made: Row | None, run_id: str) -> Row:
+    def _row(self, clip: Clip, found: Sequence[tuple[Ids, Row | None]], made: Row | None, run_id: str) -> Row:
         named = {"clip_id": clip.clip_id, "clip_index": clip.index, "start_s": clip.start_s, "end_s": clip.end_s}
-        there = [row for row in found if row is not None]
+        there = [row for _, row in found if row is not None]
         if failed := [row for row in there if not _is_answered(row)]:
             reason = {name: failed[0][name] for name in ("stage", "error_class", "message", "run_id")}
             return {**named, "status": "quarantined", **reason}
@@ -77,10 +94,10 @@ class Held:
             missing = {"stage": "plan", "error_class": "internal", "message": "the earlier answers are gone"}
             return made or {**named, "status": "quarantined", **missing, "run_id": run_id}
         answers: dict[str, tuple[Row, str]] = {}
-        for earlier, row in zip(self.kept, there, strict=True):
+        for (ids, _), row in zip(found, there, strict=True):
             runs = row["answers_run_id"] or [row["run_id"]] * len(row["answers"])
             has = {one["question_id"]: (one, run) for one, run in zip(row["answers"], runs, strict=True)}
-            answers |= {now: (has[then][0] | {"question_id": now}, has[then][1]) for now, then in earlier.ids}
+            answers |= {now: (has[then][0] | {"question_id": now}, has[then][1]) for now, then in ids}
         parts = {part["run_id"]: part for row in there for part in row["parts"] or [_part(row)]}
         used = {run for _, run in answers.values()}
         parts = {name: part for name, part in parts.items() if name in used}
@@ -90,7 +107,8 @@ class Held:
             parts[run_id] = _part(made | {"run_id": run_id})
             newest = made
         else:
-            answers |= {q.id: (_unanswered(q, made), run_id) for q in self.questions if q.id not in answers}
+            own = self.own.get(clip.clip_id, self.questions)
+            answers |= {q.id: (_unanswered(q, made), run_id) for q in own if q.id not in answers}
         ordered = [answers[q.id] for q in self.questions]
         notes = dict.fromkeys(note for row in (*there, newest) for note in row["notes"] or ())
         return {
@@ -111,12 +129,13 @@ def _is_answered(row: Row | None) -> bool:
     return row is not None and row["status"] != "quarantined"
 
 
+def microseconds(start_s: float, end_s: float) -> tuple[int, int]:
+    """A span as ids have it, which tells the same clip of two versions."""
+    return round(start_s * 1e6), round(end_s * 1e6)
+
+
 def _span(row: Row) -> tuple[int, int] | None:
-    return None if row["start_s"] is None else (round(row["start_s"] * 1e6), round(row["end_s"] * 1e6))
-
-
-def _span_of(clip: Clip) -> tuple[int, int]:
-    return round(clip.start_s * 1e6), round(clip.end_s * 1e6)
+    return None if row["start_s"] is None else microseconds(row["start_s"], row["end_s"])
 
 
 def _part(row: Row) -> Row:

@@ -77,6 +77,8 @@ class RunResources:
     over."""
     machines_out: tuple[str, ...] = ()
     """Machines that were given no clips any more, and why."""
+    bytes_fetched: int | None = None
+    """Read from stores by the driver and by the machines that decoded; None in records of older versions."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class RunRecord:
     """running, complete, stopped, budget (the cap on spending was reached) or failed."""
     model_revision: str | None = None
     """The commit of a checkpoint that came from the hub; None also in records of older versions."""
+    code_version: str | None = None
+    """The software that ran: its number and a hash over its code; None in records of older versions."""
     counts: RunCounts = RunCounts()
     time: RunTime = RunTime()
     resources: RunResources = RunResources()

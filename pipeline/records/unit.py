@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ from omnidrop.answers import Answer
 from omnidrop.questions import Question
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal, unseal
 from pipeline.records.columns import _COSTS, _WAYS, UNIT_SCHEMA
-from pipeline.records.composed import Held
+from pipeline.records.composed import Held, microseconds
 from pipeline.records.legacy import formats as legacy
 from workers.records import REPEATS, Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, Version
 from workers.redaction import without_secrets
@@ -54,6 +55,7 @@ class Asked:
     retained_ratio_target: float | None
 
 
+NONE: Mapping[str, Any] = MappingProxyType({})
 CONTENTS = "_"
 """The first folder of units that are named after their content; no job can be called so. Units of earlier formats lie
 below the name of their job."""
@@ -155,6 +157,15 @@ class UnitObject:
         """The rows of answered and partial clips."""
         return self.rows.filter(pc.not_equal(self.rows["status"], "quarantined"))
 
+    @cached_property
+    def told(self) -> dict[tuple[int, int], dict[str, str]]:
+        """By span in microseconds, what answered clips were told by sidecars: name -> hash."""
+        rows = self.answered.select(["start_s", "end_s", "told"]).to_pylist()
+        return {
+            microseconds(row["start_s"], row["end_s"]): {one["name"]: one["hash"] for one in row["told"] or ()}
+            for row in rows
+        }
+
 
 def encode_unit(
     meta: UnitMeta,
@@ -162,11 +173,13 @@ def encode_unit(
     questions: Sequence[Question],
     before: UnitObject | None = None,
     held: Held | None = None,
+    own: Mapping[str, Sequence[Question]] = NONE,
 ) -> bytes:
     """A unit as one sealed Parquet object: row order is the clips' order; `meta` goes into the file's metadata.
 
     `before` is the attempt before this one, whose other clips stay as they are; so do those that had answers, of which
-    some could not be read, and have none now. `held` is what earlier recipes have of the unit.
+    some could not be read, and have none now. `held` is what earlier recipes have of the unit, `own` are the questions
+    of clips that are asked in words of their own.
     """
     if before is not None:
         failed = pc.equal(before.rows["status"], "quarantined")
@@ -174,10 +187,13 @@ def encode_unit(
         outcomes = [
             o for o in outcomes if isinstance(o, ClipResult) or o.clip is None or o.clip.clip_id not in answered
         ]
-    asked = {q.id: q for q in questions}
+    asked = {clip_id: {q.id: q for q in of_clip} for clip_id, of_clip in own.items()}
+    by_all = {q.id: q for q in questions}
     repeated = _repeated(outcomes)
     rows = [
-        _result_row(o, asked, repeats=o.clip.index in repeated) if isinstance(o, ClipResult) else _failure_row(o)
+        _result_row(o, asked.get(o.clip.clip_id, by_all), repeats=o.clip.index in repeated)
+        if isinstance(o, ClipResult)
+        else _failure_row(o)
         for o in outcomes
     ]
     rows = [row | {"run_id": meta.run_id} for row in rows]
@@ -187,7 +203,14 @@ def encode_unit(
     if before is not None:
         kept = pc.invert(pc.is_in(before.rows["clip_id"], value_set=table["clip_id"].combine_chunks()))
         table = pa.concat_tables([before.rows.filter(kept), table]).sort_by("clip_index")
-    return seal(table, asdict(meta))
+    return seal(table, _written(meta))
+
+
+def _written(meta: UnitMeta) -> dict[str, Any]:
+    """Without what sidecars say where none says anything: versions that knew no sidecars read it."""
+    given = asdict(meta)
+    given["media"] = {n: v for n, v in given["media"].items() if v != () or n not in ("told", "sidecars")}
+    return given
 
 
 def decode_unit(data: bytes, *, where: str) -> UnitObject:
@@ -199,7 +222,7 @@ def decode_unit(data: bytes, *, where: str) -> UnitObject:
             **given
             | {
                 "asked": Asked(**given["asked"]),
-                "media": Media(**given["media"]),
+                "media": _media(given["media"]),
                 "info": info and MediaInfo.from_dict(info),
                 "version": _version(given.get("version")),
             }
@@ -207,6 +230,11 @@ def decode_unit(data: bytes, *, where: str) -> UnitObject:
     except (KeyError, TypeError) as error:
         raise JournalError(f"{where} is no work unit ({error}); delete it and run the job again") from error
     return UnitObject(meta, legacy.unit_rows(table, UNIT_SCHEMA, meta.run_id))
+
+
+def _media(given: Mapping[str, Any]) -> Media:
+    pairs = {name: tuple(map(tuple, given[name])) for name in ("told", "sidecars") if name in given}
+    return Media(**{**given, **pairs})
 
 
 def _version(given: Mapping[str, Any] | None) -> Version | None:
@@ -257,6 +285,7 @@ def _result_row(result: ClipResult, questions: Mapping[str, Question], *, repeat
         "notes": [*result.notes, *([REPEATS] if repeats else []), *result.answers.notes],
         "passes": 1,
         **asdict(result.noticed),
+        "told": [{"name": name, "hash": said} for name, said in result.clip.told] or None,
         "answers": [_answer_row(a, questions[a.question_id]) for a in result.answers.answers],
         "audit": None if result.audit is None else _audit_row(result.audit),
     }
@@ -273,7 +302,7 @@ def _audit_row(audit: ClipAudit) -> dict[str, Any]:
         "answers": [
             {
                 "question_id": one.question_id,
-                "dense_shared_answer": answer_text(one.value),
+                "dense_shared_answer": answer_text(one),
                 "error_class": one.error_class,
             }
             for one in (found.answers if found is not None else ())
@@ -281,15 +310,16 @@ def _audit_row(audit: ClipAudit) -> dict[str, Any]:
     }
 
 
-def answer_text(value: object) -> str | None:
-    """An answer's value as the column `answer` holds it: yes or no, numbers without a needless point, JSON as text."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return f"{value:g}"
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+def answer_text(answer: Answer) -> str | None:
+    """As the column `answer` holds it: one of the allowed texts, or what was written (JSON in one form); None where it
+    could not be read."""
+    if answer.value is None:
+        return None
+    if answer.probability is not None:
+        return answer.text
+    return (
+        answer.value if isinstance(answer.value, str) else json.dumps(answer.value, sort_keys=True, ensure_ascii=False)
+    )
 
 
 def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
@@ -298,7 +328,7 @@ def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
         "question_id": question.id,
         "question": question.text,
         "answer_type": question.answer.kind,
-        "answer": answer_text(value),
+        "answer": answer_text(answer),
         "answer_boolean": value if column == "answer_boolean" else None,
         "answer_number": value if column == "answer_number" else None,
         "unit": getattr(question.answer, "unit", None),

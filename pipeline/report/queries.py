@@ -154,13 +154,13 @@ class _Results:
             for row in self.all(f"SELECT run_id, {SPENT} FROM clips WHERE job = $job GROUP BY run_id")
         }
         rows = self.all(
-            "SELECT run_id, started_at, status, wall_s, decode_s, answer_s, actors FROM runs WHERE job = $job "
-            "ORDER BY started_at, run_id"
+            "SELECT run_id, started_at, status, wall_s, decode_s, answer_s, actors, bytes_fetched FROM runs "
+            "WHERE job = $job ORDER BY started_at, run_id"
         )
-        nothing = Spent(0, 0, 0, 0, 0.0)
+        none = Spent(0, 0, 0, 0, 0.0)
         return tuple(
-            Run(run_id, started, status, wall_s, decode_s, answer_s, tuple(actors or ()), spent.get(run_id, nothing))
-            for run_id, started, status, wall_s, decode_s, answer_s, actors in rows
+            Run(name, began, status, wall_s, decode_s, answer_s, tuple(actors or ()), spent.get(name, none), got or 0)
+            for name, began, status, wall_s, decode_s, answer_s, actors, got in rows
         )
 
     def collections(self) -> tuple[Collection, ...]:

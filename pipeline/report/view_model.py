@@ -81,6 +81,8 @@ class Run:
     """Summed over model actors: wall seconds inside the actor, the model included."""
     actors: tuple[str, ...]
     spent: Spent
+    bytes_fetched: int = 0
+    """Read from stores."""
 
     @property
     def on_gpu(self) -> bool:
@@ -176,6 +178,8 @@ class Stages:
     """Most model actors of one run."""
     model_busy: float
     """Share of the wall time that the model actors were answering, mean over actors."""
+    bytes_fetched: int = 0
+    """Read from stores."""
 
     @property
     def bottleneck(self) -> Literal["model", "decoding", "overhead"]:
@@ -202,6 +206,7 @@ def stages(runs: Sequence[Run]) -> Stages | None:
         wall_s=wall,
         decode_s=sum(run.decode_s for run in done),
         answer_s=answer_s,
+        bytes_fetched=sum(run.bytes_fetched for run in done),
         actors=max(max(1, len(run.actors)) for run in done),
         model_busy=answer_s / actor_s,
     )

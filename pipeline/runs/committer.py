@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Self
@@ -22,7 +22,7 @@ from pipeline.planning.plan import ANSWER_FORMAT, MediaPlan, head_of
 from pipeline.records.composed import Held
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.rows import quarantine_rows
-from pipeline.records.unit import Asked, UnitMeta, UnitObject
+from pipeline.records.unit import NONE, Asked, UnitMeta, UnitObject
 from workers.records import ClipOutcome, ClipResult, WorkUnit
 
 WRITERS = 8
@@ -98,7 +98,7 @@ class Committer:
         held = self._held.pop(unit.unit_id, None)
         if held is not None:
             meta = replace(meta, answer_format=held.answer_format)
-        self._submit(meta, outcomes, unit.questions, held)
+        self._submit(meta, outcomes, unit.questions, held, {name: one.questions for name, one in unit.own.items()})
         for outcome in outcomes:
             if isinstance(outcome, ClipResult):
                 self.tally.answers += sum(answer.value is not None for answer in outcome.answers.answers)
@@ -123,8 +123,9 @@ class Committer:
         outcomes: Sequence[ClipOutcome],
         questions: Sequence[Question],
         held: Held | None = None,
+        own: Mapping[str, Sequence[Question]] = NONE,
     ) -> None:
-        self._writing.add(self._pool.submit(self._journal.commit, meta, outcomes, questions, held))
+        self._writing.add(self._pool.submit(self._journal.commit, meta, outcomes, questions, held, own))
         while len(self._writing) >= PENDING:
             self._collect()
         if time.monotonic() - self._flushed_at > FLUSH_S or len(self._written) >= FLUSH_UNITS:

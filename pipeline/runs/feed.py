@@ -7,6 +7,7 @@ sees them. Knows nothing about how units are run.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -15,9 +16,11 @@ from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import Prober
 from pipeline.batches import ahead
+from pipeline.config.locations import is_s3
 from pipeline.cost.clip_prices import SeveralPasses
 from pipeline.failpoints import reached
 from pipeline.identity import item_id
+from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Listing
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
@@ -25,6 +28,7 @@ from pipeline.planning.plan import MediaPlan, Planner
 from pipeline.planning.retry import LeftOver, Retry
 from pipeline.records.composed import EarlierRows, Held
 from pipeline.runs.committer import Committer
+from pipeline.runs.fetched_ahead import FetchedAhead
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
 from pipeline.storage.outage import Patience, StopFlag
@@ -74,7 +78,10 @@ class Feed:
 
     def __post_init__(self) -> None:
         opened = self.opened
-        of_job = (opened.job, opened.question_set, opened.recipe, opened.index, self.probe)
+        # The other half is for what is being decoded, and for other processes of the machine.
+        self._ahead = FetchedAhead(opened.job.execution.cache_bytes // 2)
+        probe = self._ahead.probing(self.probe) if is_s3(opened.job.archive.uri) else self.probe
+        of_job = (opened.job, opened.question_set, opened.recipe, opened.index, probe)
         self._forgotten = opened.journal.tombstones()
         self._several_passes = SeveralPasses(opened.job)
         self.planner = Planner(
@@ -85,6 +92,8 @@ class Feed:
             not_taken=self.not_taken,
             sources=opened.sources,
             recipes=opened.recipes,
+            context=context_reader(opened.job, opened.recipe.context_fields, self.patience),
+            read_unit=opened.journal.read_if_kept,
         )
         decides = self.retry is None and opened.job.archive.sample is None
         limit = opened.job.archive.max_missing
@@ -93,13 +102,19 @@ class Feed:
     def units(self) -> Iterator[WorkUnit | None]:
         """What is left to do; None where nothing is planned yet."""
         # In a thread of its own: the loop that feeds the model must not wait for a slow probe.
-        for plan in ahead(self._plans(), PLANS_AHEAD):
-            if plan is None:
-                yield None
-            else:
-                yield from self._taken(plan)
+        plans = ahead(self._ahead.planned(self._plans()), PLANS_AHEAD)
+        with contextlib.closing(plans), contextlib.closing(self._ahead):
+            for plan in plans:
+                if plan is None:
+                    yield None
+                else:
+                    yield from self._taken(plan)
         if not self.stop.is_set():
             self._decide()
+
+    def finished(self, unit: WorkUnit) -> None:
+        """A unit came back."""
+        self._ahead.finished(unit.media.media_id)
 
     def _decide(self) -> None:
         """All of the archive has been listed and planned: what is no longer listed stops counting."""
@@ -164,6 +179,7 @@ class Feed:
         self.media_listed += 1
         self.media_planned += bool(todo)
         self.units_done_before += len(plan.finished)
+        self._ahead.taken(plan.media.media_id, len(todo))
         self.told(clips, plan.clips - clips)
         if todo or composed or has_failed or not plan.is_current:
             self.recorder.begin_work()
@@ -186,10 +202,10 @@ class Feed:
         for one in kept:
             stored = self.opened.journal.read_if_kept(one.key)
             if stored is None:  # deleted meanwhile
-                return replace(unit, questions=plan.asked)
-            found.append(EarlierRows(one.ids, stored.rows, stored.meta.answer_format))
-        held = Held(unit.clips, plan.asked, tuple(found))
-        clips = held.asked() if unit.questions else ()
+                return replace(unit, questions=plan.asked, kept={})
+            found.append(EarlierRows(one.ids, stored.rows, stored.meta.answer_format, one.only))
+        held = Held(unit.clips, plan.asked, tuple(found), {name: of.questions for name, of in unit.own.items()})
+        clips = [clip for clip in held.asked() if unit.asked_of(clip).questions]
         self.committer.hold(unit.unit_id, held)
         reached("kept_read")
-        return replace(unit, clips=clips) if clips else None
+        return replace(unit, clips=tuple(clips)) if clips else None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omnidrop.answers import TraceCounts
 from pipeline.execution.actor_metering import Statistics
+from workers.media.remote import bytes_fetched
 from workers.records import ClipFailure, ClipOutcome, ClipResult
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ QUEUED = Metric(
 )
 ACTORS = Metric("omnidrop_actors", "gauge", "Model actors by state: loading, busy or idle.", ("state",))
 
+FETCHED = Metric(
+    "omnidrop_fetched_bytes_total", "counter", "Bytes read from stores by the driver and the machines that decode."
+)
 DUE_TIMES = Metric(
     "omnidrop_schedule_due_times",
     "gauge",
@@ -95,7 +99,7 @@ DUE_TIMES = Metric(
 
 ALL = (
     *(CLIPS, ANSWERS, FAILURES, DEATHS, STAGE_S, ACTOR_S, FLOPS, RETAINED, GPU_HOURS, USD),
-    *(BYTES_IN_FLIGHT, QUEUED, ACTORS, DUE_TIMES),
+    *(BYTES_IN_FLIGHT, QUEUED, ACTORS, FETCHED, DUE_TIMES),
 )
 _MODALITIES = ("audio", "video")
 _Key = tuple[Metric, *tuple[str, ...]]
@@ -110,6 +114,7 @@ class RunMetrics:
         self._values: defaultdict[_Key, float] = defaultdict(float)
         """Of counters the totals of this run, by metric and tags."""
         self._values[DUE_TIMES,] = due_times
+        self._fetched_before = bytes_fetched()
         self._published: dict[_Key, float] = {}
         self._entered = dict.fromkeys(_MODALITIES, 0)
         self._kept = dict.fromkeys(_MODALITIES, 0)
@@ -128,6 +133,10 @@ class RunMetrics:
     def failed(self, failure: ClipFailure) -> None:
         """A clip or a media item is put into quarantine."""
         self._values[FAILURES, failure.stage, failure.error_class] += 1
+
+    def bytes_fetched(self, statistics: Statistics) -> int:
+        """Bytes read from stores since the run began, by this process and by decode tasks."""
+        return bytes_fetched() - self._fetched_before + statistics.bytes_fetched
 
     def watch(self, statistics: Statistics) -> None:
         """Hand over what is new, if it is time."""
@@ -186,6 +195,7 @@ class RunMetrics:
             values[ACTOR_S, reason] = seconds
         values[GPU_HOURS,] = actors.gpu_hours
         values[USD,] = self._cost.usd(actors.gpu_hours) or 0.0
+        values[FETCHED,] = self.bytes_fetched(statistics)
         values[BYTES_IN_FLIGHT,] = load.bytes_in_flight
         queues = {"planned": load.queued, "decode": load.decoding, "ready": load.ready, "answer": load.actors_busy}
         for queue, clips in queues.items():

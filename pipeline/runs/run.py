@@ -30,6 +30,7 @@ from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.retry import Retry, Selection, says_nothing_new
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunTime
 from pipeline.records.unit import utc_now
+from pipeline.runs.code_version import code_version
 from pipeline.runs.committer import Committer, Tally
 from pipeline.runs.feed import AS_EVER, Choices, Feed
 from pipeline.runs.logs import log_unit, run_named
@@ -136,7 +137,8 @@ def run_job(
         parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
         feed = Feed(*parts, choices)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
-        execution = _Execution(calibration.resolved(job, known), stop, patience, health, metrics)
+        resolved = calibration.resolved(job, known)
+        execution = _Execution(resolved, opened.asked.weights_hash, stop, patience, health, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
         status = "failed"
         try:
@@ -146,6 +148,7 @@ def run_job(
                     break
                 if not says_nothing_new(result.unit, result.outcomes):
                     committer.add(result.unit, result.outcomes)
+                feed.finished(result.unit)
                 spending.add(result.outcomes)
                 metrics.finished(result.outcomes)
                 observer.unit_done(result)
@@ -161,7 +164,7 @@ def run_job(
                 status=status,
                 counts=_counts(feed, committer.tally),
                 time=_time(time.monotonic() - started, committer.tally, execution.statistics),
-                resources=_resources(execution.statistics),
+                resources=_resources(execution.statistics, metrics.bytes_fetched(execution.statistics)),
                 spending=spending.spent(),
             )
             recorder.end(run)
@@ -198,6 +201,7 @@ def _new_record(opened: Opened, run_id: str | None) -> RunRecord:
         recipe=opened.recipe.fields,
         started_at=utc_now(),
         model_revision=opened.job.model.revision,
+        code_version=code_version(),
     )
 
 
@@ -221,12 +225,12 @@ def _time(wall_s: float, tally: Tally, measured: Statistics) -> RunTime:
     return RunTime(wall_s, tally.decode_s, tally.answer_s, tally.model_s, actors.busy_share, actors.bottleneck)
 
 
-def _resources(measured: Statistics) -> RunResources:
+def _resources(measured: Statistics, bytes_fetched: int) -> RunResources:
     out = tuple(f"{name}: {why}" for name, why in sorted(measured.machines_out.items()))
     granted = ", ".join(sorted(measured.confinements | {str(confinement.level())}))
     return RunResources(
         *(measured.peak_bytes_in_flight, peak_rss_bytes(), tuple(measured.actors), granted),
-        *(tuple(sorted(measured.tools)), out),
+        *(tuple(sorted(measured.tools)), out, bytes_fetched),
     )
 
 
@@ -261,9 +265,16 @@ class _Execution:
     runs find nothing to do."""
 
     def __init__(
-        self, job: JobConfig, stop: StopFlag, patience: Patience, health: ArchiveHealth, metrics: RunMetrics
+        self,
+        job: JobConfig,
+        weights_hash: str,
+        stop: StopFlag,
+        patience: Patience,
+        health: ArchiveHealth,
+        metrics: RunMetrics,
     ) -> None:
-        self._job, self._stop, self._patience, self._health, self._metrics = job, stop, patience, health, metrics
+        self._job, self._weights_hash = job, weights_hash
+        self._stop, self._patience, self._health, self._metrics = stop, patience, health, metrics
         self._executor: Executor | None = None
 
     def run(self, units: Iterator[WorkUnit | None]) -> Iterator[UnitResult]:
@@ -275,7 +286,9 @@ class _Execution:
         from pipeline.planning.feasibility import check_reachable
 
         check_reachable(self._job, first.media.key, first.info)
-        self._executor = backends.executor(self._job, self._stop, self._patience, self._health, self._metrics.watch)
+        self._executor = backends.executor(
+            self._job, self._weights_hash, self._stop, self._patience, self._health, self._metrics.watch
+        )
         yield from self._executor.run(chain([first], units))
 
     @property

@@ -90,9 +90,12 @@ def s3_filesystem(endpoint_url: str | None = None, *, anonymous: bool = False, m
     return filesystem("s3", options | {"skip_instance_cache": True})
 
 
-def s3_objects(filesystem: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
-    """Objects under a prefix in ascending order of keys (UTF-8), one page of at most 1,000 in memory at a time."""
-    where, token, last, empty, listed = f"s3://{bucket}/{prefix}", dict[str, str](), "", 0, 0
+def s3_objects(filesystem: Any, bucket: str, prefix: str, *, after: str = "") -> Iterator[dict[str, Any]]:
+    """Objects under a prefix in ascending order of keys (UTF-8), one page of at most 1,000 in memory at a time; with
+    `after` from the first on whose key is larger."""
+    where, token, last, empty, listed = f"s3://{bucket}/{prefix}", dict[str, str](), after, 0, 0
+    if after:
+        token = {"StartAfter": after}
     while True:
         try:
             asked = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": S3_PAGE}

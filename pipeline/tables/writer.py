@@ -144,4 +144,5 @@ def _info_columns(unit: UnitObject) -> dict[str, Any]:
         "unused_tracks": info.unused_tracks,
         "timeline_checked": info.is_checked,
     }
-    return {name: getattr(info, name) for name in names} | noticed | {"tags": list(info.tags)}
+    told = {"tags": list(info.tags), "sidecars": list(unit.meta.media.sidecars)}
+    return {name: getattr(info, name) for name in names} | noticed | told

@@ -20,6 +20,7 @@ from omnidrop.questions import Question, question_from_dict
 from pipeline.evaluation.scoring import right_answers
 from pipeline.questions.question_set import QuestionSetError, load_question_set
 from pipeline.records.unit import _answer_row
+from tests.support.small_jobs import cli, run, select
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,18 @@ def test_an_answer_type_is_one_file(tmp_path: Path):
         assert (row["answer_type"], row["answer_number"]) == ("grade", answer.value)
     with pytest.raises(QuestionError, match="unknown answer type 'grade'"):
         question_from_dict(question.to_dict())
+
+
+def test_a_job_publishes_and_shows_an_answer_type_of_one_file(job):
+    (job.parent / "questions.yaml").write_text(SET)
+    with registered(Grade):
+        run(job)
+        rows = select(job, "SELECT DISTINCT answer_type, answer = chr(64 + CAST(answer_number AS INT)) FROM answers")
+        assert rows == [("grade", True)]
+        assert {answer for (answer,) in select(job, "SELECT answer FROM video_answers")} <= set("ABC")
+        page = cli("report", job, "-o", job.with_name("report.html"))
+        assert page.exit_code == 0, page.output
+    assert "How good is the light?" in job.with_name("report.html").read_text()
 
 
 def test_what_an_answer_type_stores_is_its_typed_column():

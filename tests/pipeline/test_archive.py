@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
@@ -24,12 +26,14 @@ import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.archive.beside import Beside
 from pipeline.archive.listing import ArchiveError, list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import source_of
 from pipeline.config.globs import KeyFilter, compile_glob
-from pipeline.config.job import ArchiveConfig, StorageConfig
+from pipeline.config.job import ArchiveConfig, ContextConfig, ModelConfig, StorageConfig
 from pipeline.identity import media_id
+from pipeline.planning.context import ContextReader
 from pipeline.storage.errors import StorageError
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import Store, open_store
@@ -410,6 +414,35 @@ def test_the_own_output_in_s3_is_left_out(server: str, s3: s3fs.S3FileSystem):
     for key in ("a.mp4", "out/tables/x.parquet", "out2/b.mp4"):
         s3.pipe_file(f"media/own/{key}", b"x")
     assert keys("s3://media/own", endpoint_url=server, output="s3://media/own/out") == ["a.mp4", "out2/b.mp4"]
+
+
+def test_what_lies_beside_an_object_is_found_a_page_at_a_time(server: str, s3: s3fs.S3FileSystem):
+    names = ["a/b.mp4", "a/b.en.vtt", "a/b.srt", "a/b.c.mp4", "a/b.c.srt", "a/b.d/x.srt", "c.mp4", "z.mp4", "z.txt"]
+    for name in names:
+        s3.pipe_file(f"media/beside/{name}", name.encode())
+    config = ArchiveConfig(uri="s3://media/beside", endpoint_url=server)
+    listed = {media.key: media for media in list_media(config)}
+    for most in (1000, 3):  # objects in a page
+        with (
+            mock.patch("pipeline.storage.s3_client.S3_PAGE", most),
+            mock.patch("pipeline.archive.beside.S3_PAGE", most),
+        ):
+            beside = Beside(config)
+            found = {key: beside.names(listed[key], key.rpartition("/")[2].rpartition(".")[0]) for key in listed}
+        assert found["z.mp4"] == ["z.mp4", "z.txt"]
+        assert found["a/b.c.mp4"] == ["b.c.mp4", "b.c.srt"]
+    assert beside.names(listed["a/b.mp4"], "b")[:2] == ["b.c.mp4", "b.c.srt"]
+    assert Beside(config).names(listed["a/b.mp4"], "b") == ["b.c.mp4", "b.c.srt", "b.en.vtt", "b.mp4", "b.srt"]
+    assert beside.read_near(listed["a/b.mp4"], "b.srt", 3) == ("a/b.srt", b"a/b")
+    assert beside.read("z.none.txt", 3) is None
+    reader = ContextReader(config, ContextConfig(), ModelConfig(), ("clip.transcript",))
+    item = reader.read(listed["z.mp4"])
+    assert [cue.text for cue in item.context.cues] == ["z.txt"]
+    assert item.of_item(listed["z.mp4"]).sidecars == (("z.txt", hashlib.sha256(b"z.txt").hexdigest()),)
+    assert reader.read(listed["a/b.mp4"]).failure.startswith("a/b.srt: cannot be read as context")
+    assert not reader.read(listed["c.mp4"]).sidecars
+    s3.pipe_file("media/beside/empty.txt", b"")
+    assert beside.read("empty.txt", 3) == ("empty.txt", b"")
 
 
 def test_an_etag_follows_the_content(server: str, s3: s3fs.S3FileSystem):

@@ -177,6 +177,7 @@ def test_a_job_audits_publishes_rebuilds_and_forgets(job):
     summary = run(job, **{"audit.share": 1.0})
     clips = "SELECT clip_id FROM {} ORDER BY 1"
     assert select(job, clips.format("audits")) == select(job, clips.format("clips"))
+    assert select(job, "SELECT DISTINCT unpruned_too FROM provenance") == [(True,)]
     found = audit.audit_of(open_store(load_job(job).output), summary.published, "test")
     assert found.clips == summary.totals.clips
     assert [one.name for one in found.questions] == ["shape", "heard"]

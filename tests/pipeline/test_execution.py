@@ -16,8 +16,10 @@ import ray
 
 from pipeline import failure_rules
 from pipeline.execution.actor_pool import ExecutionError
+from pipeline.execution.homes import home_of
 from pipeline.execution.scheduler import Backend, Limits, RayExecution, execute_in_process
 from tests.support import rows
+from workers.ray_workers import MAKING_READY
 from workers.records import ClipFailure, DecodedClip, DecodeReport
 
 pytestmark = pytest.mark.cluster
@@ -58,7 +60,13 @@ def decode(folder, clip, machine=""):
     return DecodeReport(None, frames.nbytes, machine=machine), DecodedClip(clip, frames, None, 2.0, 1.0, 0.1)
 
 
-@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
+@ray.remote(
+    num_cpus=0,
+    max_restarts=0,
+    max_task_retries=0,
+    concurrency_groups={MAKING_READY: 1},
+    allow_out_of_order_execution=False,
+)
 class Actor:
     def __init__(self, folder):
         self.folder = folder
@@ -77,6 +85,12 @@ class Actor:
             os.kill(os.getpid(), signal.SIGKILL)
         # The answer is read off the pictures: a clip that got another's would say so.
         return replace(rows.result(clip, answer=str(int(decoded.frames[0]))), answer_s=answer_s)
+
+    @ray.method(concurrency_group=MAKING_READY)
+    def make_ready(self, decoded, asked):
+        (Path(self.folder) / f"readied-{decoded.clip.index}").touch()
+        if marked(self.folder, "kill-readying", decoded.clip):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def answer_batch(self, asked, *decoded):
         (Path(self.folder) / f"together-{len(decoded)}").touch()
@@ -139,6 +153,7 @@ def test_one_clip_larger_than_the_bound_still_runs(folder):
     [
         ("kill-decode", 1, None),
         ("kill-actor", 1, None),
+        ("kill-readying", 99, None),
         ("storage", 2, None),
         ("kill-decode", 99, "worker_died"),
         ("kill-actor", 99, "worker_died"),
@@ -156,6 +171,23 @@ def test_a_bad_clip_costs_that_clip_and_nothing_else(folder, what, times, error_
     check_answers(given, finished)
     failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
     assert failures == ({bad.index: error_class} if error_class else {})
+
+
+def test_a_clip_is_made_ready_while_another_is_answered_and_deaths_are_the_right_ones(folder):
+    """Two clips are in an actor: one that kills it while it is made ready is found out, the other is not charged."""
+    given = units(3)
+    bad = given[1].clips[1]
+    for what in ("kill-readying", "kill-actor"):
+        (folder / f"{what}-{bad.index}").write_text("99")
+    (folder / "slow-model").touch()  # so that the next clip is always there before an answer
+    finished, statistics = run(folder, given, replace(LIMITS, actors=1, bytes_in_flight=40 * CLIP_BYTES))
+    check_answers(given, finished)
+    failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
+    assert failures == {bad.index: "worker_died"}
+    assert len(list(folder.glob("readied-*"))) > 5
+    # While it was made ready, charged to nobody, and twice alone.
+    assert statistics.worker_failures["actor"] == 3
+    assert statistics.worker_failures["answer"] == 2
 
 
 @pytest.mark.parametrize("times", [0, 1, 99])
@@ -255,6 +287,27 @@ def test_a_machine_that_fails_on_what_worked_before_is_out(folder, error_class, 
     check_answers(given, finished)
     assert not any(isinstance(o, ClipFailure) for outcomes in finished.values() for o in outcomes)
     assert statistics.machines_out == {"one": "as asked"}
+
+
+def test_a_files_clips_are_decoded_on_one_machine_until_that_is_out(folder, monkeypatch):
+    monkeypatch.setattr(failure_rules, "FIRST_PAUSE_S", 0.01)
+    machines, given, where = TwoMachines(folder), units(count=12, clips=2), {}
+
+    def start_at(machine, is_helped, unit, clip):
+        if not is_helped:
+            where.setdefault(unit.unit_id, []).append(machine)
+        return tuple(decode.remote(str(folder), clip, machine))
+
+    backend = replace(machines.backend(), start_decode_at=start_at, slots=lambda: {"one": 2, "two": 2})
+    execution = RayExecution(backend, LIMITS, threading.Event())
+    results = execution.run(breaking(folder, given, "decode_failed-on-one"))
+    finished = {result.unit.unit_id: result.outcomes for result in results}
+    check_answers(given, finished)
+    assert not any(isinstance(o, ClipFailure) for outcomes in finished.values() for o in outcomes)
+    assert execution.statistics.machines_out == {"one": "as asked"}
+    homes = {unit.unit_id: home_of(unit.media, ("one", "two")) for unit in given}
+    assert all(set(machines) == {homes[unit_id]} for unit_id, machines in where.items())
+    assert set(homes.values()) == {"one", "two"} == {machine for found in where.values() for machine in found}
 
 
 def test_where_no_machine_is_left_the_run_ends_and_writes_nothing_off(folder):

@@ -108,7 +108,7 @@ def test_an_unknown_set_lists_the_builtin_ones(tmp_path: Path):
         ("media.stem", "media.stem", None),
         ("media.stem }}", "media.stem", "not a valid template"),
         ("media.stem", "media.stem | shout", "no filter 'shout'.*allowed: .*upper"),
-        ("media.stem", "title", "'title' does not exist in templates; there are media and vars"),
+        ("media.stem", "title", "'title' does not exist in templates; there are media, clip and vars"),
         (
             "type: boolean",
             "type: bool",

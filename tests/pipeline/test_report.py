@@ -84,7 +84,9 @@ def made_up(clip, streams, chance):
             yield Answer(question.id, None, "hm", error_class="answer_invalid")
         else:
             sure = 1 - chance.random() ** 2 * 0.6
-            yield Answer(question.id, next(streams[question.id]), "", sure, sure / 2)
+            value = next(streams[question.id])
+            text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool | str) else f"{value:g}"
+            yield Answer(question.id, value, text, sure, sure / 2)
 
 
 def units_of(media, clips):

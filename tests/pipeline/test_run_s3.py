@@ -96,6 +96,8 @@ def test_a_job_from_bucket_to_bucket(job, moto):
     summary = run_job(remote, Silent(), threading.Event())
     assert summary.run.counts.clips_answered == from_folder.run.counts.clips_answered == 4
     assert summary.error_classes == (("not_media", 1),)
+    archive_bytes = sum(path.stat().st_size for path in (job.parent / "archive").iterdir())
+    assert archive_bytes <= summary.run.resources.bytes_fetched < 2 * archive_bytes
     assert not any("If-None-Match" in note for note in summary.notes)
     assert answers(remote) == select(job, ANSWERS)
     # Whatever was written is encrypted as asked.

@@ -189,23 +189,3 @@ def test_a_revision_goes_with_a_name_on_the_hub(tmp_path):
     for path in ("tiny", str(tmp_path)):
         with pytest.raises(JobError, match="is for checkpoints of the hub"):
             make_job({**base, "model": {"path": path, "revision": "0123abc"}})
-
-
-def test_the_revision_is_what_the_hub_is_asked_for(tmp_path, monkeypatch):
-    commit = "0123456789" * 4
-    asked = []
-
-    def download(hub_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((hub_id, revision))
-        folder = tmp_path / "snapshots" / commit
-        folder.parent.mkdir(exist_ok=True)
-        if not folder.exists():
-            folder.symlink_to(checkpoints.EMBEDDED["tiny"])
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    found = checkpoints.resolve_checkpoint("Qwen/Qwen2.5-Omni-3B@v1.0")
-    checkpoints.resolve_checkpoint("Qwen/Qwen2.5-Omni-3B")
-    assert asked == [("Qwen/Qwen2.5-Omni-3B", "v1.0"), ("Qwen/Qwen2.5-Omni-3B", None)]
-    assert checkpoints.hub_revision(found) == commit
-    assert checkpoints.hub_revision(checkpoints.EMBEDDED["tiny"]) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -19,12 +20,17 @@ import torch
 from omnidrop.errors import CheckpointError
 from omnidrop.model import Pruning
 from omnidrop.questions import Boolean, Choice, Question
+from tests.support.fault_proxy import FaultProxy
 from tests.support.media_files import children, clip_file, cut, make, picture, times_of
 from tests.support.s3_server import s3_server
 from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageFailed
-from workers.media.decode import Source, decode_one, decode_unit, local_etag
+from workers.media import blocks, fetching
+from workers.media.blocks import InBlocks, run_over
+from workers.media.decode import Source, content_of, decode_one, decode_unit, local_etag
 from workers.media.fetching import CacheSettings, fetched
+from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg
 from workers.media.probing import ProbePool, probe
+from workers.media.remote import bytes_fetched
 from workers.model.answerer import Answerer, AnswererSettings, DeviceBroken
 from workers.model.token_budget import shrink
 from workers.records import (
@@ -244,6 +250,53 @@ def test_what_a_crash_left_is_not_taken_for_whole(bucket, plain, tmp_path):
     assert not (tmp_path / "cache" / "0123.part").exists()
 
 
+@pytest.mark.cluster
+def test_a_file_larger_than_the_cache_is_decoded_from_its_blocks(bucket, plain, tmp_path):
+    media, unit = listed(bucket, "plain.mkv"), unit_of(plain)
+    source = Source.of(bucket[1], CacheSettings(str(tmp_path / "cache"), max_bytes=media.size_bytes // 3, streams=2))
+    assert content_of(media, SETTINGS, source) == hashlib.sha256(plain.read_bytes()).hexdigest()
+    assert not (tmp_path / "cache").exists()
+    before = bytes_fetched()
+    found = list(decode_unit(replace(unit, media=media), SETTINGS, source))
+    for here, there in zip(decode_unit(unit, SETTINGS), found, strict=True):
+        assert (there.clip, there.decoded_share, there.noticed) == (here.clip, 1, here.noticed)
+        assert np.array_equal(there.frames, here.frames)
+    assert 0 < bytes_fetched() - before < 3 * media.size_bytes
+    assert 0 < sum(path.stat().st_size for path in entries(tmp_path / "cache")) <= source.cache.max_bytes
+    # One that is replaced meanwhile gives no answers, whatever of it is here.
+    bucket[0].pipe_file("archive/other.mkv", plain.read_bytes() + b"more")
+    changed = replace(media, uri="s3://archive/other.mkv")
+    (failed,) = decode_unit(replace(unit, media=changed, clips=unit.clips[:1]), SETTINGS, source)
+    assert failed.error_class == "media_changed"
+
+
+@pytest.mark.cluster
+def test_what_was_made_of_a_hole_is_thrown_away(bucket, tmp_path):
+    content = os.urandom(1_000_000)
+    bucket[0].pipe_file("archive/bytes", content)
+    source = InBlocks(listed(bucket, "bytes"), bucket[1], CacheSettings(str(tmp_path / "cache"), max_bytes=500_000))
+    runs = []
+
+    def arguments(opened):
+        """Copies it all, whatever it is; a hole would be zeros."""
+        runs.append(opened)
+        copied = ["-f", "data", "-i", opened, "-map", "0", "-c", "copy", "-f", "data", f"pipe:{made}"]
+        return [find_ffmpeg(), "-loglevel", "error", "-protocol_whitelist", "file,concat,pipe", *copied]
+
+    with anonymous_file("made") as made:
+        done = run_over(source, arguments, limits=Limits(30, 1 << 30), pass_fds=(made,), about=(0.05, 0.95))
+        assert (done.returncode, os.pread(made, 1 << 30, 0)) == (0, content)
+    assert len(runs) > 2
+
+
+def test_a_clip_that_reads_more_than_the_cache_holds_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "SPARE_BYTES", 0)
+    media = Media("id", "long.mov", "s3://archive/long.mov", "etag", 1_000_000)
+    source = InBlocks(media, {}, CacheSettings(str(tmp_path), max_bytes=100_000))
+    with source.view() as view, pytest.raises(CacheFull, match=r"long.mov: .* execution.cache_bytes"):
+        view.descriptors(source.around(0, 500_000))
+
+
 FETCH = """
 import os, pickle, sys
 from workers.media.fetching import fetched
@@ -251,6 +304,46 @@ media, options, cache = pickle.load(sys.stdin.buffer)
 with fetched(media, options, cache) as path:
     print(os.stat(path).st_ino, os.stat(path).st_size)
 """
+
+
+@pytest.mark.cluster
+def test_a_process_killed_while_it_fetches_leaves_nothing_that_counts_and_no_lock(bucket, plain, tmp_path):
+    media, cache = listed(bucket, "plain.mkv"), CacheSettings(str(tmp_path / "cache"))
+    with FaultProxy(bucket[1]["endpoint_url"], rate=1.0, kinds=["hang"]) as proxy:
+        proxy.spoils = lambda request: "Range" in request.headers
+        process = subprocess.Popen(
+            [sys.executable, "-c", FETCH], cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        process.stdin.write(pickle.dumps((media, {"endpoint_url": proxy.address}, cache)))
+        process.stdin.close()
+        deadline = time.monotonic() + 60
+        while not proxy.faults and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+        assert process.stdout.read() == b""
+        process.wait()
+    assert [path.suffix for path in (tmp_path / "cache").glob("*.part")] == [".part"]
+    assert entries(tmp_path / "cache") == []
+    with fetched(media, bucket[1], cache) as path:
+        assert Path(path).read_bytes() == plain.read_bytes()
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+@pytest.mark.cluster
+def test_ranges_in_flight_come_whole_and_in_order_through_faults(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "READ_BYTES", 100_000)
+    content = os.urandom(2_050_000)
+    bucket[0].pipe_file("archive/ranges", content)
+    media, read = listed(bucket, "ranges"), bytes_fetched()
+    faults = ["internal_error", "reset_in_body", "truncated", "reset_before"]
+    with FaultProxy(bucket[1]["endpoint_url"], seed=3, rate=0.3, kinds=faults) as proxy:
+        proxy.spoils = lambda request: "Range" in request.headers
+        options, seen = {"endpoint_url": proxy.address}, []
+        with fetched(media, options, CacheSettings(str(tmp_path / "cache"), streams=6), seen.append) as path:
+            assert Path(path).read_bytes() == b"".join(seen) == content
+        assert sum(proxy.faults.values()) > 3
+    # What broke off is read again, and counted.
+    assert len(content) <= bytes_fetched() - read < 1.5 * len(content)
 
 
 @pytest.mark.cluster
@@ -297,6 +390,28 @@ def test_a_clip_is_answered_with_its_own_id_and_cost(answerer, decoded):
     assert (result.frames, result.samples, result.fps, result.decoded_share) == (8, 64_000, 2.0, 1.0)
     assert result.answers.cost.as_run.tokens > 0
     assert 0 < result.answers.cost.seconds <= result.answer_s
+
+
+def test_a_clip_that_was_made_ready_is_answered_without_doing_it_again(answerer, decoded, monkeypatch):
+    expected = answerer.answer(decoded, QUESTIONS, "Look closely.")
+    answerer._model.adapter.memory.clear()
+    answerer.make_ready(decoded, QUESTIONS, "Look closely.")
+    processor = answerer._model.adapter.processor
+    with monkeypatch.context() as patched:
+        for work in ("inputs", "resized"):
+            patched.setattr(processor, work, lambda *_, **__: pytest.fail("done already"))
+        # As it comes through Ray a second time: equal arrays that are others.
+        again = replace(decoded, frames=decoded.frames.copy(), audio=decoded.audio.copy())
+        result = answerer.answer(again, QUESTIONS, "Look closely.")
+    assert result.answers.answers == expected.answers.answers
+    assert result.answers.trace == expected.answers.trace
+    assert (result.clip, result.frames, result.samples) == (decoded.clip, 8, 64_000)
+    # Another instruction is another prompt, whatever was made ready.
+    answerer.make_ready(decoded, QUESTIONS, "Look away.")
+    assert answerer.answer(decoded, QUESTIONS, "Look closely.").answers.answers == expected.answers.answers
+    # What cannot be made ready says so when it is answered.
+    answerer.make_ready(replace(decoded, frames=None, audio=None), QUESTIONS)
+    assert isinstance(answerer.answer(replace(decoded, frames=None, audio=None), QUESTIONS), ClipFailure)
 
 
 @pytest.mark.parametrize("lacking", ["frames", "audio"])

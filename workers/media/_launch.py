@@ -1,5 +1,5 @@
-"""Runs as `python -I -S _launch.py PARENT_PID CPU_S FILE_BYTES MEMORY_BYTES LANDLOCK SECCOMP COUNT READ... PROGRAM
-ARG...`: confines itself, then becomes PROGRAM.
+"""Runs as `python -I -S _launch.py PARENT_PID CPU_S FILE_BYTES MEMORY_BYTES OPEN_FILES LANDLOCK SECCOMP COUNT
+READ... PROGRAM ARG...`: confines itself, then becomes PROGRAM.
 
 Promises: PROGRAM dies with the process that started it, cannot pass the limits (0 means none), and runs under what was
 asked for: Landlock of that ABI (0: none) with the COUNT reads, a seccomp filter (0 or 1). What cannot be had ends in
@@ -30,8 +30,6 @@ END = signal.SIGUSR1
 """What ends a reaper and all it reaps: SIGKILL would leave what had made a session of its own."""
 REFUSED = 126
 """Exit status where the kernel did not grant what was asked for."""
-OPEN_FILES = 64
-"""Python with libav has 20 open at most, ffmpeg 10."""
 
 
 def _limit(what: int, most: int) -> None:
@@ -43,8 +41,8 @@ def _limit(what: int, most: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Never returns: ends in exec, or exits with REFUSED or 127."""
-    parent, cpu_s, file_bytes, memory_bytes, landlock, seccomp, count = (int(x) for x in arguments[:7])
-    reads, program = arguments[7 : 7 + count], arguments[7 + count :]
+    parent, cpu_s, file_bytes, memory_bytes, open_files, landlock, seccomp, count = (int(x) for x in arguments[:8])
+    reads, program = arguments[8 : 8 + count], arguments[8 + count :]
     is_linux = sys.platform == "linux"
     is_reaper = is_linux and not seccomp
     if is_linux:
@@ -54,7 +52,7 @@ def main(arguments: list[str]) -> None:
         if os.getppid() != parent:  # it died before the line above could take effect
             os._exit(127)
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
+    _limit(resource.RLIMIT_NOFILE, open_files)
     if cpu_s:
         _limit(resource.RLIMIT_CPU, cpu_s)
     if file_bytes:

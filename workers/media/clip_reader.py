@@ -15,7 +15,6 @@ import hashlib
 import math
 import os
 import stat
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,8 +29,9 @@ from workers.errors import (
     NoStreams,
     NotMedia,
 )
+from workers.media.blocks import InBlocks, Readable
 from workers.media.confinement import MAX_SOURCE_PIXELS
-from workers.media.extraction import SAME_ASPECT, Frames, Span, Take, newest, take_span, tone_maps
+from workers.media.extraction import SAME_ASPECT, Frames, Span, Take, decoding_time, newest, take_span, tone_maps
 from workers.media.sound import SAMPLE_RATE, SILENT_LEVEL, Samples, mean, placed, runs, silence_s
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo, Noticed, Segment
 
@@ -98,22 +98,24 @@ class _Judged:
         return round(max(0.0, min(self.shares)), 6)
 
 
-def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, settings: DecodeSettings) -> DecodedClip:
-    """Decode one span of a local file.
+def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSettings) -> DecodedClip:
+    """Decode one span of a local file, or of an object in blocks.
 
     Returns uint8 RGB frames (T, H, W, 3) with T = ceil(length * fps - LEAST_TAIL), at most `settings.max_pixels` each
     in the aspect displayed (after rotation), and float32 mono sound of round(length * 16000) samples; None for what the
     file lacks. A span lies in one of the file's continuous parts: what reaches beyond is missing.
 
     Raises MediaMissing, NotMedia (not a regular file), NoStreams, MediaTooLarge, ClipTooShort, DecodeTimeout,
-    DecodeFailed (nothing of the span) and DecodeIncomplete (less than `settings.min_share` of pictures and of sound).
+    DecodeFailed (nothing of the span) and DecodeIncomplete (less than `settings.min_share` of pictures and of sound),
+    and what fetching blocks raises.
     """
-    _check_file(path, settings)
+    if not isinstance(path, InBlocks):
+        _check_file(path, settings)
     number = info.part_at(clip.start_s)
     part = info.parts[number]
     place = _Place(part.info, clip.start_s - part.start_s, clip.length_s)
     span = _span(info, part, clip, settings)
-    started = time.monotonic()
+    started = decoding_time(path)
     begins_s = info.parts[0].pts_s if part.video_bytes == info.parts[0].video_bytes else part.pts_s
     known_lag = info.is_checked and not info.segments
     best: _Judged | None = None
@@ -144,7 +146,7 @@ def decode_clip(path: str | os.PathLike[str], info: MediaInfo, clip: Clip, setti
         audio=best.audio,
         fps=settings.fps,
         decoded_share=best.share,
-        decode_s=time.monotonic() - started,
+        decode_s=decoding_time(path) - started,
         notes=best.notes,
         noticed=replace(
             best.noticed,

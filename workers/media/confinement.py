@@ -28,9 +28,9 @@ from workers.media.opening import CheckedPath
 PROTOCOLS = "file,pipe"
 """All that ffmpeg and libav may open by address; with `DEMUXERS`, what keeps a hostile file from reaching out."""
 
-PART_PROTOCOLS = f"{PROTOCOLS},subfile"
-"""The same for decoding, which reads some parts of a file as files of their own: `subfile` opens nothing that the ones
-above may not."""
+PART_PROTOCOLS = f"{PROTOCOLS},subfile,concat"
+"""The same for decoding, which reads some parts of a file as files of their own, and some files in pieces: `subfile`
+and `concat` open nothing that the ones above may not."""
 
 DEMUXERS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v"),
@@ -86,6 +86,9 @@ MEMORY_BYTES = 4 << 30
 
 MAX_ALLOC_BYTES = 1 << 30
 """Largest single allocation, so that a declared size cannot claim memory that the file does not back."""
+
+OPEN_FILES = 64
+"""Python with libav has 20 open at most, ffmpeg 10, besides a file's pieces."""
 
 CPU_SHARE = 4
 """CPU seconds allowed per second of wall clock: a backstop only. ffmpeg demuxes, decodes and filters in threads of
@@ -153,6 +156,7 @@ def start(
     timeout_s: float,
     file_bytes: int,
     memory_bytes: int = MEMORY_BYTES,
+    open_files: int = OPEN_FILES,
     reads: Sequence[str | os.PathLike[str]] = (),
     environment: dict[str, str] | None = None,
     **popen: Any,
@@ -167,17 +171,23 @@ def start(
     granted = level()
     cpu_s = CPU_SHARE * math.ceil(timeout_s)
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    passed = popen.get("pass_fds", ())
     with contextlib.ExitStack() as stack:
         pinned = []
         for path in reads:
+            if isinstance(path, CheckedPath) and path.fd in passed:
+                continue  # it is open there, too
             with contextlib.suppress(OSError):  # the child finds that out, and says so better
                 place = f"/proc/self/fd/{path.fd}" if isinstance(path, CheckedPath) else path
                 pinned.append(os.open(place, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC))
                 stack.callback(os.close, pinned[-1])
-        entries = [*(f"r:/proc/self/fd/{fd}" for fd in pinned), *made_of(program[0], os.environ.get("LD_LIBRARY_PATH"))]
+        opened = (path.fd for path in reads if isinstance(path, CheckedPath) and path.fd in passed)
+        entries = [f"r:/proc/self/fd/{fd}" for fd in (*pinned, *opened)]
+        entries += made_of(program[0], os.environ.get("LD_LIBRARY_PATH"))
         launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
-        launcher += [str(cpu_s), str(file_bytes), str(memory_bytes), str(granted.landlock), str(int(granted.seccomp))]
-        popen["pass_fds"] = (*popen.get("pass_fds", ()), *pinned)
+        launcher += [str(cpu_s), str(file_bytes), str(memory_bytes), str(open_files)]
+        launcher += [str(granted.landlock), str(int(granted.seccomp))]
+        popen["pass_fds"] = (*passed, *pinned)
         return subprocess.Popen(
             [*launcher, str(len(entries)), *entries, *program],
             start_new_session=True,

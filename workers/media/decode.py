@@ -10,19 +10,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from omnidrop.errors import OmniDropError
-from workers.errors import MediaChanged, MediaMissing, MediaTooLarge
+from workers.errors import CacheFull, MediaChanged, MediaMissing, MediaTooLarge
+from workers.media.blocks import InBlocks
 from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
-from workers.media.fetching import CacheSettings, fetched
+from workers.media.fetching import CacheSettings, fetched, is_here
 from workers.media.ffmpeg import with_working_ffmpeg
 from workers.media.opening import CheckedPath, local_path, opened_below
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Source:
     cache: CacheSettings = field(default_factory=CacheSettings)
     is_confined: bool = False
     """Whether local files are opened below the folder that their keys are relative to, and nowhere else."""
+    is_helping: bool = False
+    """Whether another machine has the file whole: what is not here is read in blocks."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any], cache: CacheSettings | None = None) -> Source:
@@ -79,8 +84,9 @@ def decode_one(
         return _failure(clip, "fetch", error)
 
 
-def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractContextManager[str]:
-    """The local path of a media item while the block lasts: itself, or its copy in the node's cache.
+def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractContextManager[str | InBlocks]:
+    """What a media item is decoded from while the block lasts: itself, its copy in the node's cache, or, where that is
+    smaller than the item, the blocks of it that are wanted.
 
     Raises MediaTooLarge, MediaMissing, MediaChanged, StorageFailed, CacheFull or ConfinementMissing.
     """
@@ -89,7 +95,11 @@ def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractCo
         raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")
     if is_local(media.uri):
         return _opened_here(media, source)
-    return fetched(media, dict(source.storage_options), source.cache)
+    options = dict(source.storage_options)
+    is_elsewhere = source.is_helping and not is_here(media, source.cache)
+    if is_elsewhere or media.size_bytes > source.cache.max_bytes:
+        return contextlib.nullcontext(InBlocks(media, options, source.cache))
+    return fetched(media, options, source.cache)
 
 
 def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
@@ -97,7 +107,10 @@ def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
 
     Raises what `opened` raises, and MediaChanged where the file changes while it is read.
     """
+    if not is_local(media.uri):
+        return look(media, settings, source, lambda path: None)[0]
     with opened(media, settings, source) as path:
+        assert isinstance(path, str)
         try:
             # Of a local file what was opened and checked, whatever lies at its path by now.
             with open(os.dup(path.fd) if isinstance(path, CheckedPath) else path, "rb") as file:
@@ -107,6 +120,37 @@ def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
         if isinstance(path, CheckedPath):
             _check_unchanged(media, path.fd)
     return found
+
+
+def look(
+    media: Media, settings: DecodeSettings, source: Source, find: Callable[[str], Found]
+) -> tuple[str, Found | None]:
+    """SHA-256 of an object, and what is found out about its copy here: one reading from its store for both, and for its
+    clips. None where the cache has no room for it, ever or now: then it was read for its hash alone.
+
+    Raises what `opened` and `find` raise.
+    """
+    require(settings.confinement)
+    if media.size_bytes > settings.max_media_bytes:
+        raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")
+    options, cache = dict(source.storage_options), source.cache
+    if media.size_bytes > cache.max_bytes:
+        return InBlocks(media, options, cache).sha256(), None
+    came, whole = 0, hashlib.sha256()
+
+    def seen(piece: bytes) -> None:
+        nonlocal came
+        came += len(piece)
+        whole.update(piece)
+
+    try:
+        with fetched(media, options, cache, seen) as path:
+            if came != media.size_bytes:
+                with open(path, "rb") as file:
+                    whole = hashlib.file_digest(file, "sha256")
+            return whole.hexdigest(), find(path)
+    except CacheFull:
+        return InBlocks(media, options, cache).sha256(), None
 
 
 @contextlib.contextmanager
@@ -124,7 +168,7 @@ def is_local(uri: str) -> bool:
 
 
 def _decoded(
-    path: str, media: Media, info: MediaInfo, clip: Clip, settings: DecodeSettings
+    path: str | InBlocks, media: Media, info: MediaInfo, clip: Clip, settings: DecodeSettings
 ) -> DecodedClip | ClipFailure:
     try:
         decoded = with_working_ffmpeg(lambda: decode_clip(path, info, clip, settings))

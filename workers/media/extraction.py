@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.errors import DecodeFailed, DecodeKilled, DecodeTimeout, MediaTooLarge
+from workers.media.blocks import InBlocks, Readable, run_over, waited_s
 from workers.media.confinement import MAX_ALLOC_BYTES
-from workers.media.ffmpeg import Finished, Limits, anonymous_file, filters, find_ffmpeg, input_url, run, untrusted_input
+from workers.media.ffmpeg import Finished, Limits, anonymous_file, filters, find_ffmpeg, input_url, untrusted_input
 from workers.media.sound import SAMPLE_RATE, Sound, Times
 from workers.records import DecodeSettings, MediaInfo
 
@@ -122,13 +123,12 @@ class Take:
         return {(w, h, w / h * (num / den if num and den else 1.0)) for num, den, w, h in found if h}
 
 
-def take_span(
-    path: str | os.PathLike[str], info: MediaInfo, span: Span, settings: DecodeSettings, started: float
-) -> Take:
-    """Run ffmpeg over the span. Raises DecodeTimeout and MediaTooLarge."""
+def take_span(path: Readable, info: MediaInfo, span: Span, settings: DecodeSettings, started: float) -> Take:
+    """Run ffmpeg over the span; `started` by `decoding_time`. Raises DecodeTimeout, MediaTooLarge, and what fetching
+    raises."""
     # Beside the arrays, the list of times may not outgrow what is read of it.
     most = max(span.frames * span.frame_bytes, 4 * round((span.length_s + 3 * MARGIN_S) * SAMPLE_RATE), TIMES_BYTES)
-    left_s = max(min(0.1, settings.timeout_s), settings.timeout_s - (time.monotonic() - started))
+    left_s = _left_s(path, settings, started)
     tracks = (info.audio_mix or (info.audio_stream or 0,)) if span.samples else ()
     with contextlib.ExitStack() as stack:
         frames, frame_times = (stack.enter_context(anonymous_file(name)) for name in ("frames", "frame-times"))
@@ -136,11 +136,12 @@ def take_span(
             Heard(track, stack.enter_context(anonymous_file("audio")), stack.enter_context(anonymous_file("pieces")))
             for track in tracks
         ]
-        finished = run(
-            _arguments(path, info, span, settings.fps, frames, frame_times, heard),
+        finished = run_over(
+            path,
+            lambda opened: _arguments(opened, info, span, settings.fps, frames, frame_times, heard),
             limits=Limits(timeout_s=left_s, file_bytes=most),
             pass_fds=(frames, frame_times, *(fd for one in heard for fd in (one.audio, one.pieces))),
-            reads=(path,),
+            about=_about(path, info, span),
         )
         if finished.timed_out:
             raise DecodeTimeout(f"decoding took longer than timeout_s = {settings.timeout_s:g} s")
@@ -157,10 +158,30 @@ def take_span(
     held_s = _unseen(take, span, settings.fps)
     if held_s is None:
         return take
-    limits = Limits(
-        timeout_s=max(min(0.1, settings.timeout_s), settings.timeout_s - (time.monotonic() - started)), file_bytes=most
-    )
+    limits = Limits(timeout_s=_left_s(path, settings, started), file_bytes=most)
     return replace(take, frames=_held(path, info, span, settings.fps, take, held_s, limits))
+
+
+def decoding_time(path: Readable) -> float:
+    """A clock that stands still while decoding waits for a store."""
+    return time.monotonic() - waited_s(path)
+
+
+def _left_s(path: Readable, settings: DecodeSettings, started: float) -> float:
+    return max(min(0.1, settings.timeout_s), settings.timeout_s - (decoding_time(path) - started))
+
+
+def _about(path: Readable, info: MediaInfo, span: Span) -> tuple[float, float]:
+    """Where in the file a span's bytes lie, as shares of its bytes, if all seconds took as many."""
+    size = path.size if isinstance(path, InBlocks) else 0
+    if not size:
+        return 0.0, 1.0
+    parts = [part for part, has in ((span.video_bytes, span.frames), (span.audio_bytes, span.samples)) if has]
+    first, end = min(part[0] for part in parts), max(size if part[1] is None else part[1] for part in parts)
+    at_s = info.start_s if span.seek_s is None else span.seek_s
+    shares = ((t - info.start_s) / info.duration_s for t in (at_s, span.pts_s + span.length_s + MARGIN_S))
+    begins, ends = (first + max(0.0, min(1.0, share)) * (end - first) for share in shares)
+    return begins / size, ends / size
 
 
 def _check_not_killed(finished: Finished) -> None:
@@ -185,7 +206,7 @@ def _unseen(take: Take, span: Span, fps: float) -> float | None:
 
 
 def _held(
-    path: str | os.PathLike[str],
+    path: Readable,
     info: MediaInfo,
     span: Span,
     fps: float,
@@ -195,11 +216,12 @@ def _held(
 ) -> Frames:
     """The take's frames, filled up with the one picture shown from `held_s` on. Raises DecodeTimeout."""
     with anonymous_file("held") as held, anonymous_file("held-times") as times:
-        finished = run(
-            _arguments(path, info, replace(span, samples=0), fps, held, times, [], held_s=held_s),
+        finished = run_over(
+            path,
+            lambda opened: _arguments(opened, info, replace(span, samples=0), fps, held, times, [], held_s=held_s),
             limits=limits,
             pass_fds=(held, times),
-            reads=(path,),
+            about=_about(path, info, span),
         )
         if finished.timed_out:
             raise DecodeTimeout(f"decoding the picture held from {held_s:g} s of the clip on took too long")

@@ -1,8 +1,8 @@
 """A bucket's files on this node's disk: fetched once, shared by every process of the node, bounded in bytes.
 
-Promises: a path that is yielded holds the whole object of the etag asked for, and stays while it is used; the cache
-never holds more than its bound; the least recently used goes first, and never one in use; a crash at any point leaves
-nothing that counts as whole. Knows nothing about media.
+Promises: a path that is yielded holds the whole object (or block of it) of the etag asked for, and stays while it is
+used; the cache never holds more than its bound; the least recently used goes first, and never one in use; a crash at
+any point leaves nothing that counts as whole. Knows nothing about media.
 
 Every entry has a lock file: exclusive while it is fetched or removed, shared while it is read. What is being fetched
 has its full size from the start (a sparse file), so that concurrent fetches cannot overrun the bound together.
@@ -15,10 +15,11 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,13 @@ def _default_folder() -> str:
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where a node keeps fetched files, and how many bytes of them."""
+    """Where a node keeps fetched files, how many bytes of them, and how they are fetched."""
 
     folder: str | None = None
     """None: a folder of this user's below the system's temporary folder."""
     max_bytes: int = 20 << 30
+    streams: int = 8
+    """Requests in flight for one object."""
     timeout_s: float = 3600.0
     """For one object: a store that trickles must not hold a decode task for ever."""
 
@@ -53,27 +56,74 @@ class CacheSettings:
 
 
 @contextlib.contextmanager
-def fetched(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> Iterator[str]:
-    """The local copy of an object, for as long as the block lasts.
+def fetched(
+    media: Media, storage_options: dict[str, Any], cache: CacheSettings, seen: Callable[[bytes], None] = lambda _: None
+) -> Iterator[str]:
+    """The local copy of an object, for as long as the block lasts. `seen` is given its bytes in order as they come,
+    and none where they are here already.
 
     Raises MediaMissing, MediaRefused, MediaChanged (the store has another etag by now), StorageFailed (worth a retry),
     CacheFull (the object does not fit beside what is in use), CacheUnsafe (others can reach into the folder).
     """
-    if media.size_bytes > cache.max_bytes:
+
+    def whole() -> Generator[bytes]:
+        remote = opened_as_planned(media, storage_options, cache)
+        with contextlib.closing(remote.read_on(0, media.size_bytes, streams=cache.streams, step=READ_BYTES)) as pieces:
+            for piece in pieces:
+                seen(piece)
+                yield piece
+
+    with kept(_name_of(media), media.key, media.size_bytes, cache, whole) as entry:
+        yield str(entry)
+
+
+@contextlib.contextmanager
+def kept(
+    name: str, shown: str, size: int, cache: CacheSettings, bring: Callable[[], Generator[bytes]]
+) -> Iterator[Path]:
+    """The cache's entry of a name while the block lasts, brought where it is not there: `size` bytes in order. Errors
+    say what it is with `shown`.
+
+    Raises CacheTooSmall, CacheFull, CacheUnsafe, StorageFailed, and what `bring` raises.
+    """
+    if size > cache.max_bytes:
         raise CacheTooSmall(
-            f"{media.key}: {media.size_bytes} bytes; the cache may hold {cache.max_bytes}; raise that bound"
+            f"{shown}: {size} bytes; the cache may hold {cache.max_bytes}; raise that bound with execution.cache_bytes"
         )
     own_folder(cache.path)
-    entry = cache.path / hashlib.blake2b(f"{media.uri}\0{media.etag}".encode(), digest_size=16).hexdigest()
+    entry = _entry(name, cache)
     while True:
         with _locked(entry, exclusive=False):
             if _is_file(entry):
                 os.utime(entry)  # the least recently used goes first
-                yield str(entry)
+                yield entry
                 return
         with _locked(entry, exclusive=True):
             if not _is_file(entry):
-                _fetch(media, storage_options, entry, cache)
+                _fetch(entry, shown, size, cache, bring)
+
+
+def is_here(media: Media, cache: CacheSettings) -> bool:
+    """Whether the cache has a copy of an object now."""
+    return _is_file(_entry(_name_of(media), cache))
+
+
+def _name_of(media: Media) -> str:
+    return f"{media.uri}\0{media.etag}"
+
+
+def _entry(name: str, cache: CacheSettings) -> Path:
+    return cache.path / hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def opened_as_planned(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> RemoteFile:
+    """The object in its store, if it is still the one that was planned. Raises MediaChanged and StorageFailed."""
+    remote = RemoteFile(media.uri, storage_options, time.monotonic() + cache.timeout_s)
+    if remote.etag != media.etag:
+        raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {remote.etag}; run again to plan it anew")
+    if remote.size != media.size_bytes:
+        raise StorageFailed(f"{media.key}: the store now says {remote.size} bytes instead of {media.size_bytes}")
+    return remote
 
 
 def own_folder(folder: Path) -> Path:
@@ -93,10 +143,16 @@ def own_folder(folder: Path) -> Path:
         problem = f"lies in {folder.parent}, where anybody may replace it"
     if problem is not None:
         raise CacheUnsafe(
-            f"the folder {folder} {problem}; remove it, or set TMPDIR to a folder of your own on the machines that "
-            "decode"
+            f"the folder {folder} {problem}; remove it, or name a folder of your own with execution.cache_dir (or set "
+            "TMPDIR) on the machines that decode"
         )
     return folder
+
+
+def room_in(cache: CacheSettings) -> int:
+    """Bytes that its folder may take: what is free on that disk, and what lies in it already."""
+    held = sum(path.lstat().st_blocks * 512 for path in cache.path.iterdir())
+    return shutil.disk_usage(cache.path).free + held
 
 
 def _is_file(path: Path) -> bool:
@@ -105,35 +161,31 @@ def _is_file(path: Path) -> bool:
     return False
 
 
-def _fetch(media: Media, storage_options: dict[str, Any], entry: Path, cache: CacheSettings) -> None:
-    """Under the entry's exclusive lock: bring the object and rename it into place when it is whole."""
+def _fetch(entry: Path, shown: str, size: int, cache: CacheSettings, bring: Callable[[], Generator[bytes]]) -> None:
+    """Under the entry's exclusive lock: bring it and rename it into place when it is whole."""
     part = entry.with_suffix(".part")
     try:
-        _reserve(part, media.size_bytes, cache)
-        remote = RemoteFile(media.uri, storage_options, time.monotonic() + cache.timeout_s)
-        _check_etag(media, remote)
-        with open(os.open(part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb") as file:
-            for offset in range(0, media.size_bytes, READ_BYTES):
-                file.write(remote.read(offset, min(READ_BYTES, media.size_bytes - offset)))
+        _reserve(part, size, cache)
+        with (
+            open(os.open(part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb") as file,
+            contextlib.closing(bring()) as pieces,
+        ):
+            for piece in pieces:
+                file.write(piece)
+            if file.tell() != size:
+                raise StorageFailed(f"{shown}: {file.tell()} bytes came instead of {size}")
         os.rename(part, entry)
     except OmniDropError:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CacheFull(
-                f"{media.key}: no space left for files of the archive in {cache.path}; free some there, or set TMPDIR "
-                "to a larger disk on the machines that decode"
+                f"{shown}: no space left for files of the archive in {cache.path}; free some there, lower "
+                "execution.cache_bytes, or name a folder on a larger disk with execution.cache_dir"
             ) from error
-        raise StorageFailed(f"{media.key}: {type(error).__name__}: {error}"[:1000]) from error
+        raise StorageFailed(f"{shown}: {type(error).__name__}: {error}"[:1000]) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _check_etag(media: Media, remote: RemoteFile) -> None:
-    if remote.etag != media.etag:
-        raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {remote.etag}; run again to plan it anew")
-    if remote.size != media.size_bytes:
-        raise StorageFailed(f"{media.key}: the store now says {remote.size} bytes instead of {media.size_bytes}")
 
 
 def _reserve(part: Path, size: int, cache: CacheSettings) -> None:

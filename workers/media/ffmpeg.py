@@ -30,11 +30,13 @@ from workers.media.confinement import (
     MAX_SOURCE_PIXELS,
     MAX_STREAMS,
     MEMORY_BYTES,
+    OPEN_FILES,
     PART_PROTOCOLS,
     REFUSED,
     end,
     start,
 )
+from workers.media.opening import Joined
 
 STDERR_BYTES = 1 << 20
 """A damaged file complains about every macroblock; above this the log is cut, its head kept."""
@@ -64,6 +66,7 @@ class Limits:
     file_bytes: int
     """Size of any one file it writes."""
     memory_bytes: int = MEMORY_BYTES
+    open_files: int = OPEN_FILES
 
 
 @dataclass(frozen=True)
@@ -253,16 +256,21 @@ def input_url(path: str | os.PathLike[str], part: tuple[int, int | None] = (0, N
 
     `part` is the first byte and the one after the last (None: to the end) that are read, as a file of their own.
     """
-    whole = os.path.abspath(os.fspath(path))
-    try:
-        whole.encode()
-    except UnicodeEncodeError:
-        whole = READ  # ffmpeg-python wants text
-    whole = f"file:{whole}"
+    if isinstance(path, Joined):
+        whole = str(path)
+    else:
+        whole = os.path.abspath(os.fspath(path))
+        try:
+            whole.encode()
+        except UnicodeEncodeError:
+            whole = READ  # ffmpeg-python wants text
+        whole = f"file:{whole}"
     first, end = part
     if (first, end) == (0, None):
         return whole
-    return f"subfile,,start,{first},end,{os.path.getsize(path) if end is None else end},,:{whole}"
+    if end is None:
+        end = path.size if isinstance(path, Joined) else os.path.getsize(path)
+    return f"subfile,,start,{first},end,{end},,:{whole}"
 
 
 @contextlib.contextmanager
@@ -285,12 +293,14 @@ def run(
     limits: Limits,
     pass_fds: Sequence[int] = (),
     reads: Sequence[str | os.PathLike[str]] = (),
+    is_in_vain: Callable[[], bool] = lambda: False,
 ) -> Finished:
     """Run `arguments` (program first, as `ffmpeg.compile` builds them) to its end or to its limit.
 
     The child gets no stdin and no stdout, its own process group, of our descriptors only `pass_fds` under the same
     numbers, and of our files only `reads`. It is gone when this returns or raises. Never raises for what the child
-    does; raises ConfinementMissing where the kernel takes back what it granted.
+    does; raises ConfinementMissing where the kernel takes back what it granted. It is ended early where it works in
+    vain, which is asked many times a second.
     """
     read = os.path.abspath(os.fspath(reads[0])) if reads else ""
     program = [os.path.abspath(arguments[0]), "-nostdin", *(argument.replace(READ, read) for argument in arguments[1:])]
@@ -301,6 +311,7 @@ def run(
             timeout_s=limits.timeout_s,
             file_bytes=limits.file_bytes,
             memory_bytes=limits.memory_bytes,
+            open_files=limits.open_files,
             reads=reads,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -318,6 +329,8 @@ def run(
                     head = _bounded(log, head)
                 if time.monotonic() - started > limits.timeout_s:
                     timed_out = True
+                    break
+                if is_in_vain():
                     break
         finally:
             end(child)

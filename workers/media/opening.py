@@ -44,6 +44,32 @@ class CheckedPath(str):
     fd: int
 
 
+class Copy(str):
+    """The path of a copy that has another name than the file it is of."""
+
+    called: str
+
+    @classmethod
+    def of(cls, path: str, called: str) -> Copy:
+        """Both."""
+        copy = cls(path)
+        copy.called = called
+        return copy
+
+
+class Joined(str):
+    """An address under which ffmpeg finds a file's pieces one after the other, and the size of it all."""
+
+    size: int
+
+    @classmethod
+    def of(cls, address: str, size: int) -> Joined:
+        """Both."""
+        joined = cls(address)
+        joined.size = size
+        return joined
+
+
 @contextmanager
 def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Iterator[CheckedPath]:
     """The file at `path` (or address, see `local_uri`) while the block lasts. Raises MediaMissing, also for what lies

@@ -43,7 +43,7 @@ from workers.errors import (
     StorageFailed,
 )
 from workers.media.confinement import DEMUXERS, end, start
-from workers.media.opening import local_path, opened_below
+from workers.media.opening import Copy, local_path, opened_below
 from workers.media.remote import RemoteFile
 from workers.media.sidecars import HEAD_BYTES, is_named_aside, is_no_media, suffix_of
 from workers.media.tracks import with_auto_choice
@@ -218,28 +218,29 @@ class _Child:
         """Raises the error that the child names, ProbeCrashed, ProbeTimeout, or StorageFailed of a served file; Sidecar
         where name and content say that it lies beside media."""
         address = os.fspath(path)
+        called = path.called if isinstance(path, Copy) else address
         try:
-            return self._opened(address)
+            return self._opened(address, called)
         except (NotMedia, NoStreams) as error:
-            suffix = suffix_of(address)
-            if isinstance(error, Sidecar) or not suffix or not is_named_aside(address):
+            suffix = suffix_of(called)
+            if isinstance(error, Sidecar) or not suffix or not is_named_aside(called):
                 raise
             raise Sidecar(f"a {suffix} beside the media: {error}") from error
 
-    def _opened(self, address: str) -> MediaInfo:
+    def _opened(self, address: str, called: str) -> MediaInfo:
         deadline = time.monotonic() + self._timeout_s
         if "://" in address and not os.path.isabs(address) and local_path(address) == address:
             remote = RemoteFile(address, dict(self._storage_options), deadline)
-            return self._looked_at(address, _Ahead(remote), deadline)
+            return self._looked_at(called, _Ahead(remote), deadline)
         with opened_below(address, self._below) as opened:
             file = _LocalFile(opened.fd)
-            return self._looked_at(address, file, deadline)
+            return self._looked_at(called, file, deadline)
 
-    def _looked_at(self, address: str, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
+    def _looked_at(self, called: str, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
         """Most sidecars need no parser to be known."""
         length = min(file.size, HEAD_BYTES)
-        if is_named_aside(address) and (not length or is_no_media(file.read(0, length))):
-            raise Sidecar(f"a {suffix_of(address) or 'file without suffix'} beside the media, by its content")
+        if is_named_aside(called) and (not length or is_no_media(file.read(0, length))):
+            raise Sidecar(f"a {suffix_of(called) or 'file without suffix'} beside the media, by its content")
         return self._probe(file, deadline)
 
     def _scan_s(self, size: int) -> float:
@@ -410,7 +411,12 @@ def _info(fields: dict[str, Any], depth: int = 0) -> MediaInfo:
     notes = tuple(str(note)[:300] for note in fields.pop("notes", ()))
     tracks = tuple(Track(**{**given, "flags": tuple(map(str, given["flags"]))}) for given in fields.pop("tracks"))
     segments = tuple(_segment(given, depth) for given in fields.pop("segments", ()))
-    info = MediaInfo(**fields, tags=tags, notes=notes, tracks=tracks)
+    chapters = tuple((float(start), float(end), str(title)[:1000]) for start, end, title in fields.pop("chapters", ()))
+    if not all(0 <= start < end < math.inf for start, end, _ in chapters):
+        raise ValueError(f"not chapters: {chapters!r}"[:300])
+    info = MediaInfo(**fields, tags=tags, notes=notes, tracks=tracks, chapters=chapters)
+    if not isinstance(info.subtitle_tracks, int):
+        raise ValueError(f"not a number of tracks: {info.subtitle_tracks!r}"[:300])
     times = (info.duration_s, info.start_s, info.video_end_s, info.audio_end_s, info.lag_s)
     if not (info.container in DEMUXERS and info.duration_s > 0 and all(map(_is_number, times)) and info.lag_s >= 0):
         raise ValueError(f"not a media description: {fields!r}"[:300])

@@ -7,10 +7,14 @@ where it redirects to; errors carry no credential, wherever it came from. Knows 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
 from functools import cache, lru_cache
 from typing import Any
 
@@ -32,6 +36,31 @@ REDIRECTED = 421
 TRIES = 3
 """Of a body that breaks off, which botocore does not see."""
 PAUSE_S = 0.2
+CONNECTIONS = 64
+"""Most requests in flight at once to one store, as many as `execution.fetch_streams` allows."""
+
+
+class _Meter:
+    """Bytes of media that came into this process, whoever asked for them."""
+
+    def __init__(self) -> None:
+        self._lock, self._bytes = threading.Lock(), 0
+
+    def add(self, nbytes: int) -> None:
+        with self._lock:
+            self._bytes += nbytes
+
+    def read(self) -> int:
+        with self._lock:
+            return self._bytes
+
+
+_meter = _Meter()
+
+
+def bytes_fetched() -> int:
+    """Bytes of objects that this process has read from stores since it began, those of broken bodies included."""
+    return _meter.read()
 
 
 class ReplyTooLong(OSError):
@@ -93,7 +122,8 @@ def filesystem(protocol: str, options: dict[str, Any]) -> Any:
     """
     if protocol == "s3":
         variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-        config = {**options.get("config_kwargs", {}), "http_session_cls": _OneServer}
+        given = {"max_pool_connections": CONNECTIONS, **options.get("config_kwargs", {})}
+        config = {**given, "http_session_cls": _OneServer}
         options = {**options, "config_kwargs": config, "session": _session(variables)}
     found = fsspec.filesystem(protocol, **options)
     found.retries = 2
@@ -121,15 +151,43 @@ class RemoteFile:
         """Put the deadline off."""
         self._deadline += seconds
 
+    def renew(self, seconds: float) -> None:
+        """Put it off to so many seconds from now."""
+        self._deadline = time.monotonic() + seconds
+
     def read(self, offset: int, length: int) -> bytes:
         """Exactly so many bytes."""
         with self._explained():
-            for attempt in range(TRIES):
-                content: bytes = sync(self._store.loop, self._get, offset, length, timeout=self._left_s())
-                if len(content) == length:
-                    return content
-                time.sleep(min(PAUSE_S * 2**attempt, self._left_s()))
-            raise OSError(f"{len(content)} of {length} bytes came, again and again")
+            content: bytes = sync(self._store.loop, self._whole, offset, length, timeout=self._left_s())
+            return content
+
+    def read_on(self, offset: int, end: int, *, streams: int, step: int) -> Generator[bytes]:
+        """The bytes from `offset` up to `end` in order, in pieces of `step`, with `streams` requests in flight: up to
+        as many pieces are held. Close it where not all is taken: requests in flight then end."""
+        starts = iter(range(offset, end, step))
+        coming: deque[Future[bytes]] = deque()
+        try:
+            while True:
+                while len(coming) < streams and (first := next(starts, None)) is not None:
+                    asked = self._whole(first, min(step, end - first))
+                    coming.append(asyncio.run_coroutine_threadsafe(asked, self._store.loop))
+                if not coming:
+                    return
+                with self._explained():
+                    content = coming[0].result(self._left_s())
+                coming.popleft()
+                yield content
+        finally:
+            for future in coming:
+                future.cancel()
+
+    async def _whole(self, offset: int, length: int) -> bytes:
+        for attempt in range(TRIES):
+            content = await self._get(offset, length)
+            if len(content) == length:
+                return content
+            await asyncio.sleep(PAUSE_S * 2**attempt)
+        raise OSError(f"{len(content)} of {length} bytes came, again and again")
 
     async def _get(self, offset: int, length: int) -> bytes:
         """What comes of a range; fewer bytes where the body breaks off."""
@@ -147,6 +205,7 @@ class RemoteFile:
                     content += block
         finally:
             body.close()
+            _meter.add(len(content))
         return bytes(content)
 
     def _left_s(self) -> float:

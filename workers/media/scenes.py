@@ -13,13 +13,17 @@ import re
 import ffmpeg
 
 from workers.errors import DecodeFailed, DecodeTimeout
+from workers.media.blocks import InBlocks, Readable, run_over
 from workers.media.confinement import MAX_ALLOC_BYTES
-from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg, input_url, run, untrusted_input
+from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg, input_url, untrusted_input
 from workers.records import MediaInfo, Segment
 
 PASS_FPS = 5.0
 """A cut is known to 0.2 s; comparing every frame would cost five times as much and find flashes too."""
 PASS_WIDTH = 96
+RUN_UP_S = 2.0
+"""So much before a stretch is looked at, too, and as much again is decoded."""
+LEAST_STRETCH_S = 10.0
 SLOWEST = 2.0
 """The pass may take this many times the file's duration, and a minute: it usually takes a twentieth."""
 MOST_CUTS = 100_000
@@ -28,7 +32,7 @@ LIST_BYTES = 64 * MOST_CUTS
 _TIME = re.compile(rb"pts_time:(-?[0-9.]+(?:e[-+]?[0-9]+)?)")
 
 
-def find_scene_cuts(path: str | os.PathLike[str], info: MediaInfo, threshold: float) -> tuple[float, ...]:
+def find_scene_cuts(path: Readable, info: MediaInfo, threshold: float) -> tuple[float, ...]:
     """Times at which a new scene begins, in seconds of content; empty for a file without a picture. Where a file's
     continuous parts begin is known without looking, and not among them.
 
@@ -42,30 +46,50 @@ def find_scene_cuts(path: str | os.PathLike[str], info: MediaInfo, threshold: fl
     return tuple(cuts)
 
 
-def _cuts_of(path: str | os.PathLike[str], part: Segment, threshold: float) -> tuple[float, ...]:
+def _cuts_of(path: Readable, part: Segment, threshold: float) -> tuple[float, ...]:
     """The same of one part, in seconds from its beginning."""
+    length_s = part.end_s - part.start_s
+    step_s = length_s
+    if isinstance(path, InBlocks):
+        # What lies in blocks is looked at a stretch at a time, which leaves room in the cache for others.
+        step_s = max(LEAST_STRETCH_S, length_s * path.cache.max_bytes / path.size / 8)
+    times: set[float] = set()
+    for number in range(math.ceil(length_s / step_s)):
+        times |= _cuts_in(path, part, threshold, number * step_s, min((number + 1) * step_s, length_s))
+    return tuple(sorted(time for time in times if 0 < time < length_s))
+
+
+def _cuts_in(path: Readable, part: Segment, threshold: float, from_s: float, to_s: float) -> set[float]:
+    """Those of a stretch of a part."""
     info, length_s = part.info, part.end_s - part.start_s
-    with anonymous_file("cuts") as cuts:
-        given = ffmpeg.input(input_url(path, part.video_bytes), **untrusted_input(info.container))
+    # A cut is seen by what was before it.
+    begins_s = max(0.0, math.floor(from_s * PASS_FPS) / PASS_FPS - RUN_UP_S)
+    seek = {"noaccurate_seek": None, "seek_timestamp": 1, "ss": f"{part.pts_s + begins_s - RUN_UP_S:.6f}"}
+
+    def arguments(opened: str | os.PathLike[str]) -> list[str]:
+        options = untrusted_input(info.container) | (seek if begins_s else {})
+        given = ffmpeg.input(input_url(opened, part.video_bytes), **options)
         stream = given[f"v:{info.video_stream or 0}"]
         stream = stream.filter("setpts", f"PTS-{part.pts_s:.6f}/TB")
-        stream = stream.filter("fps", fps=PASS_FPS, start_time=0)
+        stream = stream.filter("fps", fps=PASS_FPS, start_time=f"{begins_s:g}")
         # A time stamp that jumps by hours would have the fps filter fill them.
-        stream = stream.filter("trim", end_frame=math.ceil(length_s * PASS_FPS) + 1)
+        stream = stream.filter("trim", end_frame=math.ceil((to_s - begins_s) * PASS_FPS) + 1)
         stream = stream.filter("scale", PASS_WIDTH, -2, flags="fast_bilinear")
         stream = stream.filter("select", f"gt(scene,{threshold:.6f})")
         stream = stream.filter("metadata", mode="print", key="lavfi.scene_score", file=f"pipe:{cuts}")
         output = stream.output("pipe:1", f="null")
         output = output.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts")
-        arguments = ffmpeg.compile(output.global_args("-max_alloc", str(MAX_ALLOC_BYTES)), cmd=find_ffmpeg())
+        compiled: list[str] = ffmpeg.compile(output.global_args("-max_alloc", str(MAX_ALLOC_BYTES)), cmd=find_ffmpeg())
+        return compiled
+
+    with anonymous_file("cuts") as cuts:
         limit_s = 60 + SLOWEST * info.duration_s
-        finished = run(
-            arguments, limits=Limits(timeout_s=limit_s, file_bytes=LIST_BYTES), pass_fds=(cuts,), reads=(path,)
-        )
+        limits = Limits(timeout_s=limit_s, file_bytes=LIST_BYTES)
+        about = (begins_s / length_s, to_s / length_s)
+        finished = run_over(path, arguments, limits=limits, pass_fds=(cuts,), about=about)
         if finished.timed_out:
             raise DecodeTimeout(f"looking for scene cuts took longer than {limit_s:.0f} s")
         found = _TIME.findall(os.pread(cuts, LIST_BYTES, 0))
-    if finished.returncode and not found:
+    if finished.returncode and not found and not from_s:
         raise DecodeFailed(f"no scene cuts: {finished.stderr.strip().splitlines()[-1:] or ['ffmpeg said nothing']}")
-    times = sorted({round(float(time), 3) for time in found})
-    return tuple(time for time in times if 0 < time < length_s)
+    return {time for time in (round(float(time), 3) for time in found) if from_s <= time < to_s}

@@ -19,8 +19,9 @@ import transformers
 
 from omnidrop.answers import ClipAnswers
 from omnidrop.engine.modes import DENSE_MODES
-from omnidrop.errors import ModelError, ModelOutOfMemory, OmniDropError, first_line
+from omnidrop.errors import CheckpointError, ModelError, ModelOutOfMemory, OmniDropError, first_line
 from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.models.base import ReadyClip
 from omnidrop.models.checkpoints import resolve_checkpoint
 from omnidrop.models.geometry import Geometry
 from omnidrop.models.registry import geometry_of
@@ -46,6 +47,8 @@ class AnswererSettings:
     device: str = "auto"
     dtype: str = "auto"
     pruning: Pruning = field(default_factory=Pruning)
+    weights_hash: str | None = None
+    """What was planned with: another checkpoint under the same name is not loaded. None takes what is there."""
     system_prompt: str | None = None
     torch_threads: int | None = None
     """None leaves torch's own choice."""
@@ -89,7 +92,14 @@ def load_model(settings: AnswererSettings) -> OmniModel:
     All that a job or an evaluation loads is loaded here, so that a setting cannot hold for one and not for the other.
     Raises CheckpointError.
     """
-    return OmniModel.load(settings.model, device=settings.device, dtype=settings.dtype)
+    model = OmniModel.load(settings.model, device=settings.device, dtype=settings.dtype)
+    if settings.weights_hash not in (None, model.weights_hash):
+        raise CheckpointError(
+            f"the checkpoint {settings.model} on {platform.node()} is not the one that was planned with: its content "
+            f"is {model.weights_hash[:12]}, not {settings.weights_hash[:12]}; copy the same files to every machine, or "
+            "fetch the damaged ones again"
+        )
+    return model
 
 
 class Answerer:
@@ -102,8 +112,15 @@ class Answerer:
         self._load_s = 0.0
         self._clips = 0
         self._shrunk = 0
+        self._ready: dict[str, tuple[DecodedClip, ReadyClip]] = {}
+        """Clips made ready and not answered yet, by id."""
         self._most_together: int | None = None
         """Clips that were too many for the device's memory are not tried together again."""
+
+    @property
+    def checkpoint(self) -> str:
+        """What it loads."""
+        return self._settings.model
 
     def load(self) -> None:
         """Load the checkpoint, if it is not loaded yet. Raises CheckpointError."""
@@ -134,10 +151,32 @@ class Answerer:
         """
         self.load()
         settings = self._settings
+        ready = self._ready.pop(decoded.clip.clip_id, None)
+        if ready is not None:
+            decoded = ready[0]  # the same clip, in the arrays that were looked at
         as_asked = may_audit and pruning is None and settings.pruning.mode not in DENSE_MODES
         if as_asked and is_audited(decoded.clip.clip_id, settings.audit_share):
             return self._audited(decoded, questions, instruction, positions)
-        return self._answered(decoded, questions, instruction, pruning or settings.pruning, positions)
+        made = None if ready is None else ready[1]
+        return self._answered(decoded, questions, instruction, pruning or settings.pruning, positions, made)
+
+    def make_ready(self, decoded: DecodedClip, questions: Sequence[Question], instruction: str = "") -> None:
+        """Do for a clip what needs no device, in another thread than the one that answers: `answer` then finds it done.
+
+        Nothing is raised: what cannot be made ready is looked at again, and said, when the clip is answered.
+        """
+        if self._model is None:
+            return
+        try:
+            request = self._request(decoded, questions, instruction)
+            ready = self._model.make_ready(decoded.frames, decoded.audio, request)
+        except Exception as error:
+            log.debug("clip %s cannot be made ready: %s", decoded.clip.clip_id, error, exc_info=True)
+            return
+        # The one that is answered next may not have been fetched yet; older ones will not be any more.
+        for clip_id in list(self._ready)[:-1]:
+            self._ready.pop(clip_id, None)
+        self._ready[decoded.clip.clip_id] = decoded, ready
 
     def _request(
         self, decoded: DecodedClip, questions: Sequence[Question], instruction: str, pruning: Pruning | None = None
@@ -243,11 +282,12 @@ class Answerer:
         instruction: str,
         pruning: Pruning,
         positions: bool,
+        ready: ReadyClip | None = None,
     ) -> ClipOutcome:
         started = time.monotonic()
         try:
             request = replace(self._request(decoded, questions, instruction, pruning), positions=positions)
-            shrunk, answers, note = self._within_memory(decoded, request)
+            shrunk, answers, note = self._within_memory(decoded, request, ready)
         except DeviceBroken:
             raise
         except OmniDropError as error:
@@ -302,7 +342,7 @@ class Answerer:
         )
 
     def _within_memory(
-        self, decoded: DecodedClip, request: Request
+        self, decoded: DecodedClip, request: Request, ready: ReadyClip | None
     ) -> tuple[DecodedClip, ClipAnswers, tuple[str, ...]]:
         """The answers, the clip as it fitted, and a note where it was shrunk. Raises what the model raises."""
         assert self._model is not None
@@ -315,7 +355,8 @@ class Answerer:
                 if (tried := next(smaller, None)) is None:
                     break
                 budget, note = tried
-                answers = self._model.answer(budget.frames, budget.audio, replace(request, fps=budget.fps))
+                made = {} if ready is None else {"ready": ready}
+                answers = self._model.answer(budget.frames, budget.audio, replace(request, fps=budget.fps), **made)
             except (MemoryError, RuntimeError, ModelOutOfMemory) as error:
                 if not _is_out_of_memory(error):
                     raise _named(error) from error

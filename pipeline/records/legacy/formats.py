@@ -27,12 +27,14 @@ _RUN_FIELDS_THAT_CAME_LATER: Mapping[str, Any] = dict.fromkeys(
         *(
             "media_unlisted",
             "files_not_media",
+            "bytes_fetched",
             "estimated_gpu_hours_low",
             "estimated_gpu_hours_high",
             "actor_busy_share",
             "bottleneck",
             "confinement",
             "model_revision",
+            "code_version",
         ),
     )
 )

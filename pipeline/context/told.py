@@ -1,0 +1,80 @@
+"""What templates are offered of a media item's sidecars, clip by clip.
+
+Promises: of a transcript the words that hold at some moment of the clip, in the order of time, at most so many tokens
+of the model that reads them; what is left out is counted. What is told is known by its hash: the same words are the
+same, whatever file says them. Knows nothing about files, archives or recipes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pipeline.context.sidecars import Context
+from pipeline.questions.templates import Told
+
+CHARS_PER_TOKEN = 8
+"""More than any text of words has: a bound for what the tokenizer joins, such as long rows of dashes."""
+
+Tokens = Callable[[str], list[int]]
+"""Of the model that reads it."""
+
+
+@dataclass(frozen=True)
+class Cap:
+    """How much of a transcript a clip is told."""
+
+    tokens: int
+    count: Tokens
+    """Called only for texts that may be longer: loading a tokenizer takes seconds."""
+
+    def cut(self, words: str) -> str:
+        """The beginning of a text, up to its last whole word within the cap."""
+        if len(words.encode()) <= self.tokens:  # a token is a byte at least
+            return words
+        words = _beginning(words, self.tokens * CHARS_PER_TOKEN)
+        while (tokens := len(self.count(words))) > self.tokens:
+            words = _beginning(words, min(len(words) - 1, int(len(words) * self.tokens / tokens)))
+        return words
+
+
+def _beginning(words: str, most: int) -> str:
+    return words if len(words) <= most else words[:most].rpartition(" ")[0] or words[:most]
+
+
+def told(context: Context, start_s: float, end_s: float, cap: Cap) -> tuple[Told, int]:
+    """What a clip is told, and how many words of its transcript are left out."""
+    clip, left_out = {}, 0
+    if context.cues:
+        said = " ".join(cue.text for cue in context.cues if cue.is_in(start_s, end_s))
+        clip["transcript"] = cap.cut(said)
+        left_out = len(said[len(clip["transcript"]) :].split())
+    if context.chapters:
+        chapters = (chapter.text for chapter in context.chapters if chapter.is_in(start_s, end_s))
+        clip["chapter"] = " / ".join(dict.fromkeys(chapters))
+    return Told(clip, context.meta), left_out
+
+
+def hashes(told: Told, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """(name, hash of what is told), of the names that templates read."""
+    return tuple((name, _hash(told.value(name))) for name in names)
+
+
+def item_hashes(context: Context, names: Iterable[str], cap: Cap) -> tuple[tuple[str, str], ...]:
+    """The same of all that a media item's sidecars say, however it is cut into clips."""
+    whole = {
+        "clip.transcript": [cap.tokens, *map(_cue, context.cues)] if context.cues else None,
+        "clip.chapter": list(map(_cue, context.chapters)) or None,
+    }
+    return tuple((name, _hash(whole[name] if name in whole else Told(meta=context.meta).value(name))) for name in names)
+
+
+def _cue(cue: object) -> list[object]:
+    return list(vars(cue).values())
+
+
+def _hash(value: object) -> str:
+    """Nothing told is another thing than an empty text."""
+    return "" if value is None else hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,243 @@
+"""An object larger than the node's cache, read by ffmpeg as if it were a whole file on disk.
+
+Promises: ffmpeg sees a file of the object's size of which some blocks are there and the others are holes; a run that
+read a hole is thrown away and made again with what it wanted, so that nothing but the object's own bytes ever becomes a
+picture or a sound; blocks lie in the cache under its rules. Knows nothing about containers: where a clip's bytes lie is
+guessed from its time, and learned from what is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from workers.errors import CacheFull, CacheTooSmall
+from workers.media.confinement import OPEN_FILES
+from workers.media.fetching import READ_BYTES, CacheSettings, kept, opened_as_planned, own_folder
+from workers.media.ffmpeg import Finished, Limits, run
+from workers.media.holes import Holes
+from workers.media.opening import CheckedPath, Joined
+from workers.media.remote import RemoteFile
+from workers.records import Media
+
+MOST_BLOCKS = 256
+"""Of one file: ffmpeg opens each as a file of its own. 86 MB a block of a master of 22 GB."""
+LEAST_STEP = 1 << 20
+"""A request for less costs more in waiting than in bytes."""
+BLOCK_BYTES = 8 << 20
+"""Blocks are no smaller, unless the cache is."""
+BLOCKS_IN_CACHE = 64
+"""A clip takes a file's beginning, its end, and what lies at its own time; so many blocks leave room for others'."""
+SPARE_BYTES = 256 << 20
+"""A clip of which no more is read need not fit into the cache: what does not lies in files without a name meanwhile."""
+MOST_AHEAD = 8
+"""Blocks that are fetched beyond the one that is wanted."""
+HASHED_AT_ONCE = 1 << 28
+"""Bytes for which the store is given the time of one fetch."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A block's place in the object."""
+
+    number: int
+    first: int
+    end: int
+
+
+@dataclass
+class InBlocks:
+    """An object that is never kept whole."""
+
+    media: Media
+    storage_options: dict[str, Any]
+    cache: CacheSettings
+    waited_s: float = 0.0
+    """Seconds in which blocks were fetched."""
+    _length: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        least = -(-self.media.size_bytes // MOST_BLOCKS)
+        most = max(least, min(BLOCK_BYTES, self.cache.max_bytes // BLOCKS_IN_CACHE))
+        self._length = -(-most // 4096) * 4096
+
+    @property
+    def size(self) -> int:
+        """Of the whole object, in bytes."""
+        return self.media.size_bytes
+
+    @cached_property
+    def _remote(self) -> RemoteFile:
+        return opened_as_planned(self.media, self.storage_options, self.cache)
+
+    @cached_property
+    def _pieces(self) -> list[_Piece]:
+        starts = range(0, self.size, self._length)
+        return [_Piece(n, first, min(first + self._length, self.size)) for n, first in enumerate(starts)]
+
+    def around(self, first: int, end: int) -> set[int]:
+        """Blocks that hold the object's beginning and end, where indexes lie, and a stretch of it."""
+        at, last = (max(0, min(place, self.size - 1)) // self._length for place in (first, end))
+        return {0, len(self._pieces) - 1, *range(at, last + 1)}
+
+    def with_more(self, wanted: set[int], touched: int, ahead: int) -> set[int]:
+        """The blocks that are wanted and one more, with so many behind it, or all up to the next one that is wanted."""
+        following = min((n for n in wanted if n > touched), default=touched)
+        end = following if following - touched <= MOST_AHEAD else touched
+        return wanted | set(range(touched, min(max(end, touched + ahead), len(self._pieces))))
+
+    @contextlib.contextmanager
+    def view(self) -> Iterator[View]:
+        """What ffmpeg may be given while the block lasts. Raises CacheTooSmall where this system cannot."""
+        with contextlib.ExitStack() as stack:
+            try:
+                holes = stack.enter_context(Holes((p.number, p.end - p.first) for p in self._pieces))
+            except OSError as error:
+                raise CacheTooSmall(
+                    f"{self.media.key}: {self.size} bytes do not fit into the cache, which may hold "
+                    f"{self.cache.max_bytes}, and it cannot be read in blocks here ({error}); raise that bound with "
+                    "execution.cache_bytes"
+                ) from error
+            yield View(self, holes, stack)
+
+    def bytes_of(self, wanted: set[int]) -> int:
+        """Of some blocks."""
+        return sum(piece.end - piece.first for piece in self._pieces if piece.number in wanted)
+
+    def open(self, number: int, stack: contextlib.ExitStack, *, is_spare: bool) -> int:
+        """A descriptor of a block, for as long as the stack; `is_spare` where it may lie beside a cache that is full.
+        Raises what fetching raises."""
+        piece = self._pieces[number]
+        try:
+            fd = os.open(stack.enter_context(self._kept(piece)), os.O_RDONLY | os.O_CLOEXEC)
+        except CacheFull:
+            if not is_spare:
+                raise
+            began = time.monotonic()
+            file = tempfile.TemporaryFile(dir=own_folder(self.cache.path))  # noqa: SIM115 - the stack closes it
+            stack.enter_context(file)
+            with contextlib.closing(self._read(piece.first, piece.end)) as content:
+                file.writelines(content)
+            file.flush()
+            self.waited_s += time.monotonic() - began
+            return file.fileno()
+        stack.callback(os.close, fd)
+        return fd
+
+    @contextlib.contextmanager
+    def _kept(self, piece: _Piece) -> Iterator[Path]:
+        media = self.media
+        name = f"{media.uri}\0{media.etag}\0{piece.first}-{piece.end}"
+        began = time.monotonic()
+        size, bring = piece.end - piece.first, partial(self._read, piece.first, piece.end)
+        with kept(name, media.key, size, self.cache, bring) as path:
+            self.waited_s += time.monotonic() - began
+            yield path
+
+    def _read(self, first: int, end: int) -> Generator[bytes]:
+        self._remote.renew(self.cache.timeout_s)
+        step = max(LEAST_STEP, min(READ_BYTES, -(-(end - first) // self.cache.streams)))
+        return self._remote.read_on(first, end, streams=self.cache.streams, step=step)
+
+    def sha256(self) -> str:
+        """Of all its bytes, in order and none of them kept."""
+        found = hashlib.sha256()
+        for first in range(0, self.size, HASHED_AT_ONCE):
+            with contextlib.closing(self._read(first, min(first + HASHED_AT_ONCE, self.size))) as pieces:
+                for piece in pieces:
+                    found.update(piece)
+        return found.hexdigest()
+
+
+class View:
+    """Some blocks of an object, and holes for the others."""
+
+    def __init__(self, source: InBlocks, holes: Holes, stack: contextlib.ExitStack) -> None:
+        self._source, self._stack, self.holes = source, stack, holes
+        self._opened: dict[int, int] = {}
+
+    def descriptors(self, wanted: set[int]) -> tuple[int, ...]:
+        """Of all pieces in order: those that are wanted are there. Raises CacheTooSmall where they are more than the
+        cache may ever hold, and what fetching raises."""
+        source, needed = self._source, self._source.bytes_of(wanted)
+        if needed > max(source.cache.max_bytes, SPARE_BYTES):
+            raise CacheTooSmall(
+                f"{source.media.key}: {needed} bytes of it are read at once; the cache may hold "
+                f"{source.cache.max_bytes}; raise that bound with execution.cache_bytes"
+            )
+        for number in sorted(wanted - self._opened.keys()):
+            self._opened[number] = source.open(number, self._stack, is_spare=needed <= SPARE_BYTES)
+        pieces = self.holes.descriptors | self._opened
+        return tuple(pieces[number] for number in sorted(pieces))
+
+    def address(self, descriptors: Sequence[int]) -> Joined:
+        """What ffmpeg opens."""
+        return Joined.of("concat:" + "|".join(f"file:/proc/self/fd/{fd}" for fd in descriptors), self._source.size)
+
+
+Readable = str | os.PathLike[str] | InBlocks
+"""What clips are decoded from: a file here, or an object that is too large to be one."""
+
+
+def waited_s(source: Readable) -> float:
+    """Seconds so far in which decoding waited for the store."""
+    return source.waited_s if isinstance(source, InBlocks) else 0.0
+
+
+def run_over(
+    source: Readable,
+    arguments: Callable[[str | os.PathLike[str]], Sequence[str]],
+    *,
+    limits: Limits,
+    pass_fds: Sequence[int],
+    about: tuple[float, float] = (0.0, 1.0),
+) -> Finished:
+    """`ffmpeg.run` over a source; `arguments` makes its arguments from what it is to open. `about` is the stretch of
+    the source that it is thought to read, as shares of its bytes; `pass_fds` are files that it writes.
+
+    Raises what fetching raises.
+    """
+    if not isinstance(source, InBlocks):
+        return run(arguments(source), limits=limits, pass_fds=pass_fds, reads=(source,))
+    wanted = source.around(int(about[0] * source.size), int(about[1] * source.size))
+    ahead, ran_s = 1, 0.0
+    with source.view() as view:
+        while True:
+            pieces = view.descriptors(wanted)
+            finished = run(
+                arguments(view.address(pieces)),
+                limits=replace(
+                    limits,
+                    timeout_s=max(min(0.1, limits.timeout_s), limits.timeout_s - ran_s),
+                    open_files=OPEN_FILES + 2 * len(pieces),
+                ),
+                pass_fds=(*pass_fds, *pieces),
+                reads=tuple(map(_checked_path, pieces)),
+                is_in_vain=lambda: view.holes.first_touched() is not None,
+            )
+            touched = view.holes.first_touched()
+            if touched is None:
+                return finished
+            view.holes.forget()
+            ran_s += finished.wall_s
+            for fd in pass_fds:
+                os.truncate(fd, 0)
+                os.lseek(fd, 0, os.SEEK_SET)
+            # What was read after the first hole followed from what is not the file's. Who reads on from what is there
+            # will go on reading.
+            ahead = min(2 * ahead, MOST_AHEAD) if touched - 1 in wanted else 1
+            wanted = source.with_more(wanted, touched, ahead)
+
+
+def _checked_path(fd: int) -> CheckedPath:
+    path = CheckedPath(f"/proc/self/fd/{fd}")
+    path.fd = fd
+    return path
