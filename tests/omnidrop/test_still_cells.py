@@ -196,10 +196,10 @@ def test_a_page_of_writing_that_stands_still_is_seen_whole(
 
 def test_copies_do_not_make_noisy_features_look_clean() -> None:
     draw = torch.Generator().manual_seed(0)
-    kinds = torch.randn(4, 64, generator=draw).repeat_interleave(20, dim=0)
-    noisy = kinds + 0.7 * torch.randn(80, 64, generator=draw)
-    copied, own = noisy.repeat(12, 1), torch.arange(960) < 80
+    kinds = torch.randn(2, 64, generator=draw).repeat_interleave(10, dim=0)
+    noisy = kinds + 0.7 * torch.randn(20, 64, generator=draw)
+    copied, own = noisy.repeat(30, 1), torch.arange(600) < 20
     _, alone = likeness.unit_and_scale(noisy)
     _, among_copies = likeness.unit_and_scale(copied, own)
     assert float(among_copies) == pytest.approx(float(alone))
-    assert float(alone) < 0.9 < float(likeness.unit_and_scale(copied)[1])
+    assert float(alone) < 0.85 < 0.95 < float(likeness.unit_and_scale(copied)[1])
