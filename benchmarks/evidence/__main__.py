@@ -15,6 +15,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def current(report: dict[str, Any]) -> dict[str, Any]:
 def measured(given: argparse.Namespace) -> dict[str, Any]:
     """The report: figures of every world, and how they were come by."""
     report: dict[str, Any] = {part: {} for part in PARTS}
-    command = shlex.join(["python", "-m", "benchmarks.evidence", *sys.argv[1:]])
+    command = _said(sys.argv[1:])
     if "pages" in given.parts:
         report["pages"][pages.MODEL] = pages.measure() | {"format": FORMAT, "command": command}
     with Progress() as bar:
@@ -120,6 +121,16 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
                     "weights": weights_hash(model),
                 }
     return report
+
+
+def _said(arguments: Sequence[str]) -> str:
+    """The command, without where it was to write."""
+    kept = [
+        word
+        for before, word in zip(["", *arguments], arguments, strict=False)
+        if not {before, word} & {"--state", "--json"}
+    ]
+    return shlex.join(["python", "-m", "benchmarks.evidence", *kept])
 
 
 def _rows(part: str, given: argparse.Namespace) -> list[Row]:

@@ -257,7 +257,7 @@ def plot(report: dict[str, Any], folder: Path) -> list[Path]:
 
     mpl.rcParams["svg.hashsalt"] = "evidence"
     written = []
-    for world, found in report["worlds"].items():
+    for world, found in report.get("worlds", {}).items():
         rows = [row for row in found["rows"] if row["table"] == "ways"]
         dense = rows[0]["accuracy"]
         figure, (by_ratio, by_size) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)

@@ -61,6 +61,12 @@ class AudioVisual:
         return self.frame_sizes if self.whole_frame_sizes is None else self.whole_frame_sizes
 
     @property
+    def is_own(self) -> Tensor:
+        """(n,) bool: whose features are their own."""
+        every = torch.arange(self.count, device=self.modality.device)
+        return torch.ones_like(every, dtype=torch.bool) if self.versions is None else self.versions == every
+
+    @property
     def count(self) -> int:
         """n."""
         return self.audio + self.video

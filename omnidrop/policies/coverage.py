@@ -91,7 +91,7 @@ def video_entering(keep: int, audio: int, video: int) -> int:
 
 
 def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> _Band:
-    unit, of = likeness.unit_and_scale(tokens.features[places])
+    unit, of = likeness.unit_and_scale(tokens.features[places], tokens.is_own[places])
     weight = likeness.surprisal(unit, of) + USUAL if rare else torch.ones(places.shape[0], device=unit.device)
     weight = weight / weight.mean()
     seconds = tokens.seconds[places]

@@ -146,14 +146,13 @@ def _unlike(tokens: AudioVisual, audio: int, video: int, *, rare: bool) -> Tenso
     if rare and tokens.video:
         places = torch.cat(of_video)
         weight = torch.ones(tokens.count, device=tokens.features.device)
-        weight[places] = rarity(tokens.features[places]) + USUAL
+        weight[places] = rarity(tokens.features[places], tokens.is_own[places]) + USUAL
     taken = []
     if tokens.versions is not None:
-        is_first = tokens.versions == torch.arange(tokens.count, device=tokens.versions.device)
-        firsts = [part[is_first[part]] for part in of_video]
+        firsts = [part[tokens.is_own[part]] for part in of_video]
         if (found := sum(part.numel() for part in firsts)) <= video:
             taken, video = firsts, video - found
-            firsts = [part[~is_first[part]] for part in of_video]
+            firsts = [part[~tokens.is_own[part]] for part in of_video]
         of_video = firsts
     of_video = [part for part in of_video if part.numel()]
     parts = [*of_audio, *of_video]

@@ -45,15 +45,21 @@ def scale(unit: Tensor) -> Tensor:
     return nearest.mean(dim=1).median().clamp(LEAST_SCALE, 1.0)
 
 
-def unit_and_scale(features: Tensor) -> tuple[Tensor, Tensor]:
-    """`features` (n, D) as float32 rows of length 1, and their scale."""
+def unit_and_scale(features: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`features` (n, D) as float32 rows of length 1, and their scale, by those that are not copies: `own` (n,) bool.
+
+    Copies are equal, however noisy features are: with what stands still among them the scale would be 1.
+    """
     unit = functional.normalize(features.float(), dim=-1)
-    return unit, scale(unit)
+    return unit, scale(unit if own is None else unit[own])
 
 
-def rarity(features: Tensor) -> Tensor:
-    """(n,) float32, in nats, at least 0: how unusual each of `features` (n, D) is among them, the most usual 0."""
-    return surprisal(*unit_and_scale(features))
+def rarity(features: Tensor, own: Tensor | None = None) -> Tensor:
+    """(n,) float32, in nats, at least 0: how unusual each of `features` (n, D) is among them, the most usual 0.
+
+    `own` as for `unit_and_scale`.
+    """
+    return surprisal(*unit_and_scale(features, own))
 
 
 def surprisal(unit: Tensor, of: Tensor) -> Tensor:

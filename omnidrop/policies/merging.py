@@ -51,7 +51,7 @@ def by_likeness(tokens: AudioVisual, index: Tensor) -> Joined:
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
         return Joined(nothing, nothing, torch.zeros(0, device=device))
     places = torch.nonzero(seen).flatten()
-    unit, of = likeness.unit_and_scale(tokens.features[places])
+    unit, of = likeness.unit_and_scale(tokens.features[places], tokens.is_own[places])
     rank = torch.cumsum(seen, 0) - 1
     at, there = tokens.seconds[sources], tokens.seconds[index[targets]]
     best = torch.full((sources.shape[0],), -1.0, device=device)

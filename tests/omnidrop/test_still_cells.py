@@ -17,6 +17,7 @@ from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.models.base import VIDEO, SomeOf
 from omnidrop.models.registry import load
 from omnidrop.models.still_cells import looks, versions
+from omnidrop.policies import likeness
 from omnidrop.policies.intra_modality import choose_cells
 from omnidrop.questions import Boolean, Question
 from tests.support.small_checkpoints import write_checkpoint
@@ -191,3 +192,14 @@ def test_a_page_of_writing_that_stands_still_is_seen_whole(
     entered = trace.kept[0][0]
     firsts = entered[~trace.is_still[entered]]
     assert len(firsts) == min(len(entered), cells)
+
+
+def test_copies_do_not_make_noisy_features_look_clean() -> None:
+    draw = torch.Generator().manual_seed(0)
+    kinds = torch.randn(2, 64, generator=draw).repeat_interleave(10, dim=0)
+    noisy = kinds + 0.7 * torch.randn(20, 64, generator=draw)
+    copied, own = noisy.repeat(30, 1), torch.arange(600) < 20
+    _, alone = likeness.unit_and_scale(noisy)
+    _, among_copies = likeness.unit_and_scale(copied, own)
+    assert float(among_copies) == pytest.approx(float(alone))
+    assert float(alone) < 0.85 < 0.95 < float(likeness.unit_and_scale(copied)[1])
