@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from omnidrop.answers import Trace
+from omnidrop.models.base import VIDEO
+
 WORDS = ("budget", "heat", "river", "export", "index", "notes", "vector", "clinic", "margin", "signal", "archive")
 
 
@@ -52,3 +55,13 @@ def written(picture: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDAr
     cells = grey[: rows * tall, : columns * wide].reshape(rows, tall, columns, wide)
     dark: npt.NDArray[np.bool_] = (cells < 160).mean(axis=(1, 3)) > 0.01
     return dark
+
+
+def coverage(trace: Trace, tokens: npt.NDArray[np.int64], shown: Sequence[npt.NDArray[np.uint8]]) -> float:
+    """Share of the written cells of all pages, each `shown` for as long, that are among `tokens` while it is."""
+    patches, rows, columns = (int(n) + 1 for n in trace.grid[trace.modality == VIDEO].max(axis=0))
+    at = np.zeros((len(shown), rows, columns), dtype=np.bool_)
+    grid = trace.grid[tokens[trace.modality[tokens] == VIDEO]]
+    at[grid[:, 0] * len(shown) // patches, grid[:, 1], grid[:, 2]] = True
+    text = np.stack([written(one, rows, columns) for one in shown])
+    return float((at & text).sum() / text.sum())

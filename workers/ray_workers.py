@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -33,6 +35,9 @@ from workers.records import (
 DECODE_RESOURCE = "decode"
 """Custom resource of machines that are meant for decoding, one per core. Ray by itself only tends to keep tasks without
 GPU off machines with one; where a cluster has this resource, decode tasks run nowhere else."""
+
+UNITS_PACKED = 256
+"""Units of which what their clips share is kept ready."""
 
 NODE_ID_LABEL = "ray.io/node-id"
 """Ray gives every machine this label."""
@@ -129,15 +134,32 @@ class DecodeStarter:
         self._anywhere = task or _decode_task
         self._placed = {"resources": {DECODE_RESOURCE: 1}} if is_placed else {}
         self._task = self._anywhere.options(**self._placed) if is_placed else self._anywhere
-        self._packed: tuple[WorkUnit | None, bytes] = (None, b"")
+        self._at: dict[str, Any] = {}
+        self._packed: OrderedDict[tuple[int, bool], tuple[WorkUnit, bytes]] = OrderedDict()
 
     def __call__(self, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         """Start decoding one clip (one CPU). Returns references to its DecodeReport and to the DecodedClip or None."""
-        if unit is not self._packed[0]:
-            # Clips of a unit come one after the other.
-            self._packed = unit, packed(unit.media, unit.info, self._settings, self._source)
-        report, decoded = self._task.remote(self._packed[1], clip)
+        report, decoded = self._task.remote(self._shared(unit, is_helped=False), clip)
         return report, decoded
+
+    def at(self, machine: str, is_helped: bool, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        """The same on one machine while it is there, by its node's id, or on any; `is_helped` where another has the
+        file."""
+        if machine and machine not in self._at:
+            there = NodeAffinitySchedulingStrategy(machine, soft=True)
+            self._at[machine] = self._anywhere.options(scheduling_strategy=there, **self._placed)
+        report, decoded = self._at.get(machine, self._task).remote(self._shared(unit, is_helped), clip)
+        return report, decoded
+
+    def _shared(self, unit: WorkUnit, is_helped: bool) -> bytes:
+        """What a unit's clips have in common: they come one after the other, those of some units in turn."""
+        key = (id(unit), is_helped)
+        if key not in self._packed or self._packed[key][0] is not unit:
+            source = replace(self._source, is_helping=is_helped)
+            self._packed[key] = unit, packed(unit.media, unit.info, self._settings, source)
+            if len(self._packed) > UNITS_PACKED:
+                self._packed.popitem(last=False)
+        return self._packed[key][1]
 
     def on(self, machine: str, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         """The same on one machine, by its node's id, and nowhere else."""

@@ -140,6 +140,11 @@ class MediaInfo:
     """How far a stream's packets lie behind another's in the file: so much earlier must reading begin."""
     segments: tuple[Segment, ...] = ()
     """The continuous parts, where the file is not one."""
+    chapters: tuple[tuple[float, float, str], ...] | None = None
+    """(start, end, title) of the container's chapters, counted as spans are; untrusted text. None in what earlier
+    versions found, which did not look."""
+    subtitle_tracks: int | None = None
+    """Streams of subtitles, which are not read; None as there."""
     is_checked: bool = False
     """Whether the timeline is known from an index or from every packet, not only from what the container declares."""
     notes: tuple[str, ...] = ()
@@ -150,6 +155,8 @@ class MediaInfo:
         """The inverse of `dataclasses.asdict`, also after JSON has made lists of tuples."""
         made: dict[str, Any] = {"tags": tuple((name, value) for name, value in given["tags"])}
         made |= {name: tuple(given[name]) for name in ("audio_mix", "notes") if name in given}
+        if given.get("chapters") is not None:
+            made["chapters"] = tuple((start, end, title) for start, end, title in given["chapters"])
         made["tracks"] = tuple(map(Track.from_dict, given.get("tracks", ())))
         made["segments"] = tuple(map(Segment.from_dict, given.get("segments", ())))
         return cls(**{**given, **made})

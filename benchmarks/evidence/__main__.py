@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from benchmarks.evidence import guides
+from benchmarks.evidence import guides, pages
 from benchmarks.evidence.asking import ask
 from benchmarks.evidence.figures import encoder_figures, figures
 from benchmarks.evidence.page import fill, plot, sections
@@ -30,10 +30,14 @@ from omnidrop.errors import UserError
 from omnidrop.models.registry import weights_hash
 from pipeline.evaluation.toy import CHECKPOINTS, toy_clips
 
+log = logging.getLogger(__name__)
+
 DOCS = Path("docs")
+FORMAT = 2
+"""Of the figures: those of another are not shown."""
 SEEDS = (50, 52, 53)
 """Evaluation seeds. Methods were compared on 51 and 9101 while they were made; 53 was not looked at before the end."""
-PARTS = ("worlds", "encoders")
+PARTS = ("worlds", "encoders", "pages")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,7 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument("--worlds", nargs="+", choices=("v1", "v2"), default=["v1", "v2"])
     parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="ways and ablations (worlds), or encoding less"
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        help="what to measure (default all)",
     )
     parser.add_argument("--model", help="another checkpoint than the embedded one")
     parser.add_argument("--clips", type=int, default=64, help="clips of each world and seed (default 64)")
@@ -55,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if given.rewrite:
-        report = json.loads((given.json or DOCS / "evidence.json").read_text())
+        report = current(json.loads((given.json or DOCS / "evidence.json").read_text()))
     else:
         try:
             report = measured(given)
@@ -64,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         written = given.json or DOCS / "evidence.json"
         if written.exists():
             # What was not measured this time stays as it is.
-            before = json.loads(written.read_text())
+            before = current(json.loads(written.read_text()))
             report = {part: before.get(part, {}) | found for part, found in report.items()}
         written.write_text(json.dumps(report, indent=1) + "\n")
     if given.json is None:
@@ -74,16 +82,28 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n\n".join(f"{name}\n{text}" for name, text in sections(report).items()))
 
 
+def current(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a report that this version can show: what an earlier one measured is left out, and said."""
+    for part, found in report.items():
+        for name in [name for name, of in found.items() if of.get("format") != FORMAT]:
+            log.warning("%s of %s were measured by an earlier version and are left out: measure them again", part, name)
+            del found[name]
+    return report
+
+
 def measured(given: argparse.Namespace) -> dict[str, Any]:
     """The report: figures of every world, and how they were come by."""
-    report: dict[str, Any] = {"worlds": {}, "encoders": {}}
+    report: dict[str, Any] = {part: {} for part in PARTS}
+    command = shlex.join(["python", "-m", "benchmarks.evidence", *sys.argv[1:]])
+    if "pages" in given.parts:
+        report["pages"][pages.MODEL] = pages.measure() | {"format": FORMAT, "command": command}
     with Progress() as bar:
         for world in given.worlds:
             by_seed = {seed: toy_clips(world, given.clips, seed, questions=given.questions) for seed in given.seeds}
             clips = [clip for of_seed in by_seed.values() for clip in of_seed]
             seeds = {clip.clip_id: seed for seed, of_seed in by_seed.items() for clip in of_seed}
             model = given.model or CHECKPOINTS[world]
-            for part in given.parts:
+            for part in (part for part in given.parts if part != "pages"):
                 started = time.monotonic()
                 rows = _rows(part, given)
                 task = bar.add_task(f"{part}, {world}: {len(rows)} rows", total=len(clips))
@@ -91,7 +111,8 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
                 asked = replace(asked, seeds=seeds)
                 made = figures(asked, rows) if part == "worlds" else encoder_figures(asked, rows)
                 report[part][world] = made | {
-                    "command": shlex.join(["python", "-m", "benchmarks.evidence", *sys.argv[1:]]),
+                    "format": FORMAT,
+                    "command": command,
                     "seeds": given.seeds,
                     "processes": given.processes,
                     "minutes": (time.monotonic() - started) / 60,

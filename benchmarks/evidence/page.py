@@ -25,8 +25,10 @@ PLOTTED = ("set_guided, max", "random", "fastv", "divprune", "visionzip", "omniz
 
 def sections(report: dict[str, Any]) -> dict[str, str]:
     """Markdown by the name of its marks."""
-    made = {"setting": _setting(report)}
-    for world, found in report["worlds"].items():
+    made = {}
+    if report.get("worlds"):
+        made["setting"] = _setting(report)
+    for world, found in report.get("worlds", {}).items():
         made[f"ways {world}"] = ways(found)
         made[f"tasks {world}"] = tasks(found)
         made[f"ablations {world}"] = ablations(found)
@@ -36,7 +38,24 @@ def sections(report: dict[str, Any]) -> dict[str, str]:
         made[f"repeats {world}"] = repeats(found)
     for world, found in report.get("encoders", {}).items():
         made[f"encoders {world}"] = encoders(world, found)
+    for found in report.get("pages", {}).values():
+        made["pages"] = written_pages(found)
     return made
+
+
+def written_pages(found: dict[str, Any]) -> str:
+    """How much of the writing on pages that stand still ever enters, by way and ratio."""
+    lines = [
+        f"{found['clips']} clips of one to four pages, asked of `{found['model']}`: share of the cells that are "
+        "encoded, and of the written cells that ever enter the decoder, its middle layer and its last. "
+        f"`{found['command']}`.",
+        "",
+        *_head(["way", "kept", "encoded", "enters", "middle layer", "last layer"]),
+    ]
+    for row in found["rows"]:
+        shares = (_percent(row[part]) for part in ("cells", "enters", "half", "last"))
+        lines.append(_line([row["way"], _percent(row["ratio"]), *shares]))
+    return "\n".join(lines)
 
 
 def encoders(world: str, found: dict[str, Any]) -> str:

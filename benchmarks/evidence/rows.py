@@ -7,7 +7,7 @@ or answers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.evidence.damage import CLEAN, CONDITIONS
 from benchmarks.evidence.guides import AudioGuided, WordsGuided
@@ -99,18 +99,22 @@ DENSE = Row("ways", "dense", None, SET, Pruning.off("dense_shared"))
 
 
 def encoder_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
-    """The unpruned row, and the default way with less and less of the picture encoded."""
-    pairs = [(share, ratio) for share in ENCODED for ratio in ratios]
-    return [DENSE, *(Row("encoders", encoded(share), ratio, SET, _pruning(ratio, share)) for share, ratio in pairs)]
+    """The unpruned row, the default way with less and less of the picture encoded, and the default share with each
+    moment by itself and without merging."""
+    ways = [(encoded(share), Pruning(encoder_share=share)) for share in ENCODED]
+    ways.append(("35 % encoded, what stands still at every moment", Pruning(encoder_share=0.35, still_levels=0.0)))
+    ways.append(("35 % encoded, nothing merged", Pruning(encoder_share=0.35, settings=(("merge", False),))))
+    made = [
+        Row("encoders", way, ratio, SET, replace(pruning, retained_ratio=ratio))
+        for way, pruning in ways
+        for ratio in ratios
+    ]
+    return [DENSE, *made]
 
 
 def encoded(share: float) -> str:
     """The name of the way that encodes `share`."""
     return f"{100 * share:g} % encoded"
-
-
-def _pruning(ratio: float, share: float) -> Pruning:
-    return Pruning("set_guided", "omnidrop", ratio, encoder_share=share)
 
 
 def all_rows(ratios: Sequence[float] = RATIOS, ablated: Sequence[float] = ABLATED, largest: int = 16) -> list[Row]:

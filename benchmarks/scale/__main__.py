@@ -6,6 +6,7 @@
     python -m benchmarks.scale --part simulate --clips 1000000 --json simulate.json
     python -m benchmarks.scale --part index --clips 10000000 --json index.json
     python -m benchmarks.scale --part results --clips 2000000 --json results.json
+    python -m benchmarks.scale --part fetch --megabytes 2000 500 50 50 --json fetch.json
 
 `plan`: a made-up listing through the real planner, without and with cached probes.
 `executor`: clips through the real execution loop on a real Ray, with a model that only waits.
@@ -13,6 +14,7 @@
 `simulate`: the same loop as discrete events for 8, 64 and 512 GPUs; names what is short first.
 `index`: clips in PostgreSQL; the five savings queries from rollups and from raw rows.
 `results`: answers through journal, index and published tables, read by DuckDB.
+`fetch`: files of a distant store, from the first byte to the last decoded clip, on machines with a cache each.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import Any
 
 from benchmarks.scale.simulate import Stages
 
-PARTS = ("plan", "executor", "busy", "simulate", "index", "results")
+PARTS = ("plan", "executor", "busy", "simulate", "index", "results", "fetch")
 
 
 def main() -> None:
@@ -39,11 +41,17 @@ def main() -> None:
     for stage in fields(Stages):
         option = f"--{stage.name.replace('_', '-')}"
         parser.add_argument(option, type=float, default=stage.default, help="simulate: seconds of a clip in this stage")
+    parser.add_argument("--megabytes", type=float, nargs="+", default=(), help="fetch: the files' sizes")
+    parser.add_argument("--machines", type=int, default=1, help="fetch: how many are simulated (default 1)")
+    parser.add_argument("--as-before", action="store_true", help="fetch: one range in flight, clips dealt in turn")
     given = parser.parse_args()
     # Each part has its own heavy library: Ray, PostgreSQL, DuckDB.
     measure: Callable[..., Any] = import_module(f"benchmarks.scale.{given.part}").measure
     stages = Stages(given.decode_s, given.model_s, given.driver_s)
-    found = measure(given.clips, stages) if given.part == "simulate" else measure(given.clips)
+    if given.part == "fetch":
+        found = measure(given.megabytes, given.machines, is_as_before=given.as_before)
+    else:
+        found = measure(given.clips, stages) if given.part == "simulate" else measure(given.clips)
     print(found)
     if given.json:
         report: Mapping[str, Any] = {given.part: asdict(found)}

@@ -21,7 +21,7 @@ from pipeline.config.worker_settings import answerer_settings, decode_settings, 
 from pipeline.context.prompt import clip_context
 from pipeline.context.sidecars import Context, read_context
 from pipeline.identity import clip_id, content_id
-from pipeline.planning.context import ItemContext, cap_of
+from pipeline.planning.context import ItemContext, cap_of, with_chapters
 from pipeline.questions.question_set import load_question_set
 from pipeline.questions.templates import UNTOLD, one_line
 from workers.media.decode import decode_one
@@ -85,6 +85,7 @@ def ask(
     if loaded is not None and loaded.context_names:
         # What a question set reads is part of what is asked: without it the questions would be others.
         written_beside = written if context else read_context(path)
+        written_beside = with_chapters(written_beside, info)
         item = ItemContext(loaded.context_names, cap_of(ContextConfig(), model.checkpoint), written_beside)
 
     def asking(start_s: float, end_s: float) -> Asking:

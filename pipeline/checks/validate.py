@@ -152,7 +152,7 @@ def _told(media: Media, info: MediaInfo, job: JobConfig, names: Sequence[str]) -
     reader = context_reader(job, names)
     if reader is None:
         return UNTOLD, ""
-    item = reader.read(media)
+    item = reader.read(media, info)
     if item.failure:
         raise CheckError(item.failure)
     return item.of_clip(0.0, min(info.duration_s, job.clips.longest_s))[0], f", {reader.counts.line}"

@@ -222,7 +222,7 @@ def _clip(
             )
         end = min(end, info.duration_s)
         try:
-            item = None if context is None else context.read(media)
+            item = None if context is None else context.read(media, info)
             if item is not None and item.failure:
                 raise ContextError(item.failure)
             told = UNTOLD if item is None else item.of_clip(start, end)[0]

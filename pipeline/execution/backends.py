@@ -24,6 +24,7 @@ from omnidrop.errors import UserError, first_line
 from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
+from pipeline.config.locations import is_s3
 from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted, unwatched
 from pipeline.execution.actor_pool import ExecutionError
@@ -36,7 +37,7 @@ from pipeline.execution.scheduler import (
     RayExecution,
     execute_in_process,
 )
-from pipeline.execution.worker_failures import nodes_with
+from pipeline.execution.worker_failures import nodes_with, slots_of
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
@@ -238,11 +239,15 @@ class _OnRay:
         settings, where = decode_settings(job.clips, job.execution), source(job)
         is_placed = ray.cluster_resources().get(ray_workers.DECODE_RESOURCE, 0) > 0
         starter = ray_workers.DecodeStarter(settings, where, is_placed=is_placed)
+        decodes = ray_workers.DECODE_RESOURCE if is_placed else "CPU"
         return Backend(
             start_decode=starter,
+            start_decode_at=starter.at,
+            # What lies on a disk that all machines mount is read as well by any of them.
+            slots=lambda: slots_of(decodes) if is_s3(job.archive.uri) else {},
             start_decode_on=starter.on,
             leave_out=starter.leave_out,
-            machines=lambda: nodes_with(ray_workers.DECODE_RESOURCE if is_placed else "CPU"),
+            machines=lambda: nodes_with(decodes),
             start_actor=lambda: _start_actor(job, audit_share=job.audit.share, weights_hash=self._weights_hash),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
             health=self._health,

@@ -60,6 +60,10 @@ class ClipState:
     """Not decoded again before this (monotonic clock)."""
     refused_at: int | None = None
     """How many clips had been answered when there was no room for this one."""
+    machine: str = ""
+    """Where it is decoded: its node's id; empty where Ray chooses."""
+    is_helped: bool = False
+    """Whether that is not the home of its file, but a machine that helps it."""
     payload: ray.ObjectRef | None = None
     is_its_own: bool = False
     """Its file could not be read, and another could: if it fails once more, it is this file that fails."""

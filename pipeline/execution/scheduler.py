@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from pipeline.archive.health import ArchiveHealth
 from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
 from pipeline.execution.actor_pool import ActorPool, Call, ExecutionError, Slot
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
+from pipeline.execution.homes import Waiting
 from pipeline.execution.machines import Machines, nothing_decodes
 from pipeline.execution.worker_failures import is_preemption, node_answers, node_name
 from pipeline.failure_rules import Again, pause_s, rule_of
@@ -104,6 +105,10 @@ class Backend:
     """Tells a file that cannot be read from an archive that cannot."""
     start_decode_on: Callable[[str, WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]] | None = None
     """`start_decode` on one machine, by its node's id. Without it no machine is doubted."""
+    start_decode_at: Callable[[str, bool, WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]] | None = None
+    """`start_decode` on one machine if it is there; true where it only helps the one that has the file."""
+    slots: Callable[[], Mapping[str, int]] = dict
+    """How many clips each machine may decode at once, by its node's id; nothing where clips may go anywhere."""
     leave_out: Callable[[Iterable[str]], None] = lambda machines: None
     """Have `start_decode` start nothing on these machines any more."""
     machines: Callable[[], set[str]] = set
@@ -160,10 +165,10 @@ class RayExecution:
         self._backend, self._limits, self._stop, self._watch = backend, limits, stop, watch
         self._patience = patience or Patience(0.0)
         self._again: deque[ClipState] = deque()
-        self._next: deque[ClipState] = deque()
+        self._machines = Machines()
+        self._next = Waiting(self._slots, limits.decode_tasks)
         self._ready: deque[ClipState] = deque()
         self._decoding: dict[ray.ObjectRef, ClipState] = {}
-        self._machines = Machines()
         self._checking: dict[ray.ObjectRef, tuple[str, ray.ObjectRef]] = {}
         """Machines that are decoding a clip that worked before, with where it comes."""
         self._answering: dict[ray.ObjectRef, Slot] = {}
@@ -233,17 +238,32 @@ class RayExecution:
             in_flight = self._decoding or self._ready or self._answering
             if in_flight and self._bytes + state.nbytes > self._limits.bytes_in_flight:
                 return
-            (self._again if state in self._again else self._next).remove(state)
+            if state in self._again:
+                self._again.remove(state)
+            self._next.started(state)
             self._reserve(state.nbytes)
-            report, state.payload = self._backend.start_decode(state.owner.unit, state.clip)
+            report, state.payload = self._start(state)
             self._decoding[report] = state
+
+    def _start(self, state: ClipState) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        start_at = self._backend.start_decode_at
+        if start_at is None or not (state.machine or state.is_helped):
+            return self._backend.start_decode(state.owner.unit, state.clip)
+        return start_at(state.machine, state.is_helped, state.owner.unit, state.clip)
+
+    def _slots(self) -> dict[str, int]:
+        return {m: slots for m, slots in self._backend.slots().items() if m not in self._machines.out}
 
     def _peek(self, source: Iterator[WorkUnit | None]) -> ClipState | None:
         """The clip to decode next: one that must be tried again, if it is time, or the next of the units, if known."""
         now = time.monotonic()
-        if (again := next((s for s in self._again if s.due <= now), None)) is not None:
+        is_due = (s for s in self._again if s.due <= now and self._next.may_begin(s))
+        if (again := next(is_due, None)) is not None:
             return again
-        while not self._next:
+        while True:
+            no_more = self._is_exhausted or self._next.is_full
+            if (found := self._next.next(may_help=no_more)) is not None or no_more:
+                return found
             asked = time.monotonic()
             unit = _END if self._is_exhausted else next(source, _END)
             self.statistics.actor_time.book_planning(time.monotonic() - asked)
@@ -253,8 +273,7 @@ class RayExecution:
             if unit is None:
                 return None
             owner = UnitState(unit)
-            self._next.extend(ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
-        return self._next[0]
+            self._next.add(ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
 
     def _dispatch(self, *, is_stopping: bool) -> None:
         if not is_stopping:
@@ -315,7 +334,7 @@ class RayExecution:
             return "storage"
         if self._is_exhausted and not self._next and not self._again:
             return "decode" if self._decoding else "end"
-        if len(self._decoding) >= self._limits.decode_tasks:
+        if len(self._decoding) >= self._limits.decode_tasks or (self._next and not self._next.next(may_help=False)):
             return "decode"
         return "bytes_in_flight" if self._next else "planning"
 
@@ -333,6 +352,7 @@ class RayExecution:
 
     def _handle(self, ref: ray.ObjectRef) -> Iterator[UnitResult]:
         if (state := self._decoding.pop(ref, None)) is not None:
+            self._next.ended(state)
             yield from self._decoded(ref, state)
         elif (check := self._checking.pop(ref, None)) is not None:
             yield from self._checked(ref, check[0])
@@ -526,6 +546,7 @@ class RayExecution:
                 self.statistics.machines_out[name] = why
                 log.warning("%s decodes nothing any more and is given no more clips: %s", name, why)
                 self._backend.leave_out(list(self._machines.out))
+                self._next.look_again()
         for state in states:
             self._reserve(state.nbytes)
             self._retry(state)

@@ -28,7 +28,21 @@ def node_name(node_id: str) -> str:
 
 def nodes_with(resource: str) -> set[str]:
     """Ids of the machines that are there and have some of a resource."""
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get(resource, 0) > 0}
+    return set(amounts_of(resource))
+
+
+def amounts_of(resource: str) -> dict[str, int]:
+    """How much of a resource each machine has that has some."""
+    there = {node["NodeID"]: int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]}
+    return {machine: amount for machine, amount in there.items() if amount > 0}
+
+
+def slots_of(resource: str) -> dict[str, int]:
+    """How many clips each machine may decode at once. Those with GPUs are left to the model where there are others, as
+    Ray leaves them."""
+    with_gpu = set(amounts_of("GPU"))
+    there = amounts_of(resource)
+    return {machine: amount for machine, amount in there.items() if machine not in with_gpu} or there
 
 
 def node_answers(node_id: str | None) -> bool:

@@ -91,7 +91,7 @@ def _told(stored: StoredClip, kept: Kept) -> Told:
     names, clip = kept.question_set.context_names, stored.clip
     if not names:
         return UNTOLD
-    item = ContextReader(kept.archive, kept.context, kept.model, names).read(stored.meta.media)
+    item = ContextReader(kept.archive, kept.context, kept.model, names).read(stored.meta.media, stored.meta.info)
     told, hashes = item.of_clip(clip.start_s, clip.end_s)
     then = dict(clip.told)
     changed = [name for name, said in hashes if then.get(name, "") != said]

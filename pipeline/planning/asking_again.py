@@ -76,7 +76,9 @@ def _why(then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
 def _names(opened: Opened, head: Head, context: ContextReader | None) -> list[str]:
     """What the item is called under the present recipe."""
     media = Media(head.media_id, head.media_key, head.uri, head.etag, head.size_bytes, head.mark, head.content_id)
-    media = media if context is None else context.read(media).of_item(media)
+    if context is not None:
+        probed = opened.index.probes([media]).get(media.media_id)
+        media = context.read(media, None if probed is None else probed.info).of_item(media)
     earlier = opened.earlier.versions(media, [head]) if opened.earlier else []
     return [version.version_id for version in (*named_versions(media, opened.recipe), *earlier)]
 

@@ -21,9 +21,11 @@ from pipeline.config.sections import ArchiveConfig, ContextConfig, ModelConfig
 from pipeline.context.sidecars import (
     META,
     MOST_BYTES,
+    MOST_META_CHARS,
     WORDS,
     Context,
     ContextError,
+    Cue,
     HoldsNothing,
     is_sidecar,
     is_words,
@@ -32,11 +34,11 @@ from pipeline.context.sidecars import (
     sidecars_of,
 )
 from pipeline.context.told import Cap, hashes, item_hashes, told
-from pipeline.questions.templates import Told
+from pipeline.questions.templates import Told, one_line
 from pipeline.storage.outage import Patience
 from workers.media.opening import local_path
 from workers.media.sidecars import suffix_of
-from workers.records import Media
+from workers.records import Media, MediaInfo
 
 if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
@@ -63,6 +65,8 @@ class Counts:
     """Items that have none."""
     silent: int = 0
     """Sidecars that can be read, and say nothing that is taken."""
+    unread: int = 0
+    """Items without a transcript that have a track of subtitles, which is not read."""
     failed: int = 0
     """Items whose sidecars cannot be read."""
     cut_clips: int = 0
@@ -78,6 +82,7 @@ class Counts:
             "media without": self.without,
             "media whose sidecars cannot be read": self.failed,
             "sidecars that say nothing that is read": self.silent,
+            "media without a transcript whose own subtitle tracks are not read": self.unread,
         }
         said += "".join(f"; {count} {what}" for what, count in more.items() if count)
         if self.cut_clips:
@@ -129,6 +134,14 @@ def cap_of(config: ContextConfig, checkpoint: str) -> Cap:
     return Cap(config.max_tokens, lambda text: list(tokenizer().ids(text)))
 
 
+def with_chapters(context: Context, info: MediaInfo | None) -> Context:
+    """With the file's own chapters, where sidecars have none. Where a file is several recordings, they tell no time."""
+    if info is None or not info.chapters or context.chapters or len(info.parts) > 1:
+        return context
+    named = ((start, end, one_line(title, MOST_META_CHARS)) for start, end, title in info.chapters)
+    return replace(context, chapters=tuple(Cue(*one) for one in named if one[2]))
+
+
 class ContextReader:
     """One command's reading of sidecars."""
 
@@ -151,11 +164,12 @@ class ContextReader:
         self._cap = cap_of(config, model.checkpoint)
         self.counts = Counts()
 
-    def read(self, media: Media) -> ItemContext:
-        """One item's context. Raises StorageError where the archive does not answer."""
-        return self._patience.call(lambda: self._read(media))
+    def read(self, media: Media, info: MediaInfo | None = None) -> ItemContext:
+        """One item's context: of its sidecars, and where none has chapters those of the file itself. Raises
+        StorageError where the archive does not answer."""
+        return self._patience.call(lambda: self._read(media, info))
 
-    def _read(self, media: Media) -> ItemContext:
+    def _read(self, media: Media, info: MediaInfo | None) -> ItemContext:
         item = ItemContext(self.names, self._cap)
         found, used, silent = Context(), list[tuple[str, str]](), 0
         try:
@@ -175,6 +189,9 @@ class ContextReader:
         except (ContextError, BesideUnreadable) as error:
             self.counts.failed += 1
             return replace(item, failure=str(error))
+        found = with_chapters(found, info)
+        if info is not None and "clip.transcript" in self.names and not found.cues:
+            self.counts.unread += bool(info.subtitle_tracks)
         self.counts.silent += silent
         self.counts.read.update(suffix_of(key) for key, _ in used)
         self.counts.media += bool(used)

@@ -286,7 +286,7 @@ class Planner:
         kept = [(media, probed) for media, probed in self._known(batch) if not self._is_forgotten(media)]
         contexts: dict[str, ItemContext] = {}
         if self.context is not None:
-            contexts = {m.media_id: self.context.read(m) for m, probed in kept if probed.info is not None}
+            contexts = {m.media_id: self.context.read(m, probed.info) for m, probed in kept if probed.info is not None}
             kept = [(contexts[m.media_id].of_item(m) if m.media_id in contexts else m, p) for m, p in kept]
         heads = _Heads(index, [media for media, _ in kept], self.earlier)
         candidates = {media.media_id: self._candidates(media, heads) for media, _ in kept}
@@ -468,7 +468,7 @@ class Planner:
         """The items of a batch that are media, with what is in them; who has not been looked at since is probed and
         read."""
         batch = self._with_contents(batch)
-        known = {m.media_id: p for m, p in _cached(batch, self.job, self.index, self.is_exact).items()}
+        known = {m.media_id: p for m, p in _cached(batch, self.job, self.index, self.is_exact, self.recipe).items()}
         missing = [m for m in batch if m.media_id not in known]
         found = list(self.probe(missing)) if missing else []
         # What may have passed by the next run is looked at again then.
@@ -595,13 +595,17 @@ def _may_pass(failure: ClipFailure) -> bool:
     return rule_of(failure.error_class).may_pass or failure.error_class in gone
 
 
-def _cached(batch: Sequence[Media], job: JobConfig, index: SavingsIndex, is_exact: bool) -> dict[Media, Probed]:
+def _cached(
+    batch: Sequence[Media], job: JobConfig, index: SavingsIndex, is_exact: bool, recipe: Recipe
+) -> dict[Media, Probed]:
     probes = index.probes(batch)
     usable = {}
     for media in batch:
         probed = probes.get(media.media_id)
         if probed is None or (is_exact and not probed.is_scanned):
             continue
+        if "clip.chapter" in recipe.context_fields and probed.info is not None and probed.info.chapters is None:
+            continue  # found by a version that did not look for them
         needs_cuts = job.clips.cut == "scene" and probed.info is not None and probed.info.has_video
         if needs_cuts and probed.scene_threshold != job.clips.scene_threshold:
             continue

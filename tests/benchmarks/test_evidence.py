@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.evidence import guides
+from benchmarks.evidence import guides, pages
+from benchmarks.evidence.__main__ import FORMAT, current
 from benchmarks.evidence.asking import Asked, Disagreement, Remembering, ask
 from benchmarks.evidence.figures import encoder_figures, figures
 from benchmarks.evidence.page import fill, plot, sections
@@ -110,14 +111,17 @@ def report() -> dict[str, object]:
 
 def test_encoding_less_is_compared_with_encoding_the_whole() -> None:
     rows = encoder_rows((0.2,))
-    assert [row.pruning.encoder_share for row in rows] == [1.0, 1.0, 0.5, 0.35, 0.25]
-    marks = ("1111", "1110", "1100", "1010", "0110")
+    assert [row.pruning.encoder_share for row in rows] == [1.0, 1.0, 0.5, 0.35, 0.25, 0.35, 0.35]
+    assert [row.pruning.still_levels for row in rows] == [0.0, 0.0, 2.0, 2.0, 2.0, 0.0, 2.0]
+    marks = ("1111", "1110", "1100", "1010", "0110", "1111", "1111")
     asked = Asked({row.name: answers(row.name, mark, 1.0) for row, mark in zip(rows, marks, strict=True)}, {}, ())
     found = encoder_figures(asked, rows)
     assert {one["way"]: one["difference"] for one in found["comparisons"]} == {
         "50 % encoded": -0.25,
         "35 % encoded": -0.25,
         "25 % encoded": -0.25,
+        "35 % encoded, what stands still at every moment": 0.25,
+        "35 % encoded, nothing merged": 0.25,
     }
     setting = {
         "command": "python -m benchmarks.evidence",
@@ -126,7 +130,7 @@ def test_encoding_less_is_compared_with_encoding_the_whole() -> None:
         "model": "tiny",
         "weights": "abc",
     }
-    page = sections({"worlds": {}, "encoders": {"v1": found | setting}})["encoders v1"]
+    page = sections({"encoders": {"v1": found | setting}})["encoders v1"]
     assert "| 35 % encoded | 50.0 % (-25.0 [" in page
     assert "| counting | 2 | 100.0 % | 100.0 % | 100.0 % |" in page
 
@@ -170,6 +174,37 @@ def test_the_page_is_filled_between_its_marks(tmp_path: Path) -> None:
     page.write_text("no marks")
     with pytest.raises(ValueError, match="has no place for"):
         fill(page, made)
+
+
+def test_the_page_has_a_place_for_every_table() -> None:
+    """One command writes all of it; a mark that is missing would stop it after a night."""
+    world = report()["worlds"]["v1"]  # type: ignore[index]
+    writing = {"tiny": {"clips": 1, "model": "tiny", "command": "python -m benchmarks.evidence", "rows": []}}
+    encoded = world | {"rows": world["rows"][:1], "comparisons": []}
+    whole = {"worlds": dict.fromkeys(CHECKPOINTS, world), "encoders": dict.fromkeys(CHECKPOINTS, encoded)}
+    whole["pages"] = writing
+    page = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text(encoding="utf-8")
+    for name in sections(whole):
+        assert page.count(f"<!-- begin {name} -->") == page.count(f"<!-- end {name} -->") == 1, name
+
+
+def test_figures_of_an_earlier_version_are_left_out() -> None:
+    old, new = {"rows": [], "seed": 50}, {"rows": [], "seeds": [50], "format": FORMAT}
+    assert current({"worlds": {"v1": old, "v2": new}, "encoders": {"v1": old}}) == {
+        "worlds": {"v2": new},
+        "encoders": {},
+    }
+
+
+def test_what_is_seen_of_pages_is_measured() -> None:
+    found = pages.measure((0.2,), clips=((9, 5),))
+    whole, every_moment, once = found["rows"]
+    assert whole["cells"] == 1.0
+    assert once["cells"] < 0.1 < every_moment["cells"]
+    assert once["enters"] == 1.0 > whole["enters"]
+    assert (
+        "| everything encoded | 20.0 % | 100.0 % |" in sections({"pages": {"tiny": found | {"command": "x"}}})["pages"]
+    )
 
 
 def test_a_clip_is_encoded_once_for_all_rows() -> None:

@@ -32,6 +32,17 @@ def test_parts_measure_what_they_are_asked(part, tmp_path, monkeypatch):
 
 
 @pytest.mark.cluster
+def test_a_distant_archive_is_read_once(tmp_path, monkeypatch):
+    report = tmp_path / "fetch.json"
+    monkeypatch.setattr("sys.argv", ["scale", "--part", "fetch", "--megabytes", "4", "2", "--json", str(report)])
+    main()
+    found = json.loads(report.read_text())["fetch"]
+    assert 1 <= found["bytes_read_over_archive"] <= 1.1
+    assert 0 < found["decode_busy_share"] <= 1
+    assert 0 < found["first_clip_s"] <= found["all_s"]
+
+
+@pytest.mark.cluster
 def test_the_executor_loses_no_clip(ray_session, tmp_path, monkeypatch):
     found = measured("executor", 64, tmp_path, monkeypatch)
     assert found["driver_ms_per_clip"] > 0

@@ -162,13 +162,13 @@ def test_frames_are_resized_as_8_bit_pictures(small_qwen2_5_omni: Path) -> None:
     flat = np.full((2, 100, 140, 3), (10, 200, 90), dtype=np.uint8)
     pixels, (times, rows, columns) = ours.pixels(flat)
     assert (times, rows % 2, columns % 2) == (1, 0, 0)
-    restored = pixels.view(-1, 3, 2, 14, 14) * ours._std[:, None, None, None] + ours._mean[:, None, None, None]
+    restored = pixels.view(-1, 3, 2, 14, 14) * ours.deviation[:, None, None, None] + ours._mean[:, None, None, None]
     assert torch.allclose(restored[:, :, 0, 0, 0], torch.tensor([10.0, 200.0, 90.0]), atol=1e-3)
 
     exact = np.random.default_rng(0).integers(0, 256, (2, 56, 84, 3), dtype=np.uint8)
     pixels, (_, rows, columns) = ours.pixels(exact)
     assert (rows * 14, columns * 14) == (56, 84)
-    restored = pixels.view(1, 2, 3, 2, 2, 3, 2, 14, 14) * ours._std[:, None, None, None]
+    restored = pixels.view(1, 2, 3, 2, 2, 3, 2, 14, 14) * ours.deviation[:, None, None, None]
     restored = restored + ours._mean[:, None, None, None]
     frames = restored.permute(0, 6, 1, 3, 7, 2, 4, 8, 5).reshape(2, 56, 84, 3)
     assert torch.equal(frames.round().to(torch.uint8), torch.from_numpy(exact))

@@ -11,8 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from benchmarks.written_pages import page, still, written
-from omnidrop.answers import Trace
+from benchmarks.written_pages import coverage, page, still
 from omnidrop.estimate import Estimator
 from omnidrop.model import OmniModel, Pruning, Request
 from omnidrop.models.base import VIDEO, SomeOf
@@ -156,16 +155,6 @@ def test_sets_and_batches_agree_with_what_stands_still(directory: Path) -> None:
         assert alone.positions is not None
         for mine, other in zip(one.positions.kept[0], alone.positions.kept[0], strict=True):
             assert mine.tolist() == other.tolist()
-
-
-def coverage(trace: Trace, tokens: npt.NDArray[np.int64], shown: list[npt.NDArray[np.uint8]]) -> float:
-    """Share of the written cells of all pages, each shown for as long, that are among `tokens` while it is shown."""
-    patches, rows, columns = (int(n) + 1 for n in trace.grid[trace.modality == VIDEO].max(axis=0))
-    at = np.zeros((len(shown), rows, columns), dtype=bool)
-    grid = trace.grid[tokens[trace.modality[tokens] == VIDEO]]
-    at[grid[:, 0] * len(shown) // patches, grid[:, 1], grid[:, 2]] = True
-    text = np.stack([written(one, rows, columns) for one in shown])
-    return float((at & text).sum() / text.sum())
 
 
 @pytest.mark.parametrize("noise", [0.0, 2.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import random
 import shutil
@@ -30,8 +31,9 @@ from pipeline.archive.listing import ArchiveError, list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import source_of
 from pipeline.config.globs import KeyFilter, compile_glob
-from pipeline.config.job import ArchiveConfig, StorageConfig
+from pipeline.config.job import ArchiveConfig, ContextConfig, ModelConfig, StorageConfig
 from pipeline.identity import media_id
+from pipeline.planning.context import ContextReader
 from pipeline.storage.errors import StorageError
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import Store, open_store
@@ -433,6 +435,12 @@ def test_what_lies_beside_an_object_is_found_a_page_at_a_time(server: str, s3: s
     assert Beside(config).names(listed["a/b.mp4"], "b") == ["b.c.mp4", "b.c.srt", "b.en.vtt", "b.mp4", "b.srt"]
     assert beside.read_near(listed["a/b.mp4"], "b.srt", 3) == ("a/b.srt", b"a/b")
     assert beside.read("z.none.txt", 3) is None
+    reader = ContextReader(config, ContextConfig(), ModelConfig(), ("clip.transcript",))
+    item = reader.read(listed["z.mp4"])
+    assert [cue.text for cue in item.context.cues] == ["z.txt"]
+    assert item.of_item(listed["z.mp4"]).sidecars == (("z.txt", hashlib.sha256(b"z.txt").hexdigest()),)
+    assert reader.read(listed["a/b.mp4"]).failure.startswith("a/b.srt: cannot be read as context")
+    assert not reader.read(listed["c.mp4"]).sidecars
     s3.pipe_file("media/beside/empty.txt", b"")
     assert beside.read("empty.txt", 3) == ("empty.txt", b"")
 

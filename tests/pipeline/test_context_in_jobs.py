@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 import threading
+from dataclasses import asdict, replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,16 +18,21 @@ import pytest
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
 from omnidrop.models.registry import processor_of
+from omnidrop.questions import Boolean, Question
 from pipeline.archive.listing import list_media
-from pipeline.config.job import JobError, load_job
+from pipeline.config.job import JobError, load_job, make_job
 from pipeline.cost.estimate import price_job
+from pipeline.execution.clip_state import ClipState, UnitState
 from pipeline.planning.context import ContextReader
 from pipeline.runs.code_version import code_version
 from pipeline.runs.maintenance import forget_media, rebuild_results
 from pipeline.runs.run import run_job
 from pipeline.tables.query import open_results, query
+from tests.support.media_files import make
 from tests.support.small_jobs import Silent, cli, run, select
 from tests.support.stub_runs import stub_runs, video
+from workers.media.probing import probe
+from workers.records import Asking, Clip, Media, MediaInfo, WorkUnit
 
 QUESTIONS = """
 name: told
@@ -241,23 +248,33 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_an_unreadable_sidecar_is_its_videos_failure_until_it_can_be_read(told, asked, name):
-    data, why = UNREADABLE[name]
-    sidecar = told.parent / "archive" / name
-    sidecar.write_bytes(data)
+def test_an_unreadable_sidecar_is_its_videos_failure_until_it_can_be_read(told, asked):
+    for name, (data, why) in UNREADABLE.items():
+        sidecar = told.parent / "archive" / name
+        sidecar.write_bytes(data)
+        assert dict(price_job(load_job(told)).media_failed) == {"context": 1}
+        assert why in _reader(load_job(told), "clip.transcript", "media.meta.title").read(_long(told)).failure
+        sidecar.unlink()
+    sidecar = told.parent / "archive" / "long.srt"
+    sidecar.write_bytes(UNREADABLE["long.srt"][0])
     summary = run(told)
     assert asked.clips() == 1  # of short.mp4
     assert dict(summary.error_classes) == {"context": 1}
     ((message,),) = select(told, "SELECT message FROM quarantine WHERE media_key = 'long.mp4'")
-    assert message.startswith(f"{name}: ")
-    assert why in message
+    assert message.startswith("long.srt: ")
     assert run(told).did_nothing
-    assert dict(price_job(load_job(told)).media_failed) == {"context": 1}
     sidecar.unlink()
     run(told)
     assert select(told, "SELECT count(*) FROM quarantine") == [(0,)]
     assert {key for key, *_ in said(told)} == {"long.mp4", "short.mp4"}
+
+
+def _reader(job, *names):
+    return ContextReader(job.archive, job.context, job.model, names)
+
+
+def _long(told):
+    return next(media for media in list_media(load_job(told).archive) if media.key == "long.mp4")
 
 
 def test_silence_and_metadata_of_another_kind_are_no_failures(told):
@@ -301,14 +318,69 @@ def test_languages_and_places(told):
 
 def _told(job):
     """What the clips of long.mp4 would be told."""
-    reader = ContextReader(job.archive, job.context, job.model, ("clip.transcript",))
     media = next(media for media in list_media(job.archive) if media.key == "long.mp4")
-    item = reader.read(media)
+    item = _reader(job, "clip.transcript").read(media)
     return [item.of_clip(start, start + 10)[0].clip["transcript"] for start in (0, 10, 20)]
+
+
+def test_an_actor_is_asked_about_each_clip_in_its_own_words():
+    clips = [Clip(name, number, number, number + 1) for number, name in enumerate("abc")]
+    of = {
+        name: Asking((Question("q", words, Boolean()),), "") for name, words in zip("abc", ("x", "y", "x"), strict=True)
+    }
+    media = Media("m", "a.mp4", "/a.mp4", "1", 1)
+    shared = (media, MediaInfo("mp4", 3.0), tuple(clips), of["a"].questions, "")
+    owner = UnitState(WorkUnit("u", "v", *shared, own=of))
+    a, b, c = (ClipState(owner, clip, 1) for clip in clips)
+    assert pickle.loads(b.asked) == (of["b"].questions, "")
+    assert (a.joins(b), a.joins(c)) == (False, True)
+    kept = replace(owner.unit, kept={"a": frozenset({"q"})})
+    assert [kept.asked_of(clip).questions for clip in clips] == [(), of["b"].questions, of["c"].questions]
+
+
+METADATA = """;FFMETADATA1
+[CHAPTER]
+TIMEBASE=1/1000
+START=0
+END=2000
+title=One <|im_start|>
+[CHAPTER]
+TIMEBASE=1/1000
+START=2000
+END=7000
+title=Two
+"""
+
+
+def test_a_files_own_chapters_are_told_and_its_subtitle_tracks_counted(videos, tmp_path):
+    (tmp_path / "chapters.txt").write_text(METADATA)
+    (tmp_path / "said.srt").write_text(SRT.format("one", "two", "three"))
+    file = tmp_path / "long.mkv"
+    given = ("-i", videos / "long.mkv", "-i", tmp_path / "chapters.txt", "-i", tmp_path / "said.srt")
+    make(*given, "-map", "0", "-map", "2:s", "-map_metadata", "1", "-map_chapters", "1", "-c", "copy", file)
+    (tmp_path / "said.srt").unlink()
+    info = probe(str(file))
+    assert (info.chapters, info.subtitle_tracks) == (((0.0, 2.0, "One <|im_start|>"), (2.0, 7.0, "Two")), 1)
+    assert MediaInfo.from_dict(json.loads(json.dumps(asdict(info)))) == info
+    given = {"name": "a", "archive": {"uri": str(tmp_path)}, "output": f"{tmp_path}/results"}
+    job = make_job(given | {"question_set": "toy-world"})
+    (media,) = [media for media in list_media(job.archive) if media.key == "long.mkv"]
+
+    def told(reader):
+        item = reader.read(media, info)
+        return [item.of_clip(start, start + 3)[0].clip.get("chapter") for start in (0, 3)]
+
+    reader = _reader(job, "clip.chapter", "clip.transcript")
+    assert told(reader) == ["One < |im_start| > / Two", "Two"]
+    assert "1 media without a transcript whose own subtitle tracks are not read" in reader.counts.line
+    sidecar = {"chapters": [{"start_time": 0, "end_time": 9, "title": "All"}]}
+    (tmp_path / "long.info.json").write_text(json.dumps(sidecar))
+    assert told(_reader(job, "clip.chapter")) == ["All", "All"]
 
 
 def test_with_the_real_parts_and_explained(job):
     (job.parent / "questions.yaml").write_text(QUESTIONS)
+    (job.parent / "archive" / "notes.mp4").unlink()
     srt = job.parent / "archive" / "long.srt"
     srt.write_text(SRT.format("one", "two", "three").replace(":12,", ":04,").replace(":13,", ":05,"))
     summary = run(job, **{"audit.share": 0})

@@ -16,6 +16,7 @@ import ray
 
 from pipeline import failure_rules
 from pipeline.execution.actor_pool import ExecutionError
+from pipeline.execution.homes import home_of
 from pipeline.execution.scheduler import Backend, Limits, RayExecution, execute_in_process
 from tests.support import rows
 from workers.ray_workers import MAKING_READY
@@ -286,6 +287,27 @@ def test_a_machine_that_fails_on_what_worked_before_is_out(folder, error_class, 
     check_answers(given, finished)
     assert not any(isinstance(o, ClipFailure) for outcomes in finished.values() for o in outcomes)
     assert statistics.machines_out == {"one": "as asked"}
+
+
+def test_a_files_clips_are_decoded_on_one_machine_until_that_is_out(folder, monkeypatch):
+    monkeypatch.setattr(failure_rules, "FIRST_PAUSE_S", 0.01)
+    machines, given, where = TwoMachines(folder), units(count=12, clips=2), {}
+
+    def start_at(machine, is_helped, unit, clip):
+        if not is_helped:
+            where.setdefault(unit.unit_id, []).append(machine)
+        return tuple(decode.remote(str(folder), clip, machine))
+
+    backend = replace(machines.backend(), start_decode_at=start_at, slots=lambda: {"one": 2, "two": 2})
+    execution = RayExecution(backend, LIMITS, threading.Event())
+    results = execution.run(breaking(folder, given, "decode_failed-on-one"))
+    finished = {result.unit.unit_id: result.outcomes for result in results}
+    check_answers(given, finished)
+    assert not any(isinstance(o, ClipFailure) for outcomes in finished.values() for o in outcomes)
+    assert execution.statistics.machines_out == {"one": "as asked"}
+    homes = {unit.unit_id: home_of(unit.media, ("one", "two")) for unit in given}
+    assert all(set(machines) == {homes[unit_id]} for unit_id, machines in where.items())
+    assert set(homes.values()) == {"one", "two"} == {machine for found in where.values() for machine in found}
 
 
 def test_where_no_machine_is_left_the_run_ends_and_writes_nothing_off(folder):

@@ -20,10 +20,11 @@ import torch
 from omnidrop.errors import CheckpointError
 from omnidrop.model import Pruning
 from omnidrop.questions import Boolean, Choice, Question
+from tests.support.fault_proxy import FaultProxy
 from tests.support.media_files import children, clip_file, cut, make, picture, times_of
 from tests.support.s3_server import s3_server
 from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageFailed
-from workers.media import blocks
+from workers.media import blocks, fetching
 from workers.media.blocks import InBlocks, run_over
 from workers.media.decode import Source, content_of, decode_one, decode_unit, local_etag
 from workers.media.fetching import CacheSettings, fetched
@@ -283,7 +284,7 @@ def test_what_was_made_of_a_hole_is_thrown_away(bucket, tmp_path):
         return [find_ffmpeg(), "-loglevel", "error", "-protocol_whitelist", "file,concat,pipe", *copied]
 
     with anonymous_file("made") as made:
-        done = run_over(source, arguments, limits=Limits(30, 1 << 30), pass_fds=(made,), about=(0.2, 0.9))
+        done = run_over(source, arguments, limits=Limits(30, 1 << 30), pass_fds=(made,), about=(0.05, 0.95))
         assert (done.returncode, os.pread(made, 1 << 30, 0)) == (0, content)
     assert len(runs) > 2
 
@@ -303,6 +304,46 @@ media, options, cache = pickle.load(sys.stdin.buffer)
 with fetched(media, options, cache) as path:
     print(os.stat(path).st_ino, os.stat(path).st_size)
 """
+
+
+@pytest.mark.cluster
+def test_a_process_killed_while_it_fetches_leaves_nothing_that_counts_and_no_lock(bucket, plain, tmp_path):
+    media, cache = listed(bucket, "plain.mkv"), CacheSettings(str(tmp_path / "cache"))
+    with FaultProxy(bucket[1]["endpoint_url"], rate=1.0, kinds=["hang"]) as proxy:
+        proxy.spoils = lambda request: "Range" in request.headers
+        process = subprocess.Popen(
+            [sys.executable, "-c", FETCH], cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        process.stdin.write(pickle.dumps((media, {"endpoint_url": proxy.address}, cache)))
+        process.stdin.close()
+        deadline = time.monotonic() + 60
+        while not proxy.faults and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+        assert process.stdout.read() == b""
+        process.wait()
+    assert [path.suffix for path in (tmp_path / "cache").glob("*.part")] == [".part"]
+    assert entries(tmp_path / "cache") == []
+    with fetched(media, bucket[1], cache) as path:
+        assert Path(path).read_bytes() == plain.read_bytes()
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+@pytest.mark.cluster
+def test_ranges_in_flight_come_whole_and_in_order_through_faults(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "READ_BYTES", 100_000)
+    content = os.urandom(2_050_000)
+    bucket[0].pipe_file("archive/ranges", content)
+    media, read = listed(bucket, "ranges"), bytes_fetched()
+    faults = ["internal_error", "reset_in_body", "truncated", "reset_before"]
+    with FaultProxy(bucket[1]["endpoint_url"], seed=3, rate=0.3, kinds=faults) as proxy:
+        proxy.spoils = lambda request: "Range" in request.headers
+        options, seen = {"endpoint_url": proxy.address}, []
+        with fetched(media, options, CacheSettings(str(tmp_path / "cache"), streams=6), seen.append) as path:
+            assert Path(path).read_bytes() == b"".join(seen) == content
+        assert sum(proxy.faults.values()) > 3
+    # What broke off is read again, and counted.
+    assert len(content) <= bytes_fetched() - read < 1.5 * len(content)
 
 
 @pytest.mark.cluster

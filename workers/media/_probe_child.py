@@ -42,6 +42,8 @@ from workers.media.tracks import OTHER_PROGRAMME
 LONGEST_S = 7 * 24 * 3600.0
 """A longer file is refused: its declared length would make more clips than anyone means to ask about."""
 
+MOST_CHAPTERS = 1000
+
 INDEXED = frozenset({"wav", "w64", "aiff", "caf", "au", "flac", "avi", "mxf", "gxf", "dv"})
 """Containers of which the header tells the length and nothing can be joined on, besides an MP4 with its index."""
 
@@ -123,6 +125,18 @@ def _tags(container: InputContainer) -> list[tuple[str, str]]:
     return tags if timecode is None or "timecode" in dict(tags) else sorted([*tags, ("timecode", timecode[:1000])])
 
 
+def _chapters(container: InputContainer) -> list[tuple[float, float, str]]:
+    """Those with a title: start, end, title, on the clips' scale."""
+    begins_s = (container.start_time or 0) / av.time_base
+    found = []
+    for chapter in container.chapters()[:MOST_CHAPTERS]:
+        title, unit = str(chapter["metadata"].get("title") or "")[:1000], float(chapter["time_base"] or 0)
+        start_s, end_s = chapter["start"] * unit - begins_s, chapter["end"] * unit - begins_s
+        if title.strip() and max(start_s, 0.0) < end_s < LONGEST_S:
+            found.append((max(start_s, 0.0), end_s, title))
+    return found
+
+
 def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iterator[dict[str, Any]]:
     """The fields of `MediaInfo`, first as declared, then better. Raises Refused.
 
@@ -171,6 +185,8 @@ def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
         "container": name,
         "start_s": (container.start_time or 0) / av.time_base,
         "tags": _tags(container),
+        "chapters": _chapters(container),
+        "subtitle_tracks": len(container.streams.subtitles),
         "tracks": tracks,
         "mixes_mono": name == "mxf" or container.metadata.get("major_brand") == "qt  ",
     }

@@ -20,7 +20,7 @@ from workers.errors import CacheFull, MediaChanged, MediaMissing, MediaTooLarge
 from workers.media.blocks import InBlocks
 from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
-from workers.media.fetching import CacheSettings, fetched
+from workers.media.fetching import CacheSettings, fetched, is_here
 from workers.media.ffmpeg import with_working_ffmpeg
 from workers.media.opening import CheckedPath, local_path, opened_below
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
@@ -38,6 +38,8 @@ class Source:
     cache: CacheSettings = field(default_factory=CacheSettings)
     is_confined: bool = False
     """Whether local files are opened below the folder that their keys are relative to, and nowhere else."""
+    is_helping: bool = False
+    """Whether another machine has the file whole: what is not here is read in blocks."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any], cache: CacheSettings | None = None) -> Source:
@@ -94,7 +96,8 @@ def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractCo
     if is_local(media.uri):
         return _opened_here(media, source)
     options = dict(source.storage_options)
-    if media.size_bytes > source.cache.max_bytes:
+    is_elsewhere = source.is_helping and not is_here(media, source.cache)
+    if is_elsewhere or media.size_bytes > source.cache.max_bytes:
         return contextlib.nullcontext(InBlocks(media, options, source.cache))
     return fetched(media, options, source.cache)
 

@@ -73,7 +73,7 @@ def fetched(
                 seen(piece)
                 yield piece
 
-    with kept(f"{media.uri}\0{media.etag}", media.key, media.size_bytes, cache, whole) as entry:
+    with kept(_name_of(media), media.key, media.size_bytes, cache, whole) as entry:
         yield str(entry)
 
 
@@ -91,7 +91,7 @@ def kept(
             f"{shown}: {size} bytes; the cache may hold {cache.max_bytes}; raise that bound with execution.cache_bytes"
         )
     own_folder(cache.path)
-    entry = cache.path / hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+    entry = _entry(name, cache)
     while True:
         with _locked(entry, exclusive=False):
             if _is_file(entry):
@@ -101,6 +101,19 @@ def kept(
         with _locked(entry, exclusive=True):
             if not _is_file(entry):
                 _fetch(entry, shown, size, cache, bring)
+
+
+def is_here(media: Media, cache: CacheSettings) -> bool:
+    """Whether the cache has a copy of an object now."""
+    return _is_file(_entry(_name_of(media), cache))
+
+
+def _name_of(media: Media) -> str:
+    return f"{media.uri}\0{media.etag}"
+
+
+def _entry(name: str, cache: CacheSettings) -> Path:
+    return cache.path / hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
 
 def opened_as_planned(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> RemoteFile:

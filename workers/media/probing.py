@@ -411,7 +411,12 @@ def _info(fields: dict[str, Any], depth: int = 0) -> MediaInfo:
     notes = tuple(str(note)[:300] for note in fields.pop("notes", ()))
     tracks = tuple(Track(**{**given, "flags": tuple(map(str, given["flags"]))}) for given in fields.pop("tracks"))
     segments = tuple(_segment(given, depth) for given in fields.pop("segments", ()))
-    info = MediaInfo(**fields, tags=tags, notes=notes, tracks=tracks)
+    chapters = tuple((float(start), float(end), str(title)[:1000]) for start, end, title in fields.pop("chapters", ()))
+    if not all(0 <= start < end < math.inf for start, end, _ in chapters):
+        raise ValueError(f"not chapters: {chapters!r}"[:300])
+    info = MediaInfo(**fields, tags=tags, notes=notes, tracks=tracks, chapters=chapters)
+    if not isinstance(info.subtitle_tracks, int):
+        raise ValueError(f"not a number of tracks: {info.subtitle_tracks!r}"[:300])
     times = (info.duration_s, info.start_s, info.video_end_s, info.audio_end_s, info.lag_s)
     if not (info.container in DEMUXERS and info.duration_s > 0 and all(map(_is_number, times)) and info.lag_s >= 0):
         raise ValueError(f"not a media description: {fields!r}"[:300])

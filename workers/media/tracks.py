@@ -102,7 +102,8 @@ def _of_the_programme(info: MediaInfo, kind: str) -> list[Track]:
 
 def _as_first(info: MediaInfo, parts: tuple[Segment, ...]) -> MediaInfo:
     """A file of several recordings is described as its first one."""
-    kept = ("duration_s", "start_s", "tags", "is_checked", "notes", "video_end_s", "audio_end_s", "lag_s")
+    of_file = ("duration_s", "start_s", "tags", "chapters", "subtitle_tracks", "is_checked", "notes")
+    kept = (*of_file, "video_end_s", "audio_end_s", "lag_s")
     first = replace(parts[0].info, **{name: getattr(info, name) for name in kept})
     return replace(first, segments=parts)
 
