@@ -9,7 +9,7 @@ TORCH_PIP_ARGS ?=
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test browser check docs bench engines crash fuzz histories test-media clean
+.PHONY: help setup demo test browser check docs bench gpu engines crash fuzz histories test-media clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -54,6 +54,9 @@ browser:
 
 bench: $(VENV)/ready  ## the speed tables of docs/, quick versions
 	$(BIN)/python -m benchmarks.speed.prefill --quick
+
+gpu: $(VENV)/ready    ## everything only a GPU can tell, in steps of at most 8 minutes; run again to go on: build/gpu
+	$(BIN)/python -m benchmarks.gpu
 
 # Beside which our seconds are measured. Its torch does not fit the CUDA builds that the others bring, which text needs not.
 ENGINE := build/engines/.venv

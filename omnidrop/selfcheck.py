@@ -136,7 +136,11 @@ def selfcheck(model: str, device: str = "auto", dtype: str = "auto") -> Selfchec
     With pruning off: logits of the stock model, packed questions as separate ones. With pruning: cache lengths as the
     schedule says, `staged` and a set of one question as `per_question`. Then all modes with time and memory.
     """
-    loaded = OmniModel.load(model, device=device, dtype=dtype)
+    return check_loaded(OmniModel.load(model, device=device, dtype=dtype), model)
+
+
+def check_loaded(loaded: OmniModel, model: str) -> SelfcheckReport:
+    """The same checks of a model that is loaded, which the report calls `model`."""
     adapter = loaded.adapter
     assert isinstance(adapter, QwenOmniAdapter)
     frames, audio = sample_clip()

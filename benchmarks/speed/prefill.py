@@ -102,10 +102,15 @@ class Bench:
     """The model, the clip, and ways to run and time them."""
 
     def __init__(
-        self, shape: ClipShape, layers: int, size: str = "qwen2_5_omni_3b", dtype: torch.dtype = torch.bfloat16
+        self,
+        shape: ClipShape,
+        layers: int,
+        size: str = "qwen2_5_omni_3b",
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.layers = layers
-        self.model = RandomTextModel(size, layers, dtype=dtype)
+        self.model = RandomTextModel(size, layers, dtype=dtype, device=device)
         self.clip = prefill.ClipTokens.of(clip(self.model, shape))
         self.widths = cost.Widths.of(self.model.config, self.model.dtype.itemsize)
 
@@ -150,7 +155,9 @@ class Bench:
                 # As a prefill leaves them: (rows, heads x width) seen by heads.
                 prefill.LayerCache(
                     *(
-                        torch.randn(count, heads, width, generator=generator).to(self.model.dtype).transpose(0, 1)
+                        torch.randn(count, heads, width, generator=generator)
+                        .to(self.model.device, self.model.dtype)
+                        .transpose(0, 1)
                         for count in (rows[0], rows[0], rows[1], rows[1])
                     )
                 )

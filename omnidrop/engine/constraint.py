@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
-import llguidance
 import numpy as np
 import torch
 from torch import Tensor
 
 from omnidrop.errors import QuestionError
 
+if TYPE_CHECKING:
+    # Imported where they are used: without answers in JSON the method needs torch and transformers alone.
+    import llguidance
+
 
 def check_schema(question_id: str, schema: dict[str, Any]) -> None:
     """Raise QuestionError where the schema itself is not a JSON Schema."""
+    import jsonschema
+
     try:
         jsonschema.validators.validator_for(schema).check_schema(schema)
     except jsonschema.SchemaError as error:
@@ -32,11 +36,15 @@ class Grammars:
     """Compiles schemas for one tokenizer. Making it reads the whole vocabulary (about a second for 150,000 tokens)."""
 
     def __init__(self, tokenizer_json: str, vocabulary: int, end_ids: Sequence[int]) -> None:
+        import llguidance
+
         self.vocabulary = vocabulary
         self._tokens = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocabulary, eos_token=list(end_ids))
 
     def constraint(self, schema: dict[str, Any]) -> Constraint | None:
         """The constraint of one answer, or None where the schema uses what the grammar cannot express."""
+        import llguidance
+
         # Fixed separators: with free white space a weak model may write blanks until its tokens are spent.
         grammar = llguidance.LLMatcher.grammar_from_json_schema(
             json.dumps(schema), overrides={"whitespace_flexible": False}
