@@ -18,7 +18,9 @@ from pipeline.config.job import make_job
 from pipeline.identity import media_id
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.planning.listing import Listing
-from pipeline.planning.plan import Planner, head_of, make_recipe
+from pipeline.planning.media_plan import head_of
+from pipeline.planning.planner import Planner
+from pipeline.planning.recipe import make_recipe
 from pipeline.questions.question_set import load_question_set
 from workers.records import Media
 

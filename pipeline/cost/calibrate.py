@@ -26,7 +26,7 @@ from pipeline.cost.calibration import Calibration, CalibrationError
 from pipeline.cost.throughput import MeasuredPass, fit
 from pipeline.execution.backends import one_actor
 from pipeline.planning.open_job import Opened, open_job
-from pipeline.planning.plan import plan_archive
+from pipeline.planning.planner import plan_archive
 from pipeline.records.unit import utc_now
 from workers.media.clip_reader import decoded_shape
 from workers.model.answerer import Answerer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from omnidrop.questions import Question
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
-from pipeline.planning.plan import MediaPlan
+from pipeline.planning.media_plan import MediaPlan
 from workers.media.clip_reader import decoded_shape
 from workers.records import Asking, DecodeSettings, WorkUnit
 

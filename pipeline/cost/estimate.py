@@ -26,9 +26,10 @@ from pipeline.cost.clip_prices import ClipPrices, asked_of, in_one_pass
 from pipeline.execution.actor_metering import gpus_counted
 from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Labels, gone_note
+from pipeline.planning.media_plan import MediaPlan
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import open_job
-from pipeline.planning.plan import MediaPlan, Planner
+from pipeline.planning.planner import Planner
 from workers.records import DecodeSettings
 
 MOST_NAMED = 10

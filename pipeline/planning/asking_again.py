@@ -16,7 +16,7 @@ from pipeline.batches import batches
 from pipeline.index.savings_index import BATCH
 from pipeline.planning.context import ContextReader, context_reader
 from pipeline.planning.differences import changed_settings
-from pipeline.planning.plan import named_versions
+from pipeline.planning.media_plan import named_versions
 from pipeline.records.heads_and_runs import Head
 from workers.records import Media
 

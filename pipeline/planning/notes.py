@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.planning.plan import Planner
+from pipeline.planning.planner import Planner
 
 NAMED = 5
 """Keys that a sentence names."""

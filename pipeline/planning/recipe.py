@@ -2,8 +2,8 @@
 
 Promises: a default spelled out, a setting that does nothing beside the others, blanks around a text, a variable that no
 template reads, the order of questions and the size of work units make no other recipe; whatever may change an answer
-does. Which version of decoding and method answers is no part of it (`ANSWER_FORMAT` in `pipeline.planning.plan`): new
-software asks nothing again by itself. Knows nothing about media.
+does. Which version of decoding and method answers is no part of it (`ANSWER_FORMAT` in
+`pipeline.planning.media_plan`): new software asks nothing again by itself. Knows nothing about media.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from pipeline.config.globs import KeyFilter
 from pipeline.failure_rules import Fault, rule_of
 from pipeline.identity import failed_version_id
 from pipeline.index.savings_index import Failure, SavingsIndex
-from pipeline.planning.plan import LOOKUP_BATCH, MediaPlan
+from pipeline.planning.media_plan import MediaPlan
+from pipeline.planning.planner import LOOKUP_BATCH
 from workers.records import ClipFailure, ClipOutcome, Media, WorkUnit
 
 

@@ -18,7 +18,7 @@ from pipeline.failpoints import reached
 from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
-from pipeline.planning.plan import ANSWER_FORMAT, MediaPlan, head_of
+from pipeline.planning.media_plan import ANSWER_FORMAT, MediaPlan, head_of
 from pipeline.records.composed import Held
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.rows import quarantine_rows

@@ -22,9 +22,10 @@ from pipeline.failpoints import reached
 from pipeline.identity import item_id
 from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Listing
+from pipeline.planning.media_plan import MediaPlan
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
-from pipeline.planning.plan import MediaPlan, Planner
+from pipeline.planning.planner import Planner
 from pipeline.planning.retry import LeftOver, Retry
 from pipeline.records.composed import EarlierRows, Held
 from pipeline.runs.committer import Committer

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pipeline.archive.probing import Probed, Prober
-from pipeline.planning.plan import MediaPlan
+from pipeline.planning.media_plan import MediaPlan
 from workers.records import Media
 
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.archive.probing import Probed
 from pipeline.checks import validate
 from pipeline.config.job import JobError, make_job
-from pipeline.planning.plan import MediaPlan
+from pipeline.planning.media_plan import MediaPlan
 from pipeline.runs.fetched_ahead import FetchedAhead
 from tests.support import rows
 from workers.records import Version

@@ -16,7 +16,7 @@ from pipeline.config.worker_settings import pruning_of
 from pipeline.config.yaml_source import MAX_FILE_BYTES, YamlError, parse_yaml, read_yaml
 from pipeline.journal import defaults
 from pipeline.journal.recipes import Kept, decode_recipe, keep, path_of
-from pipeline.planning.plan import make_recipe
+from pipeline.planning.recipe import make_recipe
 from pipeline.questions.question_set import load_question_set
 from pipeline.records.checksummed_parquet import JournalError
 from pipeline.storage.local_store import LocalStore

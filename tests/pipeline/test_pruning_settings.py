@@ -18,7 +18,7 @@ from omnidrop.model import Pruning
 from omnidrop.questions import Boolean, Question
 from pipeline.config.job import JobConfig, JobError, load_job, make_job
 from pipeline.config.worker_settings import pruning_of
-from pipeline.planning.plan import make_recipe
+from pipeline.planning.recipe import make_recipe
 from pipeline.questions.question_set import load_question_set
 
 SMALL = {"name": "small", "archive": {"uri": "/videos"}, "output": "/answers", "question_set": "toy-world"}

@@ -204,7 +204,7 @@ def test_an_output_keeps_the_defaults_it_was_begun_with(project, asked, monkeypa
 
 def test_answers_of_older_software_stay_and_are_redone_on_request(project, asked, monkeypatch):
     index(project)
-    monkeypatch.setattr("pipeline.planning.plan.ANSWER_FORMAT", 5)
+    monkeypatch.setattr("pipeline.planning.media_plan.ANSWER_FORMAT", 5)
     monkeypatch.setattr("pipeline.runs.committer.ANSWER_FORMAT", 5)
     video(project / "archive" / "new.mp4", "new")
     said = index(project)

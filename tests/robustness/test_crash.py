@@ -20,8 +20,8 @@ from pipeline.failpoints import POINTS
 from pipeline.identity import item_id
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
+from pipeline.planning.media_plan import MediaPlan
 from pipeline.planning.open_job import open_output
-from pipeline.planning.plan import MediaPlan
 from pipeline.runs.committer import Committer
 from pipeline.runs.maintenance import forget_media, rebuild_results
 from pipeline.runs.run import run_job

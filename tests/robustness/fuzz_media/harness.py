@@ -28,7 +28,8 @@ from pipeline.archive.listing import list_media
 from pipeline.archive.probing import prober, source
 from pipeline.config.job import JobConfig, make_job
 from pipeline.execution.clip_state import UnitResult
-from pipeline.planning.plan import make_recipe, plan_media
+from pipeline.planning.media_plan import plan_media
+from pipeline.planning.recipe import make_recipe
 from pipeline.questions.question_set import load_question_set
 from pipeline.runs.run import run_job
 from pipeline.tables.query import open_results, query
