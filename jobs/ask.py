@@ -21,8 +21,13 @@ from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from omnidrop.question_text import forms
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Sequence
 
+    from rich.console import Console
+    from rich.table import Table
+
+    from omnidrop.answers import Answer
+    from omnidrop.questions import Question
     from pipeline.asking.answered_file import AnsweredFile
     from workers.records import ClipFailure, ClipResult
 
@@ -30,6 +35,7 @@ EXAMPLES = (
     'omnidrop ask video.mp4 "Is a circle shown?"',
     'omnidrop ask video.mp4 "What colour is the circle? [red|green|blue]" "How many sounds are heard? [0-6]"',
     'omnidrop ask talk.mp4 "What is this part about?" --span 1:30-4:00 --length 60 --model Qwen/Qwen2.5-Omni-3B',
+    'omnidrop ask talk.mp4 "What is this part about?" --whole "What is the talk about?" --model Qwen/Qwen2.5-Omni-3B',
     "omnidrop ask talk.mp4 --questions lecture --variable subject=algebra --json -",
     'omnidrop ask talk.mp4 "What is promised here?" --context        # with talk.en.vtt, talk.info.json, ... beside it',
 )
@@ -90,6 +96,14 @@ def command(
         list[str] | None,
         typer.Option(metavar="FILE", help="The same with this file; may be repeated.", show_default=False),
     ] = None,
+    whole: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="QUESTION",
+            help="Asked once about the whole file, of a text of its clips' answers; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Ask one video or sound file some questions: no cluster, no job file, nothing stored.
@@ -126,6 +140,7 @@ def command(
             audio_track=audio_track,
             video_track=video_track,
             context=context_file or context,
+            whole=whole or (),
             answered=tell,
         )
     if str(json_file) != "-":
@@ -133,7 +148,8 @@ def command(
     write_json(json_file, _as_json(answered))
     for note in _notes(answered, model):
         messages.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(0 if answered.clips else 1)
+    is_whole = answered.whole is None or answered.whole.failure is None
+    raise typer.Exit(0 if answered.clips and is_whole else 1)
 
 
 def read_span(given: str) -> tuple[float, float]:
@@ -157,10 +173,9 @@ def _named_values(option: str, given: list[str] | tuple[()]) -> dict[str, str | 
 
 
 def _print(answered: AnsweredFile, console: Console) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    from pipeline.asking.answered_file import clock, options, shown
+    from pipeline.asking.answered_file import clock
     from workers.records import ClipFailure
 
     for one in answered.outcomes:
@@ -169,21 +184,37 @@ def _print(answered: AnsweredFile, console: Console) -> None:
         if isinstance(one, ClipFailure):
             console.print(Text(f"{span}: {one.error_class}: {one.message}", style="red"))
             continue
-        table = Table(title=Text(f"{answered.media.key}, {span}"), title_justify="left")
-        table.add_column("question", overflow="fold")
-        table.add_column("answer", overflow="fold", style="bold")
-        table.add_column("probability", justify="right")
-        table.add_column("then", overflow="fold", style="dim")
-        for question, answer in zip(answered.questions_of(one.clip), one.answers.answers, strict=True):
-            # Text, not markup: names, questions and answers are other people's words.
-            table.add_row(
-                Text(question.text),
-                Text(shown(question, answer)),
-                "" if answer.probability is None else f"{answer.probability:.2f}",
-                Text(", ".join(f"{name} {p:.2f}" for name, p in options(question, answer)[1:] if p >= WORTH_A_WORD)),
-            )
-        console.print(table)
+        console.print(_table(f"{answered.media.key}, {span}", answered.questions_of(one.clip), one.answers.answers))
+    if answered.whole is not None and answered.whole.failure is not None:
+        console.print(Text(f"whole file: {answered.whole.failure}", style="red"))
+    elif answered.whole is not None:
+        title = f"{answered.media.key}, whole file"
+        console.print(_table(title, answered.whole.questions, answered.whole.answers))
     console.print(Text(answered.cost_line), soft_wrap=True)
+    if answered.whole is not None and answered.whole.costs:
+        console.print(Text(answered.whole.cost_line), soft_wrap=True)
+
+
+def _table(title: str, questions: Sequence[Question], answers: Sequence[Answer]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.asking.answered_file import options, shown
+
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("question", overflow="fold")
+    table.add_column("answer", overflow="fold", style="bold")
+    table.add_column("probability", justify="right")
+    table.add_column("then", overflow="fold", style="dim")
+    for question, answer in zip(questions, answers, strict=True):
+        # Text, not markup: names, questions and answers are other people's words.
+        table.add_row(
+            Text(question.text),
+            Text(shown(question, answer)),
+            "" if answer.probability is None else f"{answer.probability:.2f}",
+            Text(", ".join(f"{name} {p:.2f}" for name, p in options(question, answer)[1:] if p >= WORTH_A_WORD)),
+        )
+    return table
 
 
 def _notes(answered: AnsweredFile, model: str) -> list[str]:
@@ -209,6 +240,7 @@ def _as_json(answered: AnsweredFile) -> dict[str, object]:
         "answers": answered.to_arrow().to_pylist(),
         "failures": answered.failures,
         "context": answered.context_notes,
+        "whole": answered.whole,
         "retained_ratio": answered.retained_ratio,
         "flops": spent,
         "flops_dense_shared": dense,

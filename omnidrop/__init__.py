@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from omnidrop.model import OmniModel, Pruning, Request
     from omnidrop.questions import Question
 
-__all__ = ["OmniModel", "Pruning", "Request", "answer"]
+__all__ = ["OmniModel", "Pruning", "Request", "answer", "answer_text"]
 
 
 def answer(
@@ -42,6 +42,25 @@ def answer(
     request = Request(as_questions(questions), fps, pruning or Pruning(), system_prompt, instruction)
     loaded = OmniModel.load(model) if isinstance(model, str) else model
     return loaded.answer(frames, audio, request)
+
+
+def answer_text(
+    text: str,
+    questions: Sequence[str | Question],
+    *,
+    model: str | OmniModel = "tiny",
+    system_prompt: str | None = None,
+    instruction: str = "",
+) -> ClipAnswers:
+    """Answer every question about a text, with no picture and no sound; see `OmniModel.answer_text`.
+
+    Questions and `model` as for `answer`.
+    """
+    from omnidrop.model import OmniModel
+    from omnidrop.question_text import as_questions
+
+    loaded = OmniModel.load(model) if isinstance(model, str) else model
+    return loaded.answer_text(text, as_questions(questions), system_prompt=system_prompt, instruction=instruction)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
@@ -34,6 +34,7 @@ from omnidrop.questions import Question, Written
 Media = tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
 """A clip's frames and audio, as `OmniModel.answer` takes them."""
 
+_SMALLER_CLIP = "shorter clips, fewer frames a second or a lower retained_ratio"
 RATIO_TOLERANCE = 0.01
 """A clip of very few tokens cannot meet every ratio; a note says so where it is off by more."""
 
@@ -252,6 +253,34 @@ class OmniModel:
         """
         return self._answer_batch(clips, request, None)
 
+    def answer_text(
+        self, text: str, questions: Sequence[Question], *, system_prompt: str | None = None, instruction: str = ""
+    ) -> ClipAnswers:
+        """Answer every question about a text, such as what was answered about a video's clips: no picture, no sound.
+
+        One unpruned pass, the text read once for all questions; types, probabilities and costs as of a clip, the trace
+        without tokens. Raises QuestionError, also where there is no text or text and a question are longer than what
+        the model was made to read, and ModelOutOfMemory.
+        """
+        # Nothing is sampled: the rate says nothing.
+        request = Request(questions, 1.0, Pruning.off(), system_prompt, instruction)
+        if not text.strip():
+            raise QuestionError("there is no text to ask about")
+
+        ids = self.adapter.processor.text_ids(text, system_prompt, instruction)
+        longest = max(one.most_rows for one in self._as_tokens(request))
+        # Rotary positions beyond the model's own are numbers too: it would answer, and worse.
+        most: int | None = getattr(self.adapter.config, "max_position_embeddings", None)
+        if most is not None and len(ids) + longest > most:
+            raise QuestionError(
+                f"the text is {len(ids)} tokens long, the longest question with its answer {longest}, and the model "
+                f"was made to read {most}; ask about parts of the text, and then about what was answered"
+            )
+        (answers,) = self._answered(
+            request, lambda: [prefill.ClipTokens.of(self.adapter.text_prefix(ids))], "this text", "a shorter text"
+        )
+        return answers
+
     def _answer_batch(self, clips: Sequence[Media], request: Request, ready: ReadyClip | None) -> list[ClipAnswers]:
         questions, pruning = request.questions, request.pruning
         shapes = {tuple(None if part is None else part.shape for part in clip) for clip in clips}
@@ -260,24 +289,36 @@ class OmniModel:
                 f"clips of one batch must have the same number of frames, picture size and samples, got "
                 f"{', '.join(sorted(map(str, shapes))) or 'no clip'}; answer them one by one"
             )
+
+        def encoded() -> list[prefill.ClipTokens]:
+            words, some_of = _words(request), None
+            if pruning.encoder_share != 1.0 or pruning.still_levels:
+                outline = self.adapter.processor.outline(*_size(clips[0]), **words)
+                some_of = pruning.some_of(prefill.ClipTokens.of(outline).av, len(self.adapter.layers), questions)
+            return [
+                prefill.ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of, ready=ready))
+                for clip in clips
+            ]
+
+        about = "this clip" if len(clips) == 1 else f"{len(clips)} clips at once"
+        return self._answered(request, encoded, about, _SMALLER_CLIP)
+
+    def _answered(
+        self, request: Request, prefixes: Callable[[], list[prefill.ClipTokens]], about: str, remedy: str
+    ) -> list[ClipAnswers]:
+        """The answers behind each of the `prefixes`, which are of one shape. Raises ModelOutOfMemory, which says what
+        was asked `about` and the `remedy`."""
+        questions, pruning = request.questions, request.pruning
         device = self.adapter.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         started = time.perf_counter()
-        passes: list[list[_Pass]] = [[] for _ in clips]
         missed: list[str] = []
         try:
             with torch.inference_mode(), prefill.own_attention(self.adapter):
                 asked = self._as_tokens(request)
-                words = _words(request)
-                some_of = None
-                if pruning.encoder_share != 1.0 or pruning.still_levels:
-                    outline = self.adapter.processor.outline(*_size(clips[0]), **words)
-                    some_of = pruning.some_of(prefill.ClipTokens.of(outline).av, len(self.adapter.layers), questions)
-                tokens = [
-                    prefill.ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of, ready=ready))
-                    for clip in clips
-                ]
+                tokens = prefixes()
+                passes: list[list[_Pass]] = [[] for _ in tokens]
                 policy = pruning.build()
                 for ratio, numbers in pruning.together(questions):
                     schedule = policy.plan(tokens[0].av, len(self.adapter.layers), ratio)
@@ -301,14 +342,12 @@ class OmniModel:
             # On the CPU the allocator's failure is a plain RuntimeError.
             if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
                 raise
-            about = "this clip" if len(clips) == 1 else f"{len(clips)} clips at once"
             raise ModelOutOfMemory(
-                f"{len(questions)} questions about {about} do not fit into {device}'s memory; use shorter clips, fewer "
-                f"frames a second or a lower retained_ratio ({error})"
+                f"{len(questions)} questions about {about} do not fit into {device}'s memory; use {remedy} ({error})"
             ) from error
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds = (time.perf_counter() - started) / len(clips)
+        seconds = (time.perf_counter() - started) / len(tokens)
         return [
             self._collected(clip, asked, of_clip, seconds, missed, positions=request.positions)
             for clip, of_clip in zip(tokens, passes, strict=True)

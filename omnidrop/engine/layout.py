@@ -62,6 +62,15 @@ class Asked:
         """Token rows in the packed prompt, options included."""
         return len(self.ids) + (len(self.options.tokens) if self.options else 0)
 
+    @property
+    def most_rows(self) -> int:
+        """The longest it can become: with its longest option's tokens, or with all that may be written."""
+        kind = self.question.answer
+        if isinstance(kind, Written):
+            return len(self.ids) + kind.max_tokens
+        assert self.options is not None
+        return len(self.ids) + max(len(factors) for factors in self.options.factors)
+
 
 @dataclass(frozen=True, eq=False)
 class Packed:

@@ -141,6 +141,10 @@ class Processor(Words, Protocol):
         many samples of sound, on the CPU: each token in its place and nothing in it, and what encoding it costs."""
         ...
 
+    def text_ids(self, text: str, system_prompt: str | None, instruction: str) -> list[int]:
+        """Token ids before the first question about a text: the turn's beginning, the text, then the instruction."""
+        ...
+
 
 class Adapter(Words, Protocol):
     """A loaded model of one family; its class methods read a checkpoint's configuration without any weights."""
@@ -214,6 +218,13 @@ class Adapter(Words, Protocol):
         `frames` (T, H, W, 3) uint8 RGB sampled at `fps` frames a second; `audio` (samples,) float32 mono, 16 kHz, any
         length (neither padded to nor truncated at 300 s); at least one of them. `some_of` encodes a part of the picture
         (lossy); where that is all of it, as without.
+        """
+        ...
+
+    def text_prefix(self, ids: Sequence[int]) -> Prefix:
+        """The tokens of `Processor.text_ids` as what comes before the questions: no audio, no video, nothing encoded.
+
+        Positions count up from 0, as the stock model counts where there are no media.
         """
         ...
 

@@ -222,6 +222,18 @@ class ClipProcessor:
         # A newline ends every pre-token of Qwen's pattern that precedes a word, so the prompt may be cut behind it.
         return self.ids(before), self.ids(between + (text + "\n" if text else ""))
 
+    def text_ids(self, text: str, system_prompt: str | None, instruction: str) -> list[int]:
+        """Token ids of a turn that holds a text and no media, up to the first question: the text, then the instruction.
+
+        Raises CheckpointError where the chat template ends such a turn otherwise than one with a clip.
+        """
+        rendered = self._turn(system_prompt, [{"type": "text", "text": QUESTION_MARK}])
+        before, found, after = rendered.partition(QUESTION_MARK)
+        if not found or after != self._rendered(None, True)[2]:
+            raise CheckpointError(f"the chat template does not lay out a user turn of text alone: it gave {rendered!r}")
+        parts = (self.plain(part).strip() for part in (text, instruction))
+        return self.ids(before + "".join(part + "\n" for part in parts if part))
+
     def question_ids(self, text: str) -> list[int]:
         """Token ids of a question up to and including the start of the assistant's turn."""
         _, _, after = self._rendered(None, True)
@@ -270,17 +282,7 @@ class ClipProcessor:
     def _rendered(self, system_prompt: str | None, has_video: bool) -> tuple[str, str, str]:
         """The chat template's text before the clip's first mark, between its last mark and the question, and after."""
         kind = "video" if has_video else "audio"
-        turns: list[dict[str, Any]] = []
-        if system_prompt is not None:
-            turns.append({"role": "system", "content": [{"type": "text", "text": self.plain(system_prompt)}]})
-        asked = [{"type": kind, kind: kind}, {"type": "text", "text": QUESTION_MARK}]
-        turns.append({"role": "user", "content": asked})
-        named = {
-            name: str(token) for name, token in self.tokenizer.special_tokens_map.items() if isinstance(token, str)
-        }
-        rendered = chat_template.render(
-            self._template, messages=turns, tools=None, documents=None, add_generation_prompt=True, **named
-        )
+        rendered = self._turn(system_prompt, [{"type": kind, kind: kind}, {"type": "text", "text": QUESTION_MARK}])
         first, last = ("vision_bos_token", "vision_eos_token") if has_video else ("audio_bos_token", "audio_eos_token")
         before, _, rest = rendered.partition(str(getattr(self.tokenizer, first)))
         _, found_clip, rest = rest.partition(str(getattr(self.tokenizer, last)))
@@ -290,6 +292,19 @@ class ClipProcessor:
                 f"the chat template does not lay out a user turn of a {kind} and a text: it rendered {rendered!r}"
             )
         return before, between, after
+
+    def _turn(self, system_prompt: str | None, content: list[dict[str, str]]) -> str:
+        """A user's turn of this content as the chat template renders it, up to the assistant's start."""
+        turns: list[dict[str, Any]] = []
+        if system_prompt is not None:
+            turns.append({"role": "system", "content": [{"type": "text", "text": self.plain(system_prompt)}]})
+        turns.append({"role": "user", "content": content})
+        named = {
+            name: str(token) for name, token in self.tokenizer.special_tokens_map.items() if isinstance(token, str)
+        }
+        return chat_template.render(
+            self._template, messages=turns, tools=None, documents=None, add_generation_prompt=True, **named
+        )
 
 
 def check_picture(frames: npt.NDArray[np.uint8], fps: float) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from omnidrop.errors import CheckpointError
 from omnidrop.models import still_cells
-from omnidrop.models.base import AUDIO, VIDEO, Prefix, ReadyClip, SomeOf
+from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix, ReadyClip, SomeOf
 from omnidrop.models.checkpoints import checkpoint_hash
 from omnidrop.models.encoders import (
     BlockAttention,
@@ -252,6 +252,24 @@ class QwenOmniAdapter:
             encoder_flops=flops,
             encoder_flops_dense=dense_flops,
             notes=(*encoder_notes(plan, silent, self.encoders), *_left_out(audio, inputs.mel)),
+        )
+
+    @torch.inference_mode()
+    def text_prefix(self, ids: Sequence[int]) -> Prefix:
+        """See `omnidrop.models.base.Adapter.text_prefix`."""
+        input_ids = torch.tensor(ids, device=self.device)
+        rows = input_ids.shape[0]
+        nowhere = torch.full((rows, 3), -1, dtype=torch.int32, device=self.device)
+        return Prefix(
+            input_ids=input_ids,
+            embeddings=self.embed(input_ids),
+            positions=torch.arange(rows, device=self.device).to(self.geometry.position_dtype).expand(3, -1),
+            next_position=rows,
+            modality=torch.full((rows,), TEXT, dtype=torch.int8, device=self.device),
+            chunk=nowhere[:, 0],
+            grid=nowhere,
+            seconds=torch.full((rows,), -1.0, device=self.device),
+            audio_importance=None,
         )
 
     def _encode_video(self, picture: _Picture, rows: int, columns: int) -> tuple[PatchPlan, list[Tensor]]:

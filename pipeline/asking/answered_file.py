@@ -6,12 +6,12 @@ the model is escaped in HTML. Knows nothing about how the answers were made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from omnidrop.answers import Answer
+from omnidrop.answers import Answer, Cost
 from omnidrop.errors import UserError
 from omnidrop.model import Pruning
 from omnidrop.questions import Question, Scored
@@ -35,6 +35,42 @@ class PackageMissing(UserError):
     """An optional package is not installed."""
 
 
+@dataclass(frozen=True)
+class WholeFile:
+    """What was asked about the file as a whole, and answered from its clips' answers."""
+
+    questions: tuple[Question, ...]
+    answers: tuple[Answer, ...] = ()
+    """One a question; none where there is a `failure`."""
+    clips: int = 0
+    """Whose answers were read."""
+    clips_missing: int = 0
+    """That have none: the answers are without them."""
+    costs: tuple[Cost, ...] = ()
+    """Of each text that was read: one, or one a stretch and one for what was said of them."""
+    failure: str | None = None
+
+    def answered(self, answers: tuple[Answer, ...], costs: tuple[Cost, ...]) -> WholeFile:
+        """With its answers."""
+        return replace(self, answers=answers, costs=costs)
+
+    def failed(self, message: str, costs: tuple[Cost, ...] = ()) -> WholeFile:
+        """Without any, and why."""
+        return replace(self, failure=message, costs=costs)
+
+    @property
+    def cost_line(self) -> str:
+        """What was read, and what that took."""
+        spent = sum(one.as_run.flops for one in self.costs)
+        seconds = sum(one.seconds for one in self.costs)
+        tokens = sum(one.as_run.tokens for one in self.costs)
+        missing = f" ({self.clips_missing} more have none)" if self.clips_missing else ""
+        return (
+            f"whole file: from the answers of {_counted(self.clips, 'clip')}{missing}, {_counted(tokens, 'token')} in "
+            f"{_counted(len(self.costs), 'text')}, {spent / 1e12:.3g} TFLOP, {seconds:.2f} s in the model"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class AnsweredFile:
     """A file's clips, each with all its answers or the reason why it has none."""
@@ -50,6 +86,8 @@ class AnsweredFile:
     """What the model was told beside pictures and sound, and what it could not be told."""
     own: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
     """By clip id, the questions as they were asked of it, where its sidecars' words are in them."""
+    whole: WholeFile | None = None
+    """What was asked about all of it at once."""
 
     def questions_of(self, clip: Clip) -> tuple[Question, ...]:
         """As they were asked of a clip."""
@@ -131,19 +169,30 @@ class AnsweredFile:
                     f'<tr><th>{span}</th><td colspan="3">{escape(f"{one.error_class}: {one.message}")}</td></tr>'
                 )
                 continue
-            for place, (question, answer) in enumerate(
-                zip(self.questions_of(one.clip), one.answers.answers, strict=True)
-            ):
-                share = "" if answer.probability is None else f"{100 * answer.probability:.0f} %"
-                bar = "" if answer.probability is None else _BAR.format(width=f"{4 * answer.probability:.2f}")
-                others = escape(", ".join(f"{name} {100 * p:.0f} %" for name, p in options(question, answer)))
-                cells = (escape(question.text), f"<b>{escape(shown(question, answer))}</b>", bar + share)
-                row = "".join(f'<td style="text-align:left" title="{others}">{cell}</td>' for cell in cells)
-                rows.append(f"<tr><th>{span if not place else ''}</th>{row}</tr>")
+            rows += _html_rows(span, self.questions_of(one.clip), one.answers.answers)
+        lines = [self.cost_line]
+        if self.whole is not None and self.whole.failure is not None:
+            rows.append(f'<tr><th>whole file</th><td colspan="3">{escape(self.whole.failure)}</td></tr>')
+        elif self.whole is not None:
+            rows += _html_rows("whole file", self.whole.questions, self.whole.answers)
+            lines.append(self.whole.cost_line)
         return (
             f"<table><caption>{escape(self.media.key)}</caption><tbody>{''.join(rows)}</tbody></table>"
-            f"<p>{escape(self.cost_line)}</p>"
+            f"<p>{'<br>'.join(map(escape, lines))}</p>"
         )
+
+
+def _html_rows(head: str, questions: Sequence[Question], answers: Sequence[Answer]) -> list[str]:
+    """A row a question; `head` stands in the first."""
+    rows = []
+    for place, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        share = "" if answer.probability is None else f"{100 * answer.probability:.0f} %"
+        bar = "" if answer.probability is None else _BAR.format(width=f"{4 * answer.probability:.2f}")
+        others = escape(", ".join(f"{name} {100 * p:.0f} %" for name, p in options(question, answer)))
+        cells = (escape(question.text), f"<b>{escape(shown(question, answer))}</b>", bar + share)
+        row = "".join(f'<td style="text-align:left" title="{others}">{cell}</td>' for cell in cells)
+        rows.append(f"<tr><th>{head if not place else ''}</th>{row}</tr>")
+    return rows
 
 
 _BAR = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omnidrop.errors import PolicyError, QuestionError
@@ -16,6 +17,7 @@ from omnidrop.question_text import as_questions
 from omnidrop.questions import Question
 from pipeline.asking.answered_file import AnsweredFile
 from pipeline.asking.one_file import JOB, checked, checked_clips, looked_at, spans_of
+from pipeline.asking.whole_file import ask_whole
 from pipeline.config.sections import ContextConfig, ExecutionConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.config.worker_settings import answerer_settings, decode_settings, pruning_of
 from pipeline.context.prompt import clip_context
@@ -45,6 +47,7 @@ def ask(
     audio_track: str = "auto",
     video_track: str = "auto",
     context: bool | Sequence[str] = False,
+    whole: Sequence[str | Question] = (),
     answered: Callable[[ClipOutcome], None] = lambda outcome: None,
 ) -> AnsweredFile:
     """Ask one local file's clips all questions, in one pruned pass a clip.
@@ -56,12 +59,14 @@ def ask(
     clips of `length_s`; `audio_track` and `video_track` say which of several tracks, as in a job. `model` may be an
     `Answerer` from an earlier call's result (`answer.answerer`), so that it is loaded once. With `context` the model is
     also told, for each clip, what the files named (True: those beside the file, see `pipeline.context`) say is said in
-    it, its chapter, and what it is. `answered` is told of every clip. A clip that fails is in the result's `failures`.
+    it, its chapter, and what it is. The `whole` questions are asked once, about all clips' answers as a text (see
+    `pipeline.asking.whole_file`); what they are answered is the result's `whole`. `answered` is told of every clip. A
+    clip that fails is in the result's `failures`.
 
     Raises AskError, QuestionError, PolicyError, CheckpointError, ContextError.
     """
     path = os.fspath(path)
-    lines = as_questions(questions)
+    lines, of_all = as_questions(questions), as_questions(whole)
     if bool(lines) == bool(question_set):
         raise QuestionError(
             'give questions, as in "Is a circle shown? [yes/no]", or a question set; '
@@ -116,7 +121,10 @@ def ask(
             _raise_what_every_clip_would(outcomes[-1])
         answered(outcomes[-1])
     told_of = _told_of(written, words, left_out) if context else item.context.notes if item is not None else ()
-    return AnsweredFile(media, info, first.questions, tuple(outcomes), how, model, told_of, own)
+    found = AnsweredFile(media, info, first.questions, tuple(outcomes), how, model, told_of, own)
+    if not of_all:
+        return found
+    return replace(found, whole=ask_whole(model, of_all, outcomes, found.questions_of))
 
 
 def _joined(*parts: str) -> str:

@@ -216,6 +216,8 @@ def test_a_file_without_sound_or_without_picture_is_no_mistake(tmp_path):
         (["clip.mp4", "--questions", "toy-wrld"], "did you mean toy-world?"),
         (["clip.mp4", "--questions", "toy-world", "--variable", "color=red"], "did you mean colour?"),
         (["clip.mp4", "Which? [red]"], "[red] is no type of answer"),
+        (["clip.mp4", "Is it?", "--whole", "Which? [red]"], "[red] is no type of answer"),
+        (["clip.mp4", "--whole", "Is it?"], "neither was given"),
         (["clip.mp4", "Is it?", "--span", "5"], "write START-END"),
         (["clip.mp4", "Is it?", "--span", "60-90"], "begins at 60 s, but clip.mp4 is 8.0 s long"),
         (["clip.mp4", "Is it?", "--span", "4-2"], "end after it begins"),

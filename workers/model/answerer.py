@@ -201,6 +201,18 @@ class Answerer:
         by_clip = {outcome.clip.clip_id: outcome for outcome in outcomes if outcome.clip is not None}
         return [by_clip[one.clip.clip_id] for one in decoded]
 
+    def answer_text(self, text: str, questions: Sequence[Question]) -> ClipAnswers:
+        """Answer all questions about a text; see `OmniModel.answer_text`, also for what is raised."""
+        self.load()
+        assert self._model is not None
+        return self._model.answer_text(text, questions, system_prompt=self._settings.system_prompt)
+
+    def text_tokens(self, text: str) -> int:
+        """How many tokens a text is."""
+        self.load()
+        assert self._model is not None
+        return len(self._model.adapter.answer_ids(text))
+
     def _together(
         self, clips: Sequence[DecodedClip], questions: Sequence[Question], instruction: str
     ) -> list[ClipOutcome]:
