@@ -202,10 +202,18 @@ class Answerer:
         return [by_clip[one.clip.clip_id] for one in decoded]
 
     def answer_text(self, text: str, questions: Sequence[Question]) -> ClipAnswers:
-        """Answer all questions about a text; see `OmniModel.answer_text`, also for what is raised."""
+        """Answer all questions about a text; see `OmniModel.answer_text`.
+
+        Raises QuestionError, ModelError whatever the model does with it, and CheckpointError from `load`.
+        """
         self.load()
         assert self._model is not None
-        return self._model.answer_text(text, questions, system_prompt=self._settings.system_prompt)
+        try:
+            return self._model.answer_text(text, questions, system_prompt=self._settings.system_prompt)
+        except OmniDropError:
+            raise
+        except Exception as error:
+            raise ModelError(f"{type(error).__name__}: {first_line(error)}") from error
 
     def text_tokens(self, text: str) -> int:
         """How many tokens a text is."""
