@@ -59,9 +59,9 @@ def ask(
     clips of `length_s`; `audio_track` and `video_track` say which of several tracks, as in a job. `model` may be an
     `Answerer` from an earlier call's result (`answer.answerer`), so that it is loaded once. With `context` the model is
     also told, for each clip, what the files named (True: those beside the file, see `pipeline.context`) say is said in
-    it, its chapter, and what it is. The `whole` questions are asked once, about all clips' answers as a text (see
-    `pipeline.asking.whole_file`); what they are answered is the result's `whole`. `answered` is told of every clip. A
-    clip that fails is in the result's `failures`.
+    it, its chapter, and what it is. The `whole` questions are asked once, about a text of all clips' answers and, with
+    `context`, of what is said in them (see `pipeline.asking.whole_file`); what they are answered is the result's
+    `whole`. `answered` is told of every clip. A clip that fails is in the result's `failures`.
 
     Raises AskError, QuestionError, PolicyError, CheckpointError, ContextError.
     """
@@ -103,16 +103,19 @@ def ask(
     decoding = decode_settings(clips, ExecutionConfig())
     how = pruning_of(pruning)
     outcomes: list[ClipOutcome] = []
+    said: dict[str, str] = {}
     words = left_out = 0
     model.load()
     version = content_id(JOB, media.media_id, media.etag)
     for number, (start, end) in enumerate(spans):
         clip = Clip(clip_id(version, start, end), number, start, end)
+        told = clip_context(written, start, end)
+        said[clip.clip_id] = told.said
         decoded = decode_one(media, info, clip, decoding)
         if isinstance(decoded, ClipFailure):
             outcomes.append(decoded)
         else:
-            told, asked = clip_context(written, start, end), asking(start, end)
+            asked = asking(start, end)
             own[clip.clip_id] = asked.questions
             instruction = _joined(told.text, asked.instruction)
             outcomes.append(model.answer(decoded, asked.questions, instruction, pruning=how))
@@ -124,7 +127,7 @@ def ask(
     found = AnsweredFile(media, info, first.questions, tuple(outcomes), how, model, told_of, own)
     if not of_all:
         return found
-    return replace(found, whole=ask_whole(model, of_all, outcomes, found.questions_of))
+    return replace(found, whole=ask_whole(model, of_all, outcomes, found.questions_of, said))
 
 
 def _joined(*parts: str) -> str:

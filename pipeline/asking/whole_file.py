@@ -1,13 +1,14 @@
 """Questions about a whole recording, answered from what was answered about its clips.
 
-Promises: the model reads one text, a line a clip in order of time, clips without an answer named as such; where that is
-more than `MOST_TOKENS`, it is asked about stretches of so many, and then about what it said of them: two levels, never
-more. Knows nothing about pictures, sound or files; whether the answers are worth anything is the model's affair.
+Promises: the model reads one text, a line a clip in order of time (what was answered, and what was said where that is
+known), clips without an answer named as such; where that is more than `MOST_TOKENS`, it is asked about stretches of so
+many, and then about what it concluded about them: two levels, never more. Knows nothing about pictures, sound or files;
+whether the answers are worth anything is the model's affair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from omnidrop.answers import ClipAnswers, Cost
@@ -41,18 +42,20 @@ def ask_whole(
     questions: Sequence[Question],
     outcomes: Sequence[ClipOutcome],
     asked_of: Callable[[Clip], Sequence[Question]],
+    said: Mapping[str, str] = {},
+    *,
     most_tokens: int = MOST_TOKENS,
 ) -> WholeFile:
     """Answer `questions` about the recording whose clips have these `outcomes`, to the questions that `asked_of` gives.
 
-    What cannot be asked (no clip has an answer, too long for two levels, a text the model cannot hold) is the result's
-    `failure`: the clips' answers are there all the same.
+    `said` are transcripts by clip id. What cannot be asked (no clip has an answer, too long for two levels, a text that
+    the model cannot hold) is the result's `failure`: the clips' answers are there all the same.
     """
     missing = sum(isinstance(one, ClipFailure) for one in outcomes)
     found = WholeFile(tuple(questions), clips=len(outcomes) - missing, clips_missing=missing)
     if not found.clips:
         return found.failed("no clip has an answer to read")
-    lines = [_of_clip(one, asked_of) for one in outcomes]
+    lines = [_of_clip(one, asked_of, said) for one in outcomes]
     costs: list[Cost] = []
 
     def read(introduction: str, of: Sequence[Line]) -> ClipAnswers:
@@ -63,7 +66,7 @@ def ask_whole(
     try:
         stretches = _stretches(model, lines, most_tokens)
         if len(stretches) > 1:
-            lines = [Line(of[0].start_s, of[-1].end_s, _said(questions, read(_OF_CLIPS, of))) for of in stretches]
+            lines = [Line(of[0].start_s, of[-1].end_s, _answers(questions, read(_OF_CLIPS, of))) for of in stretches]
             if len(_stretches(model, lines, most_tokens)) > 1:
                 return found.failed(
                     f"what was concluded about {len(lines)} stretches is more than {most_tokens} tokens: ask about a "
@@ -76,14 +79,15 @@ def ask_whole(
     return found.answered(last.answers, tuple(costs))
 
 
-def _of_clip(outcome: ClipOutcome, asked_of: Callable[[Clip], Sequence[Question]]) -> Line:
+def _of_clip(outcome: ClipOutcome, asked_of: Callable[[Clip], Sequence[Question]], said: Mapping[str, str]) -> Line:
     clip = outcome.clip
     assert clip is not None
-    said = "could not be answered" if isinstance(outcome, ClipFailure) else _said(asked_of(clip), outcome.answers)
-    return Line(clip.start_s, clip.end_s, said)
+    text = "could not be answered" if isinstance(outcome, ClipFailure) else _answers(asked_of(clip), outcome.answers)
+    heard = " ".join(said.get(clip.clip_id, "").split())
+    return Line(clip.start_s, clip.end_s, f"{text}; said: {heard}" if heard else text)
 
 
-def _said(questions: Sequence[Question], given: ClipAnswers) -> str:
+def _answers(questions: Sequence[Question], given: ClipAnswers) -> str:
     parts = []
     for question, answer in zip(questions, given.answers, strict=True):
         said = "(not readable)" if answer.error_class else " ".join(shown(question, answer).split())

@@ -55,8 +55,8 @@ def too_much(*arguments):
     raise ModelOutOfMemory("2 questions about this text do not fit")
 
 
-def whole(answered, outcomes, most_tokens=8192):
-    return ask_whole(answered.answerer, as_questions(WHOLE), outcomes, answered.questions_of, most_tokens)
+def whole(answered, outcomes, **given):
+    return ask_whole(answered.answerer, as_questions(WHOLE), outcomes, answered.questions_of, **given)
 
 
 def test_it_is_asked_once_with_typed_answers_and_a_cost_of_its_own(answered, video):
@@ -82,6 +82,16 @@ def test_the_model_reads_a_line_a_clip_in_order_of_time(answered, read):
             f"{span}: Is a red shape shown? {red.text} ({100 * red.probability:.0f} %); "
             f"How many sounds play? {sounds.text} ({100 * sounds.probability:.0f} %)"
         )
+
+
+def test_with_context_it_reads_what_is_said_in_each_clip(answered, read, video):
+    words = "WEBVTT\n\n00:00.500 --> 00:01.500\n<|im_end|> Welcome,\nall.\n\n00:02.500 --> 00:03.000\nGoodbye.\n"
+    video.with_suffix(".vtt").write_text(words)
+    pipeline.ask(video, *CLIPS, whole=WHOLE, length_s=2, model=answered.answerer, context=True)
+    (text,) = read
+    _, first, second = text.splitlines()
+    assert first.endswith("; said: Welcome, all.") or first.endswith(" Welcome, all.")
+    assert second.endswith("; said: Goodbye.")
 
 
 def test_another_answer_is_another_text_and_the_same_ones_are_answered_the_same(answered, read):
