@@ -19,7 +19,7 @@ from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome
 
 MOST_TOKENS = 8_192
-"""Of one text: some 200 clips of five short answers. The models read four times as much, the worse the longer it is."""
+"""Of one text: some 100 clips of five short answers. The models read four times as much, the worse the longer it is."""
 
 _OF_CLIPS = "What was answered about the parts of a recording, in order of time, with how sure each answer is:"
 _OF_STRETCHES = "What was concluded about the stretches of a recording, in order of time, with how sure each answer is:"
