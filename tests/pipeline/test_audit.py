@@ -143,7 +143,7 @@ def audited(clip, **changed):
     shape, heard, count, unread = result.answers.answers
     dense = replace(
         result.answers,
-        answers=(shape, replace(heard, value=not heard.value), count, unread),
+        answers=(shape, replace(heard, value=not heard.value, text="no" if heard.value else "yes"), count, unread),
         cost=replace(result.answers.cost, seconds=0.5),
     )
     return replace(result, audit=replace(ClipAudit(True, dense), **changed))

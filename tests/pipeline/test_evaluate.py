@@ -499,13 +499,13 @@ def test_a_jobs_model_is_loaded_alike_wherever_it_answers(tmp_path, labelled, jo
     def seen(settings):
         loaded.append((settings.model, settings.dtype))
         model = OmniModel.load(settings.model, device=settings.device, dtype=settings.dtype)
-        answer = model.answer_batch
+        answer = model._answer_batch
 
-        def answered(clips, request):
+        def answered(clips, request, ready):
             run.append(request.pruning.still_levels)
-            return answer(clips, request)
+            return answer(clips, request, ready)
 
-        monkeypatch.setattr(model, "answer_batch", answered)
+        monkeypatch.setattr(model, "_answer_batch", answered)
         return model
 
     monkeypatch.setattr(answerer, "load_model", seen)
