@@ -99,6 +99,7 @@ def command(
 
     # Here, so that --help need not wait for torch.
     from pipeline.asking.ask import ask
+    from pipeline.report.formats import counted
 
     settings = _named_values("--setting", setting or ())
     messages = PrintableConsole(stderr=True)
@@ -108,7 +109,7 @@ def command(
         def tell(outcome: ClipResult | ClipFailure) -> None:
             nonlocal done
             done += 1
-            status.update(f"{done} clips asked")
+            status.update(f"{counted(done, 'clip')} asked")
 
         answered = ask(
             video,
