@@ -113,6 +113,7 @@ def command(
 
     # Here, so that --help need not wait for torch.
     from pipeline.asking.ask import ask
+    from pipeline.report.formats import counted
 
     settings = _named_values("--setting", setting or ())
     messages = PrintableConsole(stderr=True)
@@ -122,7 +123,7 @@ def command(
         def tell(outcome: ClipResult | ClipFailure) -> None:
             nonlocal done
             done += 1
-            status.update(f"{done} clips asked")
+            status.update(f"{counted(done, 'clip')} asked")
 
         answered = ask(
             video,

@@ -55,7 +55,10 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
         seconds = (f"{run.time.wall_s:.1f}", f"{run.time.model_s:.1f}")
         cells = (run.run_id, run.status, answered, run.counts.quarantined, *seconds, fetched(run.resources) or "")
         history.add_row(*map(str, cells))
-    console.print(history)
+    if runs:
+        console.print(history)
+    else:
+        console.print("[yellow]note:[/] no run yet: `omnidrop index` with this job makes the first one")
     note_toy_answers([job.model.path])
     records = [run_row(run) for run in runs]
     found = {"totals": asdict(totals), "quarantine": dict(classes), "noticed": noticed, "runs": records}

@@ -23,6 +23,7 @@ from pipeline.evaluation.audit import Audit, Claim, Share, audit_of
 from pipeline.failure_rules import Again, rule_of
 from pipeline.index.totals import Totals
 from pipeline.records.run_record import RunResources, RunSpending
+from pipeline.report.formats import counted
 from pipeline.report.formats import quantity as quantity
 from pipeline.runs.run import RunSummary
 from pipeline.storage.store import open_store
@@ -190,7 +191,7 @@ def audit_line(audit: Audit | None) -> str:
     """An audit in one line: what was measured, how good the claim is, which questions suffer."""
     if audit is None:
         return "no clip yet"
-    parts = [f"{audit.clips} clips"]
+    parts = [counted(audit.clips, "clip")]
     if audit.saved_s is not None:
         parts.append(f"{banded(audit.saved_s)} of model seconds saved against dense with prefix reuse")
     if audit.failed:

@@ -95,7 +95,7 @@ def parse_yaml(text: str, path: Path) -> YamlDocument:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        hint = _quoting(text, mark) or _comment(text, error)
+        hint = _colon(text, error) or _quoting(text, mark) or _comment(text, error)
         raise YamlError(f"{at}: not valid YAML: {error.problem or error.context}{hint}") from error
     except yaml.YAMLError as error:
         raise YamlError(f"{path}: not valid YAML: {first_line(error)}") from error
@@ -104,6 +104,19 @@ def parse_yaml(text: str, path: Path) -> YamlDocument:
     reader = _Reader(path, text.splitlines())
     value = reader.read(node, (), 0) if node is not None else None
     return YamlDocument(path, value, reader.marks, reader.written, reader.cut)
+
+
+def _colon(text: str, error: yaml.MarkedYAMLError) -> str:
+    """What to do where a name lost the colon behind it: YAML sees that in the next line only."""
+    problem, context = error.problem_mark, error.context_mark
+    if problem is None or error.problem not in ("could not find expected ':'", "mapping values are not allowed here"):
+        return ""
+    number = problem.line - 1 if context is None else min(context.line, problem.line - 1)
+    written = text.splitlines()[number].strip().removeprefix("- ") if number >= 0 else ""
+    if re.fullmatch(r"[a-z_]+ [^:#\"']+", written) is None:
+        return ""
+    name, rest = written.split(" ", 1)
+    return f"; is a colon missing in line {number + 1}, as in {name}: {rest.strip()}"
 
 
 def _quoting(text: str, mark: yaml.Mark | None) -> str:

@@ -77,7 +77,8 @@ def lines(found: Iterable[Case]) -> list[tuple[str, str]]:
     rows = []
     for one in found:
         if one.kind in SECONDS:
-            rows.append((f"noticed: {one.kind}", f"{one.amount:.1f} s {SECONDS[one.kind]}, in {one.cases} clips"))
+            clips = "1 clip" if one.cases == 1 else f"{one.cases} clips"
+            rows.append((f"noticed: {one.kind}", f"{one.amount:.1f} s {SECONDS[one.kind]}, in {clips}"))
         elif one.kind in ("segments", "unused_tracks"):
             rows.append((f"noticed: {one.kind}", f"{one.amount:.0f} in {one.cases} {CASES[one.kind]}"))
         elif one.kind in CASES:

@@ -76,7 +76,8 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
     if published is None:
         if not is_s3(uri) and not Path(uri).is_dir():
             raise QueryError(
-                f"{uri}: there is no such folder; give a job's output, its job file, or s3://bucket/prefix"
+                f"{uri}: there is no such folder; run `omnidrop index` first, or give another job's output, its job "
+                "file, or s3://bucket/prefix"
             )
         raise QueryError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
     with (
