@@ -185,9 +185,9 @@ def gone_note(gone: int, counted: int, names: Sequence[str], max_missing: float 
 
 def _replayed(spool: IO[bytes]) -> Iterator[Media]:
     spool.seek(0)
-    unpickled = pickle.Unpickler(spool)
     while True:
         try:
-            yield unpickled.load()
+            # One Unpickler for all would keep every item in its memo, and take what one item says twice from the first.
+            yield pickle.load(spool)
         except EOFError:
             return

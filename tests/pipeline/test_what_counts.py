@@ -4,6 +4,7 @@ stub for ffmpeg and the model (`tests.support.stub_runs`), so that what is asked
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import tarfile
 import tempfile
@@ -13,10 +14,12 @@ import pytest
 import s3fs
 
 from pipeline.config.job import StorageConfig
+from pipeline.planning.listing import _replayed
 from pipeline.report.queries import gather
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli, run, select
 from tests.support.stub_runs import QUESTIONS, stub_runs, video
+from workers.records import Media
 
 ROWS = "SELECT media_key, start_s, question_id, answer FROM answers ORDER BY ALL"
 FORMAT_3 = Path(__file__).parents[1] / "data" / "results_format_3.tar.xz"
@@ -384,6 +387,15 @@ def test_a_run_in_the_real_world_reads_each_file_once(job):
         os.utime(path)
     assert run(job).did_nothing
     assert select(job, "SELECT * EXCLUDE (run_id) FROM answers ORDER BY ALL") == before
+
+
+def test_what_a_listing_says_twice_of_an_item_is_that_items_own():
+    """A listing is looked at whole before it is planned, from a file. What one item says twice was the first item's."""
+    items = [Media("id", key, key, f"{key}-etag", 1) for key in (f"{n}.mp4" for n in range(3))]
+    with tempfile.TemporaryFile() as spool:
+        for item in items:
+            pickle.dump(item, spool)
+        assert list(_replayed(spool)) == items
 
 
 @pytest.mark.cluster
