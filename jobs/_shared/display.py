@@ -111,6 +111,10 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
         )
     for note in summary.notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
+    if run.status == "stopped":
+        console.print("[yellow]stopped before the end[/]: what was finished is kept; run again to resume")
+        if totals.clips == 0 and not totals.quarantined:
+            return
     console.print(f"results: {escape(output)}/tables; to look at them:")
     looks = ["report {} -o report.html", "query {} answers"]
     if totals.clips == 0:
