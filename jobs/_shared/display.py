@@ -196,7 +196,9 @@ def audit_line(audit: Audit | None) -> str:
     if audit is None:
         return "no clip yet"
     parts = [counted(audit.clips, "clip")]
-    if audit.saved_s is not None:
+    if audit.saved_s is not None and audit.saved_s.low is None:
+        parts.append("of one media item, which is too little to say what seconds were saved (`omnidrop audit`)")
+    elif audit.saved_s is not None:
         parts.append(f"{banded(audit.saved_s)} of model seconds saved against dense with prefix reuse")
     if audit.failed:
         parts.append(f"dense failed on {with_reasons(sum(count for _, count in audit.failed), audit.failed)}")
