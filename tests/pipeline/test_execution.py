@@ -229,7 +229,8 @@ def test_poison_clips_in_a_row_cost_those_clips_and_not_the_run(folder):
     check_answers(given, finished)
     failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
     assert failures == dict.fromkeys(poison, "worker_died")
-    assert statistics.worker_failures["actor"] == 2 * len(poison)
+    # Twice each; once more where the actor died while it made the next clip ready, which is charged to neither.
+    assert 2 * len(poison) <= statistics.worker_failures["actor"] <= 3 * len(poison)
 
 
 def test_a_machine_that_comes_to_kill_every_clip_ends_the_run(folder):
