@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from filelock import FileLock
 from hypothesis import settings
 
+from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
 from pipeline.storage.store import open_store
@@ -24,6 +25,7 @@ from tests.support.made_results import make_results
 from tests.support.media_files import clip_file
 from tests.support.postgres_server import postgres_server
 from tests.support.small_jobs import QUESTIONS, cli
+from tests.support.stub_hub import stub_hub
 from workers.media.ffmpeg import packed_ffmpeg
 
 # A busy machine may take a second for what takes a millisecond; tests that bound time do so themselves.
@@ -100,6 +102,15 @@ def made_results(tmp_path_factory):
 def results(made_results, tmp_path):
     """A copy of it."""
     return Path(shutil.copytree(made_results, tmp_path / "results"))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stub of the hub that serves `acme/tiny`, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(EMBEDDED["tiny"], tmp_path / "hub" / "acme" / "tiny")
+    with stub_hub(tmp_path / "hub", tmp_path / "hub-cache", monkeypatch) as served:
+        yield served
 
 
 def write_job(folder, videos):

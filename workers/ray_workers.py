@@ -10,7 +10,7 @@ import os
 import pickle
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -120,13 +120,15 @@ class _Actor:
 
 
 _decode_task = ray.remote(num_cpus=1, max_retries=0, num_returns=2)(_decode)
-_ActorClass = ray.remote(
-    max_restarts=0,
-    max_task_retries=0,
-    concurrency_groups={MAKING_READY: 1},
+ACTOR_OPTIONS: Mapping[str, Any] = {
+    "max_restarts": 0,
+    "max_task_retries": 0,
+    "concurrency_groups": {MAKING_READY: 1},
     # Of two calls the driver must know which came first, to tell which of them an actor died of.
-    allow_out_of_order_execution=False,
-)(_Actor)
+    "allow_out_of_order_execution": False,
+}
+"""How every model actor is made, also one that stands in for it: the loop relies on it."""
+_ActorClass = ray.remote(**ACTOR_OPTIONS)(_Actor)
 
 
 @lru_cache(maxsize=2)

@@ -22,7 +22,7 @@ import ray
 from benchmarks.scale import made_up
 from pipeline.execution.local_ray import local_ray
 from pipeline.execution.scheduler import Backend, Limits, RayExecution
-from workers.ray_workers import MAKING_READY
+from workers.ray_workers import ACTOR_OPTIONS, MAKING_READY
 from workers.records import Clip, ClipResult, DecodedClip, DecodeReport, WorkUnit
 
 DEVICE_S, READY_S = 0.1, 0.04
@@ -56,13 +56,7 @@ def _decode(clip: Clip) -> tuple[DecodeReport, DecodedClip]:
     return DecodeReport(None, frames.nbytes), DecodedClip(clip, frames, None, 2.0, 1.0, 0.9)
 
 
-@ray.remote(
-    num_cpus=0,
-    max_restarts=0,
-    max_task_retries=0,
-    concurrency_groups={MAKING_READY: 1},
-    allow_out_of_order_execution=False,
-)
+@ray.remote(num_cpus=0, **ACTOR_OPTIONS)
 class _Device:
     def __init__(self) -> None:
         self._ready: set[str] = set()

@@ -25,7 +25,7 @@ from benchmarks.scale import made_up
 from pipeline.execution.local_ray import local_ray
 from pipeline.execution.scheduler import DECODE_AHEAD_PER_ACTOR, Backend, Limits, RayExecution
 from workers.media.decode import Source
-from workers.ray_workers import MAKING_READY, DecodeStarter
+from workers.ray_workers import ACTOR_OPTIONS, MAKING_READY, DecodeStarter
 from workers.records import (
     Clip,
     ClipResult,
@@ -79,13 +79,7 @@ def _decode_nothing() -> tuple[None, npt.NDArray[np.uint8]]:
     return None, np.zeros(CLIP_BYTES, np.uint8)
 
 
-@ray.remote(
-    num_cpus=0,
-    max_restarts=0,
-    max_task_retries=0,
-    concurrency_groups={MAKING_READY: 1},
-    allow_out_of_order_execution=False,
-)
+@ray.remote(num_cpus=0, **ACTOR_OPTIONS)
 class _Actor:
     def load(self) -> Loaded:
         return Loaded(str(ray.get_runtime_context().get_node_id()), 0.0)

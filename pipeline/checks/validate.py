@@ -24,7 +24,7 @@ from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
-from pipeline.index.database import reason_of, shown
+from pipeline.index.database import GRANT, reason_of, shown
 from pipeline.planning.context import context_reader
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.questions.templates import UNTOLD, Told
@@ -241,7 +241,7 @@ def _index(job: JobConfig, found: _Found) -> str:
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise CheckError(
             f"index_url: {shown(given)} cannot be used: {reason_of(error, given)}; check host, database, user, "
-            "PGPASSWORD, and that the user may create tables (GRANT USAGE, CREATE ON SCHEMA public TO the user)"
+            f"PGPASSWORD, and that the user may create tables ({GRANT})"
         ) from None
     return f"{shown(given)}: {place}"
 

@@ -37,6 +37,11 @@ class Asked(NamedTuple):
     questions: tuple[Question, ...]
     instruction: str
 
+    @property
+    def is_in_passes(self) -> bool:
+        """Whether its questions are asked in more than one pass."""
+        return len({question.group for question in self.questions}) > 1
+
 
 class ClipPrices:
     """Prices by clip size and what is asked: an archive has few of both."""
@@ -45,7 +50,7 @@ class ClipPrices:
         # A second and a half of imports, which a run that never prices anything does without.
         from omnidrop.estimate import Estimator
 
-        self._decoding = decode_settings(job.clips, job.execution)
+        self.decoding = decode_settings(job.clips, job.execution)
         self._pruning = pruning_of(job.pruning)
         self._system_prompt = job.model.system_prompt
         self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
@@ -62,7 +67,7 @@ class ClipPrices:
                 height=asked.height,
                 width=asked.width,
                 samples=asked.samples,
-                fps=self._decoding.fps,
+                fps=self.decoding.fps,
                 system_prompt=self._system_prompt,
                 instruction=asked.instruction,
             )
@@ -82,11 +87,9 @@ class SeveralPasses:
 
     def add(self, plan: MediaPlan, unit: WorkUnit) -> None:
         """Clips that are about to be asked; those asked in one pass do not matter."""
-        if len({question.group for question in unit.questions}) < 2:
-            return
         for clip in unit.clips:
             asked = asked_of(plan, unit.asked_of(clip), clip.length_s, self._decoding)
-            if asked.questions and (asked in self._clips or len(self._clips) < MOST_SHAPES):
+            if asked.is_in_passes and (asked in self._clips or len(self._clips) < MOST_SHAPES):
                 self._clips[asked] += 1
 
     def note(self) -> str | None:

@@ -19,7 +19,6 @@ from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
-from pipeline.config.worker_settings import decode_settings
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, GpuHours
 from pipeline.cost.clip_prices import ClipPrices, asked_of, in_one_pass
@@ -30,7 +29,6 @@ from pipeline.planning.media_plan import MediaPlan
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import open_job
 from pipeline.planning.planner import Planner
-from workers.records import DecodeSettings
 
 MOST_NAMED = 10
 """Media named one by one that cannot be asked, or that have very many clips."""
@@ -146,7 +144,6 @@ def price_job(
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
         prices, hours = ClipPrices(job), _Hours(job, price.calibration)
-        decoding = decode_settings(job.clips, job.execution)
         with prober(job, scans=is_exact) as probe:
             of_job = (job, parts.question_set, parts.recipe, parts.index, probe)
             planner = Planner(
@@ -166,7 +163,7 @@ def price_job(
                 labels.add(plan.media.media_id)
                 if plan.media.content_id is not None:
                     contents.add(plan.media.content_id)
-                _add(price, plan, prices, hours, decoding)
+                _add(price, plan, prices, hours)
                 advance(price)
         # What only has another key now, as in an archive that was moved, is not gone.
         of_before = labels.missing(parts.index.listed(job.name))
@@ -216,7 +213,7 @@ class _Hours:
         price.dense_shared_gpu_hours = of(lambda clip: clip.dense_shared)
 
 
-def _add(price: Price, plan: MediaPlan, prices: ClipPrices, hours: _Hours, decoding: DecodeSettings) -> None:
+def _add(price: Price, plan: MediaPlan, prices: ClipPrices, hours: _Hours) -> None:
     price.media += 1
     price.units += len(plan.unit_ids)
     price.units_finished += len(plan.finished)
@@ -248,14 +245,14 @@ def _add(price: Price, plan: MediaPlan, prices: ClipPrices, hours: _Hours, decod
                 price.clips_finished += 1
                 continue
             try:
-                asked = asked_of(plan, asking, clip.length_s, decoding)
+                asked = asked_of(plan, asking, clip.length_s, prices.decoding)
                 estimate = prices.of(asked)
             except PolicyError as error:
                 raise PolicyError(f"{plan.media.key}, {clip.start_s:g} s to {clip.end_s:g} s: {error}") from error
             price.questions += len(asking.questions)
             hours.take(price, plan.reason, estimate)
             _add_clip(price, estimate)
-            if len({question.group for question in asking.questions}) > 1:
+            if asked.is_in_passes:
                 price.passes_flops += estimate.as_run.flops
                 price.one_pass_flops += prices.of(in_one_pass(asked)).as_run.flops
 

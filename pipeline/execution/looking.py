@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
+from pipeline.config.locations import is_s3
 from workers.media.remote import also_fetched
 from workers.records import Media
 
@@ -25,10 +26,12 @@ LOOK_S = 5.0
 
 
 class AtHome:
-    """One run's looks on a cluster, which is connected to when there is something to look at. Threads may share it."""
+    """One run's looks: on a cluster, which is connected to when there is something to look at, if the archive is a
+    bucket; else none. Threads may share it."""
 
     def __init__(self, job: JobConfig) -> None:
         self._job = job
+        self._is_elsewhere = is_s3(job.archive.uri) and job.execution.is_on_a_cluster
         self._there: tuple[float, tuple[str, ...]] = (float("-inf"), ())
 
     def machines(self) -> int:
@@ -61,6 +64,8 @@ class AtHome:
         return LookStarter(source(self._job), self._job.execution.probe_timeout_s)
 
     def _homes(self) -> tuple[str, ...]:
+        if not self._is_elsewhere:
+            return ()
         from pipeline.execution.backends import decoding_machines
 
         looked, homes = self._there

@@ -41,9 +41,11 @@ _HOW_TO_WRITE_IT = (
     "give index_url as sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] "
     "installed; @ : / % in a password are written %40 %3A %2F %25)"
 )
+GRANT = "GRANT USAGE, CREATE ON SCHEMA public TO the user"
+"""What a user of PostgreSQL needs, to make its tables."""
 _WRITABLE = "its folder must be there and writable; another place is named by index_url"
 _ADVICE = {
-    "permission denied": "let the user create tables: GRANT USAGE, CREATE ON SCHEMA public TO the user",
+    "permission denied": f"let the user create tables: {GRANT}",
     "unable to open database file": _WRITABLE,
     "readonly database": _WRITABLE,
 }

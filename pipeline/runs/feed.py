@@ -71,7 +71,7 @@ class Feed:
     retry: Retry | None
     stop: StopFlag
     choices: Choices
-    machines: Callable[[], int] = lambda: 1
+    machines: Callable[[], int]
     """How many look at media and decode them."""
     not_taken: NotTaken = field(default_factory=NotTaken)
     media_listed: int = 0

@@ -21,7 +21,6 @@ from pipeline.archive.health import ArchiveHealth, patient_prober
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig, ModelConfig
-from pipeline.config.locations import is_s3
 from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
@@ -135,11 +134,10 @@ def run_job(
         recorder = Recorder(opened, run)
         committer = stack.enter_context(Committer(opened.journal, opened.index, opened.asked, run.run_id))
         health = ArchiveHealth(job)
-        looking = AtHome(job) if is_s3(job.archive.uri) and job.execution.is_on_a_cluster else None
-        probing = prober(job) if looking is None else prober(job, looking=looking)
-        probe = patient_prober(stack.enter_context(probing), health, patience)
+        looking = AtHome(job)
+        probe = patient_prober(stack.enter_context(prober(job, looking=looking)), health, patience)
         parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
-        feed = Feed(*parts, choices) if looking is None else Feed(*parts, choices, looking.machines)
+        feed = Feed(*parts, choices, looking.machines)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
         resolved = calibration.resolved(job, known)
         execution = _Execution(resolved, opened.asked.weights_hash, stop, patience, health, metrics)

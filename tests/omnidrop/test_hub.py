@@ -19,14 +19,6 @@ from omnidrop.models.registry import read_geometry, weights_hash
 from tests.support.stub_hub import stub_hub
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    shutil.copytree(EMBEDDED["tiny"], tmp_path / "hub" / "acme" / "tiny")
-    with stub_hub(tmp_path / "hub", tmp_path / "hub-cache", monkeypatch) as served:
-        yield served
-
-
 def test_a_checkpoint_is_described_without_its_weights(hub):
     described = describe_checkpoint("acme/tiny@v1")
     assert hub.fetched

@@ -1,23 +1,13 @@
 """A job whose checkpoint lies on the hub: what is planned needs none of its weights."""
 
 import re
-import shutil
 
 import pytest
 
 from omnidrop.errors import CheckpointError
 from omnidrop.models.checkpoints import EMBEDDED, checkpoint_hash
 from tests.support.small_jobs import cli, run
-from tests.support.stub_hub import stub_hub
 from workers.model.answerer import Answerer, AnswererSettings
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    shutil.copytree(EMBEDDED["tiny"], tmp_path / "hub" / "acme" / "tiny")
-    with stub_hub(tmp_path / "hub", tmp_path / "hub-cache", monkeypatch) as served:
-        yield served
 
 
 def test_a_plan_and_a_run_without_work_fetch_no_weights_and_ask_nothing_again(job, hub):

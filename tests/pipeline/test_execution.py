@@ -19,7 +19,7 @@ from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.homes import home_of
 from pipeline.execution.scheduler import Backend, Limits, RayExecution, execute_in_process
 from tests.support import rows
-from workers.ray_workers import MAKING_READY
+from workers.ray_workers import ACTOR_OPTIONS, MAKING_READY
 from workers.records import ClipFailure, DecodedClip, DecodeReport
 
 pytestmark = pytest.mark.cluster
@@ -60,13 +60,7 @@ def decode(folder, clip, machine=""):
     return DecodeReport(None, frames.nbytes, machine=machine), DecodedClip(clip, frames, None, 2.0, 1.0, 0.1)
 
 
-@ray.remote(
-    num_cpus=0,
-    max_restarts=0,
-    max_task_retries=0,
-    concurrency_groups={MAKING_READY: 1},
-    allow_out_of_order_execution=False,
-)
+@ray.remote(num_cpus=0, **ACTOR_OPTIONS)
 class Actor:
     def __init__(self, folder):
         self.folder = folder

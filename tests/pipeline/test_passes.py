@@ -48,9 +48,13 @@ def asked(monkeypatch):
     return calls
 
 
-def ask(job, *questions, **more):
+def write_set(job, *questions):
     lines = "".join(f"  - {one}\n" for one in questions)
     (job.parent / "questions.yaml").write_text(f"name: small\nversion: '1'\nquestions:\n{lines}")
+
+
+def ask(job, *questions, **more):
+    write_set(job, *questions)
     return run(job, **more)
 
 
@@ -123,9 +127,7 @@ def test_a_new_video_is_asked_in_the_passes_that_were_recorded(job, asked, tmp_p
 def test_two_runs_at_once_leave_each_answer_once(job):
     ask(job, SHAPE, HEARD)
     before = rows(job, "shape", "heard")
-    (job.parent / "questions.yaml").write_text(
-        f"name: small\nversion: '1'\nquestions:\n  - {MANY}\n  - {SHAPE}\n  - {HEARD}\n"
-    )
+    write_set(job, MANY, SHAPE, HEARD)
     with ThreadPoolExecutor(2) as two:
         for done in [two.submit(run, job) for _ in range(2)]:
             done.result()
@@ -198,11 +200,11 @@ def test_any_history_of_a_question_set(job, monkeypatch, seed):
                 wanted = dict(chance.choice(states))
             case "stop":
                 wanted[chance.choice(sorted(POOL))] = 0
-                write_set(job, wanted, chance)
+                write_shuffled(job, wanted, chance)
                 stop = threading.Event()
                 run_job(load_job(job), StopsAtOnce(stop), stop)
         states.append(dict(wanted))
-        write_set(job, wanted, chance)
+        write_shuffled(job, wanted, chance)
         run(job)
         found = collections.Counter((row[0], row[1], row[2]) for row in select(job, ROWS))
         clips = {row[:2] for row in found}
@@ -214,10 +216,9 @@ def test_any_history_of_a_question_set(job, monkeypatch, seed):
     assert {key: count for key, count in asked.items() if count > 1} == {}
 
 
-def write_set(job, wanted, chance):
+def write_shuffled(job, wanted, chance):
     order = chance.sample(sorted(wanted), len(wanted))
-    lines = "".join(f"  - {POOL[name][wanted[name]]}\n" for name in order)
-    (job.parent / "questions.yaml").write_text(f"name: small\nversion: '1'\nquestions:\n{lines}")
+    write_set(job, *(POOL[name][wanted[name]] for name in order))
 
 
 def test_much_that_would_be_asked_again_needs_a_word(job):

@@ -180,7 +180,7 @@ class View:
 
     def address(self, descriptors: Sequence[int]) -> Joined:
         """What ffmpeg opens."""
-        return Joined.of("concat:" + "|".join(f"file:/proc/self/fd/{fd}" for fd in descriptors), self._source.size)
+        return Joined.of("concat:" + "|".join(f"file:{_place(fd)}" for fd in descriptors), self._source.size)
 
 
 Readable = str | os.PathLike[str] | InBlocks
@@ -220,7 +220,7 @@ def run_over(
                     open_files=OPEN_FILES + 2 * len(pieces),
                 ),
                 pass_fds=(*pass_fds, *pieces),
-                reads=tuple(map(_checked_path, pieces)),
+                reads=tuple(CheckedPath.of(_place(fd), fd) for fd in pieces),
                 is_in_vain=lambda: view.holes.first_touched() is not None,
             )
             touched = view.holes.first_touched()
@@ -237,7 +237,5 @@ def run_over(
             wanted = source.with_more(wanted, touched, ahead)
 
 
-def _checked_path(fd: int) -> CheckedPath:
-    path = CheckedPath(f"/proc/self/fd/{fd}")
-    path.fd = fd
-    return path
+def _place(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"

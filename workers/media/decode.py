@@ -91,9 +91,7 @@ def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractCo
 
     Raises MediaTooLarge, MediaMissing, MediaChanged, StorageFailed, CacheFull or ConfinementMissing.
     """
-    require(settings.confinement)
-    if media.size_bytes > settings.max_media_bytes:
-        raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")
+    _admit(media, settings)
     if is_local(media.uri):
         return _opened_here(media, source)
     options = dict(source.storage_options)
@@ -131,9 +129,7 @@ def look(
 
     Raises what `opened` and `find` raise.
     """
-    require(settings.confinement)
-    if media.size_bytes > settings.max_media_bytes:
-        raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")
+    _admit(media, settings)
     options, cache = dict(source.storage_options), source.cache
     if media.size_bytes > cache.max_bytes:
         return InBlocks(media, options, cache).sha256(), None
@@ -152,6 +148,13 @@ def look(
             return whole.hexdigest(), find(path)
     except CacheFull:
         return InBlocks(media, options, cache).sha256(), None
+
+
+def _admit(media: Media, settings: DecodeSettings) -> None:
+    """Raises ConfinementMissing where this machine may open no media, MediaTooLarge for what is larger than allowed."""
+    require(settings.confinement)
+    if media.size_bytes > settings.max_media_bytes:
+        raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,13 @@ class CheckedPath(str):
 
     fd: int
 
+    @classmethod
+    def of(cls, path: str, fd: int) -> CheckedPath:
+        """Both."""
+        checked = cls(path)
+        checked.fd = fd
+        return checked
+
 
 class Copy(str):
     """The path of a copy that has another name than the file it is of."""
@@ -88,9 +95,7 @@ def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Ite
             raise NotMedia("the file is empty" if stat.S_ISREG(found.st_mode) else "not a regular file")
         if folder is not None and not is_below(_place(fd, path), folder):
             raise MediaMissing("a link that leads out of the archive; archive.follow_links: true follows such links")
-        checked = CheckedPath(os.fspath(path))
-        checked.fd = fd
-        yield checked
+        yield CheckedPath.of(os.fspath(path), fd)
     finally:
         os.close(fd)
 
