@@ -115,7 +115,8 @@ def ask(
         if isinstance(decoded, ClipFailure):
             outcomes.append(decoded)
         else:
-            asked = asking(start, end)
+            # Without sidecars in it a question set asks every clip the same.
+            asked = first if item is None else asking(start, end)
             own[clip.clip_id] = asked.questions
             instruction = _joined(told.text, asked.instruction)
             outcomes.append(model.answer(decoded, asked.questions, instruction, pruning=how))

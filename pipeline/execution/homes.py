@@ -13,9 +13,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 
 from pipeline.execution.clip_state import ClipState
-from pipeline.execution.looking import LOOK_S
 from workers.records import Media
 
+LOOK_S = 5.0
+"""How often the machines are looked at."""
 MOST_WAITING = 4096
 """Clips that wait while another's home is looked for: then machines without work help."""
 WORTH_HELP = 3

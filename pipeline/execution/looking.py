@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from workers.ray_workers import LookStarter
 
 TRIES = 2
-LOOK_S = 5.0
-"""How often the machines are looked at."""
 
 
 class AtHome:
@@ -67,6 +65,7 @@ class AtHome:
         if not self._is_elsewhere:
             return ()
         from pipeline.execution.backends import decoding_machines
+        from pipeline.execution.homes import LOOK_S
 
         looked, homes = self._there
         if time.monotonic() - looked > LOOK_S:
