@@ -63,7 +63,7 @@ def bring_up(store: Store, published: Published) -> None:
         store.write(STATE, json.dumps({"generation": published.generation, "files": marks}).encode())
         written |= {path for path, _ in todo}
         now = current(store)
-        if now is None or now.generation <= published.generation:
+        if now is None or now.generation == published.generation:
             return
         published = now  # another run has published meanwhile: what was written here must not outlast what it wrote
 

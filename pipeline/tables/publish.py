@@ -80,6 +80,24 @@ def publish(
     The files of the generation before stay for those who read it, unless `keeps_before` is false. `anew` writes every
     row again. `advance` is called with the number of units read. Raises PublishRefused.
     """
+    for _ in range(TRIES):
+        published, is_alone = _publish(store, journal, index, keeps_before=keeps_before, anew=anew, advance=advance)
+        if is_alone:
+            break
+        # Another run was at it, too. Whichever wrote the manifest last may know less than the other: it looks again.
+    return published
+
+
+def _publish(
+    store: Store,
+    journal: Journal,
+    index: SavingsIndex,
+    *,
+    keeps_before: bool,
+    anew: bool,
+    advance: Callable[[int], None],
+) -> tuple[Published, bool]:
+    """What counts as it is known now; and whether nobody else was publishing, as far as can be seen from here."""
     before = _readable(store)
     for _ in range(TRIES):
         runs = _runs(journal, index)
@@ -89,7 +107,7 @@ def publish(
         if digest is None:
             assert before is not None
             live.bring_up(store, before)
-            return before
+            return before, True
         if made.items >= expected[0] and made.units >= expected[1] and not sync.catch_up(journal, index):
             break
         # Others have changed what counts meanwhile, or their units were not all known here.
@@ -108,13 +126,13 @@ def publish(
     if now is not None and now.generation > made.generation:
         # Another run published a newer snapshot while this one was being written.
         _drop(store, made.generation.__eq__)
-        return now
+        return now, False
     store.write(MANIFEST, json.dumps(asdict(published), indent=1).encode())
     reached("manifest_written")
     live.bring_up(store, published)
     kept = [published, before] if keeps_before and before is not None else [published]
     _drop(store, lambda found: found < made.generation - keeps_before, keep=kept)
-    return published
+    return published, made.is_first and max(_generations(store)) == made.generation
 
 
 def state_digest(journal: Journal, index: SavingsIndex) -> str:
@@ -134,6 +152,8 @@ class _Generation:
     before: Published | None
     advance: Callable[[int], None]
     generation: int = 0
+    is_first: bool = True
+    """Whether nobody else had claimed a number since the generation before."""
     files: dict[str, FileMark] = field(default_factory=dict)
     """By path below `tables/`."""
     buckets: dict[str, str] = field(default_factory=dict)
@@ -226,7 +246,7 @@ class _Generation:
 
     def _store_files(self, bucket: int, files: dict[str, tuple[bytes, int]]) -> None:
         if not self.generation:
-            self.generation = _claim(self.store, self.before or _readable(self.store))
+            self.generation, self.is_first = _claim(self.store, self.before or _readable(self.store))
             reached("generation_claimed")
         for name, (data, rows) in files.items():
             path = f"generation={self.generation:06d}/{name}/{bucket_name(bucket)}.parquet"
@@ -286,13 +306,14 @@ def _readable(store: Store) -> Published | None:
         return None
 
 
-def _claim(store: Store, before: Published | None) -> int:
-    """A generation number of our own: two runs that publish at once must not write into one folder."""
+def _claim(store: Store, before: Published | None) -> tuple[int, bool]:
+    """A generation number of our own, and whether it was the next one: two runs that publish at once must not write
+    into one folder."""
     # Without a manifest there may be generations all the same: of a run that died, or whose manifest was damaged.
-    generation = (before.generation if before else max(_generations(store), default=0)) + 1
+    generation = first = (before.generation if before else max(_generations(store), default=0)) + 1
     while not store.write_once(f"tables/generation={generation:06d}/_claimed", utc_now().encode()):
         generation += 1
-    return generation
+    return generation, generation == first
 
 
 def _drop(store: Store, is_old: Callable[[int], bool], keep: Iterable[Published] = ()) -> None:
