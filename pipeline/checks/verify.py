@@ -350,7 +350,7 @@ class _Verification:
                 self._found("tables", "differs", name, what, self._rebuild)
         if self._counts["journal", "damaged"]:
             return  # what the tables should hold is not known
-        digest_now = publish.state_digest(self._journal, truth)
+        digest_now = publish.state_digest(self._store, self._journal, truth)
         if not legacy.has_other_digest(published.format_version) and published.digest != digest_now:
             what = "the journal has changed since they were published"
             self._found("tables", "stale", f"generation {published.generation}", what, self._index)
