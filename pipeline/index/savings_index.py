@@ -303,16 +303,22 @@ class SavingsIndex:
         return found
 
     def heads_of(
-        self, *, media_ids: Sequence[str] = (), contents: Sequence[str] = (), keys: Sequence[str] = ()
+        self,
+        *,
+        media_ids: Sequence[str] = (),
+        contents: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        versions: Sequence[str] = (),
     ) -> list[Head]:
-        """What was last declared, by any job, listed or not, of these labels, of these contents, or of these keys in a
-        journal of an earlier format."""
+        """What was last declared, by any job, listed or not, of these labels, of these contents, of these keys in a
+        journal of an earlier format, or to have these versions."""
         c = self.tables.media.c
         found: list[Head] = []
         wanted: list[tuple[Any, Sequence[str], Any]] = [
             (c.media_id, media_ids, sa.true()),
             (c.content_id, contents, sa.true()),
             (c.media_key, keys, c.content_id.is_(None)),
+            (c.version_id, versions, sa.true()),
         ]
         with self._engine.connect() as connection:
             for column, values, also in wanted:

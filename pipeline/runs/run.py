@@ -29,7 +29,7 @@ from pipeline.index.totals import Totals
 from pipeline.planning.asking_again import AsksAgain, refuse_asking_again
 from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.retry import Retry, Selection
-from pipeline.planning.whole_videos import WholeVideos
+from pipeline.planning.whole_videos import WholeVideos, chosen, is_left_over, quarantine_classes
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunTime
 from pipeline.records.unit import utc_now
 from pipeline.runs.code_version import code_version
@@ -128,7 +128,7 @@ def run_job(
     is_pinned, job = job.model.revision is not None, opened.job
     run = _new_record(opened, run_id)
     metrics = RunMetrics(job.name, job.cost, due_times)
-    retry = None if again is None else Retry(opened.index, job.name, again)
+    retry = None if again is None else Retry(opened.store, opened.index, job.name, again)
     with ExitStack() as stack:
         stack.callback(opened.index.close)
         stack.enter_context(run_named(run.run_id))
@@ -141,7 +141,8 @@ def run_job(
         probe = patient_prober(stack.enter_context(prober(job, elsewhere=at_home)), health, patience)
         parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
         of_job = (opened.question_set, job.variables, opened.index, opened.journal.read_if_kept, opened.asked)
-        whole = WholeVideos(*of_job, run.run_id)
+        is_again = is_left_over if again is None else chosen(again.error_classes)
+        whole = WholeVideos(*of_job, run.run_id, is_again)
         feed = Feed(*parts, choices, at_home.machines, whole)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
         resolved = calibration.resolved(job, known)
@@ -154,7 +155,7 @@ def run_job(
                 if lost is not None and lost.is_set():
                     break
                 feed.finished(result.unit, result.outcomes)
-                spending.add(result.outcomes)
+                spending.add(result.unit, result.outcomes)
                 metrics.finished(result.unit, result.outcomes)
                 observer.unit_done(result)
                 log_unit(result)
@@ -176,8 +177,8 @@ def run_job(
             observer.stage("publishing")
             published = patience.call(lambda: publish.publish(opened.store, opened.journal, opened.index))
         log.info("run ends: %s after %.1f s", run.status, run.time.wall_s)
-        totals = opened.index.totals(job.name)
-        classes = tuple(opened.index.quarantine_classes(job.name))
+        classes = tuple(quarantine_classes(opened.store, opened.index, job.name))
+        totals = replace(opened.index.totals(job.name), quarantined=sum(count for _, count in classes))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
     notes = (
         *(*toy, *_weakly_confined(job, run), *opened.caveats, *_machine_notes(run.resources)),

@@ -3,10 +3,17 @@ their answers or the questions change. A stub stands for ffmpeg and the model (`
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
+from pipeline.checks.verify import verify
+from pipeline.config.job import load_job
+from pipeline.failure_rules import RUNS
 from pipeline.questions.question_set import QuestionSetError, load_question_set
-from tests.support.small_jobs import run, select
+from pipeline.runs.maintenance import forget_media, rebuild_results
+from pipeline.storage.store import open_store
+from tests.support.small_jobs import cli, run, select
 from tests.support.stub_runs import QUESTIONS, stub_runs, video
 
 WHOLE = '  - {id: tone, scope: video, text: "Is a tone ever heard?", answer: {type: boolean}}\n'
@@ -125,6 +132,54 @@ def test_a_long_video_is_read_in_two_levels(project, asked):
         "0:40 to 0:50: Is a tone ever heard",
     ]
     assert rows(project, "SELECT texts, flops FROM whole_answers WHERE media_key = 'long.mp4'") == [(3, 1500)]
+
+
+def test_what_fails_is_in_quarantine_and_tried_again_by_some_runs_and_by_retry(project, asked):
+    asked.breaks = True
+    summary = index(project)
+    assert summary.error_classes == (("model_error", 2),)
+    assert summary.totals.quarantined == 2
+    failed = "SELECT media_key, stage, error_class, message FROM quarantine ORDER BY ALL"
+    assert rows(project, failed) == [(f"{n}.mp4", "whole", "model_error", "the stub breaks") for n in range(2)]
+    assert (len(rows(project)), rows(project, "SELECT count(*) FROM answers")) == (0, [(8,)])
+    before = asked.clips()
+    tries = [len(read_since(asked))] + [len(read_since(asked)) for _ in range(RUNS + 1) if index(project)]
+    assert tries == [2] * (RUNS + 1) + [0]
+    asked.breaks = False
+    done = cli("retry", project / "job.yaml", "--error-class", "model_error", "--media", "1.mp4")
+    assert "whole videos" in done.output
+    assert [row[0] for row in rows(project)] == ["1.mp4"]
+    assert done.exit_code == 0, done.output
+    assert (len(read_since(asked)), asked.clips()) == (1, before)
+    assert [row[0] for row in rows(project, failed)] == ["0.mp4"]
+    assert found_wrong(project) == []
+
+
+def found_wrong(project):
+    job = load_job(project / "job.yaml")
+    return [(one.kind, one.where) for one in verify(open_store(job.output), job.resolved_index_url()).problems]
+
+
+def test_what_was_read_is_forgotten_rebuilt_and_verified(project, asked):
+    index(project)
+    assert found_wrong(project) == []
+    records = sorted((project / "results" / "journal" / "videos").rglob("*.parquet"))
+    before = rows(project)
+    shutil.rmtree(project / "results" / "tables")
+    rebuild_results(load_job(project / "job.yaml"))
+    assert rows(project) == before
+    whole, damaged = records
+    kept = damaged.read_bytes()
+    damaged.write_bytes(kept[:200] + b"?" + kept[201:])
+    ((kind, where),) = found_wrong(project)
+    assert (kind, where) == ("damaged", str(damaged.relative_to(project / "results")))
+    damaged.write_bytes(whole.read_bytes())
+    assert found_wrong(project)[0] == ("misplaced", where)
+    damaged.write_bytes(kept)
+    forget_media(load_job(project / "job.yaml"), "0.mp4")
+    assert len(list((project / "results" / "journal" / "videos").rglob("*.parquet"))) == 1
+    assert [row[0] for row in rows(project)] == ["1.mp4"]
+    assert found_wrong(project) == []
 
 
 @pytest.mark.parametrize(
