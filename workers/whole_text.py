@@ -68,11 +68,12 @@ def read_whole(
     lines: Sequence[Line],
     questions: Sequence[Question],
     *,
-    most_tokens: int = MOST_TOKENS,
+    most_tokens: int | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> Read:
-    """Answer `questions` about the recording of which these `lines` tell; `between` is called between two levels.
-    Raises DeviceBroken."""
+    """Answer `questions` about the recording of which these `lines` tell, in texts of `MOST_TOKENS` at most where
+    nobody says otherwise; `between` is called between two levels. Raises DeviceBroken."""
+    most_tokens = MOST_TOKENS if most_tokens is None else most_tokens
     costs: list[Cost] = []
 
     def read(introduction: str, of: Sequence[Line]) -> ClipAnswers:

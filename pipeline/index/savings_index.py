@@ -171,6 +171,8 @@ class SavingsIndex:
     def apply_videos(self, objects: Sequence[VideoObject]) -> None:
         """Take up answers about whole videos, whichever count; older attempts than those known are left out."""
         videos = self.tables.videos
+        if not objects:
+            return
         with self._engine.begin() as connection:
             for batch in batches(sorted(objects, key=lambda one: one.meta.attempt), BATCH):
                 rows = {(row["version_id"], row["inputs"]): row for row in map(_video_row, batch)}

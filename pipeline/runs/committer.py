@@ -178,9 +178,7 @@ class Committer:
         sync.declare(self._journal, self._index, self._journal.write_heads(self._heads, self._run_id))
         self._index.apply_units(self._written)
         reached("units_applied")
-        if self._videos:
-            self._index.apply_videos(self._videos)
-            reached("videos_applied")
+        self._index.apply_videos(self._videos)
         self._heads, self._written, self._videos = [], [], []
         self.flushes += 1
         self._flushed_at = time.monotonic()

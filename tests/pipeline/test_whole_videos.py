@@ -171,7 +171,7 @@ def test_what_was_read_is_forgotten_rebuilt_and_verified(project, asked):
     whole, damaged = records
     kept = damaged.read_bytes()
     damaged.write_bytes(kept[:200] + b"?" + kept[201:])
-    ((kind, where),) = found_wrong(project)
+    kind, where = found_wrong(project)[0]
     assert (kind, where) == ("damaged", str(damaged.relative_to(project / "results")))
     damaged.write_bytes(whole.read_bytes())
     assert found_wrong(project)[0] == ("misplaced", where)
