@@ -267,7 +267,7 @@ class _Results:
             most=MOST_VIDEOS,
         ):
             most[question_id].append(tuple(cells))
-        return tuple(WholeQuestion(*row, tuple(most[row[0]])) for row in rows)
+        return tuple(WholeQuestion(*row[:5], most=tuple(most[row[0]])) for row in rows)
 
     def noticed(self) -> tuple[NoticedKind, ...]:
         found = []
