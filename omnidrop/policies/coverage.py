@@ -148,7 +148,9 @@ def _greedy(bands: Sequence[_Band], keep: int, *, first: bool = True) -> Tensor:
     left = min(keep, sum(band.count for band in bands))
     accepted = most = max((one.highest() for one in covering), default=0.0)
     while left:
-        at_least, taken, reached = left, [], []
+        at_least = left
+        taken: list[Tensor] = []
+        reached: list[Tensor] = []
         for one in covering:
             for windows in one.phases:
                 best, slot = one.gains(windows).max(dim=1)
