@@ -186,7 +186,7 @@ class Estimator:
         packed = layout.pack(clip.prefix, group)
         guide = pruning.build().guide
         words, last = packed.guiding.shape[0], len(group)
-        guiding = {"nothing": 0, "question": words + last, "words": words, "last": last}[guide]
+        guiding = {"nothing": 0, "states": 0, "question": words + last, "words": words, "last": last}[guide]
         return [
             cost.LayerWork(
                 clip.text + entering, packed.rows, packed.pairs, guiding if schedule.drops_after(layer) else 0

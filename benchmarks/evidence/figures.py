@@ -67,7 +67,9 @@ def _comparisons(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         others = [
             o
             for o in rows
-            if o.ratio == row.ratio and o.way in (*BASELINES, "seats, merged", "per_question") and o.table == "ways"
+            if o.ratio == row.ratio
+            and o.way in (*BASELINES, "seats, merged", "omnipack", "per_question")
+            and o.table == "ways"
         ]
         for other in others:
             if row.name in asked.answers and other.name in asked.answers:
@@ -115,6 +117,20 @@ def paired(one: Sequence[ArmClip], other: Sequence[ArmClip]) -> dict[str, Any]:
 def by_question(results: Sequence[ArmClip]) -> dict[tuple[str, str], Scored]:
     """Scores by clip and question."""
     return {(one.clip_id, one.question_id): one for result in results for one in result.scored}
+
+
+def user_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
+    """What a user chooses between, each of ours also paired with every other way at its ratio."""
+    found = figures(asked, rows)
+    compared = [
+        {"way": row.way, "ratio": row.ratio, "against": other.way}
+        | paired(asked.answers[row.name], asked.answers[other.name])
+        for row in rows
+        for other in rows
+        if row.way.startswith("ours") and row.ratio == other.ratio and other != row
+        if row.name in asked.answers and other.name in asked.answers
+    ]
+    return {"rows": found["rows"], "refused": found["refused"], "comparisons": compared}
 
 
 def encoder_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from benchmarks.evidence.damage import CLEAN, CONDITIONS
 from benchmarks.evidence.guides import AudioGuided, WordsGuided
 from omnidrop.engine.importance import Guidance
 from omnidrop.model import Pruning
+from omnidrop.policies.registry import encoder_share
 from pipeline.evaluation.dataset import Arm
 
 RATIOS = (0.5, 0.3, 0.2, 0.1, 0.05)
@@ -33,6 +34,9 @@ Settings = tuple[tuple[str, float | int | str | bool], ...]
 BEFORE: Settings = (("entry", "rare"), ("merge", False))
 """Our entry until November 2026: max-min weighted by rarity, what is left out dropped."""
 MERGE: Settings = (("merge", True),)
+OMNIPACK: Settings = (("shares", "even"),)
+"""Its published shares are made for six times as many video as audio tokens; the worlds have about as many, and lose
+more by those."""
 
 ABLATIONS: dict[str, Settings] = {
     "what is left out is dropped, not merged": (("merge", False),),
@@ -62,9 +66,19 @@ DAMAGED: dict[str, tuple[str, Settings]] = {
     "ours before": ("omnidrop", BEFORE),
     "seats": ("seats", ()),
     "seats, merged": ("seats", MERGE),
+    "omnipack": ("omnipack", OMNIPACK),
     "random": ("random", ()),
 }
 """What is asked of damaged clips: policy and settings by row."""
+
+RIVALS: dict[str, tuple[str, Settings]] = {
+    "seats": ("seats", ()),
+    "seats, merged": ("seats", MERGE),
+    "omnipack": ("omnipack", OMNIPACK),
+    "divprune": ("divprune", ()),
+    "random": ("random", ()),
+}
+"""Others that a user's table shows: policy and settings by row."""
 
 WHOLE = 1.0
 """Ways and ablations encode the whole picture: they differ in the decoder's pass alone."""
@@ -112,6 +126,23 @@ def encoder_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
     return [DENSE, *made]
 
 
+def user_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
+    """What a user chooses between: no pruning, the default way with the whole picture encoded and with its own share,
+    and where pruning costs something, the best of the others."""
+    made = [DENSE]
+    for ratio in ratios:
+        made += [
+            Row("user", f"ours, {encoded(share)}", ratio, SET, Pruning(retained_ratio=ratio, encoder_share=share))
+            for share in (WHOLE, encoder_share("omnidrop", {}))
+        ]
+        if ratio in ABLATED:
+            made += [
+                Row("user", way, ratio, SET, Pruning("set_guided", policy, ratio, settings=settings))
+                for way, (policy, settings) in RIVALS.items()
+            ]
+    return made
+
+
 def encoded(share: float) -> str:
     """The name of the way that encodes `share`."""
     return f"{100 * share:g} % encoded"
@@ -139,6 +170,7 @@ def _ways(ratios: Sequence[float], largest: int) -> Iterator[Row]:
         for policy in BASELINES:
             yield Row("ways", policy, ratio, SET, Pruning("set_guided", policy, ratio))
         yield Row("ways", "seats, merged", ratio, SET, Pruning("set_guided", "seats", ratio, settings=MERGE))
+        yield Row("ways", "omnipack", ratio, SET, Pruning("set_guided", "omnipack", ratio, settings=OMNIPACK))
 
 
 def _ablations(ratios: Sequence[float]) -> Iterator[Row]:
