@@ -129,6 +129,24 @@ def test_a_long_video_is_read_in_two_levels(project, asked):
     assert rows(project, "SELECT texts, flops FROM whole_answers WHERE media_key = 'long.mp4'") == [(3, 1500)]
 
 
+def test_what_is_said_in_a_clip_is_read_too_and_a_changed_transcript_is_read_again(project, asked):
+    told = "instruction: \"Said here: {{ clip.transcript | default('nothing') }}\"\nquestions:"
+    (project / "questions.yaml").write_text((QUESTIONS + WHOLE).replace("questions:", told))
+    (project / "archive" / "1.mp4").unlink()
+    words = "WEBVTT\n\n00:01.000 --> 00:02.000\nWelcome.\n\n00:12.000 --> 00:13.000\nGoodbye.\n"
+    sidecar = project / "archive" / "0.vtt"
+    sidecar.write_text(words)
+    index(project)
+    (text,) = read_since(asked)
+    assert [line.partition("; said: ")[2] for line in text.splitlines()[1:]] == ["Welcome.", "Goodbye."]
+    sidecar.write_text(words.replace("Goodbye", "Farewell"))
+    index(project)
+    (text,) = read_since(asked)
+    assert [line.partition("; said: ")[2] for line in text.splitlines()[1:]] == ["Welcome.", "Farewell."]
+    assert index(project).did_nothing
+    assert len(rows(project)) == 1
+
+
 def test_what_fails_is_in_quarantine_and_tried_again_by_some_runs_and_by_retry(project, asked):
     asked.breaks = True
     summary = index(project)
