@@ -85,6 +85,7 @@ def plan_lines(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:
         ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} finished before"),
         ("clips", f"{todo} to do, {price.clips_finished} finished before"),
         *_reasons(price),
+        *_whole(price),
         ("answers to give", f"{price.questions}"),
         ("tokens", f"{quantity(price.audio_tokens)} audio, {quantity(price.video_tokens)} video before pruning"),
         *_encoded(price, pruning),
@@ -109,6 +110,16 @@ def _reasons(price: Price) -> list[tuple[str, str]]:
             cost += f", {hours(of.gpu_hours.expected, None)}"
         rows.append((f"  {reason}", f"{of.clips} clips, {cost}"))
     return rows
+
+
+def _whole(price: Price) -> list[tuple[str, str]]:
+    """What is asked about whole videos."""
+    if not price.whole_videos:
+        return []
+    said = (
+        f"{price.whole_videos} to ask about, {quantity(price.whole_flops, 'FLOP')} at most in {price.whole_texts} texts"
+    )
+    return [("whole videos", f"{said}, when their clips are done")]
 
 
 def _encoded(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:

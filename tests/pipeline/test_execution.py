@@ -381,7 +381,7 @@ def test_the_same_units_run_in_process():
     def answer(decoded, unit):
         return rows.result(decoded.clip, answer=str(int(decoded.frames[0])))
 
-    results = execute_in_process(given, decode=decode_unit, answer=answer, stop=threading.Event())
+    results = execute_in_process(given, decode=decode_unit, answer=answer, read=answer, stop=threading.Event())
     finished = {r.unit.unit_id: r.outcomes for r in results}
     check_answers(given, finished)
     assert [type(o) is ClipFailure for o in finished[given[1].unit_id]] == [False, True, False, False]
