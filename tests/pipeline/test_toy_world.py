@@ -29,7 +29,7 @@ from pipeline.toy_world import (
 from pipeline.toy_world.questions import timeline_of
 from pipeline.toy_world.render import SAMPLE_RATE, Painter, distance, sound, wave_of
 from pipeline.toy_world.truth import TruthError
-from pipeline.toy_world.world import generator_of
+from pipeline.toy_world.world import PAUSE_S, WORLDS, generator_of
 from workers.media.clip_reader import decode_clip
 from workers.media.probing import probe
 from workers.records import Clip, DecodeSettings
@@ -200,7 +200,7 @@ def test_questions_have_the_right_answers():
     assert timeline_of(TWO) == "red circle with noise, then blue square with clicks, then low tone alone"
 
 
-@given(seed=st.integers(0, 1 << 30), world=st.sampled_from(["v1", "v2"]))
+@given(seed=st.integers(0, 1 << 30), world=st.sampled_from(WORLDS))
 @settings(max_examples=40, deadline=None)
 def test_every_question_can_be_answered_rightly_and_only_once(seed, world):
     _, events = events_of(world, seed)
@@ -268,8 +268,8 @@ def test_a_wrong_truth_file_says_where_and_what(tmp_path, event, said):
 
 
 def test_unknown_worlds_and_crowded_clips_are_refused():
-    with pytest.raises(UserError, match="v3"):
-        events_of("v3", 0)
+    with pytest.raises(UserError, match="v4"):
+        events_of("v4", 0)
     with pytest.raises(UserError, match="do not fit"):
         events_of("v1", 0, length_s=8, count=5)
 
