@@ -287,7 +287,7 @@ def test_a_ratio_below_the_floor_is_left_out_of_a_table_and_refused_alone(tmp_pa
     [
         (("toy-word",), "did you mean toy-world?"),
         (("worldsense",), "allowed: toy-world, labels, truth, benchmark"),
-        (("toy-world", "--world", "v3"), "'v3'"),
+        (("toy-world", "--world", "v4"), "'v4'"),
         (("toy-world", "--clips", "-1"), "--clips must be"),
         (("toy-world", "--retained", "2"), "at most 1, got 2"),
         (("toy-world", "--retained", "0.3,0.3"), "same ratio twice"),
