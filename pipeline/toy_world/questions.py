@@ -256,8 +256,9 @@ def _spoken_questions(events: Sequence[Event]) -> list[AskedQuestion]:
     words = [str(event.word) for event in said]
     different = len(set(words))
     for which, number in (("first", 0), ("last", -1)):
-        right = words[number] if words else NONE
-        asked.add("temporal order", f"Which word is said {which}?", WORD_ANSWER, right, different)
+        asked.add(
+            "temporal order", f"Which word is said {which}?", WORD_ANSWER, words[number] if words else NONE, different
+        )
     for word in WORDS:
         asked.add("presence", f"Is the word {word} said?", Boolean(), "yes" if word in words else "no", 2)
         those = [event for event in said if event.word == word]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.toy_world.render import SAMPLE_RATE, Wave
+from pipeline.toy_world.render import SAMPLE_RATE, Wave, wave_of
 from pipeline.toy_world.truth import VOICES, WORDS, Event
 
 BANK = Path(__file__).parent / "takes" / "held_out.opus"
@@ -61,10 +61,10 @@ def _decoded(path: Path, samples: int) -> Wave:
 
     with av.open(str(path)) as opened:
         to_floats = av.AudioResampler("flt", "mono", SAMPLE_RATE)
-        frames = [part for frame in opened.decode(audio=0) for part in to_floats.resample(frame)]
-        frames += to_floats.resample(None)
-    heard = np.concatenate([frame.to_ndarray().ravel() for frame in frames]).astype(np.float32)[:samples]
-    return np.pad(heard, (0, samples - len(heard)))
+        parts = [part for frame in opened.decode(audio=0) for part in to_floats.resample(frame)]
+        parts += to_floats.resample(None)
+    wave = np.concatenate([part.to_ndarray().ravel() for part in parts]).astype(np.float32)[:samples]
+    return np.pad(wave, (0, samples - len(wave)))
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Placed:
     event: Event
     start: int
     end: int
+
+
+def heard(world: str, events: Sequence[Event], length_s: float, rng: np.random.Generator) -> Wave:
+    """(samples,) float32 mono at 16 kHz: the sound of a clip of any world."""
+    return spoken_wave(events, length_s, rng)[0] if world == "v3" else wave_of(events, length_s, rng)
 
 
 def spoken_wave(
@@ -110,11 +115,11 @@ def _in_a_room(wave: Wave, rng: np.random.Generator) -> Wave:
         tail[0] += 1
         spectrum *= np.fft.rfft(tail, size)
     spectrum *= (np.maximum(hertz, 60) / 1000) ** rng.uniform(-0.25, 0.25)
-    heard = np.fft.irfft(spectrum, size)[: len(wave)]
+    echoed = np.fft.irfft(spectrum, size)[: len(wave)]
     level = float(np.sqrt(np.mean(wave[wave != 0] ** 2))) if wave.any() else 0.1
     noise = np.fft.rfft(rng.standard_normal(len(wave), np.float32))
     noise *= np.maximum(np.arange(len(noise)), 20.0) ** -rng.uniform(0, 0.8)
     hiss = np.fft.irfft(noise, len(wave))
     hiss *= level * 10 ** (-rng.uniform(12, 40) / 20) / max(1e-9, float(hiss.std()))
-    loud = rng.uniform(0.15, 0.9) / max(0.1, float(np.abs(heard).max()))
-    return np.clip((heard + hiss) * loud, -1, 1).astype(np.float32)
+    loud = rng.uniform(0.15, 0.9) / max(0.1, float(np.abs(echoed).max()))
+    return np.clip((echoed + hiss) * loud, -1, 1).astype(np.float32)
