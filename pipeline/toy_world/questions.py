@@ -265,12 +265,6 @@ def _spoken_questions(events: Sequence[Event]) -> list[AskedQuestion]:
         if those and (voice := _unanimous(event.voice for event in those)):
             text = f"Is the word {word} said by a low or a high voice?"
             asked.add("audio recognition", text, VOICE_ANSWER, voice, 2)
-        if len(those) == 1 and (meanwhile := _shown_during(those[0], shown)):
-            while_ = f"while the word {word} is said?"
-            shapes, colours = {event.shape for event in shown}, {event.colour for event in shown}
-            task = "audio-visual matching"
-            asked.add(task, f"Which shape is shown {while_}", SHAPE_ANSWER, str(meanwhile.shape), len(shapes))
-            asked.add(task, f"Which colour is shown {while_}", COLOUR_ANSWER, str(meanwhile.colour), len(colours))
     for voice in VOICES:
         if right := _only(event.word for event in said if event.voice == voice):
             text = f"Which word is said by the {voice} voice?"
@@ -288,12 +282,6 @@ def _spoken_questions(events: Sequence[Event]) -> list[AskedQuestion]:
     if len(words) <= MOST_COUNTED:
         asked.add("counting", "How many words are said?", COUNT_ANSWER, str(len(words)), MOST_COUNTED)
     return asked
-
-
-def _shown_during(word: Event, shown: Sequence[Event]) -> Event | None:
-    """The one shape that is there from the word's beginning to its end and alone."""
-    those = [event for event in shown if _overlap(event, word) > 0]
-    return those[0] if len(those) == 1 and _overlap(those[0], word) >= 0.999 * (word.end - word.start) else None
 
 
 def _said_while(asked: _Asked, shape: Event, said: Sequence[Event], while_: str, different: int) -> None:

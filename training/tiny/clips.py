@@ -299,7 +299,7 @@ def _grid(rng: np.random.Generator) -> tuple[int, int]:
 TASK_SHARES = {
     "v1": dict(zip(TASKS, (1, 1, 2, 5, 1, 2), strict=True)),
     "v2": dict(zip(TASKS, (1, 0.5, 6, 1.5, 2, 2), strict=True)),
-    "v3": dict(zip(TASKS, (1, 3, 5, 2, 4, 1), strict=True)),
+    "v3": dict(zip(TASKS, (1, 3, 6, 2, 3, 1), strict=True)),
 }
 """In which proportions training questions belong to tasks: most to those that take longest to learn."""
 

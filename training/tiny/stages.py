@@ -183,10 +183,10 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
     DecoderStage(
         "words-ideal",
         "ideal",
-        500,
+        1000,
         (
-            Phase(0.35, replace(SPOKEN, longest_s=6)),
-            Phase(0.65, replace(SPOKEN, longest_s=8)),
+            Phase(0.18, replace(SPOKEN, longest_s=6)),
+            Phase(0.33, replace(SPOKEN, longest_s=8)),
             Phase(1.00, replace(SPOKEN, longest_s=12, full_share=0.2)),
         ),
         frozen=NAMED_AFTER + 1,
