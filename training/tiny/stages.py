@@ -179,14 +179,14 @@ BUSY_STAGES: tuple[Stage, ...] = (
 
 SPOKEN = Curriculum(3, 7, full_share=0.0, thin_share=1.0, questions=14, spoken_share=1.0)
 SPOKEN_STAGES: tuple[Stage, ...] = (
-    EncoderStage("words", "audio", 600, rate=2e-3, busy_share=0.3, speaks=True),
+    EncoderStage("words", "audio", 930, rate=2e-3, busy_share=0.3, speaks=True),
     DecoderStage(
         "words-ideal",
         "ideal",
-        1000,
+        776,
         (
-            Phase(0.18, replace(SPOKEN, longest_s=6)),
-            Phase(0.33, replace(SPOKEN, longest_s=8)),
+            Phase(0.23, replace(SPOKEN, longest_s=6)),
+            Phase(0.42, replace(SPOKEN, longest_s=8)),
             Phase(1.00, replace(SPOKEN, longest_s=12, full_share=0.2)),
         ),
         frozen=NAMED_AFTER + 1,
@@ -194,13 +194,14 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
     DecoderStage(
         "words-heard",
         "encoded",
-        400,
+        320,
         (
-            Phase(0.40, replace(SPOKEN, longest_s=12, full_share=0.4, thin_share=0.7)),
-            Phase(1.00, replace(SPOKEN, longest_s=12, full_share=0.8, thin_share=0.4)),
+            Phase(0.35, replace(SPOKEN, longest_s=12, full_share=0.3, thin_share=0.7)),
+            Phase(1.00, replace(SPOKEN, longest_s=12, full_share=0.7, thin_share=0.5)),
         ),
         rate=1.2e-3,
-        decay=0.6,
+        rows=4,
+        decay=0.5,
     ),
 )
 """The checkpoint `tiny-v3`, on the weights of `tiny` (`--world v3 --from DIR`)."""
