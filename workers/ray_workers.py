@@ -19,7 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from workers.media.confinement import level
-from workers.media.decode import Looked, Source, decode_one, looked_at
+from workers.media.decode import Looked, Source, decode_one, folder_of, is_local, looked_at
 from workers.media.ffmpeg import tool_here
 from workers.media.probing import ProbePool
 from workers.media.remote import bytes_fetched
@@ -132,16 +132,18 @@ _ActorClass = ray.remote(**ACTOR_OPTIONS)(_Actor)
 
 
 @lru_cache(maxsize=2)
-def _pool(probe_timeout_s: float) -> ProbePool:
+def _pool(probe_timeout_s: float, below: str | None) -> ProbePool:
     """A prober for as long as this process lasts."""
-    return ProbePool(1, timeout_s=probe_timeout_s)
+    return ProbePool(1, timeout_s=probe_timeout_s, below=below)
 
 
 def _look(shared: bytes, media: Media) -> Looked:
     source, probe_timeout_s = pickle.loads(shared)
 
+    below = folder_of(media, source) if is_local(media.uri) else None
+
     def probed(path: str) -> MediaInfo | ClipFailure:
-        ((_, found),) = _pool(probe_timeout_s).probe_many([(None, path)])
+        ((_, found),) = _pool(probe_timeout_s, below).probe_many([(None, path)])
         return found
 
     return looked_at(media, source, probed)
@@ -151,7 +153,7 @@ _look_task = ray.remote(num_cpus=0, max_retries=0)(_look)
 
 
 class LookStarter:
-    """Looks at objects where they will be decoded: no core is taken for what waits for a store."""
+    """Looks at files and objects where they will be decoded: no core is taken for what waits for a store or a disk."""
 
     def __init__(self, source: Source, probe_timeout_s: float) -> None:
         self._shared = packed(source, probe_timeout_s)

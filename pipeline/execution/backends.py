@@ -39,7 +39,7 @@ from pipeline.execution.scheduler import (
     RayExecution,
     execute_in_process,
 )
-from pipeline.execution.worker_failures import nodes_with, slots_of
+from pipeline.execution.worker_failures import amounts_of, beside, nodes_with, slots_of
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
@@ -245,9 +245,10 @@ class _OnRay:
         starter = ray_workers.DecodeStarter(settings, where, is_placed=is_placed)
         return Backend(
             start_decode=starter,
-            start_decode_at=starter.at,
             # What lies on a disk that all machines mount is read as well by any of them.
-            slots=lambda: slots_of(decodes) if is_s3(job.archive.uri) else {},
+            start_decode_at=starter.at if is_s3(job.archive.uri) else None,
+            slots=lambda actors: beside(slots_of(decodes), actors, job.model.cpus_per_actor),
+            room=lambda actors: beside(amounts_of(decodes), actors, job.model.cpus_per_actor),
             start_decode_on=starter.on,
             leave_out=starter.leave_out,
             machines=lambda: nodes_with(decodes),

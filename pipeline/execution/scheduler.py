@@ -32,6 +32,7 @@ from pipeline.archive.health import ArchiveHealth
 from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
 from pipeline.execution.actor_pool import ActorPool, Call, ExecutionError, Slot
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
+from pipeline.execution.decode_room import DecodeRoom
 from pipeline.execution.homes import Waiting
 from pipeline.execution.machines import Machines, nothing_decodes
 from pipeline.execution.worker_failures import is_preemption, node_answers, node_name
@@ -107,8 +108,11 @@ class Backend:
     """`start_decode` on one machine, by its node's id. Without it no machine is doubted."""
     start_decode_at: Callable[[str, bool, WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]] | None = None
     """`start_decode` on one machine if it is there; true where it only helps the one that has the file."""
-    slots: Callable[[], Mapping[str, int]] = dict
-    """How many clips each machine may decode at once, by its node's id; nothing where clips may go anywhere."""
+    slots: Callable[[Mapping[str, int]], Mapping[str, int]] = dict
+    """How many clips each machine that files may have as their home may decode at once, by its node's id, beside so
+    many actors on each."""
+    room: Callable[[Mapping[str, int]], Mapping[str, int]] = dict
+    """The same of all machines; nothing where that is not known."""
     leave_out: Callable[[Iterable[str]], None] = lambda machines: None
     """Have `start_decode` start nothing on these machines any more."""
     machines: Callable[[], set[str]] = set
@@ -167,6 +171,7 @@ class RayExecution:
         self._again: deque[ClipState] = deque()
         self._machines = Machines()
         self._next = Waiting(self._slots, limits.decode_tasks)
+        self._room = DecodeRoom(lambda: backend.room(self._actors.places()))
         self._ready: deque[ClipState] = deque()
         self._decoding: dict[ray.ObjectRef, ClipState] = {}
         self._checking: dict[ray.ObjectRef, tuple[str, ray.ObjectRef]] = {}
@@ -218,6 +223,8 @@ class RayExecution:
                     self._look(waits_for)
                     continue
                 done = _done(waiting)
+                if not done and self._decoding:
+                    self._room.look(self._machines.out)
                 self._look(waits_for)
                 for ref in done:
                     yield from self._handle(ref)
@@ -252,7 +259,11 @@ class RayExecution:
         return start_at(state.machine, state.is_helped, state.owner.unit, state.clip)
 
     def _slots(self) -> dict[str, int]:
-        return {m: slots for m, slots in self._backend.slots().items() if m not in self._machines.out}
+        """Of the machines on which a home's clips find room."""
+        if self._backend.start_decode_at is None:
+            return {}
+        slots = self._backend.slots(self._actors.places())
+        return {machine: room for machine, room in slots.items() if room and machine not in self._machines.out}
 
     def _peek(self, source: Iterator[WorkUnit | None]) -> ClipState | None:
         """The clip to decode next: one that must be tried again, if it is time, or the next of the units, if known."""
@@ -348,6 +359,19 @@ class RayExecution:
         self.statistics.load = Load(self._bytes, *counts)
         self._watch(self.statistics)
 
+    def _make_room(self, machine: str | None) -> None:
+        """An actor has taken its cores: clips that were to be decoded on its machine, and find none there any more, go
+        elsewhere."""
+        self._next.look_again()
+        here = [ref for ref, state in self._decoding.items() if machine and state.machine == machine]
+        if not here or machine in self._slots():
+            return
+        for ref in here:
+            state = self._decoding.pop(ref)
+            self._next.ended(state)
+            ray.cancel(ref, force=True)
+            self._retry(state)
+
     # -- finishing work -----------------------------------------------------------------------------------------------
 
     def _handle(self, ref: ray.ObjectRef) -> Iterator[UnitResult]:
@@ -360,6 +384,7 @@ class RayExecution:
             yield from self._answered(ref, slot)
         elif (slot := self._actors.loading.pop(ref, None)) is not None:
             self._actors.loaded(ref, slot)
+            self._make_room(slot.node_id)
 
     def _decoded(self, ref: ray.ObjectRef, state: ClipState) -> Iterator[UnitResult]:
         try:

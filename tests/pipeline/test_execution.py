@@ -20,7 +20,7 @@ from pipeline.execution.homes import home_of
 from pipeline.execution.scheduler import Backend, Limits, RayExecution, execute_in_process
 from tests.support import rows
 from workers.ray_workers import ACTOR_OPTIONS, MAKING_READY
-from workers.records import ClipFailure, DecodedClip, DecodeReport
+from workers.records import ClipFailure, DecodedClip, DecodeReport, Loaded
 
 pytestmark = pytest.mark.cluster
 
@@ -70,6 +70,7 @@ class Actor:
             raise ValueError("no weights here")
         if (Path(self.folder) / "deadly-model").exists():
             os.kill(os.getpid(), signal.SIGKILL)
+        return Loaded("one", 0.1) if (Path(self.folder) / "actor-on-one").exists() else None
 
     def answer(self, decoded, asked, may_audit=True):
         answer_s = 0.3 if (Path(self.folder) / "slow-model").exists() else random.random() * 0.05
@@ -293,7 +294,7 @@ def test_a_files_clips_are_decoded_on_one_machine_until_that_is_out(folder, monk
             where.setdefault(unit.unit_id, []).append(machine)
         return tuple(decode.remote(str(folder), clip, machine))
 
-    backend = replace(machines.backend(), start_decode_at=start_at, slots=lambda: {"one": 2, "two": 2})
+    backend = replace(machines.backend(), start_decode_at=start_at, slots=lambda actors: {"one": 2, "two": 2})
     execution = RayExecution(backend, LIMITS, threading.Event())
     results = execution.run(breaking(folder, given, "decode_failed-on-one"))
     finished = {result.unit.unit_id: result.outcomes for result in results}
@@ -303,6 +304,24 @@ def test_a_files_clips_are_decoded_on_one_machine_until_that_is_out(folder, monk
     homes = {unit.unit_id: home_of(unit.media, ("one", "two")) for unit in given}
     assert all(set(machines) == {homes[unit_id]} for unit_id, machines in where.items())
     assert set(homes.values()) == {"one", "two"} == {machine for found in where.values() for machine in found}
+
+
+def test_clips_leave_the_machine_whose_cores_an_actor_takes(folder):
+    (folder / "actor-on-one").touch()
+    machines, given = TwoMachines(folder), units(count=12, clips=2)
+    never = decode.options(resources={"nobody has": 1})
+
+    def start_at(machine, is_helped, unit, clip):
+        return tuple((never if machine == "one" else decode).remote(str(folder), clip, machine))
+
+    def slots(actors):
+        return {"one": 0 if actors["one"] else 2, "two": 2}
+
+    backend = replace(machines.backend(), start_decode_at=start_at, slots=slots)
+    execution = RayExecution(backend, LIMITS, threading.Event())
+    finished = {result.unit.unit_id: result.outcomes for result in execution.run(given)}
+    check_answers(given, finished)
+    assert not any(isinstance(o, ClipFailure) for outcomes in finished.values() for o in outcomes)
 
 
 def test_where_no_machine_is_left_the_run_ends_and_writes_nothing_off(folder):

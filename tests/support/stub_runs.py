@@ -56,7 +56,7 @@ def stub_runs():
     asked = Asked()
 
     @contextmanager
-    def prober(job, *, scans=True, looking=None):
+    def prober(job, *, scans=True, elsewhere=None):
         def probe(items):
             for media in items:
                 found = probing.Probed(_info(_text(media, probing.source(job))))
