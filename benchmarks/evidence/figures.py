@@ -31,7 +31,6 @@ def figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
         "refused": [{"way": row.way, "ratio": row.ratio} for row in rows if row.name in asked.refused],
         "comparisons": list(_comparisons(asked, rows)),
         "disagreement": _disagreement(asked, rows),
-        "damage": list(_damage(asked, rows)),
         "repeats": list(_repeats(asked, rows)),
     }
 
@@ -78,8 +77,12 @@ def _comparisons(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
                 )
 
 
+def damage_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
+    """Ways on damaged clips, each against the unpruned run on the same damaged clips."""
+    return {"rows": list(_damage(asked, rows))}
+
+
 def _damage(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """Rows of damaged clips, each against the unpruned run on the same damaged clips."""
     dense = {row.condition: asked.answers[row.name] for row in rows if row.pruning.policy == "none"}
     for row in rows:
         if row.table != "damage" or row.name not in asked.answers:
@@ -89,6 +92,7 @@ def _damage(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
             "condition": row.condition,
             "way": row.way,
             "ratio": row.ratio,
+            "questions": len(scored),
             "accuracy": _short(sum(one.is_right for one in scored) / len(scored)),
         } | ({} if row.ratio is None else paired(asked.answers[row.name], dense[row.condition]))
 
@@ -130,7 +134,7 @@ def user_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
         if row.way.startswith("ours") and row.ratio == other.ratio and other != row
         if row.name in asked.answers and other.name in asked.answers
     ]
-    return {"rows": found["rows"], "refused": found["refused"], "comparisons": compared}
+    return {"rows": _uncosted(found["rows"]), "refused": found["refused"], "comparisons": compared}
 
 
 def encoder_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
@@ -142,7 +146,12 @@ def encoder_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
         for row in rows
         if row.name in asked.answers and whole.get(row.ratio) in asked.answers and row.name != whole[row.ratio]
     ]
-    return {"rows": found["rows"], "refused": found["refused"], "comparisons": compared}
+    return {"rows": _uncosted(found["rows"]), "refused": found["refused"], "comparisons": compared}
+
+
+def _uncosted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what was saved: a clip that is encoded in several ways is not each time encoded anew."""
+    return [{name: value for name, value in row.items() if name != "saved_against_dense_shared"} for row in rows]
 
 
 def _disagreement(asked: Asked, rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -34,12 +34,13 @@ def sections(report: dict[str, Any]) -> dict[str, str]:
         made[f"ablations {world}"] = ablations(found)
         made[f"comparisons {world}"] = comparisons(found)
         made[f"disagreement {world}"] = disagreement(found)
-        made[f"damage {world}"] = damage(found)
         made[f"repeats {world}"] = repeats(found)
     for world, found in report.get("encoders", {}).items():
         made[f"encoders {world}"] = encoders(world, found)
     for found in report.get("pages", {}).values():
         made["pages"] = written_pages(found)
+    for world, found in report.get("damage", {}).items():
+        made[f"damage {world}"] = damage(found)
     for world, found in report.get("user", {}).items():
         made[f"user {world}"] = choices(world, found)
     return made
@@ -260,10 +261,15 @@ def disagreement(found: dict[str, Any]) -> str:
 
 def damage(found: dict[str, Any]) -> str:
     """Points lost on damaged clips, each against no pruning on the same damaged clips."""
-    rows = found["damage"]
+    rows = found["rows"]
     ratios = sorted({row["ratio"] for row in rows if row["ratio"]}, reverse=True)
     names = _unique((row["way"], ratio) for row in rows if row["ratio"] for ratio in ratios)
-    lines = _head(["what was done", "dense", *(f"{way}, {_percent(ratio)}" for way, ratio in names)])
+    lines = [
+        f"{rows[0]['questions']:,} questions of evaluation seeds {', '.join(map(str, found['seeds']))}, everything "
+        f"encoded. `{found['command']}`.",
+        "",
+    ]
+    lines += _head(["what was done", "dense", *(f"{way}, {_percent(ratio)}" for way, ratio in names)])
     for condition in _unique(row["condition"] for row in rows):
         of = {(row["way"], row["ratio"]): row for row in rows if row["condition"] == condition}
         cells = [_percent(of["dense", None]["accuracy"])]

@@ -149,8 +149,8 @@ def encoded(share: float) -> str:
 
 
 def all_rows(ratios: Sequence[float] = RATIOS, ablated: Sequence[float] = ABLATED, largest: int = 16) -> list[Row]:
-    """Everything, the unpruned row first; sets of at most `largest` questions. Needs `guides.registered()`."""
-    return [DENSE, *_ways(ratios, largest), *_ablations(ablated), *_damaged(ablated)]
+    """Ways and ablations, the unpruned row first; sets of at most `largest` questions. Needs `guides.registered()`."""
+    return [DENSE, *_ways(ratios, largest), *_ablations(ablated)]
 
 
 def _ways(ratios: Sequence[float], largest: int) -> Iterator[Row]:
@@ -188,8 +188,9 @@ def _ablations(ratios: Sequence[float]) -> Iterator[Row]:
             yield Row("ablations", way, ratio, SET, paper)
 
 
-def _damaged(ratios: Sequence[float]) -> Iterator[Row]:
-    for condition in CONDITIONS:
+def damaged_rows(ratios: Sequence[float] = ABLATED, conditions: Sequence[str] = CONDITIONS) -> Iterator[Row]:
+    """Clips damaged in every one of `conditions`, the unpruned row of each first."""
+    for condition in conditions:
         yield Row("damage", "dense", None, SET, Pruning.off("dense_shared"), condition)
         for ratio in ratios:
             for way, (policy, settings) in DAMAGED.items():

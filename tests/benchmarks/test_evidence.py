@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ import torch
 from benchmarks.evidence import asking, guides, pages
 from benchmarks.evidence.__main__ import FOR_USERS, FORMAT, current
 from benchmarks.evidence.asking import Asked, Disagreement, Remembering, ask
-from benchmarks.evidence.figures import encoder_figures, figures, user_figures
+from benchmarks.evidence.figures import damage_figures, encoder_figures, figures, user_figures
 from benchmarks.evidence.page import fill, plot, sections
-from benchmarks.evidence.rows import DENSE, SET, Row, all_rows, encoder_rows, user_rows
+from benchmarks.evidence.rows import DENSE, SET, Row, all_rows, damaged_rows, encoder_rows, user_rows
 from omnidrop import policies
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Pruning, Request
@@ -93,10 +94,8 @@ def report() -> dict[str, object]:
         Row("ways", "random", 0.2, 8, Pruning(policy="random", retained_ratio=0.2)),
         Row("ways", "fastv", 0.2, 8, Pruning(policy="fastv", retained_ratio=0.2)),
         Row("ablations", "diversity off", 0.2, 8, Pruning(retained_ratio=0.2, settings=(("diversity", "off"),))),
-        Row("damage", "dense", None, 8, Pruning.off("dense_shared"), "low light"),
-        Row("damage", "ours", 0.2, 8, Pruning(retained_ratio=0.2), "low light"),
     ]
-    marks = ("1111", "1110", "1111", "0110", "", "1100", "0111", "0110")
+    marks = ("1111", "1110", "1111", "0110", "", "1100")
     asked = Asked(
         {row.name: answers(row.name, mark, row.ratio or 1.0) for row, mark in zip(rows, marks, strict=True) if mark},
         {rows[4].name: "the floor is 0.3"},
@@ -116,6 +115,14 @@ def report() -> dict[str, object]:
             }
         },
     }
+
+
+def damaged() -> dict[str, Any]:
+    """Figures of damaged clips: against no pruning on the same damaged clips, not on the clean ones."""
+    rows = list(damaged_rows((0.2,), ("low light",)))[:2]
+    marks = ("0111", "0110")
+    asked = Asked({row.name: answers(row.name, mark, 1.0) for row, mark in zip(rows, marks, strict=True)}, {}, ())
+    return damage_figures(asked, rows)
 
 
 def test_encoding_less_is_compared_with_encoding_the_whole() -> None:
@@ -171,8 +178,7 @@ def test_figures_are_paired_by_question() -> None:
     against = {one["against"]: one["difference"] for one in found["comparisons"]}
     assert against == {"per_question": -0.25, "random": 0.25}
     assert [(one["seed"], one["difference"]) for one in found["repeats"]] == [(3, 0), (4, -0.5)]
-    # Against no pruning on the same damaged clips, not on the clean ones.
-    assert [(one["way"], one["accuracy"], one.get("difference")) for one in found["damage"]] == [
+    assert [(one["way"], one["accuracy"], one.get("difference")) for one in damaged()["rows"]] == [
         ("dense", 0.75, None),
         ("ours", 0.5, -0.25),
     ]
@@ -207,9 +213,10 @@ def test_the_page_has_a_place_for_every_table() -> None:
     encoded = world | {"rows": world["rows"][:1], "comparisons": []}
     whole = {"worlds": dict.fromkeys(CHECKPOINTS, world), "encoders": dict.fromkeys(CHECKPOINTS, encoded)}
     whole["pages"] = writing
+    whole["damage"] = dict.fromkeys(CHECKPOINTS, damaged() | SETTING)
     whole["user"] = dict.fromkeys(CHECKPOINTS, encoded)
     docs = Path(__file__).parents[2] / "docs"
-    tables, guide = ((docs / name).read_text(encoding="utf-8") for name in ("evidence.md", "guide/how-much.md"))
+    tables, guide = ((docs / name).read_text(encoding="utf-8") for name in ("evidence.md", "guide/choosing.md"))
     assert set(sections(whole)) >= set(FOR_USERS)
     for name in sections(whole):
         page = guide if name in FOR_USERS else tables
