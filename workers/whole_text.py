@@ -130,6 +130,12 @@ def one_told(question: str, answer: str, unit: str | None, probability: float | 
     return f"{question} {said}{sure}"
 
 
+def heard(text: str, said: str) -> str:
+    """A clip's part of a line with what is said in it, if that is known."""
+    words = " ".join(said.split())
+    return f"{text}; said: {words}" if words else text
+
+
 def clock(seconds: float) -> str:
     """A time in a file: 1:05, or 1:05.5."""
     minutes, rest = divmod(round(seconds, 1), 60)

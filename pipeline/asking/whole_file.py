@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from omnidrop.questions import Question
 from pipeline.asking.answered_file import WholeFile
 from workers.records import Clip, ClipFailure, ClipOutcome
-from workers.whole_text import MOST_TOKENS, UNANSWERED, Line, Reader, read_whole, told
+from workers.whole_text import MOST_TOKENS, UNANSWERED, Line, Reader, heard, read_whole, told
 
 
 def ask_whole(
@@ -40,5 +40,4 @@ def _of_clip(outcome: ClipOutcome, asked_of: Callable[[Clip], Sequence[Question]
     clip = outcome.clip
     assert clip is not None
     text = UNANSWERED if isinstance(outcome, ClipFailure) else told(asked_of(clip), outcome.answers)
-    heard = " ".join(said.get(clip.clip_id, "").split())
-    return Line(clip.start_s, clip.end_s, f"{text}; said: {heard}" if heard else text)
+    return Line(clip.start_s, clip.end_s, heard(text, said.get(clip.clip_id, "")))

@@ -91,9 +91,10 @@ class WholePrices:
 
         self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
         self._system_prompt = job.model.system_prompt
-        # A line repeats what its clip was asked, and with it what the clip was told.
-        heard = sum("clip.transcript" in context_names([one.text]) for one in question_set.questions)
-        self._heard = heard * job.context.max_tokens
+        # A line has what is said in the clip, as often as its questions repeat it.
+        repeated = sum("clip.transcript" in context_names([one.text]) for one in question_set.questions)
+        is_told = "clip.transcript" in question_set.context_names
+        self._heard = max(repeated, is_told) * job.context.max_tokens
         kept = lru_cache(maxsize=MOST_SHAPES)
         self._line, self._text, self.of = kept(self._line_of), kept(self._text_of), kept(self._texts_of)
 

@@ -294,7 +294,9 @@ class RayExecution:
                 return None
             owner = UnitState(unit)
             if unit.lines:
-                return ClipState(owner, unit.clips[0], len(owner.asked))
+                # As one that is tried again: where there is no room for it now, it is not lost.
+                self._again.append(ClipState(owner, unit.clips[0], len(owner.asked)))
+                return self._again[-1]
             self._next.add(ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
 
     def _dispatch(self, *, is_stopping: bool) -> None:

@@ -18,13 +18,14 @@ from pipeline.config.sections import Scalar
 from pipeline.failure_rules import rule_of
 from pipeline.index.savings_index import BATCH, KnownVideo, SavingsIndex
 from pipeline.journal.whole_questions import WholeByRecipe, WholeQuestions
+from pipeline.planning.context import ContextReader
 from pipeline.planning.media_plan import ANSWER_FORMAT, MediaPlan, head_of
 from pipeline.questions.question_set import QuestionSet
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import Asked, Label, UnitKey, UnitObject
 from pipeline.records.video import VideoMeta
 from workers.records import Clip, Media, MediaInfo, WorkUnit
-from workers.whole_text import UNANSWERED, Line, one_told
+from workers.whole_text import UNANSWERED, Line, heard, one_told
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
@@ -72,12 +73,14 @@ class WholeVideos:
         asked: Asked,
         run_id: str,
         again: Callable[[KnownVideo], bool],
+        context: ContextReader | None = None,
     ) -> None:
-        """`again` says of a record that has something in quarantine whether it is asked again."""
+        """`again` says of a record that has something in quarantine whether it is asked again; `context` reads what the
+        question set reads of sidecars."""
         self._questions = WholeQuestions.of(question_set, variables)
         self._question_set, self._variables = question_set, variables
         self._index, self._read_unit, self._asked, self._run_id = index, read_unit, asked, run_id
-        self._again = again
+        self._again, self._context = again, context
         self._waiting: list[Candidate] = []
         self._retried: list[Candidate] = []
         """Whose units are done again: until that is committed, their earlier attempts look finished."""
@@ -161,6 +164,9 @@ class WholeVideos:
             attempt=attempt,
             answer_format=ANSWER_FORMAT,
         )
+        said = self._said(one, rows)
+        if said is None:
+            return None  # sidecars say something else than when the clips were asked: the next run plans them anew
         end_s = max(row["end_s"] for row in rows)
         video = Clip(inputs, 0, 0.0, end_s)
         unit = WorkUnit(inputs, head.version_id, one.media, one.info, (video,), (), "", attempt=attempt)
@@ -168,13 +174,27 @@ class WholeVideos:
             questions = self._question_set.resolve_whole(one.media, one.info, self._variables)
         except QuestionError as error:
             return Due(replace(meta, error_class=error.error_class, message=str(error)), unit)
-        return Due(meta, replace(unit, questions=questions, lines=tuple(map(line_of, rows))))
+        lines = tuple(line_of(row, words) for row, words in zip(rows, said, strict=True))
+        return Due(meta, replace(unit, questions=questions, lines=lines))
+
+    def _said(self, one: Candidate, rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
+        """What is said in each clip, where the question set reads it; None where it is not what clips were told."""
+        if self._context is None or "clip.transcript" not in self._context.names:
+            return [""] * len(rows)
+        item = self._context.read(one.media, one.info)
+        said = []
+        for row in rows:
+            told, known_as = item.of_clip(row["start_s"], row["end_s"])
+            if row["told"] is not None and dict(known_as) != {of["name"]: of["hash"] for of in row["told"]}:
+                return None
+            said.append(told.value("clip.transcript") or "")
+        return None if item.failure else said
 
 
 def read_rows(units: Iterable[UnitObject]) -> list[dict[str, Any]]:
     """The rows of a video's clips in order of time, each clip once."""
     rows: dict[str, dict[str, Any]] = {}
-    columns = ["clip_id", "start_s", "end_s", "status", "answers"]
+    columns = ["clip_id", "start_s", "end_s", "status", "answers", "told"]
     for unit in units:
         for row in unit.rows.select(columns).to_pylist():
             if row["clip_id"] is not None:
@@ -182,15 +202,16 @@ def read_rows(units: Iterable[UnitObject]) -> list[dict[str, Any]]:
     return sorted(rows.values(), key=lambda row: (row["start_s"], row["end_s"]))
 
 
-def line_of(row: Mapping[str, Any]) -> Line:
-    """What the model reads about one clip."""
-    if row["status"] == "quarantined":
-        return Line(row["start_s"], row["end_s"], UNANSWERED)
-    parts = (
+def line_of(row: Mapping[str, Any], said: str = "") -> Line:
+    """What the model reads about one clip; what is said in it only where no question repeats it."""
+    answers = row["answers"] or ()
+    parts = [
         one_told(a["question"], a["text"], a["unit"], a["probability"], is_read=a["error_class"] is None)
-        for a in row["answers"]
-    )
-    return Line(row["start_s"], row["end_s"], "; ".join(parts))
+        for a in answers
+    ]
+    is_repeated = any(said in a["question"] for a in answers)
+    text = UNANSWERED if row["status"] == "quarantined" else "; ".join(parts)
+    return Line(row["start_s"], row["end_s"], text if is_repeated else heard(text, said))
 
 
 def is_left_over(known: KnownVideo) -> bool:

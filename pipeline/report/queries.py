@@ -267,7 +267,10 @@ class _Results:
             most=MOST_VIDEOS,
         ):
             most[question_id].append(tuple(cells))
-        return tuple(WholeQuestion(*row, tuple(most[row[0]])) for row in rows)
+        return tuple(
+            WholeQuestion(name, text, videos, unreadable, partial, tuple(most[name]))
+            for name, text, videos, unreadable, partial in rows
+        )
 
     def noticed(self) -> tuple[NoticedKind, ...]:
         found = []

@@ -27,6 +27,7 @@ from pipeline.execution.actor_metering import Statistics
 from pipeline.execution.looking import AtHome
 from pipeline.index.totals import Totals
 from pipeline.planning.asking_again import AsksAgain, refuse_asking_again
+from pipeline.planning.context import context_reader
 from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.retry import Retry, Selection
 from pipeline.planning.whole_videos import WholeVideos, chosen, is_left_over, quarantine_classes
@@ -142,7 +143,9 @@ def run_job(
         parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
         of_job = (opened.question_set, job.variables, opened.index, opened.journal.read_if_kept, opened.asked)
         is_again = is_left_over if again is None else chosen(again.error_classes)
-        whole = WholeVideos(*of_job, run.run_id, is_again)
+        # Of its own: what planning read is counted.
+        context = context_reader(job, opened.recipe.context_fields, patience)
+        whole = WholeVideos(*of_job, run.run_id, is_again, context)
         feed = Feed(*parts, choices, at_home.machines, whole)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
         resolved = calibration.resolved(job, known)

@@ -4,13 +4,18 @@ their answers or the questions change. A stub stands for ffmpeg and the model (`
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from pipeline.checks.verify import verify
-from pipeline.config.job import load_job
+from pipeline.config.job import StorageConfig, load_job
 from pipeline.failure_rules import RUNS
+from pipeline.index.savings_index import KnownVideo
+from pipeline.planning.whole_videos import is_left_over
 from pipeline.questions.question_set import QuestionSetError, load_question_set
+from pipeline.records.video import VideoKey
+from pipeline.report.queries import gather
 from pipeline.runs.maintenance import forget_media, rebuild_results
 from pipeline.storage.store import open_store
 from tests.support.small_jobs import cli, run, select
@@ -52,35 +57,31 @@ def read_since(asked):
     return texts
 
 
-def test_each_video_is_asked_once_when_its_clips_are_settled(project, asked):
-    index(project)
-    first, *others = read_since(asked)
+def test_each_video_is_asked_once_and_again_only_when_its_clips_answers_change(project, asked):
+    assert index(project).run.counts.videos_asked == 2
+    first, _ = read_since(asked)
     of_first = "FROM answers WHERE media_key = '0.mp4' ORDER BY start_s, question_id = 'heard'"
     answers = rows(project, f"SELECT question, answer, probability {of_first}")
     said = [f"{question} {answer} ({100 * sure:.0f} %)" for question, answer, sure in answers]
     assert first.splitlines()[1:] == [f"0:00 to 0:10: {said[0]}; {said[1]}", f"0:10 to 0:20: {said[2]}; {said[3]}"]
-    assert len(others) == 1
     assert [row[:2] + row[3:] for row in rows(project)] == [(f"{n}.mp4", "tone", 2, 0) for n in range(2)]
-    # As answers of any other kind, and beside the rules of questions about clips.
+    # As answers of any other kind, beside the rules of questions about clips, and in the report.
     found = rows(project, "SELECT media_key, rule, answer = answer FROM video_answers ORDER BY ALL")
     assert found == [(f"{n}.mp4", "asked", True) for n in range(2)]
     assert rows(project, "SELECT count(*) FROM answers") == [(8,)]
     (cost,) = set(rows(project, "SELECT texts, flops, round(model_s, 3) FROM whole_answers"))
     assert cost == (1, 500, 0.02)
+    (shown,) = gather(str(project / "results"), StorageConfig(), budget_bytes=10_000).whole
+    assert (shown.question_id, shown.videos, [key for key, *_ in shown.most]) == ("tone", 2, ["0.mp4", "1.mp4"])
     before = asked.clips()
     assert index(project).did_nothing
     assert (read_since(asked), asked.clips()) == ([], before)
-
-
-def test_only_what_is_answered_otherwise_is_read_again(project, asked):
-    index(project)
-    read_since(asked)
-    old = video(project / "archive" / "1.mp4", "another one", clips=2).read_text()
+    was = (project / "archive" / "1.mp4").read_text()
+    video(project / "archive" / "1.mp4", "another one", clips=2)
     index(project)
     assert len(read_since(asked)) == 1
-    assert len(rows(project)) == 2
     # Taken back, what was read about it counts again.
-    (project / "archive" / "1.mp4").write_text(old.replace("another one", "video 1"))
+    (project / "archive" / "1.mp4").write_text(was)
     before = asked.clips()
     index(project)
     assert (read_since(asked), asked.clips()) == ([], before)
@@ -88,23 +89,17 @@ def test_only_what_is_answered_otherwise_is_read_again(project, asked):
 
 
 def test_a_question_of_videos_asks_no_clip_and_one_taken_away_leaves_no_rows(project, asked):
-    (project / "questions.yaml").write_text(QUESTIONS)
     index(project)
-    before = asked.clips()
-    assert rows(project) == []
-    (project / "questions.yaml").write_text(QUESTIONS + WHOLE)
+    before = asked.clips(), len(read_since(asked))
+    (project / "questions.yaml").write_text(QUESTIONS + WHOLE.replace("ever", "often"))
     index(project)
-    assert len(rows(project)) == len(read_since(asked)) == 2
-    changed = WHOLE.replace("ever", "often")
-    (project / "questions.yaml").write_text(QUESTIONS + changed)
-    index(project)
-    assert len(read_since(asked)) == 2
     assert {text for (text,) in rows(project, "SELECT question FROM whole_answers")} == {"Is a tone often heard?"}
+    assert len(read_since(asked)) == 2
     for questions, count in ((QUESTIONS, 0), (QUESTIONS + WHOLE, 2)):
         (project / "questions.yaml").write_text(questions)
         index(project)
         assert len(rows(project)) == count
-    assert (read_since(asked), asked.clips()) == ([], before)
+    assert (asked.clips(), len(read_since(asked)) + 2) == before
 
 
 def test_a_copy_shares_what_was_read_unless_the_question_reads_its_name(project, asked):
@@ -134,6 +129,24 @@ def test_a_long_video_is_read_in_two_levels(project, asked):
     assert rows(project, "SELECT texts, flops FROM whole_answers WHERE media_key = 'long.mp4'") == [(3, 1500)]
 
 
+def test_what_is_said_in_a_clip_is_read_too_and_a_changed_transcript_is_read_again(project, asked):
+    told = "instruction: \"Said here: {{ clip.transcript | default('nothing') }}\"\nquestions:"
+    (project / "questions.yaml").write_text((QUESTIONS + WHOLE).replace("questions:", told))
+    (project / "archive" / "1.mp4").unlink()
+    words = "WEBVTT\n\n00:01.000 --> 00:02.000\nWelcome.\n\n00:12.000 --> 00:13.000\nGoodbye.\n"
+    sidecar = project / "archive" / "0.vtt"
+    sidecar.write_text(words)
+    index(project)
+    (text,) = read_since(asked)
+    assert [line.partition("; said: ")[2] for line in text.splitlines()[1:]] == ["Welcome.", "Goodbye."]
+    sidecar.write_text(words.replace("Goodbye", "Farewell"))
+    index(project)
+    (text,) = read_since(asked)
+    assert [line.partition("; said: ")[2] for line in text.splitlines()[1:]] == ["Welcome.", "Farewell."]
+    assert index(project).did_nothing
+    assert len(rows(project)) == 1
+
+
 def test_what_fails_is_in_quarantine_and_tried_again_by_some_runs_and_by_retry(project, asked):
     asked.breaks = True
     summary = index(project)
@@ -143,8 +156,11 @@ def test_what_fails_is_in_quarantine_and_tried_again_by_some_runs_and_by_retry(p
     assert rows(project, failed) == [(f"{n}.mp4", "whole", "model_error", "the stub breaks") for n in range(2)]
     assert (len(rows(project)), rows(project, "SELECT count(*) FROM answers")) == (0, [(8,)])
     before = asked.clips()
-    tries = [len(read_since(asked))] + [len(read_since(asked)) for _ in range(RUNS + 1) if index(project)]
-    assert tries == [2] * (RUNS + 1) + [0]
+    index(project)
+    assert len(read_since(asked)) == 4  # the next run tried once more
+    key = VideoKey("", "", "", attempt=RUNS - 1)
+    assert is_left_over(KnownVideo(key, ("model_error",)))
+    assert not is_left_over(KnownVideo(replace(key, attempt=RUNS), ("model_error",)))
     asked.breaks = False
     done = cli("retry", project / "job.yaml", "--error-class", "model_error", "--media", "1.mp4")
     assert "whole videos" in done.output
