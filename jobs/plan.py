@@ -30,23 +30,25 @@ def command(
     job: JobConfig,
     redo_older: Annotated[
         bool,
-        typer.Option("--redo-older", help="Price asking again what an older version of decoding or method answered."),
+        typer.Option(
+            "--redo-older", help="Include clips that an older version answered, as if they were answered again."
+        ),
     ] = False,
     ask_together: Annotated[
-        bool, typer.Option("--together", help="Price asking all questions in one pass, whatever passes were recorded.")
+        bool,
+        typer.Option("--together", help="Assume that all questions are asked in one pass, not in recorded passes."),
     ] = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Read every packet of files whose timeline no index tells, as a run does.")
+        bool, typer.Option("--exact", help="Read all packets of files without an index, as a run does.")
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Count media, clips, tokens and FLOPs of a job without loading a model.
+    """Estimate media, clips, tokens and FLOPs of a job without loading a model.
 
-    Media are probed (once: results are remembered), nothing is decoded. Media, clips and tokens are exact but for files
-    whose timeline no index tells: those are priced by the length they declare (`--exact` reads them). FLOPs are
-    the most it can take: every frame is priced as a new one and every free text at its longest. GPU hours, and money
-    where the job has a price, come from `omnidrop calibrate`: they are hours of answering, with the range that clips
-    held out from the calibration's fit would give.
+    Media are probed once (results are cached) and not decoded. Media, clips and tokens are exact, except for files
+    without an index: their declared length is used unless --exact is given. FLOPs are an upper bound: every frame
+    counts as new and every free-text answer as long as allowed. GPU hours need `omnidrop calibrate`, cost also needs a
+    price in the job. GPU hours cover answering only; their range comes from clips held out from the calibration's fit.
     """
     with console.status("planning") as status:
         price = price_job(

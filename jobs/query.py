@@ -44,7 +44,7 @@ _SQL = re.compile(
 )
 Setting = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Value of a parameter; may be repeated.", show_default=False),
+    typer.Option("--set", metavar="NAME=VALUE", help="Value of a query parameter. Repeatable.", show_default=False),
 ]
 
 
@@ -54,35 +54,43 @@ def command(
         str | None,
         typer.Argument(
             metavar="NAME|FILE.sql|SQL",
-            help="A named query, a file, or one statement; may stand before RESULTS.",
+            help="A named query, a file with SQL, or one SQL statement. May come before RESULTS.",
             show_default=False,
         ),
     ] = None,
-    list_them: Annotated[bool, typer.Option("--list", help="Show the named queries and their parameters.")] = False,
+    list_them: Annotated[bool, typer.Option("--list", help="List the named queries and their parameters.")] = False,
     settings: Setting = None,
     format: Annotated[
-        Format | None, typer.Option(help="How rows are written; from the file's name with -o.", show_default="table")
+        Format | None, typer.Option(help="Output format. With -o: from the file's name.", show_default="table")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write rows to a file.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the rows to this file.", show_default=False),
     ] = None,
     csv_raw: Annotated[
         bool,
-        typer.Option("--csv-raw", help="CSV cells as they are; a spreadsheet may run what begins with =, +, - or @."),
+        typer.Option(
+            "--csv-raw", help="Do not escape CSV cells. A spreadsheet may run cells that begin with =, +, - or @."
+        ),
     ] = False,
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Most rows of a table.")] = MOST_ROWS,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of table rows.")] = MOST_ROWS,
     precision: Annotated[
         float | None,
-        typer.Option(min=0, max=1, metavar="SHARE", help="Only answers so many of which are right, by labels."),
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Only answers above the threshold that gives this precision on --labels.",
+        ),
     ] = None,
     labels: Annotated[Path, typer.Option(metavar="FILE", help="Labels for --precision.")] = Path("labels.csv"),
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Ask the published results: a named query, or SQL (DuckDB).
+    """Query the published results with a named query or SQL (DuckDB).
 
-    Tables: answers, clips, media, audits, quarantine, runs, answer_ranges, video_answers. SQL can only read them: no
-    other file, no network.
+    Tables: answers, clips, media, audits, quarantine, runs, answer_ranges, video_answers. SQL can read these tables
+    only: no other files, no network.
     """
     text, place = told_apart(results, question)
     if list_them or text is None:

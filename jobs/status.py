@@ -25,7 +25,7 @@ EXAMPLES = ("omnidrop status job.yaml", "omnidrop status job.yaml --json status.
 
 @with_job
 def command(job: JobConfig, json_file: JsonFile = None) -> None:
-    """Show how far a job is and what its runs cost: from another shell while it runs, or later."""
+    """Show the progress of a job and the cost of its runs, during a run or later."""
     parts = open_job(job)
     try:
         totals = parts.index.totals(job.name)

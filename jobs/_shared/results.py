@@ -23,13 +23,15 @@ Results = Annotated[
     str | None,
     typer.Argument(
         metavar="RESULTS",
-        help=f"A job's output (folder or s3://), or its job file; the first of {', '.join(PLACES)} that holds "
-        "results where not given.",
+        help="A job's output (folder or s3:// address) or its job file. Default: the first of "
+        f"{', '.join(PLACES)} that holds results.",
         show_default=False,
     ),
 ]
-EndpointUrl = Annotated[str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)]
-Page = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page.")]
+EndpointUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="URL of an S3 server other than AWS.", show_default=False)
+]
+Page = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Write the page to this file.")]
 
 
 @dataclass(frozen=True)
