@@ -20,7 +20,7 @@ from jobs.cli import main
 EXAMPLES = (
     "omnidrop explain 3f9c21aa demo/results -o page.html",
     "omnidrop explain 3f9c21aa job.yaml --device cpu",
-    'omnidrop query "SELECT clip_id, media_key, start_s, answer FROM answers WHERE margin < 0.2" job.yaml',
+    'omnidrop query job.yaml "SELECT clip_id, media_key, start_s, answer FROM answers WHERE margin < 0.2"',
 )
 
 

@@ -34,8 +34,8 @@ EXAMPLES = (
     "omnidrop query results savings-by-collection",
     "omnidrop query job.yaml ranges --set answer=yes -o ranges.csv",
     "omnidrop query s3://bucket/results unsure --set margin=0.1 --format json",
-    'omnidrop query "SELECT question_id, answer, count(*) FROM answers GROUP BY ALL ORDER BY 3 DESC" job.yaml',
-    'omnidrop query "DESCRIBE answers" job.yaml',
+    'omnidrop query job.yaml "SELECT question_id, answer, count(*) FROM answers GROUP BY ALL ORDER BY 3 DESC"',
+    'omnidrop query job.yaml "DESCRIBE answers"',
 )
 
 _SQL = re.compile(
@@ -105,13 +105,14 @@ def command(
         if precision is not None:
             _keep_sure(connection, found.uri, precision, labels)
         asked = find_query(text)
+        toys = models_of(connection, EMBEDDED)  # before the query: a table that is cut leaves its result open
         answered = query(connection, asked.sql, asked.values(given))
         if json_file is not None:
             answered = _written(answered, json_file)
             if str(json_file) == "-":
                 return
         show(answered, form, output, rows, is_csv_raw=csv_raw)
-        note_toy_answers(models_of(connection, EMBEDDED))
+        note_toy_answers(toys)
 
 
 def _keep_sure(connection: duckdb.DuckDBPyConnection, uri: str, precision: float, labels: Path) -> None:

@@ -20,7 +20,7 @@ from pipeline.runs.run import run_job
 EXAMPLES = (
     "omnidrop retry job.yaml --error-class storage --error-class probe_timeout",
     "omnidrop retry job.yaml --error-class decode_failed --media 'camera 3/**' --dry-run",
-    'omnidrop query "SELECT error_class, count(*) FROM quarantine GROUP BY 1" job.yaml    # what failed',
+    'omnidrop query job.yaml "SELECT error_class, count(*) FROM quarantine GROUP BY 1"    # what failed',
 )
 
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs._shared.terminal import say
 from jobs.cli import main
@@ -44,7 +43,6 @@ def command(
         say(f"{mark}  {check.name}: {check.detail}", err=str(json_file) == "-")
         checks.append(check)
     failed = sum(check.ok is False for check in checks)
-    note_toy_answers([job.model.path])
     write_json(json_file, {"ok": not failed, "checks": checks})
     if failed:
         say(f"{failed} of {len(checks)} checks failed", err=True)

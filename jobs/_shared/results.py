@@ -57,8 +57,8 @@ def find_results(given: str | None, endpoint_url: str | None = None, *, index_ur
             if (Path(place) / "tables" / "current.json").is_file():
                 return FoundResults(str(Path(place).absolute()), storage)
         raise UserError(
-            f"no results in {', '.join(PLACES)}; name the output of a job: omnidrop query RESULTS NAME (omnidrop demo "
-            "makes some)"
+            f"no results found in {', '.join(PLACES)}; give a job file or a job's output, for example omnidrop query "
+            "job.yaml answers (omnidrop demo makes an example)"
         )
     if is_job_file(given):
         overrides = {"storage.endpoint_url": endpoint_url, "index_url": index_url}
