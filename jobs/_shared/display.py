@@ -146,8 +146,8 @@ def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, s
             if busy_share is not None
             else []
         ),
-        *([("read from the store in this run", size)] if (size := fetched(run.resources)) else []),
-        ("peak memory of the driver", f"{run.resources.driver_peak_rss_bytes / 2**20:.0f} MiB"),
+        *([("fetched in this run", size)] if (size := fetched(run.resources)) else []),
+        ("peak driver memory", f"{run.resources.driver_peak_rss_bytes / 2**20:.0f} MiB"),
     ]
     return lines
 
@@ -185,9 +185,9 @@ def savings_lines(totals: Totals) -> list[tuple[str, str]]:
     """What pruning kept and saved, against both unpruned ways."""
     return [
         ("retained ratio", share(totals.retained_ratio)),
-        ("saved against dense with prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
-        ("saved against dense per question", saved(totals.as_run_flops, totals.dense_flops)),
-        ("KV cache against prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "B")),
+        ("FLOPs saved vs prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
+        ("FLOPs saved vs dense", saved(totals.as_run_flops, totals.dense_flops)),
+        ("KV cache saved vs prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "B")),
     ]
 
 

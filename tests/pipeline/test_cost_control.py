@@ -123,7 +123,7 @@ def test_a_calibration_gives_plans_hours_and_money(priced):
 def test_a_calibration_of_another_device_or_type_is_not_used(priced):
     for option, value in (("--model-dtype", "bfloat16"), ("--model-device", "cuda")):
         result = cli("plan", priced, option, value)
-        assert "not known: `omnidrop calibrate`" in result.output, result.output
+        assert "unknown; run `omnidrop calibrate`" in result.output, result.output
 
 
 def test_no_measured_pass_reuses_frames_of_another(job, monkeypatch):
