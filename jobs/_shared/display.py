@@ -126,6 +126,11 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
         console.print(command, markup=False, highlight=False, soft_wrap=True)
 
 
+def _whole(answers: int, videos: int) -> list[tuple[str, str]]:
+    said = f"{answers} answers ({counted(videos, 'video')} asked in this run)"
+    return [("about whole videos", said)] if answers or videos else []
+
+
 def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, str]]:
     """The rows of the summary table: (name, value with its unit)."""
     run, totals, rows = summary.run, summary.totals, summary.published.rows
@@ -136,6 +141,7 @@ def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, s
         *summary.not_taken.lines(),
         ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
         ("answers", f"{rows.get('answers', 0)}"),
+        *_whole(rows.get("whole_answers", 0), run.counts.videos_asked or 0),
         ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),
         *savings_lines(totals),
         ("audited", audit_line(audit)),
