@@ -78,6 +78,7 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
     """The rows of the plan's table: (name, value with its unit)."""
     todo = price.clips - price.clips_finished
     return [
+        ("weights", price.weights),
         ("media", f"{price.media} ({price.video_s / 3600:.2f} hours)"),
         *price.not_taken.lines(),
         ("media that cannot be asked", with_reasons(price.media_failed.total(), price.media_failed.most_common())),
