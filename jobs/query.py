@@ -81,8 +81,8 @@ def command(
 ) -> None:
     """Ask the published results: a named query, or SQL (DuckDB).
 
-    Tables: answers, clips, media, audits, quarantine, runs, answer_ranges, video_answers. SQL can only read them: no
-    other file, no network.
+    Tables: answers, clips, media, audits, quarantine, runs, whole_answers, answer_ranges, video_answers. SQL can only
+    read them: no other file, no network.
     """
     text, place = told_apart(results, question)
     if list_them or text is None:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from workers.errors import DeviceBroken
 from workers.media.confinement import level
-from workers.media.decode import Looked, Source, decode_one, looked_at
+from workers.media.decode import Looked, Source, decode_one, folder_of, is_local, looked_at
 from workers.media.ffmpeg import tool_here
 from workers.media.probing import ProbePool
 from workers.media.remote import bytes_fetched
@@ -89,8 +90,6 @@ class _Actor:
         self, decoded: DecodedClip, asked: bytes, may_audit: bool = True, pruning: Pruning | None = None
     ) -> ClipOutcome:
         """`asked` is `packed(questions, instruction)`; the rest as `Answerer.answer`."""
-        from workers.model.answerer import DeviceBroken
-
         questions, instruction = pickle.loads(asked)
         try:
             return self._answerer.answer(decoded, questions, instruction, may_audit=may_audit, pruning=pruning)
@@ -107,11 +106,17 @@ class _Actor:
     def answer_batch(self, asked: bytes, *decoded: DecodedClip) -> list[ClipOutcome]:
         """Several clips that are asked the same."""
         # Ray hands over what references point to only where they are arguments themselves.
-        from workers.model.answerer import DeviceBroken
-
         questions, instruction = pickle.loads(asked)
         try:
             return self._answerer.answer_batch(decoded, questions, instruction)
+        except DeviceBroken:
+            os._exit(1)
+
+    def answer_whole(self, video: Clip, asked: bytes) -> ClipOutcome:
+        """A whole video; `asked` is `packed(questions, lines)`."""
+        questions, lines = pickle.loads(asked)
+        try:
+            return self._answerer.answer_whole(video, lines, questions)
         except DeviceBroken:
             os._exit(1)
 
@@ -132,16 +137,18 @@ _ActorClass = ray.remote(**ACTOR_OPTIONS)(_Actor)
 
 
 @lru_cache(maxsize=2)
-def _pool(probe_timeout_s: float) -> ProbePool:
+def _pool(probe_timeout_s: float, below: str | None) -> ProbePool:
     """A prober for as long as this process lasts."""
-    return ProbePool(1, timeout_s=probe_timeout_s)
+    return ProbePool(1, timeout_s=probe_timeout_s, below=below)
 
 
 def _look(shared: bytes, media: Media) -> Looked:
     source, probe_timeout_s = pickle.loads(shared)
 
+    below = folder_of(media, source) if is_local(media.uri) else None
+
     def probed(path: str) -> MediaInfo | ClipFailure:
-        ((_, found),) = _pool(probe_timeout_s).probe_many([(None, path)])
+        ((_, found),) = _pool(probe_timeout_s, below).probe_many([(None, path)])
         return found
 
     return looked_at(media, source, probed)
@@ -151,7 +158,7 @@ _look_task = ray.remote(num_cpus=0, max_retries=0)(_look)
 
 
 class LookStarter:
-    """Looks at objects where they will be decoded: no core is taken for what waits for a store."""
+    """Looks at files and objects where they will be decoded: no core is taken for what waits for a store or a disk."""
 
     def __init__(self, source: Source, probe_timeout_s: float) -> None:
         self._shared = packed(source, probe_timeout_s)
@@ -215,8 +222,9 @@ class DecodeStarter:
 
 def start_actor(settings: AnswererSettings, *, num_gpus: float, num_cpus: float = 1) -> Any:
     """Start an actor with `load()`, `answer(decoded, packed(questions, instruction))`, `make_ready` of the same, which
-    runs beside an answer, `answer_batch(packed(questions, instruction), *decoded)` and `describe()`, all called with
-    `.remote`. It answers in the order of the calls. `num_gpus` 0 where there is no GPU."""
+    runs beside an answer, `answer_batch(packed(questions, instruction), *decoded)`, `answer_whole(video,
+    packed(questions, lines))` and `describe()`, all called with `.remote`. It answers in the order of the calls.
+    `num_gpus` 0 where there is no GPU."""
     return _ActorClass.options(num_gpus=num_gpus, num_cpus=num_cpus).remote(settings)
 
 

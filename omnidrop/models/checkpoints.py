@@ -20,12 +20,12 @@ from omnidrop.models import hub
 from omnidrop.models.families import titles
 from omnidrop.models.file_digests import DigestMemory
 
-EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2")}
+EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2", "tiny-v3")}
 """Checkpoints that come with the package, by the name they are loaded by."""
 
 TOY_NOTE = (
-    "the embedded models know only their toy worlds of coloured shapes and sounds: about other videos their answers "
-    "mean nothing; name a real checkpoint with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory"
+    "the embedded models know only their toy worlds of coloured shapes, sounds and two dozen words: about other videos "
+    "their answers mean nothing; name a real checkpoint with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory"
 )
 """What everything says that shows or promises answers of an embedded model."""
 

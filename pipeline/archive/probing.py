@@ -2,7 +2,8 @@
 and what the files hold, by hash.
 
 Promises: every item asked about is yielded once, as what was found or as a named failure; a file is read whole once,
-and an object of a bucket as it comes into this machine's cache, from which its clips are decoded. Knows nothing about
+on one of the machines that decode where there are several, and an object of a bucket as it comes into that machine's
+cache, from which its clips are decoded. Knows nothing about
 caching (the planner's) or how a probe works (`workers.media.probing`, `workers.media.scenes`).
 """
 
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import compress
 from threading import BoundedSemaphore
+from typing import Protocol
 
 from omnidrop.errors import OmniDropError
 from pipeline.config.job import JobConfig
@@ -61,12 +64,24 @@ Prober = Callable[[Sequence[Media]], Iterable[tuple[Media, Probed]]]
 """Probes media that are not in the cache, in any order."""
 
 
+class Elsewhere(Protocol):
+    """Looks at files and objects on other machines."""
+
+    def machines(self) -> int:
+        """How many there are; 1 where all is looked at here."""
+        ...
+
+    def __call__(self, media: Media) -> Looked | None:
+        """What is in it; None where it is to be looked at here."""
+        ...
+
+
 MORE_MEDIA = frozenset(
     {"mkv", "mka", "ts", "m2ts", "mts", "mxf", "webm", "opus", "flac", "ogv", "flv", "wmv", "vob", "m4v"}
 )
 """Ends of names that say media, and that this machine's table of types may not have, or has as something else."""
 LOOKS = 32
-"""Objects that are looked at at once, on a cluster."""
+"""Files and objects that are looked at at once, on a cluster."""
 LOOKS_HERE = 2
 """On this machine: each holds `execution.fetch_streams` pieces of 8 MiB."""
 CHILDREN = max(2, min(16, os.cpu_count() or 2))
@@ -74,13 +89,11 @@ CHILDREN = max(2, min(16, os.cpu_count() or 2))
 
 
 @contextmanager
-def prober(
-    job: JobConfig, *, scans: bool = True, looking: Callable[[Media], Looked | None] = lambda media: None
-) -> Iterator[Prober]:
+def prober(job: JobConfig, *, scans: bool = True, elsewhere: Elsewhere | None = None) -> Iterator[Prober]:
     """A prober for one run; its processes end with the block.
 
-    With `scans`, every packet is read of files whose timeline no index tells. `looking` looks elsewhere at an object
-    that is to be kept; what it gives None for is looked at here.
+    With `scans`, every packet is read of files whose timeline no index tells. `elsewhere` is where files are looked at
+    whose content is not known yet.
     """
     require(job.execution.confinement)
     where = source(job)
@@ -95,16 +108,16 @@ def prober(
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
-            kept = [media for media in items if _is_kept(media, where)]
-            others = [media for media in items if not _is_kept(media, where)]
-            # An object is fetched before it is probed: its hash, its packets and its clips need it once.
-            seen = looks.map(lambda media: (media, look_at(media)), kept)
+            is_whole = [_is_kept(media, where) or _is_elsewheres(media, elsewhere) for media in items]
+            others = [media for media, is_one in zip(items, is_whole, strict=True) if not is_one]
+            # Read before it is probed: its hash, its packets and, of an object, its clips need it once.
+            seen = looks.map(lambda media: (media, look_at(media)), compress(items, is_whole))
             found = ((m, _probed(r, scans)) for m, r in pool.probe_many((m, m.uri) for m in others))
             yield from passes.map(lambda pair: (pair[0], _read(pair[0], pair[1], job, where)), found)
             yield from seen
 
         def look_at(media: Media) -> Probed:
-            looked = looking(media)
+            looked = None if elsewhere is None else elsewhere(media)
             if looked is None:
                 with here:
                     looked = looked_at(media, where, probed_here)
@@ -125,6 +138,12 @@ def _is_kept(media: Media, where: Source) -> bool:
     """Whether an object is to be fetched whole: it is called like media, its content is not known, and it has room."""
     is_one = not is_local(media.uri) and media.content_id is None and is_named_as_media(media.key)
     return is_one and media.size_bytes <= min(where.cache.max_bytes, DecodeSettings.max_media_bytes)
+
+
+def _is_elsewheres(media: Media, elsewhere: Elsewhere | None) -> bool:
+    """Whether a local file is to be read whole on another machine: all that decode mount the archive."""
+    is_one = is_local(media.uri) and media.content_id is None and is_named_as_media(media.key)
+    return is_one and elsewhere is not None and elsewhere.machines() > 1
 
 
 def is_named_as_media(key: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,6 +117,10 @@ class ActorPool:
             slot = Slot(None)
             self.slots.append(slot)
             self._fill(slot)
+
+    def places(self) -> Counter[str]:
+        """How many loaded actors each machine has, by its node's id."""
+        return Counter(slot.node_id for slot in self.slots if slot.node_id is not None)
 
     def give_back_idle(self) -> None:
         """Actors with nothing to do go, so that their machines can: all but one, started again when clips pile up."""

@@ -1,6 +1,7 @@
-"""Objects looked at on the machines that will decode them: fetched there, hashed and probed.
+"""Files and objects looked at on the machines that will decode them: fetched there, hashed and probed.
 
-Promises: a look takes no core of a machine's; one that is lost with its machine is made again, in the end here. Knows
+Promises: a look takes no core of a machine's; one that is lost with its machine, or fails for a reason that is not the
+file's, is made again, in the end here. Knows
 nothing about what is done with the findings.
 """
 
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
-from pipeline.config.locations import is_s3
+from pipeline.failure_rules import Fault, rule_of
 from workers.media.remote import also_fetched
-from workers.records import Media
+from workers.records import ClipFailure, Media
 
 if TYPE_CHECKING:
     from workers.media.decode import Looked
@@ -24,12 +25,11 @@ TRIES = 2
 
 
 class AtHome:
-    """One run's looks: on a cluster, which is connected to when there is something to look at, if the archive is a
-    bucket; else none. Threads may share it."""
+    """One run's looks: on a cluster, which is connected to when there is something to look at; else none. Threads may
+    share it."""
 
     def __init__(self, job: JobConfig) -> None:
         self._job = job
-        self._is_elsewhere = is_s3(job.archive.uri) and job.execution.is_on_a_cluster
         self._there: tuple[float, tuple[str, ...]] = (float("-inf"), ())
 
     def machines(self) -> int:
@@ -37,7 +37,7 @@ class AtHome:
         return max(1, len(self._homes()))
 
     def __call__(self, media: Media) -> Looked | None:
-        """What is in an object; None where it is to be looked at here. Raises RayUnavailable."""
+        """What is in it; None where it is to be looked at here. Raises RayUnavailable."""
         from ray.exceptions import RayError
 
         from pipeline.execution.homes import home_of
@@ -52,6 +52,8 @@ class AtHome:
                 self._there = (float("-inf"), ())
                 continue
             also_fetched(looked.bytes_fetched)
+            if isinstance(looked.found, ClipFailure) and rule_of(looked.found.error_class).fault is not Fault.FILE:
+                break  # that machine may be without ffmpeg, or without the archive's folder: this one's word counts
             return looked
         return None
 
@@ -62,7 +64,7 @@ class AtHome:
         return LookStarter(source(self._job), self._job.execution.probe_timeout_s)
 
     def _homes(self) -> tuple[str, ...]:
-        if not self._is_elsewhere:
+        if not self._job.execution.is_on_a_cluster:
             return ()
         from pipeline.execution.backends import decoding_machines
         from pipeline.execution.homes import LOOK_S

@@ -32,6 +32,7 @@ from pipeline.archive.health import ArchiveHealth
 from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
 from pipeline.execution.actor_pool import ActorPool, Call, ExecutionError, Slot
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
+from pipeline.execution.decode_room import DecodeRoom
 from pipeline.execution.homes import Waiting
 from pipeline.execution.machines import Machines, nothing_decodes
 from pipeline.execution.worker_failures import is_preemption, node_answers, node_name
@@ -98,7 +99,8 @@ class Backend:
     """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, packed(questions, instruction))`
     (with `may_audit=False` where the clip had its chance before), `make_ready` of the same
     in a concurrency group of its own, for `Limits.clips_per_pass` above 1
-    `answer_batch(packed(questions, instruction), *decoded)`, and `describe()`."""
+    `answer_batch(packed(questions, instruction), *decoded)`, for whole videos `answer_whole(clip, packed(questions,
+    lines))`, and `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
     health: ArchiveHealth | None = None
@@ -107,8 +109,11 @@ class Backend:
     """`start_decode` on one machine, by its node's id. Without it no machine is doubted."""
     start_decode_at: Callable[[str, bool, WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]] | None = None
     """`start_decode` on one machine if it is there; true where it only helps the one that has the file."""
-    slots: Callable[[], Mapping[str, int]] = dict
-    """How many clips each machine may decode at once, by its node's id; nothing where clips may go anywhere."""
+    slots: Callable[[Mapping[str, int]], Mapping[str, int]] = dict
+    """How many clips each machine that files may have as their home may decode at once, by its node's id, beside so
+    many actors on each."""
+    room: Callable[[Mapping[str, int]], Mapping[str, int]] = dict
+    """The same of all machines; nothing where that is not known."""
     leave_out: Callable[[Iterable[str]], None] = lambda machines: None
     """Have `start_decode` start nothing on these machines any more."""
     machines: Callable[[], set[str]] = set
@@ -120,12 +125,17 @@ def execute_in_process(
     *,
     decode: Callable[[WorkUnit], Iterator[DecodedClip | ClipFailure]],
     answer: Callable[[DecodedClip, WorkUnit], ClipOutcome],
+    read: Callable[[WorkUnit], ClipOutcome],
     stop: StopFlag,
 ) -> Iterator[UnitResult]:
-    """The same units one after the other, without Ray: for tests, notebooks and debugging."""
+    """The same units one after the other, without Ray: for tests, notebooks and debugging. `read` answers those that
+    are about a whole video."""
     for unit in units:
         if stop.is_set():
             return
+        if unit.lines:
+            yield UnitResult(unit, (read(unit),))
+            continue
         decoded = decode(unit)
         yield UnitResult(unit, tuple(d if isinstance(d, ClipFailure) else answer(d, unit) for d in decoded))
 
@@ -167,6 +177,7 @@ class RayExecution:
         self._again: deque[ClipState] = deque()
         self._machines = Machines()
         self._next = Waiting(self._slots, limits.decode_tasks)
+        self._room = DecodeRoom(lambda: backend.room(self._actors.places()))
         self._ready: deque[ClipState] = deque()
         self._decoding: dict[ray.ObjectRef, ClipState] = {}
         self._checking: dict[ray.ObjectRef, tuple[str, ray.ObjectRef]] = {}
@@ -218,6 +229,8 @@ class RayExecution:
                     self._look(waits_for)
                     continue
                 done = _done(waiting)
+                if not done and self._decoding:
+                    self._room.look(self._machines.out)
                 self._look(waits_for)
                 for ref in done:
                     yield from self._handle(ref)
@@ -240,8 +253,11 @@ class RayExecution:
                 return
             if state in self._again:
                 self._again.remove(state)
-            self._next.started(state)
             self._reserve(state.nbytes)
+            if state.is_text:
+                self._ready.append(state)
+                continue
+            self._next.started(state)
             report, state.payload = self._start(state)
             self._decoding[report] = state
 
@@ -252,12 +268,16 @@ class RayExecution:
         return start_at(state.machine, state.is_helped, state.owner.unit, state.clip)
 
     def _slots(self) -> dict[str, int]:
-        return {m: slots for m, slots in self._backend.slots().items() if m not in self._machines.out}
+        """Of the machines on which a home's clips find room."""
+        if self._backend.start_decode_at is None:
+            return {}
+        slots = self._backend.slots(self._actors.places())
+        return {machine: room for machine, room in slots.items() if room and machine not in self._machines.out}
 
     def _peek(self, source: Iterator[WorkUnit | None]) -> ClipState | None:
         """The clip to decode next: one that must be tried again, if it is time, or the next of the units, if known."""
         now = time.monotonic()
-        is_due = (s for s in self._again if s.due <= now and self._next.may_begin(s))
+        is_due = (s for s in self._again if s.due <= now and (s.is_text or self._next.may_begin(s)))
         if (again := next(is_due, None)) is not None:
             return again
         while True:
@@ -273,6 +293,10 @@ class RayExecution:
             if unit is None:
                 return None
             owner = UnitState(unit)
+            if unit.lines:
+                # As one that is tried again: where there is no room for it now, it is not lost.
+                self._again.append(ClipState(owner, unit.clips[0], len(owner.asked)))
+                return self._again[-1]
             self._next.add(ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
 
     def _dispatch(self, *, is_stopping: bool) -> None:
@@ -307,6 +331,8 @@ class RayExecution:
         if len(states) > 1:
             payloads = [one.payload for one in states]
             ref = slot.handle.answer_batch.remote(state.asked, *payloads)
+        elif state.is_text:
+            ref = slot.handle.answer_whole.remote(state.clip, state.asked)
         else:
             # An audit that is too much for the worker must not cost the clip its answers.
             calmly = {"may_audit": False} if state.worker_failures or state.owner.unit.attempt else {}
@@ -348,6 +374,19 @@ class RayExecution:
         self.statistics.load = Load(self._bytes, *counts)
         self._watch(self.statistics)
 
+    def _make_room(self, machine: str | None) -> None:
+        """An actor has taken its cores: clips that were to be decoded on its machine, and find none there any more, go
+        elsewhere."""
+        self._next.look_again()
+        here = [ref for ref, state in self._decoding.items() if machine and state.machine == machine]
+        if not here or machine in self._slots():
+            return
+        for ref in here:
+            state = self._decoding.pop(ref)
+            self._next.ended(state)
+            ray.cancel(ref, force=True)
+            self._retry(state)
+
     # -- finishing work -----------------------------------------------------------------------------------------------
 
     def _handle(self, ref: ray.ObjectRef) -> Iterator[UnitResult]:
@@ -360,6 +399,7 @@ class RayExecution:
             yield from self._answered(ref, slot)
         elif (slot := self._actors.loading.pop(ref, None)) is not None:
             self._actors.loaded(ref, slot)
+            self._make_room(slot.node_id)
 
     def _decoded(self, ref: ray.ObjectRef, state: ClipState) -> Iterator[UnitResult]:
         try:
@@ -461,7 +501,8 @@ class RayExecution:
         slot.failures_in_a_row = 0
         if isinstance(outcome, ClipResult):
             self.statistics.actor_time.book_answer(outcome)
-            self._actors.canary = state.fresh()
+            if not state.is_text:
+                self._actors.canary = state.fresh()
         self._answered_clips += 1
         self._patience.succeeded()
         yield from self._finish(state, outcome)

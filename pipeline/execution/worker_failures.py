@@ -7,6 +7,7 @@ what is done then.
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, RayError
@@ -43,6 +44,13 @@ def slots_of(resource: str) -> dict[str, int]:
     with_gpu = set(amounts_of("GPU"))
     there = amounts_of(resource)
     return {machine: amount for machine, amount in there.items() if machine not in with_gpu} or there
+
+
+def beside(machines: Mapping[str, int], actors: Mapping[str, int], cpus_per_actor: float) -> dict[str, int]:
+    """How many clips each of some machines may decode at once beside the model actors on it."""
+    cores = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes()}
+    left = {machine: int(cores.get(machine, 0.0) - actors.get(machine, 0) * cpus_per_actor) for machine in machines}
+    return {machine: max(0, min(slots, left[machine])) for machine, slots in machines.items()}
 
 
 def node_answers(node_id: str | None) -> bool:

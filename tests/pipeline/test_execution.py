@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import threading
@@ -20,7 +21,8 @@ from pipeline.execution.homes import home_of
 from pipeline.execution.scheduler import Backend, Limits, RayExecution, execute_in_process
 from tests.support import rows
 from workers.ray_workers import ACTOR_OPTIONS, MAKING_READY
-from workers.records import ClipFailure, DecodedClip, DecodeReport
+from workers.records import ClipFailure, DecodedClip, DecodeReport, Loaded
+from workers.whole_text import Line
 
 pytestmark = pytest.mark.cluster
 
@@ -70,6 +72,7 @@ class Actor:
             raise ValueError("no weights here")
         if (Path(self.folder) / "deadly-model").exists():
             os.kill(os.getpid(), signal.SIGKILL)
+        return Loaded("one", 0.1) if (Path(self.folder) / "actor-on-one").exists() else None
 
     def answer(self, decoded, asked, may_audit=True):
         answer_s = 0.3 if (Path(self.folder) / "slow-model").exists() else random.random() * 0.05
@@ -89,6 +92,12 @@ class Actor:
     def answer_batch(self, asked, *decoded):
         (Path(self.folder) / f"together-{len(decoded)}").touch()
         return [self.answer(one, asked) for one in decoded]
+
+    def answer_whole(self, video, asked):
+        _, lines = pickle.loads(asked)
+        if marked(self.folder, "kill-actor", video):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rows.result(video, answer=lines[0].text)
 
     def describe(self):
         return f"stand-in in process {os.getpid()}"
@@ -165,6 +174,22 @@ def test_a_bad_clip_costs_that_clip_and_nothing_else(folder, what, times, error_
     check_answers(given, finished)
     failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
     assert failures == ({bad.index: error_class} if error_class else {})
+
+
+def test_what_is_read_about_whole_videos_needs_no_decoding_and_has_the_same_rules(folder):
+    """Between clips, with one that kills its actor once, one that always does, and hardly room for any."""
+    given = units(3)
+    texts = [
+        replace(of, unit_id=f"whole {n}", clips=(replace(of.clips[0], index=n),), lines=(Line(0.0, 8.0, f"{n}"),))
+        for n, of in enumerate(given, start=90)
+    ]
+    (folder / "kill-actor-90").write_text("1")
+    (folder / "kill-actor-91").write_text("99")
+    mixed = [given[0], texts[0], given[1], texts[1], texts[2], given[2]]
+    finished, _ = run(folder, mixed, replace(LIMITS, bytes_in_flight=CLIP_BYTES))
+    check_answers(mixed, finished)
+    failures = {name: one.error_class for name, (one, *_) in finished.items() if isinstance(one, ClipFailure)}
+    assert failures == {"whole 91": "worker_died"}
 
 
 def test_a_clip_is_made_ready_while_another_is_answered_and_deaths_are_the_right_ones(folder):
@@ -293,7 +318,7 @@ def test_a_files_clips_are_decoded_on_one_machine_until_that_is_out(folder, monk
             where.setdefault(unit.unit_id, []).append(machine)
         return tuple(decode.remote(str(folder), clip, machine))
 
-    backend = replace(machines.backend(), start_decode_at=start_at, slots=lambda: {"one": 2, "two": 2})
+    backend = replace(machines.backend(), start_decode_at=start_at, slots=lambda actors: {"one": 2, "two": 2})
     execution = RayExecution(backend, LIMITS, threading.Event())
     results = execution.run(breaking(folder, given, "decode_failed-on-one"))
     finished = {result.unit.unit_id: result.outcomes for result in results}
@@ -303,6 +328,24 @@ def test_a_files_clips_are_decoded_on_one_machine_until_that_is_out(folder, monk
     homes = {unit.unit_id: home_of(unit.media, ("one", "two")) for unit in given}
     assert all(set(machines) == {homes[unit_id]} for unit_id, machines in where.items())
     assert set(homes.values()) == {"one", "two"} == {machine for found in where.values() for machine in found}
+
+
+def test_clips_leave_the_machine_whose_cores_an_actor_takes(folder):
+    (folder / "actor-on-one").touch()
+    machines, given = TwoMachines(folder), units(count=12, clips=2)
+    never = decode.options(resources={"nobody has": 1})
+
+    def start_at(machine, is_helped, unit, clip):
+        return tuple((never if machine == "one" else decode).remote(str(folder), clip, machine))
+
+    def slots(actors):
+        return {"one": 0 if actors["one"] else 2, "two": 2}
+
+    backend = replace(machines.backend(), start_decode_at=start_at, slots=slots)
+    execution = RayExecution(backend, LIMITS, threading.Event())
+    finished = {result.unit.unit_id: result.outcomes for result in execution.run(given)}
+    check_answers(given, finished)
+    assert not any(isinstance(o, ClipFailure) for outcomes in finished.values() for o in outcomes)
 
 
 def test_where_no_machine_is_left_the_run_ends_and_writes_nothing_off(folder):
@@ -362,7 +405,7 @@ def test_the_same_units_run_in_process():
     def answer(decoded, unit):
         return rows.result(decoded.clip, answer=str(int(decoded.frames[0])))
 
-    results = execute_in_process(given, decode=decode_unit, answer=answer, stop=threading.Event())
+    results = execute_in_process(given, decode=decode_unit, answer=answer, read=answer, stop=threading.Event())
     finished = {r.unit.unit_id: r.outcomes for r in results}
     check_answers(given, finished)
     assert [type(o) is ClipFailure for o in finished[given[1].unit_id]] == [False, True, False, False]

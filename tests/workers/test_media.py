@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -481,6 +482,23 @@ def test_the_named_ffmpeg_comes_first_then_the_systems_then_the_packed_one(monke
     monkeypatch.setenv("OMNIDROP_FFMPEG", "/nowhere/ffmpeg")
     with pytest.raises(FfmpegMissing, match=r"OMNIDROP_FFMPEG is '/nowhere/ffmpeg'"):
         find()
+
+
+@pytest.mark.parametrize(("kills", "is_used"), [(2, True), (3, False)])
+def test_an_ffmpeg_that_is_killed_while_it_is_tried_is_tried_again(monkeypatch, kills, is_used):
+    run, left = ffmpeg.run, [kills]
+
+    def killed(*arguments, **more):
+        done = run(*arguments, **more)
+        left[0] -= 1
+        return replace(done, returncode=-signal.SIGKILL) if left[0] >= 0 else done
+
+    monkeypatch.setattr(ffmpeg, "run", killed)
+    if is_used:
+        assert ffmpeg.ffmpeg_tool.__wrapped__().path == ffmpeg.packed_ffmpeg()
+    else:
+        with pytest.raises(FfmpegMissing, match="exit status -9"):
+            ffmpeg.ffmpeg_tool.__wrapped__()
 
 
 def test_the_suites_ffmpeg_is_the_packed_one():

@@ -106,29 +106,22 @@ def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
 
     Raises what `opened` raises, and MediaChanged where the file changes while it is read.
     """
-    if not is_local(media.uri):
-        return look(media, settings, source, lambda path: None)[0]
-    with opened(media, settings, source) as path:
-        assert isinstance(path, str)
-        try:
-            # Of a local file what was opened and checked, whatever lies at its path by now.
-            with open(os.dup(path.fd) if isinstance(path, CheckedPath) else path, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise MediaMissing(f"cannot read {media.key!r}: {error.strerror}") from error
-        if isinstance(path, CheckedPath):
-            _check_unchanged(media, path.fd)
-    return found
+    return look(media, settings, source, lambda path: None)[0]
 
 
 def look(
     media: Media, settings: DecodeSettings, source: Source, find: Callable[[str], Found]
 ) -> tuple[str, Found | None]:
-    """SHA-256 of an object, and what is found out about its copy here: one reading from its store for both, and for its
-    clips. None where the cache has no room for it, ever or now: then it was read for its hash alone.
+    """SHA-256 of a file or object, and what is found out about it, or about an object's copy here: one reading from its
+    store for both, and for its clips. None where the cache has no room for it, ever or now: then it was read for its
+    hash alone.
 
-    Raises what `opened` and `find` raise.
+    Raises what `opened` and `find` raise, and MediaChanged where a file changes while it is read.
     """
+    if is_local(media.uri):
+        with opened(media, settings, source) as path:
+            assert isinstance(path, str)
+            return _hash(media, path), find(path)
     _admit(media, settings)
     options, cache = dict(source.storage_options), source.cache
     if media.size_bytes > cache.max_bytes:
@@ -150,6 +143,18 @@ def look(
         return InBlocks(media, options, cache).sha256(), None
 
 
+def _hash(media: Media, path: str) -> str:
+    try:
+        # What was opened and checked, whatever lies at its path by now.
+        with open(os.dup(path.fd) if isinstance(path, CheckedPath) else path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MediaMissing(f"cannot read {media.key!r}: {error.strerror}") from error
+    if isinstance(path, CheckedPath):
+        _check_unchanged(media, path.fd)
+    return found
+
+
 def _admit(media: Media, settings: DecodeSettings) -> None:
     """Raises ConfinementMissing where this machine may open no media, MediaTooLarge for what is larger than allowed."""
     require(settings.confinement)
@@ -159,7 +164,7 @@ def _admit(media: Media, settings: DecodeSettings) -> None:
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found out about an object where it is kept."""
+    """What was found out about a file or object where it is kept."""
 
     content_id: str | None
     """None where it could not be read: then `found` says why."""
@@ -179,11 +184,15 @@ def looked_at(media: Media, source: Source, probed: Callable[[Copy], MediaInfo |
     return Looked(content, found, bytes_fetched() - before)
 
 
+def folder_of(media: Media, source: Source) -> str | None:
+    """The folder below which a local file must lie, None where it may lie anywhere."""
+    # The archive's own: the key has as many names, however they are written.
+    return local_path(media.uri).rsplit("/", media.key.count("/") + 1)[0] if source.is_confined else None
+
+
 @contextlib.contextmanager
 def _opened_here(media: Media, source: Source) -> Iterator[str]:
-    # The archive's own folder: the key has as many names, however they are written.
-    below = local_path(media.uri).rsplit("/", media.key.count("/") + 1)[0] if source.is_confined else None
-    with opened_below(media.uri, below) as path:
+    with opened_below(media.uri, folder_of(media, source)) as path:
         _check_unchanged(media, path.fd)
         yield path
 

@@ -46,6 +46,9 @@ STDERR_HEAD_BYTES = 1 << 16
 TRY_S = 30.0
 """For the smallest piece of work there is; a machine that is out of memory may take seconds to start a program."""
 
+TRIES = 3
+"""Of one that is killed: a machine that is short of memory kills at random."""
+
 READ = "\0"
 """What no name holds: in an argument it stands for the file that a child may read, where its name is no text."""
 
@@ -169,8 +172,18 @@ def with_working_ffmpeg(work: Callable[[], Done]) -> Done:
 
 
 def _problem(path: str, reading: Sequence[str] = ()) -> str | None:
-    """Why an ffmpeg cannot be used, None where it can: two grey pictures are to become two of a quarter of the size.
-    `reading` are more options of its input."""
+    """Why an ffmpeg cannot be used, None where it can; `reading` are more options of its input. One that is killed is
+    tried again: that says nothing of it, unless it is killed every time."""
+    for _ in range(TRIES):
+        status, problem = _tried(path, reading)
+        if status != -signal.SIGKILL:
+            break
+    return problem
+
+
+def _tried(path: str, reading: Sequence[str]) -> tuple[int, str | None]:
+    """The exit status of the smallest piece of work, and what was wrong with it: two grey pictures are to become two of
+    a quarter of the size."""
     with anonymous_file("given") as given, anonymous_file("made") as made:
         os.pwrite(given, bytes(2 * 16 * 16), 0)
         read = [*reading, "-f", "rawvideo", "-pix_fmt", "gray", "-s", "16x16", "-i", f"pipe:{given}"]
@@ -181,13 +194,13 @@ def _problem(path: str, reading: Sequence[str] = ()) -> str | None:
                 [path, "-hide_banner", "-loglevel", "error", *read, *write], limits=limits, pass_fds=(given, made)
             )
         except OSError as error:
-            return f"cannot be started: {error.strerror}"
+            return 0, f"cannot be started: {error.strerror}"
         if done.timed_out:
-            return f"does not end within {TRY_S:g} s"
+            return 0, f"does not end within {TRY_S:g} s"
         if done.returncode or os.fstat(made).st_size != 2 * 8 * 8 * 3:
             said = next((line.strip() for line in done.stderr.splitlines() if line.strip()), "and says nothing")
-            return f"cannot run (exit status {done.returncode}: {said[:300]})"
-    return None
+            return done.returncode, f"cannot run (exit status {done.returncode}: {said[:300]})"
+    return 0, None
 
 
 def ffmpeg_version() -> str:
@@ -233,13 +246,11 @@ def check_ffmpeg() -> Tool:
 
 
 def _listing(path: str, option: str) -> str:
-    done = subprocess.run(
-        [path, "-hide_banner", "-nostdin", option],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
+    command = [path, "-hide_banner", "-nostdin", option]
+    for _ in range(TRIES):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+        if done.returncode != -signal.SIGKILL:
+            break
     if done.returncode:
         raise FfmpegMissing(f"{path} {option} exits with {done.returncode}; set OMNIDROP_FFMPEG to another")
     return done.stdout.decode(errors="replace")

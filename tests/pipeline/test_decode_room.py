@@ -1,0 +1,38 @@
+"""A run that can decode nothing any more says so, and does not wait for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.execution import decode_room
+from pipeline.execution.actor_pool import ExecutionError
+from pipeline.execution.decode_room import NO_ROOM_S, DecodeRoom
+from pipeline.execution.homes import LOOK_S
+
+
+@pytest.mark.parametrize(
+    ("room", "out", "said"),
+    [
+        ({"one": 0}, {}, "the model actors leave no core to decode on; lower model.actors"),
+        ({"one": 2, "two": 0}, {"one": "no ffmpeg"}, r"no core of the machines that still decode \(out: no ffmpeg\)"),
+    ],
+)
+def test_a_run_ends_when_there_is_no_core_to_decode_on_for_long(monkeypatch, caplog, room, out, said):
+    now = [0]
+    monkeypatch.setattr(decode_room.time, "monotonic", lambda: now[0])
+    looks = DecodeRoom(lambda: room)
+    for now[0] in range(0, int(NO_ROOM_S) + 1, int(LOOK_S)):
+        looks.look(out)
+    now[0] += LOOK_S
+    with pytest.raises(ExecutionError, match=said):
+        looks.look(out)
+    assert caplog.text.count("waiting 600 s for the cluster to grow") == 1
+
+
+@pytest.mark.parametrize("room", [{}, {"one": 0, "two": 1}])
+def test_a_run_goes_on_where_there_is_room_or_nothing_is_known(monkeypatch, room):
+    now = [0]
+    monkeypatch.setattr(decode_room.time, "monotonic", lambda: now[0])
+    looks = DecodeRoom(lambda: room)
+    for now[0] in range(0, 2 * int(NO_ROOM_S), int(LOOK_S)):
+        looks.look({})
