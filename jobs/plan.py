@@ -82,6 +82,7 @@ def plan_lines(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:
     """The rows of the plan's table: (name, value with its unit)."""
     todo = price.clips - price.clips_finished
     return [
+        ("weights", price.weights),
         ("media", f"{price.media} ({price.video_s / 3600:.2f} hours)"),
         *price.not_taken.lines(),
         ("unusable media", with_reasons(price.media_failed.total(), price.media_failed.most_common())),

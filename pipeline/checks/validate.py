@@ -18,6 +18,7 @@ import sqlalchemy
 
 from omnidrop.errors import OmniDropError, UserError
 from omnidrop.models.checkpoints import describe_checkpoint
+from omnidrop.models.quantised import stored
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
@@ -312,7 +313,7 @@ def _described(job: JobConfig, found: _Found) -> str:
 
     described = describe_checkpoint(job.model.checkpoint)
     commit = "" if described.revision is None else f" at commit {described.revision[:12]}"
-    said = f"{job.model.path}{commit}: weights {described.weights_hash[:12]}, not loaded"
+    said = f"{job.model.path}{commit}: weights {described.weights_hash[:12]}, {stored(described.directory)}; not loaded"
     if not found.questions:
         return f"{said}; no questions to lay out"
     estimator = Estimator(job.model.checkpoint)
@@ -342,7 +343,8 @@ def _checkpoint(job: JobConfig, found: _Found) -> str:
 
     settings = answerer_settings(job.model, job.pruning)
     model = load_model(settings)
-    loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {model.weights_hash[:12]}"
+    weights = f"{model.weights_hash[:12]}, {model.adapter.stored}"
+    loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {weights}"
     if not found.questions:
         return f"{loaded}; loaded, but not asked, because there are no questions to ask"
     frames, audio = np.zeros((2, 112, 112, 3), np.uint8), np.zeros(16_000, np.float32)
