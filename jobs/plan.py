@@ -119,7 +119,7 @@ def _encoded(price: Price) -> list[tuple[str, str]]:
     if price.video_encoded == price.video_tokens:
         return []
     cells = f"{quantity(price.video_encoded)} of {quantity(price.video_tokens)} cells"
-    return [("image cells to encode", f"up to {cells} (lossy); unchanged cells are skipped")]
+    return [("cells to encode", f"up to {cells} (lossy); unchanged cells are skipped")]
 
 
 def noticed_lines(price: Price) -> list[tuple[str, str]]:

@@ -47,7 +47,7 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
         taken += _take_up(journal, index, [key for key in missing if key.item_id not in forgotten], advance)
     sync_runs(journal, index)
     if lost or index.count(index.tables.units) > listed:
-        log.warning("the index knows units that the journal does not hold: rebuilding it")
+        log.warning("the index has work units that are missing from the journal; rebuilding the index")
         return rebuild(journal, index, advance)
     return taken
 
