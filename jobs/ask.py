@@ -177,8 +177,8 @@ def _named_values(option: str, given: list[str] | tuple[()]) -> dict[str, str | 
 def _print(answered: AnsweredFile, console: Console) -> None:
     from rich.text import Text
 
-    from pipeline.asking.answered_file import clock
     from workers.records import ClipFailure
+    from workers.whole_text import clock
 
     for one in answered.outcomes:
         assert one.clip is not None

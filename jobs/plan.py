@@ -11,7 +11,7 @@ from jobs._shared.notes import note
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
-from pipeline.config.sections import CostConfig
+from pipeline.config.sections import CostConfig, PruningConfig
 from pipeline.cost.calibration import GpuHours
 from pipeline.cost.clip_prices import dear_passes
 from pipeline.cost.estimate import Price, price_job
@@ -58,7 +58,7 @@ def command(
             ask_together=ask_together,
             is_exact=exact,
         )
-    print_facts(f"plan of job {job.name}", [*plan_lines(price), *hours_lines(price, job.cost)])
+    print_facts(f"plan of job {job.name}", [*plan_lines(price, job.pruning), *hours_lines(price, job.cost)])
     for key, error_class in price.failed_keys:
         note(f"{key} cannot be used: {error_class}")
     if unnamed := price.media_failed.total() - len(price.failed_keys):
@@ -78,7 +78,7 @@ def command(
     write_json(json_file, found | {"outliers": price.outliers, "retained_ratio": price.retained_ratio, "usd": money})
 
 
-def plan_lines(price: Price) -> list[tuple[str, str]]:
+def plan_lines(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:
     """The rows of the plan's table: (name, value with its unit)."""
     todo = price.clips - price.clips_finished
     return [
@@ -89,9 +89,10 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
         ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} done"),
         ("clips", f"{todo} to do, {price.clips_finished} done"),
         *_reasons(price),
+        *_whole(price),
         ("answers to give", f"{price.questions}"),
         ("tokens before pruning", f"{quantity(price.audio_tokens)} audio, {quantity(price.video_tokens)} video"),
-        *_encoded(price),
+        *_encoded(price, pruning),
         ("retained ratio", share(price.retained_ratio)),
         ("model FLOPs", f"up to {quantity(price.as_run_flops, 'FLOP')}: {AT_MOST}"),
         ("FLOPs saved vs prefix reuse", saved(price.as_run_flops, price.dense_shared_flops)),
@@ -115,11 +116,22 @@ def _reasons(price: Price) -> list[tuple[str, str]]:
     return rows
 
 
-def _encoded(price: Price) -> list[tuple[str, str]]:
+def _whole(price: Price) -> list[tuple[str, str]]:
+    """What is asked about whole videos."""
+    if not price.whole_videos:
+        return []
+    said = (
+        f"{price.whole_videos} to ask about, {quantity(price.whole_flops, 'FLOP')} at most in {price.whole_texts} texts"
+    )
+    return [("whole videos", f"{said}, when their clips are done")]
+
+
+def _encoded(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:
     if price.video_encoded == price.video_tokens:
         return []
     cells = f"{quantity(price.video_encoded)} of {quantity(price.video_tokens)} cells"
-    return [("cells to encode", f"up to {cells} (lossy); unchanged cells are skipped")]
+    said = f"up to {cells} (lossy); unchanged cells are skipped" if pruning.still_levels else f"{cells} (lossy)"
+    return [("cells to encode", said)]
 
 
 def noticed_lines(price: Price) -> list[tuple[str, str]]:

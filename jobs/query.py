@@ -89,8 +89,8 @@ def command(
 ) -> None:
     """Query the published results with a named query or SQL (DuckDB).
 
-    Tables: answers, clips, media, audits, quarantine, runs, answer_ranges, video_answers. SQL can read these tables
-    only: no other files, no network.
+    Tables: answers, clips, media, audits, quarantine, runs, whole_answers, answer_ranges, video_answers. SQL can read
+    these tables only: no other files, no network.
     """
     text, place = told_apart(results, question)
     if list_them or text is None:

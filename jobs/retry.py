@@ -47,6 +47,7 @@ def command(
     selection = Selection(tuple(error_class), tuple(media or ("**",)))
     selected = select_failures(job, selection)
     facts = [("media", f"{selected.media}"), ("work units", f"{selected.units}"), ("clips", f"{selected.clips}")]
+    facts += [("whole videos", f"{selected.videos}")] * bool(selected.videos)
     if not selected.failures:
         there = with_reasons(sum(count for _, count in selected.quarantine), selected.quarantine)
         raise UserError(f"no failures with error class {', '.join(error_class)}; in quarantine: {there}")

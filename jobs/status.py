@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pipeline.config.job import JobConfig
 from pipeline.index.totals import Totals
 from pipeline.launch.schedule import last_run, overdue
 from pipeline.planning.open_job import open_job
+from pipeline.planning.whole_videos import quarantine_classes
 from pipeline.records.columns import run_row
 from pipeline.records.run_record import RunRecord
 from pipeline.storage.store import Store, open_store
@@ -35,8 +36,8 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
         return
     parts = open_job(job)
     try:
-        totals = parts.index.totals(job.name)
-        classes = parts.index.quarantine_classes(job.name)
+        classes = quarantine_classes(parts.store, parts.index, job.name)
+        totals = replace(parts.index.totals(job.name), quarantined=sum(count for _, count in classes))
         last = last_run(parts.store, job.name)
         runs = with_idle(parts.index.runs(job.name), parts.journal.last_idle_run(job.name))
     finally:

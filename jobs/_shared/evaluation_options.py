@@ -36,7 +36,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Checkpoint: a directory, a hub id, or an embedded one (`tiny`, for world v2 `tiny-v2`).",
+        help="Checkpoint: a directory, a hub id, or an embedded one (`tiny`, for other worlds `tiny-v2`, `tiny-v3`).",
         rich_help_panel=_HOW,
         show_default="the world's, or the job's",
     ),

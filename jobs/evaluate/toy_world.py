@@ -26,7 +26,7 @@ DEFAULT_CLIPS = 20
 @with_ways
 def command(
     ways: Ways,
-    world: Annotated[str, typer.Option("--world", help=f"Toy world: {' or '.join(WORLDS)}.")] = "v1",
+    world: Annotated[str, typer.Option("--world", help=f"Toy world: {', '.join(WORLDS)}.")] = "v1",
     clips: Annotated[int, typer.Option("--clips", help="Number of clips.")] = DEFAULT_CLIPS,
     questions: Questions = 8,
     media: Annotated[

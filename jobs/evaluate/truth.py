@@ -37,6 +37,6 @@ def command(
         clips, notes = archive_clips(archive, truth, seed=ways.seed, questions=questions or None, probed=step)
         worlds = {one.world for one in read_truth(truth).values()}
         about = {"evaluation": "truth", "archive": str(archive), "truth": str(truth), "questions": questions or None}
-        return Asked(clips, about, CHECKPOINTS["v2" if worlds == {"v2"} else "v1"], notes)
+        return Asked(clips, about, CHECKPOINTS.get(worlds.pop() if len(worlds) == 1 else "v1", "tiny"), notes)
 
     run_evaluation(asked, ways.arms(), ways, ways.run_settings(), json_file)

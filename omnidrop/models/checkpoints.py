@@ -20,12 +20,12 @@ from omnidrop.models import hub
 from omnidrop.models.families import titles
 from omnidrop.models.file_digests import DigestMemory
 
-EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2")}
+EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name in ("tiny", "tiny-v2", "tiny-v3")}
 """Checkpoints that come with the package, by the name they are loaded by."""
 
 TOY_NOTE = (
-    "the embedded models know only their toy worlds of coloured shapes and sounds. Their answers about other videos "
-    "are meaningless; use a real checkpoint, for example --model Qwen/Qwen2.5-Omni-3B or a local folder"
+    "the embedded models know only their toy worlds of coloured shapes, sounds and some words. Their answers about "
+    "other videos are meaningless; use a real checkpoint, for example --model Qwen/Qwen2.5-Omni-3B or a local folder"
 )
 """What everything says that shows or promises answers of an embedded model."""
 

@@ -40,7 +40,7 @@ BORDER_S = 1.0
 Rendered = Callable[[], object]
 
 
-CHECKPOINTS = {"v1": "tiny", "v2": "tiny-v2"}
+CHECKPOINTS = {"v1": "tiny", "v2": "tiny-v2", "v3": "tiny-v3"}
 """The embedded checkpoint that was trained for each world."""
 
 
@@ -116,9 +116,9 @@ def archive_clips(
             clips.append(_clip(media, info, 0.0, None, questions_of(truth, seed=asked_seed, most=questions)))
             continue
         checked = _checked(truth, info, f"{truth_file}: {name!r}")
-        if not info.has_audio and any(event.sound for event in checked.events):
-            notes.append(f"{name} has no sound, but its truth names sounds: those answers cannot be found")
-        is_tangled = checked.world != "v2" and overlaps(checked.events)
+        if not info.has_audio and any(event.sound or event.word for event in checked.events):
+            notes.append(f"{name} has no sound, but its truth names what is heard: those answers cannot be found")
+        is_tangled = checked.world == "v1" and overlaps(checked.events)
         if is_tangled:
             notes.append(f"{name}: events overlap, so nothing is asked about what is seen while something is heard")
         for start, end in pieces(info.duration_s, checked.events):
@@ -195,7 +195,15 @@ def cache_folder() -> Path:
 def renderer_version() -> str:
     """Changes with the code that draws and encodes, so that files of another version are never used."""
     package = Path(toy_world.__file__).parent
-    names = ("truth.py", "world.py", "render.py", "encode.py")
+    names = (
+        "truth.py",
+        "world.py",
+        "render.py",
+        "speech.py",
+        "takes/held_out.opus",
+        "takes/held_out.json",
+        "encode.py",
+    )
     content = b"".join((package / name).read_bytes() for name in names)
     return hashlib.blake2b(content + f"{MOST_PIXELS} {MOST_RATE}".encode(), digest_size=6).hexdigest()
 
@@ -206,7 +214,7 @@ def _checked(truth: Truth, info: MediaInfo, where: str) -> Truth:
             raise TruthError(
                 f"{where}, event {number}: 'end' is {event.end:g} s, but the file ends at {info.duration_s:g} s"
             )
-    return truth if truth.world == "v2" else Truth(joined(truth.events), truth.world)
+    return Truth(joined(truth.events), truth.world) if truth.world == "v1" else truth
 
 
 def _file_of(name: str, found: Mapping[str, Media], truth_file: Path, archive: Path) -> Media:

@@ -20,10 +20,10 @@ from workers.records import DecodeSettings
 
 def select_failures(job: JobConfig, selection: Selection) -> Selected:
     """What `run_job` would do again with this selection. Raises UserError."""
-    _, journal, index = open_output(job)
+    store, journal, index = open_output(job)
     try:
         sync.catch_up(journal, index)
-        return Retry(index, job.name, selection).selected()
+        return Retry(store, index, job.name, selection).selected()
     finally:
         index.close()
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from omnidrop.errors import OmniDropError
-from pipeline.toy_world.render import SAMPLE_RATE, Painter, Wave, wave_of
+from pipeline.toy_world.render import SAMPLE_RATE, Painter, Wave
+from pipeline.toy_world.speech import heard
 from pipeline.toy_world.truth import Event, Truth
 from pipeline.toy_world.world import events_of, generator_of
 from workers.media.ffmpeg import find_ffmpeg
@@ -101,7 +102,7 @@ def render_clip(
         raise RenderError("events given by hand need length_s as well")
     chosen = format or format_of(world, seed)
     path = Path(path) if Path(path).suffix else Path(path).with_suffix(f".{chosen.container}")
-    sound = wave_of(drawn, drawn_s, generator_of(world, seed, "sound")) if chosen.audio_codec else None
+    sound = heard(world, drawn, drawn_s, generator_of(world, seed, "sound")) if chosen.audio_codec else None
     painter = Painter(world, drawn, generator_of(world, seed, "picture"))
     encode(path, painter, sound, drawn_s, chosen)
     return RenderedClip(path, drawn_s, Truth(drawn, world), chosen)

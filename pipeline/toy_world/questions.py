@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from omnidrop.questions import Boolean, Choice, Number, Question
-from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, Event, Truth
+from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event, Truth
 
 TASKS = (
     "visual recognition",
@@ -26,6 +26,8 @@ NONE = "none"
 SHAPE_ANSWER = Choice((*SHAPES, NONE))
 COLOUR_ANSWER = Choice((*COLOURS, NONE))
 SOUND_ANSWER = Choice((*SOUNDS, NONE))
+WORD_ANSWER = Choice((*WORDS, NONE))
+VOICE_ANSWER = Choice(VOICES)
 COUNT_ANSWER = Number(0, 6)
 MOST_COUNTED = 6
 
@@ -49,7 +51,7 @@ def questions_of(
     Yes/no questions are balanced: as many about what is there as about what is not.
     """
     truth = truth if isinstance(truth, Truth) else Truth(tuple(truth))
-    asked = _busy_questions(truth.events) if truth.world == "v2" else _questions(truth.events)
+    asked = {"v2": _busy_questions, "v3": _spoken_questions}.get(truth.world, _questions)(truth.events)
     rng = np.random.default_rng([seed, 7])
     balanced = _balanced(asked, rng)
     if most is None or most >= len(balanced):
@@ -245,6 +247,54 @@ def _overlap(one: Event, other: Event) -> float:
 
 def _at(place: str) -> str:
     return "in the centre" if place == "centre" else f"at the {place}"
+
+
+def _spoken_questions(events: Sequence[Event]) -> list[AskedQuestion]:
+    """World v3: words in their order, by the voice that says them, and by what is shown meanwhile."""
+    asked = _Asked()
+    shown, said = [event for event in events if event.shape], [event for event in events if event.word]
+    words = [str(event.word) for event in said]
+    different = len(set(words))
+    for which, number in (("first", 0), ("last", -1)):
+        asked.add(
+            "temporal order", f"Which word is said {which}?", WORD_ANSWER, words[number] if words else NONE, different
+        )
+    for word in WORDS:
+        asked.add("presence", f"Is the word {word} said?", Boolean(), "yes" if word in words else "no", 2)
+        those = [event for event in said if event.word == word]
+        if those and (voice := _unanimous(event.voice for event in those)):
+            text = f"Is the word {word} said by a low or a high voice?"
+            asked.add("audio recognition", text, VOICE_ANSWER, voice, 2)
+    for voice in VOICES:
+        if right := _only(event.word for event in said if event.voice == voice):
+            text = f"Which word is said by the {voice} voice?"
+            asked.add("audio recognition", text, WORD_ANSWER, right, different)
+    for field, values, noun in (("shape", SHAPES, "{}"), ("colour", COLOURS, "{} shape")):
+        for value in values:
+            matching = [event for event in shown if getattr(event, field) == value]
+            if len(matching) == 1:
+                _said_while(asked, matching[0], said, f"while the {noun.format(value)} is shown?", different)
+    for shape in SHAPES:
+        those = [event for event in shown if event.shape == shape]
+        if those and (right := _only(event.colour for event in those)):
+            colours = {event.colour for event in shown}
+            asked.add("visual recognition", f"What colour is the {shape}?", COLOUR_ANSWER, right, len(colours))
+    if len(words) <= MOST_COUNTED:
+        asked.add("counting", "How many words are said?", COUNT_ANSWER, str(len(words)), MOST_COUNTED)
+    return asked
+
+
+def _said_while(asked: _Asked, shape: Event, said: Sequence[Event], while_: str, different: int) -> None:
+    """What is said while one shape is shown, where no word begins before it or goes on after it."""
+    those = [event for event in said if _overlap(shape, event) > 0]
+    if any(_overlap(shape, event) < 0.999 * (event.end - event.start) for event in those):
+        return
+    task = "audio-visual matching"
+    if right := _only(event.word for event in those):
+        asked.add(task, f"Which word is said {while_}", WORD_ANSWER, right, different)
+        return
+    for which, number in (("first", 0), ("last", -1)):
+        asked.add(task, f"Which word is said {which} {while_}", WORD_ANSWER, str(those[number].word), different)
 
 
 def timeline_of(events: Sequence[Event]) -> str:

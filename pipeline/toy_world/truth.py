@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,26 @@ SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
 SOUNDS = ("low tone", "high tone", "rising sweep", "falling sweep", "noise", "clicks")
 PLACES = ("left", "right", "top", "bottom", "centre")
+WORDS = (
+    *(
+        "book",
+        "camera",
+        "coffee",
+        "doctor",
+        "dollar",
+        "fish",
+        "garden",
+        "guitar",
+        "hammer",
+        "island",
+        "jacket",
+        "lemon",
+    ),
+    *("market", "monkey", "office", "paper", "pencil", "river", "school", "sugar", "table", "train", "window", "zebra"),
+)
+"""What voices say in world v3: one or two syllables that no other word begins and ends like."""
+VOICES = ("low", "high")
+ALLOWED = {"shape": SHAPES, "colour": COLOURS, "sound": SOUNDS, "place": PLACES, "word": WORDS, "voice": VOICES}
 SILENCE = ("silence", "none", "nothing", "")
 """Other ways to write null."""
 
@@ -30,7 +50,10 @@ class TruthError(UserError):
 
 @dataclass(frozen=True)
 class Event:
-    """A shape, a sound or both, from `start` to `end` seconds. `place` is where a shape stays, in world v2 only."""
+    """A shape, a sound or both, from `start` to `end` seconds. `place` is where a shape stays, in world v2 only.
+
+    In world v3 alone, a `word` said by a low or high `voice` somewhere between `start` and `end`.
+    """
 
     start: float
     end: float
@@ -38,23 +61,28 @@ class Event:
     colour: str | None = None
     sound: str | None = None
     place: str | None = None
+    word: str | None = None
+    voice: str | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.end) and 0 <= self.start < self.end):
             raise TruthError(f"an event needs 0 <= start < end in seconds, got {self.start} to {self.end}")
-        for name, allowed in (("shape", SHAPES), ("colour", COLOURS), ("sound", SOUNDS), ("place", PLACES)):
+        for name, allowed in ALLOWED.items():
             given = getattr(self, name)
             if given is not None and given not in allowed:
                 raise TruthError(f"{name} must be one of {', '.join(allowed)} or null, got {given!r}")
         if (self.shape is None) != (self.colour is None):
             raise TruthError(f"a shape and its colour come together, got shape {self.shape!r}, colour {self.colour!r}")
-        if self.shape is None and self.sound is None:
-            raise TruthError("an event needs a shape, a sound or both; leave stretches without either out of the list")
+        if (self.word is None) != (self.voice is None):
+            raise TruthError(f"a word and its voice come together, got word {self.word!r}, voice {self.voice!r}")
+        if self.shape is None and self.sound is None and self.word is None:
+            raise TruthError("an event needs a shape, a sound or a word; leave stretches without any out of the list")
 
     def to_dict(self) -> dict[str, Any]:
         """The event as the truth file holds it."""
         fields = {name: getattr(self, name) for name in ("start", "end", "shape", "colour", "sound")}
-        return fields | ({"place": self.place} if self.place else {})
+        rare = {"place": self.place, "word": self.word, "voice": self.voice}
+        return fields | {name: value for name, value in rare.items() if value}
 
 
 @dataclass(frozen=True)
@@ -65,12 +93,13 @@ class Truth:
     world: str = "v1"
 
     def within(self, start_s: float, end_s: float) -> Truth:
-        """The events of the span, counted from its start; parts shorter than 0.5 s are too short to be asked about."""
+        """The events of the span, counted from its start; parts shorter than 0.5 s are too short to be asked about, and
+        of a word that the span's border cuts nobody knows whether it is still heard."""
         kept = []
         for event in self.events:
             start, end = max(event.start, start_s), min(event.end, end_s)
-            if end - start >= 0.5:
-                kept.append(Event(start - start_s, end - start_s, event.shape, event.colour, event.sound, event.place))
+            if end - start >= (event.end - event.start if event.word else 0.5):
+                kept.append(replace(event, start=start - start_s, end=end - start_s))
         return Truth(tuple(kept), self.world)
 
 
@@ -89,20 +118,21 @@ def _event(given: Mapping[str, Any], where: str) -> Event | None:
         raise TruthError(
             f"{where}: an event needs numbers 'start' and 'end' in seconds, got {dict(given)!r}"
         ) from error
-    shape, colour, sound = name("shape"), name("colour", "color"), name("sound")
-    if shape is None and sound is None:
+    shape, colour, sound, word = name("shape"), name("colour", "color"), name("sound"), name("word")
+    if shape is None and sound is None and word is None:
         return None
     sound = {"rising": "rising sweep", "falling": "falling sweep", "low": "low tone", "high": "high tone"}.get(
         sound or "", sound
     )
     try:
-        return Event(start, end, shape, colour if shape else None, sound, name("place"))
+        return Event(start, end, shape, colour if shape else None, sound, name("place"), word, name("voice"))
     except TruthError as error:
         raise TruthError(f"{where}: {error}") from error
 
 
 def read_truth(path: Path) -> dict[str, Truth]:
-    """Truth per file name from a JSON file `{"clip.mp4": {"events": [{start, end, shape, colour, sound}]}}`.
+    """Truth per file name from a JSON file `{"clip.mp4": {"events": [{start, end, shape, colour, sound}]}}`
+    (in world v3 also `word` and `voice`).
 
     A list of `{"file": ..., "events": [...]}` and a single file's `{"events": [...]}` are read as well. Raises
     TruthError, naming file, clip and event.
@@ -129,8 +159,8 @@ def read_truth(path: Path) -> dict[str, Truth]:
             raise TruthError(f"{path}: {file!r} needs a list 'events', got {type(events).__name__}")
         read = [_event(event, f"{path}: {file!r}, event {number}") for number, event in enumerate(events, 1)]
         ordered = tuple(sorted((event for event in read if event), key=lambda event: (event.start, event.end)))
-        # Only world v2 has places.
-        world = "v2" if any(event.place for event in ordered) else "v1"
+        # Only world v2 has places, and only v3 has words.
+        world = "v3" if any(e.word for e in ordered) else "v2" if any(e.place for e in ordered) else "v1"
         truths[str(file)] = Truth(ordered, str(entry.get("world", world)) if isinstance(entry, dict) else world)
     return truths
 

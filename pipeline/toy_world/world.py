@@ -1,6 +1,6 @@
 """Which events happen in a clip of a world: drawn by seed, before anything is painted or synthesised.
 
-Promises: `events_of` depends on its arguments alone; the two worlds are fixed, so that results of different methods on
+Promises: `events_of` depends on its arguments alone; the worlds are fixed, so that results of different methods on
 them can be compared. Knows nothing about pixels, samples, files or questions.
 """
 
@@ -9,20 +9,24 @@ from __future__ import annotations
 import numpy as np
 
 from omnidrop.errors import UserError
-from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, Event
+from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event
 
 __all__ = ["COLOURS", "PLACES", "SHAPES", "SOUNDS", "WORLDS", "events_of", "generator_of"]
 
-WORLDS = ("v1", "v2")
+WORLDS = ("v1", "v2", "v3")
 SHORTEST_EVENT_S = 2.0
 MOST_EVENTS = 6
+SLOT_S = (0.55, 0.8)
+"""A word is said somewhere within a slot of so many seconds; no take of a word is longer than the shortest slot."""
+PAUSE_S = 0.15
+MOST_WORDS = 6
 
 
 def generator_of(world: str, seed: int, stream: str) -> np.random.Generator:
     """An independent random stream per (world, seed, purpose): changing how pixels are drawn moves no event."""
     purposes = {"events": 0, "picture": 1, "sound": 2, "format": 3, "questions": 4}
     if world not in WORLDS:
-        raise UserError(f"there are the toy worlds {' and '.join(WORLDS)}, got {world!r}")
+        raise UserError(f"there are the toy worlds {', '.join(WORLDS)}, got {world!r}")
     return np.random.default_rng([WORLDS.index(world) + 1, seed, purposes[stream]])
 
 
@@ -32,13 +36,17 @@ def events_of(
     """Length in seconds and events of clip `seed`; `length_s` and `count` (v1) fix what is otherwise drawn.
 
     v1: 1 to 6 events one after another, each at least 2 s, in 8 to 32 s. v2: 3 to 5 shapes at a time in named places,
-    changing about every second, and a chain of short sounds, in 8 to 16 s. Raises UserError for an unknown world or
+    changing about every second, and a chain of short sounds, in 8 to 16 s. v3: shapes one after another that begin and
+    end on whole seconds, and up to two words said during each, in 6 to 12 s. Raises UserError for an unknown world or
     more events than fit.
     """
     rng = generator_of(world, seed, "events")
     if world == "v2":
         length_s = length_s or float(rng.integers(8, 17))
         return length_s, _busy(rng, length_s)
+    if world == "v3":
+        length_s = length_s or float(rng.integers(6, 13))
+        return length_s, _spoken(rng, length_s)
     if count is None:
         most = MOST_EVENTS if length_s is None else max(1, min(MOST_EVENTS, int(length_s / 2.5)))
         count = int(rng.integers(1, most + 1))
@@ -93,4 +101,32 @@ def _busy(rng: np.random.Generator, length_s: float) -> tuple[Event, ...]:
         sound = str(rng.choice([name for name in SOUNDS if name != last]))
         events.append(Event(round(now, 3), round(end, 3), None, None, sound))
         now, last = end + float(rng.uniform(0, 0.3)), sound
+    return tuple(sorted(events, key=lambda event: (event.start, event.end)))
+
+
+def _spoken(rng: np.random.Generator, length_s: float) -> tuple[Event, ...]:
+    """v3: shapes of 2 or 3 s; their words keep a tenth of a second from the borders, so that what is shown while a word
+    is said is never in doubt at two pictures a second."""
+    events: list[Event] = []
+    shapes, colours, words = rng.permutation(SHAPES), rng.permutation(COLOURS), [str(w) for w in rng.permutation(WORDS)]
+    shown = said = 0
+    now = float(rng.random() < 0.3)
+    while now + 2 <= length_s:
+        end = min(now + float(rng.integers(2, 4)), float(int(length_s)))
+        # Mostly different attributes, as in v1; a clip of more than four shapes repeats one.
+        shape, colour = str(shapes[shown % len(SHAPES)]), str(colours[shown % len(COLOURS)])
+        events.append(Event(now, end, shape, colour))
+        count = min(int(rng.choice(3, p=[0.15, 0.5, 0.35])), MOST_WORDS - said)
+        slots = rng.uniform(*SLOT_S, count)
+        spare = end - now - 0.2 - slots.sum() - PAUSE_S * (count - 1)
+        waits = rng.dirichlet(np.ones(count + 1)) * spare
+        start = now + 0.1
+        for slot, wait in zip(slots, waits, strict=False):
+            start += float(wait)
+            word = words[said] if said == 0 or rng.random() < 0.85 else words[int(rng.integers(said))]
+            spoken = start + float(slot)
+            events.append(Event(round(start, 3), round(spoken, 3), word=word, voice=str(rng.choice(VOICES))))
+            start, said = spoken + PAUSE_S, said + 1
+        shown += 1
+        now = end + float(rng.random() < 0.2)
     return tuple(sorted(events, key=lambda event: (event.start, event.end)))

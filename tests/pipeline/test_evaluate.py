@@ -252,6 +252,17 @@ def test_a_toy_world_on_real_files_several_ways_on_the_same_files(tmp_path, medi
     assert other["arms"][1]["tasks"] == other["arms"][2]["tasks"]
 
 
+def test_words_of_voices_never_heard_are_understood_on_real_files(tmp_path):
+    """World v3: what the truth says is what a model hears in the files, and audio pruned away is missed."""
+    clips = ("--world", "v3", "--clips", 3, "--seed", 3, "--questions", 12, "--media", tmp_path / "media")
+    found = evaluate(tmp_path, "toy-world", *clips, "--policy", "random", "--retained", 0.1, "--dense")
+    dense, pruned = found["arms"]
+    assert found["count"] == 36
+    assert dense["accuracy"] > 0.75
+    assert pruned["accuracy"] < dense["accuracy"]
+    assert {"temporal order", "presence", "audio recognition", "audio-visual matching"} <= set(dense["tasks"])
+
+
 def test_a_torn_line_costs_one_clip_and_a_foreign_file_is_refused(tmp_path, media):
     common = ("toy-world", "--clips", 2, "--seed", 3, "--questions", 2, "--media", media)
     common = (*common, "--mode", "dense_shared", "--details")
@@ -287,7 +298,7 @@ def test_a_ratio_below_the_floor_is_left_out_of_a_table_and_refused_alone(tmp_pa
     [
         (("toy-word",), "did you mean toy-world?"),
         (("worldsense",), "allowed: toy-world, labels, truth, benchmark"),
-        (("toy-world", "--world", "v3"), "'v3'"),
+        (("toy-world", "--world", "v4"), "'v4'"),
         (("toy-world", "--clips", "-1"), "--clips must be"),
         (("toy-world", "--retained", "2"), "at most 1, got 2"),
         (("toy-world", "--retained", "0.3,0.3"), "a ratio is given twice in 0.3, 0.3"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,8 +29,9 @@ from pipeline.toy_world import (
 )
 from pipeline.toy_world.questions import timeline_of
 from pipeline.toy_world.render import SAMPLE_RATE, Painter, distance, sound, wave_of
-from pipeline.toy_world.truth import TruthError
-from pipeline.toy_world.world import generator_of
+from pipeline.toy_world.speech import bank, spoken_wave
+from pipeline.toy_world.truth import VOICES, WORDS, TruthError
+from pipeline.toy_world.world import PAUSE_S, SLOT_S, WORLDS, generator_of
 from workers.media.clip_reader import decode_clip
 from workers.media.probing import probe
 from workers.records import Clip, DecodeSettings
@@ -60,6 +62,48 @@ def test_v2_shows_three_to_five_shapes_at_once_in_places_of_their_own(seed):
         assert 3 <= len(shown) <= 5
         assert len({e.place for e in shown}) == len(shown)
         assert sum(e.sound is not None and e.start <= time_s < e.end for e in events) <= 1
+
+
+@given(seed=st.integers(0, 1 << 40))
+@settings(max_examples=30, deadline=None)
+def test_v3_says_words_within_shapes_and_pauses_between_them(seed):
+    length_s, events = events_of("v3", seed)
+    shown, said = [e for e in events if e.shape], [e for e in events if e.word]
+    assert all(e.start == int(e.start) and 2 <= e.end - e.start <= 3 for e in shown)
+    assert all(one.end <= next_.start for one, next_ in pairwise(shown))
+    assert all(next_.start - one.end >= PAUSE_S - 0.002 for one, next_ in pairwise(said))
+    assert all(sum(s.start <= e.start and e.end <= s.end for s in shown) == 1 for e in said)
+    assert max(e.end for e in events) <= length_s
+
+
+def test_the_bank_has_every_word_in_several_takes_of_both_voices():
+    takes = bank()
+    assert (takes.spans[:, 1] - takes.spans[:, 0]).max() <= SLOT_S[0] * SAMPLE_RATE
+    for word in range(len(WORDS)):
+        for voice in range(len(VOICES)):
+            those = takes.spans[(takes.words == word) & (takes.voices == voice)]
+            assert len(those) >= 6
+            for start, end in those:
+                inside, around = (
+                    takes.wave[start:end],
+                    np.r_[takes.wave[start - 800 : start], takes.wave[end : end + 800]],
+                )
+                assert np.std(inside) > 10 * np.std(around)
+
+
+def test_v3_words_are_heard_within_their_events_and_nowhere_else():
+    for seed in range(4):
+        length_s, events = events_of("v3", seed)
+        wave, placed = spoken_wave(events, length_s, generator_of("v3", seed, "sound"))
+        assert len(wave) == length_s * SAMPLE_RATE
+        assert [one.event for one in placed] == [e for e in events if e.word]
+        silent = np.ones(len(wave), bool)
+        for one in placed:
+            assert one.event.start - 0.001 <= one.start / SAMPLE_RATE < one.end / SAMPLE_RATE <= one.event.end + 0.001
+            # The room's echo outlives the word.
+            silent[one.start : one.end + round(0.4 * SAMPLE_RATE)] = False
+        quiet = np.std(wave[silent])
+        assert all(np.std(wave[one.start : one.end]) > 2.5 * quiet for one in placed)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -200,7 +244,48 @@ def test_questions_have_the_right_answers():
     assert timeline_of(TWO) == "red circle with noise, then blue square with clicks, then low tone alone"
 
 
-@given(seed=st.integers(0, 1 << 30), world=st.sampled_from(["v1", "v2"]))
+SPOKEN = (
+    Event(0, 3, "circle", "red"),
+    Event(0.4, 1.0, word="river", voice="low"),
+    Event(1.6, 2.2, word="zebra", voice="high"),
+    Event(3, 5, "square", "blue"),
+    Event(3.5, 4.2, word="book", voice="low"),
+    Event(5, 7, "cross", "green"),
+)
+
+
+def test_questions_about_words_have_the_right_answers():
+    right = {one.question.text: one.right for seed in range(20) for one in questions_of(Truth(SPOKEN, "v3"), seed=seed)}
+    expected = {
+        "Which word is said first?": "river",
+        "Which word is said last?": "book",
+        "Is the word zebra said?": "yes",
+        "Is the word table said?": "no",
+        "Is the word zebra said by a low or a high voice?": "high",
+        "Which word is said by the high voice?": "zebra",
+        "Which word is said while the square is shown?": "book",
+        "Which word is said first while the circle is shown?": "river",
+        "Which word is said last while the red shape is shown?": "zebra",
+        "Which word is said while the cross is shown?": "none",
+        "How many words are said?": "3",
+    }
+    assert expected.items() <= right.items()
+    # Two words by one voice, and two while one shape is shown: no one answer.
+    assert "Which word is said by the low voice?" not in right
+    assert "Which word is said while the circle is shown?" not in right
+
+
+def test_a_word_that_a_border_cuts_is_not_asked_about(tmp_path):
+    write_truth(tmp_path / "truth.json", {"a.mp4": Truth(SPOKEN, "v3")})
+    assert read_truth(tmp_path / "truth.json") == {"a.mp4": Truth(SPOKEN, "v3")}
+    assert [e.word for e in Truth(SPOKEN, "v3").within(0.5, 5).events if e.word] == ["zebra", "book"]
+    with pytest.raises(TruthError, match="come together"):
+        Event(0, 1, word="book")
+    with pytest.raises(TruthError, match="word must be one of"):
+        Event(0, 1, word="galaxy", voice="low")
+
+
+@given(seed=st.integers(0, 1 << 30), world=st.sampled_from(WORLDS))
 @settings(max_examples=40, deadline=None)
 def test_every_question_can_be_answered_rightly_and_only_once(seed, world):
     _, events = events_of(world, seed)
@@ -268,8 +353,8 @@ def test_a_wrong_truth_file_says_where_and_what(tmp_path, event, said):
 
 
 def test_unknown_worlds_and_crowded_clips_are_refused():
-    with pytest.raises(UserError, match="v3"):
-        events_of("v3", 0)
+    with pytest.raises(UserError, match="v4"):
+        events_of("v4", 0)
     with pytest.raises(UserError, match="do not fit"):
         events_of("v1", 0, length_s=8, count=5)
 

@@ -4,6 +4,7 @@ a few steps lower the loss, and the shipped checkpoint still gives its stored an
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import torch
 
 from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.toy_world import COLOURS, PLACES, SHAPES, SOUNDS, Event, questions_of
 from pipeline.toy_world.render import Painter, wave_of
+from pipeline.toy_world.truth import VOICES, WORDS
 from pipeline.toy_world.world import events_of, generator_of
 from training.tiny import binding, facts, perception, stages, stored
-from training.tiny.architecture import ALL_FILES, fresh, load, save, thinker_config
+from training.tiny.architecture import ALL_FILES, deepen, fresh, load, save, thinker_config
 from training.tiny.clips import Curriculum, Packer, collate, draw_row
 from training.tiny.encoders import frame_size, hear, mels_of, patches_of, see
 from training.tiny.optim import Optimiser, schedule
@@ -37,7 +40,7 @@ def model(tokenizer):
 
 
 def test_every_answer_is_one_token_and_any_text_round_trips(tokenizer):
-    answers = [*SHAPES, *COLOURS, *SOUNDS, "none", "yes", "no", *"0123456", *"ABCDEF"]
+    answers = [*SHAPES, *COLOURS, *SOUNDS, *WORDS, *VOICES, "none", "yes", "no", *"0123456", *"ABCDEF"]
     assert len(set(token_ids(tokenizer, answers))) == len(answers)
     for text in ("What colour is the circle?", "größe 漢字 🙂\n\ttab", "Is a rising sweep heard? no", "low tones"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -182,6 +185,31 @@ def test_growing_the_decoder_changes_no_answer(tokenizer):
         binding.grow(model)
         whole, _ = binding.forward(model, batch)
     torch.testing.assert_close(whole, half, atol=1e-4, rtol=1e-4)
+
+
+def test_a_deeper_decoder_keeps_its_answers_and_finds_words_before_any_training(tokenizer):
+    """The layers that `deepen` adds leave what was learned alone; a word in a question finds the tokens that say it."""
+    trained, _ = load(EMBEDDED["tiny"])
+    words = perception.words_of(fresh(tokenizer), tokenizer)
+    packer, source = Packer(tokenizer), IdealSource(words)
+    deeper = deepen(trained, tokenizer)
+    assert len(deeper.model.language_model.layers) == 14
+    clips = Curriculum(3, 8, full_share=0.0, thin_share=0.0, questions=14)
+    known = collate([draw_row(packer, source, np.random.default_rng(seed), clips) for seed in range(4)])
+    said = collate([draw_row(packer, source, np.random.default_rng(9), replace(clips, spoken_share=1.0))])
+    with torch.no_grad():
+        before, after = (
+            binding.score(one, packer, known, binding.forward(one, known)[0]).values() for one in (trained, deeper)
+        )
+        _, states = binding.forward(deeper, said)
+    right_before, right_after = (sum(entry[0] for entry in found) for found in (before, after))
+    assert right_after >= right_before - 1 > 0
+    keys, voices = said.facts[facts.NUMBER["found"], 0], {facts.FOUND.index(name): name for name in VOICES}
+    places = [place for place in range(len(keys)) if int(keys[place]) in voices]
+    assert places
+    for place in places:
+        looked_up = states[1][0, place] - states[0][0, place]
+        assert VOICES[int(perception.named(looked_up, words.voices).argmax())] == voices[int(keys[place])]
 
 
 def test_labels_of_samples_agree_with_what_is_painted():

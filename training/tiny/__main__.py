@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 
 from training.tiny import binding, perception, stages
-from training.tiny.architecture import fresh, load, save
+from training.tiny.architecture import LAYERS, deepen, fresh, load, save
 from training.tiny.clips import Packer
 from training.tiny.optim import rank
 from training.tiny.sources import EncodedSource, IdealSource
 from training.tiny.stages import ALL_LAYERS, CURRICULA, DecoderStage, EncoderStage, Stage
+from training.tiny.takes import training_takes
 from training.tiny.tokenizer import build_tokenizer
 
 log = logging.getLogger("train_tiny")
@@ -46,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/tiny"), help="state and log, kept out of git")
     parser.add_argument("--out", type=Path, help="where to write the checkpoint (default: FOLDER/checkpoint)")
     parser.add_argument("--from", dest="start", type=Path, metavar="DIR", help="begin with this checkpoint's weights")
-    parser.add_argument("--world", choices=tuple(CURRICULA), default="v1", help="which curriculum; v2 needs --from")
+    parser.add_argument(
+        "--world", choices=tuple(CURRICULA), default="v1", help="which curriculum; v2 and v3 need --from"
+    )
     parser.add_argument("--stages", nargs="+", help="run only these, in the curriculum's order (default: all)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -58,8 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
         chosen = stages.named(given.stages, CURRICULA[given.world]) if given.stages else CURRICULA[given.world]
     except ValueError as error:
         parser.error(str(error))
-    if given.world == "v2" and not given.start:
-        parser.error("--world v2 goes on from a checkpoint that knows world v1: name its folder with --from")
+    if given.world != "v1" and not given.start:
+        parser.error(
+            f"--world {given.world} goes on from a checkpoint that knows world v1: name its folder with --from"
+        )
     given.folder.mkdir(parents=True, exist_ok=True)
     if "RANK" in os.environ:
         torch.distributed.init_process_group("nccl" if given.device.startswith("cuda") else "gloo")
@@ -71,13 +76,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     torch.set_num_threads(given.threads)
     settings = Settings(given.seed, given.workers)
-    trained = Training(given.folder, torch.device(given.device), settings, given.start)
+    trained = Training(given.folder, torch.device(given.device), settings, given.start, given.world)
     if given.hours:
         chosen = timed(trained, chosen, given.hours * 3600)
     log.info("%s on %s: %s", settings, given.device, {stage.name: stage.steps for stage in chosen})
     trained.run(chosen)
     if rank() == 0:
-        for world in ("v1", "v2"):
+        for world in CURRICULA:
             found = perception.measure(trained.model, trained.words, world=world)
             log.info("perception of unseen samples, %s: %s", world, perception.rounded(found))
         save(trained.model, trained.tokenizer, given.out or given.folder / "checkpoint")
@@ -86,7 +91,10 @@ def main(arguments: list[str] | None = None) -> None:
 class Training:
     """The model and where the state of every stage lies."""
 
-    def __init__(self, folder: Path, device: torch.device, settings: Settings, start: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, settings: Settings, start: Path | None = None, world: str = "v1"
+    ) -> None:
+        self.world = world
         self.folder, self.device, self.settings, self.start = folder, device, settings, start
         self.tokenizer = build_tokenizer()
         torch.manual_seed(settings.seed)
@@ -94,6 +102,8 @@ class Training:
         # The names that encoders learn to say stay those of the fresh model: the decoder's may move on.
         self.words = perception.words_of(untrained, self.tokenizer)
         self.model = load(start)[0].to(device) if start else untrained
+        if world == "v3" and len(self.model.model.language_model.layers) == LAYERS:
+            self.model = deepen(self.model, self.tokenizer).to(device)
         self.packer = Packer(self.tokenizer)
 
     def run(self, chosen: tuple[Stage, ...]) -> None:
@@ -126,15 +136,17 @@ class Training:
             device=self.device,
             workers=self.settings.workers,
             busy=stage.busy_share,
+            takes=training_takes(self.folder) if stage.speaks else None,
         )
 
     def bind(self, stage: DecoderStage) -> None:
         """One stage of the decoder."""
         ideal = stage.features == "ideal"
+        takes = training_takes(self.folder) if self.world == "v3" and not ideal else None
         binding.train(
             self.model,
             self.packer,
-            IdealSource(self.words.to("cpu")) if ideal else EncodedSource(self.model, self.device),
+            IdealSource(self.words.to("cpu")) if ideal else EncodedSource(self.model, self.device, takes),
             self.words,
             steps=stage.steps,
             rows=stage.rows,
@@ -157,7 +169,7 @@ def timed(trained: Training, chosen: tuple[Stage, ...], seconds: float) -> tuple
     if not kept.exists():
         folder = trained.folder / "trial"
         folder.mkdir(exist_ok=True)
-        trial = Training(folder, trained.device, replace(trained.settings, workers=0), trained.start)
+        trial = Training(folder, trained.device, replace(trained.settings, workers=0), trained.start, trained.world)
         a_step = {}
         for stage in chosen:
             (folder / f"{stage.name}.pt").unlink(missing_ok=True)

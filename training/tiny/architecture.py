@@ -21,7 +21,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from training.tiny.tokenizer import same_word_ids
+from training.tiny.tokenizer import SPOKEN, same_word_ids
 
 FRAME_PIXELS = 32 * 28 * 28
 """Pixels a frame after resizing, at most: 112 x 196 (28 cells of 28 x 28) for a 16:9 picture, 112 x 168 for 4:3 and
@@ -46,9 +46,12 @@ POSITIONS_PER_S = 10
 CHUNK_S = 2
 WIDTH = 256
 LAYERS = 12
+LOOKUP_AT = (0, 5)
+"""Behind how many layers `deepen` puts one that finds a token's like: at the start, where a token is nothing but its
+name, and where every token has come to name its moment."""
 
 
-def thinker_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5OmniThinkerConfig:
+def thinker_config(tokenizer: Qwen2Tokenizer, layers: int = LAYERS) -> Qwen2_5OmniThinkerConfig:
     """The configuration of the small thinker; token numbers come from its own tokenizer."""
     number = tokenizer.convert_tokens_to_ids
     return Qwen2_5OmniThinkerConfig(
@@ -80,11 +83,11 @@ def thinker_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5OmniThinkerConfig:
             "vocab_size": math.ceil(len(tokenizer) / 64) * 64,
             "hidden_size": WIDTH,
             "intermediate_size": 256,
-            "num_hidden_layers": LAYERS,
+            "num_hidden_layers": layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 32768,
-            "max_window_layers": LAYERS,
+            "max_window_layers": layers,
             # Sections [16, 8, 8] give time the 16 fastest of 32 frequencies; with theta 1e6 their wavelengths reach
             # from 6 to about 4,000 positions, that is past the longest clip.
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 8, 8]},
@@ -164,6 +167,50 @@ def _start_attention(attention: nn.Module, number: int) -> None:
     attention.o_proj.weight.mul_(0.5).add_(0.3 * copying)
 
 
+def deepen(
+    model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2Tokenizer
+) -> Qwen2_5OmniThinkerForConditionalGeneration:
+    """A trained model that is to learn new words: the words get rows of their own, and more layers (LOOKUP_AT) find,
+    before any training, tokens that name the same thing.
+
+    What a trained decoder looks up it looks up by the few names it was taught: questions keyed by a new word stayed at
+    guessing for 600 steps.
+    """
+    untrained = fresh(tokenizer)
+    layers = list(model.model.language_model.layers)
+    for at in reversed(LOOKUP_AT):
+        looking = untrained.model.language_model.layers[LAYERS - 1 - at]
+        _start_lookup(looking)
+        layers.insert(at, looking)
+    deeper = Qwen2_5OmniThinkerForConditionalGeneration(thinker_config(tokenizer, len(layers))).float()
+    deeper.model.language_model.layers.load_state_dict(nn.ModuleList(layers).state_dict())
+    rest = {n: value.clone() for n, value in model.state_dict().items() if ".language_model.layers." not in n}
+    new = slice(len(tokenizer) - len(SPOKEN), len(tokenizer))
+    rest["model.language_model.embed_tokens.weight"][new] = untrained.get_input_embeddings().weight.detach()[new]
+    rest["lm_head.weight"][new] = untrained.lm_head.weight.detach()[new]
+    deeper.load_state_dict(rest, strict=False)
+    return deeper
+
+
+@torch.no_grad()
+def _start_lookup(layer: nn.Module) -> None:
+    """Queries equal to keys on the pairs that a whole clip hardly turns, so that a token finds its like; equal and
+    opposite biases on pairs that turn within a second or two, so that it finds neither itself nor its neighbours. What
+    is found is copied with a small weight."""
+    attention = layer.self_attn
+    kv_heads, groups, size = attention.num_key_value_heads, attention.num_key_value_groups, attention.head_dim
+    pairs = torch.arange(size) % (size // 2)
+    keys = attention.k_proj.weight.view(kv_heads, 1, size, WIDTH)
+    keys.mul_(torch.where(pairs >= 14, 1.3, 0.1)[:, None])
+    attention.q_proj.weight.view(kv_heads, groups, size, WIDTH).copy_(keys.expand(-1, groups, -1, -1))
+    away = (pairs >= 4) & (pairs <= 9)
+    attention.k_proj.bias.view(kv_heads, size)[:, away] = 2.0
+    attention.q_proj.bias.view(kv_heads, groups, size)[:, :, away] = -2.0
+    values = attention.v_proj.weight.view(kv_heads, 1, size, WIDTH)
+    attention.o_proj.weight.copy_(0.3 * values.expand(-1, groups, -1, -1).reshape(-1, WIDTH).T)
+    layer.mlp.down_proj.weight.zero_()
+
+
 def preprocessor() -> dict[str, object]:
     """What `preprocessor_config.json` holds: picture sizes and the Whisper feature extractor's settings."""
     return {
@@ -197,8 +244,9 @@ def preprocessor() -> dict[str, object]:
 def save(model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
     """Write `folder` in the published layout: bf16 weights under `thinker.`, configurations, tokenizer, template."""
     folder.mkdir(parents=True, exist_ok=True)
+    layers = len(model.model.language_model.layers)
     whole = Qwen2_5OmniForConditionalGeneration(
-        Qwen2_5OmniConfig(thinker_config=thinker_config(tokenizer).to_dict(), enable_audio_output=False)
+        Qwen2_5OmniConfig(thinker_config=thinker_config(tokenizer, layers).to_dict(), enable_audio_output=False)
     )
     whole.thinker.load_state_dict(model.state_dict())
     whole.to(torch.bfloat16).save_pretrained(folder)

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from pipeline.toy_world.questions import TASKS
-from training.tiny.architecture import LAYERS, WIDTH
+from pipeline.toy_world.world import WORLDS
+from training.tiny.architecture import LAYERS, LOOKUP_AT, WIDTH
 from training.tiny.clips import Batch, Curriculum, Packer, ask, collate, draw_clip, draw_row
 from training.tiny.facts import FACTS
 from training.tiny.optim import Optimiser, mixed, rank, schedule, wait
@@ -33,6 +34,7 @@ log = logging.getLogger("train_tiny")
 FIRST_LAYERS = tuple(range(0, LAYERS, 2))
 """Layers that work in the first, cheap half of the training; `grow` then lets in those between them, as identities."""
 SAVE_EVERY_S = 120.0
+LOG_EVERY = 25
 NEW_SHARE, WINDOW = 0.4, 96
 
 
@@ -79,30 +81,35 @@ class Knowing(nn.Module):
     """What media tokens should know, read off middle layers: names now in the words' own embeddings, everything
     else through maps that are thrown away after the training."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, looks_up: bool = False) -> None:
+        """In a model that has them, lookup layers move the depths behind them."""
         super().__init__()
+        self.depths = [fact.after + (sum(fact.after > at for at in LOOKUP_AT) if looks_up else 0) for fact in FACTS]
         self.tables = {
             "shape": words.shapes,
             "colour": words.colours,
             "sound": words.sounds,
             "place": words.places,
+            "word": torch.cat([words.spoken, words.sounds[-1:]]),
+            "voice": words.voices,
         }
         self.maps = nn.ModuleList(nn.Linear(WIDTH, fact.classes) for fact in FACTS)
         self.recent: dict[str, float] = {}
 
-    def forward(self, after: list[Tensor], media: Tensor, facts: Tensor) -> Tensor:
-        """Weighted loss of the tokens `media` (B, N) against `facts` (facts, B, N); `after` holds the hidden states
+    def forward(self, after: list[Tensor], facts: Tensor) -> Tensor:
+        """Weighted loss of the tokens that `facts` (facts, B, N) say anything of; `after` holds the hidden states
         (B, N, width) after 0, 1, .. layers."""
         loss = after[-1].new_zeros((), dtype=torch.float32)
+        told = (facts != IGNORED).any(0)
         states: dict[int, Tensor] = {}
-        for fact, read, all_labels in zip(FACTS, self.maps, facts, strict=True):
-            labels = all_labels[media]
+        for fact, depth, read, all_labels in zip(FACTS, self.depths, self.maps, facts, strict=True):
+            labels = all_labels[told]
             known = labels != IGNORED
-            if not known.any() or (torch.is_grad_enabled() and not after[fact.after].requires_grad):
+            if not known.any() or (torch.is_grad_enabled() and not after[depth].requires_grad):
                 continue
-            if fact.after not in states:
-                states[fact.after] = functional.rms_norm(after[fact.after][media].float(), (WIDTH,))
-            here = states[fact.after][known]
+            if depth not in states:
+                states[depth] = functional.rms_norm(after[depth][told].float(), (WIDTH,))
+            here = states[depth][known]
             logits = named(here, self.tables[fact.name]) / 2 if fact.name in self.tables else read(here).float()
             each = functional.cross_entropy(logits, labels[known])
             value = float(each.detach())
@@ -112,7 +119,7 @@ class Knowing(nn.Module):
 
 
 def forward(
-    model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch, active: tuple[int, ...] = tuple(range(LAYERS))
+    model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch, active: tuple[int, ...] | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """Hidden states (B, N, width): the normed last ones, and those after 0, 1, .. layers; only `active` ones work."""
     decoder = model.model.language_model
@@ -122,7 +129,7 @@ def forward(
     rotary = rotary_of(decoder, hidden, batch.positions)
     after = [hidden]
     for number, layer in enumerate(decoder.layers):
-        if number in active:
+        if active is None or number in active:
             hidden = layer_forward(layer, hidden, rotary, batch.layout)
         after.append(hidden)
     return decoder.norm(hidden), after
@@ -132,7 +139,7 @@ def losses(
     model: Qwen2_5OmniThinkerForConditionalGeneration,
     batch: Batch,
     knowing: Knowing,
-    active: tuple[int, ...] = tuple(range(LAYERS)),
+    active: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Answer loss, weighted loss of the facts, and the final hidden states."""
     final, after = forward(model, batch, active)
@@ -140,7 +147,7 @@ def losses(
     logits = model.lm_head(final[asked]).float()
     each = functional.cross_entropy(logits, batch.targets[asked], reduction="none")
     answer = (each * batch.weights[asked]).sum() / batch.weights[asked].sum()
-    return answer, knowing(after, batch.media != 0, batch.facts), final
+    return answer, knowing(after, batch.facts), final
 
 
 @torch.no_grad()
@@ -155,7 +162,7 @@ def score(
             options = one.question.answer.rendered()  # type: ignore[union-attr]
             ids = [packer.ids(option)[0] for option in options]
             said = options[int(logits[number, place, ids].argmax())]
-            entry = found[one.task if row.clip.world == "v1" else f"v2 {one.task}"]
+            entry = found[one.task if row.clip.world == "v1" else f"{row.clip.world} {one.task}"]
             entry[0] += said == one.right
             entry[1] += one.guess
             entry[2] += 1
@@ -165,7 +172,8 @@ def score(
 def table(found: dict[str, list[float]]) -> str:
     """ "task 0.91 (guess 0.40, n)" for a log line, world by world."""
     lines = []
-    for world, prefix in (("v1", ""), ("v2", "v2 ")):
+    for world in WORLDS:
+        prefix = "" if world == "v1" else f"{world} "
         those = [(task, found[prefix + task]) for task in TASKS if prefix + task in found]
         parts = [f"{task} {right / count:.3f} (guess {guess / count:.2f})" for task, (right, guess, count) in those]
         right, count = sum(entry[0] for _, entry in those), sum(entry[2] for _, entry in those)
@@ -243,16 +251,16 @@ def train(
     phases: tuple[Phase, ...] = PHASES,
     workers: int = 1,
     decay: float = 0.35,
-    active: tuple[int, ...] = tuple(range(LAYERS)),
+    active: tuple[int, ...] | None = None,
     frozen: int = 0,
 ) -> None:
     """Train the decoder in place, all but its embeddings and first `frozen` layers; resume from `checkpoint`."""
     decoder = model.model.language_model
     module = torch.nn.ModuleList([decoder, model.lm_head])
     for number, layer in enumerate(decoder.layers):
-        layer.requires_grad_(number in active and number >= frozen)
+        layer.requires_grad_((active is None or number in active) and number >= frozen)
     decoder.embed_tokens.requires_grad_(not frozen)
-    knowing = Knowing(words.to(device)).to(device)
+    knowing = Knowing(words.to(device), len(decoder.layers) > LAYERS).to(device)
     optimiser, begun = Optimiser([module, knowing], rate), 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
@@ -278,10 +286,10 @@ def train(
         norm = optimiser.step(schedule(step, steps, decay=decay))
         for name, value in (("answer", answer.item()), ("facts", facts.item()), ("norm", norm)):
             running[name] = value * 0.05 + running.get(name, value) * 0.95
-        if step % 10 == 0:
+        if step % 5 == 0:
             for task, entry in score(model, packer, batch, final.detach()).items():
                 recent[task] = [a + b for a, b in zip(recent[task], entry, strict=True)]
-        if step % 50 == 49 and rank() == 0:
+        if step % LOG_EVERY == LOG_EVERY - 1 and rank() == 0:
             log.info(
                 "decoder step %d (%.0f s, %d tokens a row) %s; facts %s; training %s",
                 step,

@@ -17,11 +17,11 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from pipeline.toy_world.questions import TASKS, AskedQuestion, questions_of, timeline_of
-from pipeline.toy_world.truth import Truth
+from pipeline.toy_world.truth import COLOURS, SHAPES, VOICES, WORDS, Truth
 from pipeline.toy_world.world import events_of
 from training.tiny.architecture import CHUNK_S, POSITIONS_PER_S
 from training.tiny.encoders import CELL, frame_size
-from training.tiny.facts import facts_of
+from training.tiny.facts import FOUND, NUMBER, facts_of
 from training.tiny.packed import Layout, layout_of
 from training.tiny.samples import (
     ASPECT_SHARES,
@@ -30,6 +30,7 @@ from training.tiny.samples import (
     NOTHING_SHAPE,
 )
 from training.tiny.sources import Clip, Shape, Source
+from training.tiny.tokenizer import token_ids
 
 TOKENS_A_CHUNK = CHUNK_S * POSITIONS_PER_S
 END_WEIGHT, TIMELINE_WEIGHT = 0.1, 0.5
@@ -51,7 +52,7 @@ class Row:
     targets: npt.NDArray[np.int64]
     """The token each position must say next, IGNORED elsewhere."""
     facts: npt.NDArray[np.int64]
-    """(facts, N): what each media token should know (see `facts`), IGNORED for text."""
+    """(facts, N): what each media token, and in world v3 a question's key, should know (see `facts`), else IGNORED."""
     weights: npt.NDArray[np.float32]
     """How much each target counts."""
     video_rows: npt.NDArray[np.int64]
@@ -69,6 +70,11 @@ class Packer:
         self.tokenizer = tokenizer
         self.video, self.audio = (tokenizer.convert_tokens_to_ids(name) for name in ("<|VIDEO|>", "<|AUDIO|>"))
         self.cache: dict[str, list[int]] = {}
+        # What questions of world v3 are keyed by; a word is looked for before a shape, a shape before a voice.
+        self.keys = [set(token_ids(tokenizer, WORDS)), self._forms(SHAPES + COLOURS), self._forms(VOICES)]
+
+    def _forms(self, names: Sequence[str]) -> set[int]:
+        return {self.tokenizer.encode(" " + name, add_special_tokens=False)[-1] for name in names}
 
     def ids(self, text: str) -> list[int]:
         """Token ids, remembered."""
@@ -104,12 +110,14 @@ class Packer:
         )
         group = [0] * len(ids)
         targets, weights = [IGNORED] * len(ids), [0.0] * len(ids)
-        suffixes, read = [], []
+        suffixes, read, found = [], [], []
         turn = "<|im_end|>\n<|im_start|>assistant\n"
         for one in asked:
             question = self.ids(one.question.text + turn)
             answer = self.ids(one.right)
             read.append((len(ids) + len(question) - 1, one))
+            if clip.world == "v3" and one.right in FOUND and (key := self._key(question)) is not None:
+                found.append((len(ids) + key, FOUND.index(one.right)))
             suffixes.append(question + answer)
             self._extend(ids, targets, question, answer + self.ids("<|im_end|>"))
             weights += [0.0] * (len(question) - 1) + [1.0] * len(answer) + [END_WEIGHT]
@@ -122,6 +130,9 @@ class Packer:
             group += [len(suffixes)] * (len(question) + len(answer))
         behind = [np.tile(np.arange(len(suffix)) + first, (3, 1)) for suffix in suffixes]
         pad = len(ids) - len(head) - len(opening) - media.size
+        facts = np.pad(facts, ((0, 0), (len(head) + 2, pad)), constant_values=IGNORED)
+        for place, right in found:
+            facts[NUMBER["found"], place] = right
         return Row(
             ids=np.asarray(ids, np.int64),
             positions=np.concatenate([positions, *behind], axis=1),
@@ -131,10 +142,17 @@ class Packer:
             weights=np.asarray(weights, np.float32),
             video_rows=sources[media == 1],
             audio_rows=sources[media == 2],
-            facts=np.pad(facts, ((0, 0), (len(head) + 2, pad)), constant_values=IGNORED),
+            facts=facts,
             asked=tuple(read),
             clip=clip,
         )
+
+    def _key(self, question: Sequence[int]) -> int | None:
+        """The token by which a question is looked up; None for "first", "last" and numbers."""
+        for keys in self.keys:
+            if places := [place for place, number in enumerate(question) if number in keys]:
+                return places[-1]
+        return None
 
     @staticmethod
     def _extend(ids: list[int], targets: list[int], question: list[int], answer: list[int]) -> None:
@@ -168,6 +186,8 @@ class Packer:
         order = np.lexsort((np.arange(len(kind)), kind, places[0] // TOKENS_A_CHUNK))
         if thin is not None:
             chance = np.where(kind == 2, 0.3, 0.15)
+            # A word is four or five tokens: thinned like a tone it would often be gone, and the answer a guess.
+            chance[facts[NUMBER["voice"]] != IGNORED] = 0.85
             chance[(own[0] >= 0) & (own[0] < NOTHING_SHAPE)] = 0.9
             order = order[(thin.random(len(kind)) < chance)[order]]
         return kind[order], places[:, order], facts[:, order], rows[order]
@@ -241,6 +261,8 @@ class Curriculum:
     fewest_events: int = 1
     busy_share: float = 0.0
     """Share of clips of world v2."""
+    spoken_share: float = 0.0
+    """Share of clips of world v3."""
     seconds_an_event: float = 4.5
     """A clip lasts at most about so long for each of its events."""
     order_weight: float = 1.0
@@ -251,6 +273,10 @@ def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
     """Number of events, length and grid of one training clip."""
     if rng.random() < stage.busy_share:
         return Shape(0, float(rng.integers(8, 17)), *_grid(rng), 1.0, "v2")
+    if stage.spoken_share and rng.random() < stage.spoken_share:
+        length_s = float(rng.integers(4, int(stage.longest_s) + 1))
+        # Shapes change with the second: a picture of two seconds would leave open what is shown when a word is said.
+        return Shape(0, length_s, *(_grid(rng) if rng.random() < stage.full_share else (4, 4)), 1.0, "v3")
     count = int(rng.integers(stage.fewest_events, stage.most_events + 1))
     least = count * 2.3
     # As wide as the world's own lengths: with events of 2 to 5 s alone, counts were guessed from the time.
@@ -273,6 +299,7 @@ def _grid(rng: np.random.Generator) -> tuple[int, int]:
 TASK_SHARES = {
     "v1": dict(zip(TASKS, (1, 1, 2, 5, 1, 2), strict=True)),
     "v2": dict(zip(TASKS, (1, 0.5, 6, 1.5, 2, 2), strict=True)),
+    "v3": dict(zip(TASKS, (1, 3, 6, 2, 3, 1), strict=True)),
 }
 """In which proportions training questions belong to tasks: most to those that take longest to learn."""
 

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, Event
+from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event
 from training.tiny.samples import IGNORED, NOTHING_COLOUR, NOTHING_SHAPE, NOTHING_SOUND
 
 MOST_COUNTED = 6
 SECONDS = 17
 """World v2 lasts up to 16 s: a token's second, as content, links a sound to what is shown meanwhile. Pictures stand
 before the sound of their chunk, so they can be matched to it only by a time that both know."""
+FOUND = (*WORDS, *SHAPES, *COLOURS, *VOICES, "none", "yes", "no")
+"""Answers of world v3. There a question's own words learn, too: the token it is keyed by (the word, shape or voice that
+it names) has to know the answer some layers before the question's end does."""
 Labels = npt.NDArray[np.int64]
 
 
@@ -46,6 +49,9 @@ FACTS = (
     Fact("shapes so far", MOST_COUNTED + 1, 8, 0.25),
     Fact("sounds so far", MOST_COUNTED + 1, 8, 0.25),
     Fact("shapes here so far", MOST_COUNTED + 1, 8, 0.25),
+    Fact("word", len(WORDS) + 1, 5, 0.3),
+    Fact("voice", len(VOICES), 5, 0.2),
+    Fact("found", len(FOUND), 6, 0.5),
 )
 NUMBER = {fact.name: number for number, fact in enumerate(FACTS)}
 
@@ -69,6 +75,8 @@ def facts_of(
         )
         colours = [COLOURS.index(e.colour or "") for e in shown]
         labels[NUMBER["colour"]] = _stream(shown, colours, NOTHING_COLOUR, times_s)[0]
+        if said := [e for e in events if e.word]:
+            _words(labels, said, heard, times_s)
         return labels
     labels[NUMBER["second"]] = times_s.astype(np.int64).clip(0, SECONDS - 1)
     for number, place in enumerate(PLACES):
@@ -80,6 +88,18 @@ def facts_of(
     clear = seen & (cells[2] >= 0)
     labels[NUMBER["shape"], clear], labels[NUMBER["colour"], clear] = cells[0, clear], cells[1, clear]
     return labels
+
+
+def _words(
+    labels: Labels, said: Sequence[Event], heard: npt.NDArray[np.bool_], times_s: npt.NDArray[np.float64]
+) -> None:
+    """What is said now, by which voice, and how many words have begun, in place of the facts about sounds."""
+    now, _, so_far = _stream(said, [WORDS.index(e.word or "") for e in said], len(WORDS), times_s)
+    voice = _stream(said, [VOICES.index(e.voice or "") for e in said], IGNORED, times_s)[0]
+    for name in ("sound", "sound before"):
+        labels[NUMBER[name]] = IGNORED
+    for name, found in (("word", now), ("voice", voice), ("sounds so far", so_far)):
+        labels[NUMBER[name], heard] = found[heard]
 
 
 def _stream(

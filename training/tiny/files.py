@@ -19,6 +19,7 @@ import numpy.typing as npt
 from omnidrop.model import OmniModel, Pruning, Request
 from pipeline.toy_world import Format, Truth, format_of, questions_of, read_truth, render_clip, write_truth
 from pipeline.toy_world.questions import TASKS
+from pipeline.toy_world.world import WORLDS
 from workers.media.clip_reader import decode_clip
 from workers.media.probing import ProbePool
 from workers.records import Clip, ClipFailure, DecodeSettings
@@ -117,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Render, decode, answer, print."""
     parser = argparse.ArgumentParser(prog="python -m training.tiny.files", description=__doc__)
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--world", default="v1", choices=("v1", "v2"))
+    parser.add_argument("--world", default="v1", choices=WORLDS)
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--seed", type=int, default=FIRST_SEED)
     parser.add_argument("--length", type=float, help="seconds of every clip (drawn where not given)")

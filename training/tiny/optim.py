@@ -20,14 +20,19 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 def mixed(device: torch.device) -> AbstractContextManager[Any]:
     """Automatic bfloat16 where it is faster: on GPUs, and on CPUs that multiply it (elsewhere it is 6 times slower)."""
-    fast = device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device))
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether matrices are multiplied faster in bfloat16 than in float32."""
+    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` (Nesterov 0.95, rates matched to AdamW's) in float32, matrices of one shape as one batch.
+    """`torch.optim.Muon` (Nesterov 0.95, rates matched to AdamW's), matrices of one shape as one batch.
 
-    torch's own multiplies them one by one in bfloat16: on a CPU without it that takes longer than the gradients.
+    torch's own multiplies them one by one and always in bfloat16: on a CPU without it that takes longer than the
+    gradients.
     """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float) -> None:
@@ -56,10 +61,12 @@ def orthogonal(matrices: Tensor) -> Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    if multiplies_bfloat16(x.device):
+        x = x.bfloat16()
     for _ in range(5):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Optimiser:

@@ -1,4 +1,4 @@
-"""Stage one: the encoders alone learn to say every token's shape, colour and sound in the model's own word embeddings.
+"""Stage one: the encoders alone learn to say every token's shape, colour, sound or word in the model's own embeddings.
 
 Promises: after it a video token over a red circle is close to embedding("red") + embedding("circle"), an audio token to
 the embedding of its sound's name. Knows nothing about clips, questions or the decoder's layers.
@@ -18,14 +18,26 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
-from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS
+from pipeline.toy_world.speech import Takes, bank
+from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, VOICES, WORDS
 from training.tiny.encoders import CELL, hear, mels_of, patches_of, see
 from training.tiny.optim import Optimiser, mixed, rank, schedule, wait
-from training.tiny.samples import IGNORED, Pictures, Sounds, busy_picture_batch, picture_batch, sound_batch
+from training.tiny.samples import (
+    FIRST_WORD,
+    IGNORED,
+    Pictures,
+    Sounds,
+    busy_picture_batch,
+    picture_batch,
+    sound_batch,
+    word_batch,
+)
 from training.tiny.tokenizer import token_ids
 
 log = logging.getLogger("train_tiny")
-VISION_BATCH, CUT_BATCH, BUSY_BATCH, AUDIO_BATCH = 48, 96, 32, 24
+VISION_BATCH, CUT_BATCH, BUSY_BATCH, AUDIO_BATCH, WORD_BATCH = 48, 96, 32, 24, 16
+SPOKEN_SHARE = 0.85
+"""Share of the batches that are words, where words are learned: the sounds of the other worlds stay known."""
 WHOLE_FROM = 0.8
 """Share of the vision steps that see 3 x 3 cells only; the last fifth sees whole frames."""
 SAVE_EVERY_S = 120.0
@@ -40,6 +52,14 @@ class Words:
     sounds: Tensor
     places: Tensor
     """Of world v2; no class for background."""
+    spoken: Tensor
+    """Of world v3; silence is the last of `sounds`."""
+    voices: Tensor
+
+    @property
+    def heard(self) -> Tensor:
+        """Sounds, silence, then words: what an audio token can be."""
+        return torch.cat([self.sounds, self.spoken])
 
     def to(self, device: torch.device | str) -> Words:
         """The same on `device`."""
@@ -56,7 +76,14 @@ def words_of(model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2
         return (bare + embedding[spaced]) / 2
 
     background, silence = ("background",), ("silence",)
-    return Words(rows(SHAPES + background), rows(COLOURS + background), rows(SOUNDS + silence), rows(PLACES))
+    return Words(
+        shapes=rows(SHAPES + background),
+        colours=rows(COLOURS + background),
+        sounds=rows(SOUNDS + silence),
+        places=rows(PLACES),
+        spoken=embedding[token_ids(tokenizer, WORDS)],
+        voices=rows(VOICES),
+    )
 
 
 def named(features: Tensor, words: Tensor) -> Tensor:
@@ -88,11 +115,14 @@ def picture_loss(features: Tensor, batch: Pictures, words: Words) -> Tensor:
 
 
 def sound_loss(features: Tensor, batch: Sounds, words: Words) -> Tensor:
-    """Cross entropy of the name, and a pull towards its embedding."""
-    logits = named(features, words.sounds).flatten(0, 1)
+    """Cross entropy of the name, for words of the voice too, and a pull towards the sum of their embeddings."""
+    logits = named(features, words.heard).flatten(0, 1)
     loss = functional.cross_entropy(logits, batch.sounds.flatten(), ignore_index=IGNORED)
     known = (batch.sounds != IGNORED)[..., None]
-    target = words.sounds[batch.sounds.clamp(min=0)]
+    target = words.heard[batch.sounds.clamp(min=0)]
+    if (said := batch.voices != IGNORED).any():
+        loss = loss + 0.3 * functional.cross_entropy(named(features[said], words.voices), batch.voices[said])
+        target = target + words.voices[batch.voices.clamp(min=0)] * said[..., None]
     return loss + 0.05 * ((features - target) ** 2 * known).sum() / known.sum() / features.shape[-1]
 
 
@@ -111,13 +141,20 @@ def measure(
 ) -> dict[str, float]:
     """Accuracy on unseen samples, per token: cells that show the same shape in both frames, background, sounds."""
     device = words.shapes.device
-    right = {name: [0, 0] for name in ("shape", "colour", "place", "background", "sound")}
+    right = {name: [0, 0] for name in ("shape", "colour", "place", "background", "sound", "word", "voice", "silence")}
 
     def note(name: str, good: Tensor, of: Tensor) -> None:
         right[name][0] += int(good[of].sum())
         right[name][1] += int(of.sum())
 
-    for number in range(batches):
+    for number in range(batches if world == "v3" else 0):
+        said = word_batch(np.random.default_rng([seed, number]), 8, bank()).to(device)
+        features = hear(model.model.audio_tower, mels_of(said.waves))
+        found, are_words = named(features, words.heard).argmax(-1), said.sounds >= FIRST_WORD
+        note("word", found == said.sounds, are_words)
+        note("silence", found == said.sounds, said.sounds == len(SOUNDS))
+        note("voice", named(features, words.voices).argmax(-1) == said.voices, are_words)
+    for number in range(0 if world == "v3" else batches):
         rng = np.random.default_rng([seed, number])
         pictures = (picture_batch(rng, 48) if world == "v1" else busy_picture_batch(rng, 24)).to(device)
         features = view(model, pictures.frames)
@@ -134,22 +171,24 @@ def measure(
                 note("background", said == labels[:, 0], steady & nothing)
         if number < 4:
             sounds = sound_batch(np.random.default_rng([seed, number]), 24, world=world).to(device)
-            found = named(hear(model.model.audio_tower, mels_of(sounds.waves)), words.sounds).argmax(-1)
+            found = named(hear(model.model.audio_tower, mels_of(sounds.waves)), words.heard).argmax(-1)
             note("sound", found == sounds.sounds, sounds.sounds != IGNORED)
-    return {name: good / max(1, all_) for name, (good, all_) in right.items()}
+    return {name: good / all_ for name, (good, all_) in right.items() if all_}
 
 
 class _Steps(Dataset[Pictures | Sounds]):
     """Batches numbered by step, so that a resumed run continues the same sequence."""
 
-    def __init__(self, kind: str, seed: int, steps: int, busy: float) -> None:
-        self.kind, self.seed, self.steps, self.busy = kind, seed, steps, busy
+    def __init__(self, kind: str, seed: int, steps: int, busy: float, takes: Takes | None) -> None:
+        self.kind, self.seed, self.steps, self.busy, self.takes = kind, seed, steps, busy, takes
         self.share = [rank()] if rank() else []
 
     def __getitem__(self, step: int) -> Pictures | Sounds:
         torch.set_num_threads(1)
         rng = np.random.default_rng([self.seed, step, *self.share])
         busy = bool(rng.random() < self.busy)
+        if self.takes is not None and rng.random() < SPOKEN_SHARE:
+            return word_batch(rng, WORD_BATCH, self.takes)
         if self.kind == "audio":
             return sound_batch(rng, AUDIO_BATCH, world="v2" if busy else "v1")
         if busy:
@@ -170,8 +209,10 @@ def train(
     device: torch.device,
     workers: int = 1,
     busy: float = 0.0,
+    takes: Takes | None = None,
 ) -> None:
-    """Train the "vision" or "audio" encoder in place for `steps` batches, a share `busy` of them of world v2.
+    """Train the "vision" or "audio" encoder in place for `steps` batches, a share `busy` of them of world v2; with
+    `takes`, most batches are words of world v3.
 
     Resumes from `checkpoint` if it exists.
     """
@@ -184,7 +225,7 @@ def train(
         begun = int(state["step"])
     words = words.to(device)
     loader = DataLoader(
-        _Steps(kind, seed, steps, busy),
+        _Steps(kind, seed, steps, busy, takes),
         batch_size=None,
         sampler=range(begun, steps),
         num_workers=workers,
@@ -212,6 +253,8 @@ def train(
             log.info("%s step %d loss %.4f (%.0f s)", kind, step, running, time.monotonic() - started)
         if step % 300 == 299 and rank() == 0:
             log.info("%s step %d measured %s", kind, step, rounded(measure(model, words, batches=3)))
+            if takes is not None:
+                log.info("words of held-out voices: %s", rounded(measure(model, words, batches=3, world="v3")))
         if rank() == 0 and (time.monotonic() - saved > SAVE_EVERY_S or step + 1 == steps):
             state = {"weights": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             part = checkpoint.with_suffix(".part")

@@ -16,14 +16,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.toy_world.render import SAMPLE_RATE, Painter, Sprite, cover, wave_of
-from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, Event
-from pipeline.toy_world.world import events_of
+from pipeline.toy_world.speech import Placed, Takes, spoken_wave
+from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event
+from pipeline.toy_world.world import SLOT_S, events_of
 from training.tiny.encoders import CELL, frame_size
 
 ASPECTS = ((16, 9), (9, 16), (1, 1), (4, 3), (3, 4))
 ASPECT_SHARES = (0.45, 0.2, 0.15, 0.1, 0.1)
 IGNORED = -100
 NOTHING_SHAPE, NOTHING_COLOUR, NOTHING_SOUND = len(SHAPES), len(COLOURS), len(SOUNDS)
+FIRST_WORD = NOTHING_SOUND + 1
+"""Words of world v3 are numbered behind the sounds and silence."""
 AUDIO_TOKENS_A_SECOND = 10
 
 
@@ -52,11 +55,14 @@ class Sounds:
     waves: Tensor
     """(B, samples) float32."""
     sounds: Tensor
-    """(B, tokens) int64, IGNORED where a sound starts or ends within the token."""
+    """(B, tokens) int64: a sound, silence, or from FIRST_WORD on a word. IGNORED where one starts or ends within the
+    token."""
+    voices: Tensor
+    """(B, tokens) int64: which kind of voice says the word, IGNORED elsewhere."""
 
     def to(self, device: torch.device) -> Sounds:
         """The same on `device`."""
-        return Sounds(self.waves.to(device), self.sounds.to(device))
+        return Sounds(*(part.to(device) for part in vars(self).values()))
 
 
 def random_event(rng: np.random.Generator, start: float, end: float) -> Event:
@@ -250,7 +256,38 @@ def sound_batch(rng: np.random.Generator, count: int, length_s: float = 8.0, wor
         waves[number] = wave_of(events, max(now, length_s), rng)[:samples]
         for event in events:
             label_tokens(found[number], event)
-    return Sounds(torch.from_numpy(waves), torch.from_numpy(found))
+    labels = torch.from_numpy(found)
+    return Sounds(torch.from_numpy(waves), labels, torch.full_like(labels, IGNORED))
+
+
+def word_batch(rng: np.random.Generator, count: int, takes: Takes, length_s: float = 8.0) -> Sounds:
+    """`count` clips of words said in rooms, closer together than in world v3 and not aligned to anything."""
+    waves = np.empty((count, round(length_s * SAMPLE_RATE)), np.float32)
+    labels = np.empty((2, count, round(length_s * AUDIO_TOKENS_A_SECOND)), np.int64)
+    for number in range(count):
+        events, now = [], float(rng.uniform(0, 0.5))
+        while now + SLOT_S[1] < length_s:
+            end = now + float(rng.uniform(*SLOT_S))
+            events.append(Event(now, end, word=str(rng.choice(WORDS)), voice=str(rng.choice(VOICES))))
+            now = end + float(rng.choice([rng.uniform(0.05, 0.4), rng.uniform(0.4, 1.5)]))
+        waves[number], placed = spoken_wave(events, length_s, rng, takes)
+        labels[:, number] = labels_of_words(placed, labels.shape[-1])
+    return Sounds(torch.from_numpy(waves), *torch.from_numpy(labels))
+
+
+def labels_of_words(placed: Sequence[Placed], tokens: int) -> npt.NDArray[np.int64]:
+    """(2, tokens): the word of every 0.1 s token and the kind of voice that says it. A token that a word fills by half
+    is the word's; one that it only touches is IGNORED."""
+    labels = np.full((2, tokens), IGNORED, np.int64)
+    labels[0] = NOTHING_SOUND
+    a_token = SAMPLE_RATE / AUDIO_TOKENS_A_SECOND
+    for one in placed:
+        start, end = one.start / a_token, one.end / a_token
+        labels[0, int(start) : int(np.ceil(end))] = IGNORED
+        own = slice(round(start), max(round(start) + 1, round(end)))
+        labels[0, own] = FIRST_WORD + WORDS.index(one.event.word or "")
+        labels[1, own] = VOICES.index(one.event.voice or "")
+    return labels
 
 
 def label_tokens(tokens: npt.NDArray[np.int64], event: Event) -> None:

@@ -7,7 +7,7 @@ ready and go on with them. Knows nothing about prompts or questions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.toy_world.render import Painter, Sprite, sprites_of, wave_of
+from pipeline.toy_world.render import SAMPLE_RATE, Painter, Sprite, sprites_of, wave_of
+from pipeline.toy_world.speech import Placed, Takes, spoken_wave
 from pipeline.toy_world.truth import Event
 from training.tiny.architecture import CHUNK_S, POSITIONS_PER_S
 from training.tiny.encoders import CELL, hear, mels_of
@@ -28,6 +29,7 @@ from training.tiny.samples import (
     cell_names,
     either_frame,
     label_tokens,
+    labels_of_words,
     resize,
     roughen,
 )
@@ -88,6 +90,25 @@ def patches_of(shape: Shape) -> int:
     return max(1, round(shape.length_s / shape.seconds_per_patch))
 
 
+def said_within(
+    events: tuple[Event, ...], tokens: int, rng: np.random.Generator
+) -> tuple[tuple[Event, ...], npt.NDArray[np.int64]]:
+    """Takes of usual lengths within their slots: the events as they would be heard, and the labels of audio tokens."""
+    placed = []
+    for event in events:
+        if event.word:
+            long = min(event.end - event.start, float(rng.uniform(0.28, 0.55)))
+            start = event.start + float(rng.uniform(0, event.end - event.start - long))
+            placed.append(Placed(event, round(start * SAMPLE_RATE), round((start + long) * SAMPLE_RATE)))
+    return as_placed(events, placed), labels_of_words(placed, tokens)
+
+
+def as_placed(events: tuple[Event, ...], placed: Sequence[Placed]) -> tuple[Event, ...]:
+    """The events, words with the span in which they are really heard: what tokens should know of them."""
+    spans = {one.event: (one.start / SAMPLE_RATE, one.end / SAMPLE_RATE) for one in placed}
+    return tuple(replace(e, start=spans[e][0], end=spans[e][1]) if e in spans else e for e in events)
+
+
 class IdealSource:
     """Features as a perfect encoder would give: sums of word embeddings over the cells a shape covers, plus noise."""
 
@@ -105,8 +126,13 @@ class IdealSource:
         labels = np.full(round(shape.length_s * POSITIONS_PER_S), NOTHING_SOUND, np.int64)
         for event in events:
             label_tokens(labels, event)
+        audio = torch.zeros(len(labels), self.words.sounds.shape[1])
+        if shape.world == "v3":
+            events, (labels, voices) = said_within(events, len(labels), rng)
+            said = torch.from_numpy(voices != IGNORED)[:, None]
+            audio = self.words.voices[voices.clip(0)] * said
         labels[labels == IGNORED] = NOTHING_SOUND
-        audio = self.words.sounds[labels]
+        audio = audio + self.words.heard[labels]
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
         video = video + self.noise * torch.randn(video.shape, generator=generator)
         audio = audio + self.noise * torch.randn(audio.shape, generator=generator)
@@ -116,8 +142,9 @@ class IdealSource:
 class EncodedSource:
     """Features from the trained encoders: the clip is painted and synthesised whole, roughened and encoded."""
 
-    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: torch.nn.Module, device: torch.device, takes: Takes | None = None) -> None:
+        """`takes` say the words of world v3; without them the bank that ships does."""
+        self.model, self.device, self.takes = model, device, takes
 
     @torch.no_grad()
     def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
@@ -131,7 +158,11 @@ class EncodedSource:
         pairs = roughen(torch.from_numpy(frames).view(patches, 2, height, width, 3), rng)
         # Encoders see whole chunks; a clip that ends within one is cut afterwards.
         whole = -int(-shape.length_s // CHUNK_S) * CHUNK_S
-        wave = wave_of(events, shape.length_s, rng)
+        if shape.world == "v3":
+            wave, placed = spoken_wave(events, shape.length_s, rng, self.takes)
+            events = as_placed(events, placed)
+        else:
+            wave = wave_of(events, shape.length_s, rng)
         padded = np.zeros(whole * 16_000, np.float32)
         padded[: len(wave)] = wave
         mels = mels_of(torch.from_numpy(padded)[None].to(self.device))

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from training.tiny.architecture import LAYERS
 from training.tiny.binding import FIRST_LAYERS, Phase
 from training.tiny.clips import Curriculum
 
-ALL_LAYERS = tuple(range(LAYERS))
+ALL_LAYERS = None
 NAMED_AFTER, KNOWN_AFTER = 5, 8
 """After so many layers every media token names its moment, and knows what came before; later stages keep them."""
 READING = Curriculum(6, 32, full_share=0.8, thin_share=0.95, fewest_events=2, questions=18, order_weight=2.4)
@@ -30,6 +29,8 @@ class EncoderStage:
     rate: float = 2e-3
     busy_share: float = 0.0
     """Share of the batches from world v2."""
+    speaks: bool = False
+    """Whether it learns the words of world v3."""
     share_of_time: float = 0.1
     """How `--hours` is spent, relative to other stages."""
 
@@ -48,7 +49,7 @@ class DecoderStage:
     """Clips a step and process."""
     decay: float = 0.0
     """Share of the steps over which the rate falls to nearly nothing; 0 goes over into the next stage."""
-    layers: tuple[int, ...] = ALL_LAYERS
+    layers: tuple[int, ...] | None = ALL_LAYERS
     frozen: int = 0
     """First layers that stay as they are, with the embeddings."""
     share_of_time: float = 0.1
@@ -175,7 +176,36 @@ BUSY_STAGES: tuple[Stage, ...] = (
     ),
 )
 """The checkpoint `tiny-v2`, on the weights of `tiny` (`--world v2 --from DIR`)."""
-CURRICULA = {"v1": STAGES, "v2": BUSY_STAGES}
+
+SPOKEN = Curriculum(3, 7, full_share=0.0, thin_share=1.0, questions=14, spoken_share=1.0)
+SPOKEN_STAGES: tuple[Stage, ...] = (
+    EncoderStage("words", "audio", 930, rate=2e-3, busy_share=0.3, speaks=True),
+    DecoderStage(
+        "words-ideal",
+        "ideal",
+        776,
+        (
+            Phase(0.23, replace(SPOKEN, longest_s=6)),
+            Phase(0.42, replace(SPOKEN, longest_s=8)),
+            Phase(1.00, replace(SPOKEN, longest_s=12, full_share=0.2)),
+        ),
+        frozen=NAMED_AFTER + 1,
+    ),
+    DecoderStage(
+        "words-heard",
+        "encoded",
+        320,
+        (
+            Phase(0.35, replace(SPOKEN, longest_s=12, full_share=0.3, thin_share=0.7)),
+            Phase(1.00, replace(SPOKEN, longest_s=12, full_share=0.7, thin_share=0.5)),
+        ),
+        rate=1.2e-3,
+        rows=4,
+        decay=0.5,
+    ),
+)
+"""The checkpoint `tiny-v3`, on the weights of `tiny` (`--world v3 --from DIR`)."""
+CURRICULA = {"v1": STAGES, "v2": BUSY_STAGES, "v3": SPOKEN_STAGES}
 
 
 def named(names: list[str], curriculum: tuple[Stage, ...] = STAGES) -> tuple[Stage, ...]:

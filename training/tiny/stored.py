@@ -16,7 +16,8 @@ import numpy.typing as npt
 from omnidrop.model import OmniModel, Pruning, Request
 from pipeline.toy_world import Event, Truth, events_of, questions_of
 from pipeline.toy_world.questions import AskedQuestion
-from pipeline.toy_world.render import Painter, wave_of
+from pipeline.toy_world.render import Painter
+from pipeline.toy_world.speech import heard
 from pipeline.toy_world.world import generator_of
 
 Clips = tuple[tuple[int, int | None], ...]
@@ -25,6 +26,7 @@ CLIPS: Clips = ((7_000_000_000_001, 1), (7_000_000_000_002, 2), (7_000_000_000_0
 SLICES: dict[str, tuple[str, Clips]] = {
     "tiny": ("v1", CLIPS),
     "tiny-v2": ("v2", ((7_000_000_000_011, None), (7_000_000_000_012, None))),
+    "tiny-v3": ("v3", ((7_000_000_000_021, None), (7_000_000_000_022, None), (7_000_000_000_023, None))),
 }
 """World and clips by the name of the checkpoint."""
 QUESTIONS = 12
@@ -36,7 +38,7 @@ def generated(
     """Frames (16, 112, 196, 3) at 2 a second and 8 s of sound."""
     painter = Painter(world, events, generator_of(world, seed, "picture"))
     frames = np.stack([painter.frame(number / 2, 112, 196) for number in range(16)])
-    return frames, wave_of(events, 8, generator_of(world, seed, "sound"))
+    return frames, heard(world, events, 8, generator_of(world, seed, "sound"))
 
 
 def answers_of(model: OmniModel, world: str, seed: int, count: int | None) -> list[tuple[AskedQuestion, str]]:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
+from pipeline.toy_world.truth import WORDS
+
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MEDIA_TOKENS = {
     "image_token": "<|IMAGE|>",
@@ -25,6 +27,9 @@ MEDIA_TOKENS = {
 }
 PHRASES = ("low tone", "high tone", "rising sweep", "falling sweep")
 """Names of two words that are one token, so that no answer option is longer than another."""
+SPOKEN = (*WORDS, "said", "voice", "spoken", "written")
+"""What world v3 says and asks with: tokens of their own behind all others, so that no number of another token moves. In
+running text each follows the token of a single space."""
 
 WORD_LIST = """
 circle square triangle cross red green blue yellow purple white tone sweep low high rising falling noise clicks silence
@@ -73,6 +78,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS])
     tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in PHRASES])
+    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False, single_word=True) for word in SPOKEN])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
