@@ -49,6 +49,7 @@ FORMAT = 2
 """Of the figures: those of another are not shown."""
 SEEDS = (50, 52, 53)
 """Evaluation seeds. Methods were compared on 51 and 9101 while they were made; 53 was not looked at before the end."""
+WORLDS = ("v1", "v2")
 PARTS = ("worlds", "encoders", "damage", "user", "pages")
 FOR_USERS = ("user v1", "user v2")
 """Tables of the page for users; all others are in `docs/evidence.md`."""
@@ -58,7 +59,7 @@ FIGURES = {"worlds": figures, "encoders": encoder_figures, "damage": damage_figu
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, measure, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
-    parser.add_argument("--worlds", nargs="+", choices=("v1", "v2"), default=["v1", "v2"])
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
     parser.add_argument(
         "--parts",
         nargs="+",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.evidence import asking, guides, pages
-from benchmarks.evidence.__main__ import FOR_USERS, FORMAT, current
+from benchmarks.evidence.__main__ import FOR_USERS, FORMAT, WORLDS, current
 from benchmarks.evidence.asking import Asked, Disagreement, Remembering, ask
 from benchmarks.evidence.figures import damage_figures, encoder_figures, figures, user_figures
 from benchmarks.evidence.page import fill, plot, sections
@@ -211,10 +211,10 @@ def test_the_page_has_a_place_for_every_table() -> None:
     world = report()["worlds"]["v1"]  # type: ignore[index]
     writing = {"tiny": {"clips": 1, "model": "tiny", "command": "python -m benchmarks.evidence", "rows": []}}
     encoded = world | {"rows": world["rows"][:1], "comparisons": []}
-    whole = {"worlds": dict.fromkeys(CHECKPOINTS, world), "encoders": dict.fromkeys(CHECKPOINTS, encoded)}
+    whole = {"worlds": dict.fromkeys(WORLDS, world), "encoders": dict.fromkeys(WORLDS, encoded)}
     whole["pages"] = writing
-    whole["damage"] = dict.fromkeys(CHECKPOINTS, damaged() | SETTING)
-    whole["user"] = dict.fromkeys(CHECKPOINTS, encoded)
+    whole["damage"] = dict.fromkeys(WORLDS, damaged() | SETTING)
+    whole["user"] = dict.fromkeys(WORLDS, encoded)
     docs = Path(__file__).parents[2] / "docs"
     tables, guide = ((docs / name).read_text(encoding="utf-8") for name in ("evidence.md", "guide/choosing.md"))
     assert set(sections(whole)) >= set(FOR_USERS)
