@@ -131,8 +131,9 @@ def _encoded(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:
     if price.video_encoded == price.video_tokens:
         return []
     cells = f"{quantity(price.video_encoded)} of {quantity(price.video_tokens)} cells"
-    said = f"up to {cells} (lossy); unchanged cells are skipped" if pruning.still_levels else f"{cells} (lossy)"
-    return [("cells to encode", said)]
+    if pruning.still_levels:
+        return [("image cells to encode", f"up to {cells} (lossy); unchanged cells are skipped")]
+    return [("image cells to encode", f"{cells} (lossy)")]
 
 
 def noticed_lines(price: Price) -> list[tuple[str, str]]:

@@ -21,8 +21,10 @@ from pipeline.cost.estimate import Price
     ],
 )
 def test_a_plan_says_how_much_of_the_picture_is_encoded(pruning: PruningConfig, said: str) -> None:
-    assert dict(plan_lines(Price(video_tokens=8640, video_encoded=3024), pruning))["cells to encode"] == said
+    assert dict(plan_lines(Price(video_tokens=8640, video_encoded=3024), pruning))["image cells to encode"] == said
 
 
 def test_a_plan_that_encodes_everything_has_no_such_row() -> None:
-    assert "cells to encode" not in dict(plan_lines(Price(video_tokens=8640, video_encoded=8640), PruningConfig()))
+    assert "image cells to encode" not in dict(
+        plan_lines(Price(video_tokens=8640, video_encoded=8640), PruningConfig())
+    )
