@@ -24,8 +24,8 @@ EXAMPLES = (
     "omnidrop audit s3://bucket/results --job lectures",
 )
 ADVICE = (
-    "give them a higher retained_ratio of their own in the question set: questions of one ratio share a pass that only "
-    "they guide"
+    "give these questions a higher retained_ratio in the question set: questions with the same ratio share a pass that "
+    "only they guide"
 )
 
 
@@ -33,7 +33,7 @@ def command(
     results: Results = None,
     job: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which job, where the results hold several.", show_default=False),
+        typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.", show_default=False),
     ] = None,
     min_agreement: Annotated[
         float | None,
@@ -41,16 +41,16 @@ def command(
             min=0,
             max=1,
             metavar="SHARE",
-            help="Questions that agree with dense less often are listed; as the job file says where not given.",
+            help="List questions that agree with dense less often than this. Default: the job file's value.",
             show_default=False,
         ),
     ] = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Show what pruning really saved and changed: seconds, memory and answers of clips that were also run dense.
+    """Show what pruning saved and changed: time, memory and answers of the clips that were also run dense.
 
-    A job audits `audit.share` of its clips while it runs. Shares come with 95 % intervals over media.
+    A run audits `audit.share` of its clips. Shares are shown with 95 % confidence intervals over media.
     """
     # Here, so that --help need not wait for pyarrow.
     from pipeline.evaluation.audit import audit_of
@@ -68,14 +68,14 @@ def command(
     media = manifest.read(store, published, "media").select(["job", "jobs"]).to_pylist()
     jobs = sorted({name for row in media for name in row["jobs"] or [row["job"]]})
     if (job is None and len(jobs) != 1) or (job is not None and job not in jobs):
-        raise UserError(f"{uri} holds the jobs {', '.join(jobs) or '(none)'}; choose one with --job")
+        raise UserError(f"{uri} holds the jobs {', '.join(jobs) or '(none)'}; choose one with --job NAME")
     found = audit_of(
         store, published, job or jobs[0], settings.min_agreement if min_agreement is None else min_agreement
     )
     if found is None:
         raise UserError(
-            f"{uri}: no clip of job {job or jobs[0]} was audited; a job audits audit.share of its clips "
-            f"({settings.share:g} as it is set; none in dense modes): raise it for further media with --audit-share"
+            f"{uri}: no clip of job {job or jobs[0]} was audited. A run audits audit.share of its clips "
+            f"({settings.share:g} now; none in dense modes). For new media, raise it with --audit-share"
         )
     _print(job or jobs[0], found)
     write_json(json_file, _as_json(job or jobs[0], found))
@@ -88,8 +88,8 @@ def _print(job: str, audit: Audit) -> None:
     if audit.saved_s is not None:
         facts.append(("model seconds saved", banded(audit.saved_s)))
     memory = audit.saved_peak_bytes
-    facts.append(("peak memory saved", "not told by this device" if memory is None else banded(memory)))
-    facts.append(("seconds claimed from FLOPs", _claim(audit)))
+    facts.append(("peak memory saved", "not reported by this device" if memory is None else banded(memory)))
+    facts.append(("seconds estimated from FLOPs", _claim(audit)))
     print_facts(f"job {job}: audited against dense with prefix reuse", facts)
     for title, found in (("question", audit.questions), ("type of answer", audit.answer_types)):
         console.print(_table(title, found))

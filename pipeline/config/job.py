@@ -64,15 +64,15 @@ class JobError(UserError):
 class JobConfig(Section):
     """One archive job: ask a question set of every clip of an archive."""
 
-    name: Slug = Field(description="Name of the job: lower-case letters, digits, - and _, at most 64.")
+    name: Slug = Field(description="Name of the job: up to 64 lower-case letters, digits, - and _.")
     archive: ArchiveConfig
-    output: Location = Field(description="Folder or s3://bucket/prefix that takes the results.")
+    output: Location = Field(description="Folder or s3://bucket/prefix for the results.")
     question_set: str = Field(
         min_length=1, description="Question set: a YAML file, or the name of a built-in one such as toy-world."
     )
     variables: dict[str, Scalar] = Field(
         default_factory=dict,
-        description="Values for the question set's variables, as NAME=VALUE.",
+        description="Values of the question set's variables, as NAME=VALUE.",
         json_schema_extra={"option": "--variable"},
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -84,8 +84,8 @@ class JobConfig(Section):
     audit: AuditConfig = Field(default_factory=AuditConfig)
     index_url: str | None = Field(
         default=None,
-        description="SQLAlchemy URL of the savings index; a password only by reference, as in ${OMNIDROP_INDEX_URL}. "
-        "SQLite in the output folder where not given.",
+        description="SQLAlchemy URL of the savings index. A password may only be given by reference, for example "
+        "${OMNIDROP_INDEX_URL}. Default: an SQLite file in the output folder.",
     )
     storage: StorageConfig = Field(default_factory=StorageConfig)
 
@@ -94,7 +94,7 @@ class JobConfig(Section):
     def _variable_names(cls, variables: dict[str, Scalar]) -> dict[str, Scalar]:
         for name in variables:
             if not name.isidentifier() or name.startswith("_"):
-                raise ValueError(f"the variable name {name!r} is not a word of letters, digits and _")
+                raise ValueError(f"the variable name {name!r} is not valid; use letters, digits and _")
         return variables
 
     @field_validator("index_url")
@@ -107,15 +107,15 @@ class JobConfig(Section):
         password = (user_part(url) or "").partition(":")[2] if not url.startswith("sqlite") else ""
         if (password and not ENVIRONMENT_REFERENCE.fullmatch(password)) or secret_in_query(url):
             raise SecretFreeError(
-                "the address holds a password, and job files are stored with results; write ${OMNIDROP_INDEX_URL} and "
-                "set that environment variable, or leave the password out and set PGPASSWORD"
+                "the address contains a password, and job files are stored with results; use ${OMNIDROP_INDEX_URL} and "
+                "set that environment variable, or remove the password and set PGPASSWORD"
             )
         return url
 
     @model_validator(mode="after")
     def _results_beside_media(self) -> Self:
         if self.output == self.archive.uri:
-            raise ValueError("output and archive.uri are the same place; give results a folder of their own")
+            raise ValueError("output and archive.uri are the same place; choose another folder for the results")
         return self
 
     def resolved_index_url(self, environ: Mapping[str, str] = os.environ) -> str:

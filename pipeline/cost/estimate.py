@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from omnidrop.answers import PassCost
 from omnidrop.errors import PolicyError, QuestionError
 from omnidrop.estimate import Estimate
+from omnidrop.models.checkpoints import configuration_of
+from omnidrop.models.quantised import stored
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
@@ -53,6 +55,8 @@ class Reason:
 class Price:
     """Sums over an archive. Costs are of the clips still to be done."""
 
+    weights: str = ""
+    """Bytes and form of the model's weights as they are stored."""
     media: int = 0
     media_failed: Counter[str] = field(default_factory=Counter)
     """By error class."""
@@ -148,7 +152,7 @@ def price_job(
     """
     parts = open_job(job, ask_together=ask_together)
     job = parts.job
-    price = Price()
+    price = Price(weights=stored(configuration_of(job.model.checkpoint)))
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
         prices, hours = ClipPrices(job), _Hours(job, price.calibration)

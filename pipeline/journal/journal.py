@@ -89,6 +89,8 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._is_marked = False
+        """Whether the output is known to be marked as one with answers about whole videos."""
 
     def commit(
         self,
@@ -146,7 +148,7 @@ class Journal:
         self, meta: VideoMeta, answers: Sequence[Answer], questions: Sequence[Question]
     ) -> VideoObject | None:
         """Store what was answered about a whole video, and return what is now the truth about it, as `commit` does."""
-        mark_videos(self._store)
+        self._mark_videos()
         data = encode_video(meta, answers, questions)
         path = meta.key.path
         is_first = self._store.write_once(path, data)
@@ -156,6 +158,11 @@ class Journal:
             self._store.delete([path])
             return None
         return decode_video(data, where=path) if is_first else self.read_video_if_kept(meta.key)
+
+    def _mark_videos(self) -> None:
+        if not self._is_marked and (format_of(self._store) or 0) < NEWEST:
+            self._store.write(FORMAT_PATH, json.dumps({"format_version": NEWEST}).encode())
+        self._is_marked = True
 
     def read_video_if_kept(self, key: VideoKey) -> VideoObject | None:
         """What was answered about a whole video, None where it was deleted since it was listed. Raises JournalError for
@@ -345,12 +352,6 @@ def check_output_is_ours(store: Store) -> None:
         defaults.keep(store, of_earlier=True)
         # From here on older versions refuse the output: they would take attempts for units of their own.
         store.write(FORMAT_PATH, mark)
-
-
-def mark_videos(store: Store) -> None:
-    """Mark the output as one that has answers about whole videos."""
-    if (format_of(store) or 0) < NEWEST:
-        store.write(FORMAT_PATH, json.dumps({"format_version": NEWEST}).encode())
 
 
 def format_of(store: Store) -> int | None:

@@ -200,15 +200,15 @@ class Planner:
     def _reason(self, plan: MediaPlan, current: Head | None, same: Sequence[Head]) -> str:
         known = [head for head in same if head.content_id is not None]
         if any(head.version_id == plan.version_id for head in same):
-            return "begun before and not finished, or failed"
+            return "unfinished or failed before"
         if not known:
-            return "files that are new" if current is None else "files that have changed"
+            return "new files" if current is None else "changed files"
         head = next((head for head in known if head is current), known[0])
         fields = self.recipes.get(head.recipe_hash)
         if head.recipe_hash == self.recipe.hash or fields is None:
             if self.recipe.context_fields and (head.media_id == plan.media.media_id or not self.recipe.key_fields):
                 return CONTEXT_CHANGED
-            return "files that were moved or renamed" if self.recipe.label_fields else "asked again"
+            return "moved or renamed files" if self.recipe.label_fields else "asked again"
         return "; ".join(changed_settings(fields, self.recipe.fields))
 
     def _known(self, batch: Sequence[Media]) -> list[tuple[Media, Probed]]:

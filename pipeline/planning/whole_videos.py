@@ -85,10 +85,13 @@ class WholeVideos:
         self._retried: list[Candidate] = []
         """Whose units are done again: until that is committed, their earlier attempts look finished."""
         self._begun: set[tuple[str, str]] = set()
+        self._added = 0
+        """Since they were looked at."""
 
     def add(self, plan: MediaPlan) -> None:
         """An item was planned, and what is left of it is on its way."""
         if (one := self.candidate(plan)) is not None:
+            self._added += 1
             is_retried = any(unit.attempt and unit.unit_id not in plan.finished for unit in plan.units)
             (self._retried if is_retried else self._waiting).append(one)
 
@@ -99,13 +102,18 @@ class WholeVideos:
         return Candidate(head_of(plan, self._asked.job, self._asked.recipe_hash), plan.media, plan.info)
 
     @property
+    def is_asked(self) -> bool:
+        """Whether anything is asked of whole videos."""
+        return self._questions is not None
+
+    @property
     def many(self) -> bool:
-        """Whether so many wait that it is time to look at them."""
-        return len(self._waiting) >= BATCH
+        """Whether so many came since the last look that it is time for another."""
+        return self._added >= BATCH
 
     def due(self, *, is_last: bool = False) -> Iterator[Due]:
         """Those that can be asked now; the others wait on. `is_last` where nothing is on its way any more."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._added = self._waiting, [], 0
         if is_last:
             waiting += self._retried
             self._retried = []

@@ -121,15 +121,17 @@ class Feed:
                         self._out += 1
                         yield unit
                     self.whole.add(plan)
-                if self.committer.flushes > self._looked_at or self.whole.many:
+                if self.whole.is_asked and (self.committer.flushes > self._looked_at or self.whole.many):
                     self._looked_at = self.committer.flushes
                     yield from self._whole(is_last=False)
                 if plan is None:
                     yield None
-        while self._out and not self.stop.is_set():
+        while self.whole.is_asked and self._out and not self.stop.is_set():
             yield None
-        if not self.stop.is_set():
-            self._decide()
+        if self.stop.is_set():
+            return
+        self._decide()
+        if self.whole.is_asked:
             self.committer.settle()
             yield from self._whole(is_last=True)
 

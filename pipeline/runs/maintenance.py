@@ -72,8 +72,8 @@ def forget_media(job: JobConfig, name: str) -> Forgotten:
         found |= _buried(job, journal, name)
         if not found:
             raise UserError(
-                f"there is no media item with the key, media_id or content_id {name!r} in {store.uri}; "
-                '`omnidrop query "SELECT media_key, media_id, content_id FROM media"` lists them'
+                f"{store.uri} holds no media item with the key, media_id or content_id {name!r}; "
+                f'`omnidrop query {store.uri} "SELECT media_key, media_id, content_id FROM media"` lists them'
             )
         labels = {head.media_id for head in heads}
         before = journal.only_under(labels) - found

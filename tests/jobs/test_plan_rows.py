@@ -14,15 +14,15 @@ from pipeline.cost.estimate import Price
     [
         (
             PruningConfig(),
-            "at most 3.02 k of 8.64 k cells, chosen before the encoder (lossy); fewer where the picture is still",
+            "up to 3.02 k of 8.64 k cells (lossy); unchanged cells are skipped",
         ),
         # Every cell is its own: so many are encoded, whatever is shown.
-        (PruningConfig(still_levels=0), "3.02 k of 8.64 k cells, chosen before the encoder (lossy)"),
+        (PruningConfig(still_levels=0), "3.02 k of 8.64 k cells (lossy)"),
     ],
 )
 def test_a_plan_says_how_much_of_the_picture_is_encoded(pruning: PruningConfig, said: str) -> None:
-    assert dict(plan_lines(Price(video_tokens=8640, video_encoded=3024), pruning))["picture encoded"] == said
+    assert dict(plan_lines(Price(video_tokens=8640, video_encoded=3024), pruning))["cells to encode"] == said
 
 
 def test_a_plan_that_encodes_everything_has_no_such_row() -> None:
-    assert "picture encoded" not in dict(plan_lines(Price(video_tokens=8640, video_encoded=8640), PruningConfig()))
+    assert "cells to encode" not in dict(plan_lines(Price(video_tokens=8640, video_encoded=8640), PruningConfig()))

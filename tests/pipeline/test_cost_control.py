@@ -11,21 +11,25 @@ import pytest
 import ray
 
 from pipeline.config.job import JobError, load_job
+from pipeline.config.sections import CostConfig
 from pipeline.cost import calibrate, calibration
+from pipeline.cost.budget import Spending
 from pipeline.cost.calibration import Calibration
 from pipeline.cost.throughput import Throughput, fit
 from pipeline.execution.actor_metering import ActorTime
 from pipeline.planning.open_job import open_job
 from pipeline.records.columns import run_row
 from pipeline.records.heads_and_runs import decode_run
+from tests.support import rows
 from tests.support.small_jobs import cli, run, select
+from workers.whole_text import Line
 
 TINY_CAP = 1e-9
 """GPU hours: a few microseconds."""
 
 
 def test_a_budget_in_money_needs_a_price(job):
-    with pytest.raises(JobError, match=r"cost.*budget_usd \(5\) needs a price: give usd_per_gpu_hour"):
+    with pytest.raises(JobError, match=r"cost.*budget_usd \(5\) needs a price: set usd_per_gpu_hour"):
         load_job(job, {"cost.budget_usd": 5})
     cost = load_job(job, {"cost.budget_usd": 5, "cost.usd_per_gpu_hour": 2.5}).cost
     assert cost.gpu_hours_cap == 2
@@ -35,6 +39,20 @@ def test_a_budget_in_money_needs_a_price(job):
         ).cost.gpu_hours_cap
         == 1
     )
+
+
+def test_a_text_about_a_whole_video_fits_a_budget_by_its_length():
+    clips, *texts = (rows.unit(rows.media(n), clips=1) for n in range(4))
+    short, other, long = (
+        replace(of, lines=(Line(0, 1, "x" * length),)) for of, length in zip(texts, (100, 100, 1000), strict=True)
+    )
+    spending = Spending(CostConfig(budget_gpu_hours=10 / 3600), None, ActorTime)
+    for unit, seconds in ((clips, 0.1), (short, 2.0)):
+        assert list(spending.admit([unit])) == [unit]
+        spending.add(unit, [replace(rows.result(unit.clips[0]), answer_s=seconds)])
+    assert list(spending.admit([other])) == [other]  # two seconds more
+    assert list(spending.admit([long])) == []  # twenty
+    assert spending.is_capped
 
 
 def test_what_it_costs_is_no_part_of_the_recipe(job):
@@ -63,7 +81,7 @@ def test_an_actor_counts_from_loading_until_it_is_given_back():
 def test_at_the_cap_what_was_taken_is_finished_and_the_next_run_goes_on(job):
     result = cli("index", job, "--budget-gpu-hours", TINY_CAP, "--json", job.parent / "summary.json")
     assert result.exit_code == 4, result.output
-    assert "the budget is spent" in result.output
+    assert "budget spent" in result.output
     first = json.loads((job.parent / "summary.json").read_text())["run"]
     assert first["status"] == "budget"
     assert first["units_finished"] == 1
@@ -123,7 +141,7 @@ def test_a_calibration_gives_plans_hours_and_money(priced):
 def test_a_calibration_of_another_device_or_type_is_not_used(priced):
     for option, value in (("--model-dtype", "bfloat16"), ("--model-device", "cuda")):
         result = cli("plan", priced, option, value)
-        assert "not known: `omnidrop calibrate`" in result.output, result.output
+        assert "unknown; run `omnidrop calibrate`" in result.output, result.output
 
 
 def test_no_measured_pass_reuses_frames_of_another(job, monkeypatch):
@@ -203,4 +221,4 @@ def test_a_cluster_is_measured_by_an_actor_of_its_own(job, ray_session, monkeypa
 def test_an_archive_of_nothing_cannot_be_calibrated(job):
     result = cli("calibrate", job, "--archive-include", "notes.mp4")
     assert result.exit_code == 2
-    assert "no media item that can be asked" in result.output
+    assert "no usable media item" in result.output

@@ -179,7 +179,7 @@ BUSY_STAGES: tuple[Stage, ...] = (
 
 SPOKEN = Curriculum(3, 7, full_share=0.0, thin_share=1.0, questions=14, spoken_share=1.0)
 SPOKEN_STAGES: tuple[Stage, ...] = (
-    EncoderStage("words", "audio", 930, rate=2e-3, busy_share=0.3, speaks=True),
+    EncoderStage("words", "audio", 1250, rate=2e-3, busy_share=0.3, speaks=True),
     DecoderStage(
         "words-ideal",
         "ideal",
