@@ -40,7 +40,7 @@ docs: $(VENV)/ready   ## the documentation as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
 
 # Most tests wait for Ray, ffmpeg or a server, so there are more test processes than cores; each takes 3 GB.
-TEST_PROCESSES ?= $(shell awk '/MemAvailable/ { print ($$2 > 14000000) ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)
+TEST_PROCESSES ?= $(shell awk '/MemAvailable/ { print ($$2 > 18000000) ? 4 : ($$2 > 14000000) ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)
 
 test: check browser   ## check, then all tests
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder

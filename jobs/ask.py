@@ -48,67 +48,68 @@ WORTH_A_WORD = 0.005
 
 
 def command(
-    video: Annotated[str, typer.Argument(metavar="FILE", help="A file with pictures, sound or both.")],
+    video: Annotated[str, typer.Argument(metavar="FILE", help="A video or audio file.")],
     questions: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="QUESTION...",
-            help=f"What is asked, with the type of the answer in brackets: {_FORMS_IN_HELP}. Without brackets: yes or "
-            "no after a verb such as is or does, free text otherwise.",
+            help=f"A question, with the answer type in brackets: {_FORMS_IN_HELP}. Without brackets: yes/no if it "
+            "begins with a verb such as is or does, free text otherwise.",
             show_default=False,
         ),
     ] = None,
     question_set: Annotated[
         str | None,
-        typer.Option("--questions", metavar="FILE.yaml", help="A question set instead: its file or built-in name."),
+        typer.Option("--questions", metavar="FILE.yaml", help="Ask a question set: a file or a built-in name."),
     ] = None,
     variable: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable of the question set.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Value of a question-set variable.", show_default=False),
     ] = None,
-    model: Annotated[str, typer.Option(help="Checkpoint: a directory, a hub id, or tiny.")] = "tiny",
+    model: Annotated[str, typer.Option(help="Checkpoint: a folder, a hub id, or tiny.")] = "tiny",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     retained: Annotated[
         float | None,
         typer.Option(
-            metavar="RATIO", help="Share of audio and video tokens kept; 1 prunes nothing.", show_default="0.3"
+            metavar="RATIO", help="Share of audio and video tokens to keep; 1 prunes nothing.", show_default="0.3"
         ),
     ] = None,
-    policy: Annotated[str, typer.Option(help=f"What is kept: {', '.join(_POLICIES)}.")] = "omnidrop",
+    policy: Annotated[str, typer.Option(help=f"Pruning policy: {', '.join(_POLICIES)}.")] = "omnidrop",
     setting: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A parameter of the policy, as in merge=false.", show_default=False),
+        typer.Option(metavar="NAME=VALUE", help="A policy parameter, for example merge=false.", show_default=False),
     ] = None,
     span: Annotated[
         str | None,
-        typer.Option(metavar="START-END", help="Only this part, as in 0-30 or 1:30-4:00.", show_default=False),
+        typer.Option(metavar="START-END", help="Only this part, for example 0-30 or 1:30-4:00.", show_default=False),
     ] = None,
-    length: Annotated[float, typer.Option(metavar="SECONDS", help="Length of a clip.")] = 30.0,
-    fps: Annotated[float, typer.Option(help="Frames a second that the model sees.")] = 2.0,
-    audio_track: Annotated[str, typer.Option(help="Sound track: auto, all, a number from 0, or lang:xx.")] = "auto",
-    video_track: Annotated[str, typer.Option(help="Picture track: auto, a number from 0, or lang:xx.")] = "auto",
+    length: Annotated[float, typer.Option(metavar="SECONDS", help="Clip length.")] = 30.0,
+    fps: Annotated[float, typer.Option(help="Frames per second that the model sees.")] = 2.0,
+    audio_track: Annotated[str, typer.Option(help="Audio track: auto, all, a number from 0, or lang:xx.")] = "auto",
+    video_track: Annotated[str, typer.Option(help="Video track: auto, a number from 0, or lang:xx.")] = "auto",
     context: Annotated[
         bool,
         typer.Option(
-            "--context", help="Tell the model what subtitles, transcripts and metadata beside the file say (same stem)."
+            "--context", help="Give the model the subtitles, transcripts and metadata next to the file (same stem)."
         ),
     ] = False,
     context_file: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="The same with this file; may be repeated.", show_default=False),
+        typer.Option(metavar="FILE", help="Use this file as context. Repeatable.", show_default=False),
     ] = None,
     whole: Annotated[
         list[str] | None,
         typer.Option(
             metavar="QUESTION",
-            help="Asked once about the whole file, of a text of its clips' answers; may be repeated.",
+            help="A question about the whole file, answered from the text of its clips' answers. Repeatable.",
             show_default=False,
         ),
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Ask one video or sound file some questions: no cluster, no job file, nothing stored.
+    """Ask questions about one video or audio file. Needs no cluster and no job file, and stores nothing.
 
-    The file is cut into clips, and all questions are answered about each clip in one pruned pass.
+    The file is cut into clips. One pruned pass per clip answers all questions.
     """
 
     # Here, so that --help need not wait for torch.
@@ -176,8 +177,8 @@ def _named_values(option: str, given: list[str] | tuple[()]) -> dict[str, str | 
 def _print(answered: AnsweredFile, console: Console) -> None:
     from rich.text import Text
 
-    from pipeline.asking.answered_file import clock
     from workers.records import ClipFailure
+    from workers.whole_text import clock
 
     for one in answered.outcomes:
         assert one.clip is not None

@@ -33,7 +33,7 @@ def command(
     results: Results = None,
     job: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which job, where the results hold several.", show_default=False),
+        typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.", show_default=False),
     ] = None,
     min_agreement: Annotated[
         float | None,
@@ -41,16 +41,16 @@ def command(
             min=0,
             max=1,
             metavar="SHARE",
-            help="Questions that agree with dense less often are listed; as the job file says where not given.",
+            help="List questions that agree with dense less often than this. Default: the job file's value.",
             show_default=False,
         ),
     ] = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Show what pruning really saved and changed: seconds, memory and answers of clips that were also run dense.
+    """Show what pruning saved and changed: time, memory and answers of the clips that were also run dense.
 
-    A job audits `audit.share` of its clips while it runs. Shares come with 95 % intervals over media.
+    A run audits `audit.share` of its clips. Shares are shown with 95 % confidence intervals over media.
     """
     # Here, so that --help need not wait for pyarrow.
     from pipeline.evaluation.audit import audit_of

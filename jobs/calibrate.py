@@ -12,20 +12,20 @@ from pipeline.cost.calibration import Calibration
 EXAMPLES = (
     "omnidrop calibrate job.yaml",
     "omnidrop calibrate job.yaml --model-device cuda --json calibration.json",
-    "omnidrop calibrate job.yaml --execution-ray-address auto    # by an actor of the cluster",
-    "omnidrop calibrate job.yaml --model-clips-per-pass auto    # how many clips are answered fastest together, too",
-    "omnidrop plan job.yaml --usd-per-gpu-hour 2.5    # hours and money from it",
+    "omnidrop calibrate job.yaml --execution-ray-address auto    # measure on the cluster",
+    "omnidrop calibrate job.yaml --model-clips-per-pass auto    # also find the fastest batch size",
+    "omnidrop plan job.yaml --usd-per-gpu-hour 2.5    # then shows GPU hours and cost",
 )
 
 
 @with_job
 def command(job: JobConfig, json_file: JsonFile = None) -> None:
-    """Measure the job's model on this machine or on a cluster, for hours and money in `omnidrop plan`.
+    """Measure how fast the job's model is, so that `omnidrop plan` can show GPU hours and cost.
 
-    Run it on a machine like those that will answer, with nothing else on its GPU, or name a Ray cluster, one of whose
-    machines will be measured by an actor as a run has them. Made clips up to the job's size are
-    asked the job's questions, pruned and unpruned, some fifty passes; the record is kept with the job's results, one
-    for each model, device and number type. Times are those of answering: decoding and waiting are no part of them.
+    Run this on a machine like those that will run the job, with nothing else on its GPU. With a Ray cluster, one actor
+    on one of its machines is measured. About fifty passes over generated clips up to the job's size are timed, pruned
+    and unpruned, with the job's questions. The measurement is stored with the job's results, one for each model, device
+    and data type. Only answering is timed, not decoding or waiting.
     """
     with console.status("calibrating") as status:
         found = calibrate(job, lambda done, of: status.update(f"calibrating: pass {done + 1} of {of}"))

@@ -32,29 +32,29 @@ from workers.redaction import without_secrets
 
 COMMANDS = {
     "demo": "Make a small archive of real videos, index it and show what came out.",
-    "ask": "Ask one video or sound file some questions, here and now.",
-    "inspect": "Show what one file holds, and every clip of it as the model would get it.",
-    "index": "Answer a job's questions about every clip of its archive that is new or changed.",
-    "schedule": "Run a job at the times of a cron expression, never two at once.",
-    "submit": "Run a job on a Ray cluster: send it, follow its log, stop it.",
-    "plan": "Count media, clips, tokens and FLOPs of a job without loading a model.",
-    "calibrate": "Measure how fast the job's model answers on this machine, for hours and money in plans.",
-    "validate": "Check everything that a job needs before a GPU second is spent.",
-    "evaluate": "Measure what pruning costs in right answers, per task and ratio.",
-    "audit": "Show what pruning really saved and changed, on clips that were also run dense.",
-    "explain": "Show why a clip was answered as it was: what was kept, what each question looked at.",
-    "query": "Ask the published results in SQL.",
-    "find": "Find moments by words in answers and conditions on questions.",
-    "review": "Say of answers whether they are right, on a local page that plays the moment.",
+    "ask": "Ask questions about one video or audio file.",
+    "inspect": "Show the tracks and clips of one file as the model would see them.",
+    "index": "Answer a job's questions about every new or changed clip of its archive.",
+    "schedule": "Run a job on a cron schedule. Runs never overlap.",
+    "submit": "Run a job on a Ray cluster, follow its log, or stop it.",
+    "plan": "Estimate media, clips, tokens and FLOPs of a job without loading a model.",
+    "calibrate": "Measure how fast the job's model is, so that plans can show GPU hours and cost.",
+    "validate": "Check everything that a job needs before it uses a GPU.",
+    "evaluate": "Measure the accuracy lost by pruning, per task and ratio.",
+    "audit": "Show what pruning saved and changed, measured on clips that were also run dense.",
+    "explain": "Show which tokens of a clip were kept and what each question attended to.",
+    "query": "Query the published results with SQL or a named query.",
+    "find": "Find moments by words in answers and by conditions on questions.",
+    "review": "Label answers as right or wrong on a local page that plays each moment.",
     "report": "Show a job's results on one page: savings, answers, failures.",
-    "export": "Take moments to editors and players, or clips and answers into Iceberg tables.",
-    "status": "Show how far a job is and what its runs cost.",
-    "selfcheck": "Check that a checkpoint answers here as the stock model does, in every mode.",
-    "retry": "Do again what failed, by error class.",
-    "verify": "Check journal, tables and index against each other.",
-    "sign": "Vouch for published tables with a key of one's own.",
-    "forget": "Erase a media item's results for good.",
-    "rebuild": "Make the published tables and the savings index again from the journal.",
+    "export": "Export moments to editors and players, or clips and answers to Iceberg tables.",
+    "status": "Show the progress of a job and the cost of its runs.",
+    "selfcheck": "Check that a checkpoint gives the same answers here as the stock model, in every mode.",
+    "retry": "Retry failed clips and media by error class.",
+    "verify": "Check that journal, tables and index are complete and agree.",
+    "sign": "Sign the published tables with your own key.",
+    "forget": "Erase a media item's results permanently.",
+    "rebuild": "Rebuild the published tables and the savings index from the journal.",
 }
 """Names and summaries, in the order of the help; the modules are imported when they are called."""
 
@@ -159,7 +159,7 @@ def _version(wanted: bool) -> None:
 
 
 class LogFormat(enum.StrEnum):
-    """How what a command does is told on standard error."""
+    """Format of messages on standard error."""
 
     TEXT = "text"
     JSON = "json"
@@ -172,14 +172,15 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show where an error comes from; may stand anywhere (or OMNIDROP_DEBUG=1).")
+        bool,
+        typer.Option("--debug", help="Show tracebacks. Allowed anywhere in the command (or set OMNIDROP_DEBUG=1)."),
     ] = False,
     log_format: Annotated[
         LogFormat,
         typer.Option(
             "--log-format",
             envvar="OMNIDROP_LOG",
-            help="json: one JSON object a line on standard error, with run, unit and clip ids, and no progress bar.",
+            help="json: log one JSON object per line, with run, unit and clip ids, and show no progress bar.",
         ),
     ] = LogFormat.TEXT,
 ) -> None:

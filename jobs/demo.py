@@ -66,9 +66,9 @@ def command(
     print_summary(job, summary, output=str(folder / "results"))
     if not summary.answered_nothing:
         score = print_answers(job.output, truths)
-        console.print("\nthree queries to try:")
+        console.print("\nTry these queries:")
         for query in QUERIES:
-            line = f'  omnidrop query "{query}" {folder / "results"}'
+            line = f'  omnidrop query {folder / "results"} "{query}"'
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         write_json(json_file, summary_json(summary) | {"answers_right": score[0], "answers_known": score[1]})
     if summary.run.status == "stopped":

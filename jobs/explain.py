@@ -20,25 +20,25 @@ from jobs.cli import main
 EXAMPLES = (
     "omnidrop explain 3f9c21aa demo/results -o page.html",
     "omnidrop explain 3f9c21aa job.yaml --device cpu",
-    'omnidrop query "SELECT clip_id, media_key, start_s, answer FROM answers WHERE margin < 0.2" job.yaml',
+    'omnidrop query job.yaml "SELECT clip_id, media_key, start_s, answer FROM answers WHERE margin < 0.2"',
 )
 
 
 def command(
-    clip_id: Annotated[str, typer.Argument(metavar="CLIP_ID", help="The clip's id, or the first few digits of it.")],
+    clip_id: Annotated[str, typer.Argument(metavar="CLIP_ID", help="The clip's id, or its first few digits.")],
     results: Results = None,
     output: Page = Path("page.html"),
     device: Annotated[
         str | None,
-        typer.Option(help="auto, cpu, cuda or cuda:N, in place of the job's.", show_default=False),
+        typer.Option(help="auto, cpu, cuda or cuda:N. Default: the job's device.", show_default=False),
     ] = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Show what the model still saw and heard of a clip, layer by layer, and what each question looked at.
+    """Show which parts of a clip the model kept in each layer, and what each question attended to.
 
-    The clip is decoded again from the archive and asked again, pruned as it was and dense. The page holds everything it
-    shows; it says where an answer is not the stored one.
+    The clip is decoded and answered again, once pruned and once dense. The page is self-contained and marks answers
+    that differ from the stored ones.
     """
     found = find_results(results, endpoint_url)
     with PrintableConsole(stderr=True).status("asking the clip again"):

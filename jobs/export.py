@@ -45,31 +45,32 @@ def command(
             "-o",
             "--to-file",
             metavar="FILE|FOLDER",
-            help="A file, a folder for several videos, or - for standard output.",
-            show_default="moments/, or moments.SUFFIX where one file holds all",
+            help="Output: a file, a folder for several videos, or - for standard output.",
+            show_default="moments/, or moments.SUFFIX if one file holds all",
         ),
     ] = None,
     questions: Annotated[
         Names,
-        typer.Option("--question", metavar="ID", help="Only this; may be repeated.", show_default="yes/no, choice"),
+        typer.Option(
+            "--question", metavar="ID", help="Only this question. Repeatable.", show_default="yes/no and choice"
+        ),
     ] = None,
     answers: Annotated[
-        Names, typer.Option("--answer", metavar="TEXT", help="Only this; may be repeated.", show_default="all but no")
+        Names,
+        typer.Option("--answer", metavar="TEXT", help="Only this answer. Repeatable.", show_default="all but no"),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, metavar="P", help="Least probability of an answer that counts.")
+        float, typer.Option(min=0, max=1, metavar="P", help="Minimum probability of an answer.")
     ] = 0.5,
     precision: Annotated[
         float | None,
-        typer.Option(
-            min=0, max=1, metavar="SHARE", help="In place of a threshold: so many of what counts is right, by labels."
-        ),
+        typer.Option(min=0, max=1, metavar="SHARE", help="Choose the threshold that gives this precision on --labels."),
     ] = None,
     labels: Annotated[Path, typer.Option(metavar="FILE", help="Labels for --precision.")] = Path("labels.csv"),
     media: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Only videos with such a key; * and ? as in names of files.")
+        str | None, typer.Option(metavar="KEY", help="Only videos whose key matches; * and ? are wildcards.")
     ] = None,
-    job: Annotated[str | None, typer.Option(metavar="NAME", help="Which job, where the results hold several.")] = None,
+    job: Annotated[str | None, typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.")] = None,
     rate: Annotated[
         float | None, typer.Option(min=1, metavar="FPS", help="Frames per second.", show_default="the file's own")
     ] = None,
@@ -77,27 +78,28 @@ def command(
         str | None,
         typer.Option(
             metavar="HH:MM:SS:FF",
-            help="Timecode of the first frame; ; before the frames for drop-frame.",
+            help="Timecode of the first frame. Write ; before the frames for drop-frame.",
             show_default="the file's own, or 00:00:00:00",
         ),
     ] = None,
     found: Annotated[
         str | None,
-        typer.Option("--find", metavar="WHAT", help="The moments that `omnidrop find` finds, in place of ranges."),
+        typer.Option("--find", metavar="WHAT", help="Export the moments that `omnidrop find` finds."),
     ] = None,
-    index_url: Annotated[str | None, typer.Option(metavar="URL", help="Iceberg: the job's index.")] = None,
+    index_url: Annotated[str | None, typer.Option(metavar="URL", help="For iceberg: URL of the job's index.")] = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Take moments to where people work: subtitles, chapters, markers for editors, tasks for labelling tools.
+    """Export moments as subtitles, chapters, edit markers or labelling tasks, or export all results as Iceberg tables.
 
-    A moment is a time range of a video with the same answer, clips that touch or overlap merged: by default every
-    yes and every choice with a probability of at least 0.5. Frames are counted at the file's own rate from its own
-    start timecode.
+    A moment is a time range of a video with the same answer; adjacent and overlapping clips are merged. By default,
+    every yes and every choice with a probability of at least 0.5 is exported. Frames are counted at the file's own rate
+    from its own start timecode.
 
-    Without --to, the published clips and answers are copied into Iceberg tables, one snapshot more for each generation:
-    the catalog is in the savings index's database, the data below `iceberg/` of the output; needs the extra
-    omnidrop[iceberg]. Older snapshots stay; `omnidrop forget` deletes these tables whole, as all of them hold the item.
+    Without --to, the published clips and answers are copied into Iceberg tables, with one snapshot per generation. The
+    catalog is in the savings index's database, the data in `iceberg/` in the output. This needs the extra
+    omnidrop[iceberg]. Older snapshots are kept. `omnidrop forget` deletes these tables, because every snapshot may hold
+    the erased item.
     """
     if to == "iceberg":
         _iceberg(results, index_url, endpoint_url, json_file)

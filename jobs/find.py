@@ -29,24 +29,24 @@ def command(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="Words, conditions on questions (= != > >= < <=), and, or, not, parentheses, in quotes.",
+            help="Words and conditions on questions (= != > >= < <=), combined by and, or, not and parentheses.",
             show_default=False,
         ),
     ],
     results: Results = None,
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Most moments.")] = 20,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of moments.")] = 20,
     media: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Only videos with such a key; * and ? as in names of files.")
+        str | None, typer.Option(metavar="KEY", help="Only videos whose key matches; * and ? are wildcards.")
     ] = None,
-    job: Annotated[str | None, typer.Option(metavar="NAME", help="Which job, where the results hold several.")] = None,
+    job: Annotated[str | None, typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.")] = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Find moments by what was answered: words in answers, conditions on questions, in any combination.
+    """Find moments by words in answers and by conditions on questions, in any combination.
 
-    Words side by side must stand in one answer, in any form (car finds cars); "in quotes" they must stand side by side.
-    Conditions name a question and fit its type. and, or, not and parentheses combine them within a clip. Clips that
-    touch are one moment; what fits best comes first.
+    Several words must all occur in one answer, in any inflection (car finds cars). "Words in quotes" must be adjacent.
+    A condition names a question and must fit its answer type. and, or, not and parentheses combine terms within a clip.
+    Adjacent clips are merged into one moment. The best match comes first.
     """
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.find.search import find

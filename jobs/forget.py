@@ -18,7 +18,7 @@ from pipeline.runs.maintenance import find_content, forget_media, unforget_media
 
 EXAMPLES = (
     "omnidrop forget job.yaml --media 'interviews/2024-03-01.mp4'",
-    "omnidrop forget job.yaml --media 'interviews/2024-03-01.mp4' --undo    # it may be asked about again",
+    "omnidrop forget job.yaml --media 'interviews/2024-03-01.mp4' --undo    # allow it to be indexed again",
 )
 
 
@@ -26,23 +26,23 @@ EXAMPLES = (
 def command(
     job: JobConfig,
     media: Annotated[
-        str, typer.Option("--media", metavar="KEY", help="The item's key, media_id or content_id, as in the tables.")
+        str,
+        typer.Option("--media", metavar="KEY", help="The item's key, media_id or content_id, as shown in the tables."),
     ],
     undo: Annotated[
-        bool, typer.Option("--undo", help="Lift the ban instead: what was erased is asked anew by the next `index`.")
+        bool, typer.Option("--undo", help="Lift the ban: the next `omnidrop index` answers the item again.")
     ] = False,
     labels: Annotated[
-        Path, typer.Option(metavar="FILE", help="Labels of `omnidrop review`; the item's are taken out.")
+        Path, typer.Option(metavar="FILE", help="Labels of `omnidrop review`. The item's labels are removed.")
     ] = Path("labels.csv"),
     json_file: JsonFile = None,
 ) -> None:
-    """Erase a media item's answers, costs and quarantine rows for good, of all jobs in this output.
+    """Permanently erase a media item's answers, costs and quarantine rows from all jobs in this output.
 
-    What is forgotten is a content: all keys that it has are named, and none of them comes back. Journal objects are
-    deleted, index rows removed and the tables published again without older generations; a tombstone keeps late
-    attempts and later runs from bringing it back. Exported Iceberg tables are deleted with all their snapshots
-    (`omnidrop export` makes them again), and the item's labels are taken out of --labels. The media file itself is not
-    touched.
+    The item is erased by content: the command lists every key with the same content and erases all of them. It deletes
+    journal objects and index rows, and publishes the tables again without older generations. A tombstone keeps later
+    runs from bringing the item back. Exported Iceberg tables are deleted with all snapshots (`omnidrop export` makes
+    them again), and the item's labels are removed from --labels. The media file itself is not touched.
     """
     if undo:
         lifted = unforget_media(job, media)

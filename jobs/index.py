@@ -21,7 +21,7 @@ from workers.media.ffmpeg import check_ffmpeg
 
 EXAMPLES = (
     "omnidrop index job.yaml",
-    "omnidrop index job.yaml --sample 20            # a reproducible sample of the archive first",
+    "omnidrop index job.yaml --sample 20            # start with a random sample of the archive",
     "omnidrop index job.yaml --pruning-retained-ratio 0.2 --json summary.json",
     "omnidrop index job.yaml --usd-per-gpu-hour 2.5 --budget-usd 100",
     "omnidrop submit job.yaml --address http://HEAD:8265    # the same on a cluster",
@@ -33,31 +33,30 @@ def command(
     job: JobConfig,
     run_id: Annotated[
         str | None,
-        typer.Option("--run-id", metavar="TEXT", help="Name of this run; made from time and chance where not given."),
+        typer.Option("--run-id", metavar="TEXT", help="Name of this run. Default: the time and a random suffix."),
     ] = None,
     allow_shrink: Annotated[
-        bool, typer.Option("--allow-shrink", help="Go on although the archive lacks much of what counted until now.")
+        bool, typer.Option("--allow-shrink", help="Run even if many known media are missing from the archive.")
     ] = False,
     redo_older: Annotated[
         bool,
-        typer.Option("--redo-older", help="Ask again what an older version of decoding or method answered; see plan."),
+        typer.Option("--redo-older", help="Answer clips again that an older version answered. See plan."),
     ] = False,
     ask_together: Annotated[
         bool,
-        typer.Option(
-            "--together", help="Ask all questions in one pass again, whatever passes were recorded; see plan."
-        ),
+        typer.Option("--together", help="Ask all questions in one pass, ignoring recorded passes. See plan."),
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Ask answered clips again where a setting has changed, however many.")
+        bool,
+        typer.Option("--yes", help="Do not ask for confirmation if a changed setting affects many answered clips."),
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Answer a job's questions about every clip of its archive that is new or changed.
+    """Answer a job's questions about every new or changed clip of its archive.
 
-    Finished work is never done again: run it as often as you like. Exit status: 0 done, 1 nothing could be answered,
-    2 the job is not right, 3 stopped before the end (run again to resume), 4 the budget is spent (run again to spend
-    as much again).
+    Finished work is never repeated, so you can run this as often as you like. Exit status: 0 done, 1 no clip could be
+    answered, 2 invalid job, 3 stopped early (run again to resume), 4 budget spent (run again to spend the same amount
+    again).
     """
     run_id = None if run_id is None else checked_run_id(run_id)
     check_ffmpeg()  # without it every clip would fail, and count as done

@@ -28,26 +28,26 @@ RARE = ("silent_s", "held_s", "missing_s", "error_class")
 
 
 def command(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A file with pictures, sound or both.")],
-    length: Annotated[float, typer.Option(metavar="SECONDS", help="Length of a clip.")] = 30.0,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A video or audio file.")],
+    length: Annotated[float, typer.Option(metavar="SECONDS", help="Clip length.")] = 30.0,
     at: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Only the clip that begins at this second.", show_default=False),
+        typer.Option(metavar="SECONDS", help="Only the clip that starts at this time.", show_default=False),
     ] = None,
-    fps: Annotated[float, typer.Option(help="Frames a second that the model sees.")] = 2.0,
-    audio_track: Annotated[str, typer.Option(help="Sound track: auto, all, a number from 0, or lang:xx.")] = "auto",
-    video_track: Annotated[str, typer.Option(help="Picture track: auto, a number from 0, or lang:xx.")] = "auto",
+    fps: Annotated[float, typer.Option(help="Frames per second that the model sees.")] = 2.0,
+    audio_track: Annotated[str, typer.Option(help="Audio track: auto, all, a number from 0, or lang:xx.")] = "auto",
+    video_track: Annotated[str, typer.Option(help="Video track: auto, a number from 0, or lang:xx.")] = "auto",
     json_file: JsonFile = None,
     dump: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write every clip's pictures and sound, and a page that shows them.", show_default=False
+            metavar="DIR", help="Write each clip's frames and audio, and a page that shows them.", show_default=False
         ),
     ] = None,
 ) -> None:
-    """Show what a file holds and what the model would get of it: continuous parts, tracks, and every clip.
+    """Show a file's tracks, continuous segments and clips as the model would see them.
 
-    The file goes the way that it goes in a run: probed and decoded alike, nothing is asked.
+    The file is probed and decoded exactly as in a run. No question is asked.
     """
     from pipeline.asking.dump import clip_section, dump_clip, page
     from pipeline.asking.inspect import about_clip, about_file, clips_of, inspect_file

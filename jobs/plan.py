@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from jobs._shared.display import console, hours, print_facts, quantity, saved, share, with_reasons
-from jobs._shared.notes import note, note_toy_answers
+from jobs._shared.notes import note
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
-from pipeline.config.sections import CostConfig
+from pipeline.config.sections import CostConfig, PruningConfig
 from pipeline.cost.calibration import GpuHours
 from pipeline.cost.clip_prices import dear_passes
 from pipeline.cost.estimate import Price, price_job
@@ -22,7 +22,7 @@ EXAMPLES = (
     "omnidrop plan job.yaml --pruning-retained-ratio 0.2",
     "omnidrop plan job.yaml --sample 1000 --json plan.json",
 )
-AT_MOST = "a frame that repeats is not encoded again, a text may end early"
+AT_MOST = "still frames and short texts cost less"
 
 
 @with_job
@@ -30,23 +30,25 @@ def command(
     job: JobConfig,
     redo_older: Annotated[
         bool,
-        typer.Option("--redo-older", help="Price asking again what an older version of decoding or method answered."),
+        typer.Option(
+            "--redo-older", help="Include clips that an older version answered, as if they were answered again."
+        ),
     ] = False,
     ask_together: Annotated[
-        bool, typer.Option("--together", help="Price asking all questions in one pass, whatever passes were recorded.")
+        bool,
+        typer.Option("--together", help="Assume that all questions are asked in one pass, not in recorded passes."),
     ] = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Read every packet of files whose timeline no index tells, as a run does.")
+        bool, typer.Option("--exact", help="Read all packets of files without an index, as a run does.")
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Count media, clips, tokens and FLOPs of a job without loading a model.
+    """Estimate media, clips, tokens and FLOPs of a job without loading a model.
 
-    Media are probed (once: results are remembered), nothing is decoded. Media, clips and tokens are exact but for files
-    whose timeline no index tells: those are priced by the length they declare (`--exact` reads them). FLOPs are
-    the most it can take: every frame is priced as a new one and every free text at its longest. GPU hours, and money
-    where the job has a price, come from `omnidrop calibrate`: they are hours of answering, with the range that clips
-    held out from the calibration's fit would give.
+    Media are probed once (results are cached) and not decoded. Media, clips and tokens are exact, except for files
+    without an index: their declared length is used unless --exact is given. FLOPs are an upper bound: every frame
+    counts as new and every free-text answer as long as allowed. GPU hours need `omnidrop calibrate`, cost also needs a
+    price in the job. GPU hours cover answering only; their range comes from clips held out from the calibration's fit.
     """
     with console.status("planning") as status:
         price = price_job(
@@ -56,42 +58,46 @@ def command(
             ask_together=ask_together,
             is_exact=exact,
         )
-    print_facts(f"plan of job {job.name}", [*plan_lines(price), *hours_lines(price, job.cost)])
+    print_facts(f"plan of job {job.name}", [*plan_lines(price, job.pruning), *hours_lines(price, job.cost)])
     for key, error_class in price.failed_keys:
-        note(f"{key} cannot be asked: {error_class}")
+        note(f"{key} cannot be used: {error_class}")
     if unnamed := price.media_failed.total() - len(price.failed_keys):
-        note(f"and {unnamed} more; after a run, `omnidrop query {job.output} quarantine` has all and why")
+        note(f"and {unnamed} more; after a run, `omnidrop query {job.output} quarantine` lists all with reasons")
     for text in price.notes:
         note(text)
     if dear := dear_passes(price.passes_flops, price.one_pass_flops):
         note(dear)
     for key, clips, size in price.outliers:
-        note(f"{key} would be {clips} clips, far more than others, from {quantity(size, 'B')} (clips.max_per_media)")
-    note_toy_answers([job.model.path])
+        note(
+            f"{key} ({quantity(size, 'B')}) would be cut into {clips} clips, far more than other files; "
+            "clips.max_per_media limits them"
+        )
     money = None if price.as_run_gpu_hours is None else job.cost.usd(price.as_run_gpu_hours.expected)
     found = {name: value for name, value in vars(price).items() if name not in ("longest", "clips_per_media")}
     found["not_taken"] = price.not_taken.counts
     write_json(json_file, found | {"outliers": price.outliers, "retained_ratio": price.retained_ratio, "usd": money})
 
 
-def plan_lines(price: Price) -> list[tuple[str, str]]:
+def plan_lines(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:
     """The rows of the plan's table: (name, value with its unit)."""
     todo = price.clips - price.clips_finished
     return [
+        ("weights", price.weights),
         ("media", f"{price.media} ({price.video_s / 3600:.2f} hours)"),
         *price.not_taken.lines(),
-        ("media that cannot be asked", with_reasons(price.media_failed.total(), price.media_failed.most_common())),
+        ("unusable media", with_reasons(price.media_failed.total(), price.media_failed.most_common())),
         *noticed_lines(price),
-        ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} finished before"),
-        ("clips", f"{todo} to do, {price.clips_finished} finished before"),
+        ("work units", f"{price.units - price.units_finished} to do, {price.units_finished} done"),
+        ("clips", f"{todo} to do, {price.clips_finished} done"),
         *_reasons(price),
+        *_whole(price),
         ("answers to give", f"{price.questions}"),
-        ("tokens", f"{quantity(price.audio_tokens)} audio, {quantity(price.video_tokens)} video before pruning"),
-        *_encoded(price),
+        ("tokens before pruning", f"{quantity(price.audio_tokens)} audio, {quantity(price.video_tokens)} video"),
+        *_encoded(price, pruning),
         ("retained ratio", share(price.retained_ratio)),
-        ("model FLOPs", f"{quantity(price.as_run_flops, 'FLOP')} at most: {AT_MOST}"),
-        ("saved against dense with prefix reuse", saved(price.as_run_flops, price.dense_shared_flops)),
-        ("saved against dense per question", saved(price.as_run_flops, price.dense_flops)),
+        ("model FLOPs", f"up to {quantity(price.as_run_flops, 'FLOP')}: {AT_MOST}"),
+        ("FLOPs saved vs prefix reuse", saved(price.as_run_flops, price.dense_shared_flops)),
+        ("FLOPs saved vs dense", saved(price.as_run_flops, price.dense_flops)),
         (
             "KV cache of the largest clip",
             f"{quantity(price.largest_clip_kv_bytes, 'B')} instead of "
@@ -101,7 +107,7 @@ def plan_lines(price: Price) -> list[tuple[str, str]]:
 
 
 def _reasons(price: Price) -> list[tuple[str, str]]:
-    """Why clips are asked, and what each of it costs."""
+    """Why clips are asked, and what each reason costs."""
     rows = []
     for reason, of in sorted(price.reasons.items(), key=lambda pair: -pair[1].as_run_flops):
         cost = quantity(of.as_run_flops, "FLOP")
@@ -111,18 +117,30 @@ def _reasons(price: Price) -> list[tuple[str, str]]:
     return rows
 
 
-def _encoded(price: Price) -> list[tuple[str, str]]:
+def _whole(price: Price) -> list[tuple[str, str]]:
+    """What is asked about whole videos."""
+    if not price.whole_videos:
+        return []
+    said = (
+        f"{price.whole_videos} to ask about, {quantity(price.whole_flops, 'FLOP')} at most in {price.whole_texts} texts"
+    )
+    return [("whole videos", f"{said}, when their clips are done")]
+
+
+def _encoded(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:
     if price.video_encoded == price.video_tokens:
         return []
     cells = f"{quantity(price.video_encoded)} of {quantity(price.video_tokens)} cells"
-    return [("picture encoded", f"at most {cells}, chosen before the encoder (lossy); less of what stands still")]
+    if pruning.still_levels:
+        return [("image cells to encode", f"up to {cells} (lossy); unchanged cells are skipped")]
+    return [("image cells to encode", f"{cells} (lossy)")]
 
 
 def noticed_lines(price: Price) -> list[tuple[str, str]]:
     """The rows about files that are not simply one recording of one track, where there are any."""
     rows = []
     if price.unchecked:
-        rows.append(("timeline: unchecked", f"{price.unchecked} media, priced by the length they declare; see --exact"))
+        rows.append(("unchecked timelines", f"{price.unchecked} media, using their declared length; see --exact"))
     if price.segmented:
         rows += lines([Case("segments", price.segmented, price.segments)])
     if price.unused_tracks:
@@ -134,16 +152,16 @@ def hours_lines(price: Price, cost: CostConfig) -> list[tuple[str, str]]:
     """The rows of hours and money, or what to do to have some."""
     known = price.calibration
     if known is None or price.as_run_gpu_hours is None:
-        return [("GPU hours", "not known: `omnidrop calibrate`, run where it will be answered, measures how fast")]
+        return [("GPU hours", "unknown; run `omnidrop calibrate` on the machine that will run the job")]
     rows = [
         ("GPU hours of answering", _ranged(price.as_run_gpu_hours, cost)),
-        ("dense with prefix reuse", _ranged(price.dense_shared_gpu_hours, cost)),
-        ("dense per question", _ranged(price.dense_gpu_hours, cost)),
-        ("measured", f"on {known.device}, {known.dtype}, {known.measured_at[:10]}"),
+        ("  with prefix reuse", _ranged(price.dense_shared_gpu_hours, cost)),
+        ("  dense", _ranged(price.dense_gpu_hours, cost)),
+        ("measured on", f"{known.device}, {known.dtype}, {known.measured_at[:10]}"),
     ]
     cap = cost.gpu_hours_cap
     if cap is not None and price.as_run_gpu_hours.expected > cap:
-        rows.append(("budget", f"{hours(cap, cost.usd(cap))}: one run will not get through"))
+        rows.append(("budget", f"{hours(cap, cost.usd(cap))}: too little for one run"))
     return rows
 
 

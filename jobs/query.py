@@ -34,8 +34,8 @@ EXAMPLES = (
     "omnidrop query results savings-by-collection",
     "omnidrop query job.yaml ranges --set answer=yes -o ranges.csv",
     "omnidrop query s3://bucket/results unsure --set margin=0.1 --format json",
-    'omnidrop query "SELECT question_id, answer, count(*) FROM answers GROUP BY ALL ORDER BY 3 DESC" job.yaml',
-    'omnidrop query "DESCRIBE answers" job.yaml',
+    'omnidrop query job.yaml "SELECT question_id, answer, count(*) FROM answers GROUP BY ALL ORDER BY 3 DESC"',
+    'omnidrop query job.yaml "DESCRIBE answers"',
 )
 
 _SQL = re.compile(
@@ -44,7 +44,7 @@ _SQL = re.compile(
 )
 Setting = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Value of a parameter; may be repeated.", show_default=False),
+    typer.Option("--set", metavar="NAME=VALUE", help="Value of a query parameter. Repeatable.", show_default=False),
 ]
 
 
@@ -54,35 +54,43 @@ def command(
         str | None,
         typer.Argument(
             metavar="NAME|FILE.sql|SQL",
-            help="A named query, a file, or one statement; may stand before RESULTS.",
+            help="A named query, a file with SQL, or one SQL statement. May come before RESULTS.",
             show_default=False,
         ),
     ] = None,
-    list_them: Annotated[bool, typer.Option("--list", help="Show the named queries and their parameters.")] = False,
+    list_them: Annotated[bool, typer.Option("--list", help="List the named queries and their parameters.")] = False,
     settings: Setting = None,
     format: Annotated[
-        Format | None, typer.Option(help="How rows are written; from the file's name with -o.", show_default="table")
+        Format | None, typer.Option(help="Output format. With -o: from the file's name.", show_default="table")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write rows to a file.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the rows to this file.", show_default=False),
     ] = None,
     csv_raw: Annotated[
         bool,
-        typer.Option("--csv-raw", help="CSV cells as they are; a spreadsheet may run what begins with =, +, - or @."),
+        typer.Option(
+            "--csv-raw", help="Do not escape CSV cells. A spreadsheet may run cells that begin with =, +, - or @."
+        ),
     ] = False,
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Most rows of a table.")] = MOST_ROWS,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of table rows.")] = MOST_ROWS,
     precision: Annotated[
         float | None,
-        typer.Option(min=0, max=1, metavar="SHARE", help="Only answers so many of which are right, by labels."),
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Only answers above the threshold that gives this precision on --labels.",
+        ),
     ] = None,
     labels: Annotated[Path, typer.Option(metavar="FILE", help="Labels for --precision.")] = Path("labels.csv"),
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Ask the published results: a named query, or SQL (DuckDB).
+    """Query the published results with a named query or SQL (DuckDB).
 
-    Tables: answers, clips, media, audits, quarantine, runs, answer_ranges, video_answers. SQL can only read them: no
-    other file, no network.
+    Tables: answers, clips, media, audits, quarantine, runs, whole_answers, answer_ranges, video_answers. SQL can read
+    these tables only: no other files, no network.
     """
     text, place = told_apart(results, question)
     if list_them or text is None:
@@ -97,13 +105,14 @@ def command(
         if precision is not None:
             _keep_sure(connection, found.uri, precision, labels)
         asked = find_query(text)
+        toys = models_of(connection, EMBEDDED)  # before the query: a table that is cut leaves its result open
         answered = query(connection, asked.sql, asked.values(given))
         if json_file is not None:
             answered = _written(answered, json_file)
             if str(json_file) == "-":
                 return
         show(answered, form, output, rows, is_csv_raw=csv_raw)
-        note_toy_answers(models_of(connection, EMBEDDED))
+        note_toy_answers(toys)
 
 
 def _keep_sure(connection: duckdb.DuckDBPyConnection, uri: str, precision: float, labels: Path) -> None:

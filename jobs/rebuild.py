@@ -13,9 +13,10 @@ EXAMPLES = ("omnidrop rebuild job.yaml",)
 
 @with_job
 def command(job: JobConfig, json_file: JsonFile = None) -> None:
-    """Make the published tables and the savings index again from the journal alone.
+    """Rebuild the published tables and the savings index from the journal.
 
-    Safe at any time: the journal is the truth and is only read. Use it after deleting or damaging tables or index.
+    Use this if tables or index were deleted or damaged. It is safe at any time: the journal is the source of truth and
+    is only read.
     """
     with console.status("rebuilding from the journal"):
         published = rebuild_results(job)

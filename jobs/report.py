@@ -27,18 +27,18 @@ def command(
     output: Page = Path("report.html"),
     job: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which job, where the results hold several.", show_default=False),
+        typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.", show_default=False),
     ] = None,
     usd_per_gpu_hour: Annotated[
         float | None,
-        typer.Option(min=0, metavar="USD", help="Price of a GPU hour, to show money too.", show_default=False),
+        typer.Option(min=0, metavar="USD", help="Price of a GPU hour, to show cost.", show_default=False),
     ] = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Show a job's results on one page: savings, what was kept, answers as timelines, failures, where time went.
+    """Show a job's results on one page: savings, retained ratios, answers as timelines, failures, and time spent.
 
-    The page holds everything it shows, in less than 2 MB, and loads nothing: send it, open it from a file, print it.
+    The page is a self-contained file of less than 2 MB. You can send it, open it offline, or print it.
     """
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.report.page import ANSWERS_BYTES, render

@@ -20,7 +20,7 @@ from pipeline.runs.run import run_job
 EXAMPLES = (
     "omnidrop retry job.yaml --error-class storage --error-class probe_timeout",
     "omnidrop retry job.yaml --error-class decode_failed --media 'camera 3/**' --dry-run",
-    'omnidrop query "SELECT error_class, count(*) FROM quarantine GROUP BY 1" job.yaml    # what there is',
+    'omnidrop query job.yaml "SELECT error_class, count(*) FROM quarantine GROUP BY 1"    # what failed',
 )
 
 
@@ -28,24 +28,26 @@ EXAMPLES = (
 def command(
     job: JobConfig,
     error_class: Annotated[
-        list[str], typer.Option("--error-class", metavar="CLASS", help="Error class as in quarantine; may be repeated.")
+        list[str],
+        typer.Option("--error-class", metavar="CLASS", help="Error class, as shown in quarantine. Repeatable."),
     ],
     media: Annotated[
         list[str] | None,
-        typer.Option("--media", metavar="GLOB", help="Only media whose key matches; may be repeated."),
+        typer.Option("--media", metavar="GLOB", help="Only media whose key matches. Repeatable."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be retried, and change nothing.")] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Do again the clips and media that failed with one of these error classes, and nothing else.
+    """Retry the clips and media that failed with one of these error classes.
 
-    What has answers keeps them. What succeeds leaves the quarantine; what fails again stays there with its new reason.
-    Give the options that the job was indexed with. Exit status: 0 done, 1 some of it failed again, 2 nothing failed
-    like that or the job is not right, 3 stopped before the end (run again to resume).
+    Existing answers are kept. An item that succeeds leaves the quarantine; one that fails again stays there with its
+    new reason. Give the same options as for `omnidrop index`. Exit status: 0 done, 1 some items failed again, 2 no such
+    failures or invalid job, 3 stopped early (run again to resume).
     """
     selection = Selection(tuple(error_class), tuple(media or ("**",)))
     selected = select_failures(job, selection)
     facts = [("media", f"{selected.media}"), ("work units", f"{selected.units}"), ("clips", f"{selected.clips}")]
+    facts += [("whole videos", f"{selected.videos}")] * bool(selected.videos)
     if not selected.failures:
         there = with_reasons(sum(count for _, count in selected.quarantine), selected.quarantine)
         raise UserError(f"nothing failed with {', '.join(error_class)} there; in quarantine: {there}")

@@ -39,32 +39,34 @@ PRECISIONS = (0.8, 0.9, 0.95)
 
 def command(
     results: Results = None,
-    labels: Annotated[Path, typer.Option(metavar="FILE", help="Where labels are, and are written.")] = Path(
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="CSV file of labels to read and add to.")] = Path(
         "labels.csv"
     ),
     questions: Annotated[
-        list[str] | None, typer.Option("--question", metavar="ID", help="Only this; may be repeated.")
+        list[str] | None, typer.Option("--question", metavar="ID", help="Only this question. Repeatable.")
     ] = None,
     media: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Only videos with such a key; * and ? as in names of files.")
+        str | None, typer.Option(metavar="KEY", help="Only videos whose key matches; * and ? are wildcards.")
     ] = None,
-    curve: Annotated[bool, typer.Option("--curve", help="Only say what the labels say about probabilities.")] = False,
+    curve: Annotated[bool, typer.Option("--curve", help="Only show how well probabilities match the labels.")] = False,
     imported: Annotated[
-        Path | None, typer.Option("--import", metavar="FILE", help="Add labels from a JSON export of Label Studio.")
+        Path | None, typer.Option("--import", metavar="FILE", help="Add labels from a Label Studio JSON export.")
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", show_default="any free one")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", help="Port of the page.", show_default="any free port")
+    ] = 0,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
-    job: Annotated[str | None, typer.Option(metavar="NAME", help="Which job, where the results hold several.")] = None,
+    job: Annotated[str | None, typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.")] = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Look at answers on a local page that plays the moment: right, wrong, or what would be right.
+    """Label answers on a local page that plays each moment: right, wrong, or a correction.
 
-    Answers that dense contradicted in an audit come first, then those that were hardly more probable than the next; one
-    in five is drawn from all others. Labels go into a CSV file that `omnidrop evaluate labels` takes. They also say
-    how often answers of which probability are right: `--precision 0.9` of `export` and `query` uses that.
+    The queue starts with answers that the dense model contradicted in an audit, then those with the smallest margin.
+    One in five is sampled at random from all others. Labels go to a CSV file that `omnidrop evaluate labels` reads.
+    They also show how often answers of a given probability are right, for `--precision 0.9` of `export` and `query`.
 
-    The page is served to this machine alone, at an address with a secret; Ctrl-C ends it. A job may run meanwhile.
+    The page is served to this machine only, at a secret address. Ctrl-C stops it. A job may run at the same time.
     """
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.review.label_studio import imported as label_studio

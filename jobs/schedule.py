@@ -21,7 +21,7 @@ from workers.media.ffmpeg import check_ffmpeg
 EXAMPLES = (
     'omnidrop schedule job.yaml --cron "0 2 * * *" --timezone Europe/Berlin    # every night at two',
     'omnidrop schedule job.yaml --cron "*/15 * * * *" --json last-run.json',
-    'omnidrop schedule job.yaml --cron "0 2 * * *" --count 1    # the next run, or the one that was missed',
+    'omnidrop schedule job.yaml --cron "0 2 * * *" --count 1    # the next run, or a missed one',
 )
 
 
@@ -33,32 +33,32 @@ def command(
         typer.Option(
             "--cron",
             metavar="TEXT",
-            help='When: minute, hour, day of the month, month, day of the week, as in "0 2 * * *".',
+            help='Cron expression: minute, hour, day of month, month, day of week. Example: "0 2 * * *".',
             show_default=False,
         ),
     ],
     timezone: Annotated[
-        str, typer.Option("--timezone", metavar="TEXT", help="Where --cron is read, as in Europe/Berlin.")
+        str, typer.Option("--timezone", metavar="TEXT", help="Time zone of --cron, for example Europe/Berlin.")
     ] = "UTC",
     count: Annotated[
         int | None,
-        typer.Option("--count", metavar="INTEGER", min=1, help="End after so many runs; never where not given."),
+        typer.Option("--count", metavar="INTEGER", min=1, help="Exit after this many runs. Default: never."),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Ask answered clips again where a setting has changed, however many.")
+        bool,
+        typer.Option("--yes", help="Do not ask for confirmation if a changed setting affects many answered clips."),
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Run a job again and again at the times of a cron expression, each run as `omnidrop index` does it.
+    """Run a job on a cron schedule. Each run works like `omnidrop index`.
 
-    Runs of a job on schedule never overlap, wherever its schedule is kept: a lease in the output sees to it. Times
-    that passed while nobody was there, or while a run went on, are made up for by one run. Every run ends with a
-    record in the output (schedules/JOB/runs) and one line here; one that fails does not end the schedule, but for one
-    that would ask many answered clips again: that ends it, unless it has --yes. --json FILE holds the newest record.
+    Scheduled runs of a job never overlap, even if several machines run the schedule: they share a lease in the output.
+    Missed times are made up for by a single run. Every run ends with a record in the output (schedules/JOB/runs) and
+    one line here. A failed run does not end the schedule, with one exception: without --yes, the schedule ends if a
+    run would answer many clips again. --json FILE holds the newest record.
 
-    SIGTERM or Ctrl-C stops cleanly. Exit status: 0 stopped between runs, or --count runs were made; 1 the last one of
-    them failed or answered nothing; 2 the job or the schedule is not right; 3 stopped in a run (it is gone on with at
-    the next start).
+    SIGTERM or Ctrl-C stops cleanly. Exit status: 0 stopped between runs, or --count runs done; 1 the last of them
+    failed or answered nothing; 2 invalid job or schedule; 3 stopped during a run (the next start resumes it).
     """
     times = Cron(cron, timezone)
     check_ffmpeg()

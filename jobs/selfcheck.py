@@ -18,15 +18,16 @@ EXAMPLES = (
 
 
 def command(
-    model: Annotated[str, typer.Option("--model", help="A directory, a hub id, or `tiny`.")],
+    model: Annotated[str, typer.Option("--model", help="Checkpoint: a folder, a hub id, or `tiny`.")],
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     json_file: JsonFile = None,
 ) -> None:
-    """Check that a checkpoint answers here as the stock model does, in every mode.
+    """Check that a checkpoint gives the same answers here as the stock model, in every mode.
 
-    Pruning off gives the stock model's logits, a packed set those of separate questions, caches have the lengths of the
-    schedule; then one sample clip in all modes, with time and memory. Exit status: 0 passed, 1 something differs.
+    Without pruning, the logits must equal the stock model's. A packed question set must give the logits of separate
+    questions. KV caches must have the scheduled lengths. Then one sample clip is timed in all modes.
+    Exit status: 0 passed, 1 something differs.
     """
     from omnidrop.selfcheck import selfcheck
 

@@ -14,7 +14,7 @@ from jobs.cli import main
 from omnidrop.errors import UserError
 
 EXAMPLES = (
-    "omnidrop sign --new-key archive.key                   # once; give archive.key.pub to whoever checks",
+    "omnidrop sign --new-key archive.key                   # once; give archive.key.pub to anyone who verifies",
     "omnidrop sign job.yaml --key archive.key",
     "omnidrop verify job.yaml --public-key archive.key.pub",
 )
@@ -27,18 +27,15 @@ def command(
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="The secret key.", show_default=False)] = None,
     new_key: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Make a pair of keys, FILE and FILE.pub, and sign nothing.", show_default=False
-        ),
+        typer.Option(metavar="FILE", help="Create a key pair, FILE and FILE.pub. Signs nothing.", show_default=False),
     ] = None,
     endpoint_url: EndpointUrl = None,
 ) -> None:
-    """Sign the generation of tables that is published now, so that `omnidrop verify --public-key` can tell it from
-    any other.
+    """Sign the published tables, so that `omnidrop verify --public-key` can check that they are unchanged.
 
-    The signature lies beside the manifest (tables/current.json.minisig), which has the digest of every table file; it
-    is minisign's, which checks it, too. Nothing is sent anywhere. The next run that publishes makes tables that are to
-    be signed again. The password of a key is asked for, or taken from OMNIDROP_KEY_PASSWORD.
+    The signature is stored next to the manifest (tables/current.json.minisig), which holds the digest of every table
+    file. It is in minisign's format, so minisign can check it, too. Nothing is sent anywhere. Sign again after each run
+    that publishes new tables. The key's password is asked for, or read from OMNIDROP_KEY_PASSWORD.
     """
     # Here, so that --help need not wait for pyarrow.
     from pipeline.storage.store import open_store

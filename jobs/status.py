@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
-from rich.markup import escape
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from jobs._shared.display import console, fetched, print_facts, savings_lines, with_reasons
-from jobs._shared.notes import note_toy_answers
-from jobs._shared.options import JsonFile, with_job, write_json
+from jobs._shared.notes import note
+from jobs._shared.options import JsonFile, job_as_given, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
+from pipeline.index.totals import Totals
 from pipeline.launch.schedule import last_run, overdue
 from pipeline.planning.open_job import open_job
+from pipeline.planning.whole_videos import quarantine_classes
 from pipeline.records.columns import run_row
 from pipeline.records.run_record import RunRecord
+from pipeline.storage.store import Store, open_store
 from pipeline.tables.noticed import lines as noticed_lines
 from pipeline.tables.noticed import noticed_of
 
@@ -25,11 +29,15 @@ EXAMPLES = ("omnidrop status job.yaml", "omnidrop status job.yaml --json status.
 
 @with_job
 def command(job: JobConfig, json_file: JsonFile = None) -> None:
-    """Show how far a job is and what its runs cost: from another shell while it runs, or later."""
+    """Show the progress of a job and the cost of its runs, during a run or later."""
+    store = open_store(job.output, job.storage)
+    if next(iter(store.list("journal/")), None) is None:
+        _never_ran(job, store, json_file)
+        return
     parts = open_job(job)
     try:
-        totals = parts.index.totals(job.name)
-        classes = parts.index.quarantine_classes(job.name)
+        classes = quarantine_classes(parts.store, parts.index, job.name)
+        totals = replace(parts.index.totals(job.name), quarantined=sum(count for _, count in classes))
         last = last_run(parts.store, job.name)
         runs = with_idle(parts.index.runs(job.name), parts.journal.last_idle_run(job.name))
     finally:
@@ -46,9 +54,11 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     print_facts(f"job {job.name}", facts)
     said = None if last is None else overdue(last, datetime.now(UTC))
     if said is not None:
-        console.print(f"[yellow]note:[/] {escape(said)}")
-    history = Table(title="runs, newest first", title_justify="left")
-    for column in ("run", "status", "clips", "quarantined", "wall s", "model s", "fetched"):
+        note(said)
+    # A terminal is 80 columns wide, and a run's name takes 22.
+    title = "runs, newest first; wall and model in seconds"
+    history = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("run", "status", "clips", "failed", "wall", "model", "fetched"):
         history.add_column(column)
     for run in runs[:10]:
         answered = run.counts.clips_answered + run.counts.clips_partial
@@ -58,15 +68,28 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     if runs:
         console.print(history)
     else:
-        console.print("[yellow]note:[/] no run yet: `omnidrop index` with this job makes the first one")
-    note_toy_answers([job.model.path])
+        note(_first_run())
     records = [run_row(run) for run in runs]
     found = {"totals": asdict(totals), "quarantine": dict(classes), "noticed": noticed, "runs": records}
     write_json(json_file, found | {"schedule": said})
 
 
+def _never_ran(job: JobConfig, store: Store, json_file: Path | None) -> None:
+    """What there is to say of a job without an output, which is not made here."""
+    last = last_run(store, job.name)
+    said = None if last is None else overdue(last, datetime.now(UTC))
+    for text in (_first_run(), *([said] if said else ())):
+        note(text)
+    nothing = {"totals": asdict(Totals()), "quarantine": {}, "noticed": [], "runs": list[object](), "schedule": said}
+    write_json(json_file, nothing)
+
+
+def _first_run() -> str:
+    return f"this job has not run yet; start it with: omnidrop index {job_as_given()}"
+
+
 def with_idle(runs: list[RunRecord], idle: RunRecord | None) -> list[RunRecord]:
-    """Run records, newest first, with the last run that found nothing to do: of these no more is kept."""
+    """Run records, newest first, with the last run that found nothing to do (only the last of these is kept)."""
     return runs if idle is None else sorted([idle, *runs], key=lambda run: run.started_at, reverse=True)
 
 

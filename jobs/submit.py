@@ -18,9 +18,9 @@ from pipeline.launch.submit import NOT_FOUND_EXIT, PUBLISH_S, Cluster, Run, make
 EXAMPLES = (
     "omnidrop submit job.yaml --address http://HEAD:8265",
     "omnidrop submit job.yaml --no-wait             # start it and come back",
-    "omnidrop submit job.yaml --follow              # see the log of the run that is there",
-    "omnidrop submit job.yaml --stop                # end it; submitting again resumes",
-    "omnidrop submit job.yaml --shared /mnt/media   # a folder that every machine has at this path",
+    "omnidrop submit job.yaml --follow              # follow the log of the newest run",
+    "omnidrop submit job.yaml --stop                # stop it; submitting again resumes",
+    "omnidrop submit job.yaml --shared /mnt/media   # a folder that all machines share at this path",
 )
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 STOPPED_EXIT = 3
@@ -35,30 +35,32 @@ def command(
         typer.Option(
             "--address",
             metavar="URL",
-            help=f"The cluster's dashboard; RAY_API_SERVER_ADDRESS or {DEFAULT_ADDRESS} where not given.",
+            help=f"The cluster's dashboard. Default: RAY_API_SERVER_ADDRESS or {DEFAULT_ADDRESS}.",
         ),
     ] = None,
     run_id: Annotated[
         str | None,
         typer.Option(
-            "--run-id", metavar="TEXT", help="Name of the run, as a scheduler gives it; counted where not given."
+            "--run-id", metavar="TEXT", help="Name of the run, for example from a scheduler. Default: numbered."
         ),
     ] = None,
     shared: Annotated[
         list[Path] | None,
-        typer.Option("--shared", metavar="FOLDER", help="A folder that every machine of the cluster has at this path."),
+        typer.Option(
+            "--shared", metavar="FOLDER", help="A folder that all machines of the cluster share at this path."
+        ),
     ] = None,
-    wait: Annotated[bool, typer.Option(help="Show the run's log and wait for its end.")] = True,
-    follow: Annotated[bool, typer.Option("--follow", help="Submit nothing: wait for the job's newest run.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="Submit nothing: stop the job's newest run.")] = False,
+    wait: Annotated[bool, typer.Option(help="Show the run's log and wait until it ends.")] = True,
+    follow: Annotated[bool, typer.Option("--follow", help="Submit nothing; follow the job's newest run.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Submit nothing; stop the job's newest run.")] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Run a job on a Ray cluster whose machines have omnidrop installed.
 
-    Only the job (with the options given here) and its question set are sent; credentials are the cluster's own. The
-    exit status is that of `omnidrop index` there: 0 done, 1 nothing could be answered or the run broke, 2 the job is
-    not right or cannot be submitted, 3 stopped before the end (submit again to resume), 4 the budget is spent. Ctrl-C
-    ends only the watching.
+    Only the job (with the options given here) and its question set are sent. The cluster uses its own credentials. The
+    exit status is that of `omnidrop index` there: 0 done, 1 no clip could be answered or the run crashed, 2 the job is
+    invalid or cannot be submitted, 3 stopped early (submit again to resume), 4 budget spent. Ctrl-C stops following,
+    not the run.
     """
     if follow and stop:
         raise typer.BadParameter("give --follow or --stop, not both")

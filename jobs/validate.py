@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs._shared.terminal import say
 from jobs.cli import main
@@ -14,8 +13,8 @@ from pipeline.config.job import JobConfig
 
 EXAMPLES = (
     "omnidrop validate job.yaml",
-    "omnidrop validate job.yaml --no-weights        # of a checkpoint on the hub all but its weights, some megabytes",
-    "omnidrop validate job.yaml --no-with-model     # nothing of the checkpoint, as on a node without network",
+    "omnidrop validate job.yaml --no-weights        # fetch a hub checkpoint's configuration, but not its weights",
+    "omnidrop validate job.yaml --no-with-model     # skip the checkpoint, for example without a network",
 )
 
 
@@ -23,20 +22,18 @@ EXAMPLES = (
 def command(
     job: JobConfig,
     with_model: Annotated[
-        bool, typer.Option(help="Load the checkpoint and ask the question set about one black second.")
+        bool, typer.Option(help="Load the checkpoint and ask the question set about one second of black video.")
     ] = True,
     weights: Annotated[
         bool,
-        typer.Option(
-            help="With --no-weights the checkpoint's other files are tried; of the hub no weights are fetched."
-        ),
+        typer.Option(help="With --no-weights, check only the checkpoint's other files and download no weights."),
     ] = True,
     json_file: JsonFile = None,
 ) -> None:
-    """Check everything that a job needs before a GPU second is spent.
+    """Check everything that a job needs before it uses a GPU.
 
-    Configuration, question set, archive, metadata, output, savings index, ffmpeg and checkpoint: each is really tried,
-    and a failure says what to do. Exit status: 0 all is well, 1 something failed, 2 the job file is not right.
+    Configuration, question set, archive, metadata, output, savings index, ffmpeg and checkpoint are each really tried.
+    A failed check says what to do. Exit status: 0 all checks passed, 1 a check failed, 2 invalid job file.
     """
     from pipeline.checks.validate import run_checks
 
@@ -46,7 +43,6 @@ def command(
         say(f"{mark}  {check.name}: {check.detail}", err=str(json_file) == "-")
         checks.append(check)
     failed = sum(check.ok is False for check in checks)
-    note_toy_answers([job.model.path])
     write_json(json_file, {"ok": not failed, "checks": checks})
     if failed:
         say(f"{failed} of {len(checks)} checks failed", err=True)

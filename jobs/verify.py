@@ -24,7 +24,7 @@ from pipeline.storage.store import open_store
 EXAMPLES = (
     "omnidrop verify job.yaml",
     "omnidrop verify s3://bucket/results --endpoint-url http://host:9000    # without the index",
-    "omnidrop verify job.yaml --public-key archive.key.pub    # and is it what was signed?",
+    "omnidrop verify job.yaml --public-key archive.key.pub    # also check the signature",
     "omnidrop verify job.yaml --json report.json",
 )
 
@@ -35,20 +35,20 @@ def command(
     ],
     index_url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="The savings index, where it is not the job's own.", show_default=False),
+        typer.Option(metavar="URL", help="URL of the savings index, if it is not the job's own.", show_default=False),
     ] = None,
     public_key: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|KEY", help="The published tables must be signed with its secret key.", show_default=False
+            metavar="FILE|KEY", help="Also check that the tables are signed with this key pair.", show_default=False
         ),
     ] = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Check that journal, published tables and savings index are whole and agree, and say how each fault is mended.
+    """Check that journal, published tables and savings index are complete and agree, and say how to fix each problem.
 
-    Reads everything and changes nothing. Exit status: 0 all is well, 1 something is wrong, 2 there is nothing to check.
+    Reads everything and changes nothing. Exit status: 0 no problems, 1 problems found, 2 nothing to check.
     """
     uri, storage, index, job = _places(results, index_url, endpoint_url)
     with _progress() as advance:

@@ -18,7 +18,10 @@ from omnidrop.models.base import Prefix, SomeOf
 from omnidrop.models.checkpoints import configuration_of, loading
 from omnidrop.models.registry import processor_of
 from omnidrop.policies.schedule import Schedule
-from omnidrop.questions import Question, Written
+from omnidrop.questions import Question, Scored, Written
+
+_LONGEST = 16
+"""Options whose tokens are counted: those with the most characters."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,27 @@ class Estimator:
             dense=cost.dense(self._widths, everything, rows, prefix.encoder_flops_dense),
             dense_shared=cost.dense_shared(self._widths, everything, rows, prefix.encoder_flops_dense),
         )
+
+    def text(self, tokens: int, questions: Sequence[Question], *, system_prompt: str | None = None) -> Estimate:
+        """Price a text of so many tokens, asked as `OmniModel.answer_text` asks it."""
+        # What stands before them changes nothing of how the questions' own rows are laid out.
+        before = self._processor.outline((0, 0, 0), 16_000, fps=1.0, system_prompt=system_prompt, instruction="")
+        rows = [self._question_rows(before, one) for one in layout.ask(self._processor, questions)]
+        prefix = len(self._processor.text_ids("", system_prompt, "")) + tokens
+        ran = cost.dense_shared(self._widths, prefix, rows, 0)
+        return Estimate(0, 0, 0, 1.0, ran, cost.dense(self._widths, prefix, rows, 0), ran)
+
+    def most_tokens(self, question: Question) -> int:
+        """How long a question with its answer can be as a part of a text."""
+        answer, tokens = question.answer, self._tokens
+        if isinstance(answer, Written):
+            return tokens(question.text) + answer.max_tokens
+        texts = answer.rendered() if isinstance(answer, Scored) else ("",)
+        longest = sorted(texts, key=len)[-_LONGEST:]  # a number has a thousand values
+        return tokens(question.text) + max(map(tokens, longest)) + tokens(str(getattr(answer, "unit", None) or ""))
+
+    def _tokens(self, text: str) -> int:
+        return len(self._processor.answer_ids(text))
 
     def schedule(self, pruning: Pruning, *, frames: int, height: int, width: int, samples: int, fps: float) -> Schedule:
         """How many tokens of such a clip enter each layer, whatever is asked. Raises PolicyError, as `clip`."""
@@ -162,7 +186,7 @@ class Estimator:
         packed = layout.pack(clip.prefix, group)
         guide = pruning.build().guide
         words, last = packed.guiding.shape[0], len(group)
-        guiding = {"nothing": 0, "question": words + last, "words": words, "last": last}[guide]
+        guiding = {"nothing": 0, "states": 0, "question": words + last, "words": words, "last": last}[guide]
         return [
             cost.LayerWork(
                 clip.text + entering, packed.rows, packed.pairs, guiding if schedule.drops_after(layer) else 0

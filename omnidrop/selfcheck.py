@@ -84,6 +84,8 @@ class SelfcheckReport:
     weights_hash: str
     device: str
     dtype: str
+    stored: str
+    """Bytes and form of the weights in the checkpoint."""
     layers: int
     audio_tokens: int
     video_tokens: int
@@ -105,6 +107,7 @@ class SelfcheckReport:
             f"{self.model}: {self.family}, {self.layers} layers, {self.dtype} on {self.device}; sample clip of "
             f"{self.video_tokens} video and {self.audio_tokens} audio tokens, {len(QUESTIONS)} questions"
         )
+        yield f"weights: {self.stored}"
         for check in self.checks:
             yield f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}"
         for run in self.runs:
@@ -161,6 +164,7 @@ def check_loaded(loaded: OmniModel, model: str) -> SelfcheckReport:
         weights_hash=adapter.weights_hash,
         device=_device_name(adapter.device),
         dtype=str(adapter.dtype).removeprefix("torch."),
+        stored=adapter.stored,
         layers=len(adapter.layers),
         audio_tokens=bench.clip.av.audio,
         video_tokens=bench.clip.av.video,

@@ -23,6 +23,8 @@ POINTS = {
     "heads_applied": "the index knows the versions; units that count again are not taken up yet",
     "units_half_applied": "inside the index's transaction: the units are in, their clips are not",
     "units_applied": "the index knows the units",
+    "video_half_read": "the stretches of a long video were read, what was concluded about them was not",
+    "video_written": "answers about a whole video are in the journal; the index does not know them",
     "run_closed": "the journal knows how the run ended, the index does not",
     "unlisting": "all is planned; what the archive does not list any more still counts",
     "generation_claimed": "a generation's folder is claimed and empty",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from omnidrop.errors import OmniDropError, UserError
+from omnidrop.errors import ModelError, OmniDropError, UserError
 
 
 class FfmpegMissing(UserError):
@@ -21,6 +21,10 @@ class ConfinementMissing(UserError):
     """This machine's kernel does not confine the processes that read media as the job asks for."""
 
     error_class: ClassVar[str] = "confinement"
+
+
+class DeviceBroken(ModelError):
+    """The device cannot be used any more by this process, which must end: later clips would all fail."""
 
 
 class MediaError(OmniDropError):

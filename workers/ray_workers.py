@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from workers.errors import DeviceBroken
 from workers.media.confinement import level
 from workers.media.decode import Looked, Source, decode_one, folder_of, is_local, looked_at
 from workers.media.ffmpeg import tool_here
@@ -89,8 +90,6 @@ class _Actor:
         self, decoded: DecodedClip, asked: bytes, may_audit: bool = True, pruning: Pruning | None = None
     ) -> ClipOutcome:
         """`asked` is `packed(questions, instruction)`; the rest as `Answerer.answer`."""
-        from workers.model.answerer import DeviceBroken
-
         questions, instruction = pickle.loads(asked)
         try:
             return self._answerer.answer(decoded, questions, instruction, may_audit=may_audit, pruning=pruning)
@@ -107,11 +106,17 @@ class _Actor:
     def answer_batch(self, asked: bytes, *decoded: DecodedClip) -> list[ClipOutcome]:
         """Several clips that are asked the same."""
         # Ray hands over what references point to only where they are arguments themselves.
-        from workers.model.answerer import DeviceBroken
-
         questions, instruction = pickle.loads(asked)
         try:
             return self._answerer.answer_batch(decoded, questions, instruction)
+        except DeviceBroken:
+            os._exit(1)
+
+    def answer_whole(self, video: Clip, asked: bytes) -> ClipOutcome:
+        """A whole video; `asked` is `packed(questions, lines)`."""
+        questions, lines = pickle.loads(asked)
+        try:
+            return self._answerer.answer_whole(video, lines, questions)
         except DeviceBroken:
             os._exit(1)
 
@@ -217,8 +222,9 @@ class DecodeStarter:
 
 def start_actor(settings: AnswererSettings, *, num_gpus: float, num_cpus: float = 1) -> Any:
     """Start an actor with `load()`, `answer(decoded, packed(questions, instruction))`, `make_ready` of the same, which
-    runs beside an answer, `answer_batch(packed(questions, instruction), *decoded)` and `describe()`, all called with
-    `.remote`. It answers in the order of the calls. `num_gpus` 0 where there is no GPU."""
+    runs beside an answer, `answer_batch(packed(questions, instruction), *decoded)`, `answer_whole(video,
+    packed(questions, lines))` and `describe()`, all called with `.remote`. It answers in the order of the calls.
+    `num_gpus` 0 where there is no GPU."""
     return _ActorClass.options(num_gpus=num_gpus, num_cpus=num_cpus).remote(settings)
 
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from omnidrop.answers import ClipAnswers
+from omnidrop.answers import ClipAnswers, Cost
 from omnidrop.questions import Question
+from workers.whole_text import Line
 
 
 @dataclass(frozen=True)
@@ -271,6 +272,9 @@ class WorkUnit:
     """By clip id, where each clip is asked in words of its own, those of sidecars; else all are asked `questions`."""
     kept: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By clip id, questions whose answers are there already."""
+    lines: tuple[Line, ...] = ()
+    """What was answered about a whole video's clips, where it is asked as a whole: then nothing is decoded, and `clips`
+    is one that stands for all of it."""
 
     def asked_of(self, clip: Clip) -> Asking:
         """What a clip is asked."""
@@ -335,7 +339,7 @@ class DecodedClip:
         return sum(a.nbytes for a in (self.frames, self.audio) if a is not None)
 
 
-Stage = Literal["probe", "plan", "fetch", "decode", "answer"]
+Stage = Literal["probe", "plan", "fetch", "decode", "answer", "whole"]
 
 
 @dataclass(frozen=True)
@@ -381,6 +385,8 @@ class ClipResult:
     """Whether it was answered with a smaller token budget for want of memory; a note says which."""
     audit: ClipAudit | None = None
     """None where the clip was not drawn, or not audited for another reason."""
+    texts: tuple[Cost, ...] = ()
+    """Where the clip stands for a whole video: what each of the texts took that were read for it."""
 
 
 ClipOutcome = ClipResult | ClipFailure

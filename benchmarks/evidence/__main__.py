@@ -1,9 +1,10 @@
-"""`python -m benchmarks.evidence`: measure, and write the tables and plots of `docs/evidence.md`.
+"""`python -m benchmarks.evidence`: measure, and write the tables of `docs/evidence.md` and `docs/guide/choosing.md`.
 
 python -m benchmarks.evidence --state DIR                          # everything in docs/evidence.md, a night
 python -m benchmarks.evidence --clips 8 --questions 8 --json FILE   # a look, written nowhere else
 
-With `--state` a run that was stopped goes on where it was.
+With `--state` a run that was stopped goes on where it was, and one with more rows asks only those. A folder is for one
+version of the code.
 """
 
 from __future__ import annotations
@@ -24,9 +25,19 @@ from rich.progress import Progress
 
 from benchmarks.evidence import guides, pages
 from benchmarks.evidence.asking import ask
-from benchmarks.evidence.figures import encoder_figures, figures
+from benchmarks.evidence.damage import CONDITIONS
+from benchmarks.evidence.figures import damage_figures, encoder_figures, figures, user_figures
 from benchmarks.evidence.page import fill, plot, sections
-from benchmarks.evidence.rows import ABLATED, ENCODER_RATIOS, RATIOS, Row, all_rows, encoder_rows
+from benchmarks.evidence.rows import (
+    ABLATED,
+    ENCODER_RATIOS,
+    RATIOS,
+    Row,
+    all_rows,
+    damaged_rows,
+    encoder_rows,
+    user_rows,
+)
 from omnidrop.errors import UserError
 from omnidrop.models.registry import weights_hash
 from pipeline.evaluation.toy import CHECKPOINTS, toy_clips
@@ -38,13 +49,17 @@ FORMAT = 2
 """Of the figures: those of another are not shown."""
 SEEDS = (50, 52, 53)
 """Evaluation seeds. Methods were compared on 51 and 9101 while they were made; 53 was not looked at before the end."""
-PARTS = ("worlds", "encoders", "pages")
+WORLDS = ("v1", "v2")
+PARTS = ("worlds", "encoders", "damage", "user", "pages")
+FOR_USERS = ("user v1", "user v2")
+"""Tables of the page for users; all others are in `docs/evidence.md`."""
+FIGURES = {"worlds": figures, "encoders": encoder_figures, "damage": damage_figures, "user": user_figures}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, measure, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
-    parser.add_argument("--worlds", nargs="+", choices=("v1", "v2"), default=["v1", "v2"])
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
     parser.add_argument(
         "--parts",
         nargs="+",
@@ -58,6 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="evaluation seeds (default 50 52 53)")
     parser.add_argument("--state", type=Path, help="folder that keeps what was asked, clip by clip")
     parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS))
+    parser.add_argument(
+        "--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), help="of damaged clips"
+    )
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--json", type=Path, help="where to write the figures (default: docs/evidence.json)")
     parser.add_argument("--rewrite", action="store_true", help="measure nothing: write the page from the figures again")
@@ -77,7 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
             report = {part: before.get(part, {}) | found for part, found in report.items()}
         written.write_text(json.dumps(report, indent=1) + "\n")
     if given.json is None:
-        fill(DOCS / "evidence.md", sections(report))
+        made = sections(report)
+        fill(DOCS / "guide" / "choosing.md", {name: text for name, text in made.items() if name in FOR_USERS})
+        fill(DOCS / "evidence.md", {name: text for name, text in made.items() if name not in FOR_USERS})
         plot(report, DOCS / "images")
     else:
         print("\n\n".join(f"{name}\n{text}" for name, text in sections(report).items()))
@@ -110,7 +130,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
                 task = bar.add_task(f"{part}, {world}: {len(rows)} rows", total=len(clips))
                 asked = ask(model, clips, rows, given.processes, lambda task=task: bar.advance(task), given.state)  # type: ignore[misc]
                 asked = replace(asked, seeds=seeds)
-                made = figures(asked, rows) if part == "worlds" else encoder_figures(asked, rows)
+                made = FIGURES[part](asked, rows)
                 report[part][world] = made | {
                     "format": FORMAT,
                     "command": command,
@@ -134,8 +154,11 @@ def _said(arguments: Sequence[str]) -> str:
 
 
 def _rows(part: str, given: argparse.Namespace) -> list[Row]:
-    if part == "encoders":
-        return encoder_rows([ratio for ratio in given.ratios if ratio in ENCODER_RATIOS])
+    if part in ("encoders", "user"):
+        made = encoder_rows if part == "encoders" else user_rows
+        return made([ratio for ratio in given.ratios if ratio in ENCODER_RATIOS])
+    if part == "damage":
+        return list(damaged_rows([r for r in given.ratios if r in ABLATED], given.conditions))
     with guides.registered():
         return all_rows(given.ratios, [r for r in given.ratios if r in ABLATED], given.questions)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -94,7 +94,8 @@ def ask(
 ) -> Asked:
     """All rows on all clips, the clips shared out over `processes` of one thread each.
 
-    What is asked of a clip is kept in the folder `state`, so that a run that was stopped goes on where it was.
+    What is asked of a clip is kept in the folder `state`, so that a run that was stopped goes on where it was, and one
+    with more rows asks only those.
     """
     jobs = [(model, clip, tuple(rows), state) for clip in clips]
     parts = []
@@ -128,46 +129,76 @@ def _load(model: str) -> OmniModel:
     return _loaded[model]
 
 
+class _State:
+    """What was asked of one clip, a file for each row, so that rows can be added. Keeps nothing without a folder."""
+
+    def __init__(self, folder: Path | None, *about: object) -> None:
+        self._folder, self._about = folder, about
+
+    def _file(self, what: object) -> Path | None:
+        if self._folder is None:
+            return None
+        named = hashlib.sha256(repr((self._about, what)).encode()).hexdigest()
+        return self._folder / named[:2] / f"{named[2:32]}.pickle"
+
+    def get(self, what: object) -> Any:
+        """What is known of `what`; None where nothing is."""
+        kept = self._file(what)
+        return pickle.loads(kept.read_bytes()) if kept and kept.exists() else None  # our own, of this machine
+
+    def put(self, what: object, found: object) -> None:
+        """Keep it."""
+        if kept := self._file(what):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_suffix(".part")
+            partial.write_bytes(pickle.dumps(found))
+            partial.rename(kept)
+
+
 def _one(job: tuple[str, EvaluatedClip, tuple[Row, ...], Path | None]) -> Asked:
-    model, clip, rows, state = job
-    if state is None:
-        with guides.registered():
-            return _asked(model, clip, rows)
-    asked = hashlib.sha256(repr((weights_hash(model), clip.clip_id, clip.questions, rows)).encode()).hexdigest()
-    kept = state / f"{asked[:32]}.pickle"
-    if kept.exists():
-        return cast(Asked, pickle.loads(kept.read_bytes()))  # our own, of this machine
-    with guides.registered():
-        found = _asked(model, clip, rows)
-    state.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(".part")
-    partial.write_bytes(pickle.dumps(found))
-    partial.rename(kept)
-    return found
-
-
-def _asked(name: str, clip: EvaluatedClip, rows: Sequence[Row]) -> Asked:
-    model, started = _load(name), time.perf_counter()
+    model, clip, rows, folder = job
     assert clip.failure is None, clip.failure
-    answers: dict[str, tuple[ArmClip, ...]] = {}
-    refused: dict[str, str] = {}
-    disagreements: tuple[Disagreement, ...] = ()
-    with TemporaryDirectory() as folder:
-        for condition, of_condition in groupby(rows, key=lambda row: row.condition):
-            decoded = _decoded(clip, condition, Path(folder))
-            model.adapter.noise = NOISE.get(condition, 0.0)  # type: ignore[attr-defined]
-            those = list(of_condition)
-            for row in those:
-                try:
-                    settings = RunSettings(questions_per_set=row.set_size)
-                    answers[row.name] = (answered(model, clip, decoded, row.arm, settings),)
-                except PolicyError as error:
-                    refused[row.name] = str(error)
-            if condition == CLEAN:
-                disagreements = tuple(_disagreements(model, clip, decoded, those, refused))
+    state = _State(folder, weights_hash(model) if folder else "", clip.clip_id, clip.questions)
+    by_condition = groupby(rows, key=lambda row: row.condition)
+    with guides.registered(), TemporaryDirectory() as files:
+        parts = [_in_condition(model, clip, name, list(of), state, Path(files)) for name, of in by_condition]
+    return Asked(
+        {name: answers for part in parts for name, answers in part.answers.items()},
+        {name: why for part in parts for name, why in part.refused.items()},
+        tuple(one for part in parts for one in part.disagreements),
+    )
+
+
+def _in_condition(
+    name: str, clip: EvaluatedClip, condition: str, rows: Sequence[Row], state: _State, folder: Path
+) -> Asked:
+    """Rows of one condition: the clip is decoded once for those that were not asked before."""
+    found: dict[str, ArmClip | str] = {row.name: kept for row in rows if (kept := state.get(row)) is not None}
+    sizes = tuple(
+        dict.fromkeys((r.ratio, r.set_size) for r in rows if r.way == "set_guided, max" and r.ratio in ABLATED)
+    )
+    disagreements: tuple[Disagreement, ...] | None = state.get(sizes) if condition == CLEAN else ()
+    missing, started = [row for row in rows if row.name not in found], time.perf_counter()
+    if missing or disagreements is None:
+        model, decoded = _load(name), _decoded(clip, condition, folder)
+        model.adapter.noise = NOISE.get(condition, 0.0)  # type: ignore[attr-defined]
+        for row in missing:
+            try:
+                found[row.name] = answered(model, clip, decoded, row.arm, RunSettings(questions_per_set=row.set_size))
+            except PolicyError as error:
+                found[row.name] = str(error)
+            state.put(row, found[row.name])
+        if disagreements is None:
+            possible = [row for row in rows if not isinstance(found[row.name], str)]
+            disagreements = tuple(_disagreements(model, clip, decoded, possible))
+            state.put(sizes, disagreements)
         model.adapter.noise = 0.0  # type: ignore[attr-defined]
-    log.info("%s: %d rows in %.1f s", clip.media.key, len(rows), time.perf_counter() - started)
-    return Asked(answers, refused, disagreements)
+        log.info("%s, %s: %d rows in %.1f s", clip.media.key, condition, len(missing), time.perf_counter() - started)
+    return Asked(
+        {name: (of,) for name, of in found.items() if not isinstance(of, str)},
+        {name: of for name, of in found.items() if isinstance(of, str)},
+        disagreements,
+    )
 
 
 def _decoded(clip: EvaluatedClip, condition: str, folder: Path) -> DecodedClip:
@@ -183,10 +214,10 @@ def _decoded(clip: EvaluatedClip, condition: str, folder: Path) -> DecodedClip:
 
 
 def _disagreements(
-    model: OmniModel, clip: EvaluatedClip, decoded: DecodedClip, rows: Sequence[Row], refused: dict[str, str]
+    model: OmniModel, clip: EvaluatedClip, decoded: DecodedClip, rows: Sequence[Row]
 ) -> Iterator[Disagreement]:
     """Of every set that `set_guided, max` rows were asked, at the ratios where pruning costs something."""
-    guided = [row for row in rows if row.way == "set_guided, max" and row.name not in refused]
+    guided = [row for row in rows if row.way == "set_guided, max"]
     for ratio in sorted({row.ratio for row in guided if row.ratio in ABLATED}):
         pruning = Pruning("per_question", "omnidrop", ratio, encoder_share=WHOLE)
         trace = model.answer(

@@ -31,7 +31,6 @@ def figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
         "refused": [{"way": row.way, "ratio": row.ratio} for row in rows if row.name in asked.refused],
         "comparisons": list(_comparisons(asked, rows)),
         "disagreement": _disagreement(asked, rows),
-        "damage": list(_damage(asked, rows)),
         "repeats": list(_repeats(asked, rows)),
     }
 
@@ -67,7 +66,9 @@ def _comparisons(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         others = [
             o
             for o in rows
-            if o.ratio == row.ratio and o.way in (*BASELINES, "seats, merged", "per_question") and o.table == "ways"
+            if o.ratio == row.ratio
+            and o.way in (*BASELINES, "seats, merged", "omnipack", "per_question")
+            and o.table == "ways"
         ]
         for other in others:
             if row.name in asked.answers and other.name in asked.answers:
@@ -76,8 +77,12 @@ def _comparisons(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
                 )
 
 
+def damage_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
+    """Ways on damaged clips, each against the unpruned run on the same damaged clips."""
+    return {"rows": list(_damage(asked, rows))}
+
+
 def _damage(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """Rows of damaged clips, each against the unpruned run on the same damaged clips."""
     dense = {row.condition: asked.answers[row.name] for row in rows if row.pruning.policy == "none"}
     for row in rows:
         if row.table != "damage" or row.name not in asked.answers:
@@ -87,6 +92,7 @@ def _damage(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
             "condition": row.condition,
             "way": row.way,
             "ratio": row.ratio,
+            "questions": len(scored),
             "accuracy": _short(sum(one.is_right for one in scored) / len(scored)),
         } | ({} if row.ratio is None else paired(asked.answers[row.name], dense[row.condition]))
 
@@ -117,6 +123,20 @@ def by_question(results: Sequence[ArmClip]) -> dict[tuple[str, str], Scored]:
     return {(one.clip_id, one.question_id): one for result in results for one in result.scored}
 
 
+def user_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
+    """What a user chooses between, each of ours also paired with every other way at its ratio."""
+    found = figures(asked, rows)
+    compared = [
+        {"way": row.way, "ratio": row.ratio, "against": other.way}
+        | paired(asked.answers[row.name], asked.answers[other.name])
+        for row in rows
+        for other in rows
+        if row.way.startswith("ours") and row.ratio == other.ratio and other != row
+        if row.name in asked.answers and other.name in asked.answers
+    ]
+    return {"rows": _uncosted(found["rows"]), "refused": found["refused"], "comparisons": compared}
+
+
 def encoder_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
     """Rows that encode less of the picture, each also paired with the one that encodes the whole at its ratio."""
     found = figures(asked, rows)
@@ -126,7 +146,12 @@ def encoder_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
         for row in rows
         if row.name in asked.answers and whole.get(row.ratio) in asked.answers and row.name != whole[row.ratio]
     ]
-    return {"rows": found["rows"], "refused": found["refused"], "comparisons": compared}
+    return {"rows": _uncosted(found["rows"]), "refused": found["refused"], "comparisons": compared}
+
+
+def _uncosted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what was saved: a clip that is encoded in several ways is not each time encoded anew."""
+    return [{name: value for name, value in row.items() if name != "saved_against_dense_shared"} for row in rows]
 
 
 def _disagreement(asked: Asked, rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -34,13 +34,53 @@ def sections(report: dict[str, Any]) -> dict[str, str]:
         made[f"ablations {world}"] = ablations(found)
         made[f"comparisons {world}"] = comparisons(found)
         made[f"disagreement {world}"] = disagreement(found)
-        made[f"damage {world}"] = damage(found)
         made[f"repeats {world}"] = repeats(found)
     for world, found in report.get("encoders", {}).items():
         made[f"encoders {world}"] = encoders(world, found)
     for found in report.get("pages", {}).values():
         made["pages"] = written_pages(found)
+    for world, found in report.get("damage", {}).items():
+        made[f"damage {world}"] = damage(found)
+    for world, found in report.get("user", {}).items():
+        made[f"user {world}"] = choices(world, found)
     return made
+
+
+def choices(world: str, found: dict[str, Any]) -> str:
+    """What a user chooses between: points lost to no pruning, and ours against every other way."""
+    dense, *rows = found["rows"]
+    ratios = sorted({row["ratio"] for row in rows}, reverse=True)
+    ways = _unique(row["way"] for row in rows)
+    lines = [
+        f"World {world}: {_questions(dense, found)} "
+        f"No pruning: {_percent(dense['accuracy'])} right; points lost to it:",
+        "",
+        *_head(["way", *(f"{_percent(ratio)} kept" for ratio in ratios)]),
+    ]
+    for way in ways:
+        at = {row["ratio"]: row for row in rows if row["way"] == way}
+        lines.append(_line([way, *(_lost(at[ratio]) if ratio in at else "" for ratio in ratios)]))
+    ours = [way for way in ways if way.startswith("ours")]
+    compared = {(one["way"], one["against"], one["ratio"]): one for one in found["comparisons"]}
+    others = [way for way in ways if way not in ours]
+    both = [(way, ratio) for way in ours for ratio in ratios if any((way, one, ratio) in compared for one in others)]
+    lines += ["", *_head(["minus", *(f"{way}, {_percent(ratio)} kept" for way, ratio in both)])]
+    for other in (*ours[:1], *others):
+        cells = [compared.get((way, other, ratio)) for way, ratio in both]
+        lines.append(_line([other, *(_points(one["difference"], one["interval"]) if one else "" for one in cells)]))
+    return "\n".join(lines)
+
+
+def _lost(row: dict[str, Any]) -> str:
+    low, high = row["difference_interval"]
+    return f"{100 * row['difference']:+.1f} ± {50 * (high - low):.1f}"
+
+
+def _questions(dense: dict[str, Any], found: dict[str, Any]) -> str:
+    return (
+        f"{dense['questions']:,} questions about {dense['clips']} clips of evaluation seeds "
+        f"{', '.join(map(str, found['seeds']))}, asked of `{found['model']}` ({found['weights'][:12]})."
+    )
 
 
 def written_pages(found: dict[str, Any]) -> str:
@@ -221,10 +261,15 @@ def disagreement(found: dict[str, Any]) -> str:
 
 def damage(found: dict[str, Any]) -> str:
     """Points lost on damaged clips, each against no pruning on the same damaged clips."""
-    rows = found["damage"]
+    rows = found["rows"]
     ratios = sorted({row["ratio"] for row in rows if row["ratio"]}, reverse=True)
     names = _unique((row["way"], ratio) for row in rows if row["ratio"] for ratio in ratios)
-    lines = _head(["what was done", "dense", *(f"{way}, {_percent(ratio)}" for way, ratio in names)])
+    lines = [
+        f"{rows[0]['questions']:,} questions of evaluation seeds {', '.join(map(str, found['seeds']))}, everything "
+        f"encoded. `{found['command']}`.",
+        "",
+    ]
+    lines += _head(["what was done", "dense", *(f"{way}, {_percent(ratio)}" for way, ratio in names)])
     for condition in _unique(row["condition"] for row in rows):
         of = {(row["way"], row["ratio"]): row for row in rows if row["condition"] == condition}
         cells = [_percent(of["dense", None]["accuracy"])]

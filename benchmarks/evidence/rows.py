@@ -13,6 +13,7 @@ from benchmarks.evidence.damage import CLEAN, CONDITIONS
 from benchmarks.evidence.guides import AudioGuided, WordsGuided
 from omnidrop.engine.importance import Guidance
 from omnidrop.model import Pruning
+from omnidrop.policies.registry import encoder_share
 from pipeline.evaluation.dataset import Arm
 
 RATIOS = (0.5, 0.3, 0.2, 0.1, 0.05)
@@ -33,6 +34,9 @@ Settings = tuple[tuple[str, float | int | str | bool], ...]
 BEFORE: Settings = (("entry", "rare"), ("merge", False))
 """Our entry until November 2026: max-min weighted by rarity, what is left out dropped."""
 MERGE: Settings = (("merge", True),)
+OMNIPACK: Settings = (("shares", "even"),)
+"""Its published shares are made for six times as many video as audio tokens; the worlds have about as many, and lose
+more by those."""
 
 ABLATIONS: dict[str, Settings] = {
     "what is left out is dropped, not merged": (("merge", False),),
@@ -62,9 +66,19 @@ DAMAGED: dict[str, tuple[str, Settings]] = {
     "ours before": ("omnidrop", BEFORE),
     "seats": ("seats", ()),
     "seats, merged": ("seats", MERGE),
+    "omnipack": ("omnipack", OMNIPACK),
     "random": ("random", ()),
 }
 """What is asked of damaged clips: policy and settings by row."""
+
+RIVALS: dict[str, tuple[str, Settings]] = {
+    "seats": ("seats", ()),
+    "seats, merged": ("seats", MERGE),
+    "omnipack": ("omnipack", OMNIPACK),
+    "divprune": ("divprune", ()),
+    "random": ("random", ()),
+}
+"""Others that a user's table shows: policy and settings by row."""
 
 WHOLE = 1.0
 """Ways and ablations encode the whole picture: they differ in the decoder's pass alone."""
@@ -112,14 +126,31 @@ def encoder_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
     return [DENSE, *made]
 
 
+def user_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
+    """What a user chooses between: no pruning, the default way with the whole picture encoded and with its own share,
+    and where pruning costs something, the best of the others."""
+    made = [DENSE]
+    for ratio in ratios:
+        made += [
+            Row("user", f"ours, {encoded(share)}", ratio, SET, Pruning(retained_ratio=ratio, encoder_share=share))
+            for share in (WHOLE, encoder_share("omnidrop", {}))
+        ]
+        if ratio in ABLATED:
+            made += [
+                Row("user", way, ratio, SET, Pruning("set_guided", policy, ratio, settings=settings))
+                for way, (policy, settings) in RIVALS.items()
+            ]
+    return made
+
+
 def encoded(share: float) -> str:
     """The name of the way that encodes `share`."""
     return f"{100 * share:g} % encoded"
 
 
 def all_rows(ratios: Sequence[float] = RATIOS, ablated: Sequence[float] = ABLATED, largest: int = 16) -> list[Row]:
-    """Everything, the unpruned row first; sets of at most `largest` questions. Needs `guides.registered()`."""
-    return [DENSE, *_ways(ratios, largest), *_ablations(ablated), *_damaged(ablated)]
+    """Ways and ablations, the unpruned row first; sets of at most `largest` questions. Needs `guides.registered()`."""
+    return [DENSE, *_ways(ratios, largest), *_ablations(ablated)]
 
 
 def _ways(ratios: Sequence[float], largest: int) -> Iterator[Row]:
@@ -139,6 +170,7 @@ def _ways(ratios: Sequence[float], largest: int) -> Iterator[Row]:
         for policy in BASELINES:
             yield Row("ways", policy, ratio, SET, Pruning("set_guided", policy, ratio))
         yield Row("ways", "seats, merged", ratio, SET, Pruning("set_guided", "seats", ratio, settings=MERGE))
+        yield Row("ways", "omnipack", ratio, SET, Pruning("set_guided", "omnipack", ratio, settings=OMNIPACK))
 
 
 def _ablations(ratios: Sequence[float]) -> Iterator[Row]:
@@ -156,8 +188,9 @@ def _ablations(ratios: Sequence[float]) -> Iterator[Row]:
             yield Row("ablations", way, ratio, SET, paper)
 
 
-def _damaged(ratios: Sequence[float]) -> Iterator[Row]:
-    for condition in CONDITIONS:
+def damaged_rows(ratios: Sequence[float] = ABLATED, conditions: Sequence[str] = CONDITIONS) -> Iterator[Row]:
+    """Clips damaged in every one of `conditions`, the unpruned row of each first."""
+    for condition in conditions:
         yield Row("damage", "dense", None, SET, Pruning.off("dense_shared"), condition)
         for ratio in ratios:
             for way, (policy, settings) in DAMAGED.items():

@@ -126,6 +126,11 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
         console.print(command, markup=False, highlight=False, soft_wrap=True)
 
 
+def _whole(answers: int, videos: int) -> list[tuple[str, str]]:
+    said = f"{answers} answers ({counted(videos, 'video')} asked in this run)"
+    return [("about whole videos", said)] if answers or videos else []
+
+
 def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, str]]:
     """The rows of the summary table: (name, value with its unit)."""
     run, totals, rows = summary.run, summary.totals, summary.published.rows
@@ -136,6 +141,7 @@ def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, s
         *summary.not_taken.lines(),
         ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
         ("answers", f"{rows.get('answers', 0)}"),
+        *_whole(rows.get("whole_answers", 0), run.counts.videos_asked or 0),
         ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),
         *savings_lines(totals),
         ("audited", audit_line(audit)),
@@ -146,8 +152,8 @@ def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, s
             if busy_share is not None
             else []
         ),
-        *([("read from the store in this run", size)] if (size := fetched(run.resources)) else []),
-        ("peak memory of the driver", f"{run.resources.driver_peak_rss_bytes / 2**20:.0f} MiB"),
+        *([("fetched in this run", size)] if (size := fetched(run.resources)) else []),
+        ("peak driver memory", f"{run.resources.driver_peak_rss_bytes / 2**20:.0f} MiB"),
     ]
     return lines
 
@@ -185,9 +191,9 @@ def savings_lines(totals: Totals) -> list[tuple[str, str]]:
     """What pruning kept and saved, against both unpruned ways."""
     return [
         ("retained ratio", share(totals.retained_ratio)),
-        ("saved against dense with prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
-        ("saved against dense per question", saved(totals.as_run_flops, totals.dense_flops)),
-        ("KV cache against prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "B")),
+        ("FLOPs saved vs prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
+        ("FLOPs saved vs dense", saved(totals.as_run_flops, totals.dense_flops)),
+        ("KV cache saved vs prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "B")),
     ]
 
 

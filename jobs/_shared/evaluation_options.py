@@ -31,7 +31,7 @@ LONG_DECODE_S = 900.0
 _HOW, _SEEN = "How it is run", "What the model sees"
 
 Questions = Annotated[int, typer.Option("--questions", help="Up to N questions about a clip; 0 for all.")]
-Seed = Annotated[int, typer.Option("--seed", help="Which clips and questions are drawn; also for random policies.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed for sampling clips and questions, and for random policies.")]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -66,7 +66,7 @@ Retained = Annotated[
     typer.Option(
         "--retained",
         metavar="R[,R...]",
-        help="Retained ratio, several with commas or given again.",
+        help="Retained ratio. Several: separated by commas, or repeat the option.",
         rich_help_panel=_HOW,
         show_default="0.3; for labels 0.5,0.3,0.2,0.1",
     ),
@@ -76,9 +76,9 @@ StillLevels = Annotated[
     typer.Option(
         "--still-levels",
         metavar="LEVELS",
-        help="8-bit levels within which cells stand still and are encoded once; 0 encodes each by itself.",
+        help="Skip image cells that changed by no more than this many 8-bit levels; 0 encodes all.",
         rich_help_panel=_HOW,
-        show_default="2 where a part is encoded, or the job's",
+        show_default="2 with an encoder share below 1, or the job's",
     ),
 ]
 EncoderShares = Annotated[
@@ -86,7 +86,7 @@ EncoderShares = Annotated[
     typer.Option(
         "--encoder-share",
         metavar="S[,S...]",
-        help="Share of the picture's cells that is encoded, several with commas or given again; 1 is all.",
+        help="Share of image cells to encode; 1 is all. Several: separated by commas, or repeat the option.",
         rich_help_panel=_HOW,
         show_default="0.35 with omnidrop, or the job's",
     ),
@@ -105,7 +105,7 @@ PolicySetting = Annotated[
     typer.Option(
         "--setting",
         metavar="NAME=VALUE",
-        help="A parameter of the policy, as in diversity=off.",
+        help="A policy parameter, for example diversity=off.",
         rich_help_panel=_HOW,
     ),
 ]
@@ -123,36 +123,38 @@ WithDense = Annotated[
     bool | None,
     typer.Option(
         "--dense/--no-dense",
-        help="Also ask without pruning, and compare.",
+        help="Also answer without pruning, and compare.",
         rich_help_panel=_HOW,
         show_default="only for labels",
     ),
 ]
 Fps = Annotated[
     float | None,
-    typer.Option("--fps", help="Frames a second.", rich_help_panel=_SEEN, show_default="2, or the job's"),
+    typer.Option("--fps", help="Frames per second.", rich_help_panel=_SEEN, show_default="2, or the job's"),
 ]
 MaxFrames = Annotated[
     int | None,
     typer.Option(
         "--max-frames",
         min=2,
-        help="Longer clips get fewer frames a second.",
+        help="Maximum frames per clip; longer clips get fewer frames per second.",
         rich_help_panel=_SEEN,
         show_default="128 for benchmarks, 768 for video-mme",
     ),
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", min=784, help="Pixels of a frame.", rich_help_panel=_SEEN, show_default="100352"),
+    typer.Option(
+        "--max-pixels", min=784, help="Maximum pixels per frame.", rich_help_panel=_SEEN, show_default="100352"
+    ),
 ]
 SystemPrompt = Annotated[
     str | None,
-    typer.Option("--system-prompt", help="System text.", rich_help_panel=_SEEN, show_default="the family's own"),
+    typer.Option("--system-prompt", help="System prompt.", rich_help_panel=_SEEN, show_default="the family's own"),
 ]
 Details = Annotated[
     Path | None,
-    typer.Option("--details", metavar="FILE", help="Every answer, one JSON line a clip; run again to resume."),
+    typer.Option("--details", metavar="FILE", help="Write all answers, one JSON line per clip. Run again to resume."),
 ]
 
 

@@ -39,12 +39,14 @@ _given = ContextVar("the job as the running command was given it", default="JOB.
 
 JobFile = Annotated[
     Path,
-    typer.Argument(metavar="JOB.yaml", help="The job file. Every setting in it is also an option.", show_default=False),
+    typer.Argument(
+        metavar="JOB.yaml", help="The job file. Each of its settings is also an option.", show_default=False
+    ),
 ]
 JsonFile = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="FILE", help="Also write the result as JSON; - for standard output.", show_default=False
+        "--json", metavar="FILE", help="Also write the result as JSON (- for standard output).", show_default=False
     ),
 ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -23,12 +24,19 @@ from pipeline.report.formats import counted, quantity
 from pipeline.spreadsheet import safe
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from pipeline.tables.query import Answered
 
 Format = Literal["table", "csv", "json", "parquet"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "table"}
 MOST_ROWS = 100
 """Of a table."""
+_BREAK = re.compile(r"_(?=[^_]{3})")
+"""Where a column's name may be broken: before a word, not before a unit."""
+MOST_WIDE = 10_000
+"""Columns of characters, to measure a table without the terminal's bound."""
 
 
 def format_of(given: Format | None, output: Path | None) -> Format:
@@ -131,24 +139,36 @@ def _json(answered: Answered, file: TextIO) -> int:
 
 
 def _table(answered: Answered, file: TextIO, most: int) -> int:
-    from rich.table import Table
-    from rich.text import Text
-
     rows = answered.rows
     shown = list(islice(rows, most))
     more = next(rows, None) is not None
-    table = Table()
+    console = PrintableConsole(file=file, width=None if file.isatty() else 200)
+    console.print(rich_table(answered, shown, console))
+    if more:
+        console.print(f"Only the first {most} rows are shown. --rows N shows more, --format csv shows all.")
+    return len(shown)
+
+
+def rich_table(answered: Answered, rows: list[tuple[Any, ...]], console: Console, *, is_narrow: bool = False) -> Table:
+    """Rows as a table. One too wide for the console has no vertical lines, and column names break at underscores."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0)) if is_narrow else Table()
     for name, kind in zip(answered.columns, answered.types, strict=True):
         is_number = kind.startswith(("INT", "BIGINT", "HUGEINT", "DOUBLE", "FLOAT", "DECIMAL", "UBIGINT", "SMALLINT"))
-        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
-    for row in shown:
+        heading = Text(_BREAK.sub("_\n", name) if is_narrow else name)
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
         # Text, not markup: answers and file names are other people's words.
         table.add_row(*(Text(_table_cell(value)) for value in row))
-    console = PrintableConsole(file=file, width=None if file.isatty() else 200)
-    console.print(table)
-    if more:
-        console.print(f"The first {most} rows; --rows N shows more, --format csv all of them.")
-    return len(shown)
+    if (
+        not is_narrow
+        and console.measure(table, options=console.options.update(width=MOST_WIDE)).maximum > console.width
+    ):
+        return rich_table(answered, rows, console, is_narrow=True)
+    return table
 
 
 def _table_cell(value: Any) -> str:

@@ -23,13 +23,15 @@ Results = Annotated[
     str | None,
     typer.Argument(
         metavar="RESULTS",
-        help=f"A job's output (folder or s3://), or its job file; the first of {', '.join(PLACES)} that holds "
-        "results where not given.",
+        help="A job's output (folder or s3:// address) or its job file. Default: the first of "
+        f"{', '.join(PLACES)} that holds results.",
         show_default=False,
     ),
 ]
-EndpointUrl = Annotated[str | None, typer.Option(metavar="URL", help="S3 server other than AWS.", show_default=False)]
-Page = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page.")]
+EndpointUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="URL of an S3 server other than AWS.", show_default=False)
+]
+Page = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Write the page to this file.")]
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ def find_results(given: str | None, endpoint_url: str | None = None, *, index_ur
             if (Path(place) / "tables" / "current.json").is_file():
                 return FoundResults(str(Path(place).absolute()), storage)
         raise UserError(
-            f"no results in {', '.join(PLACES)}; name the output of a job: omnidrop query RESULTS NAME (omnidrop demo "
-            "makes some)"
+            f"no results found in {', '.join(PLACES)}; give a job file or a job's output, for example omnidrop query "
+            "job.yaml answers (omnidrop demo makes an example)"
         )
     if is_job_file(given):
         overrides = {"storage.endpoint_url": endpoint_url, "index_url": index_url}

@@ -1,7 +1,7 @@
-"""Measure what pruning costs in right answers.
+"""Measure the accuracy lost by pruning.
 
-Clips go through the same decoding path as in a job. A question that fails counts as wrong. Standard errors are
-clustered by clip; with --dense the same questions are also asked without pruning, and differences are paired.
+Clips are decoded exactly as in a job. A question that fails counts as wrong. Standard errors are clustered by clip.
+With --dense, the same questions are also answered without pruning, and the differences are paired.
 """
 
 SUBCOMMANDS = {

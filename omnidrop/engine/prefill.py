@@ -23,7 +23,7 @@ from omnidrop.engine import cpu_attention
 from omnidrop.engine.importance import Guidance, aggregate, attention_received
 from omnidrop.engine.layout import Packed
 from omnidrop.models.base import AUDIO, Adapter, Prefix
-from omnidrop.policies.base import AudioVisual, LayerTokens, Policy, audio_visual, encoded
+from omnidrop.policies.base import AudioVisual, JoinsInside, LayerTokens, Policy, audio_visual, encoded
 from omnidrop.policies.schedule import Schedule
 
 ATTENTION = "omnidrop"
@@ -155,7 +155,7 @@ class Guiding:
     def of(cls, state: State, columns: Tensor) -> Guiding | None:
         """What the state's policy looks at; `columns` are the rows of the audio and video tokens still there."""
         packed, prefix_rows = state.packed, state.alive.shape[0]
-        if state.policy.guide == "nothing":
+        if state.policy.guide in ("nothing", "states"):
             return None
         if state.policy.guide == "question":
             return cls.questions(packed, prefix_rows)
@@ -363,10 +363,17 @@ def drop(state: State) -> None:
         chunk=av.chunk[state.index],
         chunks=av.chunks,
         earlier=state.earlier,
+        audio=av.audio,
+        video=av.video,
+        **(_states(state) if state.policy.guide == "states" else {}),
     )
     keep = state.policy.at_layer(tokens, count)
     if keep.shape[0] != count:
         raise ValueError(f"policy {state.policy.name!r} kept {keep.shape[0]} tokens after layer {layer}, not {count}")
+    if isinstance(state.policy, JoinsInside) and (join := state.policy.joins_at(tokens, keep)) is not None:
+        places = torch.searchsorted(state.alive, state.clip.av_places[state.index])
+        joined = join(state.hidden[0].index_select(0, places), keep)
+        state.hidden = state.hidden.index_copy(1, places[keep], joined[None])
     state.index = state.index[keep]
     if state.importance is not None:
         state.earlier = tuple(of_layer[keep] for of_layer in (*state.earlier, score))
@@ -377,6 +384,27 @@ def drop(state: State) -> None:
     state.hidden = state.hidden.index_select(1, rows)
     state.rotary = (state.rotary[0].index_select(1, rows), state.rotary[1].index_select(1, rows))
     state.alive, state.importance = alive, None
+
+
+def _states(state: State) -> dict[str, Tensor]:
+    """What left the layer just run: audio's and video's, the text's, and which text each question sees."""
+    packed, rows, hidden = state.packed, state.alive.shape[0], state.hidden[0]
+    of_prefix = torch.searchsorted(state.alive, state.clip.text_places)
+    # Rows are known on the host: a question's own, without its options'.
+    own = [range(start, start + len(one.ids)) for start, one in zip(packed.starts, packed.asked, strict=False)]
+    sees = torch.zeros(len(own), state.clip.text + sum(map(len, own)), dtype=torch.bool)
+    sees[:, : state.clip.text], at = True, state.clip.text
+    for question, of in enumerate(own):
+        sees[question, at : at + len(of)] = True
+        at += len(of)
+    of_questions = torch.tensor([rows + row for of in own for row in of], dtype=torch.int64)
+    text = torch.cat((of_prefix, of_questions.to(of_prefix.device)))
+    places = torch.searchsorted(state.alive, state.clip.av_places[state.index])
+    return {
+        "hidden": hidden.index_select(0, places),
+        "text": hidden.index_select(0, text),
+        "asked": sees.to(hidden.device),
+    }
 
 
 def split(state: State, question: int, alone: Packed) -> State:

@@ -155,6 +155,8 @@ class Adapter(Words, Protocol):
     dtype: torch.dtype
     weights_hash: str
     """Hash over the weights' content: part of a recipe."""
+    stored: str
+    """Bytes and form of the weights as they are stored, for people."""
     layers: Sequence[nn.Module]
     """The text decoder's layers, called by `omnidrop/engine/prefill.py`'s own loop."""
     norm: nn.Module

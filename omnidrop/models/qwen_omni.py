@@ -7,6 +7,7 @@ the hooks that `qwen2_5_omni.py` and `qwen3_omni.py` fill in.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,11 @@ from omnidrop.models.encoders import (
 )
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry
 from omnidrop.models.processing import ClipProcessor, ModelInputs
+from omnidrop.models.quantised import OF_ACTIVATIONS, quantisation_of, stored, words_for
 from omnidrop.models.some_cells import EncodedCells, SeenCells, cells_key, encoder_words
+
+_NOT_READ = ("talker.", "token2wav.", "code2wav.")
+"""Parts of a published checkpoint that speak."""
 
 PATCHES_AT_ONCE = 64
 """Temporal patches encoded in one call. They do not see each other, so this bounds memory and changes nothing: 64 of
@@ -69,6 +74,7 @@ class QwenOmniAdapter:
         self.geometry: Geometry = self.processor.geometry
         self.family = self.geometry.family
         self.weights_hash, self.model = self.weights(directory)
+        self.stored = stored(directory)
         decoder = self.model.model.language_model
         self.layers: Sequence[nn.Module] = decoder.layers
         self.norm: nn.Module = decoder.norm
@@ -440,6 +446,10 @@ def _load_thinker(thinker: Any, directory: Path, config: Any, device: torch.devi
     from safetensors import SafetensorError
     from transformers.utils import is_accelerate_available, logging
 
+    config = copy.deepcopy(config)
+    quantisation = quantisation_of(directory)
+    if quantisation is not None:
+        config.quantization_config = words_for(quantisation, device.type, directory)
     # With accelerate the weights go straight to the device; without it through main memory.
     straight = {"device_map": {"": device}} if device.type != "cpu" and is_accelerate_available() else {}
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -456,7 +466,7 @@ def _load_thinker(thinker: Any, directory: Path, config: Any, device: torch.devi
             output_loading_info=True,
             **straight,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise CheckpointError(f"the weights in {directory} cannot be loaded: {error}") from error
@@ -469,5 +479,13 @@ def _load_thinker(thinker: Any, directory: Path, config: Any, device: torch.devi
         raise CheckpointError(
             f"the weights in {directory} lack {len(missing)} tensors of the thinker, such as {', '.join(missing[:3])}; "
             "they would be random"
+        )
+    left_over = sorted(
+        name for name in report["unexpected_keys"] if not (name.startswith(_NOT_READ) or name.endswith(OF_ACTIVATIONS))
+    )
+    if quantisation is not None and left_over:
+        raise CheckpointError(
+            f"the weights in {directory} hold {len(left_over)} tensors that transformers has no place for, such as "
+            f"{', '.join(left_over[:3])}; they are not quantised as config.json says ({quantisation})"
         )
     return model.to(device).eval()

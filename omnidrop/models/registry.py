@@ -21,6 +21,7 @@ from omnidrop.models.checkpoints import (
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.models.families import adapter_of
 from omnidrop.models.geometry import Geometry
+from omnidrop.models.quantised import quantisation_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,7 +49,9 @@ def load(
 
 
 def adapter_class(directory: Path) -> type[Adapter]:
-    """The adapter of the family that the checkpoint in `directory` is of. Raises CheckpointError."""
+    """The adapter of the family that the checkpoint in `directory` is of. Raises CheckpointError, also for weights that
+    are quantised in a way that is not taken."""
+    quantisation_of(directory)
     return adapter_of(family_of(directory))
 
 

@@ -17,10 +17,10 @@ from omnidrop.models.base import AUDIO, VIDEO, Prefix
 from omnidrop.policies.joined import Joined
 from omnidrop.policies.schedule import Schedule
 
-Guide = Literal["nothing", "question", "words", "last", "audio"]
+Guide = Literal["nothing", "question", "words", "last", "audio", "states"]
 """Whose attention a policy looks at inside the decoder: nobody's; that of a question's words and of its last token, at
 which the answer begins, half and half; of its words alone, as in the paper; of its last token alone; or of the audio
-tokens. `words` and `audio` are there for ablations."""
+tokens. `words` and `audio` are there for ablations. `states`: nobody's, but it is given the layer's hidden states."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +96,15 @@ class LayerTokens:
     chunks: int
     earlier: tuple[Tensor, ...] = ()
     """`importance` in the layers before after which tokens left, (alive,) each, the latest last."""
+    audio: int = 0
+    """Audio tokens of the clip before any pruning, on the host."""
+    video: int = 0
+    hidden: Tensor | None = None
+    """(alive, D) model dtype: what left the layer. As the next two, only where the policy's `guide` is `states`."""
+    text: Tensor | None = None
+    """(T, D): the same of the text, without the options' rows."""
+    asked: Tensor | None = None
+    """(Q, T) bool: which text each question sees, the prefix's and its own."""
 
 
 class Policy(Protocol):
@@ -144,6 +153,15 @@ class SomeCells(Protocol):
 
     def most_video(self, tokens: AudioVisual, schedule: Schedule) -> int:
         """How many video tokens may enter the decoder at most: as many cells are encoded at least."""
+        ...
+
+
+@runtime_checkable
+class JoinsInside(Protocol):
+    """What a policy offers beside, whose tokens join others where they leave inside the decoder."""
+
+    def joins_at(self, tokens: LayerTokens, index: Tensor) -> Joined | None:
+        """Which of `tokens` that `index`, from `at_layer`, lets go are averaged into those that stay; None: none."""
         ...
 
 

@@ -35,6 +35,7 @@ _POLICIES: dict[str, str | type[Policy]] = {
     "visionzip": "omnidrop.policies.visionzip:VisionZip",
     "vidcom2": "omnidrop.policies.vidcom2:VidCom2",
     "evs": "omnidrop.policies.evs:EVS",
+    "omnipack": "omnidrop.policies.omnipack:OmniPack",
 }
 """Each policy's class, or where it is: `module:class`."""
 

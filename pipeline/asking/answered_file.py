@@ -17,6 +17,7 @@ from omnidrop.model import Pruning
 from omnidrop.questions import Question, Scored
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
+from workers.whole_text import clock
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -215,13 +216,6 @@ def options(question: Question, answer: Answer, most: int = MOST_OPTIONS) -> lis
         return []
     ranked = sorted(zip(question.answer.rendered(), answer.probabilities, strict=True), key=lambda pair: -pair[1])
     return ranked[:most]
-
-
-def clock(seconds: float) -> str:
-    """A time in a file: 1:05, or 1:05.5."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    whole, tenth = divmod(round(rest * 10), 10)
-    return f"{int(minutes)}:{whole:02d}{f'.{tenth}' if tenth else ''}"
 
 
 def _counted(number: int, name: str) -> str:

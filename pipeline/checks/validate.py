@@ -18,6 +18,7 @@ import sqlalchemy
 
 from omnidrop.errors import OmniDropError, UserError
 from omnidrop.models.checkpoints import describe_checkpoint
+from omnidrop.models.quantised import stored
 from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
@@ -37,6 +38,8 @@ from workers.media.ffmpeg import Limits, check_ffmpeg, filters, find_ffmpeg, run
 from workers.media.probing import probe
 from workers.media.sidecars import is_named_aside
 from workers.records import Media, MediaInfo
+from workers.whole_text import OF_CLIPS, Line
+from workers.whole_text import told as told_of
 
 MEDIA_TRIED = 5
 """Items that are looked at for one that can be probed: a single damaged file at the top proves nothing."""
@@ -69,6 +72,7 @@ class _Found:
     readable: tuple[Media, MediaInfo] | None = None
     """The first item that can be read."""
     questions: tuple[Question, ...] = ()
+    whole: tuple[Question, ...] = ()
     instruction: str = ""
 
 
@@ -103,8 +107,9 @@ def _question_set(job: JobConfig, found: _Found) -> str:
     found.question_set = load_question_set(job.question_set)
     values = found.question_set.values(job.variables)
     given = ", ".join(f"{name}={value}" for name, value in values.items())
-    count = len(found.question_set.questions)
-    said = f"{found.question_set.name} {found.question_set.version}: {count} questions{f'; {given}' if given else ''}"
+    asked, whole = len(found.question_set.questions), len(found.question_set.whole)
+    count = f"{asked} questions" + (f", and {whole} about whole videos" if whole else "")
+    said = f"{found.question_set.name} {found.question_set.version}: {count}{f'; {given}' if given else ''}"
     return "; but ".join((said, *found.question_set.warnings))
 
 
@@ -140,6 +145,7 @@ def _questions_fit(job: JobConfig, found: _Found) -> str | None:
         found.readable = media, info
         told, known_as = _told(media, info, job, found.question_set.context_names)
         found.questions, found.instruction = found.question_set.resolve(media, info, job.variables, told)
+        found.whole = found.question_set.resolve_whole(media, info, job.variables)
         codecs = ", ".join(codec for codec in (info.video_codec, info.audio_codec) if codec is not None)
         return f"{media.key}: {info.duration_s:.1f} s, {codecs}{known_as}; e.g. {found.questions[0].text!r}"
     raise CheckError(
@@ -307,10 +313,11 @@ def _described(job: JobConfig, found: _Found) -> str:
 
     described = describe_checkpoint(job.model.checkpoint)
     commit = "" if described.revision is None else f" at commit {described.revision[:12]}"
-    said = f"{job.model.path}{commit}: weights {described.weights_hash[:12]}, not loaded"
+    said = f"{job.model.path}{commit}: weights {described.weights_hash[:12]}, {stored(described.directory)}; not loaded"
     if not found.questions:
         return f"{said}; no questions to lay out"
-    priced = Estimator(job.model.checkpoint).clip(
+    estimator = Estimator(job.model.checkpoint)
+    priced = estimator.clip(
         found.questions,
         pruning_of(job.pruning),
         frames=4,
@@ -322,7 +329,10 @@ def _described(job: JobConfig, found: _Found) -> str:
         instruction=found.instruction,
     )
     tokens = priced.audio_tokens + priced.video_tokens
-    return f"{said}; {len(found.questions)} questions laid out beside {tokens} tokens of two seconds"
+    if found.whole:
+        estimator.text(1, found.whole, system_prompt=job.model.system_prompt)
+    laid_out = len(found.questions) + len(found.whole)
+    return f"{said}; {laid_out} questions laid out beside {tokens} tokens of two seconds"
 
 
 def _checkpoint(job: JobConfig, found: _Found) -> str:
@@ -333,10 +343,16 @@ def _checkpoint(job: JobConfig, found: _Found) -> str:
 
     settings = answerer_settings(job.model, job.pruning)
     model = load_model(settings)
-    loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {model.weights_hash[:12]}"
+    weights = f"{model.weights_hash[:12]}, {model.adapter.stored}"
+    loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {weights}"
     if not found.questions:
         return f"{loaded}; loaded, but not asked, because there are no questions to ask"
     frames, audio = np.zeros((2, 112, 112, 3), np.uint8), np.zeros(16_000, np.float32)
     request = Request(found.questions, 2.0, settings.pruning, settings.system_prompt, found.instruction)
     answered = model.answer(frames, audio, request)
-    return f"{loaded}; {len(answered.answers)} questions about a black second in {answered.cost.seconds:.1f} s"
+    said = f"{loaded}; {len(answered.answers)} questions about a black second in {answered.cost.seconds:.1f} s"
+    if not found.whole:
+        return said
+    line = Line(0.0, 1.0, told_of(found.questions, answered))
+    read = model.answer_text(f"{OF_CLIPS}\n{line}", found.whole, system_prompt=settings.system_prompt)
+    return f"{said}; {len(read.answers)} about what it said in {read.cost.seconds:.1f} s"

@@ -37,13 +37,14 @@ from pipeline.index.database import IndexMissing, IndexOutdated, IndexUnreadable
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import DERIVED
 from pipeline.journal import defaults, output_id
-from pipeline.journal.journal import FORMAT_PATH, Journal, Tombstones, format_of
+from pipeline.journal.journal import FORMAT_PATH, NEWEST, Journal, Tombstones, format_of
 from pipeline.journal.recipes import decode_recipe
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, digest
 from pipeline.records.heads_and_runs import decode_heads, decode_run
 from pipeline.records.legacy import formats as legacy
 from pipeline.records.rows import quarantine_rows
 from pipeline.records.unit import CONTENTS, UnitKey, UnitMeta, UnitObject, decode_unit
+from pipeline.records.video import VideoKey, decode_video, inputs_of
 from pipeline.tables import live, manifest, publish, signing
 from pipeline.tables.writer import empty_file
 
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 Part = Literal["journal", "index", "tables"]
 
-SUMMED = ("answers", "audits", "clips", "quarantine")
+SUMMED = ("answers", "audits", "clips", "quarantine", "whole_answers")
 SHOWN = 20
 """Problems of one kind that are named; the rest is counted."""
 BATCH = 200
@@ -172,9 +173,9 @@ class _Verification:
         if found is None:
             what = "the journal does not say which format it has"
             self._found("journal", "format", FORMAT_PATH, what, self._index)
-        elif found > FORMAT_VERSION:
+        elif found > NEWEST:
             raise UserError(
-                f"{self._store.uri} holds a journal of format {found}, this version reads up to {FORMAT_VERSION}; "
+                f"{self._store.uri} holds a journal of format {found}, this version reads up to {NEWEST}; "
                 "upgrade omnidrop"
             )
         elif found < FORMAT_VERSION:
@@ -227,6 +228,8 @@ class _Verification:
                     self._notes.append(
                         f"run {stored.run.run_id} was killed, or goes on and adds rows while they are checked"
                     )
+            elif (video := VideoKey.parse(path)) is not None:
+                self._check_video(video, truth, forgotten)
             elif folder == "idle_runs" and path.endswith(".json"):
                 decode_run(self._store.read_bytes(path), where=path)
             elif folder == "recipes" and path.endswith(".json"):
@@ -239,6 +242,34 @@ class _Verification:
         except JournalError as error:
             mend = self._without(path, self._rebuild, self._index)
             self._found("journal", "damaged", path, _reason(error, path), mend)
+
+    def _check_video(self, key: VideoKey, truth: SavingsIndex, forgotten: Tombstones) -> None:
+        """What was answered about a whole video. Raises JournalError for damage."""
+        self._checked["video_objects"] += 1
+        if key.item_id in forgotten:
+            mend = f"omnidrop forget {self._job} --media {key.item_id}"
+            self._found("journal", "forgotten", key.path, "a forgotten media item still has answers", mend)
+            return
+        video = decode_video(self._store.read_bytes(key.path), where=key.path)
+        meta = video.meta
+        made_from = [UnitKey(CONTENTS, key.item_id, key.version_id, *_unit_name(name)) for name in meta.units]
+        if meta.key != key:
+            wrong = f"it holds what {meta.key.path} is called"
+        elif key.inputs != inputs_of(meta.fingerprint, meta.labels, made_from):
+            wrong = "its name does not follow from the work units and questions that it was made from"
+        else:
+            truth.apply_videos([video])
+            return
+        self._found("journal", "misplaced", key.path, wrong, self._without(key.path, self._index))
+
+    def _count_videos(self, truth: SavingsIndex) -> None:
+        """Rows that tables must have of those that count."""
+        for _, items in publish.what_counts(self._store, self._journal, truth):
+            for item in items:
+                video = None if item.video is None else self._journal.read_video_if_kept(item.video)
+                if video is not None:
+                    self._rows["whole_answers"] += video.rows.num_rows
+                    self._rows["quarantine"] += len(video.error_classes)
 
     def _check_units(self, keys: list[UnitKey], truth: SavingsIndex) -> None:
         with ThreadPoolExecutor(READERS) as pool:
@@ -350,11 +381,12 @@ class _Verification:
                 self._found("tables", "differs", name, what, self._rebuild)
         if self._counts["journal", "damaged"]:
             return  # what the tables should hold is not known
-        digest_now = publish.state_digest(self._journal, truth)
+        digest_now = publish.state_digest(self._store, self._journal, truth)
         if not legacy.has_other_digest(published.format_version) and published.digest != digest_now:
             what = "the journal has changed since they were published"
             self._found("tables", "stale", f"generation {published.generation}", what, self._index)
             return
+        self._count_videos(truth)
         items, _ = truth.counts()
         for name, count in ({name: self._rows[name] for name in SUMMED} | {"media": items}).items():
             if published.rows.get(name, 0) != count:
@@ -443,6 +475,11 @@ def _version_of(meta: UnitMeta) -> str | None:
         return None  # begun by an earlier format, under the settings as they were written then
     content = item.content_id or unread_content(item.media_id, item.etag)
     return version_id(content, asked.recipe_hash, version.labels, version.answer_format or 0)
+
+
+def _unit_name(name: str) -> tuple[str, int]:
+    unit, _, attempt = name.partition("-")
+    return unit, int(attempt or 0)
 
 
 def _same_unit(path: str) -> UnitKey | str:

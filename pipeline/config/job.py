@@ -64,15 +64,15 @@ class JobError(UserError):
 class JobConfig(Section):
     """One archive job: ask a question set of every clip of an archive."""
 
-    name: Slug = Field(description="Name of the job: lower-case letters, digits, - and _, at most 64.")
+    name: Slug = Field(description="Name of the job: up to 64 lower-case letters, digits, - and _.")
     archive: ArchiveConfig
-    output: Location = Field(description="Folder or s3://bucket/prefix that takes the results.")
+    output: Location = Field(description="Folder or s3://bucket/prefix for the results.")
     question_set: str = Field(
         min_length=1, description="Question set: a YAML file, or the name of a built-in one such as toy-world."
     )
     variables: dict[str, Scalar] = Field(
         default_factory=dict,
-        description="Values for the question set's variables, as NAME=VALUE.",
+        description="Values of the question set's variables, as NAME=VALUE.",
         json_schema_extra={"option": "--variable"},
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -84,8 +84,8 @@ class JobConfig(Section):
     audit: AuditConfig = Field(default_factory=AuditConfig)
     index_url: str | None = Field(
         default=None,
-        description="SQLAlchemy URL of the savings index; a password only by reference, as in ${OMNIDROP_INDEX_URL}. "
-        "SQLite in the output folder where not given.",
+        description="SQLAlchemy URL of the savings index. A password may only be given by reference, for example "
+        "${OMNIDROP_INDEX_URL}. Default: an SQLite file in the output folder.",
     )
     storage: StorageConfig = Field(default_factory=StorageConfig)
 

@@ -42,50 +42,52 @@ class ArchiveConfig(Section):
         default=None,
         min_length=1,
         max_length=256,
-        description="Name of the archive, part of its items' labels (media_id); the address itself where not given. "
-        "Name an archive that may move, and media ids stay.",
+        description="Name of the archive. media_id is derived from it; without a name, from uri. Set a name if the "
+        "archive may move, so that media ids stay the same.",
     )
     include: tuple[str, ...] = Field(
         default=("**",),
         min_length=1,
-        description="Glob patterns of files to take: * within a name, ** across folders, *.mp4 fits in any folder.",
+        description="Glob patterns of the files to process. * matches within a name, ** matches across folders, and "
+        "*.mp4 matches in any folder.",
     )
-    exclude: tuple[str, ...] = Field(default=(), description="Glob patterns of files to leave out; wins over include.")
+    exclude: tuple[str, ...] = Field(default=(), description="Glob patterns of the files to skip. Wins over include.")
     max_missing: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="Share of the media that counted which the archive may lack at once; a run in which more are gone "
-        "is refused unless it has --allow-shrink.",
+        description="Largest share of the known media that may be missing from the archive. If more are missing, the "
+        "run stops unless --allow-shrink is given.",
     )
     match_case: bool = Field(
-        default=False, description="Whether *.mp4 leaves out A.MP4; otherwise extensions are compared without case."
+        default=False, description="Compare file extensions case-sensitively. If false, *.mp4 also matches A.MP4."
     )
     recycle_bins: bool = Field(
         default=False,
-        description="Also take what lies in recycle bins and systems' own folders ($RECYCLE.BIN, #recycle, lost+found, "
-        "@eaDir and the like).",
+        description="Also process files in recycle bins and system folders ($RECYCLE.BIN, #recycle, lost+found, @eaDir "
+        "and similar).",
     )
     sample: int | None = Field(
         default=None,
         ge=1,
-        description="Take only a random, reproducible sample of this many media items.",
+        description="Process only a random sample of this many media items. The same seed gives the same sample.",
         json_schema_extra={"option": "--sample"},
     )
     seed: int = Field(
         default=0,
         ge=0,
         lt=1 << 63,
-        description="Which sample: the same seed picks the same items.",
+        description="Seed of the sample.",
         json_schema_extra={"option": "--seed"},
     )
     endpoint_url: EndpointUrl | None = Field(
         default=None,
-        description="S3 server other than AWS, as in http://host:9000.",
+        description="URL of an S3 server other than AWS, for example http://host:9000.",
     )
     follow_links: bool = Field(
         default=False,
-        description="Follow links that lead out of a local archive. The archive's own folder may be a link either way.",
+        description="Follow symbolic links that point outside a local archive. The archive folder itself may always be "
+        "a link.",
     )
     anonymous: bool = Field(default=False, description="Read a public S3 bucket without credentials.")
 
@@ -108,14 +110,14 @@ class ModelConfig(Section):
     path: str = Field(
         default="tiny",
         min_length=1,
-        description="Checkpoint: a directory, a hub id, or `tiny` (embedded, for trying things out).",
+        description="Checkpoint: a folder, a hub id, or `tiny` (a small embedded model for trials).",
         json_schema_extra={"option": "--model"},
     )
     revision: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$",
-        description="Commit, tag or branch of a checkpoint that comes from the hub. A commit stays what it is; without "
-        "one every run takes what the hub gives that day, and records which commit that was.",
+        description="Commit, tag or branch of a hub checkpoint. With a commit, the weights never change. Without a "
+        "revision, each run uses the hub's latest commit and records it.",
     )
     device: str = Field(
         default="auto",
@@ -123,24 +125,25 @@ class ModelConfig(Section):
         description="auto, cpu, cuda or cuda:N.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Weights' type; auto is bfloat16 on a GPU and float32 on a CPU."
+        default="auto", description="Data type of the weights. auto: bfloat16 on a GPU, float32 on a CPU."
     )
     system_prompt: str | None = Field(
-        default=None, max_length=20_000, description="System text; the family's own where not given."
+        default=None, max_length=20_000, description="System prompt. Default: the model family's own."
     )
     actors: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = Field(
-        default="auto", description="Model actors; auto is one per GPU of the cluster, or one on a machine without."
+        default="auto",
+        description="Number of model actors. auto: one per GPU of the cluster, or one if there is no GPU.",
     )
     gpus_per_actor: Annotated[float, Field(ge=0, le=16)] | Literal["auto"] | None = Field(
         default=None,
-        description="GPUs of one actor; where not given 1 on a GPU cluster, 0 otherwise. auto: as many actors share a "
-        "GPU as fit into its memory, by what `omnidrop calibrate` measured.",
+        description="GPUs per model actor. Default: 1 on a GPU cluster, otherwise 0. auto: as many actors per GPU as "
+        "fit into its memory, as measured by `omnidrop calibrate`.",
     )
-    cpus_per_actor: float = Field(default=1.0, gt=0, le=1024, description="CPU cores of one actor.")
+    cpus_per_actor: float = Field(default=1.0, gt=0, le=1024, description="CPU cores per model actor.")
     clips_per_pass: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         default=1,
-        description="Clips of one shape and question set that an actor answers in one pass, where so many are ready. "
-        "auto: the fastest number that `omnidrop calibrate` measured.",
+        description="Batch size: up to this many clips of the same shape and question set go through the model in one "
+        "pass. auto: the fastest batch size that `omnidrop calibrate` measured.",
     )
 
     @model_validator(mode="after")
@@ -171,38 +174,43 @@ class PruningConfig(Section):
 
     mode: Mode = Field(
         default="set_guided",
-        description="set_guided: one pruned pass for the whole set; per_question: one pruned pass a question; staged: "
-        "the same answers, early layers shared; dense_shared: unpruned, the clip's cache reused; dense: unpruned.",
+        description="set_guided: one pruned pass for the whole question set. per_question: one pruned pass per "
+        "question. staged: same answers as per_question, with the early layers shared. dense_shared: no "
+        "pruning, questions share the clip's KV cache. dense: no pruning, one pass per question.",
     )
     policy: str = Field(
         default="omnidrop",
-        description="What is kept; none goes with the two dense modes.",
+        description="Pruning policy: how the tokens to keep are chosen. The two dense modes need none.",
         json_schema_extra={"choices": list(policies.names())},
     )
     retained_ratio: float | None = Field(
-        default=0.3, gt=0, le=1, description="Share of audio and video tokens kept, mean over decoder layers."
+        default=0.3,
+        gt=0,
+        le=1,
+        description="Share of audio and video tokens to keep, averaged over the decoder layers.",
     )
     settings: dict[str, Scalar] = Field(
         default_factory=dict,
-        description="The policy's own parameters where they differ from its defaults, as in {merge: false}.",
+        description="Parameters of the policy that differ from its defaults, for example {merge: false}.",
         json_schema_extra={"option": "--setting"},
     )
     guidance: Literal["max", "mean", "quota"] = Field(
-        default="max", description="How a set's questions are joined into one importance."
+        default="max",
+        description="How the importance scores of a set's questions are combined into one score per token.",
     )
     encoder_share: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="Share of the picture's cells that is encoded, chosen before the encoder: lossy below 1. Where not "
-        "given 0.35 with policy omnidrop, 1 (all) with the others; always 1 where nothing is pruned.",
+        description="Share of the image cells to encode, chosen before the vision encoder. Lossy below 1. Default: 0.35"
+        " with policy omnidrop, 1 (all) with other policies. Always 1 in the dense modes.",
     )
     still_levels: float | None = Field(
         default=None,
         ge=0,
         le=255,
-        description="A cell that differs by so few 8-bit levels from the last one encoded at its place is not encoded "
-        "again: lossy above 0. Where not given 2 with encoder_share below 1, else 0 (off).",
+        description="Skip an image cell if it differs from the last encoded cell at its position by no more than this "
+        "many 8-bit levels. Lossy above 0. Default: 2 if encoder_share is below 1, otherwise 0 (off).",
     )
 
     @model_validator(mode="before")
@@ -274,43 +282,49 @@ class PruningConfig(Section):
 class ClipsConfig(Section):
     """How a media item is cut into clips, and how clips are sampled."""
 
-    length_s: float = Field(default=30.0, ge=0.5, le=3600, description="Length of a clip in seconds.")
-    overlap_s: float = Field(default=0.0, ge=0, description="Seconds shared by neighbouring clips of a fixed cut.")
+    length_s: float = Field(default=30.0, ge=0.5, le=3600, description="Clip length in seconds.")
+    overlap_s: float = Field(
+        default=0.0, ge=0, description="Overlap of neighbouring clips in seconds. Only with cut: fixed."
+    )
     cut: Literal["fixed", "scene"] = Field(
         default="fixed",
-        description="fixed: equal lengths; scene: at scene changes.",
+        description="fixed: clips of equal length. scene: cut at scene changes.",
     )
-    min_length_s: float = Field(default=1.0, ge=0.1, description="A shorter rest joins the clip before it.")
+    min_length_s: float = Field(
+        default=1.0,
+        ge=0.1,
+        description="Minimum clip length in seconds. A shorter remainder is merged into the clip before it.",
+    )
     max_length_s: float | None = Field(
-        default=None, gt=0, le=3600, description="Longest clip of a scene cut in seconds; length_s where not given."
+        default=None, gt=0, le=3600, description="Maximum clip length in seconds with cut: scene. Default: length_s."
     )
     scene_threshold: float = Field(
         default=0.3,
         gt=0,
         lt=1,
-        description="Scene score (0 to 1) from which a frame is a cut.",
+        description="Scene-change score (0 to 1) at which a new scene begins.",
     )
     max_per_media: int = Field(
         default=20_000,
         ge=1,
-        description="Clips of one media item; one that would be cut into more is quarantined as too_many_clips.",
+        description="Maximum number of clips per media item. An item with more is quarantined as too_many_clips.",
     )
-    fps: float = Field(default=2.0, gt=0, le=60, description="Frames a second that the model sees.")
+    fps: float = Field(default=2.0, gt=0, le=60, description="Frames per second that the model sees.")
     max_pixels: int | None = Field(
         default=None,
         ge=28 * 28,
         le=1 << 24,
-        description="Frames are scaled down to this many pixels; 100,352 (128 x 28 x 28) where not given.",
+        description="Maximum pixels per frame; larger frames are scaled down. Default: 100,352 (128 x 28 x 28).",
     )
 
     audio_track: AudioTrack = Field(
         default="auto",
-        description="Sound track: auto (no commentary, no silence, by the file's own flags), all (mixed), a number "
-        "counted from 0, or lang:xx.",
+        description="Audio track. auto: the first choice by the file's flags, skipping commentary and silence. all: all"
+        " tracks mixed. Or a track number counted from 0, or lang:xx.",
     )
     video_track: VideoTrack = Field(
         default="auto",
-        description="Picture track: auto (the largest picture), a number counted from 0, or lang:xx.",
+        description="Video track. auto: the largest picture. Or a track number counted from 0, or lang:xx.",
     )
 
     @model_validator(mode="after")
@@ -339,20 +353,21 @@ class ContextConfig(Section):
 
     sidecars: tuple[str, ...] = Field(
         default=(),
-        description="Where a video's sidecars lie, the first there is counts: keys of the archive with {folder}, "
-        "{stem} and {name} of the video, as in subtitles/{stem}.vtt; where not given: beside it, with its stem.",
+        description="Where to look for a video's sidecar files: archive keys with {folder}, {stem} and {name} of the "
+        "video, for example subtitles/{stem}.vtt. The first match is used. Default: next to the video, with"
+        " the same stem.",
     )
     language: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$",
-        description="Of transcripts in several languages, as in talk.en.vtt and talk.de.vtt, the one to take; where "
-        "not given: the one without a language, else the first by name.",
+        description="Language to use if a video has transcripts in several, for example en for talk.en.vtt. Default: "
+        "the transcript without a language, otherwise the first by name.",
     )
     max_tokens: int = Field(
         default=2000,
         ge=16,
         le=16_000,
-        description="Tokens of a clip's transcript; what is beyond is left out, and counted.",
+        description="Maximum tokens of a clip's transcript. The rest is cut off and counted.",
     )
 
     @field_validator("sidecars")
@@ -382,75 +397,79 @@ class ExecutionConfig(Section):
 
     ray_address: str | None = Field(
         default=None,
-        description="Ray cluster: an address, `auto`, or `in-process`; a local one is started where not given.",
+        description="Ray cluster: an address, `auto`, or `in-process` (no Ray). Default: start a local cluster.",
     )
     clips_per_unit: int = Field(
         default=8,
         ge=1,
         le=1024,
-        description="Clips of one work unit, retried and stored as one.",
+        description="Clips per work unit. A work unit is stored and retried as a whole.",
     )
     bytes_in_flight: int = Field(
-        default=1 << 30, ge=1 << 20, description="Decoded bytes that may wait for the model, over the whole cluster."
+        default=1 << 30,
+        ge=1 << 20,
+        description="Maximum bytes of decoded clips waiting for a model actor, over the whole cluster.",
     )
     decode_timeout_s: float = Field(
         default=120.0,
         gt=0,
-        description="Wall-clock limit of decoding one clip in seconds.",
+        description="Timeout for decoding one clip, in seconds of wall-clock time.",
     )
     probe_timeout_s: float = Field(
         default=30.0,
         gt=0,
-        description="Wall-clock limit of probing one media item in seconds.",
+        description="Timeout for probing one media item, in seconds of wall-clock time.",
     )
     max_deaths_per_clip: int = Field(
-        default=2, ge=1, le=100, description="A clip that was there when this many workers died is quarantined."
+        default=2, ge=1, le=100, description="Quarantine a clip after this many workers died while processing it."
     )
     max_deaths_per_worker: int = Field(
         default=5,
         ge=2,
         le=1000,
-        description="A worker slot that died this often stops the run; above max_deaths_per_clip.",
+        description="Stop the run after this many consecutive deaths of one model actor. Must be above "
+        "max_deaths_per_clip.",
     )
-    max_retries: int = Field(default=2, ge=0, le=100, description="Further tries after a failure that may pass.")
+    max_retries: int = Field(default=2, ge=0, le=100, description="Maximum retries after a transient failure.")
     max_asked_again: int = Field(
         default=100,
         ge=0,
-        description="Answered clips that a run may ask again because a setting has changed; more need --yes, or a "
-        "person's answer at a terminal.",
+        description="Maximum number of answered clips that a run answers again because a setting changed. More need "
+        "--yes or a confirmation at the terminal.",
     )
     cache_dir: str | None = Field(
         default=None,
-        description="Folder on each machine for files fetched from a store, by its absolute path; one below the "
-        "system's temporary folder where not given.",
+        description="Absolute path of the folder on each machine that caches files from S3. Default: a folder in the "
+        "system's temporary folder.",
     )
     cache_bytes: int = Field(
         default=20 << 30,
         ge=1 << 20,
-        description="Bytes of them that a machine keeps; a larger file is read in blocks and never kept whole.",
+        description="Maximum cache size per machine in bytes. A larger file is read in blocks and not cached.",
     )
     fetch_streams: int = Field(
-        default=8, ge=1, le=64, description="Requests in flight to the store for each file that is fetched."
+        default=8, ge=1, le=64, description="Parallel requests per file that is fetched from S3."
     )
     decode_tasks: int | None = Field(
         default=None,
         ge=1,
         le=100_000,
-        description="Decode tasks at a time; as many as CPU cores are free where not given.",
+        description="Maximum number of parallel decode tasks. Default: the number of free CPU cores.",
     )
     actor_idle_s: float = Field(
         default=120.0,
         ge=1,
-        description="A model actor with nothing to answer for so many seconds is given back, all but one; one more is "
-        "started when clips pile up.",
+        description="Release a model actor after this many idle seconds (one always stays). A new one starts when clips"
+        " pile up.",
     )
     confinement: Required = Field(
         default="auto",
-        description="Least confinement of the processes that read media: auto takes what the kernel grants and says "
-        "where that is less than all, landlock+seccomp refuses to run with less, rlimits accepts limits alone.",
+        description="Minimum sandboxing of the processes that read media. auto: whatever the kernel supports, with a "
+        "warning if that is not everything. landlock+seccomp: refuse to run with less. rlimits: resource "
+        "limits are enough.",
     )
     stop_grace_s: float = Field(
-        default=60.0, ge=0, description="Seconds that running units get to finish after SIGTERM or Ctrl-C."
+        default=60.0, ge=0, description="Seconds that running work units get to finish after SIGTERM or Ctrl-C."
     )
 
     @property
@@ -483,10 +502,14 @@ class AuditConfig(Section):
         default=0.01,
         ge=0,
         le=1,
-        description="Share of clips also run dense with prefix reuse, to measure what is saved and changed; 0 is none.",
+        description="Share of clips that are also run with dense_shared, to measure what pruning saves and changes. 0 "
+        "turns the audit off.",
     )
     min_agreement: float = Field(
-        default=0.9, ge=0, le=1, description="Questions whose answers agree with dense less often are listed."
+        default=0.9,
+        ge=0,
+        le=1,
+        description="List the questions whose answers agree with the dense answers less often than this.",
     )
 
 
@@ -495,22 +518,24 @@ class StorageConfig(Section):
 
     endpoint_url: EndpointUrl | None = Field(
         default=None,
-        description="S3 server other than AWS, as in http://host:9000.",
+        description="URL of an S3 server other than AWS, for example http://host:9000.",
     )
     sse: Literal["AES256", "aws:kms"] | None = Field(
         default=None,
-        description="Server-side encryption of what is written.",
+        description="Server-side encryption of the objects that are written.",
     )
     sse_kms_key_id: str | None = Field(
         default=None,
-        description="KMS key for sse: aws:kms; the account's own where not given.",
+        description="KMS key for sse: aws:kms. Default: the account's own key.",
     )
-    max_retries: int = Field(default=5, ge=0, le=50, description="Further tries after a storage failure that may pass.")
+    max_retries: int = Field(
+        default=5, ge=0, le=50, description="Maximum retries of a storage request after a transient failure."
+    )
     patience_s: float = Field(
         default=300.0,
         ge=0,
-        description="Seconds that a run waits, beginning nothing new, for a store, an index or credentials that do not "
-        "work, or a full disk.",
+        description="Seconds that a run waits during an outage (store, index or credentials not working, disk full) "
+        "before it stops. It starts no new work meanwhile.",
     )
 
     @model_validator(mode="after")
@@ -526,19 +551,20 @@ class CostConfig(Section):
     usd_per_gpu_hour: float | None = Field(
         default=None,
         gt=0,
-        description="Price of one GPU for one hour in USD; without GPUs, of one model actor.",
+        description="Price of one GPU hour in USD. Without GPUs, the price of one model-actor hour.",
         json_schema_extra={"option": "--usd-per-gpu-hour"},
     )
     budget_usd: float | None = Field(
         default=None,
         gt=0,
-        description="A run takes no further clips when those it has would bring its spending to so many USD.",
+        description="Spending limit of one run in USD. The run takes no more clips once those in progress would use it "
+        "up.",
         json_schema_extra={"option": "--budget-usd"},
     )
     budget_gpu_hours: float | None = Field(
         default=None,
         gt=0,
-        description="The same in GPU hours; where both are given, whichever is reached first.",
+        description="Spending limit of one run in GPU hours. If both limits are set, the one reached first counts.",
         json_schema_extra={"option": "--budget-gpu-hours"},
     )
 

@@ -7,6 +7,7 @@ time of actors is measured (`pipeline/execution/actor_metering.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.execution.actor_metering import HOUR_S
@@ -25,16 +26,17 @@ class Spending:
     def __init__(self, cost: CostConfig, calibration: Calibration | None, held: Callable[[], ActorTime]) -> None:
         """`held` gives the meter of the run's actors."""
         self._cost, self._calibration, self._held = cost, calibration, held
-        self._taken = self._done = 0
-        self._answer_s = self._estimated_s = 0.0
+        self._clips, self._texts = _Pace(), _Pace()
+        self._estimated_s = 0.0
         self.is_capped = False
         """Whether the budget kept anything out."""
 
     def admit(self, units: Iterable[WorkUnit | None]) -> Iterator[WorkUnit | None]:
         """The units that fit in the budget: the first that does not ends them. None is handed on.
 
-        A unit fits where what is spent, and what the clips taken and its own will take by the mean of those answered,
-        stays within the cap. Until a clip is answered nothing is known of them, and units are taken below the cap.
+        A unit fits where what is spent, and what is taken and its own will take by what was answered, stays within the
+        cap: clips by their mean, texts about whole videos by their length. Until one is answered nothing is known of
+        its kind, and units are taken below the cap.
         """
         cap = self._cost.gpu_hours_cap
         for unit in units:
@@ -44,15 +46,16 @@ class Spending:
             if cap is not None and self._expected_with(unit) >= cap:
                 self.is_capped = True
                 return
-            self._taken += len(unit.clips)
+            self._pace(unit).taken += _size(unit)
             yield unit
 
-    def add(self, outcomes: Sequence[ClipOutcome]) -> None:
+    def add(self, unit: WorkUnit, outcomes: Sequence[ClipOutcome]) -> None:
         """A unit came back."""
-        self._done += len(outcomes)
+        pace = self._pace(unit)
+        pace.done += _size(unit)
         for outcome in outcomes:
             if isinstance(outcome, ClipResult):
-                self._answer_s += outcome.answer_s
+                pace.answer_s += outcome.answer_s
                 if self._calibration is not None:
                     self._estimated_s += self._calibration.throughput.seconds(outcome.answers.cost.as_run)
 
@@ -63,7 +66,7 @@ class Spending:
         estimated = None if self._calibration is None else self._calibration.gpu_hours(self._estimated_s, gpus)
         return RunSpending(
             gpu_hours=gpu_hours,
-            answering_gpu_hours=self._answer_s * gpus / HOUR_S,
+            answering_gpu_hours=(self._clips.answer_s + self._texts.answer_s) * gpus / HOUR_S,
             usd=self._cost.usd(gpu_hours),
             gpu_hours_cap=self._cost.gpu_hours_cap,
             estimated_gpu_hours=estimated.expected if estimated else None,
@@ -72,8 +75,29 @@ class Spending:
         )
 
     def _expected_with(self, unit: WorkUnit) -> float:
-        now = self.spent()
-        if not self._done:
-            return now.gpu_hours
-        waiting = self._taken - self._done + len(unit.clips)
-        return now.gpu_hours + waiting * now.answering_gpu_hours / self._done
+        waiting_s = sum(
+            pace.expected_s(_size(unit) if pace is self._pace(unit) else 0) for pace in (self._clips, self._texts)
+        )
+        held = self._held()
+        return held.gpu_hours + waiting_s * held.gpus / HOUR_S
+
+    def _pace(self, unit: WorkUnit) -> _Pace:
+        return self._texts if unit.lines else self._clips
+
+
+@dataclass
+class _Pace:
+    """How far one kind of work has come, and what that took."""
+
+    taken: int = 0
+    done: int = 0
+    answer_s: float = 0.0
+
+    def expected_s(self, more: int) -> float:
+        """Of what is taken and not done, and of so much more; 0 where nothing was done yet."""
+        return (self.taken - self.done + more) * self.answer_s / self.done if self.done else 0.0
+
+
+def _size(unit: WorkUnit) -> int:
+    """Of clips their number, of a text its characters."""
+    return sum(len(line.text) for line in unit.lines) or len(unit.clips)

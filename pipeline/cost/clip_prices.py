@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from omnidrop.questions import Question
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
 from pipeline.planning.media_plan import MediaPlan
+from pipeline.questions.question_set import QuestionSet
+from pipeline.questions.templates import context_names
 from workers.media.clip_reader import decoded_shape
 from workers.records import Asking, DecodeSettings, WorkUnit
+from workers.whole_text import MOST_TOKENS, stretched
 
 if TYPE_CHECKING:
     from omnidrop.estimate import Estimate
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 DEAR = 1.2
 """Passes that cost so many times one pass are said to."""
+AROUND = 24
+"""Tokens at most of a line's times, of the signs and the probability around an answer, and of a text's first line."""
 MOST_SHAPES = 1000
 """Kept at most: an archive has few sizes, but a template may say something else of every clip."""
 
@@ -75,6 +81,39 @@ class ClipPrices:
             if len(self._known) < MOST_SHAPES:
                 self._known[asked] = found
         return found
+
+
+class WholePrices:
+    """Prices of asking about whole videos: an upper bound, since how long answers get is not known before."""
+
+    def __init__(self, job: JobConfig, question_set: QuestionSet) -> None:
+        from omnidrop.estimate import Estimator
+
+        self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
+        self._system_prompt = job.model.system_prompt
+        # A line has what is said in the clip, as often as its questions repeat it.
+        repeated = sum("clip.transcript" in context_names([one.text]) for one in question_set.questions)
+        is_told = "clip.transcript" in question_set.context_names
+        self._heard = max(repeated, is_told) * job.context.max_tokens
+        kept = lru_cache(maxsize=MOST_SHAPES)
+        self._line, self._text, self.of = kept(self._line_of), kept(self._text_of), kept(self._texts_of)
+
+    def _texts_of(
+        self, clips: int, asked: tuple[Question, ...], questions: tuple[Question, ...]
+    ) -> tuple[Estimate, ...]:
+        """The texts about a video of so many clips that were `asked` this, as wholes these `questions`."""
+        line = self._line(asked) + self._heard
+        parts = [len(part) * (line + 1) for part in stretched([line] * clips)]
+        if len(parts) > 1:
+            parts.append(len(parts) * (self._line(questions) + 1))
+        # A line that is longer than a text is a text of its own.
+        return tuple(self._text(max(line, min(MOST_TOKENS, tokens)) + AROUND, questions) for tokens in parts)
+
+    def _line_of(self, questions: tuple[Question, ...]) -> int:
+        return AROUND + sum(AROUND + self._estimator.most_tokens(one) for one in questions)
+
+    def _text_of(self, tokens: int, questions: tuple[Question, ...]) -> Estimate:
+        return self._estimator.text(tokens, questions, system_prompt=self._system_prompt)
 
 
 class SeveralPasses:

@@ -13,22 +13,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from omnidrop.answers import PassCost
-from omnidrop.errors import PolicyError
+from omnidrop.errors import PolicyError, QuestionError
 from omnidrop.estimate import Estimate
+from omnidrop.models.checkpoints import configuration_of
+from omnidrop.models.quantised import stored
+from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, GpuHours
-from pipeline.cost.clip_prices import ClipPrices, asked_of, in_one_pass
+from pipeline.cost.clip_prices import ClipPrices, WholePrices, asked_of, in_one_pass
 from pipeline.execution.actor_metering import gpus_counted
+from pipeline.index.savings_index import BATCH
 from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Labels, gone_note
 from pipeline.planning.media_plan import MediaPlan
 from pipeline.planning.notes import planner_notes
-from pipeline.planning.open_job import open_job
+from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.planner import Planner
+from pipeline.planning.whole_videos import Candidate, WholeVideos, is_left_over
 
 MOST_NAMED = 10
 """Media named one by one that cannot be asked, or that have very many clips."""
@@ -50,6 +55,8 @@ class Reason:
 class Price:
     """Sums over an archive. Costs are of the clips still to be done."""
 
+    weights: str = ""
+    """Bytes and form of the model's weights as they are stored."""
     media: int = 0
     media_failed: Counter[str] = field(default_factory=Counter)
     """By error class."""
@@ -101,6 +108,11 @@ class Price:
     """What was left out or taken over, in sentences."""
     reasons: dict[str, Reason] = field(default_factory=dict)
     """Why clips are asked, and what each of it costs."""
+    whole_videos: int = 0
+    """To be asked about as wholes, once their clips are done."""
+    whole_texts: int = 0
+    whole_flops: int = 0
+    """What is read for it at most: beside the sums of clips, and a part of the hours."""
     passes_flops: int = 0
     """Of clips that are asked in several passes, since questions were added to the set ..."""
     one_pass_flops: int = 0
@@ -140,7 +152,7 @@ def price_job(
     """
     parts = open_job(job, ask_together=ask_together)
     job = parts.job
-    price = Price()
+    price = Price(weights=stored(configuration_of(job.model.checkpoint)))
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
         prices, hours = ClipPrices(job), _Hours(job, price.calibration)
@@ -158,13 +170,15 @@ def price_job(
                 context=context_reader(job, parts.recipe.context_fields),
                 read_unit=parts.journal.read_if_kept,
             )
-            labels, contents = Labels(), Labels()
+            labels, contents, whole = Labels(), Labels(), _Whole(parts, price, hours)
             for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
                 labels.add(plan.media.media_id)
                 if plan.media.content_id is not None:
                     contents.add(plan.media.content_id)
                 _add(price, plan, prices, hours)
+                whole.take(plan)
                 advance(price)
+            whole.close()
         # What only has another key now, as in an archive that was moved, is not gone.
         of_before = labels.missing(parts.index.listed(job.name))
         gone = [head.media_key for head in contents.missing(of_before, of=lambda head: head.content_id)]
@@ -194,6 +208,10 @@ class _Hours:
         of_reason.clips += 1
         of_reason.as_run_flops += estimate.as_run.flops
 
+    def take_text(self, estimate: Estimate) -> None:
+        """One text more about a whole video."""
+        self._count["", estimate] += 1
+
     def set(self, price: Price) -> None:
         """Hours of all clips that were asked for."""
         if (known := self._calibration) is None:
@@ -211,6 +229,46 @@ class _Hours:
         price.as_run_gpu_hours = of(lambda clip: clip.as_run)
         price.dense_gpu_hours = of(lambda clip: clip.dense)
         price.dense_shared_gpu_hours = of(lambda clip: clip.dense_shared)
+
+
+class _Whole:
+    """Questions about whole videos: which of the planned items are to be asked, and what that costs at most."""
+
+    def __init__(self, parts: Opened, price: Price, hours: _Hours) -> None:
+        self._question_set, self._variables = parts.question_set, parts.job.variables
+        of_job = (self._question_set, self._variables, parts.index, parts.journal.read_if_kept, parts.asked)
+        self._videos, self._price, self._hours = WholeVideos(*of_job, "", is_left_over), price, hours
+        self._prices = WholePrices(parts.job, parts.question_set) if parts.question_set.whole else None
+        self._looked_up: dict[str, tuple[Candidate, tuple[Question, ...]]] = {}
+        """With what their clips are asked, by version."""
+        self._seen: set[int] = set()
+        """Versions, by the beginning of their ids: exact copies are asked once."""
+
+    def take(self, plan: MediaPlan) -> None:
+        """One planned item more."""
+        number = int(plan.version_id[:15], 16)
+        if (one := self._videos.candidate(plan)) is not None and number not in self._seen:
+            self._seen.add(number)
+            self._looked_up[plan.version_id] = one, plan.asked
+            if len(self._looked_up) >= BATCH:
+                self.close()
+
+    def close(self) -> None:
+        """Price what was taken."""
+        looked_up, self._looked_up = self._looked_up, {}
+        for found in self._videos.unasked([one for one, _ in looked_up.values()]) if looked_up else ():
+            one, asked = looked_up[found.candidate.head.version_id]
+            assert self._prices is not None
+            try:
+                questions = self._question_set.resolve_whole(one.media, one.info, self._variables)
+            except QuestionError:
+                continue  # it fails without being asked
+            texts = self._prices.of(one.head.clips, asked, questions)
+            self._price.whole_videos += 1
+            self._price.whole_texts += len(texts)
+            self._price.whole_flops += sum(text.as_run.flops for text in texts)
+            for text in texts:
+                self._hours.take_text(text)
 
 
 def _add(price: Price, plan: MediaPlan, prices: ClipPrices, hours: _Hours) -> None:

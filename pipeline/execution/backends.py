@@ -40,6 +40,7 @@ from pipeline.execution.scheduler import (
     execute_in_process,
 )
 from pipeline.execution.worker_failures import amounts_of, beside, nodes_with, slots_of
+from pipeline.failpoints import reached
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
@@ -123,11 +124,16 @@ class _InProcess:
             asking = unit.asked_of(decoded.clip)
             return answerer.answer(decoded, asking.questions, asking.instruction)
 
+        def read(unit: WorkUnit) -> ClipOutcome:
+            held.start(answerer)
+            between = partial(reached, "video_half_read")
+            return answerer.answer_whole(unit.clips[0], unit.lines, unit.questions, between=between)
+
         self.statistics.confinements.add(str(level()))
         answered = 0
         try:
             for result in execute_in_process(
-                self._when_possible(units), decode=self._decoded, answer=answer, stop=self._stop
+                self._when_possible(units), decode=self._decoded, answer=answer, read=read, stop=self._stop
             ):
                 answered += 1
                 yield result

@@ -38,7 +38,7 @@ class UnitState:
     @cached_property
     def asked(self) -> bytes:
         """What an actor is asked about each clip, where all are asked the same."""
-        return packed(self.unit.questions, self.unit.instruction)
+        return packed(self.unit.questions, self.unit.lines or self.unit.instruction)
 
     def result(self) -> UnitResult | None:
         """The finished unit, None while clips are missing."""
@@ -71,9 +71,14 @@ class ClipState:
     """Not in an actor with others any more: one failed that had it and others, and this tells which of them it was."""
 
     @property
+    def is_text(self) -> bool:
+        """Whether it stands for a whole video that is read about: there is nothing to decode."""
+        return bool(self.owner.unit.lines)
+
+    @property
     def is_trusted(self) -> bool:
         """Whether an actor may have it and another clip at once: nothing died of it or of a call that it was in."""
-        return not (self.is_alone or self.worker_failures or self.owner.unit.attempt)
+        return not (self.is_alone or self.worker_failures or self.owner.unit.attempt or self.is_text)
 
     @cached_property
     def asked(self) -> bytes:

@@ -99,7 +99,8 @@ class Backend:
     """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, packed(questions, instruction))`
     (with `may_audit=False` where the clip had its chance before), `make_ready` of the same
     in a concurrency group of its own, for `Limits.clips_per_pass` above 1
-    `answer_batch(packed(questions, instruction), *decoded)`, and `describe()`."""
+    `answer_batch(packed(questions, instruction), *decoded)`, for whole videos `answer_whole(clip, packed(questions,
+    lines))`, and `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
     health: ArchiveHealth | None = None
@@ -124,12 +125,17 @@ def execute_in_process(
     *,
     decode: Callable[[WorkUnit], Iterator[DecodedClip | ClipFailure]],
     answer: Callable[[DecodedClip, WorkUnit], ClipOutcome],
+    read: Callable[[WorkUnit], ClipOutcome],
     stop: StopFlag,
 ) -> Iterator[UnitResult]:
-    """The same units one after the other, without Ray: for tests, notebooks and debugging."""
+    """The same units one after the other, without Ray: for tests, notebooks and debugging. `read` answers those that
+    are about a whole video."""
     for unit in units:
         if stop.is_set():
             return
+        if unit.lines:
+            yield UnitResult(unit, (read(unit),))
+            continue
         decoded = decode(unit)
         yield UnitResult(unit, tuple(d if isinstance(d, ClipFailure) else answer(d, unit) for d in decoded))
 
@@ -247,8 +253,11 @@ class RayExecution:
                 return
             if state in self._again:
                 self._again.remove(state)
-            self._next.started(state)
             self._reserve(state.nbytes)
+            if state.is_text:
+                self._ready.append(state)
+                continue
+            self._next.started(state)
             report, state.payload = self._start(state)
             self._decoding[report] = state
 
@@ -268,7 +277,7 @@ class RayExecution:
     def _peek(self, source: Iterator[WorkUnit | None]) -> ClipState | None:
         """The clip to decode next: one that must be tried again, if it is time, or the next of the units, if known."""
         now = time.monotonic()
-        is_due = (s for s in self._again if s.due <= now and self._next.may_begin(s))
+        is_due = (s for s in self._again if s.due <= now and (s.is_text or self._next.may_begin(s)))
         if (again := next(is_due, None)) is not None:
             return again
         while True:
@@ -284,6 +293,10 @@ class RayExecution:
             if unit is None:
                 return None
             owner = UnitState(unit)
+            if unit.lines:
+                # As one that is tried again: where there is no room for it now, it is not lost.
+                self._again.append(ClipState(owner, unit.clips[0], len(owner.asked)))
+                return self._again[-1]
             self._next.add(ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
 
     def _dispatch(self, *, is_stopping: bool) -> None:
@@ -318,6 +331,8 @@ class RayExecution:
         if len(states) > 1:
             payloads = [one.payload for one in states]
             ref = slot.handle.answer_batch.remote(state.asked, *payloads)
+        elif state.is_text:
+            ref = slot.handle.answer_whole.remote(state.clip, state.asked)
         else:
             # An audit that is too much for the worker must not cost the clip its answers.
             calmly = {"may_audit": False} if state.worker_failures or state.owner.unit.attempt else {}
@@ -486,7 +501,8 @@ class RayExecution:
         slot.failures_in_a_row = 0
         if isinstance(outcome, ClipResult):
             self.statistics.actor_time.book_answer(outcome)
-            self._actors.canary = state.fresh()
+            if not state.is_text:
+                self._actors.canary = state.fresh()
         self._answered_clips += 1
         self._patience.succeeded()
         yield from self._finish(state, outcome)

@@ -45,8 +45,8 @@ def find_clip(uri: str, clip_id: str, storage: StorageConfig | None = None) -> S
     wanted = clip_id.strip().lower()
     if not _ID.fullmatch(wanted):
         raise ClipUnknown(
-            f"{clip_id!r} is no clip id: 4 to 32 of the digits 0-9a-f; "
-            '`omnidrop query "SELECT clip_id, media_key, start_s FROM clips"` lists them'
+            f"{clip_id!r} is not a valid clip id: give 4 to 32 of the digits 0-9a-f; "
+            f'`omnidrop query {uri} "SELECT clip_id, media_key, start_s FROM clips"` lists them'
         )
     with open_results(uri, storage) as connection:
         # The id is hexadecimal digits, so it can stand in the statement.
@@ -59,7 +59,7 @@ def find_clip(uri: str, clip_id: str, storage: StorageConfig | None = None) -> S
     if not found:
         raise ClipUnknown(
             f"{uri} holds no clip whose id begins with {clip_id}; "
-            '`omnidrop query "SELECT clip_id, media_key, start_s FROM clips"` lists them'
+            f'`omnidrop query {uri} "SELECT clip_id, media_key, start_s FROM clips"` lists them'
         )
     if len(found) > 1:
         named = ", ".join(f"{row[0]} ({row[5]} at {row[6]:g} s)" for row in found[:MOST_NAMED])

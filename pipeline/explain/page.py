@@ -18,8 +18,8 @@ from importlib.metadata import version
 import jinja2
 from markupsafe import Markup
 
-from pipeline.asking.answered_file import clock
 from pipeline.explain.view_model import LEVELS, Storyboard
+from workers.whole_text import clock
 
 PAGE_BYTES = 1_500_000
 

@@ -31,6 +31,7 @@ from pipeline.records.heads_and_runs import Head, StoredRun, decode_run
 from pipeline.records.rows import clips_table, quarantine_rows
 from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import CONTENTS, Label, UnitKey, UnitObject
+from pipeline.records.video import VideoKey, VideoObject
 from workers.records import ClipFailure, Media, MediaInfo
 
 BATCH = 500
@@ -62,6 +63,17 @@ class Counted:
     units: tuple[UnitKey, ...]
     is_copy: bool
     """Whether another item, of the same content, has the version's rows, and this one copies of them."""
+    video: VideoKey | None = None
+    """What was answered about it as a whole, where that is known to who made this (see `pipeline.tables.publish`)."""
+
+
+@dataclass(frozen=True)
+class KnownVideo:
+    """What is known of one record of a whole video."""
+
+    key: VideoKey
+    error_classes: tuple[str, ...]
+    """What it has in quarantine."""
 
 
 class SavingsIndex:
@@ -156,6 +168,39 @@ class SavingsIndex:
             change.write(connection)
         return taken
 
+    def apply_videos(self, objects: Sequence[VideoObject]) -> None:
+        """Take up answers about whole videos, whichever count; older attempts than those known are left out."""
+        videos = self.tables.videos
+        if not objects:
+            return
+        with self._engine.begin() as connection:
+            for batch in batches(sorted(objects, key=lambda one: one.meta.attempt), BATCH):
+                rows = {(row["version_id"], row["inputs"]): row for row in map(_video_row, batch)}
+                statement = insert(connection, videos)
+                given = {name: statement.excluded[name] for name in rows[next(iter(rows))]}
+                statement = statement.on_conflict_do_update(
+                    index_elements=["version_id", "inputs"], set_=given, where=videos.c.attempt < given["attempt"]
+                )
+                # In one order for everybody: two writers could wait for each other.
+                connection.execute(statement, [rows[key] for key in sorted(rows)])
+
+    def videos_of(self, version_ids: Sequence[str]) -> dict[tuple[str, str], KnownVideo]:
+        """What is known of these versions as wholes, by version and inputs."""
+        column = self.tables.videos.c.version_id
+        return self._videos(column.in_(batch) for batch in batches(version_ids, BATCH))
+
+    def failed_videos(self) -> list[KnownVideo]:
+        """Those that have something in quarantine, whether they count or not."""
+        return list(self._videos([self.tables.videos.c.error_classes != ""]).values())
+
+    def _videos(self, wanted: Iterable[Any]) -> dict[tuple[str, str], KnownVideo]:
+        c = self.tables.videos.c
+        query = sa.select(c.item_id, c.version_id, c.inputs, c.attempt, c.error_classes)
+        with self._engine.connect() as connection:
+            rows = [row for these in wanted for row in connection.execute(query.where(these))]
+        found = [KnownVideo(VideoKey(*row[:4]), tuple(row.error_classes.split())) for row in rows]
+        return {(video.key.version_id, video.key.inputs): video for video in found}
+
     def write_run(self, run: RunRecord) -> None:
         """Store or replace a run's record, as `Journal.write_run` stores it."""
         self.write_runs([StoredRun.of(run)])
@@ -192,7 +237,8 @@ class SavingsIndex:
                     erased += _erase_clips(connection, change, t.clips.c.version_id.in_(some))
                     connection.execute(sa.delete(t.quarantine).where(t.quarantine.c.version_id.in_(some)))
                 erased += connection.execute(sa.delete(t.media).where(theirs)).rowcount
-                erased += connection.execute(sa.delete(t.units).where(t.units.c.item_id.in_(batch))).rowcount
+                for table in (t.units, t.videos):
+                    erased += connection.execute(sa.delete(table).where(table.c.item_id.in_(batch))).rowcount
                 for some in batches(sorted({row.media_id for row in found}), BATCH):
                     connection.execute(sa.delete(t.probes).where(t.probes.c.media_id.in_(some)))
             change.write(connection)
@@ -205,7 +251,7 @@ class SavingsIndex:
         t = self.tables
         with self._engine.begin() as connection:
             # The sums first: whoever is about to add to them waits, and his clips are not erased.
-            for table in (t.savings, t.clips, t.quarantine, t.units, t.media, t.runs):
+            for table in (t.savings, t.clips, t.quarantine, t.videos, t.units, t.media, t.runs):
                 connection.execute(sa.delete(table))
             connection.execute(sa.delete(t.marks).where(t.marks.c.name == "heads"))
 
@@ -231,6 +277,16 @@ class SavingsIndex:
                     found.setdefault(version, set()).add(unit)
         return found
 
+    def unit_keys(self, version_ids: Sequence[str]) -> dict[str, list[UnitKey]]:
+        """The finished units of these versions by their newest attempts, where there are any."""
+        units = self.tables.units
+        found: dict[str, list[UnitKey]] = {}
+        with self._engine.connect() as connection:
+            for batch in batches(version_ids, BATCH):
+                for row in connection.execute(_unit_keys(units).where(units.c.version_id.in_(batch))):
+                    found.setdefault(row.version_id, []).append(UnitKey(*row))
+        return found
+
     def versions_of(self, item_id: str) -> list[str]:
         """All versions of a content of which some unit is finished, superseded ones too, sorted."""
         units = self.tables.units
@@ -249,16 +305,22 @@ class SavingsIndex:
         return found
 
     def heads_of(
-        self, *, media_ids: Sequence[str] = (), contents: Sequence[str] = (), keys: Sequence[str] = ()
+        self,
+        *,
+        media_ids: Sequence[str] = (),
+        contents: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        versions: Sequence[str] = (),
     ) -> list[Head]:
-        """What was last declared, by any job, listed or not, of these labels, of these contents, or of these keys in a
-        journal of an earlier format."""
+        """What was last declared, by any job, listed or not, of these labels, of these contents, of these keys in a
+        journal of an earlier format, or to have these versions."""
         c = self.tables.media.c
         found: list[Head] = []
         wanted: list[tuple[Any, Sequence[str], Any]] = [
             (c.media_id, media_ids, sa.true()),
             (c.content_id, contents, sa.true()),
             (c.media_key, keys, c.content_id.is_(None)),
+            (c.version_id, versions, sa.true()),
         ]
         with self._engine.connect() as connection:
             for column, values, also in wanted:
@@ -565,6 +627,13 @@ def _media_row(head: Head) -> dict[str, Any]:
 
 def _head(row: Mapping[Any, Any]) -> Head:
     return Head(**{f.name: row[f.name] for f in fields(Head)})
+
+
+def _video_row(video: VideoObject) -> dict[str, Any]:
+    meta = video.meta
+    names = ("version_id", "inputs", "item_id", "attempt", "run_id", "clips", "clips_missing", "texts")
+    row = {name: getattr(meta, name) for name in (*names, "tokens", "flops", "kv_bytes", "model_s")}
+    return {**row, "error_classes": "\n".join(video.error_classes)}
 
 
 def _counted(rows: list[Mapping[Any, Any]]) -> Counted:

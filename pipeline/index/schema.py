@@ -27,7 +27,7 @@ SQL_TYPES: dict[pa.DataType, Any] = {
 WAYS = ("as_run", "dense", "dense_shared")
 SAVINGS_GROUP = ("job", "run_id", "collection", *ASKED_FIELDS)
 """What clips have in common that are summed in one row of `savings`."""
-DERIVED = ("runs", "media", "units", "clips", "savings", "quarantine")
+DERIVED = ("runs", "media", "units", "videos", "clips", "savings", "quarantine")
 """The tables that follow from the journal."""
 
 
@@ -104,6 +104,21 @@ class Tables:
             indexes={"units_of_version": ("version_id",), "units_of_item": ("item_id",)},
         )
         """All finished units by their newest attempt, superseded versions too: what the planner looks up."""
+        self.videos = self._table(
+            "videos",
+            sa.Column("version_id", sa.Text, primary_key=True),
+            sa.Column("inputs", sa.Text, primary_key=True),
+            sa.Column("item_id", sa.Text, nullable=False),
+            sa.Column("attempt", sa.Integer, nullable=False),
+            sa.Column("run_id", sa.Text, nullable=False),
+            *(sa.Column(name, sa.Integer, nullable=False) for name in ("clips", "clips_missing", "texts")),
+            *(sa.Column(name, sa.BigInteger, nullable=False) for name in ("tokens", "flops", "kv_bytes")),
+            sa.Column("model_s", sa.Double, nullable=False),
+            sa.Column("error_classes", sa.Text, nullable=False),
+            indexes={"videos_of_item": ("item_id",)},
+        )
+        """All answers about whole videos by their newest attempt, with what they cost, also those of other inputs than
+        the present ones; `error_classes` are what they have in quarantine, one a line."""
         self.clips = self._table(
             "clips",
             sa.Column("clip_id", sa.Text, primary_key=True),

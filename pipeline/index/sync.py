@@ -25,7 +25,8 @@ READERS = 8
 
 
 def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], None] = lambda units: None) -> int:
-    """Apply what the index has not seen; returns how many units it took up. `advance` is called with their number.
+    """Apply what the index has not seen; returns how many units and records of whole videos it took up. `advance` is
+    called with the number of units.
 
     Costs one listing of the journal, and no read where nothing has changed, however many runs there were before. Where
     the index knows units that the journal lost (someone deleted objects), it is rebuilt. What was forgotten leaves
@@ -45,11 +46,34 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
         if late:
             journal.drop(late)
         taken += _take_up(journal, index, [key for key in missing if key.item_id not in forgotten], advance)
+    new, videos = _catch_up_videos(journal, index, forgotten.all)
+    taken += new
     sync_runs(journal, index)
-    if lost or index.count(index.tables.units) > listed:
+    if lost or index.count(index.tables.units) > listed or index.count(index.tables.videos) > videos:
         log.warning("the index knows units that the journal does not hold: rebuilding it")
         return rebuild(journal, index, advance)
     return taken
+
+
+def _catch_up_videos(journal: Journal, index: SavingsIndex, forgotten: Collection[str]) -> tuple[int, int]:
+    """Apply what was answered about whole videos; returns how much was new, and how much there is."""
+    taken = listed = 0
+    for batch in batches(journal.videos(), LISTING_BATCH):
+        listed += len(batch)
+        known = index.videos_of(sorted({key.version_id for key in batch}))
+        late = [key for key in batch if key.item_id in forgotten]
+        if late:
+            journal.drop_videos(late)
+        missing = [
+            key
+            for key in batch
+            if key.item_id not in forgotten
+            and ((there := known.get((key.version_id, key.inputs))) is None or there.key.attempt < key.attempt)
+        ]
+        with ThreadPoolExecutor(READERS) as pool:
+            index.apply_videos([v for v in pool.map(journal.read_video_if_kept, missing) if v is not None])
+        taken += len(missing)
+    return taken, listed
 
 
 def sync_runs(journal: Journal, index: SavingsIndex) -> list[str]:

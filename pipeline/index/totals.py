@@ -7,27 +7,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the clips of one job that count."""
+    """Sums over the clips of one job that count; zeros for a job that never ran."""
 
-    media: int
-    units: int
-    units_done: int
-    clips: int
-    clips_partial: int
-    quarantined: int
-    model_s: float
+    media: int = 0
+    units: int = 0
+    units_done: int = 0
+    clips: int = 0
+    clips_partial: int = 0
+    quarantined: int = 0
+    model_s: float = 0.0
     """Wall seconds in the model."""
-    retained_ratio: float | None
+    retained_ratio: float | None = None
     """Token-weighted mean over clips."""
-    as_run_flops: int
-    dense_flops: int
-    dense_shared_flops: int
-    as_run_kv_bytes: int
-    dense_kv_bytes: int
-    dense_shared_kv_bytes: int
-    as_run_tokens: int
-    dense_tokens: int
-    dense_shared_tokens: int
+    as_run_flops: int = 0
+    dense_flops: int = 0
+    dense_shared_flops: int = 0
+    as_run_kv_bytes: int = 0
+    dense_kv_bytes: int = 0
+    dense_shared_kv_bytes: int = 0
+    as_run_tokens: int = 0
+    dense_tokens: int = 0
+    dense_shared_tokens: int = 0
 
     @property
     def saved_against_dense_shared(self) -> float | None:

@@ -6,6 +6,7 @@ or how answers are made.
 
     journal/units/_/<item_id[:2]>/<item_id>/<version_id>-<unit_id>.parquet   clips with nested answers
     journal/units/.../<version_id>-<unit_id>-001.parquet   the same unit, done again: its newest attempt counts
+    journal/videos/<item_id[:2]>/<item_id>/<version_id>-<inputs>.parquet     answers about a whole video
     journal/heads/<sequence>-<run_id>.parquet      which version of each media item counts, and which items are listed
     journal/tombstones/<item_id>.content.json      a content erased for good
     journal/tombstones/<media_id>.json             the same in earlier formats, which know no content: by label
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from omnidrop.answers import Answer
 from omnidrop.errors import UserError
 from omnidrop.json_text import parse_json
 from omnidrop.questions import Question
@@ -46,12 +48,17 @@ from pipeline.records.unit import (
     item_prefix,
     utc_now,
 )
+from pipeline.records.video import FOLDER as VIDEOS
+from pipeline.records.video import VideoKey, VideoMeta, VideoObject, decode_video, encode_video, video_prefix
 from workers.records import ClipOutcome
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
 
 FORMAT_PATH = "journal/format.json"
+NEWEST = 5
+"""The newest format that an output may be marked with. 5 is `FORMAT_VERSION` with answers about whole videos: an output
+that has some is refused by versions whose `forget` would leave them behind, one that has none is not."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._is_marked = False
+        """Whether the output is known to be marked as one with answers about whole videos."""
 
     def commit(
         self,
@@ -133,6 +142,44 @@ class Journal:
 
     def drop(self, keys: Sequence[UnitKey]) -> None:
         """Delete finished units with all their attempts: those of forgotten media."""
+        self._store.delete([attempt.path for key in keys for attempt in key.up_to()])
+
+    def commit_video(
+        self, meta: VideoMeta, answers: Sequence[Answer], questions: Sequence[Question]
+    ) -> VideoObject | None:
+        """Store what was answered about a whole video, and return what is now the truth about it, as `commit` does."""
+        self._mark_videos()
+        data = encode_video(meta, answers, questions)
+        path = meta.key.path
+        is_first = self._store.write_once(path, data)
+        reached("video_written")
+        # In this order, as in `commit`.
+        if self.is_forgotten(meta.item_id):
+            self._store.delete([path])
+            return None
+        return decode_video(data, where=path) if is_first else self.read_video_if_kept(meta.key)
+
+    def _mark_videos(self) -> None:
+        if not self._is_marked and (format_of(self._store) or 0) < NEWEST:
+            self._store.write(FORMAT_PATH, json.dumps({"format_version": NEWEST}).encode())
+        self._is_marked = True
+
+    def read_video_if_kept(self, key: VideoKey) -> VideoObject | None:
+        """What was answered about a whole video, None where it was deleted since it was listed. Raises JournalError for
+        damage."""
+        try:
+            return decode_video(self._store.read_bytes(key.path), where=key.path)
+        except FileNotFoundError:
+            return None
+
+    def videos(self) -> Iterator[VideoKey]:
+        """Everything that was answered about whole videos, by its newest attempts, streamed as `units`."""
+        keys = filter(None, (VideoKey.parse(path) for path, _ in self._store.list(VIDEOS)))
+        for _, attempts in groupby(keys, key=lambda key: replace(key, attempt=0)):
+            yield max(attempts, key=lambda key: key.attempt)
+
+    def drop_videos(self, keys: Sequence[VideoKey]) -> None:
+        """Delete such records with all their attempts: those of forgotten media."""
         self._store.delete([attempt.path for key in keys for attempt in key.up_to()])
 
     def write_heads(self, heads: Sequence[Head], run_id: str) -> list[Head]:
@@ -217,11 +264,11 @@ class Journal:
         """
         self.bury(item_id, {*labels, *once_under})
         reached("forget_tombstone")
-        prefixes = [item_prefix(group, item_id) for group in groups]
+        prefixes = [*(item_prefix(group, item_id) for group in groups), video_prefix(item_id)]
         for prefix in (*prefixes, "journal/heads/"):
             self._store.sweep(prefix)
-        units = [path for prefix in prefixes for path, _ in self._store.list(prefix)]
-        self._store.delete(units)
+        paths = [path for prefix in prefixes for path, _ in self._store.list(prefix)]
+        self._store.delete(paths)
         reached("forget_units")
         # What a label had before it had this is not to count again in its place: the next run declares what it has now.
         last = {
@@ -233,7 +280,7 @@ class Journal:
                 self._replace_head_object(path, kept)
                 reached("forget_head")
         reached("forget_journal")
-        return len(units)
+        return sum(not path.startswith(VIDEOS) for path in paths)
 
     def bury(self, item_id: str, labels: Iterable[str] = ()) -> None:
         """Write a content's tombstone: nothing of it is kept from now on. `labels` are media ids: they hold no name."""
@@ -293,10 +340,10 @@ def check_output_is_ours(store: Store) -> None:
     Raises UserError where a newer version wrote here.
     """
     found = format_of(store)
-    if found is not None and found > FORMAT_VERSION:
+    if found is not None and found > NEWEST:
         raise UserError(
             f"{store.uri} holds a journal of format {found}, this version of omnidrop knows formats up to "
-            f"{FORMAT_VERSION}; upgrade omnidrop (`pip install --upgrade omnidrop`), or use another output folder"
+            f"{NEWEST}; upgrade omnidrop (`pip install --upgrade omnidrop`), or use another output folder"
         )
     mark = json.dumps({"format_version": FORMAT_VERSION}).encode()
     if found is None:

@@ -66,7 +66,31 @@ def path_of(recipe_hash: str) -> str:
 
 
 def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
-    """Store what a recipe asks, and how its answers become those of videos, unless that is there."""
+    """Store what a recipe asks, and what is made of its answers for whole videos, unless that is there."""
+    path, data = path_of(recipe_hash), _encoded(kept)
+    # `video`, `whole` and what only they read are no part of the recipe, so they may have changed.
+    if not store.write_once(path, data) and store.read_bytes(path) != data:
+        store.write(path, data)
+
+
+def renew(store: Store, recipe_hash: str, kept: Kept) -> None:
+    """Replace what is stored of a recipe where other things are to be made of its answers for whole videos, or where it
+    is damaged."""
+    try:
+        before = recall(store, recipe_hash)
+        is_same = before is None or _of_videos(before) == _of_videos(kept)
+    except JournalError:
+        is_same = False
+    if not is_same:
+        store.write(path_of(recipe_hash), _encoded(kept))
+
+
+def _of_videos(kept: Kept) -> tuple[object, ...]:
+    rules = {one.id: one.video for one in kept.question_set.questions if one.video is not None}
+    return rules, kept.question_set.whole, kept.question_set.values(kept.variables) if kept.question_set.whole else {}
+
+
+def _encoded(kept: Kept) -> bytes:
     asked = kept.question_set
     given = {
         **{name: getattr(kept, name).model_dump(mode="json") for name in ("archive", "model", "pruning", "clips")},
@@ -79,6 +103,8 @@ def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
             # As written: texts and options may be templates.
             "questions": [q.as_written.to_dict() for q in asked.questions],
             "video": {q.id: q.video for q in asked.questions if q.video is not None},
+            # No part of the recipe either, see `pipeline.journal.whole_questions`.
+            **({"whole": [q.as_written.to_dict() for q in asked.whole]} if asked.whole else {}),
             "source": asked.source,
         },
     }
@@ -86,10 +112,7 @@ def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
         given["context"] = kept.context.model_dump(mode="json")
     if kept.passes:
         given["passes"] = kept.passes
-    path, data = path_of(recipe_hash), json.dumps(given, indent=1).encode()
-    # `video` is no part of the recipe, so it may have changed.
-    if not store.write_once(path, data) and store.read_bytes(path) != data:
-        store.write(path, data)
+    return json.dumps(given, indent=1).encode()
 
 
 def recall(store: Store, recipe_hash: str) -> Kept | None:
@@ -111,7 +134,13 @@ def decode_recipe(data: bytes, *, where: str) -> Kept:
     try:
         given = parse_json(data)
         asked = given["question_set"]
-        questions = [question_from_dict(one) for one in asked["questions"]]
+        questions, whole = (
+            tuple(
+                QuestionTemplate(q.id, q.text, q.answer, q.retained_ratio, asked.get("video", {}).get(q.id))
+                for q in map(question_from_dict, part)
+            )
+            for part in (asked["questions"], asked.get("whole", ()))
+        )
         return Kept(
             archive=ArchiveConfig.model_validate(given["archive"]),
             model=ModelConfig.model_validate(given["model"]),
@@ -123,10 +152,8 @@ def decode_recipe(data: bytes, *, where: str) -> Kept:
                 version=asked["version"],
                 instruction=asked["instruction"],
                 variables=tuple(asked["variables"].items()),
-                questions=tuple(
-                    QuestionTemplate(q.id, q.text, q.answer, q.retained_ratio, asked.get("video", {}).get(q.id))
-                    for q in questions
-                ),
+                questions=questions,
+                whole=whole,
                 source=asked["source"],
             ),
             context=ContextConfig.model_validate(given.get("context", {})),

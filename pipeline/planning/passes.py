@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.identity import recipe_hash
-from pipeline.planning.recipe import KIND, Recipe, label_fields, names_read, templates_of
+from pipeline.planning.recipe import KIND, Recipe, label_fields, templates_of
+from pipeline.questions.templates import names_read
 from pipeline.records.run_record import RunRecord
 
 _OF_QUESTIONS = ("questions", "passes", "variables")

@@ -200,7 +200,7 @@ class Planner:
     def _reason(self, plan: MediaPlan, current: Head | None, same: Sequence[Head]) -> str:
         known = [head for head in same if head.content_id is not None]
         if any(head.version_id == plan.version_id for head in same):
-            return "begun before and not finished, or failed"
+            return "unfinished or failed before"
         if not known:
             return "files that are new" if current is None else "files that have changed"
         head = next((head for head in known if head is current), known[0])

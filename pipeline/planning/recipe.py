@@ -17,7 +17,7 @@ from omnidrop.questions import Question
 from pipeline.config.sections import GONE, ClipsConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.identity import recipe_hash
 from pipeline.questions.question_set import QuestionSet
-from pipeline.questions.templates import context_names, used_names
+from pipeline.questions.templates import LABEL_FIELDS, context_names, names_read
 from workers.records import DecodeSettings
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ KIND = "effective"
 NEUTRAL: Mapping[str, Any] = {"encoder_share": 1.0, "settings": {}, "still_levels": 0.0}
 """Settings of pruning that came later, with the value that does what was done before: left out, so that outputs which
 know nothing of them keep their recipes. Every further setting belongs here."""
-LABEL_FIELDS = ("key", "name", "stem", "folder")
-"""What templates can read of an item's key, which is not in its content. The rest of what they can read beside the
-content are the names of `pipeline.questions.templates.context_names`: words of sidecars."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +112,6 @@ def context_of_passes(fields: Mapping[str, Any], passes: Iterable[Iterable[str]]
 def templates_of(question: Mapping[str, Any]) -> list[str]:
     """The templates of one question of a recipe."""
     return [question["text"], *question["answer"].get("options", ())]
-
-
-def names_read(root: str, templates: Iterable[str]) -> set[str]:
-    """What templates read below `root`: of `media.tags.title` the `tags`."""
-    chains = (chain for template in templates for chain in used_names(template))
-    return {chain[1] for chain in chains if chain[0] == root and len(chain) > 1}
 
 
 def resolved_dtype(job: JobConfig) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from omnidrop.errors import UserError
 from pipeline.batches import batches
@@ -19,7 +20,11 @@ from pipeline.identity import failed_version_id
 from pipeline.index.savings_index import Failure, SavingsIndex
 from pipeline.planning.media_plan import MediaPlan
 from pipeline.planning.planner import LOOKUP_BATCH
+from pipeline.planning.whole_videos import chosen, failed_videos, quarantine_classes
 from workers.records import ClipFailure, ClipOutcome, Media, WorkUnit
+
+if TYPE_CHECKING:
+    from pipeline.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Selected:
     units: int
     clips: int
     """Clips that are done again; a media item that failed as a whole is not counted here: its clips are not known."""
+    videos: int
+    """Whole videos that are asked about again, although their clips are not."""
     classes: tuple[tuple[str, int], ...]
     """Quarantine rows by error class."""
     quarantine: tuple[tuple[str, int], ...]
@@ -53,13 +60,21 @@ class Selected:
 class Retry:
     """One retry's part in planning: which media, which units, which clips."""
 
-    def __init__(self, index: SavingsIndex, job: str, selection: Selection) -> None:
+    def __init__(self, store: Store, index: SavingsIndex, job: str, selection: Selection) -> None:
         """Raises UserError for a pattern that can match nothing."""
         try:
             self._keys = KeyFilter(selection.media, ())
         except ValueError as error:
             raise UserError(f"--media: {error}") from error
         self._index, self._job, self._classes = index, job, selection.error_classes
+        self._there = quarantine_classes(store, index, job)
+        is_again = chosen(self._classes)
+        self._videos = {
+            head.media_id: (head, known)
+            for head, known in failed_videos(store, index, job)
+            if is_again(known) and self._keys.takes(head.media_key)
+        }
+        """Failures of whole videos, by media id."""
         self.changed = 0
         """Media that are other than when they failed, or are asked otherwise: for `omnidrop index` to do."""
 
@@ -76,16 +91,20 @@ class Retry:
                 classes[failure.error_class] += 1
                 if failure.clip_id is not None:
                     clips.add(failure.clip_id)
-        there = tuple(self._index.quarantine_classes(self._job))
-        return Selected(len(media), len(units), len(clips), tuple(classes.most_common()), there)
+        videos = {(known.key.version_id, known.key.inputs): known for _, known in self._videos.values()}
+        for known in videos.values():
+            classes.update(name for name in known.error_classes if name in self._classes)
+        media.update(self._videos)
+        counts = len(media), len(units), len(clips), len(videos)
+        return Selected(*counts, tuple(classes.most_common()), tuple(self._there))
 
     def media(self, listed: Iterable[Media]) -> Iterator[Media]:
         """Those of a listing in which something is to be done again; failed probes are forgotten."""
         for batch in batches(listed, LOOKUP_BATCH):
             failures = self._of(batch)
-            chosen = {failure.media_id for failure in failures}
+            wanted = {failure.media_id for failure in failures} | self._videos.keys()
             self._index.forget_probes({failure.media_id for failure in failures if failure.clip_id is None})
-            yield from (media for media in batch if media.media_id in chosen)
+            yield from (media for media in batch if media.media_id in wanted)
 
     def plans(self, plans: Iterable[MediaPlan]) -> Iterator[MediaPlan]:
         """The same plans with everything finished that is not to be done again."""
@@ -101,6 +120,8 @@ class Retry:
             elif any(f.version_id in (failed_version_id(plan.version_id), plan.unread_id) for f in of_media):
                 # It could not be read as a whole, and now it can: everything is new.
                 yield plan
+            elif (of := self._videos.get(plan.media.media_id)) and of[0].version_id == plan.version_id:
+                yield replace(plan, finished=frozenset(plan.unit_ids))  # only what was read about all of it
             else:
                 self.changed += 1
 

@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
@@ -74,6 +74,10 @@ class _Question(Section):
         default=None,
         description="How its answers become one of the whole video, in the table video_answers; asks nothing anew.",
     )
+    scope: Literal["clip", "video"] = Field(
+        default="clip",
+        description="What it is asked of: every clip, or once the whole video, by a text of its clips' answers.",
+    )
 
 
 class _File(Section):
@@ -108,6 +112,10 @@ def _section_of(answer_type: type[AnswerType]) -> type[_Answer]:
     return create_model(f"_{answer_type.__name__}", __base__=_Answer, **fields)
 
 
+_Filler = Callable[[str, str], str]
+"""(where it stands, a template) -> the text."""
+
+
 @dataclass(frozen=True)
 class QuestionTemplate:
     """One question as written. Options of a choice may be templates, too."""
@@ -139,6 +147,8 @@ class QuestionSet:
     """The file, for messages."""
     warnings: tuple[str, ...] = ()
     """What was read otherwise than it may have been meant."""
+    whole: tuple[QuestionTemplate, ...] = ()
+    """Questions of the whole video (`scope: video`), answered from the clips' answers: they change no clip's answer."""
 
     def values(self, variables: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """Defaults overlaid with a job's variables. Raises QuestionSetError for unknown and for missing ones."""
@@ -171,6 +181,16 @@ class QuestionSet:
         Raises QuestionSetError for the job's variables, QuestionError where this media item lacks what a template reads
         (other media items are not affected).
         """
+        filled = self._filler(media, info, variables, told)
+        questions = tuple(self._resolved(template, media, filled) for template in self.questions)
+        return questions, filled("instruction", self.instruction)
+
+    def resolve_whole(self, media: Media, info: MediaInfo, variables: Mapping[str, Scalar]) -> tuple[Question, ...]:
+        """The questions of the whole video. Raises as `resolve`."""
+        filled = self._filler(media, info, variables, UNTOLD)
+        return tuple(self._resolved(template, media, filled) for template in self.whole)
+
+    def _filler(self, media: Media, info: MediaInfo, variables: Mapping[str, Scalar], told: Told) -> _Filler:
         context, values = media_context(media, info), self.values(variables)
 
         def filled(where: str, source: str) -> str:
@@ -179,18 +199,18 @@ class QuestionSet:
             except QuestionError as error:
                 raise QuestionError(f"{self.source}: {where}: {error} (media item {media.key!r})") from error
 
-        questions = []
-        for template in self.questions:
-            where, answer = f"question {template.id}", template.answer
-            text = filled(where, template.text)
-            try:
-                answer = answer.filled(partial(filled, where))
-                questions.append(Question(template.id, text, answer, template.retained_ratio))
-            except QuestionError as error:
-                given = str(error)
-                prefix = "" if given.startswith(self.source) else f"{self.source}: {where}, media item {media.key!r}: "
-                raise QuestionError(prefix + given) from error
-        return tuple(questions), filled("instruction", self.instruction)
+        return filled
+
+    def _resolved(self, template: QuestionTemplate, media: Media, filled: _Filler) -> Question:
+        where = f"question {template.id}"
+        text = filled(where, template.text)
+        try:
+            answer = template.answer.filled(partial(filled, where))
+            return Question(template.id, text, answer, template.retained_ratio)
+        except QuestionError as error:
+            given = str(error)
+            prefix = "" if given.startswith(self.source) else f"{self.source}: {where}, media item {media.key!r}: "
+            raise QuestionError(prefix + given) from error
 
     def fingerprint(self, variables: Mapping[str, Scalar]) -> str:
         """32 hex digits over everything that changes a question; the name and the version label do not."""
@@ -238,6 +258,7 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
             )
     problems += _template_problems(file.instruction, file.variables, document.where(("instruction",)), "instruction")
     questions: list[QuestionTemplate] = []
+    whole: list[QuestionTemplate] = []
     first_at: dict[str, str] = {}
     for index, question in enumerate(file.questions):
         where = document.where(("questions", index, "id"))
@@ -254,7 +275,8 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         try:
             answer = _answer(question.answer)
             template = QuestionTemplate(question.id, question.text, answer, question.retained_ratio, question.video)
-            questions.append(template)
+            (whole if question.scope == "video" else questions).append(template)
+            problems += _scope_problems(question, document, index)
             if question.video is not None and question.video not in answer.video_rules:
                 allowed = ", ".join(answer.video_rules) or "none: look at its answers clip by clip"
                 problems.append(
@@ -267,6 +289,11 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
             continue
         for option in answer.templates:
             problems += _template_problems(option, file.variables, answer_at, f"{name}, option {option!r}")
+    if not questions and not problems:
+        problems.append(
+            f"{document.where(('questions',))}: all questions have scope: video, and a whole video is answered from "
+            "what its clips were: add a question of clips"
+        )
     if problems:
         raise QuestionSetError(joined(problems))
     return QuestionSet(
@@ -277,7 +304,33 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         questions=tuple(questions),
         source=_source_name(document.path),
         warnings=tuple(_warnings(document)),
+        whole=tuple(whole),
     )
+
+
+def _scope_problems(question: _Question, document: YamlDocument, index: int) -> Iterator[str]:
+    """What a question of a whole video cannot have: it is answered once, from a text, when its clips are done."""
+    if question.scope == "clip":
+        return
+    name = f"question {question.id}: scope: video"
+    if question.video is not None:
+        at = document.where(("questions", index, "video"))
+        yield f"{at}: {name} gives one answer a video already; leave out video: {question.video}, or scope"
+    if question.retained_ratio is not None:
+        at = document.where(("questions", index, "retained_ratio"))
+        yield f"{at}: {name} reads a text, of which nothing is pruned; leave out retained_ratio"
+    texts = (question.text, *_answer(question.answer).templates)
+    for chain in context_names([text for text in texts if _is_template(text)]):
+        at = document.where(("questions", index, "text"))
+        yield f"{at}: {name} cannot read {chain}; it may read vars and media, but for media.meta"
+
+
+def _is_template(text: str) -> bool:
+    try:
+        compile_template(text)
+    except QuestionError:
+        return False  # said of the text itself
+    return True
 
 
 def _warnings(document: YamlDocument) -> Iterator[str]:

@@ -52,6 +52,9 @@ MEDIA_FIELDS = (
     "meta",
 )
 """What `media.` offers; those that a file does not have are undefined for it."""
+LABEL_FIELDS = ("key", "name", "stem", "folder")
+"""What templates can read of an item's key, which is not in its content. The rest of what they can read beside the
+content are the names of `context_names`: words of sidecars."""
 CLIP_FIELDS = ("transcript", "chapter")
 """What `clip.` offers where sidecars of the file say it: in a clip where nothing is said, or that is in no chapter,
 an empty text."""
@@ -262,6 +265,12 @@ def context_names(sources: Iterable[str]) -> tuple[str, ...]:
     """What templates read of sidecars, sorted: `clip.chapter`, `clip.transcript`, `media.meta.NAME`."""
     chains = {chain for source in sources for chain in used_names(source)}
     return tuple(sorted(".".join(c) for c in chains if c[0] == "clip" or c[:2] == ("media", "meta")))
+
+
+def names_read(root: str, templates: Iterable[str]) -> set[str]:
+    """What templates read below `root`: of `media.tags.title` the `tags`."""
+    chains = (chain for template in templates for chain in used_names(template))
+    return {chain[1] for chain in chains if chain[0] == root and len(chain) > 1}
 
 
 def render(source: str, media: Mapping[str, Any], variables: Mapping[str, Scalar], told: Told = UNTOLD) -> str:

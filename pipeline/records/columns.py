@@ -145,6 +145,20 @@ CLIPS_SCHEMA = pa.schema([*SHARED_FIELDS, *_ASKED, *CLIP_FIELDS, *MADE_FIELDS])
 
 ANSWERS_SCHEMA = pa.schema([*SHARED_FIELDS, *_ASKED, *_SPAN, ("status", pa.string()), *ANSWER_TYPE, *MADE_FIELDS])
 
+WHOLE_ANSWERS_SCHEMA = pa.schema(
+    [
+        *(one for one in SHARED_FIELDS if one[0] != "unit_id"),
+        *_ASKED,
+        *ANSWER_TYPE,
+        *((name, pa.int32()) for name in ("clips", "clips_missing", "texts")),
+        *((name, pa.int64()) for name in ("tokens", "flops", "kv_bytes")),
+        ("model_s", pa.float64()),
+        ("answer_format", pa.int32()),
+    ]
+)
+"""Answers to questions of whole videos. `clips` counts those whose answers were read, `clips_missing` those that have
+none. What the texts cost is that of all the video's questions together; null where a copy's record is shared."""
+
 _COMPARED_COSTS = tuple((name, kind) for name, kind in CLIP_FIELDS if name.startswith(("as_run_", "dense_shared_")))
 
 COMPARED_TYPE = pa.struct(
@@ -219,7 +233,7 @@ RUNS_SCHEMA = pa.schema(
             (name, pa.int64())
             for name in (
                 *("media_listed", "media_planned", "units_done_before", "units_finished", "clips_answered"),
-                *("clips_partial", "answers", "quarantined", "media_unlisted", "files_not_media"),
+                *("clips_partial", "answers", "quarantined", "media_unlisted", "files_not_media", "videos_asked"),
                 *("peak_bytes_in_flight", "driver_peak_rss_bytes", "bytes_fetched"),
             )
         ),

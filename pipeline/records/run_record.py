@@ -29,6 +29,8 @@ class RunCounts:
     """Items that stopped counting because the archive lists them no more; None in records of older versions."""
     files_not_media: int | None = None
     """Files of the archive that are no media and not called as if they were: left out, and counted here alone."""
+    videos_asked: int | None = None
+    """Whole videos that were asked about; None in records of older versions."""
 
 
 @dataclass(frozen=True)

@@ -286,7 +286,7 @@ def _result_row(result: ClipResult, questions: Mapping[str, Question], *, repeat
         "passes": 1,
         **asdict(result.noticed),
         "told": [{"name": name, "hash": said} for name, said in result.clip.told] or None,
-        "answers": [_answer_row(a, questions[a.question_id]) for a in result.answers.answers],
+        "answers": [answer_row(a, questions[a.question_id]) for a in result.answers.answers],
         "audit": None if result.audit is None else _audit_row(result.audit),
     }
 
@@ -322,7 +322,8 @@ def answer_text(answer: Answer) -> str | None:
     )
 
 
-def _answer_row(answer: Answer, question: Question) -> dict[str, Any]:
+def answer_row(answer: Answer, question: Question) -> dict[str, Any]:
+    """The columns of `ANSWER_TYPE`."""
     value, column = answer.value, question.answer.column
     return {
         "question_id": question.id,

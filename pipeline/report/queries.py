@@ -34,6 +34,7 @@ from pipeline.report.view_model import (
     Run,
     Spent,
     Way,
+    WholeQuestion,
 )
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest
@@ -44,6 +45,8 @@ MOST_COLLECTIONS = 24
 """Further folders are shown as one."""
 MOST_COUNTS = 8
 """Answers of a question that are counted apart; as many as there are colours."""
+MOST_VIDEOS = 50
+"""Videos whose answers as wholes are shown, by key."""
 MOST_NOTICED = 20
 """Cases of one kind that are named."""
 OTHER_FOLDERS = "other folders"
@@ -98,6 +101,7 @@ def gather(uri: str, storage: StorageConfig, job: str | None = None, *, budget_b
             collections=results.collections(),
             kept=results.kept(),
             questions=questions,
+            whole=results.whole(),
             failures=results.failures(),
             noticed=results.noticed(),
             explorer=results.explorer(questions, budget_bytes),
@@ -245,6 +249,29 @@ class _Results:
             )
         return tuple(found)
 
+    def whole(self) -> tuple[WholeQuestion, ...]:
+        rows = self.all(
+            """
+            SELECT question_id, mode(question), count(*), count(error_class), count(*) FILTER (clips_missing > 0)
+            FROM whole_answers WHERE job = $job GROUP BY question_id ORDER BY question_id
+            """
+        )
+        most = defaultdict(list)
+        for question_id, *cells in self.all(
+            """
+            SELECT question_id, media_key, coalesce(answer, text), probability, clips_missing
+            FROM whole_answers WHERE job = $job
+            QUALIFY row_number() OVER (PARTITION BY question_id ORDER BY media_key, media_id) <= $most
+            ORDER BY question_id, media_key, media_id
+            """,
+            most=MOST_VIDEOS,
+        ):
+            most[question_id].append(tuple(cells))
+        return tuple(
+            WholeQuestion(name, text, videos, unreadable, partial, tuple(most[name]))
+            for name, text, videos, unreadable, partial in rows
+        )
+
     def noticed(self) -> tuple[NoticedKind, ...]:
         found = []
         for case, (name, says) in zip(cases := noticed_in(self._connection, self.job), lines(cases), strict=True):
@@ -261,7 +288,9 @@ class _Results:
     def failures(self) -> tuple[Failures, ...]:
         rows = self.all(
             """
-            SELECT error_class, list(DISTINCT stage ORDER BY stage), count(*) FILTER (clip_id IS NULL),
+            SELECT error_class, list(DISTINCT stage ORDER BY stage),
+                count(*) FILTER (clip_id IS NULL AND stage <> 'whole'),
+                count(*) FILTER (question_id IS NULL AND stage = 'whole'),
                 count(*) FILTER (clip_id IS NOT NULL AND question_id IS NULL),
                 count(*) FILTER (question_id IS NOT NULL),
                 arg_min(media_key, (media_key, coalesce(start_s, 0), quarantine_id)),

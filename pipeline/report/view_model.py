@@ -140,12 +140,29 @@ class QuestionFacts:
 
 
 @dataclass(frozen=True)
+class WholeQuestion:
+    """One question of whole videos."""
+
+    question_id: str
+    text: str
+    """The most frequent wording."""
+    videos: int
+    unreadable: int
+    partial: int
+    """Videos of which some clips have no answer."""
+    most: tuple[tuple[str, str, float | None, int], ...]
+    """(media_key, answer, probability, clips missing) of the first ones."""
+
+
+@dataclass(frozen=True)
 class Failures:
     """What is in quarantine under one error class."""
 
     error_class: str
     stages: tuple[str, ...]
     media: int
+    videos: int
+    """Asked about as wholes."""
     clips: int
     answers: int
     example_key: str
@@ -154,7 +171,7 @@ class Failures:
     @property
     def count(self) -> int:
         """Rows in quarantine."""
-        return self.media + self.clips + self.answers
+        return self.media + self.videos + self.clips + self.answers
 
 
 @dataclass(frozen=True)
@@ -269,6 +286,7 @@ class Report:
     collections: tuple[Collection, ...]
     kept: Kept
     questions: tuple[QuestionFacts, ...]
+    whole: tuple[WholeQuestion, ...]
     failures: tuple[Failures, ...]
     """Most frequent first."""
     noticed: tuple[NoticedKind, ...]

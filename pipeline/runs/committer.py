@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, cast
 
+from omnidrop.answers import Answer
 from omnidrop.questions import Question
 from pipeline.failpoints import reached
 from pipeline.index import sync
@@ -23,6 +24,7 @@ from pipeline.records.composed import Held
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.rows import quarantine_rows
 from pipeline.records.unit import NONE, Asked, UnitMeta, UnitObject
+from pipeline.records.video import VideoMeta, VideoObject
 from workers.records import ClipOutcome, ClipResult, WorkUnit
 
 WRITERS = 8
@@ -48,6 +50,8 @@ class Tally:
     decode_s: float = 0.0
     answer_s: float = 0.0
     model_s: float = 0.0
+    videos: int = 0
+    """Asked as wholes, whether answered or not."""
 
 
 class Committer:
@@ -56,12 +60,15 @@ class Committer:
     def __init__(self, journal: Journal, index: SavingsIndex, asked: Asked, run_id: str) -> None:
         self._journal, self._index, self._asked, self._run_id = journal, index, asked, run_id
         self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="commit")
-        self._writing: set[Future[UnitObject | None]] = set()
+        self._writing: set[Future[UnitObject | VideoObject | None]] = set()
         self._written: list[UnitObject] = []
+        self._videos: list[VideoObject] = []
         self._heads: list[Head] = []
         self._held: dict[str, Held] = {}
         self._flushed_at = time.monotonic()
         self.tally = Tally()
+        self.flushes = 0
+        """How often the index was brought up."""
 
     def __enter__(self) -> Self:
         return self
@@ -106,16 +113,26 @@ class Committer:
                 self.tally.answer_s += outcome.answer_s
                 self.tally.model_s += outcome.answers.cost.seconds
 
+    def add_video(self, meta: VideoMeta, answers: Sequence[Answer], questions: Sequence[Question]) -> None:
+        """Commit what a whole video was answered, or why it was not. Blocks as `add`."""
+        self._wait_for(self._pool.submit(self._journal.commit_video, meta, answers, questions))
+        self.tally.videos += 1
+        self.tally.model_s += meta.model_s
+
+    def settle(self) -> None:
+        """Wait until all that was added is written, then bring the index up to it."""
+        while self._writing:
+            self._collect()
+        self._flush()
+
     def flush(self) -> None:
         """Declare what is to be declared, and bring the index up to what is written."""
         self._flush()
 
     def close(self) -> None:
-        """Wait until all is written, then bring the index up to it."""
-        while self._writing:
-            self._collect()
+        """Settle, for the last time."""
+        self.settle()
         self._pool.shutdown()
-        self._flush()
 
     def _submit(
         self,
@@ -125,7 +142,10 @@ class Committer:
         held: Held | None = None,
         own: Mapping[str, Sequence[Question]] = NONE,
     ) -> None:
-        self._writing.add(self._pool.submit(self._journal.commit, meta, outcomes, questions, held, own))
+        self._wait_for(self._pool.submit(self._journal.commit, meta, outcomes, questions, held, own))
+
+    def _wait_for(self, writing: Future[UnitObject | None] | Future[VideoObject | None]) -> None:
+        self._writing.add(cast("Future[UnitObject | VideoObject | None]", writing))
         while len(self._writing) >= PENDING:
             self._collect()
         if time.monotonic() - self._flushed_at > FLUSH_S or len(self._written) >= FLUSH_UNITS:
@@ -135,7 +155,10 @@ class Committer:
         done, self._writing = wait(self._writing, return_when=FIRST_COMPLETED)
         for future in done:
             stored = future.result()
-            if stored is not None:
+            if isinstance(stored, VideoObject):
+                self.tally.quarantined += len(stored.error_classes)
+                self._videos.append(stored)
+            elif stored is not None:
                 self._count(stored)
                 self._written.append(stored)
 
@@ -155,5 +178,7 @@ class Committer:
         sync.declare(self._journal, self._index, self._journal.write_heads(self._heads, self._run_id))
         self._index.apply_units(self._written)
         reached("units_applied")
-        self._heads, self._written = [], []
+        self._index.apply_videos(self._videos)
+        self._heads, self._written, self._videos = [], [], []
+        self.flushes += 1
         self._flushed_at = time.monotonic()

@@ -8,7 +8,7 @@ sees them. Knows nothing about how units are run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.archive.health import ArchiveHealth
@@ -26,14 +26,15 @@ from pipeline.planning.media_plan import MediaPlan
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened
 from pipeline.planning.planner import Planner
-from pipeline.planning.retry import LeftOver, Retry
+from pipeline.planning.retry import LeftOver, Retry, says_nothing_new
+from pipeline.planning.whole_videos import Due, WholeVideos
 from pipeline.records.composed import EarlierRows, Held
 from pipeline.runs.committer import Committer
 from pipeline.runs.fetched_ahead import FetchedAhead
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
 from pipeline.storage.outage import Patience, StopFlag
-from workers.records import Media, WorkUnit
+from workers.records import ClipFailure, ClipOutcome, Media, WorkUnit
 
 PLANS_AHEAD = 256
 """Planned media waiting for the executor."""
@@ -73,6 +74,7 @@ class Feed:
     choices: Choices
     machines: Callable[[], int]
     """How many look at media and decode them."""
+    whole: WholeVideos
     not_taken: NotTaken = field(default_factory=NotTaken)
     media_listed: int = 0
     media_planned: int = 0
@@ -102,22 +104,63 @@ class Feed:
         decides = self.retry is None and opened.job.archive.sample is None
         limit = opened.job.archive.max_missing
         self.listing = Listing(opened.index, opened.job.name, limit, self.choices.allow_shrink) if decides else None
+        self._out = 0
+        """Units handed out that have not come back."""
+        self._asked_whole: dict[str, Due] = {}
+        """Of these, those about whole videos, by unit id."""
+        self._looked_at = 0
 
     def units(self) -> Iterator[WorkUnit | None]:
-        """What is left to do; None where nothing is planned yet."""
+        """What is left to do; None where nothing is planned yet, or what was handed out must come back first."""
         # In a thread of its own: the loop that feeds the model must not wait for a slow probe.
         plans = ahead(self._ahead.planned(self._plans()), PLANS_AHEAD)
         with contextlib.closing(plans), contextlib.closing(self._ahead):
             for plan in plans:
+                if plan is not None:
+                    for unit in self._taken(plan):
+                        self._out += 1
+                        yield unit
+                    self.whole.add(plan)
+                if self.whole.is_asked and (self.committer.flushes > self._looked_at or self.whole.many):
+                    self._looked_at = self.committer.flushes
+                    yield from self._whole(is_last=False)
                 if plan is None:
                     yield None
-                else:
-                    yield from self._taken(plan)
-        if not self.stop.is_set():
-            self._decide()
+        while self.whole.is_asked and self._out and not self.stop.is_set():
+            yield None
+        if self.stop.is_set():
+            return
+        self._decide()
+        if self.whole.is_asked:
+            self.committer.settle()
+            yield from self._whole(is_last=True)
 
-    def finished(self, unit: WorkUnit) -> None:
-        """A unit came back."""
+    def _whole(self, *, is_last: bool) -> Iterator[WorkUnit]:
+        """Videos all of whose clips are settled: each is asked as a whole."""
+        for due in self.whole.due(is_last=is_last):
+            self.recorder.begin_work()
+            if not due.unit.lines:
+                self.committer.add_video(due.meta, (), ())
+                continue
+            self._out += 1
+            self._asked_whole[due.unit.unit_id] = due
+            self.told(1, 0)
+            yield due.unit
+
+    def finished(self, unit: WorkUnit, outcomes: Sequence[ClipOutcome]) -> None:
+        """A unit came back: it is committed."""
+        self._out -= 1
+        due = self._asked_whole.pop(unit.unit_id, None)
+        if due is not None:
+            (outcome,) = outcomes
+            if isinstance(outcome, ClipFailure):
+                failed = replace(due.meta, error_class=outcome.error_class, message=outcome.message)
+                self.committer.add_video(failed, (), ())
+            else:
+                self.committer.add_video(due.meta.with_costs(outcome.texts), outcome.answers.answers, unit.questions)
+            return
+        if not says_nothing_new(unit, outcomes):
+            self.committer.add(unit, outcomes)
         self._ahead.finished(unit.media.media_id)
 
     def _decide(self) -> None:

@@ -20,10 +20,10 @@ from workers.records import DecodeSettings
 
 def select_failures(job: JobConfig, selection: Selection) -> Selected:
     """What `run_job` would do again with this selection. Raises UserError."""
-    _, journal, index = open_output(job)
+    store, journal, index = open_output(job)
     try:
         sync.catch_up(journal, index)
-        return Retry(index, job.name, selection).selected()
+        return Retry(store, index, job.name, selection).selected()
     finally:
         index.close()
 
@@ -72,8 +72,8 @@ def forget_media(job: JobConfig, name: str) -> Forgotten:
         found |= _buried(job, journal, name)
         if not found:
             raise UserError(
-                f"there is no media item with the key, media_id or content_id {name!r} in {store.uri}; "
-                '`omnidrop query "SELECT media_key, media_id, content_id FROM media"` lists them'
+                f"{store.uri} holds no media item with the key, media_id or content_id {name!r}; "
+                f'`omnidrop query {store.uri} "SELECT media_key, media_id, content_id FROM media"` lists them'
             )
         labels = {head.media_id for head in heads}
         before = journal.only_under(labels) - found

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from omnidrop.answers import TraceCounts
 from pipeline.execution.actor_metering import Statistics
 from workers.media.remote import bytes_fetched
-from workers.records import ClipFailure, ClipOutcome, ClipResult
+from workers.records import ClipFailure, ClipOutcome, ClipResult, WorkUnit
 
 if TYPE_CHECKING:
     from pipeline.config.sections import CostConfig
@@ -41,6 +41,9 @@ class Metric:
 
 CLIPS = Metric(
     "omnidrop_clips_total", "counter", "Clips that ended, by status: answered, partial or failed.", ("status",)
+)
+VIDEOS = Metric(
+    "omnidrop_videos_total", "counter", "Whole videos asked about, by status: answered or failed.", ("status",)
 )
 ANSWERS = Metric("omnidrop_answers_total", "counter", "Questions answered with a value.")
 FAILURES = Metric(
@@ -98,7 +101,7 @@ DUE_TIMES = Metric(
 )
 
 ALL = (
-    *(CLIPS, ANSWERS, FAILURES, DEATHS, STAGE_S, ACTOR_S, FLOPS, RETAINED, GPU_HOURS, USD),
+    *(CLIPS, VIDEOS, ANSWERS, FAILURES, DEATHS, STAGE_S, ACTOR_S, FLOPS, RETAINED, GPU_HOURS, USD),
     *(BYTES_IN_FLIGHT, QUEUED, ACTORS, FETCHED, DUE_TIMES),
 )
 _MODALITIES = ("audio", "video")
@@ -121,10 +124,12 @@ class RunMetrics:
         self._due = 0.0
         self._with_ray: dict[Metric, Any] | None = None
 
-    def finished(self, outcomes: Iterable[ClipOutcome]) -> None:
+    def finished(self, unit: WorkUnit, outcomes: Iterable[ClipOutcome]) -> None:
         """A unit came back."""
         for outcome in outcomes:
-            if isinstance(outcome, ClipFailure):
+            if unit.lines:
+                self._read(outcome)
+            elif isinstance(outcome, ClipFailure):
                 self._values[CLIPS, "failed"] += 1
                 self.failed(outcome)
             else:
@@ -163,17 +168,29 @@ class RunMetrics:
                 made[metric].inc(new, named)
                 self._published[key] = value
 
-    def _answered(self, result: ClipResult) -> None:
+    def _read(self, outcome: ClipOutcome) -> None:
+        """About a whole video, of which nothing is pruned or saved."""
+        self._values[VIDEOS, "failed" if isinstance(outcome, ClipFailure) else "answered"] += 1
+        if isinstance(outcome, ClipFailure):
+            self.failed(outcome)
+        else:
+            self._count_answers(outcome, "whole")
+
+    def _count_answers(self, result: ClipResult, stage: str) -> None:
         values, answers = self._values, result.answers
-        values[CLIPS, "answered" if result.decoded_share >= 1 else "partial"] += 1
         for answer in answers.answers:
             if answer.value is not None:
                 values[ANSWERS,] += 1
             elif answer.error_class is not None:
-                values[FAILURES, "answer", answer.error_class] += 1
-        values[STAGE_S, "decode"] += result.decode_s
+                values[FAILURES, stage, answer.error_class] += 1
         values[STAGE_S, "answer"] += result.answer_s
         values[STAGE_S, "model"] += answers.cost.seconds
+
+    def _answered(self, result: ClipResult) -> None:
+        values, answers = self._values, result.answers
+        values[CLIPS, "answered" if result.decoded_share >= 1 else "partial"] += 1
+        self._count_answers(result, "answer")
+        values[STAGE_S, "decode"] += result.decode_s
         values[FLOPS, "as_run"] += answers.cost.as_run.flops
         values[FLOPS, "dense_shared"] += answers.cost.dense_shared.flops
         self._count_tokens(answers.trace)

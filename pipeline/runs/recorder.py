@@ -21,6 +21,15 @@ class Recorder:
         self._opened, self._run = opened, run
         self._has_begun = False
 
+    @property
+    def _kept(self) -> recipes.Kept:
+        opened = self._opened
+        return recipes.Kept.of(opened.job, opened.question_set, opened.recipe.fields.get("passes", ()))
+
+    def renew(self) -> None:
+        """What is made of answers for whole videos may have changed, although no clip is asked anything else."""
+        recipes.renew(self._opened.store, self._opened.recipe.hash, self._kept)
+
     def begin_work(self) -> None:
         """Something is about to be done: from now on the run is known. Safe to repeat."""
         if self._has_begun:
@@ -29,11 +38,7 @@ class Recorder:
         opened = self._opened
         opened.journal.write_run(self._run)
         defaults.keep(opened.store)
-        recipes.keep(
-            opened.store,
-            opened.recipe.hash,
-            recipes.Kept.of(opened.job, opened.question_set, opened.recipe.fields.get("passes", ())),
-        )
+        recipes.keep(opened.store, opened.recipe.hash, self._kept)
         reached("run_recorded")
         opened.index.write_run(self._run)
 

@@ -27,8 +27,10 @@ from pipeline.execution.actor_metering import Statistics
 from pipeline.execution.looking import AtHome
 from pipeline.index.totals import Totals
 from pipeline.planning.asking_again import AsksAgain, refuse_asking_again
+from pipeline.planning.context import context_reader
 from pipeline.planning.open_job import Opened, open_job
-from pipeline.planning.retry import Retry, Selection, says_nothing_new
+from pipeline.planning.retry import Retry, Selection
+from pipeline.planning.whole_videos import WholeVideos, chosen, is_left_over, quarantine_classes
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunTime
 from pipeline.records.unit import utc_now
 from pipeline.runs.code_version import code_version
@@ -86,7 +88,8 @@ class RunSummary:
     @property
     def did_nothing(self) -> bool:
         """Whether everything was finished before."""
-        return self.run.counts.units_finished == 0 and self.run.status == "complete"
+        counts = self.run.counts
+        return counts.units_finished == 0 and not counts.videos_asked and self.run.status == "complete"
 
     @property
     def answered_nothing(self) -> bool:
@@ -126,18 +129,24 @@ def run_job(
     is_pinned, job = job.model.revision is not None, opened.job
     run = _new_record(opened, run_id)
     metrics = RunMetrics(job.name, job.cost, due_times)
-    retry = None if again is None else Retry(opened.index, job.name, again)
+    retry = None if again is None else Retry(opened.store, opened.index, job.name, again)
     with ExitStack() as stack:
         stack.callback(opened.index.close)
         stack.enter_context(run_named(run.run_id))
         log.info("run begins: job %s", job.name)
         recorder = Recorder(opened, run)
+        recorder.renew()
         committer = stack.enter_context(Committer(opened.journal, opened.index, opened.asked, run.run_id))
         health = ArchiveHealth(job)
         at_home = AtHome(job)
         probe = patient_prober(stack.enter_context(prober(job, elsewhere=at_home)), health, patience)
         parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
-        feed = Feed(*parts, choices, at_home.machines)
+        of_job = (opened.question_set, job.variables, opened.index, opened.journal.read_if_kept, opened.asked)
+        is_again = is_left_over if again is None else chosen(again.error_classes)
+        # Of its own: what planning read is counted.
+        context = context_reader(job, opened.recipe.context_fields, patience)
+        whole = WholeVideos(*of_job, run.run_id, is_again, context)
+        feed = Feed(*parts, choices, at_home.machines, whole)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
         resolved = calibration.resolved(job, known)
         execution = _Execution(resolved, opened.asked.weights_hash, stop, patience, health, metrics)
@@ -148,11 +157,9 @@ def run_job(
             for result in execution.run(spending.admit(feed.units())):
                 if lost is not None and lost.is_set():
                     break
-                if not says_nothing_new(result.unit, result.outcomes):
-                    committer.add(result.unit, result.outcomes)
-                feed.finished(result.unit)
-                spending.add(result.outcomes)
-                metrics.finished(result.outcomes)
+                feed.finished(result.unit, result.outcomes)
+                spending.add(result.unit, result.outcomes)
+                metrics.finished(result.unit, result.outcomes)
                 observer.unit_done(result)
                 log_unit(result)
             status = "stopped" if stop.is_set() else "budget" if spending.is_capped else "complete"
@@ -173,8 +180,8 @@ def run_job(
             observer.stage("publishing")
             published = patience.call(lambda: publish.publish(opened.store, opened.journal, opened.index))
         log.info("run ends: %s after %.1f s", run.status, run.time.wall_s)
-        totals = opened.index.totals(job.name)
-        classes = tuple(opened.index.quarantine_classes(job.name))
+        classes = tuple(quarantine_classes(opened.store, opened.index, job.name))
+        totals = replace(opened.index.totals(job.name), quarantined=sum(count for _, count in classes))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
     notes = (
         *(*toy, *_weakly_confined(job, run), *opened.caveats, *_machine_notes(run.resources)),
@@ -219,6 +226,7 @@ def _counts(feed: Feed, tally: Tally) -> RunCounts:
         quarantined=tally.quarantined,
         media_unlisted=feed.media_unlisted,
         files_not_media=feed.not_taken.looked_into,
+        videos_asked=tally.videos,
     )
 
 
@@ -287,7 +295,8 @@ class _Execution:
         from pipeline.execution import backends
         from pipeline.planning.feasibility import check_reachable
 
-        check_reachable(self._job, first.media.key, first.info)
+        if not first.lines:
+            check_reachable(self._job, first.media.key, first.info)
         self._executor = backends.executor(
             self._job, self._weights_hash, self._stop, self._patience, self._health, self._metrics.watch
         )

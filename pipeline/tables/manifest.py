@@ -1,4 +1,4 @@
-"""The published tables: `answers`, `audits`, `clips`, `media`, `quarantine`, `runs` as Parquet, for any reader.
+"""The published tables, `answers`, `clips`, `media` and the others of `NAMES`, as Parquet, for any reader.
 
 Promises: what the manifest `tables/current.json` names is one whole generation of all tables, in the columns of
 `SCHEMAS`; a file that an older version wrote and that lacks a column reads as null there. Knows nothing about the
@@ -31,6 +31,7 @@ from pipeline.records.columns import (
     MEDIA_SCHEMA,
     QUARANTINE_SCHEMA,
     RUNS_SCHEMA,
+    WHOLE_ANSWERS_SCHEMA,
 )
 from pipeline.records.legacy import formats as legacy
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from pipeline.storage.store import Store
 
 MANIFEST = "tables/current.json"
-NAMES = ("answers", "audits", "clips", "media", "quarantine", "runs")
+NAMES = ("answers", "audits", "clips", "media", "quarantine", "runs", "whole_answers")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ SCHEMAS = {
     "media": MEDIA_SCHEMA,
     "quarantine": QUARANTINE_SCHEMA,
     "runs": RUNS_SCHEMA,
+    "whole_answers": WHOLE_ANSWERS_SCHEMA,
 }
 
 

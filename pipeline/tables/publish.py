@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -29,7 +29,8 @@ from pipeline.failpoints import reached
 from pipeline.identity import bucket_of
 from pipeline.index import sync
 from pipeline.index.savings_index import Counted, SavingsIndex
-from pipeline.journal.journal import Journal, Tombstones
+from pipeline.journal.journal import Journal
+from pipeline.journal.whole_questions import WholeByRecipe
 from pipeline.records.checksummed_parquet import JournalError
 from pipeline.records.checksummed_parquet import digest as content_hash
 from pipeline.records.run_record import RunRecord
@@ -63,6 +64,7 @@ def item_digest(item: Counted) -> str:
     head = item.head
     said = [getattr(head, name) for name in (*_SAID, "units", "clips", "answer_format")]
     state = [_COLUMNS, *said, item.jobs, item.is_copy, *(key.name for key in item.units)]
+    state += [] if item.video is None else [item.video.name]
     return blake2b(json.dumps(state).encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
@@ -135,10 +137,9 @@ def _publish(
     return published, made.is_first and max(_generations(store)) == made.generation
 
 
-def state_digest(journal: Journal, index: SavingsIndex) -> str:
+def state_digest(store: Store, journal: Journal, index: SavingsIndex) -> str:
     """Changes when any row would change. Runs that finished nothing are no reason to publish."""
-    forgotten = journal.tombstones()
-    buckets = {bucket: _bucket_digest(items) for bucket, items in _buckets(index, forgotten)}
+    buckets = {bucket: _bucket_digest(items) for bucket, items in what_counts(store, journal, index)}
     return _state_digest(buckets, _runs(journal, index))
 
 
@@ -167,7 +168,7 @@ class _Generation:
         before = self.before
         there = {path.removeprefix("tables/"): size for path, size in self.store.list("tables/generation=")}
         changed = must_be_new or before is None
-        for bucket, items in _buckets(self.index, self.journal.tombstones()):
+        for bucket, items in what_counts(self.store, self.journal, self.index):
             digest = self.buckets[bucket_name(bucket)] = _bucket_digest(items)
             self.items += len(items)
             self.units += sum(len(item.units) for item in items if not item.is_copy)
@@ -228,7 +229,8 @@ class _Generation:
             if old is not None and old.has(digest):
                 made.append(old.of(digest))
             else:
-                made.append(item_rows(item, digest, (u for u in reading.pop(digest, []) if u is not None)))
+                video = None if item.video is None else self.journal.read_video_if_kept(item.video)
+                made.append(item_rows(item, digest, (u for u in reading.pop(digest, []) if u is not None), video))
         self._store_files(bucket, bucket_files(made, even_empty=False))
 
     def _old(self, bucket: int) -> BucketRows | None:
@@ -258,11 +260,25 @@ class _Generation:
 # -- what counts ------------------------------------------------------------------------------------------------------
 
 
-def _buckets(index: SavingsIndex, forgotten: Tombstones) -> Iterator[tuple[int, list[Counted]]]:
-    """What counts, by bucket. A run under way while media are forgotten may still have them in the index."""
+def what_counts(store: Store, journal: Journal, index: SavingsIndex) -> Iterator[tuple[int, list[Counted]]]:
+    """What counts, by bucket, with what was answered about each item as a whole."""
+    # A run under way while media are forgotten may still have them in the index.
+    forgotten, asked = journal.tombstones(), WholeByRecipe(store)
     for bucket, items in groupby(index.counted(), key=lambda item: bucket_of(item.head.place[1])):
         if left := [item for item in items if not forgotten.has(item.head)]:
-            yield bucket, left
+            yield bucket, _with_videos(left, index, asked)
+
+
+def _with_videos(items: list[Counted], index: SavingsIndex, asked: WholeByRecipe) -> list[Counted]:
+    """The items with the records that their present units and questions name, as far as they are there."""
+    named = {
+        n: of.key(item.head, item.units) for n, item in enumerate(items) if (of := asked.of(item.head.recipe_hash))
+    }
+    if not named:
+        return items
+    there = index.videos_of(sorted({key.version_id for key in named.values()}))
+    found = {n: known.key for n, key in named.items() if (known := there.get((key.version_id, key.inputs)))}
+    return [replace(item, video=found.get(n)) for n, item in enumerate(items)]
 
 
 def _digested(items: Iterable[Counted]) -> Iterator[tuple[Counted, str]]:

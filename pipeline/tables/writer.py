@@ -22,6 +22,7 @@ from pipeline.records.heads_and_runs import Head
 from pipeline.records.rows import answers_table, audits_table, clips_table, quarantine_rows
 from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import Label, UnitObject
+from pipeline.records.video import VideoObject, whole_quarantine, whole_table
 from pipeline.tables.manifest import NAMES, SCHEMAS
 
 ROW_GROUP_ROWS = 128 * 1024
@@ -57,8 +58,10 @@ class BucketRows:
         return {name: self._tables[name].slice(*span) for name, span in self._spans[digest].items()}
 
 
-def item_rows(counted: Counted, rows_digest: str, units: Iterable[UnitObject]) -> dict[str, pa.Table]:
-    """An item's rows from its finished units, by table."""
+def item_rows(
+    counted: Counted, rows_digest: str, units: Iterable[UnitObject], video: VideoObject | None = None
+) -> dict[str, pa.Table]:
+    """An item's rows by table, from its finished units and what was answered about it as a whole."""
     head, is_copy = counted.head, counted.is_copy
     label = Label(head.job, head.media_id, head.media_key, head.content_id)
     found: defaultdict[str, list[pa.Table]] = defaultdict(list)
@@ -78,6 +81,10 @@ def item_rows(counted: Counted, rows_digest: str, units: Iterable[UnitObject]) -
         info = info or _info_columns(unit)
         count, clips = count + 1, clips + answered.num_rows
         quarantined += sum(row["question_id"] is None for row in failed)
+    if video is not None:
+        # What the questions read of a key is asked of each copy apart, and costs apart.
+        found["whole_answers"].append(whole_table(video, label, is_copy=is_copy and not video.meta.labels))
+        found["quarantine"].append(whole_quarantine(video, label))
     made = {"units_done": count, "clips_answered": clips, "quarantined": quarantined, "jobs": list(counted.jobs)}
     made |= {"status": _status(head, count, clips), "rows_digest": rows_digest}
     found["media"].append(pa.Table.from_pylist([asdict(head) | info | made], schema=SCHEMAS["media"]))

@@ -18,8 +18,10 @@ import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from jobs._shared import query_output
 from jobs._shared.options import json_text, settings, settings_table, with_job, write_json
 from jobs._shared.results import FoundResults, find_results
 from jobs.cli import COMMANDS, app, load_command
@@ -30,7 +32,7 @@ from pipeline.questions.question_set import load_question_set
 from pipeline.records.unit import FORMAT_VERSION
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest as manifests
-from pipeline.tables.query import QueryError, open_results, query
+from pipeline.tables.query import Answered, QueryError, open_results, query
 from tests.support.postgres_server import postgres_server
 from tests.support.s3_server import s3_server
 from workers.media.ffmpeg import find_ffmpeg
@@ -306,11 +308,24 @@ def test_answers_are_shown_as_a_table_csv_and_json(results: Path, tmp_path: Path
 
 def test_a_long_table_is_cut_and_says_so(tmp_path: Path):
     publish(str(tmp_path), answers=20)
-    result = omnidrop("query", SQL, tmp_path, "--rows", "5").stdout
-    assert "c12" in result
-    assert "c2 " not in result
-    assert "The first 5 rows" in result
-    assert "The first" not in omnidrop("query", SQL, tmp_path, "--rows", "20").stdout
+    result = omnidrop("query", SQL, tmp_path, "--rows", "5")
+    assert result.exit_code == 0, result.output
+    assert "c12" in result.stdout
+    assert "c2 " not in result.stdout
+    assert "Only the first 5 rows" in result.stdout
+    assert "the first" not in omnidrop("query", SQL, tmp_path, "--rows", "20").stdout
+
+
+def test_names_of_columns_stay_readable_on_a_narrow_terminal():
+    names = ["collection", "retained_ratio", "dense_shared_tflop", "saved_against_dense_shared", "saved_against_dense"]
+    rows = pa.RecordBatch.from_pydict({name: [0.123] for name in names})
+    console = Console(width=56, file=io.StringIO())
+    table = query_output.rich_table(Answered(rows.schema, ("DOUBLE",) * 5, iter([rows])), [(0.123,) * 5], console)
+    console.print(table)
+    shown = console.file.getvalue().split()
+    assert [shown.count(word) for word in ("collection", "against_", "dense_", "shared", "tflop")] == [1, 2, 2, 1, 1], (
+        shown
+    )
 
 
 def test_all_five_tables_are_there_even_when_empty(results: Path):
@@ -334,7 +349,7 @@ def test_results_are_found_where_the_demo_and_a_job_put_them(
     there = FoundResults("s3://bucket/x", StorageConfig(endpoint_url="http://h:9"))
     assert find_results("s3://bucket/x/", "http://h:9") == there
     monkeypatch.chdir("/")
-    with pytest.raises(UserError, match=r"no results in \., results, demo/results; name the output"):
+    with pytest.raises(UserError, match=r"no results found in \., results, demo/results; give a job file"):
         find_results(None)
 
 

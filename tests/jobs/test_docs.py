@@ -66,7 +66,7 @@ def test_the_page_lists_all_formats_that_are_read():
 def test_the_sql_shown_to_users_works(job):
     run(job)
     words = [shlex.split(example, comments=True)[2:4] for example in EXAMPLES]
-    shown = [told_apart(*pair)[0] for pair in words if " " in pair[0]] + list(QUERIES)
+    shown = [sql for sql, _ in (told_apart(*pair) for pair in words) if sql and " " in sql] + list(QUERIES)
     assert len(shown) > len(QUERIES)
     for sql in shown:
         result = cli("query", sql, job)
@@ -84,6 +84,8 @@ def test_commands_and_options_on_the_page_exist(page):
         known = cli(*command[:at], "--help").output
         for option in (word.split("=")[0] for word in command[1:] if word.startswith("--")):
             assert option in known, (command, option)
+        if command[0] == "query" and not command[2].startswith("-"):
+            assert told_apart(*command[1:3])[1] == command[1], ("results first, then the query", command)
 
 
 def test_the_architecture_names_what_is_there_and_every_folder():

@@ -1,6 +1,8 @@
-"""What commands say beside their results: that answers are a toy model's, and which files cannot be asked."""
+"""Notes beside results: answers of a toy model, files that cannot be used, a job that has not run yet."""
 
 from __future__ import annotations
+
+import json
 
 import duckdb
 import pytest
@@ -16,14 +18,14 @@ def here(job, monkeypatch):
     return job.parent
 
 
-def test_whatever_shows_answers_of_the_embedded_model_says_so(here):
+def test_commands_that_show_answers_of_the_embedded_model_say_so_and_no_others(here):
     said = f"note: {TOY_NOTE}\n"
     assert cli("index", "job.yaml").exit_code == 0
-    shown = [("status", "job.yaml"), ("query", "results", "answers"), ("report", "results"), ("plan", "job.yaml")]
-    for command in (*shown, ("validate", "job.yaml", "--no-with-model")):
+    showing = [("query", "results", "answers"), ("report", "results")]
+    for command in (*showing, ("status", "job.yaml"), ("plan", "job.yaml")):
         told = cli(*command)
         assert told.exit_code == 0, told.output
-        assert told.stderr.count(said) == 1, command
+        assert told.stderr.count(said) == (command in showing), command
         assert TOY_NOTE not in told.stdout
 
 
@@ -36,4 +38,13 @@ def test_only_models_that_answered_are_spoken_of():
 
 
 def test_a_plan_names_what_cannot_be_asked(here):
-    assert "note: notes.mp4 cannot be asked: not_media\n" in cli("plan", "job.yaml").stderr
+    assert "note: notes.mp4 cannot be used: not_media\n" in cli("plan", "job.yaml").stderr
+
+
+def test_the_status_of_a_job_that_never_ran_makes_nothing(here):
+    before = sorted(here.rglob("*"))
+    told = cli("status", "job.yaml", "--json", "-")
+    assert told.exit_code == 0, told.output
+    assert told.stderr == "note: this job has not run yet; start it with: omnidrop index job.yaml\n"
+    assert json.loads(told.stdout)["totals"]["clips"] == 0
+    assert sorted(here.rglob("*")) == before

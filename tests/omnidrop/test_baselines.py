@@ -27,18 +27,22 @@ from omnidrop.policies.fastv import FastV
 from omnidrop.policies.feature_selection import density_peaks
 from omnidrop.policies.max_min_selection import max_min, split
 from omnidrop.policies.omnidrop_paper import OmniDropPaper
+from omnidrop.policies.omnipack import OmniPack, published_shares
 from omnidrop.policies.omnizip import OmniZip
 from omnidrop.policies.random_tokens import Random
 from omnidrop.policies.seats import Seats
 from omnidrop.policies.vidcom2 import VidCom2
 from omnidrop.policies.visionzip import VisionZip
 from omnidrop.questions import Boolean, Choice, Question
+from omnidrop.selfcheck import sample_clip
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
 
-BASELINES = ("random", "fastv", "divprune", "omnizip", "dash", "seats", "visionzip", "vidcom2", "evs")
+BASELINES = ("random", "fastv", "divprune", "omnizip", "dash", "seats", "visionzip", "vidcom2", "evs", "omnipack")
 LAYERS = 28
+WORDS = torch.randn(4, 16, generator=torch.Generator().manual_seed(9))
+"""States of the text: of the prefix, and of two questions."""
 
 
 def clip(
@@ -99,6 +103,11 @@ def run(policy: Any, tokens: AudioVisual, ratio: float, layers: int = LAYERS) ->
             modality=tokens.modality[index],
             chunk=tokens.chunk[index],
             chunks=tokens.chunks,
+            audio=tokens.audio,
+            video=tokens.video,
+            hidden=tokens.features[index],
+            text=WORDS,
+            asked=torch.tensor([[True, True, True, False], [True, True, False, True]]),
         )
         index = index[policy.at_layer(alive, schedule.entering[layer + 1])]
     assert [len(one) for one in entered] == list(schedule.entering)
@@ -405,3 +414,78 @@ def test_the_papers_temporal_tokens_are_deleted_or_merged_into_their_anchor() ->
     assert ((join.source - index[join.target]) % 10 == 0).all()
     with pytest.raises(PolicyError, match="temporal_tokens must be delete or merge, got 'keep'"):
         OmniDropPaper(temporal_tokens="keep")  # type: ignore[arg-type]
+
+
+def test_omnipack_enters_by_the_published_shares() -> None:
+    # Qwen2.5-Omni's 144 and 25 tokens a second: 25, 20, 15 and 10 % are these shares of the video and of the audio.
+    for enters, seen, heard in ((0.25, 0.20, 0.55), (0.20, 0.15, 0.50), (0.15, 0.10, 0.45), (0.10, 0.06, 0.35)):
+        audio, video = published_shares(round(enters * 16900), 2500, 14400)
+        assert audio + video == round(enters * 16900)
+        assert audio / 2500 == pytest.approx(heard, abs=0.02)
+        assert video / 14400 == pytest.approx(seen, abs=0.005)
+    # Half of what enters passes layer 18 of 28.
+    even = OmniPack(shares="even")
+    seen = CLIPS["both"].modality[even.before(CLIPS["both"], even.plan(CLIPS["both"], LAYERS, 0.2))] == VIDEO
+    assert seen.float().mean() == pytest.approx(120 / 170, abs=0.03)
+    schedule = OmniPack().plan(clip(chunks=20), LAYERS, 0.2)
+    assert schedule.first_drop == 17
+    assert schedule.entering[18] == pytest.approx(schedule.entering[0] / 2, abs=1)
+
+
+def test_omnipack_lets_in_the_important_and_one_of_every_kind() -> None:
+    tokens = clip(chunks=4, frames=2, frame_tokens=12, audio=0)
+    kinds = torch.eye(16)[torch.arange(96) % 4]
+    seen = torch.rand(96, generator=torch.Generator().manual_seed(2)) * 0.1
+    seen[[5, 50]] = 1.0
+    of_kinds = replace(tokens, features=kinds + 0.01 * tokens.features, video_importance=seen)
+    policy = OmniPack()
+    index = policy.before(of_kinds, policy.plan(of_kinds, LAYERS, 0.1))
+    assert {5, 50} <= set(index.tolist())
+    assert set((index % 4).tolist()) == {0, 1, 2, 3}
+    join = policy.joins(of_kinds, index)
+    assert join is not None
+    assert sorted([*index.tolist(), *join.source.tolist()]) == list(range(96))
+    # What is left out joins its own kind, and 38 % of what enters is the mean of both.
+    assert torch.equal(index[join.target] % 4, join.source % 4)
+    only = torch.bincount(join.target, minlength=index.shape[0]) == 0
+    merged = join(of_kinds.features, index)
+    assert torch.allclose(merged[only], of_kinds.features[index][only])
+    one = int(torch.nonzero(~only)[0])
+    those = join.target == one
+    mean = of_kinds.features[index[one]] + (join.weight[those, None] * of_kinds.features[join.source[those]]).sum(0)
+    mean /= 1.0 + join.weight[those].sum()
+    assert torch.allclose(merged[one], 0.62 * of_kinds.features[index[one]] + 0.38 * mean, atol=1e-6)
+
+
+def test_omnipack_keeps_in_the_middle_what_is_like_the_text_and_joins_the_rest_to_its_kind() -> None:
+    # Audio 0 to 3, video 4 to 11; the question's states are those of audio 2 and of video 9.
+    states = torch.eye(16)[:12] + 0.02
+    text = states[[2, 9]]
+    layer = LayerTokens(
+        17, 28, torch.arange(12), torch.zeros(12), torch.tensor([AUDIO] * 4 + [VIDEO] * 8), torch.zeros(12).long(), 1,
+        audio=4, video=8, hidden=states, text=text, asked=torch.ones(1, 2, dtype=torch.bool),
+    )  # fmt: skip
+    policy = OmniPack()
+    kept = policy.at_layer(layer, 3)
+    assert {2, 9} <= set(kept.tolist())
+    join = policy.joins_at(layer, kept)
+    assert join is not None
+    assert sorted([*kept.tolist(), *join.source.tolist()]) == list(range(12))
+    assert torch.equal((join.source < 4), (kept[join.target] < 4))
+    assert OmniPack(merge=False).joins_at(layer, kept) is None
+
+
+def test_a_policy_that_reads_states_is_given_those_of_the_text_its_questions_see() -> None:
+    """Through the real engine: tokens count as asked, and each question's pass sees its own words alone."""
+    model, (frames, audio) = OmniModel.load("tiny", device="cpu"), sample_clip(8, 120, 160)
+    one, other = (Question("q", text, Boolean()) for text in ("Is a circle shown?", "Is a low tone heard?"))
+    kept = {}
+    for question in (one, other):
+        pruning = Pruning("set_guided", "omnipack", 0.2)
+        got = model.answer(frames, audio, Request([question], fps=2.0, pruning=pruning, positions=True))
+        assert got.positions is not None
+        assert got.positions.kept[0][0].shape[0] > got.positions.kept[0][-1].shape[0]
+        kept[question.text] = got.positions.kept[0]
+    first, last = zip(*((of[0].tolist(), of[-1].tolist()) for of in kept.values()), strict=True)
+    assert first[0] == first[1]
+    assert last[0] != last[1]

@@ -294,6 +294,11 @@ def test_every_policy_meets_its_ratio_and_keeps_what_it_planned(name: str, layer
             modality=clip.modality[kept],
             chunk=clip.chunk[kept],
             chunks=clip.chunks,
+            audio=clip.audio,
+            video=clip.video,
+            hidden=clip.features[kept],
+            text=clip.features[:3],
+            asked=torch.ones(1, 3, dtype=torch.bool),
         )
         stay = policy.at_layer(alive, schedule.entering[layer + 1])
         assert stay.tolist() == sorted(set(stay.tolist()))

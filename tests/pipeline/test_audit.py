@@ -21,7 +21,8 @@ from pipeline.storage.store import open_store
 from pipeline.tables import manifest as manifests
 from tests.support import rows
 from tests.support.small_jobs import cli, run, select
-from workers.model.answerer import Answerer, AnswererSettings, DeviceBroken
+from workers.errors import DeviceBroken
+from workers.model.answerer import Answerer, AnswererSettings
 from workers.model.audit_sample import is_audited, is_dense_first
 from workers.records import ClipAudit, ClipResult
 

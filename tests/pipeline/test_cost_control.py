@@ -11,14 +11,18 @@ import pytest
 import ray
 
 from pipeline.config.job import JobError, load_job
+from pipeline.config.sections import CostConfig
 from pipeline.cost import calibrate, calibration
+from pipeline.cost.budget import Spending
 from pipeline.cost.calibration import Calibration
 from pipeline.cost.throughput import Throughput, fit
 from pipeline.execution.actor_metering import ActorTime
 from pipeline.planning.open_job import open_job
 from pipeline.records.columns import run_row
 from pipeline.records.heads_and_runs import decode_run
+from tests.support import rows
 from tests.support.small_jobs import cli, run, select
+from workers.whole_text import Line
 
 TINY_CAP = 1e-9
 """GPU hours: a few microseconds."""
@@ -35,6 +39,20 @@ def test_a_budget_in_money_needs_a_price(job):
         ).cost.gpu_hours_cap
         == 1
     )
+
+
+def test_a_text_about_a_whole_video_fits_a_budget_by_its_length():
+    clips, *texts = (rows.unit(rows.media(n), clips=1) for n in range(4))
+    short, other, long = (
+        replace(of, lines=(Line(0, 1, "x" * length),)) for of, length in zip(texts, (100, 100, 1000), strict=True)
+    )
+    spending = Spending(CostConfig(budget_gpu_hours=10 / 3600), None, ActorTime)
+    for unit, seconds in ((clips, 0.1), (short, 2.0)):
+        assert list(spending.admit([unit])) == [unit]
+        spending.add(unit, [replace(rows.result(unit.clips[0]), answer_s=seconds)])
+    assert list(spending.admit([other])) == [other]  # two seconds more
+    assert list(spending.admit([long])) == []  # twenty
+    assert spending.is_capped
 
 
 def test_what_it_costs_is_no_part_of_the_recipe(job):
@@ -123,7 +141,7 @@ def test_a_calibration_gives_plans_hours_and_money(priced):
 def test_a_calibration_of_another_device_or_type_is_not_used(priced):
     for option, value in (("--model-dtype", "bfloat16"), ("--model-device", "cuda")):
         result = cli("plan", priced, option, value)
-        assert "not known: `omnidrop calibrate`" in result.output, result.output
+        assert "unknown; run `omnidrop calibrate`" in result.output, result.output
 
 
 def test_no_measured_pass_reuses_frames_of_another(job, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import threading
@@ -21,6 +22,7 @@ from pipeline.execution.scheduler import Backend, Limits, RayExecution, execute_
 from tests.support import rows
 from workers.ray_workers import ACTOR_OPTIONS, MAKING_READY
 from workers.records import ClipFailure, DecodedClip, DecodeReport, Loaded
+from workers.whole_text import Line
 
 pytestmark = pytest.mark.cluster
 
@@ -90,6 +92,12 @@ class Actor:
     def answer_batch(self, asked, *decoded):
         (Path(self.folder) / f"together-{len(decoded)}").touch()
         return [self.answer(one, asked) for one in decoded]
+
+    def answer_whole(self, video, asked):
+        _, lines = pickle.loads(asked)
+        if marked(self.folder, "kill-actor", video):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rows.result(video, answer=lines[0].text)
 
     def describe(self):
         return f"stand-in in process {os.getpid()}"
@@ -166,6 +174,22 @@ def test_a_bad_clip_costs_that_clip_and_nothing_else(folder, what, times, error_
     check_answers(given, finished)
     failures = {o.clip.index: o.error_class for os in finished.values() for o in os if isinstance(o, ClipFailure)}
     assert failures == ({bad.index: error_class} if error_class else {})
+
+
+def test_what_is_read_about_whole_videos_needs_no_decoding_and_has_the_same_rules(folder):
+    """Between clips, with one that kills its actor once, one that always does, and hardly room for any."""
+    given = units(3)
+    texts = [
+        replace(of, unit_id=f"whole {n}", clips=(replace(of.clips[0], index=n),), lines=(Line(0.0, 8.0, f"{n}"),))
+        for n, of in enumerate(given, start=90)
+    ]
+    (folder / "kill-actor-90").write_text("1")
+    (folder / "kill-actor-91").write_text("99")
+    mixed = [given[0], texts[0], given[1], texts[1], texts[2], given[2]]
+    finished, _ = run(folder, mixed, replace(LIMITS, bytes_in_flight=CLIP_BYTES))
+    check_answers(mixed, finished)
+    failures = {name: one.error_class for name, (one, *_) in finished.items() if isinstance(one, ClipFailure)}
+    assert failures == {"whole 91": "worker_died"}
 
 
 def test_a_clip_is_made_ready_while_another_is_answered_and_deaths_are_the_right_ones(folder):
@@ -381,7 +405,7 @@ def test_the_same_units_run_in_process():
     def answer(decoded, unit):
         return rows.result(decoded.clip, answer=str(int(decoded.frames[0])))
 
-    results = execute_in_process(given, decode=decode_unit, answer=answer, stop=threading.Event())
+    results = execute_in_process(given, decode=decode_unit, answer=answer, read=answer, stop=threading.Event())
     finished = {r.unit.unit_id: r.outcomes for r in results}
     check_answers(given, finished)
     assert [type(o) is ClipFailure for o in finished[given[1].unit_id]] == [False, True, False, False]

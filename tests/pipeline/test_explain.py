@@ -245,9 +245,9 @@ def select_recipe(job):
 def test_ids_that_name_no_clip_are_refused_with_what_to_do(made, clips):
     output = load_job(made).output
     for wrong, message in (
-        ("nonsense", "is no clip id.*SELECT clip_id"),
+        ("nonsense", "is not a valid clip id.*SELECT clip_id"),
         ("0" * 32, "holds no clip whose id begins with.*SELECT clip_id"),
-        ("' OR 1=1", "is no clip id"),
+        ("' OR 1=1", "is not a valid clip id"),
     ):
         with pytest.raises(ClipUnknown, match=message):
             find_clip(output, wrong)

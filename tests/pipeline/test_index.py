@@ -21,6 +21,7 @@ from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import prefix_of, tables_of
 from pipeline.journal.journal import Journal, check_output_is_ours, format_of
 from pipeline.records.checksummed_parquet import FORMAT_VERSION
+from pipeline.records.video import VideoMeta
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest, publish
 from tests.support import rows
@@ -40,6 +41,27 @@ def test_applying_twice_changes_nothing(journal, index):
     index.apply_heads([rows.head(unit)])
     index.apply_units([stored, stored])
     assert index.contents() == once
+
+
+def test_the_newest_attempt_about_a_whole_video_is_known_whoever_comes_last(journal, index):
+    stored = commit(journal, index, rows.unit(rows.media()))
+    meta = VideoMeta(
+        *(stored.meta.asked, stored.meta.label, "1" * 32, stored.meta.version_id, "2" * 32, "run", "3" * 32),
+        *((), (stored.meta.key.name,), 1, 0),
+        error_class="model_error",
+        message="it broke",
+    )
+    first = journal.commit_video(meta, (), ())
+    again = journal.commit_video(replace(meta, attempt=1, error_class=None, message=None), (), ())
+    index.apply_videos([again])
+    index.apply_videos([first])
+    (known,) = index.videos_of([meta.version_id]).values()
+    assert (known.key.attempt, known.error_classes, index.failed_videos()) == (1, (), [])
+    before = index.contents()
+    sync.rebuild(journal, index)
+    assert index.contents() == before
+    index.forget(["1" * 32])
+    assert index.videos_of([meta.version_id]) == {}
 
 
 def test_savings_are_summed_over_clips(journal, index):

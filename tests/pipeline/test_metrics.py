@@ -73,7 +73,7 @@ def test_a_runs_numbers_arrive_where_prometheus_looks(job, ray_session):
 def test_gauges_stay_as_long_as_the_run_goes_on(ray_session):
     of_run = metrics.RunMetrics("watched", CostConfig(usd_per_gpu_hour=2))
     unit = rows.unit(rows.media(), clips=3)
-    of_run.finished(rows.outcomes(unit, fail=1))
+    of_run.finished(unit, rows.outcomes(unit, fail=1))
     held = Statistics(load=Load(7_000, queued=5, decoding=2, ready=1, actors_loading=0, actors_busy=3, actors_idle=1))
     deadline = time.monotonic() + IN_TIME_S
     while not (found := exported("watched")) and time.monotonic() < deadline:

@@ -286,7 +286,7 @@ def test_a_setting_without_results_is_a_users_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = cli("query", "answers")
     assert result.exit_code == 2
-    assert "no results in ., results, demo/results" in result.stderr
+    assert "no results found in ., results, demo/results" in result.stderr
     with pytest.raises(UserError):
         find_query("anwsers")
 

@@ -275,7 +275,7 @@ def test_fewer_than_the_journal_has_are_never_published(store, journal, index, m
         commit(journal, index, rows.unit(in_bucket(number, number)))
     before = publish.publish(store, journal, index)
     commit(journal, index, rows.unit(in_bucket(3, 3)))
-    monkeypatch.setattr(publish, "_buckets", lambda index, forgotten: iter(()))
+    monkeypatch.setattr(publish, "what_counts", lambda store, journal, index: iter(()))
     with pytest.raises(UserError, match="were not published: 0 of 4 finished work units"):
         publish.publish(store, journal, index)
     monkeypatch.undo()

@@ -216,7 +216,7 @@ def test_answers_of_older_software_stay_and_are_redone_on_request(project, asked
     formats = "SELECT answer_format, count(*) FROM clips GROUP BY 1 ORDER BY 1"
     assert select(project / "job.yaml", formats) == [(4, 24), (5, 2)]
     planned = cli("plan", project / "job.yaml", "--redo-older")
-    assert "24 to do, 2 finished before" in " ".join(planned.output.split())
+    assert "24 to do, 2 done" in " ".join(planned.output.split())
     index(project, "--redo-older")
     assert select(project / "job.yaml", formats) == [(5, 26)]
     assert asked.clips() == 50

@@ -11,8 +11,10 @@ import pipeline
 from omnidrop.errors import ModelOutOfMemory
 from omnidrop.question_text import as_questions
 from pipeline.asking.whole_file import ask_whole
+from pipeline.config.job import load_job
+from pipeline.cost.estimate import price_job
 from pipeline.toy_world import Format, render_clip
-from tests.support.small_jobs import cli
+from tests.support.small_jobs import cli, run, select
 from workers.model import answerer
 from workers.records import Clip, ClipFailure
 
@@ -70,6 +72,37 @@ def test_it_is_asked_once_with_typed_answers_and_a_cost_of_its_own(answered, vid
     alone = pipeline.ask(video, *CLIPS, length_s=2, model=answered.answerer)
     assert alone.whole is None
     assert [one.answers.answers for one in alone.clips] == [one.answers.answers for one in answered.clips]
+
+
+def test_a_job_asks_it_as_ask_does(answered, video, tmp_path):
+    questions = [
+        '  - {id: red, text: "Is a red shape shown?", answer: {type: boolean}}',
+        '  - {id: sounds, text: "How many sounds play?", answer: {type: number, minimum: 0, maximum: 6}}',
+        '  - {id: ever, scope: video, text: "Is a red shape ever shown?", answer: {type: boolean}}',
+        '  - {id: about, scope: video, text: "What is it about?", answer: {type: text, max_tokens: 4}}',
+    ]
+    (tmp_path / "questions.yaml").write_text("name: small\nversion: 1\nquestions:\n" + "\n".join(questions) + "\n")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"name: small\narchive: {{uri: {video.parent}, include: ['*.mp4']}}\noutput: results\n"
+        "question_set: questions.yaml\nclips: {length_s: 2}\nmodel: {device: cpu}\n"
+        "execution: {ray_address: in-process}\naudit: {share: 0}\n"
+    )
+    priced = price_job(load_job(job))
+    summary = run(job)
+    (ever, about), (cost,) = answered.whole.answers, answered.whole.costs
+    found = select(
+        job, "SELECT question_id, text, probability, clips, texts, tokens, flops FROM whole_answers ORDER BY 1"
+    )
+    shared = (2, 1, cost.as_run.tokens, cost.as_run.flops)
+    assert found == [
+        ("about", about.text, None, *shared),
+        ("ever", ever.text, pytest.approx(ever.probability), *shared),
+    ]
+    assert (priced.whole_videos, priced.whole_texts) == (1, 1)
+    assert cost.as_run.flops <= priced.whole_flops < 4 * cost.as_run.flops
+    assert price_job(load_job(job)).whole_videos == 0
+    assert summary.run.counts.videos_asked == 1
 
 
 def test_the_model_reads_a_line_a_clip_in_order_of_time(answered, read):

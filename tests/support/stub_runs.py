@@ -15,12 +15,14 @@ from unittest import mock
 import numpy as np
 
 from omnidrop.answers import Answer, ClipAnswers, Cost, LayerCount, PassCost, TraceCounts
+from omnidrop.errors import ModelError
 from omnidrop.questions import Boolean, Choice
 from pipeline.archive import probing
 from pipeline.execution import backends
 from pipeline.runs import run as run_module
 from workers.errors import NotMedia
 from workers.media.decode import Source, opened
+from workers.model.answerer import Answerer as RealAnswerer
 from workers.records import ClipFailure, ClipResult, DecodedClip, DecodeSettings, MediaInfo
 
 QUESTIONS = """\
@@ -44,6 +46,14 @@ class Asked(Counter):
     """How often each (what the file holds, start, question) was asked."""
 
     times = 0
+
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+        """What was read about whole videos."""
+        self.tokens_a_word = 1
+        self.breaks = False
+        """Whether the model fails over texts."""
 
     def clips(self):
         """How many clips, each time counted."""
@@ -90,6 +100,20 @@ def stub_runs():
             layers = (LayerCount(0, 10, 30),)
             made = ClipAnswers(tuple(answers), Cost(cost, cost, cost, 0.01, None), TraceCounts(10, 30, layers))
             return ClipResult(decoded.clip, made, 2.0, 0, len(decoded.audio), 1.0, 0.001, 0.01)
+
+        def text_tokens(self, text):
+            return asked.tokens_a_word * len(text.split())
+
+        def answer_text(self, text, questions):
+            asked.texts.append(text)
+            if asked.breaks:
+                raise ModelError("the stub breaks")
+            digest = hashlib.sha256(text.encode()).digest()[0]
+            cost = PassCost(len(text.split()), 500, 0, 0, 0, 50)
+            answers = tuple(_answer(question, digest) for question in questions)
+            return ClipAnswers(answers, Cost(cost, cost, cost, 0.02, None), TraceCounts(0, 0, ()))
+
+        answer_whole = RealAnswerer.answer_whole
 
     with (
         mock.patch.object(run_module, "prober", prober),

@@ -23,7 +23,7 @@ from omnidrop.questions import Boolean, Choice, Question
 from tests.support.fault_proxy import FaultProxy
 from tests.support.media_files import children, clip_file, cut, make, picture, times_of
 from tests.support.s3_server import s3_server
-from workers.errors import CacheFull, MediaChanged, MediaMissing, StorageFailed
+from workers.errors import CacheFull, DeviceBroken, MediaChanged, MediaMissing, StorageFailed
 from workers.media import blocks, fetching
 from workers.media.blocks import InBlocks, run_over
 from workers.media.decode import Source, content_of, decode_one, decode_unit, local_etag
@@ -31,7 +31,7 @@ from workers.media.fetching import CacheSettings, fetched
 from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg
 from workers.media.probing import ProbePool, probe
 from workers.media.remote import bytes_fetched
-from workers.model.answerer import Answerer, AnswererSettings, DeviceBroken
+from workers.model.answerer import Answerer, AnswererSettings
 from workers.model.token_budget import shrink
 from workers.records import (
     Clip,

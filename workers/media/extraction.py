@@ -24,7 +24,17 @@ import numpy.typing as npt
 from workers.errors import DecodeFailed, DecodeKilled, DecodeTimeout, MediaTooLarge
 from workers.media.blocks import InBlocks, Readable, run_over, waited_s
 from workers.media.confinement import MAX_ALLOC_BYTES
-from workers.media.ffmpeg import Finished, Limits, anonymous_file, filters, find_ffmpeg, input_url, untrusted_input
+from workers.media.ffmpeg import (
+    Finished,
+    Limits,
+    anonymous_file,
+    drops_packets,
+    filters,
+    find_ffmpeg,
+    input_url,
+    untrusted_input,
+)
+from workers.media.needed import ANNEX_B, CODECS, LEAST_PIXELS, LISTED_BYTES, WHOLE, LeftOut, left_out, read_packets
 from workers.media.sound import SAMPLE_RATE, Sound, Times
 from workers.records import DecodeSettings, MediaInfo
 
@@ -126,9 +136,26 @@ class Take:
 def take_span(path: Readable, info: MediaInfo, span: Span, settings: DecodeSettings, started: float) -> Take:
     """Run ffmpeg over the span; `started` by `decoding_time`. Raises DecodeTimeout, MediaTooLarge, and what fetching
     raises."""
-    # Beside the arrays, the list of times may not outgrow what is read of it.
-    most = max(span.frames * span.frame_bytes, 4 * round((span.length_s + 3 * MARGIN_S) * SAMPLE_RATE), TIMES_BYTES)
-    left_s = _left_s(path, settings, started)
+    spared = _spared(path, info, span, settings, started)
+    take = _run(path, info, span, settings, started, spared)
+    if spared is not None:
+        times = None if take.failure is not None or take.complaints else spared.with_decoded(take.frame_times)
+        if times is not None:
+            take = replace(take, frame_times=times)
+        else:  # what is damaged is judged by all that is there
+            take = _run(path, info, span, settings, started, None)
+    held_s = _unseen(take, span, settings.fps)
+    if held_s is None:
+        return take
+    limits = Limits(timeout_s=_left_s(path, settings, started), file_bytes=_most_bytes(span))
+    return replace(take, frames=_held(path, info, span, settings.fps, take, held_s, limits))
+
+
+def _run(
+    path: Readable, info: MediaInfo, span: Span, settings: DecodeSettings, started: float, spared: LeftOut | None
+) -> Take:
+    """One ffmpeg over the span, without the pictures that are `spared`."""
+    most = _most_bytes(span)
     tracks = (info.audio_mix or (info.audio_stream or 0,)) if span.samples else ()
     with contextlib.ExitStack() as stack:
         frames, frame_times = (stack.enter_context(anonymous_file(name)) for name in ("frames", "frame-times"))
@@ -138,8 +165,8 @@ def take_span(path: Readable, info: MediaInfo, span: Span, settings: DecodeSetti
         ]
         finished = run_over(
             path,
-            lambda opened: _arguments(opened, info, span, settings.fps, frames, frame_times, heard),
-            limits=Limits(timeout_s=left_s, file_bytes=most),
+            lambda opened: _arguments(opened, info, span, settings.fps, frames, frame_times, heard, spared=spared),
+            limits=Limits(timeout_s=_left_s(path, settings, started), file_bytes=most),
             pass_fds=(frames, frame_times, *(fd for one in heard for fd in (one.audio, one.pieces))),
             about=_about(path, info, span),
         )
@@ -148,18 +175,42 @@ def take_span(path: Readable, info: MediaInfo, span: Span, settings: DecodeSetti
         _check_not_killed(finished)
         if finished.too_large:
             raise MediaTooLarge(f"the span decodes to more than its {most} bytes")
-        take = Take(
+        return Take(
             frames=_read_frames(frames, span),
             frame_times=_read_times(frame_times),
             sounds=tuple(_read_sound(one, span) for one in heard),
             finished=finished,
             is_one_field=_one_field_is_enough(info, span),
         )
-    held_s = _unseen(take, span, settings.fps)
-    if held_s is None:
-        return take
-    limits = Limits(timeout_s=_left_s(path, settings, started), file_bytes=most)
-    return replace(take, frames=_held(path, info, span, settings.fps, take, held_s, limits))
+
+
+def _most_bytes(span: Span) -> int:
+    """Of any file that ffmpeg writes. Beside the arrays, the list of times may not outgrow what is read of it."""
+    return max(span.frames * span.frame_bytes, 4 * round((span.length_s + 3 * MARGIN_S) * SAMPLE_RATE), TIMES_BYTES)
+
+
+def _spared(path: Readable, info: MediaInfo, span: Span, settings: DecodeSettings, started: float) -> LeftOut | None:
+    """The pictures that need no decoding, if finding them out is worth it: by one reading of the span's packets."""
+    codec = info.video_codec
+    pixels = (info.width or 0) * (info.height or 0) * (info.frame_rate or 25.0) * span.length_s
+    if not span.frames or codec not in CODECS or pixels < LEAST_PIXELS or not drops_packets():
+        return None
+    if info.interlaced and not (_one_field_is_enough(info, span) and codec in WHOLE | {"mpeg2video"}):
+        return None
+    with anonymous_file("packets") as listing, anonymous_file("coded") as content:
+        finished = run_over(
+            path,
+            lambda opened: _listing_arguments(opened, info, span, listing, content),
+            limits=Limits(timeout_s=_left_s(path, settings, started), file_bytes=LISTED_BYTES),
+            pass_fds=(listing, content),
+            about=_about(path, info, span),
+        )
+        if finished.returncode or finished.timed_out:
+            return None
+        packets = read_packets(listing, content, codec, span.pts_s)
+    if packets is None:
+        return None
+    return left_out(packets, span.pts_s, span.length_s, np.arange(span.frames) / settings.fps)
 
 
 def decoding_time(path: Readable) -> float:
@@ -246,14 +297,16 @@ def _arguments(
     heard: Sequence[Heard],
     *,
     held_s: float | None = None,
+    spared: LeftOut | None = None,
 ) -> list[str]:
     """The argument list: an input, or two where pictures and sound lie in different bytes; each output to descriptors.
 
-    With `held_s` the pictures are only one: the first from that time on.
+    With `held_s` the pictures are only one: the first from that time on. What is `spared` reaches no decoder.
     """
     outputs = []
+    drops = {} if spared is None else {f"bsf:v:{info.video_stream or 0}": spared.filter}
     if span.frames:
-        source = _input(path, info, span, span.video_bytes)
+        source = _input(path, info, span, span.video_bytes, drops)
         outputs.append(
             _pictures(source[f"v:{info.video_stream or 0}"], info, span, fps, frame_times_fd, held_s).output(
                 f"pipe:{frames_fd}",
@@ -263,7 +316,7 @@ def _arguments(
     for one in heard:
         # A graph of its own: sound that changes its channels (advertisements in a broadcast) is set up anew then, and
         # the pictures' graph, whose place in time would be lost, is not.
-        source = _input(path, info, span, span.audio_bytes)
+        source = _input(path, info, span, span.audio_bytes, drops)
         outputs.append(
             source[f"a:{one.track}"].output(
                 rf"[f=f32le]pipe\:{one.audio}|[f=framecrc]pipe\:{one.pieces}",
@@ -271,15 +324,38 @@ def _arguments(
             )
         )
     level = "repeat+level+info" if span.frames <= MOST_SHOWN else "repeat+level+warning"
-    merged = ffmpeg.merge_outputs(*outputs).global_args("-hide_banner", "-nostats", "-loglevel", level, "-copyts")
+    return _compiled(ffmpeg.merge_outputs(*outputs), level)
+
+
+def _listing_arguments(
+    path: str | os.PathLike[str], info: MediaInfo, span: Span, listing_fd: int, content_fd: int
+) -> list[str]:
+    """The argument list for the span's packets of pictures as they lie in the file: their times and sizes, and their
+    bytes one after the other."""
+    until = {"to": f"{span.pts_s + span.length_s + MARGIN_S:.6f}"}
+    source = _input(path, info, span, span.video_bytes, until)
+    written = {"bsf:v": ANNEX_B[info.video_codec]} if info.video_codec in ANNEX_B else {}
+    return _compiled(
+        source[f"v:{info.video_stream or 0}"].output(
+            rf"[f=framecrc]pipe\:{listing_fd}|[f=data]pipe\:{content_fd}",
+            **{"f": "tee", "c": "copy", "copyinkf": None, "avoid_negative_ts": "disabled", **written},
+        ),
+        "repeat+level+warning",
+    )
+
+
+def _compiled(outputs: Any, level: str) -> list[str]:
+    outputs = outputs.global_args("-hide_banner", "-nostats", "-loglevel", level, "-copyts")
     compiled: list[str] = ffmpeg.compile(
-        merged.global_args("-max_alloc", str(MAX_ALLOC_BYTES), "-filter_complex_threads", "1"), cmd=find_ffmpeg()
+        outputs.global_args("-max_alloc", str(MAX_ALLOC_BYTES), "-filter_complex_threads", "1"), cmd=find_ffmpeg()
     )
     return compiled
 
 
-def _input(path: str | os.PathLike[str], info: MediaInfo, span: Span, part: tuple[int, int | None]) -> Any:
-    options: dict[str, Any] = {"reinit_filter:v": 0}
+def _input(
+    path: str | os.PathLike[str], info: MediaInfo, span: Span, part: tuple[int, int | None], more: dict[str, Any]
+) -> Any:
+    options: dict[str, Any] = {"reinit_filter:v": 0, **more}
     if span.seek_s is not None:
         # Accurate seeking would drop the picture that is already on screen where the span begins.
         options |= {"noaccurate_seek": None, "seek_timestamp": 1, "ss": f"{span.seek_s:.6f}"}

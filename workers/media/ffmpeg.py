@@ -165,28 +165,28 @@ def with_working_ffmpeg(work: Callable[[], Done]) -> Done:
     except DecodeFailed:
         if _problem(used.path) is None:
             raise
-    for remembered in (ffmpeg_tool, filters, decoders):
+    for remembered in (ffmpeg_tool, filters, decoders, drops_packets):
         remembered.cache_clear()
     log.warning("%s worked until now and cannot run any more; from now on: %s", used.path, ffmpeg_tool())
     return work()
 
 
-def _problem(path: str) -> str | None:
-    """Why an ffmpeg cannot be used, None where it can. One that is killed is tried again: that says nothing of it,
-    unless it is killed every time."""
+def _problem(path: str, reading: Sequence[str] = ()) -> str | None:
+    """Why an ffmpeg cannot be used, None where it can; `reading` are more options of its input. One that is killed is
+    tried again: that says nothing of it, unless it is killed every time."""
     for _ in range(TRIES):
-        status, problem = _tried(path)
+        status, problem = _tried(path, reading)
         if status != -signal.SIGKILL:
             break
     return problem
 
 
-def _tried(path: str) -> tuple[int, str | None]:
+def _tried(path: str, reading: Sequence[str]) -> tuple[int, str | None]:
     """The exit status of the smallest piece of work, and what was wrong with it: two grey pictures are to become two of
     a quarter of the size."""
     with anonymous_file("given") as given, anonymous_file("made") as made:
         os.pwrite(given, bytes(2 * 16 * 16), 0)
-        read = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", "16x16", "-i", f"pipe:{given}"]
+        read = [*reading, "-f", "rawvideo", "-pix_fmt", "gray", "-s", "16x16", "-i", f"pipe:{given}"]
         write = ["-vf", "scale=8:8", "-f", "rawvideo", "-pix_fmt", "rgb24", f"pipe:{made}"]
         limits = Limits(timeout_s=TRY_S, file_bytes=1 << 20)
         try:
@@ -217,6 +217,12 @@ def filters() -> frozenset[str]:
     """Names of the filters this ffmpeg was built with."""
     rows = (line.split() for line in _listing(find_ffmpeg(), "-filters").splitlines())
     return frozenset(row[1] for row in rows if len(row) > 2 and "->" in row[2])
+
+
+@functools.cache
+def drops_packets() -> bool:
+    """Whether this ffmpeg takes a bitstream filter in front of a decoder, as versions from 7.1 on do."""
+    return _problem(find_ffmpeg(), ("-bsf:v", "noise=drop='gt(pts*tb,1e9)'")) is None
 
 
 @functools.cache

@@ -11,13 +11,14 @@ import gc
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 import transformers
 
-from omnidrop.answers import ClipAnswers
+from omnidrop.answers import ClipAnswers, Cost, TraceCounts
+from omnidrop.cost import after_each_other
 from omnidrop.engine.modes import DENSE_MODES
 from omnidrop.errors import CheckpointError, ModelError, ModelOutOfMemory, OmniDropError, first_line
 from omnidrop.model import OmniModel, Pruning, Request
@@ -26,16 +27,14 @@ from omnidrop.models.checkpoints import resolve_checkpoint
 from omnidrop.models.geometry import Geometry
 from omnidrop.models.registry import geometry_of
 from omnidrop.questions import Question
+from workers.errors import DeviceBroken
 from workers.model.audit_sample import is_audited, is_dense_first
 from workers.model.memory import peak_rss_bytes
 from workers.model.token_budget import budgets
-from workers.records import ClipAudit, ClipFailure, ClipOutcome, ClipResult, DecodedClip
+from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, DecodedClip
+from workers.whole_text import Line, read_whole
 
 log = logging.getLogger(__name__)
-
-
-class DeviceBroken(ModelError):
-    """The device cannot be used any more by this process, which must end: later clips would all fail."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,8 @@ class Answerer:
     def answer_text(self, text: str, questions: Sequence[Question]) -> ClipAnswers:
         """Answer all questions about a text; see `OmniModel.answer_text`.
 
-        Raises QuestionError, ModelError whatever the model does with it, and CheckpointError from `load`.
+        Raises QuestionError, ModelError whatever the model does with it (DeviceBroken where it is of no use any more),
+        and CheckpointError from `load`.
         """
         self.load()
         assert self._model is not None
@@ -213,7 +213,29 @@ class Answerer:
         except OmniDropError:
             raise
         except Exception as error:
-            raise ModelError(f"{type(error).__name__}: {first_line(error)}") from error
+            named = _named(error)
+            broken = isinstance(named, DeviceBroken)
+            raise (named if broken else ModelError(f"{type(error).__name__}: {first_line(error)}")) from error
+
+    def answer_whole(
+        self,
+        video: Clip,
+        lines: Sequence[Line],
+        questions: Sequence[Question],
+        *,
+        between: Callable[[], None] = lambda: None,
+    ) -> ClipOutcome:
+        """Answer all questions about a whole video, of which these lines tell; see `workers.whole_text`.
+
+        `video` stands for all of it. Raises DeviceBroken, and CheckpointError from `load`.
+        """
+        started = time.monotonic()
+        read = read_whole(self, lines, questions, between=between)
+        if read.error_class is not None:
+            return ClipFailure(video, "whole", read.error_class, read.message)
+        given = ClipAnswers(read.answers, _summed(read.costs), TraceCounts(0, 0, ()))
+        answer_s = time.monotonic() - started
+        return ClipResult(video, given, 0.0, 0, 0, 1.0, 0.0, answer_s, texts=read.costs)
 
     def text_tokens(self, text: str) -> int:
         """How many tokens a text is."""
@@ -389,6 +411,18 @@ class Answerer:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         raise ModelOutOfMemory(f"even at the smallest token budget the clip does not fit into memory: {last}")
+
+
+def _summed(costs: Sequence[Cost]) -> Cost:
+    """What several texts, one after the other, cost."""
+    peaks = [one.peak_bytes for one in costs if one.peak_bytes is not None]
+    return Cost(
+        as_run=after_each_other([one.as_run for one in costs]),
+        dense=after_each_other([one.dense for one in costs]),
+        dense_shared=after_each_other([one.dense_shared for one in costs]),
+        seconds=sum(one.seconds for one in costs),
+        peak_bytes=max(peaks, default=None),
+    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:

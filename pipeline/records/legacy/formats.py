@@ -27,6 +27,7 @@ _RUN_FIELDS_THAT_CAME_LATER: Mapping[str, Any] = dict.fromkeys(
         *(
             "media_unlisted",
             "files_not_media",
+            "videos_asked",
             "bytes_fetched",
             "estimated_gpu_hours_low",
             "estimated_gpu_hours_high",

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from pipeline.config.job import load_job
 from pipeline.failpoints import POINTS, VARIABLE
-from tests.robustness.crash.processes import Found, Runs
+from tests.robustness.crash.processes import SHORT_TEXTS, Found, Runs
 from tests.robustness.crash.rows import Difference, State, difference, state_of
 from tests.robustness.crash.world import MORE_QUESTIONS, World
 
 LIMIT_S = 300.0
 """A command takes about two seconds on a quiet machine."""
 
+TWO_LEVELS = {SHORT_TEXTS: "60"}
 SCENES = {
     "grow": ("index",),
     "forget": ("forget", "--media", "taken back.mp4"),
@@ -88,11 +89,11 @@ class PointRounds:
         code: int | None = None
         for point, number in points:
             armed = {VARIABLE: f"{point}:{number}"}
-            code = self._runs.finish(*arguments, environment=armed, limit_s=LIMIT_S)
+            code = self._runs.finish(*arguments, environment=TWO_LEVELS | armed, limit_s=LIMIT_S)
             if code != -signal.SIGKILL:
                 break
             killed.append(point)
-        again = self._runs.finish(*arguments, limit_s=LIMIT_S)
+        again = self._runs.finish(*arguments, environment=TWO_LEVELS, limit_s=LIMIT_S)
         found = difference(self._should[scene], state_of(load_job(self.world.job)))
         if again not in (0, None):
             found.lost.append(f"the repeated command ended with {again}")
@@ -123,7 +124,7 @@ class PointRounds:
         world.keep("before")
 
     def _command(self, scene: str) -> None:
-        code = self._runs.finish(*self._arguments(scene), limit_s=LIMIT_S)
+        code = self._runs.finish(*self._arguments(scene), environment=TWO_LEVELS, limit_s=LIMIT_S)
         assert code == 0, f"undisturbed, {scene} ended with {code}: {self._runs.said()}"
 
     def _arguments(self, scene: str) -> list[str]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+SHORT_TEXTS = "OMNIDROP_CRASH_MOST_TOKENS"
+"""So many tokens is a text about a whole video at most: two clips of four seconds are then read in two levels."""
 PRELOADED = ["tests.robustness.crash.preloaded"]
 OURS = b"ffmpeg", b"_launch.py", b"_probe_child", b"ray::", b"raylet", b"gcs_server"
 """What a run may leave behind; the fork server and the harness itself carry the mark, too."""
@@ -133,6 +135,8 @@ def _run(arguments: list[str], environment: Mapping[str, str], log: str) -> None
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     from jobs.cli import app
+    from workers import whole_text
 
+    whole_text.MOST_TOKENS = int(environment.get(SHORT_TEXTS, whole_text.MOST_TOKENS))
     sys.argv = ["omnidrop", *arguments]
     app(args=arguments, prog_name="omnidrop")

@@ -35,6 +35,8 @@ KEYS = {
     "media": ("job", "media_id"),
     "quarantine": ("quarantine_id",),
     "units": ("unit_id",),
+    "videos": ("version_id", "inputs"),
+    "whole_answers": ("media_id", "question_id"),
 }
 
 Row = Mapping[str, Any]
@@ -83,12 +85,12 @@ def state_of(job: JobConfig) -> State:
         contents = index.contents()
     finally:
         index.close()
-    for name in ("media", "units", "clips", "quarantine"):
+    for name in ("media", "units", "videos", "clips", "quarantine"):
         columns = getattr(index.tables, name).c.keys()
         for values in contents[name]:
             row = dict(zip(columns, values, strict=True))
             found[_key(f"index.{name}", name, row)].append(row)
-            if "run_id" in row:
+            if {"run_id", "unit_id"} <= row.keys():
                 runs_of_unit[row["unit_id"]].add(row["run_id"])
     mixed = [f"unit {unit} holds rows of runs {sorted(runs)}" for unit, runs in runs_of_unit.items() if len(runs) > 1]
     unknown = set().union(*runs_of_unit.values()) - run_ids

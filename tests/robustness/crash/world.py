@@ -19,6 +19,7 @@ version: "1"
 questions:
   - {id: shape, text: "Which shape is shown in {{ media.name }}?", answer: {type: choice, options: [circle, square]}}
   - {id: heard, text: 'Is a tone heard?', answer: {type: boolean}}
+  - {id: ever, scope: video, text: 'Is a tone ever heard?', answer: {type: boolean}}
 """
 MORE_QUESTIONS = "more.yaml"
 ONE_MORE = """\

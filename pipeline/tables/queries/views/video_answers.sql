@@ -1,4 +1,5 @@
--- What holds for a whole video, by the rule that its question set names beside a question (`video: any`).
+-- What holds for a whole video, by the rule that its question set names beside a question (`video: any`), or by what
+-- the model answered when it was asked about all of it (`scope: video`, the rule is `asked`).
 -- `yes` is the probability of yes, NULL where an answer is not a truth; a video says yes from 0.5 on. Ranges are those of answer_ranges.
 WITH asked AS (
     SELECT
@@ -84,3 +85,8 @@ LEFT JOIN ranges
     END = 1
 LEFT JOIN totals
     ON totals.job = found.job AND totals.media_id = found.media_id AND totals.question_id = found.question_id
+UNION ALL
+SELECT
+    job, media_id, media_key, question_id, 'asked', answer, answer_number, probability, NULL, NULL, clips, clips_missing
+FROM whole_answers
+WHERE answer IS NOT NULL
