@@ -226,9 +226,9 @@ def _notes(answered: AnsweredFile, model: str) -> list[str]:
     seen = noticed_here(answered.info, (one.noticed for one in answered.clips))
     notes += [f"{name}: {what}" for name, what in lines(seen)]
     if not answered.info.has_audio:
-        notes.append("the file has no sound: the answers come from its pictures alone")
+        notes.append("the file has no audio; the answers are based on its pictures only")
     if not answered.info.has_video:
-        notes.append("the file has no picture: the answers come from its sound alone")
+        notes.append("the file has no video; the answers are based on its sound only")
     return [*notes, *answered.context_notes, *dict.fromkeys(note for one in answered.clips for note in one.notes)]
 
 

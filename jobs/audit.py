@@ -24,8 +24,8 @@ EXAMPLES = (
     "omnidrop audit s3://bucket/results --job lectures",
 )
 ADVICE = (
-    "give them a higher retained_ratio of their own in the question set: questions of one ratio share a pass that only "
-    "they guide"
+    "give these questions a higher retained_ratio in the question set: questions with the same ratio share a pass that "
+    "only they guide"
 )
 
 
@@ -68,14 +68,14 @@ def command(
     media = manifest.read(store, published, "media").select(["job", "jobs"]).to_pylist()
     jobs = sorted({name for row in media for name in row["jobs"] or [row["job"]]})
     if (job is None and len(jobs) != 1) or (job is not None and job not in jobs):
-        raise UserError(f"{uri} holds the jobs {', '.join(jobs) or '(none)'}; choose one with --job")
+        raise UserError(f"{uri} holds the jobs {', '.join(jobs) or '(none)'}; choose one with --job NAME")
     found = audit_of(
         store, published, job or jobs[0], settings.min_agreement if min_agreement is None else min_agreement
     )
     if found is None:
         raise UserError(
-            f"{uri}: no clip of job {job or jobs[0]} was audited; a job audits audit.share of its clips "
-            f"({settings.share:g} as it is set; none in dense modes): raise it for further media with --audit-share"
+            f"{uri}: no clip of job {job or jobs[0]} was audited. A run audits audit.share of its clips "
+            f"({settings.share:g} now; none in dense modes). For new media, raise it with --audit-share"
         )
     _print(job or jobs[0], found)
     write_json(json_file, _as_json(job or jobs[0], found))
@@ -88,8 +88,8 @@ def _print(job: str, audit: Audit) -> None:
     if audit.saved_s is not None:
         facts.append(("model seconds saved", banded(audit.saved_s)))
     memory = audit.saved_peak_bytes
-    facts.append(("peak memory saved", "not told by this device" if memory is None else banded(memory)))
-    facts.append(("seconds claimed from FLOPs", _claim(audit)))
+    facts.append(("peak memory saved", "not reported by this device" if memory is None else banded(memory)))
+    facts.append(("seconds estimated from FLOPs", _claim(audit)))
     print_facts(f"job {job}: audited against dense with prefix reuse", facts)
     for title, found in (("question", audit.questions), ("type of answer", audit.answer_types)):
         console.print(_table(title, found))

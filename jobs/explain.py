@@ -70,7 +70,7 @@ def command(
     for change in board.changes:
         note(change)
     if changed:
-        say(f"dense answers otherwise: {', '.join(changed)}", err=True)
+        say(f"dense gives other answers: {', '.join(changed)}", err=True)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def command(
     form = find_format(to)
     selection = Selection(threshold, tuple(questions or ()), tuple(answers or ()), media)
     if found is not None and (questions or answers):
-        raise UserError("--find says which answers count; leave --question and --answer out")
+        raise UserError("--find already selects the answers; remove --question and --answer")
     place = find_results(results, endpoint_url)
     with open_results(place.uri, place.storage) as connection:
         name = the_job(connection, place.uri, job or (place.job.name if place.job else None))
@@ -135,8 +135,8 @@ def command(
     target = output or Path(f"moments{form.suffix}" if form.holds_many else "moments")
     if not form.holds_many and _is_one_file(target) and len(videos) > 1:
         raise UserError(
-            f"-o {target}: {len(videos)} videos have moments, and a file of --to {to} is about one; name a folder, as"
-            f" in -o {target.with_suffix('')}/, or choose one video with --media KEY"
+            f"-o {target}: {len(videos)} videos have moments, but a --to {to} file holds one video; give a folder, "
+            f"for example -o {target.with_suffix('')}/, or choose one video with --media KEY"
         )
     written: list[dict[str, Any]] = []
     for file_name, content in documents(form, videos):
@@ -155,7 +155,7 @@ def command(
     say(f"{where}{counted(moments, 'moment')} of {counted(len(videos), 'video')}{none}", err=True)
     if form.counts_frames and start_timecode is None and (unknown := [v for v in videos if v.start_timecode is None]):
         say(
-            f"note: {counted(len(unknown), 'file')} without a usable start timecode: counted from 00:00:00:00; "
+            f"note: {counted(len(unknown), 'file')} without a usable start timecode, counted from 00:00:00:00; "
             "--start-timecode sets one",
             err=True,
         )
@@ -178,8 +178,8 @@ def _iceberg(results: str | None, index_url: str | None, endpoint_url: str | Non
     job = find_results(results, endpoint_url, index_url=index_url).job
     if job is None:
         raise UserError(
-            "Iceberg tables need the job file, which names their catalog: omnidrop export job.yaml; or choose a format "
-            "of moments, as in --to vtt"
+            "Iceberg tables need the job file, which names their catalog: omnidrop export job.yaml. Or choose a format "
+            "for moments, for example --to vtt"
         )
     with console.status("exporting"):
         exported = export(job.output, job.resolved_index_url(), job.storage)

@@ -69,7 +69,7 @@ def command(
             table.add_row(*(Text("".join(c if c.isprintable() or c == "\n" else " " for c in word)) for word in words))
         if found:
             PrintableConsole(width=None).print(table)
-        say(f"{counted(total, 'moment')}" + (f", the best {rows} shown" if total > rows else ""), err=True)
+        say(f"{counted(total, 'moment')}" + (f", showing the best {rows}" if total > rows else ""), err=True)
     note_toy_answers(toys)
 
 

@@ -46,12 +46,12 @@ def command(
     """
     if undo:
         lifted = unforget_media(job, media)
-        console.print(f"no longer forgotten: {media}; the next `omnidrop index` asks about it anew", markup=False)
+        console.print(f"no longer forgotten: {media}; the next `omnidrop index` answers it again", markup=False)
         write_json(json_file, {"media": media, "tombstones_removed": lifted})
         return
     keys = find_content(job, media)
     if len(keys) > 1:
-        console.print(f"one content under {len(keys)} keys: {', '.join(keys)}", markup=False, soft_wrap=True)
+        console.print(f"{len(keys)} keys have this content: {', '.join(keys)}", markup=False, soft_wrap=True)
     with console.status(f"forgetting {media}"):
         erased = forget_media(job, media)
     named = {media, *keys}

@@ -50,8 +50,8 @@ def command(
     facts += [("whole videos", f"{selected.videos}")] * bool(selected.videos)
     if not selected.failures:
         there = with_reasons(sum(count for _, count in selected.quarantine), selected.quarantine)
-        raise UserError(f"nothing failed with {', '.join(error_class)} there; in quarantine: {there}")
-    print_facts("to be done again", [*facts, ("failures", with_reasons(selected.failures, selected.classes))])
+        raise UserError(f"no failures with error class {', '.join(error_class)}; in quarantine: {there}")
+    print_facts("to be retried", [*facts, ("failures", with_reasons(selected.failures, selected.classes))])
     if dry_run:
         write_json(json_file, {"selected": selected})
         return

@@ -104,13 +104,13 @@ def command(
             try:
                 server = ReviewServer(port, file, following, storage)
             except OSError as error:
-                raise UserError(f"--port {port}: {error.strerror}; choose another, or leave it out") from error
+                raise UserError(f"--port {port}: {error.strerror}; choose another port, or omit --port") from error
             stop = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
             with server:
                 threading.Thread(target=server.serve_forever, name="review", daemon=True).start()
-                say(f"{server.url}\nlabels: {labels}; Ctrl-C ends", err=True)
+                say(f"{server.url}\nlabels: {labels}; press Ctrl-C to stop", err=True)
                 if open_it:
                     webbrowser.open(server.url)
                 while not stop.wait(3600):

@@ -42,18 +42,18 @@ def command(
     from pipeline.tables import signing
 
     if (key is None) == (new_key is None):
-        raise UserError("give --key FILE to sign results, or --new-key FILE to make a pair of keys")
+        raise UserError("give --key FILE to sign results, or --new-key FILE to create a key pair")
     if new_key is not None:
         password = _password(f"Password of {new_key} (empty: none)", is_new=True)
         public = signing.make_keys(new_key, password)
-        locked = "" if password else ", which is not encrypted: whoever reads it can sign"
-        say(f"{public}: give it to whoever checks; the secret key is {new_key}{locked}")
+        locked = "" if password else ", which is not encrypted: anyone who can read it can sign"
+        say(f"{public}: give this to anyone who verifies; the secret key is {new_key}{locked}")
         return
     assert key is not None
     password = _password(f"Password of {key}") if signing.is_encrypted(key) else ""
     place = find_results(results, endpoint_url)
     generation = signing.sign(open_store(place.uri, place.storage), key, password)
-    say(f"{place.uri}: generation {generation} is signed; omnidrop verify --public-key checks it")
+    say(f"{place.uri}: generation {generation} is signed; check it with omnidrop verify --public-key")
 
 
 def _password(prompt: str, *, is_new: bool = False) -> str:
@@ -62,7 +62,7 @@ def _password(prompt: str, *, is_new: bool = False) -> str:
     try:
         return str(typer.prompt(prompt, default="", show_default=False, hide_input=True, confirmation_prompt=is_new))
     except typer.Abort as error:
-        raise UserError(f"no password; type it, or set {PASSWORD}") from error
+        raise UserError(f"no password was given; type it, or set {PASSWORD}") from error
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def command(
     else:
         name = cluster.submit(job, upload, run_id)
     if stop:
-        say(f"stopping the run {name}; clips in flight may finish", err=True)
+        say(f"stopping run {name}; clips in progress may finish", err=True)
         run = cluster.stop(name, timeout_s=job.execution.stop_grace_s + 2 * PUBLISH_S)
         status = 0
     else:
@@ -102,7 +102,7 @@ def _watch(cluster: Cluster, name: str) -> Run:
     try:
         return cluster.follow(name, write)
     except KeyboardInterrupt:
-        say(f"\nthe run {name} goes on; see it again with --follow, end it with --stop", err=True)
+        say(f"\nrun {name} continues; follow it again with --follow, stop it with --stop", err=True)
         raise
 
 

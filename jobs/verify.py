@@ -90,13 +90,13 @@ def _print(report: Report) -> None:
     for problem in report.problems:
         console.print(f"[red]{problem.part}: {problem.kind}[/] {escape(problem.where)}", soft_wrap=True)
         console.print(f"    {problem.what}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"    mend: {problem.mend}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"    fix: {problem.mend}", markup=False, highlight=False, soft_wrap=True)
     for note in report.notes:
         console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     looked_at = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.checked.items())
     console.print(f"checked: {looked_at}")
     if report.is_clean:
-        console.print("[green]all is well[/]")
+        console.print("[green]no problems[/]")
         return
     total = sum(count for _, _, count in report.counts)
     kinds = ", ".join(f"{part} {kind} {count}" for part, kind, count in report.counts)

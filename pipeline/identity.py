@@ -26,7 +26,9 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 def checked_run_id(given: str) -> str:
     """A run's name as a scheduler gives it; it becomes part of object names. Raises UserError."""
     if not _RUN_ID.fullmatch(given):
-        raise UserError(f"the run id {given!r} must be 1 to 128 letters, digits, - and _, beginning with no - or _")
+        raise UserError(
+            f"the run id {given!r} must be 1 to 128 letters, digits, - and _, and must not begin with - or _"
+        )
     return given
 
 

@@ -72,7 +72,7 @@ class ProgressBar:
             return False
         self._progress.stop()
         console.print(what, markup=False, highlight=False, soft_wrap=True)
-        is_meant = Confirm.ask("ask them again?", console=console, default=False)
+        is_meant = Confirm.ask("Answer them again?", console=console, default=False)
         self._progress.start()
         return is_meant
 
@@ -97,28 +97,28 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
     run, totals, counts = summary.run, summary.totals, summary.run.counts
     if summary.did_nothing and not counts.quarantined:
         console.print(
-            f"[bold]nothing to do[/]: all {counts.units_done_before} work units of {counts.media_listed} media were "
-            "finished before; the results stay as they are"
+            f"[bold]nothing to do[/]: all {counts.units_done_before} work units of {counts.media_listed} media are "
+            "finished; the results are unchanged"
         )
     audit = audit_of(open_store(job.output, job.storage), summary.published, job.name, job.audit.min_agreement)
     noticed = noticed_lines(noticed_of(job.output, job.storage, job.name))
     print_facts(f"job {run.job}, run {run.run_id}: {run.status}", [*summary_lines(summary, audit), *noticed])
     if run.status == "budget" and (spent := run.spending) is not None:
         console.print(
-            f"[yellow]the budget is spent[/]: {hours(spent.gpu_hours, spent.usd)} of {spent.gpu_hours_cap or 0:.4g} "
-            "GPU hours; what was begun is finished and kept. Run again to go on with as much once more, or with "
-            "another --budget-usd or --budget-gpu-hours (none: no cap)"
+            f"[yellow]budget spent[/]: {hours(spent.gpu_hours, spent.usd)} of {spent.gpu_hours_cap or 0:.4g} "
+            "GPU hours. Clips in progress were finished and kept. Run again to spend the same budget again, or change "
+            "--budget-usd or --budget-gpu-hours (none: no limit)"
         )
     for note in summary.notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
     if run.status == "stopped":
-        console.print("[yellow]stopped before the end[/]: what was finished is kept; run again to resume")
+        console.print("[yellow]stopped early[/]: finished work is kept; run again to resume")
         if totals.clips == 0 and not totals.quarantined:
             return
-    console.print(f"results: {escape(output)}/tables; to look at them:")
+    console.print(f"results: {escape(output)}/tables. To view them:")
     looks = ["report {} -o report.html", "query {} answers"]
     if totals.clips == 0:
-        console.print("[red]nothing was answered[/]; what failed and why:")
+        console.print("[red]no clip was answered[/]. To see what failed and why:")
     if totals.quarantined or totals.clips == 0:
         looks.append("query {} quarantine")
     for look in looks:
@@ -200,10 +200,10 @@ def savings_lines(totals: Totals) -> list[tuple[str, str]]:
 def audit_line(audit: Audit | None) -> str:
     """An audit in one line: what was measured, how good the claim is, which questions suffer."""
     if audit is None:
-        return "no clip yet"
+        return "no clips yet"
     parts = [counted(audit.clips, "clip")]
     if audit.saved_s is not None and audit.saved_s.low is None:
-        parts.append("of one media item, which is too little to say what seconds were saved (`omnidrop audit`)")
+        parts.append("all of one media item, too few to estimate the seconds saved (`omnidrop audit`)")
     elif audit.saved_s is not None:
         parts.append(f"{banded(audit.saved_s)} of model seconds saved against dense with prefix reuse")
     if audit.failed:
@@ -218,9 +218,9 @@ def audit_line(audit: Audit | None) -> str:
 def off_line(claim: Claim) -> str:
     """How far the seconds that FLOPs claim are from those measured."""
     if claim.off is None:
-        return f"no seconds were saved on {claim.judged_on} clips, where FLOPs claim {claim.claimed_s:.2f} s"
+        return f"no seconds saved on {claim.judged_on} clips; FLOPs predict {claim.claimed_s:.2f} s"
     return (
-        f"seconds saved are off by {100 * claim.off:+.1f} % where FLOPs claim them ({claim.claimed_s:.2f} s claimed, "
+        f"seconds saved differ by {100 * claim.off:+.1f} % from the FLOPs estimate ({claim.claimed_s:.2f} s estimated, "
         f"{claim.audited_s:.2f} s measured on {claim.judged_on} clips)"
     )
 
@@ -254,14 +254,14 @@ def retry_hint(classes: Iterable[tuple[str, int]], job: str) -> str | None:
     classes = list(classes)
     lines = []
     for kinds, said in (
-        ([one for one in classes if rule_of(one[0]).may_pass], "may pass"),
+        ([one for one in classes if rule_of(one[0]).may_pass], "may succeed next time"),
         ([one for one in classes if rule_of(one[0]).again is Again.UPGRADE], "a later version may read"),
     ):
         if kinds:
             options = " ".join(f"--error-class {name}" for name, _ in kinds)
             lines.append(f"{with_reasons(sum(n for _, n in kinds), kinds)} {said}: omnidrop retry {job} {options}")
-            if said == "may pass":
-                lines.append("(they are not the files' fault: the next `omnidrop index` tries them again, too)")
+            if said == "may succeed next time":
+                lines.append("(the files are not at fault: the next `omnidrop index` also retries them)")
     return "\n".join(lines) or None
 
 

@@ -57,7 +57,7 @@ def print_evaluation(found: Evaluation) -> None:
         )
     console.print(table)
     console.print(
-        f"[dim]{found.arms[0].count} questions about {found.arms[0].clips} clips. to dense: points against no pruning; "
+        f"[dim]{found.arms[0].count} questions about {found.arms[0].clips} clips. to dense: accuracy change in points; "
         "same: share of equal answers; saved: FLOPs against prefix reuse[/]"
     )
     for name, why in found.refused.items():

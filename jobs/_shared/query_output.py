@@ -43,13 +43,15 @@ def format_of(given: Format | None, output: Path | None) -> Format:
     """The format that was asked for, or that a file's name asks for. Raises UserError."""
     if given is not None:
         if given == "parquet" and output is None:
-            raise UserError("--format parquet: Parquet is no text for a screen; add a file, as in -o rows.parquet")
+            raise UserError(
+                "--format parquet: Parquet cannot be shown on a screen; write it to a file, for example -o r.parquet"
+            )
         return given
     if output is None:
         return "table"
     if output.suffix not in SUFFIXES:
         raise UserError(
-            f"-o {output}: the name does not say which format; let it end in {', '.join(SUFFIXES)}, or add --format"
+            f"-o {output}: the file name does not tell the format; end it in {', '.join(SUFFIXES)}, or add --format"
         )
     return SUFFIXES[output.suffix]
 

@@ -42,4 +42,4 @@ class StopOnSignal:
         if self._event.is_set():
             raise KeyboardInterrupt
         self._event.set()
-        console.print("[yellow]stopping[/]: clips in flight may finish; again to end at once")
+        console.print("[yellow]stopping[/]: clips in progress may finish; press Ctrl-C again to stop at once")

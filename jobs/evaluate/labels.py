@@ -44,7 +44,7 @@ def command(
     """
     if not job_file.exists():
         raise EvaluationError(
-            f"there is no job file {job_file}: labels need the job whose archive and question set they are about; "
+            f"job file {job_file} does not exist: labels need a job with their archive and question set; "
             "give --job JOB.yaml"
         )
     job = load_job(job_file)

@@ -24,8 +24,8 @@ EMBEDDED = {name: Path(__file__).parent.parent / "checkpoints" / name for name i
 """Checkpoints that come with the package, by the name they are loaded by."""
 
 TOY_NOTE = (
-    "the embedded models know only their toy worlds of coloured shapes, sounds and two dozen words: about other videos "
-    "their answers mean nothing; name a real checkpoint with --model, as in Qwen/Qwen2.5-Omni-3B or a local directory"
+    "the embedded models know only their toy worlds of coloured shapes, sounds and some words. Their answers about "
+    "other videos are meaningless; use a real checkpoint, for example --model Qwen/Qwen2.5-Omni-3B or a local folder"
 )
 """What everything says that shows or promises answers of an embedded model."""
 

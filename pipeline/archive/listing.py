@@ -210,10 +210,10 @@ class _Walk:
             return []
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                log.warning("%s... lies deeper than any program can open it: not listed", path[:200])
+                log.warning("%s... is nested too deeply to be opened and is skipped", path[:200])
                 return []
             raise ArchiveError(
-                f"the archive cannot be listed: {path}: {error.strerror}; make it readable, or leave it out with "
+                f"the archive cannot be listed: {path}: {error.strerror}; make it readable, or exclude it with "
                 "archive.exclude"
             ) from error
 
@@ -231,7 +231,7 @@ class _Walk:
         if self._outward:
             named = ", ".join(as_text(os.path.relpath(path, self._root)) for path in self._outward[:MOST_NAMED])
             log.warning(
-                "%d links lead out of the archive and are not followed: %s%s; archive.follow_links: true follows them",
+                "%d links point outside the archive and are skipped: %s%s; archive.follow_links: true follows them",
                 *(len(self._outward), named, ", ..." if len(self._outward) > MOST_NAMED else ""),
             )
 

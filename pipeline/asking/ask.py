@@ -69,7 +69,7 @@ def ask(
     lines, of_all = as_questions(questions), as_questions(whole)
     if bool(lines) == bool(question_set):
         raise QuestionError(
-            'give questions, as in "Is a circle shown? [yes/no]", or a question set; '
+            'give questions, for example "Is a circle shown? [yes/no]", or a question set; '
             + ("not both" if lines else "neither was given")
         )
     clips = checked_clips(length_s=length_s, fps=fps, audio_track=audio_track, video_track=video_track)

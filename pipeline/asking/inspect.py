@@ -45,7 +45,7 @@ def inspect_file(path: str, clips: ClipsConfig, at_s: float | None = None) -> In
     if at_s is None:
         return Inspected(media, info, tuple(cut_media(info, clips)))
     if at_s < 0:
-        raise AskError(f"--at {at_s:g}: give a second of the file, 0 or later")
+        raise AskError(f"--at {at_s:g}: give a time in seconds, 0 or later")
     start, end = spans_of(info, clips, (at_s, at_s + clips.length_s), path)[0]
     return Inspected(media, info, ((start, end),))
 

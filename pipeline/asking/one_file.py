@@ -45,8 +45,7 @@ def looked_at(path: str, clips: ClipsConfig) -> tuple[Media, MediaInfo]:
         info = chosen(probe(media.uri), clips.audio_track, clips.video_track)
     except MediaError as error:
         raise AskError(
-            f"{path} cannot be asked about: {error}; give a file with pictures or sound, such as mp4, mkv, webm, mov, "
-            "wav or mp3"
+            f"{path} cannot be used: {error}; give a video or audio file, such as mp4, mkv, webm, mov, wav or mp3"
         ) from error
     return media, info
 
@@ -54,11 +53,11 @@ def looked_at(path: str, clips: ClipsConfig) -> tuple[Media, MediaInfo]:
 def as_media(path: str) -> Media:
     """The file as an item of an archive. Raises AskError."""
     if "://" in path:
-        raise AskError(f"{path}: give a file on this machine; copy it here, or index its bucket with a job")
+        raise AskError(f"{path}: ask reads local files only; copy the file here, or index its bucket with a job")
     if not os.path.exists(path):
         raise AskError(f"{path}: there is no such file")
     if os.path.isdir(path):
-        raise AskError(f"{path} is a folder; ask takes one file, `omnidrop index` a folder of them")
+        raise AskError(f"{path} is a folder; ask takes one file. For a folder, use `omnidrop index`")
     whole = os.path.realpath(path)
     uri, name = local_uri(whole), as_text(os.path.basename(path))
     return Media(media_id(JOB, uri), name, uri, local_etag(whole), os.path.getsize(whole))

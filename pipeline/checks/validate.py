@@ -127,7 +127,9 @@ def _archive(job: JobConfig, found: _Found) -> str:
             first = sorted([*first, media], key=lambda one: is_named_aside(one.key))[:MEDIA_TRIED]
     found.media = tuple(first)
     parts = [f"{job.archive.uri}: {files} files, begins with {first[0].key}"]
-    parts += [f"{beside} of them are called like files beside media, which plan and index look into"] * bool(beside)
+    parts += [
+        f"{beside} of them have names like subtitles or other sidecars; plan and index check their content"
+    ] * bool(beside)
     parts += [f"{name}: {count}" for name, count in left.lines()]
     return "; ".join(parts)
 
@@ -149,7 +151,7 @@ def _questions_fit(job: JobConfig, found: _Found) -> str | None:
         codecs = ", ".join(codec for codec in (info.video_codec, info.audio_codec) if codec is not None)
         return f"{media.key}: {info.duration_s:.1f} s, {codecs}{known_as}; e.g. {found.questions[0].text!r}"
     raise CheckError(
-        f"none of the first {len(found.media)} items can be read; check archive.include. " + "; ".join(problems)
+        f"none of the first {len(found.media)} items can be read; check archive.include: " + "; ".join(problems)
     )
 
 
@@ -183,13 +185,13 @@ def _cache(job: JobConfig, found: _Found) -> str:
             room = room_in(cache)
         except OSError as error:
             raise CheckError(
-                f"execution.cache_dir: {cache.path} cannot be used here: {error.strerror}; name another folder"
+                f"execution.cache_dir: {cache.path} cannot be used here: {error.strerror}; choose another folder"
             ) from error
         wanted = min(cache.max_bytes, found.bytes or cache.max_bytes)
         if room < wanted:
             raise CheckError(
-                f"{cache.path}: {_gib(room)} free for files of the archive, which may take {_gib(wanted)}; free "
-                "some, lower execution.cache_bytes, or name a folder on a larger disk with execution.cache_dir"
+                f"{cache.path}: {_gib(room)} free, but cached archive files may take {_gib(wanted)}; free "
+                "some space, lower execution.cache_bytes, or set execution.cache_dir to a folder on a larger disk"
             )
     finally:
         for folder in missing:
@@ -209,7 +211,7 @@ def _output(job: JobConfig, found: _Found) -> str:
     key, data = f"validate-{secrets.token_hex(8)}.tmp", b"written by omnidrop validate; may be deleted"
     try:
         if not store.write_once(key, data) or store.read_bytes(key) != data:
-            raise CheckError(f"{job.output}: an object that was written does not come back as it was")
+            raise CheckError(f"{job.output}: a test object was written but read back differently; check the store")
         warnings = caveats(store, key)
     finally:
         store.delete([key])
@@ -265,7 +267,7 @@ def _may_do_all(engine: sqlalchemy.Engine) -> None:
 
 def _sqlite_place(database: str | None) -> str:
     if database is None or database in ("", ":memory:"):
-        raise CheckError("index_url: a database in memory is gone after the run; name a file, sqlite:////path/to/file")
+        raise CheckError("index_url: a database in memory is lost after the run; give a file, sqlite:////path/to/file")
     missing = _missing_folders(Path(database).absolute().parent)
     nearest = missing[-1].parent if missing else Path(database).absolute().parent
     if not os.access(nearest, os.W_OK):
@@ -276,7 +278,7 @@ def _sqlite_place(database: str | None) -> str:
 def _ffmpeg(job: JobConfig, found: _Found) -> str:
     tool = check_ffmpeg()
     tone_maps = all(name in filters() for name in TONE_MAPPING_FILTERS)
-    note = "" if tone_maps else "; without zscale, so HDR pictures are not tone-mapped"
+    note = "" if tone_maps else "; without zscale, so HDR video is not tone-mapped"
     return f"{tool}{note}"
 
 
@@ -287,8 +289,8 @@ def _confinement(job: JobConfig, found: _Found) -> str:
     if tried.returncode:
         why = tried.stderr.strip()[:300] or f"status {tried.returncode}"
         raise CheckError(
-            f"{find_ffmpeg()} does not run confined ({why}); set "
-            "OMNIDROP_FFMPEG to a program, not a script, whose libraries lie where the system has them"
+            f"{find_ffmpeg()} does not run in the sandbox ({why}); set "
+            "OMNIDROP_FFMPEG to a program (not a script) whose libraries are in the system's folders"
         )
     granted = confinement.level()
     weaker = "" if granted.is_full else "; less than landlock+seccomp: hostile media could read what this user can"

@@ -110,7 +110,7 @@ def _one_of(inside: str) -> str:
         halves = [((first, min(last, slash - 1)), (max(first, slash + 1), last)) for first, last in ranges]
         ranges = [(first, last) for pair in halves for first, last in dict.fromkeys(pair) if first <= last]
     if not ranges:
-        raise ValueError("no name holds a slash")
+        raise ValueError("a character range cannot contain a slash")
     listed = "".join(rf"\x{{{first:x}}}-\x{{{last:x}}}" for first, last in ranges)
     return f"[{'^' if negated else ''}{listed}]"
 

@@ -94,7 +94,7 @@ class JobConfig(Section):
     def _variable_names(cls, variables: dict[str, Scalar]) -> dict[str, Scalar]:
         for name in variables:
             if not name.isidentifier() or name.startswith("_"):
-                raise ValueError(f"the variable name {name!r} is not a word of letters, digits and _")
+                raise ValueError(f"the variable name {name!r} is not valid; use letters, digits and _")
         return variables
 
     @field_validator("index_url")
@@ -107,15 +107,15 @@ class JobConfig(Section):
         password = (user_part(url) or "").partition(":")[2] if not url.startswith("sqlite") else ""
         if (password and not ENVIRONMENT_REFERENCE.fullmatch(password)) or secret_in_query(url):
             raise SecretFreeError(
-                "the address holds a password, and job files are stored with results; write ${OMNIDROP_INDEX_URL} and "
-                "set that environment variable, or leave the password out and set PGPASSWORD"
+                "the address contains a password, and job files are stored with results; use ${OMNIDROP_INDEX_URL} and "
+                "set that environment variable, or remove the password and set PGPASSWORD"
             )
         return url
 
     @model_validator(mode="after")
     def _results_beside_media(self) -> Self:
         if self.output == self.archive.uri:
-            raise ValueError("output and archive.uri are the same place; give results a folder of their own")
+            raise ValueError("output and archive.uri are the same place; choose another folder for the results")
         return self
 
     def resolved_index_url(self, environ: Mapping[str, str] = os.environ) -> str:

@@ -150,7 +150,7 @@ class ModelConfig(Section):
     def _revision_of_the_hub(self) -> Self:
         if self.revision is not None and (self.path.startswith(("/", ".", "~")) or self.path.count("/") != 1):
             raise ValueError(
-                f"revision ({self.revision}) is for checkpoints of the hub, as in Qwen/Qwen2.5-Omni-3B; path is "
+                f"revision ({self.revision}) is only for hub checkpoints, for example Qwen/Qwen2.5-Omni-3B; path is "
                 f"{self.path}"
             )
         return self
@@ -218,8 +218,8 @@ class PruningConfig(Section):
     def _near_duplicate_is_gone(cls, given: Any) -> Any:
         if isinstance(given, Mapping) and "near_duplicate" in given:
             raise ValueError(
-                "near_duplicate is gone: it compared whole frames, still_levels compares cells. Take it out; "
-                "still_levels (2 where encoder_share is below 1, else 0) does what it did"
+                "near_duplicate was removed; use still_levels, which compares image cells, not frames. Its default "
+                "is 2 if encoder_share is below 1, otherwise 0"
             )
         return given
 
@@ -262,16 +262,16 @@ class PruningConfig(Section):
         if not dense and self.policy == "none":
             raise ValueError(f"mode {self.mode} needs a pruning policy; policy none goes with dense and dense_shared")
         if dense and self.retained_ratio not in (None, 1.0):
-            raise ValueError(f"mode {self.mode} keeps every token; leave retained_ratio out (as an option: none)")
+            raise ValueError(f"mode {self.mode} keeps every token; remove retained_ratio (as an option: none)")
         if not dense and self.retained_ratio is None and "p_final" not in self.settings:
-            raise ValueError(f"policy {self.policy} needs a retained_ratio, as in 0.3")
+            raise ValueError(f"policy {self.policy} needs a retained_ratio, for example 0.3")
         own = policies.encoder_share(self.policy, self.settings)
         share = own if self.encoder_share is None or dense else self.encoder_share
         levels = policies.still_levels(share) if self.still_levels is None or dense else self.still_levels
         if own == 1 and (share < 1 or levels):
             raise ValueError(
                 f"policy {self.policy}{''.join(f', {n} {v}' for n, v in self.settings.items())} chooses among all "
-                "tokens of a clip: leave encoder_share and still_levels out, or give 1 and 0"
+                "tokens of a clip: remove encoder_share and still_levels, or set them to 1 and 0"
             )
         # Resolved here, because they are part of the recipe: another default is another recipe.
         object.__setattr__(self, "encoder_share", share)
@@ -331,7 +331,7 @@ class ClipsConfig(Section):
     def _consistent(self) -> Self:
         if self.overlap_s > 0.9 * self.length_s:
             # An overlap of nearly everything makes clips without number.
-            raise ValueError(f"overlap_s ({self.overlap_s:g}) may be 90 % of length_s ({self.length_s:g}) at most")
+            raise ValueError(f"overlap_s ({self.overlap_s:g}) may be up to 90 % of length_s ({self.length_s:g})")
         if self.overlap_s and self.cut == "scene":
             raise ValueError("overlap_s goes with cut: fixed; scenes do not overlap")
         if self.min_length_s > self.longest_s:
@@ -378,13 +378,13 @@ class ContextConfig(Section):
             for place in _PLACES:
                 rest = rest.replace(place, "")
             if "{" in rest or "}" in rest:
-                raise ValueError(f"sidecars: {pattern!r} may hold {', '.join(_PLACES)} and no other braces")
+                raise ValueError(f"sidecars: {pattern!r} may contain {', '.join(_PLACES)} and no other braces")
             if "{stem}" not in pattern and "{name}" not in pattern:
-                raise ValueError(
-                    f"sidecars: {pattern!r} names one file for all videos; write {{stem}} or {{name}} into it"
-                )
+                raise ValueError(f"sidecars: {pattern!r} is the same file for all videos; add {{stem}} or {{name}}")
             if pattern.startswith("/") or ".." in pattern.split("/"):
-                raise ValueError(f"sidecars: {pattern!r} must be a key of the archive: no / in front, no ..")
+                raise ValueError(
+                    f"sidecars: {pattern!r} must be a key of the archive: without a leading / and without .."
+                )
         return patterns
 
 
@@ -481,7 +481,9 @@ class ExecutionConfig(Section):
     @classmethod
     def _is_absolute(cls, folder: str | None) -> str | None:
         if folder is not None and not folder.startswith("/"):
-            raise ValueError(f"{folder!r} is not an absolute path; it means a folder on every machine that decodes")
+            raise ValueError(
+                f"{folder!r} is not an absolute path; give the path of a folder on every machine that decodes"
+            )
         return folder
 
     @model_validator(mode="after")
@@ -572,7 +574,7 @@ class CostConfig(Section):
     def _consistent(self) -> Self:
         if self.budget_usd is not None and self.usd_per_gpu_hour is None:
             raise ValueError(
-                f"budget_usd ({self.budget_usd:g}) needs a price: give usd_per_gpu_hour, as in 2.5, or use "
+                f"budget_usd ({self.budget_usd:g}) needs a price: set usd_per_gpu_hour, for example 2.5, or use "
                 "budget_gpu_hours"
             )
         return self

@@ -182,7 +182,7 @@ class _Reader:
         try:
             return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError as error:
-            raise self.error(node, "half of a surrogate pair (\\uD800 to \\uDFFF) is no character") from error
+            raise self.error(node, "half of a surrogate pair (\\uD800 to \\uDFFF) is not a character") from error
 
     def mapping(self, node: yaml.MappingNode, field: FieldPath, depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}

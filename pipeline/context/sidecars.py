@@ -239,7 +239,7 @@ def _words_of(value: object) -> str:
 
 def _xml(data: bytes) -> Context:
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise ValueError("it declares types or entities of its own")
+        raise ValueError("it declares its own types or entities (DOCTYPE, ENTITY)")
     found: dict[str, list[str]] = {}
     for element in ET.fromstring(data).iter():
         name = element.tag.rpartition("}")[2].lower()

@@ -75,7 +75,9 @@ def calibrate(job: JobConfig, advance: Callable[[int, int], None] = lambda done,
         together = _measure_together(job, unit, answerer, max(size.shape for size in sizes), count) if is_open else ()
         what = answerer.describe()
     if not all(halves):
-        raise CalibrationError("no pass could be measured: the retained ratio is out of reach for such short clips")
+        raise CalibrationError(
+            "no pass could be measured: these clips are too short for the retained ratio; raise either"
+        )
     judged = calibration.judge(halves)
     found = Calibration(
         model=job.model.path,
@@ -112,7 +114,7 @@ def _first_unit(parts: Opened) -> WorkUnit:
         for plan in plan_archive(listed, job, parts.question_set, parts.recipe, parts.index, probe):
             if plan.units:
                 return plan.units[0]
-    raise CalibrationError(f"{job.archive.uri} has no media item that can be asked; `omnidrop plan` says why")
+    raise CalibrationError(f"{job.archive.uri} has no usable media item; `omnidrop plan` says why")
 
 
 def _sizes(job: JobConfig, unit: WorkUnit) -> list[_Size]:
@@ -155,7 +157,7 @@ def _measure(
             # A clip may be too short for the ratio; anything else would befall a run, too.
             if outcome.error_class == "policy":
                 continue
-            raise CalibrationError(f"the model failed on a made clip of {size.shape[0]} frames: {outcome.message}")
+            raise CalibrationError(f"the model failed on a generated clip of {size.shape[0]} frames: {outcome.message}")
         if is_measured:
             halves[size.half].append(MeasuredPass(outcome.answers.cost.as_run, outcome.answer_s))
     return halves

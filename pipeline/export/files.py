@@ -30,8 +30,8 @@ def with_clocks(
             clock = clock_of(rate if rate is not None else video.frame_rate, start or video.start_timecode)
             if form.is_for_editors and not clock.is_editable:
                 raise TimingError(
-                    f"it has {float(clock.rate):g} frames per second, and editors have no timeline of that rate; give "
-                    "the rate of the project it goes into, as in --rate 25"
+                    f"it has {float(clock.rate):g} frames per second, a rate that editors do not support; give "
+                    "the frame rate of your project, for example --rate 25"
                 )
             counted.append(replace(video, clock=clock))
         except TimingError as error:

@@ -15,7 +15,7 @@ def _write(videos: Sequence[Video]) -> bytes:
     try:
         import opentimelineio as otio
     except ImportError as error:
-        raise ExportError("--to otio needs OpenTimelineIO: install the extra omnidrop[otio]") from error
+        raise ExportError("--to otio needs OpenTimelineIO; run pip install 'omnidrop[otio]'") from error
     (video,) = videos
     clock = video.counted()
     rate, start = float(clock.rate), clock.start_frame

@@ -66,12 +66,12 @@ class Clock:
 def clock_of(rate: float | None, start: str | None = None) -> Clock:
     """The clock of a file with an average rate and the timecode that it starts at. Raises TimingError."""
     if rate is None or not rate > 0:
-        raise TimingError("it has no pictures, so no frames to count; give a rate, as in --rate 25")
+        raise TimingError("it has no video, so it has no frame rate; give one, for example --rate 25")
     standard = standard_rate(rate)
     if standard is None:
         raise TimingError(
-            f"it has {rate:g} frames per second on average (a variable rate?), at which there is no timecode; give the "
-            "rate of the project it goes into, as in --rate 25"
+            f"it has {rate:g} frames per second on average (a variable rate?), which has no timecode; give the "
+            "frame rate of your project, for example --rate 25"
         )
     if start is None:
         return Clock(standard)
@@ -81,11 +81,13 @@ def clock_of(rate: float | None, start: str | None = None) -> Clock:
     drop = match[4] != ":"
     nominal = round(standard)
     if drop and (nominal % 30 or standard.denominator == 1):
-        raise TimingError(f"start timecode {start}: only 29.97, 59.94 and 119.88 drop frames, this file has {rate:g}")
+        raise TimingError(
+            f"start timecode {start}: drop-frame needs 29.97, 59.94 or 119.88 frames per second, this file has {rate:g}"
+        )
     if int(match[5]) >= nominal or int(match[1]) >= 24:
-        raise TimingError(f"start timecode {start}: a second has frames 00 to {nominal - 1} here, a day hours 00 to 23")
+        raise TimingError(f"start timecode {start}: frames go from 00 to {nominal - 1} here, hours from 00 to 23")
     if drop and match[3] == "00" and int(match[2]) % 10 and int(match[5]) < nominal // 15:
-        raise TimingError(f"start timecode {start}: drop-frame leaves this number out")
+        raise TimingError(f"start timecode {start}: drop-frame skips this number")
     written = (
         ":".join((*match.group(1, 2, 3), match[5])) if not drop else f"{':'.join(match.group(1, 2, 3))};{match[5]}"
     )

@@ -83,11 +83,13 @@ class _Token:
 def parse(text: str) -> Node:
     """The tree of what is looked for. Raises FindError."""
     if len(text) > MOST_CHARS:
-        raise FindError(f"looking for {len(text)} characters; at most {MOST_CHARS}")
+        raise FindError(f"the search has {len(text)} characters; up to {MOST_CHARS} are allowed")
     # No part of a word: control characters, and what a terminal gave that is no text.
     parser = _Parser("".join(c if c.isprintable() else " " for c in text))
     if parser.next is None:
-        raise FindError('nothing to look for; give words, as in "red car", or conditions, as in "people > 2"')
+        raise FindError(
+            'the search is empty; give words, for example "red car", or conditions, for example "people > 2"'
+        )
     return parser.whole()
 
 
@@ -128,7 +130,7 @@ class _Parser:
 
     def _one(self, depth: int) -> Node:
         if depth > MOST_DEPTH:
-            raise self.error(f"more than {MOST_DEPTH} parentheses and nots within each other")
+            raise self.error(f"more than {MOST_DEPTH} nested parentheses and nots")
         if self._skip("not"):
             return Not(self._one(depth + 1))
         token = self.next
@@ -144,7 +146,7 @@ class _Parser:
                 return self._condition(token)
             if not (token.means("and") or token.means("or")):
                 return self._words()
-        raise self.error("words or a condition are missing")
+        raise self.error("words or a condition expected here")
 
     def _condition(self, name: _Token) -> Condition:
         operator = self._tokens[self._place + 1].text
@@ -166,7 +168,7 @@ class _Parser:
                 terms.append(token.text)
             self._place += 1
         if not terms:
-            raise self.error("there is no letter or digit to look for")
+            raise self.error("a search word needs at least one letter or digit")
         return Words(tuple(terms))
 
     def _is_condition(self) -> bool:

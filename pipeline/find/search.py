@@ -205,20 +205,24 @@ def _fits(condition: Condition, search: _Search, types: dict[str, str]) -> str:
         try:
             number = float(value)
         except ValueError:
-            raise FindError(f"{name} {operator} {value}: {name} is a number, as in {name} {operator} 2") from None
+            raise FindError(
+                f"{name} {operator} {value}: {name} takes a number, for example {name} {operator} 2"
+            ) from None
         if operator in ("=", "!="):
             return f"{its}abs(found.answer_number - {search.bind(number)}) {'<' if operator == '=' else '>='} 1e-9"
         return f"{its}found.answer_number {operator} {search.bind(number)}"
     if kind in kinds(lambda one: not one.is_compared):
         raise FindError(
-            f"{name} {operator} {value}: {name} is {kind.upper()}; look for words in it, or use `omnidrop query`"
+            f"{name} {operator} {value}: {name} is {kind.upper()}; search for its words, or use `omnidrop query`"
         )
     if operator not in ("=", "!="):
-        raise FindError(f"{name} {operator} {value}: {name} is no number ({kind}); write {name} = ... or != ...")
+        raise FindError(
+            f"{name} {operator} {value}: {name} is not a number ({kind}); write {name} = ... or {name} != ..."
+        )
     if column == "answer_boolean":
         said = {"yes": True, "true": True, "no": False, "false": False}.get(value.lower())
         if said is None:
-            raise FindError(f"{name} {operator} {value}: {name} is yes or no, as in {name} = yes")
+            raise FindError(f"{name} {operator} {value}: {name} takes yes or no, for example {name} = yes")
         return f"{its}found.answer_boolean = {search.bind(said == (operator == '='))}"
     return f"{its}lower(found.answer) {operator} lower({search.bind(value)})"
 

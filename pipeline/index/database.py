@@ -178,21 +178,21 @@ def _explain(context: Any) -> None:
     # SQLite says it in words, PostgreSQL as SQLSTATE 53100.
     if "disk is full" in reason or state == "53100":
         raise IndexFull(
-            f"the disk of the savings index is full ({where}); make room and run again: what is finished is in the "
-            "journal, and the index is brought up to it"
+            f"the disk of the savings index is full ({where}); make room and run again. Finished work is in the "
+            "journal, and the next run updates the index from it"
         ) from error
     is_lost = context.is_disconnect or (context.connection is None and not state)
     if is_lost or state.startswith(_PASSING_STATES) or any(words in reason for words in _PASSING_WORDS):
         raise IndexUnavailable(_unavailable(where, reason)) from error
     if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
         raise IndexFailed(
-            f"the savings index at {where} cannot be used: {reason}; mend that and run again, or delete the index and "
+            f"the savings index at {where} cannot be used: {reason}; fix that and run again, or delete the index and "
             "run `omnidrop rebuild` (the journal holds everything)"
         ) from error
 
 
 def _unavailable(where: str, reason: str) -> str:
-    return f"the savings index at {where} is locked or does not answer: {reason}; look at the database"
+    return f"the savings index at {where} is locked or does not respond: {reason}; check the database"
 
 
 def upsert(

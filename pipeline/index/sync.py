@@ -50,7 +50,7 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
     taken += new
     sync_runs(journal, index)
     if lost or index.count(index.tables.units) > listed or index.count(index.tables.videos) > videos:
-        log.warning("the index knows units that the journal does not hold: rebuilding it")
+        log.warning("the index has work that is missing from the journal; rebuilding the index")
         return rebuild(journal, index, advance)
     return taken
 

@@ -54,7 +54,7 @@ def take_lease(store: Store, job: str, lease_s: float = LEASE_S) -> Lease | None
         return None
     if newest is not None and newest.expires_at_s > now:
         log.warning(
-            "the lease %d of job %s ends in %.0f s, and no lease lasts so long: a clock was wrong. It is taken over",
+            "lease %d of job %s ends in %.0f s, longer than any lease lasts, so a clock was wrong; taking it over",
             *(newest.token, job, newest.expires_at_s - now),
         )
     token = 1 if newest is None else newest.token + 1
@@ -119,7 +119,7 @@ class Lease:
         try:
             self._write(0.0)
         except StorageError as failure:
-            log.warning("the lease could not be given back and runs out by itself: %s", failure)
+            log.warning("the lease could not be released and will expire on its own: %s", failure)
 
     def _create(self) -> bool:
         self._expires_at_s = time.time() + self._lease_s
@@ -136,7 +136,7 @@ class Lease:
             try:
                 self._renew()
             except StorageError as error:
-                log.warning("the lease was not renewed, another try in %.0f s: %s", pause_s, error)
+                log.warning("the lease could not be renewed, retrying in %.0f s: %s", pause_s, error)
 
     def _renew(self) -> None:
         expires_at_s = time.time() + self._lease_s
@@ -144,7 +144,9 @@ class Lease:
         self._write(expires_at_s)
         if any(key > _key(self._job, self.token) for key in _keys(self._store, self._job)):
             self._is_taken_over = True
-            log.warning("the lease with token %d was taken over: this run begins nothing new", self.token)
+            log.warning(
+                "the lease with token %d was taken over by another process; this run starts no new work", self.token
+            )
         elif not self.is_set():
             self._expires_at_s = expires_at_s
 

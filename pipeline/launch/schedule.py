@@ -74,8 +74,8 @@ class Cron:
             self._from(datetime.now(UTC))
         except CronSimError as error:
             raise ScheduleError(
-                f"--cron {self.expression!r}: {error}; five fields are wanted: minute, hour, day of the month, month, "
-                'day of the week, as in "0 2 * * *" (every night at two)'
+                f"--cron {self.expression!r}: {error}; give five fields: minute, hour, day of month, month, "
+                'day of week, for example "0 2 * * *" (every night at two)'
             ) from error
         except (KeyError, OSError, ValueError) as error:
             raise ScheduleError(
@@ -185,7 +185,7 @@ def keep_schedule(
         try:
             made = _run_if_due(store, job, cron, run, stop, lease_s)
         except StorageError as error:
-            log.warning("the schedule waits for its store: %s", error)
+            log.warning("the schedule is waiting for the output's store: %s", error)
             stop.wait(BUSY_WAIT_S)
             continue
         if made is not None:
@@ -219,7 +219,7 @@ def _run_if_due(
             return None
         record = replace(_recorded(job, due, lease, run), cron=cron.expression, timezone=cron.timezone)
         if lease.is_set():
-            log.warning("the lease was lost during the run: whoever took it does the rest and writes the record")
+            log.warning("the lease was lost during the run; the process that took it over writes the record")
         elif record.status != "stopped":
             # A run that was stopped stays due: the next start goes on with it.
             write_record(store, record)
@@ -236,8 +236,7 @@ def _due(store: Store, job: str, cron: Cron, now: datetime) -> tuple[datetime | 
     last_due = datetime.fromisoformat(last.due_at)
     if (last_due - now).total_seconds() > SKEW_S:
         log.warning(
-            "the record of the last run of job %s says that it was due at %s, and now it is %s: a clock was wrong. "
-            "Nothing is waited for; a run is made now",
+            "the last run of job %s is recorded as due at %s, after %s, so a clock was wrong; starting a run now",
             *(job, last.due_at, now.isoformat(timespec="seconds")),
         )
         return due, 1
@@ -256,7 +255,7 @@ def overdue(last: ScheduledRun, now: datetime, cron: Cron | None = None) -> str 
         return None
     return (
         f"the schedule {cron.expression!r} ({cron.timezone}) of job {last.job} has made no run for {missed} due times, "
-        f"the last was due at {last.due_at} and {last.status}; look whether `omnidrop schedule` runs, and at its log"
+        f"the last was due at {last.due_at} and {last.status}; check `omnidrop schedule` and its log"
     )
 
 

@@ -104,7 +104,7 @@ def make_upload(job: JobConfig, shared: Sequence[str | Path] = ()) -> dict[str, 
     files["job.yaml"] = json.dumps(fields, indent=1).encode()
     if (size := sum(map(len, files.values()))) > MAX_UPLOAD_BYTES:
         raise SubmissionError(
-            f"job and question set are {size:,} bytes, {MAX_UPLOAD_BYTES:,} are allowed; shorten {job.question_set}"
+            f"job and question set have {size:,} bytes, allowed are {MAX_UPLOAD_BYTES:,}; shorten {job.question_set}"
         )
     return files
 
@@ -112,20 +112,20 @@ def make_upload(job: JobConfig, shared: Sequence[str | Path] = ()) -> dict[str, 
 def _check_paths(job: JobConfig, shared: Sequence[str | Path]) -> None:
     folders = [Path(os.path.abspath(os.path.expanduser(folder))) for folder in shared]
     problems = [
-        f"{field}: {path} is a path of this machine"
+        f"{field}: {path} is a path on this machine"
         for field, path in _local_paths(job)
         if not any(Path(path).is_relative_to(folder) for folder in folders)
     ]
     if problems:
         raise SubmissionError(
-            "; ".join(problems) + ". Use s3:// addresses, a hub id or a checkpoint that the cluster's image holds, or "
-            "say with --shared FOLDER which folders every machine of the cluster has at the same path"
+            "; ".join(problems) + ". Use s3:// addresses, a hub id or a checkpoint in the cluster's image, or "
+            "use --shared FOLDER to name folders that all machines of the cluster share at the same path"
         )
     sqlite = re.fullmatch(r"sqlite(?:\+\w+)?:///(.*)", job.index_url or "")
     if sqlite and not sqlite[1].startswith("/"):
         raise SubmissionError(
-            f"index_url: {job.index_url} is relative to a folder that ends with the run; give an absolute path on the "
-            "head's disk, as in sqlite:////var/lib/omnidrop/index.sqlite, or a PostgreSQL database"
+            f"index_url: {job.index_url} is relative to a folder that is deleted after the run; give a path on the "
+            "head's disk, for example sqlite:////var/lib/omnidrop/index.sqlite, or a PostgreSQL database"
         )
 
 
@@ -297,11 +297,9 @@ class Cluster:
                 "default ~/.ray/auth_token) to the token that the cluster was started with"
             ) from error
         except (requests.exceptions.ConnectionError, ConnectionError) as error:
-            raise ClusterError(f"{self.address} cannot be reached any more: {first_line(error)}") from error
+            raise ClusterError(f"{self.address} can no longer be reached: {first_line(error)}") from error
         except (requests.exceptions.RequestException, KeyError, ValueError) as error:
-            raise ClusterError(
-                f"{self.address} answers, but not as a Ray dashboard does: {first_line(error)}"
-            ) from error
+            raise ClusterError(f"{self.address} answers, but is not a Ray dashboard: {first_line(error)}") from error
 
 
 def _run(details: Any) -> Run:
@@ -323,7 +321,7 @@ def _checked_address(address: str) -> str:
     except OSError as error:
         # Ray's own client has no time limit, and a firewall that drops packets would hold it for minutes.
         raise ClusterError(
-            f"there is no Ray cluster at {url}: {error}. Give the dashboard's address with --address, and from outside "
-            "of its network make a way in first, as with `ray dashboard ray_cluster.yaml` or `kubectl port-forward`"
+            f"there is no Ray cluster at {url}: {error}. Give the dashboard's address with --address. From outside "
+            "its network, open a tunnel first, with `ray dashboard ray_cluster.yaml` or `kubectl port-forward`"
         ) from error
     return url.rstrip("/")

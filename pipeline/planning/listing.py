@@ -161,13 +161,13 @@ class Listing:
         if self.gone:
             yield gone_note(self.gone, self.counted, self.names)
         for other in self.continues:
-            said = f"job {self.job} lists what job {other} listed and asks the same: it continues it"
-            yield f"{said}, nothing is asked again"
+            said = f"job {self.job} has the same media and questions as job {other}: it continues that job"
+            yield f"{said}, and nothing is asked again"
         for other in self.resembles:
             yield (
-                f"job {other} lists much of what job {self.job} lists, asks the same of it, and goes on to count "
-                f"beside it; if {self.job} is {other} under another name, call it {other} again, so that what {other} "
-                "alone lists stops counting"
+                f"job {other} has many of the media of job {self.job} and the same questions, and still counts "
+                f"separately. If {self.job} is {other} under a new name, rename it back to {other}, so that media only "
+                f"listed by {other} stop counting"
             )
 
 

@@ -19,11 +19,11 @@ def planner_notes(planner: Planner) -> Iterator[str]:
         keys = [media.key for media in planner.forgotten_here]
         named = ", ".join(keys[:NAMED]) + (", ..." if len(keys) > NAMED else "")
         yield (
-            f"{len(keys)} forgotten {_files(len(keys))} in the archive (again) and left out: {named}; `omnidrop forget "
+            f"{len(keys)} forgotten {_files(len(keys))} in the archive and skipped: {named}; `omnidrop forget "
             "--undo --media KEY` lifts the ban"
         )
     if planner.kept_clips:
-        yield f"{planner.kept_clips} clips keep the answers that they have: only what is new is asked of them"
+        yield f"{planner.kept_clips} clips keep their answers; only new questions are asked"
     if planner.copies:
         yield f"{planner.copies} of the media are exact copies of others: asked once, answered under each key"
     if planner.relabelled:
@@ -36,8 +36,8 @@ def planner_notes(planner: Planner) -> Iterator[str]:
         yield f"context: {planner.context.counts.line}"
     if planner.older:
         yield (
-            f"{planner.older} clips have answers of an older version of decoding or method, which stay (column "
-            "answer_format); `omnidrop index --redo-older` asks them again, `omnidrop plan --redo-older` prices that"
+            f"{planner.older} clips keep answers of an older version of decoding or method (column "
+            "answer_format); `omnidrop index --redo-older` answers them again, `plan --redo-older` shows the cost"
         )
 
 

@@ -202,13 +202,13 @@ class Planner:
         if any(head.version_id == plan.version_id for head in same):
             return "unfinished or failed before"
         if not known:
-            return "files that are new" if current is None else "files that have changed"
+            return "new files" if current is None else "changed files"
         head = next((head for head in known if head is current), known[0])
         fields = self.recipes.get(head.recipe_hash)
         if head.recipe_hash == self.recipe.hash or fields is None:
             if self.recipe.context_fields and (head.media_id == plan.media.media_id or not self.recipe.key_fields):
                 return CONTEXT_CHANGED
-            return "files that were moved or renamed" if self.recipe.label_fields else "asked again"
+            return "moved or renamed files" if self.recipe.label_fields else "asked again"
         return "; ".join(changed_settings(fields, self.recipe.fields))
 
     def _known(self, batch: Sequence[Media]) -> list[tuple[Media, Probed]]:

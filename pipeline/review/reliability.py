@@ -141,7 +141,7 @@ def thresholds_for(found: Sequence[Curve], precision: float, questions: Sequence
     missing = sorted(set(questions) - {curve.question_id for curve in wanted})
     if not wanted or missing:
         raise LabelsError(
-            f"--precision {precision:g}: there are no labels of {', '.join(missing) or 'published answers'}; make some "
+            f"--precision {precision:g}: there are no labels for {', '.join(missing) or 'published answers'}; add some "
             "with `omnidrop review`"
         )
     result: dict[tuple[str, str | None], float] = {}
@@ -151,11 +151,11 @@ def thresholds_for(found: Sequence[Curve], precision: float, questions: Sequence
         if threshold is not None:
             result[curve.question_id, curve.answer] = threshold
         elif curve.labels < LEAST_LABELS:
-            problems.append(f"{curve.name}: {curve.labels} labels, at least {LEAST_LABELS} are needed")
+            problems.append(f"{curve.name}: {curve.labels} labels; at least {LEAST_LABELS} are needed")
         else:
-            problems.append(f"{curve.name}: no threshold is known above which so many are right")
+            problems.append(f"{curve.name}: no threshold reaches this precision")
     if not result:
-        raise LabelsError(f"--precision {precision:g} cannot be promised:\n  " + "\n  ".join(problems))
+        raise LabelsError(f"--precision {precision:g} cannot be reached:\n  " + "\n  ".join(problems))
     return Thresholds(result, tuple(problems))
 
 

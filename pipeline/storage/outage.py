@@ -124,7 +124,7 @@ class Patience:
             except Unavailable as error:
                 if last is None:
                     raise
-                log.warning("a listing broke off after %s and is begun again: %s", last, error)
+                log.warning("a listing failed after %s and is resumed: %s", last, error)
                 remaining, item = self.call(rest)
             if item is None:
                 return

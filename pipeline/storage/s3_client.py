@@ -104,13 +104,15 @@ def s3_objects(filesystem: Any, bucket: str, prefix: str, *, after: str = "") ->
             raise explain_s3_error(error, where) from error
         if not page.get("Contents") and "IsTruncated" not in page:
             # A login page, or a reply that lost its content: what is not listed would look deleted.
-            raise StorageError(f"{where}: the server's reply is not a listing; look at the server, and at endpoint_url")
+            raise StorageError(
+                f"{where}: the server's reply is not an object listing; check the server and endpoint_url"
+            )
         for item in page.get("Contents", ()):
             key = _checked_entry(item, prefix, where)
             if last and key.encode() <= last.encode():
                 raise StorageError(
-                    f"{where}: the server lists {key[:200]!r} after {last[:200]!r}: not in the order that S3 promises, "
-                    "or the same again and again; look at the server"
+                    f"{where}: the server lists {key[:200]!r} after {last[:200]!r}: not in S3's order, or repeated; "
+                    "check the server"
                 )
             last = key
             yield item
@@ -121,8 +123,8 @@ def s3_objects(filesystem: Any, bucket: str, prefix: str, *, after: str = "") ->
         following = page.get("NextContinuationToken")
         if not following or token.get("ContinuationToken") == following or empty > EMPTY_PAGES or listed > MOST_OBJECTS:
             raise StorageError(
-                f"{where}: the listing does not end: after {listed} objects the server says that there are more, and "
-                "not how to get them; look at the server"
+                f"{where}: the listing does not end: after {listed} objects the server reports more objects but does "
+                "not return them; check the server"
             )
         token = {"ContinuationToken": following}
 
@@ -141,7 +143,7 @@ def _checked_entry(item: Any, prefix: str, where: str) -> str:
     ):
         return key
     found = f"key {str(key)[:100]!r}, etag {str(etag)[:100]!r}, size {str(size)[:40]}"
-    raise StorageError(f"{where}: the server lists an object that cannot be one ({found}); look at the server")
+    raise StorageError(f"{where}: the server lists an impossible object ({found}); check the server")
 
 
 def s3_error_code(error: BaseException) -> str | None:
@@ -184,5 +186,5 @@ def explain_s3_error(error: Exception, uri: str) -> Exception:
         )
     names = {cls.__name__ for e in (error, error.__cause__) if e is not None for cls in type(e).__mro__}
     if code in _PASSING_CODES or names & _PASSING_ERRORS:
-        return StorageUnavailable(f"{uri}: S3 failed ({code or name}): {said}; look at the server, or try later")
+        return StorageUnavailable(f"{uri}: S3 failed ({code or name}): {said}; check the server, or try again later")
     return StorageError(f"{uri}: S3 failed ({code or name}): {said}")

@@ -70,7 +70,7 @@ def open_catalog(uri: str, index_url: str, storage: StorageConfig | None = None)
     try:
         from pyiceberg.catalog.sql import SqlCatalog
     except ImportError as error:
-        raise IcebergError("exporting needs pyiceberg: install the extra omnidrop[iceberg]") from error
+        raise IcebergError("exporting to Iceberg needs pyiceberg; run pip install 'omnidrop[iceberg]'") from error
     # Outputs that share a database have catalogs of their own in it.
     whose = read_output_id(open_store(uri, storage)) or ""
     options = {"uri": index_url, "warehouse": f"{uri if is_s3(uri) else f'file://{uri}'}/iceberg"}

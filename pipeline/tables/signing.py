@@ -51,7 +51,7 @@ def make_keys(secret: Path, password: str) -> Path:
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(bytes(key).rstrip(b"\n") + b"\n")
     except OSError as error:
-        raise SigningError(f"{path}: cannot be made: {error.strerror}; name another file") from error
+        raise SigningError(f"{path}: cannot be written: {error.strerror}; choose another file") from error
     return public
 
 
@@ -67,7 +67,7 @@ def sign(store: Store, secret: Path, password: str = "") -> int:
         raise SigningError(f"{store.uri}: nothing is published; run `omnidrop index` first")
     if not published.files:
         raise SigningError(
-            f"{store.uri}: an older version published these tables, without digests of their files; `omnidrop rebuild` "
+            f"{store.uri}: these tables were published by an older version, without file digests; `omnidrop rebuild` "
             "publishes them again"
         )
     key = _secret_key(secret)
@@ -77,7 +77,7 @@ def sign(store: Store, secret: Path, password: str = "") -> int:
         comment = f"omnidrop generation {published.generation} of {published.published_at}"
         signature = key.sign(content, trusted_comment=comment)
     except Error as error:
-        raise SigningError(f"{secret}: cannot sign: {error}; is it the right password?") from error
+        raise SigningError(f"{secret}: cannot sign: {error}; check the password") from error
     store.write(SIGNATURE, bytes(signature) + b"\n")
     return published.generation
 
@@ -92,7 +92,7 @@ def check(store: Store, public: str) -> Checked:
         signature = Signature.from_bytes(store.read_bytes(SIGNATURE)[:MOST_BYTES])
         key.verify(store.read_bytes(manifest.MANIFEST), signature)
     except (Error, FileNotFoundError) as error:
-        return Checked("wrong", f"the signature does not hold with this key for what is published now: {error}")
+        return Checked("wrong", f"the signature does not match this key and the published tables: {error}")
     return Checked("good", f"signed with this key: {signature.trusted_comment}")
 
 
@@ -110,9 +110,11 @@ def _secret_key(path: Path) -> SecretKey:
         with path.open("rb") as file:
             return SecretKey.from_bytes(file.read(MOST_BYTES))
     except OSError as error:
-        raise SigningError(f"--key {path}: {error.strerror}; `omnidrop sign --new-key {path}` makes one") from error
+        raise SigningError(
+            f"--key {path}: {error.strerror}; create one with `omnidrop sign --new-key {path}`"
+        ) from error
     except Error as error:
-        raise SigningError(f"--key {path}: not a secret key of minisign ({error})") from error
+        raise SigningError(f"--key {path}: not a minisign secret key ({error})") from error
 
 
 def _public_key(given: str) -> PublicKey:
@@ -126,4 +128,4 @@ def _public_key(given: str) -> PublicKey:
             f"--public-key {given}: {error.strerror}; give the file, or the key itself (RW...)"
         ) from error
     except Error as error:
-        raise SigningError(f"--public-key {given}: not a public key of minisign ({error})") from error
+        raise SigningError(f"--public-key {given}: not a minisign public key ({error})") from error

@@ -50,7 +50,7 @@ def test_a_built_in_question_set_is_named_and_not_sent(job, tmp_path):
 def test_paths_of_this_machine_are_refused_by_name(job, tmp_path, monkeypatch):
     with pytest.raises(SubmissionError) as refused:
         make_upload(load_job(job))
-    assert f"archive.uri: {tmp_path}/archive is a path of this machine" in str(refused.value)
+    assert f"archive.uri: {tmp_path}/archive is a path on this machine" in str(refused.value)
     assert f"output: {tmp_path}/results" in str(refused.value)
     assert "--shared" in str(refused.value)
     with pytest.raises(SubmissionError, match=r"^output: "):

@@ -87,7 +87,7 @@ OPTIONS = {
     ),
     "a password in the job": (
         (*INDEX, "--index-url", "postgresql+psycopg://u:hunter2@h/d"),
-        ["the address holds a password", "write ${OMNIDROP_INDEX_URL}"],
+        ["the address contains a password", "use ${OMNIDROP_INDEX_URL}"],
     ),
     "a question set that does not exist": (
         (*INDEX, "--question-set", "lectur"),
@@ -113,7 +113,7 @@ OPTIONS = {
     "a length of zero": ((*INDEX, "--clips-length-s", "0"), ["greater than or equal to 0.5; given: '0'"]),
     "results in the archive's own folder": (
         (*INDEX, "--output", "archive"),
-        ["the same place", "a folder of their own"],
+        ["the same place", "choose another folder"],
     ),
     "a query where no results are": (("query", "empty", "answers"), ["no published tables", "run `omnidrop index`"]),
     "a query of a folder that is not there": (("query", "reslts", "answers"), ["no such folder", "its job file"]),

@@ -195,22 +195,22 @@ def test_a_file_without_sound_or_without_picture_is_no_mistake(tmp_path):
     make(*picture(2), *X264, tmp_path / "silent.mp4")
     done = cli("ask", tmp_path / "silent.mp4", "Is a red shape shown?")
     assert done.exit_code == 0, done.output
-    assert "the file has no sound" in done.stderr
+    assert "the file has no audio" in done.stderr
     with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes((8000 * np.sin(np.arange(32_000) / 10)).astype("<i2").tobytes())
     done = cli("ask", tmp_path / "tone.wav", "Is a tone heard?")
     assert done.exit_code == 0, done.output
-    assert "the file has no picture" in done.stderr
+    assert "the file has no video" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere.mp4", "Is it?"], "nowhere.mp4: there is no such file"),
-        ([".", "Is it?"], "is a folder; ask takes one file, `omnidrop index` a folder of them"),
-        (["s3://bucket/clip.mp4", "Is it?"], "copy it here, or index its bucket with a job"),
-        (["notes.mp4", "Is it?"], "give a file with pictures or sound, such as mp4"),
+        ([".", "Is it?"], "is a folder; ask takes one file. For a folder, use `omnidrop index`"),
+        (["s3://bucket/clip.mp4", "Is it?"], "copy the file here, or index its bucket with a job"),
+        (["notes.mp4", "Is it?"], "give a video or audio file, such as mp4"),
         (["clip.mp4"], "neither was given"),
         (["clip.mp4", "Is it?", "--questions", "toy-world"], "not both"),
         (["clip.mp4", "--questions", "toy-wrld"], "did you mean toy-world?"),

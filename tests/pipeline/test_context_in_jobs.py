@@ -306,7 +306,7 @@ def test_languages_and_places(told):
     assert _told(load_job(told, {"context.language": "en"})) == ["one", "two", "three"]
     places = ("{folder}/text/{name}.srt", "{stem}.en.srt")
     assert _told(load_job(told, {"context.sidecars": places})) == ["one", "two", "three"]
-    with pytest.raises(JobError, match="names one file for all videos"):
+    with pytest.raises(JobError, match="is the same file for all videos"):
         load_job(told, {"context.sidecars": ("all.srt",)})
     with pytest.raises(UserError, match="names no file that is read as context"):
         price_job(load_job(told, {"context.sidecars": ("{stem}.doc",)}))

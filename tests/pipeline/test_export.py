@@ -80,11 +80,11 @@ def test_rates_are_exact_fractions():
 @pytest.mark.parametrize(
     ("rate", "start", "message"),
     [
-        (None, None, "no frames to count"),
+        (None, None, "it has no frame rate"),
         (14.93, None, "14.93 frames per second on average"),
-        (25, "01:00:00;00", "only 29.97, 59.94 and 119.88 drop frames"),
-        (25, "01:00:00:25", "frames 00 to 24"),
-        (29.97, "00:01:00;01", "drop-frame leaves this number out"),
+        (25, "01:00:00;00", "drop-frame needs 29.97, 59.94 or 119.88 frames"),
+        (25, "01:00:00:25", "frames go from 00 to 24"),
+        (29.97, "00:01:00;01", "drop-frame skips this number"),
         (25, "an hour", "write hours:minutes:seconds:frames"),
     ],
 )
@@ -192,7 +192,7 @@ def test_editors_get_no_frames_of_a_rate_they_do_not_have():
     videos, (problem,) = with_clocks(find_format("edl"), [slow, replace(VIDEO, key="b.mp4")])
     assert [video.key for video in videos] == ["b.mp4"]
     assert "news/a.mp4: it has 10 frames per second" in problem
-    assert problem.endswith("as in --rate 25")
+    assert problem.endswith("for example --rate 25")
     assert b"00:00:02:00" in written("edl", slow, rate=25.0)[0]
 
 
@@ -261,7 +261,7 @@ def test_odd_files_are_named_and_left_out_and_others_written(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--to", "vtt", "-o", "a.vtt"), "a file of --to vtt is about one; name a folder, as in -o a/"),
+        (("--to", "vtt", "-o", "a.vtt"), "but a --to vtt file holds one video; give a folder, for example -o a/"),
         (("--to", "vvt"), "--to vvt: there is no such format; did you mean vtt? there are iceberg, vtt, srt"),
         (("--to", "vtt", "--question", "first_colr"), "no such question; did you mean first_colour?"),
         (("--to", "vtt", "--job", "x"), "they hold no job 'x'"),

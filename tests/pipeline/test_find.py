@@ -91,19 +91,19 @@ def test_the_best_come_first_with_what_fits(connection):
     ("what", "message"),
     [
         ("peple > 2", "no question peple; did you mean people?"),
-        ("people > many", "people is a number, as in people > 2"),
-        ("setting > 2", "setting is no number (choice)"),
-        ("night = maybe", "night is yes or no"),
+        ("people > many", "people takes a number, for example people > 2"),
+        ("setting > 2", "setting is not a number (choice)"),
+        ("night = maybe", "night takes yes or no"),
         ("people >", "a value is missing after people >"),
         ("(people > 2", "a ) is missing"),
         ("people > 2)", "unexpected )"),
-        ("red or", "words or a condition are missing"),
+        ("red or", "words or a condition expected here"),
         ('"red car', 'a closing " is missing'),
-        ("> 2", "words or a condition are missing"),
-        ("   ", "nothing to look for"),
-        ("...", "no letter or digit"),
-        ("(" * 60 + "a" + ")" * 60, "more than 40 parentheses"),
-        ("a " * 2000, "at most 2000"),
+        ("> 2", "words or a condition expected here"),
+        ("   ", "the search is empty"),
+        ("...", "at least one letter or digit"),
+        ("(" * 60 + "a" + ")" * 60, "more than 40 nested parentheses"),
+        ("a " * 2000, "up to 2000 are allowed"),
     ],
 )
 def test_what_cannot_be_looked_for_says_why(connection, what, message):
@@ -152,7 +152,7 @@ def test_the_command_shows_a_table_or_json(results, tmp_path):
     shown = cli("find", "red car", results, "--rows", "1")
     assert shown.exit_code == 0, shown.output
     assert "news/a.mp4 │ 0:00:00.0 │ 0:00:55.0" in shown.stdout
-    assert "2 moments, the best 1 shown" in shown.stderr
+    assert "2 moments, showing the best 1" in shown.stderr
     found = json.loads(cli("find", "people > 2", results, "--json", "-").stdout)
     assert [(one["media_key"], one["start_s"]) for one in found["moments"]] == [(A, 0), (A, 60)]
     done = cli("export", results, "--find", "people > 2", "--to", "srt", "-o", tmp_path / "a.srt")

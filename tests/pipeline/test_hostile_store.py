@@ -86,19 +86,22 @@ MORE = "<IsTruncated>true</IsTruncated><NextContinuationToken>{}</NextContinuati
 @pytest.mark.parametrize(
     ("page", "said"),
     [
-        (lambda token: entry() + MORE.format(token + "x"), "the same again and again"),
+        (lambda token: entry() + MORE.format(token + "x"), "not in S3's order, or repeated"),
         (lambda token: entry(f"{len(token):09}") + MORE.format("same"), "does not end"),
         (lambda token: MORE.format(token + "x"), "does not end"),
         (lambda token: entry() + "<IsTruncated>true</IsTruncated>", "does not end"),
-        (lambda token: entry("b") + entry("a"), "not in the order"),
-        (lambda token: entry(etag=None), "cannot be one .*etag 'None'"),
-        (lambda token: entry(size=10**30), "cannot be one .*size 1000000"),
-        (lambda token: entry(size=-1), "cannot be one .*size -1"),
-        (lambda token: "<Contents><Size>1</Size></Contents>", "cannot be one .*key 'None'"),
-        (lambda token: entry("x" * 5000), "cannot be one"),
+        (lambda token: entry("b") + entry("a"), "not in S3's order"),
+        (lambda token: entry(etag=None), "impossible object .*etag 'None'"),
+        (lambda token: entry(size=10**30), "impossible object .*size 1000000"),
+        (lambda token: entry(size=-1), "impossible object .*size -1"),
+        (lambda token: "<Contents><Size>1</Size></Contents>", "impossible object .*key 'None'"),
+        (lambda token: entry("x" * 5000), "impossible object"),
         (lambda token: entry(size="many"), "S3 failed"),
         (lambda token: "<Contents><Key>", "S3 failed"),
-        (lambda token: "<html>please log in</html>" if token else entry() + MORE.format("x"), "is not a listing"),
+        (
+            lambda token: "<html>please log in</html>" if token else entry() + MORE.format("x"),
+            "not an object listing",
+        ),
     ],
 )
 def test_listings_that_lie_are_named(store, monkeypatch, page, said):

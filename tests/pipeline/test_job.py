@@ -100,7 +100,7 @@ def test_a_value_out_of_range_names_what_was_given_and_what_is_allowed(tmp_path:
     assert "job.yaml:10:3: clips.length_s" in message
     assert "greater than or equal to 0.5" in message
     assert "given: -3" in message
-    assert "Length of a clip in seconds" in message
+    assert "Clip length in seconds" in message
 
 
 def test_a_bad_option_is_named_as_the_option_it_was_given_by(tmp_path: Path):
@@ -138,7 +138,7 @@ def test_a_missing_field_is_explained(tmp_path: Path):
         ("pruning", {"policy": "random", "encoder_share": 0.5}, "policy random chooses among all tokens"),
         ("pruning", {"policy": "random", "still_levels": 2}, "policy random chooses among all tokens"),
         ("pruning", {"still_levels": 256}, "less than or equal to 255"),
-        ("pruning", {"near_duplicate": 0}, "near_duplicate is gone.*still_levels"),
+        ("pruning", {"near_duplicate": 0}, "near_duplicate was removed.*still_levels"),
         ("execution", {"max_deaths_per_clip": 5}, "must be above max_deaths_per_clip"),
         ("model", {"device": "gpu"}, "model.device"),
         ("model", {"actors": 0}, "model.actors"),
@@ -150,7 +150,7 @@ def test_a_missing_field_is_explained(tmp_path: Path):
         ("archive", {"uri": "/v", "include": []}, "archive.include"),
         ("archive", {"uri": "/v", "include": ["/abs/*"]}, "neither starts nor ends with a slash"),
         ("archive", {"uri": "/v", "exclude": ["*.{mp4"]}, "braces must come in pairs"),
-        ("archive", {"uri": "/out"}, "a folder of their own"),
+        ("archive", {"uri": "/out"}, "choose another folder"),
         ("archive", {"uri": "/v", "sample": 0}, "archive.sample"),
     ],
 )

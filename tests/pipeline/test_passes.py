@@ -243,11 +243,11 @@ def test_a_plan_says_why(job, tmp_path):
     (tmp_path / "questions.yaml").write_text(f"name: small\nversion: '1'\nquestions: [{SHAPE}, {HEARD}, {MANY}]\n")
     said = cli("plan", job, "--json", tmp_path / "plan.json").output
     why = json.loads((tmp_path / "plan.json").read_text())["reasons"]
-    assert {reason: of["clips"] for reason, of in why.items()} == {"questions added: many": 4, "files that are new": 1}
+    assert {reason: of["clips"] for reason, of in why.items()} == {"questions added: many": 4, "new files": 1}
     assert "questions added: many" in said
     asked = cli("index", job)
     assert "4 clips to ask: questions added: many" in asked.output
-    assert "1 clips to ask: files that are new" in asked.output
+    assert "1 clips to ask: new files" in asked.output
 
 
 def test_what_fails_now_costs_the_answers_that_are_kept_nothing(job, monkeypatch):

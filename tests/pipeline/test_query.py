@@ -98,11 +98,14 @@ def test_values_are_bound_and_never_pasted(results):
         (("unsure", "--set", "margin=small"), "--set margin=small: unsure takes a number here"),
         (("unsure", "--set", "margin"), "option --set: write NAME=VALUE, given: 'margin'"),
         (("answers", "--set", "x=1"), "--set x: answers has no such parameter; it has: none"),
-        (("together",), "together needs first (id of a question); add --set first=VALUE"),
+        (("together",), "together needs first (a question id); add --set first=VALUE"),
         (("SELECT $x AS x",), "x"),
         (("none.sql",), "none.sql: the query cannot be read: No such file or directory"),
-        (("answers", "--format", "parquet"), "Parquet is no text for a screen; add a file, as in -o rows.parquet"),
-        (("answers", "-o", "rows.xlsx"), "-o rows.xlsx: the name does not say which format; let it end in .csv, .json"),
+        (
+            ("answers", "--format", "parquet"),
+            "Parquet cannot be shown on a screen; write it to a file, for example -o r",
+        ),
+        (("answers", "-o", "rows.xlsx"), "-o rows.xlsx: the file name does not tell the format; end it in .csv, .json"),
     ],
 )
 def test_what_cannot_be_asked_says_what_can(results, arguments, message):

@@ -53,7 +53,7 @@ def test_the_run_names_the_command_and_the_command_mends(job, tmp_path):
     indexed = cli("index", job, "--no-archive-anonymous", "--execution-decode-timeout-s", "0.001")
     assert indexed.exit_code == 1
     line = next(line for line in indexed.output.splitlines() if "omnidrop retry" in line)
-    assert line.startswith("4 (decode_timeout 4) may pass: ")
+    assert line.startswith("4 (decode_timeout 4) may succeed next time: ")
     words = shlex.split(line.partition("omnidrop ")[2])
     assert words == [
         *("retry", str(job), "--no-archive-anonymous", "--execution-decode-timeout-s", "0.001"),
@@ -77,7 +77,7 @@ def test_the_run_names_the_command_and_the_command_mends(job, tmp_path):
     assert run(job).did_nothing
     nothing = cli(*words)
     assert nothing.exit_code == 2
-    assert "nothing failed with decode_timeout there; in quarantine: 1 (not_media 1)" in nothing.output
+    assert "no failures with error class decode_timeout; in quarantine: 1 (not_media 1)" in nothing.output
 
 
 def test_what_takes_too_long_is_tried_by_some_runs_and_then_on_request(failed, monkeypatch):

@@ -326,8 +326,8 @@ def test_commands_use_the_promise_and_refuse_one_that_cannot_be_made(trusted, tm
     done = cli("export", results, "--to", "csv-markers", "--precision", "0.8", "--labels", labels, "-o", tmp_path / "m")
     assert done.exit_code == 0, done.output
     for precision, file, message in (
-        ("0.999", labels, "q: no threshold is known above which so many are right"),
-        ("0.8", tmp_path / "none.csv", "there are no labels of published answers"),
+        ("0.999", labels, "q: no threshold reaches this precision"),
+        ("0.8", tmp_path / "none.csv", "there are no labels for published answers"),
     ):
         refused = cli("export", results, "--to", "vtt", "--precision", precision, "--labels", file)
         assert refused.exit_code == 2
@@ -338,7 +338,7 @@ def test_a_few_labels_promise_nothing(results):
     labels = [Label("a.webm", 0, 1, "shape", "circle", RIGHT, "circle")]
     with open_results(str(results)) as connection:
         found = curves(connection, "test", labels)
-    with pytest.raises(LabelsError, match="shape: 1 labels, at least 20 are needed"):
+    with pytest.raises(LabelsError, match="shape: 1 labels; at least 20 are needed"):
         thresholds_for(found, 0.9)
 
 

@@ -162,7 +162,7 @@ def test_a_run_that_answers_nothing_fails(tmp_path, job):
         (archive / name).write_text("no video either")
     result = cli("index", job)
     assert result.exit_code == 1
-    assert "nothing was answered" in result.output
+    assert "no clip was answered" in result.output
     # And again: that everything was tried before does not make it a success.
     assert cli("index", job).exit_code == 1
 
@@ -198,7 +198,7 @@ def test_files_beside_media_are_counted_and_no_failures(job, tmp_path):
     (archive / "again.mp4").symlink_to("short.mp4")
     checked = cli("validate", job, "--no-with-model").output
     assert "links to what is taken anyway: 1 (.mp4 1)" in checked
-    assert "6 of them are called like files beside media" in checked
+    assert "6 of them have names like subtitles or other sidecars" in checked
     assert cli("plan", job, "--json", tmp_path / "plan.json").exit_code == 0
     assert cli("index", job, "--json", tmp_path / "run.json").exit_code == 0
     plan, ran = (json.loads((tmp_path / name).read_text()) for name in ("plan.json", "run.json"))

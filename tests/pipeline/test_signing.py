@@ -91,7 +91,7 @@ def test_a_secret_key_is_its_owners_and_never_written_over(results, tmp_path, mo
     assert verified(results, path).exit_code == 0
     monkeypatch.setenv("OMNIDROP_KEY_PASSWORD", "of another")
     refused = cli("sign", results, "--key", path)
-    assert (refused.exit_code, "right password?" in refused.output) == (2, True), refused.output
+    assert (refused.exit_code, "check the password" in refused.output) == (2, True), refused.output
 
 
 @pytest.mark.parametrize("arguments", [["sign"], ["sign", "--key", "missing"], ["verify", "{results}", "--public-key", "x"], ["verify", "{results}", "--public-key", "RWx"], ["sign", "{results}", "--key", "{results}/index.sqlite"]])  # noqa: E501  # fmt: skip

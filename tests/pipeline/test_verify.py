@@ -59,7 +59,7 @@ def test_whole_results_are_found_well_and_nothing_is_changed(results, tmp_path):
     before = everything(results)
     result = cli("verify", results, "--json", tmp_path / "report.json")
     assert result.exit_code == 0, result.output
-    assert "all is well" in result.output
+    assert "no problems" in result.output
     assert everything(results) == before
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["problems"], report["checked"]["unit_objects"]) == ([], 4)

@@ -132,7 +132,7 @@ def test_a_renamed_job_continues(project, asked):
     index(project)
     before = rows(project)
     edit(project, "name: test", "name: renamed")
-    assert "continues it" in index(project)
+    assert "continues that job" in index(project)
     assert (rows(project), asked.clips()) == (before, 24)
     assert select(project / "job.yaml", "SELECT DISTINCT job FROM media") == [("renamed",)]
     # What is deleted later is not kept by the name of before.
@@ -211,7 +211,7 @@ def test_answers_of_older_software_stay_and_are_redone_on_request(project, asked
     monkeypatch.setattr("pipeline.runs.committer.ANSWER_FORMAT", 5)
     video(project / "archive" / "new.mp4", "new")
     said = index(project)
-    assert "24 clips have answers of an older version" in said
+    assert "24 clips keep answers of an older version" in said
     assert asked.clips() == 26
     formats = "SELECT answer_format, count(*) FROM clips GROUP BY 1 ORDER BY 1"
     assert select(project / "job.yaml", formats) == [(4, 24), (5, 2)]
@@ -292,11 +292,11 @@ def test_forget_names_all_keys_and_can_be_undone(project, asked):
     index(project)
     before = rows(project)
     said = " ".join(cli("forget", project / "job.yaml", "--media", "copy.mp4").output.split())
-    assert "one content under 2 keys: 00.mp4, copy.mp4" in said
+    assert "2 keys have this content: 00.mp4, copy.mp4" in said
     assert {row[0] for row in rows(project)} == {f"{n:02d}.mp4" for n in range(1, 12)}
     (project / "archive" / "copy.mp4").rename(project / "archive" / "hidden as.mp4")
     said = index(project)
-    assert "2 forgotten files are in the archive (again) and left out: 00.mp4, hidden as.mp4" in said
+    assert "2 forgotten files are in the archive and skipped: 00.mp4, hidden as.mp4" in said
     assert asked.clips() == 24
     assert cli("forget", project / "job.yaml", "--media", "hidden as.mp4", "--undo").exit_code == 0
     (project / "archive" / "hidden as.mp4").rename(project / "archive" / "copy.mp4")
@@ -322,7 +322,7 @@ def test_what_was_there_before_is_forgotten_too_and_what_counts_elsewhere_is_not
     assert cli("verify", job).exit_code == cli("rebuild", job).exit_code == cli("verify", job).exit_code == 0
     assert {row[0] for row in rows(project)} == {f"{n:02d}.mp4" for n in range(1, 12)}
     video(first, "video 0")
-    assert "left out: 00.mp4" in index(project)
+    assert "skipped: 00.mp4" in index(project)
     cli("forget", job, "--media", "00.mp4", "--undo")
     index(project)
     assert (len(rows(project)), asked.clips()) == (48, 30)
@@ -358,7 +358,7 @@ def test_results_of_format_3_are_taken_over_without_asking(tmp_path):
     assert len(before) == 8
     said = index(tmp_path)
     assert "nothing to do" in said
-    assert "1 forgotten file is in the archive (again) and left out: gone.mp4" in said
+    assert "1 forgotten file is in the archive and skipped: gone.mp4" in said
     assert select(job, ROWS) == before
     assert cli("verify", job).exit_code == 0
     # The other wording was asked, too, and the forgotten video is known by its content now.
@@ -368,14 +368,14 @@ def test_results_of_format_3_are_taken_over_without_asking(tmp_path):
         os.utime(path)
     said = index(tmp_path)
     assert "nothing to do" in said
-    assert "left out: hidden.mp4" in said
+    assert "skipped: hidden.mp4" in said
     assert len(select(job, ROWS)) == 8
     assert select(job, "SELECT DISTINCT question FROM answers WHERE question_id = 'heard'") == [("Is a beep heard?",)]
     assert cli("verify", job).exit_code == 0
     edit(tmp_path, "name: test", "name: renamed")
     said = index(tmp_path)
     assert "nothing to do" in said
-    assert "continues it" in said
+    assert "continues that job" in said
     assert len(select(job, ROWS)) == 8
 
 

@@ -187,5 +187,5 @@ def test_a_revision_goes_with_a_name_on_the_hub(tmp_path):
     job = make_job({**base, "model": {"path": "Qwen/Qwen2.5-Omni-3B", "revision": "0123abc"}})
     assert job.model.checkpoint == "Qwen/Qwen2.5-Omni-3B@0123abc"
     for path in ("tiny", str(tmp_path)):
-        with pytest.raises(JobError, match="is for checkpoints of the hub"):
+        with pytest.raises(JobError, match="is only for hub checkpoints"):
             make_job({**base, "model": {"path": path, "revision": "0123abc"}})

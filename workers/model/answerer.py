@@ -94,9 +94,9 @@ def load_model(settings: AnswererSettings) -> OmniModel:
     model = OmniModel.load(settings.model, device=settings.device, dtype=settings.dtype)
     if settings.weights_hash not in (None, model.weights_hash):
         raise CheckpointError(
-            f"the checkpoint {settings.model} on {platform.node()} is not the one that was planned with: its content "
+            f"the checkpoint {settings.model} on {platform.node()} differs from the planned one: its content "
             f"is {model.weights_hash[:12]}, not {settings.weights_hash[:12]}; copy the same files to every machine, or "
-            "fetch the damaged ones again"
+            "download damaged files again"
         )
     return model
 
@@ -259,7 +259,7 @@ class Answerer:
                 named = _named(error)
                 if isinstance(named, DeviceBroken):
                     raise named from error
-                log.warning("%d clips together: %s; trying them in halves", len(clips), error)
+                log.warning("a batch of %d clips failed: %s; retrying it in halves", len(clips), error)
                 if _is_out_of_memory(error):
                     self._most_together = len(clips) // 2
             else:

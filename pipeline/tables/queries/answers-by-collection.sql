@@ -1,5 +1,5 @@
--- How do the folders of the archive differ in their answers?
--- $question = %: id of a question; % stands for any text
+-- How do answers differ between the folders of the archive?
+-- $question = %: a question id; % matches any text
 -- $answer = %: an answer
 SELECT collection, question_id, answer, clips, round(CAST(clips AS DOUBLE) / all_clips, 3) AS share
 FROM (

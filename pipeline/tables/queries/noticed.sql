@@ -1,4 +1,4 @@
--- What was noticed about clips and files beside their answers, how much of it, and what would be an example?
+-- Which media problems were noticed, how often, and what is an example of each?
 SELECT
     kind, count(*) AS cases, count(DISTINCT media_id) AS videos, round(sum(amount), 2) AS amount,
     min(media_key) AS for_example

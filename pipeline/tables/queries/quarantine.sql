@@ -1,4 +1,4 @@
--- What could not be answered, why, and what would be an example?
+-- What could not be answered, why, and what is an example of each error?
 SELECT
     error_class, stage, count(*) AS cases, count(DISTINCT media_id) AS videos,
     min(media_key) AS for_example, min(message) AS message

@@ -1,5 +1,5 @@
--- When is it so? The time ranges of each answer in each video.
--- $question = %: id of a question; % stands for any text
+-- When does each answer hold? Its time ranges in each video.
+-- $question = %: a question id; % matches any text
 -- $answer = %: an answer
 SELECT media_key, question_id, answer, start_s, end_s, clips, round(least_probability, 3) AS least_probability
 FROM answer_ranges

@@ -1,4 +1,4 @@
--- How many audio and video tokens are still there in each layer of the model?
+-- What share of audio and video tokens is kept in each layer of the model?
 SELECT
     layer,
     round(sum(layer_audio) / CAST(sum(audio_tokens) AS DOUBLE), 3) AS audio_kept,

@@ -1,4 +1,4 @@
--- What did pruning save, folder by folder, against the strongest unpruned way (prefix reuse) and against one by one?
+-- What did pruning save in each folder, compared with dense with prefix reuse and with dense?
 SELECT
     CASE WHEN media_key LIKE '%/%' THEN split_part(media_key, '/', 1) ELSE '' END AS collection,
     count(*) AS clips,

@@ -1,6 +1,6 @@
--- Which answers to two questions go together, in the same clips?
--- $first: id of a question
--- $second: id of another
+-- Which answers to two questions occur together in the same clips?
+-- $first: a question id
+-- $second: another question id
 SELECT one.answer AS first_answer, other.answer AS second_answer, count(*) AS clips
 FROM answers AS one
 JOIN answers AS other ON one.clip_id = other.clip_id

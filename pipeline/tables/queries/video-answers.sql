@@ -1,5 +1,5 @@
--- What holds for a whole video? How many seconds of it each answer covers, overlaps counted once.
--- $question = %: id of a question; % stands for any text
+-- How many seconds of each video does each answer cover? Overlaps are counted once.
+-- $question = %: a question id; % matches any text
 -- $answer = %: an answer
 SELECT
     media_key, question_id, answer,
