@@ -1,8 +1,7 @@
 """Files and objects looked at on the machines that will decode them: fetched there, hashed and probed.
 
 Promises: a look takes no core of a machine's; one that is lost with its machine, or fails for a reason that is not the
-file's, is made again, in the end here. Knows
-nothing about what is done with the findings.
+file's, is made again, in the end here. Knows nothing about what is done with the findings.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def test_the_largest_files_that_are_read_are_refused(job, tmp_path):
     long_prompts = {f"name{n}": "y" * 20_000 for n in range(40)}
     declared = "".join(f"  {name}: null\n" for name in long_prompts)
     (tmp_path / "questions.yaml").write_text(QUESTIONS + "variables:\n" + declared + comment)
-    with pytest.raises(SubmissionError, match=f"{MAX_UPLOAD_BYTES:,} are allowed"):
+    with pytest.raises(SubmissionError, match=f"allowed are {MAX_UPLOAD_BYTES:,}"):
         make_upload(load_job(job, {"variables": long_prompts}), [tmp_path])
 
 

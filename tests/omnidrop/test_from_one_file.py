@@ -19,7 +19,7 @@ from omnidrop.question_text import forms, read_question
 from omnidrop.questions import Question, question_from_dict
 from pipeline.evaluation.scoring import right_answers
 from pipeline.questions.question_set import QuestionSetError, load_question_set
-from pipeline.records.unit import _answer_row
+from pipeline.records.unit import answer_row
 from tests.support.small_jobs import cli, run, select
 
 
@@ -84,7 +84,7 @@ def test_an_answer_type_is_one_file(tmp_path: Path):
         assert answer.text in ("A", "B", "C")
         assert answer.probabilities is not None
         assert len(answer.probabilities) == 3
-        row = _answer_row(answer, question)
+        row = answer_row(answer, question)
         assert (row["answer_type"], row["answer_number"]) == ("grade", answer.value)
     with pytest.raises(QuestionError, match="unknown answer type 'grade'"):
         question_from_dict(question.to_dict())
@@ -105,7 +105,7 @@ def test_a_job_publishes_and_shows_an_answer_type_of_one_file(job):
 def test_what_an_answer_type_stores_is_its_typed_column():
     """A number in a column of numbers, a truth in one of truths; what could not be read in neither."""
     with registered(Grade):
-        row = _answer_row(Answer("q", None, "Z", error_class="json_invalid"), Question("q", "?", Grade()))
+        row = answer_row(Answer("q", None, "Z", error_class="json_invalid"), Question("q", "?", Grade()))
     assert (row["answer_boolean"], row["answer_number"]) == (None, None)
 
 

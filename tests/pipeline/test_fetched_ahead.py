@@ -72,7 +72,7 @@ def test_validate_says_where_the_disk_is_too_small_for_what_is_kept(tmp_path):
     folder = tmp_path / "cache" / "of-omnidrop"
     assert "3 files are larger" in checked(cache_dir=str(folder), cache_bytes=1 << 20)
     assert not folder.parent.exists()
-    with pytest.raises(validate.CheckError, match=r"GiB free .* lower execution.cache_bytes, .* execution.cache_dir"):
+    with pytest.raises(validate.CheckError, match=r"GiB free, .* lower execution.cache_bytes, .* execution.cache_dir"):
         checked(cache_dir=str(folder), cache_bytes=1 << 60)
     with pytest.raises(JobError, match="cache/of-omnidrop' is not an absolute path"):
         checked(cache_dir="cache/of-omnidrop")

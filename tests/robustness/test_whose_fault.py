@@ -96,7 +96,7 @@ def test_a_database_that_restarts_is_waited_for(job, empty_postgres, postgres_pr
 def test_a_database_that_stays_away_ends_the_run_in_a_sentence(job, empty_postgres, postgres_process, undisturbed):
     given = load_job(job, {**IDLE, "index_url": empty_postgres, "storage.patience_s": 1})
     try:
-        with pytest.raises(Unavailable, match=r"savings index at postgresql.* does not answer.*waited 1 s.*run again"):
+        with pytest.raises(Unavailable, match=r"savings index at postgresql.* does not respond.*waited 1 s.*run again"):
             run_job(given, At(1, postgres_process.stop), threading.Event())
     finally:
         postgres_process.start()
