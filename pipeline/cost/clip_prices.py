@@ -22,7 +22,7 @@ from workers.records import Asking, DecodeSettings, WorkUnit
 from workers.whole_text import MOST_TOKENS, stretched
 
 if TYPE_CHECKING:
-    from omnidrop.estimate import Estimate
+    from omnidrop.estimate import Estimate, Estimator
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 DEAR = 1.2
@@ -59,14 +59,14 @@ class ClipPrices:
         self.decoding = decode_settings(job.clips, job.execution)
         self._pruning = pruning_of(job.pruning)
         self._system_prompt = job.model.system_prompt
-        self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
+        self.estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
         self._known: dict[Asked, Estimate] = {}
 
     def of(self, asked: Asked) -> Estimate:
         """One clip. Raises PolicyError where the ratio cannot be reached."""
         found = self._known.get(asked)
         if found is None:
-            found = self._estimator.clip(
+            found = self.estimator.clip(
                 asked.questions,
                 self._pruning,
                 frames=asked.frames,
@@ -86,10 +86,8 @@ class ClipPrices:
 class WholePrices:
     """Prices of asking about whole videos: an upper bound, since how long answers get is not known before."""
 
-    def __init__(self, job: JobConfig, question_set: QuestionSet) -> None:
-        from omnidrop.estimate import Estimator
-
-        self._estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
+    def __init__(self, job: JobConfig, question_set: QuestionSet, estimator: Estimator) -> None:
+        self._estimator = estimator
         self._system_prompt = job.model.system_prompt
         # A line has what is said in the clip, as often as its questions repeat it.
         repeated = sum("clip.transcript" in context_names([one.text]) for one in question_set.questions)

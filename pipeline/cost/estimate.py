@@ -170,7 +170,7 @@ def price_job(
                 context=context_reader(job, parts.recipe.context_fields),
                 read_unit=parts.journal.read_if_kept,
             )
-            labels, contents, whole = Labels(), Labels(), _Whole(parts, price, hours)
+            labels, contents, whole = Labels(), Labels(), _Whole(parts, price, hours, prices)
             for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
                 labels.add(plan.media.media_id)
                 if plan.media.content_id is not None:
@@ -234,11 +234,12 @@ class _Hours:
 class _Whole:
     """Questions about whole videos: which of the planned items are to be asked, and what that costs at most."""
 
-    def __init__(self, parts: Opened, price: Price, hours: _Hours) -> None:
+    def __init__(self, parts: Opened, price: Price, hours: _Hours, prices: ClipPrices) -> None:
         self._question_set, self._variables = parts.question_set, parts.job.variables
         of_job = (self._question_set, self._variables, parts.index, parts.journal.read_if_kept, parts.asked)
         self._videos, self._price, self._hours = WholeVideos(*of_job, "", is_left_over), price, hours
-        self._prices = WholePrices(parts.job, parts.question_set) if parts.question_set.whole else None
+        asked = parts.question_set
+        self._prices = WholePrices(parts.job, asked, prices.estimator) if asked.whole else None
         self._looked_up: dict[str, tuple[Candidate, tuple[Question, ...]]] = {}
         """With what their clips are asked, by version."""
         self._seen: set[int] = set()

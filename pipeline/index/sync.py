@@ -63,7 +63,7 @@ def _catch_up_videos(journal: Journal, index: SavingsIndex, forgotten: Collectio
         known = index.videos_of(sorted({key.version_id for key in batch}))
         late = [key for key in batch if key.item_id in forgotten]
         if late:
-            journal.drop_videos(late)
+            journal.drop(late)
         missing = [
             key
             for key in batch

@@ -23,7 +23,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -54,6 +54,8 @@ from workers.records import ClipOutcome
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
+
+Key = TypeVar("Key", UnitKey, VideoKey)
 
 FORMAT_PATH = "journal/format.json"
 NEWEST = 5
@@ -136,12 +138,10 @@ class Journal:
     def units(self) -> Iterator[UnitKey]:
         """All finished units by their newest attempts, superseded versions too, streamed from the store's listing."""
         keys = filter(None, (UnitKey.parse(path) for path, _ in self._store.list("journal/units/")))
-        # Attempts of one unit follow each other in a listing.
-        for _, attempts in groupby(keys, key=lambda key: replace(key, attempt=0)):
-            yield max(attempts, key=lambda key: key.attempt)
+        yield from _newest(keys)
 
-    def drop(self, keys: Sequence[UnitKey]) -> None:
-        """Delete finished units with all their attempts: those of forgotten media."""
+    def drop(self, keys: Sequence[UnitKey] | Sequence[VideoKey]) -> None:
+        """Delete finished units, or records of whole videos, with all their attempts: those of forgotten media."""
         self._store.delete([attempt.path for key in keys for attempt in key.up_to()])
 
     def commit_video(
@@ -175,12 +175,7 @@ class Journal:
     def videos(self) -> Iterator[VideoKey]:
         """Everything that was answered about whole videos, by its newest attempts, streamed as `units`."""
         keys = filter(None, (VideoKey.parse(path) for path, _ in self._store.list(VIDEOS)))
-        for _, attempts in groupby(keys, key=lambda key: replace(key, attempt=0)):
-            yield max(attempts, key=lambda key: key.attempt)
-
-    def drop_videos(self, keys: Sequence[VideoKey]) -> None:
-        """Delete such records with all their attempts: those of forgotten media."""
-        self._store.delete([attempt.path for key in keys for attempt in key.up_to()])
+        yield from _newest(keys)
 
     def write_heads(self, heads: Sequence[Head], run_id: str) -> list[Head]:
         """Declare which versions count from now on: a later object wins over an earlier one, media item by media item.
@@ -332,6 +327,12 @@ _CONTENT = ".content.json"
 
 def _tombstone_path(item_id: str) -> str:
     return f"journal/tombstones/{item_id}{_CONTENT}"
+
+
+def _newest(keys: Iterable[Key]) -> Iterator[Key]:
+    """The newest attempts of what was listed: attempts at one thing follow each other in a listing."""
+    for _, attempts in groupby(keys, key=lambda key: replace(key, attempt=0)):
+        yield max(attempts, key=lambda key: key.attempt)
 
 
 def check_output_is_ours(store: Store) -> None:
