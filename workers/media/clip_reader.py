@@ -307,7 +307,7 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
     if take.failure is not None:
         notes.append(take.failure)
     elif take.complaints:
-        notes.append("damaged" + _said(take))
+        notes.append(f"damaged: {take.complaint}")
     noticed = Noticed(
         silent_s=silent_s,
         held_s=held_s,
@@ -379,8 +379,3 @@ def _filled(frames: Frames, count: int) -> Frames:
     missing = count - len(frames)
     last = frames[-1:] if len(frames) else np.zeros((1, *frames.shape[1:]), np.uint8)
     return np.concatenate([frames, np.repeat(last, missing, axis=0)])
-
-
-def _said(take: Take) -> str:
-    """The first complaint of ffmpeg, short enough for a row."""
-    return f": {take.complaints[0][:200]}" if take.complaints else ""

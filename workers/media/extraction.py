@@ -56,6 +56,8 @@ _SHAPE = re.compile(r"showinfo.*? sar:(\d+)/(\d+) s:(\d+)x(\d+) ")
 _TIME = re.compile(rb"pts_time:(-?[0-9.]+(?:e[-+]?[0-9]+)?)")
 _DAMAGE = re.compile(r"^(?:\[[^\]]*\] *)*\[(?:error|fatal|panic)\]|corrupt decoded frame", re.IGNORECASE)
 _OPENED = "[info] Stream mapping:"
+_LEVEL = re.compile(r"\[(?:warning|error|fatal|panic)\]")
+_ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 _OUTPUT_SIDE = re.compile(r"^\[(?:[av]ost|out|enc)[#:]|\[enc:|Application provided invalid")
 
 Frames = npt.NDArray[np.uint8]
@@ -112,19 +114,37 @@ class Take:
         """Why ffmpeg gave nothing at all, in its own words; None where it gave something, or nothing was there."""
         if self.finished.returncode <= 0 or len(self.frame_times) or any(len(sound.starts) for sound in self.sounds):
             return None
-        said = next((line.strip() for line in reversed(self.finished.stderr.splitlines()) if line.strip()), "no word")
-        return f"ffmpeg ended with {self.finished.returncode}: {said[:200]}"
+        last = next((line.strip() for line in reversed(self.finished.stderr.splitlines()) if line.strip()), "no word")
+        return f"ffmpeg ended with {self.finished.returncode}: {self.complaint or _ADDRESS.sub('', last)[:200]}"
 
     @property
     def complaints(self) -> list[str]:
         """What ffmpeg said against the media itself; an output without a frame is no complaint, the times tell that."""
+        # Memory addresses change from run to run, rows must not.
+        found = [_ADDRESS.sub("", line) for line in self._against_the_media]
+        return found or ([f"ffmpeg died of signal {-self.finished.returncode}"] if self.finished.returncode < 0 else [])
+
+    @property
+    def complaint(self) -> str:
+        """The complaint that stands for all of them, short enough for a row; empty where there is none.
+
+        Each decoder has a thread of its own, and whose line comes first in the log is up to the threads. So it is the
+        first line of each, and of these the first by the alphabet: the same words for the same file.
+        """
+        first: dict[str, str] = {}
+        for line in self._against_the_media:
+            speaker, *_ = _LEVEL.split(line, maxsplit=1)
+            first.setdefault(speaker, _ADDRESS.sub("", line))
+        # Of a decoder's own words and those of the program about it, which begin with a track, the former say more.
+        found = sorted(first.values(), key=lambda line: ("#" in line.partition("]")[0], line))
+        return next(iter(found or self.complaints), "")[:200]
+
+    @property
+    def _against_the_media(self) -> list[str]:
         # What is said before is about the file's head, which need not be near the clip, and about streams that nobody
         # asks for.
         said = self.finished.stderr.partition(_OPENED)[2] or self.finished.stderr
-        found = [line for line in said.splitlines() if _DAMAGE.search(line) and not _OUTPUT_SIDE.search(line)]
-        # Memory addresses change from run to run, rows must not.
-        found = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in found]
-        return found or ([f"ffmpeg died of signal {-self.finished.returncode}"] if self.finished.returncode < 0 else [])
+        return [line for line in said.splitlines() if _DAMAGE.search(line) and not _OUTPUT_SIDE.search(line)]
 
     @property
     def shapes(self) -> set[tuple[int, int, float]]:
