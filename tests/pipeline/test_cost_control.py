@@ -116,6 +116,7 @@ def priced(job):
         file.write("cost: {usd_per_gpu_hour: 3600}\n")
     result = cli("calibrate", job, "--json", job.parent / "calibration.json")
     assert result.exit_code == 0, result.output
+    assert json.loads((job.parent / "calibration.json").read_text())["weights"] in result.output
     return job
 
 
@@ -130,6 +131,7 @@ def test_a_calibration_gives_plans_hours_and_money(priced):
     assert 0 < hours["low"] <= hours["expected"] <= hours["high"]
     # On a busy machine clips this small may cost the same whatever their FLOPs.
     assert hours["expected"] <= plan["dense_gpu_hours"]["expected"]
+    assert plan["weights"] == measured["weights"]
     assert plan["usd"] == pytest.approx(3600 * hours["expected"])
     spent = run(priced).run.spending
     # Plans price repeated frames as encoded again; what a run counts may be less.
