@@ -326,6 +326,12 @@ class ClipsConfig(Section):
         default="auto",
         description="Video track. auto: the largest picture. Or a track number counted from 0, or lang:xx.",
     )
+    decoder: Literal["auto", "cpu", "nvdec"] = Field(
+        default="cpu",
+        description="What decodes pictures. nvdec: an NVIDIA GPU (H.264 and HEVC; other codecs use the CPU), refused if"
+        " the machine has none. auto: the GPU if it decodes two samples exactly as the CPU does, otherwise the CPU."
+        " A process that uses the GPU is confined less strictly. Never run on a GPU so far.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -122,6 +122,7 @@ def calibrated(tmp_path_factory, videos):
         patch.setattr(calibrate, "fit", lambda measured: passes.extend(measured) or fit(measured))
         result = cli("calibrate", job, "--json", job.parent / "calibration.json")
     assert result.exit_code == 0, result.output
+    assert json.loads((job.parent / "calibration.json").read_text())["weights"] in result.output
     return job.parent, passes
 
 
@@ -142,6 +143,7 @@ def test_a_calibration_gives_plans_hours_and_money(priced):
     assert 0 < hours["low"] <= hours["expected"] <= hours["high"]
     # On a busy machine clips this small may cost the same whatever their FLOPs.
     assert hours["expected"] <= plan["dense_gpu_hours"]["expected"]
+    assert plan["weights"] == measured["weights"]
     assert plan["usd"] == pytest.approx(3600 * hours["expected"])
     spent = run(priced).run.spending
     # Plans price repeated frames as encoded again; what a run counts may be less.
