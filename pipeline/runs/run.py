@@ -147,7 +147,7 @@ def run_job(
         of_job = (opened.question_set, job.variables, opened.index, opened.journal.read_if_kept, opened.asked)
         is_again = is_left_over if again is None else chosen(again.error_classes)
         # Of its own: what planning read is counted.
-        context = context_reader(job, opened.recipe.context_fields, patience)
+        context = context_reader(job, opened.recipe.context_fields, patience, opened.index)
         whole = WholeVideos(*of_job, run.run_id, is_again, context)
         feed = Feed(*parts, choices, at_home.machines, whole)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
