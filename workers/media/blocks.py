@@ -141,7 +141,7 @@ class InBlocks:
             self.waited_s += time.monotonic() - began
             yield path
 
-    def _read(self, first: int, end: int) -> Generator[bytes]:
+    def _read(self, first: int, end: int) -> Generator[memoryview]:
         self._remote.renew(self.cache.timeout_s)
         step = max(LEAST_STEP, min(READ_BYTES, -(-(end - first) // self.cache.streams)))
         return self._remote.read_on(first, end, streams=self.cache.streams, step=step)

@@ -134,7 +134,7 @@ def look(
         return InBlocks(media, options, cache).sha256(), None
     came, whole = 0, hashlib.sha256()
 
-    def seen(piece: bytes) -> None:
+    def seen(piece: memoryview) -> None:
         nonlocal came
         came += len(piece)
         whole.update(piece)
