@@ -146,6 +146,7 @@ class Training:
             busy=stage.busy_share,
             takes=training_takes(self.folder) if stage.speaks else None,
             faces=training_faces(self.folder, self.fonts) if stage.reads else None,
+            begins_at=stage.begins_at,
         )
 
     def bind(self, stage: DecoderStage) -> None:

@@ -300,7 +300,7 @@ def _grid(rng: np.random.Generator) -> tuple[int, int]:
 TASK_SHARES = {
     "v1": dict(zip(TASKS, (1, 1, 2, 5, 1, 2), strict=False)),
     "v2": dict(zip(TASKS, (1, 0.5, 6, 1.5, 2, 2), strict=False)),
-    "v3": dict(zip(TASKS, (0.7, 2.5, 5, 3, 2, 2.5, 4, 1.5), strict=True)),
+    "v3": dict(zip(TASKS, (0.7, 2.5, 5, 3, 2, 2.5, 4, 3), strict=True)),
 }
 """In which proportions training questions belong to tasks: most to those that take longest to learn."""
 

@@ -204,8 +204,11 @@ def measure(
 class _Steps(Dataset[Pictures | Sounds]):
     """Batches numbered by step, so that a resumed run continues the same sequence."""
 
-    def __init__(self, kind: str, seed: int, steps: int, busy: float, takes: Takes | None, faces: Faces | None) -> None:
-        self.kind, self.seed, self.steps, self.busy, self.takes, self.faces = kind, seed, steps, busy, takes, faces
+    def __init__(
+        self, kind: str, seed: int, steps: int, busy: float, takes: Takes | None, faces: Faces | None, begins_at: float
+    ) -> None:
+        self.kind, self.seed, self.steps, self.busy = kind, seed, steps, busy
+        self.takes, self.faces, self.begins_at = takes, faces, begins_at
         self.share = [rank()] if rank() else []
 
     def __getitem__(self, step: int) -> Pictures | Sounds:
@@ -215,7 +218,7 @@ class _Steps(Dataset[Pictures | Sounds]):
         if self.takes is not None and rng.random() < SPOKEN_SHARE:
             return word_batch(rng, WORD_BATCH, self.takes)
         if self.faces is not None and rng.random() < WRITTEN_SHARE:
-            share = step / self.steps
+            share = self.begins_at + (1 - self.begins_at) * step / self.steps
             most = next((count for until, count in FACES_AT if share < until), len(self.faces.spans))
             faces = Faces(self.faces.sheet, self.faces.spans[:most])
             cut = share < PAGES_FROM
@@ -242,6 +245,7 @@ def train(
     busy: float = 0.0,
     takes: Takes | None = None,
     faces: Faces | None = None,
+    begins_at: float = 0.0,
 ) -> None:
     """Train the "vision" or "audio" encoder in place for `steps` batches, a share `busy` of them of world v2; with
     `takes` or `faces`, most batches are words of world v3, said or written.
@@ -257,7 +261,7 @@ def train(
         begun = int(state["step"])
     words = words.to(device)
     loader = DataLoader(
-        _Steps(kind, seed, steps, busy, takes, faces),
+        _Steps(kind, seed, steps, busy, takes, faces, begins_at),
         batch_size=None,
         sampler=range(begun, steps),
         num_workers=workers,
