@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +14,7 @@ import s3fs
 from pipeline.config.job import load_job
 from pipeline.planning.open_job import open_output
 from pipeline.storage.store import open_store
-from tests.support.s3_server import s3_server
+from tests.support.s3_server import rclone_server
 from tests.support.small_jobs import cli
 from workers.redaction import without_secrets
 
@@ -34,8 +33,9 @@ KNOWN = b"Is a tone heard?"
 
 @pytest.fixture(scope="module")
 def planted():
-    """An S3 server, credentials in the environment, and after them a cluster that inherits both."""
-    with s3_server("media", "results") as endpoint, mock.patch.dict(os.environ, PLANTED):
+    """An S3 server that takes no other credentials, these in the environment, and after them a cluster that inherits
+    both."""
+    with rclone_server("media", "results", credentials=PLANTED) as endpoint:
         yield endpoint
 
 
