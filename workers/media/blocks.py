@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import CacheFull, CacheTooSmall
-from workers.media.confinement import OPEN_FILES
 from workers.media.fetching import READ_BYTES, Bring, CacheSettings, has, kept, opened_as_planned, own_folder
 from workers.media.ffmpeg import Finished, Limits, run
 from workers.media.holes import Holes
@@ -291,7 +290,7 @@ def run_over(
                 limits=replace(
                     limits,
                     timeout_s=max(min(0.1, limits.timeout_s), limits.timeout_s - ran_s),
-                    open_files=OPEN_FILES + 2 * len(pieces),
+                    open_files=limits.open_files + 2 * len(pieces),
                 ),
                 pass_fds=(*pass_fds, *pieces),
                 reads=tuple(CheckedPath.of(_place(fd), fd) for fd in pieces),
