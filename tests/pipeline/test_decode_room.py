@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import ray
 
-from pipeline.execution import decode_room
+from pipeline.execution import backends, decode_room
 from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.decode_room import NO_ROOM_S, DecodeRoom
 from pipeline.execution.homes import LOOK_S
+from pipeline.execution.worker_failures import slots_of
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,16 @@ def test_a_run_goes_on_where_there_is_room_or_nothing_is_known(monkeypatch, room
     looks = DecodeRoom(lambda: room)
     for now[0] in range(0, 2 * int(NO_ROOM_S), int(LOOK_S)):
         looks.look({})
+
+
+def test_slots_come_from_one_look_at_the_cluster(monkeypatch):
+    looks = []
+
+    def nodes():
+        looks.append(1)
+        there = {"a": {"CPU": 4.0}, "b": {"CPU": 2.0}, "with a GPU": {"CPU": 8.0, "GPU": 1.0}, "gone": {"CPU": 16.0}}
+        return [{"NodeID": name, "Alive": name != "gone", "Resources": has} for name, has in there.items()]
+
+    monkeypatch.setattr(ray, "nodes", nodes)
+    assert backends._beside(slots_of, "CPU", 1.5, {"a": 1, "b": 1}) == {"a": 2, "b": 0}
+    assert len(looks) == 1
