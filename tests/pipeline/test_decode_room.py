@@ -13,7 +13,7 @@ from pipeline.execution.homes import LOOK_S
 @pytest.mark.parametrize(
     ("room", "out", "said"),
     [
-        ({"one": 0}, {}, "the model actors leave no core to decode on; lower model.actors"),
+        ({"one": 0}, {}, "the model actors leave no CPU core for decoding; lower model.actors"),
         ({"one": 2, "two": 0}, {"one": "no ffmpeg"}, r"no core of the machines that still decode \(out: no ffmpeg\)"),
     ],
 )

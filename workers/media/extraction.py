@@ -124,7 +124,9 @@ class Take:
         found = [line for line in said.splitlines() if _DAMAGE.search(line) and not _OUTPUT_SIDE.search(line)]
         # Memory addresses change from run to run, rows must not.
         found = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in found]
-        return found or ([f"ffmpeg died of signal {-self.finished.returncode}"] if self.finished.returncode < 0 else [])
+        return found or (
+            [f"ffmpeg was ended by signal {-self.finished.returncode}"] if self.finished.returncode < 0 else []
+        )
 
     @property
     def shapes(self) -> set[tuple[int, int, float]]:
@@ -174,7 +176,7 @@ def _run(
             raise DecodeTimeout(f"decoding took longer than timeout_s = {settings.timeout_s:g} s")
         _check_not_killed(finished)
         if finished.too_large:
-            raise MediaTooLarge(f"the span decodes to more than its {most} bytes")
+            raise MediaTooLarge(f"the clip decodes to more than the expected {most} bytes")
         return Take(
             frames=_read_frames(frames, span),
             frame_times=_read_times(frame_times),
@@ -238,7 +240,7 @@ def _about(path: Readable, info: MediaInfo, span: Span) -> tuple[float, float]:
 def _check_not_killed(finished: Finished) -> None:
     """What a killed ffmpeg had written by then looks like a damaged file, and is not."""
     if finished.returncode == -signal.SIGKILL:
-        raise DecodeKilled("ffmpeg was killed from outside, as the system does where memory is short")
+        raise DecodeKilled("ffmpeg was killed, probably by the system for lack of memory")
 
 
 def _unseen(take: Take, span: Span, fps: float) -> float | None:
@@ -464,7 +466,7 @@ def _fill(fd: int, array: npt.NDArray[np.uint8]) -> None:
     while done < len(array):
         count = os.preadv(fd, [array[done:].data], done)
         if not count:
-            raise DecodeFailed("the decoded file became shorter while it was read")
+            raise DecodeFailed("the decoded data shrank while being read")
         done += count
 
 

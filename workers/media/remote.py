@@ -192,7 +192,7 @@ class RemoteFile:
             if len(content) == length:
                 return content
             await asyncio.sleep(PAUSE_S * 2**attempt)
-        raise OSError(f"{len(content)} of {length} bytes came, again and again")
+        raise OSError(f"{len(content)} of {length} bytes arrived, on every try")
 
     async def _get(self, offset: int, length: int) -> bytes:
         """What comes of a range; fewer bytes where the body breaks off."""
@@ -201,7 +201,7 @@ class RemoteFile:
         body, content = reply["Body"], bytearray()
         try:
             if str(reply.get("ETag", self.etag)).strip('"') != self.etag:
-                raise MediaChanged(f"{self.uri}: replaced in the store while it was read")
+                raise MediaChanged(f"{self.uri}: the object was replaced while being read; run again")
             given = reply.get("ContentRange")
             if not str(given or "bytes 0-").startswith(f"bytes {offset}-"):
                 raise OSError(f"asked for bytes from {offset} on, the server gives {given or 'the whole object'}"[:200])
@@ -216,7 +216,7 @@ class RemoteFile:
     def _left_s(self) -> float:
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
-            raise StorageFailed(f"{self.uri}: the store is too slow: not read in time")
+            raise StorageFailed(f"{self.uri}: the store is too slow: timed out")
         return left_s
 
     @contextlib.contextmanager
@@ -227,9 +227,9 @@ class RemoteFile:
             raise
         except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
             if _code(error) in ("PreconditionFailed", "412"):
-                raise MediaChanged(f"{self.uri}: replaced in the store while it was read") from error
+                raise MediaChanged(f"{self.uri}: the object was replaced while being read; run again") from error
             if time.monotonic() >= self._deadline:
-                raise StorageFailed(f"{self.uri}: the store is too slow: not read in time") from error
+                raise StorageFailed(f"{self.uri}: the store is too slow: timed out") from error
             if (said := redirect_refused(error)) is not None:
                 raise StorageFailed(without_secrets(f"{self.uri}: {said}")[:1000]) from error
             failure = store_failure(self.uri, error)
@@ -262,5 +262,7 @@ def redirect_refused(error: BaseException) -> str | None:
             answered = response.get("ResponseMetadata", {})
             if answered.get("HTTPStatusCode") in (*REDIRECTS, REDIRECTED):
                 to = answered.get("HTTPHeaders", {}).get("location", "another place")
-                return f"the server redirects to {to}, and requests go nowhere but to endpoint_url; give the right one"
+                return (
+                    f"the server redirects to {to}; redirects are not followed, set endpoint_url to the right address"
+                )
     return None
