@@ -254,6 +254,8 @@ class DecodeSettings:
     """A file larger than this is refused before it is opened."""
     confinement: Literal["auto", "landlock+seccomp", "rlimits"] = "auto"
     """What the machine that decodes must at least grant: see `workers.media.confinement`."""
+    decoder: Literal["auto", "cpu", "nvdec"] = "cpu"
+    """What decodes pictures: see `workers.media.nvdec`."""
     min_share: float = 0.5
     """A clip of which less than this share could be decoded is quarantined rather than answered as `partial`."""
 

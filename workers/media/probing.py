@@ -65,6 +65,9 @@ TIMEOUT_S = 30.0
 SCAN_BYTES_PER_S = 4 << 20
 """A scan reads 50 to 300 MB a second from a local disk; it is given time for a slow store."""
 
+ALONE_S = 1.0
+"""Another child is started when files have waited for so long: few files are probed before it would be ready."""
+
 FILES_PER_CHILD = 1_000
 """A child is replaced after this many, so that leaks in parsers of odd formats never add up."""
 
@@ -149,12 +152,10 @@ class ProbePool:
         self._scans = scans
         self._storage_options = dict(storage_options or {})
         self._tasks: queue.Queue[_Task | None] = queue.Queue()
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"probe-{n}", daemon=True) for n in range(max(1, children))
-        ]
+        self._children = max(1, children)
+        self._threads: list[threading.Thread] = []
+        self._starting = threading.Lock()
         self._closed = False
-        for thread in self._threads:
-            thread.start()
 
     def probe_many(self, files: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, MediaInfo | ClipFailure]]:
         """Yield (key, outcome) as they are found, in no particular order; at most two files a child are in the air.
@@ -178,8 +179,9 @@ class ProbePool:
         waiting = iter(tasks)
         in_the_air = 0
         exhausted = False
+        since = time.monotonic()
         while True:
-            while not exhausted and in_the_air < 2 * len(self._threads):
+            while not exhausted and in_the_air < 2 * self._children:
                 try:
                     key, task = next(waiting)
                 except StopIteration:
@@ -189,14 +191,21 @@ class ProbePool:
                 in_the_air += 1
             if not in_the_air:
                 return
-            yield outcomes.get()
+            while True:
+                if not self._threads or (self._tasks.qsize() and time.monotonic() - since > ALONE_S):
+                    self._start_one_more()
+                with contextlib.suppress(queue.Empty):
+                    outcome = outcomes.get(timeout=ALONE_S if len(self._threads) < self._children else None)
+                    break
+            yield outcome
             in_the_air -= 1
 
     def close(self) -> None:
         """End the children; files still waiting are not probed."""
         if self._closed:
             return
-        self._closed = True
+        with self._starting:
+            self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
                 self._tasks.get_nowait()
@@ -212,6 +221,13 @@ class ProbePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _start_one_more(self) -> None:
+        with self._starting:
+            if len(self._threads) < self._children and not self._closed:
+                thread = threading.Thread(target=self._serve, name=f"probe-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
     def _serve(self) -> None:
         """One thread, one child. The child dies with this thread (PR_SET_PDEATHSIG follows the thread)."""
