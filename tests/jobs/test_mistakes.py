@@ -217,7 +217,7 @@ def test_a_place_where_nothing_can_be_written(here):
 def test_results_of_a_newer_version_are_left_alone(here):
     (here / "results" / "journal").mkdir(parents=True)
     (here / "results" / "journal" / "format.json").write_text(json.dumps({"format_version": 99}))
-    teaches(*INDEX, says=["has a journal of format 99", "upgrade", "or use another output"])
+    teaches(*INDEX, says=["holds a journal of format 99", "upgrade", "or use another output"])
 
 
 @pytest.mark.cluster

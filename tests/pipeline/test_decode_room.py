@@ -14,7 +14,11 @@ from pipeline.execution.homes import LOOK_S
     ("room", "out", "said"),
     [
         ({"one": 0}, {}, "the model actors leave no CPU core for decoding; lower model.actors"),
-        ({"one": 2, "two": 0}, {"one": "no ffmpeg"}, r"no core of the machines that still decode \(out: no ffmpeg\)"),
+        (
+            {"one": 2, "two": 0},
+            {"one": "no ffmpeg"},
+            r"no CPU core of the machines that still decode \(out: no ffmpeg\)",
+        ),
     ],
 )
 def test_a_run_ends_when_there_is_no_core_to_decode_on_for_long(monkeypatch, caplog, room, out, said):

@@ -266,7 +266,7 @@ def test_a_picture_is_not_held_for_days(tmp_path):
         "matroska", 40_003.0, video_codec="h264", width=160, height=120, frame_rate=25.0, video_end_s=40_003.0
     )
     assert decode_clip(path, info, Clip("c", 0, 600, 610), DecodeSettings()).decoded_share == 1  # a slide may stay
-    with pytest.raises(DecodeFailed, match="pictures are missing"):
+    with pytest.raises(DecodeFailed, match="frames are missing"):
         decode_clip(path, info, Clip("c", 0, 20_000, 20_010), DecodeSettings())
 
 
