@@ -292,10 +292,7 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
         except ValueError as error:
             raise Refused("too_large", str(error)) from error
         if not timeline.stretches:
-            raise Refused(
-                "no_duration",
-                NO_DURATION,
-            )
+            raise Refused("no_duration", NO_DURATION)
         whole = (first, None if end == content.size else end)
         for number, stretch in enumerate(timeline.stretches):
             if number and not is_broadcast and not stretch.jumps_ahead:
@@ -366,10 +363,7 @@ def _joined(info: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]
     """The whole file out of its segments, which count content on from one to the next."""
     readable = [part for part in parts if part["info"] is not None]
     if not readable:
-        raise Refused(
-            "no_duration",
-            NO_DURATION,
-        )
+        raise Refused("no_duration", NO_DURATION)
     at_s = 0.0
     for part in readable:
         part["start_s"], part["pts_s"] = at_s, part["info"]["start_s"]
