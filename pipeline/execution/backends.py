@@ -218,7 +218,7 @@ class _OnRay:
         wanted, there = _gpus_per_actor(self._job), ray.cluster_resources().get("GPU", 0)
         if wanted > there:
             raise RayUnavailable(
-                f"model.gpus_per_actor: a model actor is to have {wanted:g} GPUs, and Ray finds {there:g} on this "
+                f"model.gpus_per_actor: each model actor needs {wanted:g} GPUs, but Ray finds {there:g} on this "
                 "machine; leave it out to answer on the CPU, or name a cluster with --execution-ray-address"
             )
 
@@ -278,7 +278,7 @@ def _beside(
 
 
 def decoding_machines(job: JobConfig) -> tuple[str, ...]:
-    """Ids of the cluster's machines that decode; connects to it where nobody has. Raises RayUnavailable."""
+    """Ids of the cluster's machines that decode. Connects to the cluster if needed. Raises RayUnavailable."""
     with contextlib.ExitStack() as stack, _connecting:
         if not ray.is_initialized():
             _connect(job, stack)
@@ -364,7 +364,7 @@ def _connect(job: JobConfig, stack: contextlib.ExitStack) -> bool:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at `host:port`: Ray itself would try for minutes."""
+    """Raise OSError if nothing listens at `host:port`: Ray itself would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=KNOCK_S).close()

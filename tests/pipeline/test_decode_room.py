@@ -15,8 +15,12 @@ from pipeline.execution.worker_failures import slots_of
 @pytest.mark.parametrize(
     ("room", "out", "said"),
     [
-        ({"one": 0}, {}, "the model actors leave no core to decode on; lower model.actors"),
-        ({"one": 2, "two": 0}, {"one": "no ffmpeg"}, r"no core of the machines that still decode \(out: no ffmpeg\)"),
+        ({"one": 0}, {}, "the model actors leave no CPU core for decoding; lower model.actors"),
+        (
+            {"one": 2, "two": 0},
+            {"one": "no ffmpeg"},
+            r"no CPU core of the machines that still decode \(out: no ffmpeg\)",
+        ),
     ],
 )
 def test_a_run_ends_when_there_is_no_core_to_decode_on_for_long(monkeypatch, caplog, room, out, said):

@@ -225,7 +225,7 @@ def test_the_cache_is_bounded_and_the_least_recently_used_goes(bucket, tmp_path)
             pass
         assert holds() == {"a", "c"}
     with (
-        pytest.raises(CacheFull, match="raise that bound"),
+        pytest.raises(CacheFull, match=r"raise execution\.cache_bytes"),
         fetched(replace(media["a"], size_bytes=9999), options, cache),
     ):
         pass

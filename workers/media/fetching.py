@@ -101,7 +101,7 @@ def kept(name: str, shown: str, size: int, cache: CacheSettings, bring: Bring) -
     """
     if size > cache.max_bytes:
         raise CacheTooSmall(
-            f"{shown}: {size} bytes; the cache may hold {cache.max_bytes}; raise that bound with execution.cache_bytes"
+            f"{shown}: {size} bytes; the cache holds up to {cache.max_bytes}; raise execution.cache_bytes"
         )
     own_folder(cache.path)
     entry = _entry(name, cache)
@@ -138,7 +138,9 @@ def opened_as_planned(media: Media, storage_options: dict[str, Any], cache: Cach
     """The object in its store, if it is still the one that was planned. Raises MediaChanged and StorageFailed."""
     remote = RemoteFile(media.uri, storage_options, time.monotonic() + cache.timeout_s)
     if remote.etag != media.etag:
-        raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {remote.etag}; run again to plan it anew")
+        raise MediaChanged(
+            f"{media.key}: planned with etag {media.etag}, now {remote.etag}; the object was replaced; run again"
+        )
     if remote.size != media.size_bytes:
         raise StorageFailed(f"{media.key}: the store now says {remote.size} bytes instead of {media.size_bytes}")
     return remote
@@ -192,7 +194,7 @@ def _fetch(entry: Path, shown: str, size: int, cache: CacheSettings, bring: Brin
                 for first in range(0, len(piece), WRITE_BYTES):
                     file.write(piece[first : first + WRITE_BYTES])
             if file.tell() != size:
-                raise StorageFailed(f"{shown}: {file.tell()} bytes came instead of {size}")
+                raise StorageFailed(f"{shown}: {file.tell()} bytes arrived instead of {size}")
         os.rename(part, entry)
     except OmniDropError:
         raise
