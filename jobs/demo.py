@@ -14,11 +14,12 @@ from jobs._shared.options import JsonFile, write_json
 from jobs._shared.stopping import STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
 from jobs.index import summary_json
+from pipeline.asking.ask import ask
 from pipeline.config.job import StorageConfig, load_job
 from pipeline.runs.run import run_job
 from pipeline.tables.query import open_results, query
 from pipeline.toy_world import Truth
-from pipeline.toy_world.demo_archive import CLIP_S, FILES, make_demo_archive
+from pipeline.toy_world.demo_archive import CLIP_S, FILES, TALK_ASKED, make_demo_archive, make_talk
 from pipeline.toy_world.fixed_set import right_answers
 
 EXAMPLES = ("omnidrop demo", "omnidrop demo --folder /tmp/omnidrop-demo", "omnidrop demo --json demo.json")
@@ -47,7 +48,8 @@ def command(
     """Make a small archive of real videos, index it on a local Ray and show what came out.
 
     The archive holds mp4, mkv and webm files of several codecs, sizes and frame rates; one has no sound, one is
-    truncated, one is not a video. Run it again and nothing is done twice.
+    truncated, one is not a video. Run it again and nothing is done twice. Beside the archive lies a clip with a slide
+    and spoken words; that one is asked alone.
     """
     with console.status("making an archive of real videos") as status:
         made: list[str] = []
@@ -66,11 +68,15 @@ def command(
     print_summary(job, summary, output=str(folder / "results"))
     if not summary.answered_nothing:
         score = print_answers(job.output, truths)
+        talk = print_talk(folder / "talk.mp4")
         console.print("\nTry these queries:")
         for query in QUERIES:
             line = f'  omnidrop query {folder / "results"} "{query}"'
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        write_json(json_file, summary_json(summary) | {"answers_right": score[0], "answers_known": score[1]})
+        write_json(
+            json_file,
+            summary_json(summary) | {"answers_right": score[0], "answers_known": score[1], "talk_right": talk},
+        )
     if summary.run.status == "stopped":
         raise typer.Exit(STOPPED_EXIT)
     raise typer.Exit(1 if summary.answered_nothing else 0)
@@ -105,6 +111,23 @@ def print_answers(output: str, truths: dict[str, Truth]) -> tuple[int, int]:
     console.print(table)
     console.print(f"right: {right} of {known} answers whose truth is known")
     return right, known
+
+
+def print_talk(path: Path) -> int:
+    """Make the clip with a slide and spoken words, and ask the model that knows some; how many answers are right."""
+    make_talk(path)
+    answered = ask(str(path), *TALK_ASKED, model="tiny-v3", retained_ratio=0.3)
+    table = Table(title=f"one file asked alone: {path.name}, a slide and three spoken words", title_justify="left")
+    for column in ("question", "answer", "probability", "truth"):
+        table.add_column(column)
+    right = 0
+    for clip in answered.clips:
+        for question, answer, truth in zip(answered.questions, clip.answers.answers, TALK_ASKED.values(), strict=True):
+            right += answer.text == truth
+            mark = "[green]right[/]" if answer.text == truth else f"[red]{truth}[/]"
+            table.add_row(escape(question.text), escape(answer.text), f"{answer.probability or 0:.2f}", mark)
+    console.print(table)
+    return right
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ ANSWERING: Mapping[str, tuple[type[Section], tuple[str, ...]]] = {
     "model": (ModelConfig, ("path", "dtype", "system_prompt")),
     "pruning": (PruningConfig, tuple(PruningConfig.model_fields)),
     "clips": (ClipsConfig, tuple(ClipsConfig.model_fields)),
-    "context": (ContextConfig, ("max_tokens",)),
+    "context": (ContextConfig, ("max_tokens", "subtitle_track")),
 }
 """The settings on which answers depend."""
 NEW_SECTIONS: Mapping[str, dict[str, Any]] = {"context": {}}
@@ -35,7 +35,10 @@ NEW_SECTIONS: Mapping[str, dict[str, Any]] = {"context": {}}
 SHARE_OF_BEFORE = 0.35
 """Share of the picture that was encoded by default, by policies that can do with a part of it, where an output
 remembers no share but null."""
-LATER: Mapping[str, Mapping[str, Any]] = {"pruning": {"still_levels": 0.0}}
+LATER: Mapping[str, Mapping[str, Any]] = {
+    "pruning": {"still_levels": 0.0},
+    "context": {"subtitle_track": "none"},
+}
 """What outputs were begun with that remember nothing of it: settings that came after defaults were remembered."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.toy_world import Format, RenderedClip, Truth, read_truth, render_clip, write_truth
+from pipeline.toy_world import Event, Format, RenderedClip, Truth, read_truth, render_clip, write_truth
 
 CLIP_S = 8.0
 """Length of the toy clips in seconds: one clip of the demo's job, but for the long ones."""
@@ -29,6 +29,24 @@ _TOY: tuple[tuple[str, Format, float], ...] = (
     ("long/two clips.mp4", Format("mp4", "libx264", "aac", 426, 240, 15), 2 * CLIP_S),
     ("long/three clips.mkv", Format("mkv", "libx264", "aac", 426, 240, 10), 3 * CLIP_S),
 )
+TALK = (
+    Event(0, 4, lines=("garden", "market")),
+    Event(0.9, 1.6, word="market", voice="high"),
+    Event(2.5, 3.2, word="zebra", voice="low"),
+    Event(4, 7, "circle", "red"),
+    Event(4.8, 5.5, word="train", voice="low"),
+)
+"""A slide and three spoken words, of world v3."""
+TALK_ASKED = {
+    "Which word is said first? [garden|market|train|zebra]": "market",
+    "Which word is said while the circle is shown? [garden|market|train|zebra]": "train",
+    "Is the word market said by a low or a high voice? [low|high]": "high",
+    "Which word is written in line 1? [garden|market|train|zebra]": "garden",
+    "In which line is the word market written? [1-3]": "2",
+    "Is the word market said and also written?": "yes",
+    "Is the word zebra said and also written?": "no",
+}
+"""What is asked about it, and the right answers."""
 TRUTH_FILE = "truth.json"
 _OTHERS = ("broken/truncated.mkv", "broken/not a video.mp4", "sound only.wav")
 FILES = len(_TOY) + len(_OTHERS)
@@ -64,6 +82,14 @@ def _toy(folder: Path, done: Callable[[str], None], number: int) -> tuple[str, T
     )
     done(name)
     return name, rendered.truth
+
+
+def make_talk(path: Path) -> None:
+    """Write the clip of TALK to `path` unless it is there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        format = Format("mp4", "libx264", "aac", 426, 240, 12)
+        render_clip(path, "v3", seed=2_000, length_s=7.0, events=TALK, format=format)
 
 
 def _truncated(path: Path, source: Path) -> None:

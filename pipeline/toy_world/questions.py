@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from omnidrop.questions import Boolean, Choice, Number, Question
-from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event, Truth
+from pipeline.toy_world.truth import COLOURS, LINES, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event, Truth
 
 TASKS = (
     "visual recognition",
@@ -21,6 +21,8 @@ TASKS = (
     "temporal order",
     "presence",
     "counting",
+    "reading",
+    "reading and hearing",
 )
 NONE = "none"
 SHAPE_ANSWER = Choice((*SHAPES, NONE))
@@ -28,6 +30,7 @@ COLOUR_ANSWER = Choice((*COLOURS, NONE))
 SOUND_ANSWER = Choice((*SOUNDS, NONE))
 WORD_ANSWER = Choice((*WORDS, NONE))
 VOICE_ANSWER = Choice(VOICES)
+LINE_ANSWER = Number(1, len(LINES))
 COUNT_ANSWER = Number(0, 6)
 MOST_COUNTED = 6
 
@@ -53,7 +56,7 @@ def questions_of(
     truth = truth if isinstance(truth, Truth) else Truth(tuple(truth))
     asked = {"v2": _busy_questions, "v3": _spoken_questions}.get(truth.world, _questions)(truth.events)
     rng = np.random.default_rng([seed, 7])
-    balanced = _balanced(asked, rng)
+    balanced = _balanced(asked, rng, by_task=truth.world == "v3")
     if most is None or most >= len(balanced):
         return tuple(balanced)
     by_task = {task: [one for one in balanced if one.task == task] for task in TASKS}
@@ -66,18 +69,21 @@ def questions_of(
     return tuple(chosen)
 
 
-def _balanced(asked: Iterable[AskedQuestion], rng: np.random.Generator) -> list[AskedQuestion]:
-    """Drop yes/no questions at random until both answers are as frequent, and three quarters of the "none"s."""
+def _balanced(asked: Iterable[AskedQuestion], rng: np.random.Generator, by_task: bool) -> list[AskedQuestion]:
+    """Drop yes/no questions at random until both answers are as frequent (in every task, where `by_task`), and three
+    quarters of the "none"s."""
     kept: list[AskedQuestion] = []
-    boolean: dict[str, list[AskedQuestion]] = {"yes": [], "no": []}
+    boolean: dict[str, dict[str, list[AskedQuestion]]] = {}
     for one in asked:
         if isinstance(one.question.answer, Boolean):
-            boolean[one.right].append(one)
+            group = boolean.setdefault(one.task if by_task else "", {"yes": [], "no": []})
+            group[one.right].append(one)
         elif one.right != NONE or rng.random() < 0.25:
             kept.append(one)
-    fewer = min(len(group) for group in boolean.values())
     for group in boolean.values():
-        kept += [group[i] for i in rng.permutation(len(group))[:fewer]]
+        fewer = min(len(those) for those in group.values())
+        for those in group.values():
+            kept += [those[i] for i in rng.permutation(len(those))[:fewer]]
     return kept
 
 
@@ -250,7 +256,7 @@ def _at(place: str) -> str:
 
 
 def _spoken_questions(events: Sequence[Event]) -> list[AskedQuestion]:
-    """World v3: words in their order, by the voice that says them, and by what is shown meanwhile."""
+    """World v3: words in their order, by the voice that says them, by what is shown meanwhile, and on pages."""
     asked = _Asked()
     shown, said = [event for event in events if event.shape], [event for event in events if event.word]
     words = [str(event.word) for event in said]
@@ -281,7 +287,42 @@ def _spoken_questions(events: Sequence[Event]) -> list[AskedQuestion]:
             asked.add("visual recognition", f"What colour is the {shape}?", COLOUR_ANSWER, right, len(colours))
     if len(words) <= MOST_COUNTED:
         asked.add("counting", "How many words are said?", COUNT_ANSWER, str(len(words)), MOST_COUNTED)
+    _how_often(asked, words)
+    _written(asked, [event for event in events if event.lines], words)
     return asked
+
+
+def _how_often(asked: _Asked, words: Sequence[str]) -> None:
+    """Every word that is said more than once, and as many that are said once and never: most words are said once."""
+    turn = sum(map(WORDS.index, words)) % len(WORDS)
+    by_count: dict[int, list[str]] = {}
+    for word in (*WORDS[turn:], *WORDS[:turn]):
+        by_count.setdefault(min(2, words.count(word)), []).append(word)
+    often = by_count.get(2, [])
+    for word in (*often, *(word for count in (0, 1) for word in by_count.get(count, [])[: max(1, len(often))])):
+        right = str(min(words.count(word), MOST_COUNTED))
+        asked.add("counting", f"How often is the word {word} said?", COUNT_ANSWER, right, 3)
+
+
+def _written(asked: _Asked, pages: Sequence[Event], said: Sequence[str]) -> None:
+    """What is written, in which line of its page, and whether it is said as well."""
+    written = [word for page in pages for word in page.lines]
+    if not written:
+        return
+    task = "reading"
+    for number, line in enumerate(LINES):
+        there = {page.lines[number] for page in pages if number < len(page.lines)}
+        if len(there) == 1:
+            asked.add(task, f"Which word is written in line {line}?", WORD_ANSWER, there.pop(), len(set(written)))
+    for word in WORDS:
+        asked.add(task, f"Is the word {word} written?", Boolean(), "yes" if word in written else "no", 2)
+        lines = {LINES[page.lines.index(word)] for page in pages if word in page.lines}
+        if len(lines) == 1:
+            asked.add(task, f"In which line is the word {word} written?", LINE_ANSWER, lines.pop(), len(LINES))
+        if word in said or word in written:
+            both = word in said and word in written
+            text = f"Is the word {word} said and also written?"
+            asked.add("reading and hearing", text, Boolean(), "yes" if both else "no", 2)
 
 
 def _said_while(asked: _Asked, shape: Event, said: Sequence[Event], while_: str, different: int) -> None:

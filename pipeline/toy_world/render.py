@@ -1,4 +1,4 @@
-"""Events to pixels and samples: the painter and the synthesiser of both worlds, in numpy alone.
+"""Events to pixels and samples: the painter and the synthesiser of all worlds.
 
 Promises: deterministic by generator, shapes fully inside the frame with anti-aliased edges, channels of the v1
 background below 60, sound exactly within its event. Knows nothing about files, codecs or how events were drawn.
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.toy_world.truth import Event
+from pipeline.toy_world.writing import Faces, Page, pages_of, shipped_faces, write_page
 
 SAMPLE_RATE = 16_000
 Frame = npt.NDArray[np.uint8]
@@ -138,7 +139,10 @@ def _grain() -> Wave:
 class Painter:
     """Paints the frames of one clip at any time and size; the looks are drawn once, from `rng`."""
 
-    def __init__(self, world: str, events: Sequence[Event], rng: np.random.Generator) -> None:
+    def __init__(
+        self, world: str, events: Sequence[Event], rng: np.random.Generator, faces: Faces | None = None
+    ) -> None:
+        """Pages are set in `faces`; without them in those that ship."""
         self.sprites = sprites_of(events, rng)
         self.world = world
         self.base = rng.uniform(0, 32, 3).astype(np.float32)
@@ -146,6 +150,9 @@ class Painter:
         self.grain = float(rng.uniform(0, 5)) if rng.random() < 0.8 else 0.0
         self.waves = rng.uniform(-1, 1, (6, 6)).astype(np.float32)
         self.rng = rng
+        self.faces = faces or (shipped_faces() if any(event.lines for event in events) else None)
+        self.pages = pages_of(events, rng, self.faces) if self.faces else ()
+        self.covered: dict[tuple[Page, int, int], npt.NDArray[np.float32]] = {}
 
     def frame(self, time_s: float, height: int, width: int) -> Frame:
         """One (height, width, 3) uint8 RGB frame at `time_s`."""
@@ -162,6 +169,10 @@ class Painter:
             columns = (np.arange(width) + shift[1]) % 256
             canvas += self.grain * _grain()[rows[:, None], columns[None, :], None]
         np.clip(canvas, 0, 59, out=canvas)
+        for page in self.pages:
+            if self.faces and page.event.start <= time_s < page.event.end:
+                canvas += np.asarray(page.paper, np.float32) - 30
+                write_page(canvas, page, self.faces, self.covered)
         for sprite in self.sprites:
             if sprite.event.start <= time_s < sprite.event.end:
                 _paint(canvas, sprite, time_s)

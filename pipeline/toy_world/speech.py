@@ -52,10 +52,10 @@ def bank() -> Takes:
     spans = np.asarray([take["span"] for take in index["takes"]], np.int64)
     words = np.asarray([WORDS.index(take["word"]) for take in index["takes"]], np.int64)
     voices = np.asarray([VOICES.index(take["voice"]) for take in index["takes"]], np.int64)
-    return Takes(_decoded(BANK, index["samples"]), spans, words, voices)
+    return Takes(decoded(BANK, index["samples"]), spans, words, voices)
 
 
-def _decoded(path: Path, samples: int) -> Wave:
+def decoded(path: Path, samples: int) -> Wave:
     """All of a file's sound at 16 kHz, cut or padded to `samples`."""
     import av
 

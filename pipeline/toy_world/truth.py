@@ -39,6 +39,8 @@ WORDS = (
 )
 """What voices say in world v3: one or two syllables that no other word begins and ends like."""
 VOICES = ("low", "high")
+LINES = ("1", "2", "3")
+"""Numbers of a page's lines in world v3, from the top."""
 ALLOWED = {"shape": SHAPES, "colour": COLOURS, "sound": SOUNDS, "place": PLACES, "word": WORDS, "voice": VOICES}
 SILENCE = ("silence", "none", "nothing", "")
 """Other ways to write null."""
@@ -52,7 +54,8 @@ class TruthError(UserError):
 class Event:
     """A shape, a sound or both, from `start` to `end` seconds. `place` is where a shape stays, in world v2 only.
 
-    In world v3 alone, a `word` said by a low or high `voice` somewhere between `start` and `end`.
+    In world v3 alone: a `word` said by a low or high `voice` somewhere between `start` and `end`, or a page with one
+    written word on each of its `lines`, the first of several being its title.
     """
 
     start: float
@@ -63,6 +66,7 @@ class Event:
     place: str | None = None
     word: str | None = None
     voice: str | None = None
+    lines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.end) and 0 <= self.start < self.end):
@@ -75,13 +79,25 @@ class Event:
             raise TruthError(f"a shape and its colour come together, got shape {self.shape!r}, colour {self.colour!r}")
         if (self.word is None) != (self.voice is None):
             raise TruthError(f"a word and its voice come together, got word {self.word!r}, voice {self.voice!r}")
-        if self.shape is None and self.sound is None and self.word is None:
-            raise TruthError("an event needs a shape, a sound or a word; leave stretches without any out of the list")
+        self._check_lines()
+        if self.shape is None and self.sound is None and self.word is None and not self.lines:
+            raise TruthError(
+                "an event needs a shape, a sound, a word or lines of writing; leave out stretches without any"
+            )
+
+    def _check_lines(self) -> None:
+        if self.lines and self.shape:
+            raise TruthError(f"a page fills the picture: it has lines or a shape, got {self.shape!r} and lines")
+        if len(self.lines) > len(LINES) or len(set(self.lines)) < len(self.lines):
+            raise TruthError(f"a page has 1 to {len(LINES)} lines with different words, got {', '.join(self.lines)}")
+        for word in self.lines:
+            if word not in WORDS:
+                raise TruthError(f"each of the lines must be one of {', '.join(WORDS)}, got {word!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """The event as the truth file holds it."""
         fields = {name: getattr(self, name) for name in ("start", "end", "shape", "colour", "sound")}
-        rare = {"place": self.place, "word": self.word, "voice": self.voice}
+        rare = {"place": self.place, "word": self.word, "voice": self.voice, "lines": list(self.lines)}
         return fields | {name: value for name, value in rare.items() if value}
 
 
@@ -119,20 +135,24 @@ def _event(given: Mapping[str, Any], where: str) -> Event | None:
             f"{where}: an event needs numbers 'start' and 'end' in seconds, got {dict(given)!r}"
         ) from error
     shape, colour, sound, word = name("shape"), name("colour", "color"), name("sound"), name("word")
-    if shape is None and sound is None and word is None:
+    lines = given.get("lines") or []
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise TruthError(f"{where}: 'lines' must be a list of words, got {lines!r}")
+    if shape is None and sound is None and word is None and not lines:
         return None
     sound = {"rising": "rising sweep", "falling": "falling sweep", "low": "low tone", "high": "high tone"}.get(
         sound or "", sound
     )
     try:
-        return Event(start, end, shape, colour if shape else None, sound, name("place"), word, name("voice"))
+        written = tuple(line.strip().lower() for line in lines)
+        return Event(start, end, shape, colour if shape else None, sound, name("place"), word, name("voice"), written)
     except TruthError as error:
         raise TruthError(f"{where}: {error}") from error
 
 
 def read_truth(path: Path) -> dict[str, Truth]:
     """Truth per file name from a JSON file `{"clip.mp4": {"events": [{start, end, shape, colour, sound}]}}`
-    (in world v3 also `word` and `voice`).
+    (in world v3 also `word` and `voice`, or `lines`).
 
     A list of `{"file": ..., "events": [...]}` and a single file's `{"events": [...]}` are read as well. Raises
     TruthError, naming file, clip and event.
@@ -159,8 +179,8 @@ def read_truth(path: Path) -> dict[str, Truth]:
             raise TruthError(f"{path}: {file!r} needs a list 'events', got {type(events).__name__}")
         read = [_event(event, f"{path}: {file!r}, event {number}") for number, event in enumerate(events, 1)]
         ordered = tuple(sorted((event for event in read if event), key=lambda event: (event.start, event.end)))
-        # Only world v2 has places, and only v3 has words.
-        world = "v3" if any(e.word for e in ordered) else "v2" if any(e.place for e in ordered) else "v1"
+        # Only world v2 has places, and only v3 has words and pages.
+        world = "v3" if any(e.word or e.lines for e in ordered) else "v2" if any(e.place for e in ordered) else "v1"
         truths[str(file)] = Truth(ordered, str(entry.get("world", world)) if isinstance(entry, dict) else world)
     return truths
 

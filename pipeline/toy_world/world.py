@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from omnidrop.errors import UserError
-from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event
+from pipeline.toy_world.truth import COLOURS, LINES, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event
 
 __all__ = ["COLOURS", "PLACES", "SHAPES", "SOUNDS", "WORLDS", "events_of", "generator_of"]
 
@@ -20,6 +20,11 @@ SLOT_S = (0.55, 0.8)
 """A word is said somewhere within a slot of so many seconds; no take of a word is longer than the shortest slot."""
 PAUSE_S = 0.15
 MOST_WORDS = 6
+REPEATED = 0.25
+"""Share of the words that were said before in the clip."""
+PAGES = 0.4
+"""Share of pages among what v3 shows one after another; a clip has at most MOST_PAGES."""
+MOST_PAGES = 2
 
 
 def generator_of(world: str, seed: int, stream: str) -> np.random.Generator:
@@ -36,9 +41,9 @@ def events_of(
     """Length in seconds and events of clip `seed`; `length_s` and `count` (v1) fix what is otherwise drawn.
 
     v1: 1 to 6 events one after another, each at least 2 s, in 8 to 32 s. v2: 3 to 5 shapes at a time in named places,
-    changing about every second, and a chain of short sounds, in 8 to 16 s. v3: shapes one after another that begin and
-    end on whole seconds, and up to two words said during each, in 6 to 12 s. Raises UserError for an unknown world or
-    more events than fit.
+    changing about every second, and a chain of short sounds, in 8 to 16 s. v3: shapes and pages of writing one after
+    another that begin and end on whole seconds, and up to two words said during each, in 6 to 12 s. Raises UserError
+    for an unknown world or more events than fit.
     """
     rng = generator_of(world, seed, "events")
     if world == "v2":
@@ -105,17 +110,25 @@ def _busy(rng: np.random.Generator, length_s: float) -> tuple[Event, ...]:
 
 
 def _spoken(rng: np.random.Generator, length_s: float) -> tuple[Event, ...]:
-    """v3: shapes of 2 or 3 s; their words keep a tenth of a second from the borders, so that what is shown while a word
-    is said is never in doubt at two pictures a second."""
+    """v3: shapes and pages of 2 or 3 s; the words said meanwhile keep a tenth of a second from the borders, so that
+    what is shown while a word is said is never in doubt at two pictures a second. A third of the written words is said,
+    too."""
     events: list[Event] = []
     shapes, colours, words = rng.permutation(SHAPES), rng.permutation(COLOURS), [str(w) for w in rng.permutation(WORDS)]
-    shown = said = 0
+    writable = [str(word) for word in rng.permutation(words[:12])]
+    shown = said = pages = 0
     now = float(rng.random() < 0.3)
     while now + 2 <= length_s:
         end = min(now + float(rng.integers(2, 4)), float(int(length_s)))
         # Mostly different attributes, as in v1; a clip of more than four shapes repeats one.
         shape, colour = str(shapes[shown % len(SHAPES)]), str(colours[shown % len(COLOURS)])
-        events.append(Event(now, end, shape, colour))
+        if pages < MOST_PAGES and rng.random() < PAGES:
+            count = int(rng.choice(len(LINES), p=[0.2, 0.4, 0.4])) + 1
+            events.append(Event(now, end, lines=tuple(writable.pop() for _ in range(count))))
+            pages += 1
+        else:
+            events.append(Event(now, end, shape, colour))
+            shown += 1
         count = min(int(rng.choice(3, p=[0.15, 0.5, 0.35])), MOST_WORDS - said)
         slots = rng.uniform(*SLOT_S, count)
         spare = end - now - 0.2 - slots.sum() - PAUSE_S * (count - 1)
@@ -123,10 +136,9 @@ def _spoken(rng: np.random.Generator, length_s: float) -> tuple[Event, ...]:
         start = now + 0.1
         for slot, wait in zip(slots, waits, strict=False):
             start += float(wait)
-            word = words[said] if said == 0 or rng.random() < 0.85 else words[int(rng.integers(said))]
+            word = words[said] if said == 0 or rng.random() >= REPEATED else words[int(rng.integers(said))]
             spoken = start + float(slot)
             events.append(Event(round(start, 3), round(spoken, 3), word=word, voice=str(rng.choice(VOICES))))
             start, said = spoken + PAUSE_S, said + 1
-        shown += 1
         now = end + float(rng.random() < 0.2)
     return tuple(sorted(events, key=lambda event: (event.start, event.end)))

@@ -19,9 +19,11 @@ from jobs.cli import COMMANDS
 from jobs.demo import QUERIES
 from jobs.query import EXAMPLES, told_apart
 from pipeline import failure_rules
+from pipeline.asking.ask import ask
 from pipeline.config.job import load_job
 from pipeline.tables.named_queries import named_queries
 from pipeline.tables.query import open_results, query
+from pipeline.toy_world.demo_archive import TALK_ASKED
 from tests.support.small_jobs import cli, run
 from workers.media.confinement import AUDIO_DECODERS, DEMUXERS, VIDEO_DECODERS
 
@@ -118,6 +120,11 @@ def shown_place(demo, videos, tmp_path, monkeypatch):
     shutil.copytree(videos, tmp_path / "videos")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_the_demos_slide_is_read_and_its_words_are_understood(demo):
+    answered = ask(str(demo / "talk.mp4"), *TALK_ASKED, model="tiny-v3", retained_ratio=0.3)
+    assert [answer.text for answer in answered.clips[0].answers.answers] == list(TALK_ASKED.values())
 
 
 @pytest.mark.parametrize("page", GUIDE, ids=lambda p: p.name)

@@ -221,6 +221,7 @@ def test_results_of_a_newer_version_are_left_alone(here):
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_gpu_that_this_machine_has_not_is_not_waited_for(here):
     """Not on the tests' Ray, which would be taken for a cluster that may grow."""
     done = elsewhere(*INDEX, "--model-gpus-per-actor", "16", "--execution-ray-address", "none")

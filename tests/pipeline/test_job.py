@@ -193,6 +193,17 @@ def test_another_share_is_another_recipe_and_the_whole_is_the_one_of_before_ther
     assert decode_recipe(json.dumps(stored).encode(), where="here").pruning.encoder_share == 1.0
 
 
+def test_a_card_is_part_of_the_recipe_where_its_pictures_may_differ():
+    asked = load_question_set("lecture")
+
+    def clips(**given: object) -> dict[str, object]:
+        return dict(make_recipe(make_job({**SMALL, "clips": given}), asked, "weights").fields["clips"])
+
+    assert clips() == clips(decoder="cpu") == clips(decoder="auto")
+    assert clips(decoder="nvdec") == clips() | {"decoder": "nvdec"}
+    assert "decoder" not in clips()
+
+
 def test_what_stands_still_is_part_of_the_recipe_and_earlier_versions_knew_nothing_of_it(tmp_path: Path):
     asked = load_question_set("lecture")
 

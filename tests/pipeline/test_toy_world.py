@@ -32,6 +32,7 @@ from pipeline.toy_world.render import SAMPLE_RATE, Painter, distance, sound, wav
 from pipeline.toy_world.speech import bank, spoken_wave
 from pipeline.toy_world.truth import VOICES, WORDS, TruthError
 from pipeline.toy_world.world import PAUSE_S, SLOT_S, WORLDS, generator_of
+from pipeline.toy_world.writing import set_lines, shipped_faces
 from workers.media.clip_reader import decode_clip
 from workers.media.probing import probe
 from workers.records import Clip, DecodeSettings
@@ -66,9 +67,12 @@ def test_v2_shows_three_to_five_shapes_at_once_in_places_of_their_own(seed):
 
 @given(seed=st.integers(0, 1 << 40))
 @settings(max_examples=30, deadline=None)
-def test_v3_says_words_within_shapes_and_pauses_between_them(seed):
+def test_v3_says_words_within_shapes_and_pages_and_pauses_between_them(seed):
     length_s, events = events_of("v3", seed)
-    shown, said = [e for e in events if e.shape], [e for e in events if e.word]
+    shown, said = [e for e in events if e.shape or e.lines], [e for e in events if e.word]
+    written = [word for e in shown for word in e.lines]
+    assert len(set(written)) == len(written)
+    assert all(1 <= len(e.lines) <= 3 for e in shown if not e.shape)
     assert all(e.start == int(e.start) and 2 <= e.end - e.start <= 3 for e in shown)
     assert all(one.end <= next_.start for one, next_ in pairwise(shown))
     assert all(next_.start - one.end >= PAUSE_S - 0.002 for one, next_ in pairwise(said))
@@ -104,6 +108,37 @@ def test_v3_words_are_heard_within_their_events_and_nowhere_else():
             silent[one.start : one.end + round(0.4 * SAMPLE_RATE)] = False
         quiet = np.std(wave[silent])
         assert all(np.std(wave[one.start : one.end]) > 2.5 * quiet for one in placed)
+
+
+@pytest.mark.parametrize(("height", "width"), [(112, 196), (196, 112), (140, 140), (240, 426)])
+def test_a_page_is_still_and_shows_its_lines_below_each_other_where_the_truth_says(height, width):
+    words = ("hammer", "monkey", "fish")
+    for seed in range(len(shipped_faces().spans)):
+        painter = Painter("v3", [Event(1, 3, lines=words)], np.random.default_rng(seed))
+        painter.grain = 0.0
+        page = painter.frame(1.0, height, width).astype(float)
+        assert (page == painter.frame(2.9, height, width)).all()
+        # How far pixels are from the paper towards the ink.
+        ink, paper = (np.asarray(colour) for colour in (painter.pages[0].ink, painter.pages[0].paper))
+        inked = ((page - paper) @ (ink - paper) / ((ink - paper) @ (ink - paper))) > 0.45
+        assert not (np.abs(painter.frame(0.5, height, width).astype(float) - page) < 1).all()
+        below = 0
+        for one in set_lines(painter.pages[0], painter.faces, height, width):
+            left, top, right, bottom = (round(edge) for edge in one.letters)
+            assert 0 <= left < right <= width
+            assert below <= top < bottom <= height
+            assert inked[top:bottom, left:right].mean() > 0.08
+            inked[one.top : one.top + one.height, one.left : one.left + one.width] = False
+            below = bottom
+        assert inked.mean() < 0.001
+
+
+def test_the_faces_that_ship_tell_all_words_apart():
+    faces = shipped_faces()
+    for face in range(len(faces.spans)):
+        pictures = [faces.word(face, word) for word in WORDS]
+        assert all(20 < picture.shape[1] < 6 * 44 and picture.max() > 200 for picture in pictures)
+        assert len({picture.tobytes() for picture in pictures}) == len(WORDS)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -251,14 +286,17 @@ SPOKEN = (
     Event(3, 5, "square", "blue"),
     Event(3.5, 4.2, word="book", voice="low"),
     Event(5, 7, "cross", "green"),
+    Event(7, 10, lines=("river", "train")),
+    Event(7.2, 7.8, word="river", voice="low"),
+    Event(10, 12, lines=("lemon",)),
 )
 
 
 def test_questions_about_words_have_the_right_answers():
-    right = {one.question.text: one.right for seed in range(20) for one in questions_of(Truth(SPOKEN, "v3"), seed=seed)}
+    right = {one.question.text: one.right for seed in range(60) for one in questions_of(Truth(SPOKEN, "v3"), seed=seed)}
     expected = {
         "Which word is said first?": "river",
-        "Which word is said last?": "book",
+        "Which word is said last?": "river",
         "Is the word zebra said?": "yes",
         "Is the word table said?": "no",
         "Is the word zebra said by a low or a high voice?": "high",
@@ -267,10 +305,20 @@ def test_questions_about_words_have_the_right_answers():
         "Which word is said first while the circle is shown?": "river",
         "Which word is said last while the red shape is shown?": "zebra",
         "Which word is said while the cross is shown?": "none",
-        "How many words are said?": "3",
+        "How many words are said?": "4",
+        "How often is the word river said?": "2",
+        "How often is the word zebra said?": "1",
+        "Which word is written in line 2?": "train",
+        "In which line is the word river written?": "1",
+        "Is the word lemon written?": "yes",
+        "Is the word zebra written?": "no",
+        "Is the word river said and also written?": "yes",
+        "Is the word book said and also written?": "no",
+        "Is the word train said and also written?": "no",
     }
     assert expected.items() <= right.items()
-    # Two words by one voice, and two while one shape is shown: no one answer.
+    # Two words by one voice, two while one shape is shown, two pages' first lines: no one answer.
+    assert "Which word is written in line 1?" not in right
     assert "Which word is said by the low voice?" not in right
     assert "Which word is said while the circle is shown?" not in right
 
@@ -285,6 +333,22 @@ def test_a_word_that_a_border_cuts_is_not_asked_about(tmp_path):
         Event(0, 1, word="galaxy", voice="low")
 
 
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        ({"shape": "circle", "colour": "red", "lines": ["book"]}, "a page fills the picture"),
+        ({"lines": ["book", "book"]}, "different words, got book, book"),
+        ({"lines": ["book", "fish", "train", "zebra"]}, "1 to 3 lines"),
+        ({"lines": ["galaxy"]}, "each of the lines must be one of book, .*, got 'galaxy'"),
+        ({"lines": "book"}, "'lines' must be a list of words, got 'book'"),
+    ],
+)
+def test_a_page_that_no_one_could_read_is_refused(event, says, tmp_path):
+    (tmp_path / "truth.json").write_text(json.dumps({"a.mp4": [{"start": 0, "end": 2, **event}]}))
+    with pytest.raises(TruthError, match=rf"'a.mp4', event 1: .*{says}"):
+        read_truth(tmp_path / "truth.json")
+
+
 @given(seed=st.integers(0, 1 << 30), world=st.sampled_from(WORLDS))
 @settings(max_examples=40, deadline=None)
 def test_every_question_can_be_answered_rightly_and_only_once(seed, world):
@@ -295,8 +359,10 @@ def test_every_question_can_be_answered_rightly_and_only_once(seed, world):
         assert isinstance(one.question.answer, Choice | Boolean | Number)
         assert one.right in one.question.answer.rendered()
         assert 0 < one.guess <= 1
-    said = [one.right for one in asked if isinstance(one.question.answer, Boolean)]
-    assert said.count("yes") == said.count("no")
+    said = [(one.task, one.right) for one in asked if isinstance(one.question.answer, Boolean)]
+    for task in {task for task, _ in said} if world == "v3" else {None}:
+        those = [right for of, right in said if task in (None, of)]
+        assert those.count("yes") == those.count("no")
     few = questions_of(Truth(events, world), seed=seed, most=6)
     assert len(few) <= 6
     assert {one.question.text for one in few} <= {one.question.text for one in asked}

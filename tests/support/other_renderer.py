@@ -1,7 +1,8 @@
 """Toy clips of a renderer written apart from the toy world's: other drawing, sounds, files and draws, the same truth.
 
 What holds for one renderer's clips alone is a property of its pixels, not of pruning. Imports nothing of
-`pipeline.toy_world`: what a shape, a colour, a place and a sound are called is all it shares with it.
+`pipeline.toy_world`: what a shape, a colour, a place, a sound and a word are called is all it shares with it, and the
+takes of words that come with the package, which a bare machine cannot make. Pages are set in Pillow's own typeface.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import math
 import random
 import subprocess
 import wave
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from workers.media.ffmpeg import find_ffmpeg
 
@@ -32,6 +34,24 @@ COLOURS = {
     "white": (240, 240, 240),
 }
 SOUNDS = ("low tone", "high tone", "rising sweep", "falling sweep", "noise", "clicks")
+WORDS = (
+    *(
+        "book",
+        "camera",
+        "coffee",
+        "doctor",
+        "dollar",
+        "fish",
+        "garden",
+        "guitar",
+        "hammer",
+        "island",
+        "jacket",
+        "lemon",
+    ),
+    *("market", "monkey", "office", "paper", "pencil", "river", "school", "sugar", "table", "train", "window", "zebra"),
+)
+TAKES = Path(__file__).parents[2] / "pipeline/toy_world/takes/held_out.opus"
 PLACES = {"left": (0.2, 0.5), "right": (0.8, 0.5), "top": (0.5, 0.2), "bottom": (0.5, 0.8), "centre": (0.5, 0.5)}
 
 Events = list[dict[str, Any]]
@@ -43,7 +63,7 @@ def archive(folder: Path, world: str, clips: int) -> Path:
     truth = {}
     for number in range(clips):
         draw = random.Random(f"{world} {number}")
-        length, events = _one_by_one(draw) if world == "v1" else _at_once(draw)
+        length, events = {"v1": _one_by_one, "v2": _at_once, "v3": _talk}[world](draw)
         name = f"{world}-{number}.mov"
         _write(folder / name, length, events, draw, busy=world == "v2")
         truth[name] = {"world": world, "events": events}
@@ -78,6 +98,23 @@ def _at_once(draw: random.Random) -> tuple[float, Events]:
         events.append({"start": now, "end": end, "sound": last})
         now = end + draw.uniform(0.0, 0.2)
     return length, events
+
+
+def _talk(draw: random.Random) -> tuple[float, Events]:
+    """Two shapes and a page in any order, each for 3 s, and a word or two while each is shown."""
+    shapes, colours, words = draw.sample(SHAPES, 2), draw.sample(list(COLOURS), 2), draw.sample(WORDS, 8)
+    shown: Events = [{"shape": shape, "colour": colour} for shape, colour in zip(shapes, colours, strict=True)]
+    # The page repeats one of the words that are said, most of the time.
+    shown.insert(draw.randrange(3), {"lines": [words[6], words[draw.choice((0, 1, 7))]][:: draw.choice((1, -1))]})
+    events: Events = []
+    for number, what in enumerate(shown):
+        events.append({"start": 3 * number, "end": 3 * number + 3, **what})
+        for start in draw.choice(((0.3, 1.7), (1.1,))):
+            begun = 3 * number + start + draw.uniform(0.0, 0.25)
+            spoken = sum("word" in event for event in events)
+            said = {"word": words[spoken], "voice": draw.choice(("low", "high"))}
+            events.append({"start": begun, "end": begun + 0.7, **said})
+    return 9.0, events
 
 
 def _write(path: Path, length: float, events: Events, draw: random.Random, *, busy: bool) -> None:
@@ -118,6 +155,8 @@ class _Background:
 def _frame(time_s: float, events: Events, looks: list[tuple[float, float]], back: _Background) -> bytes:
     picture = back.at(time_s)
     for event, (size, phase) in zip(events, looks, strict=True):
+        if event.get("lines") and event["start"] <= time_s < event["end"]:
+            picture = _page(event["lines"], phase)
         if not event.get("shape") or not event["start"] <= time_s < event["end"]:
             continue
         across, down = PLACES.get(event.get("place", ""), (0.5 + 0.25 * math.cos(phase), 0.5 + 0.2 * math.sin(phase)))
@@ -130,6 +169,18 @@ def _frame(time_s: float, events: Events, looks: list[tuple[float, float]], back
         at = (round((across + sway) * WIDTH - stamp.width / 2), round(down * HEIGHT - stamp.height / 2))
         picture.paste(Image.new("RGB", stamp.size, COLOURS[event["colour"]]), at, stamp)
     return picture.tobytes()
+
+
+def _page(lines: list[str], phase: float) -> Image.Image:
+    """Dark blue or black on white, each line under the one before, a rule below the title."""
+    page = Image.new("RGB", (WIDTH, HEIGHT), (248, 248, 244))
+    pen, ink = ImageDraw.Draw(page), (20, 20, 90) if phase > 3 else (15, 15, 15)
+    for number, line in enumerate(lines):
+        size = 44 if not number else 38
+        pen.text((20 + 8 * phase, 34 + 66 * number), line, fill=ink, font=ImageFont.load_default(size))
+    if len(lines) > 1:
+        pen.line((16, 88, WIDTH - 16, 88), fill=(190, 190, 190))
+    return page
 
 
 def _draw(pen: ImageDraw.ImageDraw, shape: str, middle: float, reach: float) -> None:
@@ -156,6 +207,8 @@ def _heard(length: float, events: Events, draw: random.Random) -> np.ndarray[Any
     heard = np.zeros(round(length * SAMPLES))
     rng = np.random.default_rng(draw.randrange(1 << 30))
     for event in events:
+        if event.get("word"):
+            _say(heard, event, rng)
         if not event.get("sound"):
             continue
         start, end = (min(len(heard), round(event[edge] * SAMPLES)) for edge in ("start", "end"))
@@ -163,7 +216,28 @@ def _heard(length: float, events: Events, draw: random.Random) -> np.ndarray[Any
         made = _sound(event["sound"], time, rng)
         edges = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.01)
         heard[start:end] = 0.4 * made * np.sin(edges * np.pi / 2)
-    return heard
+    if any(event.get("word") for event in events):
+        # One wall, 9 ms away, and a faint hiss.
+        heard[400:] += 0.25 * heard[:-400]
+        heard += 0.003 * rng.standard_normal(len(heard))
+    return np.clip(heard, -1, 1)
+
+
+def _say(heard: np.ndarray[Any, Any], event: dict[str, Any], rng: np.random.Generator) -> None:
+    """Put a take of the event's word at its start."""
+    takes = json.loads(TAKES.with_suffix(".json").read_text())["takes"]
+    those = [take["span"] for take in takes if (take["word"], take["voice"]) == (event["word"], event["voice"])]
+    begin, end = those[rng.integers(len(those))]
+    said = _bank()[round(begin / 16_000 * SAMPLES) : round(end / 16_000 * SAMPLES)]
+    start = round(event["start"] * SAMPLES)
+    heard[start : start + len(said)] += 0.5 * said
+
+
+@cache
+def _bank() -> np.ndarray[Any, Any]:
+    """All takes at this renderer's rate."""
+    command = [find_ffmpeg(), "-v", "error", "-i", str(TAKES), "-f", "f32le", "-ac", "1", "-ar", str(SAMPLES), "-"]
+    return np.frombuffer(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout, np.float32)
 
 
 def _sound(name: str, time: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:

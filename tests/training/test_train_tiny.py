@@ -17,12 +17,13 @@ from pipeline.toy_world import COLOURS, PLACES, SHAPES, SOUNDS, Event, questions
 from pipeline.toy_world.render import Painter, wave_of
 from pipeline.toy_world.truth import VOICES, WORDS
 from pipeline.toy_world.world import events_of, generator_of
+from pipeline.toy_world.writing import shipped_faces
 from training.tiny import binding, facts, perception, stages, stored
 from training.tiny.architecture import ALL_FILES, deepen, fresh, load, save, thinker_config
 from training.tiny.clips import Curriculum, Packer, collate, draw_row
 from training.tiny.encoders import frame_size, hear, mels_of, patches_of, see
 from training.tiny.optim import Optimiser, schedule
-from training.tiny.samples import IGNORED, busy_picture_batch, picture_batch, sound_batch
+from training.tiny.samples import FIRST_WRITTEN, IGNORED, busy_picture_batch, page_batch, picture_batch, sound_batch
 from training.tiny.sources import Clip, EncodedSource, IdealSource
 from training.tiny.tokenizer import build_tokenizer, token_ids
 
@@ -221,6 +222,19 @@ def test_labels_of_samples_agree_with_what_is_painted():
     assert named.any()
     assert cells[named].mean() > cells[empty].mean() + 40
     assert (named == ((colours >= 0) & (colours < len(COLOURS)))).all()
+
+
+def test_a_pages_cells_name_the_words_that_are_written_on_them_and_their_lines():
+    pages = page_batch(np.random.default_rng(5), 12, shipped_faces())
+    written = pages.shapes[:, 0] >= FIRST_WRITTEN
+    assert written.any()
+    assert (pages.places[:, 0][written] >= len(PLACES)).all()
+    assert (pages.colours[:, 0][written] == IGNORED).all()
+    rows, columns = pages.frames.shape[2] // 28, pages.frames.shape[3] // 28
+    cells = pages.frames[:, 0].float().mean(-1).view(12, rows, 28, columns, 28)
+    contrast = (cells.amax((2, 4)) - cells.amin((2, 4))).flatten(1)
+    empty = (pages.shapes[:, 0] == len(SHAPES)) & (pages.shapes[:, 1] == len(SHAPES))
+    assert contrast[written].min() > contrast[empty].max()
 
 
 def test_a_busy_pictures_cells_name_the_shapes_of_their_places():

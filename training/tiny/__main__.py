@@ -22,6 +22,7 @@ import torch
 from training.tiny import binding, perception, stages
 from training.tiny.architecture import LAYERS, deepen, fresh, load, save
 from training.tiny.clips import Packer
+from training.tiny.faces import training_faces
 from training.tiny.optim import rank
 from training.tiny.sources import EncodedSource, IdealSource
 from training.tiny.stages import ALL_LAYERS, CURRICULA, DecoderStage, EncoderStage, Stage
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--world", choices=tuple(CURRICULA), default="v1", help="which curriculum; v2 and v3 need --from"
     )
+    parser.add_argument("--fonts", type=Path, metavar="DIR", help="font files for the pages of world v3")
     parser.add_argument("--stages", nargs="+", help="run only these, in the curriculum's order (default: all)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -76,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     torch.set_num_threads(given.threads)
     settings = Settings(given.seed, given.workers)
-    trained = Training(given.folder, torch.device(given.device), settings, given.start, given.world)
+    trained = Training(given.folder, torch.device(given.device), settings, given.start, given.world, given.fonts)
     if given.hours:
         chosen = timed(trained, chosen, given.hours * 3600)
     log.info("%s on %s: %s", settings, given.device, {stage.name: stage.steps for stage in chosen})
@@ -92,9 +94,15 @@ class Training:
     """The model and where the state of every stage lies."""
 
     def __init__(
-        self, folder: Path, device: torch.device, settings: Settings, start: Path | None = None, world: str = "v1"
+        self,
+        folder: Path,
+        device: torch.device,
+        settings: Settings,
+        start: Path | None = None,
+        world: str = "v1",
+        fonts: Path | None = None,
     ) -> None:
-        self.world = world
+        self.world, self.fonts = world, fonts
         self.folder, self.device, self.settings, self.start = folder, device, settings, start
         self.tokenizer = build_tokenizer()
         torch.manual_seed(settings.seed)
@@ -137,16 +145,20 @@ class Training:
             workers=self.settings.workers,
             busy=stage.busy_share,
             takes=training_takes(self.folder) if stage.speaks else None,
+            faces=training_faces(self.folder, self.fonts) if stage.reads else None,
+            begins_at=stage.begins_at,
         )
 
     def bind(self, stage: DecoderStage) -> None:
         """One stage of the decoder."""
         ideal = stage.features == "ideal"
-        takes = training_takes(self.folder) if self.world == "v3" and not ideal else None
+        heard = self.world == "v3" and not ideal
+        takes = training_takes(self.folder) if heard else None
+        faces = training_faces(self.folder, self.fonts) if heard else None
         binding.train(
             self.model,
             self.packer,
-            IdealSource(self.words.to("cpu")) if ideal else EncodedSource(self.model, self.device, takes),
+            IdealSource(self.words.to("cpu")) if ideal else EncodedSource(self.model, self.device, takes, faces),
             self.words,
             steps=stage.steps,
             rows=stage.rows,
@@ -169,7 +181,9 @@ def timed(trained: Training, chosen: tuple[Stage, ...], seconds: float) -> tuple
     if not kept.exists():
         folder = trained.folder / "trial"
         folder.mkdir(exist_ok=True)
-        trial = Training(folder, trained.device, replace(trained.settings, workers=0), trained.start, trained.world)
+        trial = Training(
+            folder, trained.device, replace(trained.settings, workers=0), trained.start, trained.world, trained.fonts
+        )
         a_step = {}
         for stage in chosen:
             (folder / f"{stage.name}.pt").unlink(missing_ok=True)

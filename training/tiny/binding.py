@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from pipeline.toy_world.questions import TASKS
-from pipeline.toy_world.world import WORLDS
+from pipeline.toy_world.world import PLACES, WORLDS
 from training.tiny.architecture import LAYERS, LOOKUP_AT, WIDTH
 from training.tiny.clips import Batch, Curriculum, Packer, ask, collate, draw_clip, draw_row
 from training.tiny.facts import FACTS
@@ -89,7 +89,9 @@ class Knowing(nn.Module):
             "shape": words.shapes,
             "colour": words.colours,
             "sound": words.sounds,
-            "place": words.places,
+            "place": words.places[: len(PLACES)],
+            "written": words.spoken,
+            "line": words.places[len(PLACES) :],
             "word": torch.cat([words.spoken, words.sounds[-1:]]),
             "voice": words.voices,
         }

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event
-from training.tiny.samples import IGNORED, NOTHING_COLOUR, NOTHING_SHAPE, NOTHING_SOUND
+from pipeline.toy_world.truth import COLOURS, LINES, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event
+from training.tiny.samples import FIRST_WRITTEN, IGNORED, NOTHING_COLOUR, NOTHING_SHAPE, NOTHING_SOUND
 
 MOST_COUNTED = 6
 SECONDS = 17
 """World v2 lasts up to 16 s: a token's second, as content, links a sound to what is shown meanwhile. Pictures stand
 before the sound of their chunk, so they can be matched to it only by a time that both know."""
-FOUND = (*WORDS, *SHAPES, *COLOURS, *VOICES, "none", "yes", "no")
+FOUND = (*WORDS, *SHAPES, *COLOURS, *VOICES, "none", "yes", "no", *map(str, range(MOST_COUNTED + 1)))
 """Answers of world v3. There a question's own words learn, too: the token it is keyed by (the word, shape or voice that
 it names) has to know the answer some layers before the question's end does."""
 Labels = npt.NDArray[np.int64]
@@ -52,6 +52,9 @@ FACTS = (
     Fact("word", len(WORDS) + 1, 5, 0.3),
     Fact("voice", len(VOICES), 5, 0.2),
     Fact("found", len(FOUND), 6, 0.5),
+    Fact("written", len(WORDS), 5, 0.3),
+    Fact("line", len(LINES), 5, 0.2),
+    Fact("said so far", MOST_COUNTED + 1, 8, 0.25),
 )
 NUMBER = {fact.name: number for number, fact in enumerate(FACTS)}
 
@@ -77,6 +80,9 @@ def facts_of(
         labels[NUMBER["colour"]] = _stream(shown, colours, NOTHING_COLOUR, times_s)[0]
         if said := [e for e in events if e.word]:
             _words(labels, said, heard, times_s)
+        written = cells[0] >= FIRST_WRITTEN
+        labels[NUMBER["written"], written] = cells[0, written] - FIRST_WRITTEN
+        labels[NUMBER["line"], written] = cells[2, written] - len(PLACES)
         return labels
     labels[NUMBER["second"]] = times_s.astype(np.int64).clip(0, SECONDS - 1)
     for number, place in enumerate(PLACES):
@@ -93,9 +99,13 @@ def facts_of(
 def _words(
     labels: Labels, said: Sequence[Event], heard: npt.NDArray[np.bool_], times_s: npt.NDArray[np.float64]
 ) -> None:
-    """What is said now, by which voice, and how many words have begun, in place of the facts about sounds."""
+    """What is said now, by which voice, how often it was said until now, and how many words have begun, in place of the
+    facts about sounds."""
     now, _, so_far = _stream(said, [WORDS.index(e.word or "") for e in said], len(WORDS), times_s)
     voice = _stream(said, [VOICES.index(e.voice or "") for e in said], IGNORED, times_s)[0]
+    for number, event in enumerate(said):
+        inside = heard & (times_s >= event.start) & (times_s < event.end)
+        labels[NUMBER["said so far"], inside] = sum(one.word == event.word for one in said[: number + 1])
     for name in ("sound", "sound before"):
         labels[NUMBER[name]] = IGNORED
     for name, found in (("word", now), ("voice", voice), ("sounds so far", so_far)):

@@ -19,15 +19,20 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
 from pipeline.toy_world.speech import Takes, bank
-from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, VOICES, WORDS
+from pipeline.toy_world.truth import COLOURS, LINES, PLACES, SHAPES, SOUNDS, VOICES, WORDS
+from pipeline.toy_world.writing import Faces, shipped_faces
 from training.tiny.encoders import CELL, hear, mels_of, patches_of, see
 from training.tiny.optim import Optimiser, mixed, rank, schedule, wait
 from training.tiny.samples import (
     FIRST_WORD,
+    FIRST_WRITTEN,
     IGNORED,
+    NOTHING_COLOUR,
+    NOTHING_SHAPE,
     Pictures,
     Sounds,
     busy_picture_batch,
+    page_batch,
     picture_batch,
     sound_batch,
     word_batch,
@@ -35,9 +40,15 @@ from training.tiny.samples import (
 from training.tiny.tokenizer import token_ids
 
 log = logging.getLogger("train_tiny")
-VISION_BATCH, CUT_BATCH, BUSY_BATCH, AUDIO_BATCH, WORD_BATCH = 48, 96, 32, 24, 16
+VISION_BATCH, CUT_BATCH, BUSY_BATCH, PAGE_BATCH, AUDIO_BATCH, WORD_BATCH = 48, 96, 32, 32, 24, 16
 SPOKEN_SHARE = 0.85
 """Share of the batches that are words, where words are learned: the sounds of the other worlds stay known."""
+WRITTEN_SHARE = 0.75
+"""Share of the batches that are pages, where writing is learned."""
+PAGES_FROM = 0.58
+"""Share of the steps that see one written word at a time; whole pages follow."""
+FACES_AT = ((0.1, 3), (0.25, 8))
+"""Until so much of the steps only the first so many faces are seen: all at once make a long plateau."""
 WHOLE_FROM = 0.8
 """Share of the vision steps that see 3 x 3 cells only; the last fifth sees whole frames."""
 SAVE_EVERY_S = 120.0
@@ -51,7 +62,7 @@ class Words:
     colours: Tensor
     sounds: Tensor
     places: Tensor
-    """Of world v2; no class for background."""
+    """Of world v2, then the numbers of the lines of a page in world v3; no class for background."""
     spoken: Tensor
     """Of world v3; silence is the last of `sounds`."""
     voices: Tensor
@@ -60,6 +71,11 @@ class Words:
     def heard(self) -> Tensor:
         """Sounds, silence, then words: what an audio token can be."""
         return torch.cat([self.sounds, self.spoken])
+
+    @property
+    def seen(self) -> Tensor:
+        """Shapes, background, then words: what a cell of a picture can be."""
+        return torch.cat([self.shapes, self.spoken])
 
     def to(self, device: torch.device | str) -> Words:
         """The same on `device`."""
@@ -80,7 +96,7 @@ def words_of(model: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: Qwen2
         shapes=rows(SHAPES + background),
         colours=rows(COLOURS + background),
         sounds=rows(SOUNDS + silence),
-        places=rows(PLACES),
+        places=torch.cat([rows(PLACES), embedding[token_ids(tokenizer, LINES)]]),
         spoken=embedding[token_ids(tokenizer, WORDS)],
         voices=rows(VOICES),
     )
@@ -93,23 +109,24 @@ def named(features: Tensor, words: Tensor) -> Tensor:
 
 def picture_loss(features: Tensor, batch: Pictures, words: Words) -> Tensor:
     """Cross entropy of both names in both frames, and a pull towards the sum of their embeddings."""
+    seen = words.seen
     loss = features.new_zeros(())
     pull = features.new_zeros(())
     for frame in (0, 1):
         shapes, colours, places = batch.shapes[:, frame], batch.colours[:, frame], batch.places[:, frame]
-        for labels, table in ((shapes, words.shapes), (colours, words.colours)):
+        for labels, table, nothing in ((shapes, seen, NOTHING_SHAPE), (colours, words.colours, NOTHING_COLOUR)):
             # Most cells are background: weigh it down, or naming nothing is the first and longest plateau.
             weight = features.new_ones(len(table))
-            weight[-1] = 0.2
+            weight[nothing] = 0.2
             logits = named(features, table).flatten(0, 1)
             loss = loss + 0.5 * functional.cross_entropy(logits, labels.flatten(), weight, ignore_index=IGNORED)
-        target = words.shapes[shapes.clamp(min=0)] + words.colours[colours.clamp(min=0)]
+        target = seen[shapes.clamp(min=0)] + words.colours[colours.clamp(min=0)] * (colours != IGNORED)[..., None]
         if (known := places != IGNORED).any():
             # The decoder's slow rotary pairs cannot tell where a cell is: the picture's encoder has to say it.
             loss = loss + 0.5 * functional.cross_entropy(named(features[known], words.places), places[known])
             target = target + words.places[places.clamp(min=0)] * known[..., None]
-        target = torch.where((shapes == len(SHAPES))[..., None], words.shapes[-1].expand_as(target), target)
-        known = ((shapes != IGNORED) & (colours != IGNORED))[..., None]
+        target = torch.where((shapes == NOTHING_SHAPE)[..., None], words.shapes[-1].expand_as(target), target)
+        known = (shapes != IGNORED)[..., None]
         pull = pull + 0.5 * ((features - target) ** 2 * known).sum() / known.sum() / features.shape[-1]
     return loss + 0.05 * pull
 
@@ -131,6 +148,9 @@ def view(model: Qwen2_5OmniThinkerForConditionalGeneration, frames: Tensor) -> T
     return see(model.model.visual, patches_of(frames), frames.shape[2] // CELL, frames.shape[3] // CELL)
 
 
+SEEN_AND_HEARD = (*("shape", "colour", "place", "background", "sound", "word", "voice", "silence", "written", "line"),)
+
+
 @torch.no_grad()
 def measure(
     model: Qwen2_5OmniThinkerForConditionalGeneration,
@@ -141,13 +161,18 @@ def measure(
 ) -> dict[str, float]:
     """Accuracy on unseen samples, per token: cells that show the same shape in both frames, background, sounds."""
     device = words.shapes.device
-    right = {name: [0, 0] for name in ("shape", "colour", "place", "background", "sound", "word", "voice", "silence")}
+    right = {name: [0, 0] for name in SEEN_AND_HEARD}
 
     def note(name: str, good: Tensor, of: Tensor) -> None:
         right[name][0] += int(good[of].sum())
         right[name][1] += int(of.sum())
 
     for number in range(batches if world == "v3" else 0):
+        pages = page_batch(np.random.default_rng([seed, number]), 16, shipped_faces()).to(device)
+        features, steady = view(model, pages.frames), pages.shapes[:, 0] == pages.shapes[:, 1]
+        of = steady & (pages.shapes[:, 0] >= FIRST_WRITTEN)
+        note("written", named(features, words.seen).argmax(-1) == pages.shapes[:, 0], of)
+        note("line", named(features, words.places).argmax(-1) == pages.places[:, 0], of)
         said = word_batch(np.random.default_rng([seed, number]), 8, bank()).to(device)
         features = hear(model.model.audio_tower, mels_of(said.waves))
         found, are_words = named(features, words.heard).argmax(-1), said.sounds >= FIRST_WORD
@@ -179,8 +204,11 @@ def measure(
 class _Steps(Dataset[Pictures | Sounds]):
     """Batches numbered by step, so that a resumed run continues the same sequence."""
 
-    def __init__(self, kind: str, seed: int, steps: int, busy: float, takes: Takes | None) -> None:
-        self.kind, self.seed, self.steps, self.busy, self.takes = kind, seed, steps, busy, takes
+    def __init__(
+        self, kind: str, seed: int, steps: int, busy: float, takes: Takes | None, faces: Faces | None, begins_at: float
+    ) -> None:
+        self.kind, self.seed, self.steps, self.busy = kind, seed, steps, busy
+        self.takes, self.faces, self.begins_at = takes, faces, begins_at
         self.share = [rank()] if rank() else []
 
     def __getitem__(self, step: int) -> Pictures | Sounds:
@@ -189,6 +217,12 @@ class _Steps(Dataset[Pictures | Sounds]):
         busy = bool(rng.random() < self.busy)
         if self.takes is not None and rng.random() < SPOKEN_SHARE:
             return word_batch(rng, WORD_BATCH, self.takes)
+        if self.faces is not None and rng.random() < WRITTEN_SHARE:
+            share = self.begins_at + (1 - self.begins_at) * step / self.steps
+            most = next((count for until, count in FACES_AT if share < until), len(self.faces.spans))
+            faces = Faces(self.faces.sheet, self.faces.spans[:most])
+            cut = share < PAGES_FROM
+            return page_batch(rng, CUT_BATCH if cut else PAGE_BATCH, faces, cut)
         if self.kind == "audio":
             return sound_batch(rng, AUDIO_BATCH, world="v2" if busy else "v1")
         if busy:
@@ -210,9 +244,11 @@ def train(
     workers: int = 1,
     busy: float = 0.0,
     takes: Takes | None = None,
+    faces: Faces | None = None,
+    begins_at: float = 0.0,
 ) -> None:
     """Train the "vision" or "audio" encoder in place for `steps` batches, a share `busy` of them of world v2; with
-    `takes`, most batches are words of world v3.
+    `takes` or `faces`, most batches are words of world v3, said or written.
 
     Resumes from `checkpoint` if it exists.
     """
@@ -225,7 +261,7 @@ def train(
         begun = int(state["step"])
     words = words.to(device)
     loader = DataLoader(
-        _Steps(kind, seed, steps, busy, takes),
+        _Steps(kind, seed, steps, busy, takes, faces, begins_at),
         batch_size=None,
         sampler=range(begun, steps),
         num_workers=workers,
@@ -253,8 +289,10 @@ def train(
             log.info("%s step %d loss %.4f (%.0f s)", kind, step, running, time.monotonic() - started)
         if step % 300 == 299 and rank() == 0:
             log.info("%s step %d measured %s", kind, step, rounded(measure(model, words, batches=3)))
-            if takes is not None:
-                log.info("words of held-out voices: %s", rounded(measure(model, words, batches=3, world="v3")))
+            if takes is not None or faces is not None:
+                log.info(
+                    "words of held-out voices and faces: %s", rounded(measure(model, words, batches=3, world="v3"))
+                )
         if rank() == 0 and (time.monotonic() - saved > SAVE_EVERY_S or step + 1 == steps):
             state = {"weights": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             part = checkpoint.with_suffix(".part")

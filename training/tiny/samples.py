@@ -6,7 +6,7 @@ depend on the seed alone. Knows nothing about models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from pipeline.toy_world.render import SAMPLE_RATE, Painter, Sprite, cover, wave_
 from pipeline.toy_world.speech import Placed, Takes, spoken_wave
 from pipeline.toy_world.truth import COLOURS, PLACES, SHAPES, SOUNDS, VOICES, WORDS, Event
 from pipeline.toy_world.world import SLOT_S, events_of
+from pipeline.toy_world.writing import Faces, Set, set_lines
 from training.tiny.encoders import CELL, frame_size
 
 ASPECTS = ((16, 9), (9, 16), (1, 1), (4, 3), (3, 4))
@@ -27,6 +28,8 @@ IGNORED = -100
 NOTHING_SHAPE, NOTHING_COLOUR, NOTHING_SOUND = len(SHAPES), len(COLOURS), len(SOUNDS)
 FIRST_WORD = NOTHING_SOUND + 1
 """Words of world v3 are numbered behind the sounds and silence."""
+FIRST_WRITTEN = NOTHING_SHAPE + 1
+"""Written words are numbered behind the shapes and background; the lines that they stand in, behind the places."""
 AUDIO_TOKENS_A_SECOND = 10
 
 
@@ -113,6 +116,36 @@ def busy_picture_batch(rng: np.random.Generator, count: int) -> Pictures:
     return _painted(rng, moments, source, height, width)
 
 
+def page_batch(rng: np.random.Generator, count: int, faces: Faces, cut: bool = False) -> Pictures:
+    """`count` frame pairs of pages of one to three lines, one in eight turned between the two frames.
+
+    `cut` gives 2 x 5 cells out of a frame with one word at its usual size: three times cheaper.
+    """
+    finer = float(rng.uniform(1.0, 1.35))
+    if cut:
+        height, width = 2 * CELL, 5 * CELL
+        source, larger = (round(height * finer), round(width * finer)), 2.0
+    else:
+        source, larger = _frame_source(rng, finer), 1.0
+        height, width = frame_size(source[0] * 4, source[1] * 4)
+
+    def drawn() -> tuple[Painter, float, float]:
+        apart, start = _apart(rng), float(rng.uniform(1, 4))
+        turned = start + apart / 2 if rng.random() < 0.125 else 9.0
+        events = [Event(0, turned, lines=_lines(rng, cut)), Event(turned, 10, lines=_lines(rng, cut))]
+        painter = Painter("v3", events, rng, faces)
+        if larger != 1:
+            painter.pages = tuple(replace(page, size=page.size * larger) for page in painter.pages)
+        return painter, start, apart
+
+    return _painted(rng, [drawn() for _ in range(count)], source, height, width)
+
+
+def _lines(rng: np.random.Generator, one: bool) -> tuple[str, ...]:
+    count = 1 if one else int(rng.choice(3, p=[0.15, 0.35, 0.5])) + 1
+    return tuple(str(word) for word in rng.choice(WORDS, count, replace=False))
+
+
 def _frame_source(rng: np.random.Generator, finer: float) -> tuple[int, int]:
     """Height and width to paint at before resizing."""
     across, down = ASPECTS[int(rng.choice(len(ASPECTS), p=ASPECT_SHARES))]
@@ -138,26 +171,33 @@ def _painted(
     for number, (painter, start, apart) in enumerate(moments):
         for which, time_s in enumerate((start, start + apart)):
             frames[number, which] = painter.frame(time_s, *source)
-            seen[number, which] = cell_names(painter.sprites, time_s, *source, height // CELL, width // CELL)
+            seen[number, which] = cell_names(painter, time_s, *source, height // CELL, width // CELL)
     resized = resize(roughen(torch.from_numpy(frames), rng), height, width)
     return Pictures(resized, *(torch.from_numpy(part) for part in np.moveaxis(either_frame(seen), 2, 0)))
 
 
 NOTHING = np.array([[NOTHING_SHAPE], [NOTHING_COLOUR], [IGNORED]])
+INKED, UNTOUCHED = 0.14, 0.03
+"""Share of a cell that a word's letters (from their baseline to a capital's height) must cover to be its name; with
+less than the second it is background."""
 CLEAR, SLIVER, RIVAL = 0.10, 0.01, 0.6
 """Share of a cell that a shape must cover to be its name; less than a sliver is background; another shape that covers
 more than RIVAL of what the first one does leaves a cell without a name."""
 
 
 def cell_names(
-    sprites: Sequence[Sprite], time_s: float, height: int, width: int, rows: int, columns: int
+    painter: Painter, time_s: float, height: int, width: int, rows: int, columns: int
 ) -> npt.NDArray[np.int64]:
-    """(3, cells): shape, colour and place (v2 alone) of every cell at one time, IGNORED where it is not clear."""
+    """(3, cells): shape, colour and place (v2 alone) of every cell at one time, IGNORED where it is not clear. On
+    a page the written word, no colour, and its line."""
+    for page in painter.pages:
+        if painter.faces and page.event.start <= time_s < page.event.end:
+            return _names_on(set_lines(page, painter.faces, height, width), height, width, rows, columns)
     names = np.empty((3, rows * columns), np.int64)
     names[...] = NOTHING
     most = np.zeros(rows * columns, np.float32)
     second = most.copy()
-    for sprite in sprites:
+    for sprite in painter.sprites:
         if sprite.event.start <= time_s < sprite.event.end:
             covered = cell_cover(sprite, time_s, height, width, rows, columns).ravel()
             more = covered > most
@@ -169,6 +209,32 @@ def cell_names(
     names[:, (most < CLEAR) | (second > RIVAL * most)] = IGNORED
     names[:, most < SLIVER] = NOTHING
     return names
+
+
+def _names_on(words: Iterable[Set], height: int, width: int, rows: int, columns: int) -> npt.NDArray[np.int64]:
+    """The names of a page's cells."""
+    names = np.empty((3, rows, columns), np.int64)
+    names[...] = NOTHING[..., None]
+    most = np.zeros((rows, columns))
+    second = most.copy()
+    for one in words:
+        left, top, right, bottom = one.letters
+        across = _share(left, right, width / columns, columns)
+        covered = _share(top, bottom, height / rows, rows)[:, None] * across
+        more = covered > most
+        second = np.where(more, most, np.maximum(second, covered))
+        most = np.where(more, covered, most)
+        names[:, more] = [[FIRST_WRITTEN + WORDS.index(one.word)], [IGNORED], [len(PLACES) + one.line]]
+    unclear = ((most >= UNTOUCHED) & (most < INKED)) | (second > RIVAL * most)
+    names[:, unclear] = IGNORED
+    names[:, (most < UNTOUCHED) & ~unclear] = NOTHING
+    return names.reshape(3, -1)
+
+
+def _share(start: float, end: float, size: float, count: int) -> npt.NDArray[np.float64]:
+    """How much of each of `count` stretches of `size` lies between `start` and `end`."""
+    edges = np.arange(count + 1) * size
+    return np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], start), 0, size) / size
 
 
 def either_frame(names: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.toy_world.render import SAMPLE_RATE, Painter, Sprite, sprites_of, wave_of
+from pipeline.toy_world.render import SAMPLE_RATE, Painter, wave_of
 from pipeline.toy_world.speech import Placed, Takes, spoken_wave
 from pipeline.toy_world.truth import Event
+from pipeline.toy_world.writing import Faces
 from training.tiny.architecture import CHUNK_S, POSITIONS_PER_S
 from training.tiny.encoders import CELL, hear, mels_of
 from training.tiny.optim import mixed
@@ -72,12 +73,12 @@ class Source(Protocol):
         ...
 
 
-def cells_of(sprites: Sequence[Sprite], shape: Shape) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def cells_of(painter: Painter, shape: Shape) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(patches, 2 frames, 3, cells) names in both frames of every patch, and (3, patches, cells) of one of them."""
     size = shape.rows * CELL, shape.columns * CELL, shape.rows, shape.columns
     names = np.stack(
         [
-            np.stack([cell_names(sprites, (patch + half) * shape.seconds_per_patch, *size) for half in (0.0, 0.5)])
+            np.stack([cell_names(painter, (patch + half) * shape.seconds_per_patch, *size) for half in (0.0, 0.5)])
             for patch in range(patches_of(shape))
         ]
     )
@@ -117,9 +118,10 @@ class IdealSource:
 
     def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
         """Features of `events`."""
-        both, cells = cells_of(sprites_of(events, rng), shape)
+        both, cells = cells_of(Painter(shape.world, events, rng), shape)
         shapes, colours, places = np.moveaxis(both, 2, 0)
-        seen = self.words.shapes[shapes.clip(0)] + self.words.colours[colours.clip(0)]
+        seen = self.words.seen[shapes.clip(0)]
+        seen += self.words.colours[colours.clip(0)] * torch.from_numpy(colours != IGNORED)[..., None]
         seen += self.words.places[places.clip(0)] * torch.from_numpy(places != IGNORED)[..., None]
         empty = torch.from_numpy((shapes == NOTHING_SHAPE) | (shapes == IGNORED))[..., None]
         video = torch.where(empty, self.words.shapes[-1], seen).mean(1)
@@ -142,15 +144,17 @@ class IdealSource:
 class EncodedSource:
     """Features from the trained encoders: the clip is painted and synthesised whole, roughened and encoded."""
 
-    def __init__(self, model: torch.nn.Module, device: torch.device, takes: Takes | None = None) -> None:
-        """`takes` say the words of world v3; without them the bank that ships does."""
-        self.model, self.device, self.takes = model, device, takes
+    def __init__(
+        self, model: torch.nn.Module, device: torch.device, takes: Takes | None = None, faces: Faces | None = None
+    ) -> None:
+        """`takes` say the words of world v3 and `faces` write them; without them what ships does."""
+        self.model, self.device, self.takes, self.faces = model, device, takes, faces
 
     @torch.no_grad()
     def clip(self, events: tuple[Event, ...], shape: Shape, rng: np.random.Generator) -> Clip:
         """Features of `events`; the picture's grid follows `shape` (its rows and columns times 28 pixels)."""
         patches = patches_of(shape)
-        painter = Painter(shape.world, events, rng)
+        painter = Painter(shape.world, events, rng, self.faces)
         height, width = shape.rows * CELL, shape.columns * CELL
         between = shape.seconds_per_patch / 2
         times = [number * between for number in range(patches * 2)]
@@ -170,5 +174,5 @@ class EncodedSource:
             video = view(self.model, resize(pairs, height, width).to(self.device)).float().cpu()
             heard = hear(self.model.model.audio_tower, mels)[0].float().cpu()
         audio = heard[: round(shape.length_s * POSITIONS_PER_S)]
-        _, cells = cells_of(painter.sprites, shape)
+        _, cells = cells_of(painter, shape)
         return Clip(events, video, shape.rows, shape.columns, shape.seconds_per_patch, audio, cells, shape.world)

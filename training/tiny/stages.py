@@ -30,7 +30,11 @@ class EncoderStage:
     busy_share: float = 0.0
     """Share of the batches from world v2."""
     speaks: bool = False
-    """Whether it learns the words of world v3."""
+    """Whether it learns the words that are said in world v3."""
+    reads: bool = False
+    """Whether it learns the words that are written there."""
+    begins_at: float = 0.0
+    """Share of the way from one written word to whole pages in all faces that lies behind it."""
     share_of_time: float = 0.1
     """How `--hours` is spent, relative to other stages."""
 
@@ -202,6 +206,30 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
         rate=1.2e-3,
         rows=4,
         decay=0.5,
+    ),
+    EncoderStage("words-more", "audio", 1300, rate=2e-3, busy_share=0.3, speaks=True),
+    EncoderStage("writing", "vision", 1400, rate=2e-3, busy_share=0.2, reads=True),
+    EncoderStage("writing-more", "vision", 600, rate=1.5e-3, busy_share=0.2, reads=True, begins_at=0.6),
+    DecoderStage(
+        "pages-ideal",
+        "ideal",
+        363,
+        (
+            Phase(0.70, replace(SPOKEN, longest_s=8, questions=18)),
+            Phase(1.00, replace(SPOKEN, longest_s=12, questions=18, full_share=0.2)),
+        ),
+    ),
+    DecoderStage(
+        "pages-heard",
+        "encoded",
+        260,
+        (
+            Phase(0.35, replace(SPOKEN, longest_s=12, questions=18, full_share=0.3, thin_share=0.7)),
+            Phase(1.00, replace(SPOKEN, longest_s=12, questions=18, full_share=0.7, thin_share=0.5)),
+        ),
+        rate=1.2e-3,
+        rows=4,
+        decay=0.6,
     ),
 )
 """The checkpoint `tiny-v3`, on the weights of `tiny` (`--world v3 --from DIR`)."""

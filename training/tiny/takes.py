@@ -11,6 +11,7 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
 import wave as wave_files
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from pipeline.toy_world.render import SAMPLE_RATE, Wave
-from pipeline.toy_world.speech import BANK, GAP_S, Takes
+from pipeline.toy_world.speech import BANK, GAP_S, Takes, decoded
 from pipeline.toy_world.truth import VOICES, WORDS
 from pipeline.toy_world.world import SLOT_S
 from workers.media.ffmpeg import find_ffmpeg
@@ -34,8 +35,10 @@ PITCHES = {"low": (5, 35), "high": (65, 95)}
 """Far apart, so that high and low are never a matter of taste."""
 SPEEDS = (130, 220)
 """Words a minute."""
-TAKES_OF_A_WORD = {"training": 80, "held out": 8}
+TAKES_OF_A_WORD = {"training": 240, "held out": 8}
 """By each kind of voice."""
+THROATS = (0.9, 1.12)
+"""Training takes are played so much slower or faster: throats of other lengths than the program's few speakers have."""
 
 
 def spoken(word: str, accent: str, speaker: str, pitch: int, speed: int) -> Wave:
@@ -51,7 +54,7 @@ def spoken(word: str, accent: str, speaker: str, pitch: int, speed: int) -> Wave
     return np.asarray(heard / np.abs(heard).max(), np.float32)
 
 
-def made(speakers: dict[str, Sequence[str]], each: int, seed: int) -> Takes:
+def made(speakers: dict[str, Sequence[str]], each: int, seed: int, throats: tuple[float, float] | None = None) -> Takes:
     """`each` takes of every word by speakers of both kinds; a take too long for a slot is said again, faster."""
     rng = np.random.default_rng(seed)
     waves: list[Wave] = []
@@ -66,6 +69,9 @@ def made(speakers: dict[str, Sequence[str]], each: int, seed: int) -> Takes:
                 while len(take) > SLOT_S[0] * SAMPLE_RATE:
                     speed = round(speed * 1.12)
                     take = spoken(word, accent, speaker, pitch, speed)
+                if throats:
+                    take = resample_poly(take, 100, round(100 * rng.uniform(*throats))).astype(np.float32)
+                    take = take[: int(SLOT_S[0] * SAMPLE_RATE)] / np.abs(take).max()
                 now += len(gap)
                 waves += [gap, take]
                 spans.append((now, now + len(take)))
@@ -79,7 +85,14 @@ def training_takes(folder: Path) -> Takes:
     """The takes of the training voices, made once and kept in `folder`."""
     kept = folder / "takes.npz"
     if not kept.exists():
-        takes = made(TRAINING, TAKES_OF_A_WORD["training"], seed=1)
+        takes = made(TRAINING, TAKES_OF_A_WORD["training"], 1, THROATS)
+        # Half of them as a codec leaves them, as all of the bank are.
+        with tempfile.TemporaryDirectory() as place:
+            coded = Path(place) / "takes.opus"
+            write_opus(coded, takes.wave)
+            heard = decoded(coded, len(takes.wave))
+        for start, end in takes.spans[::2]:
+            takes.wave[start:end] = heard[start:end] / np.abs(heard[start:end]).max()
         part = kept.with_suffix(".part.npz")
         np.savez(part, wave=(takes.wave * 32767).astype(np.int16), **{n: getattr(takes, n) for n in FIELDS})
         part.replace(kept)
@@ -90,14 +103,19 @@ def training_takes(folder: Path) -> Takes:
 FIELDS = ("spans", "words", "voices")
 
 
+def write_opus(path: Path, wave: Wave) -> None:
+    """Speech at 20 kbit/s."""
+    samples = (wave * 0.9 * 32767).astype("<i2").tobytes()
+    options = ["-c:a", "libopus", "-b:a", "20k", "-application", "voip", "-fflags", "+bitexact", "-flags", "+bitexact"]
+    source = ["-f", "s16le", "-ar", str(SAMPLE_RATE), "-ac", "1", "-i", "pipe:"]
+    subprocess.run([find_ffmpeg(), "-v", "error", "-y", *source, *options, str(path)], input=samples, check=True)
+
+
 def write_bank(path: Path) -> None:
     """The bank of held-out voices: Opus, and an index of where each take lies."""
     takes = made(HELD_OUT, TAKES_OF_A_WORD["held out"], seed=2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    samples = (takes.wave * 0.9 * 32767).astype("<i2").tobytes()
-    options = ["-c:a", "libopus", "-b:a", "20k", "-application", "voip", "-fflags", "+bitexact", "-flags", "+bitexact"]
-    source = ["-f", "s16le", "-ar", str(SAMPLE_RATE), "-ac", "1", "-i", "pipe:"]
-    subprocess.run([find_ffmpeg(), "-v", "error", "-y", *source, *options, str(path)], input=samples, check=True)
+    write_opus(path, takes.wave)
     index = {
         "samples": len(takes.wave),
         "takes": [
