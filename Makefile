@@ -68,7 +68,8 @@ $(ENGINE)/bin/ready:
 	@$(ENGINE)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compare what is published
+crash: $(VENV)/ready  ## kill runs at every step and 100 times at random, lose machines; compare what is published
+	$(BIN)/python -m pytest -m long tests/robustness
 	$(BIN)/python -m tests.robustness.crash --rounds 100 --json crash.json
 
 fuzz: $(VENV)/ready   ## 2,400 hostile media files through the whole job (about half an hour)

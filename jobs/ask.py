@@ -90,7 +90,9 @@ def command(
     context: Annotated[
         bool,
         typer.Option(
-            "--context", help="Give the model the subtitles, transcripts and metadata next to the file (same stem)."
+            "--context",
+            help="Give the model the subtitles, transcripts and metadata next to the file (same stem), or its own "
+            "subtitle track.",
         ),
     ] = False,
     context_file: Annotated[

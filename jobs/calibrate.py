@@ -37,6 +37,7 @@ def calibration_lines(found: Calibration) -> list[tuple[str, str]]:
     """The rows of the table: (name, value with its unit)."""
     rates = found.throughput
     lines = [
+        ("weights", found.weights),
         ("passes measured", f"{found.passes}"),
         ("of every clip", f"{1e3 * rates.clip_s:.3g} ms"),
         ("encoders", f"{1e3 * rates.encoder_s_per_tflop:.3g} ms a TFLOP"),

@@ -123,12 +123,17 @@ def command(
             promised = thresholds_for(drawn, precision, questions or ())
             say(f"--precision {precision:g}: {promised}", err=True)
             keep_sure(connection, promised.least)
-            selection = replace(selection, threshold=0.0)
+            # Labels are of clips: they promise nothing of answers about whole videos.
+            selection = replace(selection, threshold=0.0, takes_whole=False)
         if found is None:
             videos = videos_with_moments(connection, selection, name)
         else:
             videos = videos_found(connection, found, name, media)
         toys = models_of(connection, EMBEDDED)
+    no_place = 0
+    if not form.holds_whole:
+        no_place = sum(len(video.whole) for video in videos)
+        videos = [replace(video, whole=()) for video in videos if video.moments]
     videos, problems = with_clocks(form, videos, rate, start_timecode)
     if problems and not videos:
         raise UserError("\n".join(problems[:MOST_PROBLEMS]))
@@ -147,19 +152,29 @@ def command(
         with replaced(path) as file:
             file.write(content)
         written.append({"file": str(path), "bytes": len(content)})
-    moments = sum(len(video.moments) for video in videos)
+    moments, whole = sum(len(video.moments) for video in videos), sum(len(video.whole) for video in videos)
     where = f"{target}: " if written else ""
-    none = (
-        "" if moments else ": nothing was found" if found else f": no answer that was asked for reaches {threshold:g}"
-    )
-    say(f"{where}{counted(moments, 'moment')} of {counted(len(videos), 'video')}{none}", err=True)
+    empty = "nothing was found" if found else f"no answer that was asked for reaches {threshold:g}"
+    none = "" if moments or whole else f": {empty}"
+    and_whole = f" and {counted(whole, 'answer')} about whole videos" if whole else ""
+    say(f"{where}{counted(moments, 'moment')}{and_whole} of {counted(len(videos), 'video')}{none}", err=True)
+    if no_place:
+        others = ", ".join(name for name in FORMATS if find_format(name).holds_whole)
+        say(
+            f"note: {counted(no_place, 'answer')} about whole videos left out: {to} has no place for them; export to "
+            f"{others}",
+            err=True,
+        )
     if form.counts_frames and start_timecode is None and (unknown := [v for v in videos if v.start_timecode is None]):
         say(
             f"note: {counted(len(unknown), 'file')} without a usable start timecode, counted from 00:00:00:00; "
             "--start-timecode sets one",
             err=True,
         )
-    write_json(json_file, {"to": to, "videos": len(videos), "moments": moments, "files": written, "left_out": problems})
+    write_json(
+        json_file,
+        {"to": to, "videos": len(videos), "moments": moments, "whole": whole, "files": written, "left_out": problems},
+    )
     note_toy_answers(toys)
     if problems:
         say(f"left out: {counted(len(problems), 'video')}", err=True)

@@ -46,7 +46,8 @@ def command(
 
     Several words must all occur in one answer, in any inflection (car finds cars). "Words in quotes" must be adjacent.
     A condition names a question and must fit its answer type. and, or, not and parentheses combine terms within a clip.
-    Adjacent clips are merged into one moment. The best match comes first.
+    Adjacent clips are merged into one moment. A match in an answer about a whole video is the whole video. The best
+    match comes first.
     """
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.find.search import find
@@ -63,8 +64,9 @@ def command(
         for name in ("video", "from", "to", "sure", "answers"):
             table.add_column(name, overflow="fold", justify="left" if name in ("video", "answers") else "right")
         for one in found:
+            span = ("whole", "video") if one.is_whole else (clock(one.start_s), clock(one.end_s))
             sure = "" if one.probability is None else f"{100 * one.probability:.0f} %"
-            words = (one.media_key, clock(one.start_s), clock(one.end_s), sure, "\n".join(one.answers))
+            words = (one.media_key, *span, sure, "\n".join(one.answers))
             # Text, not markup: answers and file names are other people's words.
             table.add_row(*(Text("".join(c if c.isprintable() or c == "\n" else " " for c in word)) for word in words))
         if found:

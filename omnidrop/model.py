@@ -61,10 +61,10 @@ class Pruning:
     """For policies that draw."""
     settings: tuple[tuple[str, float | int | str | bool], ...] = ()
     """The policy's own parameters by name, where they differ from its defaults."""
-    encoder_share: float | None = None
+    encoder_share: float = 1.0
     """Share of the picture's cells that is encoded, chosen before the vision encoder, and as many as may enter the
-    decoder in any case; 1 encodes all. Left at None it becomes the policy's own: 0.35 with `omnidrop`, 1 with `none`
-    and the published methods, which choose among all tokens."""
+    decoder in any case; 1 encodes all, as `none` and the published methods do, which choose among all tokens. Below 1
+    answers are lost where much happens at once: docs/guide/choosing.md."""
     still_levels: float | None = None
     """Cells of one place that differ by so few 8-bit levels from the last one encoded there are versions of it: encoded
     once, and all of them enter the decoder once before any does again. 0: each cell is its own. Left at None it becomes
@@ -90,10 +90,8 @@ class Pruning:
         # Two spellings of one policy are one recipe.
         object.__setattr__(self, "settings", policies.effective(self.policy, dict(self.settings)))
         self.build()
-        own = policies.encoder_share(self.policy, dict(self.settings))
-        if self.encoder_share is None or self.policy == "none":
-            object.__setattr__(self, "encoder_share", own)
-        assert self.encoder_share is not None
+        if self.policy == "none":
+            object.__setattr__(self, "encoder_share", 1.0)
         if not 0.0 < self.encoder_share <= 1.0:
             raise PolicyError(f"encoder_share must be above 0 and at most 1, got {self.encoder_share!r}")
         if self.still_levels is None or self.policy == "none":
@@ -101,7 +99,8 @@ class Pruning:
         assert self.still_levels is not None
         if not 0.0 <= self.still_levels <= 255.0:
             raise PolicyError(f"still_levels must be 0 to 255, got {self.still_levels!r}")
-        if own == 1.0 and (self.encoder_share < 1.0 or self.still_levels):
+        is_part = self.encoder_share < 1.0 or self.still_levels > 0.0
+        if is_part and not policies.does_with_some_cells(self.policy, dict(self.settings)):
             raise PolicyError(
                 f"policy {self.policy!r}{''.join(f', {n} {v}' for n, v in self.settings)} chooses among all tokens of "
                 f"a clip: leave encoder_share and still_levels out, or give 1 in place of {self.encoder_share:g} and "
@@ -128,7 +127,6 @@ class Pruning:
 
         Host arithmetic, from counts alone: `tokens` may be an outline's. Raises PolicyError, as planning the passes.
         """
-        assert self.encoder_share is not None
         assert self.still_levels is not None
         policy = self.build()
         whole = self.encoder_share == 1.0 and not self.still_levels

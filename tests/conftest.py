@@ -41,9 +41,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 LONGEST_FIRST = (
-    *("test_crash", "test_docs", "test_cluster", "test_execution", "test_lost_machines", "test_stores", "test_run_s3"),
-    *("test_mistakes", "test_secrets", "test_run", "test_cost_control", "test_memory", "test_media", "test_evidence"),
-    *("test_train_tiny", "test_schedule", "test_hostile_media", "test_report", "test_workers", "test_evaluate"),
+    *("test_what_counts", "test_execution", "test_run", "test_crash", "test_cluster", "test_passes", "test_run_s3"),
+    *("test_whose_fault", "test_cost_control", "test_docs", "test_retry", "test_hostile_media", "test_media"),
+    *("test_results", "test_memory", "test_report", "test_evaluate", "test_mistakes", "test_evidence", "test_export"),
+    *("test_workers", "test_verify", "test_schedule", "test_real_media", "test_audit", "test_train_tiny", "test_ask"),
+    *("test_any_history", "test_whole_videos", "test_probe", "test_index", "test_secrets", "test_scale"),
 )
 """Files of more than ten seconds."""
 

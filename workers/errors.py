@@ -23,6 +23,12 @@ class ConfinementMissing(UserError):
     error_class: ClassVar[str] = "confinement"
 
 
+class DecoderMissing(UserError):
+    """This machine has no decoder of the kind that the job asks for."""
+
+    error_class: ClassVar[str] = "decoder_missing"
+
+
 class DeviceBroken(ModelError):
     """The device cannot be used any more by this process, which must end: later clips would all fail."""
 

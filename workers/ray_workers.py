@@ -19,9 +19,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from workers.errors import DeviceBroken
-from workers.media.confinement import level
-from workers.media.decode import Looked, Source, decode_one, folder_of, is_local, looked_at
-from workers.media.ffmpeg import tool_here
+from workers.media import nvdec
+from workers.media.decode import Looked, Source, decode_one, decoder_here, folder_of, is_local, looked_at
 from workers.media.probing import ProbePool
 from workers.media.remote import bytes_fetched
 from workers.records import (
@@ -68,7 +67,7 @@ def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip | None
     fetched = bytes_fetched()
     outcome = decode_one(media, info, clip, settings, source)
     machine = str(ray.get_runtime_context().get_node_id())
-    said = (str(level()), machine, tool_here(), bytes_fetched() - fetched)
+    said = (str(nvdec.level_here(settings)), machine, decoder_here(settings), bytes_fetched() - fetched)
     if isinstance(outcome, ClipFailure):
         return DecodeReport(outcome, 0, *said), None
     return DecodeReport(None, outcome.nbytes, *said), outcome

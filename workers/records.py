@@ -75,6 +75,34 @@ class Track:
         return cls(**{**given, "flags": tuple(given["flags"])})
 
 
+TEXT_SUBTITLES = frozenset({"subrip", "ass", "mov_text", "webvtt", "text"})
+"""Codecs of subtitles that are words; others are pictures of words, or captions hidden in the pictures."""
+
+
+@dataclass(frozen=True)
+class SubtitleTrack:
+    """One stream of subtitles."""
+
+    index: int
+    """Counted among all streams of the container."""
+    number: int
+    """Counted among the streams of subtitles: how ffmpeg names it, as in `s:0`."""
+    codec: str
+    language: str = ""
+    flags: tuple[str, ...] = ()
+    """Of its dispositions: default, original, dub, comment, forced, hearing_impaired, ..."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its words can be read."""
+        return self.codec in TEXT_SUBTITLES
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> SubtitleTrack:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**given, "flags": tuple(given["flags"])})
+
+
 @dataclass(frozen=True)
 class Segment:
     """A part of a file in which time runs on: one of several recordings joined, or what lies between two jumps."""
@@ -144,8 +172,8 @@ class MediaInfo:
     chapters: tuple[tuple[float, float, str], ...] | None = None
     """(start, end, title) of the container's chapters, counted as spans are; untrusted text. None in what earlier
     versions found, which did not look."""
-    subtitle_tracks: int | None = None
-    """Streams of subtitles, which are not read; None as there."""
+    subtitles: tuple[SubtitleTrack, ...] | None = None
+    """Streams of subtitles; None in what earlier versions found, which did not describe them."""
     is_checked: bool = False
     """Whether the timeline is known from an index or from every packet, not only from what the container declares."""
     notes: tuple[str, ...] = ()
@@ -158,9 +186,13 @@ class MediaInfo:
         made |= {name: tuple(given[name]) for name in ("audio_mix", "notes") if name in given}
         if given.get("chapters") is not None:
             made["chapters"] = tuple((start, end, title) for start, end, title in given["chapters"])
+        subtitles = given.get("subtitles")
+        if given.get("subtitle_tracks") == 0:  # earlier versions only counted them
+            subtitles = ()
+        made["subtitles"] = None if subtitles is None else tuple(map(SubtitleTrack.from_dict, subtitles))
         made["tracks"] = tuple(map(Track.from_dict, given.get("tracks", ())))
         made["segments"] = tuple(map(Segment.from_dict, given.get("segments", ())))
-        return cls(**{**given, **made})
+        return cls(**{name: value for name, value in {**given, **made}.items() if name != "subtitle_tracks"})
 
     @property
     def parts(self) -> tuple[Segment, ...]:
@@ -222,6 +254,8 @@ class DecodeSettings:
     """A file larger than this is refused before it is opened."""
     confinement: Literal["auto", "landlock+seccomp", "rlimits"] = "auto"
     """What the machine that decodes must at least grant: see `workers.media.confinement`."""
+    decoder: Literal["auto", "cpu", "nvdec"] = "cpu"
+    """What decodes pictures: see `workers.media.nvdec`."""
     min_share: float = 0.5
     """A clip of which less than this share could be decoded is quarantined rather than answered as `partial`."""
 

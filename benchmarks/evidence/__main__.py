@@ -49,9 +49,11 @@ FORMAT = 2
 """Of the figures: those of another are not shown."""
 SEEDS = (50, 52, 53)
 """Evaluation seeds. Methods were compared on 51 and 9101 while they were made; 53 was not looked at before the end."""
-WORLDS = ("v1", "v2")
+WORLDS = ("v1", "v2", "v3")
 PARTS = ("worlds", "encoders", "damage", "user", "pages")
-FOR_USERS = ("user v1", "user v2")
+USER_ONLY = ("v3",)
+"""Worlds of which nothing is asked but what a user chooses between: v3 is there for its spoken words."""
+FOR_USERS = ("user v1", "user v2", "user v3")
 """Tables of the page for users; all others are in `docs/evidence.md`."""
 FIGURES = {"worlds": figures, "encoders": encoder_figures, "damage": damage_figures, "user": user_figures}
 
@@ -120,11 +122,14 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         report["pages"][pages.MODEL] = pages.measure() | {"format": FORMAT, "command": command}
     with Progress() as bar:
         for world in given.worlds:
+            parts = parts_of(world, given.parts)
+            if not parts:
+                continue
             by_seed = {seed: toy_clips(world, given.clips, seed, questions=given.questions) for seed in given.seeds}
             clips = [clip for of_seed in by_seed.values() for clip in of_seed]
             seeds = {clip.clip_id: seed for seed, of_seed in by_seed.items() for clip in of_seed}
             model = given.model or CHECKPOINTS[world]
-            for part in (part for part in given.parts if part != "pages"):
+            for part in parts:
                 started = time.monotonic()
                 rows = _rows(part, given)
                 task = bar.add_task(f"{part}, {world}: {len(rows)} rows", total=len(clips))
@@ -141,6 +146,11 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
                     "weights": weights_hash(model),
                 }
     return report
+
+
+def parts_of(world: str, parts: Sequence[str] = PARTS) -> list[str]:
+    """Those of `parts` that ask about a world's clips."""
+    return [part for part in parts if part != "pages" and (part == "user" or world not in USER_ONLY)]
 
 
 def _said(arguments: Sequence[str]) -> str:

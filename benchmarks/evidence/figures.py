@@ -31,7 +31,7 @@ def figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
         "refused": [{"way": row.way, "ratio": row.ratio} for row in rows if row.name in asked.refused],
         "comparisons": list(_comparisons(asked, rows)),
         "disagreement": _disagreement(asked, rows),
-        "repeats": list(_repeats(asked, rows)),
+        "repeats": list(_repeats(asked, _default_ways(rows))),
     }
 
 
@@ -98,14 +98,18 @@ def _damage(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def _repeats(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """The default way against no pruning, seed by seed: what does not repeat is no finding."""
+    """`rows` against no pruning, seed by seed: what does not repeat is no finding."""
     dense = asked.answers[DENSE.name]
     for row in rows:
-        if row.table == "ways" and row.way == "set_guided, max" and row.set_size == DENSE.set_size:
-            mine = asked.answers[row.name]
-            for seed in sorted(set(asked.seeds.values())):
-                of_seed = [[one for one in of if asked.seeds[one.clip_id] == seed] for of in (mine, dense)]
-                yield {"ratio": row.ratio, "seed": seed} | paired(*of_seed)
+        for seed in sorted(set(asked.seeds.values())) if row.name in asked.answers else ():
+            of_seed = [
+                [one for one in of if asked.seeds[one.clip_id] == seed] for of in (asked.answers[row.name], dense)
+            ]
+            yield {"ratio": row.ratio, "seed": seed} | paired(*of_seed)
+
+
+def _default_ways(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if (row.table, row.way, row.set_size) == ("ways", "set_guided, max", DENSE.set_size)]
 
 
 def paired(one: Sequence[ArmClip], other: Sequence[ArmClip]) -> dict[str, Any]:
@@ -124,17 +128,22 @@ def by_question(results: Sequence[ArmClip]) -> dict[tuple[str, str], Scored]:
 
 
 def user_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
-    """What a user chooses between, each of ours also paired with every other way at its ratio."""
+    """What a user chooses between: the default, paired with every other way at its ratio, and seed by seed."""
     found = figures(asked, rows)
+    default = next(row.way for row in rows if row.table == "user")
     compared = [
-        {"way": row.way, "ratio": row.ratio, "against": other.way}
-        | paired(asked.answers[row.name], asked.answers[other.name])
+        {"ratio": row.ratio, "against": other.way} | paired(asked.answers[row.name], asked.answers[other.name])
         for row in rows
         for other in rows
-        if row.way.startswith("ours") and row.ratio == other.ratio and other != row
+        if row.way == default and row.ratio == other.ratio and other != row
         if row.name in asked.answers and other.name in asked.answers
     ]
-    return {"rows": _uncosted(found["rows"]), "refused": found["refused"], "comparisons": compared}
+    return {
+        "rows": _uncosted(found["rows"]),
+        "refused": found["refused"],
+        "comparisons": compared,
+        "repeats": list(_repeats(asked, [row for row in rows if row.way == default])),
+    }
 
 
 def encoder_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def sections(report: dict[str, Any]) -> dict[str, str]:
 
 
 def choices(world: str, found: dict[str, Any]) -> str:
-    """What a user chooses between: points lost to no pruning, and ours against every other way."""
+    """What a user chooses between: points lost to no pruning, and the default (the first way) against every other."""
     dense, *rows = found["rows"]
     ratios = sorted({row["ratio"] for row in rows}, reverse=True)
     ways = _unique(row["way"] for row in rows)
@@ -60,14 +60,14 @@ def choices(world: str, found: dict[str, Any]) -> str:
     for way in ways:
         at = {row["ratio"]: row for row in rows if row["way"] == way}
         lines.append(_line([way, *(_lost(at[ratio]) if ratio in at else "" for ratio in ratios)]))
-    ours = [way for way in ways if way.startswith("ours")]
-    compared = {(one["way"], one["against"], one["ratio"]): one for one in found["comparisons"]}
-    others = [way for way in ways if way not in ours]
-    both = [(way, ratio) for way in ours for ratio in ratios if any((way, one, ratio) in compared for one in others)]
-    lines += ["", *_head(["minus", *(f"{way}, {_percent(ratio)} kept" for way, ratio in both)])]
-    for other in (*ours[:1], *others):
-        cells = [compared.get((way, other, ratio)) for way, ratio in both]
+    default, *others = ways
+    compared = {(one["against"], one["ratio"]): one for one in found["comparisons"]}
+    lines += ["", *_head([f"{default}, minus", *(f"{_percent(ratio)} kept" for ratio in ratios)])]
+    for other in others:
+        cells = [compared.get((other, ratio)) for ratio in ratios]
         lines.append(_line([other, *(_points(one["difference"], one["interval"]) if one else "" for one in cells)]))
+    if len({row["seed"] for row in found["repeats"]}) > 1:
+        lines += ["", f"{default}, seed by seed:", "", repeats(found)]
     return "\n".join(lines)
 
 

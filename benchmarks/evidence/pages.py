@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.written_pages import coverage, page, still
 from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.policies.registry import STILL_LEVELS
 from omnidrop.questions import Boolean, Question
 
 MODEL = "tiny"
@@ -24,9 +25,10 @@ CLIPS = ((3,), (9,), (12,), (12, 6), (9, 5, 3), (12, 9, 6, 3))
 """Lines of each page that is shown, in turn and for as long."""
 RATIOS = (0.3, 0.2, 0.1, 0.05)
 WAYS = {
-    "everything encoded": Pruning(encoder_share=1.0),
+    "everything encoded (the default)": Pruning(),
     "35 % encoded, what stands still at every moment": Pruning(encoder_share=0.35, still_levels=0.0),
-    "35 % encoded, what stands still once (the default)": Pruning(),
+    "35 % encoded, what stands still once": Pruning(encoder_share=0.35),
+    "everything encoded, what stands still once": Pruning(still_levels=STILL_LEVELS),
 }
 ASKED = Question("a", "Is a circle shown?", Boolean())
 

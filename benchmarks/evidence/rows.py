@@ -13,7 +13,6 @@ from benchmarks.evidence.damage import CLEAN, CONDITIONS
 from benchmarks.evidence.guides import AudioGuided, WordsGuided
 from omnidrop.engine.importance import Guidance
 from omnidrop.model import Pruning
-from omnidrop.policies.registry import encoder_share
 from pipeline.evaluation.dataset import Arm
 
 RATIOS = (0.5, 0.3, 0.2, 0.1, 0.05)
@@ -25,6 +24,8 @@ SET = 8
 BASELINES = ("random", "fastv", "divprune", "visionzip", "omnizip", "dash", "vidcom2", "evs", "seats")
 ENCODED = (1.0, 0.5, 0.35, 0.25)
 """Shares of the picture that are encoded, the whole first."""
+OFFERED = (1.0, 0.5, 0.35)
+"""Those that a user's table shows, the default first."""
 ENCODER_RATIOS = (0.3, 0.2, 0.1)
 INTRA_ONLY = (("beta", 200.0), ("t_mid", 1.0))
 """A sigmoid that starts behind the last layer: what leaves, leaves before the decoder."""
@@ -127,13 +128,13 @@ def encoder_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
 
 
 def user_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
-    """What a user chooses between: no pruning, the default way with the whole picture encoded and with its own share,
-    and where pruning costs something, the best of the others."""
+    """What a user chooses between: no pruning, the default way with less and less of the picture encoded, and where
+    pruning costs something, the best of the others."""
     made = [DENSE]
     for ratio in ratios:
         made += [
             Row("user", f"ours, {encoded(share)}", ratio, SET, Pruning(retained_ratio=ratio, encoder_share=share))
-            for share in (WHOLE, encoder_share("omnidrop", {}))
+            for share in OFFERED
         ]
         if ratio in ABLATED:
             made += [

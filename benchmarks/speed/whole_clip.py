@@ -42,7 +42,7 @@ from pipeline.toy_world.world import events_of
 SECONDS = 60
 QUESTIONS = 8
 RATIOS = (0.3, 0.2, 0.1)
-SHARES = (1.0, 0.35)
+SHARES = (1.0, 0.5, 0.35)
 GOALS = {"7b": 0.25, "3b": 0.29}
 """At 20 % kept and a share of 0.35, whatever the content."""
 SLIDES_GOAL = 0.2
@@ -107,7 +107,7 @@ def slides() -> npt.NDArray[np.uint8]:
 
 
 def slide_rows(shape: str, ratios: Sequence[float] = RATIOS) -> list[dict[str, Any]]:
-    """The clip of slides at the default share, with and without what stands still."""
+    """The clip of slides at a share of 0.35, what stands still encoded once."""
     with tempfile.TemporaryDirectory() as scratch:
         write_configuration(Path(scratch), shape)
         save_file({}, Path(scratch) / "model.safetensors")

@@ -18,7 +18,6 @@ import typer
 from omnidrop import policies
 from omnidrop.engine.modes import DENSE_MODES
 from pipeline.config.job import JobConfig
-from pipeline.config.sections import PruningConfig
 from pipeline.config.worker_settings import decode_settings
 from pipeline.config.yaml_source import parse_yaml
 from pipeline.evaluation.dataset import DENSE, Arm, EvaluationError, arm_of
@@ -88,7 +87,7 @@ EncoderShares = Annotated[
         metavar="S[,S...]",
         help="Share of image cells to encode; 1 is all. Several: separated by commas, or repeat the option.",
         rich_help_panel=_HOW,
-        show_default="0.35 with omnidrop, or the job's",
+        show_default="1, or the job's",
     ),
 ]
 GuidanceName = Annotated[
@@ -193,9 +192,9 @@ class Ways:
         if job is not None and mode is None and policy is None and job.pruning.mode not in DENSE_MODES:
             mode, policy, guidance = job.pruning.mode, job.pruning.policy, guidance or job.pruning.guidance
             parameters = parameters or tuple(job.pruning.settings.items())
-            if not encoder_shares and job.pruning.encoder_share != PruningConfig(policy=policy).encoder_share:
+            if not encoder_shares and job.pruning.encoder_share != 1.0:
                 encoder_shares = [f"{job.pruning.encoder_share}"]
-            if still is None and job.pruning.still_levels != policies.still_levels(job.pruning.encoder_share or 1.0):
+            if still is None and job.pruning.still_levels != policies.still_levels(job.pruning.encoder_share):
                 still = job.pruning.still_levels
         modes = _words("--mode", mode or ("dense_shared" if policy == "none" else "set_guided"))
         of_policies = _words("--policy", policy or "omnidrop")

@@ -4,8 +4,8 @@ Importing this package loads no torch.
 """
 
 from omnidrop.policies.registry import (
+    does_with_some_cells,
     effective,
-    encoder_share,
     named,
     names,
     policy_class,
@@ -17,8 +17,8 @@ from omnidrop.policies.registry import (
 )
 
 __all__ = [
+    "does_with_some_cells",
     "effective",
-    "encoder_share",
     "named",
     "names",
     "policy_class",

@@ -147,8 +147,8 @@ class SomeCells(Protocol):
     """What a policy offers beside, for which not every cell of the picture needs to be encoded."""
 
     @property
-    def encoder_share(self) -> float:
-        """Share of the cells encoded where nothing else is asked for, above 0 and at most 1."""
+    def does_with_some_cells(self) -> bool:
+        """Whether it can with these parameters."""
         ...
 
     def most_video(self, tokens: AudioVisual, schedule: Schedule) -> int:

@@ -19,10 +19,6 @@ from omnidrop.policies.coverage import video_entering
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate
 
-ENCODER_SHARE = 0.35
-"""Cells encoded where nothing else is asked for: docs/evidence.md, "Encoding less". Below a quarter what is shown for a
-moment is lost, whatever share of it enters the decoder; half costs a third more of the whole clip."""
-
 
 @dataclass(frozen=True)
 class OmniDrop(Merging):
@@ -91,10 +87,10 @@ class OmniDrop(Merging):
         return intra_modality.Entry(tokens.audio, tokens.sizes, *share)
 
     @property
-    def encoder_share(self) -> float:
-        """A third: what enters the decoder is chosen before the vision encoder, too. The paper's merging is not: it
-        compares temporal patches cell by cell."""
-        return 1.0 if self.entry == "merged" else ENCODER_SHARE
+    def does_with_some_cells(self) -> bool:
+        """What enters the decoder can be chosen before the vision encoder, too. The paper's merging cannot: it compares
+        temporal patches cell by cell."""
+        return self.entry != "merged"
 
     def most_video(self, tokens: AudioVisual, schedule: Schedule) -> int:
         """As many as the entry's split gives the video. Where what covers the clip decides, with the most sound that

@@ -130,16 +130,16 @@ def named(name: str, **settings: object) -> Policy:
 
 
 STILL_LEVELS = 2.0
-_ENCODER_SHARES = {"omnidrop": 0.35}
-"""Those that encode a part of the picture where nothing is said: known without loading torch, as names are."""
+_DO_WITH_SOME_CELLS = frozenset({"omnidrop"})
+"""Policies that can do with a part of the picture: known without loading torch, as names are."""
 
 
-def encoder_share(name: str, settings: Mapping[str, object]) -> float:
-    """Share of the picture that policy `name` with `settings` has encoded where nothing is said; 1 where it chooses
-    among all tokens. Raises PolicyError, as `effective`."""
+def does_with_some_cells(name: str, settings: Mapping[str, object]) -> bool:
+    """Whether policy `name` with `settings` can do with a part of the picture, or chooses among all tokens of a clip.
+    Raises PolicyError, as `effective`."""
     if not settings and isinstance(_POLICIES.get(name), str):
-        return _ENCODER_SHARES.get(name, 1.0)
-    return float(getattr(named(name, **settings), "encoder_share", 1.0))
+        return name in _DO_WITH_SOME_CELLS
+    return bool(getattr(named(name, **settings), "does_with_some_cells", False))
 
 
 def still_levels(encoder_share: float) -> float:

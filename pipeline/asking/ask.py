@@ -21,14 +21,17 @@ from pipeline.asking.whole_file import ask_whole
 from pipeline.config.sections import ContextConfig, ExecutionConfig, ModelConfig, PruningConfig, Scalar
 from pipeline.config.worker_settings import answerer_settings, decode_settings, pruning_of
 from pipeline.context.prompt import clip_context
-from pipeline.context.sidecars import Context, read_context
+from pipeline.context.sidecars import Context, HoldsNothing, joined, read_context
+from pipeline.context.tracks import chosen, name_of, words_of
 from pipeline.identity import clip_id, content_id
 from pipeline.planning.context import ItemContext, cap_of, with_chapters
 from pipeline.questions.question_set import load_question_set
 from pipeline.questions.templates import UNTOLD, one_line
+from workers.errors import MediaError
 from workers.media.decode import decode_one
+from workers.media.probing import subtitles
 from workers.model.answerer import Answerer
-from workers.records import Asking, Clip, ClipFailure, ClipOutcome
+from workers.records import Asking, Clip, ClipFailure, ClipOutcome, Media, MediaInfo
 
 
 def ask(
@@ -58,9 +61,9 @@ def ask(
     a policy that is given its rates takes `retained_ratio` None. `span_s` is the part of the file asked about, cut into
     clips of `length_s`; `audio_track` and `video_track` say which of several tracks, as in a job. `model` may be an
     `Answerer` from an earlier call's result (`answer.answerer`), so that it is loaded once. With `context` the model is
-    also told, for each clip, what the files named (True: those beside the file, see `pipeline.context`) say is said in
-    it, its chapter, and what it is. The `whole` questions are asked once, about a text of all clips' answers and, with
-    `context`, of what is said in them (see `pipeline.asking.whole_file`); what they are answered is the result's
+    also told, for each clip, what the files named (True: those beside the file, or else its own subtitles) say is said
+    in it, its chapter, and what it is. The `whole` questions are asked once, about a text of all clips' answers and,
+    with `context`, of what is said in them (see `pipeline.asking.whole_file`); what they are answered is the result's
     `whole`. `answered` is told of every clip. A clip that fails is in the result's `failures`.
 
     Raises AskError, QuestionError, PolicyError, CheckpointError, ContextError.
@@ -84,13 +87,14 @@ def ask(
         model = Answerer(answerer_settings(loading, pruning))
     media, info = looked_at(path, clips)
     spans = spans_of(info, clips, span_s, path)
-    written = read_context(path, None if context is True else context) if context else Context()
+    written = Context()
+    if context:
+        written = _beside_or_inside(media, path, info) if context is True else read_context(path, context)
     item: ItemContext | None = None
     loaded = None if question_set is None else load_question_set(question_set)
     if loaded is not None and loaded.context_names:
         # What a question set reads is part of what is asked: without it the questions would be others.
-        written_beside = written if context else read_context(path)
-        written_beside = with_chapters(written_beside, info)
+        written_beside = with_chapters(written if context else _beside_or_inside(media, path, info), info)
         item = ItemContext(loaded.context_names, cap_of(ContextConfig(), model.checkpoint), written_beside)
 
     def asking(start_s: float, end_s: float) -> Asking:
@@ -135,9 +139,26 @@ def _joined(*parts: str) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def _beside_or_inside(media: Media, path: str, info: MediaInfo) -> Context:
+    """What the file's sidecars say, and where they have no transcript, its own subtitles."""
+    context = read_context(path)
+    track, why_none = (None, "") if context.cues else chosen(info, ContextConfig())
+    if track is None:
+        notes = (f"the file's subtitle tracks are not read: {why_none}",) if why_none else ()
+        return replace(context, notes=(*context.notes, *notes))
+    name = name_of(media.key, track)
+    try:
+        said = words_of(subtitles(media.uri, track.index), info.start_s)
+    except HoldsNothing:
+        return context
+    except MediaError as error:
+        return replace(context, notes=(*context.notes, f"{name}: the subtitle track cannot be read: {error}"))
+    return joined(context, replace(said, used=(name,)))
+
+
 def _told_of(context: Context, words: int, left_out: int) -> tuple[str, ...]:
     if not context.used:
-        return (*context.notes, "no context was found beside the file")
+        return (*context.notes, "no context was found beside the file or in it")
     cut = f"; {left_out} words of long clips left out" if left_out else ""
     return (*context.notes, f"context of {', '.join(map(one_line, context.used))}: {words} words in the prompts{cut}")
 

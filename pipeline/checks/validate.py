@@ -25,6 +25,7 @@ from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
+from pipeline.config.worker_settings import decode_settings
 from pipeline.index.database import GRANT, reason_of, shown
 from pipeline.planning.context import context_reader
 from pipeline.questions.question_set import QuestionSet, load_question_set
@@ -32,7 +33,7 @@ from pipeline.questions.templates import UNTOLD, Told
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import caveats, open_store
 from workers.errors import MediaError
-from workers.media import confinement
+from workers.media import confinement, nvdec
 from workers.media.fetching import own_folder, room_in
 from workers.media.ffmpeg import Limits, check_ffmpeg, filters, find_ffmpeg, run
 from workers.media.probing import probe
@@ -89,6 +90,7 @@ def run_checks(job: JobConfig, *, with_model: bool = True, weights: bool = True)
         ("output", _output),
         ("savings index", _index),
         ("ffmpeg", _ffmpeg),
+        ("decoder", _decoder),
         ("confinement", _confinement),
     ]
     if with_model:
@@ -280,6 +282,14 @@ def _ffmpeg(job: JobConfig, found: _Found) -> str:
     tone_maps = all(name in filters() for name in TONE_MAPPING_FILTERS)
     note = "" if tone_maps else "; without zscale, so HDR video is not tone-mapped"
     return f"{tool}{note}"
+
+
+def _decoder(job: JobConfig, found: _Found) -> str:
+    settings = decode_settings(job.clips, job.execution)
+    if settings.decoder != "cpu" and job.execution.is_on_a_cluster:
+        return f"{settings.decoder}: each machine of the cluster that decodes finds out what it has"
+    nvdec.require(settings)
+    return nvdec.said(settings) or "pictures by the CPU"
 
 
 def _confinement(job: JobConfig, found: _Found) -> str:

@@ -118,6 +118,15 @@ class JobConfig(Section):
             raise ValueError("output and archive.uri are the same place; choose another folder for the results")
         return self
 
+    @model_validator(mode="after")
+    def _card_needs_less_confinement(self) -> Self:
+        if self.clips.decoder == "nvdec" and self.execution.confinement == "landlock+seccomp":
+            raise ValueError(
+                "clips.decoder: nvdec cannot run under execution.confinement: landlock+seccomp, because a card's "
+                "driver needs calls that seccomp refuses; use decoder: cpu, or accept less with confinement: auto"
+            )
+        return self
+
     def resolved_index_url(self, environ: Mapping[str, str] = os.environ) -> str:
         """The index's URL with `${NAME}` replaced from the environment. It may hold a password: never log or store it.
 

@@ -20,6 +20,7 @@ def decode_settings(clips: ClipsConfig, execution: ExecutionConfig) -> DecodeSet
         max_pixels=pixels,
         timeout_s=execution.decode_timeout_s,
         confinement=execution.confinement,
+        decoder=clips.decoder,
     )
 
 

@@ -24,6 +24,7 @@ from workers.media.opening import opened_below
 MOST_BYTES = 4 << 20
 """Twenty hours of subtitles take 2 MB."""
 MOST_CUES = 200_000
+MOST_CUE_CHARS = 2000
 WORDS = (".vtt", ".srt", ".ass", ".ssa", ".txt")
 """What is said; the first there is counts."""
 META = (".info.json", ".json", ".xml")
@@ -33,6 +34,7 @@ _LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _STYLE = re.compile(r"\{[^{}\n]*\}")
 _DRAWING = re.compile(r"^.*\{[^{}\n]*\\p[1-9].*$", re.MULTILINE)
 _NO_MARKS = str.maketrans({"{": "(", "}": ")", "<": "("})
+_BREAK = re.compile(r"\\[Nnh]")
 _TAG = re.compile(r"<[^<>]{0,200}>")
 _BLANK = re.compile(r"\s|WEBVTT[^\n]*|\[[^\]\n]*\][^\n]*|^[A-Za-z0-9 ]{1,40}:[^\n]*$", re.MULTILINE)
 """What subtitles without a line have: blanks, titles of sections, settings."""
@@ -186,19 +188,27 @@ def _subtitles(form: str) -> Callable[[bytes], Context]:
         events = pysubs2.SSAFile.from_string(text, format_=form).events
         cues = []
         for event in sorted(events[:MOST_CUES], key=lambda e: (e.start, e.end)):
-            words = one_line(event.plaintext, 2000)
+            words = one_line(event.plaintext, MOST_CUE_CHARS)
             if words and not event.is_comment and event.end > event.start:
                 cues.append(Cue(event.start / 1000, event.end / 1000, words))
         if not cues:
             # Of a file whose times cannot be read nothing is left, either.
             kind = HoldsNothing if events or not _BLANK.sub("", text) else ValueError
             raise kind("it holds no subtitles")
-        return Context(cues=tuple(_without_repeats(cues)))
+        return Context(cues=tuple(without_repeats(cues)))
 
     return read
 
 
-def _without_repeats(cues: Iterable[Cue]) -> Iterator[Cue]:
+def line_of(text: str) -> str:
+    """An event's text as one line without styles and tags; empty for a drawing."""
+    if _DRAWING.search(text):
+        return ""
+    plain = _TAG.sub("", _STYLE.sub("", text)).translate(_NO_MARKS)
+    return one_line(_BREAK.sub(" ", plain), MOST_CUE_CHARS)
+
+
+def without_repeats(cues: Iterable[Cue]) -> Iterator[Cue]:
     """Captions that roll show every line twice: what the one before ended with is left out."""
     before = ""
     for cue in cues:

@@ -16,6 +16,8 @@ from typing import TypeVar
 import numpy as np
 
 from omnidrop.model import Pruning
+from omnidrop.models.checkpoints import configuration_of
+from omnidrop.models.quantised import stored
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
@@ -94,6 +96,7 @@ def calibrate(job: JobConfig, advance: Callable[[int, int], None] = lambda done,
         together=together,
         peak_device_bytes=what.peak_device_bytes,
         device_bytes=what.device_bytes,
+        weights=stored(configuration_of(parts.job.model.checkpoint)),
     )
     calibration.keep(parts.store, found)
     return found

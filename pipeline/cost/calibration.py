@@ -69,6 +69,8 @@ class Calibration:
     records of older versions, as the next."""
     device_bytes: int | None = None
     """All that the device has."""
+    weights: str = ""
+    """Bytes and form of the weights as they are stored, quantised or not; empty in records of older versions."""
 
     @property
     def clips_per_pass(self) -> int:

@@ -167,7 +167,7 @@ def price_job(
                 not_taken=price.not_taken,
                 sources=parts.sources,
                 recipes=parts.recipes,
-                context=context_reader(job, parts.recipe.context_fields),
+                context=context_reader(job, parts.recipe.context_fields, index=parts.index),
                 read_unit=parts.journal.read_if_kept,
             )
             labels, contents, whole = Labels(), Labels(), _Whole(parts, price, hours, prices)

@@ -91,7 +91,8 @@ def arm_of(
     """The way of running that the words name. Raises PolicyError for what does not go together."""
     if mode in DENSE_MODES:
         return Arm(mode, Pruning.off(mode))
-    pruning = Pruning(mode, policy, ratio, guidance, seed, settings, encoder_share, still_levels)
+    share = 1.0 if encoder_share is None else encoder_share
+    pruning = Pruning(mode, policy, ratio, guidance, seed, settings, share, still_levels)
     words = [mode, policy, *([] if guidance == "max" else [guidance]), *(f"{name}={value}" for name, value in settings)]
     words += [] if encoder_share is None else [f"encoder {100 * encoder_share:g} %"]
     words += [] if still_levels is None else [f"still {still_levels:g}"]

@@ -45,10 +45,9 @@ from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import LOOK_S, Patience, StopFlag
 from workers import ray_workers
+from workers.media import nvdec
 from workers.media.clip_reader import decoded_shape
-from workers.media.confinement import level
-from workers.media.decode import decode_one
-from workers.media.ffmpeg import tool_here
+from workers.media.decode import decode_one, decoder_here
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, DecodedClip, DecodeSettings, WorkUnit
 
@@ -115,7 +114,7 @@ class _InProcess:
             job.model, job.pruning, audit_share=job.audit.share, weights_hash=self._weights_hash
         )
         answerer = Answerer(settings)
-        self.statistics.tools.add(tool_here())
+        self.statistics.tools.add(decoder_here(self._settings))
         held = self.statistics.actor_time
         held.gpus = gpus_counted(job.model.gpus_per_actor)
 
@@ -129,7 +128,7 @@ class _InProcess:
             between = partial(reached, "video_half_read")
             return answerer.answer_whole(unit.clips[0], unit.lines, unit.questions, between=between)
 
-        self.statistics.confinements.add(str(level()))
+        self.statistics.confinements.add(str(nvdec.level_here(self._settings)))
         answered = 0
         try:
             for result in execute_in_process(
@@ -139,7 +138,7 @@ class _InProcess:
                 yield result
         finally:
             held.stop(answerer)
-            self.statistics.tools.add(tool_here())
+            self.statistics.tools.add(decoder_here(self._settings))
         if answered:
             self.statistics.actors.append(str(answerer.describe()))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pipeline.execution.clip_state import ClipState
 from pipeline.failure_rules import Fault, rule_of
-from workers.errors import CacheUnsafe, ConfinementMissing, DecodeFailed, FfmpegMissing
+from workers.errors import CacheUnsafe, ConfinementMissing, DecodeFailed, DecoderMissing, FfmpegMissing
 from workers.records import ClipFailure
 
 IN_A_ROW = 3
@@ -33,7 +33,8 @@ def nothing_decodes(why: str) -> str:
 
 def is_certain(failure: ClipFailure) -> bool:
     """Whether the machine itself says that it cannot decode."""
-    return failure.error_class in (FfmpegMissing.error_class, ConfinementMissing.error_class, CacheUnsafe.error_class)
+    certain = (FfmpegMissing, DecoderMissing, ConfinementMissing, CacheUnsafe)
+    return failure.error_class in {error.error_class for error in certain}
 
 
 @dataclass

@@ -24,3 +24,5 @@ class Format:
     """Videos come with their clock, and one without a rate is refused."""
     is_for_editors: bool = False
     """Its frames mean nothing at a rate that editors have no timelines of."""
+    holds_whole: bool = False
+    """It has a place for answers about a video as a whole."""

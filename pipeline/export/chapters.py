@@ -1,6 +1,7 @@
 """Moments as chapters, in ffmpeg's metadata format: `ffmpeg -i VIDEO -i FILE -map 0 -map_chapters 1 -c copy OUT`.
 
 Players show one chapter at a time, so where moments overlap their titles share a chapter, from border to border.
+Answers about the whole video are the file's `comment`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pipeline.export.moments import Moment, Video, line
 def _write(videos: Sequence[Video]) -> bytes:
     (video,) = videos
     lines = [";FFMETADATA1"]
+    if video.whole:
+        lines.append(f"comment={_escaped(line(' · '.join(one.title for one in video.whole), 10_000))}")
     for start_ms, end_ms, title in chapters(video.moments):
         lines += ["[CHAPTER]", "TIMEBASE=1/1000", f"START={start_ms}", f"END={end_ms}", f"title={_escaped(title)}"]
     return ("\n".join(lines) + "\n").encode()
@@ -36,5 +39,8 @@ def _escaped(text: str) -> str:
 
 
 CHAPTERS = Format(
-    "chapters in ffmpeg's metadata format, to be put into the video without encoding it", ".ffmeta", _write
+    "chapters in ffmpeg's metadata format, to be put into the video without encoding it",
+    ".ffmeta",
+    _write,
+    holds_whole=True,
 )

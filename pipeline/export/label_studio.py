@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 
 from pipeline.export.base import Format
-from pipeline.export.moments import Moment, Video
+from pipeline.export.moments import Moment, Video, line
 
 
 def _write(videos: Sequence[Video]) -> bytes:
@@ -28,6 +28,8 @@ def _task(video: Video) -> dict[str, object]:
             "media_key": video.key,
             "fps": float(video.counted().rate),
             "duration_s": video.duration_s,
+            # Shown with `<Header value="$whole_QUESTION"/>`: a result would need a tag in every interface.
+            **{f"whole_{one.question_id}": line(one.answer) for one in video.whole},
         },
         "predictions": [
             {
@@ -53,4 +55,6 @@ def _result(video: Video, moment: Moment) -> dict[str, object]:
     }
 
 
-LABEL_STUDIO = Format("tasks with predictions for Label Studio's video timelines", ".json", _write, True, True)
+LABEL_STUDIO = Format(
+    "tasks with predictions for Label Studio's video timelines", ".json", _write, True, True, holds_whole=True
+)

@@ -68,6 +68,8 @@ class Video:
     moments: tuple[Moment, ...]
     start_timecode: str | None = None
     model: str = ""
+    whole: tuple[Moment, ...] = ()
+    """What was answered about it as a whole (`scope: video`): from its beginning to its end."""
     clock: Clock | None = None
     """Set where the format counts frames."""
 
@@ -88,46 +90,67 @@ class Selection:
     """None: yes, and every choice."""
     media: str | None = None
     """Of keys: * and ? stand for any text and any character."""
+    takes_whole: bool = True
+    """Also answers about videos as a whole."""
 
 
 def videos_with_moments(connection: duckdb.DuckDBPyConnection, selection: Selection, job: str) -> list[Video]:
-    """The videos of a job that have moments, by key. Raises ExportError."""
+    """The videos of a job that have moments or answers about the whole, by key. Raises ExportError."""
     _check(connection, job, selection)
+    given = {
+        "job": job,
+        "media": selection.media,
+        "questions": list(selection.questions),
+        "answers": list(selection.answers),
+        "threshold": selection.threshold,
+        "kinds": kinds(lambda one: one.is_categorical),
+    }
     rows = connection.execute(
         f"""
-        WITH answers AS (
-            SELECT found.* FROM main.answers AS found
-            WHERE found.job = $job
-                AND ($media IS NULL OR found.media_key = $media OR found.media_key GLOB $media)
-                AND (len($questions) = 0 AND list_contains($kinds, found.answer_type)
-                    OR list_contains($questions, found.question_id))
-                AND (len($answers) = 0 AND found.answer_boolean IS DISTINCT FROM false
-                    OR list_contains($answers, found.answer))
-                AND coalesce(found.probability, 1) >= $threshold
-        ),
+        WITH answers AS (SELECT found.* FROM main.answers AS found WHERE {_SELECTED}),
         ranges AS ({VIEWS["answer_ranges"]})
         SELECT media_id, media_key, question_id, answer, start_s, end_s, probability, clips,
             (SELECT any_value(question) FROM answers AS one
              WHERE one.media_id = ranges.media_id AND one.question_id = ranges.question_id) AS question
         FROM ranges ORDER BY media_key, start_s, end_s, question_id, answer
         """,
-        {
-            "job": job,
-            "media": selection.media,
-            "questions": list(selection.questions),
-            "answers": list(selection.answers),
-            "threshold": selection.threshold,
-            "kinds": kinds(lambda one: one.is_categorical),
-        },
+        given,
     ).fetchall()
     moments: dict[str, list[Moment]] = defaultdict(list)
     for media_id, _, question_id, answer, start_s, end_s, probability, clips, question in rows:
         moments[media_id].append(Moment(start_s, end_s, question_id, question or "", answer, probability, clips))
-    return with_media(connection, job, moments)
+    whole: dict[str, list[Moment]] = defaultdict(list)
+    if selection.takes_whole:
+        about = connection.execute(
+            f"""
+            SELECT found.media_id, coalesce(duration_s, 0), question_id, question, answer, probability
+            FROM whole_answers AS found JOIN media ON media.job = found.job AND media.media_id = found.media_id
+            WHERE found.answer IS NOT NULL AND {_SELECTED} ORDER BY question_id
+            """,
+            given,
+        ).fetchall()
+        for media_id, end_s, *answered in about:
+            whole[media_id].append(Moment(0.0, end_s, *answered))
+    return with_media(connection, job, moments, whole)
 
 
-def with_media(connection: duckdb.DuckDBPyConnection, job: str, moments: Mapping[str, Sequence[Moment]]) -> list[Video]:
-    """Videos by key, from moments by media id."""
+_SELECTED = """
+    found.job = $job
+    AND ($media IS NULL OR found.media_key = $media OR found.media_key GLOB $media)
+    AND (len($questions) = 0 AND list_contains($kinds, found.answer_type)
+        OR list_contains($questions, found.question_id))
+    AND (len($answers) = 0 AND found.answer_boolean IS DISTINCT FROM false OR list_contains($answers, found.answer))
+    AND coalesce(found.probability, 1) >= $threshold
+"""
+
+
+def with_media(
+    connection: duckdb.DuckDBPyConnection,
+    job: str,
+    moments: Mapping[str, Sequence[Moment]],
+    whole: Mapping[str, Sequence[Moment]],
+) -> list[Video]:
+    """Videos by key, from moments, and answers about the whole, by media id."""
     rows = connection.execute(
         """
         SELECT media_id, media_key, uri, duration_s, frame_rate,
@@ -135,10 +158,13 @@ def with_media(connection: duckdb.DuckDBPyConnection, job: str, moments: Mapping
             (SELECT any_value(model) FROM clips WHERE clips.job = media.job AND clips.media_id = media.media_id)
         FROM media WHERE job = $job AND list_contains($ids, media_id) ORDER BY media_key
         """,
-        {"job": job, "ids": list(moments)},
+        {"job": job, "ids": list({*moments, *whole})},
     ).fetchall()
     return [
-        Video(key, uri, duration_s, rate, tuple(moments[media_id]), _usable(rate, timecode), model or "")
+        Video(
+            *(key, uri, duration_s, rate, tuple(moments.get(media_id, ())), _usable(rate, timecode), model or ""),
+            whole=tuple(whole.get(media_id, ())),
+        )
         for media_id, key, uri, duration_s, rate, timecode, model in rows
     ]
 
@@ -155,10 +181,12 @@ def _usable(rate: float | None, timecode: str | None) -> str | None:
 def videos_found(connection: duckdb.DuckDBPyConnection, text: str, job: str, media: str | None) -> list[Video]:
     """The videos in which something is found, all of its moments. Raises FindError."""
     moments: dict[str, list[Moment]] = defaultdict(list)
+    whole: dict[str, list[Moment]] = defaultdict(list)
     for one in find(connection, text, job, media=media, most=None)[0]:
         answer = ", ".join(one.answers) or text
-        moments[one.media_id].append(Moment(one.start_s, one.end_s, "found", text, answer, one.probability, one.clips))
-    return with_media(connection, job, moments)
+        found = Moment(one.start_s, one.end_s, "found", text, answer, one.probability, one.clips)
+        (whole if one.is_whole else moments)[one.media_id].append(found)
+    return with_media(connection, job, moments, whole)
 
 
 def line(text: str, most: int = MOST_CHARS) -> str:
@@ -171,7 +199,9 @@ def _check(connection: duckdb.DuckDBPyConnection, job: str, selection: Selection
     ids = [
         name
         for (name,) in connection.execute(
-            "SELECT DISTINCT question_id FROM answers WHERE job = $job ORDER BY 1", {"job": job}
+            "SELECT question_id FROM answers WHERE job = $job "
+            "UNION SELECT question_id FROM whole_answers WHERE job = $job ORDER BY 1",
+            {"job": job},
         ).fetchall()
     ]
     for name in selection.questions:

@@ -1,8 +1,9 @@
 """Looks through the published answers of a job: words by SQLite's full-text index, conditions by their type.
 
 Promises: what is looked for only ever travels as a bound value; the index of words is made from the published tables
-for one search and gone after it, so what is forgotten is found no more. Clips that touch are one moment; the best come
-first: those whose words fit best (BM25), then by probability. Knows nothing about how moments are shown.
+for one search and gone after it, so what is forgotten is found no more. Clips that touch are one moment, a video whose
+own answers fit is one as a whole; the best come first: those whose words fit best (BM25), then by probability. Knows
+nothing about how moments are shown.
 """
 
 from __future__ import annotations
@@ -27,6 +28,23 @@ MOST = 20
 BATCH_ROWS = 10_000
 TOUCH_S = 1e-6
 _TOKENIZER = "porter unicode61 remove_diacritics 2"
+_WHOLE = "'whole ' || media_id"
+_SAID = f"""
+    SELECT
+        clip_id AS place, question_id, answer, answer_type, answer_boolean, answer_number, probability,
+        false AS is_whole
+    FROM answers WHERE job = $job
+    UNION ALL
+    SELECT {_WHOLE}, question_id, answer, answer_type, answer_boolean, answer_number, probability, true
+    FROM whole_answers WHERE job = $job
+"""
+"""All answers of a job: `place` is a clip, or a video as a whole."""
+_PLACES = f"""
+    SELECT clip_id AS place, {_WHOLE} AS video, media_id, media_key, start_s, end_s, false AS is_whole
+    FROM clips WHERE job = $job
+    UNION ALL
+    SELECT DISTINCT {_WHOLE}, {_WHOLE}, media_id, media_key, 0, NULL, true FROM whole_answers WHERE job = $job
+"""
 _UNSPACED = 0x0E00
 """From Thai on, scripts are written without spaces, and the index would take a sentence for a word: it is not used."""
 
@@ -41,12 +59,23 @@ class Found:
     start_s: float
     end_s: float
     clips: int
+    """0 where the video as a whole fits."""
     score: float
     """How well words fit, higher is better; 0 where none were looked for."""
     probability: float | None
     """The least of the answers that fit, of the best clip; None where they have none."""
     answers: tuple[str, ...]
     """What fits, of the best clip: `question: answer`."""
+    is_whole: bool = False
+    """Whether it was answered about the video as a whole."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question that there are answers to."""
+
+    kind: str
+    is_only_whole: bool
 
 
 @dataclass
@@ -54,6 +83,8 @@ class _Search:
     """The leaves of a tree as common table expressions, and the values they are bound to."""
 
     leaves: list[str] = field(default_factory=list)
+    of_wholes: list[bool] = field(default_factory=list)
+    """Whether such a leaf is a condition on a question that only videos as a whole were asked."""
     wanted: list[bool] = field(default_factory=list)
     """False below a not: such a leaf does not rank."""
     values: dict[str, object] = field(default_factory=dict)
@@ -72,12 +103,14 @@ def find(
     Raises FindError.
     """
     tree = parse(text)
-    types = dict(
-        connection.execute(
-            "SELECT question_id, any_value(answer_type) FROM answers WHERE job = $job GROUP BY question_id",
+    types = {
+        name: _Asked(kind, is_only_whole)
+        for name, kind, is_only_whole in connection.execute(
+            "SELECT question_id, any_value(answer_type), bool_and(is_whole) "
+            f"FROM ({_SAID}) GROUP BY question_id ORDER BY question_id",
             {"job": job},
         ).fetchall()
-    )
+    }
     search = _Search(values={"job": job, "media": media})
     holds = _holds(tree, search, types, connection, job, wanted=True)
     found = _moments(connection, search, holds)
@@ -101,31 +134,37 @@ def _rank(one: Found) -> tuple[float, float, str, float]:
 
 
 def _moments(connection: duckdb.DuckDBPyConnection, search: _Search, holds: str) -> Iterator[Found]:
-    ranking = [f"leaf{n}" for n, wanted in enumerate(search.wanted) if wanted]
-    score = " + ".join(f"coalesce({leaf}.score, 0)" for leaf in ranking) or "0"
-    sure = f"least({', '.join(f'{leaf}.probability' for leaf in ranking)})" if ranking else "NULL"
-    said = ", ".join(f"{leaf}.said" for leaf in ranking)
-    joins = " ".join(f"LEFT JOIN leaf{n} ON leaf{n}.clip_id = clips.clip_id" for n in range(len(search.leaves)))
+    wanted = [n for n, is_wanted in enumerate(search.wanted) if is_wanted]
+    score = " + ".join(f"coalesce({_of(n, 'score')}, 0)" for n in wanted) or "0"
+    sure = f"least({', '.join(_of(n, 'probability') for n in wanted)})" if wanted else "NULL"
+    said = ", ".join(_of(n, "said") for n in wanted)
+    # What is said of a video as a whole holds in all of its clips, and makes none of them a moment.
+    own = " OR ".join(f"leaf{n}.place IS NOT NULL" for n in wanted)
+    own = own or ("is_whole" if all(search.of_wholes) else "NOT is_whole")
+    joins = " ".join(
+        f"LEFT JOIN leaf{n} ON leaf{n}.place = places.place "
+        f"LEFT JOIN leaf{n} AS above{n} ON above{n}.place = places.video AND NOT is_whole"
+        for n in range(len(search.leaves))
+    )
     leaves = ", ".join(f"leaf{n} AS ({select})" for n, select in enumerate(search.leaves))
     cursor = connection.execute(
         f"""
-        WITH {leaves}
-        SELECT clips.media_id, clips.media_key, media.uri, clips.start_s, clips.end_s,
+        WITH said AS ({_SAID}), {leaves}, places AS ({_PLACES})
+        SELECT places.media_id, places.media_key, media.uri, start_s, coalesce(end_s, media.duration_s, 0), is_whole,
             {score}, {sure}, list_distinct([{said}])
-        FROM clips JOIN media ON media.job = clips.job AND media.media_id = clips.media_id {joins}
-        WHERE clips.job = $job AND ($media IS NULL OR clips.media_key = $media OR clips.media_key GLOB $media)
-            AND ({holds})
-        ORDER BY clips.media_key, clips.media_id, clips.start_s, clips.end_s
+        FROM places JOIN media ON media.job = $job AND media.media_id = places.media_id {joins}
+        WHERE ($media IS NULL OR places.media_key = $media OR places.media_key GLOB $media) AND ({holds}) AND ({own})
+        ORDER BY places.media_key, places.media_id, is_whole, start_s, end_s
         """,
         search.values,
     )
     now: Found | None = None
     while rows := cursor.fetchmany(BATCH_ROWS):
-        for media_id, key, uri, start_s, end_s, points, probability, answers in rows:
-            one = Found(
-                media_id, key, uri, start_s, end_s, 1, points, probability, tuple(sorted(filter(None, answers)))
-            )
-            if now is not None and now.media_id == media_id and start_s <= now.end_s + TOUCH_S:
+        for media_id, key, uri, start_s, end_s, is_whole, points, probability, answers in rows:
+            fits = tuple(sorted(filter(None, answers)))
+            one = Found(media_id, key, uri, start_s, end_s, int(not is_whole), points, probability, fits, is_whole)
+            touches = now is not None and now.media_id == media_id and start_s <= now.end_s + TOUCH_S
+            if now is not None and touches and not is_whole:
                 now = _joined(now, one)
             else:
                 if now is not None:
@@ -133,6 +172,11 @@ def _moments(connection: duckdb.DuckDBPyConnection, search: _Search, holds: str)
                 now = one
     if now is not None:
         yield now
+
+
+def _of(leaf: int, column: str) -> str:
+    """What a leaf says of a place, or of the video that it lies in."""
+    return f"coalesce(leaf{leaf}.{column}, above{leaf}.{column})"
 
 
 def _joined(now: Found, one: Found) -> Found:
@@ -153,7 +197,7 @@ def _joined(now: Found, one: Found) -> Found:
 def _holds(
     node: Node,
     search: _Search,
-    types: dict[str, str],
+    types: dict[str, _Asked],
     connection: duckdb.DuckDBPyConnection,
     job: str,
     *,
@@ -169,36 +213,37 @@ def _holds(
         case Condition():
             fits = _fits(node, search, types)
             score = "0"
-            source = "answers AS found"
+            source = "said AS found"
         case Words(terms=terms) if any(ord(c) >= _UNSPACED and c.isalpha() for term in terms for c in term):
             fits = " AND ".join(f"contains(lower(found.answer), {search.bind(term.lower())})" for term in terms)
             score = "1"
-            source = "answers AS found"
+            source = "said AS found"
         case Words(terms=terms):
             matched = f"matched{len(search.leaves)}"
             connection.register(matched, _matched(connection, job, terms))
             fits, score = "true", "matched.score"
             source = (
-                f"answers AS found JOIN {matched} AS matched "
+                f"said AS found JOIN {matched} AS matched "
                 "ON matched.question_id = found.question_id AND matched.answer = found.answer"
             )
     search.leaves.append(
-        f"SELECT found.clip_id, max({score}) AS score, min(found.probability) AS probability, "
+        f"SELECT found.place, max({score}) AS score, min(found.probability) AS probability, "
         f"arg_max(found.question_id || ': ' || found.answer, {score}) AS said "
-        f"FROM {source} WHERE found.job = $job AND found.answer IS NOT NULL AND {fits} GROUP BY found.clip_id"
+        f"FROM {source} WHERE found.answer IS NOT NULL AND {fits} GROUP BY found.place"
     )
     search.wanted.append(wanted)
-    return f"leaf{len(search.leaves) - 1}.clip_id IS NOT NULL"
+    search.of_wholes.append(isinstance(node, Condition) and types[node.question].is_only_whole)
+    return f"{_of(len(search.leaves) - 1, 'place')} IS NOT NULL"
 
 
-def _fits(condition: Condition, search: _Search, types: dict[str, str]) -> str:
+def _fits(condition: Condition, search: _Search, types: dict[str, _Asked]) -> str:
     """Which answers fulfil a condition. Raises FindError."""
     name, operator, value = condition.question, condition.operator, condition.value
     if name not in types:
         close = difflib.get_close_matches(name, types, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise FindError(f"there is no question {name}; {hint}there are: {', '.join(sorted(types)) or 'none'}")
-    kind = types[name]
+    kind = types[name].kind
     column = column_of(kind)
     its = f"found.question_id = {search.bind(name)} AND "
     if column == "answer_number":
@@ -231,8 +276,8 @@ def _matched(connection: duckdb.DuckDBPyConnection, job: str, terms: tuple[str, 
     """Which answers in words hold all terms, and how well they fit."""
     # Equal answers are indexed once: a choice among three is three texts, however many clips there are.
     texts = connection.execute(
-        "SELECT DISTINCT question_id, answer FROM answers "
-        "WHERE job = $job AND answer IS NOT NULL AND list_contains($kinds, answer_type)",
+        f"SELECT DISTINCT question_id, answer FROM ({_SAID}) WHERE answer IS NOT NULL AND "
+        "list_contains($kinds, answer_type)",
         {"job": job, "kinds": kinds(lambda one: one.is_searched)},
     )
     # "" is a database of SQLite's own on disk, gone when it is closed.

@@ -76,6 +76,18 @@ class KnownVideo:
     """What it has in quarantine."""
 
 
+@dataclass(frozen=True)
+class ContextRow:
+    """What was read of one sidecar or subtitle track of a media item."""
+
+    name: str
+    """The sidecar's key, or the track's name."""
+    mark: str
+    """What the file's mark was then."""
+    content: bytes
+    """What it said, see `pipeline.context.remembered`."""
+
+
 class SavingsIndex:
     """One output's index in one database; SQLite or PostgreSQL. One process may hold several connections to it."""
 
@@ -222,7 +234,8 @@ class SavingsIndex:
             return {run_id: int(size) for run_id, size in found}
 
     def forget(self, item_ids: Iterable[str]) -> None:
-        """Erase everything about these contents (by short name, or by label in earlier formats), their probes too."""
+        """Erase everything about these contents (by short name, or by label in earlier formats), also what was found
+        out about them and read beside them."""
         erased = 0
         t = self.tables
         change = Change(t)
@@ -240,14 +253,15 @@ class SavingsIndex:
                 for table in (t.units, t.videos):
                     erased += connection.execute(sa.delete(table).where(table.c.item_id.in_(batch))).rowcount
                 for some in batches(sorted({row.media_id for row in found}), BATCH):
-                    connection.execute(sa.delete(t.probes).where(t.probes.c.media_id.in_(some)))
+                    for cache in (t.probes, t.context):
+                        erased += connection.execute(sa.delete(cache).where(cache.c.media_id.in_(some))).rowcount
             change.write(connection)
         if erased and self._engine.dialect.name == "sqlite":
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def clear(self) -> None:
-        """Erase all that follows from the journal; the probe cache stays."""
+        """Erase all that follows from the journal; what was found out about files stays."""
         t = self.tables
         with self._engine.begin() as connection:
             # The sums first: whoever is about to add to them waits, and his clips are not erased.
@@ -349,6 +363,25 @@ class SavingsIndex:
         with self._engine.begin() as connection:
             for batch in batches(rows, BATCH):
                 upsert(connection, self.tables.probes, batch, replace=True)
+
+    def context_read(self, media_ids: Sequence[str]) -> dict[str, list[ContextRow]]:
+        """What sidecars and subtitle tracks of these media said when they were read, by media id."""
+        table, found = self.tables.context, dict[str, list[ContextRow]]()
+        with self._engine.connect() as connection:
+            for batch in batches(media_ids, BATCH):
+                for media_id, *row in connection.execute(sa.select(table).where(table.c.media_id.in_(batch))):
+                    found.setdefault(media_id, []).append(ContextRow(*row))
+        return found
+
+    def put_context(self, read: Mapping[str, Collection[ContextRow]]) -> None:
+        """Keep what was read for each of these media, and nothing else for them."""
+        table = self.tables.context
+        rows = [{"media_id": media_id, **asdict(row)} for media_id, found in read.items() for row in found]
+        with self._engine.begin() as connection:
+            for ids in batches(read, BATCH):
+                connection.execute(sa.delete(table).where(table.c.media_id.in_(ids)))
+            for batch in batches(rows, BATCH):
+                upsert(connection, table, batch, replace=True)
 
     # -- what counts: listings ----------------------------------------------------------------------------------------
 

@@ -181,6 +181,14 @@ class Tables:
             sa.Column("probe", sa.Text, nullable=False),
         )
         """Cache of probing, scene cuts and contents, by mark: JSON of a `Probed`."""
+        self.context = self._table(
+            "context",
+            sa.Column("media_id", sa.Text, primary_key=True),
+            sa.Column("name", sa.Text, primary_key=True),
+            sa.Column("mark", sa.Text, nullable=False),
+            sa.Column("content", sa.LargeBinary, nullable=False),
+        )
+        """Cache of what sidecars and subtitle tracks say, by mark: see `pipeline.context.remembered`."""
         self.marks = self._table(
             "marks", sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
         )

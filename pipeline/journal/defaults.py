@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from omnidrop import policies
 from omnidrop.errors import UserError
 from pipeline.config.sections import ClipsConfig, ContextConfig, ModelConfig, PruningConfig, Section
 
@@ -24,18 +25,20 @@ ANSWERING: Mapping[str, tuple[type[Section], tuple[str, ...]]] = {
     "model": (ModelConfig, ("path", "dtype", "system_prompt")),
     "pruning": (PruningConfig, tuple(PruningConfig.model_fields)),
     "clips": (ClipsConfig, tuple(ClipsConfig.model_fields)),
-    "context": (ContextConfig, ("max_tokens",)),
+    "context": (ContextConfig, ("max_tokens", "subtitle_track")),
 }
 """The settings on which answers depend."""
 NEW_SECTIONS: Mapping[str, dict[str, Any]] = {"context": {}}
 """Sections that records of earlier versions lack."""
 
 
-EARLIER: Mapping[str, Mapping[str, Any]] = {"pruning": {"encoder_share": 1.0}}
-"""What outputs of formats before 4, which remember no defaults, were begun with where it is not what it is now."""
-
-
-LATER: Mapping[str, Mapping[str, Any]] = {"pruning": {"still_levels": 0.0}}
+SHARE_OF_BEFORE = 0.35
+"""Share of the picture that was encoded by default, by policies that can do with a part of it, where an output
+remembers no share but null."""
+LATER: Mapping[str, Mapping[str, Any]] = {
+    "pruning": {"still_levels": 0.0},
+    "context": {"subtitle_track": "none"},
+}
 """What outputs were begun with that remember nothing of it: settings that came after defaults were remembered."""
 
 
@@ -45,7 +48,7 @@ def keep(store: Store, *, of_earlier: bool = False) -> None:
         section: {name: model.model_fields[name].get_default(call_default_factory=True) for name in names}
         for section, (model, names) in ANSWERING.items()
     }
-    for section, then in (*EARLIER.items(), *LATER.items()) if of_earlier else ():
+    for section, then in LATER.items() if of_earlier else ():
         now[section] |= then
     store.write_once(PATH, json.dumps(now, indent=1).encode())
 
@@ -55,12 +58,22 @@ def with_kept(job: JobConfig, store: Store) -> JobConfig:
     try:
         kept: dict[str, dict[str, Any]] = {**NEW_SECTIONS, **json.loads(store.read_bytes(PATH))}
         meant = {section: {**LATER.get(section, {}), **kept[section]} for section in ANSWERING}
+        if meant["pruning"].get("encoder_share", 1.0) is None:
+            meant["pruning"]["encoder_share"] = _share_of_before(job.pruning, meant["pruning"])
         changed = {section: found for section in ANSWERING if (found := _section(job, section, meant[section]))}
     except FileNotFoundError:
         return job
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{store.uri}/{PATH} is damaged; delete it, the next run writes it again") from error
     return job.model_copy(update=changed) if changed else job
+
+
+def _share_of_before(here: PruningConfig, kept: Mapping[str, Any]) -> float:
+    policy, settings = (
+        getattr(here, name) if name in here.model_fields_set or name not in kept else kept[name]
+        for name in ("policy", "settings")
+    )
+    return SHARE_OF_BEFORE if policies.does_with_some_cells(policy, settings) else 1.0
 
 
 def _section(job: JobConfig, section: str, kept: Mapping[str, Any]) -> Section | None:

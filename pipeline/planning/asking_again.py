@@ -52,7 +52,7 @@ def asked_again(opened: Opened) -> list[Again]:
     index, recipe = opened.index, opened.recipe
     alike = {source.recipe_hash for source in opened.sources} | {recipe.hash}
     heads = (head for head in index.listed(opened.job.name, but=alike) if head.clips)
-    context = context_reader(opened.job, recipe.context_fields)
+    context = context_reader(opened.job, recipe.context_fields, index=opened.index)
     clips: Counter[str] = Counter()
     took: defaultdict[str, float] = defaultdict(float)
     for batch in batches(heads, BATCH):

@@ -1,23 +1,25 @@
-"""What the sidecars of an archive's media say: found beside them, or where the job says, read, and known by hash.
+"""What is written about an archive's media, by hash: in sidecars beside them or where the job says, and, of an item
+without a transcript there, in its own subtitle track.
 
-Promises: only kinds that the question set reads are looked for; a sidecar that is there and cannot be read is the media
-item's failure, with its name: an answer given without it would look like any other; what was read, what says nothing
-and what was cut is counted. Knows nothing about versions or units.
+Promises: only kinds that the question set reads are looked for; a file or track that has not changed is read once; one
+that is there and cannot be read is the media item's failure, with its name: an answer given without it would look like
+any other; what was read, what says nothing and what was cut is counted. Knows nothing about versions or units.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.archive.beside import Beside, BesideUnreadable
+from pipeline.archive.beside import Beside, BesideUnreadable, File
+from pipeline.archive.probing import CHILDREN, source_of
 from pipeline.config.locations import is_s3
-from pipeline.config.sections import ArchiveConfig, ContextConfig, ModelConfig
+from pipeline.config.sections import ArchiveConfig, ContextConfig, ExecutionConfig, ModelConfig
 from pipeline.context.sidecars import (
     META,
     MOST_BYTES,
@@ -26,19 +28,23 @@ from pipeline.context.sidecars import (
     Context,
     ContextError,
     Cue,
-    HoldsNothing,
     is_sidecar,
     is_words,
-    joined,
-    parsed,
     sidecars_of,
 )
 from pipeline.context.told import Cap, hashes, item_hashes, told
+from pipeline.context.tracks import chosen, name_of
+from pipeline.index.savings_index import ContextRow, SavingsIndex
+from pipeline.planning.context_found import Found, read_sidecar, read_track
 from pipeline.questions.templates import Told, one_line
 from pipeline.storage.outage import Patience
-from workers.media.opening import local_path
+from workers.errors import MediaChanged
+from workers.media.confinement import require
+from workers.media.decode import local_etag, opened
+from workers.media.opening import CheckedPath, local_path
+from workers.media.probing import ProbePool
 from workers.media.sidecars import suffix_of
-from workers.records import Media, MediaInfo
+from workers.records import DecodeSettings, Media, MediaInfo, SubtitleTrack
 
 if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
@@ -48,9 +54,14 @@ UNREADABLE = "unreadable"
 """Stands for the hash of what a sidecar says that cannot be read."""
 
 
-def context_reader(job: JobConfig, names: Sequence[str], patience: Patience | None = None) -> ContextReader | None:
-    """Reads what the job's question set reads of sidecars (`names`); None where it reads nothing of them."""
-    return ContextReader(job.archive, job.context, job.model, names, patience) if names else None
+def context_reader(
+    job: JobConfig, names: Sequence[str], patience: Patience | None = None, index: SavingsIndex | None = None
+) -> ContextReader | None:
+    """Reads what the job's question set reads of sidecars and subtitles (`names`), and remembers it in the index; None
+    where it reads nothing of them."""
+    if not names:
+        return None
+    return ContextReader(job.archive, job.context, job.model, names, patience, index, job.execution)
 
 
 @dataclass
@@ -59,14 +70,16 @@ class Counts:
 
     read: Counter[str] = field(default_factory=Counter)
     """Sidecars whose words are used, by suffix."""
+    tracks: Counter[str] = field(default_factory=Counter)
+    """Subtitle tracks whose words are used, by codec."""
     media: int = 0
     """Items that have some."""
     without: int = 0
     """Items that have none."""
     silent: int = 0
-    """Sidecars that can be read, and say nothing that is taken."""
-    unread: int = 0
-    """Items without a transcript that have a track of subtitles, which is not read."""
+    """Sidecars and tracks that can be read, and say nothing that is taken."""
+    unread: Counter[str] = field(default_factory=Counter)
+    """Items without a transcript whose own subtitle tracks are not read, by the reason."""
     failed: int = 0
     """Items whose sidecars cannot be read."""
     cut_clips: int = 0
@@ -76,13 +89,16 @@ class Counts:
     @property
     def line(self) -> str:
         """In words."""
-        suffixes = ", ".join(f"{suffix} {count}" for suffix, count in self.read.most_common())
-        said = f"{self.read.total()} sidecars of {self.media} media{f' ({suffixes})' if suffixes else ''}"
+        said = f"{self.read.total()} sidecars of {self.media} media{_listed(self.read)}"
+        tracks = self.tracks.total()
         more = {
+            f"subtitle tracks read of media without a sidecar transcript{_listed(self.tracks)}": tracks,
             "media without": self.without,
-            "media whose sidecars cannot be read": self.failed,
-            "sidecars that say nothing that is read": self.silent,
-            "media without a transcript whose own subtitle tracks are not read": self.unread,
+            "media whose sidecars or subtitles cannot be read": self.failed,
+            "sidecars or subtitle tracks that say nothing that is read": self.silent,
+            f"media without a transcript whose own subtitle tracks are not read{_listed(self.unread)}": (
+                self.unread.total()
+            ),
         }
         said += "".join(f"; {count} {what}" for what, count in more.items() if count)
         if self.cut_clips:
@@ -92,18 +108,24 @@ class Counts:
         return said
 
 
+def _listed(counts: Counter[str]) -> str:
+    return f" ({', '.join(f'{name} {count}' for name, count in counts.most_common())})" if counts else ""
+
+
 @dataclass(frozen=True)
 class ItemContext:
-    """What one media item's sidecars say."""
+    """What one media item's sidecars and subtitles say."""
 
     names: tuple[str, ...]
     """What the question set reads of it."""
     cap: Cap
     context: Context = field(default_factory=Context)
     sidecars: tuple[tuple[str, str], ...] = ()
-    """Those that say it: (key, SHA-256)."""
+    """Those that say it: (key, SHA-256); of a subtitle track `KEY#s:N`, and the hash of its words."""
     failure: str = ""
     """Why one of them cannot be read."""
+    error_class: str = ContextError.error_class
+    """Of that."""
     left_out: dict[tuple[float, float], int] = field(default_factory=dict)
     """Words beyond the cap, by the spans of clips that were asked for."""
 
@@ -143,7 +165,7 @@ def with_chapters(context: Context, info: MediaInfo | None) -> Context:
 
 
 class ContextReader:
-    """One command's reading of sidecars."""
+    """One command's reading of sidecars and subtitle tracks."""
 
     def __init__(
         self,
@@ -152,11 +174,15 @@ class ContextReader:
         model: ModelConfig,
         names: Sequence[str],
         patience: Patience | None = None,
+        index: SavingsIndex | None = None,
+        execution: ExecutionConfig | None = None,
     ) -> None:
         """`names` are what the question set reads (`QuestionSet.context_names`); with `patience` it waits for an
-        archive that does not answer. Raises ContextError for a pattern that no sidecar can have."""
-        self._patience = patience or Patience(0.0)
+        archive that does not answer; `index` remembers what was read; `execution` says where objects of a bucket are
+        kept. Raises ContextError for a pattern that no sidecar can have."""
+        self._patience, self._index = patience or Patience(0.0), index
         self._beside, self._config, self.names = Beside(archive), config, tuple(names)
+        self._where, self._execution = source_of(archive, execution), execution or ExecutionConfig()
         for pattern in config.sidecars:
             if not is_sidecar(pattern):
                 allowed = ", ".join(f"*{suffix}" for suffix in (*WORDS, *META))
@@ -165,38 +191,88 @@ class ContextReader:
         self.counts = Counts()
 
     def read(self, media: Media, info: MediaInfo | None = None) -> ItemContext:
-        """One item's context: of its sidecars, and where none has chapters those of the file itself. Raises
-        StorageError where the archive does not answer."""
-        return self._patience.call(lambda: self._read(media, info))
+        """One item's context: of its sidecars, and what they lack of the file itself. Raises StorageError where the
+        archive does not answer."""
+        return self.read_all([(media, info)])[media.media_id]
 
-    def _read(self, media: Media, info: MediaInfo | None) -> ItemContext:
-        item = ItemContext(self.names, self._cap)
-        found, used, silent = Context(), list[tuple[str, str]](), 0
+    def read_all(self, items: Sequence[tuple[Media, MediaInfo | None]]) -> dict[str, ItemContext]:
+        """The same of several, by media id."""
+        rows = {} if self._index is None else self._index.context_read([media.media_id for media, _ in items])
+        known = {media.media_id: {row.name: row for row in rows.get(media.media_id, ())} for media, _ in items}
+        looks = [partial(self._sidecars, media, known[media.media_id]) for media, _ in items]
+        found = [self._patience.call(look) for look in looks]
+        tracks = [self._track(one, info) for one, (_, info) in zip(found, items, strict=True)]
+        self._read_tracks([(one, *to_read) for one, to_read in zip(found, tracks, strict=True) if to_read is not None])
+        news = {one.media.media_id: [*one.rows.values()] for one in found if one.rows != one.known}
+        if self._index is not None and news:
+            self._index.put_context(news)
+        return {one.media.media_id: self._item(one, info) for one, (_, info) in zip(found, items, strict=True)}
+
+    def _sidecars(self, media: Media, known: Mapping[str, ContextRow]) -> Found:
+        found = Found(media, known)
         try:
-            for name, at in self._places(media):
-                if not self._may_say_more(name, found):
-                    continue
-                file = self._file(media, name, at)
-                if file is None:
-                    continue
-                key, data = file
-                try:
-                    found = joined(found, parsed(key, data))
-                except HoldsNothing:
-                    silent += 1
-                else:
-                    used.append((key, hashlib.sha256(data).hexdigest()))
-        except (ContextError, BesideUnreadable) as error:
+            for name, place in self._places(media):
+                file = self._beside.at(place) if isinstance(place, str) else place
+                if file is not None:
+                    found.there.add(file.key)
+                    if not found.failure and self._may_say_more(name, found.context):
+                        self._take(found, file)
+        except BesideUnreadable as error:
+            found.failure = str(error)
+        return found
+
+    def _take(self, found: Found, file: File) -> None:
+        """One sidecar more. Raises BesideUnreadable and StorageError."""
+        if not found.recalls(file.key, file.mark) and (there := self._beside.read(file, MOST_BYTES + 1)) is not None:
+            now, data = there
+            found.take(now.key, now.mark, read_sidecar(now.key, data))
+
+    def _track(self, found: Found, info: MediaInfo | None) -> tuple[SubtitleTrack, float] | None:
+        """The subtitle track that is to be read of an item, and where its file begins; what is known is taken."""
+        if info is None or found.failure or found.context.cues or "clip.transcript" not in self.names:
+            return None
+        track, why_none = chosen(info, self._config)
+        if track is None:
+            self.counts.unread.update([why_none] if why_none else ())
+            return None
+        found.track = track
+        is_known = found.recalls(name_of(found.media.key, track), found.content)
+        return None if is_known else (track, info.start_s)
+
+    def _read_tracks(self, wanted: Sequence[tuple[Found, SubtitleTrack, float]]) -> None:
+        if not wanted:
+            return
+        limit_s, options = self._execution.probe_timeout_s, dict(self._where.storage_options)
+        require(self._execution.confinement)
+        with ProbePool(min(CHILDREN, len(wanted)), timeout_s=limit_s, storage_options=options) as pool:
+            files = (
+                (number, partial(self._opened, found.media), track.index)
+                for number, (found, track, _) in enumerate(wanted)
+            )
+            for number, cues in pool.subtitles_many(files):
+                found, track, start_s = wanted[number]
+                name = name_of(found.media.key, track)
+                found.take(name, found.content, read_track(name, cues, start_s))
+
+    @contextmanager
+    def _opened(self, media: Media) -> Iterator[str]:
+        with opened(media, DecodeSettings(confinement=self._execution.confinement), self._where) as path:
+            yield path if isinstance(path, str) else media.uri
+            if isinstance(path, CheckedPath) and local_etag(path.fd) != media.etag:
+                raise MediaChanged(f"{media.key}: the file changed while its subtitles were read")
+
+    def _item(self, found: Found, info: MediaInfo | None) -> ItemContext:
+        item = ItemContext(self.names, self._cap)
+        if found.failure:
             self.counts.failed += 1
-            return replace(item, failure=str(error))
-        found = with_chapters(found, info)
-        if info is not None and "clip.transcript" in self.names and not found.cues:
-            self.counts.unread += bool(info.subtitle_tracks)
-        self.counts.silent += silent
-        self.counts.read.update(suffix_of(key) for key, _ in used)
-        self.counts.media += bool(used)
-        self.counts.without += not used
-        return replace(item, context=found, sidecars=tuple(used))
+            return replace(item, failure=found.failure, error_class=found.error_class)
+        tracks = [name for name, _ in found.used if found.track and name == name_of(found.media.key, found.track)]
+        self.counts.silent += found.silent
+        self.counts.tracks.update([found.track.codec] if found.track and tracks else ())
+        self.counts.read.update(suffix_of(name) for name, _ in found.used if name not in tracks)
+        self.counts.media += len(found.used) > len(tracks)
+        self.counts.without += not found.used
+        return replace(item, context=with_chapters(found.context, info), sidecars=tuple(found.used))
 
     def note(self, item: ItemContext) -> None:
         """Count what an item's clips are not told."""
@@ -209,16 +285,12 @@ class ContextReader:
             return "clip.transcript" in self.names and not so_far.cues
         return any(wanted != "clip.transcript" for wanted in self.names)
 
-    def _file(self, media: Media, name: str, key: str) -> tuple[str, bytes] | None:
-        most = MOST_BYTES + 1
-        return self._beside.read(key, most) if key else self._beside.read_near(media, name, most)
-
-    def _places(self, media: Media) -> Iterator[tuple[str, str]]:
-        """Where sidecars may lie: (name, key), the key empty for what lies in the item's folder."""
+    def _places(self, media: Media) -> Iterator[tuple[str, File | str]]:
+        """Where sidecars lie, or may lie: (name, file or key), the first to take first."""
         if not self._config.sidecars:
             name = (media.key if is_s3(media.uri) else local_path(media.uri)).rpartition("/")[2]
-            stem = name.rpartition(".")[0] or name
-            yield from ((one, "") for one in sidecars_of(name, self._beside.names(media, stem), self._config.language))
+            there = self._beside.near(media, name.rpartition(".")[0] or name)
+            yield from ((one, there[one]) for one in sidecars_of(name, there, self._config.language))
             return
         folder, _, name = media.key.rpartition("/")
         stem = name.rpartition(".")[0] or name

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from omnidrop.errors import QuestionError
 from pipeline.archive.probing import Probed
 from pipeline.batches import batches
-from pipeline.context.sidecars import ContextError
 from pipeline.identity import clip_id, failed_version_id, item_id, unit_id, unread_content, version_id
 from pipeline.planning.context import ItemContext
 from pipeline.planning.cutting import TooManyClips, cut_media
@@ -112,7 +111,7 @@ def plan_media(
     except MediaError as error:
         return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", error.error_class, str(error)))
     if context is not None and context.failure:
-        return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", ContextError.error_class, context.failure))
+        return MediaPlan(media, info, failed, (), ClipFailure(None, "plan", context.error_class, context.failure))
     try:
         spans = cut_media(info, job.clips, probed.scene_cuts_s or ())
     except TooManyClips as error:

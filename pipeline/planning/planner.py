@@ -30,7 +30,7 @@ from pipeline.planning.recipe import Recipe
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import UnitKey, UnitObject
 from workers.errors import MediaChanged, MediaMissing
-from workers.records import ClipFailure, Media, Version, WorkUnit
+from workers.records import ClipFailure, Media, MediaInfo, Version, WorkUnit
 
 if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
@@ -44,7 +44,7 @@ class Item(NamedTuple):
     heads: Sequence[Head]
     """What was declared of its content."""
     context: ItemContext | None
-    """What its sidecars say, where the question set reads of it."""
+    """What its sidecars and subtitles say, where the question set reads of it."""
 
 
 _Items = Mapping[str, Item]
@@ -129,7 +129,7 @@ class Planner:
         kept = [(media, probed) for media, probed in self._known(batch) if not self._is_forgotten(media)]
         contexts: dict[str, ItemContext] = {}
         if self.context is not None:
-            contexts = {m.media_id: self.context.read(m, probed.info) for m, probed in kept if probed.info is not None}
+            contexts = self.context.read_all([(m, probed.info) for m, probed in kept if probed.info is not None])
             kept = [(contexts[m.media_id].of_item(m) if m.media_id in contexts else m, p) for m, p in kept]
         heads = _Heads(index, [media for media, _ in kept], self.earlier)
         candidates = {media.media_id: self._candidates(media, heads) for media, _ in kept}
@@ -309,6 +309,14 @@ def plan_archive(
     return Planner(job, question_set, recipe, index, probe, is_exact=is_exact).plans(listed)
 
 
+def _lacks_context(info: MediaInfo, job: JobConfig, recipe: Recipe) -> bool:
+    """Whether chapters or subtitle tracks that are to be read were not looked for."""
+    reads_tracks = "clip.transcript" in recipe.context_fields and job.context.subtitle_track != "none"
+    return ("clip.chapter" in recipe.context_fields and info.chapters is None) or (
+        reads_tracks and info.subtitles is None
+    )
+
+
 def _may_pass(failure: ClipFailure) -> bool:
     """Whether it says nothing about a file that has the same mark at the next run."""
     gone = (MediaMissing.error_class, MediaChanged.error_class)
@@ -324,8 +332,8 @@ def _cached(
         probed = probes.get(media.media_id)
         if probed is None or (is_exact and not probed.is_scanned):
             continue
-        if "clip.chapter" in recipe.context_fields and probed.info is not None and probed.info.chapters is None:
-            continue  # found by a version that did not look for them
+        if probed.info is not None and _lacks_context(probed.info, job, recipe):
+            continue  # found by a version that did not look for it
         needs_cuts = job.clips.cut == "scene" and probed.info is not None and probed.info.has_video
         if needs_cuts and probed.scene_threshold != job.clips.scene_threshold:
             continue

@@ -166,6 +166,9 @@ def _clips(clips: ClipsConfig) -> dict[str, Any]:
     given = clips.model_dump() | {"max_pixels": pixels}
     # Which items are too long to be asked at all changes no answer of the others.
     unused: tuple[str, ...] = ("max_per_media",)
+    if clips.decoder != "nvdec":
+        # `auto` uses a card only where it gives the CPU's pictures.
+        unused += ("decoder",)
     if clips.cut == "fixed":
         unused += ("max_length_s", "scene_threshold")
     else:

@@ -223,7 +223,7 @@ MEDIA_SCHEMA = pa.schema(
 )
 """`status`: failed (nothing could be asked of it), pending (units are missing) or complete. `rows_digest` changes when
 any row of the item does, in any table: what has it already need not be copied again. `sidecars` are those whose words
-its clips were told: key -> SHA-256. `jobs` are all that list the item
+its clips were told: key -> SHA-256; of a subtitle track, `KEY#s:N`. `jobs` are all that list the item
 and ask the same of it; `job` is the first of them."""
 
 RUNS_SCHEMA = pa.schema(

@@ -98,7 +98,7 @@ class Feed:
             sources=opened.sources,
             recipes=opened.recipes,
             at_once=self.machines,
-            context=context_reader(opened.job, opened.recipe.context_fields, self.patience),
+            context=context_reader(opened.job, opened.recipe.context_fields, self.patience, opened.index),
             read_unit=opened.journal.read_if_kept,
         )
         decides = self.retry is None and opened.job.archive.sample is None

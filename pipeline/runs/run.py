@@ -21,6 +21,7 @@ from pipeline.archive.health import ArchiveHealth, patient_prober
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig, ModelConfig
+from pipeline.config.worker_settings import decode_settings
 from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
@@ -41,7 +42,7 @@ from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
 from pipeline.storage.outage import EitherFlag, Patience
 from pipeline.tables import manifest, publish
-from workers.media import confinement
+from workers.media import confinement, nvdec
 from workers.model.memory import peak_rss_bytes
 from workers.records import WorkUnit
 
@@ -122,6 +123,8 @@ def run_job(
     if lost is not None:
         stop = EitherFlag(stop, lost)
     confinement.require(job.execution.confinement)
+    if not job.execution.is_on_a_cluster:
+        nvdec.require(decode_settings(job.clips, job.execution))
     patience = Patience(job.storage.patience_s, stop, job.execution.stop_grace_s)
     opened = open_job(job, patience, ask_together=choices.ask_together)
     if again is None:
@@ -144,7 +147,7 @@ def run_job(
         of_job = (opened.question_set, job.variables, opened.index, opened.journal.read_if_kept, opened.asked)
         is_again = is_left_over if again is None else chosen(again.error_classes)
         # Of its own: what planning read is counted.
-        context = context_reader(job, opened.recipe.context_fields, patience)
+        context = context_reader(job, opened.recipe.context_fields, patience, opened.index)
         whole = WholeVideos(*of_job, run.run_id, is_again, context)
         feed = Feed(*parts, choices, at_home.machines, whole)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
@@ -184,7 +187,7 @@ def run_job(
         totals = replace(opened.index.totals(job.name), quarantined=sum(count for _, count in classes))
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
     notes = (
-        *(*toy, *_weakly_confined(job, run), *opened.caveats, *_machine_notes(run.resources)),
+        *(*toy, *_weakly_confined(job, run), *opened.caveats, *_machine_notes(run.resources, job.clips.decoder)),
         *(_unpinned(job.model) if not is_pinned else ()),
         *calibration.unresolved(job, known),
         *(retry.notes() if retry is not None else ()),
@@ -244,12 +247,13 @@ def _resources(measured: Statistics, bytes_fetched: int) -> RunResources:
     )
 
 
-def _machine_notes(resources: RunResources) -> tuple[str, ...]:
+def _machine_notes(resources: RunResources, decoder: str) -> tuple[str, ...]:
     """What a person should know of the machines that decoded."""
     replaced = [
         f"another ffmpeg decoded than the first one found: {tool}" for tool in resources.tools if PASSED in tool
     ]
-    return (*replaced, *(f"a machine was given no more clips: {one}" for one in resources.machines_out))
+    decoders = [f"clips.decoder is {decoder}: {tool}" for tool in resources.tools if decoder != "cpu"]
+    return (*replaced, *decoders, *(f"a machine was given no more clips: {one}" for one in resources.machines_out))
 
 
 def _unpinned(model: ModelConfig) -> tuple[str, ...]:

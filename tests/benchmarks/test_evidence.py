@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.evidence import asking, guides, pages
-from benchmarks.evidence.__main__ import FOR_USERS, FORMAT, WORLDS, current
+from benchmarks.evidence.__main__ import FOR_USERS, FORMAT, WORLDS, current, parts_of
 from benchmarks.evidence.asking import Asked, Disagreement, Remembering, ask
 from benchmarks.evidence.figures import damage_figures, encoder_figures, figures, user_figures
 from benchmarks.evidence.page import fill, plot, sections
@@ -40,9 +40,10 @@ SLIPPED = 2
 
 
 def slice_rows() -> list[Row]:
-    """The rows of the slice: no pruning, and the default way at two ratios."""
+    """The rows of the slice: no pruning, the default way where it loses most, and one with a part of the picture."""
     # Not named as the tables' row, of which is also asked how far the questions of a set agree.
-    return [DENSE, *(Row("ways", "ours", ratio, SET, Pruning(retained_ratio=ratio)) for ratio in (0.2, 0.1))]
+    some = Pruning(retained_ratio=0.2, encoder_share=0.35)
+    return [DENSE, Row("ways", "ours", 0.1, SET, Pruning(retained_ratio=0.1)), Row("ways", "35 %", 0.2, SET, some)]
 
 
 def measured_slice(folder: Path) -> dict[str, dict[str, dict[str, int]]]:
@@ -149,21 +150,27 @@ def test_a_user_sees_what_is_lost_and_against_which_way() -> None:
     assert [(row.way, row.ratio, row.pruning.encoder_share) for row in rows] == [
         ("dense", None, 1.0),
         ("ours, 100 % encoded", 0.3, 1.0),
+        ("ours, 50 % encoded", 0.3, 0.5),
         ("ours, 35 % encoded", 0.3, 0.35),
         ("ours, 100 % encoded", 0.2, 1.0),
+        ("ours, 50 % encoded", 0.2, 0.5),
         ("ours, 35 % encoded", 0.2, 0.35),
         ("seats", 0.2, 1.0),
         ("seats, merged", 0.2, 1.0),
     ]
-    marks = ("1111", "1111", "1110", "1110", "1100", "1000", "1110")
-    asked = Asked({row.name: answers(row.name, mark, 1.0) for row, mark in zip(rows, marks, strict=True)}, {}, ())
+    # The first is what a job does that says nothing.
+    assert rows[4].pruning == Pruning(retained_ratio=0.2)
+    marks = ("1111", "1111", "1111", "1110", "1110", "1110", "1100", "1000", "1110")
+    given = {row.name: answers(row.name, mark, 1.0) for row, mark in zip(rows, marks, strict=True)}
+    asked = Asked(given, {}, (), {"c0": 3, "c1": 4})
     page = sections({"user": {"v1": user_figures(asked, rows) | SETTING}})["user v1"]
     assert "4 questions about 2 clips of evaluation seeds 3, asked of `tiny` (abc). No pruning: 100.0 % right;" in page
     assert "| ours, 35 % encoded | -25.0 ± " in page
-    assert "| minus | ours, 100 % encoded, 20.0 % kept | ours, 35 % encoded, 20.0 % kept |" in page
-    assert "| ours, 100 % encoded |  | -25.0 [" in page
-    assert "| seats | +50.0 [" in page
-    assert "| seats, merged | +0.0 [+0.0, +0.0] | -25.0 [" in page
+    assert "| ours, 100 % encoded, minus | 30.0 % kept | 20.0 % kept |" in page
+    assert "| ours, 50 % encoded | +0.0 [+0.0, +0.0] | +0.0 [+0.0, +0.0] |" in page
+    assert "| ours, 35 % encoded | +25.0 [" in page
+    assert "| seats |  | +50.0 [" in page
+    assert "| 20.0 % | +0.0 [-100.0, +100.0] | -50.0 [" in page.partition("seed by seed")[2]
 
 
 def test_figures_are_paired_by_question() -> None:
@@ -210,11 +217,10 @@ def test_the_page_has_a_place_for_every_table() -> None:
     """One command writes all of it; a mark that is missing would stop it after a night."""
     world = report()["worlds"]["v1"]  # type: ignore[index]
     writing = {"tiny": {"clips": 1, "model": "tiny", "command": "python -m benchmarks.evidence", "rows": []}}
-    encoded = world | {"rows": world["rows"][:1], "comparisons": []}
-    whole = {"worlds": dict.fromkeys(WORLDS, world), "encoders": dict.fromkeys(WORLDS, encoded)}
+    encoded = world | {"rows": world["rows"][:2], "comparisons": []}
+    found = {"worlds": world, "encoders": encoded, "damage": damaged() | SETTING, "user": encoded | {"repeats": []}}
+    whole = {part: {of: made for of in WORLDS if part in parts_of(of)} for part, made in found.items()}
     whole["pages"] = writing
-    whole["damage"] = dict.fromkeys(WORLDS, damaged() | SETTING)
-    whole["user"] = dict.fromkeys(WORLDS, encoded)
     docs = Path(__file__).parents[2] / "docs"
     tables, guide = ((docs / name).read_text(encoding="utf-8") for name in ("evidence.md", "guide/choosing.md"))
     assert set(sections(whole)) >= set(FOR_USERS)
@@ -233,12 +239,13 @@ def test_figures_of_an_earlier_version_are_left_out() -> None:
 
 def test_what_is_seen_of_pages_is_measured() -> None:
     found = pages.measure((0.2,), clips=((9, 5),))
-    whole, every_moment, once = found["rows"]
+    whole, every_moment, once, all_once = found["rows"]
     assert whole["cells"] == 1.0
-    assert once["cells"] < 0.1 < every_moment["cells"]
-    assert once["enters"] == 1.0 > whole["enters"]
+    assert once["cells"] == all_once["cells"] < 0.1 < every_moment["cells"]
+    assert once["enters"] == all_once["enters"] == 1.0 > whole["enters"]
     assert (
-        "| everything encoded | 20.0 % | 100.0 % |" in sections({"pages": {"tiny": found | {"command": "x"}}})["pages"]
+        "| everything encoded (the default) | 20.0 % | 100.0 % |"
+        in sections({"pages": {"tiny": found | {"command": "x"}}})["pages"]
     )
 
 
@@ -307,7 +314,7 @@ def test_another_renderers_clips_lose_no_more(
     renderer alone is not found here. A row that is added is asked alone."""
     torch.set_num_threads(1)
     clips, _ = archive_clips(tmp_path, other_renderer.archive(tmp_path, world, 3), questions=12)
-    ours, state = slice_rows()[1], tmp_path / "state"
+    ours, state = Row("ways", "ours", 0.2, SET, Pruning(retained_ratio=0.2)), tmp_path / "state"
     dense = ask(CHECKPOINTS[world], clips, [DENSE], state=state)
     asked: list[str] = []
     answered = asking.answered

@@ -10,19 +10,40 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
+import pyarrow.parquet as pq
 import pytest
+import s3fs
 
 from pipeline.config.job import load_job
 from pipeline.launch.submit import MAX_UPLOAD_BYTES, Cluster, ClusterError, SubmissionError, make_upload
+from pipeline.planning.open_job import open_output
 from pipeline.questions.question_set import QuestionSetError
+from pipeline.storage.store import open_store
 from tests.conftest import free_port
+from tests.support.planted_secrets import IN_FILES, PLANTED, leaks
+from tests.support.s3_server import s3_server
 from tests.support.small_jobs import ANSWERS, QUESTIONS, run, select
 from workers.media.confinement import end, start
 from workers.media.ffmpeg import find_ffmpeg
 
-SECRET = "AKIA-planted-secret-of-the-test"
+KNOWN = b"Is a tone heard?"
+"""What must be found, so that finding no credential means something."""
 CLI = [sys.executable, "-m", "jobs.submit"]
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """An S3 server with two buckets, and credentials in the environment."""
+    with s3_server("media", "results") as endpoint, mock.patch.dict(os.environ, PLANTED):
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket, cluster):
+    """A cluster whose processes have the credentials, as on a cluster's machines."""
+    return cluster
 
 
 # What is sent
@@ -125,10 +146,10 @@ def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_p
     job.write_text(job.read_text() + "model: {dtype: float32}\n")
     for number in range(8):
         shutil.copy(videos / "short.mp4", tmp_path / "archive" / f"copy {number:02d}.mp4")
-    (tmp_path / ".env").write_text(f"AWS_SECRET_ACCESS_KEY={SECRET}\n")
-    (tmp_path / "id_rsa").write_text(SECRET)
+    for name in (".env", "id_rsa", "credentials.json"):
+        (tmp_path / name).write_text(f"SECRET={IN_FILES}\n")
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "notes.txt").write_text(SECRET)
+    (tmp_path / "results" / "notes.txt").write_text(IN_FILES)
 
     started = _submit(job, address, environment, "--no-wait", "--json", str(tmp_path / "started.json"))
     assert started.returncode == 0, started.stderr
@@ -150,7 +171,7 @@ def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_p
     done = select(job, "SELECT count(*) FROM clips")[0][0]
     assert 1 <= done < 12
 
-    resumed = _submit(job, address, environment)
+    resumed = _submit(job, address, environment, "--debug")
     assert resumed.returncode == 0, resumed.stderr + resumed.stdout
     second = first.removesuffix("1") + "2"
     assert resumed.stderr.splitlines() == [f"run {second} on {address}", f"run {second}: SUCCEEDED"]
@@ -165,25 +186,59 @@ def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_p
     assert select(job, "SELECT media_key, error_class FROM quarantine") == [("notes.mp4", "not_media")]
     assert run(job).did_nothing
 
-    sent = [path for path in Path(environment["RAY_AUTH_TOKEN_PATH"]).parent.rglob("job.yaml") if path.is_file()]
+    kept = _kept_by_ray(environment)
+    sent = [path for path in kept if path.name == "job.yaml"]
     assert len(sent) == 1, "the same upload is sent once"
     assert sorted(path.name for path in sent[0].parent.iterdir()) == ["job.yaml", "questions.yaml"]
-    assert not any(SECRET in path.read_text() for path in sent[0].parent.iterdir())
+    assert any(KNOWN in path.read_bytes() for path in sent[0].parent.iterdir())
+    told = "".join(one.stdout + one.stderr for one in (started, twice, resumed, too_late)).encode()
+    assert [leaks(data) for data in (told, *(path.read_bytes() for path in kept)) if leaks(data)] == []
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_rays_own_submit_runs_a_job(job, tmp_path, cluster):
+def test_rays_own_submit_runs_a_job_that_leaves_no_credential_anywhere(job, tmp_path, bucket, cluster, postgres):
+    """Planted ones are looked for in every byte that the run leaves: output, index, and all that Ray keeps."""
     address, environment = cluster
+    files = s3fs.S3FileSystem(endpoint_url=bucket, skip_instance_cache=True)
+    files.put(str(tmp_path / "archive"), "media/archive", recursive=True)
+    url = postgres.replace("postgres:@", "postgres:${OMNIDROP_INDEX_PASSWORD}@")
+    text = job.read_text().replace(
+        "archive: {uri: archive}", f"archive: {{uri: 's3://media/archive', endpoint_url: '{bucket}'}}"
+    )
+    text = text.replace("output: results", "output: s3://results/job").replace("in-process", "auto")
+    job.write_text(text + f"storage: {{endpoint_url: '{bucket}'}}\nindex_url: {url}\n")
     ray = shutil.which("ray", path=environment["PATH"])
-    job.write_text(job.read_text().replace("ray_address: in-process", "ray_address: auto"))
-    command = [sys.executable, "-m", "jobs.index", str(job), "--json", str(tmp_path / "summary.json")]
+    command = [sys.executable, "-m", "jobs.index", str(job), "--debug", "--json", str(tmp_path / "summary.json")]
     submit = [ray, "job", "submit", "--address", address, "--", *command]
-    done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(submit, env=environment, capture_output=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["run"]["clips_answered"] == 4
+    assert json.loads((tmp_path / "summary.json").read_text())["run"]["clips_answered"] == 4
+    assert leaks(done.stdout + done.stderr) == []
+
+    config = load_job(job)
     assert len(select(job, ANSWERS)) == 8
+    store = open_store(config.output, config.storage)
+    seen = b""
+    for path, _ in store.list():
+        data = store.read_bytes(path)
+        assert leaks(data) == [], path
+        if path.endswith(".parquet"):
+            with store.open(path) as file:
+                table = pq.read_table(file)
+            seen += repr((table.to_pylist(), table.schema.metadata)).encode()
+    assert KNOWN in seen
+    assert leaks(seen) == []
+
+    _, _, index = open_output(config)
+    contents = repr(index.contents()).encode()
+    index.close()
+    assert b"long.mkv" in contents
+    assert leaks(contents) == []
+
+    kept = [path.read_bytes() for path in _kept_by_ray(environment)]
+    assert any(b"jobs.index" in data for data in kept)
+    assert [leaks(data) for data in kept if leaks(data)] == []
 
 
 @pytest.mark.cluster
@@ -234,6 +289,12 @@ def _ready_to_stop(job, address, environment):
     command = [sys.executable, "-c", code, address, str(job)]
     env = {**environment, "PYTHONPATH": os.getcwd()}
     return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _kept_by_ray(environment):
+    """Logs of every process, and the jobs as they were uploaded."""
+    folder = Path(environment["RAY_AUTH_TOKEN_PATH"]).parent
+    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
 def _submit(job, address, environment, *options):

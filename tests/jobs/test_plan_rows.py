@@ -13,11 +13,11 @@ from pipeline.cost.estimate import Price
     ("pruning", "said"),
     [
         (
-            PruningConfig(),
+            PruningConfig(encoder_share=0.35),
             "up to 3.02 k of 8.64 k cells (lossy); unchanged cells are skipped",
         ),
         # Every cell is its own: so many are encoded, whatever is shown.
-        (PruningConfig(still_levels=0), "3.02 k of 8.64 k cells (lossy)"),
+        (PruningConfig(encoder_share=0.35, still_levels=0), "3.02 k of 8.64 k cells (lossy)"),
     ],
 )
 def test_a_plan_says_how_much_of_the_picture_is_encoded(pruning: PruningConfig, said: str) -> None:

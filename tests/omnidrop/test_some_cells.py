@@ -181,8 +181,8 @@ def test_linear_flops_are_pytorchs_own_count(adapter: Any) -> None:
     assert found.encoder_flops_dense == prefix_of(adapter, frames).encoder_flops_dense
 
 
-@pytest.mark.parametrize("share", [None, 1.0, 0.5, 0.1])
-def test_what_is_planned_is_what_is_run(directory: Path, share: float | None) -> None:
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+def test_what_is_planned_is_what_is_run(directory: Path, share: float) -> None:
     """Counts are host integers, known from sizes alone; questions of two ratios are read from one encoding."""
     model = OmniModel.load(str(directory), device="cpu", dtype="float32")
     frames, sound = noise(10, seed=5), np.random.default_rng(0).normal(0, 0.1, 80_000).astype(np.float32)
@@ -195,8 +195,8 @@ def test_what_is_planned_is_what_is_run(directory: Path, share: float | None) ->
     assert (priced.dense, priced.dense_shared) == (got.cost.dense, got.cost.dense_shared)
     # The ratio of 0.7 lets so many in that a lower share changes nothing: as many are encoded as may enter.
     alone = model.answer(frames, sound, Request(ASKED[1:], fps=2.0, pruning=pruning))
-    cells = max(alone.trace.layers[0].video, math.ceil(got.trace.video_in * (pruning.encoder_share or 0)))
-    if pruning.encoder_share == 1.0:
+    cells = max(alone.trace.layers[0].video, math.ceil(got.trace.video_in * share))
+    if share == 1.0:
         assert got.notes == ()
     else:
         assert f"lossy: {cells:,.0f} of {got.trace.video_in:,} cells of the picture were encoded" in got.notes
@@ -206,9 +206,8 @@ def test_only_encoded_cells_enter_and_the_ratio_counts_all(directory: Path) -> N
     model = OmniModel.load(str(directory), device="cpu", dtype="float32")
     frames = noise(10, seed=6)
     for ratio in (0.5, 0.3):
-        found = model.answer(
-            frames, None, Request(ASKED[:1], fps=2.0, pruning=Pruning(retained_ratio=ratio), positions=True)
-        )
+        pruning = Pruning(retained_ratio=ratio, encoder_share=0.35)
+        found = model.answer(frames, None, Request(ASKED[:1], fps=2.0, pruning=pruning, positions=True))
         trace = found.positions
         assert trace is not None
         assert trace.encoded is not None
@@ -245,11 +244,10 @@ def test_the_choice_is_shared_out_over_time_and_the_same_again() -> None:
 @pytest.mark.parametrize(
     ("settings", "share", "levels"),
     [
-        ({}, 0.35, 2.0),
+        ({}, 1.0, 0.0),
         ({"encoder_share": 0.5}, 0.5, 2.0),
-        ({"still_levels": 0.0}, 0.35, 0.0),
-        ({"encoder_share": 1.0}, 1.0, 0.0),
-        ({"encoder_share": 1.0, "still_levels": 3.0}, 1.0, 3.0),
+        ({"encoder_share": 0.5, "still_levels": 0.0}, 0.5, 0.0),
+        ({"still_levels": 3.0}, 1.0, 3.0),
         ({"mode": "dense_shared", "policy": "none", "retained_ratio": None, "encoder_share": 0.5}, 1.0, 0.0),
         ({"mode": "dense_shared", "policy": "none", "retained_ratio": None, "still_levels": 5.0}, 1.0, 0.0),
         ({"policy": "random"}, 1.0, 0.0),

@@ -148,7 +148,7 @@ def test_sets_and_batches_agree_with_what_stands_still(directory: Path) -> None:
     model = OmniModel.load(str(directory), device="cpu", dtype="float32")
     sound = np.random.default_rng(0).normal(0, 0.1, 96_000).astype(np.float32)
     clips = [(moving_inset(6), sound), (moving_inset(6)[::-1].copy(), sound)]
-    request = Request(ASKED, fps=2.0, pruning=Pruning(retained_ratio=0.4), positions=True)
+    request = Request(ASKED, fps=2.0, pruning=Pruning(retained_ratio=0.4, encoder_share=0.35), positions=True)
     together = model.answer_batch(clips, request)
     for clip, one in zip(clips, together, strict=True):
         alone = model.answer(*clip, request)

@@ -428,13 +428,15 @@ def test_what_lies_beside_an_object_is_found_a_page_at_a_time(server: str, s3: s
             mock.patch("pipeline.archive.beside.S3_PAGE", most),
         ):
             beside = Beside(config)
-            found = {key: beside.names(listed[key], key.rpartition("/")[2].rpartition(".")[0]) for key in listed}
+            found = {key: list(beside.near(listed[key], key.rpartition("/")[2].rpartition(".")[0])) for key in listed}
         assert found["z.mp4"] == ["z.mp4", "z.txt"]
         assert found["a/b.c.mp4"] == ["b.c.mp4", "b.c.srt"]
-    assert beside.names(listed["a/b.mp4"], "b")[:2] == ["b.c.mp4", "b.c.srt"]
-    assert Beside(config).names(listed["a/b.mp4"], "b") == ["b.c.mp4", "b.c.srt", "b.en.vtt", "b.mp4", "b.srt"]
-    assert beside.read_near(listed["a/b.mp4"], "b.srt", 3) == ("a/b.srt", b"a/b")
-    assert beside.read("z.none.txt", 3) is None
+    assert list(beside.near(listed["a/b.mp4"], "b"))[:2] == ["b.c.mp4", "b.c.srt"]
+    near = Beside(config).near(listed["a/b.mp4"], "b")
+    assert list(near) == ["b.c.mp4", "b.c.srt", "b.en.vtt", "b.mp4", "b.srt"]
+    assert near["b.srt"] == beside.at("a/b.srt")  # by its mark, too
+    assert beside.read(near["b.srt"], 3) == (near["b.srt"], b"a/b")
+    assert beside.at("z.none.txt") is None
     reader = ContextReader(config, ContextConfig(), ModelConfig(), ("clip.transcript",))
     item = reader.read(listed["z.mp4"])
     assert [cue.text for cue in item.context.cues] == ["z.txt"]
@@ -442,7 +444,7 @@ def test_what_lies_beside_an_object_is_found_a_page_at_a_time(server: str, s3: s
     assert reader.read(listed["a/b.mp4"]).failure.startswith("a/b.srt: cannot be read as context")
     assert not reader.read(listed["c.mp4"]).sidecars
     s3.pipe_file("media/beside/empty.txt", b"")
-    assert beside.read("empty.txt", 3) == ("empty.txt", b"")
+    assert beside.read(beside.at("empty.txt"), 3)[1] == b""
 
 
 def test_an_etag_follows_the_content(server: str, s3: s3fs.S3FileSystem):

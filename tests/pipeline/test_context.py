@@ -13,6 +13,7 @@ from pipeline.context.prompt import clip_context
 from pipeline.context.sidecars import META_NAMES, Context, ContextError, Cue, beside, read_context
 from pipeline.toy_world import render_clip
 from tests.pipeline.test_ask import FORMAT
+from tests.support.media_files import make
 from tests.support.small_jobs import cli
 
 VTT = """WEBVTT
@@ -174,13 +175,17 @@ def test_the_model_is_told_and_the_tokens_are_counted(tmp_path):
     render_clip(path, "v1", seed=4, length_s=4.0, count=1, format=FORMAT)
     question = "Is a red shape shown?"
     before = pipeline.ask(path, question, length_s=2, context=True)
-    assert before.context_notes == ("no context was found beside the file",)
+    assert before.context_notes == ("no context was found beside the file or in it",)
     (tmp_path / "clip.srt").write_text("1\n00:00:00,500 --> 00:00:01,000\n" + "a red shape " * 30 + "\n")
     after = pipeline.ask(path, question, length_s=2, context=True, model=before.answerer)
     tokens = [[clip.answers.cost.dense_shared.tokens for clip in one.clips] for one in (before, after)]
     assert tokens[1][0] > tokens[0][0] + 30
     assert tokens[1][1] == tokens[0][1]  # nothing is said in the second clip
     assert after.context_notes[-1].startswith("context of clip.srt: 94 words")
+    inside = tmp_path / "inside.mkv"
+    make("-i", path, "-i", tmp_path / "clip.srt", "-c", "copy", inside)
+    track = pipeline.ask(inside, question, length_s=2, span_s=(0, 2), context=True, model=before.answerer)
+    assert track.context_notes[-1].startswith("context of inside.mkv#s:0: 94 words")
     untold = pipeline.ask(path, question, length_s=2, model=before.answerer)
     assert [c.answers.answers for c in untold.clips] == [c.answers.answers for c in before.clips]
 

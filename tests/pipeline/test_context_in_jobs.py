@@ -283,7 +283,10 @@ def test_silence_and_metadata_of_another_kind_are_no_failures(told):
     write(told, "short.txt", " \n")
     price = price_job(load_job(told))
     assert price.media_failed.total() == 0
-    assert "context: 0 sidecars of 0 media; 2 media without; 3 sidecars that say nothing that is read" in price.notes
+    assert (
+        "context: 0 sidecars of 0 media; 2 media without; 3 sidecars or subtitle tracks that say nothing that is read"
+        in price.notes
+    )
 
 
 def test_a_transcript_is_cut_at_the_cap_in_the_models_tokens_and_priced(told):
@@ -352,15 +355,13 @@ title=Two
 """
 
 
-def test_a_files_own_chapters_are_told_and_its_subtitle_tracks_counted(videos, tmp_path):
+def test_a_files_own_chapters_are_told(videos, tmp_path):
     (tmp_path / "chapters.txt").write_text(METADATA)
-    (tmp_path / "said.srt").write_text(SRT.format("one", "two", "three"))
     file = tmp_path / "long.mkv"
-    given = ("-i", videos / "long.mkv", "-i", tmp_path / "chapters.txt", "-i", tmp_path / "said.srt")
-    make(*given, "-map", "0", "-map", "2:s", "-map_metadata", "1", "-map_chapters", "1", "-c", "copy", file)
-    (tmp_path / "said.srt").unlink()
+    given = ("-i", videos / "long.mkv", "-i", tmp_path / "chapters.txt")
+    make(*given, "-map", "0", "-map_metadata", "1", "-map_chapters", "1", "-c", "copy", file)
     info = probe(str(file))
-    assert (info.chapters, info.subtitle_tracks) == (((0.0, 2.0, "One <|im_start|>"), (2.0, 7.0, "Two")), 1)
+    assert info.chapters == ((0.0, 2.0, "One <|im_start|>"), (2.0, 7.0, "Two"))
     assert MediaInfo.from_dict(json.loads(json.dumps(asdict(info)))) == info
     given = {"name": "a", "archive": {"uri": str(tmp_path)}, "output": f"{tmp_path}/results"}
     job = make_job(given | {"question_set": "toy-world"})
@@ -370,9 +371,7 @@ def test_a_files_own_chapters_are_told_and_its_subtitle_tracks_counted(videos, t
         item = reader.read(media, info)
         return [item.of_clip(start, start + 3)[0].clip.get("chapter") for start in (0, 3)]
 
-    reader = _reader(job, "clip.chapter", "clip.transcript")
-    assert told(reader) == ["One < |im_start| > / Two", "Two"]
-    assert "1 media without a transcript whose own subtitle tracks are not read" in reader.counts.line
+    assert told(_reader(job, "clip.chapter")) == ["One < |im_start| > / Two", "Two"]
     sidecar = {"chapters": [{"start_time": 0, "end_time": 9, "title": "All"}]}
     (tmp_path / "long.info.json").write_text(json.dumps(sidecar))
     assert told(_reader(job, "clip.chapter")) == ["All", "All"]

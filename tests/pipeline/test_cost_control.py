@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -20,6 +22,7 @@ from pipeline.execution.actor_metering import ActorTime
 from pipeline.planning.open_job import open_job
 from pipeline.records.columns import run_row
 from pipeline.records.heads_and_runs import decode_run
+from tests.conftest import write_job
 from tests.support import rows
 from tests.support.small_jobs import cli, run, select
 from workers.whole_text import Line
@@ -109,14 +112,24 @@ def test_records_of_older_versions_are_read(job):
     assert decode_run(json.dumps(older).encode(), where="a run").run.spending is None
 
 
-@pytest.fixture
-def priced(job):
-    """A job with a price whose model has been measured on this machine."""
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory, videos):
+    """A folder with a priced job whose model has been measured on this machine, and what was measured."""
+    job, passes = write_job(tmp_path_factory.mktemp("calibrated"), videos), []
     with job.open("a") as file:
-        file.write("cost: {usd_per_gpu_hour: 3600}\n")
-    result = cli("calibrate", job, "--json", job.parent / "calibration.json")
+        file.write("cost: {usd_per_gpu_hour: 3600}\nmodel: {clips_per_pass: auto, gpus_per_actor: auto}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "fit", lambda measured: passes.extend(measured) or fit(measured))
+        result = cli("calibrate", job, "--json", job.parent / "calibration.json")
     assert result.exit_code == 0, result.output
-    return job
+    assert json.loads((job.parent / "calibration.json").read_text())["weights"] in result.output
+    return job.parent, passes
+
+
+@pytest.fixture
+def priced(calibrated, tmp_path):
+    """A copy of its job."""
+    return Path(shutil.copytree(calibrated[0], tmp_path / "priced")) / "job.yaml"
 
 
 def test_a_calibration_gives_plans_hours_and_money(priced):
@@ -130,6 +143,7 @@ def test_a_calibration_gives_plans_hours_and_money(priced):
     assert 0 < hours["low"] <= hours["expected"] <= hours["high"]
     # On a busy machine clips this small may cost the same whatever their FLOPs.
     assert hours["expected"] <= plan["dense_gpu_hours"]["expected"]
+    assert plan["weights"] == measured["weights"]
     assert plan["usd"] == pytest.approx(3600 * hours["expected"])
     spent = run(priced).run.spending
     # Plans price repeated frames as encoded again; what a run counts may be less.
@@ -144,33 +158,30 @@ def test_a_calibration_of_another_device_or_type_is_not_used(priced):
         assert "unknown; run `omnidrop calibrate`" in result.output, result.output
 
 
-def test_no_measured_pass_reuses_frames_of_another(job, monkeypatch):
-    passes = []
-    monkeypatch.setattr(calibrate, "fit", lambda measured: passes.extend(measured) or fit(measured))
-    calibrate.calibrate(load_job(job))
+def test_no_measured_pass_reuses_frames_of_another(calibrated):
+    _, passes = calibrated
     whole = {one.cost.tokens: one.cost.encoder_flops for one in passes if one.cost.encoder_flops}
     assert len(passes) == 32
     assert all(one.cost.encoder_flops == whole[one.cost.tokens] > 0 for one in passes)
 
 
-def test_auto_takes_what_was_measured(job):
-    auto = load_job(job, {"model.clips_per_pass": "auto", "model.gpus_per_actor": "auto"})
-    weights_hash = open_job(auto).asked.weights_hash
+def test_auto_takes_what_was_measured(priced):
+    auto = load_job(priced)
     assert calibration.resolved(auto, None) == auto
     assert [note.split(",")[0] for note in calibration.unresolved(auto, None)] == [
         "model.clips_per_pass: auto is 1",
         "model.gpus_per_actor: auto is one actor per GPU",
     ]
-    found = calibrate.calibrate(auto)
+    opened = open_job(auto)
+    found = calibration.find(opened.store, opened.asked.weights_hash, auto.model)
     assert [clips for clips, _ in found.together] == [1, 2, 4, 8]
     assert all(seconds > 0 for _, seconds in found.together)
-    assert calibration.find(open_job(auto).store, weights_hash, auto.model) == found
     assert calibration.resolved(auto, found).model.clips_per_pass == found.clips_per_pass
     # A CPU has no memory of its own to share.
     assert calibration.resolved(auto, found).model.gpus_per_actor == "auto"
     assert len(calibration.unresolved(auto, found)) == 1
     # Nothing else of the job changes, and what is given stays.
-    given = load_job(job, {"model.clips_per_pass": 2, "model.gpus_per_actor": 0.5})
+    given = load_job(priced, {"model.clips_per_pass": 2, "model.gpus_per_actor": 0.5})
     assert calibration.resolved(given, replace(found, peak_device_bytes=1, device_bytes=100)) == given
     assert calibration.unresolved(given, None) == ()
 

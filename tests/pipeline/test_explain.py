@@ -60,7 +60,8 @@ def made(tmp_path_factory):
     (folder / "questions.yaml").write_text(QUESTIONS)
     (folder / "job.yaml").write_text(
         "name: test\narchive: {uri: archive}\noutput: results\nquestion_set: questions.yaml\n"
-        "variables: {colour: green}\nclips: {length_s: 8, fps: 2}\npruning: {retained_ratio: 0.2}\n"
+        "variables: {colour: green}\nclips: {length_s: 8, fps: 2}\n"
+        "pruning: {retained_ratio: 0.2, encoder_share: 0.35}\n"
         "execution: {ray_address: in-process}\n"
     )
     run(folder / "job.yaml")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline.export.chapters import chapters
 from pipeline.export.files import documents, with_clocks
-from pipeline.export.moments import Moment, Selection, Video, videos_with_moments
+from pipeline.export.moments import Moment, Selection, Video, line, videos_with_moments
 from pipeline.export.registry import FORMATS, find_format
 from pipeline.export.timing import TimingError, clock_of
 from pipeline.tables.query import open_results, the_job
@@ -210,6 +210,29 @@ def test_keys_that_climb_do_not(key, tmp_path):
     assert (tmp_path / name).resolve().is_relative_to(tmp_path)
 
 
+WHOLE = (Moment(0.0, 120.0, "topic", "Which topic?", "a; b", 0.8), Moment(0.0, 120.0, "odd", "", HOSTILE))
+
+
+def test_answers_about_the_whole_video_stand_where_a_format_has_a_place(tmp_path):
+    video = replace(VIDEO, whole=WHOLE)
+    rows = list(csv.DictReader(io.StringIO(written("csv-markers", video)[0].decode(), newline="")))
+    assert [(row["scope"], row["question_id"], row["end_s"]) for row in rows][1:3] == [
+        ("clip", "shape", "90.000000"),
+        ("video", "topic", "120.000000"),
+    ]
+    (task,) = json.loads(written("label-studio", video)[0])
+    assert task["data"]["whole_topic"] == "a; b"
+    assert len(task["predictions"][0]["result"]) == 2
+    (clip,) = otio.adapters.read_from_string(written("otio", video)[0].decode(), "otio_json").find_clips()
+    assert clip.metadata["omnidrop"]["whole"][0]["answer"] == "a; b"
+    (tmp_path / "a.ffmeta").write_bytes(written("chapters", video)[0])
+    with av.open(str(tmp_path / "a.ffmeta")) as container:
+        assert container.metadata["comment"] == line(f"topic: a; b · odd: {HOSTILE}", 10_000)
+        assert len(list(container.chapters())) == 3
+    for name in ("vtt", "srt", "edl", "edl-loc"):
+        assert written(name, video) == written(name, VIDEO)
+
+
 # From results
 
 
@@ -256,6 +279,22 @@ def test_odd_files_are_named_and_left_out_and_others_written(tmp_path):
     assert [file.name for file in (tmp_path / "markers").iterdir()] == ["even.edl"]
     done = cli("export", results, "--to", "edl", "-o", tmp_path / "all", "--rate", "25")
     assert (done.exit_code, len(list((tmp_path / "all").iterdir()))) == (0, 2)
+
+
+def test_the_command_says_what_has_no_place(tmp_path):
+    span = (0.0, 2.0, {"heard": ("boolean", "yes", 0.9)})
+    whole = {name: {"topic": ("choice", name[0], 0.6), "told": ("text", "x", None)} for name in ("a.mp4", "b.mp4")}
+    results = publish(tmp_path / "r", {"a.mp4": [span], "b.mp4": []}, whole=whole)
+    done = cli("export", results, "--to", "csv-markers", "-o", tmp_path / "m.csv")
+    assert "1 moment and 2 answers about whole videos of 2 videos" in done.stderr
+    rows = list(csv.DictReader((tmp_path / "m.csv").open(newline="")))
+    assert [(row["file"], row["answer"]) for row in rows] == [("a.mp4", "yes"), ("a.mp4", "a"), ("b.mp4", "b")]
+    done = cli("export", results, "--to", "vtt", "-o", tmp_path / "vtt", "--threshold", "0.5")
+    assert "1 moment of 1 video" in done.stderr
+    assert "2 answers about whole videos left out: vtt has no place for them; export to chapters, csv-" in done.stderr
+    done = cli("export", results, "--to", "csv-markers", "--find", "topic = b", "-o", tmp_path / "f.csv")
+    (row,) = csv.DictReader((tmp_path / "f.csv").open(newline=""))
+    assert (row["file"], row["scope"], row["end_s"], row["answer"]) == ("b.mp4", "video", "600.000000", "topic: b")
 
 
 @pytest.mark.parametrize(

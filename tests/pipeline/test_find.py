@@ -36,9 +36,15 @@ CLIPS = {
 }
 
 
+WHOLE = {
+    "news/a.mp4": {"summary": ("text", "Cars in the rain.", None), "topic": ("choice", "traffic", 0.8)},
+    "b.mp4": {"topic": ("choice", "people", 0.6)},
+}
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return publish(tmp_path_factory.mktemp("found"), CLIPS)
+    return publish(tmp_path_factory.mktemp("found"), CLIPS, whole=WHOLE)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,14 @@ A, B = "news/a.mp4", "b.mp4"
         ("车", [(B, 0, 30)]),
         ("helicopter", []),
         ("cafe\0\udcff", [(A, 0, 30)]),
+        # What was answered about a video as a whole.
+        ("rain", [(A, 0, 600)]),
+        ("topic != traffic", [(B, 0, 600)]),
+        ("not topic = traffic", [(B, 0, 600)]),
+        ("rain and topic = traffic", [(A, 0, 600)]),
+        ("topic = traffic and studio", [(A, 60, 90)]),  # holds in each of its clips
+        ("topic = people and not night = yes", [(B, 0, 600)]),
+        ("cars", [(A, 0, 55), (A, 0, 600), (A, 60, 90)]),
     ],
 )
 def test_what_is_found(connection, what, expected):

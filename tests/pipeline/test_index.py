@@ -17,7 +17,7 @@ from omnidrop.errors import UserError
 from pipeline.archive.probing import Probed
 from pipeline.index import sync
 from pipeline.index.database import IndexMissing, migrations
-from pipeline.index.savings_index import SavingsIndex
+from pipeline.index.savings_index import ContextRow, SavingsIndex
 from pipeline.index.schema import prefix_of, tables_of
 from pipeline.journal.journal import Journal, check_output_is_ours, format_of
 from pipeline.records.checksummed_parquet import FORMAT_VERSION
@@ -62,6 +62,20 @@ def test_the_newest_attempt_about_a_whole_video_is_known_whoever_comes_last(jour
     assert index.contents() == before
     index.forget(["1" * 32])
     assert index.videos_of([meta.version_id]) == {}
+
+
+def test_what_was_read_of_sidecars_is_kept_by_media_and_forgotten_with_them(journal, index):
+    media = rows.media()
+    row = ContextRow("a.srt", "1-etag", b"\x00said")
+    index.put_context({media.media_id: [ContextRow("a.vtt", "1", b"")], "other": [row]})
+    index.put_context({media.media_id: [row]})
+    assert index.context_read([media.media_id, "none"]) == {media.media_id: [row]}
+    commit(journal, index, rows.unit(media, clips=1))
+    (head,) = index.find_media(media.key)
+    index.clear()
+    index.apply_heads([head])
+    index.forget([head.place[1]])
+    assert index.context_read([media.media_id, "other"]) == {"other": [row]}
 
 
 def test_savings_are_summed_over_clips(journal, index):

@@ -162,12 +162,10 @@ def test_settings_that_cannot_work_are_refused(field: str, value: object, expect
 @pytest.mark.parametrize(
     ("pruning", "share"),
     [
-        ({}, 0.35),
-        ({"encoder_share": 1}, 1.0),
+        ({}, 1.0),
+        ({"encoder_share": 0.35}, 0.35),
         ({"policy": "seats"}, 1.0),
-        ({"policy": "omnidrop_paper"}, 1.0),
-        ({"settings": {"entry": "merged"}}, 1.0),
-        ({"settings": {"entry": "rare"}}, 0.35),
+        ({"settings": {"entry": "rare"}, "encoder_share": 0.5}, 0.5),
         ({"mode": "dense_shared"}, 1.0),
         ({"mode": "dense_shared", "encoder_share": 0.5}, 1.0),
     ],
@@ -183,9 +181,9 @@ def test_another_share_is_another_recipe_and_the_whole_is_the_one_of_before_ther
     def recipe(**pruning: object) -> dict[str, object]:
         return dict(make_recipe(make_job({**SMALL, "pruning": pruning}), asked, "weights").fields)
 
-    shares = [recipe(encoder_share=share) for share in (None, 0.35, 0.5, 1)]
-    assert shares[0] == shares[1] != shares[2] != shares[3]
-    assert "encoder_share" not in str(shares[3])
+    shares = [recipe(encoder_share=share) for share in (0.35, 0.5, 1)]
+    assert shares[0] != shares[1] != shares[2] == recipe()
+    assert "encoder_share" not in str(shares[2])
     # What earlier versions kept does not say a share, and encoded everything.
     kept = Kept.of(make_job({**SMALL, "pruning": {"encoder_share": 1}}), asked)
     store = LocalStore(tmp_path)
@@ -193,6 +191,17 @@ def test_another_share_is_another_recipe_and_the_whole_is_the_one_of_before_ther
     stored = json.loads(store.read_bytes(path_of("hash")))
     del stored["pruning"]["encoder_share"]
     assert decode_recipe(json.dumps(stored).encode(), where="here").pruning.encoder_share == 1.0
+
+
+def test_a_card_is_part_of_the_recipe_where_its_pictures_may_differ():
+    asked = load_question_set("lecture")
+
+    def clips(**given: object) -> dict[str, object]:
+        return dict(make_recipe(make_job({**SMALL, "clips": given}), asked, "weights").fields["clips"])
+
+    assert clips() == clips(decoder="cpu") == clips(decoder="auto")
+    assert clips(decoder="nvdec") == clips() | {"decoder": "nvdec"}
+    assert "decoder" not in clips()
 
 
 def test_what_stands_still_is_part_of_the_recipe_and_earlier_versions_knew_nothing_of_it(tmp_path: Path):
@@ -204,19 +213,22 @@ def test_what_stands_still_is_part_of_the_recipe_and_earlier_versions_knew_nothi
     def recipe(**pruning: object) -> dict[str, object]:
         return dict(make_recipe(made(**pruning), asked, "weights").fields["pruning"])
 
-    assert recipe() == recipe(still_levels=2) != recipe(still_levels=3)
-    assert recipe()["still_levels"] == "2.0"
+    assert recipe(encoder_share=0.35) == recipe(encoder_share=0.35, still_levels=2) != recipe(still_levels=2)
+    assert recipe(encoder_share=0.35)["still_levels"] == "2.0"
     # As recipes were before: without the new setting, with the one that is gone.
     before = {"encoder_share": "0.35", "guidance": "max", "mode": "set_guided", "near_duplicate": "0.0"}
-    assert recipe(still_levels=0) == before | {"policy": "omnidrop", "retained_ratio": "0.3"}
+    assert recipe(encoder_share=0.35, still_levels=0) == before | {"policy": "omnidrop", "retained_ratio": "0.3"}
     assert recipe(mode="dense_shared") == {"mode": "dense_shared", "near_duplicate": "0.0"}
     store = LocalStore(tmp_path)
-    keep(store, "hash", Kept.of(made(), asked))
+    keep(store, "hash", Kept.of(made(encoder_share=0.35), asked))
     stored = json.loads(store.read_bytes(path_of("hash")))
     assert decode_recipe(json.dumps(stored).encode(), where="here").pruning.still_levels == 2.0
     del stored["pruning"]["still_levels"]
     stored["pruning"]["near_duplicate"] = 0.0
-    assert decode_recipe(json.dumps(stored).encode(), where="here").pruning == made(still_levels=0).pruning
+    assert (
+        decode_recipe(json.dumps(stored).encode(), where="here").pruning
+        == made(encoder_share=0.35, still_levels=0).pruning
+    )
     stored["pruning"]["near_duplicate"] = 2.5
     with pytest.raises(JournalError, match=r"asked with near_duplicate 2\.5, which only earlier versions know"):
         decode_recipe(json.dumps(stored).encode(), where="here")
@@ -226,6 +238,32 @@ def test_what_stands_still_is_part_of_the_recipe_and_earlier_versions_knew_nothi
         store.write(defaults.PATH, json.dumps(then).encode())
         assert defaults.with_kept(made(), store).pruning.still_levels == levels
         assert defaults.with_kept(made(still_levels=4), store).pruning.still_levels == 4
+
+
+@pytest.mark.parametrize(
+    ("pruning", "share"),
+    [
+        ({}, 0.35),
+        ({"encoder_share": 0.5}, 0.5),
+        ({"encoder_share": 1}, 1.0),
+        # Of before, too: all tokens are chosen among.
+        ({"policy": "seats"}, 1.0),
+        ({"settings": {"entry": "merged"}}, 1.0),
+        ({"mode": "dense_shared"}, 1.0),
+    ],
+)
+def test_an_output_begun_when_less_was_encoded_by_default_goes_on_so(
+    pruning: dict[str, object], share: float, tmp_path: Path
+):
+    store = LocalStore(tmp_path)
+    then = {"model": {}, "clips": {}, "pruning": {"policy": "omnidrop", "encoder_share": None, "still_levels": None}}
+    store.write(defaults.PATH, json.dumps(then).encode())
+    found = defaults.with_kept(make_job({**SMALL, "pruning": pruning}), store).pruning
+    assert (found.encoder_share, found.still_levels) == (share, 2.0 if share < 1 else 0.0)
+    # One that is begun now remembers a number.
+    begun = LocalStore(tmp_path / "begun")
+    defaults.keep(begun)
+    assert json.loads(begun.read_bytes(defaults.PATH))["pruning"]["encoder_share"] == 1.0
 
 
 def test_a_worker_dies_more_often_than_a_clip_may_by_default():

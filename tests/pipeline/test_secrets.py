@@ -1,100 +1,19 @@
-"""Credentials stay where they are: planted ones are looked for in every byte that a real run leaves anywhere."""
+"""Credentials stay where they are: errors quote none, and job files with one are refused.
+
+What a run leaves on a cluster and in a bucket is searched in `tests/jobs/test_cluster.py`.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from pathlib import Path
-from unittest import mock
 
-import pyarrow.parquet as pq
 import pytest
-import s3fs
 
-from pipeline.config.job import load_job
-from pipeline.planning.open_job import open_output
-from pipeline.storage.store import open_store
-from tests.support.s3_server import s3_server
+from tests.support.planted_secrets import PLANTED, leaks
 from tests.support.small_jobs import cli
 from workers.redaction import without_secrets
-
-PLANTED = {
-    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDKEY000001",
-    "AWS_SECRET_ACCESS_KEY": "planted-aws-secret-0002",
-    "AWS_SESSION_TOKEN": "planted-aws-token-0003",
-    "OMNIDROP_INDEX_PASSWORD": "planted-index-password-0004",
-    "HF_TOKEN": "hf_planted_token_0005",
-}
-IN_FILES = "planted-in-a-file-0006"
-ALL = [value.encode() for value in (*PLANTED.values(), IN_FILES)]
-KNOWN = b"Is a tone heard?"
-"""What must be found, so that finding nothing means something."""
-
-
-@pytest.fixture(scope="module")
-def planted():
-    """An S3 server, credentials in the environment, and after them a cluster that inherits both."""
-    with s3_server("media", "results") as endpoint, mock.patch.dict(os.environ, PLANTED):
-        yield endpoint
-
-
-@pytest.fixture(scope="module")
-def place(planted, request):
-    return planted, *request.getfixturevalue("cluster")
-
-
-def leaks(data: bytes) -> list[bytes]:
-    return [secret for secret in ALL if secret in data]
-
-
-@pytest.mark.cluster
-@pytest.mark.slow
-def test_a_run_leaves_no_credential_anywhere(job, place, postgres):
-    endpoint, address, environment = place
-    s3fs.S3FileSystem(endpoint_url=endpoint, skip_instance_cache=True).put(
-        str(job.parent / "archive"), "media/archive", recursive=True
-    )
-    for name in (".env", "id_rsa", "credentials.json"):
-        (job.parent / name).write_text(f"SECRET={IN_FILES}\n")
-    url = postgres.replace("postgres:@", "postgres:${OMNIDROP_INDEX_PASSWORD}@")
-    text = job.read_text().replace(
-        "archive: {uri: archive}", f"archive: {{uri: 's3://media/archive', endpoint_url: '{endpoint}'}}"
-    )
-    text = text.replace("output: results", "output: s3://results/job").replace("in-process", "auto")
-    job.write_text(text + f"storage: {{endpoint_url: '{endpoint}'}}\nindex_url: {url}\n")
-    submit = [sys.executable, "-m", "jobs.submit", str(job), "--address", address, "--debug"]
-    done = subprocess.run(submit, env=environment, cwd=job.parent, capture_output=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert leaks(done.stdout + done.stderr) == []
-
-    config = load_job(job)
-    store = open_store(config.output, config.storage)
-    seen = b""
-    for path, _ in store.list():
-        data = store.read_bytes(path)
-        assert leaks(data) == [], path
-        if path.endswith(".parquet"):
-            with store.open(path) as file:
-                table = pq.read_table(file)
-            seen += repr((table.to_pylist(), table.schema.metadata)).encode()
-    assert KNOWN in seen
-    assert leaks(seen) == []
-
-    _, _, index = open_output(config)
-    contents = repr(index.contents()).encode()
-    index.close()
-    assert b"long.mkv" in contents
-    assert leaks(contents) == []
-
-    # Everything that Ray keeps: logs of every process, and the job as it was uploaded.
-    folder = Path(environment["RAY_AUTH_TOKEN_PATH"]).parent
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    uploaded = [path for path in files if "working_dir_files" in str(path)]
-    assert {path.name for path in uploaded} >= {"job.yaml", "questions.yaml"}
-    assert not {path.name for path in files} & {".env", "id_rsa", "credentials.json"}
-    assert any(KNOWN in path.read_bytes() for path in uploaded)
-    assert {str(path): leaks(path.read_bytes()) for path in files if leaks(path.read_bytes())} == {}
 
 
 @pytest.mark.parametrize("secret_part", ["http://me:{}@127.0.0.1:1", "http://127.0.0.1:1/{}?access_token={}"])

@@ -41,14 +41,14 @@ ROOT = Path(__file__).parents[2]
 def test_whatever_is_killed_rows_are_the_same_after_the_next_run(tmp_path):
     report = tmp_path / "crash.json"
     harness = [sys.executable, "-m", "tests.robustness.crash", "--points", "rows", "--rounds", "2"]
-    # One without Ray and one with it; `make crash` has all kinds, a hundred times.
-    harness += ["--kinds", "driver", "decode", "--json", str(report)]
+    # Those without Ray; what dies of a cluster has tests of its own, and `make crash` has all kinds, a hundred times.
+    harness += ["--kinds", "driver", "rival", "--json", str(report)]
     done = subprocess.run(harness, cwd=ROOT, capture_output=True, text=True, timeout=1700, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     said = json.loads(report.read_text())
     assert [said[name] for name in ("rounds", "lost", "doubled", "mixed", "stuck", "orphans")] == [2, 0, 0, 0, 0, 0]
     assert said["kills_by_point"] == dict.fromkeys(POINTS, 1)
-    assert sum(said["kills_by_kind"].values()) >= 1, "a victim may be gone when its time comes, but not always"
+    assert set(said["kills_by_kind"]) == {"driver", "rival"}
 
 
 def test_the_harness_sees_what_is_lost_doubled_and_mixed(job):
@@ -71,26 +71,6 @@ def test_the_harness_sees_what_is_lost_doubled_and_mixed(job):
     wrong = difference(should, state_of(load_job(job)))
     assert wrong.lost
     assert "the index is not what a rebuild from the journal gives" in wrong.mixed
-
-
-def test_two_runs_at_once_give_the_same_rows_once(job):
-    run(job)
-    should = state_of(load_job(job))
-    twice = job.with_name("twice.yaml")
-    twice.write_text(job.read_text().replace("output: results", "output: twice"))
-    command = [sys.executable, "-m", "jobs.index", str(twice)]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in both:
-        _, said = process.communicate(timeout=250)
-        assert process.returncode == 0, said
-    found = state_of(load_job(twice))
-    assert not difference(should, found)
-    # Both tried, and of each unit one attempt is kept, whole.
-    attempts = "SELECT max(runs) FROM (SELECT count(DISTINCT run_id) AS runs FROM clips GROUP BY unit_id)"
-    assert select(twice, attempts) == [(1,)]
-    assert len({row["run_id"] for copies in found.rows.values() for row in copies if "run_id" in row}) in (1, 2)
-    assert len(select(twice, "SELECT run_id FROM runs")) == 2
-    assert run(twice).did_nothing
 
 
 @pytest.mark.cluster

@@ -1,4 +1,4 @@
-"""Machines that go away while a job runs, on a simulated cluster in a process of its own."""
+"""Machines that go away while a job runs, on a simulated cluster in a process of its own: part of `make crash`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.small_jobs import select
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
+@pytest.mark.long
 def test_lost_machines_cost_time_and_nothing_else(job, videos, tmp_path):
     for number in range(8):
         shutil.copy(videos / "short.mp4", tmp_path / "archive" / f"copy {number:02d}.mp4")

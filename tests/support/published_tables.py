@@ -14,8 +14,9 @@ from pipeline.storage.store import open_store
 from pipeline.tables.manifest import MANIFEST, SCHEMAS, FileMark, Published
 
 
-def publish(uri, clips, media=None, job="test", generation=1):
-    """`clips`: media key -> [(start_s, end_s, {question_id: (type, answer, probability)})]. `media`: key -> columns."""
+def publish(uri, clips, media=None, job="test", generation=1, whole=None):
+    """`clips`: media key -> [(start_s, end_s, {question_id: (type, answer, probability)})]. `media`: key -> columns.
+    `whole`: key -> {question_id: (type, answer, probability)}."""
     rows = {name: [] for name in SCHEMAS}
     for key, spans in clips.items():
         own = {"uri": f"/archive/{key}", "frame_rate": 25.0, "duration_s": 600.0} | (media or {}).get(key, {})
@@ -24,14 +25,9 @@ def publish(uri, clips, media=None, job="test", generation=1):
             shared = {"job": job, "media_id": f"id-{key}", "media_key": key, "model": "made-up",
                       "clip_id": f"{key}-{index}", "start_s": start_s, "end_s": end_s}  # fmt: skip
             rows["clips"].append(shared)
-            for question_id, (kind, answer, probability) in answers.items():
-                rows["answers"].append(
-                    shared
-                    | {"question_id": question_id, "question": f"{question_id}?", "answer_type": kind, "answer": answer}
-                    | {"answer_boolean": answer == "yes" if kind == "boolean" else None}
-                    | {"answer_number": float(answer) if kind == "number" else None}
-                    | {"probability": probability, "margin": None if probability is None else 2 * probability - 1}
-                )
+            rows["answers"] += [shared | _answer(*one) for one in answers.items()]
+        of_video = {"job": job, "media_id": f"id-{key}", "media_key": key, "model": "made-up"}
+        rows["whole_answers"] += [of_video | _answer(*one) for one in (whole or {}).get(key, {}).items()]
     store = open_store(str(uri))
     tables, files = {}, {}
     for name, schema in SCHEMAS.items():
@@ -44,3 +40,13 @@ def publish(uri, clips, media=None, job="test", generation=1):
     counted = {name: len(rows[name]) for name in SCHEMAS}
     store.write(MANIFEST, json.dumps(asdict(Published(generation, "", tables, counted, "", files=files))).encode())
     return uri
+
+
+def _answer(question_id, said):
+    kind, answer, probability = said
+    return {
+        **{"question_id": question_id, "question": f"{question_id}?", "answer_type": kind, "answer": answer},
+        "answer_boolean": answer == "yes" if kind == "boolean" else None,
+        "answer_number": float(answer) if kind == "number" else None,
+        **{"probability": probability, "margin": None if probability is None else 2 * probability - 1},
+    }

@@ -25,7 +25,8 @@ from pipeline.runs.run import run_job
 from tests.support.small_jobs import Silent
 
 LAME = {"OMNIDROP_FFMPEG": "/no/ffmpeg"}
-NODE = {"num_cpus": 2, "object_store_memory": 100 << 20}
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+WITH_GPU = {**NODE, "num_cpus": 2, "num_gpus": 1}
 # A machine counts as lost after about 5 s instead of 30, and what lay there after 1 s instead of 10: nothing else
 # depends on it.
 QUICK = {
@@ -49,13 +50,13 @@ class Losing(Silent):
             self.cluster.remove_node(self.decoding, allow_graceful=False)
         if self.units == 5:
             self.cluster.remove_node(self.with_gpu, allow_graceful=False)
-            self.with_gpu = self.cluster.add_node(num_gpus=1, **NODE)
+            self.with_gpu = self.cluster.add_node(**WITH_GPU)
 
 
 def watch_gpu_node(decoded_there, over):
     """Note when more than the actor's own core of the node with a GPU was taken."""
     (node,) = [n["NodeID"] for n in ray.nodes() if n["Resources"].get("GPU")]
-    while not over.wait(0.02):
+    while not over.wait(0.1):
         free = available_resources_per_node().get(node)
         if free is not None and free.get("CPU", 0) < 1:
             decoded_there.append(time.monotonic())
@@ -63,9 +64,10 @@ def watch_gpu_node(decoded_there, over):
 
 def main():
     job = load_job(Path(sys.argv[1]), {"execution.ray_address": "auto"})
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "_system_config": QUICK})
+    head = {**NODE, "num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     decoding = [cluster.add_node(resources={"decode": 2}, **NODE) for _ in range(2)]
-    with_gpu = cluster.add_node(num_gpus=1, **NODE)
+    with_gpu = cluster.add_node(**WITH_GPU)
     cluster.add_node(resources={"decode": 2}, env_vars=LAME, **NODE)
     ray.init(address=cluster.address, log_to_driver=False)
     decoded_there, over = [], threading.Event()

@@ -7,7 +7,7 @@ import threading
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from pipeline.config.job import StorageConfig, load_job
+from pipeline.config.job import load_job
 from pipeline.runs.run import run_job
 from pipeline.tables.query import open_results, query
 
@@ -45,7 +45,8 @@ def run(job, **overrides):
 
 
 def select(job, sql):
-    with open_results(load_job(job).output, StorageConfig()) as connection:
+    config = load_job(job)
+    with open_results(config.output, config.storage) as connection:
         return list(query(connection, sql).rows)
 
 

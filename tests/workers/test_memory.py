@@ -32,11 +32,10 @@ def test_memory_that_runs_out_halves_the_clips_tokens_and_the_row_says_so():
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     roomy, tight, _, again = map(json.loads, done.stdout.splitlines())
-    encoded = "lossy: {} of {} cells of the picture were encoded"
-    assert roomy == {"video_tokens": 400, "frames": 32, "notes": [encoded.format(160, 400)]}
+    assert roomy == {"video_tokens": 400, "frames": 32, "notes": []}
     assert (tight["video_tokens"], tight["frames"]) == (200, 16)
     shrunk = "memory ran out: answered from 16 of 32 frames at 140x140 instead of 140x140"
-    assert sorted(tight["notes"]) == [encoded.format(80, 200), shrunk]
+    assert tight["notes"] == [shrunk]
     assert "DefaultCPUAllocator: can't allocate memory" in done.stderr
     # The next clip has what it needs again.
     assert again == roomy

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.media_files import make, spoil
 from workers.media import extraction
 from workers.media.clip_reader import decode_clip
+from workers.media.extraction import Take
+from workers.media.ffmpeg import Finished
 from workers.media.needed import Packet, left_out
 from workers.media.probing import ProbePool
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo
@@ -84,6 +88,24 @@ def test_what_is_damaged_is_judged_by_all_that_is_there(files, infos, spared, tm
     assert np.array_equal(got.frames, wanted.frames)
     assert (got.decoded_share, got.notes) == (wanted.decoded_share, wanted.notes)
     assert spared[0] > 0
+
+
+PICTURES = ("[h264 @ 0x1] [error] Invalid NAL unit size (9 > 3).", "[h264 @ 0x1] [error] no frame!")
+SOUND = ("[aac @ 0x2] [error] Reserved bit set.", "[aist#0:1/aac @ 0x3] [dec:aac @ 0x4] [error] Error submitting")
+OTHER_SOUND = ("[aac @ 0x5] [error] Number of bands (9) exceeds limit (4).",)
+
+
+@given(st.permutations([PICTURES, PICTURES, SOUND, SOUND, OTHER_SOUND]))
+def test_a_note_has_the_same_words_whichever_decoder_complains_first(turns):
+    said, at = ["[info] Stream mapping:"], dict.fromkeys(turns, 0)
+    for decoder in turns:
+        said.append(decoder[at[decoder]])
+        at[decoder] += 1
+    times, none = np.zeros(1), np.zeros((0, 1, 1, 3), np.uint8)
+    there = Take(none, times, (), Finished(0, "\n".join(said), 1.0))
+    nothing = Take(none, times[:0], (), Finished(69, "\n".join([*said, "[error] Conversion failed!"]), 1.0))
+    assert there.complaint == "[aac] [error] Number of bands (9) exceeds limit (4)."
+    assert nothing.failure == f"ffmpeg ended with 69: {there.complaint}"
 
 
 KEY, P, B = (True, True), (False, True), (False, False)

@@ -127,9 +127,9 @@ def test_a_pool_answers_for_every_key_and_reuses_its_children(plain, tmp_path):
         before = dict(pool.probe_many(files[:4]))
         pids = {p.pid for p in children()}
         found = dict(pool.probe_many(files))
-        assert {p.pid for p in children()} == pids
+        assert pids <= (now := {p.pid for p in children()})
     assert len(before) == 4
-    assert len(pids) <= 2
+    assert len(now) <= 2
     assert set(found) == set(range(60))
     for n, outcome in found.items():
         assert isinstance(outcome, ClipFailure if n % 5 == 0 else MediaInfo)

@@ -1,10 +1,11 @@
 """The probing process: reads one size a line, opens a file of it with libav, writes what it found as lines of JSON.
 
 Promises: for every line (`scan` or `glance`, and a size), lines `{"info": ...}`, the first coarse, each better
-than the one before, then `{"done": true}`; or `{"error_class": ..., "message": ...}`. The bytes are asked for
-with `{"read": [offset, length]}` and come on stdin, so that this process needs no path, no network and no
-credentials. Knows nothing about pools, limits or retries: `probing.py` keeps it alive, ends it on time and trusts it no
-further than JSON, since a hostile file may crash it or own it.
+than the one before, then `{"done": true}`; or `{"error_class": ..., "message": ...}`. For `subtitles:N` and a size, N
+the index of a stream, lines `{"cues": ...}`. The bytes are asked for with `{"read": [offset, length]}` and come on
+stdin, so that this process needs no path, no network and no credentials. Knows nothing about pools, limits or retries:
+`probing.py` keeps it alive, ends it on time and trusts it no further than JSON, since a hostile file may crash it or
+own it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from workers.media._joints import (
     programmes,
     stated_s,
 )
+from workers.media._subtitles import Cue, Unreadable, cues
+from workers.media._subtitles import described as subtitles
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S, Stretch, Timeline, scan
 from workers.media._tracks import TooManyPixels, codecs_of, described, listen
 from workers.media.confinement import DECODERS, DEMUXERS, MAX_STREAMS, PROTOCOLS
@@ -186,7 +189,7 @@ def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
         "start_s": (container.start_time or 0) / av.time_base,
         "tags": _tags(container),
         "chapters": _chapters(container),
-        "subtitle_tracks": len(container.streams.subtitles),
+        "subtitles": subtitles(container),
         "tracks": tracks,
         "mixes_mono": name == "mxf" or container.metadata.get("major_brand") == "qt  ",
     }
@@ -449,6 +452,15 @@ def _last_ends(
     return ends
 
 
+def words(file: Served, read_timeout_s: float, index: int) -> Iterator[list[Cue]]:
+    """What a stream of text subtitles says, by the container's own time. Raises Refused."""
+    with _opened(file, read_timeout_s) as container:
+        try:
+            yield from cues(container, index)
+        except Unreadable as error:
+            raise Refused("media_error", str(error)) from error
+
+
 def main() -> None:
     """Serve until stdin ends."""
     av.logging.set_level(None)
@@ -457,8 +469,12 @@ def main() -> None:
         how, size = line.decode().split()
         file = Served(int(size))
         try:
-            for found in findings(file, read_timeout_s, scans=how == "scan"):
-                _say({"info": found})
+            if how.startswith("subtitles:"):
+                for said in words(file, read_timeout_s, int(how.partition(":")[2])):
+                    _say({"cues": said})
+            else:
+                for found in findings(file, read_timeout_s, scans=how == "scan"):
+                    _say({"info": found})
             _say({"done": True})
         except Refused as error:
             _say({"error_class": error.error_class, "message": str(error)})

@@ -21,7 +21,8 @@ PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_CAP_AMBIENT = 38, 22, 2
 CAP_DAC_READ_SEARCH = 2
 
 # Landlock (linux/landlock.h)
-_EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_IOCTL_DEV = 1 << 15
 _ALL_FILE_RIGHTS = ((1, 13), (2, 14), (3, 15), (5, 16))
 """(ABI, how many rights over files it knows): what is handled and not granted is refused."""
 _TCP = 0b11  # bind, connect
@@ -114,7 +115,8 @@ def has_seccomp() -> bool:
 
 def restrict_files(abi: int, reads: list[str]) -> None:
     """From here on only `reads` can be read: files, folders with what is below, and after `x:` also executed, after
-    `d:` only listed. Nothing can be written by name, no TCP used, no process outside signalled. Raises OSError."""
+    `d:` only listed, after `w:`, which is for devices, also written. Nothing else can be written by name, no TCP used,
+    no process outside signalled. Raises OSError."""
     known = next(bits for version, bits in reversed(_ALL_FILE_RIGHTS) if abi >= version)
     attributes = struct.pack("QQQ", (1 << known) - 1, _TCP, _SCOPES)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     libc = _libc()
@@ -127,6 +129,7 @@ def restrict_files(abi: int, reads: list[str]) -> None:
             continue  # what is not there cannot be read either
         is_folder = (os.fstat(place).st_mode & 0o170000) == 0o040000
         rights = _READ_FILE | (_EXECUTE if kind == "x:" else 0) | (_READ_DIR if is_folder else 0)
+        rights |= (_WRITE_FILE | _IOCTL_DEV) & ((1 << known) - 1) if kind == "w:" else 0
         rule = struct.pack("=Qi", _READ_DIR if kind == "d:" else rights, place)
         _checked(libc.syscall(_ADD_RULE, ruleset, 1, rule, ctypes.c_uint32(0)))
         os.close(place)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import CacheFull, CacheTooSmall
-from workers.media.confinement import OPEN_FILES
 from workers.media.fetching import READ_BYTES, CacheSettings, kept, opened_as_planned, own_folder
 from workers.media.ffmpeg import Finished, Limits, run
 from workers.media.holes import Holes
@@ -142,7 +141,7 @@ class InBlocks:
             self.waited_s += time.monotonic() - began
             yield path
 
-    def _read(self, first: int, end: int) -> Generator[bytes]:
+    def _read(self, first: int, end: int) -> Generator[memoryview]:
         self._remote.renew(self.cache.timeout_s)
         step = max(LEAST_STEP, min(READ_BYTES, -(-(end - first) // self.cache.streams)))
         return self._remote.read_on(first, end, streams=self.cache.streams, step=step)
@@ -217,7 +216,7 @@ def run_over(
                 limits=replace(
                     limits,
                     timeout_s=max(min(0.1, limits.timeout_s), limits.timeout_s - ran_s),
-                    open_files=OPEN_FILES + 2 * len(pieces),
+                    open_files=limits.open_files + 2 * len(pieces),
                 ),
                 pass_fds=(*pass_fds, *pieces),
                 reads=tuple(CheckedPath.of(_place(fd), fd) for fd in pieces),

@@ -29,6 +29,7 @@ from workers.errors import (
     NoStreams,
     NotMedia,
 )
+from workers.media import nvdec
 from workers.media.blocks import InBlocks, Readable
 from workers.media.confinement import MAX_SOURCE_PIXELS
 from workers.media.extraction import SAME_ASPECT, Frames, Span, Take, decoding_time, newest, take_span, tone_maps
@@ -86,6 +87,8 @@ class _Judged:
     """Whether the span's beginning lacks something that may lie earlier in the file than reading began."""
     notes: tuple[str, ...]
     noticed: Noticed
+    is_damaged: bool = False
+    """Whether ffmpeg complained, or gave nothing."""
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -116,21 +119,13 @@ def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSet
     place = _Place(part.info, clip.start_s - part.start_s, clip.length_s)
     span = _span(info, part, clip, settings)
     started = decoding_time(path)
-    begins_s = info.parts[0].pts_s if part.video_bytes == info.parts[0].video_bytes else part.pts_s
-    known_lag = info.is_checked and not info.segments
-    best: _Judged | None = None
-    for lead_s in (LEAD_S + part.info.lag_s, EARLIER_SEEK_S + part.info.lag_s, math.inf):
-        seek_s = span.pts_s - lead_s
-        attempt = replace(span, seek_s=seek_s if seek_s > begins_s else None)
-        again = _judge(take_span(path, part.info, attempt, settings, started), span, place, settings)
-        best = again if best is None or again.rank > best.rank else best
-        is_late = best.begins_late and not known_lag
-        may_be_earlier = (best.share < 1 or is_late) if lead_s < EARLIER_SEEK_S else is_late
-        if not may_be_earlier or attempt.seek_s is None:
-            break
-        if lead_s >= EARLIER_SEEK_S and place.start_s > LONGEST_WITHOUT_SEEKING_S:
-            break
-    assert best is not None
+    best = None
+    if span.frames and nvdec.takes(part.info, settings):
+        best = _best(path, info, part, replace(span, on_card=True), place, settings, started)
+        if best.is_damaged or best.share < 1:
+            best = None  # every decoder conceals damage in its own way: that of the CPU is the same everywhere
+    if best is None:
+        best = _best(path, info, part, span, place, settings, started)
     if max(best.shares) <= 0:
         raise DecodeFailed(
             f"nothing could be decoded from {clip.start_s:g} s to {clip.end_s:g} s; " + "; ".join(best.notes)
@@ -155,6 +150,34 @@ def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSet
             decoded_hash=_hash_of(best.frames, best.audio),
         ),
     )
+
+
+def _best(
+    path: Readable,
+    info: MediaInfo,
+    part: Segment,
+    span: Span,
+    place: _Place,
+    settings: DecodeSettings,
+    started: float,
+) -> _Judged:
+    """The best of up to three takes of a span, each read from further back."""
+    begins_s = info.parts[0].pts_s if part.video_bytes == info.parts[0].video_bytes else part.pts_s
+    known_lag = info.is_checked and not info.segments
+    best: _Judged | None = None
+    for lead_s in (LEAD_S + part.info.lag_s, EARLIER_SEEK_S + part.info.lag_s, math.inf):
+        seek_s = span.pts_s - lead_s
+        attempt = replace(span, seek_s=seek_s if seek_s > begins_s else None)
+        again = _judge(take_span(path, part.info, attempt, settings, started), span, place, settings)
+        best = again if best is None or again.rank > best.rank else best
+        is_late = best.begins_late and not known_lag
+        may_be_earlier = (best.share < 1 or is_late) if lead_s < EARLIER_SEEK_S else is_late
+        if not may_be_earlier or attempt.seek_s is None:
+            break
+        if lead_s >= EARLIER_SEEK_S and place.start_s > LONGEST_WITHOUT_SEEKING_S:
+            break
+    assert best is not None
+    return best
 
 
 def _hash_of(frames: Frames | None, audio: Samples | None) -> str:
@@ -307,7 +330,7 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
     if take.failure is not None:
         notes.append(take.failure)
     elif take.complaints:
-        notes.append("damaged" + _said(take))
+        notes.append(f"damaged: {take.complaint}")
     noticed = Noticed(
         silent_s=silent_s,
         held_s=held_s,
@@ -315,7 +338,8 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
         clipped_share=round(clipped_share, 6),
         tone_mapped=bool(span.frames) and info.hdr and tone_maps(),
     )
-    return _Judged(frames, audio, tuple(shares), begins_late and place.start_s > 0, tuple(notes), noticed)
+    is_damaged = take.failure is not None or bool(take.complaints)
+    return _Judged(frames, audio, tuple(shares), begins_late and place.start_s > 0, tuple(notes), noticed, is_damaged)
 
 
 def _complains(take: Take, info: MediaInfo, kind: str) -> bool:
@@ -379,8 +403,3 @@ def _filled(frames: Frames, count: int) -> Frames:
     missing = count - len(frames)
     last = frames[-1:] if len(frames) else np.zeros((1, *frames.shape[1:]), np.uint8)
     return np.concatenate([frames, np.repeat(last, missing, axis=0)])
-
-
-def _said(take: Take) -> str:
-    """The first complaint of ffmpeg, short enough for a row."""
-    return f": {take.complaints[0][:200]}" if take.complaints else ""

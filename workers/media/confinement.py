@@ -72,8 +72,8 @@ AUDIO_DECODERS = (
 )
 DECODERS = ",".join((*VIDEO_DECODERS, *AUDIO_DECODERS))
 """Decoders that may be opened, by libav's names: what cameras, broadcasters, editors and the web write, of the 530 that
-are built in. Those for games and screen recorders of the 1990s have the holes, and hardware decoders would need devices
-that a child may not open."""
+are built in. Those for games and screen recorders of the 1990s have the holes, and hardware decoders of their own names
+would need devices that a child may not open; `workers.media.nvdec` has a card work for the plain ones."""
 
 MAX_SOURCE_PIXELS = 36_000_000
 """8K UHD (33.2 million) passes; a 16k x 16k picture, 400 MB a frame, does not."""
@@ -118,10 +118,12 @@ class Level:
     landlock: int
     """Its ABI: 1 confines files, 4 TCP, 6 signals and abstract sockets. 0 without."""
     seccomp: bool
+    nvdec: bool = False
+    """Whether a child may use an NVIDIA card, see `workers.media.nvdec`."""
 
     def __str__(self) -> str:
         parts = [f"landlock-{self.landlock}"] * bool(self.landlock) + ["seccomp"] * self.seccomp
-        return "+".join(parts) or "rlimits"
+        return "+".join((parts or ["rlimits"]) + ["nvdec"] * self.nvdec)
 
     @property
     def is_full(self) -> bool:
@@ -158,6 +160,8 @@ def start(
     memory_bytes: int = MEMORY_BYTES,
     open_files: int = OPEN_FILES,
     reads: Sequence[str | os.PathLike[str]] = (),
+    devices: Sequence[str] = (),
+    device_reads: Sequence[str] = (),
     environment: dict[str, str] | None = None,
     **popen: Any,
 ) -> subprocess.Popen[bytes]:
@@ -167,8 +171,12 @@ def start(
     no credentials. It can read `reads`, what itself is made of, and nothing else; each of `reads` is the file that is
     there now, whatever takes its place later. `timeout_s` 0 means no CPU limit; `file_bytes` and `memory_bytes` 0 mean
     none. Only `program` itself can be executed, so it is no script.
+
+    With `devices` it may also open these for writing and read `device_reads`, and no call is filtered: a driver's are
+    its own affair.
     """
     granted = level()
+    is_filtered = granted.seccomp and not devices
     cpu_s = CPU_SHARE * math.ceil(timeout_s)
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     passed = popen.get("pass_fds", ())
@@ -184,9 +192,10 @@ def start(
         opened = (path.fd for path in reads if isinstance(path, CheckedPath) and path.fd in passed)
         entries = [f"r:/proc/self/fd/{fd}" for fd in (*pinned, *opened)]
         entries += made_of(program[0], os.environ.get("LD_LIBRARY_PATH"))
+        entries += [*(f"w:{path}" for path in devices), *(f"r:{path}" for path in device_reads)]
         launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
         launcher += [str(cpu_s), str(file_bytes), str(memory_bytes), str(open_files)]
-        launcher += [str(granted.landlock), str(int(granted.seccomp))]
+        launcher += [str(granted.landlock), str(int(is_filtered))]
         popen["pass_fds"] = (*passed, *pinned)
         return subprocess.Popen(
             [*launcher, str(len(entries)), *entries, *program],
@@ -197,9 +206,9 @@ def start(
         )
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
+def end(child: subprocess.Popen[bytes], *, has_devices: bool = False) -> None:
     """Kill the child's whole group (its leader may be gone while others are not) and reap it."""
-    if not level().seccomp and child.poll() is None:
+    if (has_devices or not level().seccomp) and child.poll() is None:
         # It could fork: its launcher has stayed, and ends all that descends from it.
         child.send_signal(signal.SIGUSR1)
         with contextlib.suppress(subprocess.TimeoutExpired):

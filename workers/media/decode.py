@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 
 from omnidrop.errors import OmniDropError
 from workers.errors import CacheFull, MediaChanged, MediaMissing, MediaTooLarge
+from workers.media import nvdec
 from workers.media.blocks import InBlocks
 from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
 from workers.media.fetching import CacheSettings, fetched, is_here
-from workers.media.ffmpeg import with_working_ffmpeg
+from workers.media.ffmpeg import tool_here, with_working_ffmpeg
 from workers.media.opening import CheckedPath, Copy, local_path, opened_below
 from workers.media.remote import bytes_fetched
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
@@ -101,6 +102,11 @@ def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractCo
     return fetched(media, options, source.cache)
 
 
+def decoder_here(settings: DecodeSettings) -> str:
+    """This machine's name and its ffmpeg, and what decodes pictures where that is not simply the CPU."""
+    return "; ".join(said for said in (tool_here(), nvdec.said(settings)) if said)
+
+
 def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
     """SHA-256 of a media item's bytes, 64 hex digits; of an object in a bucket by the node's cache.
 
@@ -128,7 +134,7 @@ def look(
         return InBlocks(media, options, cache).sha256(), None
     came, whole = 0, hashlib.sha256()
 
-    def seen(piece: bytes) -> None:
+    def seen(piece: memoryview) -> None:
         nonlocal came
         came += len(piece)
         whole.update(piece)
@@ -156,8 +162,10 @@ def _hash(media: Media, path: str) -> str:
 
 
 def _admit(media: Media, settings: DecodeSettings) -> None:
-    """Raises ConfinementMissing where this machine may open no media, MediaTooLarge for what is larger than allowed."""
+    """Raises ConfinementMissing where this machine may open no media, DecoderMissing where it cannot decode as is
+    asked for, MediaTooLarge for what is larger than allowed."""
     require(settings.confinement)
+    nvdec.require(settings)
     if media.size_bytes > settings.max_media_bytes:
         raise MediaTooLarge(f"{media.size_bytes} bytes; max_media_bytes is {settings.max_media_bytes}")
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.errors import DecodeFailed, DecodeKilled, DecodeTimeout, MediaTooLarge
+from workers.media import nvdec
 from workers.media.blocks import InBlocks, Readable, run_over, waited_s
 from workers.media.confinement import MAX_ALLOC_BYTES
 from workers.media.ffmpeg import (
@@ -56,6 +57,8 @@ _SHAPE = re.compile(r"showinfo.*? sar:(\d+)/(\d+) s:(\d+)x(\d+) ")
 _TIME = re.compile(rb"pts_time:(-?[0-9.]+(?:e[-+]?[0-9]+)?)")
 _DAMAGE = re.compile(r"^(?:\[[^\]]*\] *)*\[(?:error|fatal|panic)\]|corrupt decoded frame", re.IGNORECASE)
 _OPENED = "[info] Stream mapping:"
+_LEVEL = re.compile(r"\[(?:warning|error|fatal|panic)\]")
+_ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 _OUTPUT_SIDE = re.compile(r"^\[(?:[av]ost|out|enc)[#:]|\[enc:|Application provided invalid")
 
 Frames = npt.NDArray[np.uint8]
@@ -79,6 +82,8 @@ class Span:
     video_bytes: tuple[int, int | None] = (0, None)
     audio_bytes: tuple[int, int | None] = (0, None)
     """The part of the file that is read."""
+    on_card: bool = False
+    """Whether an NVIDIA card decodes the pictures."""
 
     @property
     def frame_bytes(self) -> int:
@@ -112,19 +117,37 @@ class Take:
         """Why ffmpeg gave nothing at all, in its own words; None where it gave something, or nothing was there."""
         if self.finished.returncode <= 0 or len(self.frame_times) or any(len(sound.starts) for sound in self.sounds):
             return None
-        said = next((line.strip() for line in reversed(self.finished.stderr.splitlines()) if line.strip()), "no word")
-        return f"ffmpeg ended with {self.finished.returncode}: {said[:200]}"
+        last = next((line.strip() for line in reversed(self.finished.stderr.splitlines()) if line.strip()), "no word")
+        return f"ffmpeg ended with {self.finished.returncode}: {self.complaint or _ADDRESS.sub('', last)[:200]}"
 
     @property
     def complaints(self) -> list[str]:
         """What ffmpeg said against the media itself; an output without a frame is no complaint, the times tell that."""
+        # Memory addresses change from run to run, rows must not.
+        found = [_ADDRESS.sub("", line) for line in self._against_the_media]
+        return found or ([f"ffmpeg died of signal {-self.finished.returncode}"] if self.finished.returncode < 0 else [])
+
+    @property
+    def complaint(self) -> str:
+        """The complaint that stands for all of them, short enough for a row; empty where there is none.
+
+        Each decoder has a thread of its own, and whose line comes first in the log is up to the threads. So it is the
+        first line of each, and of these the first by the alphabet: the same words for the same file.
+        """
+        first: dict[str, str] = {}
+        for line in self._against_the_media:
+            speaker, *_ = _LEVEL.split(line, maxsplit=1)
+            first.setdefault(speaker, _ADDRESS.sub("", line))
+        # Of a decoder's own words and those of the program about it, which begin with a track, the former say more.
+        found = sorted(first.values(), key=lambda line: ("#" in line.partition("]")[0], line))
+        return next(iter(found or self.complaints), "")[:200]
+
+    @property
+    def _against_the_media(self) -> list[str]:
         # What is said before is about the file's head, which need not be near the clip, and about streams that nobody
         # asks for.
         said = self.finished.stderr.partition(_OPENED)[2] or self.finished.stderr
-        found = [line for line in said.splitlines() if _DAMAGE.search(line) and not _OUTPUT_SIDE.search(line)]
-        # Memory addresses change from run to run, rows must not.
-        found = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in found]
-        return found or ([f"ffmpeg died of signal {-self.finished.returncode}"] if self.finished.returncode < 0 else [])
+        return [line for line in said.splitlines() if _DAMAGE.search(line) and not _OUTPUT_SIDE.search(line)]
 
     @property
     def shapes(self) -> set[tuple[int, int, float]]:
@@ -147,7 +170,7 @@ def take_span(path: Readable, info: MediaInfo, span: Span, settings: DecodeSetti
     held_s = _unseen(take, span, settings.fps)
     if held_s is None:
         return take
-    limits = Limits(timeout_s=_left_s(path, settings, started), file_bytes=_most_bytes(span))
+    limits = _limits(path, span, settings, started)
     return replace(take, frames=_held(path, info, span, settings.fps, take, held_s, limits))
 
 
@@ -155,7 +178,6 @@ def _run(
     path: Readable, info: MediaInfo, span: Span, settings: DecodeSettings, started: float, spared: LeftOut | None
 ) -> Take:
     """One ffmpeg over the span, without the pictures that are `spared`."""
-    most = _most_bytes(span)
     tracks = (info.audio_mix or (info.audio_stream or 0,)) if span.samples else ()
     with contextlib.ExitStack() as stack:
         frames, frame_times = (stack.enter_context(anonymous_file(name)) for name in ("frames", "frame-times"))
@@ -166,7 +188,7 @@ def _run(
         finished = run_over(
             path,
             lambda opened: _arguments(opened, info, span, settings.fps, frames, frame_times, heard, spared=spared),
-            limits=Limits(timeout_s=_left_s(path, settings, started), file_bytes=most),
+            limits=_limits(path, span, settings, started),
             pass_fds=(frames, frame_times, *(fd for one in heard for fd in (one.audio, one.pieces))),
             about=_about(path, info, span),
         )
@@ -174,7 +196,7 @@ def _run(
             raise DecodeTimeout(f"decoding took longer than timeout_s = {settings.timeout_s:g} s")
         _check_not_killed(finished)
         if finished.too_large:
-            raise MediaTooLarge(f"the span decodes to more than its {most} bytes")
+            raise MediaTooLarge(f"the span decodes to more than its {_most_bytes(span)} bytes")
         return Take(
             frames=_read_frames(frames, span),
             frame_times=_read_times(frame_times),
@@ -182,6 +204,11 @@ def _run(
             finished=finished,
             is_one_field=_one_field_is_enough(info, span),
         )
+
+
+def _limits(path: Readable, span: Span, settings: DecodeSettings, started: float) -> Limits:
+    limits = Limits(timeout_s=_left_s(path, settings, started), file_bytes=_most_bytes(span))
+    return nvdec.limits(limits) if span.on_card else limits
 
 
 def _most_bytes(span: Span) -> int:
@@ -200,7 +227,7 @@ def _spared(path: Readable, info: MediaInfo, span: Span, settings: DecodeSetting
     with anonymous_file("packets") as listing, anonymous_file("coded") as content:
         finished = run_over(
             path,
-            lambda opened: _listing_arguments(opened, info, span, listing, content),
+            lambda opened: _listing_arguments(opened, info, replace(span, on_card=False), listing, content),
             limits=Limits(timeout_s=_left_s(path, settings, started), file_bytes=LISTED_BYTES),
             pass_fds=(listing, content),
             about=_about(path, info, span),
@@ -355,7 +382,7 @@ def _compiled(outputs: Any, level: str) -> list[str]:
 def _input(
     path: str | os.PathLike[str], info: MediaInfo, span: Span, part: tuple[int, int | None], more: dict[str, Any]
 ) -> Any:
-    options: dict[str, Any] = {"reinit_filter:v": 0, **more}
+    options: dict[str, Any] = {"reinit_filter:v": 0, **more, **(nvdec.input_options() if span.on_card else {})}
     if span.seek_s is not None:
         # Accurate seeking would drop the picture that is already on screen where the span begins.
         options |= {"noaccurate_seek": None, "seek_timestamp": 1, "ss": f"{span.seek_s:.6f}"}
@@ -383,6 +410,8 @@ def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: in
         stream = stream.filter("field", type="top")
     if span.frames <= MOST_SHOWN:
         stream = stream.filter("showinfo", checksum=0)
+    if span.on_card:
+        stream = stream.filter("format", **nvdec.PLAIN_FORMAT)
     aspect = "(dar/2)" if half_enough else "dar"
     # A picture of another shape than the file's first keeps it, inside the clip's frame.
     same = f"lt(abs({aspect}*{info.height}/{info.width}-1),{SAME_ASPECT})"

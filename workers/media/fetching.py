@@ -20,6 +20,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,32 +56,41 @@ class CacheSettings:
         return Path(self.folder or _default_folder())
 
 
+Bring = Callable[[], Generator[memoryview]]
+"""Brings an entry's bytes in order, in pieces that are valid until the next one is asked for."""
+
+
 @contextlib.contextmanager
 def fetched(
-    media: Media, storage_options: dict[str, Any], cache: CacheSettings, seen: Callable[[bytes], None] = lambda _: None
+    media: Media,
+    storage_options: dict[str, Any],
+    cache: CacheSettings,
+    seen: Callable[[memoryview], None] = lambda _: None,
 ) -> Iterator[str]:
-    """The local copy of an object, for as long as the block lasts. `seen` is given its bytes in order as they come,
-    and none where they are here already.
+    """The local copy of an object, for as long as the block lasts. `seen` is given its bytes in order as they come, in
+    another thread, and none where they are here already.
 
     Raises MediaMissing, MediaRefused, MediaChanged (the store has another etag by now), StorageFailed (worth a retry),
     CacheFull (the object does not fit beside what is in use), CacheUnsafe (others can reach into the folder).
     """
 
-    def whole() -> Generator[bytes]:
+    def whole() -> Generator[memoryview]:
         remote = opened_as_planned(media, storage_options, cache)
-        with contextlib.closing(remote.read_on(0, media.size_bytes, streams=cache.streams, step=READ_BYTES)) as pieces:
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="seen") as beside,
+            contextlib.closing(remote.read_on(0, media.size_bytes, streams=cache.streams, step=READ_BYTES)) as pieces,
+        ):
             for piece in pieces:
-                seen(piece)
+                being_seen = beside.submit(seen, piece)  # while it is written
                 yield piece
+                being_seen.result()
 
     with kept(_name_of(media), media.key, media.size_bytes, cache, whole) as entry:
         yield str(entry)
 
 
 @contextlib.contextmanager
-def kept(
-    name: str, shown: str, size: int, cache: CacheSettings, bring: Callable[[], Generator[bytes]]
-) -> Iterator[Path]:
+def kept(name: str, shown: str, size: int, cache: CacheSettings, bring: Bring) -> Iterator[Path]:
     """The cache's entry of a name while the block lasts, brought where it is not there: `size` bytes in order. Errors
     say what it is with `shown`.
 
@@ -161,7 +171,7 @@ def _is_file(path: Path) -> bool:
     return False
 
 
-def _fetch(entry: Path, shown: str, size: int, cache: CacheSettings, bring: Callable[[], Generator[bytes]]) -> None:
+def _fetch(entry: Path, shown: str, size: int, cache: CacheSettings, bring: Bring) -> None:
     """Under the entry's exclusive lock: bring it and rename it into place when it is whole."""
     part = entry.with_suffix(".part")
     try:

@@ -70,6 +70,9 @@ class Limits:
     """Size of any one file it writes."""
     memory_bytes: int = MEMORY_BYTES
     open_files: int = OPEN_FILES
+    devices: tuple[str, ...] = ()
+    """What it may also write to, and what it may read for that; see `confinement.start`."""
+    device_reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def with_working_ffmpeg(work: Callable[[], Done]) -> Done:
     except DecodeFailed:
         if _problem(used.path) is None:
             raise
-    for remembered in (ffmpeg_tool, filters, decoders, drops_packets):
+    for remembered in (ffmpeg_tool, filters, decoders, hwaccels, drops_packets):
         remembered.cache_clear()
     log.warning("%s worked until now and cannot run any more; from now on: %s", used.path, ffmpeg_tool())
     return work()
@@ -217,6 +220,12 @@ def filters() -> frozenset[str]:
     """Names of the filters this ffmpeg was built with."""
     rows = (line.split() for line in _listing(find_ffmpeg(), "-filters").splitlines())
     return frozenset(row[1] for row in rows if len(row) > 2 and "->" in row[2])
+
+
+@functools.cache
+def hwaccels() -> frozenset[str]:
+    """Names of the devices that this ffmpeg was built to decode with."""
+    return frozenset(line.strip() for line in _listing(find_ffmpeg(), "-hwaccels").splitlines()[1:] if line.strip())
 
 
 @functools.cache
@@ -331,6 +340,8 @@ def run(
             memory_bytes=limits.memory_bytes,
             open_files=limits.open_files,
             reads=reads,
+            devices=limits.devices,
+            device_reads=limits.device_reads,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -351,7 +362,7 @@ def run(
                 if is_in_vain():
                     break
         finally:
-            end(child)
+            end(child, has_devices=bool(limits.devices))
         timed_out = timed_out or child.returncode == -signal.SIGXCPU
         said = head + os.pread(log, STDERR_BYTES, 0).lstrip(b"\0")
     if child.returncode == REFUSED and said.startswith(b"confinement:"):

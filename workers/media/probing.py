@@ -23,12 +23,15 @@ import tempfile
 import threading
 import time
 import wave
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from omnidrop.errors import OmniDropError
 from workers import errors
 from workers.errors import (
     MediaChanged,
@@ -47,15 +50,23 @@ from workers.media.opening import Copy, local_path, opened_below
 from workers.media.remote import RemoteFile
 from workers.media.sidecars import HEAD_BYTES, is_named_aside, is_no_media, suffix_of
 from workers.media.tracks import with_auto_choice
-from workers.records import ClipFailure, MediaInfo, Segment, Track
+from workers.records import ClipFailure, MediaInfo, Segment, SubtitleTrack, Track
 
 Key = TypeVar("Key", bound=Hashable)
+Found = TypeVar("Found")
+Opening = Callable[[], AbstractContextManager[str]]
+"""Gives a file's path or address while a block lasts."""
+Cue = tuple[float, float | None, str]
+"""Start and end of a subtitle by the container's own time, None for an end that is not said; an ASS event's text."""
 
 TIMEOUT_S = 30.0
 """A probe takes 10 ms on a local disk; finding the length of an unindexed file of some GB takes seconds."""
 
 SCAN_BYTES_PER_S = 4 << 20
 """A scan reads 50 to 300 MB a second from a local disk; it is given time for a slow store."""
+
+ALONE_S = 1.0
+"""Another child is started when files have waited for so long: few files are probed before it would be ready."""
 
 FILES_PER_CHILD = 1_000
 """A child is replaced after this many, so that leaks in parsers of odd formats never add up."""
@@ -68,6 +79,9 @@ AHEAD_BYTES = 8 << 20
 
 LINE_BYTES = 1 << 20
 """A longer answer is not one of ours."""
+
+MOST_CUES = 250_000
+"""Subtitles of a stream: more than a child gives."""
 
 _CLASSES: dict[str, type[MediaError]] = {
     found.error_class: found
@@ -92,6 +106,13 @@ def probe(
     """
     with contextlib.closing(_Child(timeout_s, storage_options or {}, scans)) as child:
         return child.probe(path)
+
+
+def subtitles(path: str, index: int, *, timeout_s: float = TIMEOUT_S) -> tuple[Cue, ...]:
+    """What the stream of text subtitles with this index says, read in a child of its own. Raises what `probe` raises,
+    and MediaError where the stream cannot be read."""
+    with contextlib.closing(_Child(timeout_s, {}, scans=False)) as child:
+        return child.subtitles(lambda: contextlib.nullcontext(path), index)
 
 
 def prober_problem() -> str | None:
@@ -131,43 +152,60 @@ class ProbePool:
         self._scans = scans
         self._storage_options = dict(storage_options or {})
         self._tasks: queue.Queue[_Task | None] = queue.Queue()
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"probe-{n}", daemon=True) for n in range(max(1, children))
-        ]
+        self._children = max(1, children)
+        self._threads: list[threading.Thread] = []
+        self._starting = threading.Lock()
         self._closed = False
-        for thread in self._threads:
-            thread.start()
 
     def probe_many(self, files: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, MediaInfo | ClipFailure]]:
         """Yield (key, outcome) as they are found, in no particular order; at most two files a child are in the air.
 
         `files` is read lazily, in the caller's thread.
         """
+        return self._each((key, partial(_Child.probe, path=path)) for key, path in files)
+
+    def subtitles_many(
+        self, files: Iterable[tuple[Key, Opening, int]]
+    ) -> Iterator[tuple[Key, tuple[Cue, ...] | ClipFailure]]:
+        """The same of what streams of text subtitles say: (key, what opens the file, index of the stream)."""
+        return self._each((key, partial(_Child.subtitles, opening=how, index=index)) for key, how, index in files)
+
+    def _each(
+        self, tasks: Iterable[tuple[Key, Callable[[_Child], Found]]]
+    ) -> Iterator[tuple[Key, Found | ClipFailure]]:
         if self._closed:
             raise RuntimeError("this ProbePool is closed")
-        outcomes: queue.Queue[tuple[Any, MediaInfo | ClipFailure]] = queue.Queue()
-        waiting = iter(files)
+        outcomes: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        waiting = iter(tasks)
         in_the_air = 0
         exhausted = False
+        since = time.monotonic()
         while True:
-            while not exhausted and in_the_air < 2 * len(self._threads):
+            while not exhausted and in_the_air < 2 * self._children:
                 try:
-                    key, path = next(waiting)
+                    key, task = next(waiting)
                 except StopIteration:
                     exhausted = True
                     break
-                self._tasks.put((key, path, outcomes))
+                self._tasks.put((key, task, outcomes))
                 in_the_air += 1
             if not in_the_air:
                 return
-            yield outcomes.get()
+            while True:
+                if not self._threads or (self._tasks.qsize() and time.monotonic() - since > ALONE_S):
+                    self._start_one_more()
+                with contextlib.suppress(queue.Empty):
+                    outcome = outcomes.get(timeout=ALONE_S if len(self._threads) < self._children else None)
+                    break
+            yield outcome
             in_the_air -= 1
 
     def close(self) -> None:
         """End the children; files still waiting are not probed."""
         if self._closed:
             return
-        self._closed = True
+        with self._starting:
+            self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
                 self._tasks.get_nowait()
@@ -184,20 +222,27 @@ class ProbePool:
     ) -> None:
         self.close()
 
+    def _start_one_more(self) -> None:
+        with self._starting:
+            if len(self._threads) < self._children and not self._closed:
+                thread = threading.Thread(target=self._serve, name=f"probe-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
     def _serve(self) -> None:
         """One thread, one child. The child dies with this thread (PR_SET_PDEATHSIG follows the thread)."""
         with contextlib.closing(_Child(self._timeout_s, self._storage_options, self._scans, self._below)) as child:
             while (task := self._tasks.get()) is not None:
-                key, path, outcomes = task
+                key, find, outcomes = task
                 try:
-                    outcomes.put((key, child.probe(path)))
-                except MediaError as error:
+                    outcomes.put((key, find(child)))
+                except OmniDropError as error:
                     outcomes.put((key, ClipFailure(None, "probe", error.error_class, str(error))))
                 except Exception as error:  # noqa: BLE001 - whoever waits for this key must get an answer
                     outcomes.put((key, ClipFailure(None, "probe", "internal", f"{type(error).__name__}: {error}")))
 
 
-_Task = tuple[Hashable, str, "queue.Queue[tuple[Any, MediaInfo | ClipFailure]]"]
+_Task = tuple[Hashable, "Callable[[_Child], Any]", "queue.Queue[tuple[Any, Any]]"]
 
 
 class _Child:
@@ -227,14 +272,29 @@ class _Child:
                 raise
             raise Sidecar(f"a {suffix} beside the media: {error}") from error
 
+    def subtitles(self, opening: Opening, index: int) -> tuple[Cue, ...]:
+        """What a stream of text subtitles says. Raises what `probe` raises, MediaError where it cannot be read, and
+        what `opening` raises."""
+        with opening() as address:
+            deadline = time.monotonic() + self._timeout_s
+            with self._file(address, deadline) as file:
+                # All of the file may have to be read.
+                scan_s = file.size / SCAN_BYTES_PER_S
+                file.extend(scan_s)
+                return self._words(file, index, deadline + scan_s)
+
     def _opened(self, address: str, called: str) -> MediaInfo:
         deadline = time.monotonic() + self._timeout_s
-        if "://" in address and not os.path.isabs(address) and local_path(address) == address:
-            remote = RemoteFile(address, dict(self._storage_options), deadline)
-            return self._looked_at(called, _Ahead(remote), deadline)
-        with opened_below(address, self._below) as opened:
-            file = _LocalFile(opened.fd)
+        with self._file(address, deadline) as file:
             return self._looked_at(called, file, deadline)
+
+    @contextlib.contextmanager
+    def _file(self, address: str, deadline: float) -> Iterator[_Ahead | _LocalFile]:
+        if "://" in address and not os.path.isabs(address) and local_path(address) == address:
+            yield _Ahead(RemoteFile(address, dict(self._storage_options), deadline))
+            return
+        with opened_below(address, self._below) as opened:
+            yield _LocalFile(opened.fd)
 
     def _looked_at(self, called: str, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
         """Most sidecars need no parser to be known."""
@@ -248,45 +308,65 @@ class _Child:
         return size / SCAN_BYTES_PER_S if self._scans else 0.0
 
     def _probe(self, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
+        best: MediaInfo | None = None
+        try:
+            with self._asked("scan" if self._scans else "glance", file, deadline) as process:
+                while (answer := self._answer(process, file, deadline)) is not None:
+                    if best is None:
+                        # Only who has shown that there is something to scan gets time for it.
+                        scan_s = self._scan_s(file.size)
+                        deadline += scan_s
+                        file.extend(scan_s)
+                    best = _info(answer["info"])
+        except ProbeTimeout:
+            # Only the scan is missing, or the search for the readable end: `is_checked` says so.
+            if best is None:
+                raise
+        if best is None:
+            raise ProbeCrashed("the probing process gave no answer")
+        return best
+
+    def _words(self, file: _Ahead | _LocalFile, index: int, deadline: float) -> tuple[Cue, ...]:
+        found: list[Cue] = []
+        with self._asked(f"subtitles:{index}", file, deadline) as process:
+            while (answer := self._answer(process, file, deadline)) is not None:
+                found += map(_cue, answer["cues"])
+                if len(found) > MOST_CUES:
+                    raise ValueError("more subtitles than any of ours")
+        return tuple(found)
+
+    @contextlib.contextmanager
+    def _asked(self, what: str, file: _Ahead | _LocalFile, deadline: float) -> Iterator[subprocess.Popen[bytes]]:
+        """A child that was asked something about a file. What goes wrong with it in the block is the file's failure,
+        and its end."""
         if self._served >= FILES_PER_CHILD:
             self.close()
         process = self._started()
         self._served += 1
-        best: MediaInfo | None = None
         try:
-            how = "scan" if self._scans else "glance"
-            self._write(process, f"{how} {file.size}\n".encode(), deadline)
-            while True:
-                answer = json.loads(self._line(process, deadline))
-                if "read" in answer:
-                    self._serve(process, file, answer["read"], deadline)
-                    continue
-                if "error_class" in answer:
-                    raise _CLASSES.get(answer["error_class"], MediaError)(str(answer["message"]))
-                if "info" not in answer:
-                    break
-                if best is None:
-                    # Only who has shown that there is something to scan gets time for it.
-                    scan_s = self._scan_s(file.size)
-                    deadline += scan_s
-                    file.extend(scan_s)
-                best = _info(answer["info"])
-        except ProbeTimeout:
-            self.close()
-            # Only the scan is missing, or the search for the readable end: `is_checked` says so.
-            if best is None:
-                raise
+            self._write(process, f"{what} {file.size}\n".encode(), deadline)
+            yield process
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.close()
             raise ProbeCrashed(f"the probing process died over this file ({_how(process, error)})") from error
-        except (StorageFailed, MediaMissing, MediaRefused, MediaChanged):
+        except (ProbeTimeout, StorageFailed, MediaMissing, MediaRefused, MediaChanged):
             self.close()
             raise
         if self._rest:  # more than was asked for: not a child to go on with
             self.close()
-        if best is None:
-            raise ProbeCrashed("the probing process gave no answer")
-        return best
+
+    def _answer(
+        self, process: subprocess.Popen[bytes], file: _Ahead | _LocalFile, deadline: float
+    ) -> dict[str, Any] | None:
+        """The child's next finding, None after the last. Raises the error that it names."""
+        while True:
+            answer: dict[str, Any] = json.loads(self._line(process, deadline))
+            if "read" in answer:
+                self._serve(process, file, answer["read"], deadline)
+            elif "error_class" in answer:
+                raise _CLASSES.get(answer["error_class"], MediaError)(str(answer["message"]))
+            else:
+                return None if "done" in answer else answer
 
     def _serve(self, process: subprocess.Popen[bytes], file: _Ahead | _LocalFile, asked: Any, deadline: float) -> None:
         """Hand over the bytes asked for. Raises StorageFailed, and ValueError for what no honest child asks."""
@@ -414,9 +494,8 @@ def _info(fields: dict[str, Any], depth: int = 0) -> MediaInfo:
     chapters = tuple((float(start), float(end), str(title)[:1000]) for start, end, title in fields.pop("chapters", ()))
     if not all(0 <= start < end < math.inf for start, end, _ in chapters):
         raise ValueError(f"not chapters: {chapters!r}"[:300])
-    info = MediaInfo(**fields, tags=tags, notes=notes, tracks=tracks, chapters=chapters)
-    if not isinstance(info.subtitle_tracks, int):
-        raise ValueError(f"not a number of tracks: {info.subtitle_tracks!r}"[:300])
+    subtitles = tuple(_subtitles(given) for given in fields.pop("subtitles"))
+    info = MediaInfo(**fields, tags=tags, notes=notes, tracks=tracks, chapters=chapters, subtitles=subtitles)
     times = (info.duration_s, info.start_s, info.video_end_s, info.audio_end_s, info.lag_s)
     if not (info.container in DEMUXERS and info.duration_s > 0 and all(map(_is_number, times)) and info.lag_s >= 0):
         raise ValueError(f"not a media description: {fields!r}"[:300])
@@ -432,6 +511,18 @@ def _info(fields: dict[str, Any], depth: int = 0) -> MediaInfo:
         ):
             raise ValueError(f"not the description of a track: {track!r}"[:300])
     return replace(with_auto_choice(info, mixes_mono=mixes_mono), segments=segments)
+
+
+def _subtitles(given: dict[str, Any]) -> SubtitleTrack:
+    codec, language = (str(given[name])[:64] for name in ("codec", "language"))
+    return SubtitleTrack(int(given["index"]), int(given["number"]), codec, language, tuple(map(str, given["flags"])))
+
+
+def _cue(given: Any) -> Cue:
+    start_s, end_s, text = given
+    if not (isinstance(start_s, float) and _is_number(start_s) and _is_number(end_s)):
+        raise ValueError(f"not a subtitle: {given!r}"[:300])
+    return start_s, end_s, str(text)
 
 
 def _segment(given: dict[str, Any], depth: int) -> Segment:

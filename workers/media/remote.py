@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from functools import cache, lru_cache
 from typing import Any
@@ -38,6 +38,10 @@ TRIES = 3
 PAUSE_S = 0.2
 CONNECTIONS = 64
 """Most requests in flight at once to one store, as many as `execution.fetch_streams` allows."""
+SPARE_PIECES = 2
+"""Of a file read on, beyond those in flight: requests go on while pieces that are here are hashed and written."""
+BLOCK_BYTES = 1 << 18
+"""Taken at once of what a connection brought."""
 
 
 class _Meter:
@@ -162,43 +166,56 @@ class RemoteFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly so many bytes."""
+        content = bytearray(length)
         with self._explained():
-            content: bytes = sync(self._store.loop, self._whole, offset, length, timeout=self._left_s())
-            return content
+            sync(self._store.loop, self._fill, offset, memoryview(content), timeout=self._left_s())
+        return bytes(content)
 
-    def read_on(self, offset: int, end: int, *, streams: int, step: int) -> Generator[bytes]:
-        """The bytes from `offset` up to `end` in order, in pieces of `step`, with `streams` requests in flight: up to
-        as many pieces are held. Close it where not all is taken: requests in flight then end."""
-        starts = iter(range(offset, end, step))
-        coming: deque[Future[bytes]] = deque()
+    def read_on(self, offset: int, end: int, *, streams: int, step: int) -> Generator[memoryview]:
+        """The bytes from `offset` up to `end` in order, in pieces of `step`, with `streams` requests in flight; a few
+        pieces more are in memory. A piece is valid until the next one is asked for: then its memory is filled again,
+        since fresh pages cost as much as what comes into them. Close it where not all is taken: requests then end."""
+        starts, turn = iter(range(offset, end, step)), asyncio.Semaphore(streams)
+        most, longest = min(streams + SPARE_PIECES, -(-(end - offset) // step)), min(step, end - offset)
+        unused = [memoryview(bytearray(longest)) for _ in range(most)]
+        coming: deque[tuple[memoryview, Future[None]]] = deque()
         try:
             while True:
-                while len(coming) < streams and (first := next(starts, None)) is not None:
-                    asked = self._whole(first, min(step, end - first))
-                    coming.append(asyncio.run_coroutine_threadsafe(asked, self._store.loop))
+                while unused and (first := next(starts, None)) is not None:
+                    piece = unused.pop()[: end - first]
+                    coming.append((piece, self._begun(self._in_turn(turn, first, piece))))
                 if not coming:
                     return
+                piece, future = coming[0]
                 with self._explained():
-                    content = coming[0].result(self._left_s())
+                    future.result(self._left_s())
                 coming.popleft()
-                yield content
+                yield piece
+                unused.append(piece)
         finally:
-            for future in coming:
+            for _, future in coming:
                 future.cancel()
 
-    async def _whole(self, offset: int, length: int) -> bytes:
-        for attempt in range(TRIES):
-            content = await self._get(offset, length)
-            if len(content) == length:
-                return content
-            await asyncio.sleep(PAUSE_S * 2**attempt)
-        raise OSError(f"{len(content)} of {length} bytes came, again and again")
+    def _begun(self, asked: Coroutine[Any, Any, None]) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(asked, self._store.loop)
 
-    async def _get(self, offset: int, length: int) -> bytes:
-        """What comes of a range; fewer bytes where the body breaks off."""
-        asked = {"Range": f"bytes={offset}-{offset + length - 1}", "IfMatch": f'"{self.etag}"'}
+    async def _in_turn(self, turn: asyncio.Semaphore, offset: int, into: memoryview) -> None:
+        async with turn:
+            await self._fill(offset, into)
+
+    async def _fill(self, offset: int, into: memoryview) -> None:
+        for attempt in range(TRIES):
+            came = await self._get(offset, into)
+            if came == len(into):
+                return
+            await asyncio.sleep(PAUSE_S * 2**attempt)
+        raise OSError(f"{came} of {len(into)} bytes came, again and again")
+
+    async def _get(self, offset: int, into: memoryview) -> int:
+        """Read the range that fills `into`; returns how much came: less where the body breaks off."""
+        asked = {"Range": f"bytes={offset}-{offset + len(into) - 1}", "IfMatch": f'"{self.etag}"'}
         reply = await self._store._call_s3("get_object", Bucket=self._bucket, Key=self._key, **asked)
-        body, content = reply["Body"], bytearray()
+        body, came = reply["Body"], 0
         try:
             if str(reply.get("ETag", self.etag)).strip('"') != self.etag:
                 raise MediaChanged(f"{self.uri}: replaced in the store while it was read")
@@ -206,12 +223,13 @@ class RemoteFile:
             if not str(given or "bytes 0-").startswith(f"bytes {offset}-"):
                 raise OSError(f"asked for bytes from {offset} on, the server gives {given or 'the whole object'}"[:200])
             with contextlib.suppress(*_broken_bodies()):
-                while len(content) < length and (block := await body.read(length - len(content))):
-                    content += block
+                while came < len(into) and (block := await body.read(min(BLOCK_BYTES, len(into) - came))):
+                    into[came : came + len(block)] = block
+                    came += len(block)
         finally:
             body.close()
-            _meter.add(len(content))
-        return bytes(content)
+            _meter.add(came)
+        return came
 
     def _left_s(self) -> float:
         left_s = self._deadline - time.monotonic()

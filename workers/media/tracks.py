@@ -102,7 +102,7 @@ def _of_the_programme(info: MediaInfo, kind: str) -> list[Track]:
 
 def _as_first(info: MediaInfo, parts: tuple[Segment, ...]) -> MediaInfo:
     """A file of several recordings is described as its first one."""
-    of_file = ("duration_s", "start_s", "tags", "chapters", "subtitle_tracks", "is_checked", "notes")
+    of_file = ("duration_s", "start_s", "tags", "chapters", "subtitles", "is_checked", "notes")
     kept = (*of_file, "video_end_s", "audio_end_s", "lag_s")
     first = replace(parts[0].info, **{name: getattr(info, name) for name in kept})
     return replace(first, segments=parts)
@@ -140,8 +140,8 @@ def _asked(tracks: Sequence[Track], wish: str, auto: Callable[[Sequence[Track]],
             tracks[0].number: "all are silent"
         }
     if wish.startswith("lang:"):
-        wanted = _languages(wish.removeprefix("lang:"))
-        found = auto([track for track in tracks if _languages(track.language) & wanted])
+        wanted = languages_of(wish.removeprefix("lang:"))
+        found = auto([track for track in tracks if languages_of(track.language) & wanted])
         if not found:
             have = ", ".join(track.language or "not said" for track in tracks)
             raise TrackMissing(f"no {kind} track of {wish}; the languages are: {have}")
@@ -152,7 +152,8 @@ def _asked(tracks: Sequence[Track], wish: str, auto: Callable[[Sequence[Track]],
     return {int(wish): "asked for"}
 
 
-def _languages(code: str) -> frozenset[str]:
+def languages_of(code: str) -> frozenset[str]:
+    """All codes of a language that are the same as this one; none for an empty one."""
     plain = code.lower().split("-")[0]
     same = next((names.split() for names in _SAME_LANGUAGE if plain in names.split()), [plain])
     return frozenset(same) - {""}

@@ -1,4 +1,5 @@
 """Random kills of what a run consists of: its driver, the model actor, a decode task, an ffmpeg child, a whole node.
+And a rival: a second run over the same archive and output, begun while the first is under way; nothing is killed.
 
 Promises: the moment is uniform over the time in which the victim lives in an undisturbed run; a run that can go on must
 end well by itself, one that was killed is started again; then the rows are compared. Knows nothing about fail points.
@@ -37,7 +38,7 @@ class Kind:
     """What is killed, and where the run finds Ray."""
 
     victim: str
-    """A word of the victim's command line, or DRIVER, or a node."""
+    """A word of the victim's command line, or DRIVER, or NODE_VICTIM, or RIVAL: none."""
     ray: str
     """in-process, cluster or local (started by the run)."""
     weight: int
@@ -45,9 +46,11 @@ class Kind:
 
 
 NODE_VICTIM = "node"
+RIVAL = "rival"
 KINDS = {
     "driver": Kind(DRIVER, "in-process", 6),
     "ffmpeg": Kind("/ffmpeg", "in-process", 3),
+    "rival": Kind(RIVAL, "in-process", 2),
     "cluster_driver": Kind(DRIVER, "cluster", 2),
     "cluster_ffmpeg": Kind("/ffmpeg", "cluster", 2),
     "actor": Kind("ray::_Actor", "cluster", 2),
@@ -116,7 +119,7 @@ class RandomRounds:
                 self._start_cluster()
             self._measure(drawn.ray)
         arguments = self._arguments(drawn.ray)
-        victim = (DRIVER if drawn.victim == NODE_VICTIM else drawn.victim, drawn.ray)
+        victim = (DRIVER if drawn.victim in (NODE_VICTIM, RIVAL) else drawn.victim, drawn.ray)
         started = time.monotonic()
         for _ in range(TRIES):
             self.world.restore(None)
@@ -124,7 +127,7 @@ class RandomRounds:
             run = self._runs.start(*arguments)
             killed = self._disturb(drawn.victim, run, after_s)
             run.join(LIMIT_S)
-            if killed or run.exitcode != 0:
+            if killed or run.exitcode != 0 or drawn.victim == RIVAL:
                 break
             # The victim was gone by then: it does not live as long as it did in a busier hour.
             self._lives_s[victim] = after_s
@@ -156,6 +159,11 @@ class RandomRounds:
             run.join(after_s)
             self._lose_a_node()
             return 1
+        if victim == RIVAL:
+            run.join(after_s)
+            rival = self._runs.finish(*self._arguments("in-process"), limit_s=LIMIT_S)
+            assert rival == 0, f"beside another, the run ended with {rival}: {self._runs.said()}"
+            return 0
         first_seen = None
         while run.exitcode is None:
             victims = self._runs.processes(victim)
@@ -167,7 +175,7 @@ class RandomRounds:
 
     def _measure(self, where: str) -> State:
         """The undisturbed run: its rows, and for how long each kind of victim lives in it."""
-        words = {kind.victim for kind in KINDS.values() if kind.ray == where} - {DRIVER, NODE_VICTIM}
+        words = {kind.victim for kind in KINDS.values() if kind.ray == where} - {DRIVER, NODE_VICTIM, RIVAL}
         # On a loaded machine a task can come and go between two looks.
         for _ in range(5):
             if words <= (seen := self._watch(where, words)).keys():

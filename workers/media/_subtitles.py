@@ -1,0 +1,91 @@
+"""Subtitle streams of an opened file: what they are, and the words of one of them.
+
+Promises: only the packets of the stream that is read are kept, and what is taken from them is bounded; what cannot be
+decoded is an error, not a gap. Knows nothing about cleaning words or which stream is read. Runs in the probing process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import av.error
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+from av.subtitles.subtitle import AssSubtitle
+
+from workers.media.tracks import ASIDE
+from workers.records import TEXT_SUBTITLES
+
+MOST_CUES = 200_000
+MOST_CHARS = 4 << 20
+"""Of all cues. Twenty hours of subtitles take 2 million."""
+MOST_CUE_CHARS = 8_000
+BATCH_CHARS = 50_000
+"""Of the cues told at once: as JSON a character takes up to 12 bytes, and a line is at most `probing.LINE_BYTES`."""
+
+_FLAGS = ("default", "original", "dub", "forced", "captions", "descriptions", *ASIDE)
+
+Cue = tuple[float, float | None, str]
+"""Start and end by the container's own time, None for an end that is not said; the text of an ASS event."""
+
+
+class Unreadable(Exception):
+    """The stream cannot be read; the message says why."""
+
+
+def described(container: InputContainer) -> list[dict[str, Any]]:
+    """The streams of subtitles, as the fields of `records.SubtitleTrack`."""
+    return [
+        {
+            "index": stream.index,
+            "number": number,
+            "codec": _codec(stream),
+            "language": str(stream.metadata.get("language", ""))[:35].replace("und", ""),
+            "flags": [name for name in _FLAGS if stream.disposition & getattr(Disposition, name, 0)],
+        }
+        for number, stream in enumerate(container.streams.subtitles)
+    ]
+
+
+def _codec(stream: Any) -> str:
+    """By the name of the format: libav has several decoders for some."""
+    return "unknown" if stream.codec_context is None else str(stream.codec_context.codec.canonical_name)
+
+
+def cues(container: InputContainer, index: int) -> Iterator[list[Cue]]:
+    """The words of the stream with this index, in the order of the file. Raises Unreadable."""
+    stream = next((s for s in container.streams.subtitles if s.index == index), None)
+    if stream is None or _codec(stream) not in TEXT_SUBTITLES:
+        raise Unreadable("there is no stream of text subtitles with this number")
+    for other in container.streams:
+        if other.index != index:
+            other.discard = Discard.all
+    found: list[Cue] = []
+    count = chars = told = 0
+    for packet in container.demux(stream):
+        if packet.pts is None or packet.time_base is None or not packet.size:
+            continue
+        start_s = float(packet.pts * packet.time_base)
+        end_s = start_s + float(packet.duration * packet.time_base) if packet.duration else None
+        text = _text(packet, start_s)[:MOST_CUE_CHARS]
+        count, chars = count + 1, chars + len(text)
+        if count > MOST_CUES or chars > MOST_CHARS:
+            raise Unreadable(f"more than {MOST_CUES} subtitles or {MOST_CHARS} characters")
+        found.append((start_s, end_s, text))
+        if chars - told > BATCH_CHARS:
+            yield found
+            found, told = [], chars
+    yield found
+
+
+def _text(packet: Any, start_s: float) -> str:
+    """Empty for one that only ends what was shown before it."""
+    try:
+        sets = packet.decode()
+    except av.error.FFmpegError as error:
+        raise Unreadable(f"the subtitle at {start_s:.1f} s cannot be decoded; is it UTF-8?") from error
+    shown = [one.ass for one in sets if isinstance(one, AssSubtitle)]
+    # ReadOrder, Layer, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+    texts = [parts[8] for one in shown if len(parts := one.decode("utf-8", "replace").split(",", 8)) == 9]
+    return "\\N".join(texts)
