@@ -200,8 +200,11 @@ def renderer_version() -> str:
         "world.py",
         "render.py",
         "speech.py",
+        "writing.py",
         "takes/held_out.opus",
         "takes/held_out.json",
+        "takes/held_out_faces.png",
+        "takes/held_out_faces.json",
         "encode.py",
     )
     content = b"".join((package / name).read_bytes() for name in names)

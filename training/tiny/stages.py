@@ -209,7 +209,7 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
     ),
     EncoderStage("words-more", "audio", 1300, rate=2e-3, busy_share=0.3, speaks=True),
     EncoderStage("writing", "vision", 1400, rate=2e-3, busy_share=0.2, reads=True),
-    EncoderStage("writing-more", "vision", 600, rate=1.5e-3, busy_share=0.2, reads=True, begins_at=0.6),
+    EncoderStage("writing-more", "vision", 700, rate=1.5e-3, busy_share=0.2, reads=True, begins_at=0.6),
     DecoderStage(
         "pages-ideal",
         "ideal",
@@ -222,7 +222,7 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
     DecoderStage(
         "pages-heard",
         "encoded",
-        260,
+        320,
         (
             Phase(0.35, replace(SPOKEN, longest_s=12, questions=18, full_share=0.3, thin_share=0.7)),
             Phase(1.00, replace(SPOKEN, longest_s=12, questions=18, full_share=0.7, thin_share=0.5)),
