@@ -9,7 +9,7 @@ TORCH_PIP_ARGS ?=
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test browser check docs bench gpu engines crash fuzz histories test-media clean
+.PHONY: help setup demo test browser check docs bench gpu engines crash long fuzz histories test-media clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -68,9 +68,11 @@ $(ENGINE)/bin/ready:
 	@$(ENGINE)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-crash: $(VENV)/ready  ## kill runs at every step and 100 times at random, lose machines; compare what is published
-	$(BIN)/python -m pytest -m long tests/robustness
+crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compare what is published
 	$(BIN)/python -m tests.robustness.crash --rounds 100 --json crash.json
+
+long: $(VENV)/ready   ## the tests that `make test` leaves out because they take a minute
+	$(BIN)/python -m pytest -m long
 
 fuzz: $(VENV)/ready   ## 2,400 hostile media files through the whole job (about half an hour)
 	$(BIN)/python -m tests.robustness.fuzz_media --files 2400 --json fuzz.json

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs._shared.options import JsonFile, scalar, write_json
-from jobs._shared.terminal import PrintableConsole
+from jobs._shared.terminal import PrintableConsole, waiting
 from jobs.cli import main
 from omnidrop import policies
 from omnidrop.errors import UserError
@@ -120,13 +120,18 @@ def command(
 
     settings = _named_values("--setting", setting or ())
     messages = PrintableConsole(stderr=True)
-    with messages.status("loading the model") as status:
-        done = 0
+    with waiting("reading the file", messages) as says:
+        done = clips = 0
+
+        def begin(count: int) -> None:
+            nonlocal clips
+            clips = count
+            says(f"loading the model; {counted(clips, 'clip')} to ask")
 
         def tell(outcome: ClipResult | ClipFailure) -> None:
             nonlocal done
             done += 1
-            status.update(f"{counted(done, 'clip')} asked")
+            says(f"{done} of {counted(clips, 'clip')} asked")
 
         answered = ask(
             video,
@@ -145,6 +150,7 @@ def command(
             video_track=video_track,
             context=context_file or context,
             whole=whole or (),
+            begins=begin,
             answered=tell,
         )
     if str(json_file) != "-":

@@ -9,12 +9,14 @@ import typer
 from jobs._shared.display import console, hours, print_facts, quantity, saved, share, with_reasons
 from jobs._shared.notes import note
 from jobs._shared.options import JsonFile, with_job, write_json
+from jobs._shared.terminal import waiting
 from jobs.cli import main
 from pipeline.config.job import JobConfig
 from pipeline.config.sections import CostConfig, PruningConfig
 from pipeline.cost.calibration import GpuHours
 from pipeline.cost.clip_prices import dear_passes
 from pipeline.cost.estimate import Price, price_job
+from pipeline.report.formats import counted
 from pipeline.tables.noticed import Case, lines
 
 EXAMPLES = (
@@ -50,10 +52,10 @@ def command(
     counts as new and every free-text answer as long as allowed. GPU hours need `omnidrop calibrate`, cost also needs a
     price in the job. GPU hours cover answering only; their range comes from clips held out from the calibration's fit.
     """
-    with console.status("planning") as status:
+    with waiting("planning: listing the archive", console) as tell:
         price = price_job(
             job,
-            lambda p: status.update(f"planning: {p.media} media, {p.clips} clips"),
+            lambda p: tell(f"planning: {counted(p.media, 'file')}, {counted(p.clips, 'clip')}"),
             redo_older=redo_older,
             ask_together=ask_together,
             is_exact=exact,

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jobs._shared.display import console
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.results import EndpointUrl, find_results
+from jobs._shared.terminal import waiting
 from jobs.cli import main
 from pipeline.checks.verify import Report, verify
 from pipeline.config.job import StorageConfig
@@ -73,15 +73,13 @@ def _places(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int], None]]:
-    columns = (SpinnerColumn(), TextColumn("[bold]verifying[/] {task.description}"), TimeElapsedColumn())
     done: dict[str, int] = {}
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("")
+    with waiting("verifying", console) as tell:
 
         def advance(what: str, count: int) -> None:
             done[what] = done.get(what, 0) + count
             if done[what] % 50 < count:
-                progress.update(task, description=", ".join(f"{n:,} {name}" for name, n in done.items()))
+                tell(f"verifying: {', '.join(f'{n:,} {name}' for name, n in done.items())}")
 
         yield advance
 

@@ -58,7 +58,7 @@ class MediaTooLarge(MediaError):
 
 
 class NotMedia(MediaError):
-    """Not a regular file in a container that is allowed."""
+    """Not a regular file in a supported container."""
 
     error_class: ClassVar[str] = "not_media"
 
@@ -76,13 +76,13 @@ class MediaTruncated(MediaError):
 
 
 class NoStreams(MediaError):
-    """Neither pictures nor sound to decode."""
+    """Neither video nor audio to decode."""
 
     error_class: ClassVar[str] = "no_streams"
 
 
 class MediaEncrypted(MediaError):
-    """Its pictures or sound are encrypted: nothing can be decoded without the key."""
+    """The video or audio is encrypted: nothing can be decoded without the key."""
 
     error_class: ClassVar[str] = "encrypted"
 
@@ -100,7 +100,7 @@ class NoDuration(MediaError):
 
 
 class ProbeCrashed(MediaError):
-    """The probing process died over this file."""
+    """The probing process crashed on this file."""
 
     error_class: ClassVar[str] = "probe_crashed"
 
@@ -130,7 +130,7 @@ class DecodeTimeout(MediaError):
 
 
 class DecodeKilled(MediaError):
-    """ffmpeg was killed from outside: by the system when memory is short, or by somebody. Worth another try."""
+    """ffmpeg was killed from outside, usually by the system for lack of memory. Worth another try."""
 
     error_class: ClassVar[str] = "decode_killed"
 

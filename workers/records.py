@@ -319,7 +319,7 @@ class WorkUnit:
         return Asking(tuple(q for q in own.questions if q.id in wanted), own.instruction)
 
 
-REPEATS = "its pictures and sound are those of the clip before, to the last value"
+REPEATS = "video and audio are exactly those of the previous clip"
 """The note of a clip that repeats the one before."""
 
 

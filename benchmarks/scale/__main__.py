@@ -43,13 +43,15 @@ def main() -> None:
         parser.add_argument(option, type=float, default=stage.default, help="simulate: seconds of a clip in this stage")
     parser.add_argument("--megabytes", type=float, nargs="+", default=(), help="fetch: the files' sizes")
     parser.add_argument("--machines", type=int, default=1, help="fetch: how many are simulated (default 1)")
+    parser.add_argument("--cache-megabytes", type=float, default=20 << 10, help="fetch: of each machine")
     parser.add_argument("--as-before", action="store_true", help="fetch: one range in flight, clips dealt in turn")
     given = parser.parse_args()
     # Each part has its own heavy library: Ray, PostgreSQL, DuckDB.
     measure: Callable[..., Any] = import_module(f"benchmarks.scale.{given.part}").measure
     stages = Stages(given.decode_s, given.model_s, given.driver_s)
     if given.part == "fetch":
-        found = measure(given.megabytes, given.machines, is_as_before=given.as_before)
+        cache_bytes = int(given.cache_megabytes * 1e6)
+        found = measure(given.megabytes, given.machines, cache_bytes=cache_bytes, is_as_before=given.as_before)
     else:
         found = measure(given.clips, stages) if given.part == "simulate" else measure(given.clips)
     print(found)

@@ -75,13 +75,19 @@ class _Machine:
     decoding: ThreadPoolExecutor
 
 
-def measure(megabytes: Sequence[float] = (), machines: int = 1, *, is_as_before: bool = False) -> Fetched:
-    """Read and decode an archive of files of so many megabytes each."""
+def measure(
+    megabytes: Sequence[float] = (),
+    machines: int = 1,
+    *,
+    cache_bytes: int = CacheSettings.max_bytes,
+    is_as_before: bool = False,
+) -> Fetched:
+    """Read and decode an archive of files of so many megabytes each, with caches of so many bytes."""
     with tempfile.TemporaryDirectory(prefix="omnidrop-fetch-") as name, rclone_server("archive") as address:
         folder = Path(name)
         files = _put(folder, address, tuple(megabytes) or SIZES_MB)
         with slow_store(address, latency_s=LATENCY_S, bytes_per_s=BYTES_PER_S) as slow:
-            return _measured(folder, slow, files, machines, is_as_before)
+            return _measured(folder, slow, files, machines, cache_bytes, is_as_before)
 
 
 def _put(folder: Path, address: str, megabytes: Sequence[float]) -> list[Media]:
@@ -104,12 +110,15 @@ def _put(folder: Path, address: str, megabytes: Sequence[float]) -> list[Media]:
     return files
 
 
-def _measured(folder: Path, address: str, files: Sequence[Media], machines: int, is_as_before: bool) -> Fetched:
+def _measured(
+    folder: Path, address: str, files: Sequence[Media], machines: int, cache_bytes: int, is_as_before: bool
+) -> Fetched:
     streams = 1 if is_as_before else CacheSettings.streams
+    options = {"endpoint_url": address}
     there = [
         _Machine(
             f"machine {number}",
-            Source.of({"endpoint_url": address}, CacheSettings(str(folder / f"cache-{number}"), streams=streams)),
+            Source.of(options, CacheSettings(str(folder / f"cache-{number}"), cache_bytes, streams)),
             ThreadPoolExecutor(DECODERS),
         )
         for number in range(machines)
@@ -129,8 +138,7 @@ def _measured(folder: Path, address: str, files: Sequence[Media], machines: int,
         if is_as_before:
             return _as_before(media, settings, there[0].source)
         _, info = look(media, settings, homes[home_of(media, homes)].source, probe)
-        assert info is not None
-        return info
+        return info or probe(media.uri, storage_options=options)  # it is larger than the cache
 
     clips: list[Future[None]] = []
     with ThreadPoolExecutor(1 if is_as_before else FILES_AHEAD) as ahead:

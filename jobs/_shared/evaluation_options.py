@@ -269,7 +269,7 @@ def _words(option: str, text: str) -> list[str]:
 
 
 def _ratios(option: str, given: Sequence[str]) -> list[float]:
-    """Different numbers above 0 and at most 1."""
+    """Different numbers above 0 and up to 1."""
     ratios = [_ratio(option, part) for text in given for part in text.split(",")]
     if len(set(ratios)) < len(ratios):
         raise EvaluationError(f"{option}: a ratio is given twice in {', '.join(f'{r:g}' for r in ratios)}")

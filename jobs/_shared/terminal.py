@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
 import typer
@@ -65,3 +66,16 @@ class PrintableConsole(Console):
     def render(self, *given: Any, **options: Any) -> Iterable[Segment]:
         for segment in super().render(*given, **options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+@contextmanager
+def waiting(what: str, console: Console) -> Iterator[Callable[[str], None]]:
+    """While the block lasts, a spinner with what is being done and the time it has taken; gives what changes the
+    words. Nothing where the console is no terminal."""
+    # Here, so that commands that never wait do not load it.
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what)
+        yield lambda text: progress.update(task, description=text)

@@ -113,17 +113,19 @@ def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> _Band:
         return out
 
     real = laid(torch.ones_like(window, dtype=torch.bool), False)
-    around = torch.arange(count, device=places.device)[:, None] + torch.arange(2 * REACH + 1, device=places.device)
 
     def banded(values: Tensor) -> Tensor:
-        """(W, M, ...) -> (W, (2 REACH + 1) M, ...): each window with those around it."""
+        """(W, M, ...) -> (W, (2 REACH + 1) M, ...): each window with those around it, as a view in which they overlap:
+        of a clip's features copies would be a quarter of a gigabyte."""
         padding = [0, 0] * (values.dim() - 1) + [REACH, REACH]
-        return torch.nn.functional.pad(values, padding)[around].flatten(1, 2)
+        padded = torch.nn.functional.pad(values, padding)
+        return padded.as_strided((count, (2 * REACH + 1) * widest, *values.shape[2:]), padded.stride())
 
     at, when = laid(unit, 0.0), laid(seconds, 0.0)
-    alike = (at @ banded(at).transpose(1, 2) / of).clamp_max_(1.0)
+    # In place: one such table is tens of megabytes, and on a CPU a new one costs more than what is done with it.
+    alike = (at @ banded(at).transpose(1, 2)).div_(of).clamp_max_(1.0)
     apart = (when[:, :, None] - banded(when)[:, None, :]).abs_()
-    kernel = (likeness.CONCENTRATION * (alike - 1.0) - apart).exp_()
+    kernel = alike.sub_(1.0).mul_(likeness.CONCENTRATION).sub_(apart).exp_()
     version = None
     if rare and tokens.versions is not None:
         of_place = laid(tokens.versions[places], -1)
@@ -132,7 +134,7 @@ def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> _Band:
         version = torch.nn.functional.pad(of_place, [0, 0, REACH, REACH], value=-1)
     weights = torch.nn.functional.pad(laid(weight, 0.0), [0, 0, REACH, REACH])
     return _Band(
-        laid(places, 0), real, kernel * banded(real)[:, None, :], weights, version, tokens.count, places.shape[0]
+        laid(places, 0), real, kernel.mul_(banded(real)[:, None, :]), weights, version, tokens.count, places.shape[0]
     )
 
 
@@ -221,18 +223,22 @@ class _Covering:
         """(W, M) bool: what may be chosen and is not."""
         self._chosen = torch.zeros_like(band.real)
         self.phases = _Windows.every(band, REACH + 1)
+        self._left = torch.empty_like(band.kernel[self.phases[0].rows])
+        """What `gains` works in, again and again."""
 
     def gains(self, windows: _Windows) -> Tensor:
         """(count, M): what each token of `windows` would add to the sum; -1 for what cannot be chosen."""
-        return self._added(windows).masked_fill(~self.free[windows.rows], -1.0)
+        added = self._added(windows, self._left[: windows.count])
+        return added.masked_fill(~self.free[windows.rows], -1.0)
 
     def highest(self) -> float:
         """What the best token would add, whether it may be chosen or not."""
-        return float(self._added(_Windows.every(self.band, 1)[0]).amax())
+        return float(self._added(_Windows.every(self.band, 1)[0], torch.empty_like(self.band.kernel)).amax())
 
-    def _added(self, windows: _Windows) -> Tensor:
+    def _added(self, windows: _Windows, left: Tensor) -> Tensor:
         known = self.covered[windows.around].flatten(1)[:, None, :]
-        return ((self.band.kernel[windows.rows] - known).clamp_min_(0.0) @ windows.weight).squeeze(2)
+        torch.sub(self.band.kernel[windows.rows], known, out=left)
+        return (left.clamp_min_(0.0) @ windows.weight).squeeze(2)
 
     def take(self, windows: _Windows, best: Tensor, slot: Tensor, takes: Tensor) -> None:
         """Choose token `slot` (count,), which adds `best`, of those of `windows` for which `takes` says so."""

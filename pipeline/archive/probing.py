@@ -83,7 +83,7 @@ MORE_MEDIA = frozenset(
 LOOKS = 32
 """Files and objects that are looked at at once, on a cluster."""
 LOOKS_HERE = 2
-"""On this machine: each holds `execution.fetch_streams` pieces of 8 MiB."""
+"""On this machine: each holds `execution.fetch_streams` pieces of 8 MiB, and two more."""
 CHILDREN = max(2, min(16, os.cpu_count() or 2))
 """Probing processes: a probe waits for the disk or the network most of the time."""
 
@@ -108,7 +108,7 @@ def prober(job: JobConfig, *, scans: bool = True, elsewhere: Elsewhere | None = 
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
-            is_whole = [_is_kept(media, where) or _is_elsewheres(media, elsewhere) for media in items]
+            is_whole = [_is_fetched(media) or _is_elsewheres(media, elsewhere) for media in items]
             others = [media for media, is_one in zip(items, is_whole, strict=True) if not is_one]
             # Read before it is probed: its hash, its packets and, of an object, its clips need it once.
             seen = looks.map(lambda media: (media, look_at(media)), compress(items, is_whole))
@@ -134,10 +134,10 @@ def prober(job: JobConfig, *, scans: bool = True, elsewhere: Elsewhere | None = 
         yield probe
 
 
-def _is_kept(media: Media, where: Source) -> bool:
-    """Whether an object is to be fetched whole: it is called like media, its content is not known, and it has room."""
+def _is_fetched(media: Media) -> bool:
+    """Whether an object is to be read whole: it is called like media, and its content is not known."""
     is_one = not is_local(media.uri) and media.content_id is None and is_named_as_media(media.key)
-    return is_one and media.size_bytes <= min(where.cache.max_bytes, DecodeSettings.max_media_bytes)
+    return is_one and media.size_bytes <= DecodeSettings.max_media_bytes
 
 
 def _is_elsewheres(media: Media, elsewhere: Elsewhere | None) -> bool:

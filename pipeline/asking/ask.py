@@ -51,6 +51,7 @@ def ask(
     video_track: str = "auto",
     context: bool | Sequence[str] = False,
     whole: Sequence[str | Question] = (),
+    begins: Callable[[int], None] = lambda clips: None,
     answered: Callable[[ClipOutcome], None] = lambda outcome: None,
 ) -> AnsweredFile:
     """Ask one local file's clips all questions, in one pruned pass a clip.
@@ -64,7 +65,8 @@ def ask(
     also told, for each clip, what the files named (True: those beside the file, or else its own subtitles) say is said
     in it, its chapter, and what it is. The `whole` questions are asked once, about a text of all clips' answers and,
     with `context`, of what is said in them (see `pipeline.asking.whole_file`); what they are answered is the result's
-    `whole`. `answered` is told of every clip. A clip that fails is in the result's `failures`.
+    `whole`. `begins` is told how many clips there are, `answered` of every clip. A clip that fails is in the result's
+    `failures`.
 
     Raises AskError, QuestionError, PolicyError, CheckpointError, ContextError.
     """
@@ -109,6 +111,7 @@ def ask(
     outcomes: list[ClipOutcome] = []
     said: dict[str, str] = {}
     words = left_out = 0
+    begins(len(spans))
     model.load()
     version = content_id(JOB, media.media_id, media.etag)
     for number, (start, end) in enumerate(spans):

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.asking.one_file import AskError, as_media, spans_of
-from pipeline.config.sections import ClipsConfig, ExecutionConfig
+from pipeline.config.sections import ClipsConfig, ContextConfig, ExecutionConfig
 from pipeline.config.worker_settings import decode_settings
+from pipeline.context.tracks import chosen as transcript_track
 from pipeline.identity import clip_id, content_id
 from pipeline.planning.cutting import cut_media
 from workers.errors import MediaError
@@ -81,7 +82,8 @@ def about_file(inspected: Inspected) -> dict[str, Any]:
             "tracks": [
                 {"index": t.index, "kind": t.kind, "codec": t.codec, "chosen": t.chosen, "why": t.why}
                 for t in info.tracks
-            ],
+            ]
+            + list(_subtitles(info)),
         }
     failure = inspected.failure
     if failure is not None:
@@ -89,6 +91,21 @@ def about_file(inspected: Inspected) -> dict[str, Any]:
     if info is not None and info.notes:
         about |= {"notes": list(info.notes)}
     return about
+
+
+def _subtitles(info: MediaInfo) -> Iterator[dict[str, Any]]:
+    """Which track is the transcript where a job names none and no sidecar has one."""
+    picked, why_none = transcript_track(info, ContextConfig())
+    for track in info.subtitles or ():
+        if track == picked:
+            why = "the transcript, unless a sidecar has one"
+        else:
+            why = why_none or ("another track was chosen" if track.is_text else "not text")
+        marks = ", ".join(filter(None, (f"s:{track.number}", track.language, *track.flags)))
+        yield {
+            **{"index": track.index, "kind": "subtitle", "codec": track.codec},
+            **{"chosen": track == picked, "why": f"{marks}: {why}"},
+        }
 
 
 def about_clip(one: DecodedClip | ClipFailure, info: MediaInfo) -> dict[str, Any]:

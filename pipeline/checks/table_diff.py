@@ -31,7 +31,7 @@ def differences(
         advance("index rows", 1)
         if theirs is None or (ours is not None and key_of(ours) < key_of(theirs)):
             assert ours is not None
-            yield "surplus", "/".join(key_of(ours)), "the journal does not have it"
+            yield "surplus", "/".join(key_of(ours)), "the journal has no such row"
             ours = next(have, None)
         elif ours is None or key_of(theirs) < key_of(ours):
             yield "missing", "/".join(key_of(theirs)), "the journal has it"

@@ -1,4 +1,4 @@
-"""Checks results against themselves: journal, published tables and savings index, and says how each fault is mended.
+"""Checks results against themselves: journal, published tables and savings index, and says how to fix each problem.
 
 Promises: nothing is changed; every byte of the journal and of the published files is read; everything that the journal
 says is derived once more, into an index of its own in a temporary folder, and compared with what is there; memory does
@@ -72,7 +72,7 @@ class Problem:
     """An object's key, or a table and a row's key."""
     what: str
     mend: str
-    """The commands that mend it."""
+    """The commands that fix it."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,9 @@ class _Verification:
             self._check_index(truth)
             self._check_tables(truth)
         if any(part == "journal" for part, _ in self._counts) and len({part for part, _ in self._counts}) > 1:
-            self._notes.append("what is wrong with index and tables may follow from the journal: mend that first")
+            self._notes.append(
+                "problems of the index and the tables may be caused by the journal; fix the journal first"
+            )
         counts = tuple((part, kind, count) for (part, kind), count in self._counts.items())
         return Report(tuple(self._problems), counts, dict(self._checked), tuple(self._notes))
 
@@ -169,19 +171,19 @@ class _Verification:
             self._found("journal", "damaged", FORMAT_PATH, str(error), self._without(FORMAT_PATH, self._index))
             return
         if found is None and next(self._store.list("journal/"), None) is None:
-            raise UserError(f"{self._store.uri}: there is no journal; name the output of a job, or its job file")
+            raise UserError(f"{self._store.uri}: there is no journal here; give the output of a job, or its job file")
         if found is None:
-            what = "the journal does not say which format it has"
+            what = "the journal does not state its format"
             self._found("journal", "format", FORMAT_PATH, what, self._index)
         elif found > NEWEST:
             raise UserError(
-                f"{self._store.uri} holds a journal of format {found}, this version reads up to {NEWEST}; "
+                f"{self._store.uri} holds a journal of format {found}; this version reads up to {NEWEST}; "
                 "upgrade omnidrop"
             )
         elif found < FORMAT_VERSION:
             self._notes.append(
                 f"the journal has format {found}, this version writes {FORMAT_VERSION}: the next `{self._index}` "
-                "upgrades it. Objects of format 1 have no seal: a damaged byte in them may go unnoticed"
+                "upgrades it. Objects of format 1 have no checksum, so damage in them may go unnoticed"
             )
 
     def _check_journal(self, truth: SavingsIndex) -> None:
@@ -203,7 +205,7 @@ class _Verification:
         for key, count in truth.unit_counts():
             if key.version_id in self._declared:
                 continue
-            what = f"{count} work units are finished and do not count: no head declares their version"
+            what = f"{count} work units are finished but do not count: no current-version pointer names their version"
             self._found(
                 "journal", "undeclared", f"{key.group}/{key.item_id}", what, f"{self._rebuild} && {self._index}"
             )
@@ -219,14 +221,14 @@ class _Verification:
                 for head in heads:
                     if forgotten.has(head):
                         mend = f"omnidrop forget {self._job} --media {head.place[1]}"
-                        self._found("journal", "forgotten", path, "it names a forgotten media item", mend)
+                        self._found("journal", "forgotten", path, "it points to a forgotten media item", mend)
             elif folder == "runs" and path.endswith(".json"):
                 self._checked["runs"] += 1
                 stored = decode_run(self._store.read_bytes(path), where=path)
                 truth.write_runs([stored])
                 if stored.run.status == "running":
                     self._notes.append(
-                        f"run {stored.run.run_id} was killed, or goes on and adds rows while they are checked"
+                        f"run {stored.run.run_id} was killed, or is still running and adding rows during the check"
                     )
             elif (video := VideoKey.parse(path)) is not None:
                 self._check_video(video, truth, forgotten)
@@ -237,7 +239,7 @@ class _Verification:
             elif path not in (FORMAT_PATH, output_id.PATH, defaults.PATH) and not (
                 folder == "tombstones" and path.endswith(".json")
             ):
-                what = "no part of a journal; nothing reads it"
+                what = "not part of the journal; nothing reads it"
                 self._found("journal", "foreign", path, what, self._without(path))
         except JournalError as error:
             mend = self._without(path, self._rebuild, self._index)
@@ -254,9 +256,9 @@ class _Verification:
         meta = video.meta
         made_from = [UnitKey(CONTENTS, key.item_id, key.version_id, *_unit_name(name)) for name in meta.units]
         if meta.key != key:
-            wrong = f"it holds what {meta.key.path} is called"
+            wrong = f"its content belongs to {meta.key.path}"
         elif key.inputs != inputs_of(meta.fingerprint, meta.labels, made_from):
-            wrong = "its name does not follow from the work units and questions that it was made from"
+            wrong = "its name does not match the work units and questions it was made from"
         else:
             truth.apply_videos([video])
             return
@@ -303,13 +305,13 @@ class _Verification:
         spans = [row for row in names if row["clip_id"] is not None]
         wrong = None
         if unit.meta.key != key:
-            wrong = f"it holds the work unit {unit.meta.key.path}"
+            wrong = f"it contains the work unit {unit.meta.key.path}"
         elif version is not None and key.version_id not in (version, failed_version_id(version)):
-            wrong = "its version id does not follow from its content and recipe"
+            wrong = "its version id does not match its content and recipe"
         elif any(row["clip_id"] != clip_id(key.version_id, row["start_s"], row["end_s"]) for row in spans):
-            wrong = "a clip's id does not follow from its span"
+            wrong = "a clip's id does not match its time span"
         elif key.unit_id != unit_id(key.version_id, [row["clip_id"] for row in spans]):
-            wrong = "its id does not follow from its clips: one is missing, doubled or foreign"
+            wrong = "its id does not match its clips: one is missing, duplicated or from another unit"
         if wrong is not None:
             self._found("journal", "misplaced", key.path, wrong, self._without(key.path, self._index))
         return wrong is None
@@ -318,12 +320,12 @@ class _Verification:
 
     def _check_index(self, truth: SavingsIndex) -> None:
         if self._index_url is None:
-            self._notes.append("the index was not checked: only a job file says where it is")
+            self._notes.append("the index was not checked; give the job file, which says where it is")
             return
         try:
             whose = output_id.read_output_id(self._store)
             if whose is None:
-                raise IndexMissing("no command has bound an index to this output yet")
+                raise IndexMissing("no command has used an index with this output yet")
             index = SavingsIndex(self._index_url, whose, is_read_only=True)
         except IndexUnreadable as error:
             self._notes.append(f"the index was not checked: {error}")
@@ -377,20 +379,20 @@ class _Verification:
             rows = sum(self._rows_of(name, path, published) for path in published.tables.get(name, ()))
             # An older version published no such table: no files, and no rows in the manifest.
             if rows != published.rows.get(name, 0) and not self._counts["tables", "damaged"]:
-                what = f"its files have {rows} rows, the manifest says {published.rows.get(name)}"
+                what = f"its files have {rows} rows; the manifest states {published.rows.get(name)}"
                 self._found("tables", "differs", name, what, self._rebuild)
         if self._counts["journal", "damaged"]:
             return  # what the tables should hold is not known
         digest_now = publish.state_digest(self._store, self._journal, truth)
         if not legacy.has_other_digest(published.format_version) and published.digest != digest_now:
-            what = "the journal has changed since they were published"
+            what = "the journal has changed since the tables were published"
             self._found("tables", "stale", f"generation {published.generation}", what, self._index)
             return
         self._count_videos(truth)
         items, _ = truth.counts()
         for name, count in ({name: self._rows[name] for name in SUMMED} | {"media": items}).items():
             if published.rows.get(name, 0) != count:
-                what = f"{published.rows.get(name)} rows are published, the journal has {count}"
+                what = f"{published.rows.get(name)} rows are published; the journal has {count}"
                 self._found("tables", "differs", name, what, self._rebuild)
         self._check_live(published)
 
@@ -400,20 +402,22 @@ class _Verification:
         twins = {f"tables/{live.live_path(path)}": mark for path, mark in published.files.items()}
         for path, mark in twins.items():
             if path not in sizes:
-                self._found("tables", "missing", path, "a live file that readers of the folder need", self._rebuild)
+                self._found(
+                    "tables", "missing", path, "a live file that readers of the folder need is missing", self._rebuild
+                )
             elif digest(self._store.read_bytes(path)) != mark.blake2b:
-                self._found("tables", "differs", path, "it is not what the manifest names", self._rebuild)
+                self._found("tables", "differs", path, "it is not the file that the manifest names", self._rebuild)
         for path in sizes.keys() - twins.keys():
             name = path.removeprefix(live.FOLDER).split("/")[0]
             is_empty = name in manifest.NAMES and digest(self._store.read_bytes(path)) == digest(empty_file(name))
             if not is_empty:
-                what = "no part of the published tables, but readers of the folder would read it"
+                what = "not part of the published tables, but readers of the folder would read it"
                 self._found("tables", "foreign", path, what, self._without(path, self._rebuild))
 
     def _check_signature(self) -> None:
         if self._public_key is None:
             if self._store.exists(signing.SIGNATURE):
-                self._notes.append("the tables are signed; --public-key FILE says by whom")
+                self._notes.append("the tables are signed; check the signer with --public-key FILE")
             return
         checked = signing.check(self._store, self._public_key)
         if checked.state == "good":
@@ -453,13 +457,13 @@ class _Verification:
         self._advance("table files", 1)
         mark = published.files.get(path)
         if mark is not None and (len(data), digest(data)) != (mark.bytes, mark.blake2b):
-            what = f"{len(data)} bytes that are not the {mark.bytes} that were written"
+            what = f"{len(data)} bytes, not the {mark.bytes} bytes that were written"
             self._found("tables", "damaged", key, what, self._rebuild)
             return 0
         try:
             file = pq.ParquetFile(pa.BufferReader(data))
         except (pa.ArrowException, OSError) as error:
-            self._found("tables", "damaged", key, f"no Parquet file ({first_line(error)})", self._rebuild)
+            self._found("tables", "damaged", key, f"not a valid Parquet file ({first_line(error)})", self._rebuild)
             return 0
         if missing := [n for n in manifest.SCHEMAS[name].names if n not in file.schema_arrow.names]:
             self._notes.append(f"{key} lacks columns of this version, read as NULL: {', '.join(missing)}")

@@ -142,7 +142,7 @@ class Videos:
         self._by_stem: dict[str, list[Path]] | None = None
 
     def find(self, video: str) -> Path | None:
-        """The file of a video, None where there is none or more than one."""
+        """The file of a video, None if there is none or more than one."""
         if not video:
             return None
         for place in self._benchmark.places:

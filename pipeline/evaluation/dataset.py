@@ -110,7 +110,7 @@ class Scored:
     groups: tuple[tuple[str, str], ...]
     expected: str
     answer: str | None
-    """The answer as text, None where there is none."""
+    """The answer as text, None if there is none."""
     is_right: bool
     error_class: str | None = None
     """`unparsable`, or the class of the failure that left the question without an answer."""

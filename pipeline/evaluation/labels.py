@@ -24,7 +24,7 @@ from pipeline.context.sidecars import ContextError
 from pipeline.evaluation.dataset import EvaluatedClip, EvaluationError, Target
 from pipeline.evaluation.scoring import right_answers
 from pipeline.identity import content_id
-from pipeline.planning.context import ContextReader, context_reader
+from pipeline.planning.context import ItemContext, context_reader
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.questions.templates import UNTOLD
 from pipeline.spreadsheet import plain
@@ -92,7 +92,9 @@ def labelled_clips(
             infos[key] = info
             probed()
     context = context_reader(job, question_set.context_names)
-    of_job = (question_set, job, context, tolerance, problems)
+    read = [(media, info) for key, media in found.items() if isinstance(info := infos[key], MediaInfo)]
+    contexts = {} if context is None else context.read_all(read)
+    of_job = (question_set, job, contexts, tolerance, problems)
     clips = [_clip(span, found[span.file], infos[span.file], *of_job) for span in _spans(rows)]
     _raise(path, problems)
     guesses = _most_frequent(clips)
@@ -203,7 +205,7 @@ def _clip(
     info: MediaInfo | ClipFailure,
     question_set: QuestionSet,
     job: JobConfig,
-    context: ContextReader | None,
+    contexts: Mapping[str, ItemContext],
     tolerance: float,
     problems: list[str],
 ) -> EvaluatedClip:
@@ -222,7 +224,7 @@ def _clip(
             )
         end = min(end, info.duration_s)
         try:
-            item = None if context is None else context.read(media, info)
+            item = contexts.get(media.media_id)
             if item is not None and item.failure:
                 raise ContextError(item.failure)
             told = UNTOLD if item is None else item.of_clip(start, end)[0]

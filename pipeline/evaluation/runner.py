@@ -41,7 +41,7 @@ DECODE_AHEAD = 2
 """Clips decoded while the model works on another: ffmpeg has one process each, and pictures wait in memory."""
 
 REFUSALS = 3
-"""A way that could prune none of the first so many clips is given up."""
+"""A way that could prune none of this many first clips is given up."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def answered(
 
 
 def sets_of(questions: Sequence[Question], size: int | None) -> list[tuple[Question, ...]]:
-    """The questions in sets of at most `size`, in order."""
+    """The questions in sets of up to `size`, in order."""
     step = size or max(1, len(questions))
     return [tuple(questions[at : at + step]) for at in range(0, len(questions), step)]
 

@@ -81,12 +81,12 @@ class ActorTime:
 
     @property
     def busy_share(self) -> float | None:
-        """Share of the loaded time in which actors answered; None where nobody looked at what they did."""
+        """Share of the loaded time in which actors answered; None if it was not measured."""
         return min(1.0, self.busy_s / self.loaded_s) if self._was_watched else None
 
     @property
     def bottleneck(self) -> str | None:
-        """What took most of the actors' time: `model`, or what they waited for; None where nobody looked."""
+        """What took most of the actors' time: `model`, or what they waited for; None if it was not measured."""
         if not self._was_watched:
             return None
         waits = {reason: seconds for reason, seconds in self.idle_s.items() if reason != "end"}

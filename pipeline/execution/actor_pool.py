@@ -163,9 +163,9 @@ class ActorPool:
                 if slot.is_under_check or self.canary is None:
                     raise ExecutionError(
                         f"the model actor died {slot.failures_in_a_row} times in a row without answering a clip"
-                        f"{', also of one that was answered before' if slot.is_under_check else ''}; last: "
-                        f"{first_line(error)}. Look at memory first (model.gpus_per_actor, clips.max_pixels), then run "
-                        "again: finished units are kept"
+                        f"{', the last time on a clip that was answered before' if slot.is_under_check else ''}; last: "
+                        f"{first_line(error)}. Check memory first (model.gpus_per_actor, clips.max_pixels), then run "
+                        "again; finished units are kept"
                     )
                 slot.is_under_check = True
         self._fill(slot)

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -39,7 +39,7 @@ from pipeline.execution.scheduler import (
     RayExecution,
     execute_in_process,
 )
-from pipeline.execution.worker_failures import amounts_of, beside, nodes_with, slots_of
+from pipeline.execution.worker_failures import Nodes, amounts_of, beside, nodes_with, slots_of
 from pipeline.failpoints import reached
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
@@ -218,7 +218,7 @@ class _OnRay:
         wanted, there = _gpus_per_actor(self._job), ray.cluster_resources().get("GPU", 0)
         if wanted > there:
             raise RayUnavailable(
-                f"model.gpus_per_actor: a model actor is to have {wanted:g} GPUs, and Ray finds {there:g} on this "
+                f"model.gpus_per_actor: each model actor needs {wanted:g} GPUs, but Ray finds {there:g} on this "
                 "machine; leave it out to answer on the CPU, or name a cluster with --execution-ray-address"
             )
 
@@ -252,11 +252,11 @@ class _OnRay:
             start_decode=starter,
             # What lies on a disk that all machines mount is read as well by any of them.
             start_decode_at=starter.at if is_s3(job.archive.uri) else None,
-            slots=lambda actors: beside(slots_of(decodes), actors, job.model.cpus_per_actor),
-            room=lambda actors: beside(amounts_of(decodes), actors, job.model.cpus_per_actor),
+            slots=partial(_beside, slots_of, decodes, job.model.cpus_per_actor),
+            room=partial(_beside, amounts_of, decodes, job.model.cpus_per_actor),
             start_decode_on=starter.on,
             leave_out=starter.leave_out,
-            machines=lambda: nodes_with(decodes),
+            machines=lambda: nodes_with(decodes, ray.nodes()),
             start_actor=lambda: _start_actor(job, audit_share=job.audit.share, weights_hash=self._weights_hash),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
             health=self._health,
@@ -269,12 +269,20 @@ def _decode_resource() -> str:
     return ray_workers.DECODE_RESOURCE if is_there else "CPU"
 
 
+def _beside(
+    count: Callable[[str, Nodes], dict[str, int]], resource: str, cpus_per_actor: float, actors: Mapping[str, int]
+) -> dict[str, int]:
+    """Clips that each machine may decode at once beside its actors, by one look at the cluster."""
+    nodes = ray.nodes()
+    return beside(count(resource, nodes), nodes, actors, cpus_per_actor)
+
+
 def decoding_machines(job: JobConfig) -> tuple[str, ...]:
-    """Ids of the cluster's machines that decode; connects to it where nobody has. Raises RayUnavailable."""
+    """Ids of the cluster's machines that decode. Connects to the cluster if needed. Raises RayUnavailable."""
     with contextlib.ExitStack() as stack, _connecting:
         if not ray.is_initialized():
             _connect(job, stack)
-    return tuple(slots_of(_decode_resource()))
+    return tuple(slots_of(_decode_resource(), ray.nodes()))
 
 
 def _gpus_per_actor(job: JobConfig) -> float:
@@ -356,7 +364,7 @@ def _connect(job: JobConfig, stack: contextlib.ExitStack) -> bool:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at `host:port`: Ray itself would try for minutes."""
+    """Raise OSError if nothing listens at `host:port`: Ray itself would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=KNOCK_S).close()

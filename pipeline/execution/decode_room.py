@@ -39,7 +39,7 @@ class DecodeRoom:
             return
         reasons = "; ".join(sorted(set(out.values())))
         without = f" of the machines that still decode (out: {reasons})" if out else ""
-        said = f"the model actors leave no core{without} to decode on; lower model.actors or model.cpus_per_actor"
+        said = f"the model actors leave no CPU core{without} for decoding; lower model.actors or model.cpus_per_actor"
         if self._none_since is None:
             self._none_since = now
             log.warning("%s; waiting %.0f s for the cluster to grow", said, NO_ROOM_S)

@@ -91,7 +91,7 @@ def _token(folder: Path) -> Path:
         new.unlink()
     found = path.lstat()
     if found.st_uid != os.geteuid() or found.st_mode & 0o177777 != 0o100600:
-        raise CacheUnsafe(f"{path} is not a file of this user's alone (mode 600); remove it")
+        raise CacheUnsafe(f"{path} must belong to this user alone (mode 600); remove it")
     return path
 
 

@@ -26,8 +26,8 @@ def may_be_machines(failure: ClipFailure) -> bool:
 def nothing_decodes(why: str) -> str:
     """What to say where no machine is left."""
     return (
-        f"no machine can decode any more ({why}). Mend that and run again: what is finished is kept, and nothing was "
-        "written off"
+        f"no machine can decode any more ({why}). Fix that and run again; finished units are kept, and no file was "
+        "quarantined for it"
     )
 
 
@@ -110,7 +110,7 @@ class Machines:
         files = {state.owner.unit.media.media_id for state, _ in held}
         if self.worked is not None or len(files) < IN_A_ROW or not here <= self._doubts.keys():
             return None
-        return f"none of the first {len(files)} files can be read where it is decoded: {held[-1][1].message}"
+        return f"none of the first {len(files)} files can be read on this machine: {held[-1][1].message}"
 
     def unresolved(self) -> list[tuple[ClipState, ClipFailure]]:
         """What is held back and cannot be checked, since nothing was ever decoded: given up as it is."""

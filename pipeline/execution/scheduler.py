@@ -60,7 +60,7 @@ DECODE_AHEAD_PER_ACTOR = 4
 """Clips decoded and waiting per actor. Two hide decoding's jitter; more only raises what a kill throws away."""
 
 STORE_FULL = (
-    "Ray's object store is full, and so is the disk that it spills to; free some on the machines of the cluster (the "
+    "Ray's object store and the disk that it spills to are full; free disk space on the cluster's machines (the "
     "folder is below /tmp/ray unless `ray start --temp-dir` says otherwise), or lower execution.bytes_in_flight"
 )
 
@@ -80,7 +80,7 @@ class Limits:
     max_retries: int
     stop_grace_s: float
     clips_per_pass: int = 1
-    """Clips of one shape and question set that an actor is given in one call, where so many are ready."""
+    """Most clips of one shape and question set that an actor is given in one call."""
     actor_idle_s: float = math.inf
     """An actor that had nothing to answer for so long is given back, the last one never."""
 
@@ -208,7 +208,7 @@ class RayExecution:
                 if self._stop.is_set() and deadline is None:
                     deadline = time.monotonic() + self._limits.stop_grace_s
                     answering = sum(len(call.clips) for slot in self._actors.slots for call in slot.calls)
-                    log.warning("stopping: %d clips in flight may finish", len(self._decoding) + answering)
+                    log.warning("stopping; %d clips in flight will finish first", len(self._decoding) + answering)
                 if deadline is None:
                     self._admit(source)
                 elif time.monotonic() > deadline:
@@ -489,7 +489,7 @@ class RayExecution:
                     # So many may be what was too much: a machine short of memory kills without a word.
                     self._clips_per_pass = max(1, len(states) // 2)
                 self._actors.replace(slot, error, is_lost=True)
-            log.warning("%d clips are decoded again, to be answered one by one: %s", len(states), first_line(error))
+            log.warning("decoding %d clips again to answer them one by one: %s", len(states), first_line(error))
             for state in states:
                 state.is_alone = True
                 self._retry(state)
@@ -526,7 +526,7 @@ class RayExecution:
                 ) from error
         else:
             log.warning(
-                "the model actor answers: its deaths are attributed to the clips it was given, and the run goes on"
+                "the model actor works; its failures are attributed to the clips it was given, and the run continues"
             )
             slot.is_under_check, slot.failures_in_a_row = False, 0
 
@@ -541,7 +541,7 @@ class RayExecution:
             said = f"killed its worker {state.worker_failures} times: {first_line(error)}"
             yield from self._failed(state, stage, kind, said)
         else:
-            log.warning("clip %s is decoded again: %s", state.clip.clip_id, first_line(error))
+            log.warning("decoding clip %s again: %s", state.clip.clip_id, first_line(error))
             self._retry(state)
 
     def _failed(self, state: ClipState, stage: Stage, error_class: str, message: str) -> Iterator[UnitResult]:
@@ -578,14 +578,14 @@ class RayExecution:
         for machine in self._machines.to_check(is_all=is_all):
             worked = self._machines.worked
             assert worked is not None
-            log.warning("%s fails on file after file: it is given a clip that worked before", node_name(machine))
+            log.warning("%s fails on every file; checking it with a clip that was decoded before", node_name(machine))
             report, payload = start(machine, worked.owner.unit, worked.clip)
             self._checking[report] = machine, payload
         states = self._machines.to_retry()
         for machine, why in self._machines.out.items():
             if (name := node_name(machine)) not in self.statistics.machines_out:
                 self.statistics.machines_out[name] = why
-                log.warning("%s decodes nothing any more and is given no more clips: %s", name, why)
+                log.warning("%s can no longer decode and gets no more clips: %s", name, why)
                 self._backend.leave_out(list(self._machines.out))
                 self._next.look_again()
         for state in states:

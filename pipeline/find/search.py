@@ -76,18 +76,32 @@ class _Asked:
 
     kind: str
     is_only_whole: bool
+    is_also_whole: bool
 
 
 @dataclass
 class _Search:
     """The leaves of a tree as common table expressions, and the values they are bound to."""
 
+    has_whole: bool
+    """Whether anything was answered about videos as a whole."""
     leaves: list[str] = field(default_factory=list)
     of_wholes: list[bool] = field(default_factory=list)
     """Whether such a leaf is a condition on a question that only videos as a whole were asked."""
     wanted: list[bool] = field(default_factory=list)
     """False below a not: such a leaf does not rank."""
     values: dict[str, object] = field(default_factory=dict)
+
+    def of(self, leaf: int, column: str) -> str:
+        """What a leaf says of a place, or of the video that it lies in."""
+        own = f"leaf{leaf}.{column}"
+        return f"coalesce({own}, above{leaf}.{column})" if self.has_whole else own
+
+    def joins(self) -> str:
+        """The leaves, joined to `places`."""
+        own = "LEFT JOIN leaf{0} ON leaf{0}.place = places.place "
+        above = "LEFT JOIN leaf{0} AS above{0} ON above{0}.place = places.video AND NOT is_whole "
+        return "".join((own + above * self.has_whole).format(n) for n in range(len(self.leaves)))
 
     def bind(self, value: object) -> str:
         name = f"v{len(self.values)}"
@@ -104,14 +118,14 @@ def find(
     """
     tree = parse(text)
     types = {
-        name: _Asked(kind, is_only_whole)
-        for name, kind, is_only_whole in connection.execute(
-            "SELECT question_id, any_value(answer_type), bool_and(is_whole) "
+        name: _Asked(*asked)
+        for name, *asked in connection.execute(
+            "SELECT question_id, any_value(answer_type), bool_and(is_whole), bool_or(is_whole) "
             f"FROM ({_SAID}) GROUP BY question_id ORDER BY question_id",
             {"job": job},
         ).fetchall()
     }
-    search = _Search(values={"job": job, "media": media})
+    search = _Search(any(one.is_also_whole for one in types.values()), values={"job": job, "media": media})
     holds = _holds(tree, search, types, connection, job, wanted=True)
     found = _moments(connection, search, holds)
     if most is None:
@@ -135,24 +149,19 @@ def _rank(one: Found) -> tuple[float, float, str, float]:
 
 def _moments(connection: duckdb.DuckDBPyConnection, search: _Search, holds: str) -> Iterator[Found]:
     wanted = [n for n, is_wanted in enumerate(search.wanted) if is_wanted]
-    score = " + ".join(f"coalesce({_of(n, 'score')}, 0)" for n in wanted) or "0"
-    sure = f"least({', '.join(_of(n, 'probability') for n in wanted)})" if wanted else "NULL"
-    said = ", ".join(_of(n, "said") for n in wanted)
+    score = " + ".join(f"coalesce({search.of(n, 'score')}, 0)" for n in wanted) or "0"
+    sure = f"least({', '.join(search.of(n, 'probability') for n in wanted)})" if wanted else "NULL"
+    said = ", ".join(search.of(n, "said") for n in wanted)
     # What is said of a video as a whole holds in all of its clips, and makes none of them a moment.
     own = " OR ".join(f"leaf{n}.place IS NOT NULL" for n in wanted)
     own = own or ("is_whole" if all(search.of_wholes) else "NOT is_whole")
-    joins = " ".join(
-        f"LEFT JOIN leaf{n} ON leaf{n}.place = places.place "
-        f"LEFT JOIN leaf{n} AS above{n} ON above{n}.place = places.video AND NOT is_whole"
-        for n in range(len(search.leaves))
-    )
     leaves = ", ".join(f"leaf{n} AS ({select})" for n, select in enumerate(search.leaves))
     cursor = connection.execute(
         f"""
         WITH said AS ({_SAID}), {leaves}, places AS ({_PLACES})
         SELECT places.media_id, places.media_key, media.uri, start_s, coalesce(end_s, media.duration_s, 0), is_whole,
             {score}, {sure}, list_distinct([{said}])
-        FROM places JOIN media ON media.job = $job AND media.media_id = places.media_id {joins}
+        FROM places JOIN media ON media.job = $job AND media.media_id = places.media_id {search.joins()}
         WHERE ($media IS NULL OR places.media_key = $media OR places.media_key GLOB $media) AND ({holds}) AND ({own})
         ORDER BY places.media_key, places.media_id, is_whole, start_s, end_s
         """,
@@ -172,11 +181,6 @@ def _moments(connection: duckdb.DuckDBPyConnection, search: _Search, holds: str)
                 now = one
     if now is not None:
         yield now
-
-
-def _of(leaf: int, column: str) -> str:
-    """What a leaf says of a place, or of the video that it lies in."""
-    return f"coalesce(leaf{leaf}.{column}, above{leaf}.{column})"
 
 
 def _joined(now: Found, one: Found) -> Found:
@@ -233,7 +237,7 @@ def _holds(
     )
     search.wanted.append(wanted)
     search.of_wholes.append(isinstance(node, Condition) and types[node.question].is_only_whole)
-    return f"{_of(len(search.leaves) - 1, 'place')} IS NOT NULL"
+    return f"{search.of(len(search.leaves) - 1, 'place')} IS NOT NULL"
 
 
 def _fits(condition: Condition, search: _Search, types: dict[str, _Asked]) -> str:

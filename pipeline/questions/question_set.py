@@ -60,32 +60,34 @@ class _Answer(Section):
 class _Question(Section):
     id: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
-        description="Names the answers in results: letters, digits, _, . and -, at most 64.",
+        description="Name of the answers in results: up to 64 letters, digits, _, . and -.",
     )
-    text: str = Field(min_length=1, description="What is asked; may be a template.")
+    text: str = Field(min_length=1, description="Text of the question; may be a template.")
     answer: _Answer
     retained_ratio: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="Where the job's ratio costs this question too much: its own, in a pass apart from the set's.",
+        description="Retained ratio for this question alone, if the job's ratio is too low for it. It is asked in a "
+        "separate pass.",
     )
     video: VideoRule | None = Field(
         default=None,
-        description="How its answers become one of the whole video, in the table video_answers; asks nothing anew.",
+        description="Rule that combines the clips' answers into one answer per video (table video_answers). Changing "
+        "it asks nothing again.",
     )
     scope: Literal["clip", "video"] = Field(
         default="clip",
-        description="What it is asked of: every clip, or once the whole video, by a text of its clips' answers.",
+        description="clip: ask every clip. video: ask once per video, from a text of its clips' answers.",
     )
 
 
 class _File(Section):
     name: Slug = Field(description="Name of the set.")
-    version: str | int | float = Field(description="Label for people; identity comes from the content.")
-    instruction: str = Field(default="", description="Text that all questions share, asked once; may be a template.")
+    version: str | int | float = Field(description="Label for people. It does not affect which clips are asked again.")
+    instruction: str = Field(default="", description="Instruction shared by all questions; may be a template.")
     variables: dict[str, Scalar | None] = Field(
-        default_factory=dict, description="Names of variables and their defaults; null where a job must give a value."
+        default_factory=dict, description="Variables and their defaults; null if a job must give the value."
     )
     questions: tuple[_Question, ...] = Field(
         min_length=1, max_length=MAX_QUESTIONS, description=f"1 to {MAX_QUESTIONS} questions."
@@ -291,8 +293,8 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
             problems += _template_problems(option, file.variables, answer_at, f"{name}, option {option!r}")
     if not questions and not problems:
         problems.append(
-            f"{document.where(('questions',))}: all questions have scope: video, and a whole video is answered from "
-            "what its clips were: add a question of clips"
+            f"{document.where(('questions',))}: all questions have scope: video, but a whole video is answered "
+            "from its clips' answers; add a question with scope: clip"
         )
     if problems:
         raise QuestionSetError(joined(problems))
@@ -315,10 +317,10 @@ def _scope_problems(question: _Question, document: YamlDocument, index: int) -> 
     name = f"question {question.id}: scope: video"
     if question.video is not None:
         at = document.where(("questions", index, "video"))
-        yield f"{at}: {name} gives one answer a video already; leave out video: {question.video}, or scope"
+        yield f"{at}: {name} already gives one answer per video; remove video: {question.video}, or scope"
     if question.retained_ratio is not None:
         at = document.where(("questions", index, "retained_ratio"))
-        yield f"{at}: {name} reads a text, of which nothing is pruned; leave out retained_ratio"
+        yield f"{at}: {name} is asked about a text, which is not pruned; remove retained_ratio"
     texts = (question.text, *_answer(question.answer).templates)
     for chain in context_names([text for text in texts if _is_template(text)]):
         at = document.where(("questions", index, "text"))
@@ -338,8 +340,8 @@ def _warnings(document: YamlDocument) -> Iterator[str]:
     for field, comment in document.cut.items():
         if field[-1] in ("text", "instruction") or "options" in field:
             yield (
-                f"{document.where(field)}: {dotted(field)} ends before {comment!r}, which YAML takes for a comment; if "
-                "it is a part of the text, quote the text"
+                f"{document.where(field)}: {dotted(field)} ends before {comment!r}, because YAML reads the rest as a "
+                "comment; if it is part of the text, quote the text"
             )
     for field, text in document.written.items():
         if field[0] == "variables":
@@ -365,7 +367,9 @@ def _template_problems(source: str, variables: Mapping[str, object], where: str,
         root, field = chain[0], chain[1] if len(chain) > 1 else None
         allowed = {"vars": tuple(variables), "clip": CLIP_FIELDS}.get(root, MEDIA_FIELDS)
         if field is None or chain in (("media", "tags"), ("media", "meta")):
-            problems.append(f"{where}: {name}: {'.'.join(chain)} alone is no text; write {'.'.join(chain)}.NAME")
+            problems.append(
+                f"{where}: {name}: {'.'.join(chain)} is a group of values, not a text; write {'.'.join(chain)}.NAME"
+            )
         elif chain[:2] == ("media", "meta") and chain[2] not in META_NAMES:
             problems.append(
                 f"{where}: {name}: {'.'.join(chain)} does not exist; media.meta has: {', '.join(META_NAMES)}"

@@ -318,7 +318,8 @@ def _missing(names: tuple[str, ...], context: Mapping[str, Any]) -> str:
     parent = ".".join(names[:depth])
     there = ", ".join(sorted(value)) if isinstance(value, Mapping) and len(value) else "nothing"
     name = ".".join(names)
-    return f"{name} does not exist here; {parent} has: {there}; write {{{{ {name} | default('...') }}}} to go without"
+    optional = f"{{{{ {name} | default('...') }}}}"
+    return f"{name} does not exist here; {parent} has: {there}; write {optional} if it may be missing"
 
 
 def media_context(media: Media, info: MediaInfo) -> dict[str, Any]:

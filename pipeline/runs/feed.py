@@ -53,7 +53,7 @@ class Choices:
 
 
 AS_EVER = Choices()
-"""Where nobody chose anything."""
+"""The defaults."""
 
 
 @dataclass

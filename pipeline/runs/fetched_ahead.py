@@ -67,7 +67,7 @@ class FetchedAhead:
                 self._forget(media_id)
 
     def close(self) -> None:
-        """Nothing more is handed out: nobody waits any more."""
+        """Stop handing out: nothing waits for it."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

@@ -88,7 +88,7 @@ def forget_media(job: JobConfig, name: str) -> Forgotten:
 
 
 def unforget_media(job: JobConfig, name: str) -> int:
-    """Lift the ban on a forgotten content, by a key or id of it; what is erased is asked anew by the next run.
+    """Lift the ban on a forgotten content, by a key or id of it; the next run asks again what was erased.
 
     Returns how many tombstones went. Raises UserError where nothing of that name was forgotten.
     """
@@ -98,8 +98,8 @@ def unforget_media(job: JobConfig, name: str) -> int:
         found |= {item_id(content) for content in _contents_at(job, name)} & journal.tombstones().contents
         if not found:
             raise UserError(
-                f"nothing with the key, media_id or content_id {name!r} was forgotten in {store.uri}; a run names the "
-                "forgotten files that it left out"
+                f"nothing with the key, media_id or content_id {name!r} was forgotten in {store.uri}; a run lists the "
+                "forgotten files that it skipped"
             )
         journal.unbury(*found, labels=sorted(found))
         return len(found)

@@ -39,42 +39,39 @@ class Metric:
     tags: tuple[str, ...] = ()
 
 
-CLIPS = Metric(
-    "omnidrop_clips_total", "counter", "Clips that ended, by status: answered, partial or failed.", ("status",)
-)
+CLIPS = Metric("omnidrop_clips_total", "counter", "Finished clips by status: answered, partial or failed.", ("status",))
 VIDEOS = Metric(
     "omnidrop_videos_total", "counter", "Whole videos asked about, by status: answered or failed.", ("status",)
 )
-ANSWERS = Metric("omnidrop_answers_total", "counter", "Questions answered with a value.")
+ANSWERS = Metric("omnidrop_answers_total", "counter", "Answers that could be read.")
 FAILURES = Metric(
     "omnidrop_failures_total",
     "counter",
-    "Media, clips and answers put into quarantine, by stage and error class.",
+    "Quarantined media, clips and answers by stage and error class.",
     ("stage", "error_class"),
 )
 DEATHS = Metric(
     "omnidrop_worker_deaths_total",
     "counter",
-    "Workers that died and were no lost machines: of a clip in decode or answer, and of an actor's place.",
+    "Worker deaths, lost machines excluded: per clip (decode or answer), and per model actor.",
     ("stage",),
 )
 STAGE_S = Metric(
     "omnidrop_stage_seconds_total",
     "counter",
-    "Seconds of answered clips: decode (one CPU), answer (in the actor) and, of these, model.",
+    "Seconds spent on answered clips: decode (one CPU), answer (in the actor), and the model's share of answer.",
     ("stage",),
 )
 ACTOR_S = Metric(
     "omnidrop_actor_seconds_total",
     "counter",
-    "Seconds of loaded model actors: busy, or idle by what they waited for "
-    "(decode, bytes_in_flight, planning, storage, end).",
+    "Seconds of loaded model actors: busy, or idle by cause (decode, bytes_in_flight, planning, storage, end).",
     ("state",),
 )
 FLOPS = Metric(
     "omnidrop_flops_total",
     "counter",
-    "FLOPs of answered clips as_run, and what dense_shared would have taken: the difference is saved.",
+    "FLOPs of answered clips as_run, and as dense_shared would have needed; the difference is the saving.",
     ("way",),
 )
 RETAINED = Metric(
@@ -83,12 +80,12 @@ RETAINED = Metric(
     "Share of audio or video tokens that a decoder layer still sees, mean over layers and tokens, in this run so far.",
     ("modality",),
 )
-GPU_HOURS = Metric("omnidrop_gpu_hours_total", "counter", "GPU hours of model actors held, idle or not.")
-USD = Metric("omnidrop_usd_total", "counter", "Their price in USD, where the job has one.")
-BYTES_IN_FLIGHT = Metric("omnidrop_in_flight_bytes", "gauge", "Bytes decoded, or being decoded, and not yet answered.")
-QUEUED = Metric(
-    "omnidrop_queued_clips", "gauge", "Clips by where they are: planned, decode, ready or answer.", ("queue",)
+GPU_HOURS = Metric("omnidrop_gpu_hours_total", "counter", "GPU hours held by model actors, busy or idle.")
+USD = Metric("omnidrop_usd_total", "counter", "Cost of these GPU hours in USD, if the job gives a price.")
+BYTES_IN_FLIGHT = Metric(
+    "omnidrop_in_flight_bytes", "gauge", "Bytes of clips that are decoded or being decoded, and not yet answered."
 )
+QUEUED = Metric("omnidrop_queued_clips", "gauge", "Clips by stage: planned, decode, ready or answer.", ("queue",))
 ACTORS = Metric("omnidrop_actors", "gauge", "Model actors by state: loading, busy or idle.", ("state",))
 
 FETCHED = Metric(
@@ -97,7 +94,7 @@ FETCHED = Metric(
 DUE_TIMES = Metric(
     "omnidrop_schedule_due_times",
     "gauge",
-    "Due times of a schedule that this run makes up for: 1 where none was missed, 0 in a run that was not scheduled.",
+    "Scheduled times that this run covers: 1 if none was missed, 0 if the run was not scheduled.",
 )
 
 ALL = (

@@ -65,7 +65,7 @@ class Observer(Protocol):
         ...
 
     def planned(self, clips: int, finished: int) -> None:
-        """A media item was planned: so many clips are to be done, so many were done before."""
+        """A media item was planned: how many of its clips are to be done, and how many were done before."""
         ...
 
     def unit_done(self, result: UnitResult) -> None:
@@ -250,17 +250,24 @@ def _resources(measured: Statistics, bytes_fetched: int) -> RunResources:
 def _machine_notes(resources: RunResources, decoder: str) -> tuple[str, ...]:
     """What a person should know of the machines that decoded."""
     replaced = [
-        f"another ffmpeg decoded than the first one found: {tool}" for tool in resources.tools if PASSED in tool
+        f"a different ffmpeg than the first one found decoded some clips: {tool}"
+        for tool in resources.tools
+        if PASSED in tool
     ]
     decoders = [f"clips.decoder is {decoder}: {tool}" for tool in resources.tools if decoder != "cpu"]
-    return (*replaced, *decoders, *(f"a machine was given no more clips: {one}" for one in resources.machines_out))
+    return (
+        *replaced,
+        *decoders,
+        *(f"a machine could no longer decode and got no more clips: {one}" for one in resources.machines_out),
+    )
 
 
 def _unpinned(model: ModelConfig) -> tuple[str, ...]:
     if model.revision is None:
         return ()
     return (
-        f"the hub's {model.path} may change from day to day; this run's is kept by model.revision: {model.revision}",
+        f"the hub's {model.path} may change at any time; to keep this run's weights, set "
+        f"model.revision: {model.revision}",
     )
 
 

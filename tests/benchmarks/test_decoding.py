@@ -6,18 +6,23 @@ import pytest
 
 from benchmarks.speed import decoding
 from workers.media import extraction
+from workers.media.probing import ProbePool
 from workers.records import DecodeSettings
 
 
-def test_ways_are_compared_by_cpu_seconds_on_the_same_clips(monkeypatch):
+def test_ways_are_compared_by_cpu_seconds_on_the_same_clips(tmp_path, monkeypatch):
+    container, encoder = decoding.CODECS["mpeg2"]
+    path = tmp_path / f"one.{container}"
+    decoding.make(path, encoder, "128x72", 0.5)
+    with ProbePool(1) as pool:
+        ((_, info),) = pool.probe_many([(None, str(path))])
     monkeypatch.setattr(extraction, "LEAST_PIXELS", 0)  # of files so small nothing is left out otherwise
-    spared = []
-    monkeypatch.setattr(extraction, "left_out", lambda *given: spared.append(given))
-    both = list(decoding.rows(["mpeg2"], "128x72", 0.5, 0.5, 1))
-    assert [(row.way, row.clip_s) for row in both] == [("whole", 0.5), ("needed", 0.5)]
-    assert both[0].of_whole == 1
-    assert all(row.cpu_s_per_hour > 0 for row in both)
-    assert len(spared) == 1
-    monkeypatch.setattr(decoding, "ways", lambda info: [("whole", DecodeSettings()), ("needed", DecodeSettings(fps=4))])
+    looked_into = []
+    monkeypatch.setattr(extraction, "left_out", lambda *given: looked_into.append(given))
+    spent = decoding.measure(path, info, 0.5, 1)
+    assert list(spent) == ["whole", "needed"]
+    assert all(cpu_s > 0 for cpu_s in spent.values())
+    assert len(looked_into) == 1
+    monkeypatch.setattr(decoding, "ways", lambda info: [("whole", DecodeSettings()), ("needed", DecodeSettings(fps=9))])
     with pytest.raises(ValueError, match=r"one\.ts: the clip at 0 s is another one by way needed"):
-        list(decoding.rows(["mpeg2"], "128x72", 0.5, 0.5, 1))
+        decoding.measure(path, info, 0.5, 1)

@@ -427,7 +427,7 @@ def test_a_job_that_is_well_passes_every_check_and_leaves_nothing(job_file: Path
     assert result.exit_code == 0, result.output
     checks = json.loads((tmp_path / "checks.json").read_text())
     assert checks["ok"]
-    assert [check["ok"] for check in checks["checks"]] == [True] * 11
+    assert [check["ok"] for check in checks["checks"]] == [True] * 12
     assert "good.mp4: 1.0 s, mpeg4" in result.stdout
     assert "subject=bees" in result.stdout
     assert "9 questions about a black second" in result.stdout
@@ -452,7 +452,7 @@ def test_each_failure_is_shown_and_says_what_to_do(job_file: Path, tmp_path: Pat
         f"FAILED   checkpoint answers: the checkpoint {tmp_path} lacks",
     ):
         assert expected in result.stdout
-    assert "5 of 11 checks failed" in result.stderr
+    assert "5 of 12 checks failed" in result.stderr
 
 
 def test_media_that_lack_what_a_template_reads_are_found_before_the_run(job_file: Path, videos: Path, tmp_path: Path):

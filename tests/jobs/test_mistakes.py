@@ -221,9 +221,10 @@ def test_results_of_a_newer_version_are_left_alone(here):
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_gpu_that_this_machine_has_not_is_not_waited_for(here):
     """Not on the tests' Ray, which would be taken for a cluster that may grow."""
     done = elsewhere(*INDEX, "--model-gpus-per-actor", "16", "--execution-ray-address", "none")
     assert done.returncode == 2, done.stderr
-    assert "a model actor is to have 16 GPUs" in done.stderr
+    assert "each model actor needs 16 GPUs" in done.stderr
     assert "leave it out to answer on the CPU" in done.stderr

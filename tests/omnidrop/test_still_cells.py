@@ -159,7 +159,7 @@ def test_sets_and_batches_agree_with_what_stands_still(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("noise", [0.0, 2.0])
-@pytest.mark.parametrize("entry", ["cover", "rare"])
+@pytest.mark.parametrize(("entry", "share"), [("cover", 1.0), ("rare", 0.35)])
 @pytest.mark.parametrize(
     ("lines", "ratio", "least"),
     [
@@ -172,12 +172,13 @@ def test_sets_and_batches_agree_with_what_stands_still(directory: Path) -> None:
     ],
 )
 def test_a_page_of_writing_that_stands_still_is_seen_whole(
-    tiny: OmniModel, lines: tuple[int, ...], ratio: float, least: float, entry: str, noise: float
+    tiny: OmniModel, lines: tuple[int, ...], ratio: float, least: float, entry: str, share: float, noise: float
 ) -> None:
     """Its cells enter once before any enters twice: chosen moment by moment, the same third of it entered each time."""
     shown = [page(number, count, 252, 448) for number, count in enumerate(lines)]
     frames = still(shown, 24 // len(shown), noise)
-    pruning = Pruning(retained_ratio=ratio, settings=() if entry == "cover" else (("entry", entry),))
+    settings = () if entry == "cover" else (("entry", entry),)
+    pruning = Pruning(retained_ratio=ratio, settings=settings, encoder_share=share, still_levels=2.0)
     found = tiny.answer(frames, None, Request(ASKED, fps=2.0, pruning=pruning, positions=True))
     trace = found.positions
     assert trace is not None

@@ -167,7 +167,7 @@ def test_no_sidecar_leads_out_of_its_folder(folder, tmp_path_factory):
     (folder / "a.txt").symlink_to(secret)
     context = read_context(str(folder / "a.mp4"))
     assert context.cues == ()
-    assert "out of" in context.notes[0]
+    assert "outside the archive" in context.notes[0]
 
 
 def test_the_model_is_told_and_the_tokens_are_counted(tmp_path):

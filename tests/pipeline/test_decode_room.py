@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import pytest
+import ray
 
-from pipeline.execution import decode_room
+from pipeline.execution import backends, decode_room
 from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.decode_room import NO_ROOM_S, DecodeRoom
 from pipeline.execution.homes import LOOK_S
+from pipeline.execution.worker_failures import slots_of
 
 
 @pytest.mark.parametrize(
     ("room", "out", "said"),
     [
-        ({"one": 0}, {}, "the model actors leave no core to decode on; lower model.actors"),
-        ({"one": 2, "two": 0}, {"one": "no ffmpeg"}, r"no core of the machines that still decode \(out: no ffmpeg\)"),
+        ({"one": 0}, {}, "the model actors leave no CPU core for decoding; lower model.actors"),
+        (
+            {"one": 2, "two": 0},
+            {"one": "no ffmpeg"},
+            r"no CPU core of the machines that still decode \(out: no ffmpeg\)",
+        ),
     ],
 )
 def test_a_run_ends_when_there_is_no_core_to_decode_on_for_long(monkeypatch, caplog, room, out, said):
@@ -36,3 +42,16 @@ def test_a_run_goes_on_where_there_is_room_or_nothing_is_known(monkeypatch, room
     looks = DecodeRoom(lambda: room)
     for now[0] in range(0, 2 * int(NO_ROOM_S), int(LOOK_S)):
         looks.look({})
+
+
+def test_slots_come_from_one_look_at_the_cluster(monkeypatch):
+    looks = []
+
+    def nodes():
+        looks.append(1)
+        there = {"a": {"CPU": 4.0}, "b": {"CPU": 2.0}, "with a GPU": {"CPU": 8.0, "GPU": 1.0}, "gone": {"CPU": 16.0}}
+        return [{"NodeID": name, "Alive": name != "gone", "Resources": has} for name, has in there.items()]
+
+    monkeypatch.setattr(ray, "nodes", nodes)
+    assert backends._beside(slots_of, "CPU", 1.5, {"a": 1, "b": 1}) == {"a": 2, "b": 0}
+    assert len(looks) == 1

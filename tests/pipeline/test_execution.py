@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import random
-import signal
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,14 +14,14 @@ from pipeline import failure_rules
 from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.homes import home_of
 from pipeline.execution.scheduler import Backend, Limits, RayExecution, execute_in_process
-from tests.support import rows
-from workers.ray_workers import ACTOR_OPTIONS, MAKING_READY
-from workers.records import ClipFailure, DecodedClip, DecodeReport, Loaded
+from tests.support import rows, stand_ins
+from tests.support.stand_ins import CLIP_BYTES
+from workers.ray_workers import ACTOR_OPTIONS
+from workers.records import ClipFailure, DecodedClip
 from workers.whole_text import Line
 
 pytestmark = pytest.mark.cluster
 
-CLIP_BYTES = 300_000
 LIMITS = Limits(
     bytes_in_flight=10 * CLIP_BYTES,
     decode_tasks=2,
@@ -38,69 +33,8 @@ LIMITS = Limits(
 )
 
 
-def marked(folder, what, clip):
-    """Whether a test asked for `what` at this clip; counts the asking in a file, as the process may die."""
-    marker = Path(folder) / f"{what}-{clip.index}"
-    if not marker.exists():
-        return False
-    times = int(marker.read_text())
-    marker.write_text(str(times - 1))
-    return times > 0
-
-
-@ray.remote(num_cpus=1, max_retries=0, num_returns=2)
-def decode(folder, clip, machine=""):
-    time.sleep(random.random() * 0.05)
-    if marked(folder, "kill-decode", clip):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if marked(folder, "raise-decode", clip):
-        raise ValueError("a bug in decoding")
-    for error_class in ("storage", "decode_failed"):
-        if marked(folder, error_class, clip) or (Path(folder) / f"{error_class}-on-{machine}").exists():
-            return DecodeReport(ClipFailure(clip, "fetch", error_class, "as asked"), 0, machine=machine), None
-    frames = np.full((CLIP_BYTES,), clip.index, np.uint8)
-    return DecodeReport(None, frames.nbytes, machine=machine), DecodedClip(clip, frames, None, 2.0, 1.0, 0.1)
-
-
-@ray.remote(num_cpus=0, **ACTOR_OPTIONS)
-class Actor:
-    def __init__(self, folder):
-        self.folder = folder
-
-    def load(self):
-        if (Path(self.folder) / "bad-model").exists():
-            raise ValueError("no weights here")
-        if (Path(self.folder) / "deadly-model").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return Loaded("one", 0.1) if (Path(self.folder) / "actor-on-one").exists() else None
-
-    def answer(self, decoded, asked, may_audit=True):
-        answer_s = 0.3 if (Path(self.folder) / "slow-model").exists() else random.random() * 0.05
-        time.sleep(answer_s)
-        clip = decoded.clip
-        if marked(self.folder, "kill-actor", clip) or (Path(self.folder) / "deadly-machine").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-        # The answer is read off the pictures: a clip that got another's would say so.
-        return replace(rows.result(clip, answer=str(int(decoded.frames[0]))), answer_s=answer_s)
-
-    @ray.method(concurrency_group=MAKING_READY)
-    def make_ready(self, decoded, asked):
-        (Path(self.folder) / f"readied-{decoded.clip.index}").touch()
-        if marked(self.folder, "kill-readying", decoded.clip):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def answer_batch(self, asked, *decoded):
-        (Path(self.folder) / f"together-{len(decoded)}").touch()
-        return [self.answer(one, asked) for one in decoded]
-
-    def answer_whole(self, video, asked):
-        _, lines = pickle.loads(asked)
-        if marked(self.folder, "kill-actor", video):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return rows.result(video, answer=lines[0].text)
-
-    def describe(self):
-        return f"stand-in in process {os.getpid()}"
+decode = ray.remote(num_cpus=1, max_retries=0, num_returns=2)(stand_ins.decode)
+Actor = ray.remote(num_cpus=0, **ACTOR_OPTIONS)(stand_ins.Actor)
 
 
 def backend(folder):
@@ -258,7 +192,9 @@ def test_a_machine_that_comes_to_kill_every_clip_ends_the_run(folder):
     finished = execution.run(given)
     first = next(finished)
     (folder / "deadly-machine").touch()
-    with pytest.raises(ExecutionError, match=r"died 4 times in a row .* also of one that was answered before"):
+    with pytest.raises(
+        ExecutionError, match=r"died 4 times in a row .* the last time on a clip that was answered before"
+    ):
         list(finished)
     assert first.unit in given
 

@@ -238,6 +238,7 @@ def test_what_stands_still_is_part_of_the_recipe_and_earlier_versions_knew_nothi
         store.write(defaults.PATH, json.dumps(then).encode())
         assert defaults.with_kept(made(), store).pruning.still_levels == levels
         assert defaults.with_kept(made(still_levels=4), store).pruning.still_levels == 4
+        assert defaults.with_kept(made(), store).context.subtitle_track == "none"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_what_is_signed_passes_and_minisign_reads_it(results, key):
     assert by_words.exit_code == 0, by_words.output
     # Without a key it is no foreign file, and says that it was not checked.
     assert report_of(results).is_clean
-    assert "--public-key FILE says by whom" in " ".join(report_of(results).notes)
+    assert "check the signer with --public-key FILE" in " ".join(report_of(results).notes)
 
 
 def another_key(results, key):

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.archive.beside import Beside
 from pipeline.archive.listing import list_media
+from pipeline.asking.inspect import Inspected, about_file
 from pipeline.config.sections import ArchiveConfig, ContextConfig, ModelConfig
 from pipeline.context.tracks import chosen, words_of
 from pipeline.index.savings_index import SavingsIndex
@@ -170,3 +171,14 @@ def test_a_damaged_track_is_its_videos_failure(films, tmp_path):
     media = _media(tmp_path, "bad.mkv")
     (tmp_path / "bad.mkv").unlink()
     assert _reader(tmp_path).read(media, infos["three.mkv"]).error_class == "media_missing"  # the next run tries again
+
+
+def test_inspect_says_which_track_would_be_the_transcript(films):
+    folder, infos = films
+    about = about_file(Inspected(_media(folder, "three.mkv"), infos["three.mkv"], ()))
+    shown = [(one["chosen"], one["why"]) for one in about["tracks"] if one["kind"] == "subtitle"]
+    assert shown == [
+        (False, "s:0, eng, forced: another track was chosen"),
+        (False, "s:1, ger: another track was chosen"),
+        (True, "s:2, fre, default: the transcript, unless a sidecar has one"),
+    ]

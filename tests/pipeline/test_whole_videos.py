@@ -197,8 +197,8 @@ def test_what_was_read_is_forgotten_rebuilt_and_verified(project, asked):
 @pytest.mark.parametrize(
     ("question", "said"),
     [
-        ("video: any", "question tone: scope: video gives one answer a video already; leave out video: any"),
-        ("retained_ratio: 0.5", "reads a text, of which nothing is pruned; leave out retained_ratio"),
+        ("video: any", "question tone: scope: video already gives one answer per video; remove video: any"),
+        ("retained_ratio: 0.5", "is asked about a text, which is not pruned; remove retained_ratio"),
         ("text: '{{ clip.transcript }}?'", "cannot read clip.transcript; it may read vars and media"),
         ("text: '{{ media.meta.title }}?'", "cannot read media.meta.title; it may read vars and media"),
         ("scope: file", "scope: input should be 'clip' or 'video'; given: 'file'"),

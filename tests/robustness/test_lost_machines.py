@@ -1,4 +1,4 @@
-"""Machines that go away while a job runs, on a simulated cluster in a process of its own: part of `make crash`."""
+"""Machines that go away while a job runs, on a simulated cluster in a process of its own: part of `make long`."""
 
 from __future__ import annotations
 

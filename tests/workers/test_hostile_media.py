@@ -255,7 +255,7 @@ def test_sound_before_a_late_picture_is_heard(tmp_path):
     assert clip.decoded_share == 1
     assert clip.audio.any()
     assert not clip.frames.any()
-    assert any("no picture before 4" in note for note in clip.notes)
+    assert any("no frame before 4" in note for note in clip.notes)
 
 
 def test_a_picture_is_not_held_for_days(tmp_path):
@@ -266,7 +266,7 @@ def test_a_picture_is_not_held_for_days(tmp_path):
         "matroska", 40_003.0, video_codec="h264", width=160, height=120, frame_rate=25.0, video_end_s=40_003.0
     )
     assert decode_clip(path, info, Clip("c", 0, 600, 610), DecodeSettings()).decoded_share == 1  # a slide may stay
-    with pytest.raises(DecodeFailed, match="pictures are missing"):
+    with pytest.raises(DecodeFailed, match="frames are missing"):
         decode_clip(path, info, Clip("c", 0, 20_000, 20_010), DecodeSettings())
 
 
@@ -290,7 +290,7 @@ def test_pictures_like_lines_are_squeezed_to_what_models_take():
 def test_sound_too_short_to_hear_has_a_name(tmp_path):
     make("-f", "lavfi", "-i", "sine=sample_rate=16000:duration=1", "-af", "atrim=end_sample=1", tmp_path / "one.wav")
     info = probe(tmp_path / "one.wav")
-    with pytest.raises(ClipTooShort, match=r"0\.1 ms of sound and no picture"):
+    with pytest.raises(ClipTooShort, match=r"0\.1 ms of audio and no video"):
         decode_clip(tmp_path / "one.wav", info, Clip("c", 0, 0, info.duration_s), DecodeSettings())
 
 

@@ -168,13 +168,13 @@ def test_a_child_that_is_killed_costs_only_its_file(plain, tmp_path):
 
 
 def test_a_child_that_hangs_is_ended_on_time_and_replaced(plain):
-    with ProbePool(1, timeout_s=1) as pool:
+    with ProbePool(1, timeout_s=3) as pool:  # on a busy machine a child takes more than a second to start
         assert isinstance(dict(pool.probe_many([(0, str(plain))]))[0], MediaInfo)
         (child,) = children()
         child.suspend()
         started = time.monotonic()
         found = dict(pool.probe_many([(1, str(plain)), (2, str(plain))]))
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 10
         assert not child.is_running()
     assert found[1].error_class == ProbeTimeout.error_class
     assert isinstance(found[2], MediaInfo)

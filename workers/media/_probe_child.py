@@ -70,6 +70,8 @@ BUFFER_BYTES = 1 << 17
 
 ALLOWED = "mp4/mov, matroska/webm, avi, mpegts, mpeg, flv, asf, ogg, mxf, wav, mp3, flac, aac and a few more"
 
+NO_DURATION = "the file declares no duration, and no packet has a timestamp; remux it, for example with ffmpeg -c copy"
+
 _NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp")
 
@@ -154,7 +156,7 @@ def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iter
             is_indexed = is_indexed_mp4(content, size) and not _pauses(container, info["tracks"])
         if declared_s is not None:
             if declared_s > LONGEST_S:
-                raise Refused("too_large", f"{declared_s:.0f} s long; at most {LONGEST_S:.0f} s are taken")
+                raise Refused("too_large", f"{declared_s:.0f} s long; up to {LONGEST_S:.0f} s are allowed")
             info["duration_s"] = declared_s
             yield info
             if is_indexed or not scans:
@@ -177,12 +179,12 @@ def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
     except TooManyPixels as error:
         raise Refused("too_large", str(error)) from error
     if locked and (None in locked or all(track["index"] in locked for track in tracks)):
-        raise Refused("encrypted", "its pictures and sound are encrypted; decrypt the file to have it answered")
+        raise Refused("encrypted", "the video and audio are encrypted; decrypt the file")
     tracks = [track for track in tracks if track["index"] not in locked]
     if name == "mpegts":
         tracks = _of_one_programme(container, tracks, programmes(content))
     if not tracks:
-        what = f"a {container.format.name} file without pictures or sound that can be decoded"
+        what = f"a {container.format.name} file without a video or audio stream that can be decoded"
         raise Refused("no_streams", what + codecs_of(container))
     return {
         "container": name,
@@ -290,7 +292,7 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
         except ValueError as error:
             raise Refused("too_large", str(error)) from error
         if not timeline.stretches:
-            raise Refused("no_duration", "no length is declared, and no packet with a time was found")
+            raise Refused("no_duration", NO_DURATION)
         whole = (first, None if end == content.size else end)
         for number, stretch in enumerate(timeline.stretches):
             if number and not is_broadcast and not stretch.jumps_ahead:
@@ -361,17 +363,17 @@ def _joined(info: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]
     """The whole file out of its segments, which count content on from one to the next."""
     readable = [part for part in parts if part["info"] is not None]
     if not readable:
-        raise Refused("no_duration", "no length is declared, and no packet with a time was found")
+        raise Refused("no_duration", NO_DURATION)
     at_s = 0.0
     for part in readable:
         part["start_s"], part["pts_s"] = at_s, part["info"]["start_s"]
         at_s += part["info"]["duration_s"]
         part["end_s"] = at_s
     if at_s > LONGEST_S:
-        raise Refused("too_large", f"{at_s:.0f} s long; at most {LONGEST_S:.0f} s are taken")
+        raise Refused("too_large", f"{at_s:.0f} s long; up to {LONGEST_S:.0f} s are allowed")
     notes = list(readable[0]["info"].get("notes", ()))
     if lost := len(parts) - len(readable):
-        notes.append(f"{lost} parts of the file begin in its middle and cannot be read")
+        notes.append(f"{lost} parts of the file cannot be read, because decoding cannot start inside the file")
     found = {**info, **readable[0]["info"], "notes": notes}
     if len(readable) > 1:
         ends = {
@@ -385,7 +387,7 @@ def _joined(info: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]
 def _opened(file: Served | Part, read_timeout_s: float) -> InputContainer:
     head = _head(file)
     if is_still(head):
-        raise Refused("not_media", f"a photo ({head[8:12].decode(errors='replace')}), not a film or a sound")
+        raise Refused("not_media", f"a photo ({head[8:12].decode(errors='replace')}), not video or audio")
     options = {
         "protocol_whitelist": PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),
@@ -400,14 +402,14 @@ def _opened(file: Served | Part, read_timeout_s: float) -> InputContainer:
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if is_scrambled(own):
-            message = "a scrambled broadcast; descramble the file to have it answered"
+            message = "the broadcast is scrambled; descramble the file"
             raise Refused("encrypted", message) from error
         if head[4:8] in _MP4_BOXES:
-            message = "an MP4 file whose index (moov) is missing or damaged: cut off while it was written or copied"
+            message = "an MP4 file whose index (moov) is missing or damaged, probably cut off; copy it again"
             raise Refused("truncated", message) from error
         if head[:4] == b"\x1a\x45\xdf\xa3":
-            raise Refused("truncated", "a Matroska or WebM file that ends inside its header") from error
-        raise Refused("not_media", f"not media in a container that is allowed ({ALLOWED})") from error
+            raise Refused("truncated", "a Matroska or WebM file that ends inside its header; copy it again") from error
+        raise Refused("not_media", f"not a media file in a supported container ({ALLOWED})") from error
 
 
 def _head(file: Served | Part) -> bytes:

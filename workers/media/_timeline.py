@@ -228,7 +228,7 @@ class _Scan:
             number += 1
         if number == len(self.stretches):
             if number >= MOST_STRETCHES:
-                raise ValueError(f"time jumps more than {MOST_STRETCHES} times")
+                raise ValueError(f"timestamps jump more than {MOST_STRETCHES} times")
             ahead = stream.last_s is not None and first_s > stream.last_s
             self.stretches.append(Stretch(kinds=self.kinds, jumps_ahead=ahead))
             self._reached_s.append(-math.inf)

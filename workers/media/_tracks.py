@@ -95,13 +95,13 @@ def _is_read(stream: Any) -> bool:
 def codecs_of(container: InputContainer) -> str:
     """What a file without a stream to read has instead."""
     others = sorted({s.codec_context.name for s in container.streams if s.codec_context is not None})
-    return f"; it has {', '.join(others)[:200]}, which is not read" if others else ""
+    return f"; it has {', '.join(others)[:200]}, which cannot be decoded" if others else ""
 
 
 def _about_pictures(container: InputContainer, stream: Any, *, decodes: bool) -> dict[str, Any] | None:
     codec = stream.codec_context
     if codec.width * codec.height > MAX_SOURCE_PIXELS:
-        raise TooManyPixels(f"{codec.width}x{codec.height} pixels a frame; at most {MAX_SOURCE_PIXELS} are decoded")
+        raise TooManyPixels(f"{codec.width}x{codec.height} pixels per frame; up to {MAX_SOURCE_PIXELS} are allowed")
     frame = _first_frame(container, stream) if decodes else None
     width, height = (frame.width, frame.height) if frame is not None else (codec.width, codec.height)
     if not width or not height:
@@ -175,10 +175,12 @@ def listen(
         heard.append({**track, "is_silent": is_silent})
         silent = int((peak <= DIGITAL_SILENCE).sum())
         if silent and not is_silent:
-            notes.append(f"sound track {track['number']}: {silent} of {len(peak)} channels are silent")
+            notes.append(f"audio track {track['number']}: {silent} of {len(peak)} channels are silent")
         found = opposite[track["index"]]
         if found and float(np.median(found)) < OPPOSITE:
-            notes.append(f"sound track {track['number']}: its two channels are of opposite phase, their mean is faint")
+            notes.append(
+                f"audio track {track['number']}: the two channels have opposite phase, so their mean is nearly silent"
+            )
     return heard, notes
 
 

@@ -13,14 +13,14 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from workers.errors import CacheFull, CacheTooSmall
-from workers.media.fetching import READ_BYTES, CacheSettings, kept, opened_as_planned, own_folder
+from workers.media.fetching import READ_BYTES, Bring, CacheSettings, has, kept, opened_as_planned, own_folder
 from workers.media.ffmpeg import Finished, Limits, run
 from workers.media.holes import Holes
 from workers.media.opening import CheckedPath, Joined
@@ -39,8 +39,8 @@ SPARE_BYTES = 256 << 20
 """A clip of which no more is read need not fit into the cache: what does not lies in files without a name meanwhile."""
 MOST_AHEAD = 8
 """Blocks that are fetched beyond the one that is wanted."""
-HASHED_AT_ONCE = 1 << 28
-"""Bytes for which the store is given the time of one fetch."""
+SECTION_BYTES = 1 << 28
+"""Of an object read in order: for so many the store is given the time of one fetch."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class InBlocks:
             began = time.monotonic()
             file = tempfile.TemporaryFile(dir=own_folder(self.cache.path))  # noqa: SIM115 - the stack closes it
             stack.enter_context(file)
-            with contextlib.closing(self._read(piece.first, piece.end)) as content:
+            with contextlib.closing(self.read(piece.first, piece.end)) as content:
                 file.writelines(content)
             file.flush()
             self.waited_s += time.monotonic() - began
@@ -132,28 +132,103 @@ class InBlocks:
         return fd
 
     @contextlib.contextmanager
-    def _kept(self, piece: _Piece) -> Iterator[Path]:
-        media = self.media
-        name = f"{media.uri}\0{media.etag}\0{piece.first}-{piece.end}"
+    def _kept(self, piece: _Piece, bring: Bring | None = None) -> Iterator[Path]:
         began = time.monotonic()
-        size, bring = piece.end - piece.first, partial(self._read, piece.first, piece.end)
-        with kept(name, media.key, size, self.cache, bring) as path:
+        bring = bring or partial(self.read, piece.first, piece.end)
+        with kept(self._name(piece), self.media.key, piece.end - piece.first, self.cache, bring) as path:
             self.waited_s += time.monotonic() - began
             yield path
 
-    def _read(self, first: int, end: int) -> Generator[memoryview]:
+    def _name(self, piece: _Piece) -> str:
+        return f"{self.media.uri}\0{self.media.etag}\0{piece.first}-{piece.end}"
+
+    def read(self, first: int, end: int) -> Generator[memoryview]:
+        """A stretch of it from the store, in the time of one fetch."""
         self._remote.renew(self.cache.timeout_s)
         step = max(LEAST_STEP, min(READ_BYTES, -(-(end - first) // self.cache.streams)))
         return self._remote.read_on(first, end, streams=self.cache.streams, step=step)
 
+    def sections(self, first: int, end: int) -> Generator[memoryview]:
+        """A longer stretch; each section has the time of one fetch."""
+        for start in range(first, end, SECTION_BYTES):
+            with contextlib.closing(self.read(start, min(start + SECTION_BYTES, end))) as pieces:
+                yield from pieces
+
     def sha256(self) -> str:
-        """Of all its bytes, in order and none of them kept."""
-        found = hashlib.sha256()
-        for first in range(0, self.size, HASHED_AT_ONCE):
-            with contextlib.closing(self._read(first, min(first + HASHED_AT_ONCE, self.size))) as pieces:
-                for piece in pieces:
-                    found.update(piece)
-        return found.hexdigest()
+        """Of all its bytes, in order, each read once. Where the object is larger than the cache, its first blocks and
+        the last stay in it as far as they fit: its clips begin with them. What is here already is not read again."""
+        room = self.cache.max_bytes if self.size > self.cache.max_bytes else 0
+        found_here = {piece.first for piece in self._pieces if has(self._name(piece), self.cache)}
+        here: list[Path] = []
+        with contextlib.closing(_Passing(self, found_here)) as passing:
+            for piece in self._pieces:
+                has_room = room >= self._length * (1 if piece is self._pieces[-1] else 2)
+                if has_room or piece.first in found_here:
+                    room -= self._length
+                    try:
+                        with self._kept(piece, partial(passing.block, piece)) as path:
+                            if passing.at < piece.end:
+                                passing.over(path)
+                            here.append(path)
+                    except CacheFull:
+                        room = 0
+                for _ in passing.up_to(piece.end):
+                    pass
+        now = time.time_ns()
+        # Clips come in order, and all read the end: what is used last goes first.
+        for number, path in enumerate(here[-1:] + here[:-1]):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path, ns=(now - number, now - number))
+        return passing.found.hexdigest()
+
+
+_NOTHING = memoryview(b"")
+
+
+class _Passing:
+    """An object's bytes from the first to the last, hashed as they pass."""
+
+    def __init__(self, source: InBlocks, here: Set[int]) -> None:
+        """`here` are the places where blocks begin that are in the cache already: requests end there."""
+        self._source, self._here = source, here
+        self.at, self.found = 0, hashlib.sha256()
+        self._coming: Generator[memoryview] | None = None
+        self._rest = _NOTHING
+
+    def block(self, piece: _Piece) -> Generator[memoryview]:
+        """A block's bytes: the next ones, or once more where it was dropped as soon as it was here."""
+        if self.at == piece.first:
+            return self.up_to(piece.end)
+        return self._source.read(piece.first, piece.end)
+
+    def up_to(self, end: int) -> Generator[memoryview]:
+        """The next ones, which come from the store."""
+        while self.at < end:
+            if self._coming is None:
+                stop = min((place for place in self._here if place > self.at), default=self._source.size)
+                self._coming = self._source.sections(self.at, stop)
+            self._rest = self._rest or next(self._coming, _NOTHING)
+            if not self._rest:
+                self._coming = None
+                continue
+            piece, self._rest = self._rest[: end - self.at], self._rest[end - self.at :]
+            self.found.update(piece)
+            self.at += len(piece)
+            yield piece
+
+    def over(self, path: Path) -> None:
+        """The next ones are here, as a whole block."""
+        self.close()
+        with open(path, "rb") as file:
+            while piece := file.read(READ_BYTES):
+                self.found.update(piece)
+                self.at += len(piece)
+
+    def close(self) -> None:
+        """End requests in flight."""
+        if self._coming is not None:
+            self._coming.close()
+        self._coming, self._rest = None, _NOTHING
 
 
 class View:

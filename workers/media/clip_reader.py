@@ -236,19 +236,19 @@ class _Place:
 
 def _span(info: MediaInfo, part: Segment, clip: Clip, settings: DecodeSettings) -> Span:
     if not info.has_video and not info.has_audio:
-        raise NoStreams("the file has neither pictures nor sound")
+        raise NoStreams("the file has neither video nor audio")
     if clip.length_s <= 0:
         raise DecodeFailed(f"a clip must have a length, got {clip.start_s:g} s to {clip.end_s:g} s")
     here = part.info
     if here.has_video:
         if not here.width or not here.height:
-            raise DecodeFailed(f"the size of the picture is unknown (codec {here.video_codec})")
+            raise DecodeFailed(f"the frame size is unknown (codec {here.video_codec})")
         if here.width * here.height > MAX_SOURCE_PIXELS:
-            raise MediaTooLarge(f"{here.width}x{here.height} pixels; at most {MAX_SOURCE_PIXELS} a frame are decoded")
+            raise MediaTooLarge(f"{here.width}x{here.height} pixels; up to {MAX_SOURCE_PIXELS} per frame are allowed")
     frames, height, width, samples = decoded_shape(here, clip.length_s, settings)
     if not frames and samples < LEAST_SOUND_S * SAMPLE_RATE:
         raise ClipTooShort(
-            f"{1000 * clip.length_s:.1f} ms of sound and no picture; at least {1000 * LEAST_SOUND_S:g} ms"
+            f"{1000 * clip.length_s:.1f} ms of audio and no video; a clip needs at least {1000 * LEAST_SOUND_S:g} ms"
         )
     span = Span(
         pts_s=part.pts_s + clip.start_s - part.start_s,
@@ -298,15 +298,17 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
         if lost.any():
             first = int(lost.argmax())
             notes.append(
-                f"{int(lost.sum())} of {span.frames} pictures are missing, the first at {first / settings.fps:g} s"
+                f"{int(lost.sum())} of {span.frames} frames are missing, the first at {first / settings.fps:g} s"
             )
         late_s = float(take.frame_times[0]) if len(take.frame_times) else span.length_s
         begins_late = late_s > HOLD_S
         if place.start_s == 0 and late_s > 1:
-            notes.append(f"no picture before {late_s:.1f} s: the first one, or black, was put there")
+            notes.append(f"no frame before {late_s:.1f} s; filled with the first frame, or with black")
         frames = _filled(take.frames, span.frames)
         if info.hdr:
-            notes.append("HDR pictures were tone-mapped" if tone_maps() else "HDR pictures were not tone-mapped: dark")
+            notes.append(
+                "HDR video was tone-mapped" if tone_maps() else "HDR video was not tone-mapped, so frames are dark"
+            )
         notes += _other_shapes(take, info)
     if span.samples:
         sounds = {track.number: track.channels or 1 for track in info.tracks if track.kind == "audio"}
@@ -320,10 +322,10 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
         missing_s = max(missing_s, lost_s)
         silent_s = silence_s(audio, has)
         if lost_s:
-            notes.append(f"{lost_s:.2f} of {span.length_s:g} s of sound are missing")
+            notes.append(f"{lost_s:.2f} of {span.length_s:g} s of audio are missing")
         empty_s = sum(end - begin for begin, end in gaps) - lost_s
         if empty_s > 1:
-            notes.append(f"the sound track has nothing for {empty_s:.1f} s: silence was put there")
+            notes.append(f"the audio track is empty for {empty_s:.1f} s; filled with silence")
         begins_late = begins_late or bool(gaps and gaps[0][0] == 0)
         clipped_share = float((np.abs(audio) >= FULL_SCALE).mean())
         audio = audio.clip(-1.0, 1.0)
@@ -366,7 +368,7 @@ def _other_shapes(take: Take, info: MediaInfo) -> list[str]:
     }
     if not others:
         return []
-    return [f"pictures of another shape than the file's first ({', '.join(sorted(others))}): they were padded"]
+    return [f"frames with another shape than the file's first frame ({', '.join(sorted(others))}); padded"]
 
 
 def _lost_frames(

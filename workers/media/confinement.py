@@ -88,7 +88,7 @@ MAX_ALLOC_BYTES = 1 << 30
 """Largest single allocation, so that a declared size cannot claim memory that the file does not back."""
 
 OPEN_FILES = 64
-"""Python with libav has 20 open at most, ffmpeg 10, besides a file's pieces."""
+"""Python with libav has up to 20 files open, ffmpeg 10, besides a file's pieces."""
 
 CPU_SHARE = 4
 """CPU seconds allowed per second of wall clock: a backstop only. ffmpeg demuxes, decodes and filters in threads of

@@ -226,7 +226,9 @@ def _decoded(
 def _check_unchanged(media: Media, fd: int | None = None) -> None:
     found = local_etag(local_path(media.uri) if fd is None else fd)
     if found != media.etag:
-        raise MediaChanged(f"{media.key}: planned with etag {media.etag}, now {found}; run again to plan it anew")
+        raise MediaChanged(
+            f"{media.key}: planned with etag {media.etag}, now {found}; the file was replaced; run again"
+        )
 
 
 def _failure(clip: Clip, stage: Stage, error: Exception) -> ClipFailure:

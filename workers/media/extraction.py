@@ -196,7 +196,7 @@ def _run(
             raise DecodeTimeout(f"decoding took longer than timeout_s = {settings.timeout_s:g} s")
         _check_not_killed(finished)
         if finished.too_large:
-            raise MediaTooLarge(f"the span decodes to more than its {_most_bytes(span)} bytes")
+            raise MediaTooLarge(f"the clip decodes to more than the expected {_most_bytes(span)} bytes")
         return Take(
             frames=_read_frames(frames, span),
             frame_times=_read_times(frame_times),
@@ -265,7 +265,7 @@ def _about(path: Readable, info: MediaInfo, span: Span) -> tuple[float, float]:
 def _check_not_killed(finished: Finished) -> None:
     """What a killed ffmpeg had written by then looks like a damaged file, and is not."""
     if finished.returncode == -signal.SIGKILL:
-        raise DecodeKilled("ffmpeg was killed from outside, as the system does where memory is short")
+        raise DecodeKilled("ffmpeg was killed, probably by the system for lack of memory")
 
 
 def _unseen(take: Take, span: Span, fps: float) -> float | None:
@@ -493,7 +493,7 @@ def _fill(fd: int, array: npt.NDArray[np.uint8]) -> None:
     while done < len(array):
         count = os.preadv(fd, [array[done:].data], done)
         if not count:
-            raise DecodeFailed("the decoded file became shorter while it was read")
+            raise DecodeFailed("the decoded data shrank while being read")
         done += count
 
 

@@ -127,7 +127,7 @@ def ffmpeg_tool() -> Tool:
             raise FfmpegMissing(f"OMNIDROP_FFMPEG is {named!r}, which is not a program; unset it or give a full path")
         path = os.path.abspath(found)
         if (problem := _problem(path)) is not None:
-            raise FfmpegMissing(f"OMNIDROP_FFMPEG is {path}, which {problem}; unset it or mend that")
+            raise FfmpegMissing(f"OMNIDROP_FFMPEG is {path}, which {problem}; fix that, or unset it")
         return Tool(path, _version(path))
     passed_over = None
     if (found := shutil.which("ffmpeg")) is not None:
@@ -142,7 +142,7 @@ def ffmpeg_tool() -> Tool:
             f"{problem}; install ffmpeg or set OMNIDROP_FFMPEG"
         )
     if passed_over is not None:
-        log.warning("the ffmpeg of the package imageio-ffmpeg is used instead of %s", passed_over)
+        log.warning("using the ffmpeg of the package imageio-ffmpeg instead of %s", passed_over)
     return Tool(packed, _version(packed), passed_over)
 
 
@@ -153,8 +153,8 @@ def packed_ffmpeg(passed_over: str | None = None) -> str:
         if os.access(packed, os.X_OK):
             return str(packed)
     raise FfmpegMissing(
-        f"no ffmpeg can run on this machine: {passed_over or 'none is on PATH'}, and there is none for this platform "
-        "in imageio-ffmpeg; install ffmpeg or set OMNIDROP_FFMPEG"
+        f"no ffmpeg can run on this machine: {passed_over or 'none is on PATH'}, and imageio-ffmpeg has none for "
+        "this platform; install ffmpeg or set OMNIDROP_FFMPEG"
     )
 
 
@@ -170,7 +170,7 @@ def with_working_ffmpeg(work: Callable[[], Done]) -> Done:
             raise
     for remembered in (ffmpeg_tool, filters, decoders, hwaccels, drops_packets):
         remembered.cache_clear()
-    log.warning("%s worked until now and cannot run any more; from now on: %s", used.path, ffmpeg_tool())
+    log.warning("%s stopped working; using %s from now on", used.path, ffmpeg_tool())
     return work()
 
 
@@ -261,7 +261,7 @@ def _listing(path: str, option: str) -> str:
         if done.returncode != -signal.SIGKILL:
             break
     if done.returncode:
-        raise FfmpegMissing(f"{path} {option} exits with {done.returncode}; set OMNIDROP_FFMPEG to another")
+        raise FfmpegMissing(f"{path} {option} exits with {done.returncode}; set OMNIDROP_FFMPEG to another ffmpeg")
     return done.stdout.decode(errors="replace")
 
 

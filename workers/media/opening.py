@@ -94,7 +94,7 @@ def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Ite
         if not stat.S_ISREG(found.st_mode) or not is_file or not found.st_size:
             raise NotMedia("the file is empty" if stat.S_ISREG(found.st_mode) else "not a regular file")
         if folder is not None and not is_below(_place(fd, path), folder):
-            raise MediaMissing("a link that leads out of the archive; archive.follow_links: true follows such links")
+            raise MediaMissing("the link points outside the archive; set archive.follow_links: true to follow it")
         yield CheckedPath.of(os.fspath(path), fd)
     finally:
         os.close(fd)

@@ -270,7 +270,7 @@ class _Child:
             suffix = suffix_of(called)
             if isinstance(error, Sidecar) or not suffix or not is_named_aside(called):
                 raise
-            raise Sidecar(f"a {suffix} beside the media: {error}") from error
+            raise Sidecar(f"a {suffix} file next to the media: {error}") from error
 
     def subtitles(self, opening: Opening, index: int) -> tuple[Cue, ...]:
         """What a stream of text subtitles says. Raises what `probe` raises, MediaError where it cannot be read, and
@@ -300,7 +300,7 @@ class _Child:
         """Most sidecars need no parser to be known."""
         length = min(file.size, HEAD_BYTES)
         if is_named_aside(called) and (not length or is_no_media(file.read(0, length))):
-            raise Sidecar(f"a {suffix_of(called) or 'file without suffix'} beside the media, by its content")
+            raise Sidecar(f"a {suffix_of(called) or 'file without suffix'} next to the media, by its content")
         return self._probe(file, deadline)
 
     def _scan_s(self, size: int) -> float:
@@ -348,7 +348,7 @@ class _Child:
             yield process
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.close()
-            raise ProbeCrashed(f"the probing process died over this file ({_how(process, error)})") from error
+            raise ProbeCrashed(f"the probing process crashed on this file ({_how(process, error)})") from error
         except (ProbeTimeout, StorageFailed, MediaMissing, MediaRefused, MediaChanged):
             self.close()
             raise
@@ -449,7 +449,7 @@ class _LocalFile:
         except OSError as error:
             raise MediaMissing(f"cannot read the file: {error.strerror}") from error
         if len(content) != length:
-            raise MediaChanged("the file became shorter while it was probed")
+            raise MediaChanged("the file shrank while being probed; run again")
         return content
 
     def extend(self, seconds: float) -> None:

@@ -209,7 +209,7 @@ class RemoteFile:
             if came == len(into):
                 return
             await asyncio.sleep(PAUSE_S * 2**attempt)
-        raise OSError(f"{came} of {len(into)} bytes came, again and again")
+        raise OSError(f"{came} of {len(into)} bytes arrived, on every try")
 
     async def _get(self, offset: int, into: memoryview) -> int:
         """Read the range that fills `into`; returns how much came: less where the body breaks off."""
@@ -218,7 +218,7 @@ class RemoteFile:
         body, came = reply["Body"], 0
         try:
             if str(reply.get("ETag", self.etag)).strip('"') != self.etag:
-                raise MediaChanged(f"{self.uri}: replaced in the store while it was read")
+                raise MediaChanged(f"{self.uri}: the object was replaced while being read; run again")
             given = reply.get("ContentRange")
             if not str(given or "bytes 0-").startswith(f"bytes {offset}-"):
                 raise OSError(f"asked for bytes from {offset} on, the server gives {given or 'the whole object'}"[:200])
@@ -234,7 +234,7 @@ class RemoteFile:
     def _left_s(self) -> float:
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
-            raise StorageFailed(f"{self.uri}: the store is too slow: not read in time")
+            raise StorageFailed(f"{self.uri}: the store is too slow: timed out")
         return left_s
 
     @contextlib.contextmanager
@@ -245,9 +245,9 @@ class RemoteFile:
             raise
         except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
             if _code(error) in ("PreconditionFailed", "412"):
-                raise MediaChanged(f"{self.uri}: replaced in the store while it was read") from error
+                raise MediaChanged(f"{self.uri}: the object was replaced while being read; run again") from error
             if time.monotonic() >= self._deadline:
-                raise StorageFailed(f"{self.uri}: the store is too slow: not read in time") from error
+                raise StorageFailed(f"{self.uri}: the store is too slow: timed out") from error
             if (said := redirect_refused(error)) is not None:
                 raise StorageFailed(without_secrets(f"{self.uri}: {said}")[:1000]) from error
             failure = store_failure(self.uri, error)
@@ -280,5 +280,7 @@ def redirect_refused(error: BaseException) -> str | None:
             answered = response.get("ResponseMetadata", {})
             if answered.get("HTTPStatusCode") in (*REDIRECTS, REDIRECTED):
                 to = answered.get("HTTPHeaders", {}).get("location", "another place")
-                return f"the server redirects to {to}, and requests go nowhere but to endpoint_url; give the right one"
+                return (
+                    f"the server redirects to {to}; redirects are not followed, set endpoint_url to the right address"
+                )
     return None

@@ -88,8 +88,10 @@ def _cuts_in(path: Readable, part: Segment, threshold: float, from_s: float, to_
         about = (begins_s / length_s, to_s / length_s)
         finished = run_over(path, arguments, limits=limits, pass_fds=(cuts,), about=about)
         if finished.timed_out:
-            raise DecodeTimeout(f"looking for scene cuts took longer than {limit_s:.0f} s")
+            raise DecodeTimeout(f"scene detection took longer than {limit_s:.0f} s")
         found = _TIME.findall(os.pread(cuts, LIST_BYTES, 0))
     if finished.returncode and not found and not from_s:
-        raise DecodeFailed(f"no scene cuts: {finished.stderr.strip().splitlines()[-1:] or ['ffmpeg said nothing']}")
+        raise DecodeFailed(
+            f"scene detection failed: {finished.stderr.strip().splitlines()[-1:] or ['ffmpeg said nothing']}"
+        )
     return {time for time in (round(float(time), 3) for time in found) if from_s <= time < to_s}

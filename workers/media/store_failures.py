@@ -24,9 +24,9 @@ _BROKEN_BODIES = frozenset({"ClientPayloadError", "IncompleteReadError", "Respon
 def store_failure(name: str, error: Exception) -> MediaError:
     """The error to raise for what happened to the file `name`."""
     if isinstance(error, FileNotFoundError):
-        return MediaMissing(f"{name}: no longer in the store")
+        return MediaMissing(f"{name}: the object is no longer in the store")
     if type(error).__name__ == "FileExpired":
-        return MediaChanged(f"{name}: replaced in the store while it was read")
+        return MediaChanged(f"{name}: the object was replaced while being read; run again")
     kind = MediaRefused if is_refusal(error) else StorageFailed
     return kind(without_secrets(f"{name}: {type(error).__name__}: {error}")[:1000])
 
@@ -51,8 +51,8 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def forget_credentials(store: Any) -> None:
-    """Have an s3fs file system look for credentials again: who logs in while a run waits, or mends a profile, need not
-    begin the run anew."""
+    """Have an s3fs file system look for credentials again: logging in or fixing a profile while a run waits needs no
+    new run."""
     if (session := getattr(store, "session", None)) is not None:
         session._credentials = None
         store.connect(refresh=True)

@@ -144,11 +144,11 @@ def _asked(tracks: Sequence[Track], wish: str, auto: Callable[[Sequence[Track]],
         found = auto([track for track in tracks if languages_of(track.language) & wanted])
         if not found:
             have = ", ".join(track.language or "not said" for track in tracks)
-            raise TrackMissing(f"no {kind} track of {wish}; the languages are: {have}")
+            raise TrackMissing(f"there is no {kind} track with {wish}; the tracks have: {have}")
         return dict.fromkeys(found, f"{wish} is asked for")
     if int(wish) not in (numbers := [track.number for track in tracks]):
         have = ", ".join(map(str, numbers))
-        raise TrackMissing(f"{kind} track {wish} is asked for; there are {have}, counted from 0")
+        raise TrackMissing(f"there is no {kind} track {wish}; there are {have}, counted from 0")
     return {int(wish): "asked for"}
 
 

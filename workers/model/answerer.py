@@ -170,7 +170,7 @@ class Answerer:
             request = self._request(decoded, questions, instruction)
             ready = self._model.make_ready(decoded.frames, decoded.audio, request)
         except Exception as error:
-            log.debug("clip %s cannot be made ready: %s", decoded.clip.clip_id, error, exc_info=True)
+            log.debug("clip %s cannot be prepared: %s", decoded.clip.clip_id, error, exc_info=True)
             return
         # The one that is answered next may not have been fetched yet; older ones will not be any more.
         for clip_id in list(self._ready)[:-1]:
@@ -283,7 +283,7 @@ class Answerer:
         if isinstance(outcome, ClipFailure):
             return outcome
         if outcome.is_shrunk:
-            message = "the clip was answered with a smaller token budget; dense holds more than that"
+            message = "the clip was answered with a smaller token budget; a dense run needs more memory"
             audit = ClipAudit(dense_first, None, ModelOutOfMemory.error_class, message)
         return replace(outcome, audit=audit or self._dense(decoded, questions, instruction, dense_first))
 
