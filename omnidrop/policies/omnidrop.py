@@ -38,7 +38,8 @@ class OmniDrop(Merging):
     p_init: float | None = None
     p_final: float | None = None
     audio_keep: float = 0.7
-    """Share of the audio tokens that enters the decoder."""
+    """Share of the audio tokens that enters the decoder. With the entry `cover`, sound and picture are chosen together:
+    there the two shares say at most how many tokens enter, not how many of them are sound."""
     video_keep: float = 0.4
     """Share of the video tokens that enters: the paper's (1 + 3 x 0.2) / 4, one anchor of four frames whole and 20 % of
     the others."""

@@ -39,14 +39,14 @@ TALK = (
 """A slide and three spoken words, of world v3."""
 TALK_ASKED = {
     "Which word is said first? [garden|market|train|zebra]": "market",
+    "Which word is said last? [garden|market|train|zebra]": "train",
     "Which word is said while the circle is shown? [garden|market|train|zebra]": "train",
     "Is the word market said by a low or a high voice? [low|high]": "high",
     "Which word is written in line 1? [garden|market|train|zebra]": "garden",
-    "In which line is the word market written? [1-3]": "2",
+    "Is the word garden written?": "yes",
     "Is the word market said and also written?": "yes",
-    "Is the word zebra said and also written?": "no",
 }
-"""What is asked about it, and the right answers."""
+"""What is asked about it, and the right answers: a clip and questions that the model is right about."""
 TRUTH_FILE = "truth.json"
 _OTHERS = ("broken/truncated.mkv", "broken/not a video.mp4", "sound only.wav")
 FILES = len(_TOY) + len(_OTHERS)
@@ -89,7 +89,7 @@ def make_talk(path: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         format = Format("mp4", "libx264", "aac", 426, 240, 12)
-        render_clip(path, "v3", seed=2_000, length_s=7.0, events=TALK, format=format)
+        render_clip(path, "v3", seed=2_001, length_s=7.0, events=TALK, format=format)
 
 
 def _truncated(path: Path, source: Path) -> None:

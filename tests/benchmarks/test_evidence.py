@@ -306,7 +306,7 @@ def test_the_fixed_slice_is_as_right_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "right"), [("v1", 32), ("v2", 31)])
+@pytest.mark.parametrize(("world", "right"), [("v1", 32), ("v2", 31), ("v3", 33)])
 def test_another_renderers_clips_lose_no_more(
     world: str, right: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,7 +196,7 @@ def test_a_deeper_decoder_keeps_its_answers_and_finds_words_before_any_training(
     deeper = deepen(trained, tokenizer)
     assert len(deeper.model.language_model.layers) == 14
     clips = Curriculum(3, 8, full_share=0.0, thin_share=0.0, questions=14)
-    known = collate([draw_row(packer, source, np.random.default_rng(seed), clips) for seed in range(4)])
+    known = collate([draw_row(packer, source, np.random.default_rng(seed), clips) for seed in range(2)])
     said = collate([draw_row(packer, source, np.random.default_rng(9), replace(clips, spoken_share=1.0))])
     with torch.no_grad():
         before, after = (

@@ -22,7 +22,7 @@ import torch
 from training.tiny import binding, perception, stages
 from training.tiny.architecture import LAYERS, deepen, fresh, load, save
 from training.tiny.clips import Packer
-from training.tiny.faces import training_faces
+from training.tiny.faces import FACES_FILE, training_faces
 from training.tiny.optim import rank
 from training.tiny.sources import EncodedSource, IdealSource
 from training.tiny.stages import ALL_LAYERS, CURRICULA, DecoderStage, EncoderStage, Stage
@@ -67,6 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(
             f"--world {given.world} goes on from a checkpoint that knows world v1: name its folder with --from"
         )
+    if given.world == "v3" and not given.fonts and not (given.folder / FACES_FILE).exists():
+        parser.error("--world v3 learns to read: name a folder of font files with --fonts")
     given.folder.mkdir(parents=True, exist_ok=True)
     if "RANK" in os.environ:
         torch.distributed.init_process_group("nccl" if given.device.startswith("cuda") else "gloo")

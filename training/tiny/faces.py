@@ -31,6 +31,7 @@ HELD_OUT = (
 )
 """Names of font files without their suffix."""
 GAP = 4
+FACES_FILE = "faces.npz"
 
 
 def made(folder: Path, names: Sequence[str]) -> Faces:
@@ -56,10 +57,10 @@ def made(folder: Path, names: Sequence[str]) -> Faces:
 
 def training_faces(folder: Path, fonts: Path | None) -> Faces:
     """The faces of training, set from font files once and kept in `folder`."""
-    kept = folder / "faces.npz"
+    kept = folder / FACES_FILE
     if not kept.exists():
         if fonts is None:
-            raise SystemExit("this stage learns to read: name a folder of font files with --fonts")
+            raise ValueError(f"there is no {kept}, and no folder of font files to make it from")
         faces = made(fonts, TRAINING)
         np.savez_compressed(kept, sheet=faces.sheet, spans=faces.spans)
     with np.load(kept) as read:

@@ -222,7 +222,7 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
     DecoderStage(
         "pages-heard",
         "encoded",
-        320,
+        420,
         (
             Phase(0.35, replace(SPOKEN, longest_s=12, questions=18, full_share=0.3, thin_share=0.7)),
             Phase(1.00, replace(SPOKEN, longest_s=12, questions=18, full_share=0.7, thin_share=0.5)),
