@@ -41,6 +41,9 @@ class Busy:
     driver_ms_per_clip: float
     most_in_actor: int
     """Clips that one actor had at once."""
+    ready_before: int
+    """Clips that were ready when the device came to them."""
+    ready_before_one_at_a_time: int
 
     def __str__(self) -> str:
         return (
@@ -62,7 +65,7 @@ class _Device:
         self._ready: set[str] = set()
         self._busy_s = 0.0
         self._first = self._last = 0.0
-        self._most = 0
+        self._most = self._ready_before = 0
 
     def load(self) -> None:
         pass
@@ -74,7 +77,9 @@ class _Device:
         self._ready.add(decoded.clip.clip_id)
 
     def answer(self, decoded: DecodedClip, asked: bytes, may_audit: bool = True) -> ClipResult:
-        if decoded.clip.clip_id not in self._ready:
+        if decoded.clip.clip_id in self._ready:
+            self._ready_before += 1
+        else:
             time.sleep(READY_S)
         started = time.perf_counter()
         self._first = self._first or started
@@ -84,7 +89,8 @@ class _Device:
         return made_up.result(decoded.clip)
 
     def describe(self) -> str:
-        return json.dumps({"busy_share": self._busy_s / (self._last - self._first), "most": max(1, self._most)})
+        busy_share = self._busy_s / (self._last - self._first)
+        return json.dumps({"busy_share": busy_share, "most": max(1, self._most), "ready": self._ready_before})
 
 
 def measure(clips: int) -> Busy:
@@ -104,6 +110,8 @@ def measure(clips: int) -> Busy:
         one_at_a_time=alone["busy_share"],
         driver_ms_per_clip=cpu / clips * 1e3,
         most_in_actor=together["most"],
+        ready_before=together["ready"],
+        ready_before_one_at_a_time=alone["ready"],
     )
 
 

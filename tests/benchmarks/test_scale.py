@@ -51,11 +51,12 @@ def test_the_executor_loses_no_clip(ray_session, tmp_path, monkeypatch):
 
 @pytest.mark.cluster
 def test_a_device_does_not_wait_for_the_next_clip_to_be_made_ready(ray_session, tmp_path, monkeypatch):
-    """0.97 and more where nothing else runs; one clip at a time 0.71."""
+    """How busy it then is only a quiet machine tells: 0.98, one clip at a time 0.71."""
     found = measured("busy", 12, tmp_path, monkeypatch)
-    assert found["one_at_a_time"] < 0.75
-    assert found["busy_share"] > found["one_at_a_time"] + 0.08
+    assert found["ready_before"] >= 6
+    assert found["ready_before_one_at_a_time"] == 0
     assert found["most_in_actor"] == 2
+    assert 0 < found["one_at_a_time"] < 0.75
 
 
 @pytest.mark.cluster
