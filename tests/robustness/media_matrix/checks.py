@@ -44,6 +44,8 @@ class Right:
     """Source seconds of which nothing is said."""
     still: tuple[tuple[float, float], ...] = ()
     """Source seconds without new pictures."""
+    missing: tuple[tuple[float, float], ...] = ()
+    """Source seconds of which pictures cannot be decoded: the clips must count them as missing."""
     sound_shift_s: float = 0.0
     picture_shift_s: float = 0.0
     """What sound and pictures are of another second by."""
@@ -85,6 +87,8 @@ def examine(path: Path, right: Right, pool: ProbePool, clip_s: float = 4.0) -> t
     said = " ".join((*info.notes, *(note for clip in clips for note in clip.notes)))
     wrong += [f"nothing is said of {note!r}" for note in right.notes if note not in said]
     sums = {n: sum(getattr(c.noticed, n) for c in clips) for n in ("silent_s", "held_s", "missing_s")}
+    if sums["missing_s"] < (least := 0.9 * sum(end - start for start, end in right.missing)):
+        wrong.append(f"{sums['missing_s']:.2f} s are counted as missing, should be {least:.2f} or more")
     line = f"{info.duration_s:.2f} s in {len(info.parts)}, {len(clips)} clips"
     return line + "".join(f", {n} {v:.2f}" for n, v in sums.items() if v > 0.1), wrong
 
@@ -123,7 +127,7 @@ def _pictures(clip: DecodedClip, begin: float, right: Right) -> list[str]:
     assert clip.frames is not None
     for k, frame in enumerate(clip.frames):
         wanted = begin + k / clip.fps
-        if _within(wanted, (*right.still, *right.skip)) or wanted > max(end for _, end in right.parts):
+        if _within(wanted, (*right.still, *right.skip, *right.missing)) or wanted > max(end for _, end in right.parts):
             continue
         try:
             found = second_of(frame)
