@@ -27,6 +27,12 @@ class ModelError(OmniDropError):
     error_class: ClassVar[str] = "model_error"
 
 
+class SoundTooShort(ModelError):
+    """No picture, and less sound than this model makes a token of."""
+
+    error_class: ClassVar[str] = "too_short"
+
+
 class ModelOutOfMemory(ModelError):
     """The clip does not fit into the device's memory, even at the smallest token budget."""
 

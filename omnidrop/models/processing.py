@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from omnidrop.errors import CheckpointError, ModelError
+from omnidrop.errors import CheckpointError, ModelError, SoundTooShort
 from omnidrop.models import chat_template
 from omnidrop.models.base import Prefix
 from omnidrop.models.checkpoints import read_chat_template, read_json
 from omnidrop.models.clip_layout import ClipLayout, MediaTokens, lay_out
-from omnidrop.models.geometry import SAMPLE_RATE, Geometry
+from omnidrop.models.geometry import SAMPLE_RATE, SHORTEST_AUDIO_HOPS, Geometry
 
 QUESTION_MARK = "\u2063question\u2063"
 """Stands for the question while the chat template is rendered; invisible separators keep it from meeting real text."""
@@ -126,7 +126,9 @@ class ClipProcessor:
         if audio is not None:
             mel = self.mel(audio)
         if grid is None and mel is None:
-            raise ModelError("a clip needs frames or at least 30 ms of sound; got neither")
+            least_ms = 1000 * SHORTEST_AUDIO_HOPS * self.geometry.hop / SAMPLE_RATE
+            given = "no sound" if audio is None else f"{1000 * len(audio) / SAMPLE_RATE:.1f} ms of sound"
+            raise SoundTooShort(f"no frames and {given}; this model needs frames or at least {least_ms:g} ms of sound")
         audio_tokens = self.geometry.audio_tokens(len(audio)) if audio is not None and mel is not None else 0
         return ModelInputs(self._laid_out(grid, audio_tokens, fps, system_prompt, instruction), grid, mel)
 

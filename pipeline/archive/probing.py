@@ -77,9 +77,16 @@ class Elsewhere(Protocol):
 
 
 MORE_MEDIA = frozenset(
-    {"mkv", "mka", "ts", "m2ts", "mts", "mxf", "webm", "opus", "flac", "ogv", "flv", "wmv", "vob", "m4v"}
+    {
+        *("mkv", "mka", "mk3d", "webm", "weba", "ts", "m2ts", "mts", "m2t", "tp", "trp", "m2p", "vob", "evo"),
+        *("tod", "mp4", "m4v", "m4a", "m4b", "f4v", "mov", "qt", "3gp", "3g2", "3ga", "avi", "divx", "flv"),
+        *("asf", "wmv", "wma", "mxf", "gxf", "dv", "nut", "ivf", "rm", "rmvb", "ogg", "ogv", "oga", "ogx", "spx"),
+        *("opus", "wav", "wave", "w64", "rf64", "bwf", "aif", "aiff", "aifc", "caf", "au", "flac", "mp3", "aac"),
+        *("ac3", "eac3", "ec3", "amr", "awb", "h264", "264", "hevc", "h265", "265"),
+    }
 )
-"""Ends of names that say media, and that this machine's table of types may not have, or has as something else."""
+"""Ends of names that say media: of every container that is read, and of some that are not. A machine's table of types
+may lack one, or have it as something else."""
 LOOKS = 32
 """Files and objects that are looked at at once, on a cluster."""
 LOOKS_HERE = 2
@@ -149,8 +156,8 @@ def _is_elsewheres(media: Media, elsewhere: Elsewhere | None) -> bool:
 def is_named_as_media(key: str) -> bool:
     """Whether a file is called as if it were a video or a sound: then it is named where it is none."""
     kind, _ = mimetypes.guess_type(key, strict=False)
-    end = key.rpartition("/")[2].rpartition(".")[2].lower()
-    return end in MORE_MEDIA or (kind is not None and kind.partition("/")[0] in ("video", "audio"))
+    stem, _, end = key.rpartition("/")[2].lower().rpartition(".")
+    return bool(stem and end in MORE_MEDIA) or (kind is not None and kind.partition("/")[0] in ("video", "audio"))
 
 
 def _probed(result: MediaInfo | ClipFailure, scans: bool) -> Probed:

@@ -274,8 +274,8 @@ def test_system_prompt_replaces_the_default(small_qwen2_5_omni: Path) -> None:
 @pytest.mark.parametrize(
     ("frames", "audio", "fps", "message"),
     [
-        (None, None, 2.0, "got neither"),
-        (None, np.zeros(100, np.float32), 2.0, "got neither"),
+        (None, None, 2.0, "no frames and no sound; this model needs"),
+        (None, np.zeros(100, np.float32), 2.0, "6.2 ms of sound; this model needs"),
         (np.zeros((2, 8, 8, 3), np.float32), None, 2.0, "uint8"),
         (np.zeros((0, 8, 8, 3), np.uint8), None, 2.0, "at least one frame"),
         (np.zeros((2, 8, 2000, 3), np.uint8), None, 2.0, "aspect ratio"),

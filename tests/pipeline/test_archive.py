@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from pipeline.archive.beside import Beside
 from pipeline.archive.listing import ArchiveError, list_media
 from pipeline.archive.not_taken import NotTaken
-from pipeline.archive.probing import source_of
+from pipeline.archive.probing import is_named_as_media, source_of
 from pipeline.config.globs import KeyFilter, compile_glob
 from pipeline.config.job import ArchiveConfig, ContextConfig, ModelConfig, StorageConfig
 from pipeline.identity import media_id
@@ -792,3 +792,11 @@ def test_a_local_store_behaves_like_a_dictionary(tmp_path_factory, operations, c
                 store.delete([key])
                 expected.pop(key, None)
     assert [(key, store.read_bytes(key)) for key, _ in store.list()] == sorted(expected.items())
+
+
+@pytest.mark.parametrize("end", ["IVF", "nut", "caf", "w64", "gxf", "rmvb", "m4b", "trp", "dv", "m2ts", "h264"])
+def test_a_name_that_says_media_makes_a_failure_of_what_is_none(end):
+    """Whatever the machine's table of types knows: without it the file would only be counted as one beside media."""
+    assert is_named_as_media(f"tapes/1999.{end}")
+    assert not is_named_as_media(f"tapes/{end}.txt")
+    assert not is_named_as_media(end)
