@@ -79,6 +79,11 @@ TEXT_SUBTITLES = frozenset({"subrip", "ass", "mov_text", "webvtt", "text"})
 """Codecs of subtitles that are words; others are pictures of words, or captions hidden in the pictures."""
 
 
+RawCue = tuple[float, float | None, str]
+"""A subtitle as its track has it: start and end by the container's own time, None for an end that is not said; the text
+of an ASS event."""
+
+
 @dataclass(frozen=True)
 class SubtitleTrack:
     """One stream of subtitles."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from pipeline.archive.listing import local_mark, s3_mark
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
 from pipeline.storage.s3_client import S3_PAGE, explain_s3_error, s3_filesystem, s3_objects
@@ -79,7 +80,7 @@ class Beside:
             if isinstance(explained, FileNotFoundError):
                 return None
             raise explained from error
-        return File(key, where, info["size"], _s3_mark(info["size"], info["ETag"]))
+        return File(key, where, info["size"], s3_mark(info["size"], info["ETag"].strip('"')))
 
     def read(self, file: File, most: int) -> tuple[File, bytes] | None:
         """A file as it is now, and its first bytes; None where it is gone.
@@ -96,7 +97,7 @@ class Beside:
                 return now, b""
             with opened_below(file.where, below) as checked, os.fdopen(os.dup(checked.fd), "rb") as opened:
                 content = opened.read(most)
-                is_same = _mark(os.fstat(checked.fd)) == now.mark
+                is_same = local_mark(os.fstat(checked.fd)) == now.mark
                 return replace(now, mark=now.mark if is_same else ""), content
         except (MediaError, OSError) as error:
             raise BesideUnreadable(f"{file.key}: {error}") from error
@@ -123,7 +124,7 @@ class Beside:
                     key := item["Key"].removeprefix(below),
                     f"{self._archive.uri}/{key}",
                     item["Size"],
-                    _s3_mark(item["Size"], item["ETag"]),
+                    s3_mark(item["Size"], item["ETag"].strip('"')),
                 )
                 for item in islice(listed, S3_PAGE)
             ]
@@ -153,16 +154,7 @@ def _local(key: str, path: str) -> File | None:
         return None
     except OSError:
         return File(key, path, 0)
-    return File(key, path, found.st_size, _mark(found) if stat.S_ISREG(found.st_mode) else "")
-
-
-def _mark(found: os.stat_result) -> str:
-    """As of media, see `pipeline.archive.listing`."""
-    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"
-
-
-def _s3_mark(size: int, etag: str) -> str:
-    return "-".join((str(size), etag.strip('"')))
+    return File(key, path, found.st_size, local_mark(found) if stat.S_ISREG(found.st_mode) else "")
 
 
 def _names_in(folder: str) -> list[str]:

@@ -26,7 +26,7 @@ from pipeline.config.sections import ArchiveConfig
 from pipeline.identity import media_id
 from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
 from pipeline.storage.s3_client import s3_filesystem, s3_objects
-from workers.media.opening import as_text, is_below, local_uri
+from workers.media.opening import as_text, etag_of, is_below, local_uri
 from workers.records import Media
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,17 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") and name not in (".", "..")
 
 
+def local_mark(status: os.stat_result) -> str:
+    """While it stays, a local file holds what it held. One put in place of another may have its size and time, not its
+    inode or the time of its change."""
+    return f"{etag_of(status)}-{status.st_ctime_ns}-{status.st_ino}"
+
+
+def s3_mark(size: int, etag: str) -> str:
+    """The same of an object, by its ETag without quotes."""
+    return f"{size}-{etag}"
+
+
 def is_bin(name: str) -> bool:
     """Whether a folder of this name holds what was deleted, or what a system keeps for itself."""
     name = name.lower()
@@ -146,7 +157,7 @@ def _s3_media(config: ArchiveConfig, output: str | None, left: NotTaken) -> Iter
                 left.pass_over(key, Reason.HIDDEN)
                 continue
             etag, size = item["ETag"].strip('"'), item["Size"]
-            yield Media(media_id(config.identity, key), key, uri, etag, size, f"{size}-{etag}")
+            yield Media(media_id(config.identity, key), key, uri, etag, size, s3_mark(size, etag))
     except StorageError as error:
         kind = ArchiveUnavailable if isinstance(error, StorageUnavailable) else ArchiveError
         raise kind(f"the archive cannot be listed: {error}") from error
@@ -280,10 +291,8 @@ class _Walk:
                 self._left.pass_over(key, Reason.LINK)
                 return None
             self._linked.add(target)
-        etag = f"{status.st_size}-{status.st_mtime_ns}"
-        # A file put in place of another may have its size and time, not its inode or the time of its change.
-        mark = f"{etag}-{status.st_ctime_ns}-{status.st_ino}"
-        return Media(media_id(self._identity, key), key, local_uri(path), etag, status.st_size, mark)
+        name, etag = media_id(self._identity, key), etag_of(status)
+        return Media(name, key, local_uri(path), etag, status.st_size, local_mark(status))
 
     def _is_listed_itself(self, target: str) -> bool:
         """Whether a linked file is met under its own name, too: what is hidden or excluded there is not."""

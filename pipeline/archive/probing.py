@@ -32,6 +32,7 @@ from workers.media.fetching import CacheSettings
 from workers.media.ffmpeg import with_working_ffmpeg
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
+from workers.media.sidecars import suffix_of
 from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo
 
 
@@ -156,8 +157,7 @@ def _is_elsewheres(media: Media, elsewhere: Elsewhere | None) -> bool:
 def is_named_as_media(key: str) -> bool:
     """Whether a file is called as if it were a video or a sound: then it is named where it is none."""
     kind, _ = mimetypes.guess_type(key, strict=False)
-    stem, _, end = key.rpartition("/")[2].lower().rpartition(".")
-    return bool(stem and end in MORE_MEDIA) or (kind is not None and kind.partition("/")[0] in ("video", "audio"))
+    return suffix_of(key)[1:] in MORE_MEDIA or (kind is not None and kind.partition("/")[0] in ("video", "audio"))
 
 
 def _probed(result: MediaInfo | ClipFailure, scans: bool) -> Probed:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pipeline.config.sections import ContextConfig
 from pipeline.context.sidecars import Context, Cue, HoldsNothing, line_of, without_repeats
 from workers.media.tracks import ASIDE, languages_of
-from workers.records import MediaInfo, SubtitleTrack
+from workers.records import MediaInfo, RawCue, SubtitleTrack
 
 NO_END_S = 5.0
 """How long the last subtitle of a track that tells no ends holds; others hold until the next."""
@@ -46,9 +46,8 @@ def chosen(info: MediaInfo, config: ContextConfig) -> tuple[SubtitleTrack | None
     return min(whole, key=lambda t: (not languages_of(t.language) & wanted, "default" not in t.flags, t.number)), ""
 
 
-def words_of(cues: Sequence[tuple[float, float | None, str]], start_s: float) -> Context:
-    """What a track says: (start, end, text of an ASS event) by the container's own time, of a file that begins at
-    `start_s` of it. Raises HoldsNothing."""
+def words_of(cues: Sequence[RawCue], start_s: float) -> Context:
+    """What a track says of a file that begins at `start_s` of the container's own time. Raises HoldsNothing."""
     timed = sorted(((start - start_s, end, text) for start, end, text in cues), key=lambda cue: cue[0])
     found, later, at = list[Cue](), None, None
     for start, end, text in reversed(timed):

@@ -17,6 +17,7 @@ from pipeline.evaluation.benchmark_text import answer_letter, names_in, options_
 from pipeline.evaluation.dataset import EvaluatedClip, EvaluationError, Target
 from pipeline.evaluation.scoring import LETTERS
 from pipeline.identity import content_id
+from workers.media.opening import etag_of
 from workers.media.probing import ProbePool
 from workers.records import ClipFailure, Media, MediaInfo
 
@@ -213,4 +214,4 @@ def _media(video: str, path: Path | None) -> Media:
     if path is None:
         return Media(video, video, "", "", 0)
     status = path.stat()
-    return Media(video, video, str(path), f"{status.st_size}-{status.st_mtime_ns}", status.st_size)
+    return Media(video, video, str(path), etag_of(status), status.st_size)

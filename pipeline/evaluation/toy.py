@@ -22,6 +22,7 @@ from pipeline.evaluation.dataset import EvaluatedClip, EvaluationError, Target
 from pipeline.identity import content_id
 from pipeline.toy_world import AskedQuestion, Event, Format, Truth, events_of, format_of, questions_of, render_clip
 from pipeline.toy_world.truth import TruthError, read_truth
+from workers.media.opening import etag_of
 from workers.media.probing import ProbePool
 from workers.records import ClipFailure, Media, MediaInfo
 
@@ -236,7 +237,7 @@ def _file_of(name: str, found: Mapping[str, Media], truth_file: Path, archive: P
 def _local_media(path: Path) -> Media:
     status = path.stat()
     # The file's date is no part of what is asked: the etag only guards against changes while it is read.
-    return Media(path.stem, path.name, str(path.absolute()), f"{status.st_size}-{status.st_mtime_ns}", status.st_size)
+    return Media(path.stem, path.name, str(path.absolute()), etag_of(status), status.st_size)
 
 
 def _clip(

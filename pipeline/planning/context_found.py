@@ -16,8 +16,7 @@ from pipeline.context.sidecars import Context, ContextError, HoldsNothing, joine
 from pipeline.context.tracks import words_of
 from pipeline.failure_rules import rule_of
 from pipeline.index.savings_index import ContextRow
-from workers.media.probing import Cue
-from workers.records import ClipFailure, Media, SubtitleTrack
+from workers.records import ClipFailure, Media, RawCue, SubtitleTrack
 
 
 @dataclass
@@ -90,7 +89,7 @@ def read_sidecar(key: str, data: bytes) -> Read:
         return Read(sha256, None, str(error), error.error_class)
 
 
-def read_track(name: str, cues: Sequence[Cue] | ClipFailure, start_s: float) -> Read:
+def read_track(name: str, cues: Sequence[RawCue] | ClipFailure, start_s: float) -> Read:
     """What a subtitle track says, of a file that begins at `start_s`. A failure that is not the file's keeps its
     class."""
     if isinstance(cues, ClipFailure):

@@ -34,23 +34,6 @@ COLOURS = {
     "white": (240, 240, 240),
 }
 SOUNDS = ("low tone", "high tone", "rising sweep", "falling sweep", "noise", "clicks")
-WORDS = (
-    *(
-        "book",
-        "camera",
-        "coffee",
-        "doctor",
-        "dollar",
-        "fish",
-        "garden",
-        "guitar",
-        "hammer",
-        "island",
-        "jacket",
-        "lemon",
-    ),
-    *("market", "monkey", "office", "paper", "pencil", "river", "school", "sugar", "table", "train", "window", "zebra"),
-)
 TAKES = Path(__file__).parents[2] / "pipeline/toy_world/takes/held_out.opus"
 PLACES = {"left": (0.2, 0.5), "right": (0.8, 0.5), "top": (0.5, 0.2), "bottom": (0.5, 0.8), "centre": (0.5, 0.5)}
 
@@ -102,7 +85,8 @@ def _at_once(draw: random.Random) -> tuple[float, Events]:
 
 def _talk(draw: random.Random) -> tuple[float, Events]:
     """Two shapes and a page in any order, each for 3 s, and a word or two while each is shown."""
-    shapes, colours, words = draw.sample(SHAPES, 2), draw.sample(list(COLOURS), 2), draw.sample(WORDS, 8)
+    known = sorted({take["word"] for take in _takes()})
+    shapes, colours, words = draw.sample(SHAPES, 2), draw.sample(list(COLOURS), 2), draw.sample(known, 8)
     shown: Events = [{"shape": shape, "colour": colour} for shape, colour in zip(shapes, colours, strict=True)]
     # The page repeats one of the words that are said, most of the time.
     shown.insert(draw.randrange(3), {"lines": [words[6], words[draw.choice((0, 1, 7))]][:: draw.choice((1, -1))]})
@@ -225,12 +209,18 @@ def _heard(length: float, events: Events, draw: random.Random) -> np.ndarray[Any
 
 def _say(heard: np.ndarray[Any, Any], event: dict[str, Any], rng: np.random.Generator) -> None:
     """Put a take of the event's word at its start."""
-    takes = json.loads(TAKES.with_suffix(".json").read_text())["takes"]
-    those = [take["span"] for take in takes if (take["word"], take["voice"]) == (event["word"], event["voice"])]
+    those = [take["span"] for take in _takes() if (take["word"], take["voice"]) == (event["word"], event["voice"])]
     begin, end = those[rng.integers(len(those))]
     said = _bank()[round(begin / 16_000 * SAMPLES) : round(end / 16_000 * SAMPLES)]
     start = round(event["start"] * SAMPLES)
     heard[start : start + len(said)] += 0.5 * said
+
+
+@cache
+def _takes() -> list[dict[str, Any]]:
+    """Of each take its word, its voice and where it lies in the bank."""
+    takes: list[dict[str, Any]] = json.loads(TAKES.with_suffix(".json").read_text())["takes"]
+    return takes
 
 
 @cache

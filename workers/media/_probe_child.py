@@ -35,12 +35,13 @@ from workers.media._joints import (
     programmes,
     stated_s,
 )
-from workers.media._subtitles import Cue, Unreadable, cues
+from workers.media._subtitles import Unreadable, cues
 from workers.media._subtitles import described as subtitles
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S, Stretch, Timeline, scan
 from workers.media._tracks import TooManyPixels, codecs_of, described, listen
 from workers.media.confinement import DECODERS, DEMUXERS, MAX_STREAMS, PROTOCOLS
 from workers.media.tracks import OTHER_PROGRAMME
+from workers.records import RawCue
 
 LONGEST_S = 7 * 24 * 3600.0
 """A longer file is refused: its declared length would make more clips than anyone means to ask about."""
@@ -454,7 +455,7 @@ def _last_ends(
     return ends
 
 
-def words(file: Served, read_timeout_s: float, index: int) -> Iterator[list[Cue]]:
+def words(file: Served, read_timeout_s: float, index: int) -> Iterator[list[RawCue]]:
     """What a stream of text subtitles says, by the container's own time. Raises Refused."""
     with _opened(file, read_timeout_s) as container:
         try:

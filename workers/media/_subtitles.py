@@ -15,7 +15,7 @@ from av.stream import Discard, Disposition
 from av.subtitles.subtitle import AssSubtitle
 
 from workers.media.tracks import ASIDE
-from workers.records import TEXT_SUBTITLES
+from workers.records import TEXT_SUBTITLES, RawCue
 
 MOST_CUES = 200_000
 MOST_CHARS = 4 << 20
@@ -25,9 +25,6 @@ BATCH_CHARS = 50_000
 """Of the cues told at once: as JSON a character takes up to 12 bytes, and a line is at most `probing.LINE_BYTES`."""
 
 _FLAGS = ("default", "original", "dub", "forced", "captions", "descriptions", *ASIDE)
-
-Cue = tuple[float, float | None, str]
-"""Start and end by the container's own time, None for an end that is not said; the text of an ASS event."""
 
 
 class Unreadable(Exception):
@@ -53,7 +50,7 @@ def _codec(stream: Any) -> str:
     return "unknown" if stream.codec_context is None else str(stream.codec_context.codec.canonical_name)
 
 
-def cues(container: InputContainer, index: int) -> Iterator[list[Cue]]:
+def cues(container: InputContainer, index: int) -> Iterator[list[RawCue]]:
     """The words of the stream with this index, in the order of the file. Raises Unreadable."""
     stream = next((s for s in container.streams.subtitles if s.index == index), None)
     if stream is None or _codec(stream) not in TEXT_SUBTITLES:
@@ -61,7 +58,7 @@ def cues(container: InputContainer, index: int) -> Iterator[list[Cue]]:
     for other in container.streams:
         if other.index != index:
             other.discard = Discard.all
-    found: list[Cue] = []
+    found: list[RawCue] = []
     count = chars = told = 0
     for packet in container.demux(stream):
         if packet.pts is None or packet.time_base is None or not packet.size:

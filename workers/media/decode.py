@@ -23,7 +23,7 @@ from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
 from workers.media.fetching import CacheSettings, fetched, is_here
 from workers.media.ffmpeg import tool_here, with_working_ffmpeg
-from workers.media.opening import CheckedPath, Copy, local_path, opened_below
+from workers.media.opening import CheckedPath, Copy, etag_of, local_path, opened_below
 from workers.media.remote import bytes_fetched
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
 
@@ -50,12 +50,11 @@ class Source:
 
 
 def local_etag(path: str | int) -> str:
-    """The etag of a local file: `{size}-{mtime_ns}`, as listing an archive gives it. Raises MediaMissing."""
+    """The etag of a local file, as listing an archive gives it. Raises MediaMissing."""
     try:
-        found = os.stat(path)
+        return etag_of(os.stat(path))
     except OSError as error:
         raise MediaMissing(f"cannot open {path!r}: {error.strerror}") from error
-    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def decode_unit(

@@ -77,6 +77,11 @@ class Joined(str):
         return joined
 
 
+def etag_of(status: os.stat_result) -> str:
+    """The etag of a local file: `{size}-{mtime_ns}`."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
 @contextmanager
 def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Iterator[CheckedPath]:
     """The file at `path` (or address, see `local_uri`) while the block lasts. Raises MediaMissing, also for what lies

@@ -50,15 +50,12 @@ from workers.media.opening import Copy, local_path, opened_below
 from workers.media.remote import RemoteFile
 from workers.media.sidecars import HEAD_BYTES, is_named_aside, is_no_media, suffix_of
 from workers.media.tracks import with_auto_choice
-from workers.records import ClipFailure, MediaInfo, Segment, SubtitleTrack, Track
+from workers.records import ClipFailure, MediaInfo, RawCue, Segment, SubtitleTrack, Track
 
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
 Opening = Callable[[], AbstractContextManager[str]]
 """Gives a file's path or address while a block lasts."""
-Cue = tuple[float, float | None, str]
-"""Start and end of a subtitle by the container's own time, None for an end that is not said; an ASS event's text."""
-
 TIMEOUT_S = 30.0
 """A probe takes 10 ms on a local disk; finding the length of an unindexed file of some GB takes seconds."""
 
@@ -108,7 +105,7 @@ def probe(
         return child.probe(path)
 
 
-def subtitles(path: str, index: int, *, timeout_s: float = TIMEOUT_S) -> tuple[Cue, ...]:
+def subtitles(path: str, index: int, *, timeout_s: float = TIMEOUT_S) -> tuple[RawCue, ...]:
     """What the stream of text subtitles with this index says, read in a child of its own. Raises what `probe` raises,
     and MediaError where the stream cannot be read."""
     with contextlib.closing(_Child(timeout_s, {}, scans=False)) as child:
@@ -166,7 +163,7 @@ class ProbePool:
 
     def subtitles_many(
         self, files: Iterable[tuple[Key, Opening, int]]
-    ) -> Iterator[tuple[Key, tuple[Cue, ...] | ClipFailure]]:
+    ) -> Iterator[tuple[Key, tuple[RawCue, ...] | ClipFailure]]:
         """The same of what streams of text subtitles say: (key, what opens the file, index of the stream)."""
         return self._each((key, partial(_Child.subtitles, opening=how, index=index)) for key, how, index in files)
 
@@ -272,7 +269,7 @@ class _Child:
                 raise
             raise Sidecar(f"a {suffix} file next to the media: {error}") from error
 
-    def subtitles(self, opening: Opening, index: int) -> tuple[Cue, ...]:
+    def subtitles(self, opening: Opening, index: int) -> tuple[RawCue, ...]:
         """What a stream of text subtitles says. Raises what `probe` raises, MediaError where it cannot be read, and
         what `opening` raises."""
         with opening() as address:
@@ -326,8 +323,8 @@ class _Child:
             raise ProbeCrashed("the probing process gave no answer")
         return best
 
-    def _words(self, file: _Ahead | _LocalFile, index: int, deadline: float) -> tuple[Cue, ...]:
-        found: list[Cue] = []
+    def _words(self, file: _Ahead | _LocalFile, index: int, deadline: float) -> tuple[RawCue, ...]:
+        found: list[RawCue] = []
         with self._asked(f"subtitles:{index}", file, deadline) as process:
             while (answer := self._answer(process, file, deadline)) is not None:
                 found += map(_cue, answer["cues"])
@@ -518,7 +515,7 @@ def _subtitles(given: dict[str, Any]) -> SubtitleTrack:
     return SubtitleTrack(int(given["index"]), int(given["number"]), codec, language, tuple(map(str, given["flags"])))
 
 
-def _cue(given: Any) -> Cue:
+def _cue(given: Any) -> RawCue:
     start_s, end_s, text = given
     if not (isinstance(start_s, float) and _is_number(start_s) and _is_number(end_s)):
         raise ValueError(f"not a subtitle: {given!r}"[:300])
