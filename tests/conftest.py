@@ -1,4 +1,4 @@
-"""What all tests share: settings for a busy machine, and fixtures that are dear: one Ray for the whole session."""
+"""What all tests share: settings for a busy machine, and fixtures that are dear."""
 
 from __future__ import annotations
 
@@ -40,12 +40,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
+RAY_FIRST = (
+    *("test_execution", "test_run", "test_crash", "test_cost_control", "test_memory", "test_workers", "test_scale"),
+    *("test_metrics", "test_neighbours"),
+)
+"""Files with tests that need `ray_session`, the longest first."""
 LONGEST_FIRST = (
-    *("test_what_counts", "test_execution", "test_run", "test_crash", "test_cluster", "test_passes", "test_run_s3"),
-    *("test_whose_fault", "test_cost_control", "test_docs", "test_retry", "test_hostile_media", "test_media"),
-    *("test_results", "test_memory", "test_report", "test_evaluate", "test_mistakes", "test_evidence", "test_export"),
-    *("test_workers", "test_verify", "test_schedule", "test_real_media", "test_audit", "test_train_tiny", "test_ask"),
-    *("test_any_history", "test_whole_videos", "test_probe", "test_index", "test_secrets", "test_scale"),
+    *RAY_FIRST,
+    *("test_what_counts", "test_cluster", "test_passes", "test_run_s3", "test_whose_fault", "test_docs", "test_retry"),
+    *("test_hostile_media", "test_media", "test_results", "test_report", "test_evaluate", "test_mistakes"),
+    *("test_evidence", "test_export", "test_verify", "test_schedule", "test_real_media", "test_audit"),
+    *("test_train_tiny", "test_ask", "test_any_history", "test_whole_videos", "test_probe", "test_index"),
+    *("test_secrets",),
 )
 """Files of more than ten seconds."""
 
@@ -56,15 +62,47 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
-@pytest.fixture(scope="session")
-def ray_session():
-    """A Ray as a run without a cluster starts it. Takes 6 s and 1 GB."""
-    from pipeline.execution.local_ray import local_ray
+class SharedRay:
+    """The Ray of a test process, while files that need it follow each other: it takes 8 s of a core to start and one
+    second in thirteen while it waits."""
 
-    # Metrics arrive after a second instead of ten.
-    quick = {"metrics_report_interval_ms": 1000}
-    with local_ray(4, logging_level="error", log_to_driver=False, _system_config=quick):
-        yield
+    def __init__(self):
+        self._open = contextlib.ExitStack()
+        self._file = None
+
+    def start(self, file=None):
+        from pipeline.execution.local_ray import local_ray
+
+        if self._file is None:
+            # Metrics arrive after a second instead of ten.
+            quick = {"metrics_report_interval_ms": 1000}
+            self._open.enter_context(local_ray(4, logging_level="error", log_to_driver=False, _system_config=quick))
+        self._file = file or self._file
+
+    def end(self, file=None):
+        """End it, unless the last test that needed it is one of `file`."""
+        if self._file not in (None, file):
+            self._file = None
+            self._open.close()
+
+
+shared_ray = SharedRay()
+
+
+def pytest_runtest_setup(item):
+    if "ray_session" in item.fixturenames:
+        shared_ray.start(item.path)
+    else:
+        shared_ray.end(item.path)
+
+
+def pytest_sessionfinish():
+    shared_ray.end()
+
+
+@pytest.fixture
+def ray_session():
+    """A Ray as a run without a cluster starts it (`SharedRay`). Takes 6 s and 1 GB."""
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +115,7 @@ def videos(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def demo(ray_session, tmp_path_factory, worker_id):
+def demo(tmp_path_factory, worker_id):
     """The folder that `omnidrop demo` leaves: archive, job.yaml, results. Shared, so look and do not touch."""
     # Made by whichever of the test processes comes first: it takes half a minute.
     own = tmp_path_factory.getbasetemp()
@@ -85,6 +123,7 @@ def demo(ray_session, tmp_path_factory, worker_id):
     done = folder.with_suffix(".done")
     with FileLock(folder.with_suffix(".lock")):
         if not done.exists():
+            shared_ray.start("demo")
             result = cli("demo", "--folder", folder)
             assert result.exit_code == 0, result.output
             done.touch()

@@ -152,7 +152,7 @@ def test_an_object_is_probed_where_it_lies(bucket, plain, tmp_path):
 @pytest.mark.cluster
 def test_a_child_that_hangs_over_an_object_is_replaced(bucket):
     """It is ended on time and replaced, as for files on disk."""
-    with ProbePool(1, timeout_s=2, storage_options=bucket[1]) as pool:
+    with ProbePool(1, timeout_s=6, storage_options=bucket[1]) as pool:
         assert isinstance(dict(pool.probe_many([(0, "s3://archive/plain.mkv")]))[0], MediaInfo)
         (child,) = children()
         child.suspend()
