@@ -1,1 +1,1 @@
-"""What decodes: ffmpeg and probing in confined processes, fetching, clips."""
+"""Media: probing and decoding in confined processes, fetching from stores, clips as arrays."""

@@ -1,8 +1,8 @@
-"""Where in a file another one begins: recordings that were joined end to end, told from the container's structure.
+"""Finds recordings that were joined end to end in one file, from the container's structure.
 
-Promises: byte offsets, ascending, at which a reader of this format can start as at the beginning of a file; reading
-is bounded and stops at the first thing that is not understood. Knows nothing about time: what runs back or jumps
-inside one recording is found from its packets (`_timeline`). Runs in the probing process.
+Promises: ascending byte offsets at which a demuxer can start as if at the beginning of a file; reading is bounded and
+stops at the first structure that is not understood. Knows nothing about time: `_timeline` finds times that run
+backwards or jump within one recording. Runs in the probing process.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 MOST_ELEMENTS = 5_000_000
-"""Boxes, pages or elements looked at in one file: a day of live WebM, one element a packet."""
+"""Maximum number of boxes, pages or elements read in one file: enough for a day of live WebM, one element a packet."""
 
 WINDOW_BYTES = 1 << 15
 
 CHEAP_BOXES = 64
-"""An MP4 with its index has a few boxes; one with more is fragmented, and its timeline is not in one place."""
+"""An indexed MP4 has few outer boxes; one with more is fragmented, so its timeline is spread over the file."""
 
 
 class Bytes(Protocol):
-    """A file that can be read anywhere."""
+    """A seekable file of bytes."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """As of any file."""
@@ -33,7 +33,7 @@ class Bytes(Protocol):
 
 
 class Part(io.RawIOBase):
-    """Some bytes of a file as a file of their own."""
+    """A byte range of a file, presented as a file."""
 
     def __init__(self, whole: Bytes, first: int, end: int) -> None:
         self._whole, self._first, self._end, self._at = whole, first, end, first
@@ -57,7 +57,7 @@ class Part(io.RawIOBase):
         return self._at - self._first
 
     def read(self, size: int = -1) -> bytes:
-        """At most what is left of the part."""
+        """Up to the end of the range."""
         left = max(0, self._end - self._at)
         length = left if size < 0 else min(size, left)
         if not length:
@@ -69,7 +69,7 @@ class Part(io.RawIOBase):
 
 
 class _Window:
-    """Small reads at ascending offsets out of large ones."""
+    """Serves small reads at ascending offsets from a large buffer."""
 
     def __init__(self, file: Bytes) -> None:
         self._file, self._first, self._content = file, 0, b""
@@ -89,7 +89,7 @@ def joints(file: Bytes, size: int, container: str) -> list[int]:
 
 
 def is_indexed_mp4(file: Bytes, size: int) -> bool:
-    """Whether one index tells the whole timeline: a single `moov` without fragments, in few boxes."""
+    """Whether one index describes the whole timeline: a single `moov` without fragments, few boxes."""
     kinds = []
     for number, (*_, kind) in enumerate(_boxes(_Window(file), size)):
         if number >= CHEAP_BOXES:
@@ -101,11 +101,11 @@ def is_indexed_mp4(file: Bytes, size: int) -> bool:
 STILL_BRANDS = frozenset(
     {b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1", b"miaf", b"jpeg", b"jp2 ", b"jxl ", b"crx "}
 )
-"""Major brands of photos in MP4's boxes; sequences of pictures have others (`avis`, `hevc`, `msf1`)."""
+"""Major brands of photos in an MP4 structure; image sequences have others (`avis`, `hevc`, `msf1`)."""
 
 
 def is_still(head: bytes) -> bool:
-    """Whether a file that begins so is a photo."""
+    """Whether a file with this beginning is a photo."""
     return head[4:8] == b"ftyp" and head[8:12] in STILL_BRANDS
 
 
@@ -116,7 +116,7 @@ _LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt
 
 
 def encrypted_streams(file: Bytes, container: str) -> set[int | None]:
-    """Indexes of the streams that are encrypted, or None in it where all are."""
+    """Indexes of encrypted streams; contains None if all streams are encrypted."""
     size = file.seek(0, io.SEEK_END) or 0
     if container == "mp4":
         for at, length, kind in _boxes(_Window(file), size):
@@ -136,12 +136,12 @@ def encrypted_streams(file: Bytes, container: str) -> set[int | None]:
 
 
 def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None:
-    """How long a file says it is, where it says so; `found_s` is what libav tells, which may be an estimate. A file
-    that holds less was cut off."""
+    """Duration in seconds that the file itself states, None if it states none; `found_s` is libav's value, which may
+    be an estimate. A file that holds less was truncated."""
     file.seek(0)
     head = file.read(1 << 16)
     if container == "asf":
-        # libav believes it only of a file that is whole.
+        # libav uses the stated duration only if the file is complete.
         about = head.partition(_ASF_FILE_PROPERTIES)[2][:72]
         length, preroll = int.from_bytes(about[48:56], "little"), int.from_bytes(about[64:72], "little")
         return length / 1e7 - preroll / 1e3 if len(about) == 72 and length else None
@@ -160,7 +160,7 @@ def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None
 
 
 def _read(file: Bytes, most: int) -> bytes:
-    """Up to so many bytes, of a file that gives less at a time."""
+    """Read up to `most` bytes from a file that may return less per call."""
     parts: list[bytes] = []
     while most > 0 and (part := file.read(most)):
         parts.append(part)
@@ -169,7 +169,7 @@ def _read(file: Bytes, most: int) -> bytes:
 
 
 def _sample_entries(moov: bytes) -> list[bytes]:
-    """The first sample entry's type of every track, in order."""
+    """The type of each track's first sample entry, in track order."""
     found, at = [], moov.find(b"stsd")
     while at >= 0:
         found.append(moov[at + 16 : at + 20])
@@ -178,7 +178,7 @@ def _sample_entries(moov: bytes) -> list[bytes]:
 
 
 def programmes(file: Bytes) -> list[set[int]]:
-    """The streams (by their numbers in the broadcast) of each programme of a transport stream, in its own order."""
+    """The PIDs of each programme of a transport stream, in the order of its tables."""
     file.seek(0)
     content = _read(file, TS_SAMPLE_BYTES)
     first, step = _ts_packets(content)
@@ -215,20 +215,20 @@ def _streams_of(section: bytes) -> set[int]:
 
 
 def _ts_packets(content: bytes) -> tuple[int, int]:
-    """(first packet's offset, bytes from one to the next) of a transport stream; zeros for anything else."""
+    """(offset of the first packet, packet size) of a transport stream, in bytes; zeros for anything else."""
     if content[4:5] == content[196:197] == b"G":
         return 4, 192
     return 0, next((n for n in (188, 192, 204) if content[4 * n : 4 * n + 1] == b"G" == content[:1]), 0)
 
 
 def is_scrambled(file: Bytes) -> bool:
-    """Whether a file is a transport stream of which most is scrambled."""
+    """Whether a file is a mostly scrambled transport stream."""
     file.seek(0)
     return _is_scrambled(_read(file, TS_SAMPLE_BYTES))
 
 
 def _is_scrambled(content: bytes) -> bool:
-    """Whether most packets beside the tables carry a scrambling flag."""
+    """Whether most packets other than tables have a scrambling flag."""
     first, step = _ts_packets(content)
     if not step:
         return False
@@ -285,7 +285,7 @@ def _matroska(read: _Window, size: int) -> Iterator[int]:
         kind = head[:id_length]
         if kind == b"\x1a\x45\xdf\xa3":
             yield at
-        # Inside what has no declared end, and inside a segment whose end is beyond the file's, one goes on reading.
+        # Descend into elements of unknown size, and into a segment that ends beyond the end of the file.
         descends = is_unknown or (kind == b"\x18\x53\x80\x67" and at + length > size)
         at += id_length + length_length + (0 if descends else length)
 
@@ -322,7 +322,7 @@ def _riff(read: _Window, size: int) -> Iterator[int]:
         head = read(at, 12)
         if len(head) < 12 or head[:4] not in (b"RIFF", b"RF64"):
             return
-        if head[8:12] in (b"AVI ", b"WAVE"):  # AVIX goes on with the recording before it
+        if head[8:12] in (b"AVI ", b"WAVE"):  # AVIX continues the recording before it
             yield at
         length = int.from_bytes(head[4:8], "little")
         if length in (0, 0xFFFFFFFF):
@@ -331,7 +331,7 @@ def _riff(read: _Window, size: int) -> Iterator[int]:
 
 
 def _marked(mark: bytes) -> Callable[[_Window, int], Iterator[int]]:
-    """A walk to what begins every recording of a format whose frames do not say how long they are."""
+    """Finds the mark at the start of each recording, for formats whose frames do not state their length."""
 
     def walk(read: _Window, size: int) -> Iterator[int]:
         for first in range(0, size, WINDOW_BYTES):

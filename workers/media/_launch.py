@@ -1,12 +1,12 @@
 """Runs as `python -I -S _launch.py PARENT_PID CPU_S FILE_BYTES MEMORY_BYTES OPEN_FILES LANDLOCK SECCOMP COUNT
 READ... PROGRAM ARG...`: confines itself, then becomes PROGRAM.
 
-Promises: PROGRAM dies with the process that started it, cannot pass the limits (0 means none), and runs under what was
-asked for: Landlock of that ABI (0: none) with the COUNT reads, a seccomp filter (0 or 1). What cannot be had ends in
-REFUSED instead of running with less. Without a filter PROGRAM may fork: then this process stays as its reaper, and
-whatever descends from PROGRAM ends with it. Knows nothing about media. It is a program of its own because `preexec_fn`
-may deadlock in a process that has threads (a model actor has many), and because a fork of a process that holds a model
-is slow where vfork + exec is not.
+Promises: PROGRAM dies with the process that started it, cannot exceed the limits (0 means none), and runs under the
+confinement requested: Landlock with this ABI (0: none) and the COUNT readable paths, a seccomp filter (0 or 1). If any
+of it is not available, the exit status is REFUSED; PROGRAM never runs with less. Without a filter PROGRAM may fork:
+then this process stays as its reaper, and all descendants end with PROGRAM. Knows nothing about media. It is a separate
+program because `preexec_fn` may deadlock in a process with threads (a model actor has many), and because forking a
+process that holds a model is slow, while vfork + exec is not.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ del sys.path[0]
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 END = signal.SIGUSR1
-"""What ends a reaper and all it reaps: SIGKILL would leave what had made a session of its own."""
+"""Signal that ends a reaper and all its descendants: SIGKILL would miss those in a session of their own."""
 REFUSED = 126
-"""Exit status where the kernel did not grant what was asked for."""
+"""Exit status if the kernel does not grant the confinement requested."""
 
 
 def _limit(what: int, most: int) -> None:
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(PR_SET_PDEATHSIG, END if is_reaper else signal.SIGKILL, 0, 0, 0)
         libc.prctl(_sandbox.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above could take effect
+        if os.getppid() != parent:  # the parent died before the line above took effect
             os._exit(127)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, open_files)
@@ -59,11 +59,11 @@ def main(arguments: list[str]) -> None:
         _limit(resource.RLIMIT_FSIZE, file_bytes)
     if memory_bytes:
         _limit(resource.RLIMIT_AS, memory_bytes)
-    # Who stops a run on a cluster, or closes its terminal, signals the whole tree of processes. The driver then lets
-    # files in hand finish; a child that died of it would have a healthy file taken for one that crashes. A mask stays
-    # across exec, and ffmpeg, which sets a handler of its own, does not lift it. We end children by SIGKILL.
+    # Stopping a run on a cluster, or closing its terminal, signals the whole process tree. The driver then lets
+    # files in progress finish; if a child died of the signal, a healthy file would look like one that crashes. A mask
+    # survives exec, and ffmpeg, which sets a handler, does not lift it. We end children by SIGKILL.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    # Python ignores this signal, an ignored signal stays ignored across exec, and the program would go on writing.
+    # Python ignores this signal; an ignored signal stays ignored across exec, and the program would keep writing.
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if is_reaper:
@@ -86,8 +86,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _reap(libc: ctypes.CDLL) -> None:
-    """Returns in a child, which becomes the program. This process stays, and ends as the program did, after everything
-    that descends from it: orphans come to us, wherever they put themselves."""
+    """Fork; return only in the child, which becomes the program. The parent stays as reaper (orphans are reparented to
+    it), ends all descendants when the program ends, and exits with the program's status."""
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, {END})
     child = os.fork()
@@ -95,7 +95,7 @@ def _reap(libc: ctypes.CDLL) -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {END})
         return
-    os.closerange(0, 1 << 20)  # whoever waits for the end of a pipe waits for the program, not for us
+    os.closerange(0, 1 << 20)  # a reader that waits for the end of a pipe waits for the program, not for the reaper
     signal.signal(signal.SIGCHLD, lambda *_: None)
     status = 0
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -105,7 +105,7 @@ def _reap(libc: ctypes.CDLL) -> None:
             break
     else:
         status = signal.SIGKILL
-    while True:  # one that forks while it is killed is found the next time
+    while True:  # a process that forks while being killed is found in the next round
         for pid in _descendants():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -116,7 +116,7 @@ def _reap(libc: ctypes.CDLL) -> None:
             break
     if os.WIFSIGNALED(status):
         os.kill(os.getpid(), os.WTERMSIG(status))
-        os._exit(127)  # of a signal that Python handles or ignores
+        os._exit(127)  # a signal that Python handles or ignores
     os._exit(os.waitstatus_to_exitcode(status))
 
 

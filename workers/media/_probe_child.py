@@ -1,11 +1,10 @@
-"""The probing process: reads one size a line, opens a file of it with libav, writes what it found as lines of JSON.
+"""The probing process: for each request on stdin it opens one file with libav and writes its findings as JSON lines.
 
-Promises: for every line (`scan` or `glance`, and a size), lines `{"info": ...}`, the first coarse, each better
-than the one before, then `{"done": true}`; or `{"error_class": ..., "message": ...}`. For `subtitles:N` and a size, N
-the index of a stream, lines `{"cues": ...}`. The bytes are asked for with `{"read": [offset, length]}` and come on
-stdin, so that this process needs no path, no network and no credentials. Knows nothing about pools, limits or retries:
-`probing.py` keeps it alive, ends it on time and trusts it no further than JSON, since a hostile file may crash it or
-own it.
+Promises: for each line `scan SIZE` or `glance SIZE`, lines `{"info": ...}`, each more exact than the one before, then
+`{"done": true}`; or `{"error_class": ..., "message": ...}`. For `subtitles:N SIZE` (N: stream index), lines
+`{"cues": ...}`. The process requests bytes with `{"read": [offset, length]}` and gets them on stdin, so it needs no
+path, network or credentials. Knows nothing about pools, limits or retries: `probing.py` keeps it alive, ends it on time
+and trusts only the JSON it parses, since a hostile file may crash this process or take it over.
 """
 
 from __future__ import annotations
@@ -44,30 +43,30 @@ from workers.media.tracks import OTHER_PROGRAMME
 from workers.records import RawCue
 
 LONGEST_S = 7 * 24 * 3600.0
-"""A longer file is refused: its declared length would make more clips than anyone means to ask about."""
+"""A longer file is refused: its declared length would make more clips than anyone intends to ask about."""
 
 MOST_CHAPTERS = 1000
 
 INDEXED = frozenset({"wav", "w64", "aiff", "caf", "au", "flac", "avi", "mxf", "gxf", "dv"})
-"""Containers of which the header tells the length and nothing can be joined on, besides an MP4 with its index."""
+"""Containers whose header states the length and that cannot be concatenated, besides an indexed MP4."""
 
 BROADCAST = frozenset({"mpegts", "mpeg"})
-"""Whose clock may jump by design."""
+"""Containers whose clock may jump by design."""
 
 SAME_START_S = 0.5
-"""A container's own start this close to its first packet's time is kept: sound may begin with samples to be skipped."""
+"""If a container's stated start is this close to its first packet, it is used: audio may begin with samples to skip."""
 
 CUT_OFF_S = 1.0
-"""A file whose packets end so much earlier than it says was cut off."""
+"""A file whose packets end this much before its stated length was truncated."""
 
 END_PACKETS = 20_000
-"""Most packets read to find where the readable part ends."""
+"""Maximum number of packets read to find where the readable part ends."""
 
 SERVED_BYTES = 1 << 20
-"""Most that is asked of the parent at once."""
+"""Maximum size of one read request to the parent."""
 
 BUFFER_BYTES = 1 << 17
-"""What libav reads at once: a request costs 50 us, and a whole file is read where no index tells its timeline."""
+"""libav's read size: a request costs 50 us, and without an index the whole file is read."""
 
 ALLOWED = "mp4/mov, matroska/webm, avi, mpegts, mpeg, flv, asf, ogg, mxf, wav, mp3, flac, aac and a few more"
 
@@ -78,7 +77,7 @@ _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp")
 
 
 class Refused(Exception):
-    """Carries an error class and a message to the parent."""
+    """The file cannot be used; carries the error class and message for the parent."""
 
     def __init__(self, error_class: str, message: str) -> None:
         super().__init__(message)
@@ -86,7 +85,7 @@ class Refused(Exception):
 
 
 class Served(io.RawIOBase):
-    """A file whose bytes the parent hands over on request."""
+    """A file whose bytes the parent delivers on request."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -111,7 +110,7 @@ class Served(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """At most `SERVED_BYTES`."""
+        """Up to `SERVED_BYTES`."""
         length = min(SERVED_BYTES if size < 0 else size, SERVED_BYTES, max(0, self.size - self._at))
         if not length:
             return b""
@@ -124,7 +123,7 @@ class Served(io.RawIOBase):
 
 
 def _tags(container: InputContainer) -> list[tuple[str, str]]:
-    """Tags of the container, and the timecode of the first picture, which QuickTime keeps in a track of its own."""
+    """Container tags, plus the timecode of the first frame, which QuickTime keeps in a separate track."""
     tags = sorted({str(k).lower(): str(v)[:1000] for k, v in container.metadata.items()}.items())[:64]
     tracks = (stream.metadata.get("timecode") for stream in container.streams)
     timecode = next(filter(None, tracks), None)
@@ -132,7 +131,7 @@ def _tags(container: InputContainer) -> list[tuple[str, str]]:
 
 
 def _chapters(container: InputContainer) -> list[tuple[float, float, str]]:
-    """Those with a title: start, end, title, on the clips' scale."""
+    """Chapters with a title: (start, end, title), in seconds from the start of the file."""
     begins_s = (container.start_time or 0) / av.time_base
     found = []
     for chapter in container.chapters()[:MOST_CHAPTERS]:
@@ -144,9 +143,9 @@ def _chapters(container: InputContainer) -> list[tuple[float, float, str]]:
 
 
 def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iterator[dict[str, Any]]:
-    """The fields of `MediaInfo`, first as declared, then better. Raises Refused.
+    """Yield the fields of `MediaInfo`, first as declared, then more exact. Raises Refused.
 
-    With `scans`, every packet is read of a file whose timeline no index tells, and the last say what they told.
+    With `scans`, files without an index have all their packets read; the last findings include the result.
     """
     size, content = file.size, file
     with _opened(file, read_timeout_s) as container:
@@ -163,7 +162,7 @@ def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iter
             if is_indexed or not scans:
                 info |= _last_ends(container, info["tracks"], declared_s, info["start_s"])
                 if info["container"] == "matroska" and info["start_s"] > 0:
-                    # Some writers do declare the length.
+                    # Some writers declare the length, as they should.
                     last_s = max(info["video_end_s"] or 0.0, info["audio_end_s"] or 0.0)
                     info["duration_s"] = max(declared_s, min(declared_s + info["start_s"], last_s))
                 yield info | _heard(container, info) | {"is_checked": is_indexed}
@@ -172,7 +171,7 @@ def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iter
 
 
 def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
-    """What headers and first pictures say, without any length."""
+    """What headers and first frames say, without a duration."""
     name = _NAMES.get(container.format.name, container.format.name.split(",")[0])
     locked = encrypted_streams(content, name)
     try:
@@ -201,8 +200,8 @@ def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
 def _of_one_programme(
     container: InputContainer, tracks: list[dict[str, Any]], all_programmes: list[set[int]]
 ) -> list[dict[str, Any]]:
-    """The tracks, those of other programmes than the one with the largest picture marked: they have clocks of their
-    own."""
+    """The tracks, with those outside the programme with the largest picture marked: other programmes have other
+    clocks."""
     if len(all_programmes) < 2:
         return tracks
 
@@ -222,7 +221,7 @@ def _is_other(track: dict[str, Any]) -> bool:
 
 
 def _pauses(container: InputContainer, tracks: list[dict[str, Any]]) -> bool:
-    """Whether an index has pictures and sound stop together for so long that it was no pause in what is shown."""
+    """Whether the index has a gap in both video and audio that is too long to be a frozen picture."""
     gaps: dict[str, list[tuple[float, float]]] = {"video": [], "audio": []}
     for track in tracks:
         stream = container.streams[track["index"]]
@@ -236,12 +235,12 @@ def _pauses(container: InputContainer, tracks: list[dict[str, Any]]) -> bool:
 
 
 def _declared_s(container: InputContainer, info: dict[str, Any], size: int) -> float | None:
-    """The length that the container states or libav estimates; None where there is none or it is made up."""
+    """The duration that the container states or libav estimates; None if there is none or it is implausible."""
     if not container.duration:
         return None
     declared_s = container.duration / av.time_base
     if info["container"] == "matroska" and info["start_s"] > 0:
-        declared_s -= info["start_s"]  # Matroska declares the last time, not the length
+        declared_s -= info["start_s"]  # Matroska declares the last time stamp, not the duration
     return float(declared_s) if declared_s > 0 and declared_s * LEAST_BYTES_PER_S <= size else None
 
 
@@ -252,9 +251,9 @@ def _heard(container: InputContainer, info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(content: Served, read_timeout_s: float) -> Iterator[dict[str, Any]]:
-    """The stretches of continuous time, each a segment whose `info` describes it as a file of its own.
+    """Yield the continuous parts of the file, each a segment whose `info` describes it like a file.
 
-    A segment without `info` stands for something that cannot be read.
+    A segment without `info` stands for a part that cannot be read.
     """
     container_name = ""
     with _opened(content, read_timeout_s) as container:
@@ -271,16 +270,16 @@ def _parts(content: Served, read_timeout_s: float) -> Iterator[dict[str, Any]]:
 
 
 def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> Iterator[dict[str, Any]]:
-    """The same of what lies between two bytes: one recording, or a broadcast of which the clock jumps."""
+    """Yield the continuous parts between two byte offsets: one recording, or a broadcast whose clock jumps."""
     bytes_ = content if (first, end) == (0, content.size) else Part(content, first, end)
     with _opened(bytes_, read_timeout_s) as container:
         info = _about(container, Part(content, first, end))
-    # Looking at first pictures has read some packets.
+    # Decoding first frames has consumed some packets.
     with _opened(bytes_, read_timeout_s) as container:
         is_broadcast = info["container"] in BROADCAST
         kinds = {track["index"]: track["kind"] for track in info["tracks"]}
         if is_broadcast:
-            # A programme that comes later is announced, but what its sound is nobody knows yet.
+            # A programme that begins later is announced here, but its audio format is not known yet.
             kinds |= {s.index: s.type for s in container.streams if s.type in ("video", "audio")}
             for track in info["tracks"]:
                 if _is_other(track):
@@ -297,7 +296,7 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
         whole = (first, None if end == content.size else end)
         for number, stretch in enumerate(timeline.stretches):
             if number and not is_broadcast and not stretch.jumps_ahead:
-                yield {"info": None}  # only a demuxer that started there could read it
+                yield {"info": None}  # only a demuxer that starts there could read it
                 continue
             part = {"video_bytes": whole, "audio_bytes": whole}
             if is_broadcast and len(timeline.stretches) > 1:
@@ -310,13 +309,13 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
             if is_broadcast and number:
                 has = {kind for kind in ("video", "audio") if stretch.first_byte(kind) is not None}
                 at = min(part[f"{kind}_bytes"][0] for kind in has) if has else first
-                # Where it cannot be read from there, it is planned as the first one is, and what fails is named.
+                # If it cannot be opened there, it is planned like the first part, and its clips fail by name.
                 with (
                     contextlib.suppress(Refused),
                     _opened(Part(content, at, end), read_timeout_s) as again,
                 ):
                     here = _about(again, Part(content, at, end))
-                # What the other kind's packets say from there on is of another recording.
+                # From there on, packets of the other kind belong to another recording.
                 here = {**here, "tracks": [track for track in here["tracks"] if not has or track["kind"] in has]}
                 with _opened(Part(content, at, end), read_timeout_s) as again:
                     begin_s += _clock_shift(again, at, stretch)
@@ -328,7 +327,7 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
             }
             duration_s = stretch.end_s - stretch.start_s + (stretch.start_s - begin_s if not number else 0.0)
             if len(timeline.stretches) == 1 and says_s > duration_s + CUT_OFF_S:
-                duration_s = says_s  # what is not there is asked for, and named as missing
+                duration_s = says_s  # the missing rest is planned, and reported as missing
             here = {**here, **ends, "start_s": begin_s, "duration_s": duration_s, "lag_s": timeline.lag_s}
             if number == 0 or not is_broadcast:
                 here |= _heard(container, here)
@@ -337,7 +336,7 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
 
 
 def _bytes_of(kind: str, timeline: Timeline, number: int, first: int, end: int | None) -> tuple[int, int | None]:
-    """Where a stretch's packets of one kind lie: from its own first one to the next stretch's."""
+    """Byte range of a part's packets of one kind: from its first packet to the next part's first."""
     here = timeline.stretches[number].first_byte(kind)
     later = (one.first_byte(kind) for one in timeline.stretches[number + 1 :])
     after = next((byte for byte in later if byte is not None), None)
@@ -346,9 +345,9 @@ def _bytes_of(kind: str, timeline: Timeline, number: int, first: int, end: int |
 
 
 def _clock_shift(container: InputContainer, at: int, stretch: Stretch) -> float:
-    """What the same packet's time is when the file is read from `at` on, less what it is when read from the start.
+    """Time of the same packet if the file is read from byte `at`, minus its time if read from the start, in seconds.
 
-    libav counts on over the wrap of a broadcast's clock, from wherever it began to read.
+    libav unwraps a broadcast's clock relative to where it began to read.
     """
     known = {seen.first_byte: seen.start_s for seen in stretch.streams.values() if seen.is_first_start}
     with contextlib.suppress(av.error.FFmpegError):
@@ -361,7 +360,7 @@ def _clock_shift(container: InputContainer, at: int, stretch: Stretch) -> float:
 
 
 def _joined(info: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The whole file out of its segments, which count content on from one to the next."""
+    """The whole file, made of its segments; seconds of content are counted across them."""
     readable = [part for part in parts if part["info"] is not None]
     if not readable:
         raise Refused("no_duration", NO_DURATION)
@@ -395,7 +394,7 @@ def _opened(file: Served | Part, read_timeout_s: float) -> InputContainer:
         "codec_whitelist": DECODERS,
         "max_streams": str(MAX_STREAMS),
     }
-    # With a place of its own to read on from, whatever else is read of the file meanwhile.
+    # A file position of its own, independent of other reads of the file.
     own = Part(file, 0, file.size) if isinstance(file, Served) else file
     try:
         return av.open(
@@ -423,7 +422,7 @@ def _head(file: Served | Part) -> bytes:
 def _ends(
     container: InputContainer, kinds: dict[int, str], from_s: float, start_s: float, most: int
 ) -> dict[str, float | None]:
-    """Where the last packet of each kind ends, in seconds from the start, reading on from `from_s`."""
+    """Where the last packet of each kind ends, in seconds from the start, reading from `from_s`."""
     ends: dict[str, float | None] = {"video_end_s": None, "audio_end_s": None}
     with contextlib.suppress(av.error.FFmpegError, ValueError):
         container.seek(round((start_s + from_s) * av.time_base), backward=True, any_frame=False)
@@ -442,7 +441,7 @@ def _ends(
 def _last_ends(
     container: InputContainer, tracks: list[dict[str, Any]], duration_s: float, start_s: float
 ) -> dict[str, float | None]:
-    """The same for a file of declared length: near its end, or, if nothing can be read there, by bisection."""
+    """The same for a file with a declared duration: read near its end or, if that fails, by bisection."""
     kinds = {track["index"]: track["kind"] for track in tracks}
     low_s, high_s = 0.0, max(0.0, duration_s - 2.0)
     ends = _ends(container, kinds, high_s, start_s, END_PACKETS)
@@ -456,7 +455,7 @@ def _last_ends(
 
 
 def words(file: Served, read_timeout_s: float, index: int) -> Iterator[list[RawCue]]:
-    """What a stream of text subtitles says, by the container's own time. Raises Refused."""
+    """The cues of a text subtitle stream, in container time. Raises Refused."""
     with _opened(file, read_timeout_s) as container:
         try:
             yield from cues(container, index)

@@ -1,12 +1,12 @@
-"""What the launcher asks of the kernel before it becomes a program: Landlock, a seccomp filter, no capabilities.
+"""The restrictions that the launcher puts on itself before it becomes a program: Landlock, seccomp, no capabilities.
 
-Promises: each function either puts its part in place or raises OSError; nothing here can be taken back, and all of it
-stays across exec. Raw system calls through `ctypes`, because the launcher runs without site-packages, in 20 ms, and the
-packages that wrap them need libseccomp or start threads. Knows nothing about media.
+Promises: each function either applies its restriction or raises OSError; restrictions are irrevocable and survive exec.
+Raw system calls through `ctypes`, because the launcher runs without site-packages, in 20 ms, and the packages that wrap
+them need libseccomp or start threads. Knows nothing about media.
 
-What is refused by the filter: new sockets, processes (threads may start), tracing and reading of other processes,
-signals and scheduling of others, changing any file by name, kernel interfaces that get around the filter (io_uring),
-and what would stay behind (System V and POSIX queues). Reading is Landlock's: only the files that are named.
+The filter refuses new sockets, new processes (threads may start), tracing and reading other processes, signalling and
+rescheduling them, changing any file by name, kernel interfaces that bypass the filter (io_uring), and objects that
+outlive the process (System V and POSIX queues). Landlock limits reading to the files that are named.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ CAP_DAC_READ_SEARCH = 2
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _IOCTL_DEV = 1 << 15
 _ALL_FILE_RIGHTS = ((1, 13), (2, 14), (3, 15), (5, 16))
-"""(ABI, how many rights over files it knows): what is handled and not granted is refused."""
+"""(ABI, number of file access rights it handles): a right that is handled and not granted is refused."""
 _TCP = 0b11  # bind, connect
-_SCOPES = 0b11  # abstract sockets and signals, only inside
+_SCOPES = 0b11  # abstract sockets and signals only within the domain
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _O_PATH = getattr(os, "O_PATH", 0)
 
@@ -38,7 +38,7 @@ _CLONE_THREAD = 0x10000
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-"""AUDIT_ARCH of the machines whose system calls are known below; on others there is no filter."""
+"""AUDIT_ARCH of the architectures whose system calls are listed below; others get no filter."""
 
 _SAME_EVERYWHERE = {
     **{"pidfd_send_signal": 424, "pidfd_open": 434, "pidfd_getfd": 438, "process_madvise": 440},
@@ -84,7 +84,7 @@ _REFUSED = {
     },
 }
 _ABSENT = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "clone3": 435, "openat2": 437}
-"""Answered as an older kernel would: programs then use calls whose arguments the filter can see."""
+"""Refused with ENOSYS, as on an older kernel: programs then fall back to calls whose arguments the filter can see."""
 _WITH_ARGUMENTS = {
     "x86_64": {
         **{"clone": 56, "kill": 62, "tgkill": 234, "prlimit": 302, "prctl": 157, "ioctl": 16},
@@ -92,31 +92,31 @@ _WITH_ARGUMENTS = {
     },
     "aarch64": {"clone": 220, "kill": 129, "tgkill": 131, "prlimit": 261, "prctl": 167, "ioctl": 29, "openat": 56},
 }
-_TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: typing into somebody's terminal
+_TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: injecting input into a terminal
 _PR_SET_PDEATHSIG = 1
 
 
 def landlock_abi() -> int:
-    """The version of Landlock that this kernel grants; 0 without."""
+    """The Landlock ABI of this kernel; 0 without Landlock."""
     if not sys.platform.startswith("linux"):
         return 0
-    # Number 444 is the same on every architecture. The flag asks for the version and makes nothing.
+    # Number 444 is the same on every architecture. The flag queries the version and creates nothing.
     return max(0, int(_libc().syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))))
 
 
 def has_seccomp() -> bool:
-    """Whether this kernel takes filters, and we know its machine's system calls."""
+    """Whether this kernel supports filters and the system calls of its architecture are listed here."""
     if not sys.platform.startswith("linux") or os.uname().machine not in MACHINES or struct.calcsize("P") != 8:
         return False
-    # A filter at address 0 is EFAULT where filters are taken, and EINVAL where the kernel was built without.
+    # A filter at address 0 gives EFAULT if filters are supported, and EINVAL if the kernel was built without them.
     ctypes.set_errno(0)
     return _libc().prctl(PR_SET_SECCOMP, 2, None, 0, 0) != 0 and ctypes.get_errno() == errno.EFAULT
 
 
 def restrict_files(abi: int, reads: list[str]) -> None:
-    """From here on only `reads` can be read: files, folders with what is below, and after `x:` also executed, after
-    `d:` only listed, after `w:`, which is for devices, also written. Nothing else can be written by name, no TCP used,
-    no process outside signalled. Raises OSError."""
+    """Limit this process to reading `reads`: files, and folders with their contents. Prefixes: `x:` also execute,
+    `d:` only list, `w:` (devices) also write. It can then write nothing else by name, use no TCP and signal no process
+    outside. Raises OSError."""
     known = next(bits for version, bits in reversed(_ALL_FILE_RIGHTS) if abi >= version)
     attributes = struct.pack("QQQ", (1 << known) - 1, _TCP, _SCOPES)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     libc = _libc()
@@ -126,7 +126,7 @@ def restrict_files(abi: int, reads: list[str]) -> None:
         try:
             place = os.open(path, _O_PATH | os.O_CLOEXEC)
         except OSError:
-            continue  # what is not there cannot be read either
+            continue  # a path that does not exist cannot be read either
         is_folder = (os.fstat(place).st_mode & 0o170000) == 0o040000
         rights = _READ_FILE | (_EXECUTE if kind == "x:" else 0) | (_READ_DIR if is_folder else 0)
         rights |= (_WRITE_FILE | _IOCTL_DEV) & ((1 << known) - 1) if kind == "w:" else 0
@@ -138,7 +138,7 @@ def restrict_files(abi: int, reads: list[str]) -> None:
 
 
 def refuse_calls() -> None:
-    """Put the filter in place for this process and what it becomes. Raises OSError."""
+    """Install the filter for this process and the program it becomes. Raises OSError."""
     program = b"".join(struct.pack("HBBI", *instruction) for instruction in _filter(os.uname().machine, os.getpid()))
     buffer = ctypes.create_string_buffer(program)
     given = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
@@ -150,20 +150,20 @@ _Instruction = tuple[int, int, int, int]
 
 
 def _filter(machine: str, pid: int) -> list[_Instruction]:
-    """What calls of one architecture may be made by this one process."""
+    """The BPF program: the calls that process `pid` may make on one architecture."""
 
     def refuse(number: int, code: int = errno.EPERM) -> list[_Instruction]:
         return [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | code)]
 
     def judge(number: int, argument: int, test: int, operand: int, yes: int, no: int) -> list[_Instruction]:
-        """By the lower half of one argument."""
+        """Decide by the lower half of one argument."""
         load = (_LOAD, 0, 0, _ARGUMENTS + 8 * argument)
         return [(_EQUAL, 0, 4, number), load, (test, 0, 1, operand), (_RETURN, 0, 0, yes), (_RETURN, 0, 0, no)]
 
     no, denied = _ERRNO | errno.EPERM, _ERRNO | errno.EACCES
     program = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, MACHINES[machine]), (_RETURN, 0, 0, _KILL)]
     program += [(_LOAD, 0, 0, _NUMBER)]
-    if machine == "x86_64":  # the x32 calls are the same under other numbers
+    if machine == "x86_64":  # x32 calls are the same calls under other numbers
         program += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
     for number in (_REFUSED[machine] | _SAME_EVERYWHERE).values():
         program += refuse(number)
@@ -185,10 +185,10 @@ def _filter(machine: str, pid: int) -> list[_Instruction]:
 
 
 def drop_capabilities(reads: list[str]) -> None:
-    """Be without capabilities, also as root and after exec; of use only where there are any.
+    """Drop all capabilities, for root too and across exec.
 
-    Root may have to read what belongs to others. Where one of `reads` cannot be opened without, the right to read any
-    file (CAP_DAC_READ_SEARCH) is kept and no other: Landlock then still allows no more than what is named.
+    Root may need to read other users' files. If one of `reads` cannot be opened without capabilities,
+    CAP_DAC_READ_SEARCH alone is kept: Landlock still allows only the files that are named.
     """
     libc = _libc()
     permitted = _capabilities(libc)
@@ -201,7 +201,7 @@ def drop_capabilities(reads: list[str]) -> None:
         _set_capabilities(libc, effective=permitted, permitted=permitted)
     for capability in range(64):
         if not kept >> capability & 1:
-            # EINVAL beyond the last one; EPERM without CAP_SETPCAP, where exec gives back no more than we have now.
+            # EINVAL after the last capability; EPERM without CAP_SETPCAP, in which case exec cannot restore any.
             libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     libc.prctl(PR_CAP_AMBIENT, 4, 0, 0, 0)
     _set_capabilities(libc, effective=kept, permitted=kept)

@@ -1,7 +1,7 @@
-"""Subtitle streams of an opened file: what they are, and the words of one of them.
+"""Subtitle streams of an open container: their description, and the text of one of them.
 
-Promises: only the packets of the stream that is read are kept, and what is taken from them is bounded; what cannot be
-decoded is an error, not a gap. Knows nothing about cleaning words or which stream is read. Runs in the probing process.
+Promises: only packets of the stream that is read are kept, in bounded memory; a subtitle that cannot be decoded is an
+error, not a gap. Knows nothing about cleaning text or choosing a stream. Runs in the probing process.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from workers.records import TEXT_SUBTITLES, RawCue
 
 MOST_CUES = 200_000
 MOST_CHARS = 4 << 20
-"""Of all cues. Twenty hours of subtitles take 2 million."""
+"""Maximum total length of all cues. Twenty hours of subtitles take 2 million."""
 MOST_CUE_CHARS = 8_000
 BATCH_CHARS = 50_000
-"""Of the cues told at once: as JSON a character takes up to 12 bytes, and a line is at most `probing.LINE_BYTES`."""
+"""Characters per JSON line: a character takes up to 12 bytes, and a line may have `probing.LINE_BYTES`."""
 
 _FLAGS = ("default", "original", "dub", "forced", "captions", "descriptions", *ASIDE)
 
@@ -32,7 +32,7 @@ class Unreadable(Exception):
 
 
 def described(container: InputContainer) -> list[dict[str, Any]]:
-    """The streams of subtitles, as the fields of `records.SubtitleTrack`."""
+    """The subtitle streams, as fields of `records.SubtitleTrack`."""
     return [
         {
             "index": stream.index,
@@ -46,12 +46,12 @@ def described(container: InputContainer) -> list[dict[str, Any]]:
 
 
 def _codec(stream: Any) -> str:
-    """By the name of the format: libav has several decoders for some."""
+    """The name of the format, not of the decoder: libav has several decoders for some formats."""
     return "unknown" if stream.codec_context is None else str(stream.codec_context.codec.canonical_name)
 
 
 def cues(container: InputContainer, index: int) -> Iterator[list[RawCue]]:
-    """The words of the stream with this index, in the order of the file. Raises Unreadable."""
+    """Yield the cues of the stream with this index, in file order. Raises Unreadable."""
     stream = next((s for s in container.streams.subtitles if s.index == index), None)
     if stream is None or _codec(stream) not in TEXT_SUBTITLES:
         raise Unreadable("there is no stream of text subtitles with this number")
@@ -77,7 +77,7 @@ def cues(container: InputContainer, index: int) -> Iterator[list[RawCue]]:
 
 
 def _text(packet: Any, start_s: float) -> str:
-    """Empty for one that only ends what was shown before it."""
+    """The text of a subtitle packet; empty if it only ends the previous one."""
     try:
         sets = packet.decode()
     except av.error.FFmpegError as error:

@@ -1,8 +1,8 @@
-"""Where time runs on in a file, where it runs back or jumps: told from every packet, without decoding any.
+"""Finds where time stamps in a file are continuous and where they run backwards or jump, from packets alone.
 
-Promises: stretches of continuous time in the order of the file, each with the bytes in which every stream's packets of
-it lie; one damaged time stamp makes no stretch; memory does not grow with the file. Knows nothing about tracks, clips
-or which container it is, beyond whether its times may jump by design. Runs in the probing process.
+Promises: stretches of continuous time in file order, each with the byte ranges of its streams' packets; a single
+damaged time stamp never starts a stretch; memory does not grow with the file. Knows nothing about tracks, clips or
+containers, except whether the container's clock may jump by design. Runs in the probing process.
 """
 
 from __future__ import annotations
@@ -16,34 +16,33 @@ import av.error
 from av.container import InputContainer
 
 BACK_S = 0.5
-"""Decoding times of one stream that run back by more than this begin again; less is jitter."""
+"""If a stream's decoding times run backwards by more than this (seconds), a new stretch begins; less is jitter."""
 
 BROADCAST_BACK_S = 0.12
-"""The same of a broadcast, whose decoding times never run back by design: what begins again there began elsewhere."""
+"""The same for a broadcast, whose decoding times never run backwards by design."""
 
 BROADCAST_GAP_S = 10.0
-"""MPEG streams: nothing at all for longer than this is a jump of the clock, as ffmpeg takes it, not a pause in time."""
+"""MPEG streams: a gap in all streams longer than this (seconds) is a clock jump, as in ffmpeg, not a pause."""
 
 FILE_GAP_S = 60.0
-"""Elsewhere times are meant, and a gap is a picture that stays; but picture and sound that both stop for longer than
-this were paused."""
+"""Other containers: a gap is a frozen picture, unless video and audio both stop for longer than this (a pause)."""
 
 CONFIRMING = 3
-"""Packets that must follow a jump on its own line of time: one damaged time stamp is none."""
+"""Packets that must follow a jump consistently: one damaged time stamp is not a jump."""
 
 MOST_STRETCHES = 1_000
 
 LEAST_BYTES_PER_S = 16
-"""A file with less than this has a made-up length, unless its packets bear it out."""
+"""A file with fewer bytes per second than this has a false duration, unless its packets confirm it."""
 
 LONGEST_GAP_S, LONGEST_DECLARED_GAP_S = 600.0, 7200.0
-"""In such a file, what comes after a longer gap is a damaged time: one flipped bit would make a day of clips out of
-30 kB. The longer one holds where the container declares a length that reaches so far: slides of a lecture."""
+"""In such a file, a time stamp after a longer gap is damaged: one flipped bit would make a day of clips out of 30 kB.
+The higher limit applies if the declared duration covers it: slides of a lecture."""
 
 
 @dataclass
 class Seen:
-    """What was seen of one stream within a stretch."""
+    """One stream's packets within a stretch."""
 
     start_s: float
     first_byte: int | None
@@ -51,19 +50,19 @@ class Seen:
     last_byte: int | None = None
     step_s: float = 0.0
     lag_s: float = 0.0
-    """How far its packets lie behind others in the file."""
+    """How far its packets trail other streams' packets in the file, in seconds."""
     is_first_start: bool = True
     """Whether the first packet is also the earliest."""
 
 
 @dataclass
 class Stretch:
-    """Continuous time: per stream (by its index) where it begins and ends, in the container's own seconds."""
+    """Continuous time: each stream's beginning and end, by stream index, in container seconds."""
 
     streams: dict[int, Seen] = field(default_factory=dict)
     kinds: dict[int, str] = field(default_factory=dict)
     jumps_ahead: bool = False
-    """Whether it can be told by its times from all that comes before it."""
+    """Whether its times alone distinguish it from everything before it."""
 
     @property
     def start_s(self) -> float:
@@ -74,11 +73,11 @@ class Stretch:
         return max(seen.end_s for seen in self.streams.values())
 
     def ends_s(self, kind: str) -> list[float]:
-        """Where the streams of a kind end."""
+        """End times of the streams of a kind."""
         return [seen.end_s for index, seen in self.streams.items() if self.kinds[index] == kind]
 
     def first_byte(self, kind: str) -> int | None:
-        """Where the first packet of a kind lies."""
+        """Byte offset of the first packet of a kind."""
         found = [s.first_byte for index, s in self.streams.items() if self.kinds[index] == kind]
         return min((byte for byte in found if byte is not None), default=None)
 
@@ -92,18 +91,18 @@ class _Stream:
 
 @dataclass(frozen=True)
 class Timeline:
-    """All stretches, and how far packets of one stream lie behind those of another in the file."""
+    """All stretches, and how far one stream's packets trail another's in the file."""
 
     stretches: tuple[Stretch, ...]
     lag_s: float
     outliers: int
-    """Packets whose times belong nowhere."""
+    """Packets whose times fit no stretch."""
 
 
 def scan(
     container: InputContainer, *, is_broadcast: bool, kinds: dict[int, str], size: int, declared_s: float
 ) -> Timeline:
-    """Read every packet of pictures and sound of an opened container from its start.
+    """Read every video and audio packet of an open container from its start.
 
     `kinds` are the streams that count, by index. Raises ValueError for more than `MOST_STRETCHES`.
     """
@@ -132,7 +131,7 @@ def scan(
 
 
 def _move_newcomers(stretches: list[Stretch]) -> None:
-    """A stream that begins where all others of its stretch have ended is of the next one, which has begun by then."""
+    """Move a stream that begins after all others of its stretch have ended to the next stretch."""
     for here, after in pairwise(stretches):
         for index, seen in list(here.streams.items()):
             ends = [other.last_byte for number, other in here.streams.items() if number != index]
@@ -143,7 +142,7 @@ def _move_newcomers(stretches: list[Stretch]) -> None:
 
 
 def _split_by_streams(stretch: Stretch) -> list[Stretch]:
-    """A programme whose streams all come after those of another has other numbers for them, and begins anew."""
+    """Split a stretch in which all streams of one programme follow those of another: PIDs differ, so it is new."""
     order = sorted(stretch.streams, key=lambda index: stretch.streams[index].first_byte or 0)
     parts: list[Stretch] = []
     for index in order:
@@ -172,7 +171,7 @@ class _Scan:
         self._order_s = [-math.inf]
 
     def take(self, index: int, packet: tuple[float, float, float, int | None]) -> None:
-        """The next packet of a stream: its order, begin and length in seconds, and its place in the file."""
+        """Add a stream's next packet: decoding time, start and duration in seconds, and byte offset."""
         order_s, begin_s, *_ = packet
         stream = self._streams.get(index)
         if stream is None:
@@ -193,7 +192,7 @@ class _Scan:
             self._switch(index, stream)
 
     def finish(self) -> None:
-        """What waits for confirmation counts where another stream has gone the same way."""
+        """Accept an unconfirmed jump if another stream made it too."""
         for index, stream in self._streams.items():
             if stream.pending and stream.stretch < len(self.stretches) - 1:
                 self._switch(index, stream)
@@ -217,13 +216,13 @@ class _Scan:
         return order_s > stream.last_s + most_s and begin_s > self._reached_s[stream.stretch] + most_s
 
     def _is_alone(self) -> bool:
-        """Whether there are only pictures, or only sound."""
+        """Whether there is only video or only audio."""
         return len({self.kinds[index] for index in self._streams}) < 2
 
     def _switch(self, index: int, stream: _Stream) -> None:
         first_s = stream.pending[0][0]
         number = stream.stretch + 1
-        # A stream that comes later joins the stretch that the others have begun, if it is on its line of time.
+        # A later stream joins the stretch that others have begun, if its times fit.
         while number < len(self.stretches) and abs(first_s - self._order_s[number]) > FILE_GAP_S:
             number += 1
         if number == len(self.stretches):
@@ -248,8 +247,8 @@ class _Scan:
             seen.step_s = order_s - stream.last_s
         if begin_s < seen.start_s:
             seen.start_s, seen.is_first_start = begin_s, False
-        # Matroska does not tell how long a picture is shown: as long as the one before. MP4 says of the last one before
-        # a pause that it is shown all through it.
+        # Matroska does not state how long a frame is shown: assume as long as the previous one. MP4 says that the last
+        # frame before a pause is shown throughout it.
         if not length_s or (length_s > FILE_GAP_S and not self._is_alone()):
             length_s = min(seen.step_s, 1.0)
         seen.end_s = max(seen.end_s, begin_s + length_s)

@@ -1,7 +1,7 @@
-"""What every stream of an opened file is: size and shape of pictures, channels of sound, flags, language, silence.
+"""Describes every stream of an open container: frame size, audio channels, flags, language, silence.
 
-Promises: a dictionary per stream that can be decoded, with the fields of `records.Track`; a bounded number of packets
-is decoded. Knows nothing about which stream is taken. Runs in the probing process.
+Promises: a dictionary for each stream that can be decoded, with the fields of `records.Track`; a bounded number of
+packets is decoded. Knows nothing about choosing a stream. Runs in the probing process.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from workers.media.confinement import AUDIO_DECODERS, MAX_SOURCE_PIXELS, VIDEO_D
 from workers.media.tracks import ASIDE, titled_aside
 
 FIRST_PACKETS = 200
-"""Most packets decoded in search of a first picture."""
+"""Maximum number of packets decoded to find a first frame."""
 
 MOST_PICTURES = 4
-"""Tracks of pictures of which one is decoded to learn its rotation; of more only the headers are read."""
+"""Maximum number of video tracks of which a frame is decoded (for rotation); others are described by their headers."""
 
 WINDOWS = 8
 WINDOW_S = 1.0
 WINDOW_PACKETS = 400
-"""Sound is sampled in so many windows spread over the file, each so long: silence in all of them is a silent track."""
+"""Audio is sampled in this many windows over the file, each this long (seconds): a silent track is silent in all."""
 
 DIGITAL_SILENCE = 1e-4
-"""Peak of -80 dB: lossy codecs leave less than this of nothing."""
+"""Peak of -80 dB: lossy codecs turn digital silence into less than this."""
 
 OPPOSITE = -0.9
-"""Correlation of two channels from which their mean is next to nothing."""
+"""Correlation of two channels below which their mean is nearly silent."""
 
 PQ, HLG = 16, 18
 """AVColorTransferCharacteristic: SMPTE ST 2084 and ARIB STD-B67."""
@@ -47,11 +47,11 @@ _FLAGS = ("default", "original", "dub", *ASIDE)
 
 
 class TooManyPixels(Exception):
-    """Pictures larger than are decoded."""
+    """Frames too large to decode."""
 
 
 def described(container: InputContainer) -> list[dict[str, Any]]:
-    """The streams of pictures and sound that can be decoded; cover art is none. Raises TooManyPixels."""
+    """The video and audio streams that can be decoded, without cover art. Raises TooManyPixels."""
     found = [s for s in container.streams if s.type in ("video", "audio") and _is_read(s)]
     kinds: dict[str, list[int]] = {
         kind: [s.index for s in container.streams if s.type == kind] for kind in ("video", "audio")
@@ -61,7 +61,7 @@ def described(container: InputContainer) -> list[dict[str, Any]]:
     for stream in found:
         about: dict[str, Any] | None = None
         if isinstance(stream, AudioStream) and stream.codec_context.sample_rate:
-            # Some codecs tell their channels only when decoded.
+            # Some codecs reveal their channels only when decoded.
             about = {"sample_rate": stream.codec_context.sample_rate, "channels": stream.codec_context.channels or None}
         elif stream in pictures:
             about = _about_pictures(container, stream, decodes=pictures.index(stream) < MOST_PICTURES)
@@ -93,7 +93,7 @@ def _is_read(stream: Any) -> bool:
 
 
 def codecs_of(container: InputContainer) -> str:
-    """What a file without a stream to read has instead."""
+    """The codecs of a file in which no stream can be decoded, for its message."""
     others = sorted({s.codec_context.name for s in container.streams if s.codec_context is not None})
     return f"; it has {', '.join(others)[:200]}, which cannot be decoded" if others else ""
 
@@ -133,7 +133,7 @@ def _about_pictures(container: InputContainer, stream: Any, *, decodes: bool) ->
 
 
 def _first_frame(container: InputContainer, stream: Any) -> Any | None:
-    """Rotation and interlacing are known for certain only from a decoded picture."""
+    """The first decoded frame: rotation and interlacing are certain only there."""
     stream.codec_context.thread_count = 1
     stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
     with contextlib.suppress(av.error.FFmpegError, ValueError):
@@ -151,7 +151,7 @@ def _first_frame(container: InputContainer, stream: Any) -> Any | None:
 def listen(
     container: InputContainer, tracks: list[dict[str, Any]], start_s: float, duration_s: float
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The tracks with `is_silent` set, and notes about channels: silent ones, and two of opposite phase."""
+    """The tracks with `is_silent` set, and notes about silent channels and channels of opposite phase."""
     sounds = {t["index"]: t for t in tracks if t["kind"] == "audio"}
     if len(sounds) < 2 and all((t["channels"] or 1) < 2 for t in sounds.values()):
         return tracks, []
@@ -187,7 +187,7 @@ def listen(
 def _windows(
     container: InputContainer, indexes: list[int], start_s: float, duration_s: float
 ) -> Iterator[tuple[int, Any]]:
-    """(stream, (channels, samples) float) of what was sampled."""
+    """Yield (stream index, (channels, samples) float array) of each window."""
     streams = [container.streams[index] for index in indexes]
     for number in range(WINDOWS):
         from_s = start_s + duration_s * (number + 0.5) / WINDOWS
@@ -203,7 +203,7 @@ def _windows(
 
 
 def _as_float(frame: Any) -> Any:
-    """(channels, samples) in -1..1."""
+    """(channels, samples) float64 in -1..1."""
     found = frame.to_ndarray()
     scale = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}.get(found.dtype.str[1:], 1.0)
     samples = np.nan_to_num(found.astype(np.float64))

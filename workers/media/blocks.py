@@ -1,9 +1,9 @@
-"""An object larger than the node's cache, read by ffmpeg as if it were a whole file on disk.
+"""Lets ffmpeg read an object larger than the node's cache as if it were a file on disk.
 
-Promises: ffmpeg sees a file of the object's size of which some blocks are there and the others are holes; a run that
-read a hole is thrown away and made again with what it wanted, so that nothing but the object's own bytes ever becomes a
-picture or a sound; blocks lie in the cache under its rules. Knows nothing about containers: where a clip's bytes lie is
-guessed from its time, and learned from what is read.
+Promises: ffmpeg sees a file of the object's size in which some blocks are present and the others are holes; if a run
+reads a hole, its output is discarded and it is repeated with the missing blocks, so only the object's own bytes are
+ever decoded; blocks are cache entries under the cache's rules. Knows nothing about containers: where a clip's bytes lie
+is guessed from its time and learned from what ffmpeg reads.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from workers.media.remote import RemoteFile
 from workers.records import Media
 
 MOST_BLOCKS = 256
-"""Of one file: ffmpeg opens each as a file of its own. 86 MB a block of a master of 22 GB."""
+"""Maximum number of blocks per object: ffmpeg opens each as a file. A 22 GB master has blocks of 86 MB."""
 LEAST_STEP = 1 << 20
-"""A request for less costs more in waiting than in bytes."""
+"""Smaller requests cost more in latency than in transfer."""
 BLOCK_BYTES = 8 << 20
-"""Blocks are no smaller, unless the cache is."""
+"""Minimum block size, unless the cache is smaller."""
 BLOCKS_IN_CACHE = 64
-"""A clip takes a file's beginning, its end, and what lies at its own time; so many blocks leave room for others'."""
+"""A clip needs a file's beginning, its end and the blocks at its own time; this many leave room for other clips."""
 SPARE_BYTES = 256 << 20
-"""A clip of which no more is read need not fit into the cache: what does not lies in files without a name meanwhile."""
+"""A clip that reads no more than this need not fit into the cache: the excess goes to anonymous files meanwhile."""
 MOST_AHEAD = 8
-"""Blocks that are fetched beyond the one that is wanted."""
+"""Blocks fetched beyond the one that was read."""
 SECTION_BYTES = 1 << 28
-"""Of an object read in order: for so many the store is given the time of one fetch."""
+"""Bytes of a sequential read that share one fetch's time limit."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A block's place in the object."""
+    """A block's byte range in the object."""
 
     number: int
     first: int
@@ -54,13 +54,13 @@ class _Piece:
 
 @dataclass
 class InBlocks:
-    """An object that is never kept whole."""
+    """An object that is never stored whole."""
 
     media: Media
     storage_options: dict[str, Any]
     cache: CacheSettings
     waited_s: float = 0.0
-    """Seconds in which blocks were fetched."""
+    """Seconds spent fetching blocks."""
     _length: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class InBlocks:
 
     @property
     def size(self) -> int:
-        """Of the whole object, in bytes."""
+        """Size of the whole object in bytes."""
         return self.media.size_bytes
 
     @cached_property
@@ -83,19 +83,19 @@ class InBlocks:
         return [_Piece(n, first, min(first + self._length, self.size)) for n, first in enumerate(starts)]
 
     def around(self, first: int, end: int) -> set[int]:
-        """Blocks that hold the object's beginning and end, where indexes lie, and a stretch of it."""
+        """Blocks that hold a byte range and the object's beginning and end, where indexes lie."""
         at, last = (max(0, min(place, self.size - 1)) // self._length for place in (first, end))
         return {0, len(self._pieces) - 1, *range(at, last + 1)}
 
     def with_more(self, wanted: set[int], touched: int, ahead: int) -> set[int]:
-        """The blocks that are wanted and one more, with so many behind it, or all up to the next one that is wanted."""
+        """`wanted` plus the block `touched` and `ahead` blocks after it, or all up to the next wanted block."""
         following = min((n for n in wanted if n > touched), default=touched)
         end = following if following - touched <= MOST_AHEAD else touched
         return wanted | set(range(touched, min(max(end, touched + ahead), len(self._pieces))))
 
     @contextlib.contextmanager
     def view(self) -> Iterator[View]:
-        """What ffmpeg may be given while the block lasts. Raises CacheTooSmall where this system cannot."""
+        """A view for ffmpeg, valid inside the `with` block. Raises CacheTooSmall if this system has no inotify."""
         with contextlib.ExitStack() as stack:
             try:
                 holes = stack.enter_context(Holes((p.number, p.end - p.first) for p in self._pieces))
@@ -108,12 +108,12 @@ class InBlocks:
             yield View(self, holes, stack)
 
     def bytes_of(self, wanted: set[int]) -> int:
-        """Of some blocks."""
+        """Total size of these blocks."""
         return sum(piece.end - piece.first for piece in self._pieces if piece.number in wanted)
 
     def open(self, number: int, stack: contextlib.ExitStack, *, is_spare: bool) -> int:
-        """A descriptor of a block, for as long as the stack; `is_spare` where it may lie beside a cache that is full.
-        Raises what fetching raises."""
+        """A descriptor of a block, open until the stack closes; with `is_spare` it may go to an anonymous file if the
+        cache is full. Raises what fetching raises."""
         piece = self._pieces[number]
         try:
             fd = os.open(stack.enter_context(self._kept(piece)), os.O_RDONLY | os.O_CLOEXEC)
@@ -143,20 +143,20 @@ class InBlocks:
         return f"{self.media.uri}\0{self.media.etag}\0{piece.first}-{piece.end}"
 
     def read(self, first: int, end: int) -> Generator[memoryview]:
-        """A stretch of it from the store, in the time of one fetch."""
+        """Read a byte range from the store, within the time limit of one fetch."""
         self._remote.renew(self.cache.timeout_s)
         step = max(LEAST_STEP, min(READ_BYTES, -(-(end - first) // self.cache.streams)))
         return self._remote.read_on(first, end, streams=self.cache.streams, step=step)
 
     def sections(self, first: int, end: int) -> Generator[memoryview]:
-        """A longer stretch; each section has the time of one fetch."""
+        """Read a longer byte range; each section has the time limit of one fetch."""
         for start in range(first, end, SECTION_BYTES):
             with contextlib.closing(self.read(start, min(start + SECTION_BYTES, end))) as pieces:
                 yield from pieces
 
     def sha256(self) -> str:
-        """Of all its bytes, in order, each read once. Where the object is larger than the cache, its first blocks and
-        the last stay in it as far as they fit: its clips begin with them. What is here already is not read again."""
+        """SHA-256 of the object; each byte is read once. If the object is larger than the cache, its first blocks and
+        the last one stay in the cache as far as they fit, for its first clips. Cached blocks are not read again."""
         room = self.cache.max_bytes if self.size > self.cache.max_bytes else 0
         found_here = {piece.first for piece in self._pieces if has(self._name(piece), self.cache)}
         here: list[Path] = []
@@ -175,7 +175,7 @@ class InBlocks:
                 for _ in passing.up_to(piece.end):
                     pass
         now = time.time_ns()
-        # Clips come in order, and all read the end: what is used last goes first.
+        # Clips come in order and all read the end: evict the block that is used last.
         for number, path in enumerate(here[-1:] + here[:-1]):
             with contextlib.suppress(FileNotFoundError):
                 os.utime(path, ns=(now - number, now - number))
@@ -186,23 +186,23 @@ _NOTHING = memoryview(b"")
 
 
 class _Passing:
-    """An object's bytes from the first to the last, hashed as they pass."""
+    """One sequential pass over an object, hashed on the way."""
 
     def __init__(self, source: InBlocks, here: Set[int]) -> None:
-        """`here` are the places where blocks begin that are in the cache already: requests end there."""
+        """`here`: offsets of blocks that are in the cache already; requests end there."""
         self._source, self._here = source, here
         self.at, self.found = 0, hashlib.sha256()
         self._coming: Generator[memoryview] | None = None
         self._rest = _NOTHING
 
     def block(self, piece: _Piece) -> Generator[memoryview]:
-        """A block's bytes: the next ones, or once more where it was dropped as soon as it was here."""
+        """Yield a block's bytes: the next ones of the pass, or fetched again if the block was evicted at once."""
         if self.at == piece.first:
             return self.up_to(piece.end)
         return self._source.read(piece.first, piece.end)
 
     def up_to(self, end: int) -> Generator[memoryview]:
-        """The next ones, which come from the store."""
+        """Yield the next bytes from the store."""
         while self.at < end:
             if self._coming is None:
                 stop = min((place for place in self._here if place > self.at), default=self._source.size)
@@ -217,7 +217,7 @@ class _Passing:
             yield piece
 
     def over(self, path: Path) -> None:
-        """The next ones are here, as a whole block."""
+        """Hash the next bytes from a cached block."""
         self.close()
         with open(path, "rb") as file:
             while piece := file.read(READ_BYTES):
@@ -225,22 +225,22 @@ class _Passing:
                 self.at += len(piece)
 
     def close(self) -> None:
-        """End requests in flight."""
+        """Cancel requests in flight."""
         if self._coming is not None:
             self._coming.close()
         self._coming, self._rest = None, _NOTHING
 
 
 class View:
-    """Some blocks of an object, and holes for the others."""
+    """Some blocks of an object, with holes for the others."""
 
     def __init__(self, source: InBlocks, holes: Holes, stack: contextlib.ExitStack) -> None:
         self._source, self._stack, self.holes = source, stack, holes
         self._opened: dict[int, int] = {}
 
     def descriptors(self, wanted: set[int]) -> tuple[int, ...]:
-        """Of all pieces in order: those that are wanted are there. Raises CacheTooSmall where they are more than the
-        cache may ever hold, and what fetching raises."""
+        """Descriptors of all pieces in order, with the wanted ones present. Raises CacheTooSmall if these exceed the
+        cache's bound, and what fetching raises."""
         source, needed = self._source, self._source.bytes_of(wanted)
         if needed > max(source.cache.max_bytes, SPARE_BYTES):
             raise CacheTooSmall(
@@ -253,16 +253,16 @@ class View:
         return tuple(pieces[number] for number in sorted(pieces))
 
     def address(self, descriptors: Sequence[int]) -> Joined:
-        """What ffmpeg opens."""
+        """The address that ffmpeg opens."""
         return Joined.of("concat:" + "|".join(f"file:{_place(fd)}" for fd in descriptors), self._source.size)
 
 
 Readable = str | os.PathLike[str] | InBlocks
-"""What clips are decoded from: a file here, or an object that is too large to be one."""
+"""What clips are decoded from: a local file, or an object too large to be one."""
 
 
 def waited_s(source: Readable) -> float:
-    """Seconds so far in which decoding waited for the store."""
+    """Seconds that decoding has waited for the store."""
     return source.waited_s if isinstance(source, InBlocks) else 0.0
 
 
@@ -274,8 +274,8 @@ def run_over(
     pass_fds: Sequence[int],
     about: tuple[float, float] = (0.0, 1.0),
 ) -> Finished:
-    """`ffmpeg.run` over a source; `arguments` makes its arguments from what it is to open. `about` is the stretch of
-    the source that it is thought to read, as shares of its bytes; `pass_fds` are files that it writes.
+    """`ffmpeg.run` over a source. `arguments` makes the argument list from the path or address to open; `about` is the
+    expected byte range as shares of the source (0 to 1); `pass_fds` are descriptors that it writes.
 
     Raises what fetching raises.
     """
@@ -305,8 +305,8 @@ def run_over(
             for fd in pass_fds:
                 os.truncate(fd, 0)
                 os.lseek(fd, 0, os.SEEK_SET)
-            # What was read after the first hole followed from what is not the file's. Who reads on from what is there
-            # will go on reading.
+            # Everything read after the first hole followed from bytes that are not the file's. A run that reads on from
+            # present blocks will read further.
             ahead = min(2 * ahead, MOST_AHEAD) if touched - 1 in wanted else 1
             wanted = source.with_more(wanted, touched, ahead)
 

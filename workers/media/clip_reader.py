@@ -1,12 +1,11 @@
-"""One clip of one file becomes arrays: pictures at the asked rate and 16 kHz sound, checked against its span.
+"""Decodes one clip of one file to arrays: frames at the requested rate and 16 kHz audio, checked against its span.
 
-Promises: frame k is the picture on screen at `clip.start_s + k / fps`, sample i the sound at
-`clip.start_s + i / 16000`; their counts are those of the span, what was missing is filled, counted in `decoded_share`
-and named in `notes`. Knows nothing about archives, object stores, Ray or where a span comes from.
+Promises: frame k is the picture on screen at `clip.start_s + k / fps`, sample i the audio at
+`clip.start_s + i / 16000`; the counts are those of the span; missing parts are filled, counted in `decoded_share` and
+named in `notes`. Knows nothing about archives, object stores, Ray or where a span comes from.
 
-ffmpeg's exit status and frame count prove nothing: a truncated file ends with status 0, and the fps filter repeats
-frames over any gap. So a frame counts as decoded only if the source had a picture for its time, by the source's own
-presentation times.
+ffmpeg's exit status and frame count prove nothing: for a truncated file the status is 0, and the fps filter repeats
+frames over any gap. So a frame counts as decoded only if, by its presentation times, the source has a picture for it.
 """
 
 from __future__ import annotations
@@ -37,67 +36,66 @@ from workers.media.sound import SAMPLE_RATE, SILENT_LEVEL, Samples, mean, placed
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo, Noticed, Segment
 
 EARLIER_SEEK_S = 12.0
-"""Some containers seek to a point after the one asked for. A clip that lacks something is tried once more from this
-much earlier; longer than the usual distance of key frames (10 s)."""
+"""Some containers seek to a later point than requested. An incomplete clip is retried from this many seconds earlier:
+more than the usual key frame interval (10 s)."""
 
 HOLD_S = 0.25
-"""A gap in the source's times shorter than this (or than two of its frames) is none."""
+"""A gap in presentation times shorter than this (seconds), or than two frames, does not count."""
 
 LONGEST_ASPECT = 100
-"""The models' image processors refuse pictures 200 times as long as wide; beyond half of that the long side is
-squeezed."""
+"""The models' image processors refuse aspect ratios of 200; beyond half of that the long side is squeezed."""
 
 LEAD_S = 2.5
-"""Reading begins this much before a clip: decoders need a run-up, and jitter of times shows only over a second."""
+"""Seconds read before a clip: decoders need a run-up, and time stamp jitter shows only over a second."""
 
 LONGEST_WITHOUT_SEEKING_S = 600.0
-"""A badly interleaved part of a file is read from its beginning if the clip is no further in than this."""
+"""A badly interleaved part is read from its beginning if the clip starts no later than this (seconds)."""
 
 LEAST_GAP_S = 0.1
-"""A shorter gap in the sound is a codec's own packet, not worth a word."""
+"""A shorter audio gap (seconds) is one codec packet and is not reported."""
 
 FULL_SCALE = 1.0 - 1.0 / 32768
-"""A sample at or above it is clipped."""
+"""Samples at or above this level count as clipped."""
 
 LEAST_SOUND_S = 0.05
-"""Sound alone must be this long: the models' audio encoders make no token of less than 30 to 40 ms."""
+"""Minimum length of a clip without video: the audio encoders make no token from less than 30 to 40 ms."""
 
 LEAST_TAIL = 0.05
-"""Share of a frame's interval that must be left for one more frame. Sound often outlasts the picture by one of its own
-packets (23 ms of AAC): a file of 8.008 s has 16 pictures at 2 a second, not 17 of which one is repeated."""
+"""Share of a frame interval that must remain for one more frame. Audio often outlasts video by one packet (23 ms of
+AAC): a file of 8.008 s has 16 frames at 2 fps, not 17 with one repeated."""
 
 LONGEST_HOLD_S = 3600.0
-"""A picture older than this, with no sound either, is no slide that stays but a damaged time: one flipped bit would
-have a still picture answered for days."""
+"""A frame shown for longer than this (seconds) without audio is a damaged time stamp, not a slide: one flipped bit
+would make days of a still picture."""
 
 LOSSY_CONTAINERS = ("mpegts", "mpeg")
-"""Made for broadcast: lost packets leave a gap in the times and no complaint. Elsewhere damage is complained about, and
-a gap without a complaint is a variable frame rate, whatever the header declares."""
+"""Broadcast containers: lost packets leave a gap without an error message. In others ffmpeg reports damage, and a gap
+without an error is a variable frame rate, whatever the header declares."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """A take filled up to the span's counts, with the share that was really there."""
+    """A take filled up to the span's counts, with the share that was decoded."""
 
     frames: Frames | None
     audio: Samples | None
     shares: tuple[float, ...]
-    """Of pictures and of sound, as far as the file has them."""
+    """Shares decoded of video and of audio, as far as the file has them."""
     begins_late: bool
-    """Whether the span's beginning lacks something that may lie earlier in the file than reading began."""
+    """Whether the span's beginning is incomplete and reading from earlier in the file may help."""
     notes: tuple[str, ...]
     noticed: Noticed
     is_damaged: bool = False
-    """Whether ffmpeg complained, or gave nothing."""
+    """Whether ffmpeg reported an error or gave no output."""
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What makes one take of the same span better than another."""
+        """Sort key: takes of the same span compare by it."""
         return self.share, -self.noticed.silent_s
 
     @property
     def share(self) -> float:
-        """The smaller one."""
+        """The smaller share."""
         return round(max(0.0, min(self.shares)), 6)
 
 
@@ -105,8 +103,8 @@ def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSet
     """Decode one span of a local file, or of an object in blocks.
 
     Returns uint8 RGB frames (T, H, W, 3) with T = ceil(length * fps - LEAST_TAIL), at most `settings.max_pixels` each
-    in the aspect displayed (after rotation), and float32 mono sound of round(length * 16000) samples; None for what the
-    file lacks. A span lies in one of the file's continuous parts: what reaches beyond is missing.
+    in the displayed aspect (after rotation), and float32 mono audio of round(length * 16000) samples; None for what the
+    file lacks. A span lies in one continuous part of the file: whatever reaches beyond it is missing.
 
     Raises MediaMissing, NotMedia (not a regular file), NoStreams, MediaTooLarge, ClipTooShort, DecodeTimeout,
     DecodeFailed (nothing of the span) and DecodeIncomplete (less than `settings.min_share` of pictures and of sound),
@@ -123,7 +121,7 @@ def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSet
     if span.frames and nvdec.takes(part.info, settings):
         best = _best(path, info, part, replace(span, on_card=True), place, settings, started)
         if best.is_damaged or best.share < 1:
-            best = None  # every decoder conceals damage in its own way: that of the CPU is the same everywhere
+            best = None  # decoders conceal damage differently; the CPU decoder gives the same result everywhere
     if best is None:
         best = _best(path, info, part, span, place, settings, started)
     if max(best.shares) <= 0:
@@ -161,7 +159,7 @@ def _best(
     settings: DecodeSettings,
     started: float,
 ) -> _Judged:
-    """The best of up to three takes of a span, each read from further back."""
+    """The best of up to three takes of a span, each reading from an earlier point."""
     begins_s = info.parts[0].pts_s if part.video_bytes == info.parts[0].video_bytes else part.pts_s
     known_lag = info.is_checked and not info.segments
     best: _Judged | None = None
@@ -181,7 +179,7 @@ def _best(
 
 
 def _hash_of(frames: Frames | None, audio: Samples | None) -> str:
-    """See `Noticed.decoded_hash`: 40 ms for 36 MB, where decoding takes a second."""
+    """See `Noticed.decoded_hash`. Takes 40 ms for 36 MB; decoding takes a second."""
     moves = frames is not None and any(not np.array_equal(frames[0], frame) for frame in frames[1:])
     sounds = audio is not None and len(audio) > 0 and float(np.abs(audio).max()) > SILENT_LEVEL
     if not moves and not sounds:
@@ -194,8 +192,8 @@ def _hash_of(frames: Frames | None, audio: Samples | None) -> str:
 
 
 def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """(width, height) scaled down, never up, to at most `max_pixels`, keeping the aspect as whole pixels allow, up to
-    `LONGEST_ASPECT`."""
+    """(width, height) scaled down, never up, to at most `max_pixels`, at the same aspect ratio as far as whole pixels
+    and `LONGEST_ASPECT` allow."""
     width, height = min(width, LONGEST_ASPECT * height), min(height, LONGEST_ASPECT * width)
     factor = min(1.0, math.sqrt(max_pixels / (width * height)))
     scaled_width = min(max(1, math.floor(width * factor)), max_pixels)
@@ -225,12 +223,12 @@ def _check_file(path: str | os.PathLike[str], settings: DecodeSettings) -> None:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a span lies in a continuous part of a file."""
+    """A span's position in a continuous part of a file."""
 
     info: MediaInfo
     """Of the part."""
     start_s: float
-    """From the part's beginning."""
+    """In seconds from the part's beginning."""
     length_s: float
 
 
@@ -271,11 +269,11 @@ def _span(info: MediaInfo, part: Segment, clip: Clip, settings: DecodeSettings) 
 
 
 def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _Judged:
-    """Compare what came with what the source's times say, and fill up to the span's counts.
+    """Compare the output with the source's presentation times, and fill up to the span's counts.
 
-    A gap in the times is a loss if ffmpeg complained, if nothing shows that the file goes on that far, or if the
-    pictures have no gaps by nature (an even frame rate in a broadcast); otherwise it is how the file is (a slide that
-    stays, a microphone that is switched off, a sound track that ends early), and is filled without being a loss.
+    A gap is a loss if ffmpeg reported an error, if nothing shows that the file continues, or if the video cannot have
+    gaps (a constant frame rate in a broadcast). Otherwise the file is like that (a slide that stays, a microphone
+    switched off, audio that ends early), and the gap is filled without counting as a loss.
     """
     info = place.info
     placed_sounds = [placed(sound, span.samples) for sound in take.sounds]
@@ -345,19 +343,19 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
 
 
 def _complains(take: Take, info: MediaInfo, kind: str) -> bool:
-    """Whether ffmpeg said something against the pictures or the sound, or against the file as such."""
+    """Whether ffmpeg reported an error about this kind of stream, or about the file."""
     mine, other = (info.video_codec, info.audio_codec) if kind == "video" else (info.audio_codec, info.video_codec)
     sign = "[aist#" if kind == "video" else "[vist#"
     return any(sign not in line and not line.startswith(f"[{other}]") for line in take.complaints) if mine else False
 
 
 def _seconds(marked: npt.NDArray[np.bool_], span: Span, fps: float) -> float:
-    """How long the marked frames are shown."""
+    """Total display time of the marked frames in seconds."""
     return round(min(float(marked.sum()) / fps, span.length_s), 6)
 
 
 def _other_shapes(take: Take, info: MediaInfo) -> list[str]:
-    """A note where pictures came in another size or aspect than the file's first."""
+    """A note if frames differ in size or aspect from the file's first."""
     assert info.width
     assert info.height
     halves = 2 if take.is_one_field else 1
@@ -374,7 +372,7 @@ def _other_shapes(take: Take, info: MediaInfo) -> list[str]:
 def _lost_frames(
     take: Take, span: Span, place: _Place, fps: float, reaches_s: float, complained: bool
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """(span.frames,) True where the source had no picture for the frame's time: lost, and only held."""
+    """Two (span.frames,) masks, True where the source has no picture for the frame's time: lost, and merely held."""
     info = place.info
     wanted = np.arange(span.frames) / fps
     times = take.frame_times
@@ -387,7 +385,7 @@ def _lost_frames(
     before_first = shown < 0
     gap_s = np.where(before_first, times[0] - wanted, wanted - times[np.maximum(shown, 0)])
     is_gap = gap_s > max(HOLD_S, 2 / info.frame_rate if info.frame_rate else 1.0)
-    # A stream may begin late at the head of a file; further on, no picture before the span means a seek too far.
+    # Video may begin late at the start of a file; further on, no frame before the span means a seek too far.
     unexplained = (before_first & (place.start_s > 0)) | (wanted > reaches_s)
     if not any(len(sound.samples) for sound in take.sounds) and not info.is_checked:
         unexplained |= ~before_first & (gap_s > LONGEST_HOLD_S)
@@ -399,7 +397,7 @@ def _lost_frames(
 
 
 def _filled(frames: Frames, count: int) -> Frames:
-    """Repeat the last picture (black where there is none) up to `count`."""
+    """Repeat the last frame (black if there is none) up to `count`."""
     if len(frames) == count:
         return frames
     missing = count - len(frames)

@@ -1,8 +1,8 @@
-"""What any process that opens a file of the archive may open, allocate and know: shared by ffmpeg and by probing.
+"""Limits of every process that opens a file of the archive (ffmpeg and probing), and how such a process is started.
 
-Promises: constants with their reasons, and the one way to start a confined child, which has all that this machine's
-kernel grants or does not start. An archive is untrusted input: a child counts as taken over by what it reads. Knows
-nothing about what the child does.
+Promises: constants with their reasons, and the one way to start a confined child, which gets all the confinement that
+this machine's kernel offers or does not start. An archive is untrusted input: a child is assumed to be taken over by
+the file it reads. Knows nothing about what the child does.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from workers.media._sandbox import has_seccomp, landlock_abi
 from workers.media.opening import CheckedPath
 
 PROTOCOLS = "file,pipe"
-"""All that ffmpeg and libav may open by address; with `DEMUXERS`, what keeps a hostile file from reaching out."""
+"""Protocols that ffmpeg and libav may open; with `DEMUXERS`, this keeps a hostile file from opening anything else."""
 
 PART_PROTOCOLS = f"{PROTOCOLS},subfile,concat"
-"""The same for decoding, which reads some parts of a file as files of their own, and some files in pieces: `subfile`
-and `concat` open nothing that the ones above may not."""
+"""The same for decoding, which reads byte ranges of a file as files, and some files in pieces: `subfile` and `concat`
+open only what the protocols above may open."""
 
 DEMUXERS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v"),
     *("flv", "asf", "ogg", "mxf", "dv", "nut", "ivf", "rm"),
     *("wav", "w64", "aiff", "caf", "mp3", "flac", "aac", "ac3", "eac3", "amr", "au"),
 )
-"""Containers that hold their own media. Whatever names other files or addresses (hls, dash, concat, image2, sdp, imf,
-smooth streaming, scripts, tracker modules) is absent on purpose."""
+"""Containers that hold their own media. Formats that refer to other files or addresses (hls, dash, concat, image2, sdp,
+imf, smooth streaming, scripts, tracker modules) are excluded on purpose."""
 
 VIDEO_DECODERS = (
     *("h264", "hevc", "vvc", "libdav1d", "libaom-av1", "av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "theora"),
@@ -71,34 +71,34 @@ AUDIO_DECODERS = (
     *("pcm_s32be", "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be", "pcm_s16le_planar", "pcm_s16be_planar"),
 )
 DECODERS = ",".join((*VIDEO_DECODERS, *AUDIO_DECODERS))
-"""Decoders that may be opened, by libav's names: what cameras, broadcasters, editors and the web write, of the 530 that
-are built in. Those for games and screen recorders of the 1990s have the holes, and hardware decoders of their own names
-would need devices that a child may not open; `workers.media.nvdec` has a card work for the plain ones."""
+"""Allowed decoders, by libav's names: those of cameras, broadcasters, editors and the web, of 530 built in.
+Vulnerabilities are found in those for games and screen recorders of the 1990s, and separately named hardware decoders
+need devices that a child may not open; `workers.media.nvdec` uses a GPU through the plain ones."""
 
 MAX_SOURCE_PIXELS = 36_000_000
-"""8K UHD (33.2 million) passes; a 16k x 16k picture, 400 MB a frame, does not."""
+"""8K UHD (33.2 million) is allowed; 16k x 16k, 400 MB a frame, is not."""
 
 MAX_STREAMS = 256
-"""Streams in one file; each costs memory and time before anything is decoded."""
+"""Maximum number of streams in a file; each costs memory and time before anything is decoded."""
 
 MEMORY_BYTES = 4 << 30
-"""Address space of a child: 8K HEVC needs about 2 GiB with one thread."""
+"""Address space of a child in bytes: 8K HEVC needs about 2 GiB with one thread."""
 
 MAX_ALLOC_BYTES = 1 << 30
-"""Largest single allocation, so that a declared size cannot claim memory that the file does not back."""
+"""Largest single allocation in bytes, so that a declared size cannot claim memory beyond the file's content."""
 
 OPEN_FILES = 64
-"""Python with libav has up to 20 files open, ffmpeg 10, besides a file's pieces."""
+"""Open files: Python with libav has up to 20, ffmpeg 10, plus a file's pieces."""
 
 CPU_SHARE = 4
-"""CPU seconds allowed per second of wall clock: a backstop only. ffmpeg demuxes, decodes and filters in threads of
-their own even with one thread each."""
+"""CPU seconds allowed per second of wall clock, as a backstop: ffmpeg demuxes, decodes and filters in separate threads,
+even with one thread each."""
 
 END_S = 5.0
-"""A reaper needs milliseconds."""
+"""Seconds to wait for a reaper, which needs milliseconds."""
 
 REFUSED = 126
-"""Exit status of a child that did not start, because the kernel did not grant what it had said."""
+"""Exit status of a child that did not start because the kernel refused confinement it had offered."""
 
 Required = Literal["auto", "landlock+seccomp", "rlimits"]
 
@@ -113,13 +113,13 @@ _DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")
 
 @dataclass(frozen=True)
 class Level:
-    """What a kernel grants beyond limits on resources."""
+    """The confinement that a kernel offers beyond resource limits."""
 
     landlock: int
-    """Its ABI: 1 confines files, 4 TCP, 6 signals and abstract sockets. 0 without."""
+    """Landlock ABI: 1 confines files, 4 TCP, 6 signals and abstract sockets; 0 without Landlock."""
     seccomp: bool
     nvdec: bool = False
-    """Whether a child may use an NVIDIA card, see `workers.media.nvdec`."""
+    """Whether a child may use an NVIDIA GPU, see `workers.media.nvdec`."""
 
     def __str__(self) -> str:
         parts = [f"landlock-{self.landlock}"] * bool(self.landlock) + ["seccomp"] * self.seccomp
@@ -127,23 +127,23 @@ class Level:
 
     @property
     def is_full(self) -> bool:
-        """Whether a child that is taken over reaches nothing but its own file."""
+        """Whether a child that is taken over can reach only its own file."""
         return bool(self.landlock) and self.seccomp
 
 
 def is_full(name: str) -> bool:
-    """The same of a level that was recorded by its name."""
+    """The same for a level recorded by name."""
     return name.startswith("landlock-") and name.endswith("+seccomp")
 
 
 @functools.cache
 def level() -> Level:
-    """What this machine's kernel grants."""
+    """The confinement that this machine's kernel offers."""
     return Level(landlock_abi(), has_seccomp())
 
 
 def require(required: Required) -> None:
-    """Raise ConfinementMissing where this machine's kernel grants less than `execution.confinement` asks for."""
+    """Raise ConfinementMissing if this machine's kernel offers less than `execution.confinement` requires."""
     if required == "landlock+seccomp" and not level().is_full:
         raise ConfinementMissing(
             f"execution.confinement is {required}, and this machine's kernel grants {level()}: a program taken over by "
@@ -165,15 +165,15 @@ def start(
     environment: dict[str, str] | None = None,
     **popen: Any,
 ) -> subprocess.Popen[bytes]:
-    """Start `program` (absolute path first) in a process group of its own, bounded, and bound to die with this thread.
+    """Start `program` (absolute path first) in its own process group, with limits; it dies with this thread.
 
-    It sees none of our environment but PATH, LD_LIBRARY_PATH and TMPDIR: the process that reads a hostile file holds
-    no credentials. It can read `reads`, what itself is made of, and nothing else; each of `reads` is the file that is
-    there now, whatever takes its place later. `timeout_s` 0 means no CPU limit; `file_bytes` and `memory_bytes` 0 mean
-    none. Only `program` itself can be executed, so it is no script.
+    It gets only PATH, LD_LIBRARY_PATH and TMPDIR of our environment, so a process that reads a hostile file holds no
+    credentials. It can read only `reads` and its own program and libraries; each of `reads` is the file that exists
+    now, whatever replaces it later. 0 means no limit for `timeout_s` (CPU), `file_bytes` and `memory_bytes`. Only
+    `program` itself can be executed, so it must not be a script.
 
-    With `devices` it may also open these for writing and read `device_reads`, and no call is filtered: a driver's are
-    its own affair.
+    With `devices` it may also write to these and read `device_reads`, and there is no seccomp filter, because a GPU
+    driver's calls are not known.
     """
     granted = level()
     is_filtered = granted.seccomp and not devices
@@ -184,8 +184,8 @@ def start(
         pinned = []
         for path in reads:
             if isinstance(path, CheckedPath) and path.fd in passed:
-                continue  # it is open there, too
-            with contextlib.suppress(OSError):  # the child finds that out, and says so better
+                continue  # open in the child, too
+            with contextlib.suppress(OSError):  # the child finds out, with a better message
                 place = f"/proc/self/fd/{path.fd}" if isinstance(path, CheckedPath) else path
                 pinned.append(os.open(place, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC))
                 stack.callback(os.close, pinned[-1])
@@ -207,9 +207,9 @@ def start(
 
 
 def end(child: subprocess.Popen[bytes], *, has_devices: bool = False) -> None:
-    """Kill the child's whole group (its leader may be gone while others are not) and reap it."""
+    """Kill the child's whole process group (its leader may have exited before others) and reap it."""
     if (has_devices or not level().seccomp) and child.poll() is None:
-        # It could fork: its launcher has stayed, and ends all that descends from it.
+        # It could fork: its launcher is still there as reaper and ends all descendants.
         child.send_signal(signal.SIGUSR1)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(END_S)
@@ -220,7 +220,7 @@ def end(child: subprocess.Popen[bytes], *, has_devices: bool = False) -> None:
 
 @functools.lru_cache(maxsize=32)
 def made_of(program: str, library_path: str | None = None) -> tuple[str, ...]:
-    """What a program must be able to read and execute, as the launcher takes it: itself, its loader, its libraries."""
+    """Files that a program must read or execute (itself, its loader, its libraries), in the launcher's notation."""
     real = os.path.realpath(program)
     executed = [real, *([loader] if (loader := _loader(real)) is not None else [])]
     read = [*_LIBRARIES, *_DEVICES, *(library_path or "").split(":"), str(Path(real).parent.parent / "lib")]
@@ -230,13 +230,13 @@ def made_of(program: str, library_path: str | None = None) -> tuple[str, ...]:
         read += [str(own / "workers"), str(own / "omnidrop"), str(Path(sys.prefix) / "pyvenv.cfg")]
         read += [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
         read.append(str(Path(sys.base_prefix) / "lib"))
-        listed.append(str(own))  # to find the packages in it
+        listed.append(str(own))  # to find its packages
     there = dict.fromkeys(path for path in read if path and os.path.exists(path))
     return (*(f"x:{p}" for p in executed), *(f"r:{p}" for p in there), *(f"d:{p}" for p in listed))
 
 
 def _loader(program: str) -> str | None:
-    """The dynamic loader that a 64-bit ELF program names (PT_INTERP), None for a static one."""
+    """The dynamic loader of a 64-bit ELF program (PT_INTERP), None if it is static."""
     with contextlib.suppress(OSError, struct.error), open(program, "rb") as file:
         head = file.read(64)
         if head[:5] == b"\x7fELF\x02":

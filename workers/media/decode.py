@@ -1,8 +1,8 @@
-"""A unit's clips, one after the other, as arrays: opened where they lie, or from the node's cache for a bucket's files.
+"""Decodes a unit's clips one after the other, from local files or from the node's cache of a bucket's files.
 
-Promises: every clip of a unit comes back, in order, as a `DecodedClip` or as a `ClipFailure` with a stable class; never
-more than one decoded clip is held; a file that is not the one planned (by etag, before and after) gives no answers.
-Knows nothing about Ray, ffmpeg's arguments or who asks.
+Promises: every clip of a unit comes back, in order, as a `DecodedClip` or as a `ClipFailure` with a stable class; only
+one decoded clip is held at a time; a file that differs from the planned one (by etag, checked before and after) gives
+no answers. Knows nothing about Ray, ffmpeg's arguments or its callers.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Source:
-    """How files that do not lie on this machine are reached."""
+    """How media are opened: store options, cache, and what this machine may open."""
 
     storage_options: tuple[tuple[str, Any], ...] = ()
-    """For `fsspec.filesystem`, by name: `endpoint_url`, `anon`, ... Never credentials: those come from the environment
-    or the standard files of the machine that decodes."""
+    """Options of `fsspec.filesystem`, by name: `endpoint_url`, `anon`, ... Never credentials: these come from the
+    environment or the standard files of the machine that decodes."""
     cache: CacheSettings = field(default_factory=CacheSettings)
     is_confined: bool = False
-    """Whether local files are opened below the folder that their keys are relative to, and nowhere else."""
+    """Whether local files are opened only below the folder that their keys are relative to."""
     is_helping: bool = False
-    """Whether another machine has the file whole: what is not here is read in blocks."""
+    """Whether another machine has the whole file: this one then reads it in blocks."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any], cache: CacheSettings | None = None) -> Source:
-        """From a dictionary of options."""
+        """Make one from a dictionary of options."""
         return cls(tuple(sorted(options.items())), cache or CacheSettings())
 
 
 def local_etag(path: str | int) -> str:
-    """The etag of a local file, as listing an archive gives it. Raises MediaMissing."""
+    """The etag of a local file, as in an archive listing. Raises MediaMissing."""
     try:
         return etag_of(os.stat(path))
     except OSError as error:
@@ -62,12 +62,12 @@ def decode_unit(
 ) -> Iterator[DecodedClip | ClipFailure]:
     """Yield one outcome for each of the unit's clips, in order; an object in a bucket is fetched once for all of them.
 
-    Never raises for what is wrong with the media, the store or a clip.
+    Never raises for faults of the media, the store or a clip.
     """
     with contextlib.ExitStack() as stack:
         try:
             path = stack.enter_context(opened(unit.media, settings, source or Source()))
-        except Exception as error:  # noqa: BLE001 - a generator that raises would take the other clips with it
+        except Exception as error:  # noqa: BLE001 - a generator that raises would lose the other clips
             yield from (_failure(clip, "fetch", error) for clip in unit.clips)
             return
         for clip in unit.clips:
@@ -77,7 +77,7 @@ def decode_unit(
 def decode_one(
     media: Media, info: MediaInfo, clip: Clip, settings: DecodeSettings, source: Source | None = None
 ) -> DecodedClip | ClipFailure:
-    """The same for a single clip: what a decode task runs. Never raises for what is wrong with media or store."""
+    """The same for a single clip: the body of a decode task. Never raises for faults of the media or the store."""
     try:
         with opened(media, settings, source or Source()) as path:
             return _decoded(path, media, info, clip, settings)
@@ -86,8 +86,8 @@ def decode_one(
 
 
 def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractContextManager[str | InBlocks]:
-    """What a media item is decoded from while the block lasts: itself, its copy in the node's cache, or, where that is
-    smaller than the item, the blocks of it that are wanted.
+    """Open a media item for decoding inside the `with` block: the local file, its copy in the node's cache, or, if the
+    item is larger than the cache, its blocks.
 
     Raises MediaTooLarge, MediaMissing, MediaChanged, StorageFailed, CacheFull or ConfinementMissing.
     """
@@ -102,12 +102,12 @@ def opened(media: Media, settings: DecodeSettings, source: Source) -> AbstractCo
 
 
 def decoder_here(settings: DecodeSettings) -> str:
-    """This machine's name and its ffmpeg, and what decodes pictures where that is not simply the CPU."""
+    """This machine's name and ffmpeg, and its video decoder if a GPU was considered."""
     return "; ".join(said for said in (tool_here(), nvdec.said(settings)) if said)
 
 
 def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
-    """SHA-256 of a media item's bytes, 64 hex digits; of an object in a bucket by the node's cache.
+    """SHA-256 of a media item's bytes, 64 hex digits; objects of a bucket are read through the node's cache.
 
     Raises what `opened` raises, and MediaChanged where the file changes while it is read.
     """
@@ -117,11 +117,11 @@ def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
 def look(
     media: Media, settings: DecodeSettings, source: Source, find: Callable[[str], Found]
 ) -> tuple[str, Found | None]:
-    """SHA-256 of a file or object, and what is found out about it, or about an object's copy here: one reading from its
-    store for both, and for its clips. None where the cache has no room for it, ever or now: then it was read for its
-    hash alone.
+    """SHA-256 of a file or object and the result of `find` on it (for an object: its cached copy), in one read from
+    the store, which also serves its clips. None instead of the result if the cache has no room: the object was then
+    read for its hash alone.
 
-    Raises what `opened` and `find` raise, and MediaChanged where a file changes while it is read.
+    Raises what `opened` and `find` raise, and MediaChanged if the file changes during the read.
     """
     if is_local(media.uri):
         with opened(media, settings, source) as path:
@@ -150,7 +150,7 @@ def look(
 
 def _hash(media: Media, path: str) -> str:
     try:
-        # What was opened and checked, whatever lies at its path by now.
+        # The file that was opened and checked, whatever is at its path by now.
         with open(os.dup(path.fd) if isinstance(path, CheckedPath) else path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -161,8 +161,8 @@ def _hash(media: Media, path: str) -> str:
 
 
 def _admit(media: Media, settings: DecodeSettings) -> None:
-    """Raises ConfinementMissing where this machine may open no media, DecoderMissing where it cannot decode as is
-    asked for, MediaTooLarge for what is larger than allowed."""
+    """Raise ConfinementMissing if this machine may not open media, DecoderMissing if it lacks the required decoder,
+    MediaTooLarge if the item exceeds the limit."""
     require(settings.confinement)
     nvdec.require(settings)
     if media.size_bytes > settings.max_media_bytes:
@@ -171,17 +171,17 @@ def _admit(media: Media, settings: DecodeSettings) -> None:
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found out about a file or object where it is kept."""
+    """The result of looking at a file or object on the machine that stores it."""
 
     content_id: str | None
-    """None where it could not be read: then `found` says why."""
+    """None if it could not be read: `found` says why."""
     found: MediaInfo | ClipFailure | None
-    """None where it was not kept, and is to be probed where it lies."""
+    """None if it was not cached and must be probed in its store."""
     bytes_fetched: int
 
 
 def looked_at(media: Media, source: Source, probed: Callable[[Copy], MediaInfo | ClipFailure]) -> Looked:
-    """`look` with a prober that does not raise. Never raises for what is wrong with the object or its store."""
+    """`look` with a prober that does not raise. Never raises for faults of the object or its store."""
     before = bytes_fetched()
     try:
         content, found = look(media, DecodeSettings(), source, lambda path: probed(Copy.of(path, media.key)))
@@ -192,8 +192,8 @@ def looked_at(media: Media, source: Source, probed: Callable[[Copy], MediaInfo |
 
 
 def folder_of(media: Media, source: Source) -> str | None:
-    """The folder below which a local file must lie, None where it may lie anywhere."""
-    # The archive's own: the key has as many names, however they are written.
+    """The folder that a local file must be in, None if it may be anywhere."""
+    # The archive's own folder: strip as many path components as the key has.
     return local_path(media.uri).rsplit("/", media.key.count("/") + 1)[0] if source.is_confined else None
 
 
@@ -205,7 +205,7 @@ def _opened_here(media: Media, source: Source) -> Iterator[str]:
 
 
 def is_local(uri: str) -> bool:
-    """Whether a uri is a file on this machine."""
+    """Whether a URI names a file on this machine."""
     return local_path(uri).startswith("/")
 
 
@@ -215,7 +215,7 @@ def _decoded(
     try:
         decoded = with_working_ffmpeg(lambda: decode_clip(path, info, clip, settings))
         if is_local(media.uri):
-            # Half of the old file and half of the new one must not become an answer.
+            # Half of the old file and half of the new one must not make an answer.
             _check_unchanged(media)
     except Exception as error:  # noqa: BLE001 - one bad clip costs that clip
         return _failure(clip, "decode", error)

@@ -1,9 +1,9 @@
-"""One span of one file through one ffmpeg process: the argument list, the run, and what came of it, uncounted.
+"""Runs one ffmpeg process over one span of a file: the argument list, the run, and its unchecked output.
 
-Promises: pictures as they are on screen at k / fps and the presentation times of the source's own frames; of each sound
-track the plain mean of its channels at 16 kHz, in pieces with the times the container gives them. Times are the
-container's own (`-copyts`), less the span's begin: nothing depends on what ffmpeg takes for the start of a file. Knows
-nothing about whether that is enough: `clip_reader` judges, `sound` puts the pieces in their places.
+Promises: frames as they are on screen at k / fps, and the presentation times of the source's frames; of each audio
+track the plain mean of its channels at 16 kHz, in pieces with their container times. Times are the container's own
+(`-copyts`) minus the span's start: nothing depends on what ffmpeg considers the start of a file. Knows nothing about
+completeness: `clip_reader` judges the output, `sound` places the pieces.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from workers.media.sound import SAMPLE_RATE, Sound, Times
 from workers.records import DecodeSettings, MediaInfo
 
 TIMES_BYTES = 16 << 20
-"""Most that is read of the list of presentation times: 30 s at 240 fps need 1 MB."""
+"""Maximum bytes read of the list of presentation times: 30 s at 240 fps need 1 MB."""
 
 MARGIN_S = 2.0
-"""So much sound before and after a span is decoded, too: it tells jitter of times from gaps."""
+"""Seconds of audio decoded before and after a span, to tell time stamp jitter from gaps."""
 
 MOST_SHOWN = 2_000
-"""Up to so many pictures ffmpeg says in which shape each came; of more its log would be cut."""
+"""Up to this many frames, ffmpeg logs each frame's shape; for more, its log would be cut."""
 
 SAME_ASPECT = 0.03
-"""Aspects that differ by less are the same: sizes are rounded to even numbers."""
+"""Aspect ratios that differ by less are equal: sizes are rounded to even numbers."""
 
 _SUM_OF_CHANNELS = r"st(0\,0);st(1\,0);while(lt(ld(0)\,nb_in_channels)\,st(1\,ld(1)+val(ld(0)));st(0\,ld(0)+1));ld(1)"
 _PIECE = re.compile(rb"^0, *(-?\d+), *-?\d+, *\d+, *(\d+),", re.MULTILINE)
@@ -66,24 +66,24 @@ Frames = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Span:
-    """What is asked of ffmpeg for one clip; times in seconds."""
+    """One clip's request to ffmpeg; times in seconds."""
 
     pts_s: float
-    """The container's own time at which the clip begins."""
+    """Container time of the clip's start."""
     seek_s: float | None
-    """The container's own time from which to read; None from the beginning."""
+    """Container time to read from; None: from the beginning."""
     length_s: float
     frames: int
-    """0 without a picture."""
+    """0 without video."""
     height: int
     width: int
     samples: int
-    """0 without sound."""
+    """0 without audio."""
     video_bytes: tuple[int, int | None] = (0, None)
     audio_bytes: tuple[int, int | None] = (0, None)
-    """The part of the file that is read."""
+    """The part of the file to read."""
     on_card: bool = False
-    """Whether an NVIDIA card decodes the pictures."""
+    """Whether an NVIDIA GPU decodes the video."""
 
     @property
     def frame_bytes(self) -> int:
@@ -92,7 +92,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Heard:
-    """A sound track and the descriptors of what comes of it."""
+    """An audio track and the descriptors of its output."""
 
     track: int
     audio: int
@@ -101,20 +101,20 @@ class Heard:
 
 @dataclass(frozen=True, eq=False)
 class Take:
-    """What one ffmpeg process gave, counted and unpadded."""
+    """The output of one ffmpeg process, counted and unpadded."""
 
     frames: Frames
     frame_times: Times
-    """Presentation times of the source's frames relative to the clip's start, ascending; negative ones before it."""
+    """Presentation times of the source's frames in seconds from the clip's start, ascending; negative before it."""
     sounds: tuple[Sound, ...]
-    """One for each track, in pieces."""
+    """One per audio track, in pieces."""
     finished: Finished
     is_one_field: bool = False
-    """Whether the pictures' shapes are those of one field of two."""
+    """Whether frame shapes are those of a single field."""
 
     @property
     def failure(self) -> str | None:
-        """Why ffmpeg gave nothing at all, in its own words; None where it gave something, or nothing was there."""
+        """Why ffmpeg gave no output, in its own words; None if it gave some or the source has none."""
         if self.finished.returncode <= 0 or len(self.frame_times) or any(len(sound.starts) for sound in self.sounds):
             return None
         last = next((line.strip() for line in reversed(self.finished.stderr.splitlines()) if line.strip()), "no word")
@@ -122,36 +122,36 @@ class Take:
 
     @property
     def complaints(self) -> list[str]:
-        """What ffmpeg said against the media itself; an output without a frame is no complaint, the times tell that."""
-        # Memory addresses change from run to run, rows must not.
+        """ffmpeg's error messages about the media; not those about empty outputs, which the times reveal."""
+        # Memory addresses differ between runs; rows must not.
         found = [_ADDRESS.sub("", line) for line in self._against_the_media]
         return found or ([f"ffmpeg died of signal {-self.finished.returncode}"] if self.finished.returncode < 0 else [])
 
     @property
     def complaint(self) -> str:
-        """The complaint that stands for all of them, short enough for a row; empty where there is none.
+        """One error message to represent all, short enough for a row; empty if there is none.
 
-        Each decoder has a thread of its own, and whose line comes first in the log is up to the threads. So it is the
-        first line of each, and of these the first by the alphabet: the same words for the same file.
+        Decoders log from separate threads in any order. So this takes each decoder's first line and of these the first
+        alphabetically: the same file always gives the same message.
         """
         first: dict[str, str] = {}
         for line in self._against_the_media:
             speaker, *_ = _LEVEL.split(line, maxsplit=1)
             first.setdefault(speaker, _ADDRESS.sub("", line))
-        # Of a decoder's own words and those of the program about it, which begin with a track, the former say more.
+        # A decoder's own message says more than the program's message about it, which begins with a track.
         found = sorted(first.values(), key=lambda line: ("#" in line.partition("]")[0], line))
         return next(iter(found or self.complaints), "")[:200]
 
     @property
     def _against_the_media(self) -> list[str]:
-        # What is said before is about the file's head, which need not be near the clip, and about streams that nobody
-        # asks for.
+        # Earlier lines are about the file's header, which need not be near the clip, and about streams that are not
+        # decoded.
         said = self.finished.stderr.partition(_OPENED)[2] or self.finished.stderr
         return [line for line in said.splitlines() if _DAMAGE.search(line) and not _OUTPUT_SIDE.search(line)]
 
     @property
     def shapes(self) -> set[tuple[int, int, float]]:
-        """The (width, height, width over height as displayed) in which the source's pictures came."""
+        """The (width, height, displayed aspect ratio) of the source's frames."""
         found = (tuple(map(int, one)) for one in _SHAPE.findall(self.finished.stderr))
         return {(w, h, w / h * (num / den if num and den else 1.0)) for num, den, w, h in found if h}
 
@@ -165,7 +165,7 @@ def take_span(path: Readable, info: MediaInfo, span: Span, settings: DecodeSetti
         times = None if take.failure is not None or take.complaints else spared.with_decoded(take.frame_times)
         if times is not None:
             take = replace(take, frame_times=times)
-        else:  # what is damaged is judged by all that is there
+        else:  # damage is judged with all frames decoded
             take = _run(path, info, span, settings, started, None)
     held_s = _unseen(take, span, settings.fps)
     if held_s is None:
@@ -177,7 +177,7 @@ def take_span(path: Readable, info: MediaInfo, span: Span, settings: DecodeSetti
 def _run(
     path: Readable, info: MediaInfo, span: Span, settings: DecodeSettings, started: float, spared: LeftOut | None
 ) -> Take:
-    """One ffmpeg over the span, without the pictures that are `spared`."""
+    """Run ffmpeg once over the span, without decoding the `spared` frames."""
     tracks = (info.audio_mix or (info.audio_stream or 0,)) if span.samples else ()
     with contextlib.ExitStack() as stack:
         frames, frame_times = (stack.enter_context(anonymous_file(name)) for name in ("frames", "frame-times"))
@@ -212,12 +212,12 @@ def _limits(path: Readable, span: Span, settings: DecodeSettings, started: float
 
 
 def _most_bytes(span: Span) -> int:
-    """Of any file that ffmpeg writes. Beside the arrays, the list of times may not outgrow what is read of it."""
+    """Size limit in bytes of any file that ffmpeg writes: the arrays, or the list of times as far as it is read."""
     return max(span.frames * span.frame_bytes, 4 * round((span.length_s + 3 * MARGIN_S) * SAMPLE_RATE), TIMES_BYTES)
 
 
 def _spared(path: Readable, info: MediaInfo, span: Span, settings: DecodeSettings, started: float) -> LeftOut | None:
-    """The pictures that need no decoding, if finding them out is worth it: by one reading of the span's packets."""
+    """The frames that need no decoding, from one pass over the span's packets; None if that is not worthwhile."""
     codec = info.video_codec
     pixels = (info.width or 0) * (info.height or 0) * (info.frame_rate or 25.0) * span.length_s
     if not span.frames or codec not in CODECS or pixels < LEAST_PIXELS or not drops_packets():
@@ -241,7 +241,7 @@ def _spared(path: Readable, info: MediaInfo, span: Span, settings: DecodeSetting
 
 
 def decoding_time(path: Readable) -> float:
-    """A clock that stands still while decoding waits for a store."""
+    """A clock in seconds that stops while decoding waits for a store."""
     return time.monotonic() - waited_s(path)
 
 
@@ -250,7 +250,7 @@ def _left_s(path: Readable, settings: DecodeSettings, started: float) -> float:
 
 
 def _about(path: Readable, info: MediaInfo, span: Span) -> tuple[float, float]:
-    """Where in the file a span's bytes lie, as shares of its bytes, if all seconds took as many."""
+    """Expected byte range of a span as shares of the file, assuming a constant bit rate."""
     size = path.size if isinstance(path, InBlocks) else 0
     if not size:
         return 0.0, 1.0
@@ -263,16 +263,16 @@ def _about(path: Readable, info: MediaInfo, span: Span) -> tuple[float, float]:
 
 
 def _check_not_killed(finished: Finished) -> None:
-    """What a killed ffmpeg had written by then looks like a damaged file, and is not."""
+    """Raise if ffmpeg was killed: its partial output would look like a damaged file."""
     if finished.returncode == -signal.SIGKILL:
         raise DecodeKilled("ffmpeg was killed, probably by the system for lack of memory")
 
 
 def _unseen(take: Take, span: Span, fps: float) -> float | None:
-    """The time of the source's last picture in the span if it was not given out although frames should show it.
+    """The time of the source's last frame in the span if the fps filter did not output it although it is shown.
 
-    The fps filter gives a picture out when the next one comes. Where none comes before the span's end (a slide that
-    stays, a picture that ended), the last one stays inside it.
+    The filter outputs a frame when the next one arrives. If none arrives before the span's end (a slide that stays,
+    video that ended), the last one stays inside the filter.
     """
     given = len(take.frames)
     if given >= span.frames or not len(take.frame_times):
@@ -292,7 +292,7 @@ def _held(
     held_s: float,
     limits: Limits,
 ) -> Frames:
-    """The take's frames, filled up with the one picture shown from `held_s` on. Raises DecodeTimeout."""
+    """The take's frames, filled up with the frame shown from `held_s` on. Raises DecodeTimeout."""
     with anonymous_file("held") as held, anonymous_file("held-times") as times:
         finished = run_over(
             path,
@@ -326,9 +326,9 @@ def _arguments(
     held_s: float | None = None,
     spared: LeftOut | None = None,
 ) -> list[str]:
-    """The argument list: an input, or two where pictures and sound lie in different bytes; each output to descriptors.
+    """The argument list: one input, or two if video and audio have different byte ranges; outputs go to descriptors.
 
-    With `held_s` the pictures are only one: the first from that time on. What is `spared` reaches no decoder.
+    With `held_s` the video output is a single frame, the first from that time on. `spared` frames reach no decoder.
     """
     outputs = []
     drops = {} if spared is None else {f"bsf:v:{info.video_stream or 0}": spared.filter}
@@ -341,8 +341,8 @@ def _arguments(
             )
         )
     for one in heard:
-        # A graph of its own: sound that changes its channels (advertisements in a broadcast) is set up anew then, and
-        # the pictures' graph, whose place in time would be lost, is not.
+        # A separate filter graph: audio whose channels change (advertisements in a broadcast) reconfigures its graph,
+        # and the video graph, which would lose its position in time, is not affected.
         source = _input(path, info, span, span.audio_bytes, drops)
         outputs.append(
             source[f"a:{one.track}"].output(
@@ -357,8 +357,8 @@ def _arguments(
 def _listing_arguments(
     path: str | os.PathLike[str], info: MediaInfo, span: Span, listing_fd: int, content_fd: int
 ) -> list[str]:
-    """The argument list for the span's packets of pictures as they lie in the file: their times and sizes, and their
-    bytes one after the other."""
+    """The argument list that copies the span's video packets in file order: times and sizes to one descriptor, their
+    concatenated bytes to another."""
     until = {"to": f"{span.pts_s + span.length_s + MARGIN_S:.6f}"}
     source = _input(path, info, span, span.video_bytes, until)
     written = {"bsf:v": ANNEX_B[info.video_codec]} if info.video_codec in ANNEX_B else {}
@@ -384,15 +384,15 @@ def _input(
 ) -> Any:
     options: dict[str, Any] = {"reinit_filter:v": 0, **more, **(nvdec.input_options() if span.on_card else {})}
     if span.seek_s is not None:
-        # Accurate seeking would drop the picture that is already on screen where the span begins.
+        # Accurate seeking would drop the frame that is already on screen when the span begins.
         options |= {"noaccurate_seek": None, "seek_timestamp": 1, "ss": f"{span.seek_s:.6f}"}
     return ffmpeg.input(input_url(path, part), **untrusted_input(info.container), **options)
 
 
 def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: int, held_s: float | None) -> Any:
-    """Filters from the source's frames to `span.frames` pictures of the target size."""
+    """Filters from the source's frames to `span.frames` frames of the target size."""
     stream = stream.filter("setpts", f"PTS-{span.pts_s:.6f}/TB")
-    # `metadata=print` prints only frames that carry some metadata, hence the added key.
+    # `metadata=print` prints only frames that have metadata, hence the added key.
     stream = stream.filter("metadata", mode="add", key="omnidrop", value="1")
     stream = stream.filter("metadata", mode="print", key="omnidrop", file=f"pipe:{times_fd}")
     stream = stream.filter("trim", end=f"{span.length_s:.6f}")
@@ -402,9 +402,9 @@ def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: in
     if held_s is not None:
         stream = stream.filter("select", f"gte(t,{held_s - 1e-3:.6f})").filter("setpts", "PTS-STARTPTS")
     else:
-        # round=up: picture k is the newest one whose time is not after k / fps.
+        # round=up: output frame k is the newest source frame whose time is not after k / fps.
         stream = stream.filter("fps", fps=f"{fps:.9g}", start_time=0, round="up")
-        # A damaged time hours ahead would have the fps filter fill the hours before anything downstream says stop.
+        # With a damaged time stamp hours ahead, the fps filter would fill the hours before anything can stop it.
         stream = stream.filter("trim", end_frame=span.frames)
     if half_enough:
         stream = stream.filter("field", type="top")
@@ -413,7 +413,7 @@ def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: in
     if span.on_card:
         stream = stream.filter("format", **nvdec.PLAIN_FORMAT)
     aspect = "(dar/2)" if half_enough else "dar"
-    # A picture of another shape than the file's first keeps it, inside the clip's frame.
+    # A frame of another shape than the file's first is padded to the clip's shape.
     same = f"lt(abs({aspect}*{info.height}/{info.width}-1),{SAME_ASPECT})"
     wide = f"gt({aspect},{span.width / span.height:.9g})"
     stream = stream.filter(
@@ -435,15 +435,15 @@ def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: in
 
 
 def _one_field_is_enough(info: MediaInfo, span: Span) -> bool:
-    """One field has lines enough for most targets, needs no neighbours and so can wait until after the sampling."""
+    """Whether one field has enough lines for the target: it needs no neighbours, so it can be taken after sampling."""
     return info.interlaced and info.height is not None and span.height <= info.height // 2
 
 
 def _mean_of_channels(span: Span) -> str:
-    """Filters from the source's audio frames to the plain mean of their channels at 16 kHz.
+    """Filters from the source's audio to the plain mean of its channels at 16 kHz.
 
-    Its own sum over however many channels there are: ffmpeg's own matrices weigh channels by their names, differ from
-    build to build and, in float, add up to more than 1. Times are shifted to be above 0.
+    An explicit sum over all channels: ffmpeg's own matrices weight channels by name, differ between builds and, in
+    float, add up to more than 1. Times are shifted above 0.
     """
     return ",".join(
         [
@@ -460,7 +460,7 @@ def tone_maps() -> bool:
 
 
 def _read_frames(fd: int, span: Span) -> Frames:
-    """Whole frames found in the file, (n, H, W, 3) with n <= span.frames."""
+    """Complete frames in the file, (n, H, W, 3) uint8 with n <= span.frames."""
     if not span.frames:
         return np.empty((0, 0, 0, 3), np.uint8)
     found = min(os.fstat(fd).st_size // span.frame_bytes, span.frames)
@@ -470,12 +470,12 @@ def _read_frames(fd: int, span: Span) -> Frames:
 
 
 def _read_sound(one: Heard, span: Span) -> Sound:
-    """Pieces of sound with their times relative to the clip's start."""
+    """Pieces of audio with their times in seconds from the clip's start."""
     samples = np.empty(os.fstat(one.audio).st_size // 4, np.float32)
     _fill(one.audio, samples.view(np.uint8))
     found = _PIECE.findall(os.pread(one.pieces, TIMES_BYTES, 0))
     starts = np.array([int(begin) for begin, _ in found], np.float64) / SAMPLE_RATE - MARGIN_S
-    # A damaged float stream may hold anything; the model's log-mel must not.
+    # A damaged float stream may contain NaN or infinity; the model's spectrogram must not.
     return Sound(
         np.nan_to_num(samples, copy=False, nan=0.0, posinf=1.0, neginf=-1.0),
         starts,
@@ -498,5 +498,5 @@ def _fill(fd: int, array: npt.NDArray[np.uint8]) -> None:
 
 
 def newest(times: Times, frames: int, fps: float) -> npt.NDArray[np.int64]:
-    """(frames,) which of the source's pictures is on screen at each frame's time; -1 before the first."""
+    """(frames,) int64: index of the source frame on screen at each output frame's time; -1 before the first."""
     return np.searchsorted(times, np.arange(frames) / fps + 1e-3, side="right") - 1

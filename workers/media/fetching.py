@@ -1,11 +1,11 @@
-"""A bucket's files on this node's disk: fetched once, shared by every process of the node, bounded in bytes.
+"""The node's cache of a bucket's files: fetched once, shared by all processes of the node, bounded in bytes.
 
-Promises: a path that is yielded holds the whole object (or block of it) of the etag asked for, and stays while it is
-used; the cache never holds more than its bound; the least recently used goes first, and never one in use; a crash at
-any point leaves nothing that counts as whole. Knows nothing about media.
+Promises: a yielded path holds the complete object (or block of it) with the requested etag, and exists while it is
+used; the cache never exceeds its bound; eviction is least recently used first, never an entry in use; a crash at any
+point leaves nothing that counts as complete. Knows nothing about media.
 
-Every entry has a lock file: exclusive while it is fetched or removed, shared while it is read. What is being fetched
-has its full size from the start (a sparse file), so that concurrent fetches cannot overrun the bound together.
+Every entry has a lock file: exclusive during fetching and removal, shared during reading. A file being fetched has its
+full size from the start (sparse), so concurrent fetches cannot exceed the bound together.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from workers.media.remote import RemoteFile
 from workers.records import Media
 
 READ_BYTES = 8 << 20
-"""One request to the store."""
+"""Bytes per request to the store."""
 WRITE_BYTES = 1 << 18
-"""One write: of larger ones Linux makes larger pages, and a virtual machine waits for its host at each (1.8 s of a core
-a GB of new file, with 256 KiB 1.2; small files 1.1 and 0.25)."""
+"""Bytes per write: for larger writes Linux uses larger pages, and a virtual machine waits for its host at each (1.8 CPU
+seconds per GB of new file, with 256 KiB 1.2; small files 1.1 and 0.25)."""
 
 
 def _default_folder() -> str:
@@ -43,15 +43,15 @@ def _default_folder() -> str:
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where a node keeps fetched files, how many bytes of them, and how they are fetched."""
+    """Where a node stores fetched files, how many bytes of them, and how they are fetched."""
 
     folder: str | None = None
-    """None: a folder of this user's below the system's temporary folder."""
+    """None: a private folder of this user in the system's temporary folder."""
     max_bytes: int = 20 << 30
     streams: int = 8
-    """Requests in flight for one object."""
+    """Concurrent requests for one object."""
     timeout_s: float = 3600.0
-    """For one object: a store that trickles must not hold a decode task for ever."""
+    """Time limit in seconds for one object: a trickling store must not hold a decode task for ever."""
 
     @property
     def path(self) -> Path:
@@ -60,7 +60,7 @@ class CacheSettings:
 
 
 Bring = Callable[[], Generator[memoryview]]
-"""Brings an entry's bytes in order, in pieces that are valid until the next one is asked for."""
+"""Yields an entry's bytes in order; each piece is valid until the next one is requested."""
 
 
 @contextlib.contextmanager
@@ -70,11 +70,11 @@ def fetched(
     cache: CacheSettings,
     seen: Callable[[memoryview], None] = lambda _: None,
 ) -> Iterator[str]:
-    """The local copy of an object, for as long as the block lasts. `seen` is given its bytes in order as they come, in
-    another thread and for the time of the call, and none where they are here already.
+    """The local copy of an object, valid inside the `with` block. `seen` is called with its bytes in order as they
+    arrive, in another thread, each valid during the call; it is not called if the copy exists already.
 
     Raises MediaMissing, MediaRefused, MediaChanged (the store has another etag by now), StorageFailed (worth a retry),
-    CacheFull (the object does not fit beside what is in use), CacheUnsafe (others can reach into the folder).
+    CacheFull (no room beside entries in use), CacheUnsafe (other users have access to the folder).
     """
 
     def whole() -> Generator[memoryview]:
@@ -84,7 +84,7 @@ def fetched(
             contextlib.closing(remote.read_on(0, media.size_bytes, streams=cache.streams, step=READ_BYTES)) as pieces,
         ):
             for piece in pieces:
-                being_seen = beside.submit(seen, piece)  # while it is written
+                being_seen = beside.submit(seen, piece)  # while this piece is being written
                 yield piece
                 being_seen.result()
 
@@ -94,8 +94,8 @@ def fetched(
 
 @contextlib.contextmanager
 def kept(name: str, shown: str, size: int, cache: CacheSettings, bring: Bring) -> Iterator[Path]:
-    """The cache's entry of a name while the block lasts, brought where it is not there: `size` bytes in order. Errors
-    say what it is with `shown`.
+    """The cache entry `name`, valid inside the `with` block; if missing, `bring` yields its `size` bytes. Errors
+    call it `shown`.
 
     Raises CacheTooSmall, CacheFull, CacheUnsafe, StorageFailed, and what `bring` raises.
     """
@@ -108,7 +108,7 @@ def kept(name: str, shown: str, size: int, cache: CacheSettings, bring: Bring) -
     while True:
         with _locked(entry, exclusive=False):
             if _is_file(entry):
-                os.utime(entry)  # the least recently used goes first
+                os.utime(entry)  # eviction is least recently used first
                 yield entry
                 return
         with _locked(entry, exclusive=True):
@@ -117,12 +117,12 @@ def kept(name: str, shown: str, size: int, cache: CacheSettings, bring: Bring) -
 
 
 def is_here(media: Media, cache: CacheSettings) -> bool:
-    """Whether the cache has a copy of an object now."""
+    """Whether the cache holds a copy of an object now."""
     return has(_name_of(media), cache)
 
 
 def has(name: str, cache: CacheSettings) -> bool:
-    """Whether it has the entry of a name now."""
+    """Whether it holds the entry `name` now."""
     return _is_file(_entry(name, cache))
 
 
@@ -135,7 +135,7 @@ def _entry(name: str, cache: CacheSettings) -> Path:
 
 
 def opened_as_planned(media: Media, storage_options: dict[str, Any], cache: CacheSettings) -> RemoteFile:
-    """The object in its store, if it is still the one that was planned. Raises MediaChanged and StorageFailed."""
+    """The object in its store, if its etag is still the planned one. Raises MediaChanged and StorageFailed."""
     remote = RemoteFile(media.uri, storage_options, time.monotonic() + cache.timeout_s)
     if remote.etag != media.etag:
         raise MediaChanged(
@@ -147,8 +147,8 @@ def opened_as_planned(media: Media, storage_options: dict[str, Any], cache: Cach
 
 
 def own_folder(folder: Path) -> Path:
-    """Make a folder for this user alone. Raises CacheUnsafe where it is somebody else's, or open to others: who may
-    write into it could have us decode another file than the archive's, or overwrite one of ours.
+    """Make a folder private to this user. Raises CacheUnsafe if it belongs to another user or is open to others: anyone
+    who can write to it could substitute files, or have us overwrite one of ours.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found, above = os.lstat(folder), os.stat(folder.parent)
@@ -170,7 +170,7 @@ def own_folder(folder: Path) -> Path:
 
 
 def room_in(cache: CacheSettings) -> int:
-    """Bytes that its folder may take: what is free on that disk, and what lies in it already."""
+    """Bytes that the cache folder may hold: free disk space plus its present content."""
     held = sum(path.lstat().st_blocks * 512 for path in cache.path.iterdir())
     return shutil.disk_usage(cache.path).free + held
 
@@ -182,7 +182,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _fetch(entry: Path, shown: str, size: int, cache: CacheSettings, bring: Bring) -> None:
-    """Under the entry's exclusive lock: bring it and rename it into place when it is whole."""
+    """Under the entry's exclusive lock: fetch it, and rename it into place when complete."""
     part = entry.with_suffix(".part")
     try:
         _reserve(part, size, cache)
@@ -210,7 +210,7 @@ def _fetch(entry: Path, shown: str, size: int, cache: CacheSettings, bring: Brin
 
 
 def _reserve(part: Path, size: int, cache: CacheSettings) -> None:
-    """Make room and take it, under the cache's own lock. Raises CacheFull."""
+    """Evict as needed and reserve `size` bytes, under the cache's lock. Raises CacheFull."""
     with _locked(cache.path / "room", exclusive=True):
         found = {p: p.lstat() for p in cache.path.iterdir() if p.suffix in ("", ".part") and p != part}
         held = sum(status.st_size for status in found.values())
@@ -230,7 +230,7 @@ def _reserve(part: Path, size: int, cache: CacheSettings) -> None:
 
 
 def _remove(path: Path) -> bool:
-    """Remove an entry (or what a crash left of one) unless somebody uses it."""
+    """Remove an entry, or the remains of one after a crash, unless it is in use."""
     try:
         with _locked(path.with_suffix(""), exclusive=True, wait=False) as lock:
             path.unlink(missing_ok=True)
@@ -242,7 +242,8 @@ def _remove(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(entry: Path, *, exclusive: bool, wait: bool = True) -> Iterator[Path]:
-    """Hold the entry's lock file. Raises BlockingIOError with `wait=False`. The kernel frees it if we die."""
+    """Hold the entry's lock file. With `wait=False`, raises BlockingIOError if it is held. The kernel releases it if
+    this process dies."""
     path = entry.with_suffix(".lock")
     kind = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
     while True:
@@ -257,7 +258,7 @@ def _locked(entry: Path, *, exclusive: bool, wait: bool = True) -> Iterator[Path
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Whoever removed the entry removed its lock file too: then ours is the lock of nothing."""
+    """Whether the descriptor is still the file at `path`: removing an entry removes its lock file, too."""
     try:
         return os.fstat(fd).st_ino == os.stat(path).st_ino
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""One way to run ffmpeg: found and tried once, confined by the kernel, ended on time, with nothing left behind.
+"""The one way to run ffmpeg: found and tried once, confined by the kernel, limited in time, without leftovers.
 
-Promises: a child never outlives its limit, its parent or this call; it writes only to file descriptors it was handed;
-what it says is kept within bounds. Knows nothing about clips, spans or what the arguments mean.
+Promises: a child never outlives its limit, its parent or this call; it writes only to descriptors it was given; its
+log is bounded. Knows nothing about clips, spans or the meaning of arguments.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from workers.media.confinement import (
 from workers.media.opening import Joined
 
 STDERR_BYTES = 1 << 20
-"""A damaged file complains about every macroblock; above this the log is cut, its head kept."""
+"""ffmpeg logs every damaged macroblock; a longer log is cut, and its beginning kept."""
 
 STDERR_HEAD_BYTES = 1 << 16
 
 TRY_S = 30.0
-"""For the smallest piece of work there is; a machine that is out of memory may take seconds to start a program."""
+"""Time limit in seconds of the trial run; a machine short of memory may take seconds to start a program."""
 
 TRIES = 3
-"""Of one that is killed: a machine that is short of memory kills at random."""
+"""Trial runs if it gets killed: a machine short of memory kills at random."""
 
 READ = "\0"
-"""What no name holds: in an argument it stands for the file that a child may read, where its name is no text."""
+"""A placeholder that no name contains: in an argument it stands for the readable file if its name is not text."""
 
 NEEDED_FILTERS = ("fps", "scale", "trim", "atrim", "aresample", "apad", "metadata", "ametadata", "setpts", "bwdif")
 NEEDED_DECODERS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
@@ -62,22 +62,22 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one child may use. Zero bytes mean no limit."""
+    """Resource limits of one child. Zero bytes mean no limit."""
 
     timeout_s: float
-    """Wall clock. CPU time is limited to a multiple of it, should this process be stopped."""
+    """Wall clock seconds. CPU time is limited to a multiple of it, in case this process is stopped."""
     file_bytes: int
-    """Size of any one file it writes."""
+    """Maximum size of any file it writes."""
     memory_bytes: int = MEMORY_BYTES
     open_files: int = OPEN_FILES
     devices: tuple[str, ...] = ()
-    """What it may also write to, and what it may read for that; see `confinement.start`."""
+    """Devices it may write to, and files it may read for that; see `confinement.start`."""
     device_reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How a child ended. `timed_out` and `too_large` say that it was ended; `returncode` proves nothing about media."""
+    """How a child ended. `timed_out`, `too_large`: it was killed for that. `returncode` proves nothing about media."""
 
     returncode: int
     stderr: str
@@ -88,20 +88,20 @@ class Finished:
 
 @dataclass(frozen=True)
 class Tool:
-    """The ffmpeg that is used on this machine."""
+    """The ffmpeg used on this machine."""
 
     path: str
     version: str
     """First line of `ffmpeg -version`, without its copyright."""
     instead_of: str | None = None
-    """Which other was found first, and why it cannot be used."""
+    """Another one that was found first, and why it cannot be used."""
 
     def __str__(self) -> str:
         return f"{self.version} at {self.path}" + (f" instead of {self.instead_of}" if self.instead_of else "")
 
 
 def tool_here() -> str:
-    """This machine's name, and the ffmpeg that is used on it."""
+    """This machine's name and the ffmpeg used on it."""
     try:
         return f"{socket.gethostname()}: {ffmpeg_tool()}"
     except FfmpegMissing as error:
@@ -115,10 +115,10 @@ def find_ffmpeg() -> str:
 
 @functools.cache
 def ffmpeg_tool() -> Tool:
-    """The ffmpeg to use: `OMNIDROP_FFMPEG`, else the system's, else the one in imageio-ffmpeg. Each is tried; one that
-    is on PATH and cannot run is passed over.
+    """The ffmpeg to use: `OMNIDROP_FFMPEG`, else the one on PATH, else the one in imageio-ffmpeg. Each is tried; one on
+    PATH that cannot run is skipped.
 
-    Raises FfmpegMissing where there is none, or where the one named in the environment cannot be run.
+    Raises FfmpegMissing if there is none, or if the one named in the environment cannot run.
     """
     named = os.environ.get("OMNIDROP_FFMPEG")
     if named:
@@ -147,8 +147,8 @@ def ffmpeg_tool() -> Tool:
 
 
 def packed_ffmpeg(passed_over: str | None = None) -> str:
-    """Path of the ffmpeg in imageio-ffmpeg. Raises FfmpegMissing where it has none for this platform."""
-    # The package's own function runs it to try it, and remembers for good that there is none when that child is killed.
+    """Path of the ffmpeg in imageio-ffmpeg. Raises FfmpegMissing if it has none for this platform."""
+    # The package's own function tries it, and if that child is killed it remembers for ever that there is none.
     for packed in sorted((Path(imageio_ffmpeg.__file__).parent / "binaries").glob("ffmpeg-*")):
         if os.access(packed, os.X_OK):
             return str(packed)
@@ -159,8 +159,8 @@ def packed_ffmpeg(passed_over: str | None = None) -> str:
 
 
 def with_working_ffmpeg(work: Callable[[], Done]) -> Done:
-    """What `work` gives. Where ffmpeg decodes nothing it is tried: if it was broken meanwhile (an upgrade, a library
-    that is gone), the work is done again with another. Raises what `work` raises, FfmpegMissing if there is no other.
+    """The result of `work`. If ffmpeg decodes nothing, it is tried again: if it has broken meanwhile (an upgrade, a
+    missing library), the work is repeated with another one. Raises what `work` raises, FfmpegMissing if there is none.
     """
     used = ffmpeg_tool()
     try:
@@ -175,8 +175,8 @@ def with_working_ffmpeg(work: Callable[[], Done]) -> Done:
 
 
 def _problem(path: str, reading: Sequence[str] = ()) -> str | None:
-    """Why an ffmpeg cannot be used, None where it can; `reading` are more options of its input. One that is killed is
-    tried again: that says nothing of it, unless it is killed every time."""
+    """Why an ffmpeg cannot be used, None if it can; `reading` are further input options. If it is killed, it is tried
+    again: that says nothing about it, unless it is killed every time."""
     for _ in range(TRIES):
         status, problem = _tried(path, reading)
         if status != -signal.SIGKILL:
@@ -185,8 +185,7 @@ def _problem(path: str, reading: Sequence[str] = ()) -> str | None:
 
 
 def _tried(path: str, reading: Sequence[str]) -> tuple[int, str | None]:
-    """The exit status of the smallest piece of work, and what was wrong with it: two grey pictures are to become two of
-    a quarter of the size."""
+    """Exit status and problem of a minimal trial: scale two grey frames to a quarter of their size."""
     with anonymous_file("given") as given, anonymous_file("made") as made:
         os.pwrite(given, bytes(2 * 16 * 16), 0)
         read = [*reading, "-f", "rawvideo", "-pix_fmt", "gray", "-s", "16x16", "-i", f"pipe:{given}"]
@@ -224,25 +223,25 @@ def filters() -> frozenset[str]:
 
 @functools.cache
 def hwaccels() -> frozenset[str]:
-    """Names of the devices that this ffmpeg was built to decode with."""
+    """Names of the hardware decoding methods that this ffmpeg was built with."""
     return frozenset(line.strip() for line in _listing(find_ffmpeg(), "-hwaccels").splitlines()[1:] if line.strip())
 
 
 @functools.cache
 def drops_packets() -> bool:
-    """Whether this ffmpeg takes a bitstream filter in front of a decoder, as versions from 7.1 on do."""
+    """Whether this ffmpeg accepts a bitstream filter in front of a decoder (7.1 and later)."""
     return _problem(find_ffmpeg(), ("-bsf:v", "noise=drop='gt(pts*tb,1e9)'")) is None
 
 
 @functools.cache
 def decoders() -> frozenset[str]:
-    """Names of the codecs that this ffmpeg decodes, by any of its decoders."""
+    """Names of the codecs that this ffmpeg can decode."""
     rows = (line.split() for line in _listing(find_ffmpeg(), "-codecs").splitlines())
     return frozenset(row[1] for row in rows if len(row) > 1 and row[0].startswith("D"))
 
 
 def check_ffmpeg() -> Tool:
-    """The ffmpeg to use. Raises FfmpegMissing where there is none, or where it lacks what clips are decoded with."""
+    """The ffmpeg to use. Raises FfmpegMissing if there is none, or if it lacks a filter or decoder that clips need."""
     tool = ffmpeg_tool()
     missing = [name for name in NEEDED_FILTERS if name not in filters()]
     missing += [name for name in NEEDED_DECODERS if name not in decoders()]
@@ -266,7 +265,7 @@ def _listing(path: str, option: str) -> str:
 
 
 def untrusted_input(container: str) -> dict[str, Any]:
-    """Options of an input that a stranger made: what it may be read as, and its bounds. `container` as probed."""
+    """Input options for an untrusted file: the demuxer it must be read with, and limits. `container` as probed."""
     return {
         "f": container.split(",")[0],
         "protocol_whitelist": PART_PROTOCOLS,
@@ -274,14 +273,14 @@ def untrusted_input(container: str) -> dict[str, Any]:
         "codec_whitelist": DECODERS,
         "max_streams": MAX_STREAMS,
         "max_pixels": MAX_SOURCE_PIXELS,
-        "threads": 1,  # two single-threaded processes beat one with two threads
+        "threads": 1,  # two single-threaded processes are faster than one with two threads
     }
 
 
 def input_url(path: str | os.PathLike[str], part: tuple[int, int | None] = (0, None)) -> str:
-    """`path` as ffmpeg and libav open it to the letter, whatever it holds: `-`, `:`, `%`, quotes, newlines.
+    """An address with which ffmpeg and libav open `path` literally, whatever it contains (`-`, `:`, `%`, newlines).
 
-    `part` is the first byte and the one after the last (None: to the end) that are read, as a file of their own.
+    `part` selects a byte range to read as a file: the first byte, and the one after the last (None: to the end).
     """
     if isinstance(path, Joined):
         whole = str(path)
@@ -290,7 +289,7 @@ def input_url(path: str | os.PathLike[str], part: tuple[int, int | None] = (0, N
         try:
             whole.encode()
         except UnicodeEncodeError:
-            whole = READ  # ffmpeg-python wants text
+            whole = READ  # ffmpeg-python needs text
         whole = f"file:{whole}"
     first, end = part
     if (first, end) == (0, None):
@@ -302,7 +301,7 @@ def input_url(path: str | os.PathLike[str], part: tuple[int, int | None] = (0, N
 
 @contextlib.contextmanager
 def anonymous_file(label: str) -> Iterator[int]:
-    """A descriptor of a file without a name: nothing is left behind even if this process is killed."""
+    """A descriptor of an anonymous file: nothing is left behind, even if this process is killed."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create(label)
         try:
@@ -324,10 +323,10 @@ def run(
 ) -> Finished:
     """Run `arguments` (program first, as `ffmpeg.compile` builds them) to its end or to its limit.
 
-    The child gets no stdin and no stdout, its own process group, of our descriptors only `pass_fds` under the same
-    numbers, and of our files only `reads`. It is gone when this returns or raises. Never raises for what the child
-    does; raises ConfinementMissing where the kernel takes back what it granted. It is ended early where it works in
-    vain, which is asked many times a second.
+    The child gets no stdin or stdout, its own process group, of our descriptors only `pass_fds` under the same numbers,
+    and of our files only `reads`. It has ended when this returns or raises. Never raises for what the child does;
+    raises ConfinementMissing if the kernel refuses confinement it offered before. `is_in_vain` is polled many times a
+    second: once it returns true, the child is ended.
     """
     read = os.path.abspath(os.fspath(reads[0])) if reads else ""
     program = [os.path.abspath(arguments[0]), "-nostdin", *(argument.replace(READ, read) for argument in arguments[1:])]
@@ -377,7 +376,7 @@ def run(
 
 
 def _bounded(log: int, head: bytes) -> bytes:
-    """Cut the log when it has grown too large; returns what is kept of its beginning."""
+    """Truncate the log if it has grown too large; return the kept beginning."""
     if os.fstat(log).st_size <= STDERR_BYTES:
         return head
     head = head or os.pread(log, STDERR_HEAD_BYTES, 0) + b"\n[...]\n"

@@ -1,7 +1,7 @@
-"""Files without content that tell when somebody reads them: they stand for what is not there (yet).
+"""Placeholder files that report when they are read: they stand for blocks that are not present (yet).
 
-Promises: a read of one byte by any process is known when it has returned, so that what followed from it can be thrown
-away; nothing is left behind, whatever is killed. Linux only (inotify). Knows nothing about what is missing, or why.
+Promises: once a read by any process has returned, it is known here, so results derived from it can be discarded;
+nothing is left behind, whatever is killed. Linux only (inotify). Knows nothing about what is missing, or why.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _READ_BYTES = 1 << 16
 
 
 class Holes:
-    """Some holes, by number. Use it in a `with` block."""
+    """A set of numbered holes. Use it in a `with` block."""
 
     def __init__(self, sizes: Iterable[tuple[int, int]]) -> None:
-        """(number, bytes) of each. Raises OSError where this system does not tell who reads what."""
+        """`sizes`: (number, bytes) of each. Raises OSError if this system does not report reads."""
         self.descriptors: dict[int, int] = {}
-        """By number: a file of that size, to be opened by its place in `/proc`."""
+        """By number: a file of that size, to be opened by its path in `/proc`."""
         self._numbers: dict[int, int] = {}
         self._first: int | None = None
         self._stack = ExitStack()
@@ -48,7 +48,7 @@ class Holes:
             self._stack = stack.pop_all()
 
     def first_touched(self) -> int | None:
-        """Number of the one that was read first, None if none was. Raises OSError where the kernel lost count."""
+        """Number of the hole that was read first, None if none was. Raises OSError if the kernel dropped events."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 content, at = os.read(self._events, _READ_BYTES), 0
@@ -62,7 +62,7 @@ class Holes:
         return self._first
 
     def forget(self) -> None:
-        """Begin anew: nothing was read."""
+        """Discard past reads."""
         self._first = None
 
     def __enter__(self) -> Self:

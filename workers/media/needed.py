@@ -1,13 +1,13 @@
-"""Which pictures of a span need no decoding: found from its packets, before any is decoded.
+"""Finds the frames of a span that need no decoding, from its packets.
 
-Promises: what is left out is neither shown in the clip nor used by anything that is, so the pictures of the clip stay
-the same bit for bit; where that is not certain, nothing is left out. What is damaged in a picture left out is not
-noticed, as it is not in a file's other clips. Knows a codec only by the head of its pictures
-(ITU-T H.264 7.3.1, H.265 7.3.1.2, H.262 6.2.3), and nothing of what becomes of the pictures.
+Promises: a skipped frame is neither shown in the clip nor a reference of one that is, so the clip's frames are the same
+bit for bit; if that is not certain, nothing is skipped. Damage in a skipped frame goes unnoticed, like damage outside
+the clip. Knows codecs only by their picture headers (ITU-T H.264 7.3.1, H.265 7.3.1.2, H.262 6.2.3), and nothing about
+how frames are used.
 
-At 2 pictures a second a file of 25 has twelve of which one is shown. Pictures that nothing refers to, most of those
-predicted in both directions, are left out unless shown; and so is what comes before the last key picture at or before
-the clip, and what lies between the last one shown and the next key picture.
+At 2 fps, one frame in twelve of a 25 fps file is shown. Skipped are: frames neither shown nor referred to (most B
+frames), frames before the last key frame at or before the clip, and frames between the last one shown and the next
+key frame.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ import numpy as np
 import numpy.typing as npt
 
 LEAST_PIXELS = 200_000_000
-"""Of a span's source, or listing its packets costs more than decoding all of them: half a minute of 640 x 360."""
+"""Minimum source pixels of a span (half a minute of 640 x 360); below, listing packets costs more than decoding."""
 
 LISTED_BYTES = 256 << 20
-"""Most packets that are looked at; they lie in memory meanwhile."""
+"""Maximum number of packets examined; they are held in memory."""
 
 HEAD_BYTES = 1 << 16
-"""A picture's own head lies behind parameter sets, captions and notes of the encoder."""
+"""Bytes of a packet searched for the picture header, which follows parameter sets, captions and encoder notes."""
 
 CLOSE_S = 0.002
-"""Times that differ by less may be rounded to either side."""
+"""Times that differ by less (seconds) may be rounded either way."""
 
 MOST_BYTES_OF_FILTER = 100_000
-"""Linux takes an argument of 128 KiB."""
+"""Maximum length of the filter expression: Linux limits an argument to 128 KiB."""
 
 WHOLE = frozenset({"mjpeg", "prores", "dnxhd", "dvvideo", "v210"})
-"""Codecs whose every picture stands for itself."""
+"""Codecs in which every frame is coded independently."""
 
 ANNEX_B = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
-"""What writes a codec's packets in the form that is read here."""
+"""The muxer that writes a codec's packets in the form read here."""
 
 CODECS = WHOLE | ANNEX_B.keys() | {"mpeg2video"}
-"""VP8 and VP9 are not among them: in these a picture that no other refers to may change how the next ones are read."""
+"""Not VP8 and VP9: there a frame that is not a reference may still change the state of the decoder."""
 
 _LINE = re.compile(rb"^0, *-?\d+, *(-?\d+), *-?\d+, *(\d+), *0x[0-9a-f]+(, F=0x([0-9a-f]+))?", re.MULTILINE)
 _BASE = re.compile(rb"^#tb 0: (\d+)/(\d+)$", re.MULTILINE)
@@ -53,30 +53,30 @@ _START = b"\0\0\1"
 
 @dataclass(frozen=True)
 class Packet:
-    """One coded picture, in the order of the file."""
+    """One coded frame, in file order."""
 
     time_s: float
-    """When it is shown, counted from the clip's start."""
+    """Presentation time in seconds from the clip's start."""
     is_start: bool
-    """What follows it in the file and is shown after it refers to nothing before it."""
+    """Frames that follow it in file order and are shown after it refer to nothing before it."""
     is_used: bool
-    """Others may refer to it."""
+    """Other frames may refer to it."""
 
 
 @dataclass(frozen=True, eq=False)
 class LeftOut:
-    """What need not be decoded."""
+    """The frames that need no decoding."""
 
     times: npt.NDArray[np.float64]
-    """Of the pictures left out, ascending, counted from the clip's start."""
+    """Times of the skipped frames, ascending, in seconds from the clip's start."""
     kept: npt.NDArray[np.float64]
-    """Of those that are decoded, from the first one shown to the last one."""
+    """Times of the decoded frames, from the first one shown to the last."""
     filter: str
-    """The bitstream filter that drops them."""
+    """The bitstream filter that drops the skipped frames."""
 
     def with_decoded(self, decoded: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
-        """The times of all pictures up to the last one that was decoded; None where one that was kept did not come out
-        of the decoder."""
+        """Times of all frames, skipped ones included, up to the last decoded one; None if a frame that was kept did not
+        come out of the decoder."""
         if not len(decoded):
             return None
         after = np.searchsorted(decoded, self.kept).clip(0, len(decoded) - 1)
@@ -89,15 +89,15 @@ class LeftOut:
 def left_out(
     packets: Sequence[Packet], pts_s: float, length_s: float, wanted: npt.NDArray[np.float64]
 ) -> LeftOut | None:
-    """What need not be decoded to show the newest picture at each of the `wanted` times, ascending and counted from the
-    clip's start; None where that is nothing or not certain. `pts_s` is the container's own time of that start."""
+    """The frames that need no decoding to show the newest frame at each of the `wanted` times (ascending, seconds from
+    the clip's start); None if there are none or it is not certain. `pts_s` is the container time of that start."""
     times = np.array([packet.time_s for packet in packets])
     order = np.argsort(times, kind="stable")
     shown = times[order]
     if len(shown) < 2 or (np.diff(shown) < CLOSE_S).any():
         return None
-    # The newest one at each time by either rounding. The filter that samples gives a picture out when the next one
-    # comes, and ends with the last one before the end, so that one and all beyond it stay.
+    # The newest frame at each time, by either rounding. The fps filter outputs a frame when the next one
+    # arrives, and ends with the last one before the end: keep that one and all after it.
     picks = [np.searchsorted(shown, wanted + sign * CLOSE_S, side="right") - 1 for sign in (-1, 1)]
     last = np.searchsorted(shown, length_s - CLOSE_S) - 1
     is_shown = np.zeros(len(packets), np.bool_)
@@ -116,13 +116,13 @@ def left_out(
 
 
 def _needed(packets: Sequence[Packet], is_shown: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Those shown and all that they may refer to. What comes after the last one is not known, and may refer to it."""
+    """Shown frames and all they may refer to. Frames after the last packet are unknown and may refer to it."""
     needed = is_shown.copy()
     starts = [n for n, packet in enumerate(packets) if packet.is_start]
     end, goes_on = len(packets), True
     for first in (*reversed(starts), None):
         begin = first or 0
-        # Shown before the key picture they follow: these may also refer to what lies before it.
+        # Leading pictures (shown before the key frame they follow) may also refer to frames before it.
         head_s = -np.inf if first is None else packets[first].time_s
         needs_more = goes_on
         leads = False
@@ -141,7 +141,7 @@ def _needed(packets: Sequence[Packet], is_shown: npt.NDArray[np.bool_]) -> npt.N
 
 
 def _steps(times: npt.NDArray[np.float64], drops: npt.NDArray[np.bool_]) -> str:
-    """An expression of `pts` and `tb` that is 1 for the pictures to drop and 0 for all others; `times` ascending."""
+    """An expression in `pts` and `tb` that is 1 for frames to drop, otherwise 0; `times` ascending."""
     changes = [(-np.inf, 0), (times[0] - CLOSE_S / 2, int(drops[0]))]
     changes += [
         ((times[n - 1] + times[n]) / 2, int(drops[n])) for n in range(1, len(times)) if drops[n] != drops[n - 1]
@@ -158,8 +158,8 @@ def _steps(times: npt.NDArray[np.float64], drops: npt.NDArray[np.bool_]) -> str:
 
 
 def read_packets(listing: int, content: int, codec: str, pts_s: float) -> list[Packet] | None:
-    """From the descriptors of ffmpeg's `framecrc` listing of a span's packets and of their bytes one after the other;
-    None where they are not understood. `pts_s` as for `left_out`."""
+    """Parse ffmpeg's `framecrc` listing of a span's packets and their concatenated bytes, both given as descriptors;
+    None if not understood. `pts_s` as for `left_out`."""
     said = os.pread(listing, LISTED_BYTES, 0)
     base = _BASE.search(said)
     lines = list(_LINE.finditer(said))
@@ -182,9 +182,9 @@ def read_packets(listing: int, content: int, codec: str, pts_s: float) -> list[P
 
 
 def _kinds(codec: str, heads: Sequence[bytes], is_key: Sequence[bool]) -> list[tuple[bool, bool]] | None:
-    """(is_start, is_used) of each packet; None where one is not understood."""
+    """(is_start, is_used) of each packet; None if one is not understood."""
     if codec in WHOLE:
-        # JPEGs without tables of their own use those of the one before.
+        # JPEGs without tables use those of the previous one.
         is_whole = codec != "mjpeg" or all(b"\xff\xdb" in head and b"\xff\xc4" in head for head in heads)
         return [(True, False)] * len(heads) if is_whole and all(is_key) else None
     if codec == "mpeg2video":
@@ -199,7 +199,7 @@ def _kinds(codec: str, heads: Sequence[bytes], is_key: Sequence[bool]) -> list[t
     if codec == "h264":
         kinds = [(one[0] & 31, one[0] >> 5 & 3) for one in slices]
         return None if any(kind == 2 for kind, _ in kinds) else [(kind == 5, used > 0) for kind, used in kinds]
-    # Even types below 16 are used by no picture of their own layer; by those of higher ones they may be.
+    # Even types below 16 are not references within their sub-layer; higher sub-layers may refer to them.
     layers = [one[1] & 7 for one in slices]
     types = [one[0] >> 1 & 63 for one in slices]
     return [
@@ -209,7 +209,7 @@ def _kinds(codec: str, heads: Sequence[bytes], is_key: Sequence[bool]) -> list[t
 
 
 def _first_slice(head: bytes, codec: str) -> bytes:
-    """The first two bytes of a packet's first unit that is a part of a picture; empty where there is none."""
+    """The first two bytes of a packet's first slice NAL unit; empty if there is none."""
     at = head.find(_START)
     while 0 <= at < len(head) - 4:
         unit = head[at + 3 : at + 5]

@@ -1,13 +1,13 @@
-"""Pictures decoded by an NVIDIA card, through ffmpeg's own hardware path: whether this machine can, and under what.
+"""Decoding on an NVIDIA GPU through ffmpeg's hardware path: whether this machine can, and with what confinement.
 
-Promises: a card decodes only codecs that are decoded exactly by their standards, and only after it has decoded this
-module's samples; with `auto` it gave the CPU's pictures of them to the last value. What it cannot decode whole, or
-complains about, the CPU decodes (see `clip_reader`). It was written without a card at hand and has run on none. Knows
-nothing about clips.
+Promises: the GPU decodes only codecs whose standards define every output value, and only after it has decoded this
+module's samples; with `auto`, only if its frames equalled the CPU's exactly. If it cannot decode a clip completely or
+reports an error, the CPU decodes it (see `clip_reader`). Written without a GPU; it has never run on one. Knows nothing
+about clips.
 
-A driver needs its devices open for reading and writing, all of the address space and sockets: the child runs without
-the filter of system calls and without a limit of memory, and may read `/sys` and parts of `/proc`. Landlock still keeps
-it from all other files. The run's record says so: `landlock-7+nvdec`.
+A driver needs read and write access to its devices, the whole address space and sockets: the child runs without the
+seccomp filter and without a memory limit, and may read `/sys` and parts of `/proc`. Landlock still blocks all other
+files. The run's record says so: `landlock-7+nvdec`.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg, hwaccels, 
 from workers.records import DecodeSettings, MediaInfo
 
 CODECS = ("h264", "hevc")
-"""Of these there is a sample. MPEG-2 and MPEG-4 leave the last bits of a picture to the decoder; VP9 and AV1 may be
-added with a sample of each."""
+"""Codecs that have a sample. MPEG-2 and MPEG-4 leave the lowest bits to the decoder; VP9 and AV1 can be added with a
+sample each."""
 
 SAMPLES = Path(__file__).with_name("samples")
-"""20 pictures of 256 x 144 in each codec, with pictures predicted in both directions."""
+"""20 frames of 256 x 144 per codec, B frames included."""
 
 CHECK_S = 60.0
-"""A card that nobody has used for a while takes seconds to wake."""
+"""Time limit in seconds: an idle GPU takes seconds to wake."""
 
 OPEN_FILES = 512
-"""A driver opens its devices many times over."""
+"""Open files: a driver opens its devices many times."""
 
 _DEVICES = "/dev"
 _NODE = re.compile(r"nvidia(\d+|ctl|-uvm|-uvm-tools)")
@@ -46,16 +46,16 @@ _PLAIN = "|".join(f"yuv{n}p{bits}" for bits in ("", "10le", "12le") for n in (42
 
 @dataclass(frozen=True)
 class Card:
-    """What became of trying this machine's card."""
+    """The result of trying this machine's GPU."""
 
     problem: str = ""
-    """Why it decodes nothing; empty where it does."""
+    """Why it cannot decode; empty if it can."""
     difference: str = ""
-    """How its pictures of the samples differ from the CPU's; empty where they are the same."""
+    """How its frames of the samples differ from the CPU's; empty if they are equal."""
 
 
 def require(settings: DecodeSettings) -> None:
-    """Raise DecoderMissing where `clips.decoder` is nvdec and this machine has none."""
+    """Raise DecoderMissing if `clips.decoder` is nvdec and this machine cannot use a GPU."""
     if settings.decoder == "nvdec" and (problem := card().problem):
         raise DecoderMissing(
             f"clips.decoder is nvdec, and this machine cannot decode with it: {problem}. Set clips.decoder to auto or "
@@ -65,17 +65,17 @@ def require(settings: DecodeSettings) -> None:
 
 
 def decodes_here(settings: DecodeSettings) -> bool:
-    """Whether this machine's card decodes what it can."""
+    """Whether this machine decodes on its GPU with these settings."""
     return settings.decoder != "cpu" and not _why_not(settings)
 
 
 def takes(info: MediaInfo, settings: DecodeSettings) -> bool:
-    """Whether it decodes the pictures of this file."""
+    """Whether the GPU decodes this file's video."""
     return info.video_codec in CODECS and not info.interlaced and decodes_here(settings)
 
 
 def said(settings: DecodeSettings) -> str:
-    """Which decoder this machine uses and why, for the record of a run; empty where the CPU was asked for."""
+    """Which decoder this machine uses and why, for the run's record; empty if the settings say CPU."""
     if settings.decoder == "cpu":
         return ""
     why_not = _why_not(settings)
@@ -83,28 +83,27 @@ def said(settings: DecodeSettings) -> str:
 
 
 def level_here(settings: DecodeSettings) -> Level:
-    """What this machine grants to the least confined process that decodes with these settings."""
+    """The confinement of the least confined process that decodes with these settings."""
     return _level() if decodes_here(settings) else level()
 
 
 def limits(given: Limits) -> Limits:
-    """The same for a child that uses the card."""
+    """The limits of a child that uses the GPU."""
     return replace(given, memory_bytes=0, open_files=OPEN_FILES, devices=_nodes(), device_reads=_READ_BY_DRIVER)
 
 
 def input_options() -> dict[str, object]:
-    """Options of ffmpeg's input. Decoded pictures come back to the memory of the machine."""
+    """ffmpeg input options. Decoded frames come back to main memory."""
     cards = sum(name[-1].isdigit() for name in _nodes())
     return {"hwaccel": "cuda", "hwaccel_device": os.getpid() % max(1, cards)}
 
 
 PLAIN_FORMAT = {"pix_fmts": _PLAIN}
-"""Of the filter `format`: the layouts in which the CPU's decoders give pictures; nothing is rounded on the way there
-from the card's own."""
+"""Arguments of the `format` filter: the CPU decoders' pixel formats; converting the GPU's formats to these is exact."""
 
 
 def card() -> Card:
-    """This machine's card, tried once for each ffmpeg."""
+    """This machine's GPU, tried once for each ffmpeg."""
     return _tried(find_ffmpeg())
 
 
@@ -143,7 +142,7 @@ def _tried(program: str) -> Card:
 
 
 def _decoded(program: str, codec: str, is_on_card: bool) -> tuple[bytes, str]:
-    """A sample's pictures as they are, and what was said against it. Unlike in a clip the CPU may not take over."""
+    """A sample's frames and the problem, if any. Unlike for a clip, there is no fallback to the CPU."""
     sample = SAMPLES / f"{codec}.mp4"
     more = input_options() | {"hwaccel_output_format": "cuda"} if is_on_card else {}
     stream = ffmpeg.input(input_url(sample), **untrusted_input("mov"), **more)

@@ -1,8 +1,7 @@
-"""Opening a file of a local archive: once, and only below the archive's own folder.
+"""Opens a file of a local archive: once, and only below the archive's folder.
 
-Promises: what is opened is a regular file that lies below the folder given, whatever links lead there, at the moment
-and for as long as it is open; whoever reads it by its path under Landlock gets that file or none. Knows nothing about
-media.
+Promises: the file opened is a regular file below the given folder, whatever links lead there, as long as it is open;
+a process that reads its path under Landlock gets that file or none. Knows nothing about media.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ _ADDRESS = "file://"
 
 
 def local_path(uri: str) -> str:
-    """The path of a local file. A name that is no text has a `file:` address with its bytes (`local_uri`)."""
+    """The path of a local file. A name that is not UTF-8 is a `file:` address with its bytes (`local_uri`)."""
     return os.fsdecode(unquote_to_bytes(uri.removeprefix(_ADDRESS))) if uri.startswith(_ADDRESS) else uri
 
 
 def as_text(name: str) -> str:
-    """A name as text that can be shown: bytes that are not UTF-8 become \\xNN, whatever else looks like that."""
+    """A name as printable text: bytes that are not UTF-8 become \\xNN. Not reversible."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def local_uri(path: str) -> str:
-    """An absolute path as text that every table can hold and `local_path` takes back to the byte."""
+    """An absolute path as text that every table can store; `local_path` restores the exact bytes."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -39,7 +38,7 @@ def local_uri(path: str) -> str:
 
 
 class CheckedPath(str):
-    """A path, and the descriptor of the file that was found there and checked."""
+    """A path with the descriptor of the file that was opened and checked there."""
 
     fd: int
 
@@ -52,7 +51,7 @@ class CheckedPath(str):
 
 
 class Copy(str):
-    """The path of a copy that has another name than the file it is of."""
+    """The path of a cached copy, with the name of the original."""
 
     called: str
 
@@ -65,7 +64,7 @@ class Copy(str):
 
 
 class Joined(str):
-    """An address under which ffmpeg finds a file's pieces one after the other, and the size of it all."""
+    """An ffmpeg address that concatenates a file's pieces, with the total size in bytes."""
 
     size: int
 
@@ -84,11 +83,11 @@ def etag_of(status: os.stat_result) -> str:
 
 @contextmanager
 def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Iterator[CheckedPath]:
-    """The file at `path` (or address, see `local_uri`) while the block lasts. Raises MediaMissing, also for what lies
-    outside of `folder`, and NotMedia for what is no regular file or empty."""
+    """Open the file at `path` (or address, see `local_uri`) inside the `with` block. Raises MediaMissing, also if it is
+    outside `folder`, and NotMedia if it is empty or not a regular file."""
     path = local_path(os.fspath(path))
     try:
-        # A pipe or a device would block, or do something, when it is opened for reading.
+        # Opening a pipe or a device for reading may block or have side effects.
         is_file = stat.S_ISREG(os.stat(path).st_mode)
         how = os.O_RDONLY if is_file else getattr(os, "O_PATH", os.O_RDONLY)
         fd = os.open(path, how | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -106,10 +105,10 @@ def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Ite
 
 
 def is_below(real_path: str, folder: str) -> bool:
-    """Whether a path without links lies in a folder, which may itself be a link."""
+    """Whether a resolved path is in a folder, which may itself be a link."""
     return real_path.startswith(os.path.realpath(folder).rstrip("/") + "/")
 
 
 def _place(fd: int, path: str | os.PathLike[str]) -> str:
-    """Where an open file lies. On Linux the kernel knows, whatever became of the path."""
+    """The real path of an open file; on Linux the kernel knows it, whatever has happened to `path`."""
     return os.readlink(f"/proc/self/fd/{fd}") if sys.platform == "linux" else os.path.realpath(path)

@@ -1,12 +1,12 @@
-"""What a media file holds, found out in child processes that a hostile file may crash, hang or take over.
+"""Probes media files in child processes, which a hostile file may crash, hang or take over.
 
-Promises: every file ends as a `MediaInfo` or as a failure of one stable class, within its time limit; a child that dies
-takes only the file it held with it. Files are read through this process, a few blocks of each, also local ones: the
-child has no path, no network and no credentials. Knows nothing about archives, caches or plans.
+Promises: every file gives a `MediaInfo` or a failure of one stable class, within its time limit; a dying child costs
+only the file it had open. Files, local ones too, are read by this process, which passes a few blocks of each to the
+child: it has no path, network or credentials. Knows nothing about archives, caches or plans.
 
 Time: `MediaInfo.start_s` is the container's first presentation time, 1.4 in a typical MPEG transport stream. Clips
 count from it: second t of a clip's span is presentation time `start_s + t`, which is also how ffmpeg counts `-ss`. So
-`duration_s`, `video_end_s` and `audio_end_s` are on the clips' scale, and nobody else has to add or subtract `start_s`.
+`duration_s`, `video_end_s` and `audio_end_s` are on the clips' scale; no other code adds or subtracts `start_s`.
 """
 
 from __future__ import annotations
@@ -55,30 +55,30 @@ from workers.records import ClipFailure, MediaInfo, RawCue, Segment, SubtitleTra
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
 Opening = Callable[[], AbstractContextManager[str]]
-"""Gives a file's path or address while a block lasts."""
+"""A context manager that yields a file's path or address."""
 TIMEOUT_S = 30.0
-"""A probe takes 10 ms on a local disk; finding the length of an unindexed file of some GB takes seconds."""
+"""Seconds per file: a probe takes 10 ms on a local disk; finding the duration of an unindexed file of GBs, seconds."""
 
 SCAN_BYTES_PER_S = 4 << 20
-"""A scan reads 50 to 300 MB a second from a local disk; it is given time for a slow store."""
+"""Scan speed that the time limit assumes: 50 to 300 MB/s from a local disk; a store may be slower."""
 
 ALONE_S = 1.0
-"""Another child is started when files have waited for so long: few files are probed before it would be ready."""
+"""Another child is started once files have waited this long (seconds): for a few files it would come too late."""
 
 FILES_PER_CHILD = 1_000
-"""A child is replaced after this many, so that leaks in parsers of odd formats never add up."""
+"""A child is replaced after this many files, so that leaks in rare parsers do not accumulate."""
 
 BLOCK_BYTES = 1 << 20
-"""One read of a file in a store: what the child asks for at most."""
+"""Maximum size of one read request of a child."""
 
 AHEAD_BYTES = 8 << 20
-"""What is fetched at once of a file in a store that is being scanned: a request takes 10 to 50 ms."""
+"""Bytes fetched per request during a scan of an object: a request takes 10 to 50 ms."""
 
 LINE_BYTES = 1 << 20
-"""A longer answer is not one of ours."""
+"""Maximum length of an answer line; a longer one is not from our code."""
 
 MOST_CUES = 250_000
-"""Subtitles of a stream: more than a child gives."""
+"""Maximum number of cues accepted: more than our code sends."""
 
 _CLASSES: dict[str, type[MediaError]] = {
     found.error_class: found
@@ -94,8 +94,8 @@ def probe(
     storage_options: Mapping[str, Any] | None = None,
     scans: bool = True,
 ) -> MediaInfo:
-    """Probe one file in a child of its own (0.2 s; use `ProbePool` for many), and with `scans` read all its packets
-    where no index tells its timeline.
+    """Probe one file in a child of its own (0.2 s; use `ProbePool` for many). With `scans`, read all packets of a file
+    without an index.
 
     `path` may be an address such as `s3://bucket/key`; `storage_options` are for `fsspec.filesystem`. Raises
     MediaMissing, NotMedia, MediaTruncated, NoStreams, NoDuration, MediaTooLarge, StorageFailed, ProbeCrashed or
@@ -106,14 +106,14 @@ def probe(
 
 
 def subtitles(path: str, index: int, *, timeout_s: float = TIMEOUT_S) -> tuple[RawCue, ...]:
-    """What the stream of text subtitles with this index says, read in a child of its own. Raises what `probe` raises,
-    and MediaError where the stream cannot be read."""
+    """The cues of the text subtitle stream with this index, read in a child of its own. Raises what `probe` raises, and
+    MediaError if the stream cannot be read."""
     with contextlib.closing(_Child(timeout_s, {}, scans=False)) as child:
         return child.subtitles(lambda: contextlib.nullcontext(path), index)
 
 
 def prober_problem() -> str | None:
-    """Why nothing can be probed on this machine, None where it can: a second of silence is probed."""
+    """Why this machine cannot probe anything, None if it can: tried on a second of silence."""
     with tempfile.TemporaryDirectory(prefix="omnidrop-") as folder:
         path = os.path.join(folder, "silence.wav")
         with wave.open(path, "wb") as file:
@@ -129,7 +129,7 @@ def prober_problem() -> str | None:
 
 
 class ProbePool:
-    """Probes many files with a few children that are reused; close it, or use it in a `with` block."""
+    """Probes many files with a few reused children; close it, or use it in a `with` block."""
 
     def __init__(
         self,
@@ -140,10 +140,10 @@ class ProbePool:
         scans: bool = True,
         below: str | None = None,
     ) -> None:
-        """`children` processes at most, started when needed; `timeout_s` per file, to which a scan adds a second for
-        each `SCAN_BYTES_PER_S`; `storage_options` for `fsspec.filesystem`, where files have addresses instead of
-        paths; with `scans` all packets are read where no index tells a file's timeline; other files lie `below` a
-        folder, where one is given."""
+        """Up to `children` processes, started when needed; `timeout_s` per file, plus a second for each
+        `SCAN_BYTES_PER_S` of a scan; `storage_options` for `fsspec.filesystem`, if files have addresses instead of
+        paths; with `scans`, all packets of files without an index are read; local files must be `below` this folder,
+        if given."""
         self._below = below
         self._timeout_s = timeout_s
         self._scans = scans
@@ -155,7 +155,7 @@ class ProbePool:
         self._closed = False
 
     def probe_many(self, files: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, MediaInfo | ClipFailure]]:
-        """Yield (key, outcome) as they are found, in no particular order; at most two files a child are in the air.
+        """Yield (key, outcome) in order of completion, with up to two files in flight per child.
 
         `files` is read lazily, in the caller's thread.
         """
@@ -164,7 +164,7 @@ class ProbePool:
     def subtitles_many(
         self, files: Iterable[tuple[Key, Opening, int]]
     ) -> Iterator[tuple[Key, tuple[RawCue, ...] | ClipFailure]]:
-        """The same of what streams of text subtitles say: (key, what opens the file, index of the stream)."""
+        """Yield the cues of text subtitle streams, given as (key, opening, stream index), in the same way."""
         return self._each((key, partial(_Child.subtitles, opening=how, index=index)) for key, how, index in files)
 
     def _each(
@@ -198,7 +198,7 @@ class ProbePool:
             in_the_air -= 1
 
     def close(self) -> None:
-        """End the children; files still waiting are not probed."""
+        """End the children; queued files are not probed."""
         if self._closed:
             return
         with self._starting:
@@ -235,7 +235,7 @@ class ProbePool:
                     outcomes.put((key, find(child)))
                 except OmniDropError as error:
                     outcomes.put((key, ClipFailure(None, "probe", error.error_class, str(error))))
-                except Exception as error:  # noqa: BLE001 - whoever waits for this key must get an answer
+                except Exception as error:  # noqa: BLE001 - the caller waits for this key and must get an answer
                     outcomes.put((key, ClipFailure(None, "probe", "internal", f"{type(error).__name__}: {error}")))
 
 
@@ -243,7 +243,7 @@ _Task = tuple[Hashable, "Callable[[_Child], Any]", "queue.Queue[tuple[Any, Any]]
 
 
 class _Child:
-    """One probing process, started when first needed and again after it died."""
+    """One probing process, started when first needed and restarted if it dies."""
 
     def __init__(
         self, timeout_s: float, storage_options: Mapping[str, Any], scans: bool, below: str | None = None
@@ -257,8 +257,8 @@ class _Child:
         self._rest = b""
 
     def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
-        """Raises the error that the child names, ProbeCrashed, ProbeTimeout, or StorageFailed of a served file; Sidecar
-        where name and content say that it lies beside media."""
+        """Raises the error that the child names, ProbeCrashed, ProbeTimeout, StorageFailed for an object; Sidecar if
+        name and content say that the file accompanies media."""
         address = os.fspath(path)
         called = path.called if isinstance(path, Copy) else address
         try:
@@ -270,12 +270,12 @@ class _Child:
             raise Sidecar(f"a {suffix} file next to the media: {error}") from error
 
     def subtitles(self, opening: Opening, index: int) -> tuple[RawCue, ...]:
-        """What a stream of text subtitles says. Raises what `probe` raises, MediaError where it cannot be read, and
-        what `opening` raises."""
+        """The cues of a text subtitle stream. Raises what `probe` and `opening` raise, and MediaError if it cannot be
+        read."""
         with opening() as address:
             deadline = time.monotonic() + self._timeout_s
             with self._file(address, deadline) as file:
-                # All of the file may have to be read.
+                # This may read the whole file.
                 scan_s = file.size / SCAN_BYTES_PER_S
                 file.extend(scan_s)
                 return self._words(file, index, deadline + scan_s)
@@ -294,14 +294,14 @@ class _Child:
             yield _LocalFile(opened.fd)
 
     def _looked_at(self, called: str, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
-        """Most sidecars need no parser to be known."""
+        """Probe an open file; most sidecars are recognised without a parser."""
         length = min(file.size, HEAD_BYTES)
         if is_named_aside(called) and (not length or is_no_media(file.read(0, length))):
             raise Sidecar(f"a {suffix_of(called) or 'file without suffix'} next to the media, by its content")
         return self._probe(file, deadline)
 
     def _scan_s(self, size: int) -> float:
-        """What a scan of so many bytes may take beside the rest."""
+        """Extra seconds for a scan of this many bytes."""
         return size / SCAN_BYTES_PER_S if self._scans else 0.0
 
     def _probe(self, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
@@ -310,13 +310,13 @@ class _Child:
             with self._asked("scan" if self._scans else "glance", file, deadline) as process:
                 while (answer := self._answer(process, file, deadline)) is not None:
                     if best is None:
-                        # Only who has shown that there is something to scan gets time for it.
+                        # Extra time only for a file that has shown that there is something to scan.
                         scan_s = self._scan_s(file.size)
                         deadline += scan_s
                         file.extend(scan_s)
                     best = _info(answer["info"])
         except ProbeTimeout:
-            # Only the scan is missing, or the search for the readable end: `is_checked` says so.
+            # Only the scan or the search for the readable end is missing: `is_checked` says so.
             if best is None:
                 raise
         if best is None:
@@ -334,8 +334,8 @@ class _Child:
 
     @contextlib.contextmanager
     def _asked(self, what: str, file: _Ahead | _LocalFile, deadline: float) -> Iterator[subprocess.Popen[bytes]]:
-        """A child that was asked something about a file. What goes wrong with it in the block is the file's failure,
-        and its end."""
+        """Send a request to the child. If the child fails inside the `with` block, the file fails with ProbeCrashed,
+        and the child is ended."""
         if self._served >= FILES_PER_CHILD:
             self.close()
         process = self._started()
@@ -349,13 +349,13 @@ class _Child:
         except (ProbeTimeout, StorageFailed, MediaMissing, MediaRefused, MediaChanged):
             self.close()
             raise
-        if self._rest:  # more than was asked for: not a child to go on with
+        if self._rest:  # more output than requested: do not reuse this child
             self.close()
 
     def _answer(
         self, process: subprocess.Popen[bytes], file: _Ahead | _LocalFile, deadline: float
     ) -> dict[str, Any] | None:
-        """The child's next finding, None after the last. Raises the error that it names."""
+        """The child's next message, None after the last. Raises the error that it names."""
         while True:
             answer: dict[str, Any] = json.loads(self._line(process, deadline))
             if "read" in answer:
@@ -366,7 +366,7 @@ class _Child:
                 return None if "done" in answer else answer
 
     def _serve(self, process: subprocess.Popen[bytes], file: _Ahead | _LocalFile, asked: Any, deadline: float) -> None:
-        """Hand over the bytes asked for. Raises StorageFailed, and ValueError for what no honest child asks."""
+        """Send the bytes requested. Raises StorageFailed, and ValueError for a request that our code never makes."""
         offset, length = int(asked[0]), int(asked[1])
         if not (offset >= 0 and 0 < length <= BLOCK_BYTES and offset + length <= file.size):
             raise ValueError(f"asked for {length} bytes at {offset} of {file.size}")
@@ -386,11 +386,11 @@ class _Child:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = start(
-                # Neither a user's packages nor what lies in the working directory.
+                # Without user packages and the working directory on the path.
                 [sys.executable, "-B", "-s", "-P", "-m", "workers.media._probe_child", str(self._timeout_s)],
                 timeout_s=0,
-                file_bytes=1,  # it has nothing to write but its answers, which go to a pipe
-                # With a HOME, Python looks up no user; there is nothing in it to find.
+                file_bytes=1,  # it writes only its answers, to a pipe
+                # With HOME set, Python does not look up the user; the folder does not exist.
                 environment={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "HOME": "/nowhere"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -399,7 +399,7 @@ class _Child:
         return self._process
 
     def _write(self, process: subprocess.Popen[bytes], content: bytes, deadline: float) -> None:
-        """Raises ProbeTimeout where the child does not read, BrokenPipeError where it is gone."""
+        """Raises ProbeTimeout if the child does not read, BrokenPipeError if it has ended."""
         assert process.stdin is not None
         fd = process.stdin.fileno()
         os.set_blocking(fd, False)
@@ -414,7 +414,7 @@ class _Child:
                 rest = rest[os.write(fd, rest) :]
 
     def _line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes:
-        """The next line of the child. Raises ProbeTimeout, EOFError (it died), ValueError (too long)."""
+        """The child's next line. Raises ProbeTimeout, EOFError (it died), ValueError (line too long)."""
         assert process.stdout is not None
         poll = select.poll()
         poll.register(process.stdout, select.POLLIN | select.POLLHUP)
@@ -433,14 +433,14 @@ class _Child:
 
 
 class _LocalFile:
-    """A file on this machine, opened by this process: the child gets bytes and no path."""
+    """A local file, opened by this process: the child gets bytes and no path."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self.size = os.fstat(fd).st_size
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly so many bytes. Raises MediaMissing, MediaChanged."""
+        """Exactly `length` bytes. Raises MediaMissing, MediaChanged."""
         try:
             content = os.pread(self._fd, length, offset)
         except OSError as error:
@@ -450,18 +450,18 @@ class _LocalFile:
         return content
 
     def extend(self, seconds: float) -> None:
-        """A disk has no deadline of its own."""
+        """Nothing to do: a disk has no deadline."""
 
 
 class _Ahead:
-    """A file of a store that is read on from one place costs a request for each `AHEAD_BYTES`, not for each read."""
+    """An object with read-ahead: sequential reads cost one request per `AHEAD_BYTES`."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._file, self.size = file, file.size
         self._first, self._content, self._next = 0, b"", -1
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly so many bytes. Raises what the file raises."""
+        """Exactly `length` bytes. Raises what the file raises."""
         begin = offset - self._first
         if not 0 <= begin <= begin + length <= len(self._content):
             ahead = AHEAD_BYTES if offset == self._next else length
@@ -471,7 +471,7 @@ class _Ahead:
         return self._content[begin : begin + length]
 
     def extend(self, seconds: float) -> None:
-        """Give the store so much more time."""
+        """Extend the store's deadline by `seconds`."""
         self._file.extend(seconds)
 
 
@@ -482,7 +482,7 @@ def _how(process: subprocess.Popen[bytes], error: Exception) -> str:
 
 
 def _info(fields: dict[str, Any], depth: int = 0) -> MediaInfo:
-    """Checked by hand: the child is not trusted."""
+    """Parse a description and check every field: the child is not trusted."""
     mixes_mono = bool(fields.pop("mixes_mono", False))
     tags = tuple((str(name), str(value)) for name, value in fields.pop("tags", ()))
     notes = tuple(str(note)[:300] for note in fields.pop("notes", ()))

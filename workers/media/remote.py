@@ -1,8 +1,8 @@
-"""A bucket's objects, read in ranges: the one way in which probing and decoding reach a store.
+"""Reads a bucket's objects in ranges: the one way in which probing and decoding access a store.
 
-Promises: every call ends by its deadline and holds no more bytes than it asked for, whatever the server sends, or how
-slowly; all ranges of a file come from one version of it (by etag); requests go to the configured server alone, not
-where it redirects to; errors carry no credential, wherever it came from. Knows nothing about caches or media.
+Promises: every call ends by its deadline and holds no more bytes than it requested, whatever the server sends, however
+slowly; all ranges of a file come from one version of it (by etag); requests go only to the configured server, and
+redirects are not followed; errors contain no credentials. Knows nothing about caches or media.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from workers.media.store_failures import forget_credentials, store_failure
 from workers.redaction import keep_secret, without_secrets
 
 REPLY_BYTES = 64 << 20
-"""A reply other than an object's content. A page of 1,000 keys, each of 1,024 bytes and escaped, takes 10 MB."""
+"""Maximum size of a reply other than object content. A page of 1,000 keys of 1,024 bytes, escaped, takes 10 MB."""
 REDIRECTS = (301, 302, 303, 307, 308)
 REDIRECTED = 421
-"""What a redirect is turned into: botocore neither follows nor repeats it."""
+"""The status that replaces a redirect: botocore neither follows nor retries it."""
 TRIES = 3
-"""Of a body that breaks off, which botocore does not see."""
+"""Attempts if a body is cut off, which botocore does not notice."""
 PAUSE_S = 0.2
 CONNECTIONS = 64
-"""Most requests in flight at once to one store, as many as `execution.fetch_streams` allows."""
+"""Maximum concurrent requests to one store, as many as `execution.fetch_streams` allows."""
 SPARE_PIECES = 2
-"""Of a file read on, beyond those in flight: requests go on while pieces that are here are hashed and written."""
+"""Pieces of a sequential read held beyond those in flight: requests continue while pieces are hashed and written."""
 BLOCK_BYTES = 1 << 18
-"""Taken at once of what a connection brought."""
+"""Bytes taken from a connection at once."""
 
 
 class _Meter:
-    """Bytes of media that came into this process, whoever asked for them."""
+    """Counts bytes of media read by this process."""
 
     def __init__(self) -> None:
         self._lock, self._bytes = threading.Lock(), 0
@@ -63,21 +63,21 @@ _meter = _Meter()
 
 
 def bytes_fetched() -> int:
-    """Bytes of objects that this process has read from stores since it began, those of broken bodies included."""
+    """Bytes of objects that this process has read from stores since it started, truncated bodies included."""
     return _meter.read()
 
 
 def also_fetched(nbytes: int) -> None:
-    """Count what another process read for this one."""
+    """Add bytes that another process read for this one."""
     _meter.add(nbytes)
 
 
 class ReplyTooLong(OSError):
-    """The server sends more than any honest reply."""
+    """The server sent a reply longer than any valid one."""
 
 
 class _NoRedirects:
-    """An aiohttp session that follows no redirect (it would send the session token along) and bounds what it reads."""
+    """An aiohttp session that follows no redirects (they would get the session token) and limits reply sizes."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -85,8 +85,8 @@ class _NoRedirects:
     async def request(self, *given: Any, **options: Any) -> Any:
         reply = await self._session.request(*given, **options, allow_redirects=False)
         if reply.status in REDIRECTS and "x-amz-bucket-region" not in reply.headers:
-            # botocore would ask the same server which region the bucket is in, be redirected, and ask again. With a
-            # region it goes to that region of the same server, once.
+            # botocore would ask the same server for the bucket's region, be redirected, and ask again. With a
+            # region it asks for that region at the same server, once.
             reply.status = REDIRECTED
 
         async def read() -> bytes:
@@ -110,11 +110,11 @@ class _OneServer(AIOHTTPSession):  # type: ignore[misc]
 
 @lru_cache(maxsize=8)
 def _session(environment: tuple[tuple[str, str], ...]) -> AioSession:
-    """One for each set of AWS_* variables: a session remembers credentials."""
+    """A session per set of AWS_* variables, because a session caches credentials."""
     session = AioSession()
 
     def note(request_signer: Any, **_: Any) -> None:
-        # Credentials of a profile or a role are in no environment variable; here they are known at the latest.
+        # Credentials of a profile or role are in no environment variable; here, at the latest, they are known.
         found = getattr(request_signer, "_credentials", None)
         for name in ("access_key", "secret_key", "token"):
             keep_secret(getattr(found, name, None))
@@ -124,10 +124,10 @@ def _session(environment: tuple[tuple[str, str], ...]) -> AioSession:
 
 
 def filesystem(protocol: str, options: dict[str, Any]) -> Any:
-    """An fsspec file system; for S3 one that follows no redirects and whose replies are bounded.
+    """An fsspec file system; for S3, one that follows no redirects and bounds replies.
 
-    s3fs's own five tries on top of botocore's would hold a clip for minutes where a server hangs: two are left, for
-    bodies that break off, which botocore does not see.
+    s3fs's five attempts on top of botocore's would hold a clip for minutes if a server hangs: two are left, for bodies
+    that are cut off, which botocore does not notice.
     """
     if protocol == "s3":
         variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
@@ -140,15 +140,15 @@ def filesystem(protocol: str, options: dict[str, Any]) -> Any:
 
 
 def within(store: Any, timeout_s: float, method: str, **arguments: Any) -> Any:
-    """One S3 call, over in `timeout_s`, retries and reply included. Raises what the client raises, FSTimeoutError."""
+    """One S3 call within `timeout_s`, retries and reply included. Raises what the client raises, FSTimeoutError."""
     return sync(store.loop, store._call_s3, method, timeout=timeout_s, **arguments)
 
 
 class RemoteFile:
-    """One object as it is now. Every call raises MediaMissing, MediaChanged or StorageFailed, until `deadline`."""
+    """One version of an object. Calls may raise MediaMissing, MediaChanged or StorageFailed, also after `deadline`."""
 
     def __init__(self, uri: str, storage_options: dict[str, Any], deadline: float) -> None:
-        """`deadline` by time.monotonic(), for all calls together."""
+        """`deadline` in time.monotonic() seconds, for all calls together."""
         self.uri, self._deadline = uri, deadline
         with self._explained():
             self._store = filesystem(uri.partition("://")[0], storage_options)
@@ -157,24 +157,24 @@ class RemoteFile:
             self.size, self.etag = int(found["ContentLength"]), str(found["ETag"]).strip('"')
 
     def extend(self, seconds: float) -> None:
-        """Put the deadline off."""
+        """Extend the deadline by `seconds`."""
         self._deadline += seconds
 
     def renew(self, seconds: float) -> None:
-        """Put it off to so many seconds from now."""
+        """Set the deadline to `seconds` from now."""
         self._deadline = time.monotonic() + seconds
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly so many bytes."""
+        """Exactly `length` bytes."""
         content = bytearray(length)
         with self._explained():
             sync(self._store.loop, self._fill, offset, memoryview(content), timeout=self._left_s())
         return bytes(content)
 
     def read_on(self, offset: int, end: int, *, streams: int, step: int) -> Generator[memoryview]:
-        """The bytes from `offset` up to `end` in order, in pieces of `step`, with `streams` requests in flight; a few
-        pieces more are in memory. A piece is valid until the next one is asked for: then its memory is filled again,
-        since fresh pages cost as much as what comes into them. Close it where not all is taken: requests then end."""
+        """Yield the bytes from `offset` to `end` in order, in pieces of `step`, with `streams` requests in flight and
+        a few more pieces in memory. A piece is valid until the next one is requested: its memory is then reused, since
+        fresh pages cost as much as filling them. Close the generator if you stop early: that cancels requests."""
         starts, turn = iter(range(offset, end, step)), asyncio.Semaphore(streams)
         most, longest = min(streams + SPARE_PIECES, -(-(end - offset) // step)), min(step, end - offset)
         unused = [memoryview(bytearray(longest)) for _ in range(most)]
@@ -212,7 +212,7 @@ class RemoteFile:
         raise OSError(f"{came} of {len(into)} bytes arrived, on every try")
 
     async def _get(self, offset: int, into: memoryview) -> int:
-        """Read the range that fills `into`; returns how much came: less where the body breaks off."""
+        """Read the range that fills `into`; returns the bytes received: fewer if the body is cut off."""
         asked = {"Range": f"bytes={offset}-{offset + len(into) - 1}", "IfMatch": f'"{self.etag}"'}
         reply = await self._store._call_s3("get_object", Bucket=self._bucket, Key=self._key, **asked)
         body, came = reply["Body"], 0
@@ -243,7 +243,7 @@ class RemoteFile:
             yield
         except OmniDropError:
             raise
-        except Exception as error:  # the drivers' errors (botocore, aiohttp, ...) have no common tree
+        except Exception as error:  # the clients' errors (botocore, aiohttp, ...) have no common base class
             if _code(error) in ("PreconditionFailed", "412"):
                 raise MediaChanged(f"{self.uri}: the object was replaced while being read; run again") from error
             if time.monotonic() >= self._deadline:
@@ -273,7 +273,7 @@ def _code(error: BaseException) -> str | None:
 
 
 def redirect_refused(error: BaseException) -> str | None:
-    """What to say where the server answered with a redirect, None for any other error."""
+    """The message if the server answered with a redirect, None for any other error."""
     for candidate in (error, error.__cause__):
         response = getattr(candidate, "response", None)
         if isinstance(response, dict):

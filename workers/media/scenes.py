@@ -1,7 +1,7 @@
-"""Where the picture changes all at once: scene cuts of a whole file, from one cheap low-resolution pass.
+"""Finds the scene cuts of a file in one cheap low-resolution pass.
 
-Promises: cut times on the clips' scale (seconds from `MediaInfo.start_s`), ascending; the same file and threshold give
-the same cuts; the pass is confined and bounded like every decoding. Knows nothing about clips or plans.
+Promises: ascending cut times in seconds from `MediaInfo.start_s`; the same file and threshold give the same cuts; the
+pass is confined and limited like all decoding. Knows nothing about clips or plans.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg, input_url,
 from workers.records import MediaInfo, Segment
 
 PASS_FPS = 5.0
-"""A cut is known to 0.2 s; comparing every frame would cost five times as much and find flashes too."""
+"""Frames per second compared: cuts are exact to 0.2 s. Every frame would cost five times more and find flashes."""
 PASS_WIDTH = 96
 RUN_UP_S = 2.0
-"""So much before a stretch is looked at, too, and as much again is decoded."""
+"""Seconds before a section that are examined too, and as many again that are decoded."""
 LEAST_STRETCH_S = 10.0
 SLOWEST = 2.0
-"""The pass may take this many times the file's duration, and a minute: it usually takes a twentieth."""
+"""Time limit: this many times the file's duration, plus a minute. It usually takes a twentieth."""
 MOST_CUTS = 100_000
 LIST_BYTES = 64 * MOST_CUTS
 
@@ -33,11 +33,11 @@ _TIME = re.compile(rb"pts_time:(-?[0-9.]+(?:e[-+]?[0-9]+)?)")
 
 
 def find_scene_cuts(path: Readable, info: MediaInfo, threshold: float) -> tuple[float, ...]:
-    """Times at which a new scene begins, in seconds of content; empty for a file without a picture. Where a file's
-    continuous parts begin is known without looking, and not among them.
+    """Times at which a new scene begins, in seconds of content; empty for a file without video. The starts of the
+    file's continuous parts are not included.
 
-    `threshold` is ffmpeg's scene score, 0 to 1: 0.3 finds hard cuts. Raises DecodeTimeout, and DecodeFailed where
-    nothing could be read; damage later in the file only ends the list early.
+    `threshold` is ffmpeg's scene score, 0 to 1: 0.3 finds hard cuts. Raises DecodeTimeout, and DecodeFailed if nothing
+    could be read; damage later in the file only ends the list early.
     """
     cuts: list[float] = []
     for part in info.parts:
@@ -47,11 +47,11 @@ def find_scene_cuts(path: Readable, info: MediaInfo, threshold: float) -> tuple[
 
 
 def _cuts_of(path: Readable, part: Segment, threshold: float) -> tuple[float, ...]:
-    """The same of one part, in seconds from its beginning."""
+    """Cuts of one part, in seconds from its beginning."""
     length_s = part.end_s - part.start_s
     step_s = length_s
     if isinstance(path, InBlocks):
-        # What lies in blocks is looked at a stretch at a time, which leaves room in the cache for others.
+        # An object in blocks is read one section at a time, which leaves room in the cache for others.
         step_s = max(LEAST_STRETCH_S, length_s * path.cache.max_bytes / path.size / 8)
     times: set[float] = set()
     for number in range(math.ceil(length_s / step_s)):
@@ -60,9 +60,9 @@ def _cuts_of(path: Readable, part: Segment, threshold: float) -> tuple[float, ..
 
 
 def _cuts_in(path: Readable, part: Segment, threshold: float, from_s: float, to_s: float) -> set[float]:
-    """Those of a stretch of a part."""
+    """Cuts in a section of a part."""
     info, length_s = part.info, part.end_s - part.start_s
-    # A cut is seen by what was before it.
+    # Finding a cut needs the frame before it.
     begins_s = max(0.0, math.floor(from_s * PASS_FPS) / PASS_FPS - RUN_UP_S)
     seek = {"noaccurate_seek": None, "seek_timestamp": 1, "ss": f"{part.pts_s + begins_s - RUN_UP_S:.6f}"}
 
@@ -72,7 +72,7 @@ def _cuts_in(path: Readable, part: Segment, threshold: float, from_s: float, to_
         stream = given[f"v:{info.video_stream or 0}"]
         stream = stream.filter("setpts", f"PTS-{part.pts_s:.6f}/TB")
         stream = stream.filter("fps", fps=PASS_FPS, start_time=f"{begins_s:g}")
-        # A time stamp that jumps by hours would have the fps filter fill them.
+        # At a time stamp that jumps by hours, the fps filter would fill the hours.
         stream = stream.filter("trim", end_frame=math.ceil((to_s - begins_s) * PASS_FPS) + 1)
         stream = stream.filter("scale", PASS_WIDTH, -2, flags="fast_bilinear")
         stream = stream.filter("select", f"gt(scene,{threshold:.6f})")

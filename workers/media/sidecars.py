@@ -1,7 +1,7 @@
-"""Files that lie beside media: subtitles, pictures, lists, project files. Told by suffix and content, never by one.
+"""Recognises files that accompany media: subtitles, images, lists, project files. By suffix and content together.
 
-Promises: a file whose content may be media is none, whatever it is called; what no reader has named media counts as one
-only under a name of this list. Knows nothing about archives or what is done with such a file.
+Promises: a file whose content may be media is not a sidecar, whatever its name; a file that the prober rejects is
+a sidecar only if its suffix is listed here. Knows nothing about archives or how such a file is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OTHERS = ".url .webloc .lnk .ini .cfg .md5 .sha1 .sha256 .sha512 .sfv .par2 .to
 SUFFIXES = frozenset(
     " ".join((_TEXTS, _SUBTITLES, _PICTURES, _DOCUMENTS, _PROJECTS, _CARDS_AND_DISCS, _OTHERS)).split()
 ) | {""}
-"""Lower case. What may hold media in a container of its own is absent on purpose (`.lrv`, `.part`, `.tmp`)."""
+"""Lower case. Suffixes of files that may hold media are left out on purpose (`.lrv`, `.part`, `.tmp`)."""
 
 HEAD_BYTES = 512
 
@@ -31,18 +31,18 @@ _OTHER_FORMATS = (
 
 
 def suffix_of(key: str) -> str:
-    """A name's suffix in lower case with its dot; empty where there is none."""
+    """A name's suffix in lower case with its dot; empty if it has none."""
     return os.path.splitext(key.rpartition("/")[2])[1].lower()[:16]
 
 
 def is_named_aside(key: str) -> bool:
-    """Whether a file is called like something that lies beside media."""
+    """Whether a file's suffix is that of a sidecar."""
     return suffix_of(key) in SUFFIXES
 
 
 def is_no_media(head: bytes) -> bool:
-    """Whether a file that begins so is text, nothing, or of a format that holds no media. Where it is not, a prober has
-    the last word."""
+    """Whether a file with this beginning is text, empty, or of a format that holds no media. If not, the prober
+    decides."""
     if head.startswith(_OTHER_FORMATS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return True
     if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
@@ -50,7 +50,7 @@ def is_no_media(head: bytes) -> bool:
     if any(byte < 32 and byte not in b"\t\n\v\f\r\x1b" for byte in head):
         return False
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last letter may be cut in two
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut in two
     except UnicodeDecodeError:
         return False
     return True

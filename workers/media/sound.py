@@ -1,7 +1,7 @@
-"""Pieces of sound with the times a container gives them become one clip's samples, every one at its second.
+"""Places pieces of audio by their container times to make one clip's samples.
 
-Promises: a gap in the times is a gap in the sound, to the sample where times are steady; times that jitter about a
-steady line are read as that line, and nothing is cut out or put in for them. Knows nothing about ffmpeg or files.
+Promises: a gap in the times is a gap in the audio, exact to the sample if times are steady; times that jitter around
+a steady line are read as that line, and nothing is cut or inserted for them. Knows nothing about ffmpeg or files.
 """
 
 from __future__ import annotations
@@ -13,55 +13,54 @@ import numpy as np
 import numpy.typing as npt
 
 SAMPLE_RATE = 16_000
-"""Hz; what the audio encoders of the supported families take."""
+"""Hz, as the audio encoders of the supported families need."""
 
 STEP_S = 0.008
-"""Times that leave the line by more begin a new one: a gap, an overlap, or a clock that drifted so far."""
+"""Times further off the line than this (seconds) start a new line: a gap, an overlap, or accumulated drift."""
 
 STEADY_S = 0.002
-"""Jitter below this is rounding: some containers count milliseconds."""
+"""Jitter below this (seconds) is rounding: some containers count milliseconds."""
 
 JITTER_S, JITTER_LASTS_S = 0.15, 2.0
-"""A step up to so large that is taken back within so long is jitter: packets that were stamped late, or early."""
+"""A step of up to this size that is reversed within this time (seconds) is jitter: late or early time stamps."""
 
 RAMP_S = 0.0007
-"""Steps from piece to piece that differ by less are one and the same."""
+"""Steps between pieces that differ by less (seconds) are equal."""
 
 LATE_SHARE = 0.37
-"""Where no two stamps agree, so many are taken to be early: between late stamps alone and early ones as often as late,
-which nobody can tell apart."""
+"""If no two time stamps agree, this share is assumed to be early: between none and half, which cannot be told apart."""
 
 MEDIAN_PIECES = 15
-"""Where times jitter, the line is the median over so many pieces on either side: 0.3 s of AAC."""
+"""With jitter, the line is the median over this many pieces on either side: 0.3 s of AAC."""
 
 GAP_S = 0.02
-"""Silence shorter than this between two pieces is not counted as such."""
+"""Shorter silence between two pieces (seconds) is not counted."""
 
 SILENT_RUN_S = 0.5
 SILENT_LEVEL = 2.0**-15
-"""Digital silence: not one step of 16 bits for so long."""
+"""Digital silence: no sample reaches one step of 16 bits for this long (seconds)."""
 
 Samples = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 
 
 Placed = tuple[Samples, npt.NDArray[np.bool_]]
-"""A clip's samples, and which of them the track really has."""
+"""A clip's samples, and the mask of those that the track has."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """What was decoded of one track: samples, and where the container says that each piece of them begins."""
+    """The decoded audio of one track: samples, and the container time of each piece."""
 
     samples: Samples
     starts: Times
-    """(pieces,) seconds from the clip's start."""
+    """(pieces,) float64, seconds from the clip's start."""
     lengths: npt.NDArray[np.int64]
-    """(pieces,) samples."""
+    """(pieces,) samples in each piece."""
 
 
 def placed(sound: Sound, count: int) -> Placed:
-    """(count,) samples of the clip, and which of them the track really has."""
+    """(count,) float32 samples of the clip, and the (count,) mask of those that the track has."""
     clip, has = np.zeros(count, np.float32), np.zeros(count, np.bool_)
     written = int(np.searchsorted(np.cumsum(sound.lengths), len(sound.samples), side="right"))
     pieces = min(len(sound.starts), written)
@@ -83,7 +82,7 @@ def placed(sound: Sound, count: int) -> Placed:
 
 
 def mean(tracks: Sequence[Placed], weights: Sequence[int]) -> Placed:
-    """Of several tracks the mean of all channels, `weights` being how many each has."""
+    """The mean over all channels of several tracks; `weights` are their channel counts."""
     if len(tracks) == 1:
         return tracks[0]
     clip = np.average([clip for clip, _ in tracks], axis=0, weights=weights).astype(np.float32)
@@ -107,10 +106,10 @@ def silence_s(clip: Samples, has: npt.NDArray[np.bool_]) -> float:
 
 
 def _lines(shifts: Times, times: Times) -> Times:
-    """(pieces,) by how much each piece's samples are moved: constant along what is one line of time.
+    """(pieces,) shift in seconds of each piece: constant along one line of time.
 
-    `shifts` are the container's times less those of sound without gaps, `times` the former. A step that stays is a gap
-    or an overlap, one that is taken back soon is jitter.
+    `shifts` are the container's times minus those of audio without gaps, `times` the container's times. A step that
+    stays is a gap or an overlap; one that is soon reversed is jitter.
     """
     shifts = _without_ramps(shifts)
     steps = np.abs(np.diff(shifts))
@@ -118,19 +117,19 @@ def _lines(shifts: Times, times: Times) -> Times:
         return _smooth_lines(shifts)
     found = np.empty_like(shifts)
     line, begin = float(shifts[0]), 0
-    known: list[float] = []  # by how much packets were stamped late before
-    until = 0  # pieces before this one are off the line for a while
+    known: list[float] = []  # how late packets were stamped before
+    until = 0  # pieces before this one are temporarily off the line
     for piece, shift in enumerate(shifts):
         step = float(shift) - line
         if abs(step) > STEP_S and piece >= until:
             end = int(np.searchsorted(times, times[piece] + JITTER_LASTS_S, side="right"))
             back = np.flatnonzero((shifts[piece:end] - line) * np.sign(step) <= STEP_S)
             if not len(back) and end == len(shifts) and any(abs(step - late) < STEP_S for late in known):
-                until = end  # the sound ends among late ones
+                until = end  # the audio ends among late pieces
             elif abs(step) > JITTER_S or not len(back):
                 line, begin = float(shift), piece
             elif step < 0 and times[piece] - times[begin] < JITTER_LASTS_S:
-                # Packets are stamped late, hardly ever early: the line is below, and began among late ones.
+                # Packets are stamped late, hardly ever early: the line is below, and its beginning was late.
                 line = float(shifts[piece : piece + int(back[0])].min())
                 found[begin:piece] = line
                 known.append(-step)
@@ -142,9 +141,9 @@ def _lines(shifts: Times, times: Times) -> Times:
 
 
 def _without_ramps(shifts: Times) -> Times:
-    """Times that were made up at a wrong rate from a true one on: all take that one's shift.
+    """Remove ramps: times extrapolated at a wrong rate from one true time stamp all get that one's shift.
 
-    So libav counts on from the one time of a broadcast's packet after the sample rate has changed.
+    libav extrapolates like this from a broadcast packet's only time stamp after the sample rate has changed.
     """
     found = shifts.copy()
     steps = np.diff(shifts)
@@ -156,7 +155,7 @@ def _without_ramps(shifts: Times) -> Times:
 
 
 def _smooth_lines(shifts: Times) -> Times:
-    """The same where hardly two neighbours agree: the line runs in the middle."""
+    """The shifts if hardly two neighbours agree: a line through the middle."""
     found = np.empty_like(shifts)
     level = _medians(shifts)
     tolerance = max(STEP_S, 2.5 * float(np.median(np.abs(shifts - level))))
@@ -171,7 +170,7 @@ def _smooth_lines(shifts: Times) -> Times:
 
 
 def _medians(values: Times) -> Times:
-    """(n,) median over the neighbours on both sides."""
+    """(n,) running median over the neighbours on both sides."""
     around = np.pad(values, MEDIAN_PIECES, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(around, 2 * MEDIAN_PIECES + 1)
     medians: Times = np.median(windows, axis=1)

@@ -1,7 +1,7 @@
-"""What an object store's client raised, as one of our errors.
+"""Translates an object store client's exceptions into our errors.
 
-Promises: a file that is gone, one that is refused, and a store that fails are told apart, and no message holds a
-credential. Knows nothing about whether it is the file's fault or the whole store's: who sees many files tells that.
+Promises: a missing file, a refused file and a failing store give different errors; no message contains a credential.
+Knows nothing about whether the file or the whole store is at fault: callers that see many files decide that.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _NO_CREDENTIALS = frozenset(
         *("UnauthorizedSSOTokenError", "SSOTokenLoadError", "ProfileNotFound"),
     }
 )
-"""What botocore raises where it finds no credentials, by name: workers without S3 do not import it."""
+"""botocore's exceptions for missing credentials, by name: workers without S3 do not import botocore."""
 _BROKEN_BODIES = frozenset({"ClientPayloadError", "IncompleteReadError", "ResponseStreamingError"})
 
 
 def store_failure(name: str, error: Exception) -> MediaError:
-    """The error to raise for what happened to the file `name`."""
+    """The error to raise for `error` on the file `name`."""
     if isinstance(error, FileNotFoundError):
         return MediaMissing(f"{name}: the object is no longer in the store")
     if type(error).__name__ == "FileExpired":
@@ -32,13 +32,13 @@ def store_failure(name: str, error: Exception) -> MediaError:
 
 
 def is_broken_body(error: BaseException | None) -> bool:
-    """Whether a reply began and broke off: who asks again may get it whole, and the client does not."""
+    """Whether a reply was cut off: a retry may succeed, and the client does not retry."""
     return type(error).__name__ in _BROKEN_BODIES
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the server, or the search for credentials, says no. A reply to HEAD says so by its status alone: 400 for
-    a token that has expired, 403 for all else."""
+    """Whether the server refused, or no credentials were found. A HEAD reply has only a status: 400 for an expired
+    token, 403 for everything else."""
     for one in (error, error.__cause__):
         if isinstance(one, PermissionError) or type(one).__name__ in _NO_CREDENTIALS:
             return True
@@ -51,8 +51,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def forget_credentials(store: Any) -> None:
-    """Have an s3fs file system look for credentials again: logging in or fixing a profile while a run waits needs no
-    new run."""
+    """Make an s3fs file system look up credentials again: then logging in or fixing a profile helps a waiting run."""
     if (session := getattr(store, "session", None)) is not None:
         session._credentials = None
         store.connect(refresh=True)

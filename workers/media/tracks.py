@@ -1,7 +1,7 @@
-"""Which streams of a file are decoded: `auto`, or as the job says, with the reason for each.
+"""Chooses the streams of a file to decode: `auto`, or as the job says, with the reason for each.
 
-Promises: the same tracks and wishes give the same choice; every track that is not chosen says why. Knows nothing about
-how tracks are found or decoded.
+Promises: the same tracks and settings give the same choice; every track that is not chosen has a reason. Knows nothing
+about how tracks are found or decoded.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from workers.errors import TrackMissing
 from workers.records import MediaInfo, Segment, Track
 
 ASIDE = ("comment", "visual_impaired", "hearing_impaired", "karaoke", "lyrics", "clean_effects", "dependent")
-"""Dispositions of a track that goes beside the programme, not instead of it."""
+"""Dispositions of a track that accompanies the programme instead of being it."""
 
 OTHER_PROGRAMME = "other_programme"
-"""Flag of a track of a broadcast that is of another programme than the one that is read."""
+"""Flag of a broadcast's track that belongs to another programme than the one that is read."""
 
 _ASIDE_TITLE = re.compile(r"\b(commentary|audio.?descri\w*|descriptive|video.?descri\w*)\b", re.IGNORECASE)
 
-# ISO 639-2 has two codes for some languages, and users write the short one.
+# ISO 639-2 has two codes for some languages, and users write the two-letter one.
 _SAME_LANGUAGE = (
     *("en eng", "de deu ger", "fr fra fre", "es spa", "it ita", "pt por", "nl nld dut", "ja jpn", "zh zho chi cmn"),
     *("ko kor", "ru rus", "ar ara", "hi hin", "pl pol", "sv swe", "da dan", "fi fin", "no nor nob nno", "cs ces cze"),
@@ -30,15 +30,15 @@ _SAME_LANGUAGE = (
 
 
 def titled_aside(title: str) -> bool:
-    """Whether a track's own title says that it goes beside the programme."""
+    """Whether a track's title marks it as commentary or audio description."""
     return bool(_ASIDE_TITLE.search(title))
 
 
 def chosen(info: MediaInfo, audio: str = "auto", video: str = "auto") -> MediaInfo:
-    """`info` with the tracks that are asked for: `auto`, a number counted from 0 among the tracks of its kind, or
-    `lang:xx`; for sound also `all`. Of a file of several recordings, the same in each.
+    """`info` with the requested tracks chosen: `auto`, a number counted from 0 among the tracks of its kind, or
+    `lang:xx`; for audio also `all`. In a file of several recordings, the same in each.
 
-    Raises TrackMissing where there is no such track in a file that has tracks of the kind.
+    Raises TrackMissing if a file has tracks of the kind, but not the requested one.
     """
     if info.segments:
         parts = tuple(replace(part, info=chosen(part.info, audio, video)) for part in info.segments)
@@ -51,7 +51,7 @@ def chosen(info: MediaInfo, audio: str = "auto", video: str = "auto") -> MediaIn
 
 
 def with_auto_choice(info: MediaInfo, *, mixes_mono: bool) -> MediaInfo:
-    """`info` with the tracks that `auto` stands for. `mixes_mono`: single channels of one recording come as tracks."""
+    """`info` with the tracks that `auto` chooses. `mixes_mono`: the container stores single channels as tracks."""
     pictures, sounds = _of_the_programme(info, "video"), _of_the_programme(info, "audio")
     picked = _auto_audio(sounds)
     heard = [track for track in sounds if not track.is_silent and not _aside(track)]
@@ -62,7 +62,7 @@ def with_auto_choice(info: MediaInfo, *, mixes_mono: bool) -> MediaInfo:
 
 
 def with_choice(info: MediaInfo, video: dict[int, str], audio: dict[int, str]) -> MediaInfo:
-    """`info` with the tracks of these numbers, each with the reason."""
+    """`info` with the tracks of these numbers chosen; the values are the reasons."""
     tracks = []
     for track in info.tracks:
         why = (video if track.kind == "video" else audio).get(track.number)
@@ -101,7 +101,7 @@ def _of_the_programme(info: MediaInfo, kind: str) -> list[Track]:
 
 
 def _as_first(info: MediaInfo, parts: tuple[Segment, ...]) -> MediaInfo:
-    """A file of several recordings is described as its first one."""
+    """Describe a file of several recordings by its first one."""
     of_file = ("duration_s", "start_s", "tags", "chapters", "subtitles", "is_checked", "notes")
     kept = (*of_file, "video_end_s", "audio_end_s", "lag_s")
     first = replace(parts[0].info, **{name: getattr(info, name) for name in kept})
@@ -153,7 +153,7 @@ def _asked(tracks: Sequence[Track], wish: str, auto: Callable[[Sequence[Track]],
 
 
 def languages_of(code: str) -> frozenset[str]:
-    """All codes of a language that are the same as this one; none for an empty one."""
+    """All equivalent codes of a language; empty for an empty code."""
     plain = code.lower().split("-")[0]
     same = next((names.split() for names in _SAME_LANGUAGE if plain in names.split()), [plain])
     return frozenset(same) - {""}
