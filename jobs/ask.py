@@ -215,7 +215,7 @@ def _table(title: str, questions: Sequence[Question], answers: Sequence[Answer])
     table.add_column("question", overflow="fold")
     table.add_column("answer", overflow="fold", style="bold")
     table.add_column("probability", justify="right")
-    table.add_column("then", overflow="fold", style="dim")
+    table.add_column("next best", overflow="fold", style="dim")
     for question, answer in zip(questions, answers, strict=True):
         # Text, not markup: names, questions and answers are other people's words.
         table.add_row(

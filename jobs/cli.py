@@ -1,7 +1,8 @@
 """The command line: `omnidrop COMMAND ...`, each command in a module of its own that is imported when it is called.
 
 Promises: `omnidrop --help` imports no model, no Ray and no database; a user's mistake ends with one plain message on
-standard error and status 2, any other failure with status 1. Knows nothing about what the commands do.
+standard error and status 2, any other failure with status 1, and no traceback is shown unless asked for. Knows nothing
+about what the commands do.
 
 A command's module `jobs/NAME.py` offers a function `command`, whose docstring is its help, and may offer `EXAMPLES`,
 lines shown below it. It ends with `if __name__ == "__main__": main("NAME")`, so that `python -m jobs.NAME` is the same.
@@ -10,24 +11,29 @@ A command with commands of its own is a folder `jobs/NAME/`, whose `SUBCOMMANDS`
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import enum
+import functools
 import importlib
 import importlib.util
 import inspect
 import logging
 import os
 import sys
+import tempfile
 import traceback
+import typing
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
 import typer.main
 
-from jobs._shared.terminal import PrintableWarnings, printable, say
-from omnidrop.errors import OmniDropError, UserError
+from jobs._shared.terminal import PrintableWarnings, say
+from omnidrop.errors import OmniDropError, UserError, first_line
 from workers.redaction import without_secrets
 
 COMMANDS = {
@@ -59,6 +65,31 @@ COMMANDS = {
 """Names and summaries, in the order of the help; the modules are imported when they are called."""
 
 
+_TYPES = {"bool": "", "str": "TEXT", "list[str]": "TEXT", "float": "NUMBER", "int": "INTEGER", "path": "PATH"}
+_TYPES |= {"int range": "INTEGER", "float range": "NUMBER"}
+"""What help calls the value of an option; a flag has none."""
+
+
+def _name_types(command: typer.core.TyperCommand | typer.core.TyperGroup, ctx: Any) -> None:
+    """Have help name the values of options plainly, not by Python's types, and arguments by their name alone."""
+    for param in typing.cast("list[typer.core.TyperArgument | typer.core.TyperOption]", command.get_params(ctx)):
+        kind = param.display_type(ctx).strip("<>")
+        shown = "" if isinstance(param, typer.core.TyperArgument) else param.metavar or _TYPES.get(kind, kind)
+        param.display_type_rich = functools.partial(_same, shown)  # type: ignore[method-assign]
+
+
+def _same(shown: str, ctx: Any) -> str:
+    return shown
+
+
+class _Command(typer.core.TyperCommand):
+    """A command as its help shows it."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _name_types(self, ctx)
+        super().format_help(ctx, formatter)
+
+
 class _Stub(typer.core.TyperCommand):
     """Stands for a command in the list of commands, so that its module need not be imported."""
 
@@ -71,6 +102,10 @@ class _Folder(typer.core.TyperGroup):
 
     package = "jobs"
     summaries: Mapping[str, str] = COMMANDS
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _name_types(self, ctx)
+        super().format_help(ctx, formatter)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for name in self.summaries if importlib.util.find_spec(_module(name, self.package)) is not None]
@@ -126,7 +161,7 @@ def load_command(name: str, package: str = "jobs") -> typer.core.TyperCommand | 
     if is_folder:
         single.callback(cls=_Folder, no_args_is_help=True, **shown)(lambda: None)
     else:
-        single.command(name, **shown)(module.command)
+        single.command(name, cls=_Command, **shown)(module.command)
     loaded = typer.main.get_command(single)
     if isinstance(loaded, _Folder):
         loaded.package, loaded.summaries = module.__name__, module.SUBCOMMANDS
@@ -196,13 +231,30 @@ def _root(
 
 def main(command: str | None = None) -> NoReturn:
     """Run the command line and exit; with `command`, the arguments are that command's own."""
-    # What nobody foresaw may quote a credential, too.
-    sys.excepthook = lambda *error: sys.stderr.write(
-        printable(without_secrets("".join(traceback.format_exception(*error))))
-    )
+    sys.excepthook = _unforeseen
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
     app(args=arguments, prog_name="omnidrop")
     raise AssertionError("the application exits")
+
+
+def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say in one line what no command foresaw, and keep the traceback in a file; with --debug show it. No credential
+    that it quotes is shown or kept."""
+    if issubclass(kind, KeyboardInterrupt):  # before the command began
+        say("omnidrop: interrupted", err=True)
+        return
+    told = without_secrets("".join(traceback.format_exception(kind, error, trace)))
+    path = None
+    if not ("--debug" in sys.argv or os.environ.get("OMNIDROP_DEBUG")):
+        with contextlib.suppress(OSError):
+            fd, path = tempfile.mkstemp(".txt", "omnidrop-error-", text=True)
+            with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(told)
+    if path is None:
+        say(told, err=True)
+    report = "with the lines above" if path is None else f"with the file {path}"
+    said = without_secrets(first_line(error))
+    say(f"omnidrop: error: {kind.__name__}: {said}; this is a bug in OmniDrop: please report it {report}", err=True)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,13 @@ def command(
         toys = models_of(connection, EMBEDDED)
     no_place = 0
     if not form.holds_whole:
+        asked = sorted({one.question_id for video in videos for one in video.whole} & set(questions or ()))
+        others = ", ".join(name for name in FORMATS if find_format(name).holds_whole)
+        if asked:
+            raise UserError(
+                f"--question {asked[0]} is about whole videos, and --to {to} has no place for such answers; use "
+                f"another format ({others}), or remove --question {asked[0]}"
+            )
         no_place = sum(len(video.whole) for video in videos)
         videos = [replace(video, whole=()) for video in videos if video.moments]
     videos, problems = with_clocks(form, videos, rate, start_timecode)
@@ -159,7 +166,6 @@ def command(
     and_whole = f" and {counted(whole, 'answer')} about whole videos" if whole else ""
     say(f"{where}{counted(moments, 'moment')}{and_whole} of {counted(len(videos), 'video')}{none}", err=True)
     if no_place:
-        others = ", ".join(name for name in FORMATS if find_format(name).holds_whole)
         say(
             f"note: {counted(no_place, 'answer')} about whole videos left out: {to} has no place for them; export to "
             f"{others}",

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from omnidrop.answers import ClipAnswers
-    from omnidrop.model import OmniModel, Pruning, Request
+    from omnidrop.model import OmniModel, Request
+    from omnidrop.pruning import Pruning
     from omnidrop.questions import Question
 
 __all__ = ["OmniModel", "Pruning", "Request", "answer", "answer_text"]
@@ -36,7 +37,8 @@ def answer(
     A question may be a line of text, as in `"Is a circle shown? [yes/no]"` (`omnidrop.question_text`). A `model` given
     by name is loaded for this call: load it once (`OmniModel.load`) to ask about several clips.
     """
-    from omnidrop.model import OmniModel, Pruning, Request
+    from omnidrop.model import OmniModel, Request
+    from omnidrop.pruning import Pruning
     from omnidrop.question_text import as_questions
 
     request = Request(as_questions(questions), fps, pruning or Pruning(), system_prompt, instruction)
@@ -65,7 +67,11 @@ def answer_text(
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: importing the package alone must not cost the seconds that torch and transformers take.
-    if name in ("OmniModel", "Pruning", "Request"):
+    if name == "Pruning":
+        from omnidrop.pruning import Pruning
+
+        return Pruning
+    if name in ("OmniModel", "Request"):
         from omnidrop import model
 
         return getattr(model, name)

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from omnidrop import cost
 from omnidrop.answers import PassCost
 from omnidrop.engine import layout, prefill
-from omnidrop.engine.modes import DENSE_MODES, SHARED_MODES
-from omnidrop.model import Pruning
 from omnidrop.models.base import Prefix, SomeOf
 from omnidrop.models.checkpoints import configuration_of, loading
 from omnidrop.models.registry import processor_of
 from omnidrop.policies.schedule import Schedule
+from omnidrop.pruning import DENSE_MODES, SHARED_MODES, Pruning
 from omnidrop.questions import Question, Scored, Written
 
 _LONGEST = 16

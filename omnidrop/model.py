@@ -7,9 +7,7 @@ answers go.
 
 from __future__ import annotations
 
-import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
@@ -19,16 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from omnidrop import cost, policies, trace
+from omnidrop import cost, trace
 from omnidrop.answers import Answer, ClipAnswers, Cost, PassCost
 from omnidrop.engine import decode, layout, modes, prefill
 from omnidrop.engine.constraint import Grammars
-from omnidrop.engine.importance import GUIDANCES, Guidance
-from omnidrop.engine.modes import DENSE_MODES, MODES
-from omnidrop.errors import ModelOutOfMemory, PolicyError, QuestionError, UserError
-from omnidrop.models.base import Adapter, ReadyClip, SomeOf
-from omnidrop.policies.base import AudioVisual, Policy, SomeCells
-from omnidrop.policies.intra_modality import choose_cells
+from omnidrop.errors import ModelOutOfMemory, QuestionError, UserError
+from omnidrop.models.base import Adapter, ReadyClip
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Question, Written
 
 Media = tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
@@ -45,106 +40,6 @@ class _Words(TypedDict):
     fps: float
     system_prompt: str | None
     instruction: str
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """How a question set is run and what is kept. Hashable: part of a recipe. Raises PolicyError when made."""
-
-    mode: str = "set_guided"
-    policy: str = "omnidrop"
-    retained_ratio: float | None = 0.3
-    """Mean over decoder layers of the share of audio and video tokens entering the layer."""
-    guidance: Guidance = "max"
-    """How `set_guided` makes one score of several questions' attention."""
-    seed: int = 0
-    """For policies that draw."""
-    settings: tuple[tuple[str, float | int | str | bool], ...] = ()
-    """The policy's own parameters by name, where they differ from its defaults."""
-    encoder_share: float = 1.0
-    """Share of the picture's cells that is encoded, chosen before the vision encoder, and as many as may enter the
-    decoder in any case; 1 encodes all, as `none` and the published methods do, which choose among all tokens. Below 1
-    answers are lost where much happens at once: docs/guide/choosing.md."""
-    still_levels: float | None = None
-    """Cells of one place that differ by so few 8-bit levels from the last one encoded there are versions of it: encoded
-    once, and all of them enter the decoder once before any does again. 0: each cell is its own. Left at None it becomes
-    2 where `encoder_share` is below 1, else 0."""
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise PolicyError(f"unknown mode {self.mode!r}; allowed: {', '.join(MODES)}")
-        if self.guidance not in GUIDANCES:
-            raise PolicyError(f"unknown guidance {self.guidance!r}; allowed: {', '.join(GUIDANCES)}")
-        if self.retained_ratio is not None and not 0.0 < self.retained_ratio <= 1.0:
-            raise PolicyError(f"retained_ratio must be above 0 and at most 1, got {self.retained_ratio!r}")
-        if self.mode in DENSE_MODES and self.policy != "none":
-            raise PolicyError(
-                f"mode {self.mode!r} prunes nothing and takes policy 'none', got {self.policy!r}; "
-                f"use Pruning.off({self.mode!r}), or one of the modes {', '.join(MODES[2:])}"
-            )
-        if self.policy == "none" and self.retained_ratio not in (None, 1.0):
-            raise PolicyError(
-                f"policy 'none' keeps everything, got retained_ratio {self.retained_ratio!r}; use None or 1, or "
-                f"another policy"
-            )
-        # Two spellings of one policy are one recipe.
-        object.__setattr__(self, "settings", policies.effective(self.policy, dict(self.settings)))
-        self.build()
-        if self.policy == "none":
-            object.__setattr__(self, "encoder_share", 1.0)
-        if not 0.0 < self.encoder_share <= 1.0:
-            raise PolicyError(f"encoder_share must be above 0 and at most 1, got {self.encoder_share!r}")
-        if self.still_levels is None or self.policy == "none":
-            object.__setattr__(self, "still_levels", policies.still_levels(self.encoder_share))
-        assert self.still_levels is not None
-        if not 0.0 <= self.still_levels <= 255.0:
-            raise PolicyError(f"still_levels must be 0 to 255, got {self.still_levels!r}")
-        is_part = self.encoder_share < 1.0 or self.still_levels > 0.0
-        if is_part and not policies.does_with_some_cells(self.policy, dict(self.settings)):
-            raise PolicyError(
-                f"policy {self.policy!r}{''.join(f', {n} {v}' for n, v in self.settings)} chooses among all tokens of "
-                f"a clip: leave encoder_share and still_levels out, or give 1 in place of {self.encoder_share:g} and "
-                f"0 in place of {self.still_levels:g}"
-            )
-
-    @classmethod
-    def off(cls, mode: str = "dense_shared") -> Pruning:
-        """No pruning, in any mode."""
-        return cls(mode=mode, policy="none", retained_ratio=None)
-
-    def together(self, questions: Sequence[Question]) -> list[tuple[float | None, tuple[int, ...]]]:
-        """(retained ratio, numbers of the questions) of those that share one ratio and group, in order of the first of
-        each: the passes."""
-        if self.policy == "none":
-            return [(self.retained_ratio, tuple(range(len(questions))))]
-        passes = defaultdict[tuple[str, float | None], list[int]](list)
-        for number, question in enumerate(questions):
-            passes[question.group, question.retained_ratio or self.retained_ratio].append(number)
-        return [(ratio, tuple(numbers)) for (_, ratio), numbers in passes.items()]
-
-    def some_of(self, tokens: AudioVisual, layers: int, questions: Sequence[Question]) -> SomeOf | None:
-        """Which cells of a clip with these `tokens` are encoded for all passes of a question set; None for all of them.
-
-        Host arithmetic, from counts alone: `tokens` may be an outline's. Raises PolicyError, as planning the passes.
-        """
-        assert self.still_levels is not None
-        policy = self.build()
-        whole = self.encoder_share == 1.0 and not self.still_levels
-        if whole or not tokens.video or not isinstance(policy, SomeCells):
-            return None
-        ratios = [ratio for ratio, _ in self.together(questions)]
-        most = max(policy.most_video(tokens, policy.plan(tokens, layers, ratio)) for ratio in ratios)
-        cells = max(most, math.ceil(self.encoder_share * tokens.video - 1e-9))
-        if cells >= tokens.video and not self.still_levels:
-            return None
-        return SomeOf(min(cells, tokens.video), choose_cells, self.still_levels)
-
-    def build(self) -> Policy:
-        """The policy with its settings."""
-        settings: dict[str, object] = dict(self.settings)
-        if policies.takes(self.policy, "seed"):
-            settings.setdefault("seed", self.seed)
-        return policies.named(self.policy, **settings)
 
 
 @dataclass(frozen=True)

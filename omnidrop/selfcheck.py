@@ -20,12 +20,13 @@ from omnidrop import policies
 from omnidrop.answers import ClipAnswers
 from omnidrop.engine import layout, modes, prefill
 from omnidrop.errors import ModelError, PolicyError
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
 from omnidrop.models.base import VIDEO, SomeOf
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 from omnidrop.models.stock import stock_logits
 from omnidrop.policies.base import Policy
 from omnidrop.policies.schedule import Schedule, full
+from omnidrop.pruning import DENSE_MODES, MODES, Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 
 QUESTIONS = (
@@ -290,11 +291,8 @@ class _Bench:
     def all_modes(self, runs: list[ModeRun]) -> tuple[bool, str]:
         """Every mode twice, so that the second is not slowed by what happens once; typed answers from each."""
         unread = []
-        for mode in modes.MODES:
-            if mode in modes.DENSE_MODES:
-                pruning = Pruning.off(mode)
-            else:
-                pruning = Pruning(mode=mode, retained_ratio=self.ratio())
+        for mode in MODES:
+            pruning = Pruning.off(mode) if mode in DENSE_MODES else Pruning(mode=mode, retained_ratio=self.ratio())
             for _ in range(2):
                 self.adapter.memory.clear()
                 started = time.perf_counter()

@@ -51,9 +51,10 @@ MAKING_READY = "making_ready"
 
 if TYPE_CHECKING:
     # Decode workers import this module too, and must not hold torch: 0.4 GB and seconds in each of them.
-    from omnidrop.model import Pruning
+    from omnidrop.pruning import Pruning
     from omnidrop.questions import Question
-    from workers.model.answerer import AnswererDescription, AnswererSettings
+    from workers.model.answerer import AnswererDescription
+    from workers.model.settings import AnswererSettings
 
 
 def packed(*values: object) -> bytes:

@@ -25,9 +25,10 @@ from benchmarks.evidence import guides
 from benchmarks.evidence.damage import CLEAN, FILTERS, NOISE, damaged_file, noisy
 from benchmarks.evidence.rows import ABLATED, WHOLE, Row
 from omnidrop.errors import PolicyError
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
 from omnidrop.models.base import Prefix
 from omnidrop.models.registry import weights_hash
+from omnidrop.pruning import Pruning
 from pipeline.evaluation.dataset import ArmClip, EvaluatedClip
 from pipeline.evaluation.runner import RunSettings, answered, decoded_clip, sets_of
 from workers.media.decode import Source, local_etag

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.written_pages import coverage, page, still
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
 from omnidrop.policies.registry import STILL_LEVELS
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
 
 MODEL = "tiny"

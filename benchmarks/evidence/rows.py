@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.evidence.damage import CLEAN, CONDITIONS
 from benchmarks.evidence.guides import AudioGuided, WordsGuided
-from omnidrop.engine.importance import Guidance
-from omnidrop.model import Pruning
+from omnidrop.pruning import Guidance, Pruning
 from pipeline.evaluation.dataset import Arm
 
 RATIOS = (0.5, 0.3, 0.2, 0.1, 0.05)

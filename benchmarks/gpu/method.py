@@ -23,7 +23,8 @@ from benchmarks.speed import prefill as bench
 from benchmarks.speed import whole_model
 from benchmarks.speed.random_text_model import ClipShape
 from omnidrop.engine import decode, prefill
-from omnidrop.model import Media, Pruning, Request
+from omnidrop.model import Media, Request
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
 from omnidrop.selfcheck import check_loaded, sample_clip
 

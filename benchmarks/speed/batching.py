@@ -23,7 +23,8 @@ import torch
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel, clip, questions
 from omnidrop import policies
 from omnidrop.engine import modes, prefill
-from omnidrop.model import Media, OmniModel, Pruning, Request
+from omnidrop.model import Media, OmniModel, Request
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
 from omnidrop.selfcheck import sample_clip
 

@@ -29,9 +29,9 @@ from benchmarks.speed.copied_cache import GROWTH, CopiedDecoder, StockDecoder
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel, clip, questions
 from omnidrop import cost, policies
 from omnidrop.engine import decode, modes, prefill
-from omnidrop.engine.importance import Guidance
 from omnidrop.engine.layout import pack
 from omnidrop.policies.base import Policy
+from omnidrop.pruning import Guidance
 
 LAYERS, QUICK_LAYERS = 12, 8
 VIDEO_KEEP = 0.4143

@@ -30,11 +30,11 @@ from benchmarks.speed.whole_model import FPS, HEIGHT, WIDTH, random_model, write
 from benchmarks.written_pages import page, still
 from omnidrop import policies
 from omnidrop.estimate import Estimate, Estimator
-from omnidrop.model import Pruning
 from omnidrop.models.base import SomeOf
 from omnidrop.models.registry import processor_of
 from omnidrop.models.still_cells import looks, versions
 from omnidrop.policies.intra_modality import choose_cells
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Question
 from pipeline.toy_world.questions import questions_of
 from pipeline.toy_world.world import events_of

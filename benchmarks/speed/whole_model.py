@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
 from omnidrop.models.checkpoints import EMBEDDED, read_json
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
 from omnidrop.selfcheck import sample_clip
 

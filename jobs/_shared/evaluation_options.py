@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from omnidrop import policies
-from omnidrop.engine.modes import DENSE_MODES
+from omnidrop.pruning import DENSE_MODES
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings
 from pipeline.config.yaml_source import parse_yaml
@@ -27,7 +27,7 @@ from workers.records import DecodeSettings
 LONG_DECODE_S = 900.0
 """A benchmark's clip may be an hour long."""
 
-_HOW, _SEEN = "How it is run", "What the model sees"
+_HOW, _SEEN = "Model and pruning", "Model input"
 
 Questions = Annotated[int, typer.Option("--questions", help="Up to N questions about a clip; 0 for all.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed for sampling clips and questions, and for random policies.")]

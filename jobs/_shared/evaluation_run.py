@@ -25,7 +25,8 @@ from pipeline.evaluation.runner import RunSettings, evaluate
 from pipeline.evaluation.summary import summarise
 from pipeline.evaluation.toy import CHECKPOINTS
 from workers.media.decode import Source
-from workers.model.answerer import AnswererSettings, load_model
+from workers.model.answerer import load_model
+from workers.model.settings import AnswererSettings
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jobs._shared.display import console, share
-from omnidrop.engine.modes import DENSE_MODES
+from omnidrop.pruning import DENSE_MODES
 from pipeline.evaluation.dataset import DENSE
 from pipeline.evaluation.summary import Evaluation, Score
 

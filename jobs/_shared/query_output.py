@@ -146,6 +146,8 @@ def _table(answered: Answered, file: TextIO, most: int) -> int:
     more = next(rows, None) is not None
     console = PrintableConsole(file=file, width=None if file.isatty() else 200)
     console.print(rich_table(answered, shown, console))
+    if not shown:
+        console.print("No rows.")
     if more:
         console.print(f"Only the first {most} rows are shown. --rows N shows more, --format csv shows all.")
     return len(shown)

@@ -6,13 +6,10 @@ computed. Knows nothing about schedules, policies or how many tokens go.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Guidance = Literal["max", "mean", "quota"]
-GUIDANCES: tuple[Guidance, ...] = ("max", "mean", "quota")
+from omnidrop.pruning import Guidance
 
 
 def attention_received(

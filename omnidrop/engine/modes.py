@@ -14,18 +14,11 @@ from torch import Tensor
 
 from omnidrop.cost import LayerWork
 from omnidrop.engine import prefill
-from omnidrop.engine.importance import Guidance
 from omnidrop.engine.layout import Asked, pack
 from omnidrop.models.base import Adapter
 from omnidrop.policies.base import Policy
 from omnidrop.policies.schedule import Schedule
-
-DENSE_MODES = ("dense", "dense_shared")
-"""Modes that prune nothing: each question alone; the prefix once for all."""
-SHARED_MODES = ("dense_shared", "set_guided")
-"""Modes in which a set is one pass."""
-MODES = (*DENSE_MODES, "per_question", "staged", "set_guided")
-"""And pruned for each question alone; the same with the layers before the first drop shared; pruned once for all."""
+from omnidrop.pruning import Guidance
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from omnidrop.cost import LayerWork
 from omnidrop.engine import cpu_attention
-from omnidrop.engine.importance import Guidance, aggregate, attention_received
+from omnidrop.engine.importance import aggregate, attention_received
 from omnidrop.engine.layout import Packed
 from omnidrop.models.base import AUDIO, Adapter, Prefix
 from omnidrop.policies.base import AudioVisual, JoinsInside, LayerTokens, Policy, audio_visual, encoded
 from omnidrop.policies.schedule import Schedule
+from omnidrop.pruning import Guidance
 
 ATTENTION = "omnidrop"
 """Name under which our attention is registered. It has no mask function, so transformers builds no mask."""

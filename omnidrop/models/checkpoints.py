@@ -103,7 +103,7 @@ def _place(model: str) -> Path | hub.HubName:
     if (named := hub.hub_name(model)) is not None:
         return named
     raise CheckpointError(
-        f"no checkpoint {model!r}: it is neither a directory, nor a hub id such as Qwen/Qwen2.5-Omni-7B, nor one "
+        f"no checkpoint {model!r}: it is neither a folder, nor a hub id such as Qwen/Qwen2.5-Omni-7B, nor one "
         f"of the embedded names ({', '.join(EMBEDDED)})"
     )
 

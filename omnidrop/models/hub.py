@@ -93,7 +93,7 @@ def _asking(name: HubName) -> Iterator[None]:
         yield
     except Exception as error:  # the hub's client lets through what its HTTP client raises, which is another with time
         raise CheckpointError(
-            f"no directory {name.id!r}, and the hub does not give it either ({type(error).__name__}: "
+            f"there is no folder {name.id!r}, and it cannot be fetched from the hub ({type(error).__name__}: "
             f"{first_line(error)}); name a local checkpoint directory, or check the id, the network and "
             "HF_TOKEN"
         ) from error

@@ -93,6 +93,17 @@ class OmniDrop(Merging):
         temporal patches cell by cell."""
         return self.entry != "merged"
 
+    @property
+    def remark(self) -> str:
+        """What one should know who has set the share of the sound; empty where it does what its name says."""
+        if self.entry != "cover" or self.audio_keep == type(self).audio_keep:
+            return ""
+        return (
+            f"audio_keep {self.audio_keep:g} with entry cover limits how many tokens enter the decoder (at ratios up "
+            "to 0.3), not how many of them are audio: cover chooses audio and video together; to set the share of the "
+            "audio, add entry: rare"
+        )
+
     def most_video(self, tokens: AudioVisual, schedule: Schedule) -> int:
         """As many as the entry's split gives the video. Where what covers the clip decides, with the most sound that
         may enter: where more of the picture would cover it better, sound takes the place of what was not encoded."""

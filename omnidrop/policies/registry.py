@@ -148,6 +148,11 @@ def still_levels(encoder_share: float) -> float:
     return STILL_LEVELS if encoder_share < 1.0 else 0.0
 
 
+def remark(name: str, settings: Mapping[str, object]) -> str:
+    """What a user should know about `settings` of policy `name`, empty where nothing. Raises PolicyError."""
+    return str(getattr(named(name, **settings), "remark", "")) if settings else ""
+
+
 def takes(name: str, setting: str) -> bool:
     """Whether policy `name` has a parameter called `setting`."""
     return name in _POLICIES and setting in settings_of(name)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnidrop.answers import Answer, Cost
 from omnidrop.errors import UserError
-from omnidrop.model import Pruning
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Question, Scored
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy
 
+from omnidrop import policies
 from omnidrop.errors import OmniDropError, UserError
 from omnidrop.models.checkpoints import describe_checkpoint
 from omnidrop.models.quantised import stored
@@ -289,7 +290,7 @@ def _decoder(job: JobConfig, found: _Found) -> str:
     if settings.decoder != "cpu" and job.execution.is_on_a_cluster:
         return f"{settings.decoder}: each machine of the cluster that decodes finds out what it has"
     nvdec.require(settings)
-    return nvdec.said(settings) or "pictures by the CPU"
+    return nvdec.said(settings) or "video on the CPU"
 
 
 def _confinement(job: JobConfig, found: _Found) -> str:
@@ -315,7 +316,9 @@ def _ratio(job: JobConfig, found: _Found) -> str | None:
     media, info = found.readable
     schedule = check_reachable(job, media.key, info)
     tokens = f"{schedule.total} audio and video tokens of {job.clips.longest_s:g} s of {media.key}"
-    return f"{schedule.retained_ratio:.3f} of {tokens}; {schedule.entering[0]} enter the decoder"
+    said = f"{schedule.retained_ratio:.3f} of {tokens}; {schedule.entering[0]} enter the decoder"
+    remark = policies.remark(job.pruning.policy, job.pruning.settings)
+    return f"{said}; note: {remark}" if remark else said
 
 
 def _described(job: JobConfig, found: _Found) -> str:
@@ -358,7 +361,7 @@ def _checkpoint(job: JobConfig, found: _Found) -> str:
     weights = f"{model.weights_hash[:12]}, {model.adapter.stored}"
     loaded = f"{job.model.path}: {model.family} on {model.adapter.device}, weights {weights}"
     if not found.questions:
-        return f"{loaded}; loaded, but not asked, because there are no questions to ask"
+        return f"{loaded}; loaded, but not asked: no question could be made, because an earlier check failed"
     frames, audio = np.zeros((2, 112, 112, 3), np.uint8), np.zeros(16_000, np.float32)
     request = Request(found.questions, 2.0, settings.pruning, settings.system_prompt, found.instruction)
     answered = model.answer(frames, audio, request)

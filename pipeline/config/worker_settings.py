@@ -6,9 +6,9 @@ nothing about Ray, archives or results.
 
 from __future__ import annotations
 
-from omnidrop.model import Pruning
+from omnidrop.pruning import Pruning
 from pipeline.config.sections import ClipsConfig, ExecutionConfig, ModelConfig, PruningConfig
-from workers.model.answerer import AnswererSettings
+from workers.model.settings import AnswererSettings
 from workers.records import DecodeSettings
 
 

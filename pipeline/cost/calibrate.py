@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from omnidrop.model import Pruning
 from omnidrop.models.checkpoints import configuration_of
 from omnidrop.models.quantised import stored
+from omnidrop.pruning import Pruning
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omnidrop.engine.importance import Guidance
-from omnidrop.engine.modes import DENSE_MODES
 from omnidrop.errors import UserError
-from omnidrop.model import Pruning
+from omnidrop.pruning import DENSE_MODES, Guidance, Pruning
 from omnidrop.questions import Question
 from workers.records import ClipFailure, Media, MediaInfo
 

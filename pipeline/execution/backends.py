@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import ray
 
-from omnidrop.errors import UserError, first_line
+from omnidrop.errors import OmniDropError, UserError, first_line
 from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
@@ -352,11 +352,17 @@ def _connect(job: JobConfig, stack: contextlib.ExitStack) -> bool:
         cpus = max(math.ceil(job.model.cpus_per_actor) + 1, os.cpu_count() or 1)
         stack.enter_context(local_ray(cpus, logging_level=logging.WARNING))
         return True
-    except (OSError, ValueError, RuntimeError) as error:
+    except OmniDropError:
+        raise
+    except Exception as error:  # that a node does not come up in time is a plain Exception of Ray's
+        if not address:
+            raise RayUnavailable(
+                f"Ray did not start on this machine: {first_line(error)}; run again when the machine is less busy, or "
+                "set --execution-ray-address to a running cluster, or to in-process, which needs no Ray"
+            ) from error
         raise RayUnavailable(
-            f"cannot use Ray at {address or 'this machine'}: {first_line(error)}; start one with `ray start --head`, "
-            "name another with --execution-ray-address, or leave it out to have one started here "
-            "(in-process does without)"
+            f"cannot use Ray at {address}: {first_line(error)}; start one with `ray start --head`, name another with "
+            "--execution-ray-address, or leave it out to have one started here (in-process does without)"
         ) from error
     finally:
         for number, handler in handlers.items():

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from omnidrop.answers import Answer
-from omnidrop.engine.modes import DENSE_MODES
 from omnidrop.errors import ModelOutOfMemory, OmniDropError, UserError
-from omnidrop.model import Pruning
+from omnidrop.pruning import DENSE_MODES, Pruning
 from omnidrop.questions import Question
 from pipeline.archive.probing import source_of
 from pipeline.config.job import JobConfig

@@ -2,7 +2,8 @@
 
 `edl` is Resolve's own form (Timelines > Import > Timeline Markers from EDL): an event a marker, with a line of colour,
 name and length. `edl-loc` has the file as one event with `* LOC` comments, which Avid tools and OpenTimelineIO read;
-Resolve would copy such comments into its notes, so neither form holds both.
+Resolve would copy such comments into its notes, so neither form holds both. Answers about the whole video are comments
+of that one event; in Resolve's form every comment belongs to a marker, so it has no place for them.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def _locators(videos: Sequence[Video]) -> bytes:
             f"* LOC: {clock.timecode(clock.frame(moment.start_s))} {colour:7} {_plain(moment.title)}"
             for moment, colour in _coloured(video, LOC_COLOURS)
         ),
+        *(f"* COMMENT: {_plain(line(one.title, 10_000))}" for one in video.whole),
     ]
     return _bytes(lines)
 
@@ -82,5 +84,6 @@ def _bytes(lines: Sequence[str]) -> bytes:
 
 EDL = Format("markers for DaVinci Resolve, as it imports them from an EDL", ".edl", _resolve, False, True, True)
 EDL_LOC = Format(
-    "an EDL with `* LOC` comments, for Avid tools and OpenTimelineIO", ".edl", _locators, False, True, True
+    *("an EDL with `* LOC` comments, for Avid tools and OpenTimelineIO", ".edl", _locators, False, True, True),
+    holds_whole=True,
 )

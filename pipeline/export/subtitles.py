@@ -1,4 +1,8 @@
-"""Moments as subtitles: WebVTT and SRT, which players show over the video. Written by pysubs2."""
+"""Moments as subtitles: WebVTT and SRT, which players show over the video. Written by pysubs2.
+
+Answers about the whole video are NOTE blocks at the head of a WebVTT file, which players do not show. SRT has no
+comments, so it has no place for them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Sequence
 import pysubs2
 
 from pipeline.export.base import Format
-from pipeline.export.moments import Video
+from pipeline.export.moments import Video, line
 
 _NO_MARKUP = str.maketrans({"{": "(", "}": ")", "\\": "/"})
 """pysubs2 reads these as styles of its own, and so do players of SRT."""
@@ -17,7 +21,11 @@ _NO_TAGS = str.maketrans({"<": "‹", ">": "›"})
 
 
 def _vtt(videos: Sequence[Video]) -> bytes:
-    return _write(videos, "vtt")
+    (video,) = videos
+    # Escaped, a note holds no arrow, which would end it.
+    notes = "".join(f"NOTE {html.escape(line(one.title, 10_000), quote=False)}\n\n" for one in video.whole)
+    head, cues = _write(videos, "vtt").split(b"\n\n", 1)
+    return head + b"\n\n" + notes.encode() + cues
 
 
 def _srt(videos: Sequence[Video]) -> bytes:
@@ -35,5 +43,5 @@ def _write(videos: Sequence[Video], form: str) -> bytes:
     return subtitles.to_string(form).encode()
 
 
-VTT = Format("WebVTT subtitles, for browsers and players", ".vtt", _vtt)
+VTT = Format("WebVTT subtitles, for browsers and players", ".vtt", _vtt, holds_whole=True)
 SRT = Format("SubRip subtitles, for players and editors", ".srt", _srt)

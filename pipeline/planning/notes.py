@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from omnidrop import policies
 from pipeline.planning.planner import Planner
 
 NAMED = 5
@@ -15,6 +16,9 @@ NAMED = 5
 
 def planner_notes(planner: Planner) -> Iterator[str]:
     """Sentences about one pass over an archive."""
+    pruning = planner.job.pruning
+    if remark := policies.remark(pruning.policy, pruning.settings):
+        yield f"pruning.settings: {remark}"
     if planner.forgotten_here:
         keys = [media.key for media in planner.forgotten_here]
         named = ", ".join(keys[:NAMED]) + (", ..." if len(keys) > NAMED else "")

@@ -18,7 +18,8 @@ from benchmarks.evidence.page import fill, plot, sections
 from benchmarks.evidence.rows import DENSE, SET, Row, all_rows, damaged_rows, encoder_rows, user_rows
 from omnidrop import policies
 from omnidrop.errors import PolicyError
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
+from omnidrop.pruning import Pruning
 from pipeline.evaluation.dataset import ArmClip, Scored, SetCost
 from pipeline.evaluation.toy import CHECKPOINTS, archive_clips, toy_clips
 from tests.support import other_renderer

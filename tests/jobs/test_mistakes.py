@@ -72,7 +72,7 @@ OPTIONS = {
     ),
     "an unknown model": (
         (*INDEX, "--model", "tinny"),
-        ["no checkpoint 'tinny'", "neither a directory, nor a hub id", "(tiny, tiny-v2, tiny-v3)"],
+        ["no checkpoint 'tinny'", "neither a folder, nor a hub id", "(tiny, tiny-v2, tiny-v3)"],
     ),
     "a folder that is no checkpoint": (
         (*INDEX, "--model", "./archive"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from omnidrop import policies
 from omnidrop.errors import PolicyError
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.policies import max_min_selection
 from omnidrop.policies.base import AudioVisual, LayerTokens
@@ -33,6 +33,7 @@ from omnidrop.policies.random_tokens import Random
 from omnidrop.policies.seats import Seats
 from omnidrop.policies.vidcom2 import VidCom2
 from omnidrop.policies.visionzip import VisionZip
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Choice, Question
 from omnidrop.selfcheck import sample_clip
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni

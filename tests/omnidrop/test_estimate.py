@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from omnidrop.engine.modes import MODES
 from omnidrop.estimate import Estimator
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
+from omnidrop.pruning import MODES, Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 
 SCORED = (

@@ -67,9 +67,9 @@ def test_what_was_described_once_is_known_without_the_hub(tmp_path, monkeypatch)
     assert describe_checkpoint("acme/tiny") == describe_checkpoint(f"acme/tiny@{described.revision}") == described
     assert configuration_of("acme/tiny") == described.directory
     assert len(hub.requests) == asked
-    with pytest.raises(CheckpointError, match="the hub does not give it either"):
+    with pytest.raises(CheckpointError, match="it cannot be fetched from the hub"):
         resolve_checkpoint("acme/tiny")
-    with pytest.raises(CheckpointError, match="the hub does not give it either"):
+    with pytest.raises(CheckpointError, match="it cannot be fetched from the hub"):
         describe_checkpoint("acme/large")
 
 
@@ -89,5 +89,5 @@ def test_what_loading_would_miss_is_said_before_anything_large_is_fetched(hub, d
 
 
 def test_a_repository_that_is_not_there_is_named(hub):
-    with pytest.raises(CheckpointError, match=r"no directory 'acme/none'.*RepositoryNotFound"):
+    with pytest.raises(CheckpointError, match=r"there is no folder 'acme/none'.*RepositoryNotFound"):
         describe_checkpoint("acme/none")

@@ -19,7 +19,8 @@ from omnidrop.answers import Answer
 from omnidrop.engine import decode, layout, prefill
 from omnidrop.engine.layout import END
 from omnidrop.errors import QuestionError
-from omnidrop.model import MODES, Pruning, Request
+from omnidrop.model import Request
+from omnidrop.pruning import MODES, Pruning
 from omnidrop.questions import Boolean, Choice, Json, Number, Question, Text
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, stock_logits
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni  # noqa: F401

@@ -11,7 +11,8 @@ import torch
 
 from omnidrop.engine import modes, prefill
 from omnidrop.errors import UserError
-from omnidrop.model import Media, Pruning, Request
+from omnidrop.model import Media, Request
+from omnidrop.pruning import Pruning
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, same
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni  # noqa: F401
 

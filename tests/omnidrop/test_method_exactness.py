@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.evidence import guides
 from omnidrop import policies
 from omnidrop.engine import decode, layout, modes, prefill
-from omnidrop.model import Pruning, Request
+from omnidrop.model import Request
+from omnidrop.pruning import Pruning
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, by_question, same, stock_logits
 from tests.support.method_oracle import fixed, masked_run, merged
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni  # noqa: F401

@@ -14,12 +14,12 @@ from torch import Tensor
 from omnidrop import policies
 from omnidrop.engine.importance import aggregate, attention_received
 from omnidrop.errors import PolicyError
-from omnidrop.model import MODES, Pruning
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.policies import diversity, intra_modality
 from omnidrop.policies.base import AudioVisual, LayerTokens, keep_highest
 from omnidrop.policies.likeness import rarity
 from omnidrop.policies.omnidrop import OmniDrop
+from omnidrop.pruning import MODES, Pruning
 
 
 def tokens(audio: int, frames: tuple[int, ...], *, seed: int = 0, importance: bool = True) -> AudioVisual:

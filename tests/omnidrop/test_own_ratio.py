@@ -10,7 +10,8 @@ import yaml
 
 from omnidrop.errors import QuestionError
 from omnidrop.estimate import Estimator
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text, question_from_dict
 from pipeline.questions.question_set import QuestionSetError, load_question_set
 

@@ -77,5 +77,5 @@ def test_an_encoder_that_places_chosen_cells_elsewhere_is_found(
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="neither a directory"):
+    with pytest.raises(CheckpointError, match="neither a folder"):
         selfcheck(str(tmp_path / "absent"))

@@ -18,12 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from omnidrop.engine import prefill
 from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimator
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
 from omnidrop.models import qwen_omni
 from omnidrop.models.base import VIDEO, SomeOf
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.models.registry import load
 from omnidrop.policies.intra_modality import choose_cells
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
 from tests.support.small_checkpoints import write_checkpoint
 

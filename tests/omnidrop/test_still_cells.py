@@ -13,12 +13,13 @@ import torch
 
 from benchmarks.written_pages import coverage, page, still
 from omnidrop.estimate import Estimator
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
 from omnidrop.models.base import VIDEO, SomeOf
 from omnidrop.models.registry import load
 from omnidrop.models.still_cells import looks, versions
 from omnidrop.policies import likeness
 from omnidrop.policies.intra_modality import choose_cells
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
 from tests.support.small_checkpoints import write_checkpoint
 

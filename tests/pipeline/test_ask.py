@@ -13,7 +13,7 @@ import omnidrop
 import pipeline
 from jobs.ask import read_span
 from omnidrop.errors import QuestionError, UserError
-from omnidrop.model import Pruning
+from omnidrop.pruning import Pruning
 from omnidrop.question_text import as_questions, read_question
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 from pipeline.asking import answered_file

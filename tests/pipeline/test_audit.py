@@ -22,8 +22,9 @@ from pipeline.tables import manifest as manifests
 from tests.support import rows
 from tests.support.small_jobs import cli, run, select
 from workers.errors import DeviceBroken
-from workers.model.answerer import Answerer, AnswererSettings
+from workers.model.answerer import Answerer
 from workers.model.audit_sample import is_audited, is_dense_first
+from workers.model.settings import AnswererSettings
 from workers.records import ClipAudit, ClipResult
 
 CLIP_IDS = [f"{number:032x}" for number in range(4000)]
@@ -97,7 +98,7 @@ def test_both_ways_start_cold_in_an_order_drawn_by_clip(answerer, decoded, monke
 
 
 def test_a_clip_that_is_asked_otherwise_or_had_its_chance_is_not_audited(answerer, decoded, monkeypatch):
-    from omnidrop.model import Pruning
+    from omnidrop.pruning import Pruning
 
     model = watched(answerer, monkeypatch)
     assert answerer.answer(decoded, rows.QUESTIONS, may_audit=False).audit is None

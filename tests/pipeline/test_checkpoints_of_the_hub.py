@@ -7,7 +7,8 @@ import pytest
 from omnidrop.errors import CheckpointError
 from omnidrop.models.checkpoints import EMBEDDED, checkpoint_hash
 from tests.support.small_jobs import cli, run
-from workers.model.answerer import Answerer, AnswererSettings
+from workers.model.answerer import Answerer
+from workers.model.settings import AnswererSettings
 
 
 def test_a_plan_and_a_run_without_work_fetch_no_weights_and_ask_nothing_again(job, hub):

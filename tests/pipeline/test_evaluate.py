@@ -14,7 +14,8 @@ import s3fs
 from jobs._shared import evaluation_run
 from jobs._shared.evaluation_tables import short_names
 from omnidrop.answers import Answer
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 from pipeline.archive.probing import source
 from pipeline.config.job import load_job

@@ -229,7 +229,19 @@ def test_answers_about_the_whole_video_stand_where_a_format_has_a_place(tmp_path
     with av.open(str(tmp_path / "a.ffmeta")) as container:
         assert container.metadata["comment"] == line(f"topic: a; b · odd: {HOSTILE}", 10_000)
         assert len(list(container.chapters())) == 3
-    for name in ("vtt", "srt", "edl", "edl-loc"):
+    notes, shown = written("vtt", video)[0], written("vtt", VIDEO)[0]
+    assert b"NOTE topic: a; b\n\nNOTE odd: --&gt; 1" in notes
+    assert [(c.start, c.text) for c in pysubs2.SSAFile.from_string(notes.decode(), format_="vtt")] == [
+        (c.start, c.text) for c in pysubs2.SSAFile.from_string(shown.decode(), format_="vtt")
+    ]
+    (tmp_path / "a.vtt").write_bytes(notes)
+    with av.open(str(tmp_path / "a.vtt")) as container:
+        assert [bytes(packet) for packet in container.demux() if packet.size] == [b"heard: yes", b"shape: circle"]
+    edl = written("edl-loc", replace(video, start_timecode="01:00:00:00"))[0].decode()
+    (clip,) = otio.adapters.read_from_string(edl, "cmx_3600", rate=30000 / 1001).find_clips()
+    assert clip.metadata["cmx_3600"]["comments"][0] == "COMMENT: topic: a; b"
+    assert len(clip.markers) == 2
+    for name in ("srt", "edl"):
         assert written(name, video) == written(name, VIDEO)
 
 
@@ -289,9 +301,12 @@ def test_the_command_says_what_has_no_place(tmp_path):
     assert "1 moment and 2 answers about whole videos of 2 videos" in done.stderr
     rows = list(csv.DictReader((tmp_path / "m.csv").open(newline="")))
     assert [(row["file"], row["answer"]) for row in rows] == [("a.mp4", "yes"), ("a.mp4", "a"), ("b.mp4", "b")]
-    done = cli("export", results, "--to", "vtt", "-o", tmp_path / "vtt", "--threshold", "0.5")
+    done = cli("export", results, "--to", "srt", "-o", tmp_path / "srt", "--threshold", "0.5")
     assert "1 moment of 1 video" in done.stderr
-    assert "2 answers about whole videos left out: vtt has no place for them; export to chapters, csv-" in done.stderr
+    assert "2 answers about whole videos left out: srt has no place for them; export to vtt, chapters" in done.stderr
+    done = cli("export", results, "--to", "srt", "-o", tmp_path / "none", "--question", "topic")
+    assert (done.exit_code, (tmp_path / "none").exists()) == (2, False)
+    assert "--question topic is about whole videos, and --to srt has no place for such answers; use" in done.stderr
     done = cli("export", results, "--to", "csv-markers", "--find", "topic = b", "-o", tmp_path / "f.csv")
     (row,) = csv.DictReader((tmp_path / "f.csv").open(newline=""))
     assert (row["file"], row["scope"], row["end_s"], row["answer"]) == ("b.mp4", "video", "600.000000", "topic: b")

@@ -14,7 +14,7 @@ from jobs.cli import main
 from omnidrop import policies
 from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimator
-from omnidrop.model import Pruning
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
 from pipeline.config.job import JobConfig, JobError, load_job, make_job
 from pipeline.config.worker_settings import pruning_of
@@ -103,6 +103,12 @@ def test_rates_of_ones_own_need_no_ratio() -> None:
         estimated(Pruning(policy="omnidrop_paper", retained_ratio=0.3, settings=(("p_init", 0.0), ("p_final", 0.2))))
 
 
+def test_a_setting_that_does_less_than_its_name_says_is_remarked() -> None:
+    assert not policies.remark("omnidrop", {"memory": 0.5})
+    assert not policies.remark("omnidrop", {"audio_keep": 0.5, "entry": "rare"})
+    assert "to set the share of the audio, add entry: rare" in policies.remark("omnidrop", {"audio_keep": 0.5})
+
+
 def estimated(pruning: Pruning) -> float:
     shape = {"frames": 8, "height": 112, "width": 112, "samples": 64_000, "fps": 2.0}
     return Estimator("tiny").clip(QUESTIONS, pruning, **shape).retained_ratio  # type: ignore[arg-type]
@@ -110,7 +116,7 @@ def estimated(pruning: Pruning) -> float:
 
 def test_neither_job_nor_plan_loads_torch_for_a_policys_name() -> None:
     code = (
-        "import sys, pipeline.config.sections as s\n"
+        "import sys, pipeline.config.sections as s, pipeline.cost.clip_prices, workers.model.settings\n"
         "s.PruningConfig(policy='seats')\n"
         "from omnidrop import policies; policies.names()\n"
         "sys.exit('torch' in sys.modules)"

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from omnidrop.engine import layout, modes, prefill
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 
 QUESTIONS = (

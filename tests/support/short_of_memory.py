@@ -18,7 +18,8 @@ import numpy as np
 from omnidrop.questions import Boolean, Choice, Question
 from pipeline.records.unit import decode_unit, encode_unit
 from tests.support.rows import media, meta, unit
-from workers.model.answerer import Answerer, AnswererSettings
+from workers.model.answerer import Answerer
+from workers.model.settings import AnswererSettings
 from workers.records import Clip, ClipFailure, DecodedClip
 
 QUESTIONS = (Question("colour", "What colour?", Choice(("red", "green"))), Question("heard", "A tone?", Boolean()))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
 from omnidrop.models.checkpoints import EMBEDDED
+from omnidrop.pruning import Pruning
 from pipeline.toy_world import COLOURS, PLACES, SHAPES, SOUNDS, Event, questions_of
 from pipeline.toy_world.render import Painter, wave_of
 from pipeline.toy_world.truth import VOICES, WORDS

@@ -58,7 +58,7 @@ def test_without_a_card_nvdec_fails_by_name_and_auto_is_the_cpu(file):
     assert isinstance(failed, ClipFailure)
     assert failed.error_class == "decoder_missing"
     auto = DecodeSettings(decoder="auto")
-    assert decoder_here(auto).endswith("; pictures by the CPU (there is no NVIDIA device (/dev/nvidia0))")
+    assert decoder_here(auto).endswith("; video on the CPU (there is no NVIDIA device (/dev/nvidia0))")
     assert nvdec.level_here(auto) == confinement.level()
     assert np.array_equal(decode(file, auto).frames, decode(file, DecodeSettings()).frames)
 

@@ -18,7 +18,7 @@ import s3fs
 import torch
 
 from omnidrop.errors import CheckpointError
-from omnidrop.model import Pruning
+from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Choice, Question
 from tests.support.fault_proxy import FaultProxy
 from tests.support.media_files import children, clip_file, cut, make, picture, times_of
@@ -31,7 +31,8 @@ from workers.media.fetching import CacheSettings, fetched
 from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg
 from workers.media.probing import ProbePool, probe
 from workers.media.remote import bytes_fetched
-from workers.model.answerer import Answerer, AnswererSettings
+from workers.model.answerer import Answerer
+from workers.model.settings import AnswererSettings
 from workers.model.token_budget import shrink
 from workers.records import (
     Clip,

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
+from omnidrop.pruning import Pruning
 from pipeline.toy_world import Format, Truth, format_of, questions_of, read_truth, render_clip, write_truth
 from pipeline.toy_world.questions import TASKS
 from pipeline.toy_world.world import WORLDS

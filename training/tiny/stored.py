@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
+from omnidrop.pruning import Pruning
 from pipeline.toy_world import Event, Truth, events_of, questions_of
 from pipeline.toy_world.questions import AskedQuestion
 from pipeline.toy_world.render import Painter

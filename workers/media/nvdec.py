@@ -79,7 +79,7 @@ def said(settings: DecodeSettings) -> str:
     if settings.decoder == "cpu":
         return ""
     why_not = _why_not(settings)
-    return f"pictures by the CPU ({why_not})" if why_not else f"{' and '.join(CODECS)} by NVDEC, others by the CPU"
+    return f"video on the CPU ({why_not})" if why_not else f"{' and '.join(CODECS)} on NVDEC, other codecs on the CPU"
 
 
 def level_here(settings: DecodeSettings) -> Level:

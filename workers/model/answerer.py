@@ -12,47 +12,30 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 import transformers
 
 from omnidrop.answers import ClipAnswers, Cost, TraceCounts
 from omnidrop.cost import after_each_other
-from omnidrop.engine.modes import DENSE_MODES
 from omnidrop.errors import CheckpointError, ModelError, ModelOutOfMemory, OmniDropError, first_line
-from omnidrop.model import OmniModel, Pruning, Request
+from omnidrop.model import OmniModel, Request
 from omnidrop.models.base import ReadyClip
 from omnidrop.models.checkpoints import resolve_checkpoint
 from omnidrop.models.geometry import Geometry
 from omnidrop.models.registry import geometry_of
+from omnidrop.pruning import DENSE_MODES, Pruning
 from omnidrop.questions import Question
 from workers.errors import DeviceBroken
 from workers.model.audit_sample import is_audited, is_dense_first
 from workers.model.memory import peak_rss_bytes
+from workers.model.settings import AnswererSettings
 from workers.model.token_budget import budgets
 from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, DecodedClip
 from workers.whole_text import Line, read_whole
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AnswererSettings:
-    """What is loaded, and how it answers."""
-
-    model: str
-    """A directory, a hub id or the name of an embedded checkpoint."""
-    device: str = "auto"
-    dtype: str = "auto"
-    pruning: Pruning = field(default_factory=Pruning)
-    weights_hash: str | None = None
-    """What was planned with: another checkpoint under the same name is not loaded. None takes what is there."""
-    system_prompt: str | None = None
-    torch_threads: int | None = None
-    """None leaves torch's own choice."""
-    audit_share: float = 0.0
-    """Share of clips that are also run dense with prefix reuse, to measure what pruning saves and changes."""
 
 
 @dataclass(frozen=True)
