@@ -75,8 +75,8 @@ class Track:
         return cls(**{**given, "flags": tuple(given["flags"])})
 
 
-TEXT_SUBTITLES = frozenset({"subrip", "ass", "mov_text", "webvtt", "text"})
-"""Codecs of subtitles that are words; others are pictures of words, or captions hidden in the pictures."""
+TEXT_SUBTITLES = frozenset({"subrip", "ass", "mov_text", "webvtt", "text", "eia_608"})
+"""Codecs of subtitles that are words, closed captions included; others are pictures of words, or teletext."""
 
 
 RawCue = tuple[float, float | None, str]
@@ -91,7 +91,7 @@ class SubtitleTrack:
     index: int
     """Counted among all streams of the container."""
     number: int
-    """Counted among the streams of subtitles: how ffmpeg names it, as in `s:0`."""
+    """Counted among the streams of subtitles, as in ffmpeg's `s:0`; captions inside the video come after these."""
     codec: str
     language: str = ""
     flags: tuple[str, ...] = ()

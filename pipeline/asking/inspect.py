@@ -99,8 +99,10 @@ def _subtitles(info: MediaInfo) -> Iterator[dict[str, Any]]:
     for track in info.subtitles or ():
         if track == picked:
             why = "the transcript, unless a sidecar has one"
+        elif not track.is_text:
+            why = "not text; to use it, put its words beside the file as a .srt with the same stem"
         else:
-            why = why_none or ("another track was chosen" if track.is_text else "not text")
+            why = why_none or "another track was chosen"
         marks = ", ".join(filter(None, (f"s:{track.number}", track.language, *track.flags)))
         yield {
             **{"index": track.index, "kind": "subtitle", "codec": track.codec},

@@ -15,6 +15,7 @@ from pipeline.config.sections import ArchiveConfig, ContextConfig, ModelConfig
 from pipeline.context.tracks import chosen, words_of
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.planning.context import ContextReader
+from tests.support.captions import captioned_h264, captioned_mpeg2, pop_on, roll_up
 from tests.support.media_files import make
 from workers.media.probing import ProbePool
 from workers.records import MediaInfo, SubtitleTrack
@@ -158,6 +159,23 @@ def test_sidecars_and_tracks_are_read_once_and_again_when_they_change(films, vid
     (archive / "three.en.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nbeside\n")
     assert said(items[:1]) == (["beside"], 1, 0)  # a sidecar has the first say
     index.close()
+
+
+def test_closed_captions_inside_the_video_are_the_transcript(tmp_path):
+    captioned_mpeg2(tmp_path / "pop.ts", pop_on((45, "HELLO WORLD."), (105, "SECOND LINE"), (150, ""), frames=180))
+    captioned_h264(tmp_path / "roll.mp4", roll_up("FIRST LINE", "SECOND ONE", "THIRD ONE", every=40, frames=150))
+    with ProbePool(1) as pool:
+        infos = dict(pool.probe_many((name, str(tmp_path / name)) for name in ("pop.ts", "roll.mp4")))
+    assert [track.codec for info in infos.values() for track in info.subtitles] == ["eia_608", "eia_608"]
+    reader = _reader(tmp_path)
+    said = {name: reader.read(_media(tmp_path, name), info).context.cues for name, info in infos.items()}
+    # Shown from frames 45 to 105 to 150, 30 a second; control codes are sent twice.
+    assert [(c.text, pytest.approx(c.start_s, abs=0.07), pytest.approx(c.end_s, abs=0.07)) for c in said["pop.ts"]] == [
+        ("HELLO WORLD.", 1.5, 3.5),
+        ("SECOND LINE", 3.5, 5.0),
+    ]
+    assert [cue.text for cue in said["roll.mp4"]] == ["FIRST LINE", "SECOND ONE", "THIRD ONE"]
+    assert "(eia_608 2)" in reader.counts.line
 
 
 def test_a_damaged_track_is_its_videos_failure(films, tmp_path):

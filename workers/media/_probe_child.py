@@ -180,6 +180,7 @@ def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
         raise Refused("too_large", str(error)) from error
     if locked and (None in locked or all(track["index"] in locked for track in tracks)):
         raise Refused("encrypted", "the video and audio are encrypted; decrypt the file")
+    captioned = [track["index"] for track in tracks if track.pop("has_captions", False)]
     tracks = [track for track in tracks if track["index"] not in locked]
     if name == "mpegts":
         tracks = _of_one_programme(container, tracks, programmes(content))
@@ -191,7 +192,7 @@ def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
         "start_s": (container.start_time or 0) / av.time_base,
         "tags": _tags(container),
         "chapters": _chapters(container),
-        "subtitles": subtitles(container),
+        "subtitles": subtitles(container, [index for index in captioned if index not in locked]),
         "tracks": tracks,
         "mixes_mono": name == "mxf" or container.metadata.get("major_brand") == "qt  ",
     }

@@ -6,7 +6,7 @@ error, not a gap. Knows nothing about cleaning text or choosing a stream. Runs i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import av.error
@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.subtitles.subtitle import AssSubtitle
 
+from workers.media import _captions
 from workers.media.tracks import ASIDE
 from workers.records import TEXT_SUBTITLES, RawCue
 
@@ -31,9 +32,10 @@ class Unreadable(Exception):
     """The stream cannot be read; the message says why."""
 
 
-def described(container: InputContainer) -> list[dict[str, Any]]:
-    """The subtitle streams, as fields of `records.SubtitleTrack`."""
-    return [
+def described(container: InputContainer, captioned: Sequence[int]) -> list[dict[str, Any]]:
+    """The subtitle streams, then the captions inside the `captioned` video streams, as fields of
+    `records.SubtitleTrack`."""
+    found = [
         {
             "index": stream.index,
             "number": number,
@@ -43,6 +45,8 @@ def described(container: InputContainer) -> list[dict[str, Any]]:
         }
         for number, stream in enumerate(container.streams.subtitles)
     ]
+    captions: dict[str, Any] = {"codec": _captions.CODEC, "language": "", "flags": ["captions"]}
+    return found + [{"index": i, "number": n, **captions} for n, i in enumerate(captioned, start=len(found))]
 
 
 def _codec(stream: Any) -> str:
@@ -52,20 +56,17 @@ def _codec(stream: Any) -> str:
 
 def cues(container: InputContainer, index: int) -> Iterator[list[RawCue]]:
     """Yield the cues of the stream with this index, in file order. Raises Unreadable."""
-    stream = next((s for s in container.streams.subtitles if s.index == index), None)
-    if stream is None or _codec(stream) not in TEXT_SUBTITLES:
+    stream = next((s for s in (*container.streams.subtitles, *container.streams.video) if s.index == index), None)
+    if stream is None or (stream.type == "subtitle" and _codec(stream) not in TEXT_SUBTITLES):
         raise Unreadable("there is no stream of text subtitles with this number")
     for other in container.streams:
         if other.index != index:
             other.discard = Discard.all
+    is_captions = stream.type == "video" or _codec(stream) == _captions.CODEC
     found: list[RawCue] = []
     count = chars = told = 0
-    for packet in container.demux(stream):
-        if packet.pts is None or packet.time_base is None or not packet.size:
-            continue
-        start_s = float(packet.pts * packet.time_base)
-        end_s = start_s + float(packet.duration * packet.time_base) if packet.duration else None
-        text = _text(packet, start_s)[:MOST_CUE_CHARS]
+    for start_s, end_s, text in _captions.cues(container, stream) if is_captions else _texts(container, stream):
+        text = text[:MOST_CUE_CHARS]
         count, chars = count + 1, chars + len(text)
         if count > MOST_CUES or chars > MOST_CHARS:
             raise Unreadable(f"more than {MOST_CUES} subtitles or {MOST_CHARS} characters")
@@ -74,6 +75,15 @@ def cues(container: InputContainer, index: int) -> Iterator[list[RawCue]]:
             yield found
             found, told = [], chars
     yield found
+
+
+def _texts(container: InputContainer, stream: Any) -> Iterator[RawCue]:
+    for packet in container.demux(stream):
+        if packet.pts is None or packet.time_base is None or not packet.size:
+            continue
+        start_s = float(packet.pts * packet.time_base)
+        end_s = start_s + float(packet.duration * packet.time_base) if packet.duration else None
+        yield start_s, end_s, _text(packet, start_s)
 
 
 def _text(packet: Any, start_s: float) -> str:

@@ -14,6 +14,7 @@ import av.error
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
 from workers.media.confinement import AUDIO_DECODERS, MAX_SOURCE_PIXELS, VIDEO_DECODERS
@@ -51,7 +52,8 @@ class TooManyPixels(Exception):
 
 
 def described(container: InputContainer) -> list[dict[str, Any]]:
-    """The video and audio streams that can be decoded, without cover art. Raises TooManyPixels."""
+    """The video and audio streams that can be decoded, without cover art, and whether their pictures carry closed
+    captions (`has_captions`). Raises TooManyPixels."""
     found = [s for s in container.streams if s.type in ("video", "audio") and _is_read(s)]
     kinds: dict[str, list[int]] = {
         kind: [s.index for s in container.streams if s.type == kind] for kind in ("video", "audio")
@@ -128,6 +130,7 @@ def _about_pictures(container: InputContainer, stream: Any, *, decodes: bool) ->
         "rotation_deg": rotation,
         "hdr": (codec.color_trc or (frame.color_trc if frame is not None else None)) in (PQ, HLG),
         "interlaced": interlaced,
+        "has_captions": frame is not None and Type.A53_CC in frame.side_data,
         "is_untagged_hd": lines >= HD_LINES and space == UNSPECIFIED and not is_rgb,
     }
 
