@@ -109,8 +109,13 @@ def is_still(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in STILL_BRANDS
 
 
+UNKNOWN_BYTES = 0x7FFF0000
+"""What writes a WAV file into a pipe puts a size of this or more into its header."""
+
 MOST_INDEX_BYTES = 64 << 20
 TS_SAMPLE_BYTES = 1 << 20
+MXF_INDEX_BYTES = 2 << 20
+_MXF_INDEX = bytes.fromhex("060e2b34025301010d01020101100100")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp"})
 
@@ -145,6 +150,14 @@ def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None
         about = head.partition(_ASF_FILE_PROPERTIES)[2][:72]
         length, preroll = int.from_bytes(about[48:56], "little"), int.from_bytes(about[64:72], "little")
         return length / 1e7 - preroll / 1e3 if len(about) == 72 and length else None
+    if container in ("wav", "caf", "w64"):
+        there, said = _data_bytes(head, size=file.seek(0, io.SEEK_END) or 0)
+        return found_s * said / there if found_s is not None and said > there > 0 else None
+    if container == "avi":
+        about = head.partition(b"avih")[2][4:24]
+        is_cut_off = 8 + int.from_bytes(head[4:8], "little") > (file.seek(0, io.SEEK_END) or 0)
+        frame_us, frames = int.from_bytes(about[:4], "little"), int.from_bytes(about[16:20], "little")
+        return frame_us * frames / 1e6 if is_cut_off and frames else None
     is_stated = False
     if container == "matroska":
         is_stated = b"\x44\x89" in head.partition(b"\x1f\x43\xb6\x75")[0]
@@ -157,6 +170,33 @@ def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None
         found = max(head.find(b"Xing", 0, 1 << 12), head.find(b"Info", 0, 1 << 12))
         is_stated = found >= 0 and len(head) > found + 7 and bool(head[found + 7] & 1)
     return found_s if is_stated else None
+
+
+def _data_bytes(head: bytes, size: int) -> tuple[int, int]:
+    """How many bytes of samples a WAV, CAF or Wave64 file has and says that it has; zeros where it never learned it."""
+    large = 0
+    for at, kind, length in _chunks(head):
+        if kind == b"ds64":
+            large = int.from_bytes(head[at + 8 : at + 16], "little")
+        elif kind == b"data":
+            said = large if head[:4] == b"RF64" and length == 0xFFFFFFFF else length
+            is_known = said < (UNKNOWN_BYTES if said == length and head[:4] in (b"RIFF", b"RF64") else 1 << 62)
+            return (size - at, said) if is_known else (0, 0)
+    return 0, 0
+
+
+def _chunks(head: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """(where the content begins, kind, length of the content) of the chunks that begin in a file's head."""
+    is_caf, is_w64 = head[:4] == b"caff", head[:16] == _W64
+    at, name, number = (8, 4, 8) if is_caf else (40, 16, 8) if is_w64 else (12, 4, 4)
+    while at + name + number <= len(head):
+        length = int.from_bytes(head[at + name : at + name + number], "big" if is_caf else "little")
+        kind, begin = head[at : at + 4], at + name + number
+        length -= begin - at if is_w64 else 0  # counted with its own header
+        if length < 0:
+            return
+        yield begin, kind, length
+        at = begin + length + (-length % 8 if is_w64 else 0 if is_caf else length % 2)
 
 
 def _read(file: Bytes, most: int) -> bytes:
@@ -175,6 +215,15 @@ def _sample_entries(moov: bytes) -> list[bytes]:
         found.append(moov[at + 16 : at + 20])
         at = moov.find(b"stsd", at + 4)
     return found
+
+
+def has_mxf_index(file: Bytes, size: int) -> bool:
+    """Whether an index table lies near the head or the end of an MXF file: without one, places in it are guessed."""
+    for first in (0, max(0, size - MXF_INDEX_BYTES)):
+        file.seek(first)
+        if _MXF_INDEX in _read(file, MXF_INDEX_BYTES):
+            return True
+    return False
 
 
 def programmes(file: Bytes) -> list[set[int]]:
@@ -330,6 +379,53 @@ def _riff(read: _Window, size: int) -> Iterator[int]:
         at += 8 + length + length % 2
 
 
+def _aiff(read: _Window, size: int) -> Iterator[int]:
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 12)
+        if head[:4] != b"FORM" or head[8:12] not in (b"AIFF", b"AIFC"):
+            return
+        yield at
+        at += 8 + (length := int.from_bytes(head[4:8], "big")) + length % 2
+
+
+def _caf(read: _Window, size: int) -> Iterator[int]:
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 12)
+        if head[:6] == b"caff\0\1":
+            yield at
+            at += 8
+        elif len(head) == 12 and all(32 <= letter < 127 for letter in head[:4]) and head[4] < 0x80:
+            at += 12 + int.from_bytes(head[4:12], "big")
+        else:
+            return
+
+
+def _au(read: _Window, size: int) -> Iterator[int]:
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 12)
+        if head[:4] != b".snd" or len(head) < 12:
+            return
+        yield at
+        at += int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
+
+
+def _w64(read: _Window, size: int) -> Iterator[int]:
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 24)
+        if head[:16] != _W64 or len(head) < 24:
+            return
+        yield at
+        at += max(24, int.from_bytes(head[16:24], "little"))
+
+
+_W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+
+
 def _marked(mark: bytes) -> Callable[[_Window, int], Iterator[int]]:
     """Finds the mark at the start of each recording, for formats whose frames do not state their length."""
 
@@ -351,4 +447,12 @@ _WALKS: dict[str, Callable[[_Window, int], Iterator[int]]] = {
     "wav": _riff,
     "flac": _marked(b"fLaC\0\0\0\x22"),
     "amr": _marked(b"#!AMR"),
+    "aiff": _aiff,
+    "caf": _caf,
+    "au": _au,
+    "w64": _w64,
+    "asf": _marked(_ASF),
+    "nut": _marked(b"nut/multimedia container\0"),
+    "ivf": _marked(b"DKIF\0\0\x20\0"),
+    "rm": _marked(b".RMF\0\0\0\x12\0"),
 }

@@ -27,6 +27,7 @@ from workers.media._joints import (
     Bytes,
     Part,
     encrypted_streams,
+    has_mxf_index,
     is_indexed_mp4,
     is_scrambled,
     is_still,
@@ -50,6 +51,9 @@ MOST_CHAPTERS = 1000
 INDEXED = frozenset({"wav", "w64", "aiff", "caf", "au", "flac", "avi", "mxf", "gxf", "dv"})
 """Containers whose header states the length and that cannot be concatenated, besides an indexed MP4."""
 
+STATED = frozenset({"wav", "w64", "caf", "avi"})
+"""Of these libav tells only what is there, not what the header says."""
+
 BROADCAST = frozenset({"mpegts", "mpeg"})
 """Containers whose clock may jump by design."""
 
@@ -58,6 +62,9 @@ SAME_START_S = 0.5
 
 CUT_OFF_S = 1.0
 """A file whose packets end this much before its stated length was truncated."""
+
+FAR_S = 60.0
+"""Where the last packets of an index end so much earlier than it says, every packet is read."""
 
 END_PACKETS = 20_000
 """Maximum number of packets read to find where the readable part ends."""
@@ -154,20 +161,35 @@ def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iter
         is_indexed = info["container"] in INDEXED and not joints(content, size, info["container"])
         if info["container"] == "mp4":
             is_indexed = is_indexed_mp4(content, size) and not _pauses(container, info["tracks"])
+        stated = None
+        is_blind = info["container"] == "mxf" and not has_mxf_index(content, size)
         if declared_s is not None:
+            if info["container"] in STATED:
+                cut_off_s = stated_s(content, info["container"], declared_s) or 0.0
+                declared_s = max(declared_s, cut_off_s if cut_off_s * LEAST_BYTES_PER_S <= size else 0.0)
             if declared_s > LONGEST_S:
                 raise Refused("too_large", f"{declared_s:.0f} s long; up to {LONGEST_S:.0f} s are allowed")
-            info["duration_s"] = declared_s
+            info["duration_s"], stated = declared_s, declared_s if is_indexed else None
+            if is_blind:
+                info["lag_s"] = declared_s  # seeking ends up at another second than it says: nothing is skipped
             yield info
-            if is_indexed or not scans:
+            if (is_indexed and not is_blind) or not scans:
                 info |= _last_ends(container, info["tracks"], declared_s, info["start_s"])
+                last_s = max(info["video_end_s"] or 0.0, info["audio_end_s"] or 0.0)
                 if info["container"] == "matroska" and info["start_s"] > 0:
                     # Some writers declare the length, as they should.
-                    last_s = max(info["video_end_s"] or 0.0, info["audio_end_s"] or 0.0)
                     info["duration_s"] = max(declared_s, min(declared_s + info["start_s"], last_s))
-                yield info | _heard(container, info) | {"is_checked": is_indexed}
-                return
-    yield _joined(info, list(_parts(file, read_timeout_s)))
+                is_borne_out = is_indexed and not is_blind and last_s > declared_s - FAR_S
+                yield info | _heard(container, info) | {"is_checked": is_borne_out}
+                if is_borne_out or not scans:
+                    return
+    try:
+        found = _joined(info, list(_parts(file, read_timeout_s, stated=stated)))
+    except Refused:
+        if stated is not None:
+            return  # what cannot be read is planned by the header, and each clip says what is wrong with it
+        raise
+    yield found | ({"lag_s": found["duration_s"]} if is_blind else {})
 
 
 def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
@@ -251,10 +273,10 @@ def _heard(container: InputContainer, info: dict[str, Any]) -> dict[str, Any]:
     return {"tracks": tracks, "notes": notes}
 
 
-def _parts(content: Served, read_timeout_s: float) -> Iterator[dict[str, Any]]:
+def _parts(content: Served, read_timeout_s: float, *, stated: float | None) -> Iterator[dict[str, Any]]:
     """Yield the continuous parts of the file, each a segment whose `info` describes it like a file.
 
-    A segment without `info` stands for a part that cannot be read.
+    A segment without `info` stands for a part that cannot be read. `stated` is an index's length, in seconds.
     """
     container_name = ""
     with _opened(content, read_timeout_s) as container:
@@ -263,14 +285,16 @@ def _parts(content: Served, read_timeout_s: float) -> Iterator[dict[str, Any]]:
     edges = [0, *joints(content, size, container_name), size]
     for first, end in pairwise(edges):
         try:
-            yield from _stretches(content, first, end, read_timeout_s)
+            yield from _stretches(content, first, end, read_timeout_s, stated)
         except Refused:
             if len(edges) == 2:
                 raise
             yield {"info": None}
 
 
-def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> Iterator[dict[str, Any]]:
+def _stretches(
+    content: Served, first: int, end: int, read_timeout_s: float, stated: float | None
+) -> Iterator[dict[str, Any]]:
     """Yield the continuous parts between two byte offsets: one recording, or a broadcast whose clock jumps."""
     bytes_ = content if (first, end) == (0, content.size) else Part(content, first, end)
     with _opened(bytes_, read_timeout_s) as container:
@@ -287,7 +311,7 @@ def _stretches(content: Served, first: int, end: int, read_timeout_s: float) -> 
                     del kinds[track["index"]]
         declared_s = (container.duration or 0) / av.time_base
         found_s = _declared_s(container, info, end - first)
-        says_s = stated_s(Part(content, first, end), info["container"], found_s) or 0.0
+        says_s = stated or stated_s(Part(content, first, end), info["container"], found_s) or 0.0
         try:
             timeline = scan(container, is_broadcast=is_broadcast, kinds=kinds, size=end - first, declared_s=declared_s)
         except ValueError as error:

@@ -82,6 +82,10 @@ class Stretch:
         return min((byte for byte in found if byte is not None), default=None)
 
 
+_Packet = tuple[float | None, float, float, int | None]
+"""Its order (None where it is not known), begin and length in seconds, and its place in the file."""
+
+
 @dataclass
 class _Stream:
     stretch: int
@@ -115,17 +119,21 @@ def scan(
                 reader.kinds[index] = packet.stream.type
             if index not in reader.kinds or not packet.size or packet.time_base is None:
                 continue
-            begin, order = (packet.pts, packet.dts) if packet.pts is not None else (packet.dts, packet.dts)
+            begin = packet.pts if packet.pts is not None else packet.dts
+            # Where pictures are not in the order of their times, nobody knows the decoding times of the first ones.
+            order = begin if packet.dts is None and is_broadcast else packet.dts
             if begin is None:
                 continue
             unit = float(packet.time_base)
-            order_s = float(order if order is not None else begin) * unit
+            order_s = None if order is None else float(order) * unit
             begin_s, length_s = float(begin) * unit, float(packet.duration or 0) * unit
-            if math.isfinite(begin_s + length_s + order_s):
+            if math.isfinite(begin_s + length_s + (order_s or 0.0)):
                 reader.take(index, (order_s, begin_s, length_s, packet.pos))
     reader.finish()
     _move_newcomers(reader.stretches)
     stretches = [part for stretch in reader.stretches if stretch.streams for part in _split_by_streams(stretch)]
+    if is_broadcast:
+        stretches = [part for stretch in stretches for part in _split_by_clocks(stretch)]
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
     return Timeline(tuple(stretches), lag_s, reader.outliers)
 
@@ -158,6 +166,17 @@ def _split_by_streams(stretch: Stretch) -> list[Stretch]:
     return parts
 
 
+def _split_by_clocks(stretch: Stretch) -> list[Stretch]:
+    """Streams that count by clocks far apart were never on screen together: one after the other, by their times."""
+    parts: list[Stretch] = []
+    for index, seen in sorted(stretch.streams.items(), key=lambda one: one[1].start_s):
+        if not parts or seen.start_s > parts[-1].end_s + BROADCAST_GAP_S:
+            parts.append(Stretch(kinds=stretch.kinds, jumps_ahead=stretch.jumps_ahead))
+            seen.lag_s = 0.0
+        parts[-1].streams[index] = seen
+    return parts
+
+
 class _Scan:
     def __init__(self, is_broadcast: bool, kinds: dict[int, str], size: int, declared_s: float) -> None:
         self.kinds = kinds
@@ -170,16 +189,16 @@ class _Scan:
         self._reached_s = [-math.inf]
         self._order_s = [-math.inf]
 
-    def take(self, index: int, packet: tuple[float, float, float, int | None]) -> None:
-        """Add a stream's next packet: decoding time, start and duration in seconds, and byte offset."""
-        order_s, begin_s, *_ = packet
+    def take(self, index: int, packet: _Packet) -> None:
+        """Add a stream's next packet."""
+        order_s, begin_s, length_s, byte = packet
         stream = self._streams.get(index)
         if stream is None:
             stream = self._streams[index] = _Stream(len(self.stretches) - 1)
         if not self._is_broadcast and not self._is_plausible(stream, begin_s):
             self.outliers += 1
             return
-        if not self._jumps(stream, order_s, begin_s):
+        if order_s is None or not self._jumps(stream, order_s, begin_s):
             self.outliers += len(stream.pending)
             stream.pending.clear()
             self._add(index, stream, packet)
@@ -187,7 +206,7 @@ class _Scan:
         if stream.pending and not -self._back_s <= order_s - stream.pending[-1][0] <= FILE_GAP_S:
             self.outliers += len(stream.pending)
             stream.pending.clear()
-        stream.pending.append(packet)
+        stream.pending.append((order_s, begin_s, length_s, byte))
         if len(stream.pending) >= CONFIRMING:
             self._switch(index, stream)
 
@@ -237,23 +256,24 @@ class _Scan:
         for packet in waiting:
             self._add(index, stream, packet)
 
-    def _add(self, index: int, stream: _Stream, packet: tuple[float, float, float, int | None]) -> None:
+    def _add(self, index: int, stream: _Stream, packet: _Packet) -> None:
         order_s, begin_s, length_s, byte = packet
         number = stream.stretch
         seen = self.stretches[number].streams.get(index)
         if seen is None:
             seen = self.stretches[number].streams[index] = Seen(begin_s, byte, begin_s)
-        elif stream.last_s is not None and order_s > stream.last_s:
+        elif stream.last_s is not None and order_s is not None and order_s > stream.last_s:
             seen.step_s = order_s - stream.last_s
         if begin_s < seen.start_s:
             seen.start_s, seen.is_first_start = begin_s, False
         # Matroska does not state how long a frame is shown: assume as long as the previous one. MP4 says that the last
-        # frame before a pause is shown throughout it.
-        if not length_s or (length_s > FILE_GAP_S and not self._is_alone()):
+        # frame before a pause is shown throughout it. No audio packet is that long.
+        if not length_s or (length_s > FILE_GAP_S and (self.kinds[index] == "audio" or not self._is_alone())):
             length_s = min(seen.step_s, 1.0)
         seen.end_s = max(seen.end_s, begin_s + length_s)
         self._reached_s[number] = max(self._reached_s[number], seen.end_s)
-        seen.lag_s = max(seen.lag_s, self._order_s[number] - order_s)
         seen.last_byte = byte if byte is not None else seen.last_byte
-        self._order_s[number] = max(self._order_s[number], order_s)
-        stream.last_s = order_s
+        if order_s is not None:
+            seen.lag_s = max(seen.lag_s, self._order_s[number] - order_s)
+            self._order_s[number] = max(self._order_s[number], order_s)
+            stream.last_s = order_s

@@ -59,6 +59,8 @@ def described(container: InputContainer) -> list[dict[str, Any]]:
         kind: [s.index for s in container.streams if s.type == kind] for kind in ("video", "audio")
     }
     pictures = [s for s in found if s.type == "video" and not s.disposition & COVER_ART]
+    # What an AVIF or HEIF sequence shows where only a photo can be shown.
+    pictures = [s for s in pictures if s.frames != 1 or s.duration is not None] or pictures
     tracks = []
     for stream in found:
         about: dict[str, Any] | None = None

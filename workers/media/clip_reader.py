@@ -116,6 +116,11 @@ def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSet
     part = info.parts[number]
     place = _Place(part.info, clip.start_s - part.start_s, clip.length_s)
     span = _span(info, part, clip, settings)
+    if (end_s := _known_end_s(place.info)) is not None and place.start_s > end_s + EARLIER_SEEK_S + part.info.lag_s:
+        raise DecodeFailed(
+            f"nothing could be decoded from {clip.start_s:g} s to {clip.end_s:g} s: video and audio end "
+            f"{part.start_s + end_s:.1f} s into the file, although it says that it is {info.duration_s:.1f} s long"
+        )
     started = decoding_time(path)
     best = None
     if span.frames and nvdec.takes(part.info, settings):
@@ -148,6 +153,12 @@ def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSet
             decoded_hash=_hash_of(best.frames, best.audio),
         ),
     )
+
+
+def _known_end_s(info: MediaInfo) -> float | None:
+    """Where the last packet of a part ends, as far as all of them are known: no ffmpeg needs to look beyond."""
+    ends = [end for end in (info.video_end_s, info.audio_end_s) if end is not None]
+    return max(ends) if info.is_checked and ends else None
 
 
 def _best(

@@ -33,7 +33,7 @@ PART_PROTOCOLS = f"{PROTOCOLS},subfile,concat"
 open only what the protocols above may open."""
 
 DEMUXERS = (
-    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v"),
+    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg"),
     *("flv", "asf", "ogg", "mxf", "dv", "nut", "ivf", "rm"),
     *("wav", "w64", "aiff", "caf", "mp3", "flac", "aac", "ac3", "eac3", "amr", "au"),
 )

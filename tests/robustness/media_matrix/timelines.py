@@ -236,7 +236,7 @@ def _lengths() -> Iterator[tuple[str, Builder]]:
         def build(source: Path, folder: Path) -> tuple[Path, Right]:
             whole = cut(source, folder / f"whole.{suffix}", *A)
             path = folder / f"live.{suffix}"
-            path.write_bytes(_piped(whole, suffix, *more))
+            path.write_bytes(piped(whole, suffix, *more))
             return path, Right((A,))
 
         return build
@@ -275,7 +275,7 @@ def _lengths() -> Iterator[tuple[str, Builder]]:
     )
 
 
-def _piped(source: Path, suffix: str, *more: object) -> bytes:
+def piped(source: Path, suffix: str, *more: object) -> bytes:
     import subprocess
 
     from workers.media.ffmpeg import find_ffmpeg
