@@ -197,14 +197,78 @@ def test_a_length_that_is_only_estimated_is_read(tmp_path, suffix):
     assert heard(at(tmp_path / f"a.{suffix}", 31, 34, info).audio).second == pytest.approx(6, abs=0.03)
 
 
-@pytest.mark.parametrize("suffix", ["mkv", "flv", "asf"])
+CUT_OFF = {
+    "avi": ("-c:v", "mjpeg", "-c:a", "pcm_s16le"),
+    "mxf": ("-c:v", "mpeg2video", "-c:a", "pcm_s16le", "-ar", 48_000),
+    "wav": ("-vn", "-c:a", "pcm_s16le"),
+    "caf": ("-vn", "-c:a", "pcm_s16be"),
+    "w64": ("-vn", "-c:a", "pcm_s16le"),
+}
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "flv", "asf", *CUT_OFF])
 def test_what_a_cut_off_file_lacks_is_missed(made, tmp_path, suffix):
-    whole = cut(made, tmp_path / f"whole.{suffix}", 2, 14)
+    whole = cut(made, tmp_path / f"whole.{suffix}", 2, 14, *CUT_OFF.get(suffix, ()))
     (tmp_path / f"half.{suffix}").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     info = probe(tmp_path / f"half.{suffix}")
     assert info.duration_s == pytest.approx(12, abs=0.1)
     with pytest.raises((DecodeFailed, DecodeIncomplete)):
         at(tmp_path / f"half.{suffix}", 9, 12, info)
+
+
+def test_what_a_pipe_could_not_finish_is_not_cut_off(tmp_path):
+    wav = write_wav(tmp_path / "a.wav", noise()[: 3 * 16_000])
+    for size in (0, 0x7FFFF000, 0xFFFFFFFF):
+        content = wav.read_bytes()
+        at_data = content.find(b"data") + 4
+        (tmp_path / "b.wav").write_bytes(content[:at_data] + size.to_bytes(4, "little") + content[at_data + 4 :])
+        assert probe(tmp_path / "b.wav").duration_s == pytest.approx(3, abs=0.01)
+
+
+def test_where_no_packet_is_no_ffmpeg_looks(tmp_path, monkeypatch):
+    wav = write_wav(tmp_path / "a.wav", noise()[: 3 * 16_000])
+    make("-i", wav, tmp_path / "a.aiff")
+    content = bytearray((tmp_path / "a.aiff").read_bytes())
+    at_count = content.find(b"COMM") + 10
+    content[at_count : at_count + 4] = (16_000 * 3_000).to_bytes(4, "big")
+    (tmp_path / "a.aiff").write_bytes(content)
+    info = probe(tmp_path / "a.aiff")
+    assert (info.duration_s, info.audio_end_s) == pytest.approx((3_000, 3), abs=0.01)
+    monkeypatch.setattr("workers.media.clip_reader.take_span", None)
+    with pytest.raises(DecodeFailed, match=r"end 3\.0 s into the file, although it says that it is 3000\.0 s long"):
+        at(tmp_path / "a.aiff", 60, 90, info)
+
+
+def test_a_packet_of_sound_lasts_no_days(tmp_path):
+    wav = write_wav(tmp_path / "a.wav", noise()[:1])
+    make("-i", wav, tmp_path / "a.ogg")
+    assert probe(tmp_path / "a.ogg").duration_s < 1
+
+
+def test_streams_on_clocks_hours_apart_are_asked_one_after_the_other(made, tmp_path):
+    whole = cut(made, tmp_path / "a.mp4", 2, 5)
+    make("-i", whole, "-itsoffset", 40_000, "-i", whole, "-map", "0:a", "-map", "1:v", "-c", "copy", tmp_path / "b.ts")
+    info = probe(tmp_path / "b.ts")
+    assert info.duration_s == pytest.approx(6, abs=0.2)
+    sound, pictures = clips(tmp_path / "b.ts", info=info)
+    assert sound.frames is None
+    assert heard(sound.audio).second == pytest.approx(2, abs=0.05)
+    assert pictures.audio is None
+    assert second_of(pictures.frames[0]) == pytest.approx(2, abs=0.05)
+
+
+def test_a_picture_a_second_out_of_order_costs_no_sound(made, tmp_path):
+    pictures = ("-r", 1, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-bf", 3)
+    make("-ss", 2, "-t", 6, "-i", made, *pictures, tmp_path / "a.mkv")
+    info = probe(tmp_path / "a.mkv")
+    assert (info.audio_end_s, info.notes) == (pytest.approx(6, abs=0.2), ())
+    assert heard(at(tmp_path / "a.mkv", 1, 5, info).audio).second == pytest.approx(3, abs=0.03)
+
+
+def test_a_sequence_of_pictures_is_not_its_first_one(made, tmp_path):
+    make("-ss", 2, "-t", 2, "-i", made, "-an", "-c:v", "libsvtav1", "-preset", 12, "-crf", 10, tmp_path / "a.avif")
+    (clip,) = clips(tmp_path / "a.avif")
+    assert [second_of(frame) for frame in clip.frames] == pytest.approx([2, 2.5, 3, 3.5], abs=0.05)
 
 
 # Sound

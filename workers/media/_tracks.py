@@ -12,6 +12,7 @@ from typing import Any
 
 import av.error
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.sidedata.sidedata import Type
@@ -22,6 +23,9 @@ from workers.media.tracks import ASIDE, titled_aside
 
 FIRST_PACKETS = 200
 """Maximum number of packets decoded to find a first frame."""
+
+LATE_PACKETS = 10_000
+"""Most packets of all streams read until one tells what its sound is: some minutes of a broadcast."""
 
 MOST_PICTURES = 4
 """Maximum number of video tracks of which a frame is decoded (for rotation); others are described by their headers."""
@@ -62,11 +66,10 @@ def described(container: InputContainer) -> list[dict[str, Any]]:
     # What an AVIF or HEIF sequence shows where only a photo can be shown.
     pictures = [s for s in pictures if s.frames != 1 or s.duration is not None] or pictures
     tracks = []
-    for stream in found:
+    for stream in sorted(found, key=lambda s: s.type != "video"):
         about: dict[str, Any] | None = None
-        if isinstance(stream, AudioStream) and stream.codec_context.sample_rate:
-            # Some codecs reveal their channels only when decoded.
-            about = {"sample_rate": stream.codec_context.sample_rate, "channels": stream.codec_context.channels or None}
+        if isinstance(stream, AudioStream):
+            about = _about_sound(container, stream)
         elif stream in pictures:
             about = _about_pictures(container, stream, decodes=pictures.index(stream) < MOST_PICTURES)
         if about is None:
@@ -89,7 +92,26 @@ def described(container: InputContainer) -> list[dict[str, Any]]:
                 **about,
             }
         )
-    return tracks
+    return sorted(tracks, key=lambda track: int(track["index"]))
+
+
+def _about_sound(container: InputContainer, stream: AudioStream) -> dict[str, Any] | None:
+    codec = stream.codec_context
+    if codec.sample_rate:
+        # Some codecs tell their channels only when decoded.
+        return {"sample_rate": codec.sample_rate, "channels": codec.channels or None}
+    # Of a broadcast's sound that begins late, the head of the file tells nothing.
+    with contextlib.suppress(av.error.FFmpegError, ValueError):
+        container.seek(0, backward=True, any_frame=False)
+        for number, packet in enumerate(container.demux()):
+            if packet.stream_index == stream.index:
+                with contextlib.suppress(av.error.FFmpegError):
+                    for frame in packet.decode():
+                        if isinstance(frame, AudioFrame) and frame.sample_rate:
+                            return {"sample_rate": frame.sample_rate, "channels": frame.layout.nb_channels or None}
+            if number >= LATE_PACKETS:
+                break
+    return None
 
 
 def _is_read(stream: Any) -> bool:
