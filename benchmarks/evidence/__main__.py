@@ -3,8 +3,11 @@
 python -m benchmarks.evidence --state DIR                          # everything in docs/evidence.md, a night
 python -m benchmarks.evidence --clips 8 --questions 8 --json FILE   # a look, written nowhere else
 
+python -m benchmarks.evidence --from-results                       # the tables of what was kept, nothing is asked
+
 With `--state` a run that was stopped goes on where it was, and one with more rows asks only those. A folder is for one
-version of the code.
+version of the code. What is answered for users and on damaged clips is kept, question by question, in the folder of
+`--results`: tables are made from all that is there, so that seeds of several sittings are pooled.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from benchmarks.evidence import guides, pages
+from benchmarks.evidence import guides, pages, results
 from benchmarks.evidence.asking import ask
 from benchmarks.evidence.damage import CONDITIONS
 from benchmarks.evidence.figures import damage_figures, encoder_figures, figures, user_figures
@@ -32,6 +35,7 @@ from benchmarks.evidence.rows import (
     ABLATED,
     ENCODER_RATIOS,
     RATIOS,
+    USER_RATIOS,
     Row,
     all_rows,
     damaged_rows,
@@ -55,6 +59,8 @@ USER_ONLY = ("v3",)
 """Worlds of which nothing is asked but what a user chooses between: v3 is there for its spoken words."""
 FOR_USERS = ("user v1", "user v2", "user v3")
 """Tables of the page for users; all others are in `docs/evidence.md`."""
+KEPT = ("user", "damage")
+"""Parts whose answers are kept, question by question: their tables show no costs."""
 FIGURES = {"worlds": figures, "encoders": encoder_figures, "damage": damage_figures, "user": user_figures}
 
 
@@ -80,14 +86,25 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--json", type=Path, help="where to write the figures (default: docs/evidence.json)")
-    parser.add_argument("--rewrite", action="store_true", help="measure nothing: write the page from the figures again")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help=f"folder of answers, question by question, to add to (default: {results.FOLDER}; with --json none)",
+    )
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--rewrite", action="store_true", help="measure nothing: write the page from the figures again")
+    only.add_argument(
+        "--from-results", action="store_true", help="measure nothing: figures of the answers in --results"
+    )
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    if given.results is None and (given.json is None or given.from_results):
+        given.results = results.FOLDER
     if given.rewrite:
         report = current(json.loads((given.json or DOCS / "evidence.json").read_text()))
     else:
         try:
-            report = measured(given)
+            report = pooled(given) if given.from_results else measured(given)
         except UserError as error:
             sys.exit(f"{error}")
         written = given.json or DOCS / "evidence.json"
@@ -135,8 +152,11 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
                 task = bar.add_task(f"{part}, {world}: {len(rows)} rows", total=len(clips))
                 asked = ask(model, clips, rows, given.processes, lambda task=task: bar.advance(task), given.state)  # type: ignore[misc]
                 asked = replace(asked, seeds=seeds)
-                made = FIGURES[part](asked, rows)
-                report[part][world] = made | {
+                if part in KEPT and given.results:
+                    results.add(given.results, world, model, weights_hash(model), asked, rows)
+                    report[part] |= pooled(given, [world], [part])[part]
+                    continue
+                report[part][world] = FIGURES[part](asked, rows) | {
                     "format": FORMAT,
                     "command": command,
                     "seeds": given.seeds,
@@ -145,6 +165,27 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
                     "model": model,
                     "weights": weights_hash(model),
                 }
+    return report
+
+
+def pooled(
+    given: argparse.Namespace, worlds: Sequence[str] | None = None, parts: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The report of what is kept in `given.results`. Raises UserError where nothing is."""
+    report: dict[str, Any] = {part: {} for part in PARTS}
+    for world in worlds or given.worlds:
+        for part in [part for part in parts_of(world, parts or given.parts) if part in KEPT]:
+            rows = user_rows() if part == "user" else list(damaged_rows())
+            if found := results.load(given.results, world, rows):
+                report[part][world] = FIGURES[part](found.asked, rows) | {
+                    "format": FORMAT,
+                    "command": "python -m benchmarks.evidence --from-results",
+                    "seeds": list(found.seeds),
+                    "model": found.model,
+                    "weights": found.weights,
+                }
+    if not any(report.values()):
+        raise UserError(f"{given.results} has no answers to the rows of today: measure some, or name another --results")
     return report
 
 
@@ -165,8 +206,8 @@ def _said(arguments: Sequence[str]) -> str:
 
 def _rows(part: str, given: argparse.Namespace) -> list[Row]:
     if part in ("encoders", "user"):
-        made = encoder_rows if part == "encoders" else user_rows
-        return made([ratio for ratio in given.ratios if ratio in ENCODER_RATIOS])
+        made, possible = (encoder_rows, ENCODER_RATIOS) if part == "encoders" else (user_rows, USER_RATIOS)
+        return made([ratio for ratio in given.ratios if ratio in possible])
     if part == "damage":
         return list(damaged_rows([r for r in given.ratios if r in ABLATED], given.conditions))
     with guides.registered():

@@ -83,7 +83,8 @@ def damage_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _damage(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    dense = {row.condition: asked.answers[row.name] for row in rows if row.pruning.policy == "none"}
+    unpruned = [row for row in rows if row.pruning.policy == "none" and row.name in asked.answers]
+    dense = {row.condition: asked.answers[row.name] for row in unpruned}
     for row in rows:
         if row.table != "damage" or row.name not in asked.answers:
             continue

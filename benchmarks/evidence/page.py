@@ -59,7 +59,9 @@ def choices(world: str, found: dict[str, Any]) -> str:
     ]
     for way in ways:
         at = {row["ratio"]: row for row in rows if row["way"] == way}
-        lines.append(_line([way, *(_lost(at[ratio]) if ratio in at else "" for ratio in ratios)]))
+        lines.append(_line([way, *(_lost(at[ratio], dense) if ratio in at else "" for ratio in ratios)]))
+    if any(row["questions"] != dense["questions"] for row in rows):
+        lines += ["", "In brackets: of so many questions, where not all were asked."]
     default, *others = ways
     compared = {(one["against"], one["ratio"]): one for one in found["comparisons"]}
     lines += ["", *_head([f"{default}, minus", *(f"{_percent(ratio)} kept" for ratio in ratios)])]
@@ -71,9 +73,10 @@ def choices(world: str, found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _lost(row: dict[str, Any]) -> str:
+def _lost(row: dict[str, Any], dense: dict[str, Any]) -> str:
     low, high = row["difference_interval"]
-    return f"{100 * row['difference']:+.1f} ± {50 * (high - low):.1f}"
+    some = "" if row["questions"] == dense["questions"] else f" ({row['questions']:,})"
+    return f"{100 * row['difference']:+.1f} ± {50 * (high - low):.1f}{some}"
 
 
 def _questions(dense: dict[str, Any], found: dict[str, Any]) -> str:

@@ -26,6 +26,9 @@ ENCODED = (1.0, 0.5, 0.35, 0.25)
 OFFERED = (1.0, 0.5, 0.35)
 """Those that a user's table shows, the default first."""
 ENCODER_RATIOS = (0.3, 0.2, 0.1)
+USER_RATIOS = (0.3, 0.2, 0.1, 0.05)
+COMPARED = (0.2, 0.1, 0.05)
+"""Retained ratios at which a user sees the others, too."""
 INTRA_ONLY = (("beta", 200.0), ("t_mid", 1.0))
 """A sigmoid that starts behind the last layer: what leaves, leaves before the decoder."""
 
@@ -126,7 +129,7 @@ def encoder_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
     return [DENSE, *made]
 
 
-def user_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
+def user_rows(ratios: Sequence[float] = USER_RATIOS) -> list[Row]:
     """What a user chooses between: no pruning, the default way with less and less of the picture encoded, and where
     pruning costs something, the best of the others."""
     made = [DENSE]
@@ -135,7 +138,7 @@ def user_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
             Row("user", f"ours, {encoded(share)}", ratio, SET, Pruning(retained_ratio=ratio, encoder_share=share))
             for share in OFFERED
         ]
-        if ratio in ABLATED:
+        if ratio in COMPARED:
             made += [
                 Row("user", way, ratio, SET, Pruning("set_guided", policy, ratio, settings=settings))
                 for way, (policy, settings) in RIVALS.items()

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.evidence import asking, guides, pages
-from benchmarks.evidence.__main__ import FOR_USERS, FORMAT, WORLDS, current, parts_of
+from benchmarks.evidence import asking, guides, pages, results
+from benchmarks.evidence.__main__ import FOR_USERS, FORMAT, WORLDS, current, main, parts_of
 from benchmarks.evidence.asking import Asked, Disagreement, Remembering, ask
 from benchmarks.evidence.figures import damage_figures, encoder_figures, figures, user_figures
 from benchmarks.evidence.page import fill, plot, sections
 from benchmarks.evidence.rows import DENSE, SET, Row, all_rows, damaged_rows, encoder_rows, user_rows
 from omnidrop import policies
-from omnidrop.errors import PolicyError
+from omnidrop.errors import PolicyError, UserError
 from omnidrop.model import OmniModel, Request
 from omnidrop.pruning import Pruning
 from pipeline.evaluation.dataset import ArmClip, Scored, SetCost
@@ -172,6 +174,56 @@ def test_a_user_sees_what_is_lost_and_against_which_way() -> None:
     assert "| ours, 35 % encoded | +25.0 [" in page
     assert "| seats |  | +50.0 [" in page
     assert "| 20.0 % | +0.0 [-100.0, +100.0] | -50.0 [" in page.partition("seed by seed")[2]
+
+
+def kept(rows: list[Row], marks: tuple[str, ...], seeds: dict[str, int]) -> Asked:
+    """Made-up answers about clips named otherwise at every seed."""
+    found = {}
+    for row, mark in zip(rows, marks, strict=True):
+        clips = [
+            replace(
+                clip,
+                clip_id=f"{clip.clip_id}-{seeds[clip.clip_id]}",
+                scored=tuple(replace(one, clip_id=f"{one.clip_id}-{seeds[one.clip_id]}") for one in clip.scored),
+                sets=(),
+            )
+            for clip in answers(row.name, mark, 1.0)
+        ]
+        found[row.name] = tuple(clips)
+    return Asked(found, {}, (), {f"{clip}-{seed}": seed for clip, seed in seeds.items()})
+
+
+def test_answers_that_are_kept_give_the_tables_they_gave(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [DENSE, *(row for row in user_rows((0.2,)) if row.way in ("ours, 100 % encoded", "seats"))]
+    first = kept(rows, ("1111", "1101", "1001"), {"c0": 3, "c1": 4})
+    second = kept(rows[:2], ("0111", "0110"), {"c0": 5, "c1": 5})
+    names = ["v1-3.parquet", "v1-4.parquet", "v1-5.parquet"]
+    assert [path.name for path in results.add(tmp_path, "v1", "tiny", "abc", first, rows)] == names[:2]
+    results.add(tmp_path, "v1", "tiny", "abc", second, rows[:1])  # one sitting, and then another with one row more
+    results.add(tmp_path, "v1", "tiny", "abc", second, rows[:2])
+    found = results.load(tmp_path, "v1", rows)
+    assert found is not None
+    assert (found.seeds, found.model, found.weights) == ((3, 4, 5), "tiny", "abc")
+    both = {row.name: first.answers[row.name] + second.answers.get(row.name, ()) for row in rows}
+    asked = Asked(both, {}, (), {**first.seeds, **second.seeds})
+    assert user_figures(found.asked, rows) == user_figures(asked, rows)
+    # What the command shows is that, the row that not all were asked with how many.
+    main(["--from-results", "--results", str(tmp_path), "--json", str(tmp_path / "made.json")])
+    said = capsys.readouterr().out
+    assert "8 questions about 4 clips of evaluation seeds 3, 4, 5" in said
+    assert re.search(r"\| seats \| -50\.0 ± \S+ \(4\) \|", said)
+    # A row that is asked otherwise than when its answers were kept is no row of today's.
+    changed = [rows[0], replace(rows[1], pruning=Pruning(retained_ratio=0.2, settings=(("t_mid", 0.6),))), rows[2]]
+    of_today = results.load(tmp_path, "v1", changed)
+    assert of_today is not None
+    assert set(of_today.asked.answers) == {rows[0].name, rows[2].name}
+    assert "v1-5.parquet: 'user: ours, 100 % encoded, 8 at a time, 20 %' is asked otherwise today" in caplog.text
+    with pytest.raises(UserError, match=r"v1-3.parquet has answers of weights abc, these are of def: delete it"):
+        results.add(tmp_path, "v1", "tiny", "def", first, rows)
+    with pytest.raises(SystemExit, match="has no answers to the rows of today"):
+        main(["--from-results", "--results", str(tmp_path / "none"), "--json", str(tmp_path / "made.json")])
 
 
 def test_figures_are_paired_by_question() -> None:
