@@ -81,6 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="evaluation seeds (default 50 52 53)")
     parser.add_argument("--state", type=Path, help="folder that keeps what was asked, clip by clip")
     parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS))
+    parser.add_argument("--ways", nargs="+", help="ask only these ways, as the tables name them, beside no pruning")
     parser.add_argument(
         "--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), help="of damaged clips"
     )
@@ -148,7 +149,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
             model = given.model or CHECKPOINTS[world]
             for part in parts:
                 started = time.monotonic()
-                rows = _rows(part, given)
+                rows = _some(_rows(part, given), given.ways)
                 task = bar.add_task(f"{part}, {world}: {len(rows)} rows", total=len(clips))
                 asked = ask(model, clips, rows, given.processes, lambda task=task: bar.advance(task), given.state)  # type: ignore[misc]
                 asked = replace(asked, seeds=seeds)
@@ -212,6 +213,14 @@ def _rows(part: str, given: argparse.Namespace) -> list[Row]:
         return list(damaged_rows([r for r in given.ratios if r in ABLATED], given.conditions))
     with guides.registered():
         return all_rows(given.ratios, [r for r in given.ratios if r in ABLATED], given.questions)
+
+
+def _some(rows: list[Row], ways: Sequence[str] | None) -> list[Row]:
+    """Those of `ways`, and those without pruning. Raises UserError for a way that no row has."""
+    known = dict.fromkeys(row.way for row in rows)
+    if unknown := [way for way in ways or () if way not in known]:
+        raise UserError(f"--ways has {', '.join(map(repr, unknown))}; allowed here: {', '.join(map(repr, known))}")
+    return [row for row in rows if ways is None or row.ratio is None or row.way in ways]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.evidence import asking, guides, pages, results
-from benchmarks.evidence.__main__ import FOR_USERS, FORMAT, WORLDS, current, main, parts_of
+from benchmarks.evidence.__main__ import FOR_USERS, FORMAT, WORLDS, _some, current, main, parts_of
 from benchmarks.evidence.asking import Asked, Disagreement, Remembering, ask
 from benchmarks.evidence.figures import damage_figures, encoder_figures, figures, user_figures
 from benchmarks.evidence.page import fill, plot, sections
@@ -224,6 +224,9 @@ def test_answers_that_are_kept_give_the_tables_they_gave(
         results.add(tmp_path, "v1", "tiny", "def", first, rows)
     with pytest.raises(SystemExit, match="has no answers to the rows of today"):
         main(["--from-results", "--results", str(tmp_path / "none"), "--json", str(tmp_path / "made.json")])
+    with pytest.raises(UserError, match=r"--ways has 'our'; allowed here: 'dense', 'ours, 100 % encoded', "):
+        _some(user_rows((0.2,)), ["seats", "our"])
+    assert [row.way for row in _some(user_rows((0.2,)), ["seats"])] == ["dense", "seats"]
 
 
 def test_figures_are_paired_by_question() -> None:
