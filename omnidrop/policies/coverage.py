@@ -30,6 +30,10 @@ USUAL = 0.1
 """The weight of the most usual tokens, in nats as the others."""
 FALL = 0.85
 """What the least gain accepted is multiplied with when no window has one above it any more."""
+ALMOST = 1.0 - 1e-5
+"""The least gain accepted at first, of the highest: a sum may round otherwise when it is made again."""
+LOOKED_AT = 16
+"""Tokens of a window that are looked at together, those that could add most."""
 LEAST_AUDIO, MOST_AUDIO = 1.0, 1.75
 """Audio's share of its tokens stays between so many times the video's: SEATS' 1 and the paper's 0.7 : 0.4. Coverage
 alone starves a modality whose tokens are all different, as speech is."""
@@ -50,6 +54,8 @@ class _Band:
     """(W, M, (2 REACH + 1) M) float32: K of a window's tokens and those of the windows around it."""
     weight: Tensor
     """(W + 2 REACH, M) float32, 0 where there is no token."""
+    alone: Tensor
+    """(W, M) float32: what each token would add if none were chosen, which is the most that it ever adds."""
     version: Tensor | None = None
     """(W + 2 REACH, M) int64: the token that each is a later moment of, or itself (`AudioVisual.versions`); -1 where
     there is no token. None where each is its own."""
@@ -114,28 +120,48 @@ def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> _Band:
 
     real = laid(torch.ones_like(window, dtype=torch.bool), False)
 
-    def banded(values: Tensor) -> Tensor:
-        """(W, M, ...) -> (W, (2 REACH + 1) M, ...): each window with those around it, as a view in which they overlap:
-        of a clip's features copies would be a quarter of a gigabyte."""
-        padding = [0, 0] * (values.dim() - 1) + [REACH, REACH]
+    def banded(values: Tensor, first: int) -> Tensor:
+        """(W, M, ...) -> (W, k M, ...): each window with those around it from the `first`th on, as a view in which they
+        overlap: of a clip's features copies would be a quarter of a gigabyte."""
+        padding = [0, 0] * (values.dim() - 1) + [-first, REACH]
         padded = torch.nn.functional.pad(values, padding)
-        return padded.as_strided((count, (2 * REACH + 1) * widest, *values.shape[2:]), padded.stride())
+        return padded.as_strided((count, (REACH + 1 - first) * widest, *values.shape[2:]), padded.stride())
 
     at, when = laid(unit, 0.0), laid(seconds, 0.0)
     # In place: one such table is tens of megabytes, and on a CPU a new one costs more than what is done with it.
-    alike = (at @ banded(at).transpose(1, 2)).div_(of).clamp_max_(1.0)
-    apart = (when[:, :, None] - banded(when)[:, None, :]).abs_()
-    kernel = alike.sub_(1.0).mul_(likeness.CONCENTRATION).sub_(apart).exp_()
+    alike = (at @ banded(at, 0).transpose(1, 2)).div_(of).clamp_max_(1.0)
+    apart = (when[:, :, None] - banded(when, 0)[:, None, :]).abs_()
+    kernel = _both_ways(alike.sub_(1.0).mul_(likeness.CONCENTRATION).sub_(apart).exp_())
     version = None
     if rare and tokens.versions is not None:
         of_place = laid(tokens.versions[places], -1)
-        is_same = of_place[:, :, None] == banded(of_place + 1)[:, None, :] - 1
+        is_same = of_place[:, :, None] == banded(of_place + 1, -REACH)[:, None, :] - 1
         kernel = torch.where(is_same, STILL + (1.0 - STILL) * kernel, kernel)
         version = torch.nn.functional.pad(of_place, [0, 0, REACH, REACH], value=-1)
+    kernel.mul_(banded(real, -REACH)[:, None, :])
     weights = torch.nn.functional.pad(laid(weight, 0.0), [0, 0, REACH, REACH])
+    around = torch.arange(count, device=places.device)[:, None] + torch.arange(2 * REACH + 1, device=places.device)
     return _Band(
-        laid(places, 0), real, kernel.mul_(banded(real)[:, None, :]), weights, version, tokens.count, places.shape[0]
+        members=laid(places, 0),
+        real=real,
+        kernel=kernel,
+        weight=weights,
+        alone=(kernel @ weights[around].flatten(1)[:, :, None]).squeeze(2),
+        version=version,
+        tokens=tokens.count,
+        count=places.shape[0],
     )
+
+
+def _both_ways(onwards: Tensor) -> Tensor:
+    """(W, M, (2 REACH + 1) M): of a window's tokens with themselves and those after them, (W, M, (REACH + 1) M), also
+    those before: K is the same both ways."""
+    count, widest = onwards.shape[:2]
+    table = onwards.new_zeros(count, widest, 2 * REACH + 1, widest)
+    table[:, :, REACH:] = onwards.view(count, widest, REACH + 1, widest)
+    for lag in range(1, min(REACH, count - 1) + 1):
+        table[lag:, :, REACH - lag] = table[:-lag, :, REACH + lag].transpose(1, 2)
+    return table.flatten(2)
 
 
 def _greedy(bands: Sequence[_Band], keep: int, *, first: bool = True) -> Tensor:
@@ -148,14 +174,14 @@ def _greedy(bands: Sequence[_Band], keep: int, *, first: bool = True) -> Tensor:
     """
     covering = [_Covering(band, first=first) for band in bands]
     left = min(keep, sum(band.count for band in bands))
-    accepted = most = max((one.highest() for one in covering), default=0.0)
+    accepted = most = max((float(band.alone.amax()) for band in bands), default=0.0) * ALMOST
     while left:
         at_least = left
         taken: list[Tensor] = []
         reached: list[Tensor] = []
         for one in covering:
             for windows in one.phases:
-                best, slot = one.gains(windows).max(dim=1)
+                best, slot = one.best(windows, accepted)
                 takes = best >= accepted
                 if at_least < windows.count:
                     at_least = left - int(torch.stack(taken).sum()) if taken else left
@@ -178,6 +204,11 @@ def _greedy(bands: Sequence[_Band], keep: int, *, first: bool = True) -> Tensor:
         else:
             accepted = _fallen(accepted, highest)
     return torch.cat([one.band.members[one.chosen] for one in covering])
+
+
+def may_wait(device: torch.device) -> bool:
+    """Whether the host may ask at every step what was chosen: a CPU does not run ahead of it."""
+    return device.type == "cpu"
 
 
 def _fallen(accepted: float, reached: float) -> float:
@@ -213,7 +244,8 @@ class _Windows:
 
 
 class _Covering:
-    """What of one band is chosen and how far it covers; only `highest` and `chosen` wait for the device."""
+    """What of one band is chosen and how far it covers; only `chosen` waits for the device, and `best` on a CPU, where
+    there is nothing to wait for."""
 
     def __init__(self, band: _Band, *, first: bool) -> None:
         self.band = band
@@ -223,22 +255,46 @@ class _Covering:
         """(W, M) bool: what may be chosen and is not."""
         self._chosen = torch.zeros_like(band.real)
         self.phases = _Windows.every(band, REACH + 1)
-        self._left = torch.empty_like(band.kernel[self.phases[0].rows])
-        """What `gains` works in, again and again."""
+        self._most = torch.nn.functional.pad(band.alone, [0, 0, REACH, REACH])
+        """(W + 2 REACH, M) float32: what each token added when it was last looked at; it never adds more later."""
+        self._is_known = torch.ones_like(self._most, dtype=torch.bool)
+        """(W + 2 REACH, M): whether nothing near it was chosen since."""
+        self._left: Tensor | None = None
+        """What all tokens of a phase are looked at in, again and again."""
 
-    def gains(self, windows: _Windows) -> Tensor:
-        """(count, M): what each token of `windows` would add to the sum; -1 for what cannot be chosen."""
-        added = self._added(windows, self._left[: windows.count])
-        return added.masked_fill(~self.free[windows.rows], -1.0)
+    def best(self, windows: _Windows, accepted: float) -> tuple[Tensor, Tensor]:
+        """(count,) the most that a token of each of `windows` would add to the sum, -1 where none can be chosen, and
+        its place; the most that it could add where not even that is accepted."""
+        if not may_wait(self.free.device):
+            return self._added(windows).masked_fill(~self.free[windows.rows], -1.0).max(dim=1)
+        # Sums over fewer rows, for which a device would have to be waited for: what a token adds only falls while
+        # others are chosen, so one that adds more than the others did when they were looked at adds most.
+        free, rows = self.free[windows.rows], windows.around[:, REACH]
+        most, is_known = self._most[rows].masked_fill_(~free, -1.0), self._is_known[rows]
+        while True:
+            best, slot = most.max(dim=1)
+            unsure = torch.nonzero((best >= accepted) & ~is_known.gather(1, slot[:, None]).squeeze(1)).flatten()
+            if not unsure.numel():
+                return best, slot
+            count = min(LOOKED_AT, most.shape[1])
+            at = most[unsure].masked_fill_(is_known[unsure], -2.0).topk(count, dim=1, sorted=False).indices
+            added = self._added(windows, unsure, at)
+            some, to = unsure[:, None], rows[unsure][:, None]
+            self._most[to, at], self._is_known[to, at] = added, True
+            most[some, at], is_known[some, at] = added.masked_fill_(~free[some, at], -1.0), True
 
-    def highest(self) -> float:
-        """What the best token would add, whether it may be chosen or not."""
-        return float(self._added(_Windows.every(self.band, 1)[0], torch.empty_like(self.band.kernel)).amax())
-
-    def _added(self, windows: _Windows, left: Tensor) -> Tensor:
-        known = self.covered[windows.around].flatten(1)[:, None, :]
-        torch.sub(self.band.kernel[windows.rows], known, out=left)
-        return (left.clamp_min_(0.0) @ windows.weight).squeeze(2)
+    def _added(self, windows: _Windows, some: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """(count, M): what each token of `windows` would add; of `some` (s,) of these those `at` (s, k) -> (s, k)."""
+        kernel, around, weight = self.band.kernel[windows.rows], windows.around, windows.weight
+        if some is not None and at is not None:
+            kernel, around, weight = kernel[some[:, None], at], around[some], weight[some]
+            left = kernel
+        else:
+            if self._left is None:
+                self._left = torch.empty_like(self.band.kernel[self.phases[0].rows])
+            left = self._left[: windows.count]
+        torch.sub(kernel, self.covered[around].flatten(1)[:, None, :], out=left)
+        return (left.clamp_min_(0.0) @ weight).squeeze(2)
 
     def take(self, windows: _Windows, best: Tensor, slot: Tensor, takes: Tensor) -> None:
         """Choose token `slot` (count,), which adds `best`, of those of `windows` for which `takes` says so."""
@@ -248,7 +304,10 @@ class _Covering:
         # Two windows chosen at once may cover the same third one.
         to = windows.around.flatten()[:, None].expand(-1, reach.shape[2])
         self.covered.scatter_reduce_(0, to, reach.flatten(0, 1), "amax")
+        if may_wait(self.free.device):
+            self._is_known.index_fill_(0, windows.around[takes].flatten(), False)
         if self.band.version is not None:
+            self._is_known.fill_(False)
             _cover_all_moments(self.band, self.band.members[windows.rows].gather(1, at).flatten(), takes, self.covered)
 
     def go_on(self) -> None:
