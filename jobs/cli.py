@@ -34,6 +34,7 @@ import typer.main
 
 from jobs._shared.terminal import PrintableWarnings, say
 from omnidrop.errors import OmniDropError, UserError, first_line
+from omnidrop.imports import uncollected
 from workers.redaction import without_secrets
 
 COMMANDS = {
@@ -148,7 +149,8 @@ class _Commands(_Folder):
 
 def load_command(name: str, package: str = "jobs") -> typer.core.TyperCommand | typer.core.TyperGroup:
     """A command from its module, or the group of a folder's commands."""
-    module = importlib.import_module(_module(name, package))
+    with uncollected():
+        module = importlib.import_module(_module(name, package))
     is_folder = hasattr(module, "SUBCOMMANDS")
     # Each example is a paragraph, because help joins the lines of a paragraph. Brackets are the user's, not markup.
     examples = "\n\n".join(["Examples:", *(one.replace("[", r"\[") for one in getattr(module, "EXAMPLES", ()))])

@@ -13,11 +13,13 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from omnidrop.imports import uncollected
 from workers.errors import DeviceBroken
 from workers.media import nvdec
 from workers.media.decode import Looked, Source, decode_one, decoder_here, folder_of, is_local, looked_at
@@ -76,7 +78,9 @@ def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip | None
 
 class _Actor:
     def __init__(self, settings: AnswererSettings) -> None:
-        from workers.model.answerer import Answerer
+        with uncollected():
+            import_module("transformers.modeling_utils")  # what loading a model takes
+            from workers.model.answerer import Answerer
 
         self._answerer = Answerer(settings)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from omnidrop.errors import CheckpointError
+from omnidrop.imports import uncollected
 from omnidrop.models import still_cells
 from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix, ReadyClip, SomeOf
 from omnidrop.models.checkpoints import checkpoint_hash
@@ -110,8 +111,10 @@ class QwenOmniAdapter:
 
     def weights(self, directory: Path) -> tuple[str, Any]:
         """Hash of the checkpoint's content, and its thinker on the device."""
+        with uncollected():
+            thinker = self.thinker_class()
         return checkpoint_hash(directory), _load_thinker(
-            self.thinker_class(), directory, self.geometry.config, self.device, self.dtype
+            thinker, directory, self.geometry.config, self.device, self.dtype
         )
 
     def pooled_importance(self, received: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.storage.errors import StorageError, StorageUnavailable
-from workers.media.remote import filesystem, redirect_refused, within
-from workers.media.store_failures import is_refusal
+from workers.media.remote import filesystem, within
+from workers.media.store_failures import is_refusal, redirect_refused
 from workers.redaction import without_secrets
 
 S3_PAGE = 1000

@@ -13,7 +13,7 @@ from pipeline.storage import s3_client
 from tests.support.hostile_store import entry, hostile_store
 from workers import redaction
 from workers.errors import MediaError, MediaRefused, StorageFailed
-from workers.media import remote
+from workers.media import one_server
 from workers.media.fetching import CacheSettings, fetched
 from workers.media.probing import probe
 from workers.media.remote import RemoteFile
@@ -74,7 +74,7 @@ def test_no_request_goes_to_another_host(store):
 
 
 def test_an_endless_reply_is_cut_off(store, monkeypatch):
-    monkeypatch.setattr(remote, "REPLY_BYTES", 1 << 20)
+    monkeypatch.setattr(one_server, "REPLY_BYTES", 1 << 20)
     monkeypatch.setattr(s3_client, "MAX_RETRIES", 0)
     with pytest.raises(ArchiveError, match="longer than 1048576 bytes"):
         keys(store, "endless-listing-body")

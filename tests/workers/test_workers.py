@@ -558,8 +558,9 @@ def test_a_model_that_does_not_exist_is_named():
 # Through Ray
 
 
-def test_decode_workers_do_not_import_torch():
-    code = "import sys, workers.ray_workers, workers.media.decode; sys.exit('torch' in sys.modules)"
+def test_decode_workers_import_neither_torch_nor_what_reads_buckets():
+    unwanted = "{'torch', 'aiobotocore'} & {*sys.modules}"
+    code = f"import sys, workers.ray_workers, workers.media.decode; sys.exit(bool({unwanted}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 

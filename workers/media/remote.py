@@ -15,24 +15,17 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Generator, Iterator
 from concurrent.futures import Future
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import fsspec
-from aiobotocore.httpsession import AIOHTTPSession
-from aiobotocore.session import AioSession
 from fsspec.asyn import sync
 
 from omnidrop.errors import OmniDropError
 from workers.errors import MediaChanged, MediaRefused, StorageFailed
-from workers.media.store_failures import forget_credentials, store_failure
-from workers.redaction import keep_secret, without_secrets
+from workers.media.store_failures import forget_credentials, redirect_refused, store_failure
+from workers.redaction import without_secrets
 
-REPLY_BYTES = 64 << 20
-"""Maximum size of a reply other than object content. A page of 1,000 keys of 1,024 bytes, escaped, takes 10 MB."""
-REDIRECTS = (301, 302, 303, 307, 308)
-REDIRECTED = 421
-"""The status that replaces a redirect: botocore neither follows nor retries it."""
 TRIES = 3
 """Attempts if a body is cut off, which botocore does not notice."""
 PAUSE_S = 0.2
@@ -72,57 +65,6 @@ def also_fetched(nbytes: int) -> None:
     _meter.add(nbytes)
 
 
-class ReplyTooLong(OSError):
-    """The server sent a reply longer than any valid one."""
-
-
-class _NoRedirects:
-    """An aiohttp session that follows no redirects (they would get the session token) and limits reply sizes."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    async def request(self, *given: Any, **options: Any) -> Any:
-        reply = await self._session.request(*given, **options, allow_redirects=False)
-        if reply.status in REDIRECTS and "x-amz-bucket-region" not in reply.headers:
-            # botocore would ask the same server for the bucket's region, be redirected, and ask again. With a
-            # region it asks for that region at the same server, once.
-            reply.status = REDIRECTED
-
-        async def read() -> bytes:
-            content = bytearray()
-            async for block in reply.content.iter_chunked(1 << 18):
-                content += block
-                if len(content) > REPLY_BYTES:
-                    reply.close()
-                    raise ReplyTooLong(f"the server's reply is longer than {REPLY_BYTES} bytes")
-            reply._body = bytes(content)
-            return bytes(content)
-
-        reply.read = read
-        return reply
-
-
-class _OneServer(AIOHTTPSession):  # type: ignore[misc]
-    async def _get_session(self, proxy_url: str) -> Any:
-        return _NoRedirects(await super()._get_session(proxy_url))
-
-
-@lru_cache(maxsize=8)
-def _session(environment: tuple[tuple[str, str], ...]) -> AioSession:
-    """A session per set of AWS_* variables, because a session caches credentials."""
-    session = AioSession()
-
-    def note(request_signer: Any, **_: Any) -> None:
-        # Credentials of a profile or role are in no environment variable; here, at the latest, they are known.
-        found = getattr(request_signer, "_credentials", None)
-        for name in ("access_key", "secret_key", "token"):
-            keep_secret(getattr(found, name, None))
-
-    session.register("before-sign.s3", note)
-    return session
-
-
 def filesystem(protocol: str, options: dict[str, Any]) -> Any:
     """An fsspec file system; for S3, one that follows no redirects and bounds replies.
 
@@ -130,10 +72,13 @@ def filesystem(protocol: str, options: dict[str, Any]) -> Any:
     that are cut off, which botocore does not notice.
     """
     if protocol == "s3":
+        # Only here: half a thousand modules, which a process that reads local files does without.
+        from workers.media.one_server import OneServer, session
+
         variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
         given = {"max_pool_connections": CONNECTIONS, **options.get("config_kwargs", {})}
-        config = {**given, "http_session_cls": _OneServer}
-        options = {**options, "config_kwargs": config, "session": _session(variables)}
+        config = {**given, "http_session_cls": OneServer}
+        options = {**options, "config_kwargs": config, "session": session(variables)}
     found = fsspec.filesystem(protocol, **options)
     found.retries = 2
     return found
@@ -269,18 +214,4 @@ def _code(error: BaseException) -> str | None:
         response = getattr(candidate, "response", None)
         if isinstance(response, dict):
             return str(response.get("Error", {}).get("Code"))
-    return None
-
-
-def redirect_refused(error: BaseException) -> str | None:
-    """The message if the server answered with a redirect, None for any other error."""
-    for candidate in (error, error.__cause__):
-        response = getattr(candidate, "response", None)
-        if isinstance(response, dict):
-            answered = response.get("ResponseMetadata", {})
-            if answered.get("HTTPStatusCode") in (*REDIRECTS, REDIRECTED):
-                to = answered.get("HTTPHeaders", {}).get("location", "another place")
-                return (
-                    f"the server redirects to {to}; redirects are not followed, set endpoint_url to the right address"
-                )
     return None

@@ -19,6 +19,9 @@ _NO_CREDENTIALS = frozenset(
 )
 """botocore's exceptions for missing credentials, by name: workers without S3 do not import botocore."""
 _BROKEN_BODIES = frozenset({"ClientPayloadError", "IncompleteReadError", "ResponseStreamingError"})
+REDIRECTS = (301, 302, 303, 307, 308)
+REDIRECTED = 421
+"""The status that replaces a redirect: botocore neither follows nor retries it."""
 
 
 def store_failure(name: str, error: Exception) -> MediaError:
@@ -55,3 +58,17 @@ def forget_credentials(store: Any) -> None:
     if (session := getattr(store, "session", None)) is not None:
         session._credentials = None
         store.connect(refresh=True)
+
+
+def redirect_refused(error: BaseException) -> str | None:
+    """The message if the server answered with a redirect, None for any other error."""
+    for candidate in (error, error.__cause__):
+        response = getattr(candidate, "response", None)
+        if isinstance(response, dict):
+            answered = response.get("ResponseMetadata", {})
+            if answered.get("HTTPStatusCode") in (*REDIRECTS, REDIRECTED):
+                to = answered.get("HTTPHeaders", {}).get("location", "another place")
+                return (
+                    f"the server redirects to {to}; redirects are not followed, set endpoint_url to the right address"
+                )
+    return None
