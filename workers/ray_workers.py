@@ -10,7 +10,7 @@ import os
 import pickle
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
@@ -23,6 +23,7 @@ from omnidrop.imports import uncollected
 from workers.errors import DeviceBroken
 from workers.media import nvdec
 from workers.media.decode import Looked, Source, decode_one, decoder_here, folder_of, is_local, looked_at
+from workers.media.early import Early, EarlyClip, Wish
 from workers.media.probing import ProbePool
 from workers.media.remote import bytes_fetched
 from workers.records import (
@@ -65,10 +66,11 @@ def packed(*values: object) -> bytes:
     return pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
 
 
-def _decode(shared: bytes, clip: Clip) -> tuple[DecodeReport, DecodedClip | None]:
+def _decode(shared: bytes, clip: Clip, early: DecodedClip | None = None) -> tuple[DecodeReport, DecodedClip | None]:
+    """`early` is what the clip holds, where it was decoded before it was one."""
     media, info, settings, source = pickle.loads(shared)
     fetched = bytes_fetched()
-    outcome = decode_one(media, info, clip, settings, source)
+    outcome = decode_one(media, info, clip, settings, source) if early is None else replace(early, clip=clip)
     machine = str(ray.get_runtime_context().get_node_id())
     said = (str(nvdec.level_here(settings)), machine, decoder_here(settings), bytes_fetched() - fetched)
     if isinstance(outcome, ClipFailure):
@@ -146,7 +148,9 @@ def _pool(probe_timeout_s: float, below: str | None) -> ProbePool:
     return ProbePool(1, timeout_s=probe_timeout_s, below=below)
 
 
-def _look(shared: bytes, media: Media) -> Looked:
+def _look(shared: bytes, media: Media, wish: Wish | None) -> Looked | tuple[Looked | DecodedClip | None, ...]:
+    """What was decoded early comes beside the rest, so many values as were wished for: none of it through the
+    driver."""
     source, probe_timeout_s = pickle.loads(shared)
 
     below = folder_of(media, source) if is_local(media.uri) else None
@@ -155,7 +159,12 @@ def _look(shared: bytes, media: Media) -> Looked:
         ((_, found),) = _pool(probe_timeout_s, below).probe_many([(None, path)])
         return found
 
-    return looked_at(media, source, probed)
+    if wish is None:
+        return looked_at(media, source, probed)
+    looked = looked_at(media, source, probed, Early(media, wish, _pool(probe_timeout_s, below)))
+    decoded = [early.decoded for early in looked.early]
+    told = replace(looked, early=tuple(replace(early, decoded=None) for early in looked.early))
+    return told, *decoded, *(None for _ in range(wish.clips - len(decoded)))
 
 
 _look_task = ray.remote(num_cpus=0, max_retries=0)(_look)
@@ -167,18 +176,33 @@ class LookStarter:
     def __init__(self, source: Source, probe_timeout_s: float) -> None:
         self._shared = packed(source, probe_timeout_s)
 
-    def look(self, machine: str, media: Media) -> Looked:
-        """On one machine, by its node's id, if it is there. Raises ray.exceptions.RayError."""
+    def look(self, machine: str, media: Media, wish: Wish | None = None) -> Looked:
+        """On one machine, by its node's id, if it is there; of clips decoded early, references. Raises
+        ray.exceptions.RayError."""
         there = NodeAffinitySchedulingStrategy(machine, soft=True)
-        found: Looked = ray.get(_look_task.options(scheduling_strategy=there).remote(self._shared, media))
-        return found
+        values = 1 if wish is None else 1 + wish.clips
+        refs = _look_task.options(scheduling_strategy=there, num_returns=values).remote(self._shared, media, wish)
+        told, *decoded = [refs] if wish is None else refs
+        found: Looked = ray.get(told)
+        early = (replace(one, decoded=ref) for one, ref in zip(found.early, decoded, strict=False))
+        return replace(found, early=tuple(early))
 
 
 class DecodeStarter:
     """Starts decode tasks, on machines with the custom resource `DECODE_RESOURCE` only where `is_placed`."""
 
-    def __init__(self, settings: DecodeSettings, source: Source, *, is_placed: bool = False, task: Any = None) -> None:
-        """`task` is what is started, with the same arguments, where decoding itself is not what is measured."""
+    def __init__(
+        self,
+        settings: DecodeSettings,
+        source: Source,
+        *,
+        is_placed: bool = False,
+        task: Any = None,
+        early: Callable[[Media, MediaInfo, Clip], EarlyClip | None] = lambda *_: None,
+    ) -> None:
+        """`task` is what is started, with the same arguments, where decoding itself is not what is measured; `early`
+        gives what was decoded before, once."""
+        self._early = early
         self._settings, self._source = settings, source
         self._anywhere = task or _decode_task
         self._placed = {"resources": {DECODE_RESOURCE: 1}} if is_placed else {}
@@ -188,8 +212,7 @@ class DecodeStarter:
 
     def __call__(self, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         """Start decoding one clip (one CPU). Returns references to its DecodeReport and to the DecodedClip or None."""
-        report, decoded = self._task.remote(self._shared(unit, is_helped=False), clip)
-        return report, decoded
+        return self._started(self._task, unit, clip, is_helped=False)
 
     def at(self, machine: str, is_helped: bool, unit: WorkUnit, clip: Clip) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         """The same on one machine while it is there, by its node's id, or on any; `is_helped` where another has the
@@ -197,7 +220,13 @@ class DecodeStarter:
         if machine and machine not in self._at:
             there = NodeAffinitySchedulingStrategy(machine, soft=True)
             self._at[machine] = self._anywhere.options(scheduling_strategy=there, **self._placed)
-        report, decoded = self._at.get(machine, self._task).remote(self._shared(unit, is_helped), clip)
+        return self._started(self._at.get(machine, self._task), unit, clip, is_helped=is_helped)
+
+    def _started(
+        self, task: Any, unit: WorkUnit, clip: Clip, *, is_helped: bool
+    ) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        early = self._early(unit.media, unit.info, clip)
+        report, decoded = task.remote(self._shared(unit, is_helped), clip, *([] if early is None else [early.decoded]))
         return report, decoded
 
     def _shared(self, unit: WorkUnit, is_helped: bool) -> bytes:

@@ -20,6 +20,7 @@ from threading import BoundedSemaphore
 from typing import Protocol
 
 from omnidrop.errors import OmniDropError
+from pipeline.archive.decoded_early import DecodedEarly
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig, ExecutionConfig
@@ -28,6 +29,7 @@ from pipeline.storage.s3_client import s3_options
 from workers.errors import MediaTooLarge, NotMedia, Sidecar
 from workers.media.confinement import require
 from workers.media.decode import Looked, Source, content_of, is_local, looked_at, opened
+from workers.media.early import Early
 from workers.media.fetching import CacheSettings
 from workers.media.ffmpeg import with_working_ffmpeg
 from workers.media.probing import ProbePool
@@ -97,11 +99,13 @@ CHILDREN = max(2, min(16, os.cpu_count() or 2))
 
 
 @contextmanager
-def prober(job: JobConfig, *, scans: bool = True, elsewhere: Elsewhere | None = None) -> Iterator[Prober]:
+def prober(
+    job: JobConfig, *, scans: bool = True, elsewhere: Elsewhere | None = None, early: DecodedEarly | None = None
+) -> Iterator[Prober]:
     """A prober for one run; its processes end with the block.
 
     With `scans`, every packet is read of files whose timeline no index tells. `elsewhere` is where files are looked at
-    whose content is not known yet.
+    whose content is not known yet; `early` takes first clips that are decoded while a file is fetched here.
     """
     require(job.execution.confinement)
     where = source(job)
@@ -128,12 +132,20 @@ def prober(job: JobConfig, *, scans: bool = True, elsewhere: Elsewhere | None = 
             looked = None if elsewhere is None else elsewhere(media)
             if looked is None:
                 with here:
-                    looked = looked_at(media, where, probed_here)
+                    looked = look_here(media)
             if looked.content_id is None:
                 assert isinstance(looked.found, ClipFailure)
                 return _probed(looked.found, scans)
             found = _probed(probed_here(media.uri) if looked.found is None else looked.found, scans)
             return _read(replace(media, content_id=looked.content_id), found, job, where)
+
+        def look_here(media: Media) -> Looked:
+            wish = None if early is None else early.wish(media)
+            if early is None or wish is None:
+                return looked_at(media, where, probed_here)
+            looked = looked_at(media, where, probed_here, Early(media, wish, pool))
+            early.came(media, looked.early)
+            return looked
 
         def probed_here(path: str) -> MediaInfo | ClipFailure:
             ((_, result),) = pool.probe_many([(None, path)])

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import ray
 
 from omnidrop.errors import OmniDropError, UserError, first_line
+from pipeline.archive.decoded_early import DecodedEarly
 from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
@@ -80,13 +81,15 @@ def executor(
     stop: StopFlag,
     patience: Patience,
     health: ArchiveHealth,
+    early: DecodedEarly,
     watch: Watch = unwatched,
 ) -> Executor:
     """The executor that a job's `execution.ray_address` asks for, whose checkpoint must be that of `weights_hash`. It
-    takes nothing new while `patience` waits; on Ray `watch` is told what is going on."""
+    takes nothing new while `patience` waits, and decodes no clip that `early` has; on Ray `watch` is told what is going
+    on."""
     if job.execution.ray_address == IN_PROCESS:
-        return _InProcess(job, weights_hash, stop, patience, health)
-    return _OnRay(job, weights_hash, stop, patience, health, watch)
+        return _InProcess(job, weights_hash, stop, patience, health, early)
+    return _OnRay(job, weights_hash, stop, patience, health, early, watch)
 
 
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
@@ -99,9 +102,15 @@ class _InProcess:
     """No Ray: one clip after the other."""
 
     def __init__(
-        self, job: JobConfig, weights_hash: str, stop: StopFlag, patience: Patience, health: ArchiveHealth
+        self,
+        job: JobConfig,
+        weights_hash: str,
+        stop: StopFlag,
+        patience: Patience,
+        health: ArchiveHealth,
+        early: DecodedEarly,
     ) -> None:
-        self._job, self._weights_hash = job, weights_hash
+        self._job, self._weights_hash, self._early = job, weights_hash, early
         self._stop, self._patience, self._health = stop, patience, health
         self.statistics = Statistics()
         self._settings, self._source = decode_settings(job.clips, job.execution), source(job)
@@ -158,6 +167,8 @@ class _InProcess:
         """One clip, with the tries that it may have. Raises Unavailable where there is no room for it, or where nothing
         of the archive can be read."""
         retries, is_its_own = 0, False
+        if (early := self._early.take(unit.media, unit.info, clip)) is not None:
+            return early.of(clip)
         while True:
             outcome = decode_one(unit.media, unit.info, clip, self._settings, self._source)
             if isinstance(outcome, DecodedClip):
@@ -198,9 +209,16 @@ class _OnRay:
     """Decode tasks and model actors on a Ray cluster."""
 
     def __init__(
-        self, job: JobConfig, weights_hash: str, stop: StopFlag, patience: Patience, health: ArchiveHealth, watch: Watch
+        self,
+        job: JobConfig,
+        weights_hash: str,
+        stop: StopFlag,
+        patience: Patience,
+        health: ArchiveHealth,
+        early: DecodedEarly,
+        watch: Watch,
     ) -> None:
-        self._job, self._weights_hash = job, weights_hash
+        self._job, self._weights_hash, self._early = job, weights_hash, early
         self._stop, self._patience, self._health, self._watch = stop, patience, health, watch
         self.statistics = Statistics()
 
@@ -247,7 +265,7 @@ class _OnRay:
         settings, where = decode_settings(job.clips, job.execution), source(job)
         decodes = _decode_resource()
         is_placed = decodes == ray_workers.DECODE_RESOURCE
-        starter = ray_workers.DecodeStarter(settings, where, is_placed=is_placed)
+        starter = ray_workers.DecodeStarter(settings, where, is_placed=is_placed, early=self._early.take)
         return Backend(
             start_decode=starter,
             # What lies on a disk that all machines mount is read as well by any of them.
@@ -259,6 +277,7 @@ class _OnRay:
             machines=lambda: nodes_with(decodes, ray.nodes()),
             start_actor=lambda: _start_actor(job, audit_share=job.audit.share, weights_hash=self._weights_hash),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
+            held_bytes=lambda: self._early.nbytes,
             health=self._health,
         )
 

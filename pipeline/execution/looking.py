@@ -10,6 +10,7 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pipeline.archive.decoded_early import DecodedEarly
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.failure_rules import Fault, rule_of
@@ -27,8 +28,9 @@ class AtHome:
     """One run's looks: on a cluster, which is connected to when there is something to look at; else none. Threads may
     share it."""
 
-    def __init__(self, job: JobConfig) -> None:
-        self._job = job
+    def __init__(self, job: JobConfig, early: DecodedEarly) -> None:
+        """`early` takes first clips that are decoded while a file is fetched."""
+        self._job, self._early = job, early
         self._there: tuple[float, tuple[str, ...]] = (float("-inf"), ())
 
     def machines(self) -> int:
@@ -45,11 +47,14 @@ class AtHome:
             homes = self._homes()
             if len(homes) < 2:
                 break
+            wish = self._early.wish(media)
             try:
-                looked = self._starter.look(home_of(media, homes), media)
+                looked = self._starter.look(home_of(media, homes), media, wish)
             except RayError:
+                self._early.drop(media.media_id)
                 self._there = (float("-inf"), ())
                 continue
+            self._early.came(media, looked.early)
             also_fetched(looked.bytes_fetched)
             if isinstance(looked.found, ClipFailure) and rule_of(looked.found.error_class).fault is not Fault.FILE:
                 break  # that machine may be without ffmpeg, or without the archive's folder: this one's word counts

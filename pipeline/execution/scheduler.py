@@ -103,6 +103,8 @@ class Backend:
     lines))`, and `describe()`."""
     estimate_bytes: Callable[[WorkUnit, Clip], int]
     """How large the decoded clip will be, before decoding."""
+    held_bytes: Callable[[], int] = int
+    """Of decoded clips that are held elsewhere until they are asked for."""
     health: ArchiveHealth | None = None
     """Tells a file that cannot be read from an archive that cannot."""
     start_decode_on: Callable[[str, WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]] | None = None
@@ -249,7 +251,8 @@ class RayExecution:
             if state is None:
                 return
             in_flight = self._decoding or self._ready or self._answering
-            if in_flight and self._bytes + state.nbytes > self._limits.bytes_in_flight:
+            held = self._bytes + self._backend.held_bytes()
+            if in_flight and held + state.nbytes > self._limits.bytes_in_flight:
                 return
             if state in self._again:
                 self._again.remove(state)
@@ -408,7 +411,10 @@ class RayExecution:
             if report.tool:
                 self.statistics.tools.add(report.tool)
         except RayTaskError as error:
-            yield from self._failed(state, "decode", "internal", str(error.cause or error))
+            if isinstance(error.cause, ObjectLostError):  # what was decoded early
+                yield from self._died(state, "decode", error.cause)
+            else:
+                yield from self._failed(state, "decode", "internal", str(error.cause or error))
         except RayError as error:
             yield from self._died(state, "decode", error)
         else:
@@ -663,7 +669,8 @@ class RayExecution:
 
     def _reserve(self, nbytes: int) -> None:
         self._bytes += nbytes
-        self.statistics.peak_bytes_in_flight = max(self.statistics.peak_bytes_in_flight, self._bytes)
+        held = self._bytes + self._backend.held_bytes()
+        self.statistics.peak_bytes_in_flight = max(self.statistics.peak_bytes_in_flight, held)
 
     def _shut_down(self) -> None:
         for ref in (*self._decoding, *self._checking):

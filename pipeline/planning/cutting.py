@@ -12,6 +12,7 @@ from itertools import pairwise
 from omnidrop.errors import OmniDropError
 from pipeline.config.sections import ClipsConfig
 from workers.records import MediaInfo
+from workers.spans import fixed_spans
 
 
 class TooManyClips(OmniDropError):
@@ -54,7 +55,7 @@ def cut_spans(duration_s: float, config: ClipsConfig, scene_cuts_s: Sequence[flo
             "the file is what it says, raise it, or cut longer clips"
         )
     if config.cut == "fixed":
-        return _fixed_spans(0.0, duration_s, config.length_s, config.length_s - config.overlap_s, config.min_length_s)
+        return fixed_spans(duration_s, config.length_s, step, config.min_length_s)
     edges = [0.0]
     for cut in sorted(scene_cuts_s):
         if cut - edges[-1] >= config.min_length_s and duration_s - cut >= config.min_length_s:
@@ -71,21 +72,6 @@ def cut_spans(duration_s: float, config: ClipsConfig, scene_cuts_s: Sequence[flo
             "clips.min_length_s or clips.scene_threshold"
         )
     return spans
-
-
-def _fixed_spans(start: float, end: float, length: float, step: float, shortest: float) -> list[tuple[float, float]]:
-    spans: list[tuple[float, float]] = []
-    count = 0
-    while True:
-        begin = start + count * step
-        if begin + length >= end:
-            if spans and end - begin < shortest:
-                spans[-1] = (spans[-1][0], _micro(end))
-            else:
-                spans.append((_micro(begin), _micro(end)))
-            return spans
-        spans.append((_micro(begin), _micro(begin + length)))
-        count += 1
 
 
 def _micro(seconds: float) -> float:

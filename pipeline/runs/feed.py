@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from pipeline.archive.decoded_early import DecodedEarly
 from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
@@ -75,6 +76,8 @@ class Feed:
     machines: Callable[[], int]
     """How many look at media and decode them."""
     whole: WholeVideos
+    early: DecodedEarly
+    """What of it is decoded before it is planned."""
     not_taken: NotTaken = field(default_factory=NotTaken)
     media_listed: int = 0
     media_planned: int = 0
@@ -84,7 +87,7 @@ class Feed:
     def __post_init__(self) -> None:
         opened = self.opened
         # The other half is for what is being decoded, and for other processes of the machine.
-        self._ahead = FetchedAhead(lambda: self.machines() * opened.job.execution.cache_bytes // 2)
+        self._ahead = FetchedAhead(lambda: self.machines() * opened.job.execution.cache_bytes // 2, self.early.drop)
         probe = self._ahead.probing(self.probe) if is_s3(opened.job.archive.uri) else self.probe
         of_job = (opened.job, opened.question_set, opened.recipe, opened.index, probe)
         self._forgotten = opened.journal.tombstones()
@@ -191,6 +194,7 @@ class Feed:
         for reason, clips in self.planner.reasons.most_common():
             yield f"{clips} clips to ask: {reason}"
         yield from planner_notes(self.planner)
+        yield from self.early.notes()
         if dear := self._several_passes.note():
             yield dear
 

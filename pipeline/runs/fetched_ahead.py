@@ -18,8 +18,9 @@ from workers.records import Media
 class FetchedAhead:
     """One run's account, kept by the thread that plans and the one that hands out units."""
 
-    def __init__(self, most_bytes: Callable[[], int]) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, most_bytes: Callable[[], int], left: Callable[[str], None] = lambda media_id: None) -> None:
+        """`left` is told the media ids of what is not waited for any more."""
+        self._most_bytes, self._left = most_bytes, left
         self._changed = threading.Condition()
         self._found: dict[str, int] = {}
         """Bytes of what was fetched in the batch that is being planned, by media id: it may yet be passed over."""
@@ -34,6 +35,8 @@ class FetchedAhead:
 
         def probed(items: Sequence[Media]) -> Iterable[tuple[Media, Probed]]:
             # What of the last batch has not been planned by now never will be.
+            for media_id in self._found:
+                self._left(media_id)
             self._found.clear()
             for one in items:
                 self._wait(one.size_bytes)
@@ -73,6 +76,7 @@ class FetchedAhead:
             self._changed.notify_all()
 
     def _forget(self, media_id: str) -> None:
+        self._left(media_id)
         self._units.pop(media_id, None)
         self._waiting.pop(media_id, None)
         self._changed.notify_all()

@@ -17,6 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
+from pipeline.archive.decoded_early import DecodedEarly
 from pipeline.archive.health import ArchiveHealth, patient_prober
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
@@ -141,18 +142,19 @@ def run_job(
         recorder.renew()
         committer = stack.enter_context(Committer(opened.journal, opened.index, opened.asked, run.run_id))
         health = ArchiveHealth(job)
-        at_home = AtHome(job)
-        probe = patient_prober(stack.enter_context(prober(job, elsewhere=at_home)), health, patience)
+        early = DecodedEarly(job)
+        at_home = AtHome(job, early)
+        probe = patient_prober(stack.enter_context(prober(job, elsewhere=at_home, early=early)), health, patience)
         parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
         of_job = (opened.question_set, job.variables, opened.index, opened.journal.read_if_kept, opened.asked)
         is_again = is_left_over if again is None else chosen(again.error_classes)
         # Of its own: what planning read is counted.
         context = context_reader(job, opened.recipe.context_fields, patience, opened.index)
         whole = WholeVideos(*of_job, run.run_id, is_again, context)
-        feed = Feed(*parts, choices, at_home.machines, whole)
+        feed = Feed(*parts, choices, at_home.machines, whole, early)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
         resolved = calibration.resolved(job, known)
-        execution = _Execution(resolved, opened.asked.weights_hash, stop, patience, health, metrics)
+        execution = _Execution(resolved, opened.asked.weights_hash, stop, patience, health, early, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
         status = "failed"
         try:
@@ -169,6 +171,7 @@ def run_job(
         finally:
             # Whatever ended the run: what is finished is kept, and the record says how it ended.
             committer.close()
+            early.close()
             metrics.publish(execution.statistics)
             run = replace(
                 run,
@@ -292,9 +295,10 @@ class _Execution:
         stop: StopFlag,
         patience: Patience,
         health: ArchiveHealth,
+        early: DecodedEarly,
         metrics: RunMetrics,
     ) -> None:
-        self._job, self._weights_hash = job, weights_hash
+        self._job, self._weights_hash, self._early = job, weights_hash, early
         self._stop, self._patience, self._health, self._metrics = stop, patience, health, metrics
         self._executor: Executor | None = None
 
@@ -309,9 +313,13 @@ class _Execution:
         if not first.lines:
             check_reachable(self._job, first.media.key, first.info)
         self._executor = backends.executor(
-            self._job, self._weights_hash, self._stop, self._patience, self._health, self._metrics.watch
+            self._job, self._weights_hash, self._stop, self._patience, self._health, self._early, self._watch
         )
         yield from self._executor.run(chain([first], units))
+
+    def _watch(self, statistics: Statistics) -> None:
+        self._metrics.watch(statistics)
+        self._early.tell(statistics.load.queued)
 
     @property
     def statistics(self) -> Statistics:

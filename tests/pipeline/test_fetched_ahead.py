@@ -21,7 +21,8 @@ FILES = [replace(rows.media(), media_id=f"{n:032x}", size_bytes=40) for n in ran
 @pytest.fixture
 def planned():
     """(account, what is planned so far, the thread that plans): room for two files of 40 bytes, one file a batch."""
-    account, so_far = FetchedAhead(lambda: 100), []
+    left = []
+    account, so_far = FetchedAhead(lambda: 100, left.append), []
     probe = account.probing(lambda items: [(media, Probed(None)) for media in items])
     batches = (probe([media]) for media in FILES)
     plans = account.planned(MediaPlan(media, None, Version("v"), ()) for found in batches for media, _ in found)
@@ -31,6 +32,23 @@ def planned():
     thread.join(5)
     assert not thread.is_alive()
     assert so_far == FILES
+    assert set(left) <= {media.media_id for media in FILES}
+
+
+def test_what_is_planned_never_or_done_is_told_once_nothing_waits_for_it():
+    left = []
+    account = FetchedAhead(lambda: 1000, left.append)
+    probe = account.probing(lambda items: [(media, Probed(None)) for media in items])
+    plans = account.planned(
+        MediaPlan(media, None, Version("v"), ()) for media, _ in probe(FILES[:2]) if media is FILES[0]
+    )
+    assert [plan.media for plan in plans] == FILES[:1]
+    assert not left
+    list(probe(FILES[2:3]))
+    assert left == [FILES[1].media_id]  # passed over
+    account.taken(FILES[0].media_id, units=1)
+    account.finished(FILES[0].media_id)
+    assert left == [FILES[1].media_id, FILES[0].media_id]
 
 
 def waits(so_far, thread, many):

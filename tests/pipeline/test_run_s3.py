@@ -12,6 +12,8 @@ import pytest
 import s3fs
 
 from pipeline import failure_rules
+from pipeline.archive import decoded_early
+from pipeline.archive.decoded_early import DecodedEarly
 from pipeline.config.job import StorageConfig, load_job
 from pipeline.runs.maintenance import forget_media
 from pipeline.runs.run import run_job
@@ -25,6 +27,7 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.history import add_runs, counted_calls
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import ANSWERS, Silent, cli, run, select
+from workers.media.arriving import Arriving
 from workers.media.fetching import CacheSettings
 
 pytestmark = pytest.mark.cluster
@@ -89,8 +92,13 @@ class Watching(Silent):
         self._unit_done(self.units)
 
 
-def test_a_job_from_bucket_to_bucket(job, moto):
+def test_a_job_from_bucket_to_bucket(job, moto, monkeypatch):
     from_folder = run(job)
+    monkeypatch.setattr(decoded_early, "LEAST_BYTES", 0)
+    monkeypatch.setattr(Arriving, "is_whole", False)  # so small a file comes before its clips are begun
+    taken = []
+    take = DecodedEarly.take
+    monkeypatch.setattr(DecodedEarly, "take", lambda *given: taken.append(take(*given)) or taken[-1])
     filesystem = put_archive(job, moto, "whole")
     remote = on_s3(job, moto, "whole", **{"storage.sse": "aws:kms", "storage.sse_kms_key_id": KEY})
     summary = run_job(remote, Silent(), threading.Event())
@@ -100,6 +108,7 @@ def test_a_job_from_bucket_to_bucket(job, moto):
     assert archive_bytes <= summary.run.resources.bytes_fetched < 2 * archive_bytes
     assert not any("If-None-Match" in note for note in summary.notes)
     assert answers(remote) == select(job, ANSWERS)
+    assert sum(one is not None for one in taken) == 2, "the first of each file"
     # Whatever was written is encrypted as asked.
     written = filesystem.find("results/whole")
     assert len(written) > 10

@@ -66,7 +66,7 @@ def stub_runs():
     asked = Asked()
 
     @contextmanager
-    def prober(job, *, scans=True, elsewhere=None):
+    def prober(job, *, scans=True, elsewhere=None, early=None):
         def probe(items):
             for media in items:
                 found = probing.Probed(_info(_text(media, probing.source(job))))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import s3fs
 import torch
@@ -23,14 +24,16 @@ from omnidrop.questions import Boolean, Choice, Question
 from tests.support.fault_proxy import FaultProxy
 from tests.support.media_files import children, clip_file, cut, make, picture, times_of
 from tests.support.s3_server import s3_server
+from workers import ray_workers
 from workers.errors import CacheFull, DeviceBroken, MediaChanged, MediaMissing, StorageFailed
-from workers.media import blocks, fetching
+from workers.media import arriving, blocks, fetching
 from workers.media.blocks import InBlocks, run_over
-from workers.media.decode import Source, content_of, decode_one, decode_unit, local_etag
+from workers.media.decode import Source, content_of, decode_one, decode_unit, local_etag, looked_at
+from workers.media.early import Early, EarlyClip, Wish
 from workers.media.fetching import CacheSettings, fetched
 from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg
 from workers.media.probing import ProbePool, probe
-from workers.media.remote import bytes_fetched
+from workers.media.remote import RemoteFile, bytes_fetched
 from workers.model.answerer import Answerer
 from workers.model.settings import AnswererSettings
 from workers.model.token_budget import shrink
@@ -299,8 +302,12 @@ def test_a_clip_that_reads_more_than_the_cache_holds_is_named(tmp_path, monkeypa
     monkeypatch.setattr(blocks, "SPARE_BYTES", 0)
     media = Media("id", "long.mov", "s3://archive/long.mov", "etag", 1_000_000)
     source = InBlocks(media, {}, CacheSettings(str(tmp_path), max_bytes=100_000))
-    with source.view() as view, pytest.raises(CacheFull, match=r"long.mov: .* execution.cache_bytes"):
-        view.descriptors(source.around(0, 500_000))
+    with source.view(0, 0.5) as view, pytest.raises(CacheFull, match=r"long.mov: .* execution.cache_bytes"):
+        view.opened()
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 FETCH = """
@@ -310,34 +317,67 @@ media, options, cache = pickle.load(sys.stdin.buffer)
 with fetched(media, options, cache) as path:
     print(os.stat(path).st_ino, os.stat(path).st_size)
 """
+EARLY_FETCH = """
+import pickle, sys
+from workers.media import arriving, decode, early, fetching
+from workers.media.probing import ProbePool
+media, options, cache = pickle.load(sys.stdin.buffer)
+fetching.READ_BYTES, arriving.CELL_BYTES = 1 << 18, 1 << 16
+wish = early.Wish(1.0, 1.0, 0.5, "auto", "auto", decode.DecodeSettings(), clips=12)
+with ProbePool(1) as pool:
+    decode.looked_at(media, decode.Source.of(options, cache), None, early.Early(media, wish, pool))
+"""
+
+
+def killed(script, given, when):
+    """A process is given something, and killed when it is at it: what it printed."""
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdin.write(pickle.dumps(given))
+    process.stdin.close()
+    deadline = time.monotonic() + 60
+    try:
+        while not when(process):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    return process.stdout.read()
+
+
+def decodes(process) -> bool:
+    return any("ffmpeg" in name for child in psutil.Process(process.pid).children(True) for name in child.cmdline()[:1])
 
 
 @pytest.mark.cluster
-def test_a_process_killed_while_it_fetches_leaves_nothing_that_counts_and_no_lock(bucket, plain, tmp_path):
-    media, cache = listed(bucket, "plain.mkv"), CacheSettings(str(tmp_path / "cache"))
+@pytest.mark.parametrize("script", [FETCH, EARLY_FETCH], ids=["fetching", "decoding early"])
+def test_a_process_killed_while_it_fetches_leaves_nothing_that_counts_and_no_lock(bucket, dense, tmp_path, script):
+    bucket[0].put_file(str(dense), "archive/killed.mkv")
+    media, cache = listed(bucket, "killed.mkv"), CacheSettings(str(tmp_path / "cache"), streams=2)
     with FaultProxy(bucket[1]["endpoint_url"], rate=1.0, kinds=["hang"]) as proxy:
-        proxy.spoils = lambda request: "Range" in request.headers
-        process = subprocess.Popen(
-            [sys.executable, "-c", FETCH], cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        process.stdin.write(pickle.dumps((media, {"endpoint_url": proxy.address}, cache)))
-        process.stdin.close()
-        deadline = time.monotonic() + 60
-        while not proxy.faults and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.kill()
-        assert process.stdout.read() == b""
-        process.wait()
+
+        def hangs(request) -> bool:
+            """All ranges, or where clips are decoded early those behind the first ones, not the last, which probing
+            reads."""
+            first = int(request.headers.get("Range", "=-1-").partition("=")[2].rpartition("-")[0])
+            return first >= 0 and (script == FETCH or 0.4 < first / media.size_bytes < 0.7)
+
+        proxy.spoils = hangs
+        given = media, {"endpoint_url": proxy.address}, cache
+        assert killed(script, given, (lambda _: proxy.faults) if script == FETCH else decodes) == b""
     assert [path.suffix for path in (tmp_path / "cache").glob("*.part")] == [".part"]
     assert entries(tmp_path / "cache") == []
     with fetched(media, bucket[1], cache) as path:
-        assert Path(path).read_bytes() == plain.read_bytes()
+        assert Path(path).read_bytes() == dense.read_bytes()
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
 @pytest.mark.cluster
 def test_ranges_in_flight_come_whole_and_in_order_through_faults(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "READ_BYTES", 100_000)
+    monkeypatch.setattr(arriving, "CELL_BYTES", 100_000)
     content = os.urandom(2_050_000)
     bucket[0].pipe_file("archive/ranges", content)
     media, read = listed(bucket, "ranges"), bytes_fetched()
@@ -351,6 +391,93 @@ def test_ranges_in_flight_come_whole_and_in_order_through_faults(bucket, tmp_pat
         assert sum(proxy.faults.values()) > 3
     # What broke off is read again, and counted.
     assert len(content) <= bytes_fetched() - read < 1.5 * len(content)
+
+
+EARLY = Wish(1.0, 1.0, 0.5, "auto", "auto", SETTINGS, clips=2)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory) -> Path:
+    """Some MB: probing alone reads 128 kB at a time."""
+    folder = tmp_path_factory.mktemp("dense")
+    pictures = ["-f", "lavfi", "-i", "testsrc2=size=320x240:rate=12:duration=2,noise=alls=20:allf=t"]
+    sound = ["-f", "lavfi", "-i", "sine=frequency=440:duration=2"]
+    make(*pictures, *sound, "-c:v", "libx264", "-preset", "ultrafast", "-b:v", "4M", "-g", 12, folder / "two.mkv")
+    make("-stream_loop", 5, "-i", folder / "two.mkv", "-c", "copy", folder / "dense.mkv")
+    return folder / "dense.mkv"
+
+
+@pytest.fixture
+def in_small_pieces(monkeypatch):
+    """So that a small file arrives in many."""
+    monkeypatch.setattr(fetching, "READ_BYTES", 1 << 18)
+    monkeypatch.setattr(arriving, "CELL_BYTES", 1 << 16)
+    monkeypatch.setattr(arriving, "MORE_BYTES", 1 << 18)
+
+
+def held_back(monkeypatch, share, until):
+    """What comes in order stops after a share of the file, as long as `until` says so."""
+    read_each = RemoteFile.read_each
+
+    def stopping(remote, *given, **options):
+        for first, piece in read_each(remote, *given, **options):
+            deadline = time.monotonic() + 60
+            while first > share * remote.size and not until():
+                assert time.monotonic() < deadline, "it waited for the whole file"
+                time.sleep(0.01)
+            yield first, piece
+
+    monkeypatch.setattr(RemoteFile, "read_each", stopping)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", ["end.mp4", "front.mp4", "cues.mkv"])
+def test_first_clips_are_decoded_while_the_file_is_fetched_and_nothing_is_read_twice(
+    bucket, dense, tmp_path, monkeypatch, in_small_pieces, name
+):
+    options = ["-movflags", "+faststart"] if name == "front.mp4" else []
+    make("-i", dense, "-c", "copy", *options, tmp_path / name)
+    bucket[0].put_file(str(tmp_path / name), f"archive/{name}")
+    media, source = listed(bucket, name), Source.of(bucket[1], CacheSettings(str(tmp_path / "cache"), streams=2))
+    with ProbePool(1) as pool:
+        early, before = Early(media, EARLY, pool), bytes_fetched()
+        # Of 12 s two clips of 1 s, and what is read around them.
+        held_back(monkeypatch, 0.5, lambda: len(early.clips) == 2)
+        looked = looked_at(media, source, lambda path: next(pool.probe_many([(None, path)]))[1], early)
+    assert (looked.content_id, looked.bytes_fetched) == (sha256_of(tmp_path / name), media.size_bytes)
+    assert bytes_fetched() - before == media.size_bytes
+    assert [(one.start_s, one.end_s) for one in looked.early] == [(0, 1), (1, 2)]
+    assert looked.found == probe(tmp_path / name)
+    for number, one in enumerate(looked.early):
+        clip = Clip(f"clip-{number}", number, one.start_s, one.end_s)
+        assert one.is_of(looked.found, clip)
+        assert not one.is_of(replace(looked.found, audio_mix=(1, 2)), clip)
+        later = decode_one(media, looked.found, clip, SETTINGS, source)
+        assert (one.of(clip).clip, one.decoded.noticed, one.decoded.notes) == (clip, later.noticed, later.notes)
+        assert np.array_equal(one.decoded.frames, later.frames)
+        assert np.array_equal(one.decoded.audio, later.audio)
+    assert bytes_fetched() - before == media.size_bytes
+
+
+@pytest.mark.cluster
+def test_a_file_that_is_replaced_while_clips_are_decoded_early_gives_none(
+    bucket, dense, tmp_path, monkeypatch, in_small_pieces
+):
+    bucket[0].pipe_file("archive/replaced.mkv", dense.read_bytes())
+    media, source = listed(bucket, "replaced.mkv"), Source.of(bucket[1], CacheSettings(str(tmp_path), streams=1))
+    with ProbePool(1) as pool:
+        early = Early(media, EARLY, pool)
+
+        def replaced():
+            if early.clips:
+                bucket[0].pipe_file("archive/replaced.mkv", dense.read_bytes()[::-1])
+            return bool(early.clips)
+
+        held_back(monkeypatch, 0.6, replaced)
+        looked = looked_at(media, source, lambda path: pytest.fail("it is not here"), early)
+    assert early.clips
+    assert (looked.content_id, looked.found.error_class, looked.early) == (None, "media_changed", ())
+    assert entries(tmp_path) == []
 
 
 @pytest.mark.cluster
@@ -595,3 +722,45 @@ def test_clips_are_decoded_and_answered_through_ray(plain, tmp_path):
         assert ray.get(actor.describe.remote()).clips == 5 + len(both)
     finally:
         ray.kill(actor)
+
+
+@pytest.mark.cluster
+def test_a_look_hands_over_what_it_decoded_early_beside_what_it_says(
+    bucket, dense, tmp_path, monkeypatch, in_small_pieces
+):
+    bucket[0].put_file(str(dense), "archive/looked.mkv")
+    media, source = listed(bucket, "looked.mkv"), Source.of(bucket[1], CacheSettings(str(tmp_path / "c"), streams=1))
+    cached = []
+    looked_here = ray_workers.looked_at
+    monkeypatch.setattr(ray_workers, "looked_at", lambda *given: cached.append(given[3]) or looked_here(*given))
+    held_back(monkeypatch, 0.5, lambda: bool(cached[0].clips))
+    told, *decoded = ray_workers._look(ray_workers.packed(source, 60.0), media, EARLY)
+    assert told.content_id == sha256_of(dense)
+    assert 1 <= len(told.early) <= len(decoded) == EARLY.clips
+    for one, clip in zip(told.early, decoded, strict=False):
+        assert (one.decoded, clip.nbytes) == (None, one.nbytes)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_session")
+def test_a_clip_decoded_early_becomes_one_of_a_unit(plain):
+    import ray
+
+    unit, source = unit_of(plain), Source()
+    (machine,) = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    looked = ray_workers.LookStarter(source, 60).look(machine, unit.media, EARLY)
+    assert (looked.content_id, looked.found, looked.early) == (sha256_of(plain), unit.info, ())  # not from a store
+    held = []
+    start = ray_workers.DecodeStarter(SETTINGS, source, early=lambda *_: held.pop() if held else None)
+
+    def early(decoded):
+        return [EarlyClip(unit.info, 0.0, 2.0, 1, decoded)]
+
+    report, later = ray.get(list(start(unit, unit.clips[0])))
+    held = early(ray.put(replace(later, clip=Clip("", 0, 0.0, 2.0), notes=("decoded early",))))
+    report, decoded = ray.get(list(start(unit, unit.clips[0])))
+    assert (report.failure, report.nbytes, report.bytes_fetched) == (None, decoded.nbytes, 0)
+    assert (decoded.clip, decoded.notes) == (unit.clips[0], ("decoded early",))
+    assert np.array_equal(decoded.frames, later.frames)
+    _, again = ray.get(list(start(unit, unit.clips[0])))  # it is given out once
+    assert (again.clip, again.notes) == (unit.clips[0], later.notes)

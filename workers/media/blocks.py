@@ -15,11 +15,12 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from workers.errors import CacheFull, CacheTooSmall
+from workers.media.arriving import Arriving
 from workers.media.fetching import READ_BYTES, Bring, CacheSettings, has, kept, opened_as_planned, own_folder
 from workers.media.ffmpeg import Finished, Limits, run
 from workers.media.holes import Holes
@@ -94,8 +95,9 @@ class InBlocks:
         return wanted | set(range(touched, min(max(end, touched + ahead), len(self._pieces))))
 
     @contextlib.contextmanager
-    def view(self) -> Iterator[View]:
-        """A view for ffmpeg, valid inside the `with` block. Raises CacheTooSmall if this system has no inotify."""
+    def view(self, begin: float, end: float) -> Iterator[View]:
+        """A view for ffmpeg of this stretch, in shares of the file, valid inside the `with` block. Raises CacheTooSmall if
+        this system has no inotify."""
         with contextlib.ExitStack() as stack:
             try:
                 holes = stack.enter_context(Holes((p.number, p.end - p.first) for p in self._pieces))
@@ -105,7 +107,7 @@ class InBlocks:
                     f"{self.cache.max_bytes}, and it cannot be read in blocks here ({error}); raise that bound with "
                     "execution.cache_bytes"
                 ) from error
-            yield View(self, holes, stack)
+            yield View(self, holes, stack, self.around(int(begin * self.size), int(end * self.size)))
 
     def bytes_of(self, wanted: set[int]) -> int:
         """Total size of these blocks."""
@@ -134,7 +136,7 @@ class InBlocks:
     @contextlib.contextmanager
     def _kept(self, piece: _Piece, bring: Bring | None = None) -> Iterator[Path]:
         began = time.monotonic()
-        bring = bring or partial(self.read, piece.first, piece.end)
+        bring = bring or (lambda _: self.read(piece.first, piece.end))
         with kept(self._name(piece), self.media.key, piece.end - piece.first, self.cache, bring) as path:
             self.waited_s += time.monotonic() - began
             yield path
@@ -166,7 +168,7 @@ class InBlocks:
                 if has_room or piece.first in found_here:
                     room -= self._length
                     try:
-                        with self._kept(piece, partial(passing.block, piece)) as path:
+                        with self._kept(piece, passing.bringing(piece)) as path:
                             if passing.at < piece.end:
                                 passing.over(path)
                             here.append(path)
@@ -195,11 +197,13 @@ class _Passing:
         self._coming: Generator[memoryview] | None = None
         self._rest = _NOTHING
 
-    def block(self, piece: _Piece) -> Generator[memoryview]:
-        """Yield a block's bytes: the next ones of the pass, or fetched again if the block was evicted at once."""
-        if self.at == piece.first:
-            return self.up_to(piece.end)
-        return self._source.read(piece.first, piece.end)
+    def bringing(self, piece: _Piece) -> Bring:
+        """What brings a block's bytes: the next ones of the pass, or fetched again if the block was evicted at once."""
+
+        def bring(_: Path) -> Generator[memoryview]:
+            return self.up_to(piece.end) if self.at == piece.first else self._source.read(piece.first, piece.end)
+
+        return bring
 
     def up_to(self, end: int) -> Generator[memoryview]:
         """Yield the next bytes from the store."""
@@ -234,36 +238,46 @@ class _Passing:
 class View:
     """Some blocks of an object, with holes for the others."""
 
-    def __init__(self, source: InBlocks, holes: Holes, stack: contextlib.ExitStack) -> None:
-        self._source, self._stack, self.holes = source, stack, holes
+    def __init__(self, source: InBlocks, holes: Holes, stack: contextlib.ExitStack, wanted: set[int]) -> None:
+        self._source, self._stack, self._holes, self._wanted = source, stack, holes, wanted
         self._opened: dict[int, int] = {}
+        self._ahead = 1
 
-    def descriptors(self, wanted: set[int]) -> tuple[int, ...]:
-        """Descriptors of all pieces in order, with the wanted ones present. Raises CacheTooSmall if these exceed the
-        cache's bound, and what fetching raises."""
-        source, needed = self._source, self._source.bytes_of(wanted)
+    def opened(self) -> tuple[Joined, tuple[int, ...]]:
+        """The address that ffmpeg opens, and the descriptors of all pieces in order, with the wanted ones present. Raises
+        CacheTooSmall if these exceed the cache's bound, and what fetching raises."""
+        source, needed = self._source, self._source.bytes_of(self._wanted)
         if needed > max(source.cache.max_bytes, SPARE_BYTES):
             raise CacheTooSmall(
                 f"{source.media.key}: {needed} bytes of it are read at once; the cache may hold "
                 f"{source.cache.max_bytes}; raise that bound with execution.cache_bytes"
             )
-        for number in sorted(wanted - self._opened.keys()):
+        for number in sorted(self._wanted - self._opened.keys()):
             self._opened[number] = source.open(number, self._stack, is_spare=needed <= SPARE_BYTES)
-        pieces = self.holes.descriptors | self._opened
-        return tuple(pieces[number] for number in sorted(pieces))
+        pieces = self._holes.descriptors | self._opened
+        descriptors = tuple(pieces[number] for number in sorted(pieces))
+        return Joined.of("concat:" + "|".join(f"file:{_place(fd)}" for fd in descriptors), source.size), descriptors
 
-    def address(self, descriptors: Sequence[int]) -> Joined:
-        """The address that ffmpeg opens."""
-        return Joined.of("concat:" + "|".join(f"file:{_place(fd)}" for fd in descriptors), self._source.size)
+    def first_touched(self) -> int | None:
+        """Number of the hole that was read first, None if none was."""
+        return self._holes.first_touched()
+
+    def want(self, touched: int) -> None:
+        """Want the block that was touched as well, and more if reading continues."""
+        self._holes.forget()
+        # Everything read after the first hole followed from bytes that are not the file's. A run that reads on from
+        # present blocks will read further.
+        self._ahead = min(2 * self._ahead, MOST_AHEAD) if touched - 1 in self._wanted else 1
+        self._wanted = self._source.with_more(self._wanted, touched, self._ahead)
 
 
-Readable = str | os.PathLike[str] | InBlocks
-"""What clips are decoded from: a local file, or an object too large to be one."""
+Readable = str | os.PathLike[str] | InBlocks | Arriving
+"""What clips are decoded from: a local file, an object too large to be one, or one that is still arriving."""
 
 
 def waited_s(source: Readable) -> float:
     """Seconds that decoding has waited for the store."""
-    return source.waited_s if isinstance(source, InBlocks) else 0.0
+    return source.waited_s if isinstance(source, InBlocks | Arriving) else 0.0
 
 
 def run_over(
@@ -277,17 +291,16 @@ def run_over(
     """`ffmpeg.run` over a source. `arguments` makes the argument list from the path or address to open; `about` is the
     expected byte range as shares of the source (0 to 1); `pass_fds` are descriptors that it writes.
 
-    Raises what fetching raises.
+    Raises what fetching raises, and OutOfReach.
     """
-    if not isinstance(source, InBlocks):
+    if not isinstance(source, InBlocks | Arriving):
         return run(arguments(source), limits=limits, pass_fds=pass_fds, reads=(source,))
-    wanted = source.around(int(about[0] * source.size), int(about[1] * source.size))
-    ahead, ran_s = 1, 0.0
-    with source.view() as view:
+    ran_s = 0.0
+    with source.view(*about) as view:
         while True:
-            pieces = view.descriptors(wanted)
+            address, pieces = view.opened()
             finished = run(
-                arguments(view.address(pieces)),
+                arguments(address),
                 limits=replace(
                     limits,
                     timeout_s=max(min(0.1, limits.timeout_s), limits.timeout_s - ran_s),
@@ -295,20 +308,16 @@ def run_over(
                 ),
                 pass_fds=(*pass_fds, *pieces),
                 reads=tuple(CheckedPath.of(_place(fd), fd) for fd in pieces),
-                is_in_vain=lambda: view.holes.first_touched() is not None,
+                is_in_vain=lambda: view.first_touched() is not None,
             )
-            touched = view.holes.first_touched()
+            touched = view.first_touched()
             if touched is None:
                 return finished
-            view.holes.forget()
             ran_s += finished.wall_s
             for fd in pass_fds:
                 os.truncate(fd, 0)
                 os.lseek(fd, 0, os.SEEK_SET)
-            # Everything read after the first hole followed from bytes that are not the file's. A run that reads on from
-            # present blocks will read further.
-            ahead = min(2 * ahead, MOST_AHEAD) if touched - 1 in wanted else 1
-            wanted = source.with_more(wanted, touched, ahead)
+            view.want(touched)
 
 
 def _place(fd: int) -> str:

@@ -29,6 +29,7 @@ from workers.errors import (
     NotMedia,
 )
 from workers.media import nvdec
+from workers.media.arriving import Arriving
 from workers.media.blocks import InBlocks, Readable
 from workers.media.confinement import MAX_SOURCE_PIXELS
 from workers.media.extraction import SAME_ASPECT, Frames, Span, Take, decoding_time, newest, take_span, tone_maps
@@ -110,7 +111,7 @@ def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSet
     DecodeFailed (nothing of the span) and DecodeIncomplete (less than `settings.min_share` of pictures and of sound),
     and what fetching blocks raises.
     """
-    if not isinstance(path, InBlocks):
+    if not isinstance(path, InBlocks | Arriving):
         _check_file(path, settings)
     number = info.part_at(clip.start_s)
     part = info.parts[number]
@@ -219,6 +220,11 @@ def decoded_shape(info: MediaInfo, length_s: float, settings: DecodeSettings) ->
         frames = max(1, math.ceil(length_s * settings.fps - LEAST_TAIL))
     samples = max(1, round(length_s * SAMPLE_RATE)) if info.has_audio else 0
     return frames, height, width, samples
+
+
+def most_decoded_bytes(length_s: float, settings: DecodeSettings) -> int:
+    """Of a span of `length_s` seconds of any file."""
+    return math.ceil(length_s * settings.fps) * settings.max_pixels * 3 + 4 * round(length_s * SAMPLE_RATE)
 
 
 def _check_file(path: str | os.PathLike[str], settings: DecodeSettings) -> None:

@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 from omnidrop.errors import OmniDropError
 from workers.errors import CacheFull, MediaChanged, MediaMissing, MediaTooLarge
 from workers.media import nvdec
+from workers.media.arriving import Arriving
 from workers.media.blocks import InBlocks
 from workers.media.clip_reader import decode_clip
 from workers.media.confinement import require
+from workers.media.early import Early, EarlyClip
 from workers.media.fetching import CacheSettings, fetched, is_here
 from workers.media.ffmpeg import tool_here, with_working_ffmpeg
 from workers.media.opening import CheckedPath, Copy, etag_of, local_path, opened_below
@@ -115,11 +117,15 @@ def content_of(media: Media, settings: DecodeSettings, source: Source) -> str:
 
 
 def look(
-    media: Media, settings: DecodeSettings, source: Source, find: Callable[[str], Found]
+    media: Media,
+    settings: DecodeSettings,
+    source: Source,
+    find: Callable[[str], Found],
+    meanwhile: Callable[[Arriving], None] | None = None,
 ) -> tuple[str, Found | None]:
     """SHA-256 of a file or object and the result of `find` on it (for an object: its cached copy), in one read from
     the store, which also serves its clips. None instead of the result if the cache has no room: the object was then
-    read for its hash alone.
+    read for its hash alone. `meanwhile` gets an object as it enters the cache, in a thread of its own.
 
     Raises what `opened` and `find` raise, and MediaChanged if the file changes during the read.
     """
@@ -139,7 +145,7 @@ def look(
         whole.update(piece)
 
     try:
-        with fetched(media, options, cache, seen) as path:
+        with fetched(media, options, cache, seen, meanwhile) as path:
             if came != media.size_bytes:
                 with open(path, "rb") as file:
                     whole = hashlib.file_digest(file, "sha256")
@@ -178,17 +184,25 @@ class Looked:
     found: MediaInfo | ClipFailure | None
     """None if it was not cached and must be probed in its store."""
     bytes_fetched: int
+    early: tuple[EarlyClip, ...] = ()
+    """Clips of it that were decoded while it was fetched."""
 
 
-def looked_at(media: Media, source: Source, probed: Callable[[Copy], MediaInfo | ClipFailure]) -> Looked:
+def looked_at(
+    media: Media, source: Source, probed: Callable[[Copy], MediaInfo | ClipFailure], early: Early | None = None
+) -> Looked:
     """`look` with a prober that does not raise. Never raises for faults of the object or its store."""
     before = bytes_fetched()
+
+    def find(path: str) -> MediaInfo | ClipFailure:
+        return early.info if early is not None and early.info is not None else probed(Copy.of(path, media.key))
+
     try:
-        content, found = look(media, DecodeSettings(), source, lambda path: probed(Copy.of(path, media.key)))
+        content, found = look(media, DecodeSettings(), source, find, early)
     except OmniDropError as error:
         failure = ClipFailure(None, "probe", error.error_class, str(error))
         return Looked(None, failure, bytes_fetched() - before)
-    return Looked(content, found, bytes_fetched() - before)
+    return Looked(content, found, bytes_fetched() - before, tuple(early.clips) if early is not None else ())
 
 
 def folder_of(media: Media, source: Source) -> str | None:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from workers.errors import DecodeFailed, DecodeKilled, DecodeTimeout, MediaTooLarge
 from workers.media import nvdec
+from workers.media.arriving import Arriving
 from workers.media.blocks import InBlocks, Readable, run_over, waited_s
 from workers.media.confinement import MAX_ALLOC_BYTES
 from workers.media.ffmpeg import (
@@ -251,7 +252,7 @@ def _left_s(path: Readable, settings: DecodeSettings, started: float) -> float:
 
 def _about(path: Readable, info: MediaInfo, span: Span) -> tuple[float, float]:
     """Expected byte range of a span as shares of the file, assuming a constant bit rate."""
-    size = path.size if isinstance(path, InBlocks) else 0
+    size = path.size if isinstance(path, InBlocks | Arriving) else 0
     if not size:
         return 0.0, 1.0
     parts = [part for part, has in ((span.video_bytes, span.frames), (span.audio_bytes, span.samples)) if has]

@@ -27,6 +27,7 @@ from typing import Any
 
 from omnidrop.errors import OmniDropError
 from workers.errors import CacheFull, CacheTooSmall, CacheUnsafe, MediaChanged, StorageFailed
+from workers.media.arriving import Arriving
 from workers.media.remote import RemoteFile
 from workers.records import Media
 
@@ -59,8 +60,13 @@ class CacheSettings:
         return Path(self.folder or _default_folder())
 
 
-Bring = Callable[[], Generator[memoryview]]
-"""Yields an entry's bytes in order; each piece is valid until the next one is requested."""
+Bring = Callable[[Path], Generator[memoryview]]
+"""Yields an entry's bytes in order; each piece is valid until the next one is requested, and is then in the file whose
+path was given."""
+
+
+def _nothing(_: Any) -> None:
+    pass
 
 
 @contextlib.contextmanager
@@ -68,25 +74,33 @@ def fetched(
     media: Media,
     storage_options: dict[str, Any],
     cache: CacheSettings,
-    seen: Callable[[memoryview], None] = lambda _: None,
+    seen: Callable[[memoryview], None] = _nothing,
+    meanwhile: Callable[[Arriving], None] | None = None,
 ) -> Iterator[str]:
     """The local copy of an object, valid inside the `with` block. `seen` is called with its bytes in order as they
-    arrive, in another thread, each valid during the call; it is not called if the copy exists already.
+    arrive, in another thread, each valid during the call; it is not called if the copy exists already. `meanwhile` runs
+    in a third thread and is waited for.
 
     Raises MediaMissing, MediaRefused, MediaChanged (the store has another etag by now), StorageFailed (worth a retry),
     CacheFull (no room beside entries in use), CacheUnsafe (other users have access to the folder).
     """
 
-    def whole() -> Generator[memoryview]:
+    def whole(part: Path) -> Generator[memoryview]:
         remote = opened_as_planned(media, storage_options, cache)
+        arriving = Arriving(remote, str(part), streams=cache.streams, step=READ_BYTES)
         with (
-            ThreadPoolExecutor(1, thread_name_prefix="seen") as beside,
-            contextlib.closing(remote.read_on(0, media.size_bytes, streams=cache.streams, step=READ_BYTES)) as pieces,
+            contextlib.closing(arriving),
+            ThreadPoolExecutor(2, thread_name_prefix="seen") as beside,
+            arriving,
+            contextlib.closing(arriving.pieces()) as pieces,
         ):
+            running = None if meanwhile is None else beside.submit(meanwhile, arriving)
             for piece in pieces:
                 being_seen = beside.submit(seen, piece)  # while this piece is being written
                 yield piece
                 being_seen.result()
+            if running is not None:
+                running.result()
 
     with kept(_name_of(media), media.key, media.size_bytes, cache, whole) as entry:
         yield str(entry)
@@ -187,12 +201,13 @@ def _fetch(entry: Path, shown: str, size: int, cache: CacheSettings, bring: Brin
     try:
         _reserve(part, size, cache)
         with (
-            open(os.open(part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb") as file,
-            contextlib.closing(bring()) as pieces,
+            open(os.open(part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb", buffering=0) as file,
+            contextlib.closing(bring(part)) as pieces,
         ):
             for piece in pieces:
-                for first in range(0, len(piece), WRITE_BYTES):
-                    file.write(piece[first : first + WRITE_BYTES])
+                rest = piece
+                while rest:
+                    rest = rest[file.write(rest[:WRITE_BYTES]) :]
             if file.tell() != size:
                 raise StorageFailed(f"{shown}: {file.tell()} bytes arrived instead of {size}")
         os.rename(part, entry)

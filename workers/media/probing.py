@@ -29,7 +29,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from omnidrop.errors import OmniDropError
 from workers import errors
@@ -197,6 +197,11 @@ class ProbePool:
             yield outcome
             in_the_air -= 1
 
+    def glance(self, file: Callable[[float], _File], called: str) -> MediaInfo | ClipFailure:
+        """What headers and an index say of a file that is read with a deadline; no scan."""
+        ((_, found),) = self._each([(None, partial(_Child.glance, opening=file, called=called))])
+        return found
+
     def close(self) -> None:
         """End the children; queued files are not probed."""
         if self._closed:
@@ -280,38 +285,39 @@ class _Child:
                 file.extend(scan_s)
                 return self._words(file, index, deadline + scan_s)
 
+    def glance(self, opening: Callable[[float], _File], called: str) -> MediaInfo:
+        """See `ProbePool.glance`. Raises what `probe` raises."""
+        deadline = time.monotonic() + self._timeout_s
+        return self._looked_at(called, opening(deadline), deadline, scans=False)
+
     def _opened(self, address: str, called: str) -> MediaInfo:
         deadline = time.monotonic() + self._timeout_s
         with self._file(address, deadline) as file:
-            return self._looked_at(called, file, deadline)
+            return self._looked_at(called, file, deadline, scans=self._scans)
 
     @contextlib.contextmanager
-    def _file(self, address: str, deadline: float) -> Iterator[_Ahead | _LocalFile]:
+    def _file(self, address: str, deadline: float) -> Iterator[_File]:
         if "://" in address and not os.path.isabs(address) and local_path(address) == address:
             yield _Ahead(RemoteFile(address, dict(self._storage_options), deadline))
             return
         with opened_below(address, self._below) as opened:
             yield _LocalFile(opened.fd)
 
-    def _looked_at(self, called: str, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
+    def _looked_at(self, called: str, file: _File, deadline: float, *, scans: bool) -> MediaInfo:
         """Probe an open file; most sidecars are recognised without a parser."""
         length = min(file.size, HEAD_BYTES)
         if is_named_aside(called) and (not length or is_no_media(file.read(0, length))):
             raise Sidecar(f"a {suffix_of(called) or 'file without suffix'} next to the media, by its content")
-        return self._probe(file, deadline)
+        return self._probe(file, deadline, scans=scans)
 
-    def _scan_s(self, size: int) -> float:
-        """Extra seconds for a scan of this many bytes."""
-        return size / SCAN_BYTES_PER_S if self._scans else 0.0
-
-    def _probe(self, file: _Ahead | _LocalFile, deadline: float) -> MediaInfo:
+    def _probe(self, file: _File, deadline: float, *, scans: bool) -> MediaInfo:
         best: MediaInfo | None = None
         try:
-            with self._asked("scan" if self._scans else "glance", file, deadline) as process:
+            with self._asked("scan" if scans else "glance", file, deadline) as process:
                 while (answer := self._answer(process, file, deadline)) is not None:
                     if best is None:
                         # Extra time only for a file that has shown that there is something to scan.
-                        scan_s = self._scan_s(file.size)
+                        scan_s = file.size / SCAN_BYTES_PER_S if scans else 0.0
                         deadline += scan_s
                         file.extend(scan_s)
                     best = _info(answer["info"])
@@ -323,7 +329,7 @@ class _Child:
             raise ProbeCrashed("the probing process gave no answer")
         return best
 
-    def _words(self, file: _Ahead | _LocalFile, index: int, deadline: float) -> tuple[RawCue, ...]:
+    def _words(self, file: _File, index: int, deadline: float) -> tuple[RawCue, ...]:
         found: list[RawCue] = []
         with self._asked(f"subtitles:{index}", file, deadline) as process:
             while (answer := self._answer(process, file, deadline)) is not None:
@@ -333,7 +339,7 @@ class _Child:
         return tuple(found)
 
     @contextlib.contextmanager
-    def _asked(self, what: str, file: _Ahead | _LocalFile, deadline: float) -> Iterator[subprocess.Popen[bytes]]:
+    def _asked(self, what: str, file: _File, deadline: float) -> Iterator[subprocess.Popen[bytes]]:
         """Send a request to the child. If the child fails inside the `with` block, the file fails with ProbeCrashed,
         and the child is ended."""
         if self._served >= FILES_PER_CHILD:
@@ -352,9 +358,7 @@ class _Child:
         if self._rest:  # more output than requested: do not reuse this child
             self.close()
 
-    def _answer(
-        self, process: subprocess.Popen[bytes], file: _Ahead | _LocalFile, deadline: float
-    ) -> dict[str, Any] | None:
+    def _answer(self, process: subprocess.Popen[bytes], file: _File, deadline: float) -> dict[str, Any] | None:
         """The child's next message, None after the last. Raises the error that it names."""
         while True:
             answer: dict[str, Any] = json.loads(self._line(process, deadline))
@@ -365,7 +369,7 @@ class _Child:
             else:
                 return None if "done" in answer else answer
 
-    def _serve(self, process: subprocess.Popen[bytes], file: _Ahead | _LocalFile, asked: Any, deadline: float) -> None:
+    def _serve(self, process: subprocess.Popen[bytes], file: _File, asked: Any, deadline: float) -> None:
         """Send the bytes requested. Raises StorageFailed, and ValueError for a request that our code never makes."""
         offset, length = int(asked[0]), int(asked[1])
         if not (offset >= 0 and 0 < length <= BLOCK_BYTES and offset + length <= file.size):
@@ -430,6 +434,20 @@ class _Child:
             self._rest += read
         line, _, self._rest = self._rest.partition(b"\n")
         return line
+
+
+class _File(Protocol):
+    """Bytes that this process hands over."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly so many. Raises StorageFailed and the like."""
+        ...
+
+    def extend(self, seconds: float) -> None:
+        """Put the deadline off."""
+        ...
 
 
 class _LocalFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import os
 import threading
 import time
@@ -101,6 +102,11 @@ class RemoteFile:
             found = within(self._store, self._left_s(), "head_object", Bucket=self._bucket, Key=self._key)
             self.size, self.etag = int(found["ContentLength"]), str(found["ETag"]).strip('"')
 
+    @property
+    def deadline(self) -> float:
+        """By time.monotonic()."""
+        return self._deadline
+
     def extend(self, seconds: float) -> None:
         """Extend the deadline by `seconds`."""
         self._deadline += seconds
@@ -116,29 +122,47 @@ class RemoteFile:
             sync(self._store.loop, self._fill, offset, memoryview(content), timeout=self._left_s())
         return bytes(content)
 
+    def until(self, deadline: float) -> RemoteFile:
+        """The same version of it, with another deadline."""
+        other = copy.copy(self)
+        other._deadline = deadline
+        return other
+
     def read_on(self, offset: int, end: int, *, streams: int, step: int) -> Generator[memoryview]:
-        """Yield the bytes from `offset` to `end` in order, in pieces of `step`, with `streams` requests in flight and
-        a few more pieces in memory. A piece is valid until the next one is requested: its memory is then reused, since
-        fresh pages cost as much as filling them. Close the generator if you stop early: that cancels requests."""
-        starts, turn = iter(range(offset, end, step)), asyncio.Semaphore(streams)
-        most, longest = min(streams + SPARE_PIECES, -(-(end - offset) // step)), min(step, end - offset)
-        unused = [memoryview(bytearray(longest)) for _ in range(most)]
-        coming: deque[tuple[memoryview, Future[None]]] = deque()
+        """Yield the bytes from `offset` to `end` in order, as `read_each` of pieces of `step`."""
+        ranges = ((first, min(first + step, end)) for first in range(offset, end, step))
+        with contextlib.closing(self.read_each(ranges, streams=streams, longest=min(step, end - offset))) as pieces:
+            for _, piece in pieces:
+                yield piece
+
+    def read_each(
+        self, ranges: Iterator[tuple[int, int]], *, streams: int, longest: int
+    ) -> Generator[tuple[int, memoryview]]:
+        """Yield (first byte, content) of ranges (first byte, end), none longer than `longest`, in their order, with
+        `streams` requests in flight and a few more pieces in memory. A piece is valid until the next one is requested:
+        its memory is then reused, since fresh pages cost as much as filling them. Close the generator if you stop early:
+        that cancels requests."""
+        turn, fresh = asyncio.Semaphore(streams), streams + SPARE_PIECES
+        unused: list[memoryview] = []
+        coming: deque[tuple[int, memoryview, memoryview, Future[None]]] = deque()
         try:
             while True:
-                while unused and (first := next(starts, None)) is not None:
-                    piece = unused.pop()[: end - first]
-                    coming.append((piece, self._begun(self._in_turn(turn, first, piece))))
+                while (unused or fresh) and (asked := next(ranges, None)) is not None:
+                    first, end = asked
+                    fresh -= not unused
+                    memory = unused.pop() if unused else memoryview(bytearray(longest))
+                    piece = memory[: end - first]
+                    coming.append((first, piece, memory, self._begun(self._in_turn(turn, first, piece))))
                 if not coming:
                     return
-                piece, future = coming[0]
+                first, piece, memory, future = coming[0]
                 with self._explained():
                     future.result(self._left_s())
                 coming.popleft()
-                yield piece
-                unused.append(piece)
+                yield first, piece
+                unused.append(memory)
         finally:
-            for _, future in coming:
+            for *_, future in coming:
                 future.cancel()
 
     def _begun(self, asked: Coroutine[Any, Any, None]) -> Future[None]:
