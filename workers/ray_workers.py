@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from omnidrop.imports import uncollected
 from workers.errors import DeviceBroken
 from workers.media import nvdec
-from workers.media.decode import Looked, Source, decode_one, decoder_here, folder_of, is_local, looked_at
+from workers.media.decode import (
+    Looked,
+    Source,
+    decode_one,
+    decoder_here,
+    folder_of,
+    is_local,
+    looked_at,
+    opened_for_words,
+)
 from workers.media.early import Early, EarlyClip, Wish
 from workers.media.probing import ProbePool
 from workers.media.remote import bytes_fetched
@@ -36,6 +45,7 @@ from workers.records import (
     Loaded,
     Media,
     MediaInfo,
+    RawCue,
     WorkUnit,
 )
 
@@ -143,31 +153,40 @@ _ActorClass = ray.remote(**ACTOR_OPTIONS)(_Actor)
 
 
 @lru_cache(maxsize=2)
-def _pool(probe_timeout_s: float, below: str | None) -> ProbePool:
+def _pool(shared: bytes, below: str | None = None) -> ProbePool:
     """A prober for as long as this process lasts."""
-    return ProbePool(1, timeout_s=probe_timeout_s, below=below)
+    source, probe_timeout_s = pickle.loads(shared)
+    return ProbePool(1, timeout_s=probe_timeout_s, below=below, storage_options=dict(source.storage_options))
 
 
 def _look(shared: bytes, media: Media, wish: Wish | None) -> Looked | tuple[Looked | DecodedClip | None, ...]:
     """What was decoded early comes beside the rest, so many values as were wished for: none of it through the
     driver."""
-    source, probe_timeout_s = pickle.loads(shared)
-
+    source, _ = pickle.loads(shared)
     below = folder_of(media, source) if is_local(media.uri) else None
 
     def probed(path: str) -> MediaInfo | ClipFailure:
-        ((_, found),) = _pool(probe_timeout_s, below).probe_many([(None, path)])
+        ((_, found),) = _pool(shared, below).probe_many([(None, path)])
         return found
 
     if wish is None:
         return looked_at(media, source, probed)
-    looked = looked_at(media, source, probed, Early(media, wish, _pool(probe_timeout_s, below)))
+    looked = looked_at(media, source, probed, Early(media, wish, _pool(shared, below)))
     decoded = [early.decoded for early in looked.early]
     told = replace(looked, early=tuple(replace(early, decoded=None) for early in looked.early))
     return told, *decoded, *(None for _ in range(wish.clips - len(decoded)))
 
 
+def _subtitles(shared: bytes, media: Media, index: int) -> tuple[tuple[RawCue, ...] | ClipFailure, int]:
+    """What a stream of text subtitles says, and the bytes that came from the store for it."""
+    source, _ = pickle.loads(shared)
+    fetched, opening = bytes_fetched(), partial(opened_for_words, media, DecodeSettings(), source)
+    ((_, cues),) = _pool(shared).subtitles_many([(None, opening, index)])
+    return cues, bytes_fetched() - fetched
+
+
 _look_task = ray.remote(num_cpus=0, max_retries=0)(_look)
+_subtitles_task = ray.remote(num_cpus=0, max_retries=0)(_subtitles)
 
 
 class LookStarter:
@@ -186,6 +205,14 @@ class LookStarter:
         found: Looked = ray.get(told)
         early = (replace(one, decoded=ref) for one, ref in zip(found.early, decoded, strict=False))
         return replace(found, early=tuple(early))
+
+    def subtitles(self, machine: str, media: Media, index: int) -> tuple[tuple[RawCue, ...] | ClipFailure, int]:
+        """What a stream of text subtitles says, read on one machine, and the bytes that came from the store for it.
+        Raises ray.exceptions.RayError."""
+        there = NodeAffinitySchedulingStrategy(machine, soft=True)
+        task = _subtitles_task.options(scheduling_strategy=there)
+        found: tuple[tuple[RawCue, ...] | ClipFailure, int] = ray.get(task.remote(self._shared, media, index))
+        return found
 
 
 class DecodeStarter:

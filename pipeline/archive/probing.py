@@ -35,7 +35,7 @@ from workers.media.ffmpeg import with_working_ffmpeg
 from workers.media.probing import ProbePool
 from workers.media.scenes import find_scene_cuts
 from workers.media.sidecars import suffix_of
-from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo
+from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo, RawCue
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,10 @@ class Elsewhere(Protocol):
 
     def __call__(self, media: Media) -> Looked | None:
         """What is in it; None where it is to be looked at here."""
+        ...
+
+    def subtitles(self, media: Media, index: int) -> tuple[RawCue, ...] | ClipFailure | None:
+        """What an object's stream of text subtitles says; None where it is to be read here."""
         ...
 
 

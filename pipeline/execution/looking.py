@@ -15,7 +15,7 @@ from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.failure_rules import Fault, rule_of
 from workers.media.remote import also_fetched
-from workers.records import ClipFailure, Media
+from workers.records import ClipFailure, Media, RawCue
 
 if TYPE_CHECKING:
     from workers.media.decode import Looked
@@ -56,9 +56,29 @@ class AtHome:
                 continue
             self._early.came(media, looked.early)
             also_fetched(looked.bytes_fetched)
-            if isinstance(looked.found, ClipFailure) and rule_of(looked.found.error_class).fault is not Fault.FILE:
+            if _is_not_the_files(looked.found):
                 break  # that machine may be without ffmpeg, or without the archive's folder: this one's word counts
             return looked
+        return None
+
+    def subtitles(self, media: Media, index: int) -> tuple[RawCue, ...] | ClipFailure | None:
+        """What a stream of text subtitles says, read where the object is kept; None where it is to be read here.
+        Raises RayUnavailable."""
+        from ray.exceptions import RayError
+
+        from pipeline.execution.homes import home_of
+
+        for _ in range(TRIES):
+            homes = self._homes()
+            if len(homes) < 2:
+                break
+            try:
+                cues, fetched = self._starter.subtitles(home_of(media, homes), media, index)
+            except RayError:
+                self._there = (float("-inf"), ())
+                continue
+            also_fetched(fetched)
+            return None if _is_not_the_files(cues) else cues
         return None
 
     @cached_property
@@ -78,3 +98,7 @@ class AtHome:
             homes = decoding_machines(self._job)
             self._there = time.monotonic(), homes
         return homes
+
+
+def _is_not_the_files(found: object) -> bool:
+    return isinstance(found, ClipFailure) and rule_of(found.error_class).fault is not Fault.FILE

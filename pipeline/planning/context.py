@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.archive.beside import Beside, BesideUnreadable, File
-from pipeline.archive.probing import CHILDREN, source_of
+from pipeline.archive.probing import CHILDREN, Elsewhere, source_of
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig, ContextConfig, ExecutionConfig, ModelConfig
 from pipeline.context.sidecars import (
@@ -38,13 +38,12 @@ from pipeline.index.savings_index import ContextRow, SavingsIndex
 from pipeline.planning.context_found import Found, read_sidecar, read_track
 from pipeline.questions.templates import Told, one_line
 from pipeline.storage.outage import Patience
-from workers.errors import MediaChanged
 from workers.media.confinement import require
-from workers.media.decode import local_etag, opened
-from workers.media.opening import CheckedPath, local_path
+from workers.media.decode import opened_for_words
+from workers.media.opening import local_path
 from workers.media.probing import ProbePool
 from workers.media.sidecars import suffix_of
-from workers.records import DecodeSettings, Media, MediaInfo, SubtitleTrack
+from workers.records import ClipFailure, DecodeSettings, Media, MediaInfo, RawCue, SubtitleTrack
 
 if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
@@ -55,13 +54,17 @@ UNREADABLE = "unreadable"
 
 
 def context_reader(
-    job: JobConfig, names: Sequence[str], patience: Patience | None = None, index: SavingsIndex | None = None
+    job: JobConfig,
+    names: Sequence[str],
+    patience: Patience | None = None,
+    index: SavingsIndex | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> ContextReader | None:
     """Reads what the job's question set reads of sidecars and subtitles (`names`), and remembers it in the index; None
-    where it reads nothing of them."""
+    where it reads nothing of them. `elsewhere` is where objects are kept, if not here."""
     if not names:
         return None
-    return ContextReader(job.archive, job.context, job.model, names, patience, index, job.execution)
+    return ContextReader(job.archive, job.context, job.model, names, patience, index, job.execution, elsewhere)
 
 
 @dataclass
@@ -176,11 +179,13 @@ class ContextReader:
         patience: Patience | None = None,
         index: SavingsIndex | None = None,
         execution: ExecutionConfig | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """`names` are what the question set reads (`QuestionSet.context_names`); with `patience` it waits for an
         archive that does not answer; `index` remembers what was read; `execution` says where objects of a bucket are
-        kept. Raises ContextError for a pattern that no sidecar can have."""
-        self._patience, self._index = patience or Patience(0.0), index
+        kept, and `elsewhere` reads those that other machines keep. Raises ContextError for a pattern that no sidecar
+        can have."""
+        self._patience, self._index, self._elsewhere = patience or Patience(0.0), index, elsewhere
         self._beside, self._config, self.names = Beside(archive), config, tuple(names)
         self._where, self._execution = source_of(archive, execution), execution or ExecutionConfig()
         for pattern in config.sidecars:
@@ -242,24 +247,32 @@ class ContextReader:
     def _read_tracks(self, wanted: Sequence[tuple[Found, SubtitleTrack, float]]) -> None:
         if not wanted:
             return
+        here = []
+        with ThreadPoolExecutor(len(wanted), thread_name_prefix="subtitles") as threads:
+            for one, cues in zip(wanted, threads.map(self._read_elsewhere, wanted), strict=True):
+                if cues is None:
+                    here.append(one)
+                else:
+                    _take_track(*one, cues)
+        if not here:
+            return
         limit_s, options = self._execution.probe_timeout_s, dict(self._where.storage_options)
         require(self._execution.confinement)
-        with ProbePool(min(CHILDREN, len(wanted)), timeout_s=limit_s, storage_options=options) as pool:
+        settings = DecodeSettings(confinement=self._execution.confinement)
+        with ProbePool(min(CHILDREN, len(here)), timeout_s=limit_s, storage_options=options) as pool:
             files = (
-                (number, partial(self._opened, found.media), track.index)
-                for number, (found, track, _) in enumerate(wanted)
+                (number, partial(opened_for_words, found.media, settings, self._where), track.index)
+                for number, (found, track, _) in enumerate(here)
             )
             for number, cues in pool.subtitles_many(files):
-                found, track, start_s = wanted[number]
-                name = name_of(found.media.key, track)
-                found.take(name, found.content, read_track(name, cues, start_s))
+                _take_track(*here[number], cues)
 
-    @contextmanager
-    def _opened(self, media: Media) -> Iterator[str]:
-        with opened(media, DecodeSettings(confinement=self._execution.confinement), self._where) as path:
-            yield path if isinstance(path, str) else media.uri
-            if isinstance(path, CheckedPath) and local_etag(path.fd) != media.etag:
-                raise MediaChanged(f"{media.key}: the file changed while its subtitles were read")
+    def _read_elsewhere(self, wanted: tuple[Found, SubtitleTrack, float]) -> tuple[RawCue, ...] | ClipFailure | None:
+        """An object is kept where it is decoded, and would be fetched once more here."""
+        found, track, _ = wanted
+        if self._elsewhere is None or not is_s3(found.media.uri):
+            return None
+        return self._elsewhere.subtitles(found.media, track.index)
 
     def _item(self, found: Found, info: MediaInfo | None) -> ItemContext:
         item = ItemContext(self.names, self._cap)
@@ -299,3 +312,8 @@ class ContextReader:
             key = "".join(places.get(part, part) for part in _PLACE.split(pattern)).lstrip("/")
             if key != media.key:
                 yield key, key
+
+
+def _take_track(found: Found, track: SubtitleTrack, start_s: float, cues: tuple[RawCue, ...] | ClipFailure) -> None:
+    name = name_of(found.media.key, track)
+    found.take(name, found.content, read_track(name, cues, start_s))

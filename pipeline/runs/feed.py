@@ -15,7 +15,7 @@ from pipeline.archive.decoded_early import DecodedEarly
 from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
-from pipeline.archive.probing import Prober
+from pipeline.archive.probing import Elsewhere, Prober
 from pipeline.batches import ahead
 from pipeline.config.locations import is_s3
 from pipeline.cost.clip_prices import SeveralPasses
@@ -73,8 +73,8 @@ class Feed:
     retry: Retry | None
     stop: StopFlag
     choices: Choices
-    machines: Callable[[], int]
-    """How many look at media and decode them."""
+    elsewhere: Elsewhere
+    """The machines that look at media and decode them."""
     whole: WholeVideos
     early: DecodedEarly
     """What of it is decoded before it is planned."""
@@ -87,7 +87,9 @@ class Feed:
     def __post_init__(self) -> None:
         opened = self.opened
         # The other half is for what is being decoded, and for other processes of the machine.
-        self._ahead = FetchedAhead(lambda: self.machines() * opened.job.execution.cache_bytes // 2, self.early.drop)
+        self._ahead = FetchedAhead(
+            lambda: self.elsewhere.machines() * opened.job.execution.cache_bytes // 2, self.early.drop
+        )
         probe = self._ahead.probing(self.probe) if is_s3(opened.job.archive.uri) else self.probe
         of_job = (opened.job, opened.question_set, opened.recipe, opened.index, probe)
         self._forgotten = opened.journal.tombstones()
@@ -100,8 +102,10 @@ class Feed:
             not_taken=self.not_taken,
             sources=opened.sources,
             recipes=opened.recipes,
-            at_once=self.machines,
-            context=context_reader(opened.job, opened.recipe.context_fields, self.patience, opened.index),
+            at_once=self.elsewhere.machines,
+            context=context_reader(
+                opened.job, opened.recipe.context_fields, self.patience, opened.index, self.elsewhere
+            ),
             read_unit=opened.journal.read_if_kept,
         )
         decides = self.retry is None and opened.job.archive.sample is None

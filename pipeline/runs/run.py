@@ -149,9 +149,9 @@ def run_job(
         of_job = (opened.question_set, job.variables, opened.index, opened.journal.read_if_kept, opened.asked)
         is_again = is_left_over if again is None else chosen(again.error_classes)
         # Of its own: what planning read is counted.
-        context = context_reader(job, opened.recipe.context_fields, patience, opened.index)
+        context = context_reader(job, opened.recipe.context_fields, patience, opened.index, at_home)
         whole = WholeVideos(*of_job, run.run_id, is_again, context)
-        feed = Feed(*parts, choices, at_home.machines, whole, early)
+        feed = Feed(*parts, choices, at_home, whole, early)
         known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
         resolved = calibration.resolved(job, known)
         execution = _Execution(resolved, opened.asked.weights_hash, stop, patience, health, early, metrics)

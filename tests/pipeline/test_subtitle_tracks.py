@@ -17,8 +17,9 @@ from pipeline.index.savings_index import SavingsIndex
 from pipeline.planning.context import ContextReader
 from tests.support.captions import captioned_h264, captioned_mpeg2, pop_on, roll_up
 from tests.support.media_files import make
-from workers.media.probing import ProbePool
-from workers.records import MediaInfo, SubtitleTrack
+from workers.errors import MediaError
+from workers.media.probing import ProbePool, subtitles
+from workers.records import ClipFailure, MediaInfo, SubtitleTrack
 
 SRT = """1
 00:00:00,500 --> 00:00:01,500
@@ -176,6 +177,43 @@ def test_closed_captions_inside_the_video_are_the_transcript(tmp_path):
     ]
     assert [cue.text for cue in said["roll.mp4"]] == ["FIRST LINE", "SECOND ONE", "THIRD ONE"]
     assert "(eia_608 2)" in reader.counts.line
+
+
+class Elsewhere:
+    """Another machine that keeps the objects of a bucket: here they are files of a folder."""
+
+    def __init__(self, folder):
+        self.folder, self.asked = folder, []
+
+    def subtitles(self, media, index):
+        self.asked.append(media.key)
+        try:
+            return None if media.key == "three.mp4" else subtitles(str(self.folder / media.key), index)
+        except MediaError as error:
+            return ClipFailure(None, "probe", error.error_class, str(error))
+
+
+def test_a_track_of_a_buckets_file_is_read_where_the_file_is_kept(films):
+    folder, infos = films
+    given = ArchiveConfig(uri="s3://media"), ContextConfig(), ModelConfig(), ("clip.transcript",)
+    reader = ContextReader(*given, elsewhere=(there := Elsewhere(folder)))
+    items = [
+        (replace(_media(folder, name), key=key, media_id=key, uri=f"s3://media/{key}"), infos[name])
+        for name, key in (("three.mkv", "three.mkv"), ("three.mkv", "gone.mkv"), ("three.mp4", "three.mp4"))
+    ]
+    here = []
+
+    def read_here(pool, files):
+        here.extend(opening.args[0].key for _, opening, _ in files)
+        return iter([(0, ((1.0, 2.0, "here"),))])
+
+    nothing = mock.patch.object(Beside, "near", return_value={})
+    with nothing, mock.patch.object(ProbePool, "subtitles_many", read_here):
+        whole, gone, asked_here = reader.read_all(items).values()
+    assert sorted(there.asked) == ["gone.mkv", "three.mkv", "three.mp4"]
+    assert _said(whole)[0] == "Good morning, tous"
+    assert (gone.error_class, "gone.mkv#s:2" in gone.failure) == ("media_missing", True)
+    assert (here, _said(asked_here)[0]) == (["three.mp4"], "here")
 
 
 def test_a_damaged_track_is_its_videos_failure(films, tmp_path):

@@ -742,6 +742,21 @@ def test_a_look_hands_over_what_it_decoded_early_beside_what_it_says(
 
 
 @pytest.mark.cluster
+def test_subtitles_are_read_from_what_a_look_left_and_not_from_the_store(bucket, plain, tmp_path):
+    (tmp_path / "words.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nGood morning\n")
+    make("-i", plain, "-i", tmp_path / "words.srt", "-c", "copy", tmp_path / "words.mkv")
+    bucket[0].put_file(str(tmp_path / "words.mkv"), "archive/words.mkv")
+    media, source = listed(bucket, "words.mkv"), Source.of(bucket[1], CacheSettings(str(tmp_path / "cache")))
+    shared = ray_workers.packed(source, 60.0)
+    looked = ray_workers._look(shared, media, None)
+    (track,) = looked.found.subtitles
+    (cue,), fetched = ray_workers._subtitles(shared, media, track.index)
+    assert (cue[0], cue[2], fetched, looked.bytes_fetched) == (1.0, "Good morning", 0, media.size_bytes)
+    failed, _ = ray_workers._subtitles(shared, replace(media, etag="another"), track.index)
+    assert failed.error_class == "media_changed"
+
+
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_session")
 def test_a_clip_decoded_early_becomes_one_of_a_unit(plain):
     import ray

@@ -205,6 +205,18 @@ def looked_at(
     return Looked(content, found, bytes_fetched() - before, tuple(early.clips) if early is not None else ())
 
 
+@contextlib.contextmanager
+def opened_for_words(media: Media, settings: DecodeSettings, source: Source) -> Iterator[str]:
+    """Path or address of a file for who reads its subtitles: where it is kept, if it is.
+
+    Raises what `opened` raises, and MediaChanged where a local file changes meanwhile.
+    """
+    with opened(media, settings, source) as path:
+        yield path if isinstance(path, str) else media.uri
+        if isinstance(path, CheckedPath):
+            _check_unchanged(media, path.fd)
+
+
 def folder_of(media: Media, source: Source) -> str | None:
     """The folder that a local file must be in, None if it may be anywhere."""
     # The archive's own folder: strip as many path components as the key has.
