@@ -2,14 +2,15 @@
 
 A real S3 server (rclone over a folder) behind a proxy with 30 ms before each reply and 80 MB/s a connection; files are
 a second of real video, repeated up to their size, with an index. Simulated machines have a cache and decoding threads
-each; a file is looked at (fetched, hashed, probed) ahead of decoding and its clips are decoded on its home (`home_of`),
-as in a run on a cluster. `is_as_before` looks at all files on the first machine and deals
-clips to the machines in turn, with one range in flight, no copy before the hash, and no stage ahead: what a run did
-before there was such a stage.
+each; a file is looked at (fetched, hashed, probed, its first clips decoded meanwhile) ahead of decoding and its clips
+are decoded on its home (`home_of`), as in a run on a cluster. `is_as_before` looks at all files on the first machine
+and deals clips to the machines in turn, with one range in flight, no copy before the hash, and no stage ahead: what a
+run did before there was such a stage.
 
 `bytes_read_over_archive`: bytes that came from the store over the archive's. `decode_busy_share`: share of the time,
 from the first decoded clip to the last, in which decoding threads decoded. `first_clip_s`, `all_s`: from the start.
-`whole_s`: the largest file whole, hashed, into an empty cache.
+`first_usable_s`: until the first decoded clip of a file whose hash is known, which may be asked. `whole_s`: the
+largest file whole, hashed, into an empty cache.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from pathlib import Path
 import s3fs
 
 from benchmarks.scale.slow_store import slow_store
+from pipeline.archive.decoded_early import CLIPS, LEAST_BYTES
 from pipeline.execution.homes import home_of
 from tests.support.s3_server import rclone_server
-from workers.media.decode import Source, decode_one, look
+from workers.media.decode import Source, decode_one, look, looked_at
+from workers.media.early import Early, EarlyClip, Wish
 from workers.media.fetching import CacheSettings
 from workers.media.ffmpeg import find_ffmpeg
-from workers.media.probing import probe
+from workers.media.probing import ProbePool, probe
 from workers.media.remote import bytes_fetched
+from workers.media.tracks import chosen
 from workers.records import Clip, ClipFailure, DecodeSettings, Media, MediaInfo
 
 LATENCY_S, BYTES_PER_S = 0.03, 80e6
@@ -51,10 +55,13 @@ class Fetched:
     bytes_read_over_archive: float
     decode_busy_share: float
     first_clip_s: float
+    first_usable_s: float
     all_s: float
     whole_s: float
     archive_bytes: int
     clips: int
+    clips_early: int
+    """Of these, so many were decoded while their file was fetched."""
     machines: int
     streams: int
     is_as_before: bool
@@ -63,7 +70,8 @@ class Fetched:
         return (
             f"{self.archive_bytes / 1e6:.0f} MB, {self.clips} clips, {self.machines} machines, {self.streams} ranges "
             f"in flight: {self.bytes_read_over_archive:.2f} times the archive read, decoding busy "
-            f"{self.decode_busy_share:.0%}, first clip after {self.first_clip_s:.1f} s, all after {self.all_s:.1f} s; "
+            f"{self.decode_busy_share:.0%}, first clip after {self.first_clip_s:.1f} s, usable after "
+            f"{self.first_usable_s:.1f} s, all after {self.all_s:.1f} s; {self.clips_early} clips decoded early; "
             f"the largest file whole in {self.whole_s:.1f} s"
         )
 
@@ -127,22 +135,42 @@ def _measured(
     settings, fetched, began = DecodeSettings(), bytes_fetched(), time.monotonic()
     decoded: list[tuple[float, float]] = []
     """(when it ended, seconds that decoding took) of each clip."""
+    usable: list[float] = []
+    taken: dict[str, list[EarlyClip]] = {}
+    wish = Wish(CLIP_S, CLIP_S, 0.0, "auto", "auto", settings, clips=CLIPS)
+
+    class Noting(Early):
+        """Notes when each clip is there."""
+
+        def _keep(self, clip: EarlyClip) -> None:
+            super()._keep(clip)
+            decoded.append((time.monotonic(), clip.decoded.decode_s))
 
     def decode(machine: _Machine, media: Media, info: MediaInfo, clip: Clip) -> None:
+        if any(one.is_of(info, clip) for one in taken.get(media.key, ())):
+            usable.append(time.monotonic())
+            return
         outcome = decode_one(media, info, clip, settings, machine.source)
         if isinstance(outcome, ClipFailure):
             raise RuntimeError(f"{media.key}: {outcome.message}")
         decoded.append((time.monotonic(), outcome.decode_s))
+        usable.append(decoded[-1][0])
 
-    def looked_at(media: Media) -> MediaInfo:
+    def found_in(media: Media) -> MediaInfo:
         if is_as_before:
             return _as_before(media, settings, there[0].source)
-        _, info = look(media, settings, homes[home_of(media, homes)].source, probe)
-        return info or probe(media.uri, storage_options=options)  # it is larger than the cache
+        early = Noting(media, wish, pool) if media.size_bytes >= LEAST_BYTES else None
+        source = homes[home_of(media, homes)].source
+        looked = looked_at(media, source, lambda copy: probe(str(copy)), early)
+        taken[media.key] = list(looked.early)
+        found = looked.found or probe(media.uri, storage_options=options)  # it is larger than the cache
+        if isinstance(found, ClipFailure):
+            raise RuntimeError(f"{media.key}: {found.message}")
+        return chosen(found, "auto", "auto")
 
     clips: list[Future[None]] = []
-    with ThreadPoolExecutor(1 if is_as_before else FILES_AHEAD) as ahead:
-        for media, info in zip(files, ahead.map(looked_at, files), strict=True):
+    with ProbePool(FILES_AHEAD) as pool, ThreadPoolExecutor(1 if is_as_before else FILES_AHEAD) as ahead:
+        for media, info in zip(files, ahead.map(found_in, files), strict=True):
             home = homes[home_of(media, homes)]
             for number in range(max(1, int(info.duration_s // CLIP_S))):
                 end_s = min((number + 1) * CLIP_S, info.duration_s)
@@ -164,10 +192,12 @@ def _measured(
         bytes_read_over_archive=round(read, 3),
         decode_busy_share=round(min(1.0, busy_s / (DECODERS * machines * span_s)), 3),
         first_clip_s=round(first_s, 2),
+        first_usable_s=round(min(usable) - began, 2),
         all_s=round(all_s, 2),
         whole_s=_whole_s(folder, max(files, key=lambda media: media.size_bytes), settings, there[0].source),
         archive_bytes=size,
         clips=len(clips),
+        clips_early=sum(map(len, taken.values())),
         machines=machines,
         streams=streams,
         is_as_before=is_as_before,

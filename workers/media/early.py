@@ -102,7 +102,10 @@ class Early:
             clip = Clip("", number, start_s, end_s)
             decoded = with_working_ffmpeg(partial(decode_clip, arriving, info, clip, wish.settings))
             if info.is_checked or not _depends_on_ends(decoded):
-                self.clips.append(EarlyClip(info, start_s, end_s, decoded.nbytes, decoded))
+                self._keep(EarlyClip(info, start_s, end_s, decoded.nbytes, decoded))
+
+    def _keep(self, clip: EarlyClip) -> None:
+        self.clips.append(clip)
 
 
 def _depends_on_ends(decoded: DecodedClip) -> bool:
