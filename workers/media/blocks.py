@@ -96,8 +96,8 @@ class InBlocks:
 
     @contextlib.contextmanager
     def view(self, begin: float, end: float) -> Iterator[View]:
-        """A view for ffmpeg of this stretch, in shares of the file, valid inside the `with` block. Raises CacheTooSmall if
-        this system has no inotify."""
+        """A view for ffmpeg of this stretch, in shares of the file, valid inside the `with` block. Raises
+        CacheTooSmall if this system has no inotify."""
         with contextlib.ExitStack() as stack:
             try:
                 holes = stack.enter_context(Holes((p.number, p.end - p.first) for p in self._pieces))
@@ -244,8 +244,8 @@ class View:
         self._ahead = 1
 
     def opened(self) -> tuple[Joined, tuple[int, ...]]:
-        """The address that ffmpeg opens, and the descriptors of all pieces in order, with the wanted ones present. Raises
-        CacheTooSmall if these exceed the cache's bound, and what fetching raises."""
+        """The address that ffmpeg opens, and the descriptors of all pieces in order, with the wanted ones present.
+        Raises CacheTooSmall if these exceed the cache's bound, and what fetching raises."""
         source, needed = self._source, self._source.bytes_of(self._wanted)
         if needed > max(source.cache.max_bytes, SPARE_BYTES):
             raise CacheTooSmall(

@@ -140,8 +140,8 @@ class RemoteFile:
     ) -> Generator[tuple[int, memoryview]]:
         """Yield (first byte, content) of ranges (first byte, end), none longer than `longest`, in their order, with
         `streams` requests in flight and a few more pieces in memory. A piece is valid until the next one is requested:
-        its memory is then reused, since fresh pages cost as much as filling them. Close the generator if you stop early:
-        that cancels requests."""
+        its memory is then reused, since fresh pages cost as much as filling them. Close the generator if you stop
+        early: that cancels requests."""
         turn, fresh = asyncio.Semaphore(streams), streams + SPARE_PIECES
         unused: list[memoryview] = []
         coming: deque[tuple[int, memoryview, memoryview, Future[None]]] = deque()
