@@ -67,14 +67,15 @@ def cli_page() -> str:
     lines = [
         "# Command line\n",
         "Every command takes `--help` and `--debug`. Commands that take a job file take every setting of it as an",
-        "option, too: [job file](../job-file.md). Exit status: 0 done, 1 it failed, 2 something given is not right.\n",
+        "option, too: [job file](../job-file.md). Exit status: 0 success, 1 failure, 2 invalid input; for others see a",
+        "command's own text.\n",
     ]
-    for name, summary in COMMANDS.items():
+    for name in COMMANDS:
         command = load_command(name)
-        lines.append(f"## omnidrop {name}\n\n{summary}\n")
+        lines.append(f"## omnidrop {name}\n")
         lines += _about(command, f"omnidrop {name}")
-        for sub, says in getattr(command, "summaries", {}).items() if hasattr(command, "package") else ():
-            lines.append(f"### omnidrop {name} {sub}\n\n{says}\n")
+        for sub in getattr(command, "summaries", {}) if hasattr(command, "package") else ():
+            lines.append(f"### omnidrop {name} {sub}\n")
             lines += _about(load_command(sub, command.package), f"omnidrop {name} {sub}")
     return "\n".join(lines)
 

@@ -52,7 +52,7 @@ def command(
     questions: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="QUESTION...",
+            metavar="QUESTION",
             help=f"A question, with the answer type in brackets: {_FORMS_IN_HELP}. Without brackets: yes/no if it "
             "begins with a verb such as is or does, free text otherwise.",
             show_default=False,

@@ -86,6 +86,9 @@ def _same(shown: str, ctx: Any) -> str:
 class _Command(typer.core.TyperCommand):
     """A command as its help shows it."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         _name_types(self, ctx)
         super().format_help(ctx, formatter)

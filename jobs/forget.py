@@ -57,7 +57,8 @@ def command(
     named = {media, *keys}
     unlabelled = forget_labels(labels, lambda key: key in named or media == media_id(job.archive.identity, key))
     also = f", {counted(unlabelled, 'label')} of {labels}" if unlabelled else ""
-    console.print(f"forgotten: {', '.join(keys) or media} ({erased.units} work units erased{also})", markup=False)
+    units = counted(erased.units, "work unit")
+    console.print(f"forgotten: {', '.join(keys) or media} ({units} erased{also})", markup=False)
     found = {"media": media, "keys": keys, "units_erased": erased.units, "labels_erased": unlabelled}
     write_json(json_file, found)
 

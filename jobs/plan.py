@@ -97,13 +97,15 @@ def plan_lines(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:
         ("tokens before pruning", f"{quantity(price.audio_tokens)} audio, {quantity(price.video_tokens)} video"),
         *_encoded(price, pruning),
         ("retained ratio", share(price.retained_ratio)),
-        ("model FLOPs", f"up to {quantity(price.as_run_flops, 'FLOP')}: {AT_MOST}"),
+        ("model FLOPs", f"up to {quantity(price.as_run_flops, 'FLOP')}: {AT_MOST}" if todo else "-"),
         ("FLOPs saved vs prefix reuse", saved(price.as_run_flops, price.dense_shared_flops)),
         ("FLOPs saved vs dense", saved(price.as_run_flops, price.dense_flops)),
         (
             "KV cache of the largest clip",
             f"{quantity(price.largest_clip_kv_bytes, 'B')} instead of "
-            f"{quantity(price.largest_clip_kv_bytes_dense_shared, 'B')}",
+            f"{quantity(price.largest_clip_kv_bytes_dense_shared, 'B')}"
+            if todo
+            else "-",
         ),
     ]
 
@@ -115,7 +117,7 @@ def _reasons(price: Price) -> list[tuple[str, str]]:
         cost = quantity(of.as_run_flops, "FLOP")
         if of.gpu_hours is not None:
             cost += f", {hours(of.gpu_hours.expected, None)}"
-        rows.append((f"  {reason}", f"{of.clips} clips, {cost}"))
+        rows.append((f"  {reason}", f"{counted(of.clips, 'clip')}, {cost}"))
     return rows
 
 

@@ -19,7 +19,18 @@ from jobs.cli import main
 from pipeline.checks.verify import Report, verify
 from pipeline.config.job import StorageConfig
 from pipeline.config.locations import is_s3
+from pipeline.report.formats import counted
 from pipeline.storage.store import open_store
+
+_CHECKED = {
+    "heads": "pointer object",
+    "runs": "run record",
+    "video_objects": "whole-video object",
+    "unit_objects": "unit object",
+    "index_rows": "index row",
+    "table_files": "table file",
+}
+"""What was read is called, by the name of its count."""
 
 EXAMPLES = (
     "omnidrop verify job.yaml",
@@ -91,7 +102,7 @@ def _print(report: Report) -> None:
         console.print(f"    fix: {problem.mend}", markup=False, highlight=False, soft_wrap=True)
     for note in report.notes:
         console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
-    looked_at = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.checked.items())
+    looked_at = ", ".join(counted(count, _CHECKED.get(name, name)) for name, count in report.checked.items())
     console.print(f"checked: {looked_at}")
     if report.is_clean:
         console.print("[green]no problems[/]")

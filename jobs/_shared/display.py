@@ -97,8 +97,8 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
     run, totals, counts = summary.run, summary.totals, summary.run.counts
     if summary.did_nothing and not counts.quarantined:
         console.print(
-            f"[bold]nothing to do[/]: all {counts.units_done_before} work units of {counts.media_listed} media are "
-            "finished; the results are unchanged"
+            f"[bold]nothing to do[/]: the work of all {counts.media_listed} media "
+            f"({counted(counts.units_done_before, 'work unit')}) is finished; the results are unchanged"
         )
     audit = audit_of(open_store(job.output, job.storage), summary.published, job.name, job.audit.min_agreement)
     noticed = noticed_lines(noticed_of(job.output, job.storage, job.name))
@@ -255,7 +255,10 @@ def retry_hint(classes: Iterable[tuple[str, int]], job: str) -> str | None:
     lines = []
     for kinds, said in (
         ([one for one in classes if rule_of(one[0]).may_pass], "may succeed next time"),
-        ([one for one in classes if rule_of(one[0]).again is Again.UPGRADE], "a later version may read"),
+        (
+            [one for one in classes if rule_of(one[0]).again is Again.UPGRADE],
+            "may be readable by a later version of OmniDrop",
+        ),
     ):
         if kinds:
             options = " ".join(f"--error-class {name}" for name, _ in kinds)
