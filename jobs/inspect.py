@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.terminal import printable
+from jobs._shared.terminal import printable, say
 from jobs.cli import main
 from omnidrop.errors import UserError
 
@@ -77,7 +77,8 @@ def command(
         _print(inspected.media.key, about)
     write_json(json_file, about)
     if inspected.failure is not None:
-        typer.echo(f"omnidrop: error: {inspected.failure.error_class}: {inspected.failure.message}", err=True)
+        failure = inspected.failure
+        say(f"omnidrop: error: {inspected.media.key}: {failure.error_class}: {failure.message}", err=True)
     answerable = [clip for clip in about["clips"] if clip["error_class"] is None]
     raise typer.Exit(0 if answerable else 1)
 

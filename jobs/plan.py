@@ -14,7 +14,7 @@ from jobs.cli import main
 from pipeline.config.job import JobConfig
 from pipeline.config.sections import CostConfig, PruningConfig
 from pipeline.cost.calibration import GpuHours
-from pipeline.cost.clip_prices import dear_passes
+from pipeline.cost.clip_prices import expensive_passes
 from pipeline.cost.estimate import Price, price_job
 from pipeline.report.formats import counted
 from pipeline.tables.noticed import Case, lines
@@ -67,8 +67,8 @@ def command(
         note(f"and {unnamed} more; after a run, `omnidrop query {job.output} quarantine` lists all with reasons")
     for text in price.notes:
         note(text)
-    if dear := dear_passes(price.passes_flops, price.one_pass_flops):
-        note(dear)
+    if several := expensive_passes(price.passes_flops, price.one_pass_flops):
+        note(several)
     for key, clips, size in price.outliers:
         note(
             f"{key} ({quantity(size, 'B')}) would be cut into {clips} clips, far more than other files; "

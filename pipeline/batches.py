@@ -40,7 +40,7 @@ def batches_within(items: Iterable[_T], size: int, most: int, weigh: Callable[[_
 def ahead(items: Iterable[_T], most: int, wait_s: float = 0.05) -> Generator[_T | None]:
     """The same items, read in a thread that is at most `most` items ahead; what it raises is raised here.
 
-    None comes in between where there was no item for `wait_s`: whoever takes them may have something else to do.
+    Yields None if there was no item for `wait_s`, so that the caller can do something else meanwhile.
     """
     ready: queue.Queue[tuple[_T] | BaseException | None] = queue.Queue(most)
     unwanted = threading.Event()

@@ -235,7 +235,7 @@ class Clip:
     start_s: float
     end_s: float
     told: tuple[tuple[str, str], ...] = ()
-    """Of what templates read of sidecars: (name, hash of what is told of this clip)."""
+    """(name, hash of its value for this clip) of what templates read from sidecars."""
 
     @property
     def length_s(self) -> float:

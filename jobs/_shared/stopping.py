@@ -13,7 +13,7 @@ STOPPED_EXIT = 3
 
 
 BUDGET_EXIT = 4
-"""Exit status of a run that reached its budget: as above, but whoever runs it again spends again."""
+"""Exit status of a run that reached its budget: as above, but running it again spends the same amount again."""
 
 
 class StopOnSignal:

@@ -1,7 +1,8 @@
-"""Is it this file that cannot be read, or the whole archive? Another file of it tells: the canary.
+"""Whether one file or the whole archive cannot be read: decided by reading another file, the canary.
 
-Promises: one that was read before is asked for its first byte, else some that were listed; credentials are looked up
-anew for it. A prober that dies is tried on a file that cannot be at fault. Knows nothing about what is done then.
+Promises: the canary is a file that was read before, else some that were listed; its first byte is read, with
+credentials looked up again. A prober that dies is tried on a file that cannot be at fault. Knows nothing about what
+follows from that.
 """
 
 from __future__ import annotations

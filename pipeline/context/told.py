@@ -16,7 +16,7 @@ from pipeline.context.sidecars import Context
 from pipeline.questions.templates import Told
 
 CHARS_PER_TOKEN = 8
-"""More than any text of words has: a bound for what the tokenizer joins, such as long rows of dashes."""
+"""Above that of any prose: a bound for what the tokenizer merges, such as long rows of dashes."""
 
 Tokens = Callable[[str], list[int]]
 """Of the model that reads it."""
@@ -28,10 +28,10 @@ class Cap:
 
     tokens: int
     count: Tokens
-    """Called only for texts that may be longer: loading a tokenizer takes seconds."""
+    """Called only for texts that may exceed the cap: loading a tokenizer takes seconds."""
 
     def cut(self, words: str) -> str:
-        """The beginning of a text, up to its last whole word within the cap."""
+        """The beginning of a text, cut after the last whole word within the cap."""
         if len(words.encode()) <= self.tokens:  # a token is a byte at least
             return words
         words = _beginning(words, self.tokens * CHARS_PER_TOKEN)
@@ -76,5 +76,5 @@ def _cue(cue: object) -> list[object]:
 
 
 def _hash(value: object) -> str:
-    """Nothing told is another thing than an empty text."""
+    """Empty for an undefined value, which differs from an empty text."""
     return "" if value is None else hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()

@@ -136,7 +136,7 @@ def _sizes(job: JobConfig, unit: WorkUnit) -> list[_Size]:
 
 
 class _Count:
-    """Passes done, told to whoever looks on."""
+    """Reports passes done to an observer."""
 
     def __init__(self, advance: Callable[[int, int], None], of: int) -> None:
         self._advance, self._of = advance, of

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from omnidrop.estimate import Estimate, Estimator
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
-DEAR = 1.2
-"""Passes that cost so many times one pass are said to."""
+EXPENSIVE = 1.2
+"""Several passes that cost this many times one pass are reported."""
 AROUND = 24
-"""Tokens at most of a line's times, of the signs and the probability around an answer, and of a text's first line."""
+"""Maximum tokens of a line's times, of the punctuation and probability around an answer, and of a text's first line."""
 MOST_SHAPES = 1000
-"""Kept at most: an archive has few sizes, but a template may say something else of every clip."""
+"""Maximum cache size: an archive has few sizes, but a template may word every clip's questions differently."""
 
 
 class Asked(NamedTuple):
@@ -84,7 +84,7 @@ class ClipPrices:
 
 
 class WholePrices:
-    """Prices of asking about whole videos: an upper bound, since how long answers get is not known before."""
+    """Prices of questions about whole videos: an upper bound, because the length of answers is not known yet."""
 
     def __init__(self, job: JobConfig, question_set: QuestionSet, estimator: Estimator) -> None:
         self._estimator = estimator
@@ -115,7 +115,7 @@ class WholePrices:
 
 
 class SeveralPasses:
-    """Clips that are asked in several passes, since questions were added to the set."""
+    """Counts clips that are asked in several passes because questions were added to the set."""
 
     def __init__(self, job: JobConfig) -> None:
         self._job = job
@@ -130,14 +130,14 @@ class SeveralPasses:
                 self._clips[asked] += 1
 
     def note(self) -> str | None:
-        """Both prices, where several passes are dear."""
+        """Both prices, if several passes are expensive."""
         if not self._clips:
             return None
         prices, several, one = ClipPrices(self._job), 0, 0
         for asked, count in self._clips.items():
             several += count * prices.of(asked).as_run.flops
             one += count * prices.of(in_one_pass(asked)).as_run.flops
-        return dear_passes(several, one)
+        return expensive_passes(several, one)
 
 
 def asked_of(plan: MediaPlan, asking: Asking, length_s: float, decoding: DecodeSettings) -> Asked:
@@ -151,9 +151,9 @@ def in_one_pass(asked: Asked) -> Asked:
     return asked._replace(questions=tuple(replace(question, group="") for question in asked.questions))
 
 
-def dear_passes(several: int, one: int) -> str | None:
-    """What is said of clips whose passes take `several` FLOPs where one pass takes `one`; None where that is little."""
-    if not several > DEAR * one > 0:
+def expensive_passes(several: int, one: int) -> str | None:
+    """The note on clips whose passes take `several` FLOPs instead of `one`; None if that is not much more."""
+    if not several > EXPENSIVE * one > 0:
         return None
     return (
         f"clips in several passes: {several / 1e12:.3g} TFLOP, {one / 1e12:.3g} TFLOP in one pass: "

@@ -151,7 +151,7 @@ def _length_s(duration_s: float) -> float:
 
 
 def joined(events: Sequence[Event]) -> tuple[Event, ...]:
-    """Events where a shape and a sound of the same span, told apart by whoever wrote them, are one."""
+    """Events where a shape and a sound of the same span, listed separately by their author, count as one."""
     result: list[Event] = []
     for event in sorted(events, key=lambda e: (e.start, e.end)):
         for at, other in enumerate(result):

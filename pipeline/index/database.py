@@ -172,7 +172,7 @@ def reason_of(error: Exception, url: str) -> str:
 def _explain(context: Any) -> None:
     """Trouble of the database is nobody's programming error: raised as one of ours, without SQL and parameters."""
     if context.is_pre_ping and context.is_disconnect:
-        return  # the pool connects anew
+        return  # the pool reconnects
     error, where = context.original_exception, context.engine.url.render_as_string(hide_password=True)
     state, reason = getattr(error, "sqlstate", None) or "", without_secrets(first_line(error))
     # SQLite says it in words, PostgreSQL as SQLSTATE 53100.

@@ -2,7 +2,7 @@
 
 Promises: a call is given up after the run's patience, with what is wrong and what to do; a call that is made again
 changes what the first one would have changed, since each is one transaction that may be repeated. What streams rows
-(generators) is not waited for: whoever reads it begins again. Knows nothing about SQL.
+(generators) is not waited for: its reader starts over. Knows nothing about SQL.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sums over clips, kept beside them: what is asked about savings reads a few hundred rows instead of every clip's.
 
-Promises: `savings` holds exactly the sums over the rows of `clips`, whoever writes and whatever leaves, because a
+Promises: `savings` holds exactly the sums over the rows of `clips`, whoever inserts or deletes them, because a
 change is counted from the rows that the database says it took or gave. Sums are of whole numbers, so that they do not
 depend on the order in which clips came: FLOPs are kept as GFLOP and the rest, seconds as microseconds. Knows nothing
 about the journal.
@@ -84,7 +84,7 @@ class Change:
 
 
 def recount(connection: sa.Connection, tables: Tables) -> None:
-    """Make the sums anew from all clips."""
+    """Recompute the sums from all clips."""
     connection.execute(sa.delete(tables.savings))
     change = Change(tables)
     wanted = sa.select(*(tables.clips.c[name] for name in NEEDED))

@@ -116,7 +116,7 @@ class SavingsIndex:
         """Make these versions the ones that count; returns the finished units that must be (re-)applied: those that
         count again, and those whose rows are to say another job or key.
 
-        Until they are, they are not known here: whoever dies in between leaves units that the next `catch_up` finds
+        Until then they are not known here: a crash in between leaves units that the next `catch_up` finds
         missing. `mark` is the head object they came from, remembered by `heads_mark`.
         """
         again: list[UnitKey] = []
@@ -264,7 +264,7 @@ class SavingsIndex:
         """Erase all that follows from the journal; what was found out about files stays."""
         t = self.tables
         with self._engine.begin() as connection:
-            # The sums first: whoever is about to add to them waits, and his clips are not erased.
+            # The sums first: a concurrent writer that is about to add to them waits, and its clips are not erased.
             for table in (t.savings, t.clips, t.quarantine, t.videos, t.units, t.media, t.runs):
                 connection.execute(sa.delete(table))
             connection.execute(sa.delete(t.marks).where(t.marks.c.name == "heads"))

@@ -1,4 +1,4 @@
-"""A lease on one job's runs, kept in the output's store: whoever holds it may run, all others wait.
+"""A lease on one job's runs, kept in the output's store: only its holder may run, all others wait.
 
 Promises: of any number of processes on any machines at most one believes that it holds a job's lease, as long as their
 clocks differ by less than a third of `LEASE_S`; a holder that dies loses it after `LEASE_S`; each lease has a larger

@@ -22,7 +22,7 @@ from pipeline.records.unit import CONTENTS, UnitKey, UnitObject
 from workers.records import Media, Version
 
 MOST_VERSIONS = 16
-"""Of one content that are looked through for clips that were told the same."""
+"""Maximum number of earlier versions of a content searched for clips with the same context."""
 
 Again = Callable[[Media, Version], MediaPlan]
 

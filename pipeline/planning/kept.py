@@ -31,7 +31,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class ToldAlike:
-    """Looks through earlier units of a content for clips that were told what they are told now."""
+    """Searches earlier units of a content for clips that had the same context as now."""
 
     recipe: Recipe
     others: tuple[Source, ...]

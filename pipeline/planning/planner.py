@@ -231,7 +231,7 @@ class Planner:
         return there
 
     def _with_contents(self, batch: Sequence[Media]) -> list[Media]:
-        """With the contents that the journal knows: nothing is read again only because the index was made anew."""
+        """With the contents that the journal knows: nothing is read again just because the index was rebuilt."""
         heads = self.index.heads_of(media_ids=[m.media_id for m in batch])
         known = {(h.media_id, h.mark): h.content_id for h in heads if h.mark and h.content_id}
         return [replace(m, content_id=known.get((m.media_id, m.mark))) for m in batch]

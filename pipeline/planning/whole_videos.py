@@ -174,7 +174,7 @@ class WholeVideos:
         )
         said = self._said(one, rows)
         if said is None:
-            return None  # sidecars say something else than when the clips were asked: the next run plans them anew
+            return None  # sidecars have changed since the clips were asked: the next run plans them again
         end_s = max(row["end_s"] for row in rows)
         video = Clip(inputs, 0, 0.0, end_s)
         unit = WorkUnit(inputs, head.version_id, one.media, one.info, (video,), (), "", attempt=attempt)

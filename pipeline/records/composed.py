@@ -1,9 +1,9 @@
 """A unit's rows made of answers that earlier units have and of those given now, so that only what is new is asked.
 
 Promises: an answer that is kept stays as it is stored, byte for byte, under the id that it has now, and says which run
-gave it; a clip that failed before is carried over as it failed, with nothing asked anew; what is asked now and fails
-costs the answers that are kept nothing. Every part of a clip's cost is counted once, whichever of its answers are kept.
-Knows nothing about stores, or what is asked.
+gave it; a clip that failed before is carried over as it failed, without being asked again; a question that is asked now
+and fails does not affect the answers that are kept. Every part of a clip's cost is counted once, whichever of its
+answers are kept. Knows nothing about stores, or what is asked.
 
 A clip's **parts** are the runs that asked it. FLOPs, tokens and seconds of a row are sums over them, as run and in both
 counterfactuals: asked without pruning, a question that came later would have taken the clip to the model again, too.

@@ -4,7 +4,7 @@ Promises: what is encoded is decoded equal; damage and newer formats are named, 
 the bytes are stored.
 
 A unit that is done again (`omnidrop retry`) becomes an object of its own, its next *attempt*: the rows that are made
-anew, and all others as the attempt before had them.
+again, and all others as in the previous attempt.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class UnitKey:
 
 @dataclass(frozen=True)
 class Label:
-    """As what a content counts: rows say this of it, whoever asked, and as what."""
+    """The label under which a content counts: its rows say this, whichever job asked it under whatever key."""
 
     job: str
     media_id: str

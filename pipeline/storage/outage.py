@@ -1,7 +1,7 @@
 """Waiting for what is full or gone for a while: a store that does not answer, a disk without room.
 
-Promises: whoever meets such a failure tries again with growing pauses, for so long and no longer; while anybody waits,
-`is_waiting` says so, and the run takes nothing new; when one has waited in vain, all end at once, with what was wrong
+Promises: a caller that meets such a failure retries with growing pauses, up to a limit; while any caller waits,
+`is_waiting` says so, and the run takes nothing new; when one reaches the limit, all end at once, with what was wrong
 and what to do. Knows nothing about stores, disks or Ray: a failure that may pass is an `Unavailable`.
 """
 
@@ -63,7 +63,7 @@ class Patience:
         self._due, self._pause_s = 0.0, FIRST_PAUSE_S
 
     def is_waiting(self) -> bool:
-        """Whether anybody waits. Raises what was waited for in vain."""
+        """Whether any caller is waiting. Raises the failure if the limit was reached."""
         if self._given_up is not None:
             raise self._given_up
         return self._waiting > 0 or time.monotonic() < self._due
@@ -90,7 +90,7 @@ class Patience:
     def call(self, attempt: Callable[[], Given]) -> Given:
         """What `attempt` gives, tried again while it raises Unavailable; raises that in the end, amended.
 
-        Once somebody has waited in vain, nothing is tried any more: the run ends.
+        Once any caller has reached the limit, nothing is retried: the run ends.
         """
         self.is_waiting()
         try:

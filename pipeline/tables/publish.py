@@ -50,7 +50,7 @@ TRIES = 3
 _DIGEST_BYTES = 16
 _SAID = ("job", "media_id", "media_key", "content_id", "uri", "etag", "size_bytes", "version_id", "recipe_hash")
 _COLUMNS = content_hash("\n".join(f"{name}: {SCHEMAS[name]}" for name in BUCKETED).encode())
-"""A version with other columns writes every row anew."""
+"""A version with other columns rewrites every row."""
 
 
 class PublishRefused(UserError):

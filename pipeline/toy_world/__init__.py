@@ -1,7 +1,7 @@
 """The toy worlds: short clips of shapes and sounds with known truth, rendered to real media files.
 
 Promises: a clip is a function of (world, seed) alone, its truth travels in a small JSON file, and questions with right
-answers are made from that truth, whoever rendered the clip. Knows nothing about models, training or pruning.
+answers are made from that truth, whichever renderer made the clip. Knows nothing about models, training or pruning.
 """
 
 from pipeline.toy_world.encode import FORMATS, Format, RenderedClip, format_of, render_clip

@@ -132,7 +132,7 @@ def _paint(canvas: npt.NDArray[np.float32], sprite: Sprite, time_s: float) -> No
 
 @cache
 def _grain() -> Wave:
-    """One plane of noise for all clips, shifted anew for every frame: drawing it afresh would take half the time."""
+    """One plane of noise for all clips, shifted for every frame: new noise would take half of the time."""
     return np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
 
 
