@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from jobs.cli import main
 from jobs.index import summary_json
 from omnidrop.errors import UserError
 from pipeline.config.job import JobConfig
+from pipeline.failure_rules import RULES
 from pipeline.planning.retry import Selection
 from pipeline.runs.maintenance import select_failures
 from pipeline.runs.run import run_job
@@ -50,7 +52,10 @@ def command(
     facts += [("whole videos", f"{selected.videos}")] * bool(selected.videos)
     if not selected.failures:
         there = with_reasons(sum(count for _, count in selected.quarantine), selected.quarantine)
-        raise UserError(f"no failures with error class {', '.join(error_class)}; in quarantine: {there}")
+        unknown = [name for name in error_class if name not in RULES]
+        close = difflib.get_close_matches(unknown[0], RULES, n=1) if unknown else []
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"no failures with error class {', '.join(error_class)}{hint}; in quarantine: {there}")
     print_facts("to be retried", [*facts, ("failures", with_reasons(selected.failures, selected.classes))])
     if dry_run:
         write_json(json_file, {"selected": selected})

@@ -55,7 +55,7 @@ def as_media(path: str) -> Media:
     if "://" in path:
         raise AskError(f"{path}: ask reads local files only; copy the file here, or index its bucket with a job")
     if not os.path.exists(path):
-        raise AskError(f"{path}: there is no such file")
+        raise AskError(f"{path}: there is no such file (looked in {os.getcwd()}); give a video or audio file")
     if os.path.isdir(path):
         raise AskError(f"{path} is a folder; ask takes one file. For a folder, use `omnidrop index`")
     whole = os.path.realpath(path)

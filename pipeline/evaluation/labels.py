@@ -105,7 +105,10 @@ def _read(path: Path, question_set: QuestionSet, problems: list[str]) -> list[_R
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise EvaluationError(f"--labels {path}: {error.strerror}") from error
+        raise EvaluationError(
+            f"--labels {path}: {error.strerror}; give a CSV with the columns file, start, end, question and answer, "
+            "for example one that `omnidrop review` writes"
+        ) from error
     except UnicodeDecodeError as error:
         raise EvaluationError(f"--labels {path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     first = text.partition("\n")[0]

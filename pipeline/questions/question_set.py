@@ -232,7 +232,8 @@ def load_question_set(path_or_builtin: str | Path) -> QuestionSet:
     builtin = builtin_question_sets()
     path = builtin.get(str(path_or_builtin)) or Path(path_or_builtin)
     if not path.exists():
-        close = difflib.get_close_matches(path.stem, builtin, n=1)
+        files = [one.name for one in path.parent.glob("*.y*ml")] if path.suffix else []
+        close = difflib.get_close_matches(path.name if files else path.stem, files or builtin, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise QuestionSetError(
             f"question_set: {path} does not exist; {hint}give a YAML file or a built-in set: {', '.join(builtin)}"

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from jobs import cli
 from jobs._shared import query_output
 from jobs._shared.options import json_text, settings, settings_table, with_job, write_json
 from jobs._shared.results import FoundResults, find_results
@@ -151,6 +152,28 @@ def test_debug_shows_where_an_error_comes_from(monkeypatch: pytest.MonkeyPatch, 
     result = omnidrop(*arguments)
     assert "Traceback" in result.stderr
     assert result.stderr.endswith("omnidrop: error: name is wrong\n")
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_file_without_credentials(monkeypatch, capsys, tmp_path: Path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["omnidrop", "query"])
+    try:
+        raise KeyError("postgresql://me:hunter2@h/d")
+    except KeyError as error:
+        cli._unforeseen(type(error), error, error.__traceback__)
+    (file,) = tmp_path.iterdir()
+    said = capsys.readouterr().err
+    assert said.startswith("omnidrop: error: KeyError: ")
+    assert said.endswith(f"please report it with the file {file}\n")
+    assert said.count("\n") == 1
+    assert "Traceback" in file.read_text()
+    assert "hunter2" not in said + file.read_text()
+
+
+def test_help_names_values_plainly():
+    shown = omnidrop("ask", "--help").stdout
+    assert "Usage: omnidrop ask [OPTIONS] FILE [QUESTION]..." in shown
+    assert not {"<bool>", "<str>", "<float>"} & set(shown.split())
 
 
 def test_debug_as_a_commands_own_argument_stays_there(tmp_path: Path):

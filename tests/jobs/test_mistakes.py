@@ -93,6 +93,14 @@ OPTIONS = {
         (*INDEX, "--question-set", "lectur"),
         ["does not exist", "did you mean lecture?", "broadcast, lecture, toy-world"],
     ),
+    "a question set's file with another suffix": (
+        (*INDEX, "--question-set", "questions.yml"),
+        ["questions.yml does not exist", "did you mean questions.yaml?"],
+    ),
+    "an error class that does not exist": (
+        ("retry", "job.yaml", "--error-class", "decode_timout"),
+        ["no failures with error class decode_timout; did you mean decode_timeout?"],
+    ),
     "a variable that does not exist": (
         (*INDEX, "--variable", "topic=x"),
         ["variables.topic", "has no such variable", "it has: none"],
