@@ -11,7 +11,7 @@ from typing import Any
 
 
 def parse_json(text: str | bytes, *, is_strict: bool = False) -> Any:
-    """`is_strict` refuses NaN and the infinities, which Python takes and nobody else does. Raises ValueError."""
+    """`is_strict` refuses NaN and the infinities, which Python accepts and other parsers do not. Raises ValueError."""
     try:
         return json.loads(text, parse_constant=_refuse if is_strict else None)
     except RecursionError as error:

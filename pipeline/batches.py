@@ -12,7 +12,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 LEAVE_S = 10.0
-"""How long a reader that is in the middle of something is waited for when nobody wants its items any more."""
+"""Seconds to wait for a busy reader once its items are no longer needed."""
 
 
 def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

@@ -22,7 +22,7 @@ does take the machine down, or too long, must not do so for ever."""
 
 
 class Again(StrEnum):
-    """When a failed clip or media item is tried again without anybody asking for it."""
+    """When a failed clip or media item is retried automatically."""
 
     NOW = "at once, up to `execution.max_retries` times, then by the next run"
     ROOM = "when there is room, up to `storage.patience_s`, then by the next run"

@@ -1,4 +1,4 @@
-"""Other people's words in a CSV file that somebody opens in a spreadsheet.
+"""Makes other people's text safe in a CSV file that is opened in a spreadsheet.
 
 Promises: no spreadsheet takes such a cell, or a part of it, for a formula, also where it splits lines at semicolons or
 tabs instead of commas; `plain` gives back what was written. Knows nothing about tables.

@@ -32,7 +32,7 @@ class Media:
     """Changes when the content changes, and at other times: a local file's size and time, or what S3 says."""
     size_bytes: int
     mark: str = ""
-    """The etag with what else tells cheaply that nobody has touched it: while it stays, so does the content."""
+    """The etag plus other cheap signs of change: while the mark is the same, so is the content."""
     content_id: str | None = None
     """SHA-256 of the bytes, 64 hex digits: the item's identity. None where it is not known (yet)."""
     told: tuple[tuple[str, str], ...] = ()

@@ -262,7 +262,7 @@ class State:
     """Per layer, `index` on entering it."""
     watched: list[Tensor] | None = None
     """Per layer, (Q, n) attention from each question's own words to the tokens in `entered`, whatever the policy looks
-    at; None where nobody asked for it."""
+    at; None if it was not requested."""
 
 
 def begin(

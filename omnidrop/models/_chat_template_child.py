@@ -1,7 +1,7 @@
 """Runs as `python -I _chat_template_child.py`: renders a chat template read as JSON from standard input, within limits.
 
 Promises: what transformers' `apply_chat_template` would render, or an end by the kernel: a checkpoint's template is
-somebody else's program, and may compute for ever. Knows nothing about checkpoints.
+a third party's program, and may run for ever. Knows nothing about checkpoints.
 """
 
 from __future__ import annotations

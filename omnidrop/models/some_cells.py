@@ -32,7 +32,7 @@ class SeenCells:
     means: list[Tensor]
     """(cells, D) each: the means of a cell's embedded patches."""
     looks: list[Tensor]
-    """(cells, numbers) each: see `still_cells.looks`. Empty where nobody asked."""
+    """(cells, numbers) each: see `still_cells.looks`. Empty if not requested."""
     pixels: Tensor | None
     """(temporal patches x cells, pixels of a cell), model dtype, where they are few."""
 

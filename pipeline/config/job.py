@@ -144,7 +144,7 @@ class JobConfig(Section):
 
         def value(match: re.Match[str]) -> str:
             if not match[1].startswith(MAY_BE_REFERRED_TO) and match[1] not in allowed:
-                # A job file from somebody else would send the variable to a host of its choice.
+                # A third party's job file could send the variable to a host of its choice.
                 raise JobError(
                     f"index_url: {self.index_url} refers to {match[1]}; only variables that begin with "
                     f"{' or '.join(MAY_BE_REFERRED_TO)} are taken, and those that OMNIDROP_INDEX_URL_VARIABLES names "

@@ -111,7 +111,7 @@ def shown(value: object) -> str:
 
 
 def _written_path(location: tuple[int | str, ...], given: Any, *, keep_last: bool) -> FieldPath:
-    """The location without the names of union members, which pydantic adds and nobody has written."""
+    """The location without the names of union members, which pydantic adds and the user has not written."""
     path: list[int | str] = []
     value = given
     for depth, part in enumerate(location):

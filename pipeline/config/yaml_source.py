@@ -215,7 +215,7 @@ def _scalar(node: yaml.ScalarNode, text: str) -> Any:
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
     if _INT.fullmatch(text):
-        # int() refuses more digits than sys.get_int_max_str_digits; nobody means such a number.
+        # int() refuses more digits than sys.get_int_max_str_digits; no real number is that long.
         base = 8 if text.startswith("0o") else 16 if text.startswith("0x") else 10
         return int(text, base) if len(text) <= 4000 else text
     if _FLOAT.fullmatch(text):

@@ -2,7 +2,7 @@
 
 Promises: a sidecar is a stranger's file: it lies in the media file's own folder (a link out of it is not followed), its
 size and what is taken from it are bounded, and all its words are cleaned like a container's tags. One that cannot be
-read is an error with its name, or a note where nobody named it. Knows nothing about models or questions.
+read is an error with its name, or a note if the user did not name it. Knows nothing about models or questions.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ContextError(UserError):
 
 
 class HoldsNothing(ValueError):
-    """It can be read, and says nothing that is taken: a clip in which nobody speaks, metadata of another kind."""
+    """The sidecar is readable but has nothing to use: subtitles without a line, metadata of another kind."""
 
 
 @dataclass(frozen=True)

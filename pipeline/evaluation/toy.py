@@ -78,7 +78,7 @@ def toy_clips(
     try:
         files = list(pool.map(made, seeds))
     finally:
-        # Ctrl-C must not wait for a thousand clips that nobody wants any more.
+        # Ctrl-C must not wait for a thousand clips that are no longer needed.
         pool.shutdown(cancel_futures=True)
     with ProbePool(1) as probes:
         infos = dict(probes.probe_many((path, str(path)) for path, _, _ in files))

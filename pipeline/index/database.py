@@ -31,7 +31,7 @@ from pipeline.storage.errors import Unavailable
 from workers.redaction import MASK, without_secrets
 
 SQLITE_BUSY_TIMEOUT_S = 60.0
-"""How long SQLite waits for another writer where nobody says otherwise. Without a wait, 910 of 2,400 writes of eight
+"""How long SQLite waits for another writer by default. Without a wait, 910 of 2,400 writes of eight
 writers were locked out."""
 
 _PASSING_STATES = ("08", "40", "55P03", "57P0", "53", "25006")
@@ -63,7 +63,7 @@ class IndexOutdated(UserError):
 
 
 class IndexUnreadable(UserError):
-    """The index cannot be read where it lies without writing there, and nobody may write there."""
+    """SQLite cannot read the index without writing beside it, and the folder is read-only."""
 
 
 class IndexFailed(UserError):
@@ -127,7 +127,7 @@ def _make_file(database: str | None) -> None:
 
 
 def _as_it_lies(url: str) -> str:
-    """A SQLite file's URL to read it by: where nobody may write, SQLite cannot lay its own files beside it.
+    """A SQLite file's URL to read it by: in a read-only folder, SQLite cannot create its own files beside it.
 
     Raises IndexMissing, IndexUnreadable.
     """
@@ -170,7 +170,7 @@ def reason_of(error: Exception, url: str) -> str:
 
 
 def _explain(context: Any) -> None:
-    """Trouble of the database is nobody's programming error: raised as one of ours, without SQL and parameters."""
+    """Database failures are not programming errors: raise them as ours, without SQL and parameters."""
     if context.is_pre_ping and context.is_disconnect:
         return  # the pool reconnects
     error, where = context.original_exception, context.engine.url.render_as_string(hide_password=True)

@@ -713,7 +713,7 @@ def _unit_keys(units: sa.Table) -> Any:
 def _raise_attempts(connection: sa.Connection, units: sa.Table, keys: Sequence[UnitKey]) -> None:
     """Make the units known, by the newer of the attempt given and the one known.
 
-    The rows stay locked until the transaction ends, so that nobody applies an older attempt beside it.
+    The rows stay locked until the transaction ends, so that no other process applies an older attempt meanwhile.
     """
     newest = {key.unit_id: key for key in sorted(keys, key=lambda key: key.attempt)}
     if not newest:

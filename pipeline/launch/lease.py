@@ -48,7 +48,7 @@ class LeaseRecord:
 
 
 def take_lease(store: Store, job: str, lease_s: float = LEASE_S) -> Lease | None:
-    """The lease on a job's runs, or None while somebody holds it. Raises StorageError."""
+    """The lease on a job's runs, or None while another process holds it. Raises StorageError."""
     newest, now = newest_lease(store, job), time.time()
     if newest is not None and now < newest.expires_at_s < now + AHEAD * max(lease_s, LEASE_S):
         return None

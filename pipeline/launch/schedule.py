@@ -1,7 +1,7 @@
 """A job's runs at the times of a cron expression, one at a time, none of them lost and none done twice.
 
 Promises: runs of one job on schedule never overlap, on however many machines a schedule is kept (`lease.py`);
-times that passed while nobody was there, or while a run went on, are made up for by one run; a run that fails is
+times missed while no schedule was running, or during a run, are made up for by one run; a run that fails is
 recorded and the schedule goes on. Every run leaves a record, the last of which says from where to go on; records of
 runs that found nothing to do are not kept beyond that, so that a schedule costs as much after years as on its first
 day:
@@ -69,7 +69,7 @@ class Cron:
     def __post_init__(self) -> None:
         try:
             if len(self.expression.split()) != 5:
-                # CronSim also takes six, with seconds first or last: a run each second is nobody's wish.
+                # CronSim also takes six, with seconds first or last: a run each second is not useful.
                 raise CronSimError(f"{len(self.expression.split())} fields")
             self._from(datetime.now(UTC))
         except CronSimError as error:
@@ -199,7 +199,7 @@ def keep_schedule(
 def _run_if_due(
     store: Store, job: str, cron: Cron, run: Callable[[Lease], RunSummary], stop: Clock, lease_s: float
 ) -> ScheduledRun | None:
-    """One run, if it is time for it and nobody else makes it; else wait for a while."""
+    """One run, if it is due and no other process runs it; otherwise wait for a while."""
     now = datetime.now(UTC)
     due, missed = _due(store, job, cron, now)
     if due is None:

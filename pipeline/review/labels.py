@@ -1,7 +1,7 @@
-"""`labels.csv`: what a person said about answers, a row a clip and question.
+"""`labels.csv`: a person's labels of answers, one row per clip and question.
 
-Promises: the file is there whole after every label; one process writes it at a time; a table that somebody else made is
-never written over. `omnidrop evaluate` reads it as any table of right answers. Knows nothing about probabilities.
+Promises: the file is complete after every label; one process writes it at a time; a table that OmniDrop did not write
+is never overwritten. `omnidrop evaluate` reads it as any table of right answers. Knows nothing about probabilities.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class LabelsFile:
 
 
 def forget_labels(path: Path, is_forgotten: Callable[[str], bool]) -> int:
-    """Take out what was said of files that are forgotten; how many labels. Leaves a table of somebody else alone."""
+    """Remove the labels of forgotten files and return how many. Leaves a table alone that OmniDrop did not write."""
     try:
         if not any(is_forgotten(label.file) for label in read_labels(path)):
             return 0

@@ -1,7 +1,7 @@
 """How far fetching may run ahead of decoding: what comes into a machine's cache must still be there when it is decoded.
 
 Promises: files are fetched only while those that were, and are not decoded yet, take no more than a bound of bytes; one
-that alone takes more is fetched when nothing else is left; nobody waits for files of which nothing is asked. Knows
+that alone takes more is fetched when nothing else is left; the run does not wait for files without questions. Knows
 nothing about how anything is fetched or decoded.
 """
 

@@ -51,7 +51,7 @@ _PASSING_CODES = frozenset(
         *("ConditionalRequestConflict", "OperationAborted", "QuotaExceeded", "XMinioStorageFull"),
     }
 )
-"""What passes by itself, or when somebody makes room."""
+"""Failures that pass by themselves or when space is freed."""
 _PASSING_ERRORS = frozenset(
     {
         *("HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError", "FlexibleChecksumError"),
@@ -157,7 +157,7 @@ def s3_error_code(error: BaseException) -> str | None:
 
 def explain_s3_error(error: Exception, uri: str) -> Exception:
     """What to raise instead of an S3 client's error: FileNotFoundError for a missing object, else a StorageError that
-    says what to do. Refused credentials are a StorageUnavailable: they work as soon as somebody logs in again, and
+    says what to do. Refused credentials are a StorageUnavailable: they work again after a login, and
     what was never allowed is found before anything is waited for.
     """
     if (refused := redirect_refused(error)) is not None:

@@ -25,7 +25,7 @@ DELETE_BATCH = 1000
 BODY_TRIES = 3
 """Of an object whose body breaks off."""
 CONFLICTS = 5
-"""Tries to create an object while the server says that somebody is just creating or deleting it (409)."""
+"""Attempts to create an object while the server reports a concurrent creation or deletion (409)."""
 CONFLICT_PAUSE_S = 0.05
 
 Given = TypeVar("Given")

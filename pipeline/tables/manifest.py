@@ -94,7 +94,7 @@ def current(store: Store) -> Published | None:
 
 
 def _check_inside(path: object) -> None:
-    """A results folder may come from somebody else: what it names is read, so it names nothing but its own tables."""
+    """A results folder may come from a third party: the files it names are read, so it may name only its own tables."""
     if not isinstance(path, str) or generation_of(f"tables/{checked_key(path)}") is None:
         raise ValueError(f"not a published file: {path!r}")
 

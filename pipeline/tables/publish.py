@@ -99,7 +99,7 @@ def _publish(
     anew: bool,
     advance: Callable[[int], None],
 ) -> tuple[Published, bool]:
-    """What counts as it is known now; and whether nobody else was publishing, as far as can be seen from here."""
+    """What counts as it is known now, and whether no other process seemed to be publishing."""
     before = _readable(store)
     for _ in range(TRIES):
         runs = _runs(journal, index)
@@ -154,7 +154,7 @@ class _Generation:
     advance: Callable[[int], None]
     generation: int = 0
     is_first: bool = True
-    """Whether nobody else had claimed a number since the generation before."""
+    """Whether no other process has claimed a number since the previous generation."""
     files: dict[str, FileMark] = field(default_factory=dict)
     """By path below `tables/`."""
     buckets: dict[str, str] = field(default_factory=dict)
