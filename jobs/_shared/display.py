@@ -97,8 +97,8 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
     run, totals, counts = summary.run, summary.totals, summary.run.counts
     if summary.did_nothing and not counts.quarantined:
         console.print(
-            f"[bold]nothing to do[/]: the work of all {counts.media_listed} media "
-            f"({counted(counts.units_done_before, 'work unit')}) is finished; the results are unchanged"
+            f"[bold]nothing to do[/]: all work ({counted(counts.units_done_before, 'work unit')} of "
+            f"{counted(counts.media_listed, 'media item')}) is finished; the results are unchanged"
         )
     audit = audit_of(open_store(job.output, job.storage), summary.published, job.name, job.audit.min_agreement)
     noticed = noticed_lines(noticed_of(job.output, job.storage, job.name))
