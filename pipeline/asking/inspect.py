@@ -16,7 +16,7 @@ from pipeline.config.worker_settings import decode_settings
 from pipeline.context.tracks import chosen as transcript_track
 from pipeline.identity import clip_id, content_id
 from pipeline.planning.cutting import cut_media
-from workers.errors import MediaError
+from workers.errors import MediaError, NotMedia, Sidecar
 from workers.media.decode import decode_one
 from workers.media.probing import probe
 from workers.media.tracks import chosen
@@ -42,7 +42,11 @@ def inspect_file(path: str, clips: ClipsConfig, at_s: float | None = None) -> In
     try:
         info = chosen(probe(media.uri), clips.audio_track, clips.video_track)
     except MediaError as error:
-        return Inspected(media, None, (), ClipFailure(None, "probe", error.error_class, str(error)))
+        # A file that is asked for by its name lies beside nothing.
+        is_beside = isinstance(error, Sidecar)
+        found = NotMedia.error_class if is_beside else error.error_class
+        said = str(error.__cause__ or "not video or audio, by its content") if is_beside else str(error)
+        return Inspected(media, None, (), ClipFailure(None, "probe", found, said))
     if at_s is None:
         return Inspected(media, info, tuple(cut_media(info, clips)))
     if at_s < 0:

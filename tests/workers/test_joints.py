@@ -36,3 +36,14 @@ def test_each_recording_begins_where_the_one_before_ends(container):
 def test_noise_after_a_recording_is_not_another(container):
     content = WHOLE[container] + bytes(range(256)) * 4
     assert joints(io.BytesIO(content), len(content), container) == []
+
+
+def test_aac_is_another_recording_where_its_rate_changes():
+    def frame(rate: int) -> bytes:
+        length = 40
+        return bytes((0xFF, 0xF1, 0x40 | rate << 2, length >> 11, length >> 3 & 0xFF, (length & 7) << 5, 0)) + bytes(33)
+
+    tag = b"ID3\4\0\0" + bytes((0, 0, 0, 20)) + bytes(20)
+    content = tag + frame(4) * 3 + tag + frame(4) + frame(3) * 2 + frame(4)
+    first = 2 * len(tag) + 4 * 40
+    assert joints(io.BytesIO(content), len(content), "aac") == [first, first + 80]

@@ -245,6 +245,28 @@ def test_a_packet_of_sound_lasts_no_days(tmp_path):
     assert probe(tmp_path / "a.ogg").duration_s < 1
 
 
+def test_sound_that_libav_seeks_wrongly_is_of_its_second(tmp_path):
+    wav = write_wav(tmp_path / "a.wav", noise()[: 12 * 16_000])
+    make("-i", wav, "-c:a", "g722", tmp_path / "b.wav")
+    assert heard(at(tmp_path / "b.wav", 8, 11).audio).second == pytest.approx(8, abs=0.01)
+
+
+def test_aac_that_changes_its_rate_counts_content(tmp_path):
+    parts = []
+    for start, hz in ((2, 44_100), (5, 48_000)):
+        wav = write_wav(tmp_path / f"{hz}.wav", noise()[start * 16_000 : (start + 3) * 16_000])
+        make("-i", wav, "-ar", hz, "-b:a", "128k", tmp_path / f"{hz}.aac")
+        parts.append(tmp_path / f"{hz}.aac")
+    assert_follows(clips(joined(tmp_path / "both.aac", *parts)), (2, 5), (5, 8))
+
+
+def test_late_sound_is_heard_though_the_head_tells_nothing(made, tmp_path):
+    whole = cut(made, tmp_path / "a.mp4", 2, 8)
+    late = ("-itsoffset", 2.5, "-i", whole, "-map", "0:v", "-map", "1:a", "-c", "copy")
+    make("-i", whole, *late, tmp_path / "b.m2ts")
+    assert heard(at(tmp_path / "b.m2ts", 4, 7).audio).second == pytest.approx(3.5, abs=0.03)
+
+
 def test_streams_on_clocks_hours_apart_are_asked_one_after_the_other(made, tmp_path):
     whole = cut(made, tmp_path / "a.mp4", 2, 5)
     make("-i", whole, "-itsoffset", 40_000, "-i", whole, "-map", "0:a", "-map", "1:v", "-c", "copy", tmp_path / "b.ts")

@@ -165,11 +165,16 @@ def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None
         is_stated = b"duration" in head[:4096]
     elif container == "mp3":
         if head[:3] == b"ID3":
-            file.seek(10 + sum((byte & 0x7F) << 7 * (3 - n) for n, byte in enumerate(head[6:10])))
+            file.seek(10 + _id3_bytes(head))
             head = file.read(1 << 12)
         found = max(head.find(b"Xing", 0, 1 << 12), head.find(b"Info", 0, 1 << 12))
         is_stated = found >= 0 and len(head) > found + 7 and bool(head[found + 7] & 1)
     return found_s if is_stated else None
+
+
+def _id3_bytes(head: bytes) -> int:
+    """How long an ID3 tag is, without its header of ten bytes."""
+    return sum((byte & 0x7F) << 7 * (3 - n) for n, byte in enumerate(head[6:10]))
 
 
 def _data_bytes(head: bytes, size: int) -> tuple[int, int]:
@@ -412,6 +417,22 @@ def _au(read: _Window, size: int) -> Iterator[int]:
         at += int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
 
 
+def _adts(read: _Window, size: int) -> Iterator[int]:
+    """Where AAC goes on at another sample rate: libav would count its time by the first one."""
+    at, rate = 0, -1
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 10)
+        if head[:3] == b"ID3" and len(head) == 10:
+            at += 10 + _id3_bytes(head)
+            continue
+        if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+            return
+        if rate >= 0 and head[2] >> 2 & 0xF != rate:
+            yield at
+        rate = head[2] >> 2 & 0xF
+        at += max(7, (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5)
+
+
 def _w64(read: _Window, size: int) -> Iterator[int]:
     at = 0
     for _ in range(MOST_ELEMENTS):
@@ -447,6 +468,7 @@ _WALKS: dict[str, Callable[[_Window, int], Iterator[int]]] = {
     "wav": _riff,
     "flac": _marked(b"fLaC\0\0\0\x22"),
     "amr": _marked(b"#!AMR"),
+    "aac": _adts,
     "aiff": _aiff,
     "caf": _caf,
     "au": _au,

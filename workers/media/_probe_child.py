@@ -54,6 +54,10 @@ INDEXED = frozenset({"wav", "w64", "aiff", "caf", "au", "flac", "avi", "mxf", "g
 STATED = frozenset({"wav", "w64", "caf", "avi"})
 """Of these libav tells only what is there, not what the header says."""
 
+RATED = frozenset({"wav", "w64"})
+MISCOUNTED = frozenset({"g722", "adpcm_swf"})
+"""Codecs of which libav seeks to another second than it says where a place is told by the rate of bytes."""
+
 BROADCAST = frozenset({"mpegts", "mpeg"})
 """Containers whose clock may jump by design."""
 
@@ -163,6 +167,7 @@ def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iter
             is_indexed = is_indexed_mp4(content, size) and not _pauses(container, info["tracks"])
         stated = None
         is_blind = info["container"] == "mxf" and not has_mxf_index(content, size)
+        is_blind |= info["container"] in RATED and any(track["codec"] in MISCOUNTED for track in info["tracks"])
         if declared_s is not None:
             if info["container"] in STATED:
                 cut_off_s = stated_s(content, info["container"], declared_s) or 0.0

@@ -88,6 +88,8 @@ class _Judged:
     noticed: Noticed
     is_damaged: bool = False
     """Whether ffmpeg reported an error or gave no output."""
+    is_empty: bool = False
+    """Whether ffmpeg gave no frame and no audio at all, not even from before the span."""
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -180,7 +182,7 @@ def _best(
         attempt = replace(span, seek_s=seek_s if seek_s > begins_s else None)
         again = _judge(take_span(path, part.info, attempt, settings, started), span, place, settings)
         best = again if best is None or again.rank > best.rank else best
-        is_late = best.begins_late and not known_lag
+        is_late = best.begins_late and (best.is_empty or not known_lag)
         may_be_earlier = (best.share < 1 or is_late) if lead_s < EARLIER_SEEK_S else is_late
         if not may_be_earlier or attempt.seek_s is None:
             break
@@ -355,8 +357,16 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
         clipped_share=round(clipped_share, 6),
         tone_mapped=bool(span.frames) and info.hdr and tone_maps(),
     )
-    is_damaged = take.failure is not None or bool(take.complaints)
-    return _Judged(frames, audio, tuple(shares), begins_late and place.start_s > 0, tuple(notes), noticed, is_damaged)
+    return _Judged(
+        frames,
+        audio,
+        tuple(shares),
+        begins_late and place.start_s > 0,
+        tuple(notes),
+        noticed,
+        is_damaged=take.failure is not None or bool(take.complaints),
+        is_empty=not len(take.frame_times) and not any(len(sound.starts) for sound in take.sounds),
+    )
 
 
 def _complains(take: Take, info: MediaInfo, kind: str) -> bool:

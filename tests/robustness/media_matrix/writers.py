@@ -104,7 +104,13 @@ def _headers() -> Iterator[tuple[str, Builder]]:
         ),
     )
     lost = {"failing": ("decode_failed", "decode_incomplete"), "skip": ((8.0, 99),)}
-    for suffix, codec in (("aiff", "pcm_s16be"), ("caf", "pcm_s16be"), ("au", "pcm_s16be"), ("w64", "pcm_s16le")):
+    for suffix, codec in (
+        ("aiff", "pcm_s16be"),
+        ("caf", "pcm_s16be"),
+        ("au", "pcm_s16be"),
+        ("w64", "pcm_s16le"),
+        ("flac", "flac"),
+    ):
         sound = ("-vn", "-c:a", codec, "-ar", 16000)
         yield f"{suffix} cut off", _patched(_coded(suffix, *sound, span=(2, 14), **SOUND, **lost), _first(0.6))
     mxf = ("-c:v", "mpeg2video", "-q:v", 2, "-c:a", "pcm_s16le", "-ar", 48000)
@@ -291,6 +297,49 @@ def _timelines() -> Iterator[tuple[str, Builder]]:
     yield "joined dv", join("dv", dv, dv, parts=((2, 13),), skip=((7.9, 13),), sound_s=0.1)
     yield "joined rm", join("rm", REAL, REAL, sound_s=0.1)
 
+    yield "joined m4a", join("m4a", ("-vn",), ("-vn",), **SOUND)
+    other = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", 8, "-c:a", "libvorbis")
+    yield "joined webm of other codecs", join("webm", (), other, sound_s=0.06)
+    yield "joined mkv from pipes", join("mkv", ("-live", 1), ("-live", 1), sound_s=0.06)
+
+    def goes_on(suffix: str, *rates: int, parts: tuple[tuple[float, float], ...]) -> Builder:
+        """Sound alone that changes its rate at 8 s and has no clock of its own."""
+
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            spans = zip(((2, 8), (8, 14)), rates, strict=True)
+            codec = ("-c:a", "libmp3lame") if suffix == "mp3" else ()
+            files = [cut(source, folder / f"{hz}.{suffix}", *span, "-vn", *codec, "-ar", hz) for span, hz in spans]
+            right = Right(parts, has="sound", sound_s=0.15, skip=((7.8, 8.3),))
+            return joined(folder / f"all.{suffix}", *files), right
+
+        return build
+
+    yield "aac changes its rate", goes_on("aac", 44_100, 48_000, parts=((2, 8), (8, 14)))
+    yield "mp3 changes its rate", goes_on("mp3", 44_100, 48_000, parts=((2, 14),))
+
+    def late(suffix: str, what: str) -> Builder:
+        """One of picture and sound begins 2.5 s after the other."""
+
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            whole = cut(source, folder / f"whole.{suffix}", 2, 12)
+            order = ("-map", "0:v", "-map", "1:a") if what == "sound" else ("-map", "1:v", "-map", "0:a")
+            make("-i", whole, "-itsoffset", 2.5, "-i", whole, *order, "-c", "copy", folder / f"late.{suffix}")
+            first, last = ((2, 4.5),), ((11.9, 99),)
+            if what == "sound":
+                right = Right(((2, 14.5),), sound_shift_s=-2.5, silent=first, still=last, length_s=0.4, sound_s=0.06)
+            else:
+                right = Right(
+                    ((2, 14.5),), picture_shift_s=-2.5, still=first, silent=((12, 99),), length_s=0.4, sound_s=0.06
+                )
+            return folder / f"late.{suffix}", right
+
+        return build
+
+    for suffix in ("m2ts", "asf", "mov", "mpg", "nut", "3gp"):
+        yield f"sound late {suffix}", late(suffix, "sound")
+        yield f"pictures late {suffix}", late(suffix, "pictures")
+    yield "ts of 204 bytes a packet", _patched(_coded("ts", sound_s=0.06), _with_parity)
+
     def three(*offsets: float) -> Builder:
         def build(source: Path, folder: Path) -> tuple[Path, Right]:
             spans = (A, B, C)[: len(offsets)]
@@ -306,6 +355,11 @@ def _timelines() -> Iterator[tuple[str, Builder]]:
     yield "to before the wrap, then from 0 ts", three(95_420, 0)
     yield "from behind the wrap to before it ts", three(0, 95_430)
     yield "an hour, the wrap, an hour ts", three(3_600, 95_440, 3_600)
+
+
+def _with_parity(content: bytearray) -> bytes:
+    packets = np.frombuffer(bytes(content), np.uint8).reshape(-1, 188)
+    return np.concatenate([packets, np.zeros((len(packets), 16), np.uint8)], axis=1).tobytes()
 
 
 def _codecs() -> Iterator[tuple[str, Builder]]:
@@ -382,6 +436,17 @@ def _codecs() -> Iterator[tuple[str, Builder]]:
     yield "mu-law au", _coded("au", "-vn", "-c:a", "pcm_mulaw", "-ar", 8000, **SOUND)
     yield "gsm wav", _coded("wav", "-vn", "-c:a", "adpcm_ms", "-ar", 22050, correlation=0.9, **SOUND)
     yield "float64 at 192 kHz wav", _coded("wav", "-vn", "-c:a", "pcm_f64le", "-ar", 192000, **SOUND)
+    for suffix, codec, hz in (
+        ("wav", "g722", 16_000),
+        ("w64", "g722", 16_000),
+        ("wav", "adpcm_swf", 22_050),
+        ("wav", "wmav2", 48_000),
+        ("caf", "alac", 48_000),
+        ("rm", "ac3", 48_000),
+        ("flv", "nellymoser", 16_000),
+    ):
+        sound = ("-vn", "-c:a", codec, "-ar", hz, "-ac", 1)
+        yield f"18 s of {codec} in {suffix}", _coded(suffix, *sound, span=(2, 20), correlation=0.8, **SOUND)
     for name, how in (
         ("gxf", ("-c:v", "mpeg2video", "-s", "720x576", "-c:a", "pcm_s16le", "-ar", 48000)),
         ("wtv", ("-c:v", "mpeg2video", "-c:a", "mp2")),
@@ -476,6 +541,16 @@ def _shapes() -> Iterator[tuple[str, Builder]]:
             "log-level=error:colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc",
             notes=("tone-mapped",),
         ),
+    )
+    jpeg = "scale=1280:768:flags=neighbor:out_color_matrix=bt601:out_range=pc,format=yuvj420p"
+    for suffix in ("avi", "mov"):
+        how = ("-vf", jpeg, "-c:v", "mjpeg", "-q:v", 2, "-pix_fmt", "yuvj420p", "-c:a", "pcm_s16le")
+        yield f"hd mjpeg {suffix}", _coded(suffix, *how, colours=True)
+    yield "rgb h.264", _coded("mkv", "-c:v", "libx264rgb", "-pix_fmt", "rgb24", "-qp", 0, colours=True)
+    yield "prores 4444 with alpha", _coded("mov", "-c:v", "prores_ks", "-profile:v", 4, "-pix_fmt", "yuva444p10le")
+    yield (
+        "open groups of pictures ts",
+        _coded("ts", "-preset", "medium", "-x264-params", "open-gop=1:keyint=25:bframes=3", sound_s=0.06),
     )
     bff = ("-vf", "scale=320:192:interl=1,setfield=bff", "-flags", "+ildct+ilme", "-field_order", "bb")
     yield "bottom field first mpeg-2", _coded("ts", *bff, "-c:v", "mpeg2video", "-q:v", 2, colours=True)
