@@ -112,7 +112,9 @@ def main(arguments: list[str] | None = None) -> None:
         if written.exists():
             # What was not measured this time stays as it is.
             before = current(json.loads(written.read_text()))
-            report = {part: before.get(part, {}) | found for part, found in report.items()}
+            report = {
+                part: before.get(part, {}) | larger(before.get(part, {}), found) for part, found in report.items()
+            }
         written.write_text(json.dumps(report, indent=1) + "\n")
     if given.json is None:
         made = sections(report)
@@ -130,6 +132,19 @@ def current(report: dict[str, Any]) -> dict[str, Any]:
             log.warning("%s of %s were measured by an earlier version and are left out: measure them again", part, name)
             del found[name]
     return report
+
+
+def larger(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Those of the figures `found`, by world, that rest on no fewer questions than what stands there: a few new clips
+    do not take the place of many. What is left out is said."""
+    kept = {}
+    for world, of in found.items():
+        asked, stands = (one["rows"][0].get("questions", 0) for one in (of, before.get(world, of)))
+        if asked < stands:
+            log.warning("%s: %d questions, and the table that stands has %d: it stays", world, asked, stands)
+        else:
+            kept[world] = of
+    return kept
 
 
 def measured(given: argparse.Namespace) -> dict[str, Any]:

@@ -214,6 +214,13 @@ def test_answers_that_are_kept_give_the_tables_they_gave(
     said = capsys.readouterr().out
     assert "8 questions about 4 clips of evaluation seeds 3, 4, 5" in said
     assert re.search(r"\| seats \| -50\.0 ± \S+ \(4\) \|", said)
+    # Few answers do not take the place of a table of many.
+    many = json.loads((tmp_path / "made.json").read_text())
+    many["user"]["v1"]["rows"][0]["questions"] = 9
+    (tmp_path / "many.json").write_text(json.dumps(many))
+    main(["--from-results", "--results", str(tmp_path), "--json", str(tmp_path / "many.json")])
+    assert json.loads((tmp_path / "many.json").read_text())["user"] == many["user"]
+    assert "v1: 8 questions, and the table that stands has 9: it stays" in caplog.text
     # A row that is asked otherwise than when its answers were kept is no row of today's.
     changed = [rows[0], replace(rows[1], pruning=Pruning(retained_ratio=0.2, settings=(("t_mid", 0.6),))), rows[2]]
     of_today = results.load(tmp_path, "v1", changed)
