@@ -15,7 +15,7 @@ def uncollected() -> Iterator[None]:
     """Imports only: what is made within stays until the end, and what is referred to in circles until later.
 
     Torch, transformers and what they import are 3,000 modules, whose objects all live as long as the process: looking
-    for some that do not took an eighth of the 7 CPU seconds in which a model actor imports them.
+    for some that do not took about a tenth of the CPU seconds in which a model actor imports them.
     """
     was_on = gc.isenabled()
     gc.disable()
