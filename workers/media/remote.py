@@ -73,7 +73,7 @@ def filesystem(protocol: str, options: dict[str, Any]) -> Any:
     that are cut off, which botocore does not notice.
     """
     if protocol == "s3":
-        # Only here: half a thousand modules, which a process that reads local files does without.
+        # Only here: some 150 modules, which a process that reads local files does without.
         from workers.media.one_server import OneServer, session
 
         variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
