@@ -27,6 +27,9 @@ FIRST_PACKETS = 200
 LATE_PACKETS = 10_000
 """Most packets of all streams read until one tells what its sound is: some minutes of a broadcast."""
 
+MOST_UNKNOWN = 4
+"""Tracks of sound that are searched for so."""
+
 MOST_PICTURES = 4
 """Maximum number of video tracks of which a frame is decoded (for rotation); others are described by their headers."""
 
@@ -65,11 +68,12 @@ def described(container: InputContainer) -> list[dict[str, Any]]:
     pictures = [s for s in found if s.type == "video" and not s.disposition & COVER_ART]
     # What an AVIF or HEIF sequence shows where only a photo can be shown.
     pictures = [s for s in pictures if s.frames != 1 or s.duration is not None] or pictures
+    unknown = [s for s in found if isinstance(s, AudioStream) and not s.codec_context.sample_rate][:MOST_UNKNOWN]
     tracks = []
     for stream in sorted(found, key=lambda s: s.type != "video"):
         about: dict[str, Any] | None = None
         if isinstance(stream, AudioStream):
-            about = _about_sound(container, stream)
+            about = _about_sound(container, stream, decodes=stream in unknown)
         elif stream in pictures:
             about = _about_pictures(container, stream, decodes=pictures.index(stream) < MOST_PICTURES)
         if about is None:
@@ -95,11 +99,13 @@ def described(container: InputContainer) -> list[dict[str, Any]]:
     return sorted(tracks, key=lambda track: int(track["index"]))
 
 
-def _about_sound(container: InputContainer, stream: AudioStream) -> dict[str, Any] | None:
+def _about_sound(container: InputContainer, stream: AudioStream, *, decodes: bool) -> dict[str, Any] | None:
     codec = stream.codec_context
     if codec.sample_rate:
         # Some codecs tell their channels only when decoded.
         return {"sample_rate": codec.sample_rate, "channels": codec.channels or None}
+    if not decodes:
+        return None
     # Of a broadcast's sound that begins late, the head of the file tells nothing.
     with contextlib.suppress(av.error.FFmpegError, ValueError):
         container.seek(0, backward=True, any_frame=False)
