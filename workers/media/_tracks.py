@@ -110,7 +110,8 @@ def _about_sound(container: InputContainer, stream: AudioStream, *, decodes: boo
     with contextlib.suppress(av.error.FFmpegError, ValueError):
         container.seek(0, backward=True, any_frame=False)
         for number, packet in enumerate(container.demux()):
-            if packet.stream_index == stream.index:
+            # A stream that turned up only now may have the index of one that was announced.
+            if packet.stream_index == stream.index and isinstance(packet.stream, AudioStream):
                 with contextlib.suppress(av.error.FFmpegError):
                     for frame in packet.decode():
                         if isinstance(frame, AudioFrame) and frame.sample_rate:
