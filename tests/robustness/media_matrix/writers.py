@@ -16,6 +16,7 @@ from tests.robustness.media_matrix.timelines import piped
 from tests.support.media_files import make
 from tests.support.media_oracle import HZ, cut, joined, noise, write_wav
 
+DV = ("-vf", "scale=720:576:flags=neighbor", "-pix_fmt", "yuv420p", "-c:v", "dvvideo", "-c:a", "pcm_s16le", "-ac", 2)
 REAL = ("-c:v", "rv20", "-s", "176x144", "-q:v", 2, "-c:a", "ac3")
 SOUND = {"has": "sound", "sound_s": 0.06}
 
@@ -281,20 +282,8 @@ def _timelines() -> Iterator[tuple[str, Builder]]:
         "joined ivf",
         join("ivf", ("-an", "-c:v", "libvpx", "-b:v", "1M"), ("-an", "-c:v", "libvpx", "-b:v", "1M"), has="pictures"),
     )
-    dv = (
-        "-vf",
-        "scale=720:576:flags=neighbor",
-        "-pix_fmt",
-        "yuv420p",
-        "-c:v",
-        "dvvideo",
-        "-c:a",
-        "pcm_s16le",
-        "-ac",
-        2,
-    )
     # No header is between them: it is one recording.
-    yield "joined dv", join("dv", dv, dv, parts=((2, 13),), skip=((7.9, 13),), sound_s=0.1)
+    yield "joined dv", join("dv", DV, DV, parts=((2, 13),), skip=((7.9, 13),), sound_s=0.1)
     yield "joined rm", join("rm", REAL, REAL, sound_s=0.1)
 
     yield "joined m4a", join("m4a", ("-vn",), ("-vn",), **SOUND)
@@ -414,21 +403,9 @@ def _codecs() -> Iterator[tuple[str, Builder]]:
     )
     yield "vp8 in ivf", _coded("ivf", "-an", "-c:v", "libvpx", "-b:v", "1M", has="pictures")
     yield "av1 in ivf", _coded("ivf", "-an", "-c:v", "libsvtav1", "-preset", 12, has="pictures")
-    dv = (
-        "-vf",
-        "scale=720:576:flags=neighbor",
-        "-pix_fmt",
-        "yuv420p",
-        "-c:v",
-        "dvvideo",
-        "-c:a",
-        "pcm_s16le",
-        "-ac",
-        2,
-    )
-    yield "dv", _coded("dv", *dv, sound_s=0.05)
-    yield "dv in avi", _coded("avi", *dv, sound_s=0.05)
-    yield "dv in mov", _coded("mov", *dv, sound_s=0.05)
+    yield "dv", _coded("dv", *DV, sound_s=0.05)
+    yield "dv in avi", _coded("avi", *DV, sound_s=0.05)
+    yield "dv in mov", _coded("mov", *DV, sound_s=0.05)
     yield "mpeg-1 system", _coded("mpg", "-f", "mpeg", "-c:v", "mpeg1video", "-q:v", 2, "-c:a", "mp2", sound_s=0.05)
     yield "op-atom sound mxf", _coded("mxf", "-vn", "-f", "mxf_opatom", "-c:a", "pcm_s16le", "-ar", 48000, **SOUND)
     yield "rv20 in rm", _coded("rm", *REAL, sound_s=0.1)
