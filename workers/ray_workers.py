@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,9 @@ GPU off machines with one; where a cluster has this resource, decode tasks run n
 
 UNITS_PACKED = 256
 """Units of which what their clips share is kept ready."""
+
+PROBERS = 2
+"""Probers of a process that stay, each with a child of some 40 MB."""
 
 NODE_ID_LABEL = "ray.io/node-id"
 """Ray gives every machine this label."""
@@ -152,11 +155,26 @@ ACTOR_OPTIONS: Mapping[str, Any] = {
 _ActorClass = ray.remote(**ACTOR_OPTIONS)(_Actor)
 
 
-@lru_cache(maxsize=2)
+_PROBERS: OrderedDict[tuple[bytes, str | None], ProbePool] = OrderedDict()
+
+
 def _pool(shared: bytes, below: str | None = None) -> ProbePool:
-    """A prober for as long as this process lasts."""
-    source, probe_timeout_s = pickle.loads(shared)
-    return ProbePool(1, timeout_s=probe_timeout_s, below=below, storage_options=dict(source.storage_options))
+    """A prober that stays for later tasks of this process. Only the last `PROBERS` keep their child."""
+    key = shared, below
+    if key not in _PROBERS:
+        source, probe_timeout_s = pickle.loads(shared)
+        _PROBERS[key] = ProbePool(
+            1, timeout_s=probe_timeout_s, below=below, storage_options=dict(source.storage_options)
+        )
+        end_probers(PROBERS)
+    _PROBERS.move_to_end(key)
+    return _PROBERS[key]
+
+
+def end_probers(kept: int = 0) -> None:
+    """End all probers of this process but the last few."""
+    while len(_PROBERS) > kept:
+        _PROBERS.popitem(last=False)[1].close()
 
 
 def _look(shared: bytes, media: Media, wish: Wish | None) -> Looked | tuple[Looked | DecodedClip | None, ...]:

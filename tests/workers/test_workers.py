@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -722,6 +723,22 @@ def test_clips_are_decoded_and_answered_through_ray(plain, tmp_path):
         assert ray.get(actor.describe.remote()).clips == 5 + len(both)
     finally:
         ray.kill(actor)
+
+
+@pytest.fixture(autouse=True)
+def no_prober_stays():
+    yield
+    ray_workers.end_probers()
+
+
+def test_a_process_keeps_the_probers_of_few_folders(plain, tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        file = shutil.copy(plain, tmp_path / name)
+        media = unit_of(Path(file)).media
+        looked = ray_workers._look(ray_workers.packed(Source(is_confined=True), 60.0), media, None)
+        assert isinstance(looked.found, MediaInfo)
+    assert len(children()) == ray_workers.PROBERS
 
 
 @pytest.mark.cluster
