@@ -110,7 +110,8 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
             "--budget-usd or --budget-gpu-hours (none: no limit)"
         )
     for note in summary.notes:
-        console.print(f"[yellow]note:[/] {escape(note)}")
+        # A path must not be broken where a narrow terminal ends.
+        console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     if run.status == "stopped":
         console.print("[yellow]stopped early[/]: finished work is kept; run again to resume")
         if totals.clips == 0 and not totals.quarantined:

@@ -67,7 +67,7 @@ def run_evaluation(
         )
     found = summarise(run, arms)
     for note in asked.notes:
-        console.print(f"[yellow]note:[/] {escape(note)}")
+        console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     print_evaluation(found)
     about = asked.about | {
         "seed": ways.seed,

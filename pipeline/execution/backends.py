@@ -22,8 +22,6 @@ from typing import Any, Protocol
 import ray
 
 from omnidrop.errors import OmniDropError, UserError, first_line
-from pipeline.archive.decoded_early import DecodedEarly
-from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
@@ -34,6 +32,7 @@ from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.clip_state import UnitResult
 from pipeline.execution.local_ray import local_ray
 from pipeline.execution.machines import is_certain, may_be_machines, nothing_decodes
+from pipeline.execution.run_context import RunContext
 from pipeline.execution.scheduler import (
     Backend,
     Limits,
@@ -44,7 +43,7 @@ from pipeline.execution.worker_failures import Nodes, amounts_of, beside, nodes_
 from pipeline.failpoints import reached
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
-from pipeline.storage.outage import LOOK_S, Patience, StopFlag
+from pipeline.storage.outage import LOOK_S
 from workers import ray_workers
 from workers.media import nvdec
 from workers.media.clip_reader import decoded_shape
@@ -75,21 +74,9 @@ class Executor(Protocol):
         ...
 
 
-def executor(
-    job: JobConfig,
-    weights_hash: str,
-    stop: StopFlag,
-    patience: Patience,
-    health: ArchiveHealth,
-    early: DecodedEarly,
-    watch: Watch = unwatched,
-) -> Executor:
-    """The executor that a job's `execution.ray_address` asks for, whose checkpoint must be that of `weights_hash`. It
-    takes nothing new while `patience` waits, and decodes no clip that `early` has; on Ray `watch` is told what is going
-    on."""
-    if job.execution.ray_address == IN_PROCESS:
-        return _InProcess(job, weights_hash, stop, patience, health, early)
-    return _OnRay(job, weights_hash, stop, patience, health, early, watch)
+def executor(run: RunContext, watch: Watch = unwatched) -> Executor:
+    """The executor that the job's `execution.ray_address` asks for; on Ray `watch` is told what is going on."""
+    return _InProcess(run) if run.job.execution.ray_address == IN_PROCESS else _OnRay(run, watch)
 
 
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
@@ -101,26 +88,17 @@ def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:
 class _InProcess:
     """No Ray: one clip after the other."""
 
-    def __init__(
-        self,
-        job: JobConfig,
-        weights_hash: str,
-        stop: StopFlag,
-        patience: Patience,
-        health: ArchiveHealth,
-        early: DecodedEarly,
-    ) -> None:
-        self._job, self._weights_hash, self._early = job, weights_hash, early
-        self._stop, self._patience, self._health = stop, patience, health
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
         self.statistics = Statistics()
-        self._settings, self._source = decode_settings(job.clips, job.execution), source(job)
+        self._settings, self._source = decode_settings(run.job.clips, run.job.execution), source(run.job)
         self._worked: tuple[WorkUnit, Clip] | None = None
         self._doubted: set[str] = set()
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
-        job = self._job
+        job = self._run.job
         settings = answerer_settings(
-            job.model, job.pruning, audit_share=job.audit.share, weights_hash=self._weights_hash
+            job.model, job.pruning, audit_share=job.audit.share, weights_hash=self._run.weights_hash
         )
         answerer = Answerer(settings)
         self.statistics.tools.add(decoder_here(self._settings))
@@ -141,7 +119,7 @@ class _InProcess:
         answered = 0
         try:
             for result in execute_in_process(
-                self._when_possible(units), decode=self._decoded, answer=answer, read=read, stop=self._stop
+                self._when_possible(units), decode=self._decoded, answer=answer, read=read, stop=self._run.stop
             ):
                 answered += 1
                 yield result
@@ -155,31 +133,31 @@ class _InProcess:
         for unit in units:
             if unit is None:
                 continue
-            while self._patience.is_waiting() and not self._stop.is_set():
+            while self._run.patience.is_waiting() and not self._run.stop.is_set():
                 time.sleep(LOOK_S)
             yield unit
 
     def _decoded(self, unit: WorkUnit) -> Iterator[DecodedClip | ClipFailure]:
         for clip in unit.clips:
-            yield self._patience.call(partial(self._decode, unit, clip))
+            yield self._run.patience.call(partial(self._decode, unit, clip))
 
     def _decode(self, unit: WorkUnit, clip: Clip) -> DecodedClip | ClipFailure:
         """One clip, with the tries that it may have. Raises Unavailable where there is no room for it, or where nothing
         of the archive can be read."""
         retries, is_its_own = 0, False
-        if (early := self._early.take(unit.media, unit.info, clip)) is not None:
+        if (early := self._run.early.take(unit.media, unit.info, clip)) is not None:
             return early.of(clip)
         while True:
             outcome = decode_one(unit.media, unit.info, clip, self._settings, self._source)
             if isinstance(outcome, DecodedClip):
-                self._health.was_read(unit.media)
+                self._run.health.was_read(unit.media)
                 self._worked = unit, clip
                 return outcome
             again = rule_of(outcome.error_class).again
             if again is Again.ROOM:
                 raise Unavailable(outcome.message)
-            if again is not Again.NOW or retries == self._job.execution.max_retries:
-                if is_its_own or not self._health.is_its_own(unit.media, outcome):
+            if again is not Again.NOW or retries == self._run.job.execution.max_retries:
+                if is_its_own or not self._run.health.is_its_own(unit.media, outcome):
                     self._check_machine(unit, outcome)
                     return outcome
                 is_its_own = True
@@ -199,7 +177,7 @@ class _InProcess:
                 return
             worked, clip = self._worked
             found = decode_one(worked.media, worked.info, clip, self._settings, self._source)
-            if not self._health.can_read(worked.media):
+            if not self._run.health.can_read(worked.media):
                 return  # it is gone from the archive, which says nothing about the machine
         if isinstance(found, ClipFailure):
             raise ExecutionError(nothing_decodes(f"{socket.gethostname()}: {found.message}"))
@@ -208,25 +186,15 @@ class _InProcess:
 class _OnRay:
     """Decode tasks and model actors on a Ray cluster."""
 
-    def __init__(
-        self,
-        job: JobConfig,
-        weights_hash: str,
-        stop: StopFlag,
-        patience: Patience,
-        health: ArchiveHealth,
-        early: DecodedEarly,
-        watch: Watch,
-    ) -> None:
-        self._job, self._weights_hash, self._early = job, weights_hash, early
-        self._stop, self._patience, self._health, self._watch = stop, patience, health, watch
+    def __init__(self, run: RunContext, watch: Watch) -> None:
+        self._run, self._job, self._watch = run, run.job, watch
         self.statistics = Statistics()
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
         with _connected(self._job) as started_here:
             if started_here:
                 self._check_gpus()
-            execution = RayExecution(self._backend(), self._limits(), self._stop, self._patience, self._watch)
+            execution = RayExecution(self._backend(), self._limits(), self._run.stop, self._run.patience, self._watch)
             self.statistics = execution.statistics
             self.statistics.actor_time.gpus = gpus_counted(_gpus_per_actor(self._job))
             yield from execution.run(units)
@@ -265,7 +233,7 @@ class _OnRay:
         settings, where = decode_settings(job.clips, job.execution), source(job)
         decodes = _decode_resource()
         is_placed = decodes == ray_workers.DECODE_RESOURCE
-        starter = ray_workers.DecodeStarter(settings, where, is_placed=is_placed, early=self._early.take)
+        starter = ray_workers.DecodeStarter(settings, where, is_placed=is_placed, early=self._run.early.take)
         return Backend(
             start_decode=starter,
             # What lies on a disk that all machines mount is read as well by any of them.
@@ -275,10 +243,10 @@ class _OnRay:
             start_decode_on=starter.on,
             leave_out=starter.leave_out,
             machines=lambda: nodes_with(decodes, ray.nodes()),
-            start_actor=lambda: _start_actor(job, audit_share=job.audit.share, weights_hash=self._weights_hash),
+            start_actor=lambda: _start_actor(job, audit_share=job.audit.share, weights_hash=self._run.weights_hash),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
-            held_bytes=lambda: self._early.nbytes,
-            health=self._health,
+            held_bytes=lambda: self._run.early.nbytes,
+            health=self._run.health,
         )
 
 

@@ -11,14 +11,13 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.archive.decoded_early import DecodedEarly
-from pipeline.archive.health import ArchiveHealth
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import Elsewhere, Prober
 from pipeline.batches import ahead
 from pipeline.config.locations import is_s3
 from pipeline.cost.clip_prices import SeveralPasses
+from pipeline.execution.run_context import RunContext
 from pipeline.failpoints import reached
 from pipeline.identity import item_id
 from pipeline.planning.context import context_reader
@@ -34,7 +33,6 @@ from pipeline.runs.committer import Committer
 from pipeline.runs.fetched_ahead import FetchedAhead
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorder import Recorder
-from pipeline.storage.outage import Patience, StopFlag
 from workers.records import ClipFailure, ClipOutcome, Media, WorkUnit
 
 PLANS_AHEAD = 256
@@ -61,23 +59,19 @@ AS_EVER = Choices()
 class Feed:
     """One run's units. The counts are filled while they are taken."""
 
+    context: RunContext
     opened: Opened
     committer: Committer
     recorder: Recorder
     probe: Prober
-    patience: Patience
-    health: ArchiveHealth
     metrics: RunMetrics
     told: Callable[[int, int], None]
     """See `Observer.planned`."""
     retry: Retry | None
-    stop: StopFlag
     choices: Choices
     elsewhere: Elsewhere
     """The machines that look at media and decode them."""
     whole: WholeVideos
-    early: DecodedEarly
-    """What of it is decoded before it is planned."""
     not_taken: NotTaken = field(default_factory=NotTaken)
     media_listed: int = 0
     media_planned: int = 0
@@ -88,7 +82,7 @@ class Feed:
         opened = self.opened
         # The other half is for what is being decoded, and for other processes of the machine.
         self._ahead = FetchedAhead(
-            lambda: self.elsewhere.machines() * opened.job.execution.cache_bytes // 2, self.early.drop
+            lambda: self.elsewhere.machines() * opened.job.execution.cache_bytes // 2, self.context.early.drop
         )
         probe = self._ahead.probing(self.probe) if is_s3(opened.job.archive.uri) else self.probe
         of_job = (opened.job, opened.question_set, opened.recipe, opened.index, probe)
@@ -104,7 +98,7 @@ class Feed:
             recipes=opened.recipes,
             at_once=self.elsewhere.machines,
             context=context_reader(
-                opened.job, opened.recipe.context_fields, self.patience, opened.index, self.elsewhere
+                opened.job, opened.recipe.context_fields, self.context.patience, opened.index, self.elsewhere
             ),
             read_unit=opened.journal.read_if_kept,
         )
@@ -133,9 +127,9 @@ class Feed:
                     yield from self._whole(is_last=False)
                 if plan is None:
                     yield None
-        while self.whole.is_asked and self._out and not self.stop.is_set():
+        while self.whole.is_asked and self._out and not self.context.stop.is_set():
             yield None
-        if self.stop.is_set():
+        if self.context.stop.is_set():
             return
         self._decide()
         if self.whole.is_asked:
@@ -198,17 +192,17 @@ class Feed:
         for reason, clips in self.planner.reasons.most_common():
             yield f"{clips} clips to ask: {reason}"
         yield from planner_notes(self.planner)
-        yield from self.early.notes()
+        yield from self.context.early.notes()
         if dear := self._several_passes.note():
             yield dear
 
     def _listed(self) -> Iterable[Media]:
         job = self.opened.job
-        listed: Iterable[Media] = self.patience.listing(
+        listed: Iterable[Media] = self.context.patience.listing(
             lambda: list_media(job.archive, leave_out=job.output, not_taken=self.not_taken),
             key=lambda media: media.key,
         )
-        listed = self.health.listed(listed)
+        listed = self.context.health.listed(listed)
         if self.retry is not None:
             return self.retry.media(listed)
         return listed if self.listing is None else self.listing.checked(listed, self.planner.identified)

@@ -27,6 +27,7 @@ from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
 from pipeline.execution.looking import AtHome
+from pipeline.execution.run_context import RunContext
 from pipeline.index.totals import Totals
 from pipeline.planning.asking_again import AsksAgain, refuse_asking_again
 from pipeline.planning.context import context_reader
@@ -141,20 +142,20 @@ def run_job(
         recorder = Recorder(opened, run)
         recorder.renew()
         committer = stack.enter_context(Committer(opened.journal, opened.index, opened.asked, run.run_id))
-        health = ArchiveHealth(job)
-        early = DecodedEarly(job)
+        weights_hash = opened.asked.weights_hash
+        known = calibration.find(opened.store, weights_hash, job.model)
+        health, early = ArchiveHealth(job), DecodedEarly(job)
+        context = RunContext(calibration.resolved(job, known), weights_hash, stop, patience, health, early)
         at_home = AtHome(job, early)
         probe = patient_prober(stack.enter_context(prober(job, elsewhere=at_home, early=early)), health, patience)
-        parts = (opened, committer, recorder, probe, patience, health, metrics, observer.planned, retry, stop)
         of_job = (opened.question_set, job.variables, opened.index, opened.journal.read_if_kept, opened.asked)
         is_again = is_left_over if again is None else chosen(again.error_classes)
         # Of its own: what planning read is counted.
-        context = context_reader(job, opened.recipe.context_fields, patience, opened.index, at_home)
-        whole = WholeVideos(*of_job, run.run_id, is_again, context)
-        feed = Feed(*parts, choices, at_home, whole, early)
-        known = calibration.find(opened.store, opened.asked.weights_hash, job.model)
-        resolved = calibration.resolved(job, known)
-        execution = _Execution(resolved, opened.asked.weights_hash, stop, patience, health, early, metrics)
+        shown = context_reader(job, opened.recipe.context_fields, patience, opened.index, at_home)
+        whole = WholeVideos(*of_job, run.run_id, is_again, shown)
+        told = observer.planned
+        feed = Feed(context, opened, committer, recorder, probe, metrics, told, retry, choices, at_home, whole)
+        execution = _Execution(context, metrics)
         spending = Spending(job.cost, known, lambda: execution.statistics.actor_time)
         status = "failed"
         try:
@@ -288,18 +289,8 @@ class _Execution:
     """Starts what runs the units when the first one comes: Ray and torch take seconds and 300 MB, and most scheduled
     runs find nothing to do."""
 
-    def __init__(
-        self,
-        job: JobConfig,
-        weights_hash: str,
-        stop: StopFlag,
-        patience: Patience,
-        health: ArchiveHealth,
-        early: DecodedEarly,
-        metrics: RunMetrics,
-    ) -> None:
-        self._job, self._weights_hash, self._early = job, weights_hash, early
-        self._stop, self._patience, self._health, self._metrics = stop, patience, health, metrics
+    def __init__(self, context: RunContext, metrics: RunMetrics) -> None:
+        self._context, self._metrics = context, metrics
         self._executor: Executor | None = None
 
     def run(self, units: Iterator[WorkUnit | None]) -> Iterator[UnitResult]:
@@ -311,15 +302,13 @@ class _Execution:
         from pipeline.planning.feasibility import check_reachable
 
         if not first.lines:
-            check_reachable(self._job, first.media.key, first.info)
-        self._executor = backends.executor(
-            self._job, self._weights_hash, self._stop, self._patience, self._health, self._early, self._watch
-        )
+            check_reachable(self._context.job, first.media.key, first.info)
+        self._executor = backends.executor(self._context, self._watch)
         yield from self._executor.run(chain([first], units))
 
     def _watch(self, statistics: Statistics) -> None:
         self._metrics.watch(statistics)
-        self._early.tell(statistics.load.queued)
+        self._context.early.tell(statistics.load.queued)
 
     @property
     def statistics(self) -> Statistics:

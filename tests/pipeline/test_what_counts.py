@@ -429,7 +429,7 @@ def test_yaml_that_cuts_or_changes_text_is_warned_about(project, asked):
     written = f"name: stub\nversion: 1.10\nquestions:\n{question}"
     (project / "questions.yaml").write_text(written)
     said = index(project)
-    assert "questions.yaml:5:5" in said, said
+    assert "questions.yaml:5:5" in said
     assert "ends before '# 1?', because YAML reads the rest as a comment" in said
     assert select(project / "job.yaml", "SELECT DISTINCT question_set_version FROM clips") == [("1.10",)]
     (project / "questions.yaml").write_text(QUESTIONS.replace('"Which shape is shown?"', "Is it red?"))
