@@ -1,4 +1,4 @@
-"""Runs work units on Ray (or in this process): decoding ahead of the model, within a bound of bytes, losing nothing.
+"""Runs work units on Ray: decoding ahead of the model, within a bound of bytes, losing nothing.
 
 Promises: every clip of every unit that is taken ends as a result or a named failure, whatever dies in between; bytes
 decoded and not yet answered never exceed the bound by more than one clip; one bad clip costs that clip; a stop lets
@@ -44,7 +44,6 @@ from workers.records import (
     ClipFailure,
     ClipOutcome,
     ClipResult,
-    DecodedClip,
     DecodeReport,
     Stage,
     WorkUnit,
@@ -120,26 +119,6 @@ class Backend:
     """Have `start_decode` start nothing on these machines any more."""
     machines: Callable[[], set[str]] = set
     """Those that may decode."""
-
-
-def execute_in_process(
-    units: Iterable[WorkUnit],
-    *,
-    decode: Callable[[WorkUnit], Iterator[DecodedClip | ClipFailure]],
-    answer: Callable[[DecodedClip, WorkUnit], ClipOutcome],
-    read: Callable[[WorkUnit], ClipOutcome],
-    stop: StopFlag,
-) -> Iterator[UnitResult]:
-    """The same units one after the other, without Ray: for tests, notebooks and debugging. `read` answers those that
-    are about a whole video."""
-    for unit in units:
-        if stop.is_set():
-            return
-        if unit.lines:
-            yield UnitResult(unit, (read(unit),))
-            continue
-        decoded = decode(unit)
-        yield UnitResult(unit, tuple(d if isinstance(d, ClipFailure) else answer(d, unit) for d in decoded))
 
 
 def _done(waiting: list[ray.ObjectRef]) -> list[ray.ObjectRef]:

@@ -26,6 +26,7 @@ from pipeline.config.worker_settings import decode_settings
 from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
 from pipeline.execution.actor_metering import Statistics
+from pipeline.execution.executors import Executor, executor
 from pipeline.execution.looking import AtHome
 from pipeline.execution.run_context import RunContext
 from pipeline.index.totals import Totals
@@ -49,7 +50,6 @@ from workers.model.memory import peak_rss_bytes
 from workers.records import WorkUnit
 
 if TYPE_CHECKING:
-    from pipeline.execution.backends import Executor
     from pipeline.execution.clip_state import UnitResult
     from pipeline.storage.outage import StopFlag
 
@@ -298,12 +298,11 @@ class _Execution:
         first = next((unit for unit in units if unit is not None), None)
         if first is None:
             return
-        from pipeline.execution import backends
         from pipeline.planning.feasibility import check_reachable
 
         if not first.lines:
             check_reachable(self._context.job, first.media.key, first.info)
-        self._executor = backends.executor(self._context, self._watch)
+        self._executor = executor(self._context, self._watch)
         yield from self._executor.run(chain([first], units))
 
     def _watch(self, statistics: Statistics) -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.job import load_job
-from pipeline.execution import backends
+from pipeline.execution import in_process
 from pipeline.runs.feed import Choices
 from pipeline.runs.maintenance import forget_media
 from pipeline.runs.run import run_job
@@ -134,20 +134,20 @@ class History:
 
     def killed(self, after):
         """A run that ends in the middle, as from an error that nobody foresaw."""
-        real, left = backends.decode_one, iter(range(after))
+        real, left = in_process.decode_one, iter(range(after))
 
         def dying(*given):
             if next(left, None) is None:
                 raise MemoryError
             return real(*given)
 
-        backends.decode_one = dying
+        in_process.decode_one = dying
         try:
             self.run_if_possible()
         except MemoryError:
             pass
         finally:
-            backends.decode_one = real
+            in_process.decode_one = real
 
 
 HISTORIES = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3)), min_size=3, max_size=9)

@@ -13,7 +13,8 @@ import ray
 from pipeline import failure_rules
 from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.homes import home_of
-from pipeline.execution.scheduler import Backend, Limits, RayExecution, execute_in_process
+from pipeline.execution.in_process import execute_in_process
+from pipeline.execution.scheduler import Backend, Limits, RayExecution
 from tests.support import rows, stand_ins
 from tests.support.stand_ins import CLIP_BYTES
 from workers.ray_workers import ACTOR_OPTIONS

@@ -18,7 +18,7 @@ from jobs._shared.stopping import STOPPED_EXIT
 from omnidrop.errors import UserError
 from pipeline.config.job import load_job
 from pipeline.config.sections import StorageConfig
-from pipeline.execution import backends
+from pipeline.execution import in_process
 from pipeline.launch import schedule
 from pipeline.launch.lease import newest_lease, take_lease
 from pipeline.launch.schedule import Cron, ScheduledRun, keep_schedule, last_run, write_record
@@ -287,13 +287,13 @@ def test_sigterm_in_a_run_leaves_it_due(job, monkeypatch):
 
 def test_a_run_that_lost_its_lease_commits_nothing_more(job, monkeypatch):
     lost = threading.Event()
-    decode_one = backends.decode_one
+    decode_one = in_process.decode_one
 
     def lose_and_decode(*arguments):
         lost.set()
         return decode_one(*arguments)
 
-    monkeypatch.setattr(backends, "decode_one", lose_and_decode)
+    monkeypatch.setattr(in_process, "decode_one", lose_and_decode)
     summary = run_job(load_job(job), Silent(), threading.Event(), lost=lost)
     # The unit in hand was answered, but by then it was another run's.
     assert (summary.run.status, summary.run.counts.units_finished, summary.totals.clips) == ("stopped", 0, 0)

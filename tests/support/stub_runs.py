@@ -18,7 +18,7 @@ from omnidrop.answers import Answer, ClipAnswers, Cost, LayerCount, PassCost, Tr
 from omnidrop.errors import ModelError
 from omnidrop.questions import Boolean, Choice
 from pipeline.archive import probing
-from pipeline.execution import backends
+from pipeline.execution import in_process
 from pipeline.runs import run as run_module
 from workers.errors import NotMedia
 from workers.media.decode import Source, opened
@@ -118,8 +118,8 @@ def stub_runs():
     with (
         mock.patch.object(run_module, "prober", prober),
         mock.patch("pipeline.cost.estimate.prober", prober),
-        mock.patch.object(backends, "decode_one", decode_one),
-        mock.patch.object(backends, "Answerer", Answerer),
+        mock.patch.object(in_process, "decode_one", decode_one),
+        mock.patch.object(in_process, "Answerer", Answerer),
         mock.patch("pipeline.planning.feasibility.check_reachable"),
         mock.patch("jobs.index.check_ffmpeg"),
     ):

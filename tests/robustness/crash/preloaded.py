@@ -8,5 +8,5 @@ from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni  # noqa: F401
 import jobs.forget
 import jobs.index
 import jobs.rebuild  # noqa: F401
-import pipeline.execution.backends  # noqa: F401
+import pipeline.execution.in_process  # noqa: F401
 from omnidrop.models import qwen2_5_omni  # noqa: F401
