@@ -63,8 +63,9 @@ def command(
     with StopOnSignal() as stop:
         choices = Choices(allow_shrink, redo_older, ask_together)
         summary = run_and_show(job, stop, run_id, choices=choices, yes=yes)
-    noticed = noticed_of(job.output, job.storage, job.name)
-    write_json(json_file, summary_json(summary) | {"noticed": noticed})
+    if json_file is not None:
+        noticed = noticed_of(job.output, job.storage, job.name)
+        write_json(json_file, summary_json(summary) | {"noticed": noticed})
     if summary.run.status == "stopped":
         raise typer.Exit(STOPPED_EXIT)
     if summary.run.status == "budget":

@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -111,6 +112,7 @@ def runs_file(runs: Iterable[RunRecord]) -> tuple[bytes, int]:
     return _file(table), table.num_rows
 
 
+@cache
 def empty_file(name: str) -> bytes:
     """A table's file without rows."""
     return _file(SCHEMAS[name].empty_table())
