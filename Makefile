@@ -21,9 +21,11 @@ $(VENV)/ready: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(if $(HAS_CUDA_TORCH),--system-site-packages) $(VENV)
 	@echo "installing into $(VENV): about 3 minutes and 2.5 GB the first time"
 	@echo "1 of 2: PyTorch, the largest part"
-	@$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install $(TORCH_PIP_ARGS) "$(TORCH)"
+	@$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --no-compile $(TORCH_PIP_ARGS) "$(TORCH)"
 	@echo "2 of 2: omnidrop and what it stands on"
-	@$(BIN)/pip install -e '.[dev,report]'
+	@$(BIN)/pip install --no-compile -e '.[dev,report]'
+	@# pip compiles on one core. What some packages ship for other Pythons cannot be compiled.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@echo "installed"
 	@touch $@
 
