@@ -123,11 +123,14 @@ class Segment:
     """Where its pictures lie in the file: the first byte, and the one after the last or None for the file's end."""
     audio_bytes: tuple[int, int | None] = (0, None)
     """The same of its sound: where a broadcast's clock jumps, packets of both sides lie between one another."""
+    head_bytes: tuple[int, int] = (0, 0)
+    """The header that it is read behind, if it shares that of a recording before it: first byte, one after the last."""
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Segment:
         """The inverse of `dataclasses.asdict`."""
-        made: dict[str, Any] = {name: tuple(given[name]) for name in ("video_bytes", "audio_bytes")}
+        ranges = ("video_bytes", "audio_bytes", "head_bytes")
+        made: dict[str, Any] = {name: tuple(given[name]) for name in ranges if name in given}
         return cls(**{**given, **made, "info": MediaInfo.from_dict(given["info"])})
 
 

@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 
 from pipeline.config.sections import ClipsConfig
 from pipeline.planning.cutting import cut_media
+from tests.robustness.fuzz_media import bombs
+from tests.robustness.fuzz_media.seeds import RECIPES, Seed
+from tests.robustness.media_matrix.made_of import FRAGMENTED
+from tests.support.cropped_files import cropped_file
 from tests.support.media_files import make
 from tests.support.media_oracle import Heard, cut, heard, joined, noise, second_of, source, write_wav
 from workers import errors
-from workers.errors import DecodeFailed, DecodeIncomplete, MediaEncrypted, NotMedia, TrackMissing
+from workers.errors import DecodeFailed, DecodeIncomplete, MediaEncrypted, NoStreams, NotMedia, TrackMissing
 from workers.media.clip_reader import decode_clip
 from workers.media.probing import ProbePool
 from workers.media.sound import Sound, placed
@@ -104,6 +108,51 @@ def test_joined_fragmented_mp4(made, tmp_path):
     how = ("-movflags", "frag_keyframe+empty_moov")
     parts = [cut(made, tmp_path / f"{n}.mp4", *span, *how) for n, span in enumerate(((2, 5), (13, 17)))]
     assert_follows(clips(joined(tmp_path / "both.mp4", *parts)), (2, 5), (13, 17))
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [("mp4", b"moof"), ("mkv", b"\x1f\x43\xb6\x75"), ("flv", b"FLV")])
+def test_times_that_begin_again_without_a_header_of_their_own(made, tmp_path, suffix, begins):
+    how = FRAGMENTED if suffix == "mp4" else ()
+    first, second = (
+        cut(made, tmp_path / f"{n}.{suffix}", *span, *how).read_bytes() for n, span in enumerate(((2, 3), (13, 15)))
+    )
+    end = first.rfind(b"mfra") - 4 if suffix == "mp4" else len(first)
+    begin = second.find(begins) + {"mp4": -4, "mkv": 0, "flv": 13}[suffix]
+    (tmp_path / f"both.{suffix}").write_bytes(first[:end] + second[begin:])
+    assert_second_part_is(tmp_path / f"both.{suffix}", 13, 15)
+
+
+def test_joined_mxf(made, tmp_path):
+    how = ("-c:v", "mpeg2video", "-q:v", 2, "-c:a", "pcm_s16le")
+    parts = [cut(made, tmp_path / f"{n}.mxf", *span, *how) for n, span in enumerate(((2, 3), (13, 15)))]
+    assert_second_part_is(joined(tmp_path / "both.mxf", *parts), 13, 15)
+
+
+def assert_second_part_is(path: Path, start: float, end: float) -> None:
+    info = probe(path)
+    first, second = info.parts
+    assert first.end_s == second.start_s == pytest.approx(1, abs=0.1)
+    found = at(path, second.start_s, second.end_s, info)
+    assert second_of(found.frames[1]) == pytest.approx(start + 0.5, abs=0.1)
+    assert heard(found.audio).second == pytest.approx(start, abs=0.05)
+    assert found.clip.length_s == pytest.approx(end - start, abs=0.1)
+
+
+def test_room_taken_beforehand_is_not_searched(made, tmp_path):
+    path = cut(made, tmp_path / "a.avi", 2, 4)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + bytes(1 << 17))
+    info = probe(path)
+    assert [part.video_bytes for part in info.parts] == [(0, size)]
+
+
+def test_streams_that_nobody_announced_are_no_sound_that_begins_late(tmp_path):
+    """One that turns up late may have the number of one whose sound is looked for."""
+    make(*RECIPES["plain.ts"], tmp_path / "a.ts")
+    seed = Seed("plain.ts", (tmp_path / "a.ts").read_bytes())
+    (tmp_path / "a.ts").write_bytes(bombs.BYTES["thousand-programmes.ts"]({"plain.ts": seed})[: 40 * 188])
+    with pytest.raises(NoStreams):
+        probe(tmp_path / "a.ts")
 
 
 def test_chained_ogg(tmp_path):
@@ -458,6 +507,13 @@ def test_a_picture_that_turns_keeps_its_shape(name):
     assert not last[:, : left - 2].any()
     assert not last[:, left + width + 2 :].any()
     assert shown(last[:, left : left + width]) == pytest.approx(7.5, abs=0.08)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mov"])
+def test_a_border_that_the_container_cuts_off_is_not_padded(made, tmp_path, suffix):
+    found = at(cropped_file(made, tmp_path / f"a.{suffix}", 2, 4), 0, 2)
+    assert second_of(found.frames[2]) == pytest.approx(3, abs=0.1)
+    assert found.notes == ()
 
 
 def test_hd_that_does_not_say_is_bt709():

@@ -8,13 +8,17 @@ backwards or jump within one recording. Runs in the probing process.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 MOST_ELEMENTS = 5_000_000
 """Maximum number of boxes, pages or elements read in one file: enough for a day of live WebM, one element a packet."""
 
 WINDOW_BYTES = 1 << 15
+
+EMPTY_BYTES = 1 << 15
+"""As many zeros behind a recording are no recording."""
 
 CHEAP_BOXES = 64
 """An indexed MP4 has few outer boxes; one with more is fragmented, so its timeline is spread over the file."""
@@ -33,10 +37,12 @@ class Bytes(Protocol):
 
 
 class Part(io.RawIOBase):
-    """A byte range of a file, presented as a file."""
+    """A byte range of a file, presented as a file; if it has no header of its own, behind another range (`head`)."""
 
-    def __init__(self, whole: Bytes, first: int, end: int) -> None:
-        self._whole, self._first, self._end, self._at = whole, first, end, first
+    def __init__(self, whole: Bytes, first: int, end: int, head: tuple[int, int] = (0, 0)) -> None:
+        self._whole, self._first, self._head, self._at = whole, first, head, 0
+        self._head_bytes = head[1] - head[0]
+        self.size = self._head_bytes + end - first
 
     def readable(self) -> bool:
         """Always."""
@@ -48,21 +54,22 @@ class Part(io.RawIOBase):
 
     def tell(self) -> int:
         """The offset of the next read."""
-        return self._at - self._first
+        return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """As of any file."""
-        base = {io.SEEK_SET: self._first, io.SEEK_CUR: self._at, io.SEEK_END: self._end}[whence]
-        self._at = max(self._first, base + offset)
-        return self._at - self._first
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """Up to the end of the range."""
-        left = max(0, self._end - self._at)
+        """Up to the end of a range."""
+        is_head = self._at < self._head_bytes
+        left = max(0, (self._head_bytes if is_head else self.size) - self._at)
         length = left if size < 0 else min(size, left)
         if not length:
             return b""
-        self._whole.seek(self._at)
+        self._whole.seek(self._at + (self._head[0] if is_head else self._first - self._head_bytes))
         content = self._whole.read(length)
         self._at += len(content)
         return content
@@ -86,6 +93,36 @@ def joints(file: Bytes, size: int, container: str) -> list[int]:
     """Offsets above 0 at which another recording begins."""
     walk = _WALKS.get(container)
     return [] if walk is None else [at for at in walk(_Window(file), size) if at]
+
+
+def recordings(file: Bytes, size: int, container: str) -> list[tuple[int, int]]:
+    """Where each of joined recordings begins and ends. What begins and ends with many zeros is none: room that was
+    taken."""
+    found = list(pairwise([0, *joints(file, size, container), size]))
+    return [(first, end) for first, end in found if not first or not _is_empty(file, first, end)]
+
+
+def _is_empty(file: Bytes, first: int, end: int) -> bool:
+    for at in (first, end - EMPTY_BYTES):
+        file.seek(max(first, at))
+        if any(_read(file, min(EMPTY_BYTES, end - first))):
+            return False
+    return end - first >= EMPTY_BYTES
+
+
+def restarts(file: Bytes, size: int, container: str, packets: Sequence[int]) -> tuple[int, list[int]]:
+    """(length of the recording's header, offsets at which a demuxer can start behind a copy of it) for packets at these
+    ascending offsets, each at which time begins anew; a packet where none can start has no offset."""
+    walk = _UNITS.get(container)
+    waiting, found, head, last = list(packets), [], 0, 0
+    for at, coded_at in walk(_Window(file), size) if walk is not None else ():
+        head = head or coded_at
+        while waiting and waiting[0] < at:
+            waiting.pop(0)
+            found.append(last)
+        last = at
+    found += [last for _ in waiting]
+    return head, [at for at in dict.fromkeys(found) if at > head]
 
 
 def is_indexed_mp4(file: Bytes, size: int) -> bool:
@@ -120,24 +157,28 @@ _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp"})
 
 
-def encrypted_streams(file: Bytes, container: str) -> set[int | None]:
-    """Indexes of encrypted streams; contains None if all streams are encrypted."""
+def header(file: Bytes, container: str) -> bytes:
+    """What tells of a file's tracks: an MP4's `moov`, the beginning of a Matroska file or a transport stream."""
     size = file.seek(0, io.SEEK_END) or 0
     if container == "mp4":
         for at, length, kind in _boxes(_Window(file), size):
             if kind == b"moov":
                 file.seek(at)
-                entries = _sample_entries(_read(file, min(length, MOST_INDEX_BYTES)))
-                return {number for number, entry in enumerate(entries) if entry in _LOCKED_ENTRIES}
-    elif container == "matroska":
-        file.seek(0)
-        header = file.read(1 << 16).partition(b"\x1f\x43\xb6\x75")[0]  # up to the first cluster
-        encodings = header.partition(b"\x6d\x80")[2]  # ContentEncodings, and ContentEncryption inside
+                return _read(file, min(length, MOST_INDEX_BYTES))
+        return b""
+    file.seek(0)
+    return file.read({"matroska": 1 << 16, "mpegts": TS_SAMPLE_BYTES}.get(container, 0))
+
+
+def encrypted_streams(header: bytes, container: str) -> set[int | None]:
+    """Indexes of encrypted streams; contains None if all streams are encrypted."""
+    if container == "mp4":
+        return {number for number, entry in enumerate(_sample_entries(header)) if entry in _LOCKED_ENTRIES}
+    if container == "matroska":
+        tracks = header.partition(b"\x1f\x43\xb6\x75")[0]  # up to the first cluster
+        encodings = tracks.partition(b"\x6d\x80")[2]  # ContentEncodings, and ContentEncryption inside
         return {None} if b"\x50\x35" in encodings and b"\x47\xe2" in encodings else set()
-    elif container == "mpegts":
-        file.seek(0)
-        return {None} if _is_scrambled(file.read(TS_SAMPLE_BYTES)) else set()
-    return set()
+    return {None} if container == "mpegts" and _is_scrambled(header) else set()
 
 
 def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None:
@@ -158,7 +199,7 @@ def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None
         is_cut_off = 8 + int.from_bytes(head[4:8], "little") > (file.seek(0, io.SEEK_END) or 0)
         frame_us, frames = int.from_bytes(about[:4], "little"), int.from_bytes(about[16:20], "little")
         return frame_us * frames / 1e6 if is_cut_off and frames else None
-    is_stated = False
+    is_stated = container in ("mxf", "aiff", "au", "flac")
     if container == "matroska":
         is_stated = b"\x44\x89" in head.partition(b"\x1f\x43\xb6\x75")[0]
     elif container == "flv":
@@ -220,6 +261,15 @@ def _sample_entries(moov: bytes) -> list[bytes]:
         found.append(moov[at + 16 : at + 20])
         at = moov.find(b"stsd", at + 4)
     return found
+
+
+def first_end(file: Bytes, size: int) -> int:
+    """Where the first recording ends, if libav cannot do without knowing: it would look for an MXF's tables at the end
+    of them all, and for an AVI's pictures in the zeros of a file whose room was taken beforehand."""
+    file.seek(0)
+    head = _read(file, 16)
+    container = {_MXF_PARTITION[:12]: "mxf", b"AVI ": "avi"}.get(head[:12] if head[:4] != b"RIFF" else head[8:12], "")
+    return next((end for _, end in recordings(file, size, container)), size) if container else size
 
 
 def has_mxf_index(file: Bytes, size: int) -> bool:
@@ -323,7 +373,61 @@ def _mp4(read: _Window, size: int) -> Iterator[int]:
         seen.add(kind)
 
 
+def _fragments(read: _Window, size: int) -> Iterator[tuple[int, int]]:
+    """Fragments of an MP4, each from its `moof` on; none if they count by offsets in the whole file."""
+    for at, length, kind in _boxes(read, size):
+        if kind == b"moof":
+            head = read(at, min(length, WINDOW_BYTES))
+            flags = head.find(b"tfhd") + 7
+            if flags < 7 or head[flags] & 1:
+                return
+            yield at, at
+
+
+def _clusters(read: _Window, size: int) -> Iterator[tuple[int, int]]:
+    for at, kind, _ in _elements(read, size, descends_always=True):
+        if kind == b"\x1f\x43\xb6\x75":
+            yield at, at
+
+
+def _flv_tags(read: _Window, size: int) -> Iterator[tuple[int, int]]:
+    """Tags of pictures and sound of an FLV file, each from the codec headers before it on."""
+    begin: int | None = None
+    at = int.from_bytes(read(0, 9)[5:9], "big") + 4
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 13)
+        kind = head[0] & 0x1F if len(head) == 13 else 0
+        if kind not in (8, 9, 18):
+            return
+        begin = at if begin is None else begin
+        if not _is_flv_header(kind, head[11], head[12]):
+            yield begin, at
+            begin = None
+        at += 11 + int.from_bytes(head[1:4], "big") + 4
+
+
+def _is_flv_header(kind: int, format_: int, step: int) -> bool:
+    """Whether a tag has no pictures or sound, but what their decoder needs first."""
+    if kind == 8:
+        return format_ >> 4 == 10 and step == 0  # AAC
+    if kind == 9 and format_ & 0x80:
+        return format_ & 0xF == 0  # a codec named by four letters
+    return kind == 18 or (format_ & 0xF in (7, 12) and step == 0)  # H.264, HEVC
+
+
+_UNITS: dict[str, Callable[[_Window, int], Iterator[tuple[int, int]]]] = {
+    "mp4": _fragments,
+    "matroska": _clusters,
+    "flv": _flv_tags,
+}
+
+
 def _matroska(read: _Window, size: int) -> Iterator[int]:
+    return (at for at, kind, _ in _elements(read, size) if kind == b"\x1a\x45\xdf\xa3")
+
+
+def _elements(read: _Window, size: int, *, descends_always: bool = False) -> Iterator[tuple[int, bytes, int]]:
+    """(offset, kind, length) of the outer elements, and of those of a Segment whose end is not known, or always."""
     at = 0
     for _ in range(MOST_ELEMENTS):
         head = read(at, 12)
@@ -337,10 +441,9 @@ def _matroska(read: _Window, size: int) -> Iterator[int]:
         length = coded & ((1 << 7 * length_length) - 1)
         is_unknown = length == (1 << 7 * length_length) - 1
         kind = head[:id_length]
-        if kind == b"\x1a\x45\xdf\xa3":
-            yield at
+        yield at, kind, length
         # Descend into elements of unknown size, and into a segment that ends beyond the end of the file.
-        descends = is_unknown or (kind == b"\x18\x53\x80\x67" and at + length > size)
+        descends = is_unknown or (kind == b"\x18\x53\x80\x67" and (descends_always or at + length > size))
         at += id_length + length_length + (0 if descends else length)
 
 
@@ -371,11 +474,14 @@ def _flv(read: _Window, size: int) -> Iterator[int]:
 
 
 def _riff(read: _Window, size: int) -> Iterator[int]:
-    at = 0
+    at, is_avi = 0, False
     for _ in range(MOST_ELEMENTS):
         head = read(at, 12)
+        if is_avi and len(head) == 12 and not any(head):
+            yield at
         if len(head) < 12 or head[:4] not in (b"RIFF", b"RF64"):
             return
+        is_avi = head[8:11] == b"AVI"
         if head[8:12] in (b"AVI ", b"WAVE"):  # AVIX continues the recording before it
             yield at
         length = int.from_bytes(head[4:8], "little")
@@ -443,6 +549,30 @@ def _w64(read: _Window, size: int) -> Iterator[int]:
         at += max(24, int.from_bytes(head[16:24], "little"))
 
 
+_MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")
+_MXF_HEADER, _MXF_FOOTER = 2, 4
+
+
+def _mxf(read: _Window, size: int) -> Iterator[int]:
+    """Steps from each header to the footer that it names, and over what follows it; without a footer nobody knows."""
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 64)
+        if head[:4] != _MXF_PARTITION[:4] or len(head) < 26:
+            return
+        more = head[16] & 0x7F if head[16] & 0x80 else 0
+        value = 17 + more
+        end = at + value + (int.from_bytes(head[17:value], "big") if more else head[16])
+        if head[:13] == _MXF_PARTITION and head[13] == _MXF_HEADER:
+            yield at
+            footer = at + int.from_bytes(head[value + 24 : value + 32], "big")
+            found = read(footer, 14)
+            if footer < end or found[:13] != _MXF_PARTITION or found[13:] != bytes([_MXF_FOOTER]):
+                return
+            end = footer
+        at = end
+
+
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 
@@ -477,4 +607,5 @@ _WALKS: dict[str, Callable[[_Window, int], Iterator[int]]] = {
     "nut": _marked(b"nut/multimedia container\0"),
     "ivf": _marked(b"DKIF\0\0\x20\0"),
     "rm": _marked(b".RMF\0\0\0\x12\0"),
+    "mxf": _mxf,
 }

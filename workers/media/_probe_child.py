@@ -23,16 +23,20 @@ import av.error
 import av.logging
 from av.container import InputContainer
 
+from workers.media._cropping import cropped
 from workers.media._joints import (
     Bytes,
     Part,
     encrypted_streams,
+    first_end,
     has_mxf_index,
+    header,
     is_indexed_mp4,
     is_scrambled,
     is_still,
-    joints,
     programmes,
+    recordings,
+    restarts,
     stated_s,
 )
 from workers.media._subtitles import Unreadable, cues
@@ -158,19 +162,22 @@ def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iter
 
     With `scans`, files without an index have all their packets read; the last findings include the result.
     """
-    size, content = file.size, file
-    with _opened(file, read_timeout_s) as container:
+    size = file.size
+    content = Part(file, 0, first_end(file, size))
+    with _opened(content, read_timeout_s) as container:
         info = _about(container, content)
         declared_s = _declared_s(container, info, size)
-        is_indexed = info["container"] in INDEXED and not joints(content, size, info["container"])
+        is_indexed = info["container"] in INDEXED and recordings(file, size, info["container"]) == [(0, size)]
         if info["container"] == "mp4":
-            is_indexed = is_indexed_mp4(content, size) and not _pauses(container, info["tracks"])
+            is_indexed = is_indexed_mp4(file, size) and not _pauses(container, info["tracks"])
         stated = None
-        is_blind = info["container"] == "mxf" and not has_mxf_index(content, size)
+        is_blind = info["container"] == "mxf" and not all(
+            has_mxf_index(Part(file, first, end), end - first) for first, end in recordings(file, size, "mxf")
+        )
         is_blind |= info["container"] in RATED and any(track["codec"] in MISCOUNTED for track in info["tracks"])
         if declared_s is not None:
             if info["container"] in STATED:
-                cut_off_s = stated_s(content, info["container"], declared_s) or 0.0
+                cut_off_s = stated_s(file, info["container"], declared_s) or 0.0
                 declared_s = max(declared_s, cut_off_s if cut_off_s * LEAST_BYTES_PER_S <= size else 0.0)
             if declared_s > LONGEST_S:
                 raise Refused("too_large", f"{declared_s:.0f} s long; up to {LONGEST_S:.0f} s are allowed")
@@ -189,20 +196,23 @@ def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iter
                 if is_borne_out or not scans:
                     return
     try:
-        found = _joined(info, list(_parts(file, read_timeout_s, stated=stated)))
+        found = _joined(info, list(_parts(file, info["container"], read_timeout_s, stated=stated)))
     except Refused:
         if stated is not None:
             return  # what cannot be read is planned by the header, and each clip says what is wrong with it
         raise
-    yield found | ({"lag_s": found["duration_s"]} if is_blind else {})
+    for one in (found, *(part["info"] for part in found.get("segments", ()))):
+        one["lag_s"] = one["duration_s"] if is_blind else one["lag_s"]
+    yield found
 
 
 def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
     """What headers and first frames say, without a duration."""
     name = _NAMES.get(container.format.name, container.format.name.split(",")[0])
-    locked = encrypted_streams(content, name)
+    head = header(content, name)
+    locked = encrypted_streams(head, name)
     try:
-        tracks = described(container)
+        tracks = described(container, cropped(head, name))
     except TooManyPixels as error:
         raise Refused("too_large", str(error)) from error
     if locked and (None in locked or all(track["index"] in locked for track in tracks)):
@@ -278,34 +288,52 @@ def _heard(container: InputContainer, info: dict[str, Any]) -> dict[str, Any]:
     return {"tracks": tracks, "notes": notes}
 
 
-def _parts(content: Served, read_timeout_s: float, *, stated: float | None) -> Iterator[dict[str, Any]]:
+def _parts(file: Served, container: str, read_timeout_s: float, *, stated: float | None) -> Iterator[dict[str, Any]]:
     """Yield the continuous parts of the file, each a segment whose `info` describes it like a file.
 
     A segment without `info` stands for a part that cannot be read. `stated` is an index's length, in seconds.
     """
-    container_name = ""
-    with _opened(content, read_timeout_s) as container:
-        container_name = _NAMES.get(container.format.name, container.format.name.split(",")[0])
-    size = content.size
-    edges = [0, *joints(content, size, container_name), size]
-    for first, end in pairwise(edges):
+    recorded = recordings(file, file.size, container)
+    for first, end in recorded:
         try:
-            yield from _stretches(content, first, end, read_timeout_s, stated)
+            yield from _recordings(file, first, end, container, read_timeout_s, stated)
         except Refused:
-            if len(edges) == 2:
+            if len(recorded) == 1:
                 raise
             yield {"info": None}
 
 
-def _stretches(
-    content: Served, first: int, end: int, read_timeout_s: float, stated: float | None
+def _recordings(
+    file: Served, first: int, end: int, container: str, read_timeout_s: float, stated: float | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the continuous parts between two byte offsets: one recording, or a broadcast whose clock jumps."""
-    bytes_ = content if (first, end) == (0, content.size) else Part(content, first, end)
-    with _opened(bytes_, read_timeout_s) as container:
-        info = _about(container, Part(content, first, end))
+    """Yield the continuous parts between two byte offsets, at the first of which a header lies."""
+    parts = list(_stretches(file, first, end, read_timeout_s, stated))
+    backs = sorted(part["first_byte"] for part in parts if part.get("first_byte") is not None)
+    length, begins = restarts(Part(file, first, end), end - first, container, backs) if backs else (0, [])
+    if not begins:
+        yield from parts
+        return
+    # The header is that of all parts: each is read once more behind it, and nothing it counts is a part's.
+    for begin, stop in pairwise([0, *begins, end - first]):
+        head = (first, first + length) if begin else (0, 0)
+        try:
+            yield from _stretches(file, first + begin, first + stop, read_timeout_s, 0.0, head)
+        except Refused:
+            yield {"info": None}
+
+
+def _stretches(
+    file: Served, first: int, end: int, read_timeout_s: float, stated: float | None, head: tuple[int, int] = (0, 0)
+) -> Iterator[dict[str, Any]]:
+    """Yield the continuous parts between two byte offsets: one recording, or a broadcast whose clock jumps.
+
+    `stated` is its length in seconds by an index, 0 if none can tell; `head` is where its header lies, if elsewhere.
+    """
+    content = Part(file, first, end, head)
+    with _opened(content, read_timeout_s) as container:
+        info = _about(container, content)
     # Decoding first frames has consumed some packets.
-    with _opened(bytes_, read_timeout_s) as container:
+    with _opened(content, read_timeout_s) as container:
         is_broadcast = info["container"] in BROADCAST
         kinds = {track["index"]: track["kind"] for track in info["tracks"]}
         if is_broadcast:
@@ -315,22 +343,25 @@ def _stretches(
                 if _is_other(track):
                     del kinds[track["index"]]
         declared_s = (container.duration or 0) / av.time_base
-        found_s = _declared_s(container, info, end - first)
-        says_s = stated or stated_s(Part(content, first, end), info["container"], found_s) or 0.0
+        says_s = stated
+        if says_s is None:
+            says_s = stated_s(content, info["container"], _declared_s(container, info, end - first)) or 0.0
         try:
             timeline = scan(container, is_broadcast=is_broadcast, kinds=kinds, size=end - first, declared_s=declared_s)
         except ValueError as error:
             raise Refused("too_large", str(error)) from error
         if not timeline.stretches:
             raise Refused("no_duration", NO_DURATION)
-        whole = (first, None if end == content.size else end)
+        whole = (first, None if end == file.size else end)
         for number, stretch in enumerate(timeline.stretches):
             if number and not is_broadcast and not stretch.jumps_ahead:
-                yield {"info": None}  # only a demuxer that starts there could read it
+                # Only a demuxer that starts there could read it.
+                starts = [byte for byte in map(stretch.first_byte, ("video", "audio")) if byte is not None]
+                yield {"info": None, "first_byte": min(starts, default=None)}
                 continue
-            part = {"video_bytes": whole, "audio_bytes": whole}
+            part = {"video_bytes": whole, "audio_bytes": whole, "head_bytes": head}
             if is_broadcast and len(timeline.stretches) > 1:
-                part = {
+                part |= {
                     f"{kind}_bytes": _bytes_of(kind, timeline, number, first, whole[1]) for kind in ("video", "audio")
                 }
             begin_s, here = stretch.start_s, info
@@ -342,12 +373,12 @@ def _stretches(
                 # If it cannot be opened there, it is planned like the first part, and its clips fail by name.
                 with (
                     contextlib.suppress(Refused),
-                    _opened(Part(content, at, end), read_timeout_s) as again,
+                    _opened(Part(file, at, end), read_timeout_s) as again,
                 ):
-                    here = _about(again, Part(content, at, end))
+                    here = _about(again, Part(file, at, end))
                 # From there on, packets of the other kind belong to another recording.
                 here = {**here, "tracks": [track for track in here["tracks"] if not has or track["kind"] in has]}
-                with _opened(Part(content, at, end), read_timeout_s) as again:
+                with _opened(Part(file, at, end), read_timeout_s) as again:
                     begin_s += _clock_shift(again, at, stretch)
             elif not number and abs(begin_s - info["start_s"]) < SAME_START_S:
                 begin_s = info["start_s"]
@@ -405,7 +436,7 @@ def _joined(info: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]
     if lost := len(parts) - len(readable):
         notes.append(f"{lost} parts of the file cannot be read, because decoding cannot start inside the file")
     found = {**info, **readable[0]["info"], "notes": notes}
-    if len(readable) > 1:
+    if len(readable) > 1 or readable[0]["video_bytes"] != (0, None):
         ends = {
             name: max((p["start_s"] + p["info"][name] for p in readable if p["info"][name] is not None), default=None)
             for name in ("video_end_s", "audio_end_s")
@@ -424,8 +455,7 @@ def _opened(file: Served | Part, read_timeout_s: float) -> InputContainer:
         "codec_whitelist": DECODERS,
         "max_streams": str(MAX_STREAMS),
     }
-    # A file position of its own, independent of other reads of the file.
-    own = Part(file, 0, file.size) if isinstance(file, Served) else file
+    own = Part(file, 0, file.size)  # with a position of its own
     try:
         return av.open(
             own, "r", options=options, metadata_errors="replace", timeout=read_timeout_s, buffer_size=BUFFER_BYTES

@@ -7,7 +7,7 @@ packets is decoded. Knows nothing about choosing a stream. Runs in the probing p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import av.error
@@ -58,9 +58,10 @@ class TooManyPixels(Exception):
     """Frames too large to decode."""
 
 
-def described(container: InputContainer) -> list[dict[str, Any]]:
+def described(container: InputContainer, cropped: Mapping[int, tuple[int, int]]) -> list[dict[str, Any]]:
     """The video and audio streams that can be decoded, without cover art, and whether their pictures carry closed
-    captions (`has_captions`). Raises TooManyPixels."""
+    captions (`has_captions`). `cropped`: the columns and lines that the container cuts off, by stream index. Raises
+    TooManyPixels."""
     found = [s for s in container.streams if s.type in ("video", "audio") and _is_read(s)]
     kinds: dict[str, list[int]] = {
         kind: [s.index for s in container.streams if s.type == kind] for kind in ("video", "audio")
@@ -75,7 +76,8 @@ def described(container: InputContainer) -> list[dict[str, Any]]:
         if isinstance(stream, AudioStream):
             about = _about_sound(container, stream, decodes=stream in unknown)
         elif stream in pictures:
-            about = _about_pictures(container, stream, decodes=pictures.index(stream) < MOST_PICTURES)
+            crop = cropped.get(stream.index, (0, 0))
+            about = _about_pictures(container, stream, crop, decodes=pictures.index(stream) < MOST_PICTURES)
         if about is None:
             continue
         flags = [name for name in _FLAGS if stream.disposition & getattr(Disposition, name, 0)]
@@ -131,7 +133,9 @@ def codecs_of(container: InputContainer) -> str:
     return f"; it has {', '.join(others)[:200]}, which cannot be decoded" if others else ""
 
 
-def _about_pictures(container: InputContainer, stream: Any, *, decodes: bool) -> dict[str, Any] | None:
+def _about_pictures(
+    container: InputContainer, stream: Any, crop: tuple[int, int], *, decodes: bool
+) -> dict[str, Any] | None:
     codec = stream.codec_context
     if codec.width * codec.height > MAX_SOURCE_PIXELS:
         raise TooManyPixels(f"{codec.width}x{codec.height} pixels per frame; up to {MAX_SOURCE_PIXELS} are allowed")
@@ -140,6 +144,8 @@ def _about_pictures(container: InputContainer, stream: Any, *, decodes: bool) ->
     if not width or not height:
         return None
     lines = height
+    if crop[0] < width and crop[1] < height:
+        width, height = width - crop[0], height - crop[1]
     aspect = stream.sample_aspect_ratio
     if aspect and 0.1 < aspect < 10:
         width = max(1, round(width * float(aspect)))

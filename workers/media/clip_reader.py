@@ -277,6 +277,7 @@ def _span(info: MediaInfo, part: Segment, clip: Clip, settings: DecodeSettings) 
         samples=samples,
         video_bytes=part.video_bytes,
         audio_bytes=part.audio_bytes,
+        head_bytes=part.head_bytes,
     )
     wanted = frames * span.frame_bytes + 4 * samples
     if wanted > settings.max_bytes:

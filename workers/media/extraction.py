@@ -83,6 +83,8 @@ class Span:
     video_bytes: tuple[int, int | None] = (0, None)
     audio_bytes: tuple[int, int | None] = (0, None)
     """The part of the file to read."""
+    head_bytes: tuple[int, int] = (0, 0)
+    """What to read before it."""
     on_card: bool = False
     """Whether an NVIDIA GPU decodes the video."""
 
@@ -387,7 +389,7 @@ def _input(
     if span.seek_s is not None:
         # Accurate seeking would drop the frame that is already on screen when the span begins.
         options |= {"noaccurate_seek": None, "seek_timestamp": 1, "ss": f"{span.seek_s:.6f}"}
-    return ffmpeg.input(input_url(path, part), **untrusted_input(info.container), **options)
+    return ffmpeg.input(input_url(path, part, span.head_bytes), **untrusted_input(info.container), **options)
 
 
 def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: int, held_s: float | None) -> Any:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -277,11 +278,18 @@ def untrusted_input(container: str) -> dict[str, Any]:
     }
 
 
-def input_url(path: str | os.PathLike[str], part: tuple[int, int | None] = (0, None)) -> str:
+def input_url(
+    path: str | os.PathLike[str], part: tuple[int, int | None] = (0, None), head: tuple[int, int] = (0, 0)
+) -> str:
     """An address with which ffmpeg and libav open `path` literally, whatever it contains (`-`, `:`, `%`, newlines).
 
     `part` selects a byte range to read as a file: the first byte, and the one after the last (None: to the end).
+    `head` is another range, to be read before it.
     """
+    if head != (0, 0):
+        # A piece's special characters are escaped: those of a name, and the bars between pieces of pieces.
+        pieces = (re.sub(r"([\\'|\s])", r"\\\1", input_url(path, one)) for one in (head, part))
+        return "concat:" + "|".join(pieces)
     if isinstance(path, Joined):
         whole = str(path)
     else:

@@ -546,11 +546,12 @@ def _segment(given: dict[str, Any], depth: int) -> Segment:
     video, audio = (
         (int(first), None if end is None else int(end)) for first, end in (given["video_bytes"], given["audio_bytes"])
     )
+    head = int(given["head_bytes"][0]), int(given["head_bytes"][1])
     times = (given["start_s"], given["end_s"], given["pts_s"])
-    if not all(map(_is_number, times)) or min(video[0], audio[0]) < 0:
+    if not all(map(_is_number, times)) or min(video[0], audio[0], *head) < 0:
         raise ValueError(f"not a segment: {times}")
     start_s, end_s, pts_s = map(float, times)
-    return Segment(start_s, end_s, pts_s, _info(given["info"], depth + 1), video, audio)
+    return Segment(start_s, end_s, pts_s, _info(given["info"], depth + 1), video, audio, head)
 
 
 def _is_number(value: Any) -> bool:

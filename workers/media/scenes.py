@@ -68,7 +68,7 @@ def _cuts_in(path: Readable, part: Segment, threshold: float, from_s: float, to_
 
     def arguments(opened: str | os.PathLike[str]) -> list[str]:
         options = untrusted_input(info.container) | (seek if begins_s else {})
-        given = ffmpeg.input(input_url(opened, part.video_bytes), **options)
+        given = ffmpeg.input(input_url(opened, part.video_bytes, part.head_bytes), **options)
         stream = given[f"v:{info.video_stream or 0}"]
         stream = stream.filter("setpts", f"PTS-{part.pts_s:.6f}/TB")
         stream = stream.filter("fps", fps=PASS_FPS, start_time=f"{begins_s:g}")

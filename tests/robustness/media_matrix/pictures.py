@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.robustness.media_matrix.checks import Right
 from tests.robustness.media_matrix.made_of import FRAGMENTED, A, Builder
+from tests.support.cropped_files import cropped_file
 from tests.support.media_files import make
 from tests.support.media_oracle import cut, joined
 
@@ -62,6 +63,18 @@ def _pictures() -> Iterator[tuple[str, Builder]]:
     # One decoder reads a stream: what is of another codec under the same number is said to be missing.
     yield "another codec from the middle on ts", changed("-c:v", "mpeg2video", "-q:v", 2, missing=((8, 14),))
     yield "twice the rate from the middle on ts", changed("-r", 50)
+
+
+def _cropped() -> Iterator[tuple[str, Builder]]:
+    """The container says that a border is to be cut off."""
+
+    def crop(name: str, *more: object) -> Builder:
+        return lambda source, folder: (cropped_file(source, folder / name, *A, *more), Right((A,), colours=True))
+
+    yield "cropped by PixelCrop mkv", crop("a.mkv")
+    yield "cropped by clap mov", crop("a.mov")
+    yield "cropped by clap mp4", crop("a.mp4")
+    yield "cropped by clap, anamorphic mov", crop("a.mov", "-aspect", "2:1")
 
 
 def _rotated(source: Path, folder: Path) -> Path:
@@ -148,4 +161,4 @@ def _scrambled(path: Path) -> Path:
     return path
 
 
-CASES = (_pictures, _refused)
+CASES = (_pictures, _cropped, _refused)

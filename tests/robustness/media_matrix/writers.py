@@ -169,6 +169,12 @@ def _headers() -> Iterator[tuple[str, Builder]]:
         ),
     )
     yield (
+        "avi in a file of 64 MB",
+        _patched(
+            _coded("avi", "-c:v", "mjpeg", "-q:v", 2, "-c:a", "pcm_s16le"), lambda c: c + bytes((64 << 20) - len(c))
+        ),
+    )
+    yield (
         "avi without index",
         _patched(_coded("avi", "-c:v", "mjpeg", "-q:v", 2, "-c:a", "pcm_s16le"), lambda c: c[: c.rfind(b"idx1")]),
     )
@@ -247,7 +253,8 @@ def _timelines() -> Iterator[tuple[str, Builder]]:
         return build
 
     yield "fragments that jump ahead by 300 s", fragments(306, Right((A, B), sound_s=0.06))
-    yield "fragments that begin again", fragments(0, Right((A,), notes=("cannot be read",), length_s=0.5))
+    yield "fragments that begin again", fragments(0, Right((A, B), sound_s=0.06))
+    yield from _begin_again()
 
     def join(suffix: str, first: tuple[object, ...], second: tuple[object, ...], **right: object) -> Builder:
         def build(source: Path, folder: Path) -> tuple[Path, Right]:
@@ -276,6 +283,15 @@ def _timelines() -> Iterator[tuple[str, Builder]]:
         yield f"joined {suffix}", join(suffix, (*pcm, "-ar", 48000), (*pcm, "-ar", 16000), **SOUND)
     yield "joined mkv of other times", join("mkv", ("-output_ts_offset", 7), ("-output_ts_offset", 3600), sound_s=0.06)
     yield "joined mov of other rates", join("mov", ("-ar", 44100), ("-r", 30, "-ar", 48000), sound_s=0.06)
+    mxf = ("-c:v", "mpeg2video", "-q:v", 2, "-c:a", "pcm_s16le", "-ar", 48000)
+    yield "joined mxf", join("mxf", mxf, mxf, sound_s=0.06)
+    yield "joined mxf of other rates", join("mxf", mxf, (*mxf, "-r", 30), sound_s=0.06)
+    yield "three joined mxf", _three_mxf
+    cut_off = {"failing": ("decode_failed", "decode_incomplete"), "skip": ((14.4, 99),)}
+    yield "joined mxf, the second cut off", _patched(join("mxf", mxf, mxf, sound_s=0.06, **cut_off), _first(0.8))
+    for suffix, codec in (("aiff", "pcm_s16be"), ("au", "pcm_s16be"), ("wav", "pcm_s16le"), ("flac", "flac")):
+        how = ("-vn", "-c:a", codec, "-ar", 16000)
+        yield f"joined {suffix}, the second cut off", _patched(join(suffix, how, how, **SOUND, **cut_off), _first(0.8))
     yield "joined asf", join("asf", (), (), sound_s=0.08)
     yield "joined nut", join("nut", (), (), sound_s=0.08)
     yield (
@@ -349,6 +365,63 @@ def _timelines() -> Iterator[tuple[str, Builder]]:
 def _with_parity(content: bytearray) -> bytes:
     packets = np.frombuffer(bytes(content), np.uint8).reshape(-1, 188)
     return np.concatenate([packets, np.zeros((len(packets), 16), np.uint8)], axis=1).tobytes()
+
+
+def _three_mxf(source: Path, folder: Path) -> tuple[Path, Right]:
+    how = ("-c:v", "mpeg2video", "-q:v", 2, "-c:a", "pcm_s16le", "-ar", 48000)
+    parts = [cut(source, folder / f"{n}.mxf", *span, *how) for n, span in enumerate((A, B, C))]
+    return joined(folder / "all.mxf", *parts), Right((A, B, C), sound_s=0.06)
+
+
+def _begin_again() -> Iterator[tuple[str, Builder]]:
+    """A recorder that was started anew into the same file: times begin again, and no header is written."""
+    spans = (A, B, C)
+
+    def again(
+        suffix: str, *how: object, begins: Callable[[bytes], int], ends: Callable[[bytes], int] = len, **right: object
+    ) -> Builder:
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            parts = [cut(source, folder / f"{n}.{suffix}", *span, *how).read_bytes() for n, span in enumerate(spans)]
+            first = parts[0][: ends(parts[0])]
+            later = [part[begins(part) : ends(part)] for part in parts[1:]]
+            (folder / f"all.{suffix}").write_bytes(b"".join((first, *later)))
+            return folder / f"all.{suffix}", Right(**{"parts": spans, "sound_s": 0.06, **right})  # type: ignore[arg-type]
+
+        return build
+
+    def first_coded(flv: bytes) -> int:
+        at = 13
+        while flv[at] == 18 or flv[at + 12] == 0:
+            at += 15 + int.from_bytes(flv[at + 1 : at + 4], "big")
+        return at
+
+    cluster, moof = b"\x1f\x43\xb6\x75", b"moof"
+    yield "flv begins again, with codec headers", again("flv", begins=lambda flv: 13)
+    yield "flv begins again, without codec headers", again("flv", begins=first_coded)
+    yield "flv sound begins again", again("flv", "-vn", begins=first_coded, has="sound")
+    yield (
+        "mkv begins again",
+        again("mkv", begins=lambda mkv: mkv.find(cluster), ends=lambda mkv: mkv.rfind(b"\x1c\x53\xbb\x6b")),
+    )
+    yield "mkv begins again, cues and all", again("mkv", begins=lambda mkv: mkv.find(cluster))
+    yield "webm from a pipe begins again", again("webm", "-live", 1, begins=lambda webm: webm.find(cluster))
+    yield (
+        "fragments of three begin again",
+        again("mp4", *FRAGMENTED, begins=lambda mp4: mp4.find(moof) - 4, ends=lambda mp4: mp4.rfind(b"mfra") - 4),
+    )
+    yield (
+        "fragments that count by the whole file begin again",
+        again(
+            "mp4",
+            "-movflags",
+            "frag_keyframe+empty_moov",
+            begins=lambda mp4: mp4.find(moof) - 4,
+            ends=lambda mp4: mp4.rfind(b"mfra") - 4,
+            parts=(A,),
+            notes=("cannot be read",),
+            length_s=0.5,
+        ),
+    )
 
 
 def _codecs() -> Iterator[tuple[str, Builder]]:
