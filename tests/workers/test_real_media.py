@@ -438,6 +438,12 @@ def test_channels_are_averaged_and_never_clipped(tmp_path, gains, suffix):
     assert clip.noticed.clipped_share == 0
 
 
+def test_eight_channels_in_planes_are_listened_to(tmp_path):
+    wav = write_wav(tmp_path / "a.wav", *([noise()[:16_000]] * 7), 0 * noise()[:16_000])
+    make("-i", wav, "-c:a", "libopus", "-mapping_family", 255, "-ar", 48_000, tmp_path / "a.mka")
+    assert "1 of 8 channels are silent" in str(probe(tmp_path / "a.mka").notes)
+
+
 def test_silent_channels_and_opposite_phase_are_said(tmp_path):
     half = noise()[: 6 * 16_000]
     assert "1 of 2 channels are silent" in str(probe(write_wav(tmp_path / "a.wav", half, 0 * half)).notes)

@@ -136,7 +136,22 @@ def is_indexed_mp4(file: Bytes, size: int) -> bool:
 
 
 STILL_BRANDS = frozenset(
-    {b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1", b"miaf", b"jpeg", b"jp2 ", b"jxl ", b"crx "}
+    {
+        b"avif",
+        b"heic",
+        b"heix",
+        b"heim",
+        b"heis",
+        b"mif1",
+        b"miaf",
+        b"jpeg",
+        b"jp2 ",
+        b"jxl ",
+        b"crx ",
+        b"avci",
+        b"j2ki",
+        b"jpx ",
+    }
 )
 """Major brands of photos in an MP4 structure; image sequences have others (`avis`, `hevc`, `msf1`)."""
 
@@ -265,10 +280,13 @@ def _sample_entries(moov: bytes) -> list[bytes]:
 
 def first_end(file: Bytes, size: int) -> int:
     """Where the first recording ends, if libav cannot do without knowing: it would look for an MXF's tables at the end
-    of them all, and for an AVI's pictures in the zeros of a file whose room was taken beforehand."""
+    of them all, and for more of an AVI or WAV in the zeros of a file whose room was taken beforehand."""
     file.seek(0)
     head = _read(file, 16)
-    container = {_MXF_PARTITION[:12]: "mxf", b"AVI ": "avi"}.get(head[:12] if head[:4] != b"RIFF" else head[8:12], "")
+    is_riff = head[:4] in (b"RIFF", b"RF64")
+    container = {_MXF_PARTITION[:12]: "mxf", b"AVI ": "avi", b"WAVE": "wav"}.get(
+        head[8:12] if is_riff else head[:12], ""
+    )
     return next((end for _, end in recordings(file, size, container)), size) if container else size
 
 
@@ -302,6 +320,23 @@ def programmes(file: Bytes) -> list[set[int]]:
             entries = [table[n : n + 4] for n in range(0, len(table) - 3, 4)]
             maps = [(entry[2] & 0x1F) << 8 | entry[3] for entry in entries if entry[0] << 8 | entry[1]]
     return [_streams_of(sections[number]) for number in maps if number in sections]
+
+
+def new_tables(file: Bytes, first: int, end: int) -> int | None:
+    """Offset in a range of a transport stream where another recording's tables begin: the programme table whose counter
+    does not follow the one before it."""
+    begin = max(0, first - TS_SAMPLE_BYTES)
+    file.seek(begin)
+    content = _read(file, min(end - begin, 4 * TS_SAMPLE_BYTES))
+    start, step = _ts_packets(content)
+    counter = None
+    for at in range(start, len(content) - 187, step) if step else ():
+        if content[at] == 0x47 and content[at + 1] & 0x1F == 0 == content[at + 2]:
+            follows = counter is None or content[at + 3] & 0xF == (counter + 1) % 16
+            if not follows and begin + at > first:
+                return begin + at - start
+            counter = content[at + 3] & 0xF
+    return None
 
 
 def _section_length(section: bytes) -> int:
@@ -474,19 +509,19 @@ def _flv(read: _Window, size: int) -> Iterator[int]:
 
 
 def _riff(read: _Window, size: int) -> Iterator[int]:
-    at, is_avi = 0, False
+    at, may_have_room = 0, False
     for _ in range(MOST_ELEMENTS):
         head = read(at, 12)
-        if is_avi and len(head) == 12 and not any(head):
+        if may_have_room and len(head) == 12 and not any(head):
             yield at
         if len(head) < 12 or head[:4] not in (b"RIFF", b"RF64"):
             return
-        is_avi = head[8:11] == b"AVI"
         if head[8:12] in (b"AVI ", b"WAVE"):  # AVIX continues the recording before it
             yield at
         length = int.from_bytes(head[4:8], "little")
         if length in (0, 0xFFFFFFFF):
             return
+        may_have_room = length >= EMPTY_BYTES  # less is the length of a header that nobody finished
         at += 8 + length + length % 2
 
 

@@ -34,6 +34,7 @@ from workers.media._joints import (
     is_indexed_mp4,
     is_scrambled,
     is_still,
+    new_tables,
     programmes,
     recordings,
     restarts,
@@ -44,7 +45,7 @@ from workers.media._subtitles import described as subtitles
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S, Stretch, Timeline, scan
 from workers.media._tracks import TooManyPixels, codecs_of, described, listen
 from workers.media.confinement import DECODERS, DEMUXERS, MAX_STREAMS, PROTOCOLS
-from workers.media.tracks import OTHER_PROGRAMME
+from workers.media.tracks import ONE_PICTURE, OTHER_PROGRAMME
 from workers.records import RawCue
 
 LONGEST_S = 7 * 24 * 3600.0
@@ -254,6 +255,10 @@ def _of_one_programme(
     ]
 
 
+def _with_one_picture(track: dict[str, Any]) -> dict[str, Any]:
+    return {**track, "flags": [*track["flags"], ONE_PICTURE]} if track["kind"] == "video" else track
+
+
 def _is_other(track: dict[str, Any]) -> bool:
     return OTHER_PROGRAMME in track["flags"]
 
@@ -362,7 +367,8 @@ def _stretches(
             part = {"video_bytes": whole, "audio_bytes": whole, "head_bytes": head}
             if is_broadcast and len(timeline.stretches) > 1:
                 part |= {
-                    f"{kind}_bytes": _bytes_of(kind, timeline, number, first, whole[1]) for kind in ("video", "audio")
+                    f"{kind}_bytes": _bytes_of(file, kind, timeline, number, first, whole[1])
+                    for kind in ("video", "audio")
                 }
             begin_s, here = stretch.start_s, info
             if is_broadcast:
@@ -382,6 +388,9 @@ def _stretches(
                     begin_s += _clock_shift(again, at, stretch)
             elif not number and abs(begin_s - info["start_s"]) < SAME_START_S:
                 begin_s = info["start_s"]
+            if not is_broadcast:
+                alone = [index for index, seen in stretch.streams.items() if seen.packets == 1]
+                here = {**here, "tracks": [_with_one_picture(t) if t["index"] in alone else t for t in here["tracks"]]}
             ends = {
                 f"{kind}_end_s": max((e - begin_s for e in stretch.ends_s(kind)), default=None)
                 for kind in ("video", "audio")
@@ -396,13 +405,22 @@ def _stretches(
                 yield {**part, "info": here | {"is_checked": True}}
 
 
-def _bytes_of(kind: str, timeline: Timeline, number: int, first: int, end: int | None) -> tuple[int, int | None]:
-    """Byte range of a part's packets of one kind: from its first packet to the next part's first."""
-    here = timeline.stretches[number].first_byte(kind)
-    later = (one.first_byte(kind) for one in timeline.stretches[number + 1 :])
-    after = next((byte for byte in later if byte is not None), None)
-    begin = first if not number or here is None else first + here
-    return begin, end if after is None else first + after
+def _bytes_of(
+    file: Served, kind: str, timeline: Timeline, number: int, first: int, end: int | None
+) -> tuple[int, int | None]:
+    """Byte range of a part's packets of one kind: from its first packet, or its tables, to the next part's."""
+    after = (_begin_of(file, kind, timeline, later, first) for later in range(number + 1, len(timeline.stretches)))
+    begin = _begin_of(file, kind, timeline, number, first) if number else first
+    return first if begin is None else begin, next((byte for byte in after if byte is not None), end)
+
+
+def _begin_of(file: Served, kind: str, timeline: Timeline, number: int, first: int) -> int | None:
+    here, before = timeline.stretches[number].first_byte(kind), timeline.stretches[number - 1].last_byte(kind)
+    if here is None:
+        return None
+    # Where the codec changes with the recording, what precedes the tables' end is taken for the codec before.
+    tables = None if before is None else new_tables(file, first + before, first + here)
+    return first + here if tables is None else tables
 
 
 def _clock_shift(container: InputContainer, at: int, stretch: Stretch) -> float:

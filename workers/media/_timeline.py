@@ -51,6 +51,7 @@ class Seen:
     step_s: float = 0.0
     lag_s: float = 0.0
     """How far its packets trail other streams' packets in the file, in seconds."""
+    packets: int = 0
     is_first_start: bool = True
     """Whether the first packet is also the earliest."""
 
@@ -75,6 +76,11 @@ class Stretch:
     def ends_s(self, kind: str) -> list[float]:
         """End times of the streams of a kind."""
         return [seen.end_s for index, seen in self.streams.items() if self.kinds[index] == kind]
+
+    def last_byte(self, kind: str) -> int | None:
+        """Byte offset of the last packet of a kind."""
+        found = [s.last_byte for index, s in self.streams.items() if self.kinds[index] == kind]
+        return max((byte for byte in found if byte is not None), default=None)
 
     def first_byte(self, kind: str) -> int | None:
         """Byte offset of the first packet of a kind."""
@@ -131,8 +137,9 @@ def scan(
                 reader.take(index, (order_s, begin_s, length_s, packet.pos))
     reader.finish()
     _move_newcomers(reader.stretches)
-    stretches = [part for stretch in reader.stretches if stretch.streams for part in _split_by_streams(stretch)]
+    stretches = [stretch for stretch in reader.stretches if stretch.streams]
     if is_broadcast:
+        stretches = [part for stretch in stretches for part in _split_by_streams(stretch)]
         stretches = [part for stretch in stretches for part in _split_by_clocks(stretch)]
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
     return Timeline(tuple(stretches), lag_s, reader.outliers)
@@ -264,6 +271,7 @@ class _Scan:
             seen = self.stretches[number].streams[index] = Seen(begin_s, byte, begin_s)
         elif stream.last_s is not None and order_s is not None and order_s > stream.last_s:
             seen.step_s = order_s - stream.last_s
+        seen.packets += 1
         if begin_s < seen.start_s:
             seen.start_s, seen.is_first_start = begin_s, False
         # Matroska does not state how long a frame is shown: assume as long as the previous one. MP4 says that the last

@@ -19,7 +19,7 @@ from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
 from workers.media.confinement import AUDIO_DECODERS, MAX_SOURCE_PIXELS, VIDEO_DECODERS
-from workers.media.tracks import ASIDE, titled_aside
+from workers.media.tracks import ASIDE, ONE_PICTURE, titled_aside
 
 FIRST_PACKETS = 200
 """Maximum number of packets decoded to find a first frame."""
@@ -49,6 +49,9 @@ PQ, HLG = 16, 18
 UNSPECIFIED = 2
 """AVColorSpace."""
 HD_LINES = 720
+
+_KINDS = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}
+_SCALES = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}
 
 COVER_ART = Disposition.attached_pic | Disposition.timed_thumbnails
 _FLAGS = ("default", "original", "dub", *ASIDE)
@@ -81,6 +84,8 @@ def described(container: InputContainer, cropped: Mapping[int, tuple[int, int]])
         if about is None:
             continue
         flags = [name for name in _FLAGS if stream.disposition & getattr(Disposition, name, 0)]
+        if stream.type == "video" and stream.frames == 1:
+            flags.append(ONE_PICTURE)
         if (
             stream.type == "audio"
             and any(titled_aside(str(stream.metadata.get(name, ""))) for name in ("title", "handler_name"))
@@ -243,10 +248,14 @@ def _windows(
 
 
 def _as_float(frame: Any) -> Any:
-    """(channels, samples) float64 in -1..1."""
-    found = frame.to_ndarray()
-    scale = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}.get(found.dtype.str[1:], 1.0)
+    """(channels, samples) float64 in -1..1. Raises ValueError for a format that no decoder of ours gives."""
+    channels, kind = max(1, frame.layout.nb_channels), _KINDS.get(frame.format.name.removesuffix("p"))
+    if kind is None:
+        raise ValueError(f"samples of format {frame.format.name}")
+    # Of eight channels and more PyAV counts a plane too many, so that its own way to an array reads memory of nobody.
+    planes = frame.planes[: channels if frame.format.is_planar else 1]
+    count = frame.samples * channels // len(planes)
+    found = np.stack([np.frombuffer(plane, kind, count) for plane in planes])
     samples = np.nan_to_num(found.astype(np.float64))
-    samples = (samples - 128 if found.dtype == np.uint8 else samples) / scale
-    channels = max(1, frame.layout.nb_channels)
+    samples = (samples - 128 if kind == "u1" else samples) / _SCALES.get(kind, 1.0)
     return samples if frame.format.is_planar else samples.reshape(-1, channels).T

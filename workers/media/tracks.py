@@ -19,7 +19,13 @@ ASIDE = ("comment", "visual_impaired", "hearing_impaired", "karaoke", "lyrics", 
 OTHER_PROGRAMME = "other_programme"
 """Flag of a broadcast's track that belongs to another programme than the one that is read."""
 
-_ASIDE_TITLE = re.compile(r"\b(commentary|audio.?descri\w*|descriptive|video.?descri\w*)\b", re.IGNORECASE)
+ONE_PICTURE = "one_picture"
+"""Flag of a track of pictures that has one only: a cover or a preview, whatever it is said to be."""
+
+_ASIDE_TITLE = re.compile(
+    r"\b(commentary|audio.?(descri|deskri|kommentar)\w*|descriptive|video.?descri\w*|commentaires? audio|hörfilm\w*)\b",
+    re.IGNORECASE,
+)
 
 # ISO 639-2 has two codes for some languages, and users write the two-letter one.
 _SAME_LANGUAGE = (
@@ -111,9 +117,10 @@ def _as_first(info: MediaInfo, parts: tuple[Segment, ...]) -> MediaInfo:
 def _auto_video(tracks: Sequence[Track]) -> dict[int, str]:
     if not tracks:
         return {}
-    best = max(tracks, key=lambda t: ((t.width or 0) * (t.height or 0), "default" in t.flags, -t.number))
     if len(tracks) == 1:
-        return {best.number: "the only one"}
+        return {tracks[0].number: "the only one"}
+    tracks = [track for track in tracks if ONE_PICTURE not in track.flags] or tracks
+    best = max(tracks, key=lambda t: ((t.width or 0) * (t.height or 0), "default" in t.flags, -t.number))
     same = [t for t in tracks if (t.width or 0) * (t.height or 0) == (best.width or 0) * (best.height or 0)]
     reason = "the largest picture" if len(same) == 1 else "the default" if "default" in best.flags else "the first"
     return {best.number: reason}
@@ -168,6 +175,8 @@ def _why_not(track: Track, video: dict[int, str], audio: dict[int, str]) -> str:
         return "of another programme"
     if track.is_silent:
         return "digital silence"
+    if ONE_PICTURE in track.flags:
+        return "one picture only"
     beside = next((flag for flag in ASIDE if flag in track.flags), None)
     if beside is not None:
         return f"flagged {beside}"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.robustness.media_matrix import pictures, sounds, timelines, tracks, writers
+from tests.robustness.media_matrix import pictures, siblings, sounds, timelines, tracks, writers
 from tests.robustness.media_matrix.made_of import Builder
 
 
 def cases() -> Iterator[tuple[str, Builder]]:
     """All of them: (name, builder)."""
-    for make_cases in (*timelines.CASES, *sounds.CASES, *tracks.CASES, *pictures.CASES, *writers.CASES):
+    modules = (timelines, sounds, tracks, pictures, writers, siblings)
+    for make_cases in (case for module in modules for case in module.CASES):
         yield from make_cases()
