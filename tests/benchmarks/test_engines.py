@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.speed import engines
+from benchmarks.speed import clips_omnidrop, end_to_end, engines
 from benchmarks.speed.engine_omnidrop import Engine, write_checkpoint
 from benchmarks.speed.engines import Case, Measured, cases, prefix_tokens, ratios
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel
+from omnidrop.model import OmniModel
+from omnidrop.models.checkpoints import EMBEDDED
+from omnidrop.models.stock import stock_logits
 
 SHAPE = ClipShape(chunks=4, rows=2, columns=5, audio=5)
 
@@ -72,3 +76,45 @@ def test_without_the_other_engine_ours_is_measured_and_the_reason_said(tmp_path,
     ].keys()
     assert report["skipped"] == ["there is no network"]
     assert report["ratios"] == []
+
+
+def test_whole_clips_are_decoded_answered_and_kept_for_the_other_engine(tmp_path):
+    (one,) = end_to_end.clips(tmp_path, 1, 2.0)
+    texts = [text for text, _ in one.questions]
+    checkpoint = EMBEDDED["tiny-v3"]
+    ours = clips_omnidrop.Clips(str(checkpoint), "float32")
+    ours.probe([str(one.path)])
+    asked = end_to_end.request("omnidrop", one, {}, 0.0)
+    dense = ours.ask({**asked, "mode": "dense_shared"})
+    pruned = ours.ask({**asked, "mode": "set_guided", "ratio": 0.3})
+    assert pruned["retained_ratio"] < 0.5 < dense["retained_ratio"] == 1.0
+    assert 0 < dense["decode_cpu_s"] < dense["cpu_s"]
+    # What vLLM is given is the clip that was answered: as many tokens as the stock model reads, and its first token.
+    theirs = end_to_end.request("vllm", one, end_to_end.picture_size(checkpoint), dense["fps"])
+    clip = np.load(theirs["clip"])
+    model = OmniModel.load(str(checkpoint), device="cpu", dtype="float32")
+    inputs = model.adapter.processor.inputs(
+        clip["frames"], clip["audio"], fps=theirs["fps"], system_prompt=None, instruction=""
+    )
+    own = [len(model.adapter.question_ids(text)) for text in texts]
+    assert dense["prompt_tokens"] == [inputs.layout.input_ids.shape[0] + tokens for tokens in own]
+    logits = stock_logits(
+        model.adapter, clip["frames"], clip["audio"], fps=theirs["fps"], system_prompt=None, instruction="",
+        question=texts[0],
+    )  # fmt: skip
+    firsts = [model.adapter.answer_ids(option)[0] for option in one.questions[0][1]]
+    assert dense["first_tokens"][0] == max(firsts, key=lambda token: float(logits[token]))
+
+
+def test_a_round_of_whole_clips_adds_up_and_counts_the_decoding_given():
+    answers = [
+        {"cpu_s": 2.0, "peak_bytes": 7, "retained_ratio": 1.0, "first_tokens": [1, 2], "prompt_tokens": [9, 8]},
+        {"cpu_s": 1.0, "peak_bytes": 9, "retained_ratio": 0.5, "first_tokens": [3], "prompt_tokens": [7]},
+    ]
+    assert end_to_end.round_of(answers, [0.25, 0.25]) == {
+        "cpu_s": 3.5,
+        "peak_bytes": 9,
+        "retained_ratio": 0.75,
+        "first_tokens": [1, 2, 3],
+        "prompt_tokens": [9, 8, 7],
+    }
