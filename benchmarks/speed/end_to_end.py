@@ -50,10 +50,14 @@ def write_checkpoint(folder: Path, dtype: torch.dtype) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     made = whole_model.RandomQwen2_5Omni(folder, device=torch.device("cpu"), dtype=dtype, encoders=EncoderSettings())
-    save_file(
-        {f"thinker.{name}": value.contiguous() for name, value in made.model.state_dict().items()},
-        folder / "model.safetensors",
-    )
+    published = {"model.language_model.": "model.", "model.audio_tower.": "audio_tower.", "model.visual.": "visual."}
+
+    def named(name: str) -> str:
+        part = next((part for part in published if name.startswith(part)), "")
+        return f"thinker.{published.get(part, '')}{name.removeprefix(part)}"
+
+    state = {named(name): value.contiguous() for name, value in made.model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
 
 
 def clips(folder: Path, count: int, length_s: float) -> list[ClipAsked]:
