@@ -55,6 +55,7 @@ def main() -> None:
             refs.write("5")  # resets the peak
         engine.reset_prefix_cache()
         engine.reset_mm_cache()
+        engine.llm_engine.engine_core.reset_encoder_cache()
         started = time.process_time()
         shown = {
             "fps": asked["fps"],
