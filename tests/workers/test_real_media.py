@@ -522,6 +522,18 @@ def test_a_border_that_the_container_cuts_off_is_not_padded(made, tmp_path, suff
     assert found.notes == ()
 
 
+def test_an_aspect_ratio_that_changes_is_said(tmp_path):
+    joined = tmp_path / "joined.ts"
+    for number, aspect in enumerate(["4:3", "16:9", "16:9"]):
+        part = tmp_path / f"{number}.ts"
+        make("-f", "lavfi", "-i", "testsrc2=s=352x288:r=25:d=2", "-c:v", "mpeg2video", "-aspect", aspect,
+             "-output_ts_offset", 10 + 2 * number, part)  # fmt: skip
+        with joined.open("ab") as file:
+            file.write(part.read_bytes())
+    assert probe(joined).notes == ("the aspect ratio of the pictures changes at 2.0 s: all are given in the first one",)
+    assert probe(part).notes == ()
+
+
 def test_hd_that_does_not_say_is_bt709():
     frame = at(FILES / "43_hd_bt709_untagged.mp4", 0, 2).frames[0]
     np.testing.assert_allclose(frame[4, 4], (200, 30, 30), atol=6)

@@ -40,6 +40,7 @@ from workers.media._joints import (
     restarts,
     stated_s,
 )
+from workers.media._shapes import said
 from workers.media._subtitles import Unreadable, cues
 from workers.media._subtitles import described as subtitles
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S, Stretch, Timeline, scan
@@ -401,6 +402,8 @@ def _stretches(
             here = {**here, **ends, "start_s": begin_s, "duration_s": duration_s, "lag_s": timeline.lag_s}
             if number == 0 or not is_broadcast:
                 here |= _heard(container, here)
+            if number == 0:
+                here["notes"] = [*here["notes"], *said(timeline.aspects_s, begin_s)]
             if duration_s > 0:
                 yield {**part, "info": here | {"is_checked": True}}
 

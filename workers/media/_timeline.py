@@ -15,6 +15,8 @@ from itertools import pairwise
 import av.error
 from av.container import InputContainer
 
+from workers.media._shapes import Shapes
+
 BACK_S = 0.5
 """If a stream's decoding times run backwards by more than this (seconds), a new stretch begins; less is jitter."""
 
@@ -107,6 +109,8 @@ class Timeline:
     lag_s: float
     outliers: int
     """Packets whose times fit no stretch."""
+    aspects_s: tuple[float, ...] = ()
+    """When the pictures' aspect ratio changes, in container seconds."""
 
 
 def scan(
@@ -118,6 +122,8 @@ def scan(
     """
     reader = _Scan(is_broadcast, dict(kinds), size, declared_s)
     announced = len(container.streams)
+    pictures = container.streams.video if is_broadcast else ()
+    shapes = {s.index: Shapes(s.codec_context.name) for s in pictures if s.index in kinds}
     with contextlib.suppress(av.error.FFmpegError):
         for packet in container.demux():
             index = packet.stream_index
@@ -135,6 +141,8 @@ def scan(
             begin_s, length_s = float(begin) * unit, float(packet.duration or 0) * unit
             if math.isfinite(begin_s + length_s + (order_s or 0.0)):
                 reader.take(index, (order_s, begin_s, length_s, packet.pos))
+                if index in shapes and packet.is_keyframe:
+                    shapes[index].look(packet, begin_s)
     reader.finish()
     _move_newcomers(reader.stretches)
     stretches = [stretch for stretch in reader.stretches if stretch.streams]
@@ -142,7 +150,8 @@ def scan(
         stretches = [part for stretch in stretches for part in _split_by_streams(stretch)]
         stretches = [part for stretch in stretches for part in _split_by_clocks(stretch)]
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
-    return Timeline(tuple(stretches), lag_s, reader.outliers)
+    aspects_s = tuple(at for one in shapes.values() for at in one.changes_s)
+    return Timeline(tuple(stretches), lag_s, reader.outliers, aspects_s)
 
 
 def _move_newcomers(stretches: list[Stretch]) -> None:
