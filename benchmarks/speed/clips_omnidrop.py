@@ -9,18 +9,16 @@ engines.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.speed.decoding import cpu_s
-from benchmarks.speed.engine_vllm import status_bytes
+from benchmarks.speed.engine_omnidrop import serve
 from omnidrop.model import Request
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Choice, Question
@@ -91,17 +89,9 @@ class Clips:
         return [clip.input_ids.shape[0] + len(adapter.question_ids(text)) for text in texts]
 
 
-def serve(clips: Clips, paths: Sequence[str]) -> None:
-    """Answer lines of the standard input until it ends."""
-    clips.probe(paths)
-    print(json.dumps({"version": torch.__version__, "loaded_bytes": status_bytes("VmRSS")}), flush=True)
-    for line in sys.stdin:
-        Path("/proc/self/clear_refs").write_text("5")
-        answered = clips.ask(json.loads(line))
-        print(json.dumps(answered | {"peak_bytes": status_bytes("VmHWM")}), flush=True)
-
-
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    serve(Clips(*sys.argv[1:3]), sys.argv[3:])
+    clips = Clips(*sys.argv[1:3])
+    clips.probe(sys.argv[3:])
+    serve(clips.ask)

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,13 +96,12 @@ def _question(number: int, ids: Sequence[int]) -> Asked:
     return Asked(Question(f"q{number}", "noise", Boolean()), tuple(ids), (0, min(WORDS, len(ids))), options)
 
 
-def serve(model: RandomTextModel, layers: int, shape: ClipShape) -> None:
-    """Answer lines of the standard input until it ends."""
-    engine = Engine(model, layers, shape)
+def serve(ask: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+    """Say that all is loaded, then answer lines of the standard input until it ends."""
     print(json.dumps({"version": torch.__version__, "loaded_bytes": status_bytes("VmRSS")}), flush=True)
     for line in sys.stdin:
         Path("/proc/self/clear_refs").write_text("5")
-        answered = engine.ask(json.loads(line))
+        answered = ask(json.loads(line))
         print(json.dumps(answered | {"peak_bytes": status_bytes("VmHWM")}), flush=True)
 
 
@@ -111,4 +110,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     size, count, kind, clip_shape = sys.argv[1:]
     of_type: torch.dtype = getattr(torch, kind)
-    serve(RandomTextModel(size, int(count), dtype=of_type), int(count), ClipShape(**json.loads(clip_shape)))
+    random_model = RandomTextModel(size, int(count), dtype=of_type)
+    serve(Engine(random_model, int(count), ClipShape(**json.loads(clip_shape))).ask)

@@ -17,6 +17,21 @@ from tests.support.s3_server import rclone_server
 from tests.support.small_jobs import select
 
 
+def told_by(*command, timeout_s):
+    """What a simulated cluster in a process of its own says at its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Ray writes there, too
+    return json.loads(said)
+
+
 @pytest.mark.cluster
 @pytest.mark.long
 def test_lost_machines_cost_time_and_nothing_else(job, videos, tmp_path):
@@ -26,17 +41,7 @@ def test_lost_machines_cost_time_and_nothing_else(job, videos, tmp_path):
     settings = "  max_deaths_per_clip: 1\n  max_deaths_per_worker: 2\n  clips_per_unit: 1\n"
     text = job.read_text().partition("execution:")[0]
     job.write_text(f"{text}execution:\n{settings}model: {{gpus_per_actor: 1, device: cpu}}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.simulated_nodes", str(job)],
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (said,) = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Ray writes there, too
-    told = json.loads(said)
+    told = told_by("tests.support.simulated_nodes", str(job), timeout_s=200)
     (out,) = told.pop("out")
     assert "OMNIDROP_FFMPEG is '/no/ffmpeg'" in out, "and its clips were decoded elsewhere"
     assert told == {"status": "complete", "lost": 2, "decoded_on_gpu_node": 0}
@@ -77,17 +82,7 @@ def test_first_clips_are_decoded_while_machines_fetch_and_a_lost_one_costs_time_
             caps = "{max_deaths_per_clip: 1, max_deaths_per_worker: 2, fetch_streams: 1, ray_address: auto}"
             job.write_text(f"{text}execution: {caps}\nmodel: {{gpus_per_actor: 1, device: cpu}}\n")
             (tmp_path / "caches").mkdir()
-            done = subprocess.run(
-                [sys.executable, "-m", "tests.support.early_nodes", str(job), str(tmp_path / "caches"), what],
-                env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-                capture_output=True,
-                text=True,
-                timeout=400,
-                check=False,
-            )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (said,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    told = json.loads(said)
+            told = told_by("tests.support.early_nodes", str(job), str(tmp_path / "caches"), what, timeout_s=400)
     assert (told["status"], told["lost"]) == ("complete", int(what == "lose"))
     assert told["decoded_early"] >= 1
     assert told["taken"] >= 1

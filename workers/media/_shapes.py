@@ -31,7 +31,6 @@ class Shapes:
         self._looked_at = 0
         self.changes_s: list[float] = []
         """When the shape became another than the first, or the first again."""
-        self._is_first = True
 
     def look(self, packet: Any, at_s: float) -> None:
         """Of a packet from which decoding can start."""
@@ -44,9 +43,8 @@ class Shapes:
             return
         self._first = self._first or found
         is_first = found[:2] != self._first[:2] or found[2] == self._first[2]  # another size is scaled as it should be
-        if is_first != self._is_first:
+        if is_first != (len(self.changes_s) % 2 == 0):
             self.changes_s.append(at_s)
-        self._is_first = is_first
 
     def _header_in(self, content: bytes) -> bytes:
         mask, kind = _HEADERS.get(self._codec, (0, 1))

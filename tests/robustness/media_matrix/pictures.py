@@ -83,17 +83,20 @@ def _rotated(source: Path, folder: Path) -> Path:
     return folder / "rotated.mp4"
 
 
+def refused(name: str, content: bytes, error: str) -> Builder:
+    """A file of these bytes, which is none of ours."""
+
+    def build(source: Path, folder: Path) -> tuple[Path, Right]:
+        (folder / name).write_bytes(content)
+        return folder / name, Right(error=error)
+
+    return build
+
+
 def _refused() -> Iterator[tuple[str, Builder]]:
-    def file(name: str, content: bytes, error: str) -> Builder:
-        def build(source: Path, folder: Path) -> tuple[Path, Right]:
-            (folder / name).write_bytes(content)
-            return folder / name, Right(error=error)
-
-        return build
-
     for brand in (b"avif", b"heic", b"heix", b"mif1", b"miaf", b"jpeg", b"crx "):
         content = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + b"\0\0\0\x08meta" + bytes(500)
-        yield f"still {brand.decode()}", file("a.mp4", content, "not_media")
+        yield f"still {brand.decode()}", refused("a.mp4", content, "not_media")
     for name, codec in (
         ("a.png", "png"),
         ("a.gif", "gif"),

@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.robustness.media_matrix.checks import Right
 from tests.robustness.media_matrix.made_of import FRAGMENTED, A, B, Builder, C
+from tests.robustness.media_matrix.pictures import refused
 from tests.support.media_files import make
 from tests.support.media_oracle import HZ, cut, joined, noise, write_wav
 
@@ -254,20 +255,16 @@ def _pictures() -> Iterator[tuple[str, Builder]]:
 
 
 def _refused() -> Iterator[tuple[str, Builder]]:
-    def file(name: str, content: bytes, error: str) -> Builder:
-        def build(source: Path, folder: Path) -> tuple[Path, Right]:
-            (folder / name).write_bytes(content)
-            return folder / name, Right(error=error)
-
-        return build
-
     for brand in (b"avci", b"j2ki", b"jxl ", b"jpx ", b"heim"):
         content = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1" + brand + b"\0\0\0\x08meta" + bytes(500)
-        yield f"still {brand.decode()}", file("a.mp4", content, "not_media")
-    yield "jpeg xl", file("a.mp4", b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl " + bytes(500), "not_media")
+        yield f"still {brand.decode()}", refused("a.mp4", content, "not_media")
+    yield (
+        "jpeg xl",
+        refused("a.mp4", b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl " + bytes(500), "not_media"),
+    )
     yield (
         "jpeg 2000",
-        file("a.mp4", b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + bytes(500), "not_media"),
+        refused("a.mp4", b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + bytes(500), "not_media"),
     )
 
 
