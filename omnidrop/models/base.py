@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from omnidrop.models.encoders import EncoderSettings, FeatureMemory
 from omnidrop.models.geometry import Geometry
+from omnidrop.models.sent_ahead import SentAhead
 
 TEXT, AUDIO, VIDEO = 0, 1, 2
 """Values of `Prefix.modality`."""
@@ -94,7 +95,7 @@ class SomeOf:
 
 @dataclass(frozen=True, eq=False)
 class ReadyClip:
-    """What is worked out about a clip on the host, before the device is needed: another clip may have it meanwhile."""
+    """What is worked out about a clip before the device computes for it: another clip may have it meanwhile."""
 
     frames: npt.NDArray[np.uint8] | None
     audio: npt.NDArray[np.float32] | None
@@ -104,8 +105,8 @@ class ReadyClip:
     """The prompt as tokens, and the sound's spectrogram."""
     digests: tuple[bytes, ...]
     """Per temporal patch, what its pixels hash to."""
-    resized: Tensor | None
-    """(T, 3, h, w) uint8 on the host: all frames at the size that is encoded."""
+    resized: SentAhead | None
+    """(T, 3, h, w) uint8: all frames at the size that is encoded, on their way to the device."""
 
     def fits(
         self,
@@ -201,7 +202,8 @@ class Adapter(Words, Protocol):
         system_prompt: str | None,
         instruction: str,
     ) -> ReadyClip:
-        """What `prefix` does without the device, ahead of it and in any thread; arguments and errors are the same."""
+        """What `prefix` does before the device computes, ahead of it and in any thread; arguments are the same, and so
+        are errors, but for torch's RuntimeError where there is no room for what is sent to the device."""
         ...
 
     def prefix(

@@ -38,6 +38,7 @@ from omnidrop.models.encoders import (
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry
 from omnidrop.models.processing import ClipProcessor, ModelInputs
 from omnidrop.models.quantised import OF_ACTIVATIONS, quantisation_of, stored, words_for
+from omnidrop.models.sent_ahead import send_ahead
 from omnidrop.models.some_cells import EncodedCells, SeenCells, cells_key, encoder_words
 
 _NOT_READ = ("talker.", "token2wav.", "code2wav.")
@@ -187,7 +188,7 @@ class QwenOmniAdapter:
         """See `omnidrop.models.base.Adapter.make_ready`."""
         inputs = self.processor.inputs(frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction)
         digests: tuple[bytes, ...] = () if frames is None else patch_digests(frames, self.geometry.temporal_patch)
-        resized = None if frames is None else self.processor.resized(frames)
+        resized = None if frames is None else send_ahead(self.processor.resized(frames), self.device)
         return ReadyClip(frames, audio, (fps, system_prompt, instruction), inputs, digests, resized)
 
     @torch.inference_mode()
@@ -218,7 +219,9 @@ class QwenOmniAdapter:
         # Counts are known on the host, so places are found there: no device synchronisation.
         if frames is not None and inputs.grid is not None:
             patches, rows, columns = inputs.grid
-            picture = _Picture(frames) if ready is None else _Picture(frames, ready.digests, ready.resized)
+            picture = _Picture(frames)
+            if ready is not None and ready.resized is not None:
+                picture = _Picture(frames, ready.digests, ready.resized.taken())
             dense_flops += self.geometry.vision_flops(patches, rows, columns)
             where = (layout.modality == VIDEO).nonzero().squeeze(1)
             if some_of is None or (some_of.cells >= patches * rows * columns and not some_of.still_levels):
