@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.policies import coverage, likeness, merging
+from omnidrop.policies import coverage, covering, covering_on_device, likeness, merging
 from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.omnidrop import OmniDrop
 
@@ -55,7 +55,7 @@ def kernel(tokens: AudioVisual, kind: int) -> tuple[Tensor, Tensor]:
     apart = (tokens.seconds[places][:, None] - tokens.seconds[places][None]).abs()
     values = (10 * ((unit @ unit.T / of).clamp_max(1.0) - 1) - apart).exp()
     window = tokens.seconds[places].long()
-    values[(window[:, None] - window[None]).abs() > coverage.REACH] = 0.0
+    values[(window[:, None] - window[None]).abs() > covering.REACH] = 0.0
     weight = likeness.surprisal(unit, of) + 0.1 if kind == VIDEO else torch.ones(len(places))
     return values, weight / weight.mean()
 
@@ -114,7 +114,7 @@ def test_the_host_waits_for_rounds_not_for_tokens(monkeypatch: pytest.MonkeyPatc
     not, looks at few tokens in place of all, and chooses the same."""
     tokens = clip(patches=60, sounds=0)
     looked_at_few = coverage.cover(tokens, 240)
-    monkeypatch.setattr(coverage, "may_wait", lambda device: False)
+    monkeypatch.setattr(coverage, "greedy_on_host", covering_on_device.greedy_on_device)
     with Waits() as waits:
         chosen = coverage.cover(tokens, 240)
     assert torch.equal(chosen, looked_at_few)
