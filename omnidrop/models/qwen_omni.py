@@ -36,6 +36,7 @@ from omnidrop.models.encoders import (
     silent_chunks,
 )
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry
+from omnidrop.models.patch_product import with_products
 from omnidrop.models.processing import ClipProcessor, ModelInputs
 from omnidrop.models.quantised import OF_ACTIVATIONS, quantisation_of, stored, words_for
 from omnidrop.models.sent_ahead import send_ahead
@@ -87,6 +88,7 @@ class QwenOmniAdapter:
         self._check_token_ids()
         self.memory = FeatureMemory(encoders.memory_bytes)
         audio_tower, visual = self.model.model.audio_tower, self.model.model.visual
+        with_products(visual)
         self.audio_attention = BlockAttention(audio_tower, audio_tower.layers[-1].self_attn)
         self.vision_attention = BlockAttention(visual, self.last_full_attention())
 

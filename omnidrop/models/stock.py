@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from omnidrop.models.patch_product import as_stock
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 
 
@@ -50,7 +51,8 @@ def stock_logits(
         config._attn_implementation = attention
     try:
         # Without the LM head at every position, which alone would take 3 GB at 10,000 tokens.
-        hidden = adapter.model.model(**given, use_cache=False).last_hidden_state
+        with as_stock(adapter.model.model.visual):
+            hidden = adapter.model.model(**given, use_cache=False).last_hidden_state
     finally:
         for config, name in zip(configs, before, strict=True):
             config._attn_implementation = name
