@@ -51,13 +51,15 @@ class Clips:
         return decode_clip(path, info, Clip(path, 0, 0.0, info.duration_s), DecodeSettings())
 
     def ask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """`clip` as a file, `questions` as pairs of a text and its options, `mode` and `ratio`; `keep` is a file for
-        what was decoded.
+        """`clip` as a file, `questions` as pairs of a text and its options, `mode`, `ratio` and `encoder_share`; `keep`
+        is a file for what was decoded.
 
         Raises what decoding and answering raise.
         """
         ratio, path = asked.get("ratio"), str(asked["clip"])
-        pruning = Pruning.off(asked["mode"]) if ratio is None else Pruning(asked["mode"], retained_ratio=ratio)
+        pruning = Pruning.off(asked["mode"])
+        if ratio is not None:
+            pruning = Pruning(asked["mode"], retained_ratio=ratio, encoder_share=asked.get("encoder_share", 1.0))
         questions = [
             Question(f"q{number}", text, Choice(tuple(options)))
             for number, (text, options) in enumerate(asked["questions"])
