@@ -5,7 +5,8 @@
 Each round indexes a fresh copy of the archive (its own prefix, so that no file comes from the node's cache) into an
 output of its own; its rows, measured times aside, are compared with those of an undisturbed run: `lost`, `doubled`
 (one clip and question twice) and `different`. A round may end in quarantine with the class `storage`: then its rows are
-compared after a second, undisturbed run, which tries that again of itself.
+compared after a second, undisturbed run, which tries that again of itself. With `--early` the first clips of each file
+are decoded while it arrives, which files so small are spared otherwise, in all rounds but the undisturbed one.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import s3fs
 
+from pipeline.archive import decoded_early
+from pipeline.archive.decoded_early import DecodedEarly
 from pipeline.config.job import JobConfig, make_job
 from pipeline.runs.run import run_job
 from pipeline.storage import s3_client
@@ -33,6 +38,9 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.media_files import clip_file
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import QUESTIONS, Silent
+from workers.media.arriving import Arriving
+from workers.media.early import EarlyClip
+from workers.records import Clip, Media, MediaInfo
 
 SERVERS = {"moto": s3_server, "rclone": rclone_server}
 READ_TIMEOUT_S = 4.0
@@ -59,7 +67,28 @@ class Round:
     lost: int
     doubled: int
     different: int
+    early: int
+    """Clips that were answered as they had been decoded while their file arrived."""
     wall_s: float
+
+
+@contextmanager
+def decoded_on_arrival(wanted: bool) -> Iterator[list[str]]:
+    """While the block lasts, small files count as large, if `wanted`; the ids of clips decoded early that were used."""
+    taken: list[str] = []
+    take = DecodedEarly.take
+
+    def taking(held: DecodedEarly, media: Media, info: MediaInfo, clip: Clip) -> EarlyClip | None:
+        found = take(held, media, info, clip)
+        taken.extend([clip.clip_id] * (found is not None))
+        return found
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(DecodedEarly, "take", taking))
+        if wanted:
+            stack.enter_context(patch.object(decoded_early, "LEAST_BYTES", 0))
+            stack.enter_context(patch.object(Arriving, "is_whole", False))
+        yield taken
 
 
 class Bench:
@@ -73,14 +102,14 @@ class Bench:
         self._rounds = 0
         self._expected: list[list[tuple[Any, ...]]] | None = None
 
-    def round(self, rate: float, seed: int, *, executor: str = "in-process") -> Round:
-        """Index everything with `rate` of all requests spoiled; rate 0 is what the others are compared with."""
+    def round(self, rate: float, seed: int, *, executor: str = "in-process", early: bool = False) -> Round:
+        """Index everything with `rate` of all requests spoiled; the first is what the others are compared with."""
         name = f"round-{self._rounds}"
         self._rounds += 1
         files = s3fs.S3FileSystem(endpoint_url=self.address, skip_instance_cache=True)
         for path in self._videos:
             files.put_file(str(path), f"media/{name}/{path.name}")
-        with FaultProxy(self.address, seed=seed, rate=rate) as proxy:
+        with FaultProxy(self.address, seed=seed, rate=rate) as proxy, decoded_on_arrival(early) as taken:
             job = self._job(name, proxy.address, executor)
             started = time.monotonic()
             summary = run_job(job, Silent(), threading.Event())
@@ -110,6 +139,7 @@ class Bench:
             lost=lost,
             doubled=doubled,
             different=different,
+            early=len(taken),
             wall_s=round(wall_s, 1),
         )
 
@@ -146,6 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--copies", type=int, default=12, help="videos in the archive")
     parser.add_argument("--rates", type=float, nargs="*", default=[0.02, 0.05, 0.1, 0.2, 0.4])
     parser.add_argument("--servers", nargs="*", choices=list(SERVERS), default=list(SERVERS))
+    parser.add_argument("--early", action="store_true", help="decode first clips while their file arrives")
     parser.add_argument("--ray", action="store_true", help="one more round on a local Ray, at the middle rate")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
@@ -158,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             f"{done.server:7}{done.executor:11}{done.rate:5.0%}  {done.status}  {sum(done.faults.values()):5} faults "
             f"in {done.requests} requests, {done.wall_s} s; {done.rows} rows, {done.lost} lost, {done.doubled} "
-            f"doubled, {done.different} different; in quarantine {done.quarantined}",
+            f"doubled, {done.different} different; {done.early} clips decoded early; in quarantine {done.quarantined}",
             flush=True,
         )
 
@@ -168,9 +199,9 @@ def main(arguments: list[str] | None = None) -> None:
             bench = Bench(server, folder, given.copies, stack)
             note(bench.round(0, given.seed))
             for rate in given.rates:
-                note(bench.round(rate, given.seed))
+                note(bench.round(rate, given.seed, early=given.early))
             if given.ray:
-                note(bench.round(given.rates[len(given.rates) // 2], given.seed, executor="ray"))
+                note(bench.round(given.rates[len(given.rates) // 2], given.seed, executor="ray", early=given.early))
     faults: Counter[str] = Counter()
     for done in rounds:
         faults.update(done.faults)
