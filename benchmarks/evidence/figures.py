@@ -99,14 +99,15 @@ def _damage(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def _repeats(asked: Asked, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """`rows` against no pruning, seed by seed: what does not repeat is no finding."""
+    """`rows` against no pruning, of every seed that they were asked of: what does not repeat is no finding."""
     dense = asked.answers[DENSE.name]
     for row in rows:
         for seed in sorted(set(asked.seeds.values())) if row.name in asked.answers else ():
             of_seed = [
                 [one for one in of if asked.seeds[one.clip_id] == seed] for of in (asked.answers[row.name], dense)
             ]
-            yield {"ratio": row.ratio, "seed": seed} | paired(*of_seed)
+            if all(of_seed):
+                yield {"ratio": row.ratio, "seed": seed} | paired(*of_seed)
 
 
 def _default_ways(rows: Sequence[Row]) -> list[Row]:
@@ -123,6 +124,12 @@ def paired(one: Sequence[ArmClip], other: Sequence[ArmClip]) -> dict[str, Any]:
     return {"difference": _short(gain.value), "interval": [_short(gain.low), _short(gain.high)], "count": gain.count}
 
 
+def _share_clips(asked: Asked, *rows: Row) -> bool:
+    """Whether some clip was asked in both `rows`: sittings differ in what they ask."""
+    one, other = ({clip.clip_id for clip in asked.answers.get(row.name, ())} for row in rows)
+    return not one.isdisjoint(other)
+
+
 def by_question(results: Sequence[ArmClip]) -> dict[tuple[str, str], Scored]:
     """Scores by clip and question."""
     return {(one.clip_id, one.question_id): one for result in results for one in result.scored}
@@ -137,7 +144,7 @@ def user_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
         for row in rows
         for other in rows
         if row.way == default and row.ratio == other.ratio and other != row
-        if row.name in asked.answers and other.name in asked.answers
+        if _share_clips(asked, row, other)
     ]
     return {
         "rows": _uncosted(found["rows"]),

@@ -290,8 +290,9 @@ def repeats(found: dict[str, Any]) -> str:
     lines = _head(["kept", *(f"seed {seed}" for seed in seeds)])
     for ratio in _unique(row["ratio"] for row in rows):
         of = {row["seed"]: row for row in rows if row["ratio"] == ratio}
+        cells = (of.get(seed) for seed in seeds)
         lines.append(
-            _line([_percent(ratio), *(_points(of[seed]["difference"], of[seed]["interval"]) for seed in seeds)])
+            _line([_percent(ratio), *(_points(one["difference"], one["interval"]) if one else "" for one in cells)])
         )
     return "\n".join(lines)
 

@@ -214,6 +214,16 @@ def test_answers_that_are_kept_give_the_tables_they_gave(
     said = capsys.readouterr().out
     assert "8 questions about 4 clips of evaluation seeds 3, 4, 5" in said
     assert re.search(r"\| seats \| -50\.0 ± \S+ \(4\) \|", said)
+    # Sittings need not ask the same rows: where no clip has both, nothing is compared.
+    ours, seats = (row for row in user_rows((0.1,)) if row.way in ("ours, 100 % encoded", "seats"))
+    for seed, row in ((6, ours), (7, seats)):
+        those = [*rows, row]
+        sitting = kept(those, ("1111", "1101", "1001", "0110"), {"c0": seed, "c1": seed})
+        results.add(tmp_path / "more", "v1", "tiny", "abc", sitting, those)
+    main(["--from-results", "--results", str(tmp_path / "more"), "--json", str(tmp_path / "more.json")])
+    said = capsys.readouterr().out
+    assert re.search(r"\| 10\.0 % \| [+-]\S+ \[.*\] \|  \|", said)
+    assert re.search(r"minus \| 20\.0 % kept \| 10\.0 % kept \|\n.*\n\| seats \| [+-].*\] \|  \|", said)
     # Few answers do not take the place of a table of many.
     many = json.loads((tmp_path / "made.json").read_text())
     many["user"]["v1"]["rows"][0]["questions"] = 9
