@@ -234,10 +234,12 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
         decay=0.6,
     ),
     EncoderStage("words-drawn", "audio", 560, rate=1.5e-3, busy_share=0.3, speaks=True),
+    EncoderStage("voices", "audio", 400, rate=1e-3, busy_share=0.3, speaks=True),
+    EncoderStage("faces", "vision", 180, rate=1e-3, busy_share=0.2, reads=True, begins_at=0.6),
     DecoderStage(
         "joined-ideal",
         "ideal",
-        160,
+        80,
         (
             Phase(0.50, replace(SPOKEN, longest_s=8, questions=18, joined_weight=3.0)),
             Phase(1.00, replace(SPOKEN, longest_s=12, questions=18, full_share=0.2, joined_weight=2.0)),
@@ -245,10 +247,11 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
         rate=1.2e-3,
         decay=0.3,
     ),
+    EncoderStage("voices-more", "audio", 260, rate=1.2e-3, busy_share=0.3, speaks=True),
     DecoderStage(
         "joined-heard",
         "encoded",
-        360,
+        320,
         (
             Phase(0.35, replace(SPOKEN, longest_s=12, questions=20, full_share=0.3, thin_share=0.7, joined_weight=1.5)),
             Phase(1.00, replace(SPOKEN, longest_s=12, questions=20, full_share=0.7, thin_share=0.5, joined_weight=1.5)),

@@ -25,7 +25,7 @@ from pipeline.toy_world.truth import VOICES, WORDS
 from pipeline.toy_world.world import SLOT_S
 from workers.media.ffmpeg import find_ffmpeg
 
-ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
+ACCENTS = ("en-us", "gmw/en", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
 TRAINING = {
     "low": (
         *("m1", "m2", "m3", "m4", "m5", "m6", "adam", "caleb", "david", "edward", "john", "max", "paul", "Alex"),
@@ -55,7 +55,8 @@ BASES = {"low": (65, 110), "high": (140, 230)}
 
 def spoken(word: str, accent: str, speaker: str, pitch: int, speed: int, data: Path | None = None) -> Wave:
     """One take at 16 kHz without the silence around it, its peak at 1; `data` as `with_drawn` left it."""
-    command = ["espeak-ng", "-v", f"{accent}+{speaker}", "-p", str(pitch), "-s", str(speed), "--stdout", word]
+    voice = f"{accent}+{speaker}" if speaker else accent
+    command = ["espeak-ng", "-v", voice, "-p", str(pitch), "-s", str(speed), "--stdout", word]
     command += [f"--path={data}"] if data else []
     written = subprocess.run(command, capture_output=True, check=True).stdout
     with wave_files.open(io.BytesIO(written)) as file:
@@ -96,6 +97,17 @@ def with_drawn(folder: Path, seed: int = 3) -> dict[str, list[str]]:
     return names
 
 
+def _check(speakers: dict[str, Sequence[str]], data: Path | None) -> None:
+    """The program says in silence with its own voice what a speaker or accent it does not know should say. Raises
+    SystemExit where one of them changes nothing."""
+    for voice in VOICES:
+        first = speakers[voice][0]
+        for accent, speaker in [*((one, first) for one in ACCENTS), *((ACCENTS[0], one) for one in speakers[voice])]:
+            said, own = (spoken(WORDS[0], accent, name, 50, 160, data) for name in (speaker, ""))
+            if np.array_equal(said, own):
+                raise SystemExit(f"espeak-ng says {accent}+{speaker} with its own voice: it does not know one of them")
+
+
 def made(
     speakers: dict[str, Sequence[str]],
     each: int,
@@ -104,6 +116,7 @@ def made(
     data: Path | None = None,
 ) -> Takes:
     """`each` takes of every word by speakers of both kinds; a take too long for a slot is said again, faster."""
+    _check(speakers, data)
     rng = np.random.default_rng(seed)
     waves: list[Wave] = []
     spans, words, voices, now = [], [], [], 0
