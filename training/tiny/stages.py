@@ -247,11 +247,11 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
         rate=1.2e-3,
         decay=0.3,
     ),
-    EncoderStage("voices-more", "audio", 260, rate=1.2e-3, busy_share=0.3, speaks=True),
+    EncoderStage("voices-more", "audio", 190, rate=1.2e-3, busy_share=0.3, speaks=True),
     DecoderStage(
         "joined-heard",
         "encoded",
-        320,
+        220,
         (
             Phase(0.35, replace(SPOKEN, longest_s=12, questions=20, full_share=0.3, thin_share=0.7, joined_weight=1.5)),
             Phase(1.00, replace(SPOKEN, longest_s=12, questions=20, full_share=0.7, thin_share=0.5, joined_weight=1.5)),
