@@ -206,12 +206,12 @@ def test_a_deeper_decoder_keeps_its_answers_and_finds_words_before_any_training(
         _, states = binding.forward(deeper, said)
     right_before, right_after = (sum(entry[0] for entry in found) for found in (before, after))
     assert right_after >= right_before - 1 > 0
-    keys, voices = said.facts[facts.NUMBER["found"], 0], {facts.FOUND.index(name): name for name in VOICES}
-    places = [place for place in range(len(keys)) if int(keys[place]) in voices]
+    voices = said.facts[facts.NUMBER["said by"], 0]
+    places = [place for place in range(len(voices)) if voices[place] != IGNORED]
     assert places
     for place in places:
         looked_up = states[1][0, place] - states[0][0, place]
-        assert VOICES[int(perception.named(looked_up, words.voices).argmax())] == voices[int(keys[place])]
+        assert perception.named(looked_up, words.voices).argmax() == voices[place]
 
 
 def test_labels_of_samples_agree_with_what_is_painted():
@@ -264,6 +264,15 @@ def test_tokens_know_what_came_before_and_how_much_there_was():
     # A picture stands before the sound of its chunk and cannot know it.
     assert known["sound before"] == [len(SOUNDS), SOUNDS.index("noise"), IGNORED, IGNORED]
     assert known["sounds so far"] == [1, 2, 2, IGNORED]
+
+
+def test_a_word_that_is_asked_about_knows_all_that_is_true_of_it():
+    low, high = (Event(at, at + 0.6, word="river", voice=voice) for at, voice in enumerate(("low", "high")))
+    page = Event(3, 5, lines=("zebra", "river"))
+    known = {"is said": 1, "times said": 2, "written in": 2}
+    assert facts.facts_of_word("river", (low, high, page)) == known
+    assert facts.facts_of_word("river", (low, page)) == {**known, "times said": 1, "said by": VOICES.index("low")}
+    assert facts.facts_of_word("book", (low, page)) == {"is said": 0, "times said": 0, "written in": 0}
 
 
 @pytest.mark.parametrize("world", ["v1", "v2"])

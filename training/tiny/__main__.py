@@ -155,7 +155,7 @@ class Training:
         """One stage of the decoder."""
         ideal = stage.features == "ideal"
         heard = self.world == "v3" and not ideal
-        takes = training_takes(self.folder) if heard else None
+        takes = training_takes(self.folder, stage.unheard) if heard else None
         faces = training_faces(self.folder, self.fonts) if heard else None
         binding.train(
             self.model,

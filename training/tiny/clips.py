@@ -21,7 +21,7 @@ from pipeline.toy_world.truth import COLOURS, LINES, SHAPES, VOICES, WORDS, Trut
 from pipeline.toy_world.world import events_of
 from training.tiny.architecture import CHUNK_S, POSITIONS_PER_S
 from training.tiny.encoders import CELL, frame_size
-from training.tiny.facts import FOUND, NUMBER, facts_of
+from training.tiny.facts import FOUND, NUMBER, facts_of, facts_of_word
 from training.tiny.packed import Layout, layout_of
 from training.tiny.samples import (
     ASPECT_SHARES,
@@ -72,7 +72,8 @@ class Packer:
         self.cache: dict[str, list[int]] = {}
         # What questions of world v3 are keyed by; a word is looked for before a shape, a shape before a voice, and
         # the number of a line last.
-        self.keys = [set(token_ids(tokenizer, WORDS)), *map(self._forms, (SHAPES + COLOURS, VOICES, LINES))]
+        self.words = dict(zip(token_ids(tokenizer, WORDS), WORDS, strict=True))
+        self.keys = [set(self.words), *map(self._forms, (SHAPES + COLOURS, VOICES, LINES))]
 
     def _forms(self, names: Sequence[str]) -> set[int]:
         return {self.tokenizer.encode(" " + name, add_special_tokens=False)[-1] for name in names}
@@ -117,8 +118,12 @@ class Packer:
             question = self.ids(one.question.text + turn)
             answer = self.ids(one.right)
             read.append((len(ids) + len(question) - 1, one))
-            if clip.world == "v3" and one.right in FOUND and (key := self._key(question)) is not None:
-                found.append((len(ids) + key, FOUND.index(one.right)))
+            if clip.world == "v3" and (key := self._key(question)) is not None:
+                if (word := self.words.get(question[key])) is not None:
+                    known = facts_of_word(word, clip.events)
+                else:
+                    known = {"found": FOUND.index(one.right)} if one.right in FOUND else {}
+                found += [(NUMBER[name], len(ids) + key, right) for name, right in known.items()]
             suffixes.append(question + answer)
             self._extend(ids, targets, question, answer + self.ids("<|im_end|>"))
             weights += [0.0] * (len(question) - 1) + [1.0] * len(answer) + [END_WEIGHT]
@@ -132,8 +137,8 @@ class Packer:
         behind = [np.tile(np.arange(len(suffix)) + first, (3, 1)) for suffix in suffixes]
         pad = len(ids) - len(head) - len(opening) - media.size
         facts = np.pad(facts, ((0, 0), (len(head) + 2, pad)), constant_values=IGNORED)
-        for place, right in found:
-            facts[NUMBER["found"], place] = right
+        for number, place, right in found:
+            facts[number, place] = right
         return Row(
             ids=np.asarray(ids, np.int64),
             positions=np.concatenate([positions, *behind], axis=1),
@@ -268,6 +273,8 @@ class Curriculum:
     """A clip lasts at most about so long for each of its events."""
     order_weight: float = 1.0
     """How much larger than in TASK_SHARES the share of questions of order is."""
+    joined_weight: float = 1.0
+    """The same of questions that join what is read to what is heard."""
 
 
 def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
@@ -310,7 +317,8 @@ def draw_questions(
 ) -> list[AskedQuestion]:
     """About `stage.questions` of `asked`, in random order, tasks in the proportions of TASK_SHARES."""
     chosen: list[AskedQuestion] = []
-    shares = {**TASK_SHARES[world], "temporal order": TASK_SHARES[world]["temporal order"] * stage.order_weight}
+    weights = {"temporal order": stage.order_weight, "reading and hearing": stage.joined_weight}
+    shares = {task: share * weights.get(task, 1.0) for task, share in TASK_SHARES[world].items()}
     for task, share in shares.items():
         those = [one for one in asked if one.task == task]
         wanted = max(1, round(share * stage.questions / sum(shares.values())))

@@ -24,6 +24,11 @@ TRAINING = (
     *("LiberationMono-Regular", "LiberationSansNarrow-Bold", "FreeSansBold", "FreeSerif", "FreeMonoBold"),
     *("Lato-Regular", "Lato-Bold", "Roboto-Regular", "Roboto-Bold", "RobotoCondensed-Regular", "Cantarell-Regular"),
     *("Cantarell-Bold", "Inconsolata", "LinLibertine_R", "LinLibertine_RB", "LinBiolinum_R"),
+    *("Carlito-Regular", "Carlito-Bold", "Cabin-Regular", "Cabin-Bold", "Vollkorn-Regular", "Vollkorn-Bold"),
+    *("Dosis-Medium", "Dosis-Bold", "Comfortaa-Regular", "Comfortaa-Bold", "URWGothic-Book", "URWGothic-Demi"),
+    *("URWBookman-Light", "C059-Roman", "P052-Roman", "NimbusMonoPS-Bold", "Hack-Regular", "Andika-Regular"),
+    *("Jura-Medium", "Play-Regular", "OldStandard-Regular", "JunicodeTwoBeta-Regular", "VeranaSans-Regular"),
+    *("GilliusADF-Regular", "UniversalisADFStd-Regular", "AccanthisADFStd-Regular", "Tuffy"),
 )
 HELD_OUT = (
     *("OpenSans-Regular", "OpenSans-Bold", "Caladea-Regular", "Caladea-Bold", "EBGaramond12-Regular"),

@@ -22,8 +22,9 @@ SECONDS = 17
 """World v2 lasts up to 16 s: a token's second, as content, links a sound to what is shown meanwhile. Pictures stand
 before the sound of their chunk, so they can be matched to it only by a time that both know."""
 FOUND = (*WORDS, *SHAPES, *COLOURS, *VOICES, "none", "yes", "no", *map(str, range(MOST_COUNTED + 1)))
-"""Answers of world v3. There a question's own words learn, too: the token it is keyed by (the word, shape or voice that
-it names) has to know the answer some layers before the question's end does."""
+"""Answers of world v3. There a question's own words learn, too: the token it is keyed by (the shape, voice or line that
+it names) has to know the answer some layers before the question's end does. A word that is asked about cannot know
+what is asked, for "said" and "written" come after it: it has to know all that is true of it (`facts_of_word`)."""
 Labels = npt.NDArray[np.int64]
 
 
@@ -55,6 +56,10 @@ FACTS = (
     Fact("written", len(WORDS), 5, 0.3),
     Fact("line", len(LINES), 5, 0.2),
     Fact("said so far", MOST_COUNTED + 1, 8, 0.25),
+    Fact("is said", 2, 6, 0.5),
+    Fact("said by", len(VOICES), 6, 0.3),
+    Fact("written in", len(LINES) + 1, 6, 0.5),
+    Fact("times said", MOST_COUNTED + 1, 10, 0.3),
 )
 NUMBER = {fact.name: number for number, fact in enumerate(FACTS)}
 
@@ -94,6 +99,18 @@ def facts_of(
     clear = seen & (cells[2] >= 0)
     labels[NUMBER["shape"], clear], labels[NUMBER["colour"], clear] = cells[0, clear], cells[1, clear]
     return labels
+
+
+def facts_of_word(word: str, events: Sequence[Event]) -> dict[str, int]:
+    """What the token of a word that a question asks about should know, by name of the fact."""
+    said = [event.voice for event in events if event.word == word]
+    lines = [event.lines.index(word) + 1 for event in events if word in event.lines]
+    known = {"is said": int(bool(said)), "times said": min(len(said), MOST_COUNTED)}
+    if len(set(said)) == 1:
+        known["said by"] = VOICES.index(said[0] or "")
+    if len(set(lines)) < 2:
+        known["written in"] = lines[0] if lines else 0
+    return known
 
 
 def _words(

@@ -45,6 +45,8 @@ SPOKEN_SHARE = 0.85
 """Share of the batches that are words, where words are learned: the sounds of the other worlds stay known."""
 WRITTEN_SHARE = 0.75
 """Share of the batches that are pages, where writing is learned."""
+VOICE_WEIGHT = 0.3
+"""Of the kind of voice that says a word, beside the word."""
 PAGES_FROM = 0.58
 """Share of the steps that see one written word at a time; whole pages follow."""
 FACES_AT = ((0.1, 3), (0.25, 8))
@@ -138,7 +140,7 @@ def sound_loss(features: Tensor, batch: Sounds, words: Words) -> Tensor:
     known = (batch.sounds != IGNORED)[..., None]
     target = words.heard[batch.sounds.clamp(min=0)]
     if (said := batch.voices != IGNORED).any():
-        loss = loss + 0.3 * functional.cross_entropy(named(features[said], words.voices), batch.voices[said])
+        loss = loss + VOICE_WEIGHT * functional.cross_entropy(named(features[said], words.voices), batch.voices[said])
         target = target + words.voices[batch.voices.clamp(min=0)] * said[..., None]
     return loss + 0.05 * ((features - target) ** 2 * known).sum() / known.sum() / features.shape[-1]
 

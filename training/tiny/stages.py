@@ -56,6 +56,8 @@ class DecoderStage:
     layers: tuple[int, ...] | None = ALL_LAYERS
     frozen: int = 0
     """First layers that stay as they are, with the embeddings."""
+    unheard: bool = False
+    """Whether the words are said by speakers that the sound encoder has never heard, as an evaluation's are."""
     share_of_time: float = 0.1
 
 
@@ -230,6 +232,34 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
         rate=1.2e-3,
         rows=4,
         decay=0.6,
+    ),
+    EncoderStage("words-drawn", "audio", 560, rate=1.5e-3, busy_share=0.3, speaks=True),
+    EncoderStage("voices", "audio", 400, rate=1e-3, busy_share=0.3, speaks=True),
+    EncoderStage("faces", "vision", 180, rate=1e-3, busy_share=0.2, reads=True, begins_at=0.6),
+    DecoderStage(
+        "joined-ideal",
+        "ideal",
+        80,
+        (
+            Phase(0.50, replace(SPOKEN, longest_s=8, questions=18, joined_weight=3.0)),
+            Phase(1.00, replace(SPOKEN, longest_s=12, questions=18, full_share=0.2, joined_weight=2.0)),
+        ),
+        rate=1.2e-3,
+        decay=0.3,
+    ),
+    EncoderStage("voices-more", "audio", 190, rate=1.2e-3, busy_share=0.3, speaks=True),
+    DecoderStage(
+        "joined-heard",
+        "encoded",
+        220,
+        (
+            Phase(0.35, replace(SPOKEN, longest_s=12, questions=20, full_share=0.3, thin_share=0.7, joined_weight=1.5)),
+            Phase(1.00, replace(SPOKEN, longest_s=12, questions=20, full_share=0.7, thin_share=0.5, joined_weight=1.5)),
+        ),
+        rate=1.2e-3,
+        rows=4,
+        decay=0.6,
+        unheard=True,
     ),
 )
 """The checkpoint `tiny-v3`, on the weights of `tiny` (`--world v3 --from DIR`)."""
