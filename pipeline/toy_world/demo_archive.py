@@ -89,7 +89,7 @@ def make_talk(path: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         format = Format("mp4", "libx264", "aac", 426, 240, 12)
-        render_clip(path, "v3", seed=2_001, length_s=7.0, events=TALK, format=format)
+        render_clip(path, "v3", seed=2_003, length_s=7.0, events=TALK, format=format)
 
 
 def _truncated(path: Path, source: Path) -> None:
