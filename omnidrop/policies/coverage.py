@@ -31,8 +31,9 @@ LEAST_AUDIO, MOST_AUDIO = 1.0, 1.75
 alone starves a modality whose tokens are all different, as speech is."""
 
 
-def cover(tokens: AudioVisual, keep: int) -> Tensor:
-    """(keep,) ascending indices of the tokens that cover the clip best, int64."""
+def cover(tokens: AudioVisual, keep: int, least_audio: float = LEAST_AUDIO) -> Tensor:
+    """(keep,) ascending indices of the tokens that cover the clip best, int64; of the audio tokens at least
+    `least_audio` times as large a share as of the video's."""
     places = {kind: torch.nonzero(tokens.modality == kind).flatten() for kind in (AUDIO, VIDEO)}
     bands = {kind: _band(tokens, at, rare=kind == VIDEO) for kind, at in places.items() if at.numel()}
     if not bands:
@@ -42,7 +43,7 @@ def cover(tokens: AudioVisual, keep: int) -> Tensor:
     chosen = _chosen(list(bands.values()), keep, first=not is_split)
     if is_split:
         heard = int((tokens.modality[chosen] == AUDIO).sum())
-        bounded = _guarded(heard, keep, tokens.audio, sum(tokens.sizes), tokens.video)
+        bounded = _guarded(heard, keep, tokens, least_audio)
         if bounded != heard or tokens.versions is not None:
             chosen = torch.cat((_chosen([bands[AUDIO]], bounded), _chosen([bands[VIDEO]], keep - bounded)))
     return torch.sort(chosen).values
@@ -54,11 +55,12 @@ def _chosen(bands: list[Band], keep: int, *, first: bool = True) -> Tensor:
     return (greedy_on_host if on_host else greedy_on_device)(bands, keep, first=first)
 
 
-def _guarded(heard: int, keep: int, audio: int, video: int, encoded: int) -> int:
-    """How many of `keep` tokens are audio when audio's share is held within its bounds; only `encoded` of the `video`
-    tokens can enter."""
-    least, most = (_audio_at(times, keep, audio, video) for times in (LEAST_AUDIO, MOST_AUDIO))
-    return max(min(max(heard, least), most), keep - encoded)
+def _guarded(heard: int, keep: int, tokens: AudioVisual, least_audio: float) -> int:
+    """How many of `keep` tokens are audio when audio's share is held within its bounds; only the video tokens that were
+    encoded can enter."""
+    audio, video = tokens.audio, sum(tokens.sizes)
+    least, most = (_audio_at(times, keep, audio, video) for times in (least_audio, max(least_audio, MOST_AUDIO)))
+    return max(min(max(heard, least), most), keep - tokens.video)
 
 
 def _audio_at(times: float, keep: int, audio: int, video: int) -> int:
@@ -67,9 +69,9 @@ def _audio_at(times: float, keep: int, audio: int, video: int) -> int:
     return min(max(count, keep - video, 0), audio, keep)
 
 
-def video_entering(keep: int, audio: int, video: int) -> int:
+def video_entering(keep: int, audio: int, video: int, least_audio: float = LEAST_AUDIO) -> int:
     """Of `keep` tokens, how many must be video at least: as many cells a picture needs to have encoded."""
-    return keep - _audio_at(MOST_AUDIO, keep, audio, video)
+    return keep - _audio_at(max(least_audio, MOST_AUDIO), keep, audio, video)
 
 
 def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> Band:

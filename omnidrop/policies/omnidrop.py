@@ -15,7 +15,7 @@ from torch import Tensor
 from omnidrop.errors import PolicyError
 from omnidrop.policies import diversity, intra_modality
 from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, keep_highest
-from omnidrop.policies.coverage import video_entering
+from omnidrop.policies.coverage import LEAST_AUDIO, video_entering
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate
 
@@ -47,6 +47,9 @@ class OmniDrop(Merging):
     """Which ones: those that cover the clip (`cover`); the least like each other, rare ones first (`rare`) or not
     (`diverse`); or the paper's (`merged`): audio by attention received in the encoder, video by what differs from the
     anchor frame. See docs/evidence.md."""
+    least_audio: float = LEAST_AUDIO
+    """With the entry `cover`: the share of the audio tokens that enters is at least so many times the video's. More
+    helps where people talk and few tokens are kept, and costs as much where much is shown (docs/guide/choosing.md)."""
     merge: bool = True
     """See `Merging`."""
     at_input: bool = True
@@ -64,6 +67,7 @@ class OmniDrop(Merging):
             ("t_mid", 0.0, 1.0),
             ("audio_keep", 0.0, 1.0),
             ("video_keep", 0.25, 1.0),
+            ("least_audio", 0.0, 10.0),
             ("memory", 0.0, 1.0),
             ("diversity_weight", 0.0, 1.0),
             ("diversity_from", 0.0, 1.0),
@@ -101,7 +105,7 @@ class OmniDrop(Merging):
         return (
             f"audio_keep {self.audio_keep:g} with entry cover limits how many tokens enter the decoder (at ratios up "
             "to 0.3), not how many of them are audio: cover chooses audio and video together; to set the share of the "
-            "audio, add entry: rare"
+            "audio, add entry: rare, or raise least_audio"
         )
 
     def most_video(self, tokens: AudioVisual, schedule: Schedule) -> int:
@@ -111,7 +115,7 @@ class OmniDrop(Merging):
         if keep == tokens.count:
             return tokens.video
         if self.entry == "cover":
-            return video_entering(keep, tokens.audio, tokens.video)
+            return video_entering(keep, tokens.audio, tokens.video, self.least_audio)
         return sum(self._entry(tokens).split(keep)[1])
 
     def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
@@ -128,7 +132,8 @@ class OmniDrop(Merging):
 
     def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
         """Tokens that cover the clip, or as `entry` says."""
-        return intra_modality.select(tokens, self._entry(tokens), schedule.entering[0], self.entry)
+        keep = schedule.entering[0]
+        return intra_modality.select(tokens, self._entry(tokens), keep, self.entry, self.least_audio)
 
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
         """One global ranking over audio and video; in deep layers far-away moments are kept in preference."""

@@ -142,6 +142,9 @@ def test_sound_keeps_its_share_within_bounds_whatever_covers_more() -> None:
         heard = int(tokens.is_audio[chosen].sum())
         shares = heard / tokens.audio, (60 - heard) / tokens.video
         assert shares[0] == pytest.approx(times * shares[1], rel=0.06)
+    chosen = coverage.cover(replace(tokens, features=quiet), 60, least_audio=4.0)
+    heard = int(tokens.is_audio[chosen].sum())
+    assert heard / tokens.audio == pytest.approx(4.0 * (60 - heard) / tokens.video, rel=0.06)
 
 
 def test_what_is_shown_for_a_moment_is_among_few_tokens() -> None:
