@@ -5,7 +5,9 @@ Promises: nothing here depends on where the choice is made, on a device or on it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -50,13 +52,26 @@ class Band:
         return self.real & (self.version[REACH:-REACH] == self.members)
 
 
+class GoesOn(Protocol):
+    """What of one band is chosen."""
+
+    def go_on(self) -> None:
+        """Every first moment is chosen: now later ones may be."""
+        ...
+
+
 def highest_alone(bands: list[Band]) -> float:
     """The least gain accepted at first: nearly the most that any token adds."""
     return max((float(band.alone.amax()) for band in bands), default=0.0) * ALMOST
 
 
-def fallen(accepted: float, reached: float) -> float:
-    """The least gain accepted after falling until `reached`, the highest there is, is."""
+def lowered(accepted: float, reached: float, covering: Iterable[GoesOn], most: float) -> float:
+    """The least gain accepted after a round in which no token had it: fallen until `reached`, the highest there is, is;
+    where even nothing gained was accepted, `most` again, for the later moments."""
+    if accepted == 0.0:
+        for one in covering:
+            one.go_on()
+        return most
     highest = torch.tensor(reached, dtype=torch.float32)
     while True:
         accepted = accepted * FALL if accepted > 1e-6 else 0.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnidrop.policies.covering import REACH, STILL, Band, fallen, highest_alone
+from omnidrop.policies.covering import REACH, STILL, Band, highest_alone, lowered
 
 
 def greedy_on_device(bands: list[Band], keep: int, *, first: bool = True) -> Tensor:
@@ -44,14 +44,8 @@ def greedy_on_device(bands: list[Band], keep: int, *, first: bool = True) -> Ten
                 at_least -= windows.count
         count, highest = torch.stack((torch.stack(taken).sum().double(), torch.stack(reached).amax().double())).tolist()
         left -= int(count)
-        if count:
-            continue
-        if accepted == 0.0:
-            for one in covering:
-                one.go_on()
-            accepted = most
-        else:
-            accepted = fallen(accepted, highest)
+        if not count:
+            accepted = lowered(accepted, highest, covering, most)
     return torch.cat([one.band.members[one.chosen] for one in covering])
 
 
@@ -115,7 +109,7 @@ class _Covering:
             _cover_all_moments(self.band, self.band.members[windows.rows].gather(1, at).flatten(), takes, self.covered)
 
     def go_on(self) -> None:
-        """Every first moment is chosen: now later ones may be."""
+        """See `covering.GoesOn`."""
         self._chosen, self._may = self.chosen, self.band.real & ~self.band.first_moments()
         self.free = self._may.clone()
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from omnidrop.policies.covering import REACH, STILL, Band, fallen, highest_alone
+from omnidrop.policies.covering import REACH, STILL, Band, highest_alone, lowered
 
 LOOKED_AT = 16
 """Tokens of a window that are looked at together, those that could add most."""
@@ -34,14 +34,8 @@ def greedy_on_host(bands: list[Band], keep: int, *, first: bool = True) -> Tenso
                 for _, slot, window in [gain for gain in gains if gain[0] >= accepted][:left]:
                     one.take(window, slot)
                     left -= 1
-        if left < before:
-            continue
-        if accepted == 0.0:
-            for one in covering:
-                one.go_on()
-            accepted = most
-        else:
-            accepted = fallen(accepted, highest)
+        if left == before:
+            accepted = lowered(accepted, highest, covering, most)
     return torch.tensor([token for one in covering for token in one.chosen], dtype=torch.int64)
 
 
@@ -94,7 +88,7 @@ class _Covering:
             self._is_known[:] = False
 
     def go_on(self) -> None:
-        """Every first moment is chosen: now later ones may be."""
+        """See `covering.GoesOn`."""
         self._most[self._later] = self._alone[self._later]
         self._is_known[self._later] = False
 
