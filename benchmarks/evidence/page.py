@@ -74,9 +74,15 @@ def choices(world: str, found: dict[str, Any]) -> str:
 
 
 def _lost(row: dict[str, Any], dense: dict[str, Any]) -> str:
-    low, high = row["difference_interval"]
     some = "" if row["questions"] == dense["questions"] else f" ({row['questions']:,})"
-    return f"{100 * row['difference']:+.1f} ± {50 * (high - low):.1f}{some}"
+    return f"{_with_error(row)}{some}"
+
+
+def _with_error(row: dict[str, Any]) -> str:
+    """Points and half their interval, which a single clip does not have."""
+    edges = row["difference_interval"]
+    error = f" ± {50 * (edges[1] - edges[0]):.1f}" if edges else ""
+    return f"{100 * row['difference']:+.1f}{error}"
 
 
 def _questions(dense: dict[str, Any], found: dict[str, Any]) -> str:
@@ -183,9 +189,7 @@ def ways(found: dict[str, Any]) -> str:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    low, high = row["difference_interval"]
-    half = 100 * (high - low) / 2
-    return f"{_percent(row['accuracy'])} ({100 * row['difference']:+.1f} ± {half:.1f})"
+    return f"{_percent(row['accuracy'])} ({_with_error(row)})"
 
 
 def tasks(found: dict[str, Any]) -> str:

@@ -100,7 +100,11 @@ class OmniDrop(Merging):
     @property
     def remark(self) -> str:
         """What one should know who has set the share of the sound; empty where it does what its name says."""
-        if self.entry != "cover" or self.audio_keep == type(self).audio_keep:
+        if self.entry != "cover":
+            if self.least_audio == type(self).least_audio:
+                return ""
+            return f"least_audio {self.least_audio:g} does nothing with entry {self.entry}; to use it, set entry: cover"
+        if self.audio_keep == type(self).audio_keep:
             return ""
         return (
             f"audio_keep {self.audio_keep:g} with entry cover limits how many tokens enter the decoder (at ratios up "

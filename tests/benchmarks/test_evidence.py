@@ -174,6 +174,9 @@ def test_a_user_sees_what_is_lost_and_against_which_way() -> None:
     assert "| ours, 35 % encoded | +25.0 [" in page
     assert "| seats |  | +50.0 [" in page
     assert "| 20.0 % | +0.0 [-100.0, +100.0] | -50.0 [" in page.partition("seed by seed")[2]
+    alone = Asked({name: clips[:1] for name, clips in given.items()}, {}, (), {"c0": 3})
+    page = sections({"user": {"v1": user_figures(alone, rows) | SETTING}})["user v1"]
+    assert "| seats, merged |  | +0.0 |" in page, "one clip has no error"
 
 
 def kept(rows: list[Row], marks: tuple[str, ...], seeds: dict[str, int]) -> Asked:

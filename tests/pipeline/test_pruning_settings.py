@@ -107,6 +107,8 @@ def test_a_setting_that_does_less_than_its_name_says_is_remarked() -> None:
     assert not policies.remark("omnidrop", {"memory": 0.5})
     assert not policies.remark("omnidrop", {"audio_keep": 0.5, "entry": "rare"})
     assert "to set the share of the audio, add entry: rare" in policies.remark("omnidrop", {"audio_keep": 0.5})
+    assert not policies.remark("omnidrop", {"least_audio": 4})
+    assert "does nothing with entry rare" in policies.remark("omnidrop", {"least_audio": 4, "entry": "rare"})
 
 
 def estimated(pruning: Pruning) -> float:
