@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from filelock import FileLock
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.index.savings_index import SavingsIndex
@@ -40,26 +41,36 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-RAY_FIRST = (
-    *("test_execution", "test_run", "test_crash", "test_cost_control", "test_memory", "test_workers", "test_scale"),
-    *("test_metrics", "test_neighbours"),
-)
-"""Files with tests that need `ray_session`, the longest first."""
+RAY_TOGETHER = ("test_run", "test_workers", "test_metrics", "test_neighbours", "test_scale")
+"""Files with a few tests that need `ray_session`: one test process takes them all, so that one Ray serves them."""
 LONGEST_FIRST = (
-    *RAY_FIRST,
-    *("test_what_counts", "test_cluster", "test_passes", "test_run_s3", "test_whose_fault", "test_docs", "test_retry"),
-    *("test_hostile_media", "test_media", "test_results", "test_report", "test_evaluate", "test_mistakes"),
-    *("test_evidence", "test_export", "test_verify", "test_schedule", "test_real_media", "test_audit"),
-    *("test_train_tiny", "test_ask", "test_any_history", "test_whole_videos", "test_probe", "test_index"),
+    *("test_execution", *RAY_TOGETHER, "test_docs", "test_cluster", "test_what_counts", "test_whose_fault"),
+    *("test_crash", "test_passes", "test_media", "test_cost_control", "test_run_s3", "test_evaluate", "test_report"),
+    *("test_results", "test_retry", "test_evidence", "test_hostile_media", "test_real_media", "test_verify"),
+    *("test_train_tiny", "test_archive", "test_any_history", "test_query", "test_index", "test_audit", "test_ask"),
+    *("test_cli", "test_memory", "test_mistakes", "test_schedule", "test_probe", "test_whole_videos", "test_export"),
     *("test_secrets",),
 )
 """Files of more than ten seconds."""
 
 
 def pytest_collection_modifyitems(items):
-    """Long files come first: processes that take a file at a time (`--dist loadfile`) are then busy to the end."""
-    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    """Long files come first: processes that take a file at a time (`--dist loadfile`) are then busy to the end. What
+    needs a Ray comes before what does not."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)} | dict.fromkeys(RAY_TOGETHER, 1)
+    items.sort(key=lambda item: (place.get(item.path.stem, len(place)), "ray_session" not in item.fixturenames))
+
+
+class FilesOfOneRay(LoadFileScheduling):
+    """A file at a time, but `RAY_TOGETHER` as one."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return "ray" if Path(file).stem in RAY_TOGETHER else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return FilesOfOneRay(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 class SharedRay:

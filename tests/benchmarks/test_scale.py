@@ -43,6 +43,7 @@ def test_a_distant_archive_is_read_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_the_executor_loses_no_clip(ray_session, tmp_path, monkeypatch):
     found = measured("executor", 64, tmp_path, monkeypatch)
     assert found["driver_ms_per_clip"] > 0

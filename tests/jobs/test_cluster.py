@@ -163,11 +163,13 @@ def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_p
     assert "--follow" in twice.stderr
 
     with _ready_to_stop(job, address, environment) as stopper:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 200
         while not list((tmp_path / "results").rglob("units/**/*.parquet")) and time.monotonic() < deadline:
             time.sleep(0.05)
         said, _ = stopper.communicate("now\n", timeout=120)
     assert said.split() == [first, "STOPPED"]
+    said = _submit(job, address, environment, "--follow").stdout
+    assert (tmp_path / "results" / "tables").is_dir(), said
     done = select(job, "SELECT count(*) FROM clips")[0][0]
     assert 1 <= done < 12
 

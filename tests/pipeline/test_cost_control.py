@@ -212,6 +212,7 @@ def measured() -> Calibration:
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_cluster_is_measured_by_an_actor_of_its_own(job, ray_session, monkeypatch):
     def not_here(settings):
         raise AssertionError("the model is not loaded in this process")

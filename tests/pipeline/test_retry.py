@@ -120,6 +120,7 @@ def test_a_file_that_has_changed_since_is_left_to_index(failed, videos):
     assert select(failed, "SELECT count(*) FROM answers") == [(0,)]
 
 
+@pytest.mark.long
 def test_a_retry_that_is_killed_is_taken_up_where_it_died(failed):
     command = [sys.executable, "-m", "jobs.retry", str(failed), "--error-class", "decode_timeout"]
     environment = os.environ | {"OMNIDROP_FAIL_AT": "unit_written:2"}

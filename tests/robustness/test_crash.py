@@ -40,15 +40,15 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.timeout(1800)
 def test_whatever_is_killed_rows_are_the_same_after_the_next_run(tmp_path):
     report = tmp_path / "crash.json"
-    harness = [sys.executable, "-m", "tests.robustness.crash", "--points", "rows", "--rounds", "2"]
-    # Those without Ray; what dies of a cluster has tests of its own, and `make crash` has all kinds, a hundred times.
-    harness += ["--kinds", "driver", "rival", "--json", str(report)]
-    done = subprocess.run(harness, cwd=ROOT, capture_output=True, text=True, timeout=1700, check=False)
+    # Kills at moments drawn by chance, of workers and machines, too: `make crash`, a hundred times.
+    harness = [sys.executable, "-m", "tests.robustness.crash", "--points", "rows", "--rounds", "0"]
+    done = subprocess.run(
+        [*harness, "--json", str(report)], cwd=ROOT, capture_output=True, text=True, timeout=1700, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     said = json.loads(report.read_text())
-    assert [said[name] for name in ("rounds", "lost", "doubled", "mixed", "stuck", "orphans")] == [2, 0, 0, 0, 0, 0]
+    assert [said[name] for name in ("lost", "doubled", "mixed", "stuck", "orphans")] == [0, 0, 0, 0, 0]
     assert said["kills_by_point"] == dict.fromkeys(POINTS, 1)
-    assert set(said["kills_by_kind"]) == {"driver", "rival"}
 
 
 def test_the_harness_sees_what_is_lost_doubled_and_mixed(job):
@@ -74,6 +74,7 @@ def test_the_harness_sees_what_is_lost_doubled_and_mixed(job):
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_clip_that_kills_its_worker_is_named_and_the_rest_is_answered(job, videos, monkeypatch, ray_session):
     import ray
 

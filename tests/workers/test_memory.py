@@ -115,6 +115,7 @@ def test_a_full_disk_ends_a_run_with_what_to_do_and_after_freeing_it_goes_on(job
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_bytes_in_flight_never_exceed_the_bound(job, ray_session):
     """As the run's record says; a bound of four clips, and more decode tasks than that."""
     clip_bytes = 9 * 128 * 96 * 3 + 3 * 16_000 * 4
