@@ -198,6 +198,7 @@ def cluster():
     own["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
     port, dashboard, agent = (free_port() for _ in range(3))
+    environment["HEAD_OF_THE_CLUSTER"] = f"127.0.0.1:{port}"
     start = [shutil.which("ray", path=own["PATH"]), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
     start += [f"--temp-dir={folder}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
     with open(folder / "head.log", "wb") as log:

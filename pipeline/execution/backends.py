@@ -10,7 +10,6 @@ import contextlib
 import logging
 import math
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +26,7 @@ from pipeline.config.locations import is_s3
 from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted
 from pipeline.execution.clip_state import UnitResult
+from pipeline.execution.kept_signals import kept_signals
 from pipeline.execution.local_ray import local_ray
 from pipeline.execution.run_context import RunContext
 from pipeline.execution.scheduler import (
@@ -195,14 +195,12 @@ def _connected(job: JobConfig) -> Iterator[bool]:
         yield is_started
 
 
+@kept_signals()
 def _connect(job: JobConfig, stack: contextlib.ExitStack) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # It warns that a token it found is used, in the middle of the progress bar. A token that is missing is an error.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    # Only the main thread may set them, and Ray sets them only there.
     is_main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
-    handlers = {number: signal.getsignal(number) for number in numbers}
     address = job.execution.ray_address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
@@ -226,9 +224,6 @@ def _connect(job: JobConfig, stack: contextlib.ExitStack) -> bool:
             f"cannot use Ray at {address}: {first_line(error)}; start one with `ray start --head`, name another with "
             "--execution-ray-address, or leave it out to have one started here (in-process does without)"
         ) from error
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _knock(address: str) -> None:

@@ -197,6 +197,38 @@ def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_p
     assert [leaks(data) for data in (told, *(path.read_bytes() for path in kept)) if leaks(data)] == []
 
 
+ASKED_TO_STOP = """
+import os, signal, sys, threading, time
+from pipeline.config.job import load_job
+from pipeline.execution import backends
+
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
+connect = lambda: backends.decoding_machines(load_job(sys.argv[2], {"execution.ray_address": sys.argv[1]}))
+if sys.argv[3] == "here":
+    connect()
+else:
+    thread = threading.Thread(target=connect)
+    thread.start()
+    thread.join()
+os.kill(os.getpid(), signal.SIGTERM)
+until = time.monotonic() + 4
+while time.monotonic() < until:
+    time.sleep(0.1)
+print("still there")
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("where", ["here", "in a thread"])
+def test_a_run_that_is_asked_to_stop_is_not_ended_by_ray(where, job, cluster):
+    """Ray's own handler ends a process 3 s after SIGTERM, and takes hold of it wherever it connects."""
+    _, environment = cluster
+    command = [sys.executable, "-c", ASKED_TO_STOP, environment["HEAD_OF_THE_CLUSTER"], str(job), where]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout.splitlines()[-2:] == ["asked to stop", "still there"], done.stdout + done.stderr
+    assert done.returncode == 0
+
+
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_rays_own_submit_runs_a_job_that_leaves_no_credential_anywhere(job, tmp_path, bucket, cluster, postgres):
