@@ -115,6 +115,7 @@ class Training:
         if world == "v3" and len(self.model.model.language_model.layers) == LAYERS:
             self.model = deepen(self.model, self.tokenizer).to(device)
         self.packer = Packer(self.tokenizer)
+        self.known: Path | None = None
 
     def run(self, chosen: tuple[Stage, ...]) -> None:
         """The chosen stages, one after another."""
@@ -149,6 +150,7 @@ class Training:
             takes=training_takes(self.folder) if stage.speaks else None,
             faces=training_faces(self.folder, self.fonts) if stage.reads else None,
             begins_at=stage.begins_at,
+            tables=stage.tables,
         )
 
     def bind(self, stage: DecoderStage) -> None:
@@ -174,7 +176,9 @@ class Training:
             workers=self.settings.workers if ideal or self.device.type == "cpu" else 0,
             active=stage.layers,
             frozen=stage.frozen,
+            known=self.known,
         )
+        self.known = self.folder / f"{stage.name}.pt"
 
 
 def timed(trained: Training, chosen: tuple[Stage, ...], seconds: float) -> tuple[Stage, ...]:

@@ -35,6 +35,8 @@ class EncoderStage:
     """Whether it learns the words that are written there."""
     begins_at: float = 0.0
     """Share of the way from one written word to whole pages in all faces that lies behind it."""
+    tables: float = 0.0
+    """Share of the batches that are pages with rules and columns."""
     share_of_time: float = 0.1
     """How `--hours` is spent, relative to other stages."""
 
@@ -261,6 +263,31 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
         decay=0.6,
         unheard=True,
     ),
+    DecoderStage(
+        "joined-long",
+        "encoded",
+        250,
+        (
+            Phase(
+                1.00,
+                replace(
+                    SPOKEN,
+                    shortest_s=7,
+                    longest_s=13,
+                    questions=26,
+                    full_share=0.7,
+                    thin_share=0.5,
+                    joined_weight=1.5,
+                    counted_weight=3.0,
+                ),
+            ),
+        ),
+        rate=7e-4,
+        rows=4,
+        decay=0.7,
+        unheard=True,
+    ),
+    EncoderStage("tables", "vision", 480, rate=1e-3, busy_share=0.25, reads=True, begins_at=0.6, tables=0.55),
 )
 """The checkpoint `tiny-v3`, on the weights of `tiny` (`--world v3 --from DIR`)."""
 CURRICULA = {"v1": STAGES, "v2": BUSY_STAGES, "v3": SPOKEN_STAGES}
