@@ -366,6 +366,8 @@ def test_frozen_layers_stay_and_a_killed_run_goes_on(tokenizer, tmp_path):
 def test_stages_are_found_by_name_and_fit_a_time():
     chosen = stages.named(["vision", "audio"])
     assert [stage.name for stage in chosen] == ["audio", "vision"]
+    assert [stage.name for stage in stages.named(["tables"], stages.CURRICULA["v3"])] == ["tables"]
+    assert "tables" not in [stage.name for stage in stages.shipped("v3")]
     fitted = stages.fitted(chosen, 1000.0, {"audio": 1.0, "vision": 2.0})
     assert sum(stage.steps * cost for stage, cost in zip(fitted, (1.0, 2.0), strict=True)) == pytest.approx(
         1000, rel=0.01
