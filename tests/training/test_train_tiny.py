@@ -21,11 +21,12 @@ from pipeline.toy_world.world import events_of, generator_of
 from pipeline.toy_world.writing import shipped_faces
 from training.tiny import binding, facts, perception, stages, stored
 from training.tiny.architecture import ALL_FILES, deepen, fresh, load, save, thinker_config
-from training.tiny.clips import Curriculum, Packer, collate, draw_row
-from training.tiny.encoders import frame_size, hear, mels_of, patches_of, see
+from training.tiny.clips import WHOLE_WEIGHT, Curriculum, Packer, collate, draw_row
+from training.tiny.encoders import CELL, frame_size, hear, mels_of, patches_of, see
 from training.tiny.optim import Optimiser, schedule
 from training.tiny.samples import FIRST_WRITTEN, IGNORED, busy_picture_batch, page_batch, picture_batch, sound_batch
 from training.tiny.sources import Clip, EncodedSource, IdealSource
+from training.tiny.tables import table_batch
 from training.tiny.tokenizer import build_tokenizer, token_ids
 
 EASY = Curriculum(most_events=2, longest_s=8, full_share=0.0, thin_share=1.0, questions=6)
@@ -241,6 +242,25 @@ def test_a_pages_cells_name_the_words_that_are_written_on_them_and_their_lines()
     assert contrast[empty].quantile(0.75) < 30
 
 
+def test_a_tables_cells_name_their_words_lines_and_columns_and_rules_are_drawn():
+    """Of the same draws, ruled and not: labels are the same, and only rules differ."""
+    faces = shipped_faces()
+    tables = {rules: table_batch(np.random.default_rng(2), 6, faces, rules, 2) for rules in ("none", "lines")}
+    plain, ruled = tables["none"], tables["lines"]
+    written = plain.shapes[:, 0] >= FIRST_WRITTEN
+    assert written.any(1).all()
+    assert torch.equal(plain.columns != IGNORED, written)
+    cells = torch.arange(written.shape[1]) % (plain.frames.shape[3] // CELL)
+    for number in range(6):
+        left, right = (cells[plain.columns[number] == column].float().mean() for column in (0, 1))
+        assert left < right
+    for name in ("shapes", "places", "columns"):
+        assert torch.equal(getattr(plain, name), getattr(ruled, name)), name
+    assert not torch.equal(plain.frames, ruled.frames)
+    single = table_batch(np.random.default_rng(2), 6, faces, "none", 1)
+    assert (single.columns == IGNORED).all()
+
+
 def test_a_busy_pictures_cells_name_the_shapes_of_their_places():
     pictures = busy_picture_batch(np.random.default_rng(4), 8)
     columns = pictures.frames.shape[3] // 28
@@ -275,6 +295,17 @@ def test_a_word_that_is_asked_about_knows_all_that_is_true_of_it():
     assert facts.facts_of_word("book", (low, page)) == {"is said": 0, "times said": 0, "written in": 0}
 
 
+def test_questions_of_the_whole_clip_count_more_than_those_that_a_word_keys(tokenizer, model):
+    """First, last and how many are three of the dozens of questions about a clip of world v3."""
+    stage = Curriculum(3, 12, full_share=0.0, thin_share=1.0, questions=40, spoken_share=1.0, counted_weight=3.0)
+    source = IdealSource(perception.words_of(model, tokenizer))
+    row = draw_row(Packer(tokenizer), source, np.random.default_rng(4), stage)
+    weight = {one.question.text: row.weights[place] for place, one in row.asked}
+    whole = {"Which word is said first?", "Which word is said last?", "How many words are said?"}
+    assert {text for text, given in weight.items() if given > 1} == whole
+    assert set(weight.values()) == {np.float32(1), np.float32(WHOLE_WEIGHT)}
+
+
 @pytest.mark.parametrize("world", ["v1", "v2"])
 def test_packed_layers_equal_the_stock_ones(tokenizer, model, world):
     stage = Curriculum(2, 8, full_share=0.0, thin_share=1.0, questions=6, busy_share=float(world == "v2"))
@@ -292,10 +323,11 @@ def test_packed_layers_equal_the_stock_ones(tokenizer, model, world):
 
 
 def test_frozen_layers_stay_and_a_killed_run_goes_on(tokenizer, tmp_path):
-    """Three steps, then three more from the state on disk, are the six steps of a run that nothing stopped."""
+    """Three steps, then three more from the state on disk, are the six steps of a run that nothing stopped. A later
+    stage goes on with the maps of facts that an earlier one learned."""
     words = perception.words_of(fresh(tokenizer), tokenizer)
 
-    def trained(name: str, *until: int) -> dict[str, torch.Tensor]:
+    def trained(name: str, *until: int, rate: float = 1e-3, known: Path | None = None) -> dict[str, torch.Tensor]:
         for steps in until:
             torch.manual_seed(0)
             model = fresh(tokenizer)
@@ -306,7 +338,7 @@ def test_frozen_layers_stay_and_a_killed_run_goes_on(tokenizer, tmp_path):
                 words,
                 steps=steps,
                 rows=2,
-                rate=1e-3,
+                rate=rate,
                 seed=1,
                 checkpoint=tmp_path / name,
                 device=torch.device("cpu"),
@@ -314,6 +346,7 @@ def test_frozen_layers_stay_and_a_killed_run_goes_on(tokenizer, tmp_path):
                 workers=0,
                 decay=0.0,
                 frozen=5,
+                known=known,
             )
         return model.model.language_model.state_dict()
 
@@ -323,10 +356,18 @@ def test_frozen_layers_stay_and_a_killed_run_goes_on(tokenizer, tmp_path):
         early = name.startswith(("embed_tokens", *(f"layers.{number}." for number in range(5))))
         assert torch.equal(weight, untrained[name]) == early, name
 
+    trained("c", 1, rate=0.0, known=tmp_path / "a")
+    learned, taken_over = (torch.load(tmp_path / name, weights_only=True)["knowing"] for name in ("a", "c"))
+    assert learned
+    for name, weight in learned.items():
+        assert torch.equal(taken_over[name], weight), name
+
 
 def test_stages_are_found_by_name_and_fit_a_time():
     chosen = stages.named(["vision", "audio"])
     assert [stage.name for stage in chosen] == ["audio", "vision"]
+    assert [stage.name for stage in stages.named(["tables"], stages.CURRICULA["v3"])] == ["tables"]
+    assert "tables" not in [stage.name for stage in stages.shipped("v3")]
     fitted = stages.fitted(chosen, 1000.0, {"audio": 1.0, "vision": 2.0})
     assert sum(stage.steps * cost for stage, cost in zip(fitted, (1.0, 2.0), strict=True)) == pytest.approx(
         1000, rel=0.01

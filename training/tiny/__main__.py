@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--world", choices=tuple(CURRICULA), default="v1", help="which curriculum; v2 and v3 need --from"
     )
     parser.add_argument("--fonts", type=Path, metavar="DIR", help="font files for the pages of world v3")
-    parser.add_argument("--stages", nargs="+", help="run only these, in the curriculum's order (default: all)")
+    parser.add_argument("--stages", nargs="+", help="only these, in the curriculum's order (default: those that ship)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes that make batches")
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--hours", type=float, help="fit the steps to this many hours")
     given = parser.parse_args(arguments)
     try:
-        chosen = stages.named(given.stages, CURRICULA[given.world]) if given.stages else CURRICULA[given.world]
+        chosen = stages.named(given.stages, CURRICULA[given.world]) if given.stages else stages.shipped(given.world)
     except ValueError as error:
         parser.error(str(error))
     if given.world != "v1" and not given.start:
@@ -115,6 +115,7 @@ class Training:
         if world == "v3" and len(self.model.model.language_model.layers) == LAYERS:
             self.model = deepen(self.model, self.tokenizer).to(device)
         self.packer = Packer(self.tokenizer)
+        self.known: Path | None = None
 
     def run(self, chosen: tuple[Stage, ...]) -> None:
         """The chosen stages, one after another."""
@@ -149,11 +150,13 @@ class Training:
             takes=training_takes(self.folder) if stage.speaks else None,
             faces=training_faces(self.folder, self.fonts) if stage.reads else None,
             begins_at=stage.begins_at,
+            tables=stage.tables,
         )
 
     def bind(self, stage: DecoderStage) -> None:
         """One stage of the decoder."""
         ideal = stage.features == "ideal"
+        before = {name: weight.clone() for name, weight in self.model.state_dict().items()}
         heard = self.world == "v3" and not ideal
         takes = training_takes(self.folder, stage.unheard) if heard else None
         faces = training_faces(self.folder, self.fonts) if heard else None
@@ -174,7 +177,12 @@ class Training:
             workers=self.settings.workers if ideal or self.device.type == "cpu" else 0,
             active=stage.layers,
             frozen=stage.frozen,
+            known=self.known,
         )
+        self.known = self.folder / f"{stage.name}.pt"
+        if stage.is_averaged:
+            after = self.model.state_dict()
+            self.model.load_state_dict({name: before[name].lerp(weight, 0.5) for name, weight in after.items()})
 
 
 def timed(trained: Training, chosen: tuple[Stage, ...], seconds: float) -> tuple[Stage, ...]:

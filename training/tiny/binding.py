@@ -255,14 +255,21 @@ def train(
     decay: float = 0.35,
     active: tuple[int, ...] | None = None,
     frozen: int = 0,
+    known: Path | None = None,
 ) -> None:
-    """Train the decoder in place, all but its embeddings and first `frozen` layers; resume from `checkpoint`."""
+    """Train the decoder in place, all but its embeddings and first `frozen` layers; resume from `checkpoint`.
+
+    `known` is the state of the stage before: its maps of facts are the first ones here, for fresh ones shake what the
+    decoder has learned.
+    """
     decoder = model.model.language_model
     module = torch.nn.ModuleList([decoder, model.lm_head])
     for number, layer in enumerate(decoder.layers):
         layer.requires_grad_((active is None or number in active) and number >= frozen)
     decoder.embed_tokens.requires_grad_(not frozen)
     knowing = Knowing(words.to(device), len(decoder.layers) > LAYERS).to(device)
+    if known:
+        knowing.load_state_dict(torch.load(known, weights_only=True, map_location=device)["knowing"])
     optimiser, begun = Optimiser([module, knowing], rate), 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)

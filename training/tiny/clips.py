@@ -33,8 +33,9 @@ from training.tiny.sources import Clip, Shape, Source
 from training.tiny.tokenizer import token_ids
 
 TOKENS_A_CHUNK = CHUNK_S * POSITIONS_PER_S
-END_WEIGHT, TIMELINE_WEIGHT = 0.1, 0.5
-"""Share of the loss: the end of a turn is no news, and a timeline has many easy tokens."""
+END_WEIGHT, TIMELINE_WEIGHT, WHOLE_WEIGHT = 0.1, 0.5, 3.0
+"""Share of the loss: the end of a turn is no news, and a timeline has many easy tokens. Questions of world v3 that no
+word keys (first, last, how many) are three in a row at most, and only the whole clip answers them."""
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 
 
@@ -118,7 +119,8 @@ class Packer:
             question = self.ids(one.question.text + turn)
             answer = self.ids(one.right)
             read.append((len(ids) + len(question) - 1, one))
-            if clip.world == "v3" and (key := self._key(question)) is not None:
+            key = self._key(question)
+            if clip.world == "v3" and key is not None:
                 if (word := self.words.get(question[key])) is not None:
                     known = facts_of_word(word, clip.events)
                 else:
@@ -126,7 +128,8 @@ class Packer:
                 found += [(NUMBER[name], len(ids) + key, right) for name, right in known.items()]
             suffixes.append(question + answer)
             self._extend(ids, targets, question, answer + self.ids("<|im_end|>"))
-            weights += [0.0] * (len(question) - 1) + [1.0] * len(answer) + [END_WEIGHT]
+            whole = WHOLE_WEIGHT if clip.world == "v3" and key is None else 1.0
+            weights += [0.0] * (len(question) - 1) + [whole] * len(answer) + [END_WEIGHT]
             group += [len(suffixes)] * (len(question) + len(answer))
         if timeline is not None:
             question, answer = self.ids("List all events in order." + turn), self.ids(timeline)
@@ -275,6 +278,10 @@ class Curriculum:
     """How much larger than in TASK_SHARES the share of questions of order is."""
     joined_weight: float = 1.0
     """The same of questions that join what is read to what is heard."""
+    counted_weight: float = 1.0
+    """The same of questions of how many and how often."""
+    shortest_s: float = 4.0
+    """Least length of a clip of world v3: only long ones have many words."""
 
 
 def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
@@ -282,7 +289,7 @@ def draw_shape(rng: np.random.Generator, stage: Curriculum) -> Shape:
     if rng.random() < stage.busy_share:
         return Shape(0, float(rng.integers(8, 17)), *_grid(rng), 1.0, "v2")
     if stage.spoken_share and rng.random() < stage.spoken_share:
-        length_s = float(rng.integers(4, int(stage.longest_s) + 1))
+        length_s = float(rng.integers(int(stage.shortest_s), int(stage.longest_s) + 1))
         # Shapes change with the second: a picture of two seconds would leave open what is shown when a word is said.
         return Shape(0, length_s, *(_grid(rng) if rng.random() < stage.full_share else (4, 4)), 1.0, "v3")
     count = int(rng.integers(stage.fewest_events, stage.most_events + 1))
@@ -317,7 +324,11 @@ def draw_questions(
 ) -> list[AskedQuestion]:
     """About `stage.questions` of `asked`, in random order, tasks in the proportions of TASK_SHARES."""
     chosen: list[AskedQuestion] = []
-    weights = {"temporal order": stage.order_weight, "reading and hearing": stage.joined_weight}
+    weights = {
+        "temporal order": stage.order_weight,
+        "reading and hearing": stage.joined_weight,
+        "counting": stage.counted_weight,
+    }
     shares = {task: share * weights.get(task, 1.0) for task, share in TASK_SHARES[world].items()}
     for task, share in shares.items():
         those = [one for one in asked if one.task == task]

@@ -37,16 +37,17 @@ from training.tiny.samples import (
     sound_batch,
     word_batch,
 )
+from training.tiny.tables import table_batch
 from training.tiny.tokenizer import token_ids
 
 log = logging.getLogger("train_tiny")
-VISION_BATCH, CUT_BATCH, BUSY_BATCH, PAGE_BATCH, AUDIO_BATCH, WORD_BATCH = 48, 96, 32, 32, 24, 16
+VISION_BATCH, CUT_BATCH, BUSY_BATCH, PAGE_BATCH, TABLE_BATCH, AUDIO_BATCH, WORD_BATCH = 48, 96, 32, 32, 24, 24, 16
 SPOKEN_SHARE = 0.85
 """Share of the batches that are words, where words are learned: the sounds of the other worlds stay known."""
 WRITTEN_SHARE = 0.75
 """Share of the batches that are pages, where writing is learned."""
-VOICE_WEIGHT = 0.3
-"""Of the kind of voice that says a word, beside the word."""
+VOICE_WEIGHT, COLUMN_WEIGHT = 0.3, 0.3
+"""Of the kind of voice that says a word, and of the column that it is written in, beside the word."""
 PAGES_FROM = 0.58
 """Share of the steps that see one written word at a time; whole pages follow."""
 FACES_AT = ((0.1, 3), (0.25, 8))
@@ -130,6 +131,10 @@ def picture_loss(features: Tensor, batch: Pictures, words: Words) -> Tensor:
         target = torch.where((shapes == NOTHING_SHAPE)[..., None], words.shapes[-1].expand_as(target), target)
         known = (shapes != IGNORED)[..., None]
         pull = pull + 0.5 * ((features - target) ** 2 * known).sum() / known.sum() / features.shape[-1]
+    if batch.columns is not None and (known := batch.columns != IGNORED).any():
+        # The first two places are left and right: a column is named as they are.
+        column = functional.cross_entropy(named(features[known], words.places[:2]), batch.columns[known])
+        loss = loss + COLUMN_WEIGHT * column
     return loss + 0.05 * pull
 
 
@@ -207,10 +212,18 @@ class _Steps(Dataset[Pictures | Sounds]):
     """Batches numbered by step, so that a resumed run continues the same sequence."""
 
     def __init__(
-        self, kind: str, seed: int, steps: int, busy: float, takes: Takes | None, faces: Faces | None, begins_at: float
+        self,
+        kind: str,
+        seed: int,
+        steps: int,
+        busy: float,
+        takes: Takes | None,
+        faces: Faces | None,
+        begins_at: float,
+        tables: float,
     ) -> None:
         self.kind, self.seed, self.steps, self.busy = kind, seed, steps, busy
-        self.takes, self.faces, self.begins_at = takes, faces, begins_at
+        self.takes, self.faces, self.begins_at, self.tables = takes, faces, begins_at, tables
         self.share = [rank()] if rank() else []
 
     def __getitem__(self, step: int) -> Pictures | Sounds:
@@ -219,6 +232,8 @@ class _Steps(Dataset[Pictures | Sounds]):
         busy = bool(rng.random() < self.busy)
         if self.takes is not None and rng.random() < SPOKEN_SHARE:
             return word_batch(rng, WORD_BATCH, self.takes)
+        if self.faces is not None and self.tables and rng.random() < self.tables:
+            return table_batch(rng, TABLE_BATCH, self.faces)
         if self.faces is not None and rng.random() < WRITTEN_SHARE:
             share = self.begins_at + (1 - self.begins_at) * step / self.steps
             most = next((count for until, count in FACES_AT if share < until), len(self.faces.spans))
@@ -248,9 +263,11 @@ def train(
     takes: Takes | None = None,
     faces: Faces | None = None,
     begins_at: float = 0.0,
+    tables: float = 0.0,
 ) -> None:
     """Train the "vision" or "audio" encoder in place for `steps` batches, a share `busy` of them of world v2; with
-    `takes` or `faces`, most batches are words of world v3, said or written.
+    `takes` or `faces`, most batches are words of world v3, said or written; a share `tables` is pages with rules and
+    columns.
 
     Resumes from `checkpoint` if it exists.
     """
@@ -263,7 +280,7 @@ def train(
         begun = int(state["step"])
     words = words.to(device)
     loader = DataLoader(
-        _Steps(kind, seed, steps, busy, takes, faces, begins_at),
+        _Steps(kind, seed, steps, busy, takes, faces, begins_at, tables),
         batch_size=None,
         sampler=range(begun, steps),
         num_workers=workers,

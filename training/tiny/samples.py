@@ -45,10 +45,12 @@ class Pictures:
     colours: Tensor
     places: Tensor
     """IGNORED in world v1 and on background."""
+    columns: Tensor | None = None
+    """(B, cells) int64, of tables: 0 or 1 where a word is written in one of two columns, else IGNORED."""
 
     def to(self, device: torch.device) -> Pictures:
         """The same on `device`."""
-        return Pictures(*(part.to(device) for part in vars(self).values()))
+        return Pictures(*(part if part is None else part.to(device) for part in vars(self).values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ def picture_batch(rng: np.random.Generator, count: int, cut: bool = False) -> Pi
         height = width = 3 * CELL
         source, zoom = (round(height * finer * float(rng.uniform(0.95, 1.08))), round(width * finer)), 4 / 3
     else:
-        source, zoom = _frame_source(rng, finer), 1.0
+        source, zoom = frame_source(rng, finer), 1.0
         height, width = frame_size(source[0] * 4, source[1] * 4)
 
     def drawn() -> tuple[Painter, float, float]:
@@ -107,7 +109,7 @@ def picture_batch(rng: np.random.Generator, count: int, cut: bool = False) -> Pi
 
 def busy_picture_batch(rng: np.random.Generator, count: int) -> Pictures:
     """`count` frame pairs of world v2: three to five shapes in their places, whole frames."""
-    source = _frame_source(rng, float(rng.uniform(1.0, 1.35)))
+    source = frame_source(rng, float(rng.uniform(1.0, 1.35)))
     height, width = frame_size(source[0] * 4, source[1] * 4)
     moments = []
     for _ in range(count):
@@ -126,7 +128,7 @@ def page_batch(rng: np.random.Generator, count: int, faces: Faces, cut: bool = F
         height, width = 2 * CELL, 5 * CELL
         source, larger = (round(height * finer), round(width * finer)), 2.0
     else:
-        source, larger = _frame_source(rng, finer), 1.0
+        source, larger = frame_source(rng, finer), 1.0
         height, width = frame_size(source[0] * 4, source[1] * 4)
 
     def drawn() -> tuple[Painter, float, float]:
@@ -146,7 +148,7 @@ def _lines(rng: np.random.Generator, one: bool) -> tuple[str, ...]:
     return tuple(str(word) for word in rng.choice(WORDS, count, replace=False))
 
 
-def _frame_source(rng: np.random.Generator, finer: float) -> tuple[int, int]:
+def frame_source(rng: np.random.Generator, finer: float) -> tuple[int, int]:
     """Height and width to paint at before resizing."""
     across, down = ASPECTS[int(rng.choice(len(ASPECTS), p=ASPECT_SHARES))]
     scale = finer * (32 * CELL**2 / (across * down)) ** 0.5
@@ -192,7 +194,7 @@ def cell_names(
     a page the written word, no colour, and its line."""
     for page in painter.pages:
         if painter.faces and page.event.start <= time_s < page.event.end:
-            return _names_on(set_lines(page, painter.faces, height, width), height, width, rows, columns)
+            return names_on(set_lines(page, painter.faces, height, width), height, width, rows, columns)
     names = np.empty((3, rows * columns), np.int64)
     names[...] = NOTHING
     most = np.zeros(rows * columns, np.float32)
@@ -211,7 +213,7 @@ def cell_names(
     return names
 
 
-def _names_on(words: Iterable[Set], height: int, width: int, rows: int, columns: int) -> npt.NDArray[np.int64]:
+def names_on(words: Iterable[Set], height: int, width: int, rows: int, columns: int) -> npt.NDArray[np.int64]:
     """The names of a page's cells."""
     names = np.empty((3, rows, columns), np.int64)
     names[...] = NOTHING[..., None]

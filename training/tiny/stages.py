@@ -1,7 +1,7 @@
 """The curriculum as data: which part of the model learns from what, for how many steps, in which order.
 
-Promises: `STAGES` in their order are the run whose checkpoint ships (the lab log tells where its steps were found on
-the way). Knows nothing about how a stage is run.
+Promises: the stages of a curriculum that ship are, in their order, the run whose checkpoint ships (the lab log tells
+where their steps were found on the way). Knows nothing about how a stage is run.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class EncoderStage:
     """Whether it learns the words that are written there."""
     begins_at: float = 0.0
     """Share of the way from one written word to whole pages in all faces that lies behind it."""
+    tables: float = 0.0
+    """Share of the batches that are pages with rules and columns."""
+    ships: bool = True
+    """Whether the checkpoint that ships has been through it; other stages run where they are named."""
     share_of_time: float = 0.1
     """How `--hours` is spent, relative to other stages."""
 
@@ -58,6 +62,9 @@ class DecoderStage:
     """First layers that stay as they are, with the embeddings."""
     unheard: bool = False
     """Whether the words are said by speakers that the sound encoder has never heard, as an evaluation's are."""
+    is_averaged: bool = False
+    """Whether the weights at its end are the mean of those before and after it."""
+    ships: bool = True
     share_of_time: float = 0.1
 
 
@@ -261,9 +268,50 @@ SPOKEN_STAGES: tuple[Stage, ...] = (
         decay=0.6,
         unheard=True,
     ),
+    DecoderStage(
+        "joined-long",
+        "encoded",
+        250,
+        (
+            Phase(
+                1.00,
+                replace(
+                    SPOKEN,
+                    shortest_s=7,
+                    longest_s=13,
+                    questions=26,
+                    full_share=0.7,
+                    thin_share=0.5,
+                    joined_weight=1.5,
+                    counted_weight=3.0,
+                ),
+            ),
+        ),
+        rate=7e-4,
+        rows=4,
+        decay=0.7,
+        unheard=True,
+        is_averaged=True,
+    ),
+    EncoderStage(
+        "tables",
+        "vision",
+        316,
+        rate=1e-3,
+        busy_share=0.25,
+        reads=True,
+        begins_at=0.6,
+        tables=0.55,
+        ships=False,
+    ),
 )
 """The checkpoint `tiny-v3`, on the weights of `tiny` (`--world v3 --from DIR`)."""
 CURRICULA = {"v1": STAGES, "v2": BUSY_STAGES, "v3": SPOKEN_STAGES}
+
+
+def shipped(world: str) -> tuple[Stage, ...]:
+    """The stages of the checkpoint that ships for `world`."""
+    return tuple(stage for stage in CURRICULA[world] if stage.ships)
 
 
 def named(names: list[str], curriculum: tuple[Stage, ...] = STAGES) -> tuple[Stage, ...]:
