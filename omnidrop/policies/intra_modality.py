@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.policies.coverage import LEAST_AUDIO, cover
+from omnidrop.policies.coverage import cover
 from omnidrop.policies.likeness import rarity
 from omnidrop.policies.max_min_selection import frames, max_min, split, windows
 from omnidrop.policies.schedule import EntryCounts
@@ -108,7 +108,7 @@ class Entry:
         return audio, tuple(frames)
 
 
-def select(tokens: AudioVisual, entry: Entry, keep: int, way: Way = "rare", least_audio: float = LEAST_AUDIO) -> Tensor:
+def select(tokens: AudioVisual, entry: Entry, keep: int, way: Way = "rare", least_audio: float | None = None) -> Tensor:
     """(keep,) ascending indices of the tokens that enter the decoder, int64; `least_audio` as `cover`, which alone
     chooses sound and picture together."""
     if keep == tokens.count:

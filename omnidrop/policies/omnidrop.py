@@ -15,7 +15,7 @@ from torch import Tensor
 from omnidrop.errors import PolicyError
 from omnidrop.policies import diversity, intra_modality
 from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, keep_highest
-from omnidrop.policies.coverage import LEAST_AUDIO, video_entering
+from omnidrop.policies.coverage import video_entering
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate
 
@@ -47,9 +47,10 @@ class OmniDrop(Merging):
     """Which ones: those that cover the clip (`cover`); the least like each other, rare ones first (`rare`) or not
     (`diverse`); or the paper's (`merged`): audio by attention received in the encoder, video by what differs from the
     anchor frame. See docs/evidence.md."""
-    least_audio: float = LEAST_AUDIO
-    """With the entry `cover`: the share of the audio tokens that enters is at least so many times the video's. More
-    helps where people talk and few tokens are kept, and costs as much where much is shown (docs/guide/choosing.md)."""
+    least_audio: float | None = None
+    """With the entry `cover`: the share of the audio tokens that enters is at least so many times the video's. Left at
+    None it is 1, and rises to 2 where few tokens enter (`coverage.SCARCE`). More helps where people talk and costs
+    where much is shown (docs/guide/choosing.md)."""
     merge: bool = True
     """See `Merging`."""
     at_input: bool = True
@@ -72,8 +73,9 @@ class OmniDrop(Merging):
             ("diversity_weight", 0.0, 1.0),
             ("diversity_from", 0.0, 1.0),
         ):
-            if not low <= getattr(self, field) <= high:
-                raise PolicyError(f"{field} must be {low:g} to {high:g}, got {getattr(self, field)!r}")
+            given = getattr(self, field)
+            if given is not None and not low <= given <= high:
+                raise PolicyError(f"{field} must be {low:g} to {high:g}, got {given!r}")
         for field in ("p_init", "p_final"):
             given = getattr(self, field)
             if given is not None and not 0.0 <= given < 1.0:
@@ -101,7 +103,7 @@ class OmniDrop(Merging):
     def remark(self) -> str:
         """What one should know who has set the share of the sound; empty where it does what its name says."""
         if self.entry != "cover":
-            if self.least_audio == type(self).least_audio:
+            if self.least_audio is None:
                 return ""
             return f"least_audio {self.least_audio:g} does nothing with entry {self.entry}; to use it, set entry: cover"
         if self.audio_keep == type(self).audio_keep:

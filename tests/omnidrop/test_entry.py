@@ -147,6 +147,22 @@ def test_sound_keeps_its_share_within_bounds_whatever_covers_more() -> None:
     assert heard / tokens.audio == pytest.approx(4.0 * (60 - heard) / tokens.video, rel=0.06)
 
 
+@pytest.mark.parametrize(("entering", "times"), [(0.3, 1.0), (0.13, 1.0), (0.1, 1.3), (0.065, 2.0), (0.03, 2.0)])
+def test_where_few_enter_more_of_them_is_sound(entering: float, times: float) -> None:
+    """Silence, which little covers, beside pictures that are all different."""
+    tokens = clip(patches=40, cells=20, sounds=200)
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randn(tokens.count, 32, generator=draw)
+    tokens = replace(tokens, features=torch.where(tokens.is_audio[:, None], torch.ones(32), noise))
+    keep = round(entering * tokens.count)
+    heard = int(tokens.is_audio[coverage.cover(tokens, keep)].sum())
+    shares = heard / tokens.audio, (keep - heard) / tokens.video
+    assert 0.95 * times * shares[1] <= shares[0] <= 1.05 * max(times, 1.75) * shares[1]
+    as_before = int(tokens.is_audio[coverage.cover(tokens, keep, least_audio=1.0)].sum())
+    assert (as_before < heard) == (times == 2.0)
+    assert coverage.video_entering(keep, tokens.audio, tokens.video) <= keep - heard
+
+
 def test_what_is_shown_for_a_moment_is_among_few_tokens() -> None:
     tokens = clip(patches=20, cells=12, sounds=0, kinds=1)
     features = tokens.features.clone()

@@ -15,6 +15,7 @@ import s3fs
 
 from pipeline.config.job import StorageConfig
 from pipeline.planning.listing import _replayed
+from pipeline.planning.media_plan import ANSWER_FORMAT
 from pipeline.report.queries import gather
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli, run, select
@@ -207,18 +208,19 @@ def test_an_output_keeps_the_defaults_it_was_begun_with(project, asked, monkeypa
 
 def test_answers_of_older_software_stay_and_are_redone_on_request(project, asked, monkeypatch):
     index(project)
-    monkeypatch.setattr("pipeline.planning.media_plan.ANSWER_FORMAT", 5)
-    monkeypatch.setattr("pipeline.runs.committer.ANSWER_FORMAT", 5)
+    now = ANSWER_FORMAT + 1
+    monkeypatch.setattr("pipeline.planning.media_plan.ANSWER_FORMAT", now)
+    monkeypatch.setattr("pipeline.runs.committer.ANSWER_FORMAT", now)
     video(project / "archive" / "new.mp4", "new")
     said = index(project)
     assert "24 clips keep answers of an older version" in said
     assert asked.clips() == 26
     formats = "SELECT answer_format, count(*) FROM clips GROUP BY 1 ORDER BY 1"
-    assert select(project / "job.yaml", formats) == [(4, 24), (5, 2)]
+    assert select(project / "job.yaml", formats) == [(now - 1, 24), (now, 2)]
     planned = cli("plan", project / "job.yaml", "--redo-older")
     assert "24 to do, 2 done" in " ".join(planned.output.split())
     index(project, "--redo-older")
-    assert select(project / "job.yaml", formats) == [(5, 26)]
+    assert select(project / "job.yaml", formats) == [(now, 26)]
     assert asked.clips() == 50
     assert "nothing to do" in index(project)
 
