@@ -31,7 +31,7 @@ def kept_signals() -> Iterator[None]:
         yield
     finally:
         for number in KEPT:
-            if is_main:
+            if is_main and in_python[number] is not None:  # None: never Python's
                 signal.signal(number, in_python[number])
             _sigaction(number, in_kernel[number])
 
