@@ -58,6 +58,8 @@ class ClipState:
     retries: int = 0
     due: float = 0.0
     """Not decoded again before this (monotonic clock)."""
+    begun_s: float = 0.0
+    """When decoding it was last begun (monotonic clock)."""
     refused_at: int | None = None
     """How many clips had been answered when there was no room for this one."""
     machine: str = ""

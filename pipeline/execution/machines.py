@@ -1,12 +1,13 @@
 """Which machines still decode: one that fails on file after file is given a clip that worked before.
 
 Promises: a failure that may be a machine's is held back until another file was decoded there, or a clip that worked
-before was; a machine that fails on that, too, is out, and what failed there is tried elsewhere. Knows nothing about
-Ray, or how anything is decoded.
+before was, begun after the failure was known; a machine that fails on that, too, is out, and what failed there is tried
+elsewhere. Knows nothing about Ray, or how anything is decoded.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from pipeline.execution.clip_state import ClipState
@@ -37,16 +38,23 @@ def is_certain(failure: ClipFailure) -> bool:
     return failure.error_class in {error.error_class for error in certain}
 
 
+Held = tuple[ClipState, ClipFailure]
+
+
 @dataclass
 class _Doubt:
-    """What failed on one machine since a file was last decoded there."""
+    """What failed on one machine since a file was last decoded there, and when that was known (monotonic clock)."""
 
-    held: list[tuple[ClipState, ClipFailure]] = field(default_factory=list)
+    held: list[tuple[float, Held]] = field(default_factory=list)
     is_under_check: bool = False
 
     @property
+    def all(self) -> list[Held]:
+        return [held for _, held in self.held]
+
+    @property
     def files(self) -> int:
-        return len({state.owner.unit.media.media_id for state, _ in self.held})
+        return len({state.owner.unit.media.media_id for state, _ in self.all})
 
 
 class Machines:
@@ -59,11 +67,21 @@ class Machines:
         """A clip that was decoded, to try a machine on."""
         self._doubts: dict[str, _Doubt] = {}
 
-    def decoded(self, machine: str, state: ClipState) -> list[tuple[ClipState, ClipFailure]]:
-        """A clip came from this machine; returns what failed there before, which was not its fault."""
+    def decoded(self, machine: str, state: ClipState) -> list[Held]:
+        """A clip came from this machine; returns what failed there before that was begun, which was not its fault.
+
+        One that was begun earlier and took longer says nothing: the machine may have broken meanwhile.
+        """
         self.worked = state.fresh()
         doubt = self._doubts.get(machine)
-        return [] if doubt is None or doubt.is_under_check else self._doubts.pop(machine).held
+        if doubt is None or doubt.is_under_check:
+            return []
+        later = [(known_s, held) for known_s, held in doubt.held if known_s > state.begun_s]
+        before = [held for known_s, held in doubt.held if known_s <= state.begun_s]
+        self._doubts.pop(machine)
+        if later:
+            self._doubts[machine] = _Doubt(later)
+        return before
 
     def failed(self, machine: str, state: ClipState, failure: ClipFailure) -> bool:
         """Hold a failure back, if it may be the machine's; returns whether it is held."""
@@ -72,7 +90,7 @@ class Machines:
         is_told = is_certain(failure) or rule_of(failure.error_class).fault is Fault.ITEM
         if self.worked is None and machine not in self.out and not is_told:
             return False  # nothing to compare with: damaged files may well be an archive's first
-        self._doubts.setdefault(machine, _Doubt()).held.append((state, failure))
+        self._doubts.setdefault(machine, _Doubt()).held.append((time.monotonic(), (state, failure)))
         if is_certain(failure):
             self.out.setdefault(machine, failure.message)  # it tried itself
         return True
@@ -91,30 +109,30 @@ class Machines:
             self._doubts[machine].is_under_check = True
         return asked
 
-    def checked(self, machine: str, problem: str | None) -> list[tuple[ClipState, ClipFailure]]:
+    def checked(self, machine: str, problem: str | None) -> list[Held]:
         """How the clip that worked before went; returns the failures held back where it went well: they stand."""
         if problem is None:
-            return self._doubts.pop(machine, _Doubt()).held
+            return self._doubts.pop(machine, _Doubt()).all
         self.out.setdefault(machine, problem)
         return []
 
     def to_retry(self) -> list[ClipState]:
         """Clips that failed on machines that are out: to be tried elsewhere."""
-        held = [held for machine in self.out for held in self._doubts.pop(machine, _Doubt()).held]
+        held = [held for machine in self.out for held in self._doubts.pop(machine, _Doubt()).all]
         return [state for state, _ in held]
 
     def hopeless(self, here: set[str]) -> str | None:
         """What to say where nothing was ever decoded, and on every machine file after file, all probed well, cannot
         even be read."""
-        held = [held for doubt in self._doubts.values() for held in doubt.held]
+        held = [held for doubt in self._doubts.values() for held in doubt.all]
         files = {state.owner.unit.media.media_id for state, _ in held}
         if self.worked is not None or len(files) < IN_A_ROW or not here <= self._doubts.keys():
             return None
         return f"none of the first {len(files)} files can be read on this machine: {held[-1][1].message}"
 
-    def unresolved(self) -> list[tuple[ClipState, ClipFailure]]:
+    def unresolved(self) -> list[Held]:
         """What is held back and cannot be checked, since nothing was ever decoded: given up as it is."""
-        held = [held for doubt in self._doubts.values() for held in doubt.held]
+        held = [held for doubt in self._doubts.values() for held in doubt.all]
         self._doubts.clear()
         return held
 

@@ -244,6 +244,7 @@ class RayExecution:
             self._decoding[report] = state
 
     def _start(self, state: ClipState) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        state.begun_s = time.monotonic()
         start_at = self._backend.start_decode_at
         if start_at is None or not (state.machine or state.is_helped):
             return self._backend.start_decode(state.owner.unit, state.clip)
