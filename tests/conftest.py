@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import socket
@@ -27,7 +28,11 @@ from tests.support.media_files import clip_file
 from tests.support.postgres_server import postgres_server
 from tests.support.small_jobs import QUESTIONS, cli
 from tests.support.stub_hub import stub_hub
+from workers.media import probing
 from workers.media.ffmpeg import packed_ffmpeg
+
+# Collecting imports some 5,000 modules whose objects stay: looked over once, not each time a test collects garbage.
+gc.disable()
 
 # A busy machine may take a second for what takes a millisecond; tests that bound time do so themselves.
 settings.register_profile("omnidrop", deadline=None)
@@ -41,11 +46,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-RAY_TOGETHER = ("test_run", "test_workers", "test_metrics", "test_neighbours", "test_scale")
-"""Files with a few tests that need `ray_session`: one test process takes them all, so that one Ray serves them."""
+RAY_TOGETHER = ("test_docs", "test_execution", "test_metrics", "test_neighbours", "test_scale")
+"""Files with tests that need `ray_session` or `demo`: one test process takes them all, so that one Ray serves them."""
 LONGEST_FIRST = (
-    *("test_execution", *RAY_TOGETHER, "test_docs", "test_cluster", "test_what_counts", "test_whose_fault"),
-    *("test_crash", "test_passes", "test_media", "test_cost_control", "test_run_s3", "test_evaluate", "test_report"),
+    *(*RAY_TOGETHER, "test_cluster", "test_crash", "test_run", "test_what_counts", "test_whose_fault"),
+    *("test_passes", "test_workers", "test_media", "test_cost_control", "test_run_s3", "test_evaluate", "test_report"),
     *("test_results", "test_retry", "test_evidence", "test_hostile_media", "test_real_media", "test_verify"),
     *("test_train_tiny", "test_archive", "test_any_history", "test_query", "test_index", "test_audit", "test_ask"),
     *("test_cli", "test_memory", "test_mistakes", "test_schedule", "test_probe", "test_whole_videos", "test_export"),
@@ -55,10 +60,21 @@ LONGEST_FIRST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Long files come first: processes that take a file at a time (`--dist loadfile`) are then busy to the end. What
-    needs a Ray comes before what does not."""
-    place = {name: number for number, name in enumerate(LONGEST_FIRST)} | dict.fromkeys(RAY_TOGETHER, 1)
-    items.sort(key=lambda item: (place.get(item.path.stem, len(place)), "ray_session" not in item.fixturenames))
+    """Long files come first: processes that take a file at a time (`--dist loadfile`) are then busy to the end. Of
+    `RAY_TOGETHER`, what needs a Ray comes before what does not."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+
+    def order(item):
+        file = item.path.stem
+        needs_none = "ray_session" not in item.fixturenames if file in RAY_TOGETHER else False
+        return file not in RAY_TOGETHER, needs_none, place.get(file, len(place))
+
+    items.sort(key=order)
+
+
+def pytest_collection_finish():
+    gc.enable()
+    gc.freeze()
 
 
 class FilesOfOneRay(LoadFileScheduling):
@@ -114,6 +130,35 @@ def pytest_sessionfinish():
 @pytest.fixture
 def ray_session():
     """A Ray as a run without a cluster starts it (`SharedRay`). Takes 6 s and 1 GB."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def embedded_models_once():
+    """An embedded checkpoint is loaded once by a test process: a third of a second of some 400 runs and models. Nothing
+    is left in it but features remembered of clips, which each load forgets."""
+    from omnidrop.models import registry
+
+    loaded = {}
+
+    def load(model, **how):
+        if model not in EMBEDDED:
+            return real(model, **how)
+        key = model, *sorted((name, str(given)) for name, given in how.items())
+        adapter = loaded.get(key) or loaded.setdefault(key, real(model, **how))
+        adapter.memory.clear()
+        return adapter
+
+    real, registry.load = registry.load, load
+    yield
+    registry.load = real
+
+
+@pytest.fixture(scope="session", autouse=True)
+def probers_one_by_one():
+    """On a busy machine a few files wait long enough for a second prober, which takes longer to start than they do."""
+    before, probing.ALONE_S = probing.ALONE_S, 10.0
+    yield
+    probing.ALONE_S = before
 
 
 @pytest.fixture(scope="session")

@@ -122,13 +122,13 @@ def shown_place(demo, videos, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_demos_slide_is_read_and_its_words_are_understood(demo):
+def test_the_demos_slide_is_read_and_its_words_are_understood(ray_session, demo):
     answered = ask(str(demo / "talk.mp4"), *TALK_ASKED, model="tiny-v3", retained_ratio=0.3)
     assert [answer.text for answer in answered.clips[0].answers.answers] == list(TALK_ASKED.values())
 
 
 @pytest.mark.parametrize("page", GUIDE, ids=lambda p: p.name)
-def test_the_guides_commands_run_in_their_order(page, shown_place):
+def test_the_guides_commands_run_in_their_order(page, ray_session, shown_place):
     ran = 0
     for kind, text in blocks_of(page, "console|yaml"):
         if kind == "yaml":

@@ -26,7 +26,7 @@ from tests.support.stub_runs import QUESTIONS, stub_runs, video
 
 ROWS = "SELECT media_key, content_id, start_s, question_id, question, answer FROM answers ORDER BY ALL"
 STEPS = ("touch", "rename", "copy", "delete", "restore", "change", "exclude", "move", "forget", "run", "kill")
-EXAMPLES = int(os.environ.get("OMNIDROP_HISTORIES", "6"))
+EXAMPLES = int(os.environ.get("OMNIDROP_HISTORIES", "4"))
 """Histories with everything on this machine; a quarter as many with buckets and PostgreSQL."""
 
 

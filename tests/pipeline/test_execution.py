@@ -12,8 +12,10 @@ import ray
 
 from pipeline import failure_rules
 from pipeline.execution.actor_pool import ExecutionError
+from pipeline.execution.clip_state import ClipState, UnitState
 from pipeline.execution.homes import home_of
 from pipeline.execution.in_process import execute_in_process
+from pipeline.execution.machines import Machines
 from pipeline.execution.scheduler import Backend, Limits, RayExecution
 from tests.support import rows, stand_ins
 from tests.support.stand_ins import CLIP_BYTES
@@ -176,7 +178,7 @@ def test_an_actor_that_keeps_dying_ends_the_run(folder):
 
 def test_poison_clips_in_a_row_cost_those_clips_and_not_the_run(folder):
     given = units(4)
-    poison = [clip.index for clip in (*given[1].clips[1:], given[2].clips[0])]
+    poison = [clip.index for clip in (given[1].clips[-1], given[2].clips[0])]
     for index in poison:
         (folder / f"kill-actor-{index}").write_text("99")
     finished, statistics = run(folder, given, replace(LIMITS, actors=1))
@@ -292,6 +294,20 @@ def test_where_no_machine_is_left_the_run_ends_and_writes_nothing_off(folder):
     with pytest.raises(ExecutionError, match=r"no machine can decode any more \(.*as asked.*run again"):
         finished.extend(execution.run(breaking(folder, given, "decode_failed-on-one", "decode_failed-on-two")))
     assert not any(isinstance(o, ClipFailure) for result in finished for o in result.outcomes)
+
+
+def test_a_clip_begun_before_a_machine_broke_says_nothing_for_it():
+    """It takes longer than those that failed on the same machine meanwhile."""
+    first, slow, bad, worse, later = (ClipState(UnitState(u), u.clips[0], CLIP_BYTES) for u in units(5, clips=1))
+    machines, failed = Machines(), ClipFailure(None, "decode", "decode_failed", "no such file: libavcodec")
+    assert machines.decoded("one", first) == []
+    slow.begun_s = time.monotonic()
+    assert machines.failed("one", bad, failed)
+    assert machines.decoded("one", slow) == []
+    later.begun_s = time.monotonic()
+    assert machines.failed("one", worse, failed)
+    assert machines.decoded("one", later) == [(bad, failed)]
+    assert machines.is_holding
 
 
 def test_damaged_files_in_a_row_cost_no_machine(folder):

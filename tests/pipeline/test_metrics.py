@@ -15,9 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.config.sections import CostConfig
 from pipeline.execution.actor_metering import ActorTime, Load, Statistics
 from pipeline.runs import metrics
-from pipeline.tables.query import open_results, query
 from tests.support import rows
-from tests.support.small_jobs import run
+from tests.support.small_jobs import ANSWERS, run, select
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy/grafana/omnidrop.json").read_text())
 IN_TIME_S = 60
@@ -38,19 +37,20 @@ def exported(job_name):
     return found
 
 
-def first_row(folder, sql):
-    with open_results(str(folder / "results")) as results:
-        return next(iter(query(results, sql).rows))
-
-
 @pytest.mark.cluster
-def test_a_runs_numbers_arrive_where_prometheus_looks(job, ray_session):
-    run(job, name="measured", **{"execution.ray_address": None})
+def test_a_run_on_ray_gives_the_same_answers_and_its_numbers_arrive_where_prometheus_looks(job, ray_session):
+    run(job)
+    in_process = select(job, ANSWERS)
+    job.write_text(job.read_text().replace("output: results", "output: on-ray"))
+    summary = run(job, name="measured", **{"execution.ray_address": None})
+    assert summary.run.counts.clips_answered == 4
+    assert len(summary.run.resources.actors) == 1
+    assert select(job, ANSWERS) == in_process
     flops_of_a_clip = " + ".join(f"as_run_{part}_flops" for part in ("prefill", "selection", "encoder", "decode"))
-    clips, flops, decode_s = first_row(job.parent, f"SELECT count(*), sum({flops_of_a_clip}), sum(decode_s) FROM clips")
-    (quarantined,) = first_row(job.parent, "SELECT count(*) FROM quarantine")
-    (answers,) = first_row(job.parent, "SELECT count(answer) FROM answers")
-    (gpu_hours,) = first_row(job.parent, "SELECT gpu_hours FROM runs")
+    clips, flops, decode_s = select(job, f"SELECT count(*), sum({flops_of_a_clip}), sum(decode_s) FROM clips")[0]
+    (quarantined,) = select(job, "SELECT count(*) FROM quarantine")[0]
+    (answers,) = select(job, "SELECT count(answer) FROM answers")[0]
+    (gpu_hours,) = select(job, "SELECT gpu_hours FROM runs")[0]
     deadline = time.monotonic() + IN_TIME_S
     while True:
         found = exported("measured")

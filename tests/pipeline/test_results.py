@@ -287,7 +287,7 @@ STEPS = ("ask", "ask", "change", "retry", "take back", "forget", "damage")
 
 
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), min_size=3, max_size=14))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_whatever_happened_the_tables_are_those_written_anew(steps):
     with tempfile.TemporaryDirectory() as folder:
         store, url = open_store(f"{folder}/results"), f"sqlite:///{folder}/index.sqlite"
