@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests: what Python compiled once must stay, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test browser check docs bench gpu engines crash long fuzz histories test-media clean
+.PHONY: help setup demo test browser check docs lint types bench gpu engines crash long fuzz histories test-media clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -38,11 +38,15 @@ $(VENV)/ready: pyproject.toml
 demo: $(VENV)/ready   ## index a small archive of real video files; results in demo/results
 	@$(BIN)/omnidrop demo
 
-check: $(VENV)/ready docs  ## ruff, mypy --strict, import-linter, the site's links
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+check: $(VENV)/ready docs lint types  ## ruff, mypy --strict, import-linter, the site's links
+
+lint: $(VENV)/ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: $(VENV)/ready
+	@$(BIN)/mypy
 
 docs: $(VENV)/ready   ## the documentation as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
@@ -50,7 +54,9 @@ docs: $(VENV)/ready   ## the documentation as a site, in build/site
 # Most tests wait for Ray, ffmpeg or a server, so there are more test processes than cores; each takes 3 GB.
 TEST_PROCESSES ?= $(shell awk '/MemAvailable/ { print ($$2 > 18000000) ? 4 : ($$2 > 14000000) ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)
 
-test: check browser   ## check, then all tests
+test:                 ## check, then all tests
+	@# What does not need each other at once: on a bare machine the browser is installed while torch is.
+	@$(MAKE) --no-print-directory -j 4 check browser
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # The report's tests drive a real browser. On a Debian where we may, it is installed; elsewhere they say what to install.
