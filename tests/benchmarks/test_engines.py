@@ -56,6 +56,7 @@ def test_ratios_are_of_one_rounds_own_pair():
     assert ratios([measured(ours, 1.0)]) == []
 
 
+@pytest.mark.long
 def test_without_the_other_engine_ours_is_measured_and_the_reason_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(engines, "ENGINE_PYTHON", tmp_path / "none" / "python")
     monkeypatch.setattr(engines, "ROOT", tmp_path)  # without a Makefile

@@ -169,6 +169,7 @@ def buckets(postgres):
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 @pytest.mark.timeout(300 + 10 * EXAMPLES)
 @given(steps=HISTORIES)
 @settings(max_examples=max(1, EXAMPLES // 4), suppress_health_check=[HealthCheck.function_scoped_fixture], **AS_FOUND)

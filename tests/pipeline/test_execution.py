@@ -176,6 +176,7 @@ def test_an_actor_that_keeps_dying_ends_the_run(folder):
         run(folder, units(1))
 
 
+@pytest.mark.long
 def test_poison_clips_in_a_row_cost_those_clips_and_not_the_run(folder):
     given = units(4)
     poison = [clip.index for clip in (given[1].clips[-1], given[2].clips[0])]

@@ -233,7 +233,7 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", ["duckdb", pytest.param("polars", marks=pytest.mark.long)])
 def test_readers_that_glob_while_tables_are_published_see_each_row_once(tmp_path, store, journal, reader):
     """Items change, leave and come back; what never changes is there at any moment, and nothing is there twice."""
     index = SavingsIndex(f"sqlite:///{tmp_path}/index.sqlite")

@@ -173,6 +173,7 @@ def test_a_missing_bucket_is_explained(job, moto):
         run_job(remote, Silent(), threading.Event())
 
 
+@pytest.mark.long
 def test_rows_are_the_same_through_a_proxy_that_spoils_a_third_of_all_requests(tmp_path, monkeypatch):
     monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 1.5)  # a request that hangs costs as much
     with ExitStack() as stack:

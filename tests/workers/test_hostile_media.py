@@ -60,6 +60,7 @@ def test_every_hostile_file_ends_as_promised(tmp_path):
     assert report.bait_looks > 10
 
 
+@pytest.mark.long
 def test_the_same_through_a_bucket(tmp_path):
     """Names as on a disk; and keys that would climb out of a folder, which are names like any other."""
     kinds = ("named", "referring", "embedding", "truncated")
