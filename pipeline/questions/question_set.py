@@ -25,7 +25,7 @@ from omnidrop.questions import AnswerType, Question
 from pipeline.config.job import BUILTIN_QUESTION_SETS, builtin_question_sets
 from pipeline.config.sections import Section, Slug
 from pipeline.config.validation_errors import explain, joined
-from pipeline.config.yaml_source import YamlDocument, YamlError, dotted, read_yaml
+from pipeline.config.yaml_source import FieldPath, YamlDocument, YamlError, read_yaml
 from pipeline.questions.templates import (
     CLIP_FIELDS,
     MEDIA_FIELDS,
@@ -338,15 +338,13 @@ def _is_template(text: str) -> bool:
 
 def _warnings(document: YamlDocument) -> Iterator[str]:
     """Texts that YAML cut or changed."""
-    for field, comment in document.cut.items():
-        if field[-1] in ("text", "instruction") or "options" in field:
-            yield (
-                f"{document.where(field)}: {dotted(field)} ends before {comment!r}, because YAML reads the rest as a "
-                "comment; if it is part of the text, quote the text"
-            )
-    for field, text in document.written.items():
-        if field[0] == "variables":
-            yield f"{document.where(field)}: {dotted(field)} is read as a number; for the text {text!r}, quote it"
+    for field, said in document.read_otherwise(_is_text):
+        if _is_text(field) or field[0] == "variables":
+            yield said
+
+
+def _is_text(field: FieldPath) -> bool:
+    return field[-1] in ("text", "instruction") or "options" in field
 
 
 def _source_name(path: Path) -> str:
