@@ -22,25 +22,16 @@ from pipeline.records.columns import (
     AUDITS_SCHEMA,
     CLIP_FIELDS,
     CLIPS_SCHEMA,
-    NOTICED_FIELDS,
+    MEASURED,
 )
 from pipeline.records.unit import Label, UnitMeta, UnitObject
-
-_NOTICED = tuple(name for name, _ in NOTICED_FIELDS)
-_MEASURED = tuple(
-    name
-    for name, _ in CLIP_FIELDS
-    if (name.endswith(("_s", "_tokens", "_flops", "_bytes")) and name not in ("start_s", "end_s", *_NOTICED))
-    or name.startswith("retained_ratio")
-)
-"""What a clip cost: of a copy nothing, so that sums count it once."""
 
 
 def clips_table(unit: UnitObject, label: Label | None = None, *, is_copy: bool = False) -> pa.Table:
     """Rows of `clips` by `CLIPS_SCHEMA`: the answered and partial clips of a unit."""
     rows = unit.answered.select([*(n for n, _ in CLIP_FIELDS), "run_id"])
     if is_copy:
-        for name in _MEASURED:
+        for name in MEASURED:
             at = rows.column_names.index(name)
             rows = rows.set_column(at, name, pa.nulls(rows.num_rows, rows.schema.field(name).type))
     return _with_shared(unit.meta, label or unit.meta.label, rows, CLIPS_SCHEMA, is_copy)

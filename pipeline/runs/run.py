@@ -95,6 +95,11 @@ class RunSummary:
         return counts.units_finished == 0 and not counts.videos_asked and self.run.status == "complete"
 
     @property
+    def has_published(self) -> bool:
+        """Whether the tables that readers see were published since the run began."""
+        return self.published.published_at >= self.run.started_at
+
+    @property
     def answered_nothing(self) -> bool:
         """Whether no clip of the whole job has an answer: a failure, whatever the reason."""
         return self.totals.clips == 0

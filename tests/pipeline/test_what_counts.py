@@ -3,6 +3,7 @@ stub for ffmpeg and the model (`tests.support.stub_runs`), so that what is asked
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from pipeline.config.job import StorageConfig
+from pipeline.config.job import StorageConfig, load_job
 from pipeline.planning.listing import _replayed
 from pipeline.planning.media_plan import ANSWER_FORMAT
 from pipeline.report.queries import gather
@@ -232,7 +233,9 @@ def test_what_is_no_longer_listed_stops_counting_and_comes_back(project, asked):
     planned = cli("plan", project / "job.yaml")
     assert "1 of 12 no longer listed (00.mp4)" in " ".join(planned.output.split())
     assert rows(project) == before
-    assert "1 of 12 no longer listed" in index(project)
+    said = index(project)
+    assert "1 of 12 no longer listed" in said
+    assert "is finished; what counts has changed" in said
     assert rows(project) == [row for row in before if row[0] != "00.mp4"]
     assert "media │ 11" in " ".join(cli("status", project / "job.yaml").output.split())
     assert cli("verify", project / "job.yaml").exit_code == 0
@@ -241,6 +244,7 @@ def test_what_is_no_longer_listed_stops_counting_and_comes_back(project, asked):
     edit(project, ", exclude: ['00.*']", "")
     index(project)
     assert (rows(project), asked.clips()) == (before, 24)
+    assert "is finished; the results are unchanged" in index(project)
 
 
 def test_an_archive_that_lost_much_is_refused_and_nothing_changes(project, asked):
@@ -287,6 +291,31 @@ def test_a_row_counts_while_any_job_of_the_output_lists_it(project, asked):
     assert [key for key, _ in select(project / "job.yaml", keys)] == [f"0{n}.mp4" for n in (0, 1, 2, 5, 6, 7, 8, 9)]
     assert "clips with answers │ 10" in " ".join(cli("status", project / "other.yaml").output.split())
     assert cli("verify", project / "job.yaml").exit_code == 0
+
+
+def test_each_job_of_an_output_has_figures_of_its_own(project, asked):
+    """Also of contents whose costs stand with a file that only another job lists."""
+    index(project)
+    shutil.copytree(project / "archive", project / "more", ignore=lambda folder, names: sorted(names)[6:])
+    shutil.copy(project / "more" / "00.mp4", project / "more" / "zz.mp4")
+    video(project / "more" / "new.mp4", "new")
+    other = (project / "job.yaml").read_text().replace("name: test", "name: other").replace("archive}", "more}")
+    (project / "other.yaml").write_text(other)
+    assert "answers │ 32 " in " ".join(cli("index", project / "other.yaml").output.split())
+    for name in ("job.yaml", "other.yaml"):
+        found = gather(str(project / "results"), StorageConfig(), load_job(project / name).name, budget_bytes=10**6)
+        assert cli("status", project / name, "--json", project / "status.json").exit_code == 0
+        totals = json.loads((project / "status.json").read_text())["totals"]
+        assert 0 < found.spent.as_run_flops == totals["as_run_flops"]
+        assert found.spent.dense_shared_flops == totals["dense_shared_flops"]
+    many = "SELECT count(*), count(retained_ratio) FROM provenance"
+    for place, job, count in (("other.yaml", (), 32), ("results", ("--job", "test"), 48), ("results", (), 80)):
+        said = cli("query", project / place, many, "--format", "csv", *job)
+        assert f"{count},{count}" in said.output
+        assert ("rows of several jobs (other, test); --job NAME" in said.output) is (count == 80)
+    refused = cli("query", project / "results", many, "--job", "none")
+    assert refused.exit_code == 2
+    assert "choose one with --job: other, test" in refused.output
 
 
 def test_forget_names_all_keys_and_can_be_undone(project, asked):
