@@ -8,12 +8,12 @@ written as one character or as two. Knows nothing about what is done with what w
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import re2
 
+from pipeline.normal_forms import composed
 from pipeline.tables.query import QueryError
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ def chosen_media(connection: duckdb.DuckDBPyConnection, job: str, given: str | N
     """The values of `IS_CHOSEN` for a key or a pattern of keys, None for all. Raises QueryError where none fits."""
     if given is None:
         return {"media": None, "pattern": None}
-    meant = unicodedata.normalize("NFC", given)
-    pattern = "".join({"*": ".*", "?": "."}.get(c) or re2.escape(c) for c in meant)
+    pattern = "".join({"*": ".*", "?": "."}.get(c) or re2.escape(c) for c in composed(given))
     values: dict[str, str | None] = {"media": given, "pattern": pattern}
     fits = f"SELECT 1 FROM media WHERE job = $job AND {IS_CHOSEN.format('media')} LIMIT 1"
     if connection.execute(fits, {"job": job, **values}).fetchone() is None:
         nearest = connection.execute(
             "SELECT media_key FROM media WHERE job = $job "
-            "ORDER BY ends_with(media_key, '/' || $given) DESC, jaro_winkler_similarity(media_key, $given) DESC LIMIT 1",
+            "ORDER BY ends_with(media_key, '/' || $given) DESC, jaro_winkler_similarity(media_key, $given) DESC "
+            "LIMIT 1",
             {"job": job, "given": given},
         ).fetchone()
         hint = f"; the nearest is {nearest[0]}" if nearest else ""

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import tarfile
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -319,18 +320,20 @@ def test_each_job_of_an_output_has_figures_of_its_own(project, asked):
 
 
 def test_forget_names_all_keys_and_can_be_undone(project, asked):
-    shutil.copy(project / "archive" / "00.mp4", project / "archive" / "copy.mp4")
+    copy = unicodedata.normalize("NFD", "copié.mp4")
+    shutil.copy(project / "archive" / "00.mp4", project / "archive" / copy)
     index(project)
     before = rows(project)
-    said = " ".join(cli("forget", project / "job.yaml", "--media", "copy.mp4").output.split())
-    assert "2 keys have this content: 00.mp4, copy.mp4" in said
+    # As people type it: the accent and its letter are one character.
+    said = " ".join(cli("forget", project / "job.yaml", "--media", "copi\xe9.mp4").output.split())
+    assert f"2 keys have this content: 00.mp4, {copy}" in said
     assert {row[0] for row in rows(project)} == {f"{n:02d}.mp4" for n in range(1, 12)}
-    (project / "archive" / "copy.mp4").rename(project / "archive" / "hidden as.mp4")
+    (project / "archive" / copy).rename(project / "archive" / "hidden as.mp4")
     said = index(project)
     assert "2 forgotten files are in the archive and skipped: 00.mp4, hidden as.mp4" in said
     assert asked.clips() == 24
     assert cli("forget", project / "job.yaml", "--media", "hidden as.mp4", "--undo").exit_code == 0
-    (project / "archive" / "hidden as.mp4").rename(project / "archive" / "copy.mp4")
+    (project / "archive" / "hidden as.mp4").rename(project / "archive" / copy)
     index(project)
     assert (rows(project), asked.clips()) == (before, 26)
     never = cli("forget", project / "job.yaml", "--media", "01.mp4", "--undo")
