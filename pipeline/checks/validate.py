@@ -24,6 +24,7 @@ from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import source
+from pipeline.config.idle_settings import idle_settings
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.worker_settings import decode_settings
@@ -113,7 +114,8 @@ def _question_set(job: JobConfig, found: _Found) -> str:
     asked, whole = len(found.question_set.questions), len(found.question_set.whole)
     count = f"{asked} questions" + (f", and {whole} about whole videos" if whole else "")
     said = f"{found.question_set.name} {found.question_set.version}: {count}{f'; {given}' if given else ''}"
-    return "; but ".join((said, *found.question_set.warnings))
+    idle = idle_settings(job, reads_context=bool(found.question_set.context_names))
+    return "; but ".join((said, *found.question_set.warnings, *idle))
 
 
 def _archive(job: JobConfig, found: _Found) -> str:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs._shared.options import scalar
+from pipeline.config.idle_settings import idle_settings
 from pipeline.config.job import ExecutionConfig, JobConfig, JobError, load_job, make_job
 from pipeline.config.worker_settings import pruning_of
 from pipeline.config.yaml_source import MAX_FILE_BYTES, YamlError, parse_yaml, read_yaml
@@ -436,6 +437,25 @@ def test_text_that_yaml_cuts_or_changes_is_warned_about(tmp_path, caplog):
     overrides = {"archive.uri": "/a", "archive.include": ["*"], "variables.subject": "a", "variables.language": "b"}
     load_job(write(tmp_path, written), overrides)
     assert not caplog.messages
+
+
+def test_settings_that_do_nothing_are_named():
+    given = {
+        "archive": {"uri": "/videos", "seed": 3, "anonymous": False, "follow_links": True},
+        "clips": {"cut": "fixed", "scene_threshold": 0.2},
+        "context": {"language": "en"},
+        "pruning": {"mode": "per_question", "guidance": "mean"},
+        "storage": {"sse": "AES256", "max_retries": 3},
+    }
+    job = make_job({**SMALL, **given})
+    idle = [said.partition(" does nothing here: ")[0] for said in idle_settings(job, reads_context=False)]
+    assert idle == ["clips.scene_threshold", "archive.seed", "storage.sse", "pruning.guidance", "context.language"]
+    meant = {
+        "archive": {"uri": "s3://bucket/videos", "sample": 2, "seed": 3, "anonymous": True},
+        "clips": {"cut": "scene", "scene_threshold": 0.2},
+        **{"context": {"language": "en"}, "pruning": {"guidance": "mean"}, "storage": {"sse": "AES256"}},
+    }
+    assert not list(idle_settings(make_job({**SMALL, **meant, "output": "s3://bucket/out"}), reads_context=True))
 
 
 def test_a_variable_on_the_command_line_is_not_cut(caplog):

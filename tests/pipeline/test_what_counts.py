@@ -236,7 +236,7 @@ def test_what_is_no_longer_listed_stops_counting_and_comes_back(project, asked):
     assert rows(project) == before
     said = index(project)
     assert "1 of 12 no longer listed" in said
-    assert "is finished; what counts has changed" in said
+    assert "is finished; the tables were published anew" in said
     assert rows(project) == [row for row in before if row[0] != "00.mp4"]
     assert "media │ 11" in " ".join(cli("status", project / "job.yaml").output.split())
     assert cli("verify", project / "job.yaml").exit_code == 0
@@ -462,7 +462,9 @@ def test_yaml_that_cuts_or_changes_text_is_warned_about(project, asked):
     question = "  - id: shape\n    text: Which team is # 1?\n    answer: {type: boolean}\n"
     written = f"name: stub\nversion: 1.10\nquestions:\n{question}"
     (project / "questions.yaml").write_text(written)
+    edit(project, "{length_s: 10}", "{length_s: 10, max_length_s: 5}")
     said = index(project)
+    assert "clips.max_length_s does nothing here: clips.cut is fixed" in said
     assert "questions.yaml:5:5" in said
     assert "ends before '# 1?', because YAML reads the rest as a comment" in said
     assert select(project / "job.yaml", "SELECT DISTINCT question_set_version FROM clips") == [("1.10",)]
