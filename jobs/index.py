@@ -33,7 +33,11 @@ def command(
     job: JobConfig,
     run_id: Annotated[
         str | None,
-        typer.Option("--run-id", metavar="TEXT", help="Name of this run. Default: the time and a random suffix."),
+        typer.Option(
+            "--run-id",
+            metavar="TEXT",
+            help="Name of this run; numbered if an earlier run has it. Default: the time and a random suffix.",
+        ),
     ] = None,
     allow_shrink: Annotated[
         bool, typer.Option("--allow-shrink", help="Run even if many known media are missing from the archive.")

@@ -163,12 +163,15 @@ def test_exact_copies_are_asked_once_and_answered_under_both_keys(project, asked
 
 
 def test_a_changed_file_is_asked_and_the_one_before_comes_back_for_nothing(project, asked):
-    index(project)
+    index(project, "--run-id", "nightly")
     before = rows(project)
     old = (project / "archive" / "05.mp4").read_text()
     video(project / "archive" / "05.mp4", "another", clips=1)
-    index(project)
+    assert "the id nightly is an earlier run's; this run is nightly-2" in index(project, "--run-id", "nightly")
     assert asked.clips() == 25
+    of_run = "(SELECT clips_answered FROM runs WHERE runs.run_id = clips.run_id)"
+    runs = f"SELECT run_id, count(*), {of_run} FROM clips GROUP BY 1"
+    assert select(project / "job.yaml", f"{runs} ORDER BY 1") == [("nightly", 22, 24), ("nightly-2", 1, 1)]
     (project / "archive" / "05.mp4").write_text(old)
     index(project)
     assert (rows(project), asked.clips()) == (before, 25)
