@@ -254,6 +254,7 @@ def load_question_set(path_or_builtin: str | Path) -> QuestionSet:
 
 def _checked(file: _File, document: YamlDocument) -> QuestionSet:
     problems: list[str] = []
+    remarks: list[str] = []
     for name in file.variables:
         if not name.isidentifier() or name.startswith("_"):
             problems.append(
@@ -277,6 +278,7 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         answer_at = document.where(("questions", index, "answer"))
         try:
             answer = _answer(question.answer)
+            remarks += [f"{answer_at}: {name}: {answer.remark}"] if answer.remark else []
             template = QuestionTemplate(question.id, question.text, answer, question.retained_ratio, question.video)
             (whole if question.scope == "video" else questions).append(template)
             problems += _scope_problems(question, document, index)
@@ -306,7 +308,7 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         variables=tuple(file.variables.items()),
         questions=tuple(questions),
         source=_source_name(document.path),
-        warnings=tuple(_warnings(document)),
+        warnings=(*_warnings(document), *remarks),
         whole=tuple(whole),
     )
 
