@@ -62,8 +62,19 @@ def audits_table(unit: UnitObject, label: Label | None = None) -> pa.Table:
     label = label or unit.meta.label
     shared = _shared_row(unit.meta, label).keys() | set(ASKED_FIELDS)
     schema = pa.schema([field for field in AUDITS_SCHEMA if field.name not in shared])
-    rows = [row | row["audit"] | {"answers": _compared(row["answers"], row["audit"])} for row in audited.to_pylist()]
+    rows = [
+        row | _audited_part(row) | row["audit"] | {"answers": _compared(row["answers"], row["audit"])}
+        for row in audited.to_pylist()
+    ]
     return _with_shared(unit.meta, label, pa.Table.from_pylist(rows, schema=schema), AUDITS_SCHEMA)
+
+
+def _audited_part(row: dict[str, Any]) -> dict[str, Any]:
+    """What the run that was audited cost, where a row sums several: dense was asked no more than that run."""
+    parts = {part["run_id"]: part for part in row["parts"] or ()}
+    compared = {one["question_id"] for one in row["audit"]["answers"]}
+    by_run = zip(row["answers"], row["answers_run_id"] or (), strict=False)
+    return next((parts[run] for one, run in by_run if one["question_id"] in compared and run in parts), {})
 
 
 def _compared(answers: list[dict[str, Any]], audit: dict[str, Any]) -> list[dict[str, Any]]:
