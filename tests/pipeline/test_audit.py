@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 
+import duckdb
 import pyarrow as pa
 import pytest
 import torch
@@ -21,6 +22,7 @@ from pipeline.records.rows import audits_table, clips_table
 from pipeline.records.unit import decode_unit, encode_unit
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest as manifests
+from pipeline.tables.named_queries import VIEWS
 from tests.support import rows
 from tests.support.small_jobs import cli, run, select
 from workers.errors import DeviceBroken
@@ -198,6 +200,20 @@ def test_an_audit_stays_with_what_it_compared_when_questions_change():
     again = encode_unit(rows.meta(unit, "run-2"), [], (), held=held)
     (one,) = audits_table(decode_unit(again, where="here")).to_pylist()
     assert [(a["question_id"], a["agrees"]) for a in one["answers"]] == [("shape", False)]
+
+
+def test_an_answer_of_another_run_than_the_audited_one_was_not_asked_unpruned():
+    given = {
+        "answers": [{"clip_id": "c", "question_id": name, "run_id": run} for name, run in (("a", "r1"), ("b", "r2"))],
+        "audits": [{"clip_id": "c", "run_id": "r1"}, {"clip_id": "d", "run_id": "r2"}],
+    }
+    with duckdb.connect() as connection:
+        for name, schema in manifests.SCHEMAS.items():
+            connection.register(name, pa.Table.from_pylist(given.get(name, []), schema=schema))
+        found = connection.execute(
+            f"SELECT question_id, unpruned_too FROM ({VIEWS['provenance']}) ORDER BY 1"
+        ).fetchall()
+    assert found == [("a", True), ("b", False)]
 
 
 def test_a_job_audits_publishes_rebuilds_and_forgets(job):
