@@ -3,7 +3,6 @@ stub for ffmpeg and the model (`tests.support.stub_runs`), so that what is asked
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -299,7 +298,7 @@ def test_a_row_counts_while_any_job_of_the_output_lists_it(project, asked):
 
 def test_each_job_of_an_output_has_figures_of_its_own(project, asked):
     """Also of contents whose costs stand with a file that only another job lists."""
-    index(project)
+    run(project / "job.yaml")
     shutil.copytree(project / "archive", project / "more", ignore=lambda folder, names: sorted(names)[6:])
     shutil.copy(project / "more" / "00.mp4", project / "more" / "zz.mp4")
     video(project / "more" / "new.mp4", "new")
@@ -308,10 +307,9 @@ def test_each_job_of_an_output_has_figures_of_its_own(project, asked):
     assert "answers │ 32 " in " ".join(cli("index", project / "other.yaml").output.split())
     for name in ("job.yaml", "other.yaml"):
         found = gather(str(project / "results"), StorageConfig(), load_job(project / name).name, budget_bytes=10**6)
-        assert cli("status", project / name, "--json", project / "status.json").exit_code == 0
-        totals = json.loads((project / "status.json").read_text())["totals"]
-        assert 0 < found.spent.as_run_flops == totals["as_run_flops"]
-        assert found.spent.dense_shared_flops == totals["dense_shared_flops"]
+        totals = run(project / name).totals
+        assert 0 < found.spent.as_run_flops == totals.as_run_flops
+        assert found.spent.dense_shared_flops == totals.dense_shared_flops
     many = "SELECT count(*), count(retained_ratio) FROM provenance"
     for place, job, count in (("other.yaml", (), 32), ("results", ("--job", "test"), 48), ("results", (), 80)):
         said = cli("query", project / place, many, "--format", "csv", *job)
