@@ -161,7 +161,7 @@ def command(
         written.append({"file": str(path), "bytes": len(content)})
     moments, whole = sum(len(video.moments) for video in videos), sum(len(video.whole) for video in videos)
     where = f"{target}: " if written else ""
-    empty = "nothing was found" if found else f"no answer that was asked for reaches {threshold:g}"
+    empty = "nothing was found" if found else f"no such answer has a probability of {threshold:g} or more"
     none = "" if moments or whole else f": {empty}"
     and_whole = f" and {counted(whole, 'answer')} about whole videos" if whole else ""
     say(f"{where}{counted(moments, 'moment')}{and_whole} of {counted(len(videos), 'video')}{none}", err=True)

@@ -16,7 +16,7 @@ from pipeline.records.columns import run_row
 from pipeline.runs.feed import AS_EVER, Choices
 from pipeline.runs.run import RunSummary, run_job
 from pipeline.storage.outage import StopFlag
-from pipeline.tables.noticed import noticed_of
+from pipeline.tables.job_rows import job_rows
 from workers.media.ffmpeg import check_ffmpeg
 
 EXAMPLES = (
@@ -33,7 +33,11 @@ def command(
     job: JobConfig,
     run_id: Annotated[
         str | None,
-        typer.Option("--run-id", metavar="TEXT", help="Name of this run. Default: the time and a random suffix."),
+        typer.Option(
+            "--run-id",
+            metavar="TEXT",
+            help="Name of this run; numbered if an earlier run has it. Default: the time and a random suffix.",
+        ),
     ] = None,
     allow_shrink: Annotated[
         bool, typer.Option("--allow-shrink", help="Run even if many known media are missing from the archive.")
@@ -64,7 +68,7 @@ def command(
         choices = Choices(allow_shrink, redo_older, ask_together)
         summary = run_and_show(job, stop, run_id, choices=choices, yes=yes)
     if json_file is not None:
-        noticed = noticed_of(job.output, job.storage, job.name)
+        noticed = job_rows(job.output, job.storage, job.name).noticed
         write_json(json_file, summary_json(summary) | {"noticed": noticed})
     if summary.run.status == "stopped":
         raise typer.Exit(STOPPED_EXIT)

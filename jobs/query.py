@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs._shared.notes import note_toy_answers
+from jobs._shared.notes import note, note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import MOST_ROWS, Format, format_of, show
 from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
@@ -84,6 +84,14 @@ def command(
         ),
     ] = None,
     labels: Annotated[Path, typer.Option(metavar="FILE", help="Labels for --precision.")] = Path("labels.csv"),
+    job: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Job whose rows are queried, if the results hold several jobs.",
+            show_default="the job file's; of a folder, all",
+        ),
+    ] = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -98,12 +106,19 @@ def command(
         return
     form, given = format_of(format, output), _given(settings or [])
     # Here, so that --help need not wait for DuckDB and pyarrow.
-    from pipeline.tables.query import models_of, open_results, query
+    from pipeline.tables.query import jobs_of, models_of, open_results, query, the_job
 
     found = find_results(place, endpoint_url)
     with open_results(found.uri, found.storage) as connection:
-        if precision is not None:
-            _keep_sure(connection, found.uri, precision, labels)
+        there = jobs_of(connection)
+        if job is None and found.job is not None and found.job.name in there:
+            job = found.job.name
+        if job is not None or precision is not None:
+            job = the_job(connection, found.uri, job)
+        elif len(there) > 1:
+            note(f"these are the rows of several jobs ({', '.join(there)}); --job NAME queries those of one")
+        if job is not None and precision is not None:
+            _keep_sure(connection, job, precision, labels)
         asked = find_query(text)
         toys = models_of(connection, EMBEDDED)  # before the query: a table that is cut leaves its result open
         answered = query(connection, asked.sql, asked.values(given))
@@ -115,12 +130,12 @@ def command(
         note_toy_answers(toys)
 
 
-def _keep_sure(connection: duckdb.DuckDBPyConnection, uri: str, precision: float, labels: Path) -> None:
+def _keep_sure(connection: duckdb.DuckDBPyConnection, job: str, precision: float, labels: Path) -> None:
     from pipeline.review.labels import read_labels
     from pipeline.review.reliability import curves, thresholds_for
-    from pipeline.tables.query import keep_sure, the_job
+    from pipeline.tables.query import keep_sure
 
-    promised = thresholds_for(curves(connection, the_job(connection, uri, None), read_labels(labels)), precision)
+    promised = thresholds_for(curves(connection, job, read_labels(labels)), precision)
     say(f"--precision {precision:g}: {promised}", err=True)
     keep_sure(connection, promised.least)
 

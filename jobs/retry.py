@@ -55,7 +55,8 @@ def command(
         unknown = [name for name in error_class if name not in RULES]
         close = difflib.get_close_matches(unknown[0], RULES, n=1) if unknown else []
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"no failures with error class {', '.join(error_class)}{hint}; in quarantine: {there}")
+        of = f" of media that match {', '.join(media)}" if media else ""
+        raise UserError(f"no failures with error class {', '.join(error_class)}{of}{hint}; in quarantine: {there}")
     print_facts("to be retried", [*facts, ("failures", with_reasons(selected.failures, selected.classes))])
     if dry_run:
         write_json(json_file, {"selected": selected})

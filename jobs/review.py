@@ -74,12 +74,17 @@ def command(
     from pipeline.review.queue import queue
     from pipeline.review.server import ReviewServer
     from pipeline.storage.store import open_store
+    from pipeline.tables.chosen import check_questions, chosen_media
     from pipeline.tables.query import models_of, open_results, the_job
 
+    if media is not None and (curve or imported is not None):
+        raise UserError("--media chooses what the page shows; remove it, or --curve and --import")
     place = find_results(results, endpoint_url)
     uri, storage = place.uri, place.storage
     with open_results(uri, storage) as connection:
         name = the_job(connection, uri, job or (place.job.name if place.job else None))
+        check_questions(connection, name, questions or ())
+        chosen_media(connection, name, media)
         note_toy_answers(models_of(connection, EMBEDDED))
     with labels_file(labels) as file:
         if imported is not None:
@@ -120,7 +125,7 @@ def command(
     from pipeline.review.reliability import curves
 
     with open_results(uri, storage) as connection:
-        drawn = curves(connection, name, made)
+        drawn = [one for one in curves(connection, name, made) if not questions or one.question_id in questions]
     if str(json_file) != "-":
         _show(drawn)
     write_json(json_file, {"labels": len(made), "curves": [_plain(one) for one in drawn]})

@@ -21,8 +21,8 @@ from pipeline.planning.whole_videos import quarantine_classes
 from pipeline.records.columns import run_row
 from pipeline.records.run_record import RunRecord
 from pipeline.storage.store import Store, open_store
+from pipeline.tables.job_rows import job_rows
 from pipeline.tables.noticed import lines as noticed_lines
-from pipeline.tables.noticed import noticed_of
 
 EXAMPLES = ("omnidrop status job.yaml", "omnidrop status job.yaml --json status.json")
 
@@ -49,7 +49,7 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
         ("quarantined", with_reasons(totals.quarantined, classes)),
         *savings_lines(totals),
         ("model time", f"{totals.model_s:.1f} s"),
-        *noticed_lines(noticed := noticed_of(job.output, job.storage, job.name)),
+        *noticed_lines(noticed := job_rows(job.output, job.storage, job.name).noticed),
     ]
     print_facts(f"job {job.name}", facts)
     said = None if last is None else overdue(last, datetime.now(UTC))

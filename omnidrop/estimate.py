@@ -63,7 +63,8 @@ class Estimator:
     ) -> Estimate:
         """Price one clip of `frames` frames of `height` x `width` pixels (0 frames: sound only) and `samples` samples.
 
-        Raises PolicyError where the retained ratio cannot be reached for such a clip.
+        Raises PolicyError where the retained ratio cannot be reached for such a clip, SoundTooShort where there is
+        nothing to hear and nothing to see.
         """
         shape = (frames, height, width)
         prefix = self._processor.outline(shape, samples, fps=fps, system_prompt=system_prompt, instruction=instruction)

@@ -27,8 +27,8 @@ from pipeline.report.formats import counted
 from pipeline.report.formats import quantity as quantity
 from pipeline.runs.run import RunSummary
 from pipeline.storage.store import open_store
+from pipeline.tables.job_rows import JobRows, job_rows
 from pipeline.tables.noticed import lines as noticed_lines
-from pipeline.tables.noticed import noticed_of
 from workers.records import ClipFailure
 
 if TYPE_CHECKING:
@@ -98,11 +98,13 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
     if summary.did_nothing and not counts.quarantined:
         console.print(
             f"[bold]nothing to do[/]: all work ({counted(counts.units_done_before, 'work unit')} of "
-            f"{counted(counts.media_listed, 'media item')}) is finished; the results are unchanged"
+            f"{counted(counts.media_listed, 'media item')}) is finished; "
+            f"{'the tables were published anew' if summary.has_published else 'the results are unchanged'}"
         )
     audit = audit_of(open_store(job.output, job.storage), summary.published, job.name, job.audit.min_agreement)
-    noticed = noticed_lines(noticed_of(job.output, job.storage, job.name))
-    print_facts(f"job {run.job}, run {run.run_id}: {run.status}", [*summary_lines(summary, audit), *noticed])
+    rows = job_rows(job.output, job.storage, job.name)
+    lines = [*summary_lines(summary, rows, audit), *noticed_lines(rows.noticed)]
+    print_facts(f"job {run.job}, run {run.run_id}: {run.status}", lines)
     if run.status == "budget" and (spent := run.spending) is not None:
         console.print(
             f"[yellow]budget spent[/]: {hours(spent.gpu_hours, spent.usd)} of {spent.gpu_hours_cap or 0:.4g} "
@@ -132,17 +134,17 @@ def _whole(answers: int, videos: int) -> list[tuple[str, str]]:
     return [("about whole videos", said)] if answers or videos else []
 
 
-def summary_lines(summary: RunSummary, audit: Audit | None) -> list[tuple[str, str]]:
+def summary_lines(summary: RunSummary, rows: JobRows, audit: Audit | None) -> list[tuple[str, str]]:
     """The rows of the summary table: (name, value with its unit)."""
-    run, totals, rows = summary.run, summary.totals, summary.published.rows
+    run, totals = summary.run, summary.totals
     in_this_run = run.counts.clips_answered + run.counts.clips_partial
     busy_share, bottleneck = run.time.actor_busy_share, run.time.bottleneck
     lines = [
         ("media", f"{totals.media}"),
         *summary.not_taken.lines(),
         ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
-        ("answers", f"{rows.get('answers', 0)}"),
-        *_whole(rows.get("whole_answers", 0), run.counts.videos_asked or 0),
+        ("answers", f"{rows.answers}"),
+        *_whole(rows.whole_answers, run.counts.videos_asked or 0),
         ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),
         *savings_lines(totals),
         ("audited", audit_line(audit)),

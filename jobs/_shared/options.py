@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import logging
 import math
 import os
 import secrets
@@ -31,6 +32,8 @@ from omnidrop.errors import UserError
 from pipeline.config.job import JobConfig, JobError, load_job
 from pipeline.config.validation_errors import option_name
 from pipeline.config.yaml_source import parse_yaml
+
+log = logging.getLogger(__name__)
 
 UNSET = "none"
 """What to give an option to take a setting back to not given."""
@@ -270,12 +273,19 @@ def _jsonable(value: Any) -> Any:
 
 
 def scalar(text: str) -> str | bool | int | float:
-    """A variable's value, typed as the same text would be in a job file."""
+    """A variable's value, typed as the same text would be in a job file; on a command line there are no comments."""
     try:
-        value = parse_yaml(text, Path("--variable")).value
+        document = parse_yaml(text, Path("--variable"))
     except UserError:
         return text
-    return value if isinstance(value, str | bool | int | float) else text
+    value = document.value
+    is_cut = document.cut or ("#" in text and not isinstance(value, str))
+    if is_cut or not isinstance(value, str | bool | int | float):
+        return text
+    for written in document.written.values():
+        said = "%s is read as the number %s; for the text, quote it twice, as in NAME='\"%s\"'"
+        log.warning(said, text, value, written)
+    return value
 
 
 def _plain(annotation: Any) -> Iterator[Any]:

@@ -95,6 +95,11 @@ class AnswerType:
         return ()
 
     @property
+    def remark(self) -> str | None:
+        """What a person may have meant otherwise, None for most."""
+        return None
+
+    @property
     def guess(self) -> float:
         """The chance of guessing right."""
         return 1 / len(self.allowed) if self.allowed else 0.0

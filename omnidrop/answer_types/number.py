@@ -16,6 +16,11 @@ _RANGE = re.compile(
 )
 
 
+def _text(value: float) -> str:
+    """All digits of a number: `2000000`, not `2e+06`."""
+    return f"{value + 0.0:.9f}".rstrip("0").rstrip(".")
+
+
 @dataclass(frozen=True)
 class Number(Scored):
     """A number from `minimum` to `maximum` (both included) in steps of `step`, in `unit`."""
@@ -57,7 +62,15 @@ class Number(Scored):
         return round(self.minimum + index * self.step, 9)
 
     def rendered(self) -> tuple[str, ...]:
-        return tuple(f"{self.value(i):g}" for i in range(self.count))
+        return tuple(_text(self.value(i)) for i in range(self.count))
+
+    @property
+    def remark(self) -> str | None:
+        largest = self.value(self.count - 1)
+        if largest == round(self.maximum, 9):
+            return None
+        said = f"steps of {_text(self.step)} from {_text(self.minimum)} do not reach the maximum {_text(self.maximum)}"
+        return f"{said}; the largest answer is {_text(largest)}"
 
     @classmethod
     def in_brackets(cls, given: str) -> Self | None:
@@ -71,7 +84,7 @@ class Number(Scored):
             raise QuestionError(f"the right answer must be a number, got {cell!r}") from error
         if not self.minimum <= value <= self.maximum:
             raise QuestionError(f"the right answer must be {self.minimum:g} to {self.maximum:g}, got {cell}")
-        return (f"{value:g}",)
+        return (_text(value),)
 
     def is_right(self, value: object, text: str, right: str, tolerance: float) -> bool:
         return abs(float(str(value)) - float(right)) <= tolerance + 1e-9

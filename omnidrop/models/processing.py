@@ -126,11 +126,14 @@ class ClipProcessor:
         if audio is not None:
             mel = self.mel(audio)
         if grid is None and mel is None:
-            least_ms = 1000 * SHORTEST_AUDIO_HOPS * self.geometry.hop / SAMPLE_RATE
-            given = "no sound" if audio is None else f"{1000 * len(audio) / SAMPLE_RATE:.1f} ms of sound"
-            raise SoundTooShort(f"no frames and {given}; this model needs frames or at least {least_ms:g} ms of sound")
+            raise self._too_short(0 if audio is None else len(audio))
         audio_tokens = self.geometry.audio_tokens(len(audio)) if audio is not None and mel is not None else 0
         return ModelInputs(self._laid_out(grid, audio_tokens, fps, system_prompt, instruction), grid, mel)
+
+    def _too_short(self, samples: int) -> SoundTooShort:
+        least_ms = 1000 * SHORTEST_AUDIO_HOPS * self.geometry.hop / SAMPLE_RATE
+        given = f"{1000 * samples / SAMPLE_RATE:.1f} ms of sound" if samples else "no sound"
+        return SoundTooShort(f"no frames and {given}; this model needs frames or at least {least_ms:g} ms of sound")
 
     def _laid_out(
         self,
@@ -157,7 +160,10 @@ class ClipProcessor:
         """See `omnidrop.models.base.Processor.outline`."""
         frames, height, width = shape
         grid = self.geometry.grid(frames, height, width) if frames else None
-        made = self._laid_out(grid, self.geometry.audio_tokens(samples), fps, system_prompt, instruction)
+        audio_tokens = self.geometry.audio_tokens(samples)
+        if grid is None and not audio_tokens:
+            raise self._too_short(samples)
+        made = self._laid_out(grid, audio_tokens, fps, system_prompt, instruction)
         encoders = self.geometry.vision_flops(*grid) if grid else 0
         if (mel := self.geometry.mel_frames(samples)) > 0:
             encoders += self.geometry.audio_flops(mel)

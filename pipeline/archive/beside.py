@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.archive.listing import local_mark, s3_mark
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
+from pipeline.normal_forms import normal_forms
 from pipeline.storage.s3_client import S3_PAGE, explain_s3_error, s3_filesystem, s3_objects
 from workers.errors import MediaError
 from workers.media.opening import as_text, local_path, opened_below
@@ -51,8 +52,11 @@ class Beside:
         self._filesystem: Any = None
 
     def near(self, media: Media, stem: str) -> dict[str, File]:
-        """Files in a media item's folder whose names begin with `stem` and a dot, by name. Raises BesideUnreadable and
-        StorageError."""
+        """Files in a media item's folder whose names begin with `stem`, in whichever normal form, and a dot, by name.
+        Raises BesideUnreadable and StorageError."""
+        return {name: file for form in normal_forms(stem) for name, file in self._near(media, form).items()}
+
+    def _near(self, media: Media, stem: str) -> dict[str, File]:
         folder = media.key.rpartition("/")[0]
         if self._is_s3:
             prefix = f"{folder}/{stem}." if folder else f"{stem}."

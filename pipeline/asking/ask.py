@@ -77,6 +77,10 @@ def ask(
             'give questions, for example "Is a circle shown? [yes/no]", or a question set; '
             + ("not both" if lines else "neither was given")
         )
+    if variables and question_set is None:
+        raise QuestionError(
+            f"variables ({', '.join(variables)}) are those of a question set; write the value into the text"
+        )
     clips = checked_clips(length_s=length_s, fps=fps, audio_track=audio_track, video_track=video_track)
     has_rates = "p_final" in (settings or {})
     prunes_nothing = retained_ratio == 1 or (retained_ratio is None and not has_rates)

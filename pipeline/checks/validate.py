@@ -24,6 +24,7 @@ from omnidrop.questions import Question
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import source
+from pipeline.config.idle_settings import idle_settings
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.worker_settings import decode_settings
@@ -113,7 +114,8 @@ def _question_set(job: JobConfig, found: _Found) -> str:
     asked, whole = len(found.question_set.questions), len(found.question_set.whole)
     count = f"{asked} questions" + (f", and {whole} about whole videos" if whole else "")
     said = f"{found.question_set.name} {found.question_set.version}: {count}{f'; {given}' if given else ''}"
-    return "; but ".join((said, *found.question_set.warnings))
+    idle = idle_settings(job, reads_context=bool(found.question_set.context_names))
+    return "; but ".join((said, *found.question_set.warnings, *idle))
 
 
 def _archive(job: JobConfig, found: _Found) -> str:
@@ -233,7 +235,7 @@ def _index(job: JobConfig, found: _Found) -> str:
     given = job.resolved_index_url()
     try:
         url = sqlalchemy.make_url(given)
-        place = _sqlite_place(url.database) if url.get_backend_name() == "sqlite" else "connected"
+        place = _sqlite_place(url.database, job.output) if url.get_backend_name() == "sqlite" else "connected"
         if place != "will be made":
             engine = sqlalchemy.create_engine(url)
             try:
@@ -268,11 +270,14 @@ def _may_do_all(engine: sqlalchemy.Engine) -> None:
         connection.commit()
 
 
-def _sqlite_place(database: str | None) -> str:
+def _sqlite_place(database: str | None, output: str) -> str:
     if database is None or database in ("", ":memory:"):
         raise CheckError("index_url: a database in memory is lost after the run; give a file, sqlite:////path/to/file")
-    missing = _missing_folders(Path(database).absolute().parent)
-    nearest = missing[-1].parent if missing else Path(database).absolute().parent
+    folder = Path(database).absolute().parent
+    missing = _missing_folders(folder)
+    if missing and folder != Path(output):  # a run makes the output's folder, and no other
+        raise CheckError(f"index_url: the folder {folder} does not exist; make it, or choose another place")
+    nearest = missing[-1].parent if missing else folder
     if not os.access(nearest, os.W_OK):
         raise CheckError(f"index_url: {nearest} is not writable; choose another place")
     return "there" if Path(database).exists() else "will be made"

@@ -3,7 +3,8 @@
 A key is a path with forward slashes, relative to the archive. `*` and `?` match within one name, `**` also across
 slashes, `**/` also nothing, `[abc]` and `[!abc]` one of a set, `{mp4,mkv}` one of several. A pattern without a slash is
 matched against the file's name in any folder, as in .gitignore; any other against the whole key. Letter case counts but
-in a name's extension: `*.mp4` takes `A.MP4`, unless case is to be matched there, too.
+in a name's extension: `*.mp4` takes `A.MP4`, unless case is to be matched there, too. An accent may be one character or
+two, in the pattern as in the key.
 
 Matching takes time linear in the key, whatever the pattern: both come from strangers (RE2, which does not backtrack).
 """
@@ -16,6 +17,8 @@ from functools import lru_cache
 from typing import Any
 
 import re2
+
+from pipeline.normal_forms import composed
 
 MAX_PATTERN_CHARS = 1_000
 
@@ -31,7 +34,7 @@ def compile_glob(pattern: str, match_case: bool = False) -> Any:
         problem = f"longer than {MAX_PATTERN_CHARS} characters"
     else:
         try:
-            return _compiled(pattern if "/" in pattern else f"**/{pattern}", match_case)
+            return _compiled(composed(pattern if "/" in pattern else f"**/{pattern}"), match_case)
         except (re2.error, ValueError) as error:
             problem = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
     raise ValueError(f"the pattern {pattern!r} cannot be used: {problem}; examples: *.mp4, talks/2024/**")
@@ -123,13 +126,14 @@ class KeyFilter:
         self._include = [compile_glob(pattern, match_case) for pattern in include]
         self._exclude = [compile_glob(pattern, match_case) for pattern in excluded]
         # A folder of which everything is excluded need not be listed at all.
-        folders = [p.removesuffix("/**") for p in excluded if p.endswith("/**")]
+        folders = [composed(p.removesuffix("/**")) for p in excluded if p.endswith("/**")]
         self._excluded_folders = [_compiled(folder, True) for folder in folders]
 
     def takes(self, key: str) -> bool:
         """Whether a file counts."""
+        key = composed(key)
         return any(p.fullmatch(key) for p in self._include) and not any(p.fullmatch(key) for p in self._exclude)
 
     def enters(self, folder: str) -> bool:
         """Whether anything below a folder (without a slash at its end) can count."""
-        return not any(p.fullmatch(folder) for p in self._excluded_folders)
+        return not any(p.fullmatch(composed(folder)) for p in self._excluded_folders)

@@ -7,6 +7,7 @@ contains, how a question set is read, or how a job runs.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -51,7 +52,11 @@ __all__ = [
     "make_job",
 ]
 
+log = logging.getLogger(__name__)
+
 BUILTIN_QUESTION_SETS = Path(__file__).parents[1] / "questions" / "builtin"
+_OWN_WORDS = ("variables", "archive", "output", "question_set", "context")
+"""Parts of a job file whose texts people choose, so that a # may be part of them."""
 MAY_BE_REFERRED_TO = ("OMNIDROP_", "PG")
 """How environment variables begin that `index_url` may hold."""
 ENVIRONMENT_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -161,7 +166,8 @@ def load_job(path: str | Path, overrides: Mapping[str, object] | None = None) ->
     """Read a job file and lay `overrides` over it.
 
     `overrides` maps dotted field names to values, as in `{"clips.length_s": 10}`. Local paths in the file are relative
-    to the file's folder, local paths in `overrides` to the working folder. Raises JobError.
+    to the file's folder, local paths in `overrides` to the working folder. What the file may mean otherwise than YAML
+    reads it is logged as a warning. Raises JobError.
     """
     path = Path(path)
     try:
@@ -176,7 +182,12 @@ def load_job(path: str | Path, overrides: Mapping[str, object] | None = None) ->
         field = tuple(name.split("."))
         overridden.add(field)
         _lay_over(given, field, value)
-    return _validate(given, document=document, overridden=overridden)
+    job = _validate(given, document=document, overridden=overridden)
+    for place, said in document.read_otherwise():
+        is_own_words = place[0] in _OWN_WORDS or place == ("model", "system_prompt")
+        if is_own_words and not any(place[: len(other)] == other for other in overridden):
+            log.warning(said)
+    return job
 
 
 def make_job(given: Mapping[str, Any]) -> JobConfig:

@@ -8,7 +8,7 @@ line and column. Knows nothing about what the values mean.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,26 @@ class YamlDocument:
     written: Mapping[FieldPath, str] = field(default_factory=dict)
     """Values without quotes, as they are written, where they are not read so: `1.10`, which is the number 1.1."""
     cut: Mapping[FieldPath, str] = field(default_factory=dict)
-    """Texts without quotes that end at a comment, which may have been meant as a part of them: the comment."""
+    """Texts without quotes that end at a comment, which may have been meant as a part of them: the comment with the
+    blanks before it."""
+
+    def read_otherwise(
+        self, takes: Callable[[FieldPath], bool] = lambda name: False
+    ) -> Iterator[tuple[FieldPath, str]]:
+        """Fields that may be meant otherwise than YAML reads them, each with a sentence: texts cut at a comment, and
+        variables that are numbers.
+
+        Of fields that `takes` holds for, every comment counts; of others, one after a single blank: most people leave
+        more before a comment.
+        """
+        for name, comment in self.cut.items():
+            if takes(name) or comment[1:2] == "#":
+                said = f"{dotted(name)} ends before {comment.strip()!r}, because YAML reads the rest as a comment"
+                yield name, f"{self.where(name)}: {said}; if it is part of the text, quote the text"
+        for name, text in self.written.items():
+            if name[0] == "variables":
+                said = f"{dotted(name)} is read as a number; for the text {text!r}, quote it"
+                yield name, f"{self.where(name)}: {said}"
 
     def where(self, field: FieldPath = ()) -> str:
         """`file:line:column` of a field, or of its nearest ancestor that is written in the file."""
@@ -172,8 +191,8 @@ class _Reader:
             if isinstance(value, int | float) and not isinstance(value, bool) and str(value) != text:
                 self.written[field] = text
             end = node.end_mark
-            rest = self._lines[end.line][end.column :].lstrip() if end.line < len(self._lines) else ""
-            if isinstance(value, str) and rest.startswith("#"):
+            rest = self._lines[end.line][end.column :] if end.line < len(self._lines) else ""
+            if isinstance(value, str) and rest.lstrip().startswith("#"):
                 self.cut[field] = rest
         return value
 

@@ -17,6 +17,7 @@ import pysubs2
 
 from omnidrop.errors import UserError
 from omnidrop.json_text import parse_json
+from pipeline.normal_forms import composed
 from pipeline.questions.templates import META_NAMES, one_line
 from workers.errors import MediaError
 from workers.media.opening import opened_below
@@ -87,12 +88,14 @@ def beside(path: str) -> list[str]:
 
 def sidecars_of(name: str, there: Iterable[str], language: str | None = None) -> list[str]:
     """Of the names in a media file's folder those of its sidecars, the first to take first: those with its stem, and
-    perhaps a language, as in `talk.en.vtt`. Transcripts in `language` come before others."""
-    stem = name.rpartition(".")[0] or name
+    perhaps a language, as in `talk.en.vtt`. Transcripts in `language` come before others, the stem as it is before
+    another normal form of it."""
+    stem = composed(name.rpartition(".")[0] or name)
     found = []
     for one in there:
-        rest = one.removeprefix(stem)
-        if one == name or rest == one:
+        written = composed(one)
+        rest = written.removeprefix(stem)
+        if one == name or rest == written:
             continue
         kind = next((i for i, suffix in enumerate((*WORDS, *META)) if rest.lower() == suffix), None)
         said_in = _LANGUAGE.match(rest)
@@ -103,7 +106,8 @@ def sidecars_of(name: str, there: Iterable[str], language: str | None = None) ->
                 found.append((-1 if is_wanted else len(WORDS + META), WORDS.index(suffix), one))
         elif kind is not None:
             found.append((kind, 0, one))
-    return [one for _, _, one in sorted(found)]
+    own = name.rpartition(".")[0] or name
+    return [one for _, _, one in sorted(found, key=lambda found: (*found[:2], not found[2].startswith(own), found[2]))]
 
 
 def is_words(name: str) -> bool:

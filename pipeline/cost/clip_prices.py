@@ -7,10 +7,12 @@ archives, runs or money.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from omnidrop.errors import PolicyError, SoundTooShort
 from omnidrop.questions import Question
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from omnidrop.estimate import Estimate, Estimator
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+UNASKABLE = (PolicyError, SoundTooShort)
+"""Why a clip cannot be asked that is shorter than others: the retained ratio cannot be reached, or it holds nothing."""
 EXPENSIVE = 1.2
 """Several passes that cost this many times one pass are reported."""
 AROUND = 24
@@ -57,13 +61,23 @@ class ClipPrices:
         from omnidrop.estimate import Estimator
 
         self.decoding = decode_settings(job.clips, job.execution)
+        self._job, self._is_checked = job, False
         self._pruning = pruning_of(job.pruning)
         self._system_prompt = job.model.system_prompt
         self.estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
         self._known: dict[Asked, Estimate] = {}
 
+    def check(self, plan: MediaPlan) -> None:
+        """Refuse a job as a run does: by the first item that is to be asked. Raises PolicyError."""
+        if not self._is_checked:
+            from pipeline.planning.feasibility import check_reachable
+
+            assert plan.info is not None
+            check_reachable(self._job, plan.media.key, plan.info)
+            self._is_checked = True
+
     def of(self, asked: Asked) -> Estimate:
-        """One clip. Raises PolicyError where the ratio cannot be reached."""
+        """One clip. Raises one of `UNASKABLE` where it cannot be asked."""
         found = self._known.get(asked)
         if found is None:
             found = self.estimator.clip(
@@ -135,8 +149,9 @@ class SeveralPasses:
             return None
         prices, several, one = ClipPrices(self._job), 0, 0
         for asked, count in self._clips.items():
-            several += count * prices.of(asked).as_run.flops
-            one += count * prices.of(in_one_pass(asked)).as_run.flops
+            with suppress(*UNASKABLE):
+                several += count * prices.of(asked).as_run.flops
+                one += count * prices.of(in_one_pass(asked)).as_run.flops
         return expensive_passes(several, one)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from omnidrop.answers import PassCost
-from omnidrop.errors import PolicyError, QuestionError
+from omnidrop.errors import QuestionError
 from omnidrop.estimate import Estimate
 from omnidrop.models.checkpoints import configuration_of
 from omnidrop.models.quantised import stored
@@ -24,7 +24,7 @@ from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, GpuHours
-from pipeline.cost.clip_prices import ClipPrices, WholePrices, asked_of, in_one_pass
+from pipeline.cost.clip_prices import UNASKABLE, ClipPrices, WholePrices, asked_of, in_one_pass
 from pipeline.execution.actor_metering import gpus_counted
 from pipeline.index.savings_index import BATCH
 from pipeline.planning.context import context_reader
@@ -82,6 +82,10 @@ class Price:
     units_finished: int = 0
     clips: int = 0
     clips_finished: int = 0
+    unaskable: Counter[str] = field(default_factory=Counter)
+    """Clips that will fail, by error class: too short to hold anything, or to be pruned so far."""
+    first_unaskable: str = ""
+    """Which the first one is, and why."""
     questions: int = 0
     """Answers to be given."""
     audio_tokens: int = 0
@@ -184,6 +188,12 @@ def price_job(
         gone = [head.media_key for head in contents.missing(of_before, of=lambda head: head.content_id)]
         price.media_counted = sum(1 for _ in parts.index.listed(job.name))
         notes = [*parts.caveats, *planner_notes(planner)]
+        if price.unaskable:
+            classes = ", ".join(f"{name} {count}" for name, count in price.unaskable.most_common())
+            notes.append(
+                f"clips that cannot be asked and will be quarantined: {price.unaskable.total()} ({classes}), the first "
+                f"is {price.first_unaskable}"
+            )
         if gone and job.archive.sample is None:
             price.media_unlisted = len(gone)
             notes.append(gone_note(len(gone), price.media_counted, gone, job.archive.max_missing))
@@ -303,11 +313,15 @@ def _add(price: Price, plan: MediaPlan, prices: ClipPrices, hours: _Hours) -> No
             if not asking.questions:  # all its answers are there
                 price.clips_finished += 1
                 continue
+            asked = asked_of(plan, asking, clip.length_s, prices.decoding)
+            prices.check(plan)
             try:
-                asked = asked_of(plan, asking, clip.length_s, prices.decoding)
                 estimate = prices.of(asked)
-            except PolicyError as error:
-                raise PolicyError(f"{plan.media.key}, {clip.start_s:g} s to {clip.end_s:g} s: {error}") from error
+            except UNASKABLE as error:
+                price.unaskable[error.error_class] += 1
+                where = f"{plan.media.key}, {clip.start_s:g} s to {clip.end_s:g} s"
+                price.first_unaskable = price.first_unaskable or f"{where}: {error}"
+                continue
             price.questions += len(asking.questions)
             hours.take(price, plan.reason, estimate)
             _add_clip(price, estimate)

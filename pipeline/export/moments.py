@@ -6,7 +6,6 @@ Promises: only answers at or above their threshold count; clips that touch or ov
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from omnidrop.answer_types import kinds
 from omnidrop.errors import UserError
 from pipeline.export.timing import Clock, TimingError, clock_of
 from pipeline.find.search import find
+from pipeline.tables.chosen import IS_CHOSEN, check_questions, chosen_media
 from pipeline.tables.named_queries import VIEWS
 
 if TYPE_CHECKING:
@@ -96,10 +96,11 @@ class Selection:
 
 def videos_with_moments(connection: duckdb.DuckDBPyConnection, selection: Selection, job: str) -> list[Video]:
     """The videos of a job that have moments or answers about the whole, by key. Raises ExportError."""
-    _check(connection, job, selection)
+    check_questions(connection, job, selection.questions)
+    _check_answers(connection, job, selection)
     given = {
         "job": job,
-        "media": selection.media,
+        **chosen_media(connection, job, selection.media),
         "questions": list(selection.questions),
         "answers": list(selection.answers),
         "threshold": selection.threshold,
@@ -134,9 +135,9 @@ def videos_with_moments(connection: duckdb.DuckDBPyConnection, selection: Select
     return with_media(connection, job, moments, whole)
 
 
-_SELECTED = """
+_SELECTED = f"""
     found.job = $job
-    AND ($media IS NULL OR found.media_key = $media OR found.media_key GLOB $media)
+    AND {IS_CHOSEN.format("found")}
     AND (len($questions) = 0 AND list_contains($kinds, found.answer_type)
         OR list_contains($questions, found.question_id))
     AND (len($answers) = 0 AND found.answer_boolean IS DISTINCT FROM false OR list_contains($answers, found.answer))
@@ -195,17 +196,14 @@ def line(text: str, most: int = MOST_CHARS) -> str:
     return words if len(words) <= most else words[: most - 1] + "…"
 
 
-def _check(connection: duckdb.DuckDBPyConnection, job: str, selection: Selection) -> None:
-    ids = [
-        name
-        for (name,) in connection.execute(
-            "SELECT question_id FROM answers WHERE job = $job "
-            "UNION SELECT question_id FROM whole_answers WHERE job = $job ORDER BY 1",
-            {"job": job},
+def _check_answers(connection: duckdb.DuckDBPyConnection, job: str, selection: Selection) -> None:
+    """Refuse an answer that is only written otherwise than it was given."""
+    for answer in selection.answers:
+        found = connection.execute(
+            "SELECT answer FROM answers WHERE job = $job AND lower(answer) = lower($answer) UNION "
+            "SELECT answer FROM whole_answers WHERE job = $job AND lower(answer) = lower($answer) ORDER BY answer",
+            {"job": job, "answer": answer},
         ).fetchall()
-    ]
-    for name in selection.questions:
-        if name not in ids:
-            close = difflib.get_close_matches(name, ids, n=1)
-            hint = f" did you mean {close[0]}?" if close else ""
-            raise ExportError(f"--question {name}: there is no such question;{hint} there are: {', '.join(ids)}")
+        there = [given for (given,) in found]
+        if there and answer not in there:
+            raise ExportError(f"--answer {answer}: there is no such answer; did you mean {there[0]}?")

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from omnidrop.answer_types import column_of, kinds
 from pipeline.find.grammar import All, Any, Condition, FindError, Node, Not, Words, parse
+from pipeline.tables.chosen import IS_CHOSEN, chosen_media
 
 if TYPE_CHECKING:
     import duckdb
@@ -114,7 +115,7 @@ def find(
 ) -> tuple[list[Found], int]:
     """The best moments of a job, and how many there are; all of them, in the order of time, where `most` is None.
 
-    Raises FindError.
+    Raises FindError, and QueryError for a `media` that fits nothing.
     """
     tree = parse(text)
     types = {
@@ -125,7 +126,9 @@ def find(
             {"job": job},
         ).fetchall()
     }
-    search = _Search(any(one.is_also_whole for one in types.values()), values={"job": job, "media": media})
+    search = _Search(
+        any(one.is_also_whole for one in types.values()), values={"job": job, **chosen_media(connection, job, media)}
+    )
     holds = _holds(tree, search, types, connection, job, wanted=True)
     found = _moments(connection, search, holds)
     if most is None:
@@ -162,7 +165,7 @@ def _moments(connection: duckdb.DuckDBPyConnection, search: _Search, holds: str)
         SELECT places.media_id, places.media_key, media.uri, start_s, coalesce(end_s, media.duration_s, 0), is_whole,
             {score}, {sure}, list_distinct([{said}])
         FROM places JOIN media ON media.job = $job AND media.media_id = places.media_id {search.joins()}
-        WHERE ($media IS NULL OR places.media_key = $media OR places.media_key GLOB $media) AND ({holds}) AND ({own})
+        WHERE {IS_CHOSEN.format("places")} AND ({holds}) AND ({own})
         ORDER BY places.media_key, places.media_id, is_whole, start_s, end_s
         """,
         search.values,

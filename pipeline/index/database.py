@@ -144,6 +144,8 @@ def _as_it_lies(url: str) -> str:
 
 def shown(url: str) -> str:
     """A database's URL without its password, also where it is not a valid one."""
+    if "://" not in url:
+        return MASK  # no address: it may be the password alone
     secret = user_part(url)
     if secret is None or url.startswith("sqlite"):
         return without_secrets(url)

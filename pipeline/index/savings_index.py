@@ -26,6 +26,7 @@ from pipeline.index.rollups import GFLOP, MILLIONTHS, NEEDED, Change
 from pipeline.index.savings_queries import Saved, ask_savings
 from pipeline.index.schema import WAYS, Tables, tables_of
 from pipeline.index.totals import Totals
+from pipeline.normal_forms import normal_forms
 from pipeline.records.columns import run_row
 from pipeline.records.heads_and_runs import Head, StoredRun, decode_run
 from pipeline.records.rows import clips_table, quarantine_rows
@@ -559,13 +560,15 @@ class SavingsIndex:
                 connection.execute(sa.delete(probes).where(probes.c.media_id.in_(batch)))
 
     def find_media(self, name: str) -> list[Head]:
-        """What was declared of items with this exact key, media id, content id or its first 32 digits, and of all
-        others with the same content, over all jobs, listed or not."""
+        """What was declared of items with this key, media id, content id or its first 32 digits, and of all others with
+        the same content, over all jobs, listed or not. Where no key is written so, other normal forms of it are."""
         c = self.tables.media.c
-        named = (c.media_key == name) | (c.media_id == name) | (c.content_id == name) | (c.item_id == name)
+        found: list[Head] = []
         with self._engine.connect() as connection:
-            query = sa.select(self.tables.media).where(named)
-            found = [_head(row) for row in connection.execute(query).mappings()]
+            for form in normal_forms(name):
+                named = (c.media_key == form) | (c.media_id == form) | (c.content_id == form) | (c.item_id == form)
+                query = sa.select(self.tables.media).where(named)
+                found = found or [_head(row) for row in connection.execute(query).mappings()]
         contents = {head.content_id for head in found if head.content_id is not None}
         others = self.heads_of(contents=sorted(contents))
         return sorted({(h.job, h.media_id): h for h in (*found, *others)}.values(), key=lambda h: (h.media_key, h.job))

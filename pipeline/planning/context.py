@@ -35,6 +35,7 @@ from pipeline.context.sidecars import (
 from pipeline.context.told import Cap, hashes, item_hashes, told
 from pipeline.context.tracks import chosen, name_of
 from pipeline.index.savings_index import ContextRow, SavingsIndex
+from pipeline.normal_forms import normal_forms
 from pipeline.planning.context_found import Found, read_sidecar, read_track
 from pipeline.questions.templates import Told, one_line
 from pipeline.storage.outage import Patience
@@ -310,8 +311,7 @@ class ContextReader:
         for pattern in self._config.sidecars:
             places = {"folder": folder, "stem": stem, "name": name}
             key = "".join(places.get(part, part) for part in _PLACE.split(pattern)).lstrip("/")
-            if key != media.key:
-                yield key, key
+            yield from ((form, form) for form in normal_forms(key) if form != media.key)
 
 
 def _take_track(found: Found, track: SubtitleTrack, start_s: float, cues: tuple[RawCue, ...] | ClipFailure) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omnidrop.models.checkpoints import describe_checkpoint
+from pipeline.config.idle_settings import idle_settings
 from pipeline.config.job import JobConfig
 from pipeline.index import sync
 from pipeline.index.patient_index import PatientIndex
@@ -41,7 +42,8 @@ class Opened:
     earlier: Earlier
     asked: Asked
     caveats: tuple[str, ...]
-    """What the store of the output does not do, and what of the question set may be meant otherwise, in sentences."""
+    """What the store of the output does not do, what of the question set may be meant otherwise, and which settings do
+    nothing, in sentences."""
     sources: tuple[Source, ...]
     """Earlier recipes that asked some of the questions alike."""
     recipes: Mapping[str, Mapping[str, Any]]
@@ -55,7 +57,7 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
     for an index that is locked and for nothing else: what fails at once is a wrong address more often than an outage.
     With `ask_together` all questions share one pass, whatever was asked before.
     """
-    store = _own_store(job)
+    store, given = _own_store(job), job
     job = defaults.with_kept(job, store)
     question_set = load_question_set(job.question_set)
     question_set.values(job.variables)
@@ -66,7 +68,8 @@ def open_job(job: JobConfig, patience: Patience | None = None, *, ask_together: 
         job = job.model_copy(update={"model": job.model.model_copy(update={"revision": checkpoint.revision})})
     journal, index = Journal(store), _open_index(job, store, patience)
     sync.catch_up(journal, index)
-    warnings = (*question_set.warnings, *(caveats(store, FORMAT_PATH) if patience is not None else ()))
+    idle = idle_settings(given, reads_context=bool(question_set.context_names))
+    warnings = (*question_set.warnings, *idle, *(caveats(store, FORMAT_PATH) if patience is not None else ()))
     if patience is not None:
         store = PatientStore(store, patience)
         journal = Journal(store)

@@ -25,7 +25,7 @@ from omnidrop.questions import AnswerType, Question
 from pipeline.config.job import BUILTIN_QUESTION_SETS, builtin_question_sets
 from pipeline.config.sections import Section, Slug
 from pipeline.config.validation_errors import explain, joined
-from pipeline.config.yaml_source import YamlDocument, YamlError, dotted, read_yaml
+from pipeline.config.yaml_source import FieldPath, YamlDocument, YamlError, read_yaml
 from pipeline.questions.templates import (
     CLIP_FIELDS,
     MEDIA_FIELDS,
@@ -254,6 +254,7 @@ def load_question_set(path_or_builtin: str | Path) -> QuestionSet:
 
 def _checked(file: _File, document: YamlDocument) -> QuestionSet:
     problems: list[str] = []
+    remarks: list[str] = []
     for name in file.variables:
         if not name.isidentifier() or name.startswith("_"):
             problems.append(
@@ -277,6 +278,7 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         answer_at = document.where(("questions", index, "answer"))
         try:
             answer = _answer(question.answer)
+            remarks += [f"{answer_at}: {name}: {answer.remark}"] if answer.remark else []
             template = QuestionTemplate(question.id, question.text, answer, question.retained_ratio, question.video)
             (whole if question.scope == "video" else questions).append(template)
             problems += _scope_problems(question, document, index)
@@ -306,7 +308,7 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         variables=tuple(file.variables.items()),
         questions=tuple(questions),
         source=_source_name(document.path),
-        warnings=tuple(_warnings(document)),
+        warnings=(*_warnings(document), *remarks),
         whole=tuple(whole),
     )
 
@@ -338,15 +340,13 @@ def _is_template(text: str) -> bool:
 
 def _warnings(document: YamlDocument) -> Iterator[str]:
     """Texts that YAML cut or changed."""
-    for field, comment in document.cut.items():
-        if field[-1] in ("text", "instruction") or "options" in field:
-            yield (
-                f"{document.where(field)}: {dotted(field)} ends before {comment!r}, because YAML reads the rest as a "
-                "comment; if it is part of the text, quote the text"
-            )
-    for field, text in document.written.items():
-        if field[0] == "variables":
-            yield f"{document.where(field)}: {dotted(field)} is read as a number; for the text {text!r}, quote it"
+    for field, said in document.read_otherwise(_is_text):
+        if _is_text(field) or field[0] == "variables":
+            yield said
+
+
+def _is_text(field: FieldPath) -> bool:
+    return field[-1] in ("text", "instruction") or "options" in field
 
 
 def _source_name(path: Path) -> str:

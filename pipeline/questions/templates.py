@@ -323,7 +323,7 @@ def _missing(names: tuple[str, ...], context: Mapping[str, Any]) -> str:
 
 
 def media_context(media: Media, info: MediaInfo) -> dict[str, Any]:
-    """What templates see of a media item; fields that it does not have are left out.
+    """What templates see of a media item; fields that it does not have are left out, and so are tags of blanks alone.
 
     Texts come from strangers' files, so they are cut to one line of `MAX_METADATA_CHARS`, and cannot be read as a
     model's special tokens.
@@ -346,7 +346,8 @@ def media_context(media: Media, info: MediaInfo) -> dict[str, Any]:
         "has_audio": info.has_audio,
     }
     context = {k: one_line(v) if isinstance(v, str) else v for k, v in values.items() if v is not None}
-    return {**context, "tags": {name: one_line(text) for name, text in info.tags}}
+    tags = ((name, one_line(text)) for name, text in info.tags)
+    return {**context, "tags": {name: text for name, text in tags if text}}
 
 
 def one_line(text: str, most: int = MAX_METADATA_CHARS) -> str:

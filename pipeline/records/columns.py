@@ -74,6 +74,17 @@ CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
 """What is stored of a clip, beside its answers. `status` is answered, partial or quarantined. `passes` says
 how many runs asked it for the answers that it has: more than one where questions came later."""
 
+MEASURED = tuple(
+    name
+    for name, _ in CLIP_FIELDS
+    if (
+        name.endswith(("_s", "_tokens", "_flops", "_bytes"))
+        and name not in ("start_s", "end_s", *(noticed for noticed, _ in NOTICED_FIELDS))
+    )
+    or name.startswith("retained_ratio")
+)
+"""What a clip cost: null of a copy, so that sums count it once."""
+
 _OF_A_PASS = ("decode_s", "answer_s", "model_s", "peak_bytes", *(f"{way}_{cost}" for way in _WAYS for cost in _COSTS))
 PART_FIELDS: Mapping[str, pa.DataType] = {
     name: kind for name, kind in CLIP_FIELDS if name in _OF_A_PASS or name.startswith(("retained_ratio", "layer_"))

@@ -110,6 +110,8 @@ class Held:
             own = self.own.get(clip.clip_id, self.questions)
             answers |= {q.id: (_unanswered(q, made), run_id) for q in own if q.id not in answers}
         ordered = [answers[q.id] for q in self.questions]
+        kept = (_kept_audit(row, ids) for (ids, _), row in zip(found, there, strict=True))
+        audits = (made.get("audit") if made is not None and newest is made else None, *kept)
         notes = dict.fromkeys(note for row in (*there, newest) for note in row["notes"] or ())
         return {
             **newest,
@@ -120,13 +122,22 @@ class Held:
             "answers": [one for one, _ in ordered],
             "answers_run_id": [run for _, run in ordered],
             "parts": list(parts.values()),
-            "audit": next((row["audit"] for row in (newest, *there) if row.get("audit") is not None), None),
+            "audit": next((audit for audit in audits if audit is not None), None),
             "run_id": run_id if newest is made else newest["run_id"],
         }
 
 
 def _is_answered(row: Row | None) -> bool:
     return row is not None and row["status"] != "quarantined"
+
+
+def _kept_audit(row: Row, ids: Ids) -> Row | None:
+    """A row's audit with the answers that are kept, under the ids that they have now; None where none is kept."""
+    if (audit := row.get("audit")) is None or audit["error_class"] is not None:
+        return audit
+    dense = {one["question_id"]: one for one in audit["answers"]}
+    answers = [dense[then] | {"question_id": now} for now, then in ids if then in dense]
+    return audit | {"answers": answers} if answers else None
 
 
 def microseconds(start_s: float, end_s: float) -> tuple[int, int]:

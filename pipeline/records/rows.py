@@ -22,25 +22,16 @@ from pipeline.records.columns import (
     AUDITS_SCHEMA,
     CLIP_FIELDS,
     CLIPS_SCHEMA,
-    NOTICED_FIELDS,
+    MEASURED,
 )
 from pipeline.records.unit import Label, UnitMeta, UnitObject
-
-_NOTICED = tuple(name for name, _ in NOTICED_FIELDS)
-_MEASURED = tuple(
-    name
-    for name, _ in CLIP_FIELDS
-    if (name.endswith(("_s", "_tokens", "_flops", "_bytes")) and name not in ("start_s", "end_s", *_NOTICED))
-    or name.startswith("retained_ratio")
-)
-"""What a clip cost: of a copy nothing, so that sums count it once."""
 
 
 def clips_table(unit: UnitObject, label: Label | None = None, *, is_copy: bool = False) -> pa.Table:
     """Rows of `clips` by `CLIPS_SCHEMA`: the answered and partial clips of a unit."""
     rows = unit.answered.select([*(n for n, _ in CLIP_FIELDS), "run_id"])
     if is_copy:
-        for name in _MEASURED:
+        for name in MEASURED:
             at = rows.column_names.index(name)
             rows = rows.set_column(at, name, pa.nulls(rows.num_rows, rows.schema.field(name).type))
     return _with_shared(unit.meta, label or unit.meta.label, rows, CLIPS_SCHEMA, is_copy)
@@ -71,8 +62,19 @@ def audits_table(unit: UnitObject, label: Label | None = None) -> pa.Table:
     label = label or unit.meta.label
     shared = _shared_row(unit.meta, label).keys() | set(ASKED_FIELDS)
     schema = pa.schema([field for field in AUDITS_SCHEMA if field.name not in shared])
-    rows = [row | row["audit"] | {"answers": _compared(row["answers"], row["audit"])} for row in audited.to_pylist()]
+    rows = [
+        row | _audited_part(row) | row["audit"] | {"answers": _compared(row["answers"], row["audit"])}
+        for row in audited.to_pylist()
+    ]
     return _with_shared(unit.meta, label, pa.Table.from_pylist(rows, schema=schema), AUDITS_SCHEMA)
+
+
+def _audited_part(row: dict[str, Any]) -> dict[str, Any]:
+    """What the run that was audited cost, where a row sums several: dense was asked no more than that run."""
+    parts = {part["run_id"]: part for part in row["parts"] or ()}
+    compared = {one["question_id"] for one in row["audit"]["answers"]}
+    by_run = zip(row["answers"], row["answers_run_id"] or (), strict=False)
+    return next((parts[run] for one, run in by_run if one["question_id"] in compared and run in parts), {})
 
 
 def _compared(answers: list[dict[str, Any]], audit: dict[str, Any]) -> list[dict[str, Any]]:

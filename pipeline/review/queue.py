@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omnidrop.answer_types import kinds
 from pipeline.journal.recipes import recall
 from pipeline.review.labels import Key, Label, key_of
+from pipeline.tables.chosen import IS_CHOSEN, chosen_media
 
 if TYPE_CHECKING:
     import duckdb
@@ -67,8 +68,10 @@ def queue(
 ) -> list[Item]:
     """The next answers; `labelled` is left out."""
     limit = most + len(labelled)
-    values = {"job": job, "media": media, "questions": list(questions), "limit": limit}
-    values["not_compared"] = kinds(lambda one: not one.is_compared)
+    values = {
+        **{"job": job, "questions": list(questions), "limit": limit, **chosen_media(connection, job, media)},
+        "not_compared": kinds(lambda one: not one.is_compared),
+    }
     audited = (
         "SELECT audits.clip_id, unnest(audits.answers).question_id AS question_id, "
         "unnest(audits.answers).agrees AS agrees, unnest(audits.answers).dense_shared_answer AS dense FROM audits"
@@ -80,7 +83,7 @@ def queue(
             ON audited.clip_id = a.clip_id AND audited.question_id = a.question_id
         WHERE a.job = $job AND a.answer IS NOT NULL AND NOT list_contains($not_compared, a.answer_type)
             AND (len($questions) = 0 OR list_contains($questions, a.question_id))
-            AND ($media IS NULL OR a.media_key = $media OR a.media_key GLOB $media)
+            AND {IS_CHOSEN.format("a")}
     """
     unsure = connection.execute(
         f"{select} AND (audited.agrees = false OR a.margin IS NOT NULL) "

@@ -11,6 +11,7 @@ from pipeline.config.job import JobConfig
 from pipeline.identity import ID_HEX, item_id, media_id
 from pipeline.index import sync
 from pipeline.journal.journal import Journal
+from pipeline.normal_forms import normal_forms
 from pipeline.planning.open_job import open_output
 from pipeline.planning.retry import Retry, Selected, Selection
 from pipeline.tables import iceberg, manifest, publish
@@ -108,16 +109,16 @@ def unforget_media(job: JobConfig, name: str) -> int:
 
 
 def _buried(job: JobConfig, journal: Journal, name: str) -> set[str]:
-    label = media_id(job.archive.identity, name)
+    labels = [media_id(job.archive.identity, form) for form in normal_forms(name)]
     stones = journal.tombstones()
-    named = {one for one in (name, name[:ID_HEX], label) if one in stones}
-    return named | journal.buried_as(label) | journal.buried_as(name)
+    named = {one for one in (name, name[:ID_HEX], *labels) if one in stones}
+    return named.union(*map(journal.buried_as, (*labels, name)))
 
 
 def _contents_at(job: JobConfig, key: str) -> list[str]:
     """What lies at a key of the archive now."""
     try:
-        media = [media for media in list_media(job.archive, leave_out=job.output) if media.key == key]
+        media = [media for media in list_media(job.archive, leave_out=job.output) if media.key in normal_forms(key)]
         return [content_of(one, DecodeSettings(), source(job)) for one in media]
     except OmniDropError:
         return []

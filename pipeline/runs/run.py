@@ -95,6 +95,11 @@ class RunSummary:
         return counts.units_finished == 0 and not counts.videos_asked and self.run.status == "complete"
 
     @property
+    def has_published(self) -> bool:
+        """Whether the tables that readers see were published since the run began."""
+        return self.published.published_at >= self.run.started_at
+
+    @property
     def answered_nothing(self) -> bool:
         """Whether no clip of the whole job has an answer: a failure, whatever the reason."""
         return self.totals.clips == 0
@@ -192,6 +197,7 @@ def run_job(
     toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
     notes = (
         *(*toy, *_weakly_confined(job, run), *opened.caveats, *_machine_notes(run.resources, job.clips.decoder)),
+        *_numbered(run_id, run),
         *(_unpinned(job.model) if not is_pinned else ()),
         *calibration.unresolved(job, known),
         *(retry.notes() if retry is not None else ()),
@@ -211,7 +217,7 @@ def _mind_asking_again(opened: Opened, may_ask_again: Callable[[AsksAgain], bool
 
 def _new_record(opened: Opened, run_id: str | None) -> RunRecord:
     return RunRecord(
-        run_id=run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+        run_id=_own_id(opened, run_id) if run_id else f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
         job=opened.job.name,
         recipe_hash=opened.recipe.hash,
         recipe=opened.recipe.fields,
@@ -219,6 +225,19 @@ def _new_record(opened: Opened, run_id: str | None) -> RunRecord:
         model_revision=opened.job.model.revision,
         code_version=code_version(),
     )
+
+
+def _own_id(opened: Opened, given: str) -> str:
+    """The id that was given, numbered where it is an earlier run's: answers name the run that gave them."""
+    name, number = given, 1
+    while opened.journal.read_run(name) is not None:
+        number += 1
+        name = f"{given}-{number}"
+    return name
+
+
+def _numbered(given: str | None, run: RunRecord) -> tuple[str, ...]:
+    return () if given in (None, run.run_id) else (f"the id {given} is an earlier run's; this run is {run.run_id}",)
 
 
 def _counts(feed: Feed, tally: Tally) -> RunCounts:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import duckdb
 
-from pipeline.config.sections import StorageConfig
-from pipeline.tables.query import QueryError, open_results
 from workers.records import MediaInfo, Noticed
 
 SECONDS = {
@@ -43,15 +41,6 @@ def noticed_in(connection: duckdb.DuckDBPyConnection, job: str) -> tuple[Case, .
         "SELECT kind, count(*), sum(amount) FROM noticed WHERE job = $job GROUP BY kind ORDER BY kind", {"job": job}
     ).fetchall()
     return tuple(Case(str(kind), int(cases), float(amount)) for kind, cases, amount in rows)
-
-
-def noticed_of(uri: str, storage: StorageConfig, job: str) -> tuple[Case, ...]:
-    """The same of an output; nothing where nothing is published yet."""
-    try:
-        with open_results(uri, storage) as connection:
-            return noticed_in(connection, job)
-    except QueryError:
-        return ()
 
 
 def noticed_here(info: MediaInfo, clips: Iterable[Noticed]) -> tuple[Case, ...]:

@@ -23,6 +23,7 @@ from omnidrop.errors import UserError, first_line
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
 from pipeline.journal.recipes import recall
+from pipeline.records.columns import MEASURED
 from pipeline.storage.arrow import arrow_filesystem
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest
@@ -173,16 +174,21 @@ def keep_sure(connection: duckdb.DuckDBPyConnection, least: Mapping[tuple[str, s
     )
 
 
+def jobs_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The jobs whose rows these are."""
+    listing = "SELECT DISTINCT unnest(coalesce(jobs, [job])) AS name FROM media ORDER BY name"
+    return [str(name) for (name,) in connection.execute(listing).fetchall()]
+
+
 def the_job(connection: duckdb.DuckDBPyConnection, uri: str, job: str | None) -> str:
     """The job to look at: the one that is named, or the only one. Raises QueryError.
 
     Rows that several jobs list are published once, under the first one's name: where there are several, the
     connection's tables become what this one lists, under its name.
     """
-    listing = "SELECT DISTINCT unnest(coalesce(jobs, [job])) AS name FROM media ORDER BY name"
-    jobs = [name for (name,) in connection.execute(listing).fetchall()]
+    jobs = jobs_of(connection)
     if job is None and len(jobs) == 1:
-        return str(jobs[0])
+        return jobs[0]
     if job in jobs:
         if len(jobs) > 1:
             _show_only(connection, str(job))
@@ -201,9 +207,30 @@ def _show_only(connection: duckdb.DuckDBPyConnection, job: str) -> None:
     listed = f"SELECT job, media_id FROM every_jobs_media WHERE list_contains(coalesce(jobs, [job]), '{wanted}')"
     for name in tables:
         connection.execute(
-            f"CREATE VIEW {name} AS SELECT * REPLACE ('{wanted}' AS job) FROM every_jobs_{name} "
+            f"CREATE VIEW listed_{name} AS SELECT * REPLACE ('{wanted}' AS job) FROM every_jobs_{name} "
             f"WHERE (job, media_id) IN ({listed})"
         )
+    # What a clip cost stands with the first file of its content: that may be one that only another job lists.
+    connection.execute(
+        "CREATE TEMP TABLE stand_ins AS SELECT copy_of AS asked, arg_min(clip_id, (media_key, media_id)) AS clip_id "
+        "FROM listed_clips WHERE copy_of NOT IN (SELECT clip_id FROM listed_clips) GROUP BY copy_of"
+    )
+    costs = ", ".join(f"coalesce(mine.{name}, asked.{name}) AS {name}" for name in MEASURED)
+    copy_of = "nullif(coalesce(stand_ins.clip_id, mine.copy_of), mine.clip_id) AS copy_of"
+    mine = "AS mine LEFT JOIN stand_ins ON stand_ins.asked = mine.copy_of"
+    shown = dict.fromkeys(tables, "SELECT * FROM listed_{0}")
+    shown["answers"] = f"SELECT mine.* REPLACE ({copy_of}) FROM listed_answers {mine}"
+    shown["clips"] = (
+        f"SELECT mine.* REPLACE ({copy_of}, {costs}) FROM listed_clips {mine} LEFT JOIN every_jobs_clips AS asked "
+        "ON asked.clip_id = stand_ins.asked AND stand_ins.clip_id = mine.clip_id"
+    )
+    shown["audits"] += (
+        " UNION ALL SELECT asked.* REPLACE (mine.job AS job, mine.media_id AS media_id, mine.media_key AS media_key, "
+        "mine.clip_id AS clip_id) FROM every_jobs_audits AS asked JOIN stand_ins ON stand_ins.asked = asked.clip_id "
+        "JOIN listed_clips AS mine ON mine.clip_id = stand_ins.clip_id"
+    )
+    for name, select in shown.items():
+        connection.execute(f"CREATE VIEW {name} AS {select.format(name)}")
 
 
 def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -331,6 +332,14 @@ def test_a_folder_that_is_not_entered_holds_nothing_that_is_taken(candidates: li
             assert not keys_filter.takes(key)
 
 
+def test_patterns_fit_accents_in_either_normal_form(tmp_path: Path):
+    for form in ("NFC", "NFD"):
+        fill(tmp_path / form, *(unicodedata.normalize(form, key) for key in ("privé/x.mp4", "été.mp4", "e.mp4")))
+        for pattern in map(unicodedata.normalize, ("NFC", "NFD"), ["privé/**"] * 2):
+            assert len(keys(tmp_path / form, exclude=[pattern])) == 2
+        assert len(keys(tmp_path / form, include=["?t[é].mp4"])) == 1
+
+
 def test_exclude_wins_over_include(tmp_path: Path):
     fill(tmp_path, "a/x.mp4", "a/y.mp4", "b/x.mp4", "a/raw/z.mp4")
     assert keys(tmp_path, include=["a/**", "b/*"], exclude=["*/raw/**", "y.*"]) == ["a/x.mp4", "b/x.mp4"]
@@ -419,7 +428,8 @@ def test_the_own_output_in_s3_is_left_out(server: str, s3: s3fs.S3FileSystem):
 
 def test_what_lies_beside_an_object_is_found_a_page_at_a_time(server: str, s3: s3fs.S3FileSystem):
     names = ["a/b.mp4", "a/b.en.vtt", "a/b.srt", "a/b.c.mp4", "a/b.c.srt", "a/b.d/x.srt", "c.mp4", "z.mp4", "z.txt"]
-    for name in names:
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    for name in (*names, f"a/{composed}.mp4", f"a/{decomposed}.txt"):
         s3.pipe_file(f"media/beside/{name}", name.encode())
     config = ArchiveConfig(uri="s3://media/beside", endpoint_url=server)
     listed = {media.key: media for media in list_media(config)}
@@ -444,6 +454,10 @@ def test_what_lies_beside_an_object_is_found_a_page_at_a_time(server: str, s3: s
     assert item.of_item(listed["z.mp4"]).sidecars == (("z.txt", hashlib.sha256(b"z.txt").hexdigest()),)
     assert reader.read(listed["a/b.mp4"]).failure.startswith("a/b.srt: cannot be read as context")
     assert not reader.read(listed["c.mp4"]).sidecars
+    for sidecars in ((), ("{folder}/{stem}.txt",)):
+        reader = ContextReader(config, ContextConfig(sidecars=sidecars), ModelConfig(), ("clip.transcript",))
+        (found,) = reader.read(listed[f"a/{composed}.mp4"]).sidecars
+        assert found[0] == f"a/{decomposed}.txt"
     s3.pipe_file("media/beside/empty.txt", b"")
     assert beside.read(beside.at("empty.txt"), 3)[1] == b""
 

@@ -87,6 +87,11 @@ def test_a_line_that_says_nothing_usable_is_refused_with_what_may_be_written(lin
         as_questions([line])
 
 
+def test_variables_without_a_question_set_are_refused():
+    with pytest.raises(QuestionError, match=r"variables \(colour\) are those of a question set"):
+        pipeline.ask("none.mp4", "Is it red?", variables={"colour": "red"})
+
+
 # --- arrays, without any file -----------------------------------------------------------------------------------------
 
 

@@ -6,19 +6,23 @@ import json
 import random
 from dataclasses import replace
 
+import duckdb
 import pyarrow as pa
 import pytest
 import torch
 
 from omnidrop.answers import PassCost
+from omnidrop.questions import Boolean, Question
 from pipeline.config.job import load_job
 from pipeline.evaluation import audit
 from pipeline.evaluation.intervals import bootstrap_ratio
 from pipeline.records.columns import AUDITS_SCHEMA
-from pipeline.records.rows import audits_table
+from pipeline.records.composed import EarlierRows, Held
+from pipeline.records.rows import audits_table, clips_table
 from pipeline.records.unit import decode_unit, encode_unit
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest as manifests
+from pipeline.tables.named_queries import VIEWS
 from tests.support import rows
 from tests.support.small_jobs import cli, run, select
 from workers.errors import DeviceBroken
@@ -173,6 +177,43 @@ def test_an_audit_is_part_of_its_units_object():
     before = stored
     again = encode_unit(replace(rows.meta(unit, "run-2"), attempt=1), [rows.result(third)], unit.questions, before)
     assert audits_table(decode_unit(again, where="here")).num_rows == 2
+
+
+def test_an_audit_stays_with_what_it_compared_when_questions_change():
+    """What was `shape` is called `heard` now, and `shape` asks something new, in a run that audits nothing."""
+    unit = rows.unit(rows.media(), clips=1)
+    (clip,) = unit.clips
+    stored = decode_unit(encode_unit(rows.meta(unit), [audited(clip)], unit.questions), where="here")
+    before = unit.questions[0]
+    now = (Question("heard", before.text, before.answer), Question("shape", "Is a tone heard?", Boolean()))
+    held = Held((clip,), now, (EarlierRows((("heard", "shape"),), stored.rows, 5),))
+    made = rows.result(clip)
+    new = replace(made.answers.answers[1], question_id="shape")
+    made = replace(made, answers=replace(made.answers, answers=(new,)))
+    again = encode_unit(rows.meta(unit, "run-2"), [made], now[1:], held=held)
+    (one,) = audits_table(decode_unit(again, where="here")).to_pylist()
+    assert [(a["question_id"], a["answer"], a["agrees"]) for a in one["answers"]] == [("heard", "circle", True)]
+    # Seconds of the one pass that was compared, not of both.
+    assert (one["run_id"], one["model_s"], one["dense_shared_model_s"]) == ("run-1", 0.25, 0.5)
+    assert clips_table(decode_unit(again, where="here"))["model_s"].to_pylist() == [0.5]
+    held = Held((clip,), now[1:], (EarlierRows((("shape", "heard"),), stored.rows, 5),))
+    again = encode_unit(rows.meta(unit, "run-2"), [], (), held=held)
+    (one,) = audits_table(decode_unit(again, where="here")).to_pylist()
+    assert [(a["question_id"], a["agrees"]) for a in one["answers"]] == [("shape", False)]
+
+
+def test_an_answer_of_another_run_than_the_audited_one_was_not_asked_unpruned():
+    given = {
+        "answers": [{"clip_id": "c", "question_id": name, "run_id": run} for name, run in (("a", "r1"), ("b", "r2"))],
+        "audits": [{"clip_id": "c", "run_id": "r1"}, {"clip_id": "d", "run_id": "r2"}],
+    }
+    with duckdb.connect() as connection:
+        for name, schema in manifests.SCHEMAS.items():
+            connection.register(name, pa.Table.from_pylist(given.get(name, []), schema=schema))
+        found = connection.execute(
+            f"SELECT question_id, unpruned_too FROM ({VIEWS['provenance']}) ORDER BY 1"
+        ).fetchall()
+    assert found == [("a", True), ("b", False)]
 
 
 def test_a_job_audits_publishes_rebuilds_and_forgets(job):

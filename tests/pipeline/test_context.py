@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import unicodedata
 
 import pytest
 
 import pipeline
 from pipeline.context.prompt import clip_context
-from pipeline.context.sidecars import META_NAMES, Context, ContextError, Cue, beside, read_context
+from pipeline.context.sidecars import META_NAMES, Context, ContextError, Cue, beside, read_context, sidecars_of
 from pipeline.toy_world import render_clip
 from tests.pipeline.test_ask import FORMAT
 from tests.support.media_files import make
@@ -129,6 +130,10 @@ def test_only_the_files_own_sidecars_are_its(folder):
         (folder / name).touch()
     found = [path.rpartition("/")[2] for path in beside(str(folder / "a.mp4"))]
     assert found == ["a.vtt", "a.info.json", "a.pt-BR.vtt", "a.en.srt"]
+    one, two = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    there = [f"{one}.vtt", f"{two}.vtt", f"{one}.en.srt", "e.vtt"]
+    assert sidecars_of(f"{two}.mp4", there) == [f"{two}.vtt", f"{one}.vtt", f"{one}.en.srt"]
+    assert sidecars_of(f"{one}.mp4", there) == [f"{one}.vtt", f"{two}.vtt", f"{one}.en.srt"]
 
 
 HOSTILE = {

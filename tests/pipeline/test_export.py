@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -326,6 +327,34 @@ def test_mistakes_say_what_can_be_done(demo, arguments, message):
     done = cli("export", demo / "results", *arguments)
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_media_are_chosen_by_key_or_wildcards_in_either_normal_form(tmp_path):
+    decomposed = unicodedata.normalize("NFD", "news/café [1].mp4")
+    span = (0.0, 2.0, {"heard": ("boolean", "yes", 0.9)})
+    results = publish(tmp_path / "r", {key: [span] for key in (decomposed, "news/b.mp4", "a*b.mp4", "axb.mp4")})
+    found = {
+        "news/*": 2,
+        "news/caf? [[]1].mp4": 0,
+        "news/caf? [1].mp4": 1,
+        "news/café [1].mp4": 1,
+        "*.mp4": 4,
+        "a?b.mp4": 2,
+        "a*b.mp4": 2,
+        "b.mp4": 0,
+    }
+    for key, videos in found.items():
+        done = cli("export", results, "--to", "csv-markers", "--media", key, "-o", tmp_path / "m.csv")
+        if videos:
+            assert (done.exit_code, f"of {videos} video" in done.stderr) == (0, True), key
+        else:
+            assert (done.exit_code, f"--media {key}: job test has no video" in done.stderr) == (2, True), key
+    assert "the nearest is news/b.mp4. Give the whole key" in done.stderr
+    for command in (("find", "heard = yes", results), ("review", results, "--no-open")):
+        assert cli(*command, "--media", "none").exit_code == 2
+    assert "did you mean yes?" in cli("export", results, "--to", "vtt", "--answer", "Yes").stderr
+    assert "no such question" in cli("review", results, "--curve", "--question", "herd").stderr
+    assert cli("review", results, "--curve", "--media", "a*b.mp4").exit_code == 2
 
 
 def test_every_format_can_be_found_and_says_what_it_is():

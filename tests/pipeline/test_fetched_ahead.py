@@ -94,3 +94,10 @@ def test_validate_says_where_the_disk_is_too_small_for_what_is_kept(tmp_path):
         checked(cache_dir=str(folder), cache_bytes=1 << 60)
     with pytest.raises(JobError, match="cache/of-omnidrop' is not an absolute path"):
         checked(cache_dir="cache/of-omnidrop")
+
+
+def test_validate_finds_an_index_whose_folder_is_missing(tmp_path):
+    output = tmp_path / "results"
+    assert validate._sqlite_place(str(output / "index.sqlite"), str(output)) == "will be made"
+    with pytest.raises(validate.CheckError, match=f"the folder {tmp_path}/none does not exist; make it"):
+        validate._sqlite_place(f"{tmp_path}/none/index.sqlite", str(output))

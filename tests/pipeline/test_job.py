@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs._shared.options import scalar
+from pipeline.config.idle_settings import idle_settings
 from pipeline.config.job import ExecutionConfig, JobConfig, JobError, load_job, make_job
 from pipeline.config.worker_settings import pruning_of
 from pipeline.config.yaml_source import MAX_FILE_BYTES, YamlError, parse_yaml, read_yaml
@@ -405,3 +407,61 @@ def test_json_reads_as_the_values_it_was_made_from(tree: object):
 def test_any_content_gives_a_job_or_one_clear_error(given_fields: dict[str, object]):
     with contextlib.suppress(JobError):
         assert make_job(given_fields).name == given_fields["name"]
+
+
+def test_text_that_yaml_cuts_or_changes_is_warned_about(tmp_path, caplog):
+    written = f"""\
+        name: talks # a comment of a name that cannot hold one
+        archive:
+          uri: {tmp_path}/Team # 1
+          include:
+            - Day # 2/*.mp4
+        output: /out   # a comment like most
+        question_set: lecture
+        variables:
+          subject: C # minor
+          language: 1.10
+    """
+    job = load_job(write(tmp_path, written))
+    assert (job.archive.uri, job.variables["subject"]) == (f"{tmp_path}/Team", "C")
+    assert [message.split(": ", 1)[1] for message in caplog.messages] == [
+        f"{field} ends before {comment!r}, because YAML reads the rest as a comment; if it is part of the text, quote "
+        "the text"
+        for field, comment in {
+            "archive.uri": "# 1",
+            "archive.include[0]": "# 2/*.mp4",
+            "variables.subject": "# minor",
+        }.items()
+    ] + ["variables.language is read as a number; for the text '1.10', quote it"]
+    caplog.clear()
+    overrides = {"archive.uri": "/a", "archive.include": ["*"], "variables.subject": "a", "variables.language": "b"}
+    load_job(write(tmp_path, written), overrides)
+    assert not caplog.messages
+
+
+def test_settings_that_do_nothing_are_named():
+    given = {
+        "archive": {"uri": "/videos", "seed": 3, "anonymous": False, "follow_links": True},
+        "clips": {"cut": "fixed", "scene_threshold": 0.2},
+        "context": {"language": "en"},
+        "pruning": {"mode": "per_question", "guidance": "mean"},
+        "storage": {"sse": "AES256", "max_retries": 3},
+    }
+    job = make_job({**SMALL, **given})
+    idle = [said.partition(" does nothing here: ")[0] for said in idle_settings(job, reads_context=False)]
+    assert idle == ["clips.scene_threshold", "archive.seed", "storage.sse", "pruning.guidance", "context.language"]
+    meant = {
+        "archive": {"uri": "s3://bucket/videos", "sample": 2, "seed": 3, "anonymous": True},
+        "clips": {"cut": "scene", "scene_threshold": 0.2},
+        **{"context": {"language": "en"}, "pruning": {"guidance": "mean"}, "storage": {"sse": "AES256"}},
+    }
+    assert not list(idle_settings(make_job({**SMALL, **meant, "output": "s3://bucket/out"}), reads_context=True))
+
+
+def test_a_variable_on_the_command_line_is_not_cut(caplog):
+    assert [scalar(text) for text in ("Team # 1", "5 # 1", "#", "a: b", "1.5", "true")] == [
+        *("Team # 1", "5 # 1", "#", "a: b", 1.5, True)
+    ]
+    assert not caplog.messages
+    assert (scalar("007"), scalar('"007"')) == (7, "007")
+    assert caplog.messages == ["""007 is read as the number 7; for the text, quote it twice, as in NAME='"007"'"""]

@@ -78,6 +78,8 @@ def test_the_run_names_the_command_and_the_command_mends(job, tmp_path):
     nothing = cli(*words)
     assert nothing.exit_code == 2
     assert "no failures with error class decode_timeout; in quarantine: 1 (not_media 1)" in nothing.output
+    nothing = cli(*words, "--error-class", "not_media", "--media", "none.mp4")
+    assert "not_media of media that match none.mp4; in quarantine: 1 (not_media 1)" in nothing.output
 
 
 def test_what_takes_too_long_is_tried_by_some_runs_and_then_on_request(failed, monkeypatch):

@@ -51,6 +51,17 @@ def test_what_errors_quote_is_masked(text, expected):
     assert without_secrets(text, environ) == (text if expected is None else expected)
 
 
+def test_an_index_address_that_is_a_password_alone_is_not_shown(job, monkeypatch):
+    """Put into the variable by mistake; what a schedule says of it is stored with the results."""
+    job.write_text(job.read_text() + "index_url: ${OMNIDROP_INDEX_URL}\n")
+    for given in ("planted-pw", "me:planted-pw@db/x", "postgresql+psycopg:me:planted-pw@db/x"):
+        monkeypatch.setenv("OMNIDROP_INDEX_URL", given)
+        refused = cli("status", job) if given != "planted-pw" else cli("rebuild", job)
+        assert refused.exit_code == 2, refused.output
+        assert "give index_url as sqlite:///FILE or postgresql+psycopg://" in refused.output
+        assert "planted-pw" not in refused.output
+
+
 def test_a_job_with_a_credential_in_it_is_refused_with_what_to_do(job):
     given = {
         "--index-url": ("postgresql+psycopg://me:planted-pw@db/x", "OMNIDROP_INDEX_URL"),

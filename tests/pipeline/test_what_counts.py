@@ -3,19 +3,22 @@ stub for ffmpeg and the model (`tests.support.stub_runs`), so that what is asked
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
 import tarfile
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
 import s3fs
 
-from pipeline.config.job import StorageConfig
+from pipeline.config.job import StorageConfig, load_job
 from pipeline.planning.listing import _replayed
 from pipeline.planning.media_plan import ANSWER_FORMAT
+from pipeline.planning.open_job import open_output
 from pipeline.report.queries import gather
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli, run, select
@@ -161,12 +164,15 @@ def test_exact_copies_are_asked_once_and_answered_under_both_keys(project, asked
 
 
 def test_a_changed_file_is_asked_and_the_one_before_comes_back_for_nothing(project, asked):
-    index(project)
+    index(project, "--run-id", "nightly")
     before = rows(project)
     old = (project / "archive" / "05.mp4").read_text()
     video(project / "archive" / "05.mp4", "another", clips=1)
-    index(project)
+    assert "the id nightly is an earlier run's; this run is nightly-2" in index(project, "--run-id", "nightly")
     assert asked.clips() == 25
+    of_run = "(SELECT clips_answered FROM runs WHERE runs.run_id = clips.run_id)"
+    runs = f"SELECT run_id, count(*), {of_run} FROM clips GROUP BY 1"
+    assert select(project / "job.yaml", f"{runs} ORDER BY 1") == [("nightly", 22, 24), ("nightly-2", 1, 1)]
     (project / "archive" / "05.mp4").write_text(old)
     index(project)
     assert (rows(project), asked.clips()) == (before, 25)
@@ -232,7 +238,9 @@ def test_what_is_no_longer_listed_stops_counting_and_comes_back(project, asked):
     planned = cli("plan", project / "job.yaml")
     assert "1 of 12 no longer listed (00.mp4)" in " ".join(planned.output.split())
     assert rows(project) == before
-    assert "1 of 12 no longer listed" in index(project)
+    said = index(project)
+    assert "1 of 12 no longer listed" in said
+    assert "is finished; the tables were published anew" in said
     assert rows(project) == [row for row in before if row[0] != "00.mp4"]
     assert "media │ 11" in " ".join(cli("status", project / "job.yaml").output.split())
     assert cli("verify", project / "job.yaml").exit_code == 0
@@ -241,6 +249,7 @@ def test_what_is_no_longer_listed_stops_counting_and_comes_back(project, asked):
     edit(project, ", exclude: ['00.*']", "")
     index(project)
     assert (rows(project), asked.clips()) == (before, 24)
+    assert "is finished; the results are unchanged" in index(project)
 
 
 def test_an_archive_that_lost_much_is_refused_and_nothing_changes(project, asked):
@@ -289,19 +298,47 @@ def test_a_row_counts_while_any_job_of_the_output_lists_it(project, asked):
     assert cli("verify", project / "job.yaml").exit_code == 0
 
 
+def test_each_job_of_an_output_has_figures_of_its_own(project, asked):
+    """Also of contents whose costs stand with a file that only another job lists."""
+    run(project / "job.yaml")
+    shutil.copytree(project / "archive", project / "more", ignore=lambda folder, names: sorted(names)[6:])
+    shutil.copy(project / "more" / "00.mp4", project / "more" / "zz.mp4")
+    video(project / "more" / "new.mp4", "new")
+    other = (project / "job.yaml").read_text().replace("name: test", "name: other").replace("archive}", "more}")
+    (project / "other.yaml").write_text(other)
+    assert "answers │ 32 " in " ".join(cli("index", project / "other.yaml").output.split())
+    _, _, known = open_output(load_job(project / "job.yaml"))
+    with contextlib.closing(known):
+        of_jobs = {name: known.totals(name) for name in ("test", "other")}
+    for name, totals in of_jobs.items():
+        found = gather(str(project / "results"), StorageConfig(), name, budget_bytes=10**6)
+        assert 0 < found.spent.as_run_flops == totals.as_run_flops
+        assert found.spent.dense_shared_flops == totals.dense_shared_flops
+    many = "SELECT count(*), count(retained_ratio) FROM provenance"
+    for place, job, count in (("other.yaml", (), 32), ("results", ("--job", "test"), 48), ("results", (), 80)):
+        said = cli("query", project / place, many, "--format", "csv", *job)
+        assert f"{count},{count}" in said.output
+        assert ("rows of several jobs (other, test); --job NAME" in said.output) is (count == 80)
+    refused = cli("query", project / "results", many, "--job", "none")
+    assert refused.exit_code == 2
+    assert "choose one with --job: other, test" in refused.output
+
+
 def test_forget_names_all_keys_and_can_be_undone(project, asked):
-    shutil.copy(project / "archive" / "00.mp4", project / "archive" / "copy.mp4")
+    copy = unicodedata.normalize("NFD", "copié.mp4")
+    shutil.copy(project / "archive" / "00.mp4", project / "archive" / copy)
     index(project)
     before = rows(project)
-    said = " ".join(cli("forget", project / "job.yaml", "--media", "copy.mp4").output.split())
-    assert "2 keys have this content: 00.mp4, copy.mp4" in said
+    # As people type it: the accent and its letter are one character.
+    said = " ".join(cli("forget", project / "job.yaml", "--media", "copi\xe9.mp4").output.split())
+    assert f"2 keys have this content: 00.mp4, {copy}" in said
     assert {row[0] for row in rows(project)} == {f"{n:02d}.mp4" for n in range(1, 12)}
-    (project / "archive" / "copy.mp4").rename(project / "archive" / "hidden as.mp4")
+    (project / "archive" / copy).rename(project / "archive" / "hidden as.mp4")
     said = index(project)
     assert "2 forgotten files are in the archive and skipped: 00.mp4, hidden as.mp4" in said
     assert asked.clips() == 24
     assert cli("forget", project / "job.yaml", "--media", "hidden as.mp4", "--undo").exit_code == 0
-    (project / "archive" / "hidden as.mp4").rename(project / "archive" / "copy.mp4")
+    (project / "archive" / "hidden as.mp4").rename(project / "archive" / copy)
     index(project)
     assert (rows(project), asked.clips()) == (before, 26)
     never = cli("forget", project / "job.yaml", "--media", "01.mp4", "--undo")
@@ -430,7 +467,9 @@ def test_yaml_that_cuts_or_changes_text_is_warned_about(project, asked):
     question = "  - id: shape\n    text: Which team is # 1?\n    answer: {type: boolean}\n"
     written = f"name: stub\nversion: 1.10\nquestions:\n{question}"
     (project / "questions.yaml").write_text(written)
+    edit(project, "{length_s: 10}", "{length_s: 10, max_length_s: 5}")
     said = index(project)
+    assert "clips.max_length_s does nothing here: clips.cut is fixed" in said
     assert "questions.yaml:5:5" in said
     assert "ends before '# 1?', because YAML reads the rest as a comment" in said
     assert select(project / "job.yaml", "SELECT DISTINCT question_set_version FROM clips") == [("1.10",)]

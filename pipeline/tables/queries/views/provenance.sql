@@ -4,7 +4,8 @@ SELECT
     answers.question_id, answers.question, answers.answer, answers.probability, answers.model,
     regexp_extract(runs.recipe, '"weights": "([^"]*)"', 1) AS weights, runs.model_revision, runs.code_version,
     answers.answer_format, runs.tools AS ffmpeg, answers.mode, answers.policy, answers.retained_ratio_target,
-    asked.retained_ratio, asked.decoded_share, audits.clip_id IS NOT NULL AND audits.error_class IS NULL AS unpruned_too,
+    asked.retained_ratio, asked.decoded_share,
+    coalesce(audits.run_id = answers.run_id AND audits.error_class IS NULL, false) AS unpruned_too,
     media.sidecars, answers.run_id, runs.started_at AS run_started_at
 FROM answers
 LEFT JOIN runs ON runs.run_id = answers.run_id

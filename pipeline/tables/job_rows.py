@@ -1,0 +1,37 @@
+"""What a job has in the published tables, counted for summaries.
+
+Promises: rows are the job's own, also those that another job of the output lists, too. Knows nothing about how anything
+is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.config.sections import StorageConfig
+from pipeline.tables.noticed import Case, noticed_in
+from pipeline.tables.query import QueryError, jobs_of, open_results, the_job
+
+
+@dataclass(frozen=True)
+class JobRows:
+    """Rows of one job; none where nothing is published yet."""
+
+    answers: int = 0
+    whole_answers: int = 0
+    noticed: tuple[Case, ...] = ()
+
+
+def job_rows(uri: str, storage: StorageConfig, job: str) -> JobRows:
+    """Count a job's rows in what an output has published."""
+    try:
+        with open_results(uri, storage) as connection:
+            if job not in jobs_of(connection):
+                return JobRows()
+            the_job(connection, uri, job)
+            ((answers, whole),) = connection.execute(
+                "SELECT (SELECT count(*) FROM answers), (SELECT count(*) FROM whole_answers)"
+            ).fetchall()
+            return JobRows(answers, whole, noticed_in(connection, job))
+    except QueryError:
+        return JobRows()
