@@ -87,7 +87,8 @@ def fetched(
 
     def whole(part: Path) -> Generator[memoryview]:
         remote = opened_as_planned(media, storage_options, cache)
-        arriving = Arriving(remote, str(part), streams=cache.streams, step=READ_BYTES)
+        gives_way = meanwhile is not None
+        arriving = Arriving(remote, str(part), streams=cache.streams, step=READ_BYTES, gives_way=gives_way)
         with (
             contextlib.closing(arriving),
             ThreadPoolExecutor(2, thread_name_prefix="seen") as beside,
@@ -95,6 +96,8 @@ def fetched(
             contextlib.closing(arriving.pieces()) as pieces,
         ):
             running = None if meanwhile is None else beside.submit(meanwhile, arriving)
+            if running is not None:
+                running.add_done_callback(lambda _: arriving.go_on())
             for piece in pieces:
                 being_seen = beside.submit(seen, piece)  # while this piece is being written
                 yield piece
