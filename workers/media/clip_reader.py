@@ -133,7 +133,8 @@ def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSet
     started = decoding_time(path)
     best = None
     if span.frames and nvdec.takes(part.info, settings):
-        best = _best(path, info, part, replace(span, on_card=True), place, settings, started)
+        on_card = replace(span, on_card=True, threads=1)
+        best = _best(path, info, part, on_card, place, settings, started)
         if best.is_damaged or best.share < 1:
             best = None  # decoders conceal damage differently; the CPU decoder gives the same result everywhere
     if best is None:
