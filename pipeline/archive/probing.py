@@ -97,7 +97,7 @@ may lack one, or have it as something else."""
 LOOKS = 32
 """Files and objects that are looked at at once, on a cluster."""
 LOOKS_HERE = 2
-"""On this machine: each holds `execution.fetch_streams` pieces of 8 MiB, and two more."""
+"""On this machine: each holds `execution.fetch_streams` pieces of 8 MiB (16 from 512 MiB on), and two more."""
 CHILDREN = max(2, min(16, os.cpu_count() or 2))
 """Probing processes: a probe waits for the disk or the network most of the time."""
 

@@ -28,8 +28,10 @@ from tests.support.media_files import children, clip_file, cut, make, picture, t
 from tests.support.s3_server import s3_server
 from workers import ray_workers
 from workers.errors import CacheFull, DeviceBroken, MediaChanged, MediaMissing, StorageFailed
-from workers.media import arriving, blocks, fetching
+from workers.media import arriving, blocks, clip_reader, extraction, fetching
+from workers.media.arriving import Arriving
 from workers.media.blocks import InBlocks, run_over
+from workers.media.clip_reader import decode_clip
 from workers.media.decode import Source, content_of, decode_one, decode_unit, local_etag, looked_at
 from workers.media.early import Early, EarlyClip, Wish
 from workers.media.fetching import CacheSettings, fetched
@@ -159,8 +161,11 @@ def test_an_object_is_probed_where_it_lies(bucket, plain, tmp_path):
 def test_a_child_that_hangs_over_an_object_is_replaced(bucket):
     """It is ended on time and replaced, as for files on disk."""
     with ProbePool(1, timeout_s=6, storage_options=bucket[1]) as pool:
+        pool.start()  # before there is anything to probe
+        while not (started := children()):
+            time.sleep(0.01)
         assert isinstance(dict(pool.probe_many([(0, "s3://archive/plain.mkv")]))[0], MediaInfo)
-        (child,) = children()
+        (child,) = started
         child.suspend()
         assert dict(pool.probe_many([(1, "s3://archive/plain.mkv")]))[1].error_class == "probe_timeout"
         assert isinstance(dict(pool.probe_many([(2, "s3://archive/plain.mkv")]))[2], MediaInfo)
@@ -428,7 +433,8 @@ def held_back(monkeypatch, share, until):
     def stopping(remote, *given, **options):
         for first, piece in read_each(remote, *given, **options):
             deadline = time.monotonic() + 60
-            while first > share * remote.size and not until():
+            is_sooner = "most" not in options
+            while first > share * remote.size and not is_sooner and not until():
                 assert time.monotonic() < deadline, "it waited for the whole file"
                 time.sleep(0.01)
             yield first, piece
@@ -463,6 +469,61 @@ def test_first_clips_are_decoded_while_the_file_is_fetched_and_nothing_is_read_t
         assert np.array_equal(one.decoded.frames, later.frames)
         assert np.array_equal(one.decoded.audio, later.audio)
     assert bytes_fetched() - before == media.size_bytes
+
+
+@pytest.mark.cluster
+def test_what_comes_in_order_gives_way_and_what_is_read_on_comes_ahead(bucket, tmp_path, monkeypatch, in_small_pieces):
+    cell, content = arriving.CELL_BYTES, os.urandom(40 * arriving.CELL_BYTES + 1)
+    bucket[0].pipe_file("archive/order", content)
+    monkeypatch.setattr(arriving, "AHEAD_BYTES", 8 * cell)
+    monkeypatch.setattr(arriving, "HELD_S", 60.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    get, read_on = RemoteFile._get, RemoteFile.read_on
+    now, most, sooner = [0], [0], []
+
+    async def counted(remote, *given):
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        try:
+            return await get(remote, *given)
+        finally:
+            now[0] -= 1
+
+    monkeypatch.setattr(RemoteFile, "_get", counted)
+    monkeypatch.setattr(RemoteFile, "read_on", lambda *given, **how: sooner.append(given[1:]) or read_on(*given, **how))
+    path, before = tmp_path / "order", bytes_fetched()
+    path.write_bytes(bytes(len(content)))
+    remote = RemoteFile("s3://archive/order", bucket[1], time.monotonic() + 60)
+    coming = Arriving(remote, str(path), streams=4, step=2 * cell, gives_way=True)
+    with contextlib.closing(coming), coming, open(path, "r+b", buffering=0) as file:
+        pieces = coming.pieces()
+        assert [file.write(next(pieces)) for _ in range(4)] == [cell, *3 * [2 * cell]]
+        assert most[0] == 2  # of two cores one probes, and one receives
+        reader = coming.by(time.monotonic() + 60)
+        first = 20 * cell
+        assert b"".join(reader.read(first + n * cell, cell) for n in range(10)) == content[first : first + 10 * cell]
+        assert sooner == [(first, first + cell), (first + cell, first + 10 * cell)]
+        coming.go_on()
+        file.writelines(pieces)
+        assert most[0] == 4
+    assert path.read_bytes() == content
+    assert bytes_fetched() - before == len(content)
+
+
+def test_damage_in_a_clip_that_two_threads_decode_is_judged_with_one(dense, tmp_path, monkeypatch):
+    damaged = bytearray(dense.read_bytes())
+    for place in range(len(damaged) // 20, len(damaged) // 4, 5_000):
+        damaged[place] ^= 0xFF
+    (tmp_path / "damaged.mkv").write_bytes(damaged)
+    span_of, run, threads = clip_reader._span, extraction._run, []
+    monkeypatch.setattr(clip_reader, "_span", lambda *given: replace(span_of(*given), threads=2))
+    monkeypatch.setattr(extraction, "_run", lambda *given: threads.append(given[2].threads) or run(*given))
+    info = probe(dense)
+    assert not decode_clip(dense, info, Clip("", 0, 0.0, 2.0), SETTINGS).notes
+    assert threads == [2]
+    found = decode_clip(tmp_path / "damaged.mkv", info, Clip("", 0, 0.0, 2.0), SETTINGS)
+    assert any(note.startswith("damaged: ") for note in found.notes)
+    assert threads[1:3] == [2, 1]
 
 
 @pytest.mark.cluster

@@ -24,8 +24,14 @@ from workers.media.remote import RemoteFile
 
 CELL_BYTES = 1 << 20
 """What comes at once of bytes that are wanted before their turn."""
+AHEAD_BYTES = 8 << 20
+"""What comes at once where such bytes are read one after the other: a request takes 30 ms and more."""
 MORE_BYTES = 8 << 20
 """How much more is waited for where what was thought to be enough was not."""
+REQUESTS_OF_A_CORE = 2
+"""Half a core receives, hashes and writes what one request brings, and serves it where the store is near."""
+HELD_S = 3.0
+"""What comes in order gives way to who works on what is here for so many seconds at most."""
 _NOBODYS, _COMING, _HERE = 0, 1, 2
 
 
@@ -45,9 +51,16 @@ class _Run:
 class Arriving:
     """Use it in a `with` block: when it ends, nobody waits any more. Threads may share it."""
 
-    def __init__(self, remote: RemoteFile, path: str, *, streams: int, step: int) -> None:
-        """Into a file that has the object's size; some `step` bytes are asked for at once."""
+    def __init__(self, remote: RemoteFile, path: str, *, streams: int, step: int, gives_way: bool = False) -> None:
+        """Into a file that has the object's size; some `step` bytes are asked for at once. With `gives_way`, what comes
+        in order takes no more cores than probing and decoding leave, for `HELD_S` or until `go_on` is called; what
+        someone waits for comes all the same."""
         self._remote, self._streams = remote, streams
+        self._gives_way_until = time.monotonic() + HELD_S if gives_way else 0.0
+        self._busy = 1
+        """Cores that work on what is here."""
+        self._at, self._awaited = 0, 0
+        """Bytes that came in order, and that someone waits for."""
         self._most = max(1, step // CELL_BYTES)
         self.size = remote.size
         self.waited_s = 0.0
@@ -64,20 +77,36 @@ class Arriving:
         """All bytes in order, each valid until the next is asked for: by then the caller has written it to the file."""
         at = 0
         wanted = self._remote.read_each(
-            self._unclaimed(), streams=self._streams, longest=min(self._most * CELL_BYTES, self.size)
+            self._unclaimed(),
+            streams=self._streams,
+            longest=min(self._most * CELL_BYTES, self.size),
+            most=self._at_once,
         )
         with contextlib.closing(wanted) as coming:
             for first, piece in coming:
                 yield from self._of_others(at, first)
-                at = first + len(piece)
+                self._at = at = first + len(piece)
                 yield piece
                 self._mark(first // CELL_BYTES, -(-at // CELL_BYTES), _HERE)
         yield from self._of_others(at, self.size)
 
-    def read(self, offset: int, length: int, deadline: float) -> bytes:
-        """Some bytes, before their turn where they are not here. Raises StorageFailed, MediaChanged and the like."""
+    def go_on(self) -> None:
+        """Give way no more."""
+        self._gives_way_until = 0.0
+
+    def _at_once(self) -> int:
+        """Pieces that may be in flight, as many as there are where nothing is to give way."""
+        if time.monotonic() > self._gives_way_until:
+            return len(self._cells)
+        spare = REQUESTS_OF_A_CORE * ((os.cpu_count() or 1) - self._busy)
+        awaited = -(-(self._awaited - self._at) // (self._most * CELL_BYTES))
+        return max(1, spare, awaited)
+
+    def read(self, offset: int, length: int, deadline: float, ahead: int = 0) -> bytes:
+        """Some bytes, before their turn where they are not here; what has to be fetched for them comes with up to
+        `ahead` bytes after it. Raises StorageFailed, MediaChanged and the like."""
         first, end = offset // CELL_BYTES, -(-(offset + length) // CELL_BYTES)
-        while (mine := self._claim(first, end, deadline)) is not None:
+        while (mine := self._claim(first, end, deadline, ahead // CELL_BYTES)) is not None:
             self._bring(*mine, self._remote.until(deadline))
         return os.pread(self.fd, length, offset)
 
@@ -85,6 +114,7 @@ class Arriving:
         """Until all bytes up to `end` are here. Raises OutOfReach where they never will be."""
         cells, began = -(-min(end, self.size) // CELL_BYTES), time.monotonic()
         with self._changed:
+            self._awaited = max(self._awaited, end)
             self._changed.wait_for(lambda: self._is_over or self._cells.count(_HERE, 0, cells) == cells)
             self.waited_s += time.monotonic() - began
             if self._cells.count(_HERE, 0, cells) < cells:
@@ -114,7 +144,11 @@ class Arriving:
         """What ffmpeg may be given while the block lasts, to read what lies in this stretch, in shares of all."""
         self.wait_for(int(end * self.size))
         with contextlib.ExitStack() as stack:
-            yield ArrivingView(self, stack)
+            self._busy += 1
+            try:
+                yield ArrivingView(self, stack)
+            finally:
+                self._busy -= 1
 
     def __enter__(self) -> Self:
         return self
@@ -138,20 +172,22 @@ class Arriving:
                 first = self._cells.find(_NOBODYS, at)
                 if first < 0:
                     return
-                at = self._end_of_nobodys(first, min(first + self._most, len(self._cells)))
+                # The first cell by itself: probing begins with it.
+                at = self._end_of_nobodys(first, min(first + (self._most if first else 1), len(self._cells)))
                 self._cells[first:at] = bytes([_COMING]) * (at - first)
             yield first * CELL_BYTES, min(at * CELL_BYTES, self.size)
 
     def _end_of_nobodys(self, first: int, most: int) -> int:
         return next((cell for cell in range(first, most) if self._cells[cell] != _NOBODYS), most)
 
-    def _claim(self, first: int, end: int, deadline: float) -> tuple[int, int] | None:
-        """Some of these cells that nobody brings, to be brought by who asks; None when all are here."""
+    def _claim(self, first: int, end: int, deadline: float, more: int) -> tuple[int, int] | None:
+        """Some of these cells that nobody brings, with so many more, to be brought by who asks; None when all are
+        here."""
         with self._changed:
             while True:
                 cell = self._cells.find(_NOBODYS, first, end)
                 if cell >= 0:
-                    last = self._end_of_nobodys(cell, end)
+                    last = self._end_of_nobodys(cell, min(end + more, len(self._cells)))
                     self._cells[cell:last] = bytes([_COMING]) * (last - cell)
                     return cell, last
                 if self._cells.count(_HERE, first, end) == end - first:
@@ -161,14 +197,18 @@ class Arriving:
 
     def _bring(self, first: int, end: int, remote: RemoteFile) -> None:
         begin, stop = first * CELL_BYTES, min(end * CELL_BYTES, self.size)
+        coming = remote.read_on(begin, stop, streams=self._streams, step=2 * CELL_BYTES)
         try:
-            content = memoryview(remote.read(begin, stop - begin))
-            while content:
-                content = content[os.pwrite(self._write_fd, content, stop - len(content)) :]
+            with contextlib.closing(coming) as pieces:
+                for content in pieces:
+                    while content:
+                        written = os.pwrite(self._write_fd, content, begin)
+                        content, begin = content[written:], begin + written
+                    self._mark(first, -(-begin // CELL_BYTES), _HERE)
+                    first = -(-begin // CELL_BYTES)
         except BaseException:
             self._mark(first, end, _NOBODYS)
             raise
-        self._mark(first, end, _HERE)
 
     def _mark(self, first: int, end: int, state: int) -> None:
         with self._changed:
@@ -223,10 +263,13 @@ class SoonerBytes:
 
     def __init__(self, source: Arriving, deadline: float) -> None:
         self._source, self._deadline, self.size = source, deadline, source.size
+        self._next = -1
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly so many bytes. Raises what `Arriving.read` raises."""
-        return self._source.read(offset, length, self._deadline)
+        ahead = AHEAD_BYTES if offset == self._next else 0
+        self._next = offset + length
+        return self._source.read(offset, length, self._deadline, ahead)
 
     def extend(self, seconds: float) -> None:
         """Put the deadline off."""

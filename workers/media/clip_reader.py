@@ -46,6 +46,10 @@ HOLD_S = 0.25
 LONGEST_ASPECT = 100
 """The models' image processors refuse aspect ratios of 200; beyond half of that the long side is squeezed."""
 
+THREADS_OF_FIRST = 2
+"""Threads that decode a clip of an object that is still arriving: nothing else wants the cores yet. Otherwise two clips
+with a thread each are faster."""
+
 LEAD_S = 2.5
 """Seconds read before a clip: decoders need a run-up, and time stamp jitter shows only over a second."""
 
@@ -119,6 +123,8 @@ def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSet
     part = info.parts[number]
     place = _Place(part.info, clip.start_s - part.start_s, clip.length_s)
     span = _span(info, part, clip, settings)
+    if isinstance(path, Arriving):
+        span = replace(span, threads=THREADS_OF_FIRST)
     if (end_s := _known_end_s(place.info)) is not None and place.start_s > end_s + EARLIER_SEEK_S + part.info.lag_s:
         raise DecodeFailed(
             f"nothing could be decoded from {clip.start_s:g} s to {clip.end_s:g} s: video and audio end "
@@ -127,7 +133,8 @@ def decode_clip(path: Readable, info: MediaInfo, clip: Clip, settings: DecodeSet
     started = decoding_time(path)
     best = None
     if span.frames and nvdec.takes(part.info, settings):
-        best = _best(path, info, part, replace(span, on_card=True), place, settings, started)
+        on_card = replace(span, on_card=True, threads=1)
+        best = _best(path, info, part, on_card, place, settings, started)
         if best.is_damaged or best.share < 1:
             best = None  # decoders conceal damage differently; the CPU decoder gives the same result everywhere
     if best is None:

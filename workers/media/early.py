@@ -8,13 +8,14 @@ span and how it was decoded. Knows nothing about what is asked, or whether it ev
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from workers.media.arriving import Arriving
 from workers.media.clip_reader import decode_clip
-from workers.media.ffmpeg import with_working_ffmpeg
+from workers.media.ffmpeg import drops_packets, with_working_ffmpeg
 from workers.media.probing import ProbePool
 from workers.media.tracks import chosen
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo
@@ -79,11 +80,15 @@ class Early:
         self.info: MediaInfo | None = None
         """What probing finds, where no more can be found when all is here."""
         self.clips: list[EarlyClip] = []
+        pool.start()
 
     def __call__(self, arriving: Arriving) -> None:
         """Until the object is here, or what may be decoded is. Never raises."""
         try:
-            found = self._pool.glance(arriving.by, self._media.key)
+            with ThreadPoolExecutor(1, thread_name_prefix="glance") as beside:
+                glancing = beside.submit(self._pool.glance, arriving.by, self._media.key)
+                drops_packets()  # a run of ffmpeg that the first clip need not wait for
+                found = glancing.result()
             if isinstance(found, ClipFailure):
                 return
             self.info = found if found.is_checked else None
@@ -103,6 +108,7 @@ class Early:
             decoded = with_working_ffmpeg(partial(decode_clip, arriving, info, clip, wish.settings))
             if info.is_checked or not _depends_on_ends(decoded):
                 self._keep(EarlyClip(info, start_s, end_s, decoded.nbytes, decoded))
+            arriving.go_on()  # with one clip there is something to begin with; all else waits for the hash
 
     def _keep(self, clip: EarlyClip) -> None:
         self.clips.append(clip)

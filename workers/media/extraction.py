@@ -87,6 +87,8 @@ class Span:
     """What to read before it."""
     on_card: bool = False
     """Whether an NVIDIA GPU decodes the video."""
+    threads: int = 1
+    """Of the video's decoder. Frames are the same with any number, but for damaged ones."""
 
     @property
     def frame_bytes(self) -> int:
@@ -164,12 +166,14 @@ def take_span(path: Readable, info: MediaInfo, span: Span, settings: DecodeSetti
     raises."""
     spared = _spared(path, info, span, settings, started)
     take = _run(path, info, span, settings, started, spared)
-    if spared is not None:
-        times = None if take.failure is not None or take.complaints else spared.with_decoded(take.frame_times)
+    if spared is not None or span.threads > 1:
+        times = None if take.failure is not None or take.complaints else take.frame_times
+        if times is not None and spared is not None:
+            times = spared.with_decoded(times)
         if times is not None:
             take = replace(take, frame_times=times)
-        else:  # damage is judged with all frames decoded
-            take = _run(path, info, span, settings, started, None)
+        else:  # damage is judged with all frames decoded, one after the other
+            take = _run(path, info, replace(span, threads=1), settings, started, None)
     held_s = _unseen(take, span, settings.fps)
     if held_s is None:
         return take
@@ -386,10 +390,11 @@ def _input(
     path: str | os.PathLike[str], info: MediaInfo, span: Span, part: tuple[int, int | None], more: dict[str, Any]
 ) -> Any:
     options: dict[str, Any] = {"reinit_filter:v": 0, **more, **(nvdec.input_options() if span.on_card else {})}
+    options |= {"threads": span.threads} if span.threads > 1 else {}
     if span.seek_s is not None:
         # Accurate seeking would drop the frame that is already on screen when the span begins.
         options |= {"noaccurate_seek": None, "seek_timestamp": 1, "ss": f"{span.seek_s:.6f}"}
-    return ffmpeg.input(input_url(path, part, span.head_bytes), **untrusted_input(info.container), **options)
+    return ffmpeg.input(input_url(path, part, span.head_bytes), **(untrusted_input(info.container) | options))
 
 
 def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: int, held_s: float | None) -> Any:

@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import copy
 import os
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from functools import cache
 from typing import Any
@@ -136,18 +137,24 @@ class RemoteFile:
                 yield piece
 
     def read_each(
-        self, ranges: Iterator[tuple[int, int]], *, streams: int, longest: int
+        self,
+        ranges: Iterator[tuple[int, int]],
+        *,
+        streams: int,
+        longest: int,
+        most: Callable[[], int] = lambda: sys.maxsize,
     ) -> Generator[tuple[int, memoryview]]:
         """Yield (first byte, content) of ranges (first byte, end), none longer than `longest`, in their order, with
         `streams` requests in flight and a few more pieces in memory. A piece is valid until the next one is requested:
-        its memory is then reused, since fresh pages cost as much as filling them. Close the generator if you stop
-        early: that cancels requests."""
+        its memory is then reused, since fresh pages cost as much as filling them. No range is asked for while `most`
+        (at least 1) or more were and have not been yielded. Close the generator if you stop early: that cancels
+        requests."""
         turn, fresh = asyncio.Semaphore(streams), streams + SPARE_PIECES
         unused: list[memoryview] = []
         coming: deque[tuple[int, memoryview, memoryview, Future[None]]] = deque()
         try:
             while True:
-                while (unused or fresh) and (asked := next(ranges, None)) is not None:
+                while (unused or fresh) and len(coming) < most() and (asked := next(ranges, None)) is not None:
                     first, end = asked
                     fresh -= not unused
                     memory = unused.pop() if unused else memoryview(bytearray(longest))
