@@ -514,10 +514,11 @@ def test_a_job_in_s3_is_validated_where_it_lies(
         server,
     ]
     arguments += ["--archive-uri", "s3://bucket/media", "--archive-endpoint-url", server]
+    (tmp_path / "new").mkdir()
     result = omnidrop(*arguments, "--index-url", f"sqlite:///{tmp_path}/new/index.sqlite")
     assert result.exit_code == 0, result.output
     assert list(open_store("s3://bucket/out", storage).list()) == []
-    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "new").iterdir()) == []
     unnamed = omnidrop(*arguments)
     assert unnamed.exit_code == 1
     assert "FAILED   savings index: index_url: the output s3://bucket/out is not a local folder" in unnamed.stdout
