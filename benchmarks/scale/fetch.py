@@ -7,9 +7,10 @@ are decoded on its home (`home_of`), as in a run on a cluster. `is_as_before` lo
 and deals clips to the machines in turn, with one range in flight, no copy before the hash, and no stage ahead: what a
 run did before there was such a stage.
 
-`bytes_read_over_archive`: bytes that came from the store over the archive's. `decode_busy_share`: share of the time,
-from the first decoded clip to the last, in which decoding threads decoded; `busy_share_after_first_file`: the same from
-when a file's hash is known, before which at most one of them may decode. `first_clip_s`, `all_s`: from the start.
+`bytes_read_over_archive`: bytes that came from the store over the archive's. `decode_busy_share`: share of the time in
+which decoding threads decoded, from when the first file's hash is known (before which at most one of them may decode)
+to the last clip; `busy_share_from_first_clip`: the same from the first decoded clip. `first_clip_s`, `all_s`: from the
+start.
 `first_usable_s`: until the first decoded clip of a file whose hash is known, which may be asked. `whole_s`: the
 largest file whole, hashed, into an empty cache.
 """
@@ -55,7 +56,7 @@ class Fetched:
 
     bytes_read_over_archive: float
     decode_busy_share: float
-    busy_share_after_first_file: float
+    busy_share_from_first_clip: float
     first_clip_s: float
     first_usable_s: float
     all_s: float
@@ -72,7 +73,7 @@ class Fetched:
         return (
             f"{self.archive_bytes / 1e6:.0f} MB, {self.clips} clips, {self.machines} machines, {self.streams} ranges "
             f"in flight: {self.bytes_read_over_archive:.2f} times the archive read, decoding busy "
-            f"{self.decode_busy_share:.0%} ({self.busy_share_after_first_file:.0%} after the first file), first clip "
+            f"{self.decode_busy_share:.0%} ({self.busy_share_from_first_clip:.0%} from the first clip), first clip "
             f"after {self.first_clip_s:.1f} s, usable after {self.first_usable_s:.1f} s, all after {self.all_s:.1f} s; "
             f"{self.clips_early} clips decoded early; the largest file whole in {self.whole_s:.1f} s"
         )
@@ -194,8 +195,8 @@ def _measured(
         machine.decoding.shutdown()
     return Fetched(
         bytes_read_over_archive=round(read, 3),
-        decode_busy_share=round(min(1.0, busy_s / (threads * span_s)), 3),
-        busy_share_after_first_file=round(min(1.0, after_s / (threads * max(1e-3, ends[-1] - since))), 3),
+        decode_busy_share=round(min(1.0, after_s / (threads * max(1e-3, ends[-1] - since))), 3),
+        busy_share_from_first_clip=round(min(1.0, busy_s / (threads * span_s)), 3),
         first_clip_s=round(first_s, 2),
         first_usable_s=round(min(usable) - began, 2),
         all_s=round(all_s, 2),

@@ -39,7 +39,7 @@ def test_a_distant_archive_is_read_once(tmp_path, monkeypatch):
     found = json.loads(report.read_text())["fetch"]
     assert 1 <= found["bytes_read_over_archive"] <= 1.1
     assert 0 < found["decode_busy_share"] <= 1
-    assert 0 < found["busy_share_after_first_file"] <= 1
+    assert 0 < found["busy_share_from_first_clip"] <= 1
     assert 0 < found["first_clip_s"] <= found["all_s"]
 
 
