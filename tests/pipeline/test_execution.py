@@ -393,6 +393,10 @@ def test_actors_come_when_clips_pile_up_and_go_when_they_have_nothing_to_do(ray_
 def test_the_loop_says_what_the_actors_waited_for(ray_session, tmp_path):
     @ray.remote(num_cpus=1, max_retries=0, num_returns=2)
     def decode_slowly(clip):
+        """All but the first once the actor is there, which takes seconds on a busy machine."""
+        deadline = time.monotonic() + 60
+        while clip.index and not (tmp_path / "loaded").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
         time.sleep(0.3)
         return ray.get(decode.remote(str(tmp_path), clip))
 
