@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jobs._shared.display import banded, console, off_line, print_facts, share, with_reasons
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.results import EndpointUrl, Results, find_results
+from jobs._shared.results import EndpointUrl, JobName, Results, find_results
 from jobs.cli import main
 from omnidrop.errors import UserError
 from pipeline.config.job import AuditConfig
@@ -31,10 +31,7 @@ ADVICE = (
 
 def command(
     results: Results = None,
-    job: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.", show_default=False),
-    ] = None,
+    job: JobName = None,
     min_agreement: Annotated[
         float | None,
         typer.Option(

@@ -13,7 +13,7 @@ from jobs._shared.display import console
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import replaced
-from jobs._shared.results import EndpointUrl, Results, find_results
+from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_results
 from jobs._shared.terminal import say
 from jobs.cli import main
 from omnidrop.errors import UserError
@@ -67,10 +67,8 @@ def command(
         typer.Option(min=0, max=1, metavar="SHARE", help="Choose the threshold that gives this precision on --labels."),
     ] = None,
     labels: Annotated[Path, typer.Option(metavar="FILE", help="Labels for --precision.")] = Path("labels.csv"),
-    media: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Only videos whose key matches; * and ? are wildcards.")
-    ] = None,
-    job: Annotated[str | None, typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.")] = None,
+    media: Videos = None,
+    job: JobName = None,
     rate: Annotated[
         float | None, typer.Option(min=1, metavar="FPS", help="Frames per second.", show_default="the file's own")
     ] = None,

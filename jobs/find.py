@@ -10,7 +10,7 @@ from rich.text import Text
 
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.results import EndpointUrl, Results, find_results
+from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_results
 from jobs._shared.terminal import PrintableConsole, say
 from jobs.cli import main
 from omnidrop.models.checkpoints import EMBEDDED
@@ -35,10 +35,8 @@ def command(
     ],
     results: Results = None,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of moments.")] = 20,
-    media: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Only videos whose key matches; * and ? are wildcards.")
-    ] = None,
-    job: Annotated[str | None, typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.")] = None,
+    media: Videos = None,
+    job: JobName = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:

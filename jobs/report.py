@@ -11,7 +11,7 @@ from jobs._shared.display import quantity
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import replaced
-from jobs._shared.results import EndpointUrl, Page, Results, find_results
+from jobs._shared.results import EndpointUrl, JobName, Page, Results, find_results
 from jobs._shared.terminal import say
 from jobs.cli import main
 
@@ -25,10 +25,7 @@ EXAMPLES = (
 def command(
     results: Results = None,
     output: Page = Path("report.html"),
-    job: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.", show_default=False),
-    ] = None,
+    job: JobName = None,
     usd_per_gpu_hour: Annotated[
         float | None,
         typer.Option(min=0, metavar="USD", help="Price of a GPU hour, to show cost.", show_default=False),

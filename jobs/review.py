@@ -15,7 +15,7 @@ from rich.text import Text
 
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.results import EndpointUrl, Results, find_results
+from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_results
 from jobs._shared.terminal import PrintableConsole, say
 from jobs.cli import main
 from omnidrop.errors import UserError
@@ -45,9 +45,7 @@ def command(
     questions: Annotated[
         list[str] | None, typer.Option("--question", metavar="ID", help="Only this question. Repeatable.")
     ] = None,
-    media: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Only videos whose key matches; * and ? are wildcards.")
-    ] = None,
+    media: Videos = None,
     curve: Annotated[bool, typer.Option("--curve", help="Only show how well probabilities match the labels.")] = False,
     imported: Annotated[
         Path | None, typer.Option("--import", metavar="FILE", help="Add labels from a Label Studio JSON export.")
@@ -56,7 +54,7 @@ def command(
         int, typer.Option(min=0, max=65535, metavar="N", help="Port of the page.", show_default="any free port")
     ] = 0,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
-    job: Annotated[str | None, typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.")] = None,
+    job: JobName = None,
     endpoint_url: EndpointUrl = None,
     json_file: JsonFile = None,
 ) -> None:

@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(items):
 
     def order(item):
         file = item.path.stem
-        needs_none = "ray_session" not in item.fixturenames if file in RAY_TOGETHER else False
+        needs_none = file in RAY_TOGETHER and "ray_session" not in item.fixturenames
         return file not in RAY_TOGETHER, needs_none, place.get(file, len(place))
 
     items.sort(key=order)

@@ -31,6 +31,13 @@ Results = Annotated[
 EndpointUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="URL of an S3 server other than AWS.", show_default=False)
 ]
+JobName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Job name, if the results hold several jobs.", show_default=False)
+]
+Videos = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Only videos whose key matches; * and ? are wildcards.", show_default=False),
+]
 Page = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Write the page to this file.")]
 
 
