@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,7 +27,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from omnidrop.errors import UserError, first_line
 from pipeline.config.locations import user_part
-from pipeline.index.schema import Tables, prefix_of
+from pipeline.index.schema import prefix_of, tables_of
 from pipeline.storage.errors import Unavailable
 from workers.redaction import MASK, without_secrets
 
@@ -52,6 +53,7 @@ _ADVICE = {
 """What to do, by words of the database's own."""
 _PASSING_WORDS = ("database is locked", "database table is locked", "the database system is")
 """What SQLite says of a lock that is held, and PostgreSQL to who connects while it starts or stops."""
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class IndexMissing(UserError):
@@ -260,18 +262,18 @@ def _sqlite_read_only(connection: Any, _: Any) -> None:
 def _migrate(engine: sa.Engine, output_id: str) -> None:
     """Bring the output's tables to this version's schema, under a lock where several processes may start at once."""
     config = migrations(output_id)
-    if _revision(engine, config) == ScriptDirectory.from_config(config).get_current_head():
+    if _revision(engine, config) == _scripts().get_current_head():
         return
     with _migration_lock(engine, output_id) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        marks = Tables(prefix_of(output_id)).marks
+        marks = tables_of(output_id).marks
         upsert(connection, marks, [{"name": "output_id", "value": output_id}], replace=True)
 
 
 def _check_schema(engine: sa.Engine, output_id: str) -> None:
     config = migrations(output_id)
-    found, head = _revision(engine, config), ScriptDirectory.from_config(config).get_current_head()
+    found, head = _revision(engine, config), _scripts().get_current_head()
     where = engine.url.render_as_string(hide_password=True)
     if found is None:
         raise IndexMissing(f"there are no tables of this output's index at {where}")
@@ -282,16 +284,21 @@ def _check_schema(engine: sa.Engine, output_id: str) -> None:
 def migrations(output_id: str) -> Config:
     """Alembic's configuration: where the migrations are, and whose tables they make."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["prefix"] = prefix_of(output_id)
     return config
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(_MIGRATIONS))
 
 
 def _revision(engine: sa.Engine, config: Config) -> str | None:
     prefix = config.attributes["prefix"]
     with engine.connect() as connection:
         found = MigrationContext.configure(connection, opts={"version_table": f"{prefix}schema"}).get_current_revision()
-    if found is not None and found not in {s.revision for s in ScriptDirectory.from_config(config).walk_revisions()}:
+    if found is not None and found not in {s.revision for s in _scripts().walk_revisions()}:
         raise UserError(
             f"the index has schema revision {found}, which this version does not know; upgrade omnidrop, or drop this "
             f"output's own tables, {prefix}..., and run `omnidrop rebuild` (the journal holds everything)"

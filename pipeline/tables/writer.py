@@ -89,14 +89,14 @@ def item_rows(
     made = {"units_done": count, "clips_answered": clips, "quarantined": quarantined, "jobs": list(counted.jobs)}
     made |= {"status": _status(head, count, clips), "rows_digest": rows_digest}
     found["media"].append(pa.Table.from_pylist([asdict(head) | info | made], schema=SCHEMAS["media"]))
-    return {name: pa.concat_tables([SCHEMAS[name].empty_table(), *found[name]]) for name in BUCKETED}
+    return {name: _joined(name, found[name]) for name in BUCKETED}
 
 
 def bucket_files(items: Sequence[dict[str, pa.Table]], *, even_empty: bool) -> dict[str, tuple[bytes, int]]:
     """The files of a bucket by table, with their rows; a table without rows has one only with `even_empty`."""
     files = {}
     for name in BUCKETED:
-        table = pa.concat_tables([SCHEMAS[name].empty_table(), *(rows[name] for rows in items)])
+        table = _joined(name, [rows[name] for rows in items])
         if table.num_rows or even_empty:
             if name == "media":
                 counts = [{other: rows[other].num_rows for other in BUCKETED} for rows in items]
@@ -122,6 +122,11 @@ def read_bucket(files: dict[str, bytes]) -> BucketRows:
     """The inverse of `bucket_files`. Raises KeyError, ValueError or ArrowException for files that are not."""
     tables = {name: pq.read_table(pa.BufferReader(data)) for name, data in files.items()}
     return BucketRows({name: SCHEMAS[name].empty_table() for name in BUCKETED} | tables)
+
+
+def _joined(name: str, tables: Sequence[pa.Table]) -> pa.Table:
+    with_rows = [table for table in tables if table.num_rows]
+    return pa.concat_tables(with_rows) if with_rows else SCHEMAS[name].empty_table()
 
 
 def _file(table: pa.Table) -> bytes:

@@ -65,8 +65,9 @@ def head(row: Mapping[str, Any]) -> dict[str, Any]:
 def unit_rows(table: pa.Table, schema: pa.Schema, run_id: str) -> pa.Table:
     """A unit's rows with every column of this version: columns that came after it are null, but for `run_id`, which is
     then the unit's own."""
+    there = set(table.column_names)
     for field in schema:
-        if field.name not in table.column_names:
+        if field.name not in there:
             value = run_id if field.name == "run_id" else None
             table = table.append_column(field.name, pa.repeat(pa.scalar(value, field.type), table.num_rows))
     return table.select(schema.names)
