@@ -153,12 +153,12 @@ class Painter:
         self.faces = faces or (shipped_faces() if any(event.lines for event in events) else None)
         self.pages = pages_of(events, rng, self.faces) if self.faces else ()
         self.covered: dict[tuple[Page, int, int], npt.NDArray[np.float32]] = {}
+        self.grounds: dict[tuple[int, int], tuple[Wave, Wave, npt.NDArray[np.float32]]] = {}
 
     def frame(self, time_s: float, height: int, width: int) -> Frame:
         """One (height, width, 3) uint8 RGB frame at `time_s`."""
-        x = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :, None]
-        y = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None, None]
-        canvas = np.broadcast_to(self.base + x * self.slope[0] + y * self.slope[1], (height, width, 3)).copy()
+        x, y, ground = self._ground(height, width)
+        canvas = ground.copy()
         if self.world == "v2":
             for along, down, speed, red, green, blue in self.waves:
                 phase = 40 * (along * x + down * y) + 6 * speed * time_s
@@ -167,7 +167,7 @@ class Painter:
             shift = self.rng.integers(0, 256, 2)
             rows = (np.arange(height) + shift[0]) % 256
             columns = (np.arange(width) + shift[1]) % 256
-            canvas += self.grain * _grain()[rows[:, None], columns[None, :], None]
+            canvas += (self.grain * _grain()[rows].take(columns, axis=1))[..., None]
         np.clip(canvas, 0, 59, out=canvas)
         for page in self.pages:
             if self.faces and page.event.start <= time_s < page.event.end:
@@ -176,8 +176,18 @@ class Painter:
         for sprite in self.sprites:
             if sprite.event.start <= time_s < sprite.event.end:
                 _paint(canvas, sprite, time_s)
-        painted: Frame = np.rint(np.clip(canvas, 0, 255)).astype(np.uint8)
+        np.clip(canvas, 0, 255, out=canvas)
+        painted: Frame = np.rint(canvas, out=canvas).astype(np.uint8)
         return painted
+
+    def _ground(self, height: int, width: int) -> tuple[Wave, Wave, npt.NDArray[np.float32]]:
+        """Where pixels are, across and down, and what lies behind everything: the same in all frames of a size."""
+        if (height, width) not in self.grounds:
+            x = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :, None]
+            y = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None, None]
+            ground = np.broadcast_to(self.base + x * self.slope[0] + y * self.slope[1], (height, width, 3)).copy()
+            self.grounds[height, width] = x, y, ground
+        return self.grounds[height, width]
 
     def frames(self, times_s: Sequence[float], height: int, width: int) -> Iterator[Frame]:
         """The frames at `times_s`, one by one."""
