@@ -150,6 +150,7 @@ class _Commands(_Folder):
             raise typer.Exit(130) from error
 
 
+@functools.cache
 def load_command(name: str, package: str = "jobs") -> typer.core.TyperCommand | typer.core.TyperGroup:
     """A command from its module, or the group of a folder's commands."""
     with uncollected():
