@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests: what Python compiled once must stay, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test browser check docs lint types bench gpu engines crash long fuzz histories test-media clean
+.PHONY: help setup demo test suite browser check docs lint types bench gpu engines crash long fuzz histories test-media clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -55,9 +55,13 @@ docs: $(VENV)/ready   ## the documentation as a site, in build/site
 # Most tests wait for Ray, ffmpeg or a server, so there are more test processes than cores; each takes 3 GB.
 TEST_PROCESSES ?= $(shell awk '/MemAvailable/ { print ($$2 > 19000000) ? 5 : ($$2 > 17000000) ? 4 : ($$2 > 14000000) ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)
 
-test:                 ## check, then all tests
-	@# What does not need each other at once: on a bare machine the browser is installed while torch is.
-	@$(MAKE) --no-print-directory -j 4 check browser
+test:                 ## check and all tests
+	@# What does not need each other at once: on a bare machine the browser is installed while torch is. The slow ones of
+	@# the checks go beside the tests, which leave a core now and then; what they find is said when it is found.
+	@$(MAKE) --no-print-directory -j 4 lint browser
+	@$(MAKE) --no-print-directory -j 3 types docs suite
+
+suite: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # The report's tests drive a real browser. On a Debian where we may, it is installed; elsewhere they say what to install.
