@@ -35,10 +35,36 @@ def asked():
         yield counted
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Where the project of each test lies: always there, so that what its first run leaves can be put back."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def project(tmp_path):
+def project(home):
     """A project folder with a job over twelve small videos: eleven may go before one in ten is missing."""
-    return make_project(tmp_path / "project")
+    yield make_project(home / "project")
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def first_run(home):
+    """The project after its first run, made once, and what that asked."""
+    with stub_runs() as asked:
+        index(make_project(home / "project"))
+    return home.rename(home.with_name("after_the_first_run")), asked
+
+
+@pytest.fixture
+def indexed(first_run, home, asked):
+    """The project after its first run."""
+    kept, asked_before = first_run
+    shutil.copytree(kept, home)
+    asked.update(asked_before)
+    asked.times = asked_before.times
+    yield home / "project"
+    shutil.rmtree(home)
 
 
 def make_project(folder, name="test", videos=12):
@@ -94,55 +120,51 @@ def edit(folder, old, new, file="job.yaml"):
 
 
 @pytest.mark.parametrize("what", [touch, copy_without_times, give_a_name, move_the_archive, link_to_it])
-def test_the_same_content_elsewhere_or_later_is_not_asked_again(project, asked, what):
-    index(project)
-    before = rows(project)
+def test_the_same_content_elsewhere_or_later_is_not_asked_again(indexed, asked, what):
+    before = rows(indexed)
     assert (len(before), asked.clips()) == (48, 24)
-    what(project)
-    assert "nothing to do" in index(project)
-    assert rows(project) == before
+    what(indexed)
+    assert "nothing to do" in index(indexed)
+    assert rows(indexed) == before
     assert asked.clips() == 24
-    assert cli("verify", project / "job.yaml").exit_code == 0
+    assert cli("verify", indexed / "job.yaml").exit_code == 0
 
 
-def test_a_moved_project_folder_is_the_same_project(project, asked):
-    index(project)
-    before = rows(project)
-    moved = project.rename(project.with_name("moved"))
+def test_a_moved_project_folder_is_the_same_project(indexed, asked):
+    before = rows(indexed)
+    moved = indexed.rename(indexed.with_name("moved"))
     index(moved)
     assert (rows(moved), asked.clips()) == (before, 24)
 
 
-def test_a_renamed_file_keeps_its_answers_unless_a_question_reads_its_name(project, asked):
-    index(project)
-    (project / "archive" / "03.mp4").rename(project / "archive" / "renamed.mp4")
-    index(project)
+def test_a_renamed_file_keeps_its_answers_unless_a_question_reads_its_name(indexed, asked):
+    (indexed / "archive" / "03.mp4").rename(indexed / "archive" / "renamed.mp4")
+    index(indexed)
     assert asked.clips() == 24
-    assert {row[0] for row in rows(project)} == {f"{n:02d}.mp4" for n in range(12) if n != 3} | {"renamed.mp4"}
-    edit(project, "Which shape is shown?", "Which shape is shown in {{ media.name }}?", "questions.yaml")
-    index(project)
+    assert {row[0] for row in rows(indexed)} == {f"{n:02d}.mp4" for n in range(12) if n != 3} | {"renamed.mp4"}
+    edit(indexed, "Which shape is shown?", "Which shape is shown in {{ media.name }}?", "questions.yaml")
+    index(indexed)
     assert asked.clips() == 48
-    (project / "archive" / "renamed.mp4").rename(project / "archive" / "again.mp4")
-    planned = cli("plan", project / "job.yaml")
+    (indexed / "archive" / "renamed.mp4").rename(indexed / "archive" / "again.mp4")
+    planned = cli("plan", indexed / "job.yaml")
     assert (
         "2 clips are asked again because the files were moved or renamed and the questions read media.name"
         in " ".join(planned.output.split())
     )
-    index(project)
+    index(indexed)
     assert asked.clips() == 50
 
 
-def test_a_renamed_job_continues(project, asked):
-    index(project)
-    before = rows(project)
-    edit(project, "name: test", "name: renamed")
-    assert "continues that job" in index(project)
-    assert (rows(project), asked.clips()) == (before, 24)
-    assert select(project / "job.yaml", "SELECT DISTINCT job FROM media") == [("renamed",)]
+def test_a_renamed_job_continues(indexed, asked):
+    before = rows(indexed)
+    edit(indexed, "name: test", "name: renamed")
+    assert "continues that job" in index(indexed)
+    assert (rows(indexed), asked.clips()) == (before, 24)
+    assert select(indexed / "job.yaml", "SELECT DISTINCT job FROM media") == [("renamed",)]
     # What is deleted later is not kept by the name of before.
-    (project / "archive" / "00.mp4").unlink()
-    index(project)
-    assert len(rows(project)) == 44
+    (indexed / "archive" / "00.mp4").unlink()
+    index(indexed)
+    assert len(rows(indexed)) == 44
 
 
 def test_exact_copies_are_asked_once_and_answered_under_both_keys(project, asked):
@@ -178,102 +200,97 @@ def test_a_changed_file_is_asked_and_the_one_before_comes_back_for_nothing(proje
     assert (rows(project), asked.clips()) == (before, 25)
 
 
-def test_what_is_written_otherwise_and_means_the_same_is_the_same(project, asked):
-    index(project)
-    before = rows(project)
+def test_what_is_written_otherwise_and_means_the_same_is_the_same(indexed, asked):
+    before = rows(indexed)
     edit(
-        project,
+        indexed,
         "clips: {length_s: 10}",
         "clips: {length_s: 10.0, overlap_s: 0, scene_threshold: 0.5, max_pixels: 100352}",
     )
     edit(
-        project,
+        indexed,
         "model: {device: cpu}",
         "model: {device: cpu, dtype: float32}\npruning: {mode: set_guided, guidance: max}",
     )
-    edit(project, "in-process}", "in-process, clips_per_unit: 1}")
+    edit(indexed, "in-process}", "in-process, clips_per_unit: 1}")
     lines = QUESTIONS.replace("shown?", "shown?  ").splitlines(keepends=True)
-    (project / "questions.yaml").write_text("".join([*lines[:3], lines[4], lines[3]]))
-    assert "nothing to do" in index(project)
-    assert (rows(project), asked.clips()) == (before, 24)
+    (indexed / "questions.yaml").write_text("".join([*lines[:3], lines[4], lines[3]]))
+    assert "nothing to do" in index(indexed)
+    assert (rows(indexed), asked.clips()) == (before, 24)
 
 
-def test_an_output_keeps_the_defaults_it_was_begun_with(project, asked, monkeypatch):
+def test_an_output_keeps_the_defaults_it_was_begun_with(indexed, asked, monkeypatch):
     from pipeline.config.sections import PruningConfig
 
-    index(project)
     monkeypatch.setattr(PruningConfig.model_fields["retained_ratio"], "default", 0.2)
     PruningConfig.model_rebuild(force=True)
     try:
-        assert "nothing to do" in index(project)
+        assert "nothing to do" in index(indexed)
     finally:
         monkeypatch.undo()
         PruningConfig.model_rebuild(force=True)
     assert asked.clips() == 24
 
 
-def test_answers_of_older_software_stay_and_are_redone_on_request(project, asked, monkeypatch):
-    index(project)
+def test_answers_of_older_software_stay_and_are_redone_on_request(indexed, asked, monkeypatch):
     now = ANSWER_FORMAT + 1
     monkeypatch.setattr("pipeline.planning.media_plan.ANSWER_FORMAT", now)
     monkeypatch.setattr("pipeline.runs.committer.ANSWER_FORMAT", now)
-    video(project / "archive" / "new.mp4", "new")
-    said = index(project)
+    video(indexed / "archive" / "new.mp4", "new")
+    said = index(indexed)
     assert "24 clips keep answers of an older version" in said
     assert asked.clips() == 26
     formats = "SELECT answer_format, count(*) FROM clips GROUP BY 1 ORDER BY 1"
-    assert select(project / "job.yaml", formats) == [(now - 1, 24), (now, 2)]
-    planned = cli("plan", project / "job.yaml", "--redo-older")
+    assert select(indexed / "job.yaml", formats) == [(now - 1, 24), (now, 2)]
+    planned = cli("plan", indexed / "job.yaml", "--redo-older")
     assert "24 to do, 2 done" in " ".join(planned.output.split())
-    index(project, "--redo-older")
-    assert select(project / "job.yaml", formats) == [(now, 26)]
+    index(indexed, "--redo-older")
+    assert select(indexed / "job.yaml", formats) == [(now, 26)]
     assert asked.clips() == 50
-    assert "nothing to do" in index(project)
+    assert "nothing to do" in index(indexed)
 
 
-def test_what_is_no_longer_listed_stops_counting_and_comes_back(project, asked):
-    index(project)
-    before = rows(project)
-    edit(project, "{uri: archive}", "{uri: archive, exclude: ['00.*']}")
-    planned = cli("plan", project / "job.yaml")
+def test_what_is_no_longer_listed_stops_counting_and_comes_back(indexed, asked):
+    before = rows(indexed)
+    edit(indexed, "{uri: archive}", "{uri: archive, exclude: ['00.*']}")
+    planned = cli("plan", indexed / "job.yaml")
     assert "1 of 12 no longer listed (00.mp4)" in " ".join(planned.output.split())
-    assert rows(project) == before
-    said = index(project)
+    assert rows(indexed) == before
+    said = index(indexed)
     assert "1 of 12 no longer listed" in said
     assert "is finished; the tables were published anew" in said
-    assert rows(project) == [row for row in before if row[0] != "00.mp4"]
-    assert "media │ 11" in " ".join(cli("status", project / "job.yaml").output.split())
-    assert cli("verify", project / "job.yaml").exit_code == 0
-    assert cli("rebuild", project / "job.yaml").exit_code == 0
-    assert len(rows(project)) == 44
-    edit(project, ", exclude: ['00.*']", "")
-    index(project)
-    assert (rows(project), asked.clips()) == (before, 24)
-    assert "is finished; the results are unchanged" in index(project)
+    assert rows(indexed) == [row for row in before if row[0] != "00.mp4"]
+    assert "media │ 11" in " ".join(cli("status", indexed / "job.yaml").output.split())
+    assert cli("verify", indexed / "job.yaml").exit_code == 0
+    assert cli("rebuild", indexed / "job.yaml").exit_code == 0
+    assert len(rows(indexed)) == 44
+    edit(indexed, ", exclude: ['00.*']", "")
+    index(indexed)
+    assert (rows(indexed), asked.clips()) == (before, 24)
+    assert "is finished; the results are unchanged" in index(indexed)
 
 
-def test_an_archive_that_lost_much_is_refused_and_nothing_changes(project, asked):
-    index(project)
-    before = rows(project)
-    (project / "archive").rename(project / "away")
-    (project / "archive").mkdir()
-    assert "12 of 12 media items are no longer listed" in index(project, status=2)
-    shutil.copy(project / "away" / "00.mp4", project / "archive")
-    said = index(project, status=2)
+def test_an_archive_that_lost_much_is_refused_and_nothing_changes(indexed, asked):
+    before = rows(indexed)
+    (indexed / "archive").rename(indexed / "away")
+    (indexed / "archive").mkdir()
+    assert "12 of 12 media items are no longer listed" in index(indexed, status=2)
+    shutil.copy(indexed / "away" / "00.mp4", indexed / "archive")
+    said = index(indexed, status=2)
     assert "11 of 12 media items are no longer listed" in said
     assert "--allow-shrink" in said
-    assert rows(project) == before
-    index(project, "--sample", "1")
-    assert rows(project) == before
-    index(project, "--allow-shrink")
-    assert len(rows(project)) == 4
-    (project / "archive" / "00.mp4").unlink()
-    index(project, "--allow-shrink", status=1)
-    assert rows(project) == []
-    (project / "archive").rmdir()
-    (project / "away").rename(project / "archive")
-    index(project)
-    assert (rows(project), asked.clips()) == (before, 24)
+    assert rows(indexed) == before
+    index(indexed, "--sample", "1")
+    assert rows(indexed) == before
+    index(indexed, "--allow-shrink")
+    assert len(rows(indexed)) == 4
+    (indexed / "archive" / "00.mp4").unlink()
+    index(indexed, "--allow-shrink", status=1)
+    assert rows(indexed) == []
+    (indexed / "archive").rmdir()
+    (indexed / "away").rename(indexed / "archive")
+    index(indexed)
+    assert (rows(indexed), asked.clips()) == (before, 24)
 
 
 def test_a_row_counts_while_any_job_of_the_output_lists_it(project, asked):
@@ -367,15 +384,14 @@ def test_what_was_there_before_is_forgotten_too_and_what_counts_elsewhere_is_not
     assert (len(rows(project)), asked.clips()) == (48, 30)
 
 
-def test_what_a_file_held_before_does_not_count_again_when_it_is_forgotten(project, asked):
-    index(project)
-    video(project / "archive" / "05.mp4", "another", clips=1)
-    index(project)
-    assert cli("forget", project / "job.yaml", "--media", "05.mp4").exit_code == 0
-    left = rows(project)
+def test_what_a_file_held_before_does_not_count_again_when_it_is_forgotten(indexed, asked):
+    video(indexed / "archive" / "05.mp4", "another", clips=1)
+    index(indexed)
+    assert cli("forget", indexed / "job.yaml", "--media", "05.mp4").exit_code == 0
+    left = rows(indexed)
     assert "05.mp4" not in {row[0] for row in left}
-    assert cli("rebuild", project / "job.yaml").exit_code == 0
-    assert rows(project) == left
+    assert cli("rebuild", indexed / "job.yaml").exit_code == 0
+    assert rows(indexed) == left
 
 
 def test_files_that_are_no_media_cost_no_row_and_no_object_each(project, asked):
@@ -486,16 +502,15 @@ def test_the_index_obeys_the_umask(project, asked):
     assert (project / "results" / "index.sqlite").stat().st_mode & 0o777 == 0o664
 
 
-def test_a_copied_output_gets_an_index_of_its_own(project, asked):
-    index(project)
-    shutil.copytree(project, project.with_name("copy"))
-    copied = project.with_name("copy")
-    edit(copied, "output: results", f"output: results\nindex_url: 'sqlite:///{project}/results/index.sqlite'")
+def test_a_copied_output_gets_an_index_of_its_own(indexed, asked):
+    shutil.copytree(indexed, indexed.with_name("copy"))
+    copied = indexed.with_name("copy")
+    edit(copied, "output: results", f"output: results\nindex_url: 'sqlite:///{indexed}/results/index.sqlite'")
     video(copied / "archive" / "new.mp4", "new")
     index(copied)
-    assert (len(rows(project)), len(rows(copied)), asked.clips()) == (48, 52, 26)
-    assert "nothing to do" in index(project)
-    assert cli("verify", project / "job.yaml").exit_code == cli("verify", copied / "job.yaml").exit_code == 0
+    assert (len(rows(indexed)), len(rows(copied)), asked.clips()) == (48, 52, 26)
+    assert "nothing to do" in index(indexed)
+    assert cli("verify", indexed / "job.yaml").exit_code == cli("verify", copied / "job.yaml").exit_code == 0
 
 
 def test_what_is_left_out_is_counted_once_also_where_an_archive_was_moved(project, asked):
