@@ -45,6 +45,22 @@ WORKER_GROUP = {
 RAY_CRON_JOB_SPEC = {"schedule", "jobTemplate", "suspend"}
 
 
+# The package
+
+
+def test_what_lies_in_the_packages_is_installed_with_them():
+    """An installation that is not editable has every SQL file, page, sample and checkpoint."""
+    tool = PROJECT["tool"]["setuptools"]
+    for package in ("jobs", "pipeline", "workers", "omnidrop"):
+        assert f"{package}*" in tool["packages"]["find"]["include"]
+        listed = {path for glob in tool["package-data"].get(package, ()) for path in (ROOT / package).glob(glob)}
+        for path in (ROOT / package).rglob("*"):
+            if path.suffix == ".py":
+                assert path.with_name("__init__.py").exists() or path in listed, path
+            elif path.is_file() and "__pycache__" not in path.parts:
+                assert path in listed, path
+
+
 # Ray's cluster launcher
 
 
