@@ -57,7 +57,7 @@ WORLDS = ("v1", "v2", "v3")
 PARTS = ("worlds", "encoders", "damage", "user", "pages")
 USER_ONLY = ("v3",)
 """Worlds of which nothing is asked but what a user chooses between: v3 is there for its spoken words."""
-FOR_USERS = ("user v1", "user v2", "user v3")
+FOR_USERS = ("user v1", "user v2", "user v3", "user mean")
 """Tables of the page for users; all others are in `docs/evidence.md`."""
 KEPT = ("user", "damage")
 """Parts whose answers are kept, question by question: their tables show no costs."""

@@ -6,7 +6,8 @@ live in one page. Knows nothing about how figures were measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,11 @@ def sections(report: dict[str, Any]) -> dict[str, str]:
         made["pages"] = written_pages(found)
     for world, found in report.get("damage", {}).items():
         made[f"damage {world}"] = damage(found)
-    for world, found in report.get("user", {}).items():
+    users = report.get("user", {})
+    for world, found in users.items():
         made[f"user {world}"] = choices(world, found)
+    if len(users) > 1:
+        made["user mean"] = mean_of_worlds(users)
     return made
 
 
@@ -70,6 +74,34 @@ def choices(world: str, found: dict[str, Any]) -> str:
         lines.append(_line([other, *(_points(one["difference"], one["interval"]) if one else "" for one in cells)]))
     if len({row["seed"] for row in found["repeats"]}) > 1:
         lines += ["", f"{default}, seed by seed:", "", repeats(found)]
+    return "\n".join(lines)
+
+
+def mean_of_worlds(worlds: Mapping[str, dict[str, Any]]) -> str:
+    """The default against every other way that all worlds were asked, the mean of their differences: each world counts
+    the same, and their clips are not each other's, so that intervals add as the roots of sums of squares do."""
+    compared = {name: {(one["against"], one["ratio"]): one for one in of["comparisons"]} for name, of in worlds.items()}
+    default = next(iter(worlds.values()))["rows"][1]["way"]
+    asked = _unique(key for of in compared.values() for key in of)
+    ratios = sorted({ratio for _, ratio in asked}, reverse=True)
+    lines = [
+        f"The mean of the worlds {', '.join(worlds)}, each counted alike:",
+        "",
+        *_head([f"{default}, minus", *(f"{_percent(ratio)} kept" for ratio in ratios)]),
+    ]
+    for other in _unique(way for way, _ in asked):
+        cells = []
+        for ratio in ratios:
+            of_worlds = [of.get((other, ratio)) for of in compared.values()]
+            found = [one for one in of_worlds if one]
+            if len(found) < len(compared):
+                cells.append("")
+                continue
+            value = sum(one["difference"] for one in found) / len(found)
+            half = math.hypot(*((one["interval"][1] - one["interval"][0]) / 2 for one in found)) / len(found)
+            cells.append(_points(value, (value - half, value + half)))
+        if any(cells):
+            lines.append(_line([other, *cells]))
     return "\n".join(lines)
 
 

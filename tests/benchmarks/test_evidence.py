@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import replace
@@ -174,6 +175,18 @@ def test_a_user_sees_what_is_lost_and_against_which_way() -> None:
     assert "| ours, 35 % encoded | +25.0 [" in page
     assert "| seats |  | +50.0 [" in page
     assert "| 20.0 % | +0.0 [-100.0, +100.0] | -50.0 [" in page.partition("seed by seed")[2]
+    other = given | {rows[-1].name: answers(rows[-1].name, "1111", 1.0)}
+    less = {name: of for name, of in given.items() if name != rows[-2].name}
+    found = {"v1": user_figures(asked, rows) | SETTING, "v2": user_figures(Asked(other, {}, (), {}), rows) | SETTING}
+    mean = sections({"user": found})["user mean"]
+    # 0 ± 100 and -50 ± 100 points (two clips): half of the sum, and half of the root of the sum of squares.
+    (low, high) = found["v2"]["comparisons"][-1]["interval"]
+    half = 50 * math.hypot((high - low) / 2, *(found["v1"]["comparisons"][-1]["interval"][1],))
+    assert found["v1"]["comparisons"][-1]["difference"] == 0
+    middle = 50 * found["v2"]["comparisons"][-1]["difference"]
+    assert f"| seats, merged |  | {middle:+.1f} [{middle - half:+.1f}, {middle + half:+.1f}] |" in mean
+    found["v2"] = user_figures(Asked(less, {}, (), {}), rows) | SETTING
+    assert "| seats |" not in sections({"user": found})["user mean"], "one world was not asked"
     alone = Asked({name: clips[:1] for name, clips in given.items()}, {}, (), {"c0": 3})
     page = sections({"user": {"v1": user_figures(alone, rows) | SETTING}})["user v1"]
     assert "| seats, merged |  | +0.0 |" in page, "one clip has no error"
