@@ -88,6 +88,25 @@ def test_a_listing_goes_on_where_it_broke_off(moto, monkeypatch):
     assert found == keys
 
 
+def test_objects_that_cannot_be_deleted_just_now_are_deleted_later(moto, monkeypatch):
+    """The server answers for each object: with 200 for the request, and with a fault for some."""
+    monkeypatch.setattr(patience_module, "FIRST_PAUSE_S", 0.01)
+    store = store_at(moto, "deleted")
+    store.write("a", b"")
+    real, codes = store._filesystem.call_s3, ["SlowDown", "AccessDenied"]
+
+    def call_s3(method, **asked):
+        if method == "delete_objects" and codes:
+            return {"Errors": [{"Key": "a", "Code": codes.pop(0), "Message": "not now"}]}
+        return real(method, **asked)
+
+    monkeypatch.setattr(store._filesystem, "call_s3", call_s3)
+    with pytest.raises(StorageError, match=r"AccessDenied: not now; check that s3:DeleteObject"):
+        PatientStore(store, Patience(100)).delete(["a"])
+    PatientStore(store, Patience(100)).delete(["a"])
+    assert not store.exists("a")
+
+
 def test_a_listing_that_never_begins_is_not_waited_for(moto, monkeypatch):
     monkeypatch.setattr(s3_client, "MAX_RETRIES", 1)
     archive = ArchiveConfig(uri="s3://media/none", endpoint_url="http://127.0.0.1:9")

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.media_files import AAC, X264, children, clip_file, cut, make, picture, sound
 from workers.errors import (
+    FfmpegMissing,
     MediaMissing,
     MediaTooLarge,
     MediaTruncated,
@@ -22,6 +23,7 @@ from workers.errors import (
     ProbeCrashed,
     ProbeTimeout,
 )
+from workers.media import ffmpeg
 from workers.media.probing import ProbePool, probe
 from workers.records import ClipFailure, MediaInfo
 
@@ -234,3 +236,13 @@ def test_names_are_opened_as_given(plain, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(plain.read_bytes())
     assert probe(path).container == "mp4"
+
+
+def test_an_ffmpeg_that_never_says_what_it_can_do_is_the_machines_fault(tmp_path, monkeypatch):
+    """Not that of the clip which is the first to need it."""
+    slow = tmp_path / "ffmpeg"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(ffmpeg, "TRY_S", 0.2)
+    with pytest.raises(FfmpegMissing, match=r"-filters does not end within 0\.2 s"):
+        ffmpeg._listing(str(slow), "-filters")
