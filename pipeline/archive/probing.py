@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import compress
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Event
 from typing import Protocol
 
 from omnidrop.errors import OmniDropError
@@ -108,8 +108,9 @@ def prober(
 ) -> Iterator[Prober]:
     """A prober for one run; its processes end with the block.
 
-    With `scans`, every packet is read of files whose timeline no index tells. `elsewhere` is where files are looked at
-    whose content is not known yet; `early` takes first clips that are decoded while a file is fetched here.
+    What waits to be read then is not read any more. With `scans`, every packet is read of files whose timeline no index
+    tells. `elsewhere` is where files are looked at whose content is not known yet; `early` takes first clips that are
+    decoded while a file is fetched here.
     """
     require(job.execution.confinement)
     where = source(job)
@@ -119,9 +120,10 @@ def prober(
         pool = stack.enter_context(
             ProbePool(CHILDREN, timeout_s=limit_s, storage_options=options, scans=scans, below=below)
         )
-        here = BoundedSemaphore(LOOKS_HERE)
+        here, is_over = BoundedSemaphore(LOOKS_HERE), Event()
         looks = stack.enter_context(ThreadPoolExecutor(LOOKS, thread_name_prefix="looks"))
         passes = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="scenes"))
+        stack.callback(is_over.set)
 
         def probe(items: Sequence[Media]) -> Iterator[tuple[Media, Probed]]:
             is_whole = [_is_fetched(media) or _is_elsewheres(media, elsewhere) for media in items]
@@ -136,6 +138,8 @@ def prober(
             looked = None if elsewhere is None else elsewhere(media)
             if looked is None:
                 with here:
+                    if is_over.is_set():
+                        raise RuntimeError("this prober is closed")
                     looked = look_here(media)
             if looked.content_id is None:
                 assert isinstance(looked.found, ClipFailure)

@@ -28,15 +28,17 @@ class DecodeRoom:
         self._looked_at = float("-inf")
         self._none_since: float | None = None
 
-    def look(self, out: Mapping[str, str]) -> None:
-        """With the reason why each machine that is `out` is. Raises ExecutionError where there was no room for long."""
+    def look(self, out: Mapping[str, str]) -> list[str]:
+        """With the reason why each machine that is `out` is; returns those that have no core for decoding, nothing
+        where this was asked a moment ago. Raises ExecutionError where there was no room for long."""
         now = time.monotonic()
         if now - self._looked_at < LOOK_S:
-            return
+            return []
         self._looked_at, room = now, self._room()
+        full = [machine for machine, clips in room.items() if not clips]
         if not room or any(room[machine] for machine in room.keys() - out.keys()):
             self._none_since = None
-            return
+            return full
         reasons = "; ".join(sorted(set(out.values())))
         without = f" of the machines that still decode (out: {reasons})" if out else ""
         said = f"the model actors leave no CPU core{without} for decoding; lower model.actors or model.cpus_per_actor"
@@ -45,3 +47,4 @@ class DecodeRoom:
             log.warning("%s; waiting %.0f s for the cluster to grow", said, NO_ROOM_S)
         elif now - self._none_since > NO_ROOM_S:
             raise ExecutionError(f"{said}. None came within {NO_ROOM_S:.0f} s. Run again: finished units are kept")
+        return full

@@ -2,14 +2,17 @@
 
 Promises: nothing of it can be reached from another machine (it listens on loopback alone), and nobody who lacks this
 user's token can use it from this one; its sockets, logs and spilled objects lie where no other user gets. It is ended
-with the block, and the environment is then as it was. Knows nothing about jobs.
+with the block, and the environment is then as it was; of those that have ended, the logs of the last few are kept.
+Knows nothing about jobs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +27,10 @@ from workers.errors import CacheUnsafe
 from workers.media.fetching import own_folder
 
 LOOPBACK = "127.0.0.1"
+KEPT = 10
+"""Ended Rays whose logs are kept, half a megabyte each: Ray itself never removes any."""
+_SESSION = re.compile(r"session_[-_0-9]+_(\d+)")
+"""A folder of one Ray, named by its start and the process that started it."""
 _TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -32,6 +39,7 @@ def local_ray(cpus: int, **init: Any) -> Iterator[None]:
     """Start Ray here and end it with the block. `init` goes to `ray.init`. Raises CacheUnsafe where another user has
     prepared its folder, and what `ray.init` raises."""
     folder = own_ray_folder()
+    _sweep(folder)
     before = {name: os.environ.pop(name, None) for name in _TOKEN_VARIABLES}
     # What a user set is for a cluster; this one has a token of its own, which its processes read from the file.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(_token(folder))}
@@ -65,6 +73,25 @@ def own_ray_folder() -> Path:
     below = tempfile.gettempdir()
     # Ray opens its own folder to everybody; nobody else gets as far as that.
     return own_folder(Path(below if len(below) <= 12 else "/tmp") / f"od-ray-{os.getuid()}") / "r"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what Rays that have ended left behind, except for the last few."""
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    sessions = [match for name in found if (match := _SESSION.fullmatch(name)) is not None]
+    ended = [match[0] for match in sessions if not _is_running(int(match[1]))]
+    for name in ended[:-KEPT]:
+        shutil.rmtree(folder / name, ignore_errors=True)  # another run may be doing the same
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's by now
+    return True
 
 
 @contextmanager

@@ -116,6 +116,11 @@ class Machines:
         self.out.setdefault(machine, problem)
         return []
 
+    def unchecked(self, machine: str) -> list[ClipState]:
+        """It cannot be given a clip any more: nobody knows whether it works, and what failed there is to be tried
+        elsewhere."""
+        return [state for state, _ in self._doubts.pop(machine, _Doubt()).all]
+
     def to_retry(self) -> list[ClipState]:
         """Clips that failed on machines that are out: to be tried elsewhere."""
         held = [held for machine in self.out for held in self._doubts.pop(machine, _Doubt()).all]

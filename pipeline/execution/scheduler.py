@@ -210,8 +210,8 @@ class RayExecution:
                     self._look(waits_for)
                     continue
                 done = _done(waiting)
-                if not done and self._decoding:
-                    self._room.look(self._machines.out)
+                if not done and (self._decoding or self._checking):
+                    self._leave_unchecked(self._room.look(self._machines.out))
                 self._look(waits_for)
                 for ref in done:
                     yield from self._handle(ref)
@@ -574,9 +574,7 @@ class RayExecution:
                 log.warning("%s can no longer decode and gets no more clips: %s", name, why)
                 self._backend.leave_out(list(self._machines.out))
                 self._next.look_again()
-        for state in states:
-            self._reserve(state.nbytes)
-            self._retry(state)
+        self._retry_held(states)
         if self._machines.out and self._backend.machines() <= self._machines.out.keys():
             reasons = "; ".join(f"{name}: {why}" for name, why in self.statistics.machines_out.items())
             raise ExecutionError(nothing_decodes(reasons))
@@ -595,6 +593,20 @@ class RayExecution:
             problem = None  # the file is gone from the archive, which says nothing about the machine
         yield from self._stand(self._machines.checked(machine, problem))
         self._doubt()
+
+    def _leave_unchecked(self, full: Iterable[str]) -> None:
+        """Model actors have taken these machines' cores: a clip that one of them was to be checked with would wait for
+        ever."""
+        for machine in full:
+            for ref in [ref for ref, (checked, _) in self._checking.items() if checked == machine]:
+                del self._checking[ref]
+                ray.cancel(ref, force=True)
+                self._retry_held(self._machines.unchecked(machine))
+
+    def _retry_held(self, states: Iterable[ClipState]) -> None:
+        for state in states:
+            self._reserve(state.nbytes)
+            self._retry(state)
 
     def _resolve(self) -> Iterator[UnitResult]:
         """All else is done: try the machines on which anything failed last, and let stand what cannot be tried."""

@@ -197,10 +197,15 @@ class Journal:
         return kept
 
     def heads_after(self, path: str | None) -> Iterator[tuple[str, list[Head]]]:
-        """Head objects in the order they count, from the one after `path` on (all with None): (path, heads)."""
+        """Head objects in the order they count, from the one after `path` on (all with None): (path, heads). Those that
+        are deleted meanwhile, because all in them was forgotten, are passed over."""
         for found in self._head_paths():
             if path is None or found > path:
-                yield found, decode_heads(self._store.read_bytes(found), where=found)
+                try:
+                    data = self._store.read_bytes(found)
+                except FileNotFoundError:
+                    continue
+                yield found, decode_heads(data, where=found)
 
     def write_run(self, run: RunRecord) -> None:
         """Store or replace a run's record."""

@@ -117,6 +117,8 @@ class Feed:
         plans = ahead(self._ahead.planned(self._plans()), PLANS_AHEAD)
         with contextlib.closing(plans), contextlib.closing(self._ahead):
             for plan in plans:
+                if self.context.stop.is_set():
+                    return  # whoever takes the units may not have seen one yet
                 if plan is not None:
                     for unit in self._taken(plan):
                         self._out += 1

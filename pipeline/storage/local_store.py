@@ -7,7 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -27,15 +27,18 @@ class LocalStore:
 
     def exists(self, key: str) -> bool:
         """See Store."""
-        return self._path(key).is_file()
+        with _explained("read", path := self._path(key)):
+            return path.is_file()
 
     def read_bytes(self, key: str) -> bytes:
         """See Store."""
-        return self._path(key).read_bytes()
+        with _explained("read", path := self._path(key)):
+            return path.read_bytes()
 
     def open(self, key: str) -> IO[bytes]:
         """See Store."""
-        return self._path(key).open("rb")
+        with _explained("read", path := self._path(key)):
+            return path.open("rb")
 
     def write(self, key: str, data: bytes) -> None:
         """See Store."""
@@ -46,7 +49,7 @@ class LocalStore:
         except FileNotFoundError:
             self.write(key, data)  # swept
         except OSError as error:
-            raise _local_error(error, target) from error
+            raise _local_error(error, "write", target) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -64,7 +67,7 @@ class LocalStore:
             return self.write_once(key, data)  # swept
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                raise _local_error(error, target) from error
+                raise _local_error(error, "write", target) from error
             # No hard links (exFAT, some network file systems): whole objects still, but two writers at the same
             # moment may both believe to be first.
             if target.exists():
@@ -77,18 +80,16 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """See Store."""
         folder = prefix.rpartition("/")[0]
-        try:
+        with _explained("list", self.root / folder):
             for key, status in walk_files(self.root / folder, folder):
                 if key.startswith(prefix) and not key.endswith(_TEMPORARY):
                     yield key, status.st_size
-        except OSError as error:
-            raise StorageError(f"cannot list {self.root / folder}: {error.strerror}") from error
 
     def delete(self, keys: Iterable[str]) -> None:
         """See Store. Folders that become empty go, too."""
         for key in keys:
             path = self._path(key)
-            with suppress(FileNotFoundError, NotADirectoryError):
+            with _explained("delete", path), suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
                 reached("object_deleted")
             for folder in path.parents:
@@ -123,11 +124,11 @@ class LocalStore:
             except FileNotFoundError as error:
                 # A deletion beside us has removed the folder that had just become empty.
                 if attempt == 9:
-                    raise _local_error(error, target) from error
+                    raise _local_error(error, "write", target) from error
             except OSError as error:
                 with suppress(OSError):
                     path.unlink()
-                raise _local_error(error, target) from error
+                raise _local_error(error, "write", target) from error
         raise AssertionError("the loop returns or raises")
 
 
@@ -160,10 +161,21 @@ def _names(folder: Path) -> Iterator[str]:
         return iter(())
 
 
-def _local_error(error: OSError, path: Path) -> StorageError:
+@contextmanager
+def _explained(doing: str, path: Path) -> Iterator[None]:
+    """What is not there stays a FileNotFoundError; anything else is told as what it is to the pipeline."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _local_error(error, doing, path) from error
+
+
+def _local_error(error: OSError, doing: str, path: Path) -> StorageError:
     what = {
-        errno.EACCES: "permission denied; choose a folder that you may write",
-        errno.EPERM: "not permitted here; choose a folder that you may write",
+        errno.EACCES: f"permission denied; choose a folder that you may {doing}",
+        errno.EPERM: f"not permitted here; choose a folder that you may {doing}",
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOSPC: "the disk is full; make room or choose another folder",
         errno.EDQUOT: "the disk quota is used up; make room or choose another folder",
@@ -171,4 +183,4 @@ def _local_error(error: OSError, path: Path) -> StorageError:
         errno.EEXIST: "a part of the path is a file, not a folder",
     }.get(error.errno or 0, error.strerror or str(error))
     passes = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
-    return (StorageUnavailable if passes else StorageError)(f"cannot write {path}: {what}")
+    return (StorageUnavailable if passes else StorageError)(f"cannot {doing} {path}: {what}")

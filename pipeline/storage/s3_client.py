@@ -44,7 +44,7 @@ _TEACHES = {
 }
 """What to do about credentials that a server names as wrong."""
 
-_PASSING_CODES = frozenset(
+PASSING_CODES = frozenset(
     {
         *("500", "502", "503", "504", "InternalError", "ServiceUnavailable", "SlowDown", "Throttling"),
         *("ThrottlingException", "RequestTimeout", "RequestLimitExceeded", "BandwidthLimitExceeded"),
@@ -185,6 +185,6 @@ def explain_s3_error(error: Exception, uri: str) -> Exception:
             f"{uri}: the S3 server cannot be reached ({said}); check endpoint_url and the network"
         )
     names = {cls.__name__ for e in (error, error.__cause__) if e is not None for cls in type(e).__mro__}
-    if code in _PASSING_CODES or names & _PASSING_ERRORS:
+    if code in PASSING_CODES or names & _PASSING_ERRORS:
         return StorageUnavailable(f"{uri}: S3 failed ({code or name}): {said}; check the server, or try again later")
     return StorageError(f"{uri}: S3 failed ({code or name}): {said}")

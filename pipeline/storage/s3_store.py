@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 from pipeline.config.locations import checked_key
 from pipeline.config.sections import StorageConfig
 from pipeline.storage.errors import StorageError, StorageUnavailable
-from pipeline.storage.s3_client import explain_s3_error, s3_error_code, s3_filesystem, s3_objects
+from pipeline.storage.s3_client import PASSING_CODES, explain_s3_error, s3_error_code, s3_filesystem, s3_objects
 from workers.media.store_failures import forget_credentials, is_broken_body, is_refusal
 
 DELETE_BATCH = 1000
@@ -123,11 +123,12 @@ class S3Store:
             except Exception as error:
                 raise explain_s3_error(error, self.uri) from error
             if failed := reply.get("Errors"):
-                first = failed[0]
-                raise StorageError(
-                    f"{len(failed)} objects of {self.uri} could not be deleted, the first is {first.get('Key')}: "
-                    f"{first.get('Message')}; check that s3:DeleteObject is allowed"
-                )
+                lasting = [one for one in failed if one.get("Code") not in PASSING_CODES]
+                first = (lasting or failed)[0]
+                said = f"could not be deleted, one is {first.get('Key')}: {first.get('Code')}: {first.get('Message')}"
+                if not lasting:
+                    raise StorageUnavailable(f"{len(failed)} objects of {self.uri} {said}; try again later")
+                raise StorageError(f"{len(failed)} objects of {self.uri} {said}; check that s3:DeleteObject is allowed")
 
     def _path(self, key: str) -> str:
         return f"{self.bucket}/{self._prefix}{checked_key(key)}"

@@ -28,12 +28,14 @@ import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import batches
+from pipeline.archive import probing
 from pipeline.archive.beside import Beside
 from pipeline.archive.listing import ArchiveError, list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import is_named_as_media, source_of
 from pipeline.config.globs import KeyFilter, compile_glob
-from pipeline.config.job import ArchiveConfig, ContextConfig, ModelConfig, StorageConfig
+from pipeline.config.job import ArchiveConfig, ContextConfig, ModelConfig, StorageConfig, load_job
 from pipeline.identity import media_id
 from pipeline.planning.context import ContextReader
 from pipeline.storage.errors import StorageError
@@ -41,10 +43,10 @@ from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import Store, open_store
 from tests.support.media_files import clip_file
 from tests.support.s3_server import CREDENTIALS, s3_server
-from workers.media.decode import decode_one
+from workers.media.decode import Looked, decode_one
 from workers.media.opening import local_path
 from workers.media.probing import ProbePool, probe
-from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo
+from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo
 
 pytestmark = pytest.mark.cluster
 
@@ -823,3 +825,23 @@ def test_a_name_that_says_media_makes_a_failure_of_what_is_none(end):
     assert is_named_as_media(f"tapes/1999.{end}")
     assert not is_named_as_media(f"tapes/{end}.txt")
     assert not is_named_as_media(end)
+
+
+def test_what_waits_to_be_fetched_is_not_begun_when_nobody_wants_it_any_more(job, monkeypatch):
+    begun, goes_on = [], threading.Event()
+
+    def slow(media, *_):
+        begun.append(media.key)
+        goes_on.wait(30)
+        return Looked("0" * 64, ClipFailure(None, "probe", "not_media", "no"), 0)
+
+    monkeypatch.setattr(probing, "looked_at", slow)
+    monkeypatch.setattr(batches, "LEAVE_S", 0.0)
+    many = [Media(f"m{n}", f"{n}.mp4", f"s3://media/{n}.mp4", "etag", 10) for n in range(12)]
+    with probing.prober(load_job(job, {"archive.uri": "s3://media"})) as probe:
+        found = batches.ahead(probe(many), 4)
+        while len(begun) < probing.LOOKS_HERE:
+            assert next(found) is None
+        found.close()
+        threading.Timer(0.2, goes_on.set).start()
+    assert len(begun) == probing.LOOKS_HERE

@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from pipeline import failure_rules
+from pipeline.execution import decode_room
 from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.clip_state import ClipState, UnitState
 from pipeline.execution.homes import home_of
@@ -284,6 +285,28 @@ def test_clips_leave_the_machine_whose_cores_an_actor_takes(folder):
     backend = replace(machines.backend(), start_decode_at=start_at, slots=slots)
     execution = RayExecution(backend, LIMITS, threading.Event())
     finished = {result.unit.unit_id: result.outcomes for result in execution.run(given)}
+    check_answers(given, finished)
+    assert not any(isinstance(o, ClipFailure) for outcomes in finished.values() for o in outcomes)
+
+
+def test_a_machine_whose_cores_actors_took_is_not_waited_for_to_be_checked(folder, monkeypatch):
+    monkeypatch.setattr(decode_room, "LOOK_S", 0.1)
+    (folder / "actor-on-one").touch()
+    machines, given = TwoMachines(folder), units(count=12, clips=1)
+    never = decode.options(resources={"nobody has": 1})
+
+    def start(unit, clip):
+        machines.here = ["one", "two"] if machines.turn < 6 else ["two"]  # then its cores are taken
+        return machines.start(unit, clip)
+
+    backend = replace(
+        machines.backend(),
+        start_decode=start,
+        start_decode_on=lambda machine, unit, clip: tuple(never.remote(str(folder), clip, machine)),
+        room=lambda actors: {"one": 0 if actors["one"] else 2, "two": 2},
+    )
+    results = RayExecution(backend, LIMITS, threading.Event()).run(breaking(folder, given, "decode_failed-on-one"))
+    finished = {result.unit.unit_id: result.outcomes for result in results}
     check_answers(given, finished)
     assert not any(isinstance(o, ClipFailure) for outcomes in finished.values() for o in outcomes)
 

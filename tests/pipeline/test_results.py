@@ -126,6 +126,17 @@ def test_a_version_without_finished_units_hides_the_old_answers(store, journal, 
     assert [r["status"] for r in table(store, "media")] == ["pending"]
 
 
+def test_heads_that_are_forgotten_while_they_are_read_are_passed_over(store, journal):
+    units = [rows.unit(rows.media(n)) for n in range(3)]
+    for number, unit in enumerate(units):
+        journal.write_heads([rows.head(unit)], f"run-{number}")
+    found = journal.heads_after(None)
+    first, _ = next(found)
+    gone = next(path for path, _ in store.list("journal/heads/") if path > first)
+    store.delete([gone])
+    assert [heads for _, heads in found] == [[rows.head(units[2])]]
+
+
 def test_rebuilding_gives_equal_contents(store, journal, index):
     for number in range(5):
         commit(journal, index, rows.unit(rows.media(number)), fail=number % 3)

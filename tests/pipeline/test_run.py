@@ -7,14 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.config.job import load_job
+from pipeline.runs.run import run_job
 from tests.support.history import add_runs, counted_calls
-from tests.support.small_jobs import ANSWERS, CLIPS, QUESTIONS, cli, other_content, run, select
+from tests.support.small_jobs import ANSWERS, CLIPS, QUESTIONS, Silent, cli, other_content, run, select
 
 
 def test_a_folder_of_videos_becomes_answers_and_costs(job):
@@ -239,6 +241,14 @@ def test_sigterm_keeps_what_is_finished_and_the_next_run_resumes(job, videos):
     assert run(job).run.counts.clips_answered == 8 - done
     assert select(job, "SELECT count(*), count(DISTINCT clip_id) FROM clips") == [(8, 8)]
     assert select(job, "SELECT status FROM runs ORDER BY started_at") == [("stopped",), ("complete",)]
+
+
+def test_a_stop_before_anything_is_planned_is_not_overlooked(job):
+    """Where all is finished no unit ever comes, and where files are fetched slowly none for long."""
+    stop = threading.Event()
+    stop.set()
+    summary = run_job(load_job(job), Silent(), stop)
+    assert (summary.run.status, summary.run.counts.media_listed) == ("stopped", 0)
 
 
 def test_a_video_in_an_unreadable_place_is_a_user_error(job):

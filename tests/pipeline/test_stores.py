@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,7 @@ from pipeline.archive.listing import list_media
 from pipeline.config.sections import ArchiveConfig, StorageConfig
 from pipeline.storage import outage as patience_module
 from pipeline.storage import s3_client
-from pipeline.storage.errors import StorageUnavailable, Unavailable
+from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
 from pipeline.storage.outage import Patience
 from pipeline.storage.store import PatientStore, caveats, open_store
 from tests.support.fault_proxy import KINDS, FaultProxy
@@ -83,6 +86,25 @@ def test_a_listing_goes_on_where_it_broke_off(moto, monkeypatch):
         threading.Timer(1.0, setattr, (proxy, "is_down", False)).start()
         found += [media.key for media in listed]
     assert found == keys
+
+
+def test_objects_that_cannot_be_deleted_just_now_are_deleted_later(moto, monkeypatch):
+    """The server answers for each object: with 200 for the request, and with a fault for some."""
+    monkeypatch.setattr(patience_module, "FIRST_PAUSE_S", 0.01)
+    store = store_at(moto, "deleted")
+    store.write("a", b"")
+    real, codes = store._filesystem.call_s3, ["SlowDown", "AccessDenied"]
+
+    def call_s3(method, **asked):
+        if method == "delete_objects" and codes:
+            return {"Errors": [{"Key": "a", "Code": codes.pop(0), "Message": "not now"}]}
+        return real(method, **asked)
+
+    monkeypatch.setattr(store._filesystem, "call_s3", call_s3)
+    with pytest.raises(StorageError, match=r"AccessDenied: not now; check that s3:DeleteObject"):
+        PatientStore(store, Patience(100)).delete(["a"])
+    PatientStore(store, Patience(100)).delete(["a"])
+    assert not store.exists("a")
 
 
 def test_a_listing_that_never_begins_is_not_waited_for(moto, monkeypatch):
@@ -179,6 +201,25 @@ def test_a_loop_that_cannot_wait_is_told_when_to_try_again():
     time.sleep(1.0)
     with pytest.raises(StorageUnavailable, match="no room"):
         patience.refused(error)
+
+
+@pytest.mark.parametrize("error", [errno.ESTALE, errno.EIO])
+def test_a_file_that_cannot_be_read_just_now_is_waited_for(tmp_path, monkeypatch, error):
+    """A folder on a server that comes back: it may fail as well while something is read as while it is written."""
+    monkeypatch.setattr(patience_module, "FIRST_PAUSE_S", 0.01)
+    store = PatientStore(open_store(str(tmp_path)), Patience(100))
+    store.write("a/b", b"there")
+    failures, real = iter([OSError(error, os.strerror(error))]), Path.read_bytes
+
+    def read(path):
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert store.read_bytes("a/b") == b"there"
+    with pytest.raises(StorageError, match=r"cannot read .*/a: Is a directory"):
+        store.open("a")
 
 
 def test_only_what_may_pass_is_waited_for(tmp_path):

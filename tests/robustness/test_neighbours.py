@@ -89,6 +89,24 @@ def test_a_local_ray_has_a_folder_of_its_own():
     assert local_ray.own_ray_folder() == folder
 
 
+def test_of_local_rays_that_have_ended_the_last_few_leave_their_logs(tmp_path):
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    names = [f"session_2026-11-{day:02d}_00-00-00_000000_{ended.pid}" for day in range(1, 15)]
+    names[1] = names[1].replace(str(ended.pid), str(os.getpid()))
+    for name in (*names, "another"):
+        (tmp_path / name / "logs").mkdir(parents=True)
+    (tmp_path / "session_latest").symlink_to(names[-1])
+    local_ray._sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "another",
+        names[1],
+        *names[-local_ray.KEPT :],
+        "session_latest",
+    ]
+    local_ray._sweep(tmp_path / "none yet")
+
+
 def test_a_local_ray_listens_on_loopback_alone(ray_session):
     ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
     rays = [process for process in ours if process.name().startswith(("raylet", "gcs_server", "ray::"))]

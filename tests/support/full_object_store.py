@@ -6,6 +6,7 @@ less than a thousandth of the disk is in use, which is never. Prints what the ru
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from dataclasses import replace
 
@@ -30,11 +31,11 @@ def decode(clip, clip_bytes):
     return DecodeReport(None, frames.nbytes), DecodedClip(clip, frames, None, 2.0, 1.0, 0.1)
 
 
-def run(clip_bytes, clips_in_flight):
+def run(folder, clip_bytes, clips_in_flight):
     """Eight clips of so many bytes."""
     backend = Backend(
         start_decode=lambda unit, clip: tuple(decode.remote(clip, clip_bytes)),
-        start_actor=lambda: Actor.remote("/nowhere"),
+        start_actor=lambda: Actor.remote(folder),
         estimate_bytes=lambda unit, clip: clip_bytes,
     )
     limits = replace(LIMITS, actors=1, decode_tasks=2, bytes_in_flight=clips_in_flight * clip_bytes)
@@ -60,9 +61,10 @@ def main():
         logging_level="error",
         log_to_driver=False,
     )
-    run(CLIP_BYTES, clips_in_flight=2)
-    run(CLIP_BYTES, clips_in_flight=8)  # more than the store holds: those in flight make room
-    run(2 * STORE_BYTES, clips_in_flight=1)  # nobody makes room for this
+    with tempfile.TemporaryDirectory(prefix="full-") as folder:
+        run(folder, CLIP_BYTES, clips_in_flight=2)
+        run(folder, CLIP_BYTES, clips_in_flight=8)  # more than the store holds: those in flight make room
+        run(folder, 2 * STORE_BYTES, clips_in_flight=1)  # nobody makes room for this
     ray.shutdown()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import queue
 import signal
 import threading
 import time
@@ -12,6 +14,7 @@ import pytest
 
 from tests.support.media_files import AAC, X264, children, clip_file, cut, make, picture, sound
 from workers.errors import (
+    FfmpegMissing,
     MediaMissing,
     MediaTooLarge,
     MediaTruncated,
@@ -20,6 +23,7 @@ from workers.errors import (
     ProbeCrashed,
     ProbeTimeout,
 )
+from workers.media import ffmpeg
 from workers.media.probing import ProbePool, probe
 from workers.records import ClipFailure, MediaInfo
 
@@ -180,8 +184,65 @@ def test_a_child_that_hangs_is_ended_on_time_and_replaced(plain):
     assert isinstance(found[2], MediaInfo)
 
 
+class Unreadable:
+    """A file whose disk fails in a way that nobody foresaw."""
+
+    size = 1 << 20
+
+    def read(self, offset, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_file_that_cannot_be_read_on_leaves_nothing_to_the_next(plain):
+    """The child would still wait for the first file's bytes, and take the next request for them."""
+    with ProbePool(1, timeout_s=5) as pool:
+        assert "No space left" in pool.glance(lambda deadline: Unreadable(), "full.mp4").message
+        assert isinstance(dict(pool.probe_many([(1, str(plain))]))[1], MediaInfo)
+
+
+def test_who_waits_for_a_pool_that_is_closed_waits_no_more():
+    begun, goes_on, told = threading.Event(), threading.Event(), queue.Queue()
+
+    def slow(deadline):
+        begun.set()
+        goes_on.wait()
+        raise MediaMissing("gone")
+
+    def waits():
+        try:
+            told.put(pool.glance(slow, "a.mp4").error_class)
+        except RuntimeError as error:
+            told.put(str(error))
+
+    pool = ProbePool(1)
+    threads = [threading.Thread(target=waits, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        assert begun.wait(10)
+    while not pool._tasks.qsize():
+        time.sleep(0.01)
+    closing = threading.Thread(target=pool.close, daemon=True)
+    closing.start()
+    assert told.get(timeout=10) == "this ProbePool is closed"
+    goes_on.set()
+    assert told.get(timeout=10) == MediaMissing.error_class
+    closing.join(10)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.glance(slow, "b.mp4")
+
+
 @pytest.mark.parametrize("name", ["-x.mp4", "a%d:b.mp4", "li\nne.mp4", "ü→名.mp4", "http:\\x.mp4"])
 def test_names_are_opened_as_given(plain, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(plain.read_bytes())
     assert probe(path).container == "mp4"
+
+
+def test_an_ffmpeg_that_never_says_what_it_can_do_is_the_machines_fault(tmp_path, monkeypatch):
+    """Not that of the clip which is the first to need it."""
+    slow = tmp_path / "ffmpeg"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(ffmpeg, "TRY_S", 0.2)
+    with pytest.raises(FfmpegMissing, match=r"-filters does not end within 0\.2 s"):
+        ffmpeg._listing(str(slow), "-filters")

@@ -197,7 +197,7 @@ def test_an_object_that_changed_or_went_is_named(bucket, tmp_path):
     filesystem.rm_file("archive/changing")
     with pytest.raises((MediaMissing, MediaChanged)), fetched(media, options, cache):
         pass
-    assert entries(tmp_path / "cache") == []
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["room.lock"]
 
 
 @pytest.mark.cluster
@@ -240,6 +240,30 @@ def test_the_cache_is_bounded_and_the_least_recently_used_goes(bucket, tmp_path)
         fetched(replace(media["a"], size_bytes=9999), options, cache),
     ):
         pass
+
+
+class Restless(type(Path())):
+    """A cache in which other processes go on while it is looked at: one gives up, and one has all of its file."""
+
+    def iterdir(self):
+        names = list(super().iterdir())
+        (self / "01.part").unlink(missing_ok=True)
+        if (self / "02.part").exists():
+            os.rename(self / "02.part", self / "02")
+        return iter(names)
+
+
+def test_others_may_end_fetching_while_room_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(CacheSettings, "path", Restless(tmp_path))
+    for name in ("01.part", "02.part"):
+        (tmp_path / name).write_bytes(bytes(60))
+    tmp_path.chmod(0o700)
+    with fetching.kept(
+        "a", "a.mp4", 60, CacheSettings(max_bytes=100), lambda _: (memoryview(bytes(60)) for _ in range(1))
+    ) as path:
+        assert path.stat().st_size == 60
+        assert entries(tmp_path) == [path]  # the other one was counted, and went
+    assert fetching.room_in(CacheSettings()) > 0
 
 
 @pytest.mark.cluster

@@ -131,9 +131,13 @@ def kept(name: str, shown: str, size: int, cache: CacheSettings, bring: Bring) -
                 os.utime(entry)  # eviction is least recently used first
                 yield entry
                 return
-        with _locked(entry, exclusive=True):
+        with _locked(entry, exclusive=True) as lock:
             if not _is_file(entry):
-                _fetch(entry, shown, size, cache, bring)
+                try:
+                    _fetch(entry, shown, size, cache, bring)
+                except BaseException:
+                    lock.unlink(missing_ok=True)  # nothing is left of what did not come
+                    raise
 
 
 def is_here(media: Media, cache: CacheSettings) -> bool:
@@ -191,7 +195,7 @@ def own_folder(folder: Path) -> Path:
 
 def room_in(cache: CacheSettings) -> int:
     """Bytes that the cache folder may hold: free disk space plus its present content."""
-    held = sum(path.lstat().st_blocks * 512 for path in cache.path.iterdir())
+    held = sum(status.st_blocks * 512 for status in _content(cache.path).values())
     return shutil.disk_usage(cache.path).free + held
 
 
@@ -233,7 +237,7 @@ def _fetch(entry: Path, shown: str, size: int, cache: CacheSettings, bring: Brin
 def _reserve(part: Path, size: int, cache: CacheSettings) -> None:
     """Evict as needed and reserve `size` bytes, under the cache's lock. Raises CacheFull."""
     with _locked(cache.path / "room", exclusive=True):
-        found = {p: p.lstat() for p in cache.path.iterdir() if p.suffix in ("", ".part") and p != part}
+        found = {path: status for path, status in _content(cache.path).items() if path != part}
         held = sum(status.st_size for status in found.values())
         for path in sorted(found, key=lambda p: found[p].st_mtime_ns):
             if held + size <= cache.max_bytes:
@@ -248,6 +252,17 @@ def _reserve(part: Path, size: int, cache: CacheSettings) -> None:
             os.truncate(fd, size)
         finally:
             os.close(fd)
+
+
+def _content(folder: Path) -> dict[Path, os.stat_result]:
+    """The entries, and what is being fetched: by others, too, so that it may get its name, or go, while we look."""
+    found = {}
+    for path in folder.iterdir():
+        for name in (path, path.with_suffix("")) if path.suffix in ("", ".part") else ():
+            with contextlib.suppress(FileNotFoundError):
+                found[name] = name.lstat()
+                break
+    return found
 
 
 def _remove(path: Path) -> bool:

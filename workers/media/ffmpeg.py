@@ -45,7 +45,8 @@ STDERR_BYTES = 1 << 20
 STDERR_HEAD_BYTES = 1 << 16
 
 TRY_S = 30.0
-"""Time limit in seconds of the trial run; a machine short of memory may take seconds to start a program."""
+"""Time limit in seconds of the trial run, and of asking ffmpeg what it can do; a machine short of memory may take
+seconds to start a program."""
 
 TRIES = 3
 """Trial runs if it gets killed: a machine short of memory kills at random."""
@@ -257,7 +258,13 @@ def check_ffmpeg() -> Tool:
 def _listing(path: str, option: str) -> str:
     command = [path, "-hide_banner", "-nostdin", option]
     for _ in range(TRIES):
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRY_S, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise FfmpegMissing(
+                f"{path} {option} does not end within {TRY_S:g} s; run again when the machine is less busy, or set "
+                "OMNIDROP_FFMPEG to another ffmpeg"
+            ) from error
         if done.returncode != -signal.SIGKILL:
             break
     if done.returncode:

@@ -37,13 +37,11 @@ from workers.errors import (
     MediaChanged,
     MediaError,
     MediaMissing,
-    MediaRefused,
     NoStreams,
     NotMedia,
     ProbeCrashed,
     ProbeTimeout,
     Sidecar,
-    StorageFailed,
 )
 from workers.media.confinement import DEMUXERS, end, start
 from workers.media.opening import Copy, local_path, opened_below
@@ -79,6 +77,8 @@ LINE_BYTES = 1 << 20
 
 MOST_CUES = 250_000
 """Maximum number of cues accepted: more than our code sends."""
+
+CLOSED = "this ProbePool is closed"
 
 _CLASSES: dict[str, type[MediaError]] = {
     found.error_class: found
@@ -170,9 +170,7 @@ class ProbePool:
     def _each(
         self, tasks: Iterable[tuple[Key, Callable[[_Child], Found]]]
     ) -> Iterator[tuple[Key, Found | ClipFailure]]:
-        if self._closed:
-            raise RuntimeError("this ProbePool is closed")
-        outcomes: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        outcomes: queue.Queue[tuple[Any, Any] | None] = queue.Queue()
         waiting = iter(tasks)
         in_the_air = 0
         exhausted = False
@@ -184,7 +182,7 @@ class ProbePool:
                 except StopIteration:
                     exhausted = True
                     break
-                self._tasks.put((key, task, outcomes))
+                self._put((key, task, outcomes))
                 in_the_air += 1
             if not in_the_air:
                 return
@@ -194,6 +192,8 @@ class ProbePool:
                 with contextlib.suppress(queue.Empty):
                     outcome = outcomes.get(timeout=ALONE_S if len(self._threads) < self._children else None)
                     break
+            if outcome is None:
+                raise RuntimeError(CLOSED)
             yield outcome
             in_the_air -= 1
 
@@ -206,21 +206,27 @@ class ProbePool:
         """Have a child at hand when the next file comes: starting one takes a third of a second."""
         if not self._threads and not self._closed:
             self._start_one_more()
-            self._tasks.put((None, _Child.start, queue.Queue()))
+            self._put((None, _Child.start, queue.Queue()))
 
     def close(self) -> None:
-        """End the children; queued files are not probed."""
-        if self._closed:
-            return
+        """End the children; queued files are not probed, and other threads that wait for them get RuntimeError."""
         with self._starting:
+            if self._closed:
+                return
             self._closed = True
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._tasks.get_nowait()
-        for _ in self._threads:
-            self._tasks.put(None)
+            with contextlib.suppress(queue.Empty):
+                while (task := self._tasks.get_nowait()) is not None:
+                    task[2].put(None)
+            for _ in self._threads:
+                self._tasks.put(None)
         for thread in self._threads:
             thread.join()
+
+    def _put(self, task: _Task) -> None:
+        with self._starting:
+            if self._closed:
+                raise RuntimeError(CLOSED)
+            self._tasks.put(task)
 
     def __enter__(self) -> Self:
         return self
@@ -250,7 +256,7 @@ class ProbePool:
                     outcomes.put((key, ClipFailure(None, "probe", "internal", f"{type(error).__name__}: {error}")))
 
 
-_Task = tuple[Hashable, "Callable[[_Child], Any]", "queue.Queue[tuple[Any, Any]]"]
+_Task = tuple[Hashable, "Callable[[_Child], Any]", "queue.Queue[tuple[Any, Any] | None]"]
 
 
 class _Child:
@@ -266,6 +272,8 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._served = 0
         self._rest = b""
+        self._has_ended = True
+        """Whether the process has said the last about the file that it was asked about."""
 
     def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
         """Raises the error that the child names, ProbeCrashed, ProbeTimeout, StorageFailed for an object; Sidecar if
@@ -346,23 +354,23 @@ class _Child:
 
     @contextlib.contextmanager
     def _asked(self, what: str, file: _File, deadline: float) -> Iterator[subprocess.Popen[bytes]]:
-        """Send a request to the child. If the child fails inside the `with` block, the file fails with ProbeCrashed,
-        and the child is ended."""
+        """Send a request to the child. If the child fails inside the `with` block, the file fails with ProbeCrashed.
+        A child that has not said the last about this file, or has said more, is ended: it would take the next request
+        for bytes of this file."""
         if self._served >= FILES_PER_CHILD:
             self.close()
         process = self._started()
         self._served += 1
+        self._has_ended = False
         try:
             self._write(process, f"{what} {file.size}\n".encode(), deadline)
             yield process
         except (BrokenPipeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.close()
             raise ProbeCrashed(f"the probing process crashed on this file ({_how(process, error)})") from error
-        except (ProbeTimeout, StorageFailed, MediaMissing, MediaRefused, MediaChanged):
-            self.close()
-            raise
-        if self._rest:  # more output than requested: do not reuse this child
-            self.close()
+        finally:
+            if self._rest or not self._has_ended:
+                self.close()
 
     def _answer(self, process: subprocess.Popen[bytes], file: _File, deadline: float) -> dict[str, Any] | None:
         """The child's next message, None after the last. Raises the error that it names."""
@@ -370,10 +378,11 @@ class _Child:
             answer: dict[str, Any] = json.loads(self._line(process, deadline))
             if "read" in answer:
                 self._serve(process, file, answer["read"], deadline)
-            elif "error_class" in answer:
+                continue
+            self._has_ended = "error_class" in answer or "done" in answer
+            if "error_class" in answer:
                 raise _CLASSES.get(answer["error_class"], MediaError)(str(answer["message"]))
-            else:
-                return None if "done" in answer else answer
+            return None if "done" in answer else answer
 
     def _serve(self, process: subprocess.Popen[bytes], file: _File, asked: Any, deadline: float) -> None:
         """Send the bytes requested. Raises StorageFailed, and ValueError for a request that our code never makes."""

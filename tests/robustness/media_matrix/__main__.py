@@ -13,7 +13,8 @@ from workers.media.probing import ProbePool
 
 
 def main(words: list[str]) -> int:
-    """Prints what comes out of each; the number of cases that came out wrong."""
+    """Prints what comes out of each; the number of cases that came out wrong or could not be made. Where no case has
+    the words, that is one, too."""
     failed = total = 0
     with tempfile.TemporaryDirectory(prefix="matrix-") as folder, ProbePool(1) as pool:
         made = source(Path(folder))
@@ -26,13 +27,14 @@ def main(words: list[str]) -> int:
             try:
                 path, right = build(made, place)
             except AssertionError as error:
-                print(f"{name}: cannot be made: {str(error).strip().splitlines()[-1:]}", flush=True)
+                failed += 1
+                print(f"WRONG  {name}: cannot be made: {str(error).strip().splitlines()[-1:]}", flush=True)
                 continue
             line, wrong = examine(path, right, pool)
             failed += bool(wrong)
             print(f"{'WRONG' if wrong else 'right'}  {name}: {line}", *wrong[:6], sep="\n         ", flush=True)
-    print(f"{total - failed} of {total} right")
-    return failed
+    print(f"{total - failed} of {total} right" if total else f"no case has all of: {' '.join(words)}")
+    return failed if total else 1
 
 
 if __name__ == "__main__":
