@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from pipeline.archive.listing import local_mark, s3_mark
+from pipeline.archive.listing import s3_mark
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
 from pipeline.normal_forms import normal_forms
 from pipeline.storage.s3_client import S3_PAGE, explain_s3_error, s3_filesystem, s3_objects
 from workers.errors import MediaError
-from workers.media.opening import as_text, local_path, opened_below
+from workers.media.opening import as_text, local_path, mark_of, opened_below
 from workers.records import Media
 
 
@@ -101,7 +101,7 @@ class Beside:
                 return now, b""
             with opened_below(file.where, below) as checked, os.fdopen(os.dup(checked.fd), "rb") as opened:
                 content = opened.read(most)
-                is_same = local_mark(os.fstat(checked.fd)) == now.mark
+                is_same = mark_of(os.fstat(checked.fd)) == now.mark
                 return replace(now, mark=now.mark if is_same else ""), content
         except (MediaError, OSError) as error:
             raise BesideUnreadable(f"{file.key}: {error}") from error
@@ -158,7 +158,7 @@ def _local(key: str, path: str) -> File | None:
         return None
     except OSError:
         return File(key, path, 0)
-    return File(key, path, found.st_size, local_mark(found) if stat.S_ISREG(found.st_mode) else "")
+    return File(key, path, found.st_size, mark_of(found) if stat.S_ISREG(found.st_mode) else "")
 
 
 def _names_in(folder: str) -> list[str]:

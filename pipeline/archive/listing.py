@@ -26,7 +26,7 @@ from pipeline.config.sections import ArchiveConfig
 from pipeline.identity import media_id
 from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
 from pipeline.storage.s3_client import s3_filesystem, s3_objects
-from workers.media.opening import as_text, etag_of, is_below, local_uri
+from workers.media.opening import as_text, etag_of, is_below, local_uri, mark_of
 from workers.records import Media
 
 log = logging.getLogger(__name__)
@@ -120,14 +120,8 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") and name not in (".", "..")
 
 
-def local_mark(status: os.stat_result) -> str:
-    """While it stays, a local file holds what it held. One put in place of another may have its size and time, not its
-    inode or the time of its change."""
-    return f"{etag_of(status)}-{status.st_ctime_ns}-{status.st_ino}"
-
-
 def s3_mark(size: int, etag: str) -> str:
-    """The same of an object, by its ETag without quotes."""
+    """What `mark_of` is for a local file, of an object, by its ETag without quotes."""
     return f"{size}-{etag}"
 
 
@@ -292,7 +286,7 @@ class _Walk:
                 return None
             self._linked.add(target)
         name, etag = media_id(self._identity, key), etag_of(status)
-        return Media(name, key, local_uri(path), etag, status.st_size, local_mark(status))
+        return Media(name, key, local_uri(path), etag, status.st_size, mark_of(status))
 
     def _is_listed_itself(self, target: str) -> bool:
         """Whether a linked file is met under its own name, too: what is hidden or excluded there is not."""

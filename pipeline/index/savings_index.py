@@ -548,6 +548,22 @@ class SavingsIndex:
             for row in connection.execute(query):
                 yield Failure(*row)
 
+    def failed_clips(self, error_classes: Sequence[str], version_ids: Sequence[str] | None = None) -> Iterator[Failure]:
+        """What is in quarantine of clips with these error classes, of all versions that count or of these, whatever
+        media they are of: media id and key are empty."""
+        q, units = self.tables.quarantine.c, self.tables.units
+        named = sa.literal("").label("media_id"), sa.literal("").label("media_key")
+        query = (
+            sa.select(*named, q.version_id, q.unit_id, units.c.attempt, q.clip_id, q.error_class)
+            .join(units, units.c.unit_id == q.unit_id)
+            .where(q.error_class.in_(error_classes), q.clip_id.is_not(None))
+        )
+        if version_ids is not None:
+            query = query.where(q.version_id.in_(version_ids))
+        with self._engine.connect().execution_options(yield_per=10_000) as connection:
+            for row in connection.execute(query):
+                yield Failure(*row)
+
     def _versions_of(self, job: str) -> Any:
         media = self.tables.media
         return sa.select(media.c.version_id).where(media.c.job == job, media.c.is_listed)

@@ -142,26 +142,26 @@ class Retry:
 class LeftOver:
     """What every run tries again of itself: clips whose files are not at fault."""
 
-    def __init__(self, index: SavingsIndex, job: str) -> None:
-        self._index, self._job = index, job
-        self._classes = [name for name, _ in index.quarantine_classes(job) if rule_of(name).may_pass]
-        # Looked up once: most archives have none, and most media of the others neither.
-        self._media = {failure.media_id for failure in self._failures(None)}
+    def __init__(self, index: SavingsIndex) -> None:
+        self._index = index
+        self._classes = [name for name, _ in index.quarantine_classes() if rule_of(name).may_pass]
+        # Looked up once: most archives have none, and most media of the others neither. By version, since a file may
+        # have been renamed since it failed.
+        self._versions = {failure.version_id for failure in self._failures(None)}
 
     def plans(self, plans: Iterable[MediaPlan]) -> Iterator[MediaPlan]:
         """The same plans, with these clips to be done again."""
-        seen: set[str] = set()
         for plan in plans:
             left: list[Failure] = []
-            if plan.media.media_id in self._media and plan.version_id not in seen:
-                seen.add(plan.version_id)  # an exact copy needs it as little as the first
-                left = [f for f in self._failures([plan.media.media_id]) if f.version_id == plan.version_id]
+            if plan.version_id in self._versions:
+                self._versions.remove(plan.version_id)  # an exact copy needs it as little as the first
+                left = list(self._failures([plan.version_id]))
             yield _again(plan, left, plan.finished) if left else plan
 
-    def _failures(self, media_ids: Sequence[str] | None) -> Iterator[Failure]:
+    def _failures(self, versions: Sequence[str] | None) -> Iterator[Failure]:
         if self._classes:
-            for failure in self._index.failures(self._job, self._classes, media_ids):
-                if failure.clip_id is not None and rule_of(failure.error_class).is_due(failure.attempt + 1):
+            for failure in self._index.failed_clips(self._classes, versions):
+                if rule_of(failure.error_class).is_due(failure.attempt + 1):
                     yield failure
 
 

@@ -213,7 +213,7 @@ class Feed:
         plans = self.planner.plans(self._listed())
         if self.retry is not None:
             return self.retry.plans(plans)
-        return LeftOver(self.opened.index, self.opened.job.name).plans(plans)
+        return LeftOver(self.opened.index).plans(plans)
 
     def _taken(self, plan: MediaPlan) -> list[WorkUnit]:
         """The units of a plan that are left to do, after everything that must be known of them is on its way."""

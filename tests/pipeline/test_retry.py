@@ -13,10 +13,13 @@ import pytest
 
 from pipeline import failure_rules
 from pipeline.config.job import load_job
+from pipeline.execution import in_process
 from pipeline.journal.journal import Journal
 from pipeline.storage.store import open_store
 from tests.jobs.test_docs import ROOT, commands_of
 from tests.support.small_jobs import ANSWERS, cli, run, select
+from tests.support.stub_runs import QUESTIONS, stub_runs, video
+from workers.records import ClipFailure
 
 QUARANTINE = "SELECT media_key, clip_id IS NULL, error_class FROM quarantine ORDER BY ALL"
 TOO_SOON = {"execution.decode_timeout_s": 0.001}
@@ -89,6 +92,33 @@ def test_what_takes_too_long_is_tried_by_some_runs_and_then_on_request(failed, m
     assert attempts(failed) == [0, 1, 1, 1]
     assert run(failed).did_nothing
     assert cli("retry", failed, "--error-class", "decode_timeout").exit_code == 0
+
+
+def test_a_file_that_was_renamed_while_it_was_read_is_done_under_its_new_name(tmp_path, monkeypatch):
+    file = video(tmp_path / "archive" / "file.mp4", "file")
+    video(tmp_path / "archive" / "other.mp4", "other")
+    (tmp_path / "questions.yaml").write_text(QUESTIONS)
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "name: left\narchive: {uri: archive, max_missing: 1}\noutput: results\nquestion_set: questions.yaml\n"
+        "clips: {length_s: 10}\nexecution: {ray_address: in-process}\n"
+    )
+    with stub_runs():
+        decode = in_process.decode_one
+
+        def loses(media, info, clip, settings, source=None):
+            if media.key == "file.mp4":
+                return ClipFailure(clip, "fetch", "media_missing", "cannot open the file")
+            return decode(media, info, clip, settings, source)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(in_process, "decode_one", loses)
+            run(job)
+        assert select(job, QUARANTINE) == [("file.mp4", False, "media_missing")] * 2
+        file.rename(file.with_name("new.mp4"))
+        run(job)
+        assert select(job, QUARANTINE) == []
+        assert select(job, "SELECT count(*) FROM clips") == [(4,)]
 
 
 def test_what_fails_again_stays_and_answers_stand(job):

@@ -36,6 +36,7 @@ from workers.media.decode import Source, content_of, decode_one, decode_unit, lo
 from workers.media.early import Early, EarlyClip, Wish
 from workers.media.fetching import CacheSettings, fetched
 from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg
+from workers.media.opening import mark_of
 from workers.media.probing import ProbePool, probe
 from workers.media.remote import RemoteFile, bytes_fetched
 from workers.model.answerer import Answerer
@@ -111,6 +112,20 @@ def test_a_file_that_changes_while_it_is_decoded_gives_no_answers(plain, tmp_pat
     assert isinstance(next(found), DecodedClip)
     path.write_bytes(plain.read_bytes() + b"more")
     assert [f.error_class for f in found] == ["media_changed", "media_changed"]
+
+
+def test_other_bytes_under_the_same_size_and_time_give_no_answers_and_a_new_permission_does(plain, tmp_path):
+    path = tmp_path / "a.mkv"
+    path.write_bytes(plain.read_bytes())
+    content, status = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat()
+    unit = unit_of(path, clips=2, content_id=content, mark=mark_of(status))
+    path.chmod(0o600)
+    found = decode_unit(unit, SETTINGS)
+    assert isinstance(next(found), DecodedClip)
+    path.write_bytes(plain.read_bytes()[:-1] + b"x")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert [f.error_class for f in found] == ["media_changed"]
+    assert {f.error_class for f in decode_unit(unit, SETTINGS)} == {"media_changed"}
 
 
 def test_a_file_larger_than_the_limit_is_not_opened(plain):

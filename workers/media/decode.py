@@ -1,13 +1,15 @@
 """Decodes a unit's clips one after the other, from local files or from the node's cache of a bucket's files.
 
 Promises: every clip of a unit comes back, in order, as a `DecodedClip` or as a `ClipFailure` with a stable class; only
-one decoded clip is held at a time; a file that differs from the planned one (by etag, checked before and after) gives
-no answers. Knows nothing about Ray, ffmpeg's arguments or its callers.
+one decoded clip is held at a time; a file that differs from the planned one gives no answers, by its etag before and
+after, and by its bytes where a local file was changed and has its old size and time. Knows nothing about Ray, ffmpeg's
+arguments or its callers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +27,7 @@ from workers.media.confinement import require
 from workers.media.early import Early, EarlyClip
 from workers.media.fetching import CacheSettings, fetched, is_here
 from workers.media.ffmpeg import tool_here, with_working_ffmpeg
-from workers.media.opening import CheckedPath, Copy, etag_of, local_path, opened_below
+from workers.media.opening import CheckedPath, Copy, changed_since, etag_of, local_path, mark_of, opened_below
 from workers.media.remote import bytes_fetched
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo, Stage, WorkUnit
 
@@ -158,11 +160,15 @@ def _hash(media: Media, path: str) -> str:
     try:
         # The file that was opened and checked, whatever is at its path by now.
         with open(os.dup(path.fd) if isinstance(path, CheckedPath) else path, "rb") as file:
+            before = mark_of(os.fstat(file.fileno()))
             found = hashlib.file_digest(file, "sha256").hexdigest()
+            is_torn = changed_since(before, os.fstat(file.fileno()))
     except OSError as error:
         raise MediaMissing(f"cannot read {media.key!r}: {error.strerror}") from error
     if isinstance(path, CheckedPath):
         _check_unchanged(media, path.fd)
+        if is_torn:
+            raise MediaChanged(f"{media.key}: changed while it was read; run again")
     return found
 
 
@@ -249,11 +255,25 @@ def _decoded(
 
 
 def _check_unchanged(media: Media, fd: int | None = None) -> None:
-    found = local_etag(local_path(media.uri) if fd is None else fd)
+    where = local_path(media.uri) if fd is None else fd
+    found = local_etag(where)
     if found != media.etag:
         raise MediaChanged(
             f"{media.key}: planned with etag {media.etag}, now {found}; the file was replaced; run again"
         )
+    now = os.stat(where)
+    # A link, a permission, or other bytes under the same size and time: only the bytes tell.
+    may_differ = media.mark and media.content_id and changed_since(media.mark, now)
+    if may_differ and _content_at(media.uri, mark_of(now)) != media.content_id:
+        raise MediaChanged(f"{media.key}: other bytes than planned, of the same size and time; run again")
+
+
+@functools.lru_cache(maxsize=1024)
+def _content_at(uri: str, mark: str) -> str | None:
+    """SHA-256 of a local file that has this mark before and after it is read, else None."""
+    with opened_below(uri) as path, open(os.dup(path.fd), "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        return found if mark_of(os.fstat(path.fd)) == mark else None
 
 
 def _failure(clip: Clip, stage: Stage, error: Exception) -> ClipFailure:

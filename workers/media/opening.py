@@ -81,6 +81,18 @@ def etag_of(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
+def mark_of(status: os.stat_result) -> str:
+    """While it stays, a local file holds what it held. One put in place of another may have its size and time, not its
+    inode or the time of its change."""
+    return f"{etag_of(status)}-{status.st_ctime_ns}-{status.st_ino}"
+
+
+def changed_since(mark: str, status: os.stat_result) -> bool:
+    """Whether a file may hold something else than it did at a mark. By the time of its change alone: machines may see
+    different inodes of one file."""
+    return mark.rpartition("-")[0] != mark_of(status).rpartition("-")[0]
+
+
 @contextmanager
 def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Iterator[CheckedPath]:
     """Open the file at `path` (or address, see `local_uri`) inside the `with` block. Raises MediaMissing, also if it is
