@@ -36,6 +36,9 @@ MOST_NAMED = 5
 """Links named one by one."""
 
 
+TOO_DEEP = "%s... is nested too deeply to be opened and is skipped"
+
+
 class ArchiveError(UserError):
     """The archive cannot be listed, or there is nothing in it to ask about."""
 
@@ -215,12 +218,9 @@ class _Walk:
             return []
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                log.warning("%s... is nested too deeply to be opened and is skipped", path[:200])
+                log.warning(TOO_DEEP, path[:200])
                 return []
-            raise ArchiveError(
-                f"the archive cannot be listed: {path}: {error.strerror}; make it readable, or exclude it with "
-                "archive.exclude"
-            ) from error
+            raise _unlistable(path, error) from error
 
     def _is_shown(self, entry: os.DirEntry[str]) -> bool:
         reason = Reason.HIDDEN if _is_hidden(entry.name) else None
@@ -267,9 +267,13 @@ class _Walk:
     def _media(self, path: str, key: str) -> Media | None:
         try:
             status = os.stat(path)
-        except OSError:  # a broken link, or gone since the folder was read
-            if os.path.islink(path):
+        except OSError as error:
+            if os.path.islink(path):  # a broken one
                 self._left.pass_over(key, Reason.SPECIAL)
+            elif error.errno == errno.ENAMETOOLONG:
+                log.warning(TOO_DEEP, path[:200])
+            elif not isinstance(error, FileNotFoundError | NotADirectoryError):  # gone since the folder was read
+                raise _unlistable(path, error) from error
             return None
         if not stat.S_ISREG(status.st_mode):
             if not stat.S_ISDIR(status.st_mode):  # a linked folder is counted where it was not entered
@@ -312,6 +316,13 @@ def _as_keys(names: list[str]) -> list[tuple[str, str]]:
             taken.add(text)
         found.append((name, text))
     return sorted(found, key=lambda pair: pair[1] + "/" * pair[0].endswith("/"))
+
+
+def _unlistable(path: str, error: OSError) -> ArchiveError:
+    """What is left out of a listing would look deleted."""
+    return ArchiveError(
+        f"the archive cannot be listed: {path}: {error.strerror}; make it readable, or exclude it with archive.exclude"
+    )
 
 
 def _contains(folder: str, path: str) -> bool:

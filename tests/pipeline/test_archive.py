@@ -276,14 +276,20 @@ def without_root() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_an_unreadable_folder_stops_the_listing_rather_than_looking_deleted():
+@pytest.mark.parametrize("may_be_listed", [False, True])
+def test_an_unreadable_folder_stops_the_listing_rather_than_looking_deleted(may_be_listed):
+    """Where its names can be read but not followed, each file by itself would look deleted."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         root.chmod(0o755)
         fill(root, "a.mp4", "locked/b.mp4")
-        (root / "locked").chmod(0o700 if os.geteuid() == 0 else 0)
+        (root / "locked").chmod(
+            (0o744 if os.geteuid() == 0 else 0o444) if may_be_listed else 0o700 * (not os.geteuid())
+        )
         with without_root():
-            with pytest.raises(ArchiveError, match=r"locked: Permission denied; make it readable, or exclude it"):
+            with pytest.raises(
+                ArchiveError, match=r"locked(/b\.mp4)?: Permission denied; make it readable, or exclude it"
+            ):
                 keys(root)
             assert keys(root, exclude=["locked/**"]) == ["a.mp4"]
         (root / "locked").chmod(0o700)
