@@ -163,7 +163,8 @@ class ClipProcessor:
         if most is not None and seconds * a_second + words > most:
             raise ClipTooLong(
                 f"a clip of {seconds:,.0f} s with {words} tokens of text takes {a_second} positions a second, "
-                f"and the model was made to read {most:,}: {(most - words) / a_second:,.0f} s; use shorter clips"
+                f"and the model was made to read {most:,}: {(most - words) / a_second:,.0f} s; use shorter clips, "
+                "or frames less far apart"
             )
 
     def outline(

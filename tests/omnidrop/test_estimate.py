@@ -87,7 +87,7 @@ def test_a_clip_longer_than_the_models_positions_is_refused_by_run_and_price(mod
     for fps in (1e-3, 1e-9):
         with pytest.raises(ClipTooLong, match="made to read 32,768"):
             model.answer(frames, None, Request(SCORED, fps))
-        with pytest.raises(ClipTooLong, match="shorter clips"):
+        with pytest.raises(ClipTooLong, match="shorter clips, or frames"):
             estimator.clip(SCORED, Pruning(), frames=4, height=56, width=56, samples=0, fps=fps)
     model.answer(frames, None, Request(SCORED, 2e-3))
 
