@@ -33,6 +33,12 @@ class SoundTooShort(ModelError):
     error_class: ClassVar[str] = "too_short"
 
 
+class ClipTooLong(ModelError):
+    """A clip whose positions go beyond those that the model was made to read."""
+
+    error_class: ClassVar[str] = "clip_too_long"
+
+
 class ModelOutOfMemory(ModelError):
     """The clip does not fit into the device's memory, even at the smallest token budget."""
 

@@ -21,7 +21,7 @@ from omnidrop import cost, trace
 from omnidrop.answers import Answer, ClipAnswers, Cost, PassCost
 from omnidrop.engine import decode, layout, modes, prefill
 from omnidrop.engine.constraint import Grammars
-from omnidrop.errors import ModelOutOfMemory, QuestionError, UserError
+from omnidrop.errors import ModelError, ModelOutOfMemory, QuestionError, UserError
 from omnidrop.models.base import Adapter, ReadyClip
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Question, Written
@@ -176,6 +176,9 @@ class OmniModel:
 
     def _answer_batch(self, clips: Sequence[Media], request: Request, ready: ReadyClip | None) -> list[ClipAnswers]:
         questions, pruning = request.questions, request.pruning
+        for part in (part for clip in clips for part in clip):
+            if not (part is None or hasattr(part, "dtype")):
+                raise ModelError(f"frames and audio are numpy arrays, got {type(part).__name__}; see OmniModel.answer")
         shapes = {tuple(None if part is None else part.shape for part in clip) for clip in clips}
         if len(shapes) != 1:
             raise UserError(

@@ -28,11 +28,19 @@ def forms() -> str:
 def as_questions(given: Iterable[str | Question]) -> tuple[Question, ...]:
     """Questions as they are, and texts read as such; a text's id is `q` and its place, counted from 1.
 
-    Raises QuestionError, naming the text.
+    Raises QuestionError, naming the text, and for a text alone, whose letters would be questions.
     """
-    return tuple(
-        one if isinstance(one, Question) else read_question(one, f"q{place}") for place, one in enumerate(given, 1)
-    )
+    if isinstance(given, str):
+        raise QuestionError(f"questions are a list, got one text; write [{given!r}]")
+    return tuple(_as_question(one, f"q{place}") for place, one in enumerate(given, 1))
+
+
+def _as_question(given: object, question_id: str) -> Question:
+    if isinstance(given, Question):
+        return given
+    if isinstance(given, str):
+        return read_question(given, question_id)
+    raise QuestionError(f'a question is a text such as "Is a circle shown? [yes/no]" or a Question, got {given!r}')
 
 
 def read_question(line: str, question_id: str) -> Question:

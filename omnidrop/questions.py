@@ -43,6 +43,11 @@ class Question:
     nothing of the question, so it is no part of `to_dict`."""
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.id, str) and isinstance(self.text, str) and isinstance(self.answer, AnswerType)):
+            raise QuestionError(
+                f"a question is an id, a text and the type of its answer such as Boolean(), got {self.id!r}, "
+                f"{self.text!r}, {self.answer!r}"
+            )
         if not self.id or not self.text.strip():
             raise QuestionError(f"a question needs an id and a text, got id {self.id!r}, text {self.text!r}")
         if self.retained_ratio is not None and not 0.0 < self.retained_ratio <= 1.0:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from omnidrop.errors import ModelError, ModelOutOfMemory, PolicyError, QuestionError
+from omnidrop.errors import ClipTooLong, ModelError, ModelOutOfMemory, PolicyError, QuestionError
 from workers import errors
 
 FIRST_PAUSE_S = 2.0
@@ -97,6 +97,7 @@ RULES: Mapping[str, Rule] = {
     QuestionError.error_class: Rule(Again.NEVER, Fault.FILE),
     "json_invalid": Rule(Again.NEVER, Fault.FILE),
     "context": Rule(Again.NEVER, Fault.FILE),
+    ClipTooLong.error_class: Rule(Again.NEVER, Fault.RUN),
     "too_many_clips": Rule(Again.NEXT_RUN, Fault.RUN),
 }
 

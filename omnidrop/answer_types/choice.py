@@ -30,6 +30,8 @@ class Choice(Scored):
     is_categorical = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.options, tuple | list) or not all(isinstance(o, str) for o in self.options):
+            raise QuestionError(f"a choice's options are a tuple of texts, got {self.options!r}")
         if (
             len(self.options) < 2
             or len(set(self.options)) != len(self.options)

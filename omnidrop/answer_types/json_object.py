@@ -28,12 +28,23 @@ class Json(Written):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.schema_json, str):
+            raise QuestionError(f"the JSON schema is given as text (json.dumps), got {type(self.schema_json).__name__}")
         try:
             schema = json.loads(self.schema_json)
+            references = _references(schema)
         except json.JSONDecodeError as error:
             raise QuestionError(f"the JSON schema is not JSON: {error}") from error
+        except RecursionError as error:
+            raise QuestionError("the JSON schema is nested too deeply") from error
         if not isinstance(schema, dict):
             raise QuestionError(f"the JSON schema must be an object, got {type(schema).__name__}")
+        # Also of one that is read back from results: checking an answer would fetch what it refers to.
+        for reference in references:
+            if not reference.startswith("#"):
+                raise QuestionError(
+                    f"the schema refers to {reference!r}; only references inside it (#/...) are allowed"
+                )
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -43,7 +54,10 @@ class Json(Written):
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        return cls(json.dumps(fields["schema"], sort_keys=True), fields["max_tokens"])
+        try:
+            return cls(json.dumps(fields["schema"], sort_keys=True), fields["max_tokens"])
+        except RecursionError as error:
+            raise QuestionError("the JSON schema is nested too deeply") from error
 
     @classmethod
     def from_file(cls, fields: Mapping[str, Any]) -> Self:
@@ -70,9 +84,6 @@ def _check_schema(schema: dict[str, Any]) -> None:
     except jsonschema.SchemaError as error:
         at = "/".join(str(part) for part in error.absolute_path) or "its top"
         raise QuestionError(f"not a valid JSON Schema: at {at}: {error.message}") from error
-    for reference in _references(schema):
-        if not reference.startswith("#"):
-            raise QuestionError(f"the schema refers to {reference!r}; only references inside it (#/...) are allowed")
 
 
 def _references(node: object) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, Self
 
 from omnidrop.answer_types.base import Scored, Setting
@@ -43,6 +44,8 @@ class Number(Scored):
     """Every value is scored, so the range must be one a clip can be asked about."""
 
     def __post_init__(self) -> None:
+        if not all(isinstance(x, Real) for x in (self.minimum, self.maximum, self.step)):
+            raise QuestionError(f"a number's range is made of numbers, got {self.minimum!r}, {self.maximum!r}")
         given = f"minimum {self.minimum:g}, maximum {self.maximum:g}, step {self.step:g}"
         if not all(math.isfinite(x) for x in (self.minimum, self.maximum, self.step)):
             raise QuestionError(f"a number's range must be finite, got {given}")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from omnidrop.errors import CheckpointError, ModelError, SoundTooShort
+from omnidrop.errors import CheckpointError, ClipTooLong, ModelError, SoundTooShort
 from omnidrop.models import chat_template
 from omnidrop.models.base import Prefix
 from omnidrop.models.checkpoints import read_chat_template, read_json
@@ -144,6 +144,7 @@ class ClipProcessor:
         instruction: str,
     ) -> ClipLayout:
         head, tail = self.prompt(system_prompt, instruction, has_video=grid is not None)
+        self._check_reach(grid, audio_tokens, fps, len(head) + len(tail))
         return lay_out(
             self.geometry,
             self.media_tokens,
@@ -153,6 +154,18 @@ class ClipProcessor:
             seconds_per_patch=self.geometry.temporal_patch / fps if grid else 0.0,
             audio_tokens=audio_tokens,
         )
+
+    def _check_reach(self, grid: tuple[int, int, int] | None, audio_tokens: int, fps: float, words: int) -> None:
+        """Rotary positions beyond the model's own are numbers too: it would answer, and worse."""
+        most: int | None = getattr(self.geometry.config.text_config, "max_position_embeddings", None)
+        a_second = self.geometry.positions_per_second
+        seconds = max(grid[0] * self.geometry.temporal_patch / fps if grid else 0.0, audio_tokens / a_second)
+        if most is not None and seconds * a_second + words > most:
+            raise ClipTooLong(
+                f"a clip of {seconds:,.0f} s with {words} tokens of text takes {a_second} positions a second, "
+                f"and the model was made to read {most:,}: {(most - words) / a_second:,.0f} s; use shorter clips, "
+                "or frames less far apart"
+            )
 
     def outline(
         self, shape: tuple[int, int, int], samples: int, *, fps: float, system_prompt: str | None, instruction: str
@@ -203,7 +216,10 @@ class ClipProcessor:
     def mel(self, audio: npt.NDArray[np.float32]) -> Tensor | None:
         """Log-mel spectrogram (mel bins, mel frames) of a waveform, None where it is too short to give a token."""
         if audio.ndim != 1 or audio.dtype != np.float32:
-            raise ModelError(f"audio must be (samples,) float32, got {audio.shape} {audio.dtype}")
+            raise ModelError(
+                f"audio must be (samples,) float32 from -1 to 1, got {audio.shape} {audio.dtype}; divide int16 by "
+                "32768, and take the mean of several channels"
+            )
         frames = self.geometry.mel_frames(len(audio))
         if not frames:
             return None

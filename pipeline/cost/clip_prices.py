@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from omnidrop.errors import PolicyError, SoundTooShort
+from omnidrop.errors import ClipTooLong, PolicyError, SoundTooShort
 from omnidrop.questions import Question
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from omnidrop.estimate import Estimate, Estimator
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
-UNASKABLE = (PolicyError, SoundTooShort)
-"""Why a clip cannot be asked that is shorter than others: the retained ratio cannot be reached, or it holds nothing."""
+UNASKABLE = (PolicyError, SoundTooShort, ClipTooLong)
+"""Why a clip cannot be asked that is shorter or longer than others: the retained ratio cannot be reached, it holds
+nothing, or more than the model can read."""
 EXPENSIVE = 1.2
 """Several passes that cost this many times one pass are reported."""
 AROUND = 24

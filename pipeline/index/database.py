@@ -38,6 +38,8 @@ writers were locked out."""
 _PASSING_STATES = ("08", "40", "55P03", "57P0", "53", "25006")
 """SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, no room or too many
 connections, and a standby that is not yet the primary."""
+_SPOILT_STATES = ("42P01", "42703", "42501")
+"""A table or column that is not there, as after a backup of a part, and a right that was taken away."""
 _HOW_TO_WRITE_IT = (
     "give index_url as sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] "
     "installed; @ : / % in a password are written %40 %3A %2F %25)"
@@ -188,9 +190,10 @@ def _explain(context: Any) -> None:
     is_lost = context.is_disconnect or (context.connection is None and not state)
     if is_lost or state.startswith(_PASSING_STATES) or any(words in reason for words in _PASSING_WORDS):
         raise IndexUnavailable(_unavailable(where, reason)) from error
-    if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
+    if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError) or state in _SPOILT_STATES:
+        what = "delete the index" if context.engine.dialect.name == "sqlite" else "drop all of this output's tables"
         raise IndexFailed(
-            f"the savings index at {where} cannot be used: {reason}; fix that and run again, or delete the index and "
+            f"the savings index at {where} cannot be used: {reason}; fix that and run again, or {what} and "
             "run `omnidrop rebuild` (the journal holds everything)"
         ) from error
 

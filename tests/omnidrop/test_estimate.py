@@ -5,16 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from omnidrop.errors import ClipTooLong, ModelError, QuestionError
 from omnidrop.estimate import Estimator
 from omnidrop.model import OmniModel, Request
 from omnidrop.pruning import MODES, Pruning
-from omnidrop.questions import Boolean, Choice, Number, Question, Text
+from omnidrop.question_text import as_questions
+from omnidrop.questions import Boolean, Choice, Json, Number, Question, Text, question_from_dict
 
 SCORED = (
     Question("colour", "What colour is the circle?", Choice(("red", "green", "light blue"))),
     Question("heard", "Is a rising sweep heard?", Boolean()),
     Question("count", "How many shapes appear?", Number(0, 12)),
 )
+
+
+FETCHED = {"$ref": "http://127.0.0.1:1/schema"}
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +79,34 @@ def test_text_is_priced_at_its_longest(model, estimator):
     priced = estimator.clip(asked, Pruning(retained_ratio=0.4), frames=0, height=0, width=0, samples=32_000, fps=2.0)
     assert priced.as_run.prefill_flops == got.cost.as_run.prefill_flops
     assert priced.as_run.decode_flops >= got.cost.as_run.decode_flops > 0
+
+
+def test_a_clip_longer_than_the_models_positions_is_refused_by_run_and_price(model, estimator):
+    """tiny has 10 positions a second and 32,768 of them."""
+    frames = np.zeros((4, 56, 56, 3), np.uint8)
+    for fps in (1e-3, 1e-9):
+        with pytest.raises(ClipTooLong, match="made to read 32,768"):
+            model.answer(frames, None, Request(SCORED, fps))
+        with pytest.raises(ClipTooLong, match="shorter clips, or frames"):
+            estimator.clip(SCORED, Pruning(), frames=4, height=56, width=56, samples=0, fps=fps)
+    model.answer(frames, None, Request(SCORED, 2e-3))
+
+
+def test_questions_and_arrays_of_another_kind_are_named(model):
+    for given in ("Rot?", [None], [3]):
+        with pytest.raises(QuestionError, match="got"):
+            as_questions(given)
+    with pytest.raises(QuestionError, match="type of its answer"):
+        Question("a", "Is it red?", Boolean)
+    for made in (
+        lambda: Choice("red"),
+        lambda: Choice((1, 2)),
+        lambda: Number("0", 3),
+        lambda: Json({"type": "string"}),
+    ):
+        with pytest.raises(QuestionError, match="got"):
+            made()
+    with pytest.raises(QuestionError, match="inside it"):
+        question_from_dict({"id": "a", "text": "b", "answer": {"type": "json", "max_tokens": 9, "schema": FETCHED}})
+    with pytest.raises(ModelError, match="got list"):
+        model.answer([[[[0, 0, 0]]]], None, Request(SCORED, 2.0))

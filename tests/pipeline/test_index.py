@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from omnidrop.errors import UserError
 from pipeline.archive.probing import Probed
 from pipeline.index import sync
-from pipeline.index.database import IndexMissing, migrations
+from pipeline.index.database import IndexFailed, IndexMissing, migrations
 from pipeline.index.savings_index import ContextRow, SavingsIndex
 from pipeline.index.schema import prefix_of, tables_of
 from pipeline.journal.journal import Journal, check_output_is_ours, format_of
@@ -30,6 +30,24 @@ from tests.support.rows import commit, first
 NOBODY = "0" * 12
 """Whose index it is where a test does not say."""
 FORMAT_1 = Path(__file__).parents[1] / "data" / "results_format_1.tar.xz"
+
+
+def test_an_index_that_lacks_a_table_is_said_to_and_can_be_made_again(journal, index):
+    commit(journal, index, rows.unit(rows.media()))
+    once, engine = index.contents(), index._engine
+    with engine.begin() as connection:
+        connection.execute(sa.schema.DropTable(index.tables.quarantine))
+    for fails in (index.quarantine_classes, lambda: sync.rebuild(journal, index)):
+        with pytest.raises(IndexFailed, match=r"quarantine.*run `omnidrop rebuild`"):
+            fails()
+    with engine.begin() as connection:
+        for table in sa.inspect(connection).get_table_names():
+            connection.exec_driver_sql(f'DROP TABLE "{table}"')
+    index.close()
+    index = SavingsIndex(engine.url.render_as_string(hide_password=False), NOBODY)
+    sync.rebuild(journal, index)
+    assert index.contents() == once
+    index.close()
 
 
 def test_applying_twice_changes_nothing(journal, index):
