@@ -115,7 +115,9 @@ def open_database(
             _migrate(engine, output_id)
     except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
         reason = reason_of(error, url)
-        if any(words in reason for words in _PASSING_WORDS):
+        state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+        is_lost = getattr(error, "connection_invalidated", False) or state.startswith(_PASSING_STATES)
+        if is_lost or any(words in reason for words in _PASSING_WORDS):
             raise IndexUnavailable(_unavailable(shown(url), reason)) from error
         what_to_do = next((advice for words, advice in _ADVICE.items() if words in reason), _HOW_TO_WRITE_IT)
         raise UserError(f"cannot use the index at {shown(url)}: {reason}; {what_to_do}") from None
