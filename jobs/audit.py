@@ -64,8 +64,10 @@ def command(
         raise UserError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
     media = manifest.read(store, published, "media").select(["job", "jobs"]).to_pylist()
     jobs = sorted({name for row in media for name in row["jobs"] or [row["job"]]})
+    if not jobs:
+        raise UserError(f"{uri}: the published tables name no media; run `omnidrop index` with this output first")
     if (job is None and len(jobs) != 1) or (job is not None and job not in jobs):
-        raise UserError(f"{uri} holds the jobs {', '.join(jobs) or '(none)'}; choose one with --job NAME")
+        raise UserError(f"{uri} holds the jobs {', '.join(jobs)}; choose one with --job NAME")
     found = audit_of(
         store, published, job or jobs[0], settings.min_agreement if min_agreement is None else min_agreement
     )

@@ -137,7 +137,8 @@ def is_bin(name: str) -> bool:
 def _s3_media(config: ArchiveConfig, output: str | None, left: NotTaken) -> Iterator[Media]:
     bucket, _, prefix = config.uri.removeprefix("s3://").partition("/")
     prefix = f"{prefix}/" if prefix else ""
-    own = f"{output}/" if output is not None and is_s3(output) else None
+    # Only an output inside the archive: below one that lies around it is the archive, too.
+    own = f"{output}/" if output is not None and f"{output}/".startswith(f"s3://{bucket}/{prefix}") else None
     filesystem = s3_filesystem(config.endpoint_url, anonymous=config.anonymous)
     try:
         for item in s3_objects(filesystem, bucket, prefix):

@@ -53,8 +53,14 @@ _ADVICE = {
     "readonly database": _WRITABLE,
 }
 """What to do, by words of the database's own."""
-_PASSING_WORDS = ("database is locked", "database table is locked", "the database system is")
-"""What SQLite says of a lock that is held, and PostgreSQL to who connects while it starts or stops."""
+_PASSING_WORDS = (
+    *("database is locked", "database table is locked", "the database system is"),
+    *("consuming input failed", "flushing failed", "the connection is lost"),
+)
+"""What SQLite says of a lock that is held, PostgreSQL to who connects while it starts or stops, and its driver of a
+connection that ended."""
+_HALF_MADE = re.compile(r"(relation|column|table) .*(already exists|does not exist)|no such (table|column)")
+"""What a database says to a migration of tables that are of another revision than noted, as after a partial restore."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -115,8 +121,12 @@ def open_database(
             _migrate(engine, output_id)
     except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
         reason = reason_of(error, url)
-        if any(words in reason for words in _PASSING_WORDS):
+        state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+        is_lost = getattr(error, "connection_invalidated", False) or state.startswith(_PASSING_STATES)
+        if is_lost or any(words in reason for words in _PASSING_WORDS):
             raise IndexUnavailable(_unavailable(shown(url), reason)) from error
+        if _HALF_MADE.search(reason):
+            raise IndexFailed(_failed(shown(url), reason, url.partition(":")[0])) from error
         what_to_do = next((advice for words, advice in _ADVICE.items() if words in reason), _HOW_TO_WRITE_IT)
         raise UserError(f"cannot use the index at {shown(url)}: {reason}; {what_to_do}") from None
     sa.event.listen(engine, "handle_error", _explain)
@@ -191,11 +201,15 @@ def _explain(context: Any) -> None:
     if is_lost or state.startswith(_PASSING_STATES) or any(words in reason for words in _PASSING_WORDS):
         raise IndexUnavailable(_unavailable(where, reason)) from error
     if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError) or state in _SPOILT_STATES:
-        what = "delete the index" if context.engine.dialect.name == "sqlite" else "drop all of this output's tables"
-        raise IndexFailed(
-            f"the savings index at {where} cannot be used: {reason}; fix that and run again, or {what} and "
-            "run `omnidrop rebuild` (the journal holds everything)"
-        ) from error
+        raise IndexFailed(_failed(where, reason, context.engine.dialect.name)) from error
+
+
+def _failed(where: str, reason: str, dialect: str) -> str:
+    what = "delete the index" if dialect == "sqlite" else "drop all of this output's tables"
+    return (
+        f"the savings index at {where} cannot be used: {reason}; fix that and run again, or {what} and "
+        "run `omnidrop rebuild` (the journal holds everything)"
+    )
 
 
 def _unavailable(where: str, reason: str) -> str:

@@ -298,8 +298,12 @@ class Cluster:
             ) from error
         except (requests.exceptions.ConnectionError, ConnectionError) as error:
             raise ClusterError(f"{self.address} can no longer be reached: {first_line(error)}") from error
-        except (requests.exceptions.RequestException, KeyError, ValueError) as error:
+        except (requests.exceptions.RequestException, KeyError, TypeError, ValueError) as error:
             raise ClusterError(f"{self.address} answers, but is not a Ray dashboard: {first_line(error)}") from error
+        except RuntimeError as error:
+            raise ClusterError(
+                f"{self.address} cannot do it: {first_line(error)}; see dashboard.log on its head, or try again"
+            ) from error
 
 
 def _run(details: Any) -> Run:
@@ -308,16 +312,19 @@ def _run(details: Any) -> Run:
 
 
 def _checked_address(address: str) -> str:
+    invalid = ClusterError(
+        f"{address!r} is not a valid dashboard address; write http://HOST:8265 (not the ray://HOST:10001 of Ray "
+        "Client, nor HOST:6379)"
+    )
     url = address if "://" in address else f"http://{address}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ClusterError(
-            f"{address!r} is not a valid dashboard address; write http://HOST:8265 (not the ray://HOST:10001 of Ray "
-            "Client, nor HOST:6379)"
-        )
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not (parts.hostname or "").strip() or "@" in parts.netloc:
+            raise invalid
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname, port), CONNECT_TIMEOUT_S).close()
+    except ValueError as error:  # of a port that is none, brackets that do not close, a label that no name has
+        raise invalid from error
     except OSError as error:
         # Ray's own client has no time limit, and a firewall that drops packets would hold it for minutes.
         raise ClusterError(

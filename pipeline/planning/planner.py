@@ -50,6 +50,7 @@ class Item(NamedTuple):
 _Items = Mapping[str, Item]
 """By media id."""
 CONTEXT_CHANGED = "context changed (sidecars)"
+FAILED_BEFORE = "unfinished or failed before"
 READ_BATCH = 8
 READ_BATCH_BYTES = 1 << 30
 """Media read and probed before any of them is planned: so many, and no more bytes."""
@@ -200,9 +201,16 @@ class Planner:
     def _reason(self, plan: MediaPlan, current: Head | None, same: Sequence[Head]) -> str:
         known = [head for head in same if head.content_id is not None]
         if any(head.version_id == plan.version_id for head in same):
-            return "unfinished or failed before"
-        if not known:
-            return "new files" if current is None else "changed files"
+            return FAILED_BEFORE
+        if current is None and not known:
+            return "new files"
+        if current is not None and not known:
+            # What could not be read has no content to know it by.
+            is_same = current.clips == 0 and (current.etag, current.size_bytes) == (
+                plan.media.etag,
+                plan.media.size_bytes,
+            )
+            return FAILED_BEFORE if is_same else "changed files"
         head = next((head for head in known if head is current), known[0])
         fields = self.recipes.get(head.recipe_hash)
         if head.recipe_hash == self.recipe.hash or fields is None:

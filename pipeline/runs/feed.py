@@ -192,7 +192,7 @@ class Feed:
         if self.listing is not None:
             yield from self.listing.notes()
         for reason, clips in self.planner.reasons.most_common():
-            yield f"{clips} clips to ask: {reason}"
+            yield f"{clips} {'clip' if clips == 1 else 'clips'} to ask: {reason}"
         yield from planner_notes(self.planner)
         yield from self.context.early.notes()
         if dear := self._several_passes.note():

@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
 
@@ -109,10 +111,48 @@ def test_the_largest_files_that_are_read_are_refused(job, tmp_path):
 # Where it is sent to
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "http://me:secret@head:8265", "/tmp/ray", ""])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("ray://head:10001", "http://me:secret@head:8265", "/tmp/ray", "", " "),
+        *("http://head:dashboard", "http://head:82650", "http://[::1", "http://head..local:8265"),
+    ],
+)
 def test_what_is_no_dashboard_address_is_said(address):
     with pytest.raises(ClusterError, match="is not a valid dashboard address"):
         Cluster(address)
+
+
+@pytest.mark.parametrize(
+    ("version", "runs", "said"),
+    [
+        *((b"[]", b"", "is not a Ray dashboard"), (b"null", b"", "is not a Ray dashboard")),
+        (
+            b'{"version": "4", "ray_version": "2.0.0", "session_name": "s"}',
+            None,
+            "cannot do it.*status code 500.*try again",
+        ),
+        (b'{"version": "4", "ray_version": "2.0.0", "session_name": "s"}', b"[]", "is not a Ray dashboard"),
+    ],
+)
+def test_what_answers_otherwise_than_a_dashboard_is_said(version, runs, said):
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = version if self.path == "/api/version" else runs
+            self.send_response(200 if body is not None else 500)
+            self.end_headers()
+            self.wfile.write(body or b"broken")
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            with pytest.raises(ClusterError, match=said):
+                Cluster(f"http://127.0.0.1:{server.server_port}").run("nightly")
+        finally:
+            server.shutdown()
 
 
 def test_no_cluster_is_said_at_once():

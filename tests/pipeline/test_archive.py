@@ -432,6 +432,9 @@ def test_the_own_output_in_s3_is_left_out(server: str, s3: s3fs.S3FileSystem):
     for key in ("a.mp4", "out/tables/x.parquet", "out2/b.mp4"):
         s3.pipe_file(f"media/own/{key}", b"x")
     assert keys("s3://media/own", endpoint_url=server, output="s3://media/own/out") == ["a.mp4", "out2/b.mp4"]
+    # An output around the archive leaves it as it is, as with folders.
+    assert keys("s3://media/own/out2", endpoint_url=server, output="s3://media/own") == ["b.mp4"]
+    assert keys("s3://media/own/out2", endpoint_url=server, output="s3://media") == ["b.mp4"]
 
 
 def test_what_lies_beside_an_object_is_found_a_page_at_a_time(server: str, s3: s3fs.S3FileSystem):

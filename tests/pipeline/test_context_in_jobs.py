@@ -127,7 +127,7 @@ def test_a_clip_is_told_its_part_and_a_change_asks_what_it_changes(told, asked):
     assert {reason: found.clips for reason, found in price.reasons.items()} == {"context changed (sidecars)": 1}
     notes = run(told).notes
     assert of(asked) == [(10.0, "Is"), (10.0, "Said")]  # one pass guides both
-    assert "1 clips to ask: context changed (sidecars)" in notes
+    assert "1 clip to ask: context changed (sidecars)" in notes
     after = select(told, EVERYTHING)
     assert len(after) == len(before)
     assert len([row for row in after if row not in before]) == 2

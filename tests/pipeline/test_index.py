@@ -15,8 +15,8 @@ from alembic.migration import MigrationContext
 
 from omnidrop.errors import UserError
 from pipeline.archive.probing import Probed
-from pipeline.index import sync
-from pipeline.index.database import IndexFailed, IndexMissing, migrations
+from pipeline.index import database, sync
+from pipeline.index.database import IndexFailed, IndexMissing, IndexUnavailable, migrations
 from pipeline.index.savings_index import ContextRow, SavingsIndex
 from pipeline.index.schema import prefix_of, tables_of
 from pipeline.journal.journal import Journal, check_output_is_ours, format_of
@@ -125,6 +125,26 @@ def test_an_unusable_index_url_is_explained_without_its_password(url):
     with pytest.raises(UserError, match="index_url") as caught:
         SavingsIndex(url)
     assert "secret" not in str(caught.value)
+
+
+def test_a_connection_that_ends_while_the_index_is_opened_may_pass(empty_postgres, monkeypatch):
+    def ends(engine, _):
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    monkeypatch.setattr(database, "_migrate", ends)
+    with pytest.raises(IndexUnavailable, match=r"does not respond: .*check the database"):
+        SavingsIndex(empty_postgres)
+
+
+def test_tables_that_are_not_those_of_the_revision_noted_are_said_to_be(index_url):
+    SavingsIndex(index_url).close()
+    engine = sa.create_engine(index_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE \"{prefix_of(NOBODY)}schema\" SET version_num = 'whole_videos'")
+    engine.dispose()
+    with pytest.raises(IndexFailed, match=r"already exists.*(delete|drop).* run `omnidrop rebuild`"):
+        SavingsIndex(index_url)
 
 
 def test_probes_are_kept_until_the_file_changes(index):

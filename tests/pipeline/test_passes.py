@@ -247,7 +247,7 @@ def test_a_plan_says_why(job, tmp_path):
     assert "questions added: many" in said
     asked = cli("index", job)
     assert "4 clips to ask: questions added: many" in asked.output
-    assert "1 clips to ask: new files" in asked.output
+    assert "1 clip to ask: new files" in asked.output
 
 
 def test_what_fails_now_costs_the_answers_that_are_kept_nothing(job, monkeypatch):

@@ -12,6 +12,8 @@ import sys
 import pytest
 
 from pipeline import failure_rules
+from pipeline.archive import probing
+from pipeline.archive.probing import Probed
 from pipeline.config.job import load_job
 from pipeline.execution import in_process
 from pipeline.journal.journal import Journal
@@ -24,6 +26,14 @@ from workers.records import ClipFailure
 QUARANTINE = "SELECT media_key, clip_id IS NULL, error_class FROM quarantine ORDER BY ALL"
 TOO_SOON = {"execution.decode_timeout_s": 0.001}
 """No ffmpeg can be that quick: every clip fails with a class that may pass."""
+STUB_JOB = """\
+name: left
+archive: {uri: archive, max_missing: 1}
+output: results
+question_set: questions.yaml
+clips: {length_s: 10}
+execution: {ray_address: in-process}
+"""
 
 
 def attempts(job):
@@ -38,6 +48,11 @@ def undisturbed(job):
     rows = select(job, ANSWERS), select(job, QUARANTINE)
     job.write_text(text)
     return rows
+
+
+def plan_reasons(job, folder):
+    assert cli("plan", job, "--json", folder / "plan.json").exit_code == 0
+    return list(json.loads((folder / "plan.json").read_text())["reasons"])
 
 
 @pytest.fixture
@@ -99,10 +114,7 @@ def test_a_file_that_was_renamed_while_it_was_read_is_done_under_its_new_name(tm
     video(tmp_path / "archive" / "other.mp4", "other")
     (tmp_path / "questions.yaml").write_text(QUESTIONS)
     job = tmp_path / "job.yaml"
-    job.write_text(
-        "name: left\narchive: {uri: archive, max_missing: 1}\noutput: results\nquestion_set: questions.yaml\n"
-        "clips: {length_s: 10}\nexecution: {ray_address: in-process}\n"
-    )
+    job.write_text(STUB_JOB)
     with stub_runs():
         decode = in_process.decode_one
 
@@ -119,6 +131,21 @@ def test_a_file_that_was_renamed_while_it_was_read_is_done_under_its_new_name(tm
         run(job)
         assert select(job, QUARANTINE) == []
         assert select(job, "SELECT count(*) FROM clips") == [(4,)]
+
+
+def test_what_could_not_be_looked_at_is_not_said_to_have_changed(tmp_path, monkeypatch):
+    file = video(tmp_path / "archive" / "file.mp4", "file", clips=1)
+    (tmp_path / "questions.yaml").write_text(QUESTIONS)
+    job = tmp_path / "job.yaml"
+    job.write_text(STUB_JOB)
+    with stub_runs():
+        refused = Probed(None, ClipFailure(None, "probe", "access_refused", "the store refuses it"))
+        with monkeypatch.context() as patch:
+            patch.setattr(probing, "_read", lambda *_: refused)
+            run(job)
+        assert plan_reasons(job, tmp_path) == ["unfinished or failed before"]
+        file.write_text("1 other")
+        assert plan_reasons(job, tmp_path) == ["changed files"]
 
 
 def test_what_fails_again_stays_and_answers_stand(job):

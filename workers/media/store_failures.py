@@ -30,8 +30,10 @@ def store_failure(name: str, error: Exception) -> MediaError:
         return MediaMissing(f"{name}: the object is no longer in the store")
     if type(error).__name__ == "FileExpired":
         return MediaChanged(f"{name}: the object was replaced while being read; run again")
-    kind = MediaRefused if is_refusal(error) else StorageFailed
-    return kind(without_secrets(f"{name}: {type(error).__name__}: {error}")[:1000])
+    said = without_secrets(f"{name}: {type(error).__name__}: {error}")[:1000]
+    if is_refusal(error):
+        return MediaRefused(f"{said}; check that the credentials have not expired and allow s3:GetObject")
+    return StorageFailed(said)
 
 
 def is_broken_body(error: BaseException | None) -> bool:
