@@ -122,6 +122,11 @@ class ActorPool:
         """How many loaded actors each machine has, by its node's id."""
         return Counter(slot.node_id for slot in self.slots if slot.node_id is not None)
 
+    @property
+    def is_checking(self) -> bool:
+        """Whether any was given a clip that was answered before, which is decoded for that once more."""
+        return any(slot.is_under_check and slot.calls for slot in self.slots)
+
     def give_back_idle(self) -> None:
         """Actors with nothing to do go, so that their machines can: all but one, started again when clips pile up."""
         now = time.monotonic()

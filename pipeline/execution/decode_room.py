@@ -20,10 +20,10 @@ NO_ROOM_S = 600.0
 
 
 class DecodeRoom:
-    """Looks now and then. `room` says how many clips each machine may decode at once, by its node's id, and nothing
-    where that is not known."""
+    """Looks now and then. `room` says how many clips each machine may decode at once, by its node's id, and None where
+    that is not known."""
 
-    def __init__(self, room: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, room: Callable[[], Mapping[str, int] | None]) -> None:
         self._room = room
         self._looked_at = float("-inf")
         self._none_since: float | None = None
@@ -35,13 +35,15 @@ class DecodeRoom:
         if now - self._looked_at < LOOK_S:
             return []
         self._looked_at, room = now, self._room()
-        full = [machine for machine, clips in room.items() if not clips]
-        if not room or any(room[machine] for machine in room.keys() - out.keys()):
+        full = [machine for machine, clips in (room or {}).items() if not clips]
+        if room is None or any(room[machine] for machine in room.keys() - out.keys()):
             self._none_since = None
             return full
         reasons = "; ".join(sorted(set(out.values())))
         without = f" of the machines that still decode (out: {reasons})" if out else ""
         said = f"the model actors leave no CPU core{without} for decoding; lower model.actors or model.cpus_per_actor"
+        if not room:
+            said = "no machine that decodes is left in the cluster; start one"
         if self._none_since is None:
             self._none_since = now
             log.warning("%s; waiting %.0f s for the cluster to grow", said, NO_ROOM_S)

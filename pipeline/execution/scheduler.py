@@ -113,8 +113,8 @@ class Backend:
     slots: Callable[[Mapping[str, int]], Mapping[str, int]] = dict
     """How many clips each machine that files may have as their home may decode at once, by its node's id, beside so
     many actors on each."""
-    room: Callable[[Mapping[str, int]], Mapping[str, int]] = dict
-    """The same of all machines; nothing where that is not known."""
+    room: Callable[[Mapping[str, int]], Mapping[str, int] | None] = lambda actors: None
+    """The same of all machines; None where that is not known."""
     leave_out: Callable[[Iterable[str]], None] = lambda machines: None
     """Have `start_decode` start nothing on these machines any more."""
     machines: Callable[[], set[str]] = set
@@ -210,7 +210,7 @@ class RayExecution:
                     self._look(waits_for)
                     continue
                 done = _done(waiting)
-                if not done and (self._decoding or self._checking):
+                if not done and (self._decoding or self._checking or self._actors.is_checking):
                     self._leave_unchecked(self._room.look(self._machines.out))
                 self._look(waits_for)
                 for ref in done:

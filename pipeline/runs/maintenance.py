@@ -91,12 +91,17 @@ def forget_media(job: JobConfig, name: str) -> Forgotten:
 def unforget_media(job: JobConfig, name: str) -> int:
     """Lift the ban on a forgotten content, by a key or id of it; the next run asks again what was erased.
 
-    Returns how many tombstones went. Raises UserError where nothing of that name was forgotten.
+    Returns how many tombstones went. Raises UserError where nothing of that name was forgotten, and what the archive
+    raises where it had to be looked at for that and cannot be.
     """
     store, journal, index = open_output(job)
     try:
         found = _buried(job, journal, name)
-        found |= {item_id(content) for content in _contents_at(job, name)} & journal.tombstones().contents
+        try:
+            found |= {item_id(content) for content in _contents_at(job, name)} & journal.tombstones().contents
+        except OmniDropError:
+            if not found:
+                raise
         if not found:
             raise UserError(
                 f"nothing with the key, media_id or content_id {name!r} was forgotten in {store.uri}; a run lists the "
@@ -117,8 +122,5 @@ def _buried(job: JobConfig, journal: Journal, name: str) -> set[str]:
 
 def _contents_at(job: JobConfig, key: str) -> list[str]:
     """What lies at a key of the archive now."""
-    try:
-        media = [media for media in list_media(job.archive, leave_out=job.output) if media.key in normal_forms(key)]
-        return [content_of(one, DecodeSettings(), source(job)) for one in media]
-    except OmniDropError:
-        return []
+    media = [media for media in list_media(job.archive, leave_out=job.output) if media.key in normal_forms(key)]
+    return [content_of(one, DecodeSettings(), source(job)) for one in media]

@@ -15,6 +15,7 @@ from pipeline.execution.worker_failures import slots_of
 @pytest.mark.parametrize(
     ("room", "out", "said"),
     [
+        ({}, {}, "no machine that decodes is left in the cluster; start one"),
         ({"one": 0}, {}, "the model actors leave no CPU core for decoding; lower model.actors"),
         (
             {"one": 2, "two": 0},
@@ -35,7 +36,7 @@ def test_a_run_ends_when_there_is_no_core_to_decode_on_for_long(monkeypatch, cap
     assert caplog.text.count("waiting 600 s for the cluster to grow") == 1
 
 
-@pytest.mark.parametrize("room", [{}, {"one": 0, "two": 1}])
+@pytest.mark.parametrize("room", [None, {"one": 0, "two": 1}])
 def test_a_run_goes_on_where_there_is_room_or_nothing_is_known(monkeypatch, room):
     now = [0]
     monkeypatch.setattr(decode_room.time, "monotonic", lambda: now[0])

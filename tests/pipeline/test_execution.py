@@ -204,6 +204,27 @@ def test_a_machine_that_comes_to_kill_every_clip_ends_the_run(folder):
     assert first.unit in given
 
 
+def test_an_actor_is_not_checked_for_ever_when_the_last_machine_that_decodes_goes(folder, monkeypatch):
+    monkeypatch.setattr(decode_room, "LOOK_S", 0.1)
+    monkeypatch.setattr(decode_room, "NO_ROOM_S", 0.5)
+    answered, there = set(), {"one": 2}
+    never = decode.options(resources={"nobody has": 1})
+
+    def start(unit, clip):
+        if unit.unit_id in answered:  # what the actor is to be checked with
+            there.clear()
+        return tuple((decode if there else never).remote(str(folder), clip))
+
+    limits = replace(LIMITS, actors=1, max_deaths_per_clip=1, max_deaths_per_worker=2)
+    gone = replace(backend(folder), start_decode=start, room=lambda actors: there)
+    finished = RayExecution(gone, limits, threading.Event()).run(units(6, clips=1))
+    answered.add(next(finished).unit.unit_id)
+    (folder / "deadly-machine").touch()
+    with pytest.raises(ExecutionError, match="no machine that decodes is left"):
+        answered.update(result.unit.unit_id for result in finished)
+    assert not there
+
+
 class TwoMachines:
     """What is started goes to one and the other in turn. A file `CLASS-on-NAME` breaks one."""
 

@@ -361,6 +361,11 @@ def test_forget_names_all_keys_and_can_be_undone(project, asked):
     never = cli("forget", project / "job.yaml", "--media", "01.mp4", "--undo")
     assert never.exit_code == 2
     assert "nothing with the key" in never.output
+    (project / "archive").rename(project / "away")
+    unknown = cli("forget", project / "job.yaml", "--media", "01.mp4", "--undo")
+    assert unknown.exit_code != 0
+    assert "nothing with the key" not in unknown.output
+    assert "archive" in unknown.output
 
 
 def test_what_was_there_before_is_forgotten_too_and_what_counts_elsewhere_is_not(project, asked):
