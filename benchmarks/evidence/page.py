@@ -90,19 +90,20 @@ def mean_of_worlds(worlds: Mapping[str, dict[str, Any]]) -> str:
         *_head([f"{default}, minus", *(f"{_percent(ratio)} kept" for ratio in ratios)]),
     ]
     for other in _unique(way for way, _ in asked):
-        cells = []
-        for ratio in ratios:
-            of_worlds = [of.get((other, ratio)) for of in compared.values()]
-            found = [one for one in of_worlds if one]
-            if len(found) < len(compared):
-                cells.append("")
-                continue
-            value = sum(one["difference"] for one in found) / len(found)
-            half = math.hypot(*((one["interval"][1] - one["interval"][0]) / 2 for one in found)) / len(found)
-            cells.append(_points(value, (value - half, value + half)))
+        cells = [_mean([of.get((other, ratio)) for of in compared.values()]) for ratio in ratios]
         if any(cells):
             lines.append(_line([other, *cells]))
     return "\n".join(lines)
+
+
+def _mean(of_worlds: Sequence[dict[str, Any] | None]) -> str:
+    """Empty where a world was not asked."""
+    found = [one for one in of_worlds if one]
+    if len(found) < len(of_worlds):
+        return ""
+    value = sum(one["difference"] for one in found) / len(found)
+    half = math.hypot(*((one["interval"][1] - one["interval"][0]) / 2 for one in found)) / len(found)
+    return _points(value, (value - half, value + half))
 
 
 def _lost(row: dict[str, Any], dense: dict[str, Any]) -> str:

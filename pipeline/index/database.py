@@ -122,8 +122,7 @@ def open_database(
     except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
         reason = reason_of(error, url)
         state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
-        is_lost = getattr(error, "connection_invalidated", False) or state.startswith(_PASSING_STATES)
-        if is_lost or any(words in reason for words in _PASSING_WORDS):
+        if getattr(error, "connection_invalidated", False) or _may_pass(state, reason):
             raise IndexUnavailable(_unavailable(shown(url), reason)) from error
         if _HALF_MADE.search(reason):
             raise IndexFailed(_failed(shown(url), reason, url.partition(":")[0])) from error
@@ -198,10 +197,14 @@ def _explain(context: Any) -> None:
             "journal, and the next run updates the index from it"
         ) from error
     is_lost = context.is_disconnect or (context.connection is None and not state)
-    if is_lost or state.startswith(_PASSING_STATES) or any(words in reason for words in _PASSING_WORDS):
+    if is_lost or _may_pass(state, reason):
         raise IndexUnavailable(_unavailable(where, reason)) from error
     if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError) or state in _SPOILT_STATES:
         raise IndexFailed(_failed(where, reason, context.engine.dialect.name)) from error
+
+
+def _may_pass(state: str, reason: str) -> bool:
+    return state.startswith(_PASSING_STATES) or any(words in reason for words in _PASSING_WORDS)
 
 
 def _failed(where: str, reason: str, dialect: str) -> str:

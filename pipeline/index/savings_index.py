@@ -544,9 +544,7 @@ class SavingsIndex:
         )
         if media_ids is not None:
             query = query.where(media.c.media_id.in_(media_ids))
-        with self._engine.connect().execution_options(yield_per=10_000) as connection:
-            for row in connection.execute(query):
-                yield Failure(*row)
+        return self._failures(query)
 
     def failed_clips(self, error_classes: Sequence[str], version_ids: Sequence[str] | None = None) -> Iterator[Failure]:
         """What is in quarantine of clips with these error classes, of all versions that count or of these, whatever
@@ -560,6 +558,9 @@ class SavingsIndex:
         )
         if version_ids is not None:
             query = query.where(q.version_id.in_(version_ids))
+        return self._failures(query)
+
+    def _failures(self, query: Any) -> Iterator[Failure]:
         with self._engine.connect().execution_options(yield_per=10_000) as connection:
             for row in connection.execute(query):
                 yield Failure(*row)

@@ -202,9 +202,9 @@ class Planner:
         known = [head for head in same if head.content_id is not None]
         if any(head.version_id == plan.version_id for head in same):
             return FAILED_BEFORE
-        if current is None and not known:
-            return "new files"
-        if current is not None and not known:
+        if not known:
+            if current is None:
+                return "new files"
             # What could not be read has no content to know it by.
             is_same = current.clips == 0 and (current.etag, current.size_bytes) == (
                 plan.media.etag,

@@ -108,12 +108,17 @@ def test_savings_are_summed_over_clips(journal, index):
     assert index.quarantine_classes("job") == [("json_invalid", 4)]
 
 
-def test_an_unknown_schema_is_refused_with_the_way_out(index_url):
+def note_revision(index_url, revision):
+    """Make an index that says it is of this revision."""
     SavingsIndex(index_url).close()
     engine = sa.create_engine(index_url)
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE {prefix_of(NOBODY)}schema SET version_num = 'from the future'")
+        connection.exec_driver_sql(f"UPDATE {prefix_of(NOBODY)}schema SET version_num = '{revision}'")
     engine.dispose()
+
+
+def test_an_unknown_schema_is_refused_with_the_way_out(index_url):
+    note_revision(index_url, "from the future")
     with pytest.raises(UserError, match="omnidrop rebuild"):
         SavingsIndex(index_url)
 
@@ -138,11 +143,7 @@ def test_a_connection_that_ends_while_the_index_is_opened_may_pass(empty_postgre
 
 
 def test_tables_that_are_not_those_of_the_revision_noted_are_said_to_be(index_url):
-    SavingsIndex(index_url).close()
-    engine = sa.create_engine(index_url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE \"{prefix_of(NOBODY)}schema\" SET version_num = 'whole_videos'")
-    engine.dispose()
+    note_revision(index_url, "whole_videos")
     with pytest.raises(IndexFailed, match=r"already exists.*(delete|drop).* run `omnidrop rebuild`"):
         SavingsIndex(index_url)
 
