@@ -44,6 +44,9 @@ os.environ["OMNIDROP_FFMPEG"] = packed_ffmpeg()
 # Two cores are shared by Ray's workers, ffmpeg and the tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Of clusters that tests start; a run's own Ray sees to it itself. At Ray's 15 a worker gets nothing beside busy tests.
+NICENESS = "RAY_worker_niceness"
+os.environ.setdefault(NICENESS, "0")
 
 
 RAY_TOGETHER = ("test_docs", "test_execution", "test_metrics", "test_neighbours", "test_scale")
@@ -103,6 +106,7 @@ class SharedRay:
         if self._file is None:
             # Metrics arrive after a second instead of ten.
             quick = {"metrics_report_interval_ms": 1000}
+            self._open.enter_context(pytest.MonkeyPatch.context()).delenv(NICENESS)  # as where a user starts it
             self._open.enter_context(local_ray(4, logging_level="error", log_to_driver=False, _system_config=quick))
         self._file = file or self._file
 

@@ -1,8 +1,9 @@
 """A Ray of this machine's own, for as long as a run lasts.
 
 Promises: nothing of it can be reached from another machine (it listens on loopback alone), and nobody who lacks this
-user's token can use it from this one; its sockets, logs and spilled objects lie where no other user gets. It is ended
-with the block, and the environment is then as it was; of those that have ended, the logs of the last few are kept.
+user's token can use it from this one; its sockets, logs and spilled objects lie where no other user gets. Its workers
+get the processor as any program of this user does. It is ended with the block, and the environment is then as it was;
+of those that have ended, the logs of the last few are kept.
 Knows nothing about jobs.
 """
 
@@ -32,6 +33,8 @@ KEPT = 10
 _SESSION = re.compile(r"session_[-_0-9]+_(\d+)")
 """A folder of one Ray, named by its start and the process that started it."""
 _TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_NICENESS = "RAY_worker_niceness"
+"""Added to the driver's. Ray's default of 15 leaves a worker 3 % of a core that another program wants, too."""
 
 
 @contextmanager
@@ -43,6 +46,8 @@ def local_ray(cpus: int, **init: Any) -> Iterator[None]:
     before = {name: os.environ.pop(name, None) for name in _TOKEN_VARIABLES}
     # What a user set is for a cluster; this one has a token of its own, which its processes read from the file.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(_token(folder))}
+    before[_NICENESS] = os.environ.get(_NICENESS)
+    os.environ.setdefault(_NICENESS, "0")
     _read_again()
     try:
         with _on_loopback():

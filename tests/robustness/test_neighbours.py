@@ -116,6 +116,12 @@ def test_a_local_ray_listens_on_loopback_alone(ray_session):
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 
 
+def test_the_workers_of_a_local_ray_wait_for_no_other_program(ray_session):
+    ray.get(ray.remote(lambda: None).remote())
+    workers = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::")]
+    assert {worker.nice() for worker in workers} == {psutil.Process().nice()}
+
+
 ASK = """
 import sys
 from ray._raylet import GcsClient
