@@ -10,7 +10,7 @@ from rich.text import Text
 
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_results
+from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_results, is_place
 from jobs._shared.terminal import PrintableConsole, say
 from jobs.cli import main
 from omnidrop.models.checkpoints import EMBEDDED
@@ -29,7 +29,8 @@ def command(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="Words and conditions on questions (= != > >= < <=), combined by and, or, not and parentheses.",
+            help="Words and conditions on questions (= != > >= < <=), combined by and, or, not and parentheses. May "
+            "come after RESULTS.",
             show_default=False,
         ),
     ],
@@ -51,6 +52,8 @@ def command(
     from pipeline.find.search import find
     from pipeline.tables.query import models_of, open_results, the_job
 
+    if results is not None and is_place(what) and not is_place(results):
+        what, results = results, what
     place = find_results(results, endpoint_url)
     name = job or (place.job.name if place.job else None)
     with open_results(place.uri, place.storage) as connection:

@@ -16,12 +16,11 @@ import typer
 from jobs._shared.notes import note, note_toy_answers
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.query_output import MOST_ROWS, Format, format_of, show
-from jobs._shared.results import EndpointUrl, Results, find_results, is_job_file
+from jobs._shared.results import EndpointUrl, Results, find_results, is_place
 from jobs._shared.terminal import say
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
-from pipeline.config.locations import is_s3
 from pipeline.tables.named_queries import NamedQuery, find_query, named_queries
 
 if TYPE_CHECKING:
@@ -145,16 +144,12 @@ def told_apart(first: str | None, second: str | None) -> tuple[str | None, str |
     if first is None or _is_query(first):
         return first, second
     if second is None:
-        return (None, first) if _is_place(first) else (first, None)
-    return (second, first) if _is_query(second) or _is_place(first) else (first, second)
+        return (None, first) if is_place(first) else (first, None)
+    return (second, first) if _is_query(second) or is_place(first) else (first, second)
 
 
 def _is_query(text: str) -> bool:
     return text.endswith(".sql") or text in named_queries() or _SQL.match(text) is not None
-
-
-def _is_place(text: str) -> bool:
-    return is_s3(text) or is_job_file(text) or (text != "" and Path(text).is_dir())
 
 
 def _given(settings: list[str]) -> dict[str, str]:

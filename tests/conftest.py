@@ -206,6 +206,14 @@ def results(made_results, tmp_path):
 
 
 @pytest.fixture
+def no_home(monkeypatch):
+    """As a container's user has it that no file names: `docker run --user 1234`."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+
+
+@pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A stub of the hub that serves `acme/tiny`, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -56,6 +56,11 @@ def is_job_file(given: str) -> bool:
     return given.endswith((".yaml", ".yml"))
 
 
+def is_place(given: str) -> bool:
+    """Whether a word names a place of results rather than a question."""
+    return is_s3(given) or is_job_file(given) or (given != "" and Path(given).is_dir())
+
+
 def find_results(given: str | None, endpoint_url: str | None = None, *, index_url: str | None = None) -> FoundResults:
     """What was given for results; `index_url` is in place of a job's. Raises UserError."""
     storage = StorageConfig(endpoint_url=endpoint_url)

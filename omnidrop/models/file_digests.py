@@ -16,16 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from omnidrop.json_text import parse_json
+from omnidrop.user_cache import user_cache
 
 
 class DigestMemory:
     """What earlier processes of this user found out; `save` keeps what this one added."""
 
     def __init__(self) -> None:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._path = root / "omnidrop" / "file_hashes.json"
+        folder = user_cache()
+        self._path = None if folder is None else folder / "file_hashes.json"
         self._known: dict[str, str] = {}
         self._changed = False
+        if self._path is None:
+            return
         with contextlib.suppress(OSError, ValueError):
             status = self._path.stat()
             if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
@@ -49,7 +52,7 @@ class DigestMemory:
 
     def save(self) -> None:
         """Keep what was added."""
-        if not self._changed:
+        if self._path is None or not self._changed:
             return
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from omnidrop.user_cache import user_cache
 from pipeline import toy_world
 from pipeline.archive.listing import list_media
 from pipeline.config.sections import ArchiveConfig
@@ -34,6 +35,7 @@ MOST_PIXELS, MOST_RATE = 320 * 240, 12
 """Files are kept this small: a model that sees 2 frames a second of at most 100,352 pixels would not see more."""
 LONGEST_S = 40.0
 """A longer file is cut: a set of questions is about one clip, as in an archive job."""
+NO_FOLDER = "no folder for the clips that are drawn: {}; set XDG_CACHE_HOME to one that you may write to"
 PIECE_S = 30.0
 BORDER_S = 1.0
 """A truth may end so much after its file does: containers round, encoders pad."""
@@ -63,7 +65,10 @@ def toy_clips(
         raise EvaluationError(f"--clips must be 1 to {SEEDS_APART} and --seed at least 0, got {clips} and {seed}")
     events_of(world, 0)
     place = (folder or cache_folder()) / f"{world}-{renderer_version()}"
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(NO_FOLDER.format(error)) from error
     seeds = [FIRST_SEED + seed * SEEDS_APART + number for number in range(clips)]
 
     def made(number: int) -> tuple[Path, Truth, int]:
@@ -188,9 +193,11 @@ def small_format(world: str, seed: int) -> Format:
 
 
 def cache_folder() -> Path:
-    """Where rendered clips are kept between runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "omnidrop" / "toy-world"
+    """Where rendered clips are kept between runs. Raises EvaluationError where this user has no home."""
+    folder = user_cache()
+    if folder is None:
+        raise EvaluationError(NO_FOLDER.format("this user has no home"))
+    return folder / "toy-world"
 
 
 def renderer_version() -> str:

@@ -307,6 +307,10 @@ def test_hash_follows_content_and_not_place(tmp_path: Path, small_qwen2_5_omni: 
     assert checkpoint_hash(copy) not in (first, changed)
 
 
+def test_a_user_without_a_home_has_its_checkpoints_read_each_time(small_qwen2_5_omni: Path, no_home: None) -> None:
+    assert checkpoint_hash(small_qwen2_5_omni) == checkpoint_hash(small_qwen2_5_omni)
+
+
 class TestRefused:
     """Every message says what was given and what to do."""
 

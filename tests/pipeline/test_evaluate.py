@@ -677,6 +677,14 @@ def test_video_mme_parquet_daily_omni_and_avut(tmp_path, videos):
     assert (found["answered"], found["guess"]) == (1, 0.5)
 
 
+def test_toy_clips_without_a_folder_to_draw_into(no_home, tmp_path):
+    with pytest.raises(EvaluationError, match=r"this user has no home; set XDG_CACHE_HOME"):
+        toy.toy_clips("v1", 1, 3)
+    (tmp_path / "file").touch()
+    with pytest.raises(EvaluationError, match=r"Not a directory: .*; set XDG_CACHE_HOME"):
+        toy.toy_clips("v1", 1, 3, folder=tmp_path / "file")
+
+
 def test_folders_that_hold_no_benchmark(tmp_path, videos):
     assert "is not a folder" in refused("benchmark", "avut", "--root", tmp_path / "none")
     (tmp_path / "root").mkdir()

@@ -173,3 +173,4 @@ def test_the_command_shows_a_table_or_json(results, tmp_path):
     assert done.exit_code == 0, done.output
     assert (tmp_path / "a.srt").read_text().count("found: people: 3") == 2
     assert cli("find", "people >", results).exit_code == 2
+    assert cli("find", results, "red car", "--rows", "1").stdout == shown.stdout  # as for query, in either order
