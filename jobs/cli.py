@@ -145,6 +145,12 @@ class _Commands(_Folder):
                 say(without_secrets(traceback.format_exc()), err=True)
             say(f"omnidrop: error: {without_secrets(str(error))}", err=True)
             raise typer.Exit(2 if isinstance(error, UserError) else 1) from error
+        except OSError as error:
+            # A disk or a mount at a place where nobody expected it to fail.
+            if error.filename is None or ctx.meta["debug"]:
+                raise
+            say(f"omnidrop: error: {without_secrets(f'{error.filename}: {error.strerror}')}", err=True)
+            raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             say("omnidrop: interrupted", err=True)
             raise typer.Exit(130) from error
@@ -239,7 +245,8 @@ def main(command: str | None = None) -> NoReturn:
     """Run the command line and exit; with `command`, the arguments are that command's own."""
     sys.excepthook = _unforeseen
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
-    app(args=arguments, prog_name="omnidrop")
+    # Calling `app` itself would put typer's hook in place of ours.
+    typer.main.get_command(app)(args=arguments, prog_name="omnidrop")
     raise AssertionError("the application exits")
 
 

@@ -24,7 +24,7 @@ from pipeline.config.globs import KeyFilter
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import ArchiveConfig
 from pipeline.identity import media_id
-from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
+from pipeline.storage.errors import PASSES, StorageError, StorageUnavailable, Unavailable
 from pipeline.storage.s3_client import s3_filesystem, s3_objects
 from workers.media.opening import as_text, etag_of, is_below, local_uri, mark_of
 from workers.records import Media
@@ -163,8 +163,13 @@ def _s3_media(config: ArchiveConfig, output: str | None, left: NotTaken) -> Iter
 
 def _local_media(config: ArchiveConfig, keys: KeyFilter, output: str | None, left: NotTaken) -> Iterator[Media]:
     root = Path(config.uri)
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
+    try:
+        what = None if stat.S_ISDIR(root.stat().st_mode) else "is a file"
+    except (FileNotFoundError, NotADirectoryError):
+        what = "does not exist"
+    except OSError as error:
+        raise _unlistable(str(root), error) from error
+    if what is not None:
         raise ArchiveError(
             f"archive.uri: {root} {what}; give the folder that holds the media, or s3://bucket/prefix for S3"
         )
@@ -269,11 +274,12 @@ class _Walk:
         try:
             status = os.stat(path)
         except OSError as error:
-            if os.path.islink(path):  # a broken one
+            is_broken = isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ELOOP
+            if os.path.islink(path) and (is_broken or not self._follow_links):
                 self._left.pass_over(key, Reason.SPECIAL)
             elif error.errno == errno.ENAMETOOLONG:
                 log.warning(TOO_DEEP, path[:200])
-            elif not isinstance(error, FileNotFoundError | NotADirectoryError):  # gone since the folder was read
+            elif not is_broken:  # otherwise gone since the folder was read
                 raise _unlistable(path, error) from error
             return None
         if not stat.S_ISREG(status.st_mode):
@@ -321,6 +327,8 @@ def _as_keys(names: list[str]) -> list[tuple[str, str]]:
 
 def _unlistable(path: str, error: OSError) -> ArchiveError:
     """What is left out of a listing would look deleted."""
+    if error.errno in PASSES:
+        return ArchiveUnavailable(f"the archive cannot be listed: {path}: {error.strerror}; check its disk or mount")
     return ArchiveError(
         f"the archive cannot be listed: {path}: {error.strerror}; make it readable, or exclude it with archive.exclude"
     )

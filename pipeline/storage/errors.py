@@ -5,6 +5,8 @@ Promises: a failure that may pass tells itself apart from one that will not. Kno
 
 from __future__ import annotations
 
+import errno
+
 from omnidrop.errors import UserError
 
 
@@ -22,3 +24,13 @@ class StorageError(UserError):
 
 class StorageUnavailable(StorageError, Unavailable):
     """The same, but it may pass: the place does not answer, or has no room."""
+
+
+PASSES = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
+        # A mount whose other end is gone: FUSE (rclone, sshfs, s3fs), SMB, NFS.
+        *(errno.ENOTCONN, errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    }
+)
+"""What a disk or a mount says while it is full or gone."""

@@ -13,7 +13,7 @@ from typing import IO
 
 from pipeline.config.locations import checked_key
 from pipeline.failpoints import reached
-from pipeline.storage.errors import StorageError, StorageUnavailable
+from pipeline.storage.errors import PASSES, StorageError, StorageUnavailable
 
 _TEMPORARY = ".tmp~"
 
@@ -27,8 +27,10 @@ class LocalStore:
 
     def exists(self, key: str) -> bool:
         """See Store."""
-        with _explained("read", path := self._path(key)):
-            return path.is_file()
+        # `Path.is_file` of newer Pythons takes a disk that fails for a file that is not there.
+        with _explained("read", path := self._path(key)), suppress(FileNotFoundError, NotADirectoryError):
+            return stat.S_ISREG(path.stat().st_mode)
+        return False
 
     def read_bytes(self, key: str) -> bytes:
         """See Store."""
@@ -66,10 +68,10 @@ class LocalStore:
         except FileNotFoundError:
             return self.write_once(key, data)  # swept
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
                 raise _local_error(error, "write", target) from error
-            # No hard links (exFAT, some network file systems): whole objects still, but two writers at the same
-            # moment may both believe to be first.
+            # No hard links (exFAT, some network and FUSE file systems): whole objects still, but two writers at the
+            # same moment may both believe to be first.
             if target.exists():
                 return False
             os.replace(temporary, target)
@@ -182,5 +184,4 @@ def _local_error(error: OSError, doing: str, path: Path) -> StorageError:
         errno.ENOTDIR: "a part of the path is a file, not a folder",
         errno.EEXIST: "a part of the path is a file, not a folder",
     }.get(error.errno or 0, error.strerror or str(error))
-    passes = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
-    return (StorageUnavailable if passes else StorageError)(f"cannot {doing} {path}: {what}")
+    return (StorageUnavailable if error.errno in PASSES else StorageError)(f"cannot {doing} {path}: {what}")

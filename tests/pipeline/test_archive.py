@@ -19,8 +19,10 @@ import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -31,7 +33,7 @@ from hypothesis import strategies as st
 from pipeline import batches
 from pipeline.archive import probing
 from pipeline.archive.beside import Beside
-from pipeline.archive.listing import ArchiveError, list_media
+from pipeline.archive.listing import ArchiveError, ArchiveUnavailable, list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import is_named_as_media, source_of
 from pipeline.config.globs import KeyFilter, compile_glob
@@ -274,6 +276,24 @@ def without_root() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.parametrize("name", ["", "a", "a/link.mp4"])
+def test_a_mount_whose_other_end_is_gone_is_an_outage_and_leaves_nothing_out(tmp_path: Path, monkeypatch, name: str):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b.mp4").touch()
+    (tmp_path / "a/link.mp4").symlink_to("/mnt/else/where.mp4")
+    gone, ask = str(tmp_path / name), {"stat": os.stat, "scandir": os.scandir}
+
+    def asked(of: str, path: Any, **options: Any) -> Any:
+        if os.fspath(path) == gone:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), gone)
+        return ask[of](path, **options)
+
+    monkeypatch.setattr("os.stat", partial(asked, "stat"))
+    monkeypatch.setattr("os.scandir", partial(asked, "scandir"))
+    with pytest.raises(ArchiveUnavailable, match=r"cannot be listed: .*not connected; check its disk or mount"):
+        keys(str(tmp_path), follow_links=True)
 
 
 @pytest.mark.parametrize("may_be_listed", [False, True])
@@ -797,9 +817,10 @@ while True:
     assert {found for _, found in listed} == {size}
 
 
-def test_without_hard_links_objects_are_still_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])
+def test_without_hard_links_objects_are_still_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int):
     def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, "no hard links here")
+        raise OSError(code, "no hard links here")
 
     monkeypatch.setattr("os.link", refuse)
     store = LocalStore(tmp_path)
