@@ -6,6 +6,7 @@ Promises: the same probing, choice of tracks and cutting as a run. Knows nothing
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -54,9 +55,15 @@ def as_media(path: str) -> Media:
     """The file as an item of an archive. Raises AskError."""
     if "://" in path:
         raise AskError(f"{path}: ask reads local files only; copy the file here, or index its bucket with a job")
-    if not os.path.exists(path):
-        raise AskError(f"{path}: there is no such file (looked in {os.getcwd()}); give a video or audio file")
-    if os.path.isdir(path):
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise AskError(
+            f"{path}: there is no such file (looked in {os.getcwd()}); give a video or audio file"
+        ) from error
+    except OSError as error:
+        raise AskError(f"{path} cannot be read: {error.strerror}") from error
+    if is_folder:
         raise AskError(f"{path} is a folder; ask takes one file. For a folder, use `omnidrop index`")
     whole = os.path.realpath(path)
     uri, name = local_uri(whole), as_text(os.path.basename(path))
