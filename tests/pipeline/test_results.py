@@ -174,6 +174,32 @@ def test_an_index_that_fell_behind_or_ran_ahead_is_mended(journal, index):
     assert index.totals("job").clips == 4
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_lost_pointer_object_is_said_once_and_its_item_declared_anew(store, journal, index, caplog, lost):
+    units = [rows.unit(rows.media(n)) for n in range(3)]
+    for number, unit in enumerate(units):
+        commit(journal, index, unit, run_id=f"run-{number}")
+    sync.catch_up(journal, index)
+    # Forgetting leaves nothing that looks like a loss.
+    sync.forget(journal, index, units[lost - 1].media.media_id)
+    sync.rebuild(journal, index)
+    assert not caplog.records
+    before = index.contents()
+    gone = journal.head_paths()[lost]
+    store.delete([gone])
+    sync.catch_up(journal, index)
+    assert f"1 current-version pointer objects are missing (the first: {gone[:26]}" in caplog.text
+    assert len(index.contents()["media"]) == 1
+    # What plans finds the index without it, and declares it again.
+    journal.write_heads([rows.head(units[lost])], "run-3")
+    caplog.clear()
+    sync.catch_up(journal, index)
+    assert index.contents() == before
+    sync.rebuild(journal, index)
+    assert index.contents() == before
+    assert not caplog.records
+
+
 def test_publishing_what_is_published_does_nothing(store, journal, index):
     commit(journal, index, rows.unit(rows.media()))
     first = publish.publish(store, journal, index)
