@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MAX_UPLOAD_BYTES = 1_000_000
 """Ray keeps uploads in the head's memory. A job file and a question set are 512 KiB at most each, usually 10 kB."""
+DASHBOARD_PORT = 8265
 CONNECT_TIMEOUT_S = 10.0
 REPLY_TIMEOUT_S = 60.0
 POLL_S = 0.5
@@ -341,6 +342,10 @@ def _checked_address(address: str) -> str:
     url = address if "://" in address else f"http://{address}"
     try:
         parts = urlsplit(url)
+        if "://" not in address and parts.hostname and parts.port is None:
+            # A host alone is no address of the web: Ray's own port is meant, and said with the run.
+            parts = urlsplit(f"http://{parts.netloc.rstrip(':')}:{DASHBOARD_PORT}{parts.path}")
+            url = parts.geturl()
         if parts.scheme not in ("http", "https") or not (parts.hostname or "").strip() or "@" in parts.netloc:
             raise invalid
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -349,8 +354,9 @@ def _checked_address(address: str) -> str:
         raise invalid from error
     except OSError as error:
         # Ray's own client has no time limit, and a firewall that drops packets would hold it for minutes.
+        place = url if parts.port else f"{url} (port {port})"
         raise ClusterError(
-            f"there is no Ray cluster at {url}: {error}. Give the dashboard's address with --address. From outside "
+            f"there is no Ray cluster at {place}: {error}. Give the dashboard's address with --address. From outside "
             "its network, open a tunnel first, with `ray dashboard ray_cluster.yaml` or `kubectl port-forward`"
         ) from error
     return url.rstrip("/")

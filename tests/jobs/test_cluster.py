@@ -172,6 +172,19 @@ def test_no_cluster_is_said_at_once():
         Cluster(address)
 
 
+@pytest.mark.parametrize(
+    ("address", "tried"),
+    [
+        ("127.0.0.9", "http://127.0.0.9:8265"),
+        ("http://127.0.0.9", r"http://127.0.0.9 \(port 80\)"),
+        ("127.0.0.9:1", "http://127.0.0.9:1"),
+    ],
+)
+def test_a_host_alone_means_rays_own_port(address, tried):
+    with pytest.raises(ClusterError, match=f"no Ray cluster at {tried}: "):
+        Cluster(address)
+
+
 LOG = ["one\n", "two\n", "three\n"]
 
 
