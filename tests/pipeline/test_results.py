@@ -28,6 +28,8 @@ from pipeline.records.columns import RUNS_SCHEMA, run_row
 from pipeline.records.heads_and_runs import StoredRun, decode_run
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunSpending, RunTime
 from pipeline.records.unit import UnitKey, decode_unit, encode_unit
+from pipeline.runs.committer import Committer
+from pipeline.storage.errors import StorageError
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest as manifests
 from pipeline.tables import publish
@@ -198,6 +200,20 @@ def test_a_lost_pointer_object_is_said_once_and_its_item_declared_anew(store, jo
     sync.rebuild(journal, index)
     assert index.contents() == before
     assert not caplog.records
+
+
+def test_a_write_that_fails_ends_the_writers_and_keeps_the_rest(store, journal, index, tmp_path):
+    bad, good = rows.unit(rows.media(0)), rows.unit(rows.media(1))
+    in_the_way = tmp_path / "results" / Path(rows.meta(bad).key.path).parent
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("a file where a folder should be")
+    committer = Committer(journal, index, rows.ASKED, "run-1")
+    committer.add(bad, rows.outcomes(bad))
+    committer.add(good, rows.outcomes(good))
+    with pytest.raises(StorageError, match="is a file, not a folder"):
+        committer.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("commit")]
+    assert journal.read_if_kept(rows.meta(good).key) is not None
 
 
 def test_publishing_what_is_published_does_nothing(store, journal, index):
