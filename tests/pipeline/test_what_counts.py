@@ -339,6 +339,9 @@ def test_each_job_of_an_output_has_figures_of_its_own(project, asked):
     refused = cli("query", project / "results", many, "--job", "none")
     assert refused.exit_code == 2
     assert "choose one with --job: other, test" in refused.output
+    refused = cli("audit", project / "results")
+    assert refused.exit_code == 2
+    assert "they hold several jobs; choose one with --job: other, test" in refused.output
 
 
 def test_forget_names_all_keys_and_can_be_undone(project, asked):
