@@ -16,7 +16,7 @@ from pipeline.config.sections import CostConfig, PruningConfig
 from pipeline.cost.calibration import GpuHours
 from pipeline.cost.clip_prices import expensive_passes
 from pipeline.cost.estimate import Price, price_job
-from pipeline.report.formats import counted
+from pipeline.counted import counted
 from pipeline.tables.noticed import Case, lines
 
 EXAMPLES = (

@@ -19,11 +19,11 @@ from rich.table import Table
 
 from jobs._shared.terminal import PrintableConsole
 from pipeline.config.job import JobConfig
+from pipeline.counted import counted
 from pipeline.evaluation.audit import Audit, Claim, Share, audit_of
 from pipeline.failure_rules import Again, rule_of
 from pipeline.index.totals import Totals
 from pipeline.records.run_record import RunResources, RunSpending
-from pipeline.report.formats import counted
 from pipeline.report.formats import quantity as quantity
 from pipeline.runs.run import RunSummary
 from pipeline.storage.store import open_store
