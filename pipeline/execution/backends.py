@@ -151,9 +151,8 @@ def _no_actor_room(cpus: float, gpus: float) -> str:
         return ""
     named = "; ".join(f"{has_cpus:g} and {has_gpus:g}" for has_cpus, has_gpus in sorted(there, reverse=True))
     return (
-        f"no machine of the cluster can hold a model actor, which takes {cpus:g} CPU cores (model.cpus_per_actor) and "
-        f"{gpus:g} GPUs (model.gpus_per_actor); the machines have {named or 'none'}. Start a machine that has as many, "
-        "or run again with less"
+        f"no machine of the cluster can hold a model actor (CPU cores: {cpus:g}, model.cpus_per_actor; GPUs: {gpus:g}, "
+        f"model.gpus_per_actor); the machines have {named or 'none'}. Start one that has both, or run again with less"
     )
 
 

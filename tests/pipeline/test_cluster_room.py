@@ -63,5 +63,5 @@ def test_a_machine_that_could_hold_an_actor_is_told_from_none(monkeypatch):
     nodes = [{"NodeID": name, "Alive": name != "gone", "Resources": has} for name, has in there.items()]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     assert [backends._no_actor_room(*wants) for wants in ((4, 0), (2, 1), (0.5, 0.5))] == ["", "", ""]
-    assert "takes 4 CPU cores" in backends._no_actor_room(4, 1)
-    assert "2 GPUs (model.gpus_per_actor); the machines have 4 and 0; 2 and 1; 0 and 0" in backends._no_actor_room(1, 2)
+    assert "CPU cores: 4," in backends._no_actor_room(4, 1)
+    assert "model.gpus_per_actor); the machines have 4 and 0; 2 and 1; 0 and 0" in backends._no_actor_room(1, 2)
