@@ -116,7 +116,7 @@ def command(
 
     # Here, so that --help need not wait for torch.
     from pipeline.asking.ask import ask
-    from pipeline.report.formats import counted
+    from pipeline.counted import counted
 
     settings = _named_values("--setting", setting or ())
     messages = PrintableConsole(stderr=True)

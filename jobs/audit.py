@@ -53,6 +53,7 @@ def command(
     from pipeline.evaluation.audit import audit_of
     from pipeline.storage.store import open_store
     from pipeline.tables import manifest
+    from pipeline.tables.query import chosen_job
 
     place = find_results(results, endpoint_url)
     uri, settings = place.uri, AuditConfig()
@@ -64,20 +65,15 @@ def command(
         raise UserError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
     media = manifest.read(store, published, "media").select(["job", "jobs"]).to_pylist()
     jobs = sorted({name for row in media for name in row["jobs"] or [row["job"]]})
-    if not jobs:
-        raise UserError(f"{uri}: the published tables name no media; run `omnidrop index` with this output first")
-    if (job is None and len(jobs) != 1) or (job is not None and job not in jobs):
-        raise UserError(f"{uri} holds the jobs {', '.join(jobs)}; choose one with --job NAME")
-    found = audit_of(
-        store, published, job or jobs[0], settings.min_agreement if min_agreement is None else min_agreement
-    )
+    job = chosen_job(jobs, uri, job)
+    found = audit_of(store, published, job, settings.min_agreement if min_agreement is None else min_agreement)
     if found is None:
         raise UserError(
-            f"{uri}: no clip of job {job or jobs[0]} was audited. A run audits audit.share of its clips "
+            f"{uri}: no clip of job {job} was audited. A run audits audit.share of its clips "
             f"({settings.share:g} now; none in dense modes). For new media, raise it with --audit-share"
         )
-    _print(job or jobs[0], found)
-    write_json(json_file, _as_json(job or jobs[0], found))
+    _print(job, found)
+    write_json(json_file, _as_json(job, found))
 
 
 def _print(job: str, audit: Audit) -> None:

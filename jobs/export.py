@@ -18,8 +18,8 @@ from jobs._shared.terminal import say
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
+from pipeline.counted import counted
 from pipeline.export.registry import FORMATS, find_format
-from pipeline.report.formats import counted
 
 EXAMPLES = (
     "omnidrop export job.yaml",

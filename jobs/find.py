@@ -14,7 +14,7 @@ from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_res
 from jobs._shared.terminal import PrintableConsole, say
 from jobs.cli import main
 from omnidrop.models.checkpoints import EMBEDDED
-from pipeline.report.formats import counted
+from pipeline.counted import counted
 
 EXAMPLES = (
     'omnidrop find "red car" results',

@@ -11,8 +11,8 @@ from jobs._shared.display import console
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
+from pipeline.counted import counted
 from pipeline.identity import media_id
-from pipeline.report.formats import counted
 from pipeline.review.labels import forget_labels
 from pipeline.runs.maintenance import find_content, forget_media, unforget_media
 

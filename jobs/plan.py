@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs._shared.display import console, hours, print_facts, quantity, saved, share, with_reasons
+from jobs._shared.display import console, hours, print_facts, quantity, saved, share, with_copies, with_reasons
 from jobs._shared.notes import note
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs._shared.terminal import waiting
@@ -16,7 +16,7 @@ from pipeline.config.sections import CostConfig, PruningConfig
 from pipeline.cost.calibration import GpuHours
 from pipeline.cost.clip_prices import expensive_passes
 from pipeline.cost.estimate import Price, price_job
-from pipeline.report.formats import counted
+from pipeline.counted import counted
 from pipeline.tables.noticed import Case, lines
 
 EXAMPLES = (
@@ -85,7 +85,7 @@ def plan_lines(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:
     todo = price.clips - price.clips_finished
     return [
         ("weights", price.weights),
-        ("media", f"{price.media} ({price.video_s / 3600:.2f} hours)"),
+        ("media", with_copies(price.media, price.copies, "as done", of=f"{price.video_s / 3600:.2f} hours")),
         *price.not_taken.lines(),
         ("unusable media", with_reasons(price.media_failed.total(), price.media_failed.most_common())),
         *noticed_lines(price),

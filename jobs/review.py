@@ -20,7 +20,7 @@ from jobs._shared.terminal import PrintableConsole, say
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
-from pipeline.report.formats import counted
+from pipeline.counted import counted
 
 if TYPE_CHECKING:
     from pipeline.review.labels import Key

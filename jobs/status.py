@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from jobs._shared.display import console, fetched, print_facts, savings_lines, with_reasons
+from jobs._shared.display import console, fetched, print_facts, savings_lines, with_copies, with_reasons
 from jobs._shared.notes import note
 from jobs._shared.options import JsonFile, job_as_given, with_job, write_json
 from jobs.cli import main
@@ -43,7 +43,7 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     finally:
         parts.index.close()
     facts = [
-        ("media", f"{totals.media}"),
+        ("media", with_copies(totals.media, totals.copies, "once")),
         ("work units", f"{totals.units_done} of {totals.units} planned so far"),
         ("clips with answers", f"{totals.clips} ({totals.clips_partial} partial)"),
         ("quarantined", with_reasons(totals.quarantined, classes)),

@@ -19,7 +19,7 @@ from jobs.cli import main
 from pipeline.checks.verify import Report, verify
 from pipeline.config.job import StorageConfig
 from pipeline.config.locations import is_s3
-from pipeline.report.formats import counted
+from pipeline.counted import counted
 from pipeline.storage.store import open_store
 
 _CHECKED = {

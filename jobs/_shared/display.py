@@ -19,11 +19,11 @@ from rich.table import Table
 
 from jobs._shared.terminal import PrintableConsole
 from pipeline.config.job import JobConfig
+from pipeline.counted import counted
 from pipeline.evaluation.audit import Audit, Claim, Share, audit_of
 from pipeline.failure_rules import Again, rule_of
 from pipeline.index.totals import Totals
 from pipeline.records.run_record import RunResources, RunSpending
-from pipeline.report.formats import counted
 from pipeline.report.formats import quantity as quantity
 from pipeline.runs.run import RunSummary
 from pipeline.storage.store import open_store
@@ -140,7 +140,7 @@ def summary_lines(summary: RunSummary, rows: JobRows, audit: Audit | None) -> li
     in_this_run = run.counts.clips_answered + run.counts.clips_partial
     busy_share, bottleneck = run.time.actor_busy_share, run.time.bottleneck
     lines = [
-        ("media", f"{totals.media}"),
+        ("media", with_copies(totals.media, totals.copies, "once")),
         *summary.not_taken.lines(),
         ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
         ("answers", f"{rows.answers}"),
@@ -249,6 +249,13 @@ def with_reasons(count: int, classes: Iterable[tuple[str, int]]) -> str:
     """A number of failures and what they were."""
     reasons = ", ".join(f"{name} {number}" for name, number in classes)
     return f"{count} ({reasons})" if reasons else f"{count}"
+
+
+def with_copies(media: int, copies: int, count: str, of: str = "") -> str:
+    """A number of media, and how the units and clips of those that are exact copies of others `count`."""
+    said = f"{copies} exact {'copy' if copies == 1 else 'copies'}: units and clips count {count}" if copies else ""
+    notes = "; ".join(filter(None, (of, said)))
+    return f"{media} ({notes})" if notes else f"{media}"
 
 
 def retry_hint(classes: Iterable[tuple[str, int]], job: str) -> str | None:

@@ -20,7 +20,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TextIO
 from jobs._shared.options import json_text
 from jobs._shared.terminal import PrintableConsole, on_terminal, say
 from omnidrop.errors import UserError
-from pipeline.report.formats import counted, quantity
+from pipeline.counted import counted
+from pipeline.report.formats import quantity
 from pipeline.spreadsheet import safe
 
 if TYPE_CHECKING:

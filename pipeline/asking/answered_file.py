@@ -15,6 +15,7 @@ from omnidrop.answers import Answer, Cost
 from omnidrop.errors import UserError
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Question, Scored
+from pipeline.counted import counted
 from workers.model.answerer import Answerer
 from workers.records import Clip, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo
 from workers.whole_text import clock
@@ -67,8 +68,8 @@ class WholeFile:
         tokens = sum(one.as_run.tokens for one in self.costs)
         missing = f" ({self.clips_missing} more have none)" if self.clips_missing else ""
         return (
-            f"whole file: from the answers of {_counted(self.clips, 'clip')}{missing}, {_counted(tokens, 'token')} in "
-            f"{_counted(len(self.costs), 'text')}, {spent / 1e12:.3g} TFLOP, {seconds:.2f} s in the model"
+            f"whole file: from the answers of {counted(self.clips, 'clip')}{missing}, {counted(tokens, 'token')} in "
+            f"{counted(len(self.costs), 'text')}, {spent / 1e12:.3g} TFLOP, {seconds:.2f} s in the model"
         )
 
 
@@ -125,8 +126,8 @@ class AnsweredFile:
         seconds = sum(one.answers.cost.seconds for one in self.clips)
         return (
             f"retained ratio {100 * self.retained_ratio:.1f} %; saved {100 * (1 - spent / dense):.1f} % of FLOPs "
-            f"against dense with prefix reuse; {_counted(len(self.clips), 'clip')}, "
-            f"{_counted(len(self.questions), 'question')}, {seconds:.2f} s in the model"
+            f"against dense with prefix reuse; {counted(len(self.clips), 'clip')}, "
+            f"{counted(len(self.questions), 'question')}, {seconds:.2f} s in the model"
         )
 
     def to_arrow(self) -> pa.Table:
@@ -216,10 +217,6 @@ def options(question: Question, answer: Answer, most: int = MOST_OPTIONS) -> lis
         return []
     ranked = sorted(zip(question.answer.rendered(), answer.probabilities, strict=True), key=lambda pair: -pair[1])
     return ranked[:most]
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _wanted(package: str) -> Any:

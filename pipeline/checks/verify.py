@@ -36,8 +36,9 @@ from pipeline.identity import (
 from pipeline.index.database import IndexMissing, IndexOutdated, IndexUnreadable
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import DERIVED
+from pipeline.index.sync import lost_heads
 from pipeline.journal import defaults, output_id
-from pipeline.journal.journal import FORMAT_PATH, NEWEST, Journal, Tombstones, format_of
+from pipeline.journal.journal import FORMAT_PATH, HEADS, NEWEST, Journal, Tombstones, format_of
 from pipeline.journal.recipes import decode_recipe
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, digest
 from pipeline.records.heads_and_runs import decode_heads, decode_run
@@ -188,6 +189,9 @@ class _Verification:
 
     def _check_journal(self, truth: SavingsIndex) -> None:
         forgotten = self._journal.tombstones()
+        for number in lost_heads(self._journal):
+            what = "a current-version pointer object is missing: what it declared counts as before, or not at all"
+            self._found("journal", "missing", f"{HEADS}{number:012d}-*.parquet", what, self._index)
         # One listing: heads come before units, as they must, and a unit's attempts follow each other.
         listed = (path for path, _ in self._store.list("journal/"))
         for batch in batches((list(group) for _, group in groupby(listed, key=_same_unit)), BATCH):

@@ -58,6 +58,8 @@ class Price:
     weights: str = ""
     """Bytes and form of the model's weights as they are stored."""
     media: int = 0
+    copies: int = 0
+    """Media that are exact copies of others: their units and clips are counted as done."""
     media_failed: Counter[str] = field(default_factory=Counter)
     """By error class."""
     failed_keys: list[tuple[str, str]] = field(default_factory=list)
@@ -174,15 +176,18 @@ def price_job(
                 context=context_reader(job, parts.recipe.context_fields, index=parts.index),
                 read_unit=parts.journal.read_if_kept,
             )
-            labels, contents, whole = Labels(), Labels(), _Whole(parts, price, hours, prices)
+            labels, contents, versions = Labels(), Labels(), Labels()
+            whole = _Whole(parts, price, hours, prices)
             for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
                 labels.add(plan.media.media_id)
+                versions.add(plan.version_id)
                 if plan.media.content_id is not None:
                     contents.add(plan.media.content_id)
                 _add(price, plan, prices, hours)
                 whole.take(plan)
                 advance(price)
             whole.close()
+        price.copies = versions.repeated
         # What only has another key now, as in an archive that was moved, is not gone.
         of_before = labels.missing(parts.index.listed(job.name))
         gone = [head.media_key for head in contents.missing(of_before, of=lambda head: head.content_id)]

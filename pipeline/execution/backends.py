@@ -67,25 +67,28 @@ class OnRay:
 
     def run(self, units: Iterable[WorkUnit | None]) -> Iterator[UnitResult]:
         with _connected(self._job) as started_here:
+            # Once for the run: where the last machine with a GPU goes, the model does not go on without one.
+            gpus = _gpus_per_actor(self._job)
             if started_here:
-                self._check_gpus()
-            execution = RayExecution(self._backend(), self._limits(), self._run.stop, self._run.patience, self._watch)
+                self._check_gpus(gpus)
+            given = self._backend(gpus), self._limits(gpus), self._run.stop, self._run.patience, self._watch
+            execution = RayExecution(*given)
             self.statistics = execution.statistics
-            self.statistics.actor_time.gpus = gpus_counted(_gpus_per_actor(self._job))
+            self.statistics.actor_time.gpus = gpus_counted(gpus)
             yield from execution.run(units)
 
-    def _check_gpus(self) -> None:
-        """A cluster may grow a GPU; this machine will not, and Ray would wait for one for ever."""
-        wanted, there = _gpus_per_actor(self._job), ray.cluster_resources().get("GPU", 0)
+    def _check_gpus(self, wanted: float) -> None:
+        """A cluster may grow a GPU; this machine will not."""
+        there = ray.cluster_resources().get("GPU", 0)
         if wanted > there:
             raise RayUnavailable(
                 f"model.gpus_per_actor: each model actor needs {wanted:g} GPUs, but Ray finds {there:g} on this "
                 "machine; leave it out to answer on the CPU, or name a cluster with --execution-ray-address"
             )
 
-    def _limits(self) -> Limits:
+    def _limits(self, gpus: float) -> Limits:
         given, resources = self._job.execution, ray.cluster_resources()
-        gpus, cpus = _gpus_per_actor(self._job), self._job.model.cpus_per_actor
+        cpus = self._job.model.cpus_per_actor
         wanted = self._job.model.actors
         most = max(1, int(resources.get("GPU", 0) / gpus)) if gpus else 1
         actors = most if wanted == "auto" else wanted
@@ -103,7 +106,7 @@ class OnRay:
             actor_idle_s=given.actor_idle_s,
         )
 
-    def _backend(self) -> Backend:
+    def _backend(self, gpus: float) -> Backend:
         job = self._job
         settings, where = decode_settings(job.clips, job.execution), source(job)
         decodes = _decode_resource()
@@ -118,7 +121,8 @@ class OnRay:
             start_decode_on=starter.on,
             leave_out=starter.leave_out,
             machines=lambda: nodes_with(decodes, ray.nodes()),
-            start_actor=lambda: _start_actor(job, audit_share=job.audit.share, weights_hash=self._run.weights_hash),
+            no_actor_room=partial(_no_actor_room, job.model.cpus_per_actor, gpus),
+            start_actor=lambda: _start_actor(job, gpus, job.audit.share, self._run.weights_hash),
             estimate_bytes=lambda unit, clip: estimate_bytes(unit, clip, settings),
             held_bytes=lambda: self._run.early.nbytes,
             health=self._run.health,
@@ -139,6 +143,19 @@ def _beside(
     return beside(count(resource, nodes), nodes, actors, cpus_per_actor)
 
 
+def _no_actor_room(cpus: float, gpus: float) -> str:
+    """Why no machine of the cluster can hold a model actor; nothing where one can, whatever it holds now."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    there = {(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in resources}
+    if any(has_cpus >= cpus and has_gpus >= gpus for has_cpus, has_gpus in there):
+        return ""
+    named = "; ".join(f"{has_cpus:g} and {has_gpus:g}" for has_cpus, has_gpus in sorted(there, reverse=True))
+    return (
+        f"no machine of the cluster can hold a model actor (CPU cores: {cpus:g}, model.cpus_per_actor; GPUs: {gpus:g}, "
+        f"model.gpus_per_actor); the machines have {named or 'none'}. Start one that has both, or run again with less"
+    )
+
+
 def decoding_machines(job: JobConfig) -> tuple[str, ...]:
     """Ids of the cluster's machines that decode. Connects to the cluster if needed. Raises RayUnavailable."""
     with contextlib.ExitStack() as stack, _connecting:
@@ -155,7 +172,7 @@ def _gpus_per_actor(job: JobConfig) -> float:
     return 1.0 if wants_gpu else 0.0
 
 
-def _start_actor(job: JobConfig, audit_share: float, weights_hash: str | None = None) -> Any:
+def _start_actor(job: JobConfig, gpus: float, audit_share: float, weights_hash: str | None = None) -> Any:
     cpus = job.model.cpus_per_actor
     settings = answerer_settings(
         job.model,
@@ -165,7 +182,7 @@ def _start_actor(job: JobConfig, audit_share: float, weights_hash: str | None = 
         audit_share=audit_share,
         weights_hash=weights_hash,
     )
-    return ray_workers.start_actor(settings, num_gpus=_gpus_per_actor(job), num_cpus=cpus)
+    return ray_workers.start_actor(settings, num_gpus=gpus, num_cpus=cpus)
 
 
 @contextmanager
@@ -174,7 +191,10 @@ def one_actor(job: JobConfig) -> Iterator[ray_workers.RemoteAnswerer]:
     with _connected(job):
         actor = None
         try:
-            actor = _start_actor(job, audit_share=0.0)
+            gpus = _gpus_per_actor(job)
+            if said := _no_actor_room(job.model.cpus_per_actor, gpus):
+                log.warning("%s; waiting for the cluster to grow", said)
+            actor = _start_actor(job, gpus, audit_share=0.0)
             yield ray_workers.RemoteAnswerer(actor)
         except ray.exceptions.RayError as error:
             # Ray's last line is the actor's own error, those before it are its traceback.

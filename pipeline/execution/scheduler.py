@@ -32,7 +32,7 @@ from pipeline.archive.health import ArchiveHealth
 from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
 from pipeline.execution.actor_pool import ActorPool, Call, ExecutionError, Slot
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
-from pipeline.execution.decode_room import DecodeRoom
+from pipeline.execution.cluster_room import ClusterRoom
 from pipeline.execution.homes import Waiting
 from pipeline.execution.machines import Machines, nothing_decodes
 from pipeline.execution.worker_failures import is_preemption, node_answers, node_name
@@ -115,6 +115,8 @@ class Backend:
     many actors on each."""
     room: Callable[[Mapping[str, int]], Mapping[str, int] | None] = lambda actors: None
     """The same of all machines; None where that is not known."""
+    no_actor_room: Callable[[], str] = str
+    """Why no machine of the cluster can hold a model actor; nothing where one can, whatever it holds now."""
     leave_out: Callable[[Iterable[str]], None] = lambda machines: None
     """Have `start_decode` start nothing on these machines any more."""
     machines: Callable[[], set[str]] = set
@@ -158,7 +160,7 @@ class RayExecution:
         self._again: deque[ClipState] = deque()
         self._machines = Machines()
         self._next = Waiting(self._slots, limits.decode_tasks)
-        self._room = DecodeRoom(lambda: backend.room(self._actors.places()))
+        self._room = ClusterRoom(lambda: backend.room(self._actors.places()), backend.no_actor_room)
         self._ready: deque[ClipState] = deque()
         self._decoding: dict[ray.ObjectRef, ClipState] = {}
         self._checking: dict[ray.ObjectRef, tuple[str, ray.ObjectRef]] = {}
@@ -210,8 +212,11 @@ class RayExecution:
                     self._look(waits_for)
                     continue
                 done = _done(waiting)
-                if not done and (self._decoding or self._checking or self._actors.is_checking):
-                    self._leave_unchecked(self._room.look(self._machines.out))
+                if not done:
+                    is_decoding = bool(self._decoding or self._checking or self._actors.is_checking)
+                    is_loading = bool(self._actors.loading)
+                    full = self._room.look(self._machines.out, is_decoding=is_decoding, is_loading=is_loading)
+                    self._leave_unchecked(full)
                 self._look(waits_for)
                 for ref in done:
                     yield from self._handle(ref)

@@ -484,7 +484,11 @@ class SavingsIndex:
             items = connection.scalar(sa.select(sa.func.count(t.media.c.media_id.distinct())).where(listed))
             distinct = sa.select(t.media.c.version_id, sa.func.max(t.media.c.units).label("units")).where(listed)
             planned = distinct.group_by(t.media.c.version_id).subquery()
-            units = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(planned.c.units), 0)))
+            units, contents = connection.execute(
+                sa.select(sa.func.coalesce(sa.func.sum(planned.c.units), 0), sa.func.count()).select_from(planned)
+            ).one()
+            pairs = sa.select(t.media.c.media_id, t.media.c.version_id).where(listed).distinct().subquery()
+            labelled = connection.scalar(sa.select(sa.func.count()).select_from(pairs))
             done = connection.scalar(
                 sa.select(sa.func.count()).select_from(t.units).where(t.units.c.version_id.in_(versions))
             )
@@ -494,7 +498,8 @@ class SavingsIndex:
         weighed = number["weighed_tokens"]
         return Totals(
             media=int(items or 0),
-            units=int(units or 0),
+            copies=int(labelled or 0) - int(contents),
+            units=int(units),
             units_done=int(done or 0),
             clips=number["clips"],
             clips_partial=number["clips_partial"],

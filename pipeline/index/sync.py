@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pipeline.batches import batches
 from pipeline.failpoints import reached
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.journal.journal import Journal
+from pipeline.journal.journal import HEADS, Journal, head_number
 from pipeline.records.heads_and_runs import Head
 from pipeline.records.unit import CONTENTS, UnitKey
 
@@ -29,9 +29,27 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
     called with the number of units.
 
     Costs one listing of the journal, and no read where nothing has changed, however many runs there were before. Where
-    the index knows units that the journal lost (someone deleted objects), it is rebuilt. What was forgotten leaves
-    both, also where forgetting was interrupted.
+    the journal lost units that the index knows, or pointers (someone deleted objects), it is rebuilt. What was
+    forgotten leaves both, also where forgetting was interrupted.
     """
+    return rebuild(journal, index, advance) if lost_heads(journal, index) else _catch_up(journal, index, advance)
+
+
+def lost_heads(journal: Journal, index: SavingsIndex | None = None) -> list[int]:
+    """Numbers of pointer objects that the journal had, as those after them say, or the index, and has no more."""
+    mark = None if index is None else index.heads_mark()
+    known = set() if mark is None else {head_number(mark)}
+
+    def missing() -> set[int]:
+        there = set(map(head_number, journal.head_paths()))
+        last = max(there | known, default=0)
+        return set(range(1, last + 1)) - there
+
+    # What is written during a listing may be missing from it, what is lost is missing from the next one, too.
+    return sorted(missing() and missing())
+
+
+def _catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], None]) -> int:
     forgotten = journal.tombstones()
     index.forget(sorted(forgotten.all))
     for path, heads in journal.heads_after(index.heads_mark()):
@@ -99,10 +117,23 @@ def declare(journal: Journal, index: SavingsIndex, heads: Sequence[Head], mark: 
 
 
 def rebuild(journal: Journal, index: SavingsIndex, advance: Callable[[int], None] = lambda units: None) -> int:
-    """Empty the index (the probe cache stays) and fill it from the journal alone; returns the number of units."""
+    """Empty the index (the probe cache stays) and fill it from the journal alone; returns the number of units.
+
+    Where pointers are lost, that is said, once.
+    """
+    lost = lost_heads(journal, index)
     index.clear()
     reached("index_cleared")
-    return catch_up(journal, index, advance)
+    if lost:
+        log.warning(
+            "%d current-version pointer objects are missing (the first: %s%012d-*.parquet): someone deleted them, or "
+            "`forget` of an earlier version did. The index is rebuilt from what is there: until `omnidrop index` has "
+            "run for each job of this output, media items may be missing, or count as they were before. Finished "
+            "answers are kept and not asked again",
+            *(len(lost), HEADS, lost[0]),
+        )
+        journal.mark_lost(lost)
+    return _catch_up(journal, index, advance)
 
 
 def forget(journal: Journal, index: SavingsIndex, item_id: str, once_under: Collection[str] = ()) -> int:

@@ -10,6 +10,8 @@ class Totals:
     """Sums over the clips of one job that count; zeros for a job that never ran."""
 
     media: int = 0
+    copies: int = 0
+    """Media that are exact copies of others: in no other number."""
     units: int = 0
     units_done: int = 0
     clips: int = 0

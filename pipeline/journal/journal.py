@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 Key = TypeVar("Key", UnitKey, VideoKey)
 
 FORMAT_PATH = "journal/format.json"
+HEADS = "journal/heads/"
 NEWEST = 5
 """The newest format that an output may be marked with. 5 is `FORMAT_VERSION` with answers about whole videos: an output
 that has some is refused by versions whose `forget` would leave them behind, one that has none is not."""
@@ -185,27 +186,37 @@ class Journal:
         """
         if not heads:
             return []
-        last = max((int(path.rsplit("/", 1)[1].split("-")[0]) for path in self._head_paths()), default=0)
-        path = f"journal/heads/{last + 1:012d}-{run_id}.parquet"
+        last = max(map(head_number, self.head_paths()), default=0)
+        path = f"{HEADS}{last + 1:012d}-{run_id}.parquet"
         self._write_head_object(path, heads)
         # As in `commit`: first written, then looked for tombstones.
         forgotten = self.tombstones()
         kept = [head for head in heads if not forgotten.has(head)]
         if len(kept) < len(heads):
-            self._replace_head_object(path, kept)
+            self._write_head_object(path, kept)
         reached("heads_written")
         return kept
 
     def heads_after(self, path: str | None) -> Iterator[tuple[str, list[Head]]]:
         """Head objects in the order they count, from the one after `path` on (all with None): (path, heads). Those that
-        are deleted meanwhile, because all in them was forgotten, are passed over."""
-        for found in self._head_paths():
+        are deleted meanwhile are passed over: an earlier version forgets so."""
+        for found in self.head_paths():
             if path is None or found > path:
                 try:
                     data = self._store.read_bytes(found)
                 except FileNotFoundError:
                     continue
                 yield found, decode_heads(data, where=found)
+
+    def head_paths(self) -> list[str]:
+        """Head objects in the order they count. Their numbers follow each other from 1 on, also where two runs took the
+        same one: one that is missing was deleted."""
+        return sorted(path for path, _ in self._store.list(HEADS) if path.endswith(".parquet"))
+
+    def mark_lost(self, numbers: Iterable[int]) -> None:
+        """Put an empty head object in the place of each that is lost: so it is noticed once."""
+        for number in numbers:
+            self._write_head_object(f"{HEADS}{number:012d}-lost.parquet", ())
 
     def write_run(self, run: RunRecord) -> None:
         """Store or replace a run's record."""
@@ -265,7 +276,7 @@ class Journal:
         self.bury(item_id, {*labels, *once_under})
         reached("forget_tombstone")
         prefixes = [*(item_prefix(group, item_id) for group in groups), video_prefix(item_id)]
-        for prefix in (*prefixes, "journal/heads/"):
+        for prefix in (*prefixes, HEADS):
             self._store.sweep(prefix)
         paths = [path for prefix in prefixes for path, _ in self._store.list(prefix)]
         self._store.delete(paths)
@@ -277,7 +288,8 @@ class Journal:
         for path, heads in self.heads_after(None):
             kept = [h for h in heads if item_id not in h.items and path > last.get((h.job, h.media_id), "")]
             if len(kept) < len(heads):
-                self._replace_head_object(path, kept)
+                # An empty one stays: a number that is missing is an object that was lost.
+                self._write_head_object(path, kept)
                 reached("forget_head")
         reached("forget_journal")
         return sum(not path.startswith(VIDEOS) for path in paths)
@@ -306,17 +318,14 @@ class Journal:
         """Whether a content (in earlier formats: a label) was erased for good."""
         return self._store.exists(_tombstone_path(item_id)) or self._store.exists(f"journal/tombstones/{item_id}.json")
 
-    def _head_paths(self) -> list[str]:
-        return sorted(path for path, _ in self._store.list("journal/heads/") if path.endswith(".parquet"))
-
-    def _replace_head_object(self, path: str, heads: Sequence[Head]) -> None:
-        if heads:
-            self._write_head_object(path, heads)
-        else:
-            self._store.delete([path])
-
     def _write_head_object(self, path: str, heads: Sequence[Head]) -> None:
         self._store.write(path, seal(pa.Table.from_pylist([asdict(h) for h in heads], schema=HEAD_SCHEMA), {}))
+
+
+def head_number(path: str) -> int:
+    """The place of a head object in their order; 0 of what is none."""
+    number = path.removeprefix(HEADS).split("-")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 def _run_path(run_id: str) -> str:

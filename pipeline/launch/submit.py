@@ -37,8 +37,12 @@ log = logging.getLogger(__name__)
 
 MAX_UPLOAD_BYTES = 1_000_000
 """Ray keeps uploads in the head's memory. A job file and a question set are 512 KiB at most each, usually 10 kB."""
+DASHBOARD_PORT = 8265
 CONNECT_TIMEOUT_S = 10.0
+REPLY_TIMEOUT_S = 60.0
 POLL_S = 0.5
+QUIET_S = 60.0
+"""A log that says nothing for this long is asked for anew: the connection may have died without a word."""
 LOST_AFTER_S = 120.0
 """A head that cannot be reached for this long is given up; the run itself may still go on."""
 PUBLISH_S = 120
@@ -150,10 +154,17 @@ class Cluster:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         from ray.job_submission import JobSubmissionClient
 
+        class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray's types are not given
+            """Ray's, which waits without a limit for a head that has fallen silent. Not in its public part."""
+
+            def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
+                given.setdefault("timeout", (CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S))
+                return super()._do_request(method, endpoint, **given)
+
         for name in RAYS_CHATTER:
             logging.getLogger(name).setLevel(logging.WARNING)
         with self._explained():
-            self._client: JobSubmissionClient = JobSubmissionClient(self.address)
+            self._client: JobSubmissionClient = Client(self.address)
             # Not in the client's public part. Two clusters at one address one after the other differ in it.
             self._session = str(self._client._do_request("GET", "/api/version").json()["session_name"])
 
@@ -214,23 +225,45 @@ class Cluster:
         return found
 
     def follow(self, run_id: str, write: Callable[[str], object]) -> Run:
-        """Hand on the run's output as it comes, until the run ends. Raises LostCluster."""
+        """Hand on the run's output as it comes, each line once, until the run ends. Raises LostCluster."""
         import aiohttp
 
         written = 0
+
+        async def tail() -> bool:
+            """Follow the log, which comes from its beginning; whether that ended before it was quiet for long."""
+            nonlocal written
+            position, texts = 0, self._client.tail_job_logs(run_id)
+            try:
+                while True:
+                    async with asyncio.timeout(QUIET_S):
+                        text = await anext(texts, None)
+                    if text is None:
+                        return True
+                    start, position = position, position + len(text)
+                    if position > written:
+                        write(text[max(0, written - start) :])
+                        written = position
+            except TimeoutError:
+                return False
+
         reached_at = time.monotonic()
         while True:
+            problem: Exception = TimeoutError("the end of its log does not come")
             try:
-                written = asyncio.run(self._tail(run_id, write, written))
-                if not (run := self.run(run_id)).is_active:
+                is_whole = asyncio.run(tail())
+                run = self.run(run_id)
+                if is_whole and not run.is_active:
                     return run
-                reached_at = time.monotonic()
+                if run.is_active:
+                    reached_at = time.monotonic()
             except (OSError, RuntimeError, aiohttp.ClientError, ClusterError) as error:
-                if time.monotonic() - reached_at > LOST_AFTER_S:
-                    raise LostCluster(
-                        f"{self.address} has not answered for {LOST_AFTER_S:g} s ({first_line(error)}); the run "
-                        f"{run_id} may go on: look again with --follow"
-                    ) from error
+                problem = error
+            if time.monotonic() - reached_at > LOST_AFTER_S:
+                raise LostCluster(
+                    f"{self.address} has not answered for {LOST_AFTER_S:g} s ({first_line(problem)}); the run "
+                    f"{run_id} may go on: look again with --follow"
+                ) from problem
             time.sleep(POLL_S)
 
     def stop(self, run_id: str, timeout_s: float) -> Run:
@@ -245,16 +278,6 @@ class Cluster:
                 raise LostCluster(f"the run {run_id} has not ended {timeout_s:g} s after it was asked to stop")
             time.sleep(POLL_S)
         return run
-
-    async def _tail(self, run_id: str, write: Callable[[str], object], written: int) -> int:
-        """Follow the log from its beginning, leaving out what was written before; returns what has been written."""
-        position = 0
-        async for text in self._client.tail_job_logs(run_id):
-            start, position = position, position + len(text)
-            if position > written:
-                write(text[max(0, written - start) :])
-                written = position
-        return written
 
     def _prefix(self, job: JobConfig) -> str:
         """What the names of a job's runs begin with: the same for the same results, another on another cluster."""
@@ -296,7 +319,7 @@ class Cluster:
                 f"{self.address} {reason}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (by "
                 "default ~/.ray/auth_token) to the token that the cluster was started with"
             ) from error
-        except (requests.exceptions.ConnectionError, ConnectionError) as error:
+        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout, ConnectionError) as error:
             raise ClusterError(f"{self.address} can no longer be reached: {first_line(error)}") from error
         except (requests.exceptions.RequestException, KeyError, TypeError, ValueError) as error:
             raise ClusterError(f"{self.address} answers, but is not a Ray dashboard: {first_line(error)}") from error
@@ -319,6 +342,10 @@ def _checked_address(address: str) -> str:
     url = address if "://" in address else f"http://{address}"
     try:
         parts = urlsplit(url)
+        if "://" not in address and parts.hostname and parts.port is None:
+            # A host alone is no address of the web: Ray's own port is meant, and said with the run.
+            parts = urlsplit(f"http://{parts.netloc.rstrip(':')}:{DASHBOARD_PORT}{parts.path}")
+            url = parts.geturl()
         if parts.scheme not in ("http", "https") or not (parts.hostname or "").strip() or "@" in parts.netloc:
             raise invalid
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -327,8 +354,9 @@ def _checked_address(address: str) -> str:
         raise invalid from error
     except OSError as error:
         # Ray's own client has no time limit, and a firewall that drops packets would hold it for minutes.
+        place = url if parts.port else f"{url} (port {port})"
         raise ClusterError(
-            f"there is no Ray cluster at {url}: {error}. Give the dashboard's address with --address. From outside "
+            f"there is no Ray cluster at {place}: {error}. Give the dashboard's address with --address. From outside "
             "its network, open a tunnel first, with `ray dashboard ray_cluster.yaml` or `kubectl port-forward`"
         ) from error
     return url.rstrip("/")

@@ -49,6 +49,11 @@ class Labels:
     def __len__(self) -> int:
         return len(self._bits)
 
+    @property
+    def repeated(self) -> int:
+        """How many were there before when they were taken in."""
+        return len(self._bits) - len(np.unique(np.frombuffer(self._bits, np.uint64))) if self._bits else 0
+
     def missing(self, heads: Iterable[Head], of: Callable[[Head], str | None] = lambda h: h.media_id) -> Iterator[Head]:
         """Those heads whose label, or another of their ids, is not here."""
         known = np.sort(np.frombuffer(self._bits, np.uint64)) if self._bits else np.zeros(0, np.uint64)

@@ -70,11 +70,6 @@ def tokens(value: int) -> str:
     return count(value) if value < 1_000_000 else quantity(value)
 
 
-def counted(value: int, noun: str) -> str:
-    """1, "clip" -> "1 clip"; 2, "clip" -> "2 clips"."""
-    return f"{count(value)} {noun if value == 1 else noun + 's'}"
-
-
 def day(iso: str) -> str:
     """An ISO time stamp as "23 Nov 2026"."""
     moment = datetime.fromisoformat(iso)

@@ -18,6 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
+from pipeline.counted import counted
 from pipeline.report import formats
 from pipeline.report.view_model import Audit, Interval, Report, Run, Way
 
@@ -67,13 +68,12 @@ def render(report: Report, *, job_file: str = "JOB.yaml", usd_per_gpu_hour: floa
             "hours",
             "dollars",
             "count",
-            "counted",
             "tokens",
             "day",
             "minute",
             "cut",
         )
-    }
+    } | {"counted": counted}
     template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
     html = template.render(
         report=report,

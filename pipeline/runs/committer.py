@@ -130,9 +130,9 @@ class Committer:
         self._flush()
 
     def close(self) -> None:
-        """Settle, for the last time."""
-        self.settle()
-        self._pool.shutdown()
+        """Settle, for the last time. Where that fails, what waits is written all the same before this returns."""
+        with self._pool:
+            self.settle()
 
     def _submit(
         self,

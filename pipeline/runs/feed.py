@@ -17,6 +17,7 @@ from pipeline.archive.probing import Elsewhere, Prober
 from pipeline.batches import ahead
 from pipeline.config.locations import is_s3
 from pipeline.cost.clip_prices import SeveralPasses
+from pipeline.counted import counted
 from pipeline.execution.run_context import RunContext
 from pipeline.failpoints import reached
 from pipeline.identity import item_id
@@ -192,7 +193,7 @@ class Feed:
         if self.listing is not None:
             yield from self.listing.notes()
         for reason, clips in self.planner.reasons.most_common():
-            yield f"{clips} {'clip' if clips == 1 else 'clips'} to ask: {reason}"
+            yield f"{counted(clips, 'clip')} to ask: {reason}"
         yield from planner_notes(self.planner)
         yield from self.context.early.notes()
         if dear := self._several_passes.note():

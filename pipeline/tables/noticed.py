@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import duckdb
 
+from pipeline.counted import counted
 from workers.records import MediaInfo, Noticed
 
 SECONDS = {
@@ -66,8 +67,9 @@ def lines(found: Iterable[Case]) -> list[tuple[str, str]]:
     rows = []
     for one in found:
         if one.kind in SECONDS:
-            clips = "1 clip" if one.cases == 1 else f"{one.cases} clips"
-            rows.append((f"noticed: {one.kind}", f"{one.amount:.1f} s {SECONDS[one.kind]}, in {clips}"))
+            rows.append(
+                (f"noticed: {one.kind}", f"{one.amount:.1f} s {SECONDS[one.kind]}, in {counted(one.cases, 'clip')}")
+            )
         elif one.kind in ("segments", "unused_tracks"):
             rows.append((f"noticed: {one.kind}", f"{one.amount:.0f} in {one.cases} {CASES[one.kind]}"))
         elif one.kind in CASES:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,12 +187,18 @@ def the_job(connection: duckdb.DuckDBPyConnection, uri: str, job: str | None) ->
     connection's tables become what this one lists, under its name.
     """
     jobs = jobs_of(connection)
+    name = chosen_job(jobs, uri, job)
+    if len(jobs) > 1:
+        _show_only(connection, name)
+    return name
+
+
+def chosen_job(jobs: Sequence[str], uri: str, job: str | None) -> str:
+    """The job to look at of those that results hold: the one that is named, or the only one. Raises QueryError."""
     if job is None and len(jobs) == 1:
         return jobs[0]
-    if job in jobs:
-        if len(jobs) > 1:
-            _show_only(connection, str(job))
-        return str(job)
+    if job is not None and job in jobs:
+        return job
     if not jobs:
         raise QueryError(f"{uri}: the published tables name no media; run `omnidrop index` with this output first")
     given = "they hold several jobs" if job is None else f"they hold no job {job!r}"

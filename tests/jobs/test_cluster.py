@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
@@ -17,9 +19,18 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from aiohttp import web
 
 from pipeline.config.job import load_job
-from pipeline.launch.submit import MAX_UPLOAD_BYTES, Cluster, ClusterError, SubmissionError, make_upload
+from pipeline.launch import submit
+from pipeline.launch.submit import (
+    MAX_UPLOAD_BYTES,
+    Cluster,
+    ClusterError,
+    LostCluster,
+    SubmissionError,
+    make_upload,
+)
 from pipeline.planning.open_job import open_output
 from pipeline.questions.question_set import QuestionSetError
 from pipeline.storage.store import open_store
@@ -157,8 +168,99 @@ def test_what_answers_otherwise_than_a_dashboard_is_said(version, runs, said):
 
 def test_no_cluster_is_said_at_once():
     address = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(ClusterError, match=f"no Ray cluster at {address}.*--address"):
+    with pytest.raises(ClusterError, match=f"no Ray cluster at {address}: .*--address"):
         Cluster(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "tried"),
+    [
+        ("127.0.0.9", "http://127.0.0.9:8265"),
+        ("http://127.0.0.9", r"http://127.0.0.9 \(port 80\)"),
+        ("127.0.0.9:1", "http://127.0.0.9:1"),
+    ],
+)
+def test_a_host_alone_means_rays_own_port(address, tried):
+    with pytest.raises(ClusterError, match=f"no Ray cluster at {tried}: "):
+        Cluster(address)
+
+
+LOG = ["one\n", "two\n", "three\n"]
+
+
+@contextmanager
+def dashboard(*connections):
+    """A dashboard whose one run has ended; gives its address. For each connection that asks for its log: how many lines
+    it gets, and what happens then. None after these: then the whole log comes. After "silence" nothing is replied any
+    more, whatever is asked."""
+    given, is_silent, over = iter(connections), threading.Event(), asyncio.Event()
+
+    async def reply(request):
+        if is_silent.is_set():
+            await over.wait()
+        if request.path == "/api/version":
+            return web.json_response({"version": "4", "ray_version": "2.0.0", "session_name": "s"})
+        if not request.path.endswith("/tail"):
+            ended = {"submission_id": "nightly", "type": "SUBMISSION", "status": "SUCCEEDED", "entrypoint": "x"}
+            return web.json_response(ended)
+        lines, then = next(given, (len(LOG), "end"))
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        for line in LOG[:lines]:
+            await socket.send_str(line)
+        if then == "break":
+            request.transport.abort()
+        elif then != "end":
+            if then == "silence":
+                is_silent.set()
+            await over.wait()
+        return socket
+
+    async def serve():
+        app = web.Application()
+        app.router.add_get("/{path:.*}", reply)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        return runner, f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    runner, address = asyncio.run_coroutine_threadsafe(serve(), loop).result(30)
+    try:
+        yield address
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+
+
+@pytest.mark.parametrize(
+    "connections",
+    [[(2, "break")], [(2, "hang")], [(1, "break"), (0, "hang"), (2, "break"), (1, "break")], [(3, "hang")]],
+)
+def test_a_log_comes_once_whatever_becomes_of_its_connection(monkeypatch, connections):
+    monkeypatch.setattr(submit, "QUIET_S", 0.3)
+    monkeypatch.setattr(submit, "POLL_S", 0.01)
+    written = []
+    with dashboard(*connections) as address:
+        assert Cluster(address).follow("nightly", written.append).status == "SUCCEEDED"
+    assert "".join(written) == "".join(LOG)
+
+
+def test_a_head_that_falls_silent_is_given_up(monkeypatch):
+    for name, value in {"QUIET_S": 0.2, "REPLY_TIMEOUT_S": 0.2, "LOST_AFTER_S": 0.5, "POLL_S": 0.01}.items():
+        monkeypatch.setattr(submit, name, value)
+    written = []
+    with (
+        dashboard((1, "silence")) as address,
+        pytest.raises(LostCluster, match=r"has not answered for 0.5 s .*timed out"),
+    ):
+        Cluster(address).follow("nightly", written.append)
+    assert written == LOG[:1]
 
 
 @pytest.mark.cluster

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from pipeline import failure_rules
-from pipeline.execution import decode_room
+from pipeline.execution import backends, cluster_room
 from pipeline.execution.actor_pool import ExecutionError
 from pipeline.execution.clip_state import ClipState, UnitState
 from pipeline.execution.homes import home_of
@@ -205,8 +205,8 @@ def test_a_machine_that_comes_to_kill_every_clip_ends_the_run(folder):
 
 
 def test_an_actor_is_not_checked_for_ever_when_the_last_machine_that_decodes_goes(folder, monkeypatch):
-    monkeypatch.setattr(decode_room, "LOOK_S", 0.1)
-    monkeypatch.setattr(decode_room, "NO_ROOM_S", 0.5)
+    monkeypatch.setattr(cluster_room, "LOOK_S", 0.1)
+    monkeypatch.setattr(cluster_room, "NO_ROOM_S", 0.5)
     answered, there = set(), {"one": 2}
     never = decode.options(resources={"nobody has": 1})
 
@@ -223,6 +223,29 @@ def test_an_actor_is_not_checked_for_ever_when_the_last_machine_that_decodes_goe
     with pytest.raises(ExecutionError, match="no machine that decodes is left"):
         answered.update(result.unit.unit_id for result in finished)
     assert not there
+
+
+def test_a_run_ends_when_no_machine_can_hold_a_model_actor_for_long(folder, monkeypatch, caplog):
+    monkeypatch.setattr(cluster_room, "LOOK_S", 0.1)
+    monkeypatch.setattr(cluster_room, "NO_ROOM_S", 1.0)
+    too_large = replace(
+        backend(folder),
+        start_actor=lambda: Actor.options(num_cpus=10_000).remote(str(folder)),
+        no_actor_room=lambda: backends._no_actor_room(10_000, 0),
+    )
+    with pytest.raises(ExecutionError, match=r"no machine of the cluster can hold .*CPU cores: 10000,"):
+        list(RayExecution(too_large, LIMITS, threading.Event()).run(units(1)))
+    assert caplog.text.count("waiting 1 s for the cluster to grow") == 1
+
+
+def test_an_actor_that_loads_for_long_is_waited_for(folder, monkeypatch, caplog):
+    monkeypatch.setattr(cluster_room, "LOOK_S", 0.1)
+    monkeypatch.setattr(cluster_room, "NO_ROOM_S", 0.2)
+    (folder / "slow-loading").touch()
+    slow = replace(backend(folder), no_actor_room=lambda: backends._no_actor_room(0, 0))
+    given = units(1)
+    check_answers(given, {r.unit.unit_id: r.outcomes for r in RayExecution(slow, LIMITS, threading.Event()).run(given)})
+    assert "no machine" not in caplog.text
 
 
 class TwoMachines:
@@ -311,7 +334,7 @@ def test_clips_leave_the_machine_whose_cores_an_actor_takes(folder):
 
 
 def test_a_machine_whose_cores_actors_took_is_not_waited_for_to_be_checked(folder, monkeypatch):
-    monkeypatch.setattr(decode_room, "LOOK_S", 0.1)
+    monkeypatch.setattr(cluster_room, "LOOK_S", 0.1)
     (folder / "actor-on-one").touch()
     machines, given = TwoMachines(folder), units(count=12, clips=1)
     never = decode.options(resources={"nobody has": 1})

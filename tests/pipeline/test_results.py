@@ -28,6 +28,8 @@ from pipeline.records.columns import RUNS_SCHEMA, run_row
 from pipeline.records.heads_and_runs import StoredRun, decode_run
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunSpending, RunTime
 from pipeline.records.unit import UnitKey, decode_unit, encode_unit
+from pipeline.runs.committer import Committer
+from pipeline.storage.errors import StorageError
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest as manifests
 from pipeline.tables import publish
@@ -172,6 +174,46 @@ def test_an_index_that_fell_behind_or_ran_ahead_is_mended(journal, index):
     journal.drop([rows.meta(units[0]).key])
     sync.catch_up(journal, index)
     assert index.totals("job").clips == 4
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_lost_pointer_object_is_said_once_and_its_item_declared_anew(store, journal, index, caplog, lost):
+    units = [rows.unit(rows.media(n)) for n in range(3)]
+    for number, unit in enumerate(units):
+        commit(journal, index, unit, run_id=f"run-{number}")
+    sync.catch_up(journal, index)
+    # Forgetting leaves nothing that looks like a loss.
+    sync.forget(journal, index, units[lost - 1].media.media_id)
+    sync.rebuild(journal, index)
+    assert not caplog.records
+    before = index.contents()
+    gone = journal.head_paths()[lost]
+    store.delete([gone])
+    sync.catch_up(journal, index)
+    assert f"1 current-version pointer objects are missing (the first: {gone[:26]}" in caplog.text
+    assert len(index.contents()["media"]) == 1
+    # What plans finds the index without it, and declares it again.
+    journal.write_heads([rows.head(units[lost])], "run-3")
+    caplog.clear()
+    sync.catch_up(journal, index)
+    assert index.contents() == before
+    sync.rebuild(journal, index)
+    assert index.contents() == before
+    assert not caplog.records
+
+
+def test_a_write_that_fails_ends_the_writers_and_keeps_the_rest(store, journal, index, tmp_path):
+    bad, good = rows.unit(rows.media(0)), rows.unit(rows.media(1))
+    in_the_way = tmp_path / "results" / Path(rows.meta(bad).key.path).parent
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("a file where a folder should be")
+    committer = Committer(journal, index, rows.ASKED, "run-1")
+    committer.add(bad, rows.outcomes(bad))
+    committer.add(good, rows.outcomes(good))
+    with pytest.raises(StorageError, match="is a file, not a folder"):
+        committer.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("commit")]
+    assert journal.read_if_kept(rows.meta(good).key) is not None
 
 
 def test_publishing_what_is_published_does_nothing(store, journal, index):

@@ -129,6 +129,10 @@ DAMAGE = {
         *("journal", "foreign", "journal/heads/readme"),
     ),
     "a lost head": (lambda r: (r / "journal/heads/000000000001-run-1.parquet").unlink(), "index", "surplus", "media "),
+    "a lost head before others": (
+        lambda r: (r / "journal/heads/000000000001-run-1.parquet").unlink(),
+        *("journal", "missing", "journal/heads/000000000001-"),
+    ),
     "a byte of a head": (
         lambda r: flip(r / "journal/heads/000000000002-run-1.parquet"),
         *("journal", "damaged", "journal/heads/000000000002"),

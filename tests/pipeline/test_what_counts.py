@@ -179,6 +179,11 @@ def test_exact_copies_are_asked_once_and_answered_under_both_keys(project, asked
     # What it cost counts once.
     assert select(job, "SELECT count(as_run_flops), count(model_s) FROM clips") == [(24, 24)]
     assert cli("verify", job).exit_code == 0
+    said = {name: " ".join(cli(name, job).output.split()) for name in ("status", "plan")}
+    assert "media │ 13 (1 exact copy: units and clips count once)" in said["status"]
+    assert "work units │ 12 of 12 planned" in said["status"]
+    assert "media │ 13 (0.07 hours; 1 exact copy: units and clips count as done)" in said["plan"]
+    assert "work units │ 0 to do, 13 done" in said["plan"]
     (project / "archive" / "00.mp4").unlink()
     index(project)
     assert asked.clips() == 24
@@ -339,6 +344,9 @@ def test_each_job_of_an_output_has_figures_of_its_own(project, asked):
     refused = cli("query", project / "results", many, "--job", "none")
     assert refused.exit_code == 2
     assert "choose one with --job: other, test" in refused.output
+    refused = cli("audit", project / "results")
+    assert refused.exit_code == 2
+    assert "they hold several jobs; choose one with --job: other, test" in refused.output
 
 
 def test_forget_names_all_keys_and_can_be_undone(project, asked):

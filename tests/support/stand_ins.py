@@ -56,6 +56,8 @@ class Actor:
             raise ValueError("no weights here")
         if (Path(self.folder) / "deadly-model").exists():
             os.kill(os.getpid(), signal.SIGKILL)
+        if (Path(self.folder) / "slow-loading").exists():
+            time.sleep(1)
         (Path(self.folder) / "loaded").touch()
         return Loaded("one", 0.1) if (Path(self.folder) / "actor-on-one").exists() else None
 
