@@ -22,6 +22,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import traceback
 import typing
 from collections.abc import Mapping
@@ -244,10 +245,16 @@ def _root(
 def main(command: str | None = None) -> NoReturn:
     """Run the command line and exit; with `command`, the arguments are that command's own."""
     sys.excepthook = _unforeseen
+    threading.excepthook = _unforeseen_in_a_thread
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
     # Calling `app` itself would put typer's hook in place of ours.
     typer.main.get_command(app)(args=arguments, prog_name="omnidrop")
     raise AssertionError("the application exits")
+
+
+def _unforeseen_in_a_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        _unforeseen(ended.exc_type, ended.exc_value, ended.exc_traceback)
 
 
 def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

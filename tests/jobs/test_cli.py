@@ -155,20 +155,24 @@ def test_debug_shows_where_an_error_comes_from(monkeypatch: pytest.MonkeyPatch, 
 
 
 FAILS = """
+from threading import Thread
 from jobs import cli, status
-def command() -> None:
+def fail() -> None:
     raise KeyError("postgresql://me:hunter2@h/d")
+def command(in_a_thread: bool = False) -> None:
+    Thread(target=fail).start() if in_a_thread else fail()
 status.command = command
 cli.main("status")
 """
 
 
-def test_what_nobody_foresaw_is_one_line_and_a_file_without_credentials(tmp_path: Path):
+@pytest.mark.parametrize("options", [(), ("--in-a-thread",)])
+def test_what_nobody_foresaw_is_one_line_and_a_file_without_credentials(tmp_path: Path, options: tuple[str, ...]):
     # A process of its own: what Python does with an error at last is what is tested.
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", FAILS], env=environment, capture_output=True, text=True, check=False)
+    environment, command = os.environ | {"TMPDIR": str(tmp_path)}, [sys.executable, "-c", FAILS, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     (file,) = tmp_path.iterdir()
-    assert done.returncode == 1
+    assert done.returncode == (0 if options else 1)
     assert done.stderr.startswith("omnidrop: error: KeyError: ")
     assert done.stderr.endswith(f"please report it with the file {file}\n")
     assert done.stderr.count("\n") == 1
