@@ -55,8 +55,8 @@ SEEDS = (50, 52, 53)
 """Evaluation seeds. Methods were compared on 51 and 9101 while they were made; 53 was not looked at before the end."""
 WORLDS = ("v1", "v2", "v3")
 PARTS = ("worlds", "encoders", "damage", "user", "pages")
-USER_ONLY = ("v3",)
-"""Worlds of which nothing is asked but what a user chooses between: v3 is there for its spoken words."""
+PARTS_OF = {"v3": ("damage", "user")}
+"""Parts that ask about a world, where not all do: v3 is there for its spoken words."""
 FOR_USERS = ("user v1", "user v2", "user v3", "user mean")
 """Tables of the page for users; all others are in `docs/evidence.md`."""
 KEPT = ("user", "damage")
@@ -207,7 +207,7 @@ def pooled(
 
 def parts_of(world: str, parts: Sequence[str] = PARTS) -> list[str]:
     """Those of `parts` that ask about a world's clips."""
-    return [part for part in parts if part != "pages" and (part == "user" or world not in USER_ONLY)]
+    return [part for part in parts if part != "pages" and part in PARTS_OF.get(world, PARTS)]
 
 
 def _said(arguments: Sequence[str]) -> str:
