@@ -46,7 +46,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-RAY_TOGETHER = ("test_docs", "test_execution", "test_metrics", "test_neighbours", "test_scale")
+RAY_TOGETHER = ("test_docs", "test_execution", "test_metrics", "test_neighbours", "test_ray_workers", "test_scale")
 """Files with tests that need `ray_session` or `demo`: one test process takes them all, so that one Ray serves them."""
 LONGEST_FIRST = (
     *(*RAY_TOGETHER, "test_cluster", "test_crash", "test_run", "test_what_counts", "test_whose_fault"),
