@@ -7,9 +7,12 @@ about how they were computed or where they are stored.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    # Each probing child imports this module, and numpy would be a third of its start.
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ class Trace:
 
     def layers_entered(self, number: int = 0) -> npt.NDArray[np.int64]:
         """(n,) how many layers each token entered in pass `number`."""
+        import numpy as np
+
         entered = np.zeros(self.modality.shape[0], dtype=np.int64)
         for kept in self.kept[number]:
             entered[kept] += 1

@@ -49,7 +49,7 @@ NICENESS = "RAY_worker_niceness"
 os.environ.setdefault(NICENESS, "0")
 
 
-RAY_TOGETHER = ("test_docs", "test_execution", "test_metrics", "test_neighbours", "test_scale")
+RAY_TOGETHER = ("test_docs", "test_execution", "test_metrics", "test_neighbours", "test_ray_workers", "test_scale")
 """Files with tests that need `ray_session` or `demo`: one test process takes them all, so that one Ray serves them."""
 LONGEST_FIRST = (
     *(*RAY_TOGETHER, "test_cluster", "test_crash", "test_run", "test_what_counts", "test_whose_fault"),

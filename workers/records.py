@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal
 
 from omnidrop.answers import ClipAnswers, Cost
 from omnidrop.questions import Question
 from workers.whole_text import Line
+
+if TYPE_CHECKING:
+    # See `omnidrop.answers`.
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)

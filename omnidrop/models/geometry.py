@@ -117,7 +117,8 @@ class Geometry:
     @classmethod
     def read_config(cls, directory: Path) -> Any:
         """The thinker's configuration as an object of transformers, defaults filled in."""
-        return cls.config_class().from_dict(thinker_config_dict(directory))
+        # Not by `from_dict`, which only writes it down for a log besides: three quarters of its 0.05 CPU s.
+        return cls.config_class()(**thinker_config_dict(directory))
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels that a frame is scaled to. Raises ModelError for a sliver."""

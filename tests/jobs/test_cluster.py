@@ -310,8 +310,7 @@ def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_p
             time.sleep(0.05)
         said, _ = stopper.communicate("now\n", timeout=120)
     assert said.split() == [first, "STOPPED"]
-    said = _submit(job, address, environment, "--follow").stdout
-    assert (tmp_path / "results" / "tables").is_dir(), said
+    assert (tmp_path / "results" / "tables").is_dir()
     done = select(job, "SELECT count(*) FROM clips")[0][0]
     assert 1 <= done < 12
 

@@ -33,7 +33,7 @@ from workers.media.arriving import Arriving
 from workers.media.blocks import InBlocks, run_over
 from workers.media.clip_reader import decode_clip
 from workers.media.decode import Source, content_of, decode_one, decode_unit, local_etag, looked_at
-from workers.media.early import Early, EarlyClip, Wish
+from workers.media.early import Early, Wish
 from workers.media.fetching import CacheSettings, fetched
 from workers.media.ffmpeg import Limits, anonymous_file, find_ffmpeg
 from workers.media.opening import mark_of
@@ -877,28 +877,3 @@ def test_subtitles_are_read_from_what_a_look_left_and_not_from_the_store(bucket,
     assert (cue[0], cue[2], fetched, looked.bytes_fetched) == (1.0, "Good morning", 0, media.size_bytes)
     failed, _ = ray_workers._subtitles(shared, replace(media, etag="another"), track.index)
     assert failed.error_class == "media_changed"
-
-
-@pytest.mark.cluster
-@pytest.mark.usefixtures("ray_session")
-def test_a_clip_decoded_early_becomes_one_of_a_unit(plain):
-    import ray
-
-    unit, source = unit_of(plain), Source()
-    (machine,) = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    looked = ray_workers.LookStarter(source, 60).look(machine, unit.media, EARLY)
-    assert (looked.content_id, looked.found, looked.early) == (sha256_of(plain), unit.info, ())  # not from a store
-    held = []
-    start = ray_workers.DecodeStarter(SETTINGS, source, early=lambda *_: held.pop() if held else None)
-
-    def early(decoded):
-        return [EarlyClip(unit.info, 0.0, 2.0, 1, decoded)]
-
-    report, later = ray.get(list(start(unit, unit.clips[0])))
-    held = early(ray.put(replace(later, clip=Clip("", 0, 0.0, 2.0), notes=("decoded early",))))
-    report, decoded = ray.get(list(start(unit, unit.clips[0])))
-    assert (report.failure, report.nbytes, report.bytes_fetched) == (None, decoded.nbytes, 0)
-    assert (decoded.clip, decoded.notes) == (unit.clips[0], ("decoded early",))
-    assert np.array_equal(decoded.frames, later.frames)
-    _, again = ray.get(list(start(unit, unit.clips[0])))  # it is given out once
-    assert (again.clip, again.notes) == (unit.clips[0], later.notes)

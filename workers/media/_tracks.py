@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import av.error
-import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -200,6 +199,8 @@ def listen(
     sounds = {t["index"]: t for t in tracks if t["kind"] == "audio"}
     if len(sounds) < 2 and all((t["channels"] or 1) < 2 for t in sounds.values()):
         return tracks, []
+    import numpy as np  # a third of a probing child's start, and nothing before this needs it
+
     peaks: dict[int, Any] = {}
     opposite: dict[int, list[float]] = {index: [] for index in sounds}
     for index, samples in _windows(container, sorted(sounds), start_s, duration_s):
@@ -252,6 +253,8 @@ def _as_float(frame: Any) -> Any:
     channels, kind = max(1, frame.layout.nb_channels), _KINDS.get(frame.format.name.removesuffix("p"))
     if kind is None:
         raise ValueError(f"samples of format {frame.format.name}")
+    import numpy as np
+
     # Of eight channels and more PyAV counts a plane too many, so that its own way to an array reads memory of nobody.
     planes = frame.planes[: channels if frame.format.is_planar else 1]
     count = frame.samples * channels // len(planes)

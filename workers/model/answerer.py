@@ -22,9 +22,6 @@ from omnidrop.cost import after_each_other
 from omnidrop.errors import CheckpointError, ModelError, ModelOutOfMemory, OmniDropError, first_line
 from omnidrop.model import OmniModel, Request
 from omnidrop.models.base import ReadyClip
-from omnidrop.models.checkpoints import resolve_checkpoint
-from omnidrop.models.geometry import Geometry
-from omnidrop.models.registry import geometry_of
 from omnidrop.pruning import DENSE_MODES, Pruning
 from omnidrop.questions import Question
 from workers.errors import DeviceBroken
@@ -90,7 +87,6 @@ class Answerer:
     def __init__(self, settings: AnswererSettings) -> None:
         self._settings = settings
         self._model: OmniModel | None = None
-        self._geometry: Geometry | None = None
         self._load_s = 0.0
         self._clips = 0
         self._shrunk = 0
@@ -112,7 +108,6 @@ class Answerer:
         if self._settings.torch_threads is not None:
             torch.set_num_threads(self._settings.torch_threads)
         self._model = load_model(self._settings)
-        self._geometry = geometry_of(resolve_checkpoint(self._settings.model))
         self._load_s = time.monotonic() - started
 
     def answer(
@@ -371,9 +366,8 @@ class Answerer:
     ) -> tuple[DecodedClip, ClipAnswers, tuple[str, ...]]:
         """The answers, the clip as it fitted, and a note where it was shrunk. Raises what the model raises."""
         assert self._model is not None
-        assert self._geometry is not None
         last: Exception | None = None
-        smaller = budgets(decoded, self._geometry)
+        smaller = budgets(decoded, self._model.adapter.geometry)
         while True:
             try:
                 # Making a smaller clip takes memory, too; where that fails there is none to be tried.
