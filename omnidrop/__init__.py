@@ -6,6 +6,8 @@ archive, no Ray, no SQL and no ffmpeg.
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ def answer(
     questions: Sequence[str | Question],
     *,
     fps: float,
-    model: str | OmniModel = "tiny",
+    model: str | os.PathLike[str] | OmniModel = "tiny",
     pruning: Pruning | None = None,
     system_prompt: str | None = None,
     instruction: str = "",
@@ -35,22 +37,24 @@ def answer(
     """Answer every question about one clip given as arrays; see `OmniModel.answer`.
 
     A question may be a line of text, as in `"Is a circle shown? [yes/no]"` (`omnidrop.question_text`). A `model` given
-    by name is loaded for this call: load it once (`OmniModel.load`) to ask about several clips.
+    by name or folder is loaded for this call: load it once (`OmniModel.load`) to ask about several clips.
     """
-    from omnidrop.model import OmniModel, Request
+    from omnidrop.model import Request
     from omnidrop.pruning import Pruning
     from omnidrop.question_text import as_questions
 
-    request = Request(as_questions(questions), fps, pruning or Pruning(), system_prompt, instruction)
-    loaded = OmniModel.load(model) if isinstance(model, str) else model
-    return loaded.answer(frames, audio, request)
+    request = Request(
+        as_questions(questions), fps, Pruning() if pruning is None else pruning, system_prompt, instruction
+    )
+    _check_lengths(frames, audio, fps)
+    return _loaded(model).answer(frames, audio, request)
 
 
 def answer_text(
     text: str,
     questions: Sequence[str | Question],
     *,
-    model: str | OmniModel = "tiny",
+    model: str | os.PathLike[str] | OmniModel = "tiny",
     system_prompt: str | None = None,
     instruction: str = "",
 ) -> ClipAnswers:
@@ -58,11 +62,38 @@ def answer_text(
 
     Questions and `model` as for `answer`.
     """
-    from omnidrop.model import OmniModel
     from omnidrop.question_text import as_questions
 
-    loaded = OmniModel.load(model) if isinstance(model, str) else model
-    return loaded.answer_text(text, as_questions(questions), system_prompt=system_prompt, instruction=instruction)
+    asked = as_questions(questions)
+    return _loaded(model).answer_text(text, asked, system_prompt=system_prompt, instruction=instruction)
+
+
+def _loaded(model: str | os.PathLike[str] | OmniModel) -> OmniModel:
+    from omnidrop.errors import UserError
+    from omnidrop.model import OmniModel
+
+    if isinstance(model, str | os.PathLike):
+        return OmniModel.load(os.fspath(model))
+    if not isinstance(model, OmniModel):
+        raise UserError(f"model is a checkpoint's name, its folder or an OmniModel, got {model!r}")
+    return model
+
+
+def _check_lengths(frames: Any, audio: Any, fps: float) -> None:
+    """Warn of sound that is not as long as the frames: most often it has another rate than 16 kHz."""
+    import numpy as np
+
+    if not (isinstance(frames, np.ndarray) and isinstance(audio, np.ndarray)) or (frames.ndim, audio.ndim) != (4, 1):
+        return
+    if not fps > 0:
+        return
+    seen_s, heard_s = len(frames) / fps, len(audio) / 16_000
+    if abs(seen_s - heard_s) > 1 / fps + 0.1 * seen_s:
+        warnings.warn(
+            f"{len(frames)} frames at {fps:g} a second are {seen_s:.1f} s, {len(audio)} samples at 16 kHz are "
+            f"{heard_s:.1f} s; resample the sound to 16 kHz, and give the rate at which the frames were sampled",
+            stacklevel=3,
+        )
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ answers go.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,9 +22,9 @@ from omnidrop import cost, trace
 from omnidrop.answers import Answer, ClipAnswers, Cost, PassCost
 from omnidrop.engine import decode, layout, modes, prefill
 from omnidrop.engine.constraint import Grammars
-from omnidrop.errors import ModelError, ModelOutOfMemory, QuestionError, UserError
+from omnidrop.errors import ModelError, ModelOutOfMemory, PolicyError, QuestionError, UserError
 from omnidrop.models.base import Adapter, ReadyClip
-from omnidrop.pruning import Pruning
+from omnidrop.pruning import Pruning, is_number
 from omnidrop.questions import Question, Written
 
 Media = tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
@@ -44,7 +45,7 @@ class _Words(TypedDict):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a clip, and how it is answered. Raises QuestionError when made."""
+    """What is asked of a clip, and how it is answered. Raises UserError when made."""
 
     questions: Sequence[Question]
     """Kept as a tuple: at least one, each with an id of its own."""
@@ -60,6 +61,13 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "questions", tuple(self.questions))
+        if not isinstance(self.pruning, Pruning):
+            raise PolicyError(f"pruning is a Pruning, such as Pruning(retained_ratio=0.3), got {self.pruning!r}")
+        if not is_number(self.fps):
+            raise UserError(f"fps is the number of frames a second really sampled, got {self.fps!r}")
+        for name in ("instruction", "system_prompt"):
+            if not isinstance(text := getattr(self, name), str) and (text is not None or name == "instruction"):
+                raise QuestionError(f"{name} is a text, got {text!r}")
         ids = [question.id for question in self.questions]
         if not ids or len(set(ids)) != len(ids):
             raise QuestionError(f"a question set needs at least one question and different ids, got {ids}")
@@ -83,12 +91,14 @@ class _Pass:
 
 
 class OmniModel:
-    """A loaded omni-modal model that answers question sets."""
+    """A loaded omni-modal model that answers question sets, one call at a time: calls of several threads wait."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self.family = adapter.family
         self.weights_hash = adapter.weights_hash
+        self._one_call = threading.Lock()
+        """Attention is routed and recorded in the model itself while a call answers."""
         self._grammars: Grammars | None = None
         self._asked: tuple[tuple[Question, ...], tuple[layout.Asked, ...]] = ((), ())
         """The questions asked last, as tokens: nearly always those of the next clip."""
@@ -157,7 +167,7 @@ class OmniModel:
         """
         # Nothing is sampled: the rate says nothing.
         request = Request(questions, 1.0, Pruning.off(), system_prompt, instruction)
-        if not text.strip():
+        if not isinstance(text, str) or not text.strip():
             raise QuestionError("there is no text to ask about")
 
         ids = self.adapter.processor.text_ids(text, system_prompt, instruction)
@@ -177,7 +187,7 @@ class OmniModel:
     def _answer_batch(self, clips: Sequence[Media], request: Request, ready: ReadyClip | None) -> list[ClipAnswers]:
         questions, pruning = request.questions, request.pruning
         for part in (part for clip in clips for part in clip):
-            if not (part is None or hasattr(part, "dtype")):
+            if not (part is None or isinstance(part, np.ndarray)):
                 raise ModelError(f"frames and audio are numpy arrays, got {type(part).__name__}; see OmniModel.answer")
         shapes = {tuple(None if part is None else part.shape for part in clip) for clip in clips}
         if len(shapes) != 1:
@@ -204,6 +214,12 @@ class OmniModel:
     ) -> list[ClipAnswers]:
         """The answers behind each of the `prefixes`, which are of one shape. Raises ModelOutOfMemory, which says what
         was asked `about` and the `remedy`."""
+        with self._one_call:
+            return self._answered_alone(request, prefixes, about, remedy)
+
+    def _answered_alone(
+        self, request: Request, prefixes: Callable[[], list[prefill.ClipTokens]], about: str, remedy: str
+    ) -> list[ClipAnswers]:
         questions, pruning = request.questions, request.pruning
         device = self.adapter.device
         if device.type == "cuda":
@@ -251,9 +267,11 @@ class OmniModel:
 
     def _as_tokens(self, request: Request) -> tuple[layout.Asked, ...]:
         questions = tuple(request.questions)
-        if self._asked[0] != questions:
-            self._asked = questions, layout.ask(self.adapter, questions)
-        return self._asked[1]
+        before, asked = self._asked
+        if before != questions:
+            asked = layout.ask(self.adapter, questions)
+            self._asked = questions, asked
+        return asked
 
     def _collected(
         self,

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 from omnidrop import policies
@@ -29,6 +30,11 @@ MODES = (*DENSE_MODES, "per_question", "staged", "set_guided")
 """And pruned for each question alone; the same with the layers before the first drop shared; pruned once for all."""
 Guidance = Literal["max", "mean", "quota"]
 GUIDANCES: tuple[Guidance, ...] = ("max", "mean", "quota")
+
+
+def is_number(given: object) -> bool:
+    """Whether it is a real number; True and False are not."""
+    return isinstance(given, Real) and not isinstance(given, bool)
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,9 @@ class Pruning:
             raise PolicyError(f"unknown mode {self.mode!r}; allowed: {', '.join(MODES)}")
         if self.guidance not in GUIDANCES:
             raise PolicyError(f"unknown guidance {self.guidance!r}; allowed: {', '.join(GUIDANCES)}")
-        if self.retained_ratio is not None and not 0.0 < self.retained_ratio <= 1.0:
+        if self.retained_ratio is not None and not (
+            is_number(self.retained_ratio) and 0.0 < self.retained_ratio <= 1.0
+        ):
             raise PolicyError(f"retained_ratio must be above 0 and at most 1, got {self.retained_ratio!r}")
         if self.mode in DENSE_MODES and self.policy != "none":
             raise PolicyError(
@@ -76,12 +84,12 @@ class Pruning:
         self.build()
         if self.policy == "none":
             object.__setattr__(self, "encoder_share", 1.0)
-        if not 0.0 < self.encoder_share <= 1.0:
+        if not (is_number(self.encoder_share) and 0.0 < self.encoder_share <= 1.0):
             raise PolicyError(f"encoder_share must be above 0 and at most 1, got {self.encoder_share!r}")
         if self.still_levels is None or self.policy == "none":
             object.__setattr__(self, "still_levels", policies.still_levels(self.encoder_share))
         assert self.still_levels is not None
-        if not 0.0 <= self.still_levels <= 255.0:
+        if not (is_number(self.still_levels) and 0.0 <= self.still_levels <= 255.0):
             raise PolicyError(f"still_levels must be 0 to 255, got {self.still_levels!r}")
         is_part = self.encoder_share < 1.0 or self.still_levels > 0.0
         if is_part and not policies.does_with_some_cells(self.policy, dict(self.settings)):

@@ -7,7 +7,7 @@ with a verb such as "is" or "does" is answered yes or no, any other in free text
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 
 from omnidrop.answer_types import all_types
 from omnidrop.errors import QuestionError
@@ -28,10 +28,13 @@ def forms() -> str:
 def as_questions(given: Iterable[str | Question]) -> tuple[Question, ...]:
     """Questions as they are, and texts read as such; a text's id is `q` and its place, counted from 1.
 
-    Raises QuestionError, naming the text, and for a text alone, whose letters would be questions.
+    Raises QuestionError, naming the text, for a text alone, whose letters would be questions, and for what has no order
+    or keys beside its questions.
     """
     if isinstance(given, str):
         raise QuestionError(f"questions are a list, got one text; write [{given!r}]")
+    if isinstance(given, Mapping | Set) or not isinstance(given, Iterable):
+        raise QuestionError(f"questions are a list, answered in its order, got {type(given).__name__}")
     return tuple(_as_question(one, f"q{place}") for place, one in enumerate(given, 1))
 
 

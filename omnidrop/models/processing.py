@@ -341,7 +341,8 @@ def check_picture(frames: npt.NDArray[np.uint8], fps: float) -> None:
 def _check_frames(frames: npt.NDArray[np.uint8]) -> None:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise ModelError(
-            f"frames must be (T, H, W, 3) uint8 with at least one frame, got {frames.shape} {frames.dtype}"
+            f"frames must be (T, H, W, 3) uint8 with at least one frame, got {frames.shape} {frames.dtype}; multiply "
+            "floats from 0 to 1 by 255, and put channels last"
         )
 
 

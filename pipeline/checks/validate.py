@@ -235,6 +235,10 @@ def _index(job: JobConfig, found: _Found) -> str:
     given = job.resolved_index_url()
     try:
         url = sqlalchemy.make_url(given)
+        if (database := url.get_backend_name()) not in ("sqlite", "postgresql"):
+            raise CheckError(
+                f"index_url: {database} is not supported; give sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
+            )
         place = _sqlite_place(url.database, job.output) if url.get_backend_name() == "sqlite" else "connected"
         if place != "will be made":
             engine = sqlalchemy.create_engine(url)

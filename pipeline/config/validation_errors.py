@@ -80,7 +80,7 @@ def _sentence(problem: Any, field: FieldPath, model: type[BaseModel]) -> str:
         return f"there is no type {tag!r}; {f'did you mean {close[0]}? ' if close else ''}allowed: {', '.join(tags)}"
     cause = context.get("error")
     message = str(cause) if isinstance(cause, ValueError) else str(problem["msg"])
-    message = message[:1].lower() + message[1:]
+    message = _in_yaml(kind, problem["input"], context) or message[:1].lower() + message[1:]
     if isinstance(cause, SecretFreeError):
         return f"{message}{about}"
     if kind == "less_than_equal" and context["le"] == 1 and (share := _percent(problem["input"])) is not None:
@@ -91,6 +91,24 @@ def _sentence(problem: Any, field: FieldPath, model: type[BaseModel]) -> str:
         message += f"; did you mean {close[0]}?" if close else ""
     given = f"; given: {shown(problem['input'])}" if field else ""
     return f"{message}{given}{about}"
+
+
+def _in_yaml(kind: str, given: object, context: Mapping[str, Any]) -> str | None:
+    """What is wrong in the words of a file; None where pydantic's words will do, which are those of Python."""
+    if given is None and kind.endswith("_type"):
+        return "there is no value; give one, or remove the line"
+    if kind == "string_type":
+        return "must be text; put it in quotes" if isinstance(given, int | float) else "must be text"
+    if kind in ("tuple_type", "list_type"):
+        return (
+            "must be a list, as in [one, two]" if isinstance(given, Mapping) else f"must be a list, as in [{given!r}]"
+        )
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return "must have fields of its own, as in {name: value}"
+    if kind in ("too_short", "too_long"):
+        few = kind == "too_short"
+        return f"needs {'at least' if few else 'at most'} {context['min_length' if few else 'max_length']} of them"
+    return "is not written as it must be" if kind == "string_pattern_mismatch" else None
 
 
 def _percent(given: object) -> float | None:

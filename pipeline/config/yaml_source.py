@@ -101,7 +101,8 @@ def read_yaml(path: Path) -> YamlDocument:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise YamlError(
-            f"{path}: not UTF-8 text (byte {error.start}): {error.reason}; give a YAML file, such as job.yaml"
+            f"{path}: not UTF-8 text (byte {error.start}): {error.reason}; save it as UTF-8, or give a YAML file, such "
+            "as job.yaml"
         ) from error
     return parse_yaml(text, path)
 

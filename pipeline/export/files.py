@@ -1,11 +1,14 @@
 """Which file holds the moments of which video.
 
 Promises: a file name made from a media key stays below the folder that was given, whatever the key is; no two videos
-share a file. A video whose frames cannot be counted is named, and left out. Knows nothing about what formats look like.
+share a file, and its name does not change with others that are exported, but for those of its own name. A video whose
+frames cannot be counted is named, and left out. Knows nothing about what formats look like.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +18,8 @@ from pipeline.export.base import Format
 from pipeline.export.moments import Video, line
 from pipeline.export.timing import TimingError, clock_of
 
-NAME_CHARS = 120
+NAME_BYTES = 200
+"""Of a part of a path: file systems take 255, and a suffix follows."""
 
 
 def with_clocks(
@@ -44,21 +48,27 @@ def documents(form: Format, videos: Sequence[Video]) -> Iterator[tuple[str, byte
     if form.holds_many:
         yield "", form.write(videos)
         return
-    names = Counter(_name(video.key, form.suffix).casefold() for video in videos)
-    for number, video in enumerate(videos, start=1):
-        name = _name(video.key, form.suffix)
-        if names[name.casefold()] > 1:
-            # a.mp4 beside a.mkv; the number tells apart what even whole names do not.
-            name = _name(f"{video.key}.{number}.x", form.suffix)
-        yield name, form.write([video])
+    taken = Counter(place for video in videos for place in {one.casefold() for one in _names(video.key, form.suffix)})
+    for video in videos:
+        # Its stem; where that is another's too (a.mp4, a.mkv), the whole name; then what only its key gives.
+        *plain, last = _names(video.key, form.suffix)
+        yield next((name for name in plain if taken[name.casefold()] == 1), last), form.write([video])
+
+
+def _names(key: str, suffix: str) -> tuple[str, str, str]:
+    """What a video's file may be called, the best first; none depends on other videos."""
+    mark = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return _name(key, suffix), _name(f"{key}.x", suffix), _name(f"{key}.{mark}.x", suffix)
 
 
 def _name(key: str, suffix: str) -> str:
-    parts = [_part(part) for part in PurePosixPath(key.replace("\\", "/")).parts if part not in ("/", ".")]
+    parts = [_part(part) for part in PurePosixPath(key).parts if part not in ("/", ".")]
     stem = parts[-1].rpartition(".")[0] or parts[-1] if parts else "_"
     return str(Path(*parts[:-1], f"{stem}{suffix}"))
 
 
 def _part(text: str) -> str:
-    safe = "".join(c if c.isprintable() and c not in ':*?"<>|' else "_" for c in text)[-NAME_CHARS:]
+    safe = "".join(c if c.isprintable() and c not in '\\:*?"<>|' else "_" for c in text)
+    while len(os.fsencode(safe)) > NAME_BYTES:
+        safe = safe[1:]
     return "_" if not safe.strip(".") else safe

@@ -104,7 +104,7 @@ def render(report: Report, *, job_file: str = "JOB.yaml", usd_per_gpu_hour: floa
 def costs(report: Report, usd_per_gpu_hour: float | None) -> list[tuple[str, list[str], str]]:
     """Rows of the table of costs: what, its value in each way (empty where it is not known), how it is known."""
     ways = report.ways
-    clips = report.clips or 1
+    clips = report.clips_asked or 1
     timed = [_model_s(way, ways[0], report.audit) for way in ways]
     rows = [
         ("Compute", [formats.quantity(way.flops, "FLOP") for way in ways], "counted"),

@@ -78,9 +78,17 @@ def gather(uri: str, storage: StorageConfig, job: str | None = None, *, budget_b
             "SELECT count(*), count(*) FILTER (status = 'complete'), count(*) FILTER (status = 'failed') "
             "FROM media WHERE job = $job"
         )
-        clips, partial, answered_s = results.one(
-            "SELECT count(*), count(*) FILTER (status = 'partial'), coalesce(sum(end_s - start_s), 0) "
-            "FROM clips WHERE job = $job"
+        clips, clips_asked, partial, answered_s = results.one(
+            """
+            SELECT count(*), count(*) FILTER (copy_of IS NULL), count(*) FILTER (status = 'partial'),
+                coalesce(sum(greatest(end_s - greatest(start_s, before_s), 0)), 0)
+            FROM (
+                SELECT *, coalesce(max(end_s) OVER (
+                    PARTITION BY media_id ORDER BY start_s, end_s ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                ), 0) AS before_s
+                FROM clips WHERE job = $job
+            )
+            """
         )
         questions = results.questions()
         return Report(
@@ -94,6 +102,7 @@ def gather(uri: str, storage: StorageConfig, job: str | None = None, *, budget_b
             media_failed=failed,
             answered_s=answered_s,
             clips=clips,
+            clips_asked=clips_asked,
             clips_partial=partial,
             answers=sum(question.asked for question in questions),
             ways=results.ways(),

@@ -275,8 +275,10 @@ class Report:
     media_complete: int
     media_failed: int
     answered_s: float
-    """Seconds of media in answered clips."""
+    """Seconds of media in answered clips, where clips overlap counted once."""
     clips: int
+    clips_asked: int
+    """Without those of exact copies, which cost nothing."""
     clips_partial: int
     answers: int
     ways: tuple[Way, Way, Way]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jsonschema
@@ -289,6 +290,13 @@ def test_one_call_answers_a_clip(loaded: Loaded) -> None:
     assert given_.cost.seconds > 0
     assert given_.cost.peak_bytes is None
     assert given_.cost.as_run.flops < given_.cost.dense_shared.flops < given_.cost.dense.flops
+
+
+def test_threads_that_ask_one_model_get_what_one_gets(loaded: Loaded) -> None:
+    questions = [[question] for question in QUESTIONS[:4]]
+    alone = [loaded.answer(Pruning(), one).answers for one in questions]
+    with ThreadPoolExecutor(len(questions)) as threads:
+        assert list(threads.map(lambda one: loaded.answer(Pruning(), one).answers, questions)) == alone
 
 
 def test_the_model_is_left_as_it_was(loaded: Loaded) -> None:

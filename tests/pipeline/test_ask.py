@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 import wave
 
 import numpy as np
 import pytest
+import torch
 
 import omnidrop
 import pipeline
 from jobs.ask import read_span
-from omnidrop.errors import QuestionError, UserError
+from omnidrop.errors import OmniDropError, PolicyError, QuestionError, UserError
 from omnidrop.pruning import Pruning
 from omnidrop.question_text import as_questions, read_question
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
@@ -104,6 +106,42 @@ def test_arrays_are_asked_without_any_file():
         assert len(one.probabilities) == count
         assert sum(one.probabilities) == pytest.approx(1)
         assert max(one.probabilities) == one.probability
+
+
+FRAMES, SOUND = np.zeros((4, 64, 64, 3), np.uint8), np.zeros(32_000, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"questions": {"red": "Is it red?"}}, "questions are a list, answered in its order, got dict"),
+        ({"questions": None}, "got NoneType"),
+        ({"fps": "2"}, "fps is the number of frames a second really sampled, got '2'"),
+        ({"fps": True}, "got True"),
+        ({"instruction": None}, "instruction is a text, got None"),
+        ({"pruning": {"retained_ratio": 0.3}}, r"pruning is a Pruning, such as Pruning\(retained_ratio=0.3\), got"),
+        ({"frames": torch.zeros(4, 64, 64, 3, dtype=torch.uint8)}, "frames and audio are numpy arrays, got Tensor"),
+        ({"frames": np.zeros((4, 64, 64, 3))}, "multiply floats from 0 to 1 by 255"),
+        ({"model": None}, "model is a checkpoint's name, its folder or an OmniModel, got None"),
+    ],
+)
+def test_what_is_no_clip_question_or_model_is_named(given, message):
+    with pytest.raises(OmniDropError, match=message):
+        omnidrop.answer(**{"frames": FRAMES, "audio": SOUND, "questions": ["Is it red?"], "fps": 2.0, **given})
+
+
+@pytest.mark.parametrize("given", [{"retained_ratio": True}, {"retained_ratio": "0.3"}, {"still_levels": "2"}])
+def test_a_share_is_a_number(given):
+    with pytest.raises(PolicyError, match="must be"):
+        omnidrop.Pruning(**given)
+
+
+def test_sound_of_another_rate_is_noticed():
+    said = r"are 2.0 s, 88200 samples at 16 kHz are 5.5 s; resample"
+    with pytest.warns(UserWarning, match=said), pytest.raises(UserError):
+        omnidrop.answer(FRAMES, np.zeros(88_200, np.float32), ["Is it red?"], fps=2.0, model=None)
+    with warnings.catch_warnings(action="error"), pytest.raises(UserError):
+        omnidrop.answer(FRAMES, SOUND, ["Is it red?"], fps=2.0, model=None)
 
 
 # --- a file -----------------------------------------------------------------------------------------------------------

@@ -211,6 +211,20 @@ def test_keys_that_climb_do_not(key, tmp_path):
     assert (tmp_path / name).resolve().is_relative_to(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        (["a.mp3", "b.mp4", "z/a.wav", "z/a.mkv"], ["a.ffmeta", "b.ffmeta", "z/a.wav.ffmeta", "z/a.mkv.ffmeta"]),
+        (["z/a.wav", "z/a.mkv"], ["z/a.wav.ffmeta", "z/a.mkv.ffmeta"]),  # as among others
+        (["a.mp3", "a.wav", "a.mp3.mp4"], ["a.mp3.bdae23ef302e5ea8.ffmeta", "a.wav.ffmeta", "a.mp3.mp4.ffmeta"]),
+        (["x\\.mov"], ["x_.ffmeta"]),
+        (["映" * 83 + ".mp4"], ["映" * 65 + ".ffmeta"]),  # 255 bytes are the most
+    ],
+)
+def test_the_file_of_a_video_is_called_after_it_alone(keys, names):
+    assert [name for name, _ in documents(find_format("chapters"), [replace(VIDEO, key=key) for key in keys])] == names
+
+
 WHOLE = (Moment(0.0, 120.0, "topic", "Which topic?", "a; b", 0.8), Moment(0.0, 120.0, "odd", "", HOSTILE))
 
 

@@ -30,7 +30,7 @@ from pipeline.storage.store import open_store
 from pipeline.tables import publish as publishing
 from pipeline.tables.query import open_results, query
 from tests.jobs.test_docs import ROOT, commands_of
-from tests.support import rows
+from tests.support import published_tables, rows
 from tests.support.browser import browser
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli, run
@@ -243,6 +243,14 @@ def test_a_job_in_which_everything_failed_has_a_page(tmp_path):
     page = render(report_of(tmp_path)).decode()
     assert "Nothing was answered yet" in page
     assert "decode_failed" in page
+
+
+def test_seconds_in_which_clips_overlap_count_once(tmp_path):
+    yes = {"night": ("boolean", "yes", 0.9)}
+    published_tables.publish(
+        tmp_path, {"a.mp4": [(0, 4, yes), (2, 6, yes), (3, 5, yes), (8, 9, yes)], "b.mp4": [(0, 4, yes)]}
+    )
+    assert report_of(tmp_path).answered_s == 7 + 4
 
 
 def test_one_job_of_several_is_chosen(tmp_path):

@@ -19,6 +19,8 @@ from pipeline.config.job import StorageConfig, load_job
 from pipeline.planning.listing import _replayed
 from pipeline.planning.media_plan import ANSWER_FORMAT
 from pipeline.planning.open_job import open_output
+from pipeline.report.formats import quantity
+from pipeline.report.page import costs
 from pipeline.report.queries import gather
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli, run, select
@@ -178,6 +180,10 @@ def test_exact_copies_are_asked_once_and_answered_under_both_keys(project, asked
     assert select(job, "SELECT count(*), count(DISTINCT clip_id), count(copy_of) FROM clips") == [(26, 26, 2)]
     # What it cost counts once.
     assert select(job, "SELECT count(as_run_flops), count(model_s) FROM clips") == [(24, 24)]
+    report = gather(str(project / "results"), StorageConfig(), budget_bytes=10_000)
+    assert (report.clips, report.clips_asked) == (26, 24)
+    ((mean,),) = select(job, "SELECT avg(as_run_kv_bytes) FROM clips")
+    assert {name: values[0] for name, values, _ in costs(report, None)}["KV cache a clip"] == quantity(mean, "B")
     assert cli("verify", job).exit_code == 0
     said = {name: " ".join(cli(name, job).output.split()) for name in ("status", "plan")}
     assert "media │ 13 (1 exact copy: units and clips count once)" in said["status"]
