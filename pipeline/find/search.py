@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import heapq
+import logging
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from pipeline.tables.chosen import IS_CHOSEN, chosen_media
 
 if TYPE_CHECKING:
     import duckdb
+
+log = logging.getLogger(__name__)
 
 MOST = 20
 BATCH_ROWS = 10_000
@@ -219,6 +222,8 @@ def _holds(
             return f"({word.join(_holds(p, search, types, connection, job, wanted=wanted) for p in parts)})"
         case Condition():
             fits = _fits(node, search, types)
+            if column_of(types[node.question].kind) is None and not _is_an_answer(connection, job, node):
+                log.warning("no answer to %s is %s", node.question, node.value)
             score = "0"
             source = "said AS found"
         case Words(terms=terms) if any(ord(c) >= _UNSPACED and c.isalpha() for term in terms for c in term):
@@ -277,6 +282,13 @@ def _fits(condition: Condition, search: _Search, types: dict[str, _Asked]) -> st
             raise FindError(f"{name} {operator} {value}: {name} takes yes or no, for example {name} = yes")
         return f"{its}found.answer_boolean = {search.bind(said == (operator == '='))}"
     return f"{its}lower(found.answer) {operator} lower({search.bind(value)})"
+
+
+def _is_an_answer(connection: duckdb.DuckDBPyConnection, job: str, condition: Condition) -> bool:
+    """Whether anything was answered so: what nobody answered may be a slip of the pen."""
+    asked = {"job": job, "name": condition.question, "answer": condition.value}
+    said = f"SELECT 1 FROM ({_SAID}) WHERE question_id = $name AND lower(answer) = lower($answer) LIMIT 1"
+    return connection.execute(said, asked).fetchone() is not None
 
 
 def _matched(connection: duckdb.DuckDBPyConnection, job: str, terms: tuple[str, ...]) -> pa.Table:

@@ -126,6 +126,13 @@ def test_what_cannot_be_looked_for_says_why(connection, what, message):
     assert message in str(raised.value)
 
 
+def test_what_nobody_answered_is_said(connection, caplog):
+    find(connection, "setting = STUDIO or people = 77", "test")
+    assert caplog.messages == []
+    assert find(connection, "setting = studoi", "test") == ([], 0)
+    assert caplog.messages == ["no answer to setting is studoi"]
+
+
 def test_the_tree():
     assert parse('red "blue van" or not (a = "b c" and d>=2)') == Any(
         (
