@@ -676,6 +676,7 @@ class Limited:
 
     def __init__(self, model, most_bytes: int, error: Exception) -> None:
         self.model, self.most_bytes, self.error = model, most_bytes, error
+        self.adapter = model.adapter
 
     def answer(self, frames, audio, request):
         if frames is None or frames.nbytes > self.most_bytes:
@@ -722,6 +723,7 @@ class Crowded:
 
     def __init__(self, model, most: int, poison) -> None:
         self.model, self.most, self.poison, self.batches = model, most, poison, []
+        self.adapter = model.adapter
 
     def answer(self, frames, audio, request):
         if audio is self.poison:
