@@ -252,8 +252,8 @@ def with_reasons(count: int, classes: Iterable[tuple[str, int]]) -> str:
 
 
 def with_copies(media: int, copies: int, count: str, of: str = "") -> str:
-    """A number of media, and how the units and clips of those that are exact copies of others `count`."""
-    said = f"{copies} exact {'copy' if copies == 1 else 'copies'}: units and clips count {count}" if copies else ""
+    """A number of media, and how the clips of those that are exact copies of others `count`."""
+    said = f"{copies} exact {'copy' if copies == 1 else 'copies'}: clips count {count}" if copies else ""
     notes = "; ".join(filter(None, (of, said)))
     return f"{media} ({notes})" if notes else f"{media}"
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -287,7 +288,9 @@ def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_p
     # Named, since this process and the cluster's might take different types for `auto`, which is another recipe.
     job.write_text(job.read_text() + "model: {dtype: float32}\n")
     for number in range(8):
-        shutil.copy(videos / "short.mp4", tmp_path / "archive" / f"copy {number:02d}.mp4")
+        # An empty box behind the others: contents of their own, so that a stop finds some that are not done.
+        other = (videos / "short.mp4").read_bytes() + struct.pack(">I4sI", 12, b"free", number)
+        (tmp_path / "archive" / f"video {number:02d}.mp4").write_bytes(other)
     for name in (".env", "id_rsa", "credentials.json"):
         (tmp_path / name).write_text(f"SECRET={IN_FILES}\n")
     (tmp_path / "results").mkdir()

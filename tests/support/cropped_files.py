@@ -20,7 +20,8 @@ def cropped_file(source: Path, target: Path, start: float, end: float, *more: ob
     """Seconds of the source behind a black border that Matroska's PixelCrop or QuickTime's `clap` cuts off."""
     whole = cut(source, target.with_stem("whole"), start, end, *PADDED, *more)
     if target.suffix == ".mkv":
-        make("-i", whole, "-c", "copy", "-live", 1, whole.with_stem("live"))
+        # Without the ids that are drawn by chance, whose bytes may be those that are looked for.
+        make("-i", whole, "-c", "copy", "-live", 1, "-fflags", "+bitexact", whole.with_stem("live"))
         target.write_bytes(_pixel_cropped(whole.with_stem("live").read_bytes()))
     else:
         target.write_bytes(_with_aperture(whole.read_bytes()))
