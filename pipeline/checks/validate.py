@@ -239,7 +239,7 @@ def _index(job: JobConfig, found: _Found) -> str:
             raise CheckError(
                 f"index_url: {database} is not supported; give sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
             )
-        place = _sqlite_place(url.database, job.output) if url.get_backend_name() == "sqlite" else "connected"
+        place = _sqlite_place(url.database, job.output) if database == "sqlite" else "connected"
         if place != "will be made":
             engine = sqlalchemy.create_engine(url)
             try:

@@ -28,9 +28,9 @@ def catch_up(journal: Journal, index: SavingsIndex, advance: Callable[[int], Non
     """Apply what the index has not seen; returns how many units and records of whole videos it took up. `advance` is
     called with the number of units.
 
-    Costs one listing of the journal, and no read where nothing has changed, however many runs there were before. Where
-    the journal lost units that the index knows, or pointers (someone deleted objects), it is rebuilt. What was
-    forgotten leaves both, also where forgetting was interrupted.
+    Costs one listing of the journal and one more of its pointers, and no read where nothing has changed, however many
+    runs there were before. Where the journal lost units that the index knows, or pointers (someone deleted objects), it
+    is rebuilt. What was forgotten leaves both, also where forgetting was interrupted.
     """
     return rebuild(journal, index, advance) if lost_heads(journal, index) else _catch_up(journal, index, advance)
 

@@ -53,13 +53,13 @@ class LocalStore:
         except OSError as error:
             raise _local_error(error, "write", target) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            _discard(temporary)
 
     def write_once(self, key: str, data: bytes) -> bool:
         """See Store."""
-        target = self._path(key)
-        if target.exists():
+        if self.exists(key):
             return False
+        target = self._path(key)
         temporary = self._temporary(target, data)
         try:
             os.link(temporary, target)
@@ -72,11 +72,11 @@ class LocalStore:
                 raise _local_error(error, "write", target) from error
             # No hard links (exFAT, some network and FUSE file systems): whole objects still, but two writers at the
             # same moment may both believe to be first.
-            if target.exists():
+            if self.exists(key):
                 return False
             os.replace(temporary, target)
         finally:
-            temporary.unlink(missing_ok=True)
+            _discard(temporary)
         return True
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -161,6 +161,12 @@ def _names(folder: Path) -> Iterator[str]:
             return iter(sorted(e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries))
     except (FileNotFoundError, NotADirectoryError):
         return iter(())
+
+
+def _discard(temporary: Path) -> None:
+    """What cannot be removed must not hide why: a sweep does it later."""
+    with suppress(OSError):
+        temporary.unlink()
 
 
 @contextmanager

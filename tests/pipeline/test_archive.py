@@ -40,7 +40,7 @@ from pipeline.config.globs import KeyFilter, compile_glob
 from pipeline.config.job import ArchiveConfig, ContextConfig, ModelConfig, StorageConfig, load_job
 from pipeline.identity import media_id
 from pipeline.planning.context import ContextReader
-from pipeline.storage.errors import StorageError
+from pipeline.storage.errors import StorageError, StorageUnavailable
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import Store, open_store
 from tests.support.media_files import clip_file
@@ -828,6 +828,17 @@ def test_without_hard_links_objects_are_still_created_once(tmp_path: Path, monke
     assert not store.write_once("a/b", b"second")
     assert store.read_bytes("a/b") == b"first"
     assert os.listdir(tmp_path / "a") == ["b"]
+
+
+@pytest.mark.parametrize("write", [LocalStore.write, LocalStore.write_once])
+def test_a_mount_that_goes_away_between_writing_and_naming_is_an_outage(tmp_path: Path, monkeypatch, write: Any):
+    def gone(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    for name in ("os.replace", "os.link", "os.unlink"):
+        monkeypatch.setattr(name, gone)
+    with pytest.raises(StorageUnavailable, match="not connected"):
+        write(LocalStore(tmp_path), "a/b", b"data")
 
 
 @settings(max_examples=25, deadline=None)
