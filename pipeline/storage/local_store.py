@@ -123,8 +123,9 @@ class LocalStore:
                     os.fsync(file.fileno())
                 reached("file_filled")
                 return path
-            except FileNotFoundError as error:
-                # A deletion beside us has removed the folder that had just become empty.
+            except (FileNotFoundError, FileExistsError) as error:
+                # A deletion beside us has removed the folder that had just become empty; `mkdir` says FileExistsError
+                # where it found the folder there and it was gone when it looked what it is.
                 if attempt == 9:
                     raise _local_error(error, "write", target) from error
             except OSError as error:

@@ -105,10 +105,13 @@ class Patience:
                     last = error
             raise self._give_up(last)
 
-    def listing(self, make: Callable[[], Iterable[Given]], key: Callable[[Given], str]) -> Iterator[Given]:
+    def listing(
+        self, make: Callable[[], Iterable[Given]], key: Callable[[Given], str], has_answered: bool = False
+    ) -> Iterator[Given]:
         """A listing in ascending order of keys, which after a failure goes on where it stopped.
 
-        One that fails before anything came is not waited for: that is a wrong address more often than an outage.
+        Of a place that has not answered before, one that fails before anything came is not waited for: that is a wrong
+        address more often than an outage.
         """
         self.is_waiting()
         remaining = iter(make())
@@ -122,9 +125,9 @@ class Patience:
             try:
                 item = next(remaining, None)
             except Unavailable as error:
-                if last is None:
+                if last is None and not has_answered:
                     raise
-                log.warning("a listing failed after %s and is resumed: %s", last, error)
+                log.warning("a listing failed after %s and is resumed: %s", last or "no key", error)
                 remaining, item = self.call(rest)
             if item is None:
                 return

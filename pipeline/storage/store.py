@@ -79,7 +79,7 @@ def caveats(store: Store, key: str) -> tuple[str, ...]:
 
 
 class PatientStore:
-    """Another store, whose failures that may pass are waited for."""
+    """Another store, which has answered before, and whose failures that may pass are waited for."""
 
     def __init__(self, store: Store, patience: Patience) -> None:
         self._store, self._patience = store, patience
@@ -107,7 +107,7 @@ class PatientStore:
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """See Store."""
-        return self._patience.listing(lambda: self._store.list(prefix), key=lambda item: item[0])
+        return self._patience.listing(lambda: self._store.list(prefix), key=lambda item: item[0], has_answered=True)
 
     def delete(self, keys: Iterable[str]) -> None:
         """See Store."""

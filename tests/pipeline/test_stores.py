@@ -16,6 +16,7 @@ from pipeline.config.sections import ArchiveConfig, StorageConfig
 from pipeline.storage import outage as patience_module
 from pipeline.storage import s3_client
 from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
+from pipeline.storage.local_store import LocalStore
 from pipeline.storage.outage import Patience
 from pipeline.storage.store import PatientStore, caveats, open_store
 from tests.support.fault_proxy import KINDS, FaultProxy
@@ -220,6 +221,40 @@ def test_a_file_that_cannot_be_read_just_now_is_waited_for(tmp_path, monkeypatch
     assert store.read_bytes("a/b") == b"there"
     with pytest.raises(StorageError, match=r"cannot read .*/a: Is a directory"):
         store.open("a")
+
+
+def test_an_output_that_goes_away_before_a_listing_begins_is_waited_for(tmp_path, monkeypatch):
+    """A mount that is gone for a moment: `index` lists its output long after it first read it."""
+    monkeypatch.setattr(patience_module, "FIRST_PAUSE_S", 0.01)
+    store = PatientStore(open_store(str(tmp_path)), Patience(100))
+    store.write("a/b", b"there")
+    failures, real = iter([errno.ENOTCONN, errno.ENOTCONN]), os.scandir
+
+    def scandir(folder):
+        if (number := next(failures, None)) is not None:
+            raise OSError(number, os.strerror(number))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert [key for key, _ in store.list("a/")] == ["a/b"]
+    assert next(failures, None) is None
+
+
+def test_a_folder_that_goes_while_it_is_looked_for_is_made_again(tmp_path, monkeypatch):
+    """A deletion beside us removes the folder between `mkdir` finding it there and looking what it is."""
+    store, real = LocalStore(tmp_path), os.mkdir
+    store.write("a/old", b"")
+
+    def mkdir(path, *mode):
+        try:
+            real(path, *mode)
+        except FileExistsError:
+            store.delete(["a/old"])
+            raise
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    assert store.write_once("a/new", b"there")
+    assert store.read_bytes("a/new") == b"there"
 
 
 def test_only_what_may_pass_is_waited_for(tmp_path):
