@@ -9,8 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from jobs._shared.display import ProgressBar, console, print_summary
+from jobs._shared.display import ProgressBar, console
 from jobs._shared.options import JsonFile, write_json
+from jobs._shared.run_summary import print_summary
 from jobs._shared.stopping import STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
 from jobs.index import summary_json

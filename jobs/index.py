@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from jobs._shared.display import ProgressBar, console, print_summary, retry_hint
+from jobs._shared.display import ProgressBar, console, retry_hint
 from jobs._shared.options import JsonFile, job_as_given, with_job, write_json
+from jobs._shared.run_summary import print_summary
 from jobs._shared.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
 from pipeline.config.job import JobConfig

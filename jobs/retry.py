@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from jobs._shared.display import ProgressBar, console, print_facts, print_summary, with_reasons
+from jobs._shared.display import ProgressBar, console, print_facts, with_reasons
 from jobs._shared.options import JsonFile, with_job, write_json
+from jobs._shared.run_summary import print_summary
 from jobs._shared.stopping import BUDGET_EXIT, STOPPED_EXIT, StopOnSignal
 from jobs.cli import main
 from jobs.index import summary_json
