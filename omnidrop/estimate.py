@@ -2,17 +2,18 @@
 
 Promises: the same numbers that `OmniModel.answer` reports for a clip of that size, without loading weights; the only
 unknown is how long texts get, which is priced at the most a question allows. Knows nothing about archives or seconds.
+Loads no torch for the policies `omnidrop` and `none`: every command that plans would pay for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from omnidrop import cost
 from omnidrop.answers import PassCost
-from omnidrop.engine import layout, prefill
-from omnidrop.models.base import Prefix, SomeOf
+from omnidrop.engine.question_rows import Asked, arrange, ask
+from omnidrop.models.base import Outline
 from omnidrop.models.checkpoints import configuration_of, loading
 from omnidrop.models.registry import processor_of
 from omnidrop.policies.schedule import Schedule
@@ -67,37 +68,32 @@ class Estimator:
         nothing to hear and nothing to see.
         """
         shape = (frames, height, width)
-        prefix = self._processor.outline(shape, samples, fps=fps, system_prompt=system_prompt, instruction=instruction)
-        clip = prefill.ClipTokens.of(prefix)
-        some_of = pruning.some_of(clip.av, self._widths.layers, questions)
-        if some_of is not None:
-            saved = self._encoder_flops_saved(clip.av.video, some_of, shape)
-            prefix = replace(prefix, encoder_flops=prefix.encoder_flops_dense - saved)
-            clip = replace(clip, prefix=prefix)
-        asked = layout.ask(self._processor, questions)
-        rows = [self._question_rows(prefix, one) for one in asked]
-        everything = prefix.input_ids.shape[0]
+        clip = self._processor.outline(shape, samples, fps=fps, system_prompt=system_prompt, instruction=instruction)
+        cells = pruning.cells(clip, self._widths.layers, questions)
+        encoders = clip.encoder_flops
+        if cells is not None:
+            encoders -= self._encoder_flops_saved(clip.video, cells, shape)
+        asked = ask(self._processor, questions)
+        rows = [_question_rows(one) for one in asked]
         ratios, costs = [], []
         for ratio, numbers in pruning.together(questions):
             schedule = self._planned(clip, pruning, ratio)
             those = ([asked[n] for n in numbers], [rows[n] for n in numbers])
-            costs.append(self._as_run(clip, *those, pruning, schedule))
+            costs.append(self._as_run(clip, encoders, *those, pruning, schedule))
             ratios += [schedule.retained_ratio] * (1 if pruning.mode in SHARED_MODES else len(numbers))
         return Estimate(
-            audio_tokens=clip.av.audio,
-            video_tokens=clip.av.video,
-            video_encoded=clip.av.video if some_of is None else some_of.cells,
+            audio_tokens=clip.audio,
+            video_tokens=clip.video,
+            video_encoded=clip.video if cells is None else cells,
             retained_ratio=sum(ratios) / len(ratios),
             as_run=cost.after_each_other(costs),
-            dense=cost.dense(self._widths, everything, rows, prefix.encoder_flops_dense),
-            dense_shared=cost.dense_shared(self._widths, everything, rows, prefix.encoder_flops_dense),
+            dense=cost.dense(self._widths, clip.tokens, rows, clip.encoder_flops),
+            dense_shared=cost.dense_shared(self._widths, clip.tokens, rows, clip.encoder_flops),
         )
 
     def text(self, tokens: int, questions: Sequence[Question], *, system_prompt: str | None = None) -> Estimate:
         """Price a text of so many tokens, asked as `OmniModel.answer_text` asks it."""
-        # What stands before them changes nothing of how the questions' own rows are laid out.
-        before = self._processor.outline((0, 0, 0), 16_000, fps=1.0, system_prompt=system_prompt, instruction="")
-        rows = [self._question_rows(before, one) for one in layout.ask(self._processor, questions)]
+        rows = [_question_rows(one) for one in ask(self._processor, questions)]
         prefix = len(self._processor.text_ids("", system_prompt, "")) + tokens
         ran = cost.dense_shared(self._widths, prefix, rows, 0)
         return Estimate(0, 0, 0, 1.0, ran, cost.dense(self._widths, prefix, rows, 0), ran)
@@ -116,38 +112,29 @@ class Estimator:
 
     def schedule(self, pruning: Pruning, *, frames: int, height: int, width: int, samples: int, fps: float) -> Schedule:
         """How many tokens of such a clip enter each layer, whatever is asked. Raises PolicyError, as `clip`."""
-        shape = (frames, height, width)
-        prefix = self._processor.outline(shape, samples, fps=fps, system_prompt=None, instruction="")
-        return self._planned(prefill.ClipTokens.of(prefix), pruning, pruning.retained_ratio)
+        clip = self._processor.media((frames, height, width), samples, fps=fps)
+        return self._planned(clip, pruning, pruning.retained_ratio)
 
-    def _planned(self, clip: prefill.ClipTokens, pruning: Pruning, ratio: float | None) -> Schedule:
-        return pruning.build().plan(clip.av, self._widths.layers, ratio)
+    def _planned(self, clip: Outline, pruning: Pruning, ratio: float | None) -> Schedule:
+        return pruning.build().plan(clip, self._widths.layers, ratio)
 
-    def _encoder_flops_saved(self, cells: int, some_of: SomeOf, shape: tuple[int, int, int]) -> int:
-        """By encoding some of a picture's `cells` instead of all."""
+    def _encoder_flops_saved(self, all_cells: int, cells: int, shape: tuple[int, int, int]) -> int:
+        """By encoding `cells` of a picture's instead of all."""
         grid = self.geometry.grid(*shape)
-        some = self.geometry.vision_flops(*grid, cells=some_of.cells, embedded=cells)
-        return self.geometry.vision_flops(*grid) - some
-
-    def _question_rows(self, prefix: Prefix, one: layout.Asked) -> cost.QuestionRows:
-        packed = layout.pack(prefix, [one])
-        answer = one.question.answer
-        # The first token comes from the prefill.
-        steps = answer.max_tokens - 1 if isinstance(answer, Written) else 0
-        return cost.QuestionRows(one.rows, packed.pairs, packed.reads[-1], len(one.ids), steps)
+        return self.geometry.vision_flops(*grid) - self.geometry.vision_flops(*grid, cells=cells, embedded=all_cells)
 
     def _as_run(
         self,
-        clip: prefill.ClipTokens,
-        asked: Sequence[layout.Asked],
+        clip: Outline,
+        encoders: int,
+        asked: Sequence[Asked],
         rows: Sequence[cost.QuestionRows],
         pruning: Pruning,
         schedule: Schedule,
     ) -> PassCost:
-        encoders = clip.prefix.encoder_flops
         if pruning.mode in DENSE_MODES:
             priced = cost.dense if pruning.mode == "dense" else cost.dense_shared
-            return priced(self._widths, clip.prefix.input_ids.shape[0], rows, encoders)
+            return priced(self._widths, clip.tokens, rows, encoders)
         everyone = list(asked)
         together = [everyone] if pruning.mode == "set_guided" else [[one] for one in everyone]
         works = [self._work(clip, group, pruning, schedule) for group in together]
@@ -155,7 +142,7 @@ class Estimator:
         tokens = sum(work[0].rows for work in works)
         kv_bytes = max(cost.cache_bytes(self._widths, work) for work in works)
         prefill_flops = sum(
-            cost.prefill_flops(self._widths, work, layout.pack(clip.prefix, group).reads[-1])
+            cost.prefill_flops(self._widths, work, arrange(group).reads[-1])
             for work, group in zip(works, together, strict=True)
         )
         if pruning.mode == "staged" and schedule.first_drop is not None and len(everyone) > 1:
@@ -181,15 +168,21 @@ class Estimator:
         )
 
     def _work(
-        self, clip: prefill.ClipTokens, group: Sequence[layout.Asked], pruning: Pruning, schedule: Schedule
+        self, clip: Outline, group: Sequence[Asked], pruning: Pruning, schedule: Schedule
     ) -> list[cost.LayerWork]:
-        packed = layout.pack(clip.prefix, group)
+        rows = arrange(group)
         guide = pruning.build().guide
-        words, last = packed.guiding.shape[0], len(group)
+        words, last = len(rows.guiding), len(group)
         guiding = {"nothing": 0, "states": 0, "question": words + last, "words": words, "last": last}[guide]
         return [
-            cost.LayerWork(
-                clip.text + entering, packed.rows, packed.pairs, guiding if schedule.drops_after(layer) else 0
-            )
+            cost.LayerWork(clip.text + entering, rows.count, rows.pairs, guiding if schedule.drops_after(layer) else 0)
             for layer, entering in enumerate(schedule.entering)
         ]
+
+
+def _question_rows(one: Asked) -> cost.QuestionRows:
+    rows = arrange([one])
+    answer = one.question.answer
+    # The first token comes from the prefill.
+    steps = answer.max_tokens - 1 if isinstance(answer, Written) else 0
+    return cost.QuestionRows(rows.count, rows.pairs, rows.reads[-1], len(one.ids), steps)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from omnidrop import cost, trace
 from omnidrop.answers import Answer, ClipAnswers, Cost, PassCost
-from omnidrop.engine import decode, layout, modes, prefill
+from omnidrop.engine import decode, modes, prefill, question_rows
 from omnidrop.engine.constraint import Grammars
 from omnidrop.errors import ModelError, ModelOutOfMemory, PolicyError, QuestionError, UserError
 from omnidrop.models.base import Adapter, ReadyClip
@@ -100,7 +100,7 @@ class OmniModel:
         self._one_call = threading.Lock()
         """Attention is routed and recorded in the model itself while a call answers."""
         self._grammars: Grammars | None = None
-        self._asked: tuple[tuple[Question, ...], tuple[layout.Asked, ...]] = ((), ())
+        self._asked: tuple[tuple[Question, ...], tuple[question_rows.Asked, ...]] = ((), ())
         """The questions asked last, as tokens: nearly always those of the next clip."""
         self.widths = cost.Widths.of(adapter.config, adapter.dtype.itemsize)
 
@@ -200,7 +200,7 @@ class OmniModel:
             words, some_of = _words(request), None
             if pruning.encoder_share != 1.0 or pruning.still_levels:
                 outline = self.adapter.processor.outline(*_size(clips[0]), **words)
-                some_of = pruning.some_of(prefill.ClipTokens.of(outline).av, len(self.adapter.layers), questions)
+                some_of = pruning.some_of(outline, len(self.adapter.layers), questions)
             return [
                 prefill.ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of, ready=ready))
                 for clip in clips
@@ -265,18 +265,18 @@ class OmniModel:
             for clip, of_clip in zip(tokens, passes, strict=True)
         ]
 
-    def _as_tokens(self, request: Request) -> tuple[layout.Asked, ...]:
+    def _as_tokens(self, request: Request) -> tuple[question_rows.Asked, ...]:
         questions = tuple(request.questions)
         before, asked = self._asked
         if before != questions:
-            asked = layout.ask(self.adapter, questions)
+            asked = question_rows.ask(self.adapter, questions)
             self._asked = questions, asked
         return asked
 
     def _collected(
         self,
         clip: prefill.ClipTokens,
-        asked: Sequence[layout.Asked],
+        asked: Sequence[question_rows.Asked],
         passes: Sequence[_Pass],
         seconds: float,
         missed: Sequence[str],
@@ -328,7 +328,7 @@ class OmniModel:
             kv_bytes=sum(self.widths.cache_bytes(rows) for rows in done.cached_rows),
         )
 
-    def _grammars_for(self, asked: Sequence[layout.Asked]) -> Grammars | None:
+    def _grammars_for(self, asked: Sequence[question_rows.Asked]) -> Grammars | None:
         definition = self.adapter.tokenizer_json
         answers = (one.question.answer for one in asked)
         if definition is None or not any(isinstance(a, Written) and a.schema is not None for a in answers):
@@ -338,14 +338,14 @@ class OmniModel:
         return self._grammars
 
     def _cost(
-        self, clip: prefill.ClipTokens, asked: Sequence[layout.Asked], passes: Sequence[_Pass], seconds: float
+        self, clip: prefill.ClipTokens, asked: Sequence[question_rows.Asked], passes: Sequence[_Pass], seconds: float
     ) -> Cost:
         widths, rows_in, prefix = self.widths, clip.prefix.input_ids.shape[0], clip.prefix
         steps = {q: s for one in passes for q, s in zip(one.questions, one.steps, strict=True)}
         rows = []
         for number, one in enumerate(asked):
-            packed = layout.pack(prefix, [one])
-            rows.append(cost.QuestionRows(one.rows, packed.pairs, packed.reads[-1], len(one.ids), steps[number]))
+            alone = question_rows.arrange([one])
+            rows.append(cost.QuestionRows(alone.count, alone.pairs, alone.reads[-1], len(one.ids), steps[number]))
         as_run = PassCost(
             tokens=sum(one.work[0].rows for one in passes if one.first_layer == 0),
             prefill_flops=sum(cost.prefill_flops(widths, one.work, one.reads, one.first_layer) for one in passes),

@@ -20,7 +20,7 @@ from omnidrop.questions import Question
 
 if TYPE_CHECKING:
     from omnidrop.models.base import SomeOf
-    from omnidrop.policies.base import AudioVisual, Policy
+    from omnidrop.policies.base import Counted, Policy
 
 DENSE_MODES = ("dense", "dense_shared")
 """Modes that prune nothing: each question alone; the prefix once for all."""
@@ -114,14 +114,10 @@ class Pruning:
             passes[question.group, question.retained_ratio or self.retained_ratio].append(number)
         return [(ratio, tuple(numbers)) for (_, ratio), numbers in passes.items()]
 
-    def some_of(self, tokens: AudioVisual, layers: int, questions: Sequence[Question]) -> SomeOf | None:
-        """Which cells of a clip with these `tokens` are encoded for all passes of a question set; None for all of them.
-
-        Host arithmetic, from counts alone: `tokens` may be an outline's. Raises PolicyError, as planning the passes.
-        """
-        from omnidrop.models.base import SomeOf
+    def cells(self, tokens: Counted, layers: int, questions: Sequence[Question]) -> int | None:
+        """How many cells of a clip with so many `tokens` are encoded for all passes of a question set, at most; None
+        for all of them, each as itself. Raises PolicyError, as planning the passes."""
         from omnidrop.policies.base import SomeCells
-        from omnidrop.policies.intra_modality import choose_cells
 
         assert self.still_levels is not None
         policy = self.build()
@@ -133,7 +129,16 @@ class Pruning:
         cells = max(most, math.ceil(self.encoder_share * tokens.video - 1e-9))
         if cells >= tokens.video and not self.still_levels:
             return None
-        return SomeOf(min(cells, tokens.video), choose_cells, self.still_levels)
+        return min(cells, tokens.video)
+
+    def some_of(self, tokens: Counted, layers: int, questions: Sequence[Question]) -> SomeOf | None:
+        """Which cells of such a clip are encoded: `cells`, and how they are chosen."""
+        from omnidrop.models.base import SomeOf
+        from omnidrop.policies.intra_modality import choose_cells
+
+        cells = self.cells(tokens, layers, questions)
+        assert self.still_levels is not None
+        return None if cells is None else SomeOf(cells, choose_cells, self.still_levels)
 
     def build(self) -> Policy:
         """The policy with its settings."""

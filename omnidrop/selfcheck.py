@@ -18,7 +18,7 @@ from torch import Tensor
 
 from omnidrop import policies
 from omnidrop.answers import ClipAnswers
-from omnidrop.engine import layout, modes, prefill
+from omnidrop.engine import modes, prefill, question_rows
 from omnidrop.errors import ModelError, PolicyError
 from omnidrop.model import OmniModel, Request
 from omnidrop.models.base import VIDEO, SomeOf
@@ -198,7 +198,7 @@ class _Bench:
         with torch.inference_mode():
             prefix = adapter.prefix(frames, audio, fps=FPS, system_prompt=None, instruction=INSTRUCTION)
         self.clip = prefill.ClipTokens.of(prefix)
-        self.asked = layout.ask(adapter, QUESTIONS)
+        self.asked = question_rows.ask(adapter, QUESTIONS)
         self.allowed = 0.0
 
     def stock(self) -> tuple[bool, str]:
@@ -234,7 +234,7 @@ class _Bench:
         turned = self.first_tokens("dense_shared", nothing, everything, self.asked[::-1])
         return self.verdict(zip([*alone, *alone], [*together, *turned[::-1]], strict=True))
 
-    def same_logits(self, mode: str, other: str, asked: tuple[layout.Asked, ...]) -> tuple[bool, str]:
+    def same_logits(self, mode: str, other: str, asked: tuple[question_rows.Asked, ...]) -> tuple[bool, str]:
         """Two modes that must prune alike."""
         policy, schedule = self.pruned()
         one, kept = self.with_survivors(mode, policy, schedule, asked)
@@ -318,7 +318,7 @@ class _Bench:
         return policy, policy.plan(self.clip.av, len(self.adapter.layers), self.ratio())
 
     def run(
-        self, mode: str, policy: Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]
+        self, mode: str, policy: Policy, schedule: Schedule, asked: tuple[question_rows.Asked, ...]
     ) -> Iterator[modes.Prefilled]:
         with prefill.own_attention(self.adapter):
             for (one,) in modes.run(self.adapter, [self.clip], asked, mode, policy, schedule, "max"):
@@ -326,13 +326,13 @@ class _Bench:
                 del one
 
     def first_tokens(
-        self, mode: str, policy: Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]
+        self, mode: str, policy: Policy, schedule: Schedule, asked: tuple[question_rows.Asked, ...]
     ) -> list[Tensor]:
         """Per question, (vocabulary,) logits of its answer's first token."""
         return self.with_survivors(mode, policy, schedule, asked)[0]
 
     def with_survivors(
-        self, mode: str, policy: Policy, schedule: Schedule, asked: tuple[layout.Asked, ...]
+        self, mode: str, policy: Policy, schedule: Schedule, asked: tuple[question_rows.Asked, ...]
     ) -> tuple[list[Tensor], list[list[list[int]]]]:
         """And, per question and layer, which audio and video tokens entered."""
         found: dict[int, Tensor] = {}

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     # Decode workers import this module too, and must not hold torch: 0.4 GB and seconds in each of them.
     from omnidrop.pruning import Pruning
     from omnidrop.questions import Question
-    from workers.model.answerer import AnswererDescription
+    from workers.model.description import AnswererDescription
     from workers.model.settings import AnswererSettings
 
 

@@ -88,7 +88,7 @@ class Clips:
         size = (0, 0, 0) if frames is None else frames.shape[:3]
         samples = 0 if audio is None else len(audio)
         clip = adapter.processor.outline(size, samples, fps=decoded.fps, system_prompt=None, instruction="")
-        return [clip.input_ids.shape[0] + len(adapter.question_ids(text)) for text in texts]
+        return [clip.tokens + len(adapter.question_ids(text)) for text in texts]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from benchmarks.speed.prefill import VIDEO_KEEP
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel, clip
 from omnidrop import policies
 from omnidrop.engine import modes, prefill
-from omnidrop.engine.layout import Asked, Factor, Options
+from omnidrop.engine.question_rows import Asked, Factor, Options
 from omnidrop.questions import Boolean, Question
 
 QUESTION_TOKENS = 40

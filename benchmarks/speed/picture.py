@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from omnidrop import cost
-from omnidrop.policies.intra_modality import Entry
+from omnidrop.policies.entry import Entry
 from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate, full
 
 LAYERS = 28

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5OmniTextConfig, Qwen2_5OmniThinkerTextModel
 
-from omnidrop.engine.layout import Asked, Factor, Options
+from omnidrop.engine.question_rows import Asked, Factor, Options
 from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix, ReadyClip
 from omnidrop.questions import Boolean, Question, Text
 

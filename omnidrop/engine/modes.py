@@ -14,7 +14,8 @@ from torch import Tensor
 
 from omnidrop.cost import LayerWork
 from omnidrop.engine import prefill
-from omnidrop.engine.layout import Asked, pack
+from omnidrop.engine.layout import pack
+from omnidrop.engine.question_rows import Asked
 from omnidrop.models.base import Adapter
 from omnidrop.policies.base import Policy
 from omnidrop.policies.schedule import Schedule

@@ -23,8 +23,9 @@ from omnidrop.engine import cpu_attention
 from omnidrop.engine.importance import aggregate, attention_received
 from omnidrop.engine.layout import Packed
 from omnidrop.models.base import AUDIO, Adapter, Prefix
-from omnidrop.policies.base import AudioVisual, JoinsInside, LayerTokens, Policy, audio_visual, encoded
+from omnidrop.policies.base import AudioVisual, JoinsInside, LayerTokens, Policy
 from omnidrop.policies.schedule import Schedule
+from omnidrop.policies.tokens import audio_visual, encoded
 from omnidrop.pruning import Guidance
 
 ATTENTION = "omnidrop"

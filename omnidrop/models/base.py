@@ -1,7 +1,7 @@
 """The border between a model family and the method: what an adapter must offer, and the prefix it hands over.
 
 Promises: `prefill.py`, `decode.py` and the policies need nothing of a model beyond this file. Knows nothing about
-pruning, question sets or any particular family.
+pruning, question sets or any particular family. Importing it loads no torch.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+    from torch import Tensor, nn
 
-from omnidrop.models.encoders import EncoderSettings, FeatureMemory
-from omnidrop.models.geometry import Geometry
-from omnidrop.models.sent_ahead import SentAhead
+    from omnidrop.models.encoders import EncoderSettings, FeatureMemory
+    from omnidrop.models.geometry import Geometry
+    from omnidrop.models.sent_ahead import SentAhead
 
 TEXT, AUDIO, VIDEO = 0, 1, 2
 """Values of `Prefix.modality`."""
@@ -71,6 +72,34 @@ class Prefix:
     """(number of video tokens,) int64 on the host: the number of the cell that stands for each, an earlier one of the
     same place or itself (see `omnidrop.models.still_cells`); those of one version have the same features. None where
     each stands for itself."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a clip's `Prefix` will count, reckoned from the clip's size alone."""
+
+    text: int
+    """Text tokens, the marks around picture and sound among them."""
+    audio: int
+    sizes: tuple[int, ...]
+    """Video tokens by temporal patch, in time order."""
+    encoder_flops: int
+    """Of encoding all of it."""
+
+    @property
+    def video(self) -> int:
+        """Video tokens."""
+        return sum(self.sizes)
+
+    @property
+    def count(self) -> int:
+        """Audio and video tokens."""
+        return self.audio + self.video
+
+    @property
+    def tokens(self) -> int:
+        """All tokens of the prefix."""
+        return self.text + self.count
 
 
 class Choose(Protocol):
@@ -137,9 +166,13 @@ class Processor(Words, Protocol):
 
     def outline(
         self, shape: tuple[int, int, int], samples: int, *, fps: float, system_prompt: str | None, instruction: str
-    ) -> Prefix:
-        """What `Adapter.prefix` would give for a clip of `shape` (frames, height, width; 0 frames: sound only) and so
-        many samples of sound, on the CPU: each token in its place and nothing in it, and what encoding it costs."""
+    ) -> Outline:
+        """What `Adapter.prefix` would count for a clip of `shape` (frames, height, width; 0 frames: sound only) and so
+        many samples of sound, and what encoding it costs."""
+        ...
+
+    def media(self, shape: tuple[int, int, int], samples: int, *, fps: float) -> Outline:
+        """Picture and sound of `outline` alone, whatever is said around them: its text is 0."""
         ...
 
     def text_ids(self, text: str, system_prompt: str | None, instruction: str) -> list[int]:
@@ -148,7 +181,7 @@ class Processor(Words, Protocol):
 
 
 class Adapter(Words, Protocol):
-    """A loaded model of one family; its class methods read a checkpoint's configuration without any weights."""
+    """A loaded model of one family."""
 
     family: str
     geometry: Geometry
@@ -177,16 +210,6 @@ class Adapter(Words, Protocol):
     @classmethod
     def load(cls, directory: Path, *, device: torch.device, dtype: torch.dtype, encoders: EncoderSettings) -> Self:
         """The checkpoint in `directory`. Raises CheckpointError."""
-        ...
-
-    @classmethod
-    def read_geometry(cls, directory: Path) -> Geometry:
-        """Sizes, token counts and encoders' FLOPs. Raises CheckpointError where the configuration is not usable."""
-        ...
-
-    @classmethod
-    def read_processor(cls, directory: Path) -> Processor:
-        """What lays out clips and questions. Raises CheckpointError."""
         ...
 
     def embed(self, input_ids: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def lay_out(
     """
     if grid is None and not audio_tokens:
         raise ValueError("a clip needs a picture or sound")
-    dtype = geometry.position_dtype
+    dtype: torch.dtype = getattr(torch, geometry.position_dtype)
     opening = [tokens.vision_start] * (grid is not None) + [tokens.audio_start] * (audio_tokens > 0)
     closing = [tokens.audio_end] * (audio_tokens > 0) + [tokens.vision_end] * (grid is not None)
 

@@ -287,13 +287,3 @@ def encoder_notes(plan: PatchPlan | None, silent: npt.NDArray[np.bool_] | None, 
         where = "throughout" if silent.all() else f"in {int(silent.sum())} of {len(silent)} chunks"
         notes.append(f"the sound is silent {where} (below {settings.silence_dbfs:g} dBFS)")
     return notes
-
-
-def linear_flops(rows: int, *widths: tuple[int, int]) -> int:
-    """2 FLOPs per multiply-add of `rows` rows through matrices of (in, out) `widths`."""
-    return sum(2 * rows * a * b for a, b in widths)
-
-
-def attention_flops(lengths: Sequence[int], width: int) -> int:
-    """Scores and weighted sums of blocks that attend within themselves, both ways (not causal): 4 L^2 D each."""
-    return sum(4 * length * length * width for length in lengths)

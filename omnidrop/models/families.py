@@ -1,8 +1,8 @@
 """The model families by name.
 
 Promises: names are known without loading torch; a family's module is imported when one of its checkpoints is read.
-Adding a family is one file beside this one, with an adapter (see `base.Adapter`), and its line in `_FAMILIES`. Knows
-nothing about what is in a family.
+Adding a family is two files beside this one, its geometry (see `geometry.Geometry`) and its adapter (see
+`base.Adapter`), and their line in `_FAMILIES`. Knows nothing about what is in a family.
 """
 
 from __future__ import annotations
@@ -20,13 +20,21 @@ class Family:
 
     title: str
     """What people call it."""
+    geometry: str | type[Any]
+    """The class of its geometry, or where that is: `module:class`. Planning imports it, so it loads no torch."""
     adapter: str | type[Any]
-    """Its adapter's class, or where that is: `module:class`."""
+    """The class of its adapter, or where that is."""
 
 
 _FAMILIES: dict[str, Family] = {
-    "qwen2_5_omni": Family("Qwen2.5-Omni", "omnidrop.models.qwen2_5_omni:Qwen2_5Omni"),
-    "qwen3_omni_moe": Family("Qwen3-Omni", "omnidrop.models.qwen3_omni:Qwen3Omni"),
+    "qwen2_5_omni": Family(
+        "Qwen2.5-Omni",
+        "omnidrop.models.qwen2_5_omni_geometry:Qwen2_5OmniGeometry",
+        "omnidrop.models.qwen2_5_omni:Qwen2_5Omni",
+    ),
+    "qwen3_omni_moe": Family(
+        "Qwen3-Omni", "omnidrop.models.qwen3_omni_geometry:Qwen3OmniGeometry", "omnidrop.models.qwen3_omni:Qwen3Omni"
+    ),
 }
 
 
@@ -48,9 +56,17 @@ def titles() -> dict[str, str]:
     return {name: family.title for name, family in _FAMILIES.items()}
 
 
+def geometry_of(name: str) -> type[Any]:
+    """The geometry's class of a family, as `checkpoints.family_of` names it."""
+    return _loaded(_FAMILIES[name].geometry)
+
+
 def adapter_of(name: str) -> type[Any]:
-    """The adapter's class of a family, as `checkpoints.family_of` names it."""
-    found = _FAMILIES[name].adapter
+    """The adapter's class of a family."""
+    return _loaded(_FAMILIES[name].adapter)
+
+
+def _loaded(found: str | type[Any]) -> type[Any]:
     if not isinstance(found, str):
         return found
     module, _, attribute = found.partition(":")

@@ -17,8 +17,9 @@ from omnidrop.errors import CheckpointError, ModelError
 from omnidrop.models.checkpoints import family_of, read_json, thinker_config_dict, video_bounds
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
+
+    from omnidrop.models.configuration import ThinkerFields
 
 SAMPLE_RATE = 16_000
 """Samples a second of every waveform in this package."""
@@ -38,8 +39,10 @@ class Geometry:
 
     family: ClassVar[str]
     """As `families` names it."""
-    position_dtype: ClassVar[torch.dtype]
-    """Of rotary positions."""
+    fields: ClassVar[type[ThinkerFields]]
+    """What is read of the configuration."""
+    position_dtype: ClassVar[str]
+    """Of rotary positions, as torch names it."""
     marks_apart: ClassVar[bool]
     """Whether the two marks before (and after) a picture with sound stand at two positions, or both at one."""
     pads_sound: ClassVar[bool]
@@ -72,12 +75,7 @@ class Geometry:
     hop: int = 160
     """Samples from one mel frame to the next: 160 (100 mel frames a second) in the published checkpoints."""
     config: Any = field(default=None, compare=False, repr=False)
-    """The configuration it was read from, an object of transformers with `text_config` (the decoder's)."""
-
-    @staticmethod
-    def config_class() -> Any:
-        """The transformers class of the configuration."""
-        raise NotImplementedError
+    """The configuration it was read from, with the family's own fields."""
 
     def whole_hops(self, samples: int) -> int:
         """Mel frames of `samples` samples."""
@@ -107,18 +105,13 @@ class Geometry:
         """From the configuration of the checkpoint in `directory`. Raises CheckpointError where it is not usable."""
         if (found := family_of(directory)) != cls.family:
             raise CheckpointError(f"{directory} is a {found} checkpoint, not {cls.family}")
+        thinker = thinker_config_dict(directory)
         try:
-            return cls._from_config(cls.read_config(directory), video_bounds(directory), hop_length(directory))
-        except (AttributeError, KeyError, TypeError) as error:
+            return cls._from_config(cls.fields.read(thinker), video_bounds(directory), hop_length(directory))
+        except (ValueError, ZeroDivisionError) as error:
             raise CheckpointError(
                 f"{directory / 'config.json'} is not a usable {cls.family} configuration: {error}"
             ) from error
-
-    @classmethod
-    def read_config(cls, directory: Path) -> Any:
-        """The thinker's configuration as an object of transformers, defaults filled in."""
-        # Not by `from_dict`, which only writes it down for a log besides: three quarters of its 0.05 CPU s.
-        return cls.config_class()(**thinker_config_dict(directory))
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels that a frame is scaled to. Raises ModelError for a sliver."""
@@ -165,7 +158,7 @@ class Geometry:
     def _from_config(cls, config: Any, bounds: tuple[int, int] | None, hop: int) -> Self:
         text, vision = config.text_config, config.vision_config
         heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
-        head = getattr(text, "head_dim", None) or text.hidden_size // heads
+        head = text.head_dim or text.hidden_size // heads
         mixture = (getattr(text, "num_experts", 0) or 0) > 0
         side = vision.patch_size * vision.spatial_merge_size
         # The stock processors' own bounds for videos, `videos_kwargs` of Qwen2_5OmniProcessor and of Qwen3's.
@@ -184,7 +177,7 @@ class Geometry:
             min_pixels=low,
             max_pixels=high,
             positions_per_second=config.position_id_per_seconds,
-            seconds_per_chunk=getattr(config, "seconds_per_chunk", 2),
+            seconds_per_chunk=config.seconds_per_chunk,
             audio_window=config.audio_config.n_window,
             hop=hop,
             config=config,

@@ -1,4 +1,4 @@
-"""Frames and sound of a clip, and the words around them, turned into what the model's encoders and decoder take.
+"""Frames and sound of a clip turned into what the model's encoders take, and where they stand among the words.
 
 Promises: the numbers and tokens of the stock `Qwen2_5OmniProcessor` and `Qwen3OmniMoeProcessor` without torchvision,
 for sound of any length (neither padded to nor cut at 300 s). Knows nothing about weights, devices, pruning or files.
@@ -7,8 +7,6 @@ for sound of any length (neither padded to nor cut at 300 s). Knows nothing abou
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from omnidrop.errors import CheckpointError, ClipTooLong, ModelError, SoundTooShort
-from omnidrop.models import chat_template
-from omnidrop.models.base import Prefix
-from omnidrop.models.checkpoints import read_chat_template, read_json
+from omnidrop.errors import CheckpointError, ModelError
+from omnidrop.models.checkpoints import read_json
 from omnidrop.models.clip_layout import ClipLayout, MediaTokens, lay_out
-from omnidrop.models.geometry import SAMPLE_RATE, SHORTEST_AUDIO_HOPS, Geometry
-
-QUESTION_MARK = "\u2063question\u2063"
-"""Stands for the question while the chat template is rendered; invisible separators keep it from meeting real text."""
+from omnidrop.models.geometry import SAMPLE_RATE, Geometry
+from omnidrop.models.prompts import Prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,25 +63,21 @@ def patchify(frames: Tensor, geometry: Geometry, mean: Tensor, std: Tensor) -> t
     return ordered.reshape(times * rows * columns, 3 * step * patch * patch), (times, rows, columns)
 
 
-class ClipProcessor:
-    """Tokenizer, feature extractor and chat template of one checkpoint directory."""
+class ClipProcessor(Prompts):
+    """And the feature extractor: clips themselves, beside the words around them."""
 
     def __init__(self, directory: Path, geometry: Geometry) -> None:
-        from transformers import Qwen2Tokenizer, WhisperFeatureExtractor
+        from transformers import WhisperFeatureExtractor
 
-        self.geometry = geometry
-        self._template = read_chat_template(directory)
+        super().__init__(directory, geometry)
         try:
-            self.tokenizer: Any = Qwen2Tokenizer.from_pretrained(str(directory))
             self._features: Any = WhisperFeatureExtractor.from_pretrained(str(directory))
         except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"the feature extractor of {directory} cannot be loaded: {error}") from error
+        if self._features.hop_length != geometry.hop:
             raise CheckpointError(
-                f"the tokenizer or feature extractor of {directory} cannot be loaded: {error}"
-            ) from error
-        if (self._features.hop_length, self._features.sampling_rate) != (geometry.hop, SAMPLE_RATE):
-            raise CheckpointError(
-                f"{directory} wants a hop of {self._features.hop_length} samples at {self._features.sampling_rate} Hz; "
-                f"supported is the hop of {geometry.hop} that preprocessor_config.json states, at {SAMPLE_RATE} Hz"
+                f"{directory} wants a hop of {self._features.hop_length} samples; supported is the hop of "
+                f"{geometry.hop} that preprocessor_config.json states"
             )
         image = _image_settings(directory)
         self._mean = torch.tensor(image[0]) * 255.0
@@ -126,14 +116,9 @@ class ClipProcessor:
         if audio is not None:
             mel = self.mel(audio)
         if grid is None and mel is None:
-            raise self._too_short(0 if audio is None else len(audio))
+            raise self.too_short(0 if audio is None else len(audio))
         audio_tokens = self.geometry.audio_tokens(len(audio)) if audio is not None and mel is not None else 0
         return ModelInputs(self._laid_out(grid, audio_tokens, fps, system_prompt, instruction), grid, mel)
-
-    def _too_short(self, samples: int) -> SoundTooShort:
-        least_ms = 1000 * SHORTEST_AUDIO_HOPS * self.geometry.hop / SAMPLE_RATE
-        given = f"{1000 * samples / SAMPLE_RATE:.1f} ms of sound" if samples else "no sound"
-        return SoundTooShort(f"no frames and {given}; this model needs frames or at least {least_ms:g} ms of sound")
 
     def _laid_out(
         self,
@@ -144,7 +129,7 @@ class ClipProcessor:
         instruction: str,
     ) -> ClipLayout:
         head, tail = self.prompt(system_prompt, instruction, has_video=grid is not None)
-        self._check_reach(grid, audio_tokens, fps, len(head) + len(tail))
+        self.check_reach(grid, audio_tokens, fps, lambda: len(head) + len(tail))
         return lay_out(
             self.geometry,
             self.media_tokens,
@@ -153,45 +138,6 @@ class ClipProcessor:
             grid=grid,
             seconds_per_patch=self.geometry.temporal_patch / fps if grid else 0.0,
             audio_tokens=audio_tokens,
-        )
-
-    def _check_reach(self, grid: tuple[int, int, int] | None, audio_tokens: int, fps: float, words: int) -> None:
-        """Rotary positions beyond the model's own are numbers too: it would answer, and worse."""
-        most: int | None = getattr(self.geometry.config.text_config, "max_position_embeddings", None)
-        a_second = self.geometry.positions_per_second
-        seconds = max(grid[0] * self.geometry.temporal_patch / fps if grid else 0.0, audio_tokens / a_second)
-        if most is not None and seconds * a_second + words > most:
-            raise ClipTooLong(
-                f"a clip of {seconds:,.0f} s with {words} tokens of text takes {a_second} positions a second, "
-                f"and the model was made to read {most:,}: {(most - words) / a_second:,.0f} s; use shorter clips, "
-                "or frames less far apart"
-            )
-
-    def outline(
-        self, shape: tuple[int, int, int], samples: int, *, fps: float, system_prompt: str | None, instruction: str
-    ) -> Prefix:
-        """See `omnidrop.models.base.Processor.outline`."""
-        frames, height, width = shape
-        grid = self.geometry.grid(frames, height, width) if frames else None
-        audio_tokens = self.geometry.audio_tokens(samples)
-        if grid is None and not audio_tokens:
-            raise self._too_short(samples)
-        made = self._laid_out(grid, audio_tokens, fps, system_prompt, instruction)
-        encoders = self.geometry.vision_flops(*grid) if grid else 0
-        if (mel := self.geometry.mel_frames(samples)) > 0:
-            encoders += self.geometry.audio_flops(mel)
-        return Prefix(
-            input_ids=made.input_ids,
-            embeddings=torch.empty(made.input_ids.shape[0], 0),
-            positions=made.positions,
-            next_position=made.next_position,
-            modality=made.modality,
-            chunk=made.chunk,
-            grid=made.grid,
-            seconds=made.seconds,
-            audio_importance=None,
-            encoder_flops=encoders,
-            encoder_flops_dense=encoders,
         )
 
     def pixels(
@@ -239,61 +185,6 @@ class ClipProcessor:
         mel: Tensor = features["input_features"][0, :, :frames]
         return mel
 
-    def prompt(self, system_prompt: str | None, instruction: str, *, has_video: bool) -> tuple[list[int], list[int]]:
-        """Token ids before the clip's first mark, and after its last one up to the first question."""
-        before, between, _ = self._rendered(system_prompt, has_video)
-        text = self.plain(instruction).strip()
-        # A newline ends every pre-token of Qwen's pattern that precedes a word, so the prompt may be cut behind it.
-        return self.ids(before), self.ids(between + (text + "\n" if text else ""))
-
-    def text_ids(self, text: str, system_prompt: str | None, instruction: str) -> list[int]:
-        """Token ids of a turn that holds a text and no media, up to the first question: the text, then the instruction.
-
-        Raises CheckpointError where the chat template ends such a turn otherwise than one with a clip.
-        """
-        rendered = self._turn(system_prompt, [{"type": "text", "text": QUESTION_MARK}])
-        before, found, after = rendered.partition(QUESTION_MARK)
-        if not found or after != self._rendered(None, True)[2]:
-            raise CheckpointError(f"the chat template does not lay out a user turn of text alone: it gave {rendered!r}")
-        parts = (self.plain(part).strip() for part in (text, instruction))
-        return self.ids(before + "".join(part + "\n" for part in parts if part))
-
-    def question_ids(self, text: str) -> list[int]:
-        """Token ids of a question up to and including the start of the assistant's turn."""
-        _, _, after = self._rendered(None, True)
-        return self.ids(self.plain(text).strip() + after)
-
-    def answer_ids(self, text: str) -> list[int]:
-        """Token ids of an answer as it would follow the assistant's start, without an end token."""
-        return self.ids(self.plain(text).strip())
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids of `text`, special tokens recognised."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Decode token ids without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    def plain(self, text: str) -> str:
-        """`text` with special tokens broken up: titles and tags of untrusted media reach questions through templates,
-        and `<|im_end|>` in one of them must stay a word."""
-        return self._special_pattern.sub(lambda found: found[0][0] + " " + found[0][1:], text)
-
-    @cached_property
-    def end_ids(self) -> tuple[int, ...]:
-        """Token ids that end an answer: the tokenizer's end token and ChatML's two."""
-        ids = {self.tokenizer.eos_token_id}
-        known = self.tokenizer.get_vocab()
-        ids |= {known[token] for token in ("<|im_end|>", "<|endoftext|>") if token in known}
-        return tuple(sorted(i for i in ids if i is not None))
-
-    @cached_property
-    def _special_pattern(self) -> re.Pattern[str]:
-        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        special = sorted(added | set(self.tokenizer.all_special_tokens), key=len, reverse=True)
-        return re.compile("|".join(re.escape(token) for token in special) or r"(?!)")
-
     def _special_id(self, name: str) -> int:
         token = getattr(self.tokenizer, name, None)
         if token is None:
@@ -302,33 +193,6 @@ class ClipProcessor:
                 "tokenizer_config.json), as the published Omni checkpoints do"
             )
         return int(self.tokenizer.convert_tokens_to_ids(token))
-
-    def _rendered(self, system_prompt: str | None, has_video: bool) -> tuple[str, str, str]:
-        """The chat template's text before the clip's first mark, between its last mark and the question, and after."""
-        kind = "video" if has_video else "audio"
-        rendered = self._turn(system_prompt, [{"type": kind, kind: kind}, {"type": "text", "text": QUESTION_MARK}])
-        first, last = ("vision_bos_token", "vision_eos_token") if has_video else ("audio_bos_token", "audio_eos_token")
-        before, _, rest = rendered.partition(str(getattr(self.tokenizer, first)))
-        _, found_clip, rest = rest.partition(str(getattr(self.tokenizer, last)))
-        between, found_question, after = rest.partition(QUESTION_MARK)
-        if not (found_clip and found_question):
-            raise CheckpointError(
-                f"the chat template does not lay out a user turn of a {kind} and a text: it rendered {rendered!r}"
-            )
-        return before, between, after
-
-    def _turn(self, system_prompt: str | None, content: list[dict[str, str]]) -> str:
-        """A user's turn of this content as the chat template renders it, up to the assistant's start."""
-        turns: list[dict[str, Any]] = []
-        if system_prompt is not None:
-            turns.append({"role": "system", "content": [{"type": "text", "text": self.plain(system_prompt)}]})
-        turns.append({"role": "user", "content": content})
-        named = {
-            name: str(token) for name, token in self.tokenizer.special_tokens_map.items() if isinstance(token, str)
-        }
-        return chat_template.render(
-            self._template, messages=turns, tools=None, documents=None, add_generation_prompt=True, **named
-        )
 
 
 def check_picture(frames: npt.NDArray[np.uint8], fps: float) -> None:

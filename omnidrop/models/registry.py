@@ -1,16 +1,15 @@
 """From a model's name to a loaded adapter.
 
-Promises: one function, one error type for everything a user can get wrong. Knows nothing about any family's inside.
+Promises: one function, one error type for everything a user can get wrong; what is read without weights is read without
+torch. Knows nothing about any family's inside.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from omnidrop.errors import CheckpointError
-from omnidrop.models.base import Adapter, Processor
 from omnidrop.models.checkpoints import (
     configuration_of,
     describe_checkpoint,
@@ -18,12 +17,19 @@ from omnidrop.models.checkpoints import (
     loading,
     resolve_checkpoint,
 )
-from omnidrop.models.encoders import EncoderSettings
 from omnidrop.models.families import adapter_of
+from omnidrop.models.families import geometry_of as geometry_class_of
 from omnidrop.models.geometry import Geometry
+from omnidrop.models.prompts import Prompts
 from omnidrop.models.quantised import quantisation_of
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+    from omnidrop.models.base import Adapter, Processor
+    from omnidrop.models.encoders import EncoderSettings
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load(
@@ -39,8 +45,13 @@ def load(
     Raises CheckpointError for a checkpoint that is missing, incomplete, pickled, or of a family that is not supported,
     and for an unknown device or dtype.
     """
-    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if wanted is None or wanted not in DTYPES.values():
+    import torch
+
+    from omnidrop.models.encoders import EncoderSettings
+
+    taken = {name: getattr(torch, name) for name in DTYPES}
+    wanted = taken.get(dtype) if isinstance(dtype, str) else dtype
+    if wanted is None or wanted not in taken.values():
         raise CheckpointError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     directory = resolve_checkpoint(model)
     chosen, where = adapter_class(directory), _device(device)
@@ -51,8 +62,12 @@ def load(
 def adapter_class(directory: Path) -> type[Adapter]:
     """The adapter of the family that the checkpoint in `directory` is of. Raises CheckpointError, also for weights that
     are quantised in a way that is not taken."""
+    return adapter_of(_family(directory))
+
+
+def _family(directory: Path) -> str:
     quantisation_of(directory)
-    return adapter_of(family_of(directory))
+    return family_of(directory)
 
 
 def read_geometry(model: str) -> Geometry:
@@ -62,16 +77,14 @@ def read_geometry(model: str) -> Geometry:
 
 def geometry_of(directory: Path) -> Geometry:
     """The geometry of the checkpoint in `directory`. Raises CheckpointError where the configuration is not usable."""
-    adapter = adapter_class(directory)
+    kind: type[Geometry] = geometry_class_of(_family(directory))
     with loading(directory):
-        return adapter.read_geometry(directory)
+        return kind.read(directory)
 
 
 def processor_of(directory: Path) -> Processor:
     """What prepares clips and words for the checkpoint in `directory`; loads no weights. Raises CheckpointError."""
-    adapter = adapter_class(directory)
-    with loading(directory):
-        return adapter.read_processor(directory)
+    return Prompts(directory, geometry_of(directory))
 
 
 def weights_hash(model: str) -> str:
@@ -80,6 +93,8 @@ def weights_hash(model: str) -> str:
 
 
 def _device(device: str | torch.device) -> torch.device:
+    import torch
+
     try:
         found = torch.device(device)
     except RuntimeError as error:

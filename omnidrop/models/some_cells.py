@@ -12,9 +12,6 @@ does). `tests/omnidrop/test_some_cells.py` holds its outcome against an encoder 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from omnidrop.models.encoders import PatchPlan, attention_flops
+from omnidrop.models.encoders import PatchPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,30 +93,3 @@ def window_words(grid: tuple[int, int, int], chosen: Tensor, merge: int, window:
         "cu_window_seqlens": bounds(lengths),
         "max_window_seqlen": int(lengths.max()),
     }
-
-
-def block_flops(cells: int, patches: int, per_patch: int, blocks: Sequence[int], per_cell: int, width: int) -> int:
-    """Attention of one layer inside `blocks` (their sizes) of temporal patches of `per_patch` cells, `cells` encoded.
-
-    Which are encoded is not known before; they are counted as close together as they can be: windows of as many
-    temporal patches as hold one picture's cells between them get their share, and fill whole patches and whole blocks
-    with it. In the published encoder, at 35 %, that is 1 % more than where they are spread evenly.
-    """
-    if not cells:
-        return 0
-    total = patches * per_patch
-    window = -(-total // cells)
-    ends = [min(patches, begin + window) for begin in range(0, patches, window)]
-    shares = itertools.pairwise([0, *(cells * end // patches for end in ends)])
-    counts = Counter(after - before for before, after in shares)
-    return sum(times * _closest_flops(share, per_patch, blocks, per_cell, width) for share, times in counts.items())
-
-
-def _closest_flops(cells: int, per_patch: int, blocks: Sequence[int], per_cell: int, width: int) -> int:
-    whole, rest = divmod(cells, per_patch)
-    flops = whole * attention_flops([per_cell * size for size in blocks], width)
-    for size in sorted(blocks, reverse=True):
-        taken = min(size, rest)
-        rest -= taken
-        flops += attention_flops([per_cell * taken], width)
-    return flops

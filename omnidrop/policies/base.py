@@ -2,25 +2,52 @@
 
 Promises: a policy is a frozen dataclass of parameters that says how many audio and video tokens stay (host integers,
 known before the decoder runs) and which ones. Text is never its business: it only ever sees audio and video tokens.
-Knows nothing about attention kernels, caches, modes or how the importance it is given was computed.
+Knows nothing about attention kernels, caches, modes or how the importance it is given was computed. Importing it loads
+no torch: how many stay is planned before any model is there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-
-from omnidrop.models.base import AUDIO, VIDEO, Prefix
-from omnidrop.policies.joined import Joined
+from omnidrop.models.base import AUDIO
 from omnidrop.policies.schedule import Schedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from omnidrop.policies.joined import Joined
 
 Guide = Literal["nothing", "question", "words", "last", "audio", "states"]
 """Whose attention a policy looks at inside the decoder: nobody's; that of a question's words and of its last token, at
 which the answer begins, half and half; of its words alone, as in the paper; of its last token alone; or of the audio
 tokens. `words` and `audio` are there for ablations. `states`: nobody's, but it is given the layer's hidden states."""
+
+
+class Counted(Protocol):
+    """A clip in counts, which are all that planning looks at: of its tokens (`AudioVisual`), or of what they will be
+    (`omnidrop.models.base.Outline`)."""
+
+    @property
+    def audio(self) -> int:
+        """Audio tokens."""
+        ...
+
+    @property
+    def video(self) -> int:
+        """Video tokens."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Both."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Video tokens by temporal patch of the whole clip, encoded or not."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +90,8 @@ class AudioVisual:
     @property
     def is_own(self) -> Tensor:
         """(n,) bool: whose features are their own."""
-        every = torch.arange(self.count, device=self.modality.device)
-        return torch.ones_like(every, dtype=torch.bool) if self.versions is None else self.versions == every
+        every = self.modality.new_ones(self.count).bool()
+        return every if self.versions is None else self.versions == every.cumsum(0) - 1
 
     @property
     def count(self) -> int:
@@ -119,7 +146,7 @@ class Policy(Protocol):
     name: ClassVar[str]
     guide: ClassVar[Guide]
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """How many tokens enter each layer so that the mean over layers is `retained_ratio` (None: the policy's own).
 
         Raises PolicyError, naming the floor, where the ratio cannot be reached.
@@ -151,7 +178,7 @@ class SomeCells(Protocol):
         """Whether it can with these parameters."""
         ...
 
-    def most_video(self, tokens: AudioVisual, schedule: Schedule) -> int:
+    def most_video(self, tokens: Counted, schedule: Schedule) -> int:
         """How many video tokens may enter the decoder at most: as many cells are encoded at least."""
         ...
 
@@ -163,75 +190,3 @@ class JoinsInside(Protocol):
     def joins_at(self, tokens: LayerTokens, index: Tensor) -> Joined | None:
         """Which of `tokens` that `index`, from `at_layer`, lets go are averaged into those that stay; None: none."""
         ...
-
-
-def audio_visual(prefix: Prefix) -> tuple[AudioVisual, Tensor]:
-    """The prefix's audio and video tokens and (n,) their places in it, int64, on the prefix's device.
-
-    This is where counts come to the host, once a clip.
-    """
-    modality = prefix.modality.cpu()
-    places = torch.nonzero((modality == AUDIO) | (modality == VIDEO)).flatten()
-    of = modality[places]
-    time = prefix.grid.cpu()[places[of == VIDEO], 0]
-    sizes = torch.unique_consecutive(time, return_counts=True)[1] if time.numel() else time
-    chunk = prefix.chunk.cpu()[places]
-    device = prefix.embeddings.device
-    at = places.to(device)
-    tokens = AudioVisual(
-        modality=of.to(device),
-        chunk=chunk.to(device=device, dtype=torch.int64),
-        grid=prefix.grid[at],
-        seconds=prefix.seconds[at],
-        features=prefix.embeddings[at],
-        audio_importance=prefix.audio_importance,
-        audio=int((of == AUDIO).sum()),
-        video=int((of == VIDEO).sum()),
-        frame_sizes=tuple(int(x) for x in sizes),
-        chunks=int(chunk.max()) + 1 if chunk.numel() else 0,
-        video_importance=prefix.video_importance,
-    )
-    return tokens, at
-
-
-def encoded(tokens: AudioVisual, prefix: Prefix) -> tuple[AudioVisual, Tensor | None]:
-    """Those of a prefix's `tokens` that the encoders encoded, which alone may enter the decoder, and (k,) their numbers
-    among all; None for the numbers where these are all."""
-    if prefix.encoded is None:
-        return tokens, None
-    modality = tokens.modality.cpu()
-    there = torch.ones(tokens.count, dtype=torch.bool)
-    there[modality == VIDEO] = prefix.encoded
-    sizes = tuple(int(part.sum()) for part in torch.split_with_sizes(prefix.encoded, list(tokens.frame_sizes)))
-    number = torch.nonzero(there).flatten().to(tokens.modality.device)
-    importance = tokens.video_importance
-    versions = None
-    if prefix.versions is not None:
-        first, among_some = torch.arange(tokens.count), torch.cumsum(there, 0) - 1
-        of_video = torch.nonzero(modality == VIDEO).flatten()
-        first[of_video] = of_video[prefix.versions]
-        versions = among_some[first[there]].to(number.device)
-    some = replace(
-        tokens,
-        modality=tokens.modality[number],
-        chunk=tokens.chunk[number],
-        grid=tokens.grid[number],
-        seconds=tokens.seconds[number],
-        features=tokens.features[number],
-        video=sum(sizes),
-        frame_sizes=sizes,
-        whole_frame_sizes=tokens.frame_sizes,
-        video_importance=None if importance is None else importance[prefix.encoded.to(importance.device)],
-        versions=versions,
-    )
-    return some, number
-
-
-def everything(tokens: AudioVisual) -> Tensor:
-    """(n,) int64: all of them."""
-    return torch.arange(tokens.count, device=tokens.modality.device)
-
-
-def keep_highest(score: Tensor, keep: int) -> Tensor:
-    """(keep,) ascending indices of the `keep` highest of `score` (alive,)."""
-    return torch.sort(torch.topk(score, keep, sorted=False).indices).values

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies.base import AudioVisual
+from omnidrop.policies.base import Counted
 from omnidrop.policies.schedule import Schedule, full
 
 
@@ -24,7 +24,7 @@ def checked(retained_ratio: float | None, name: str) -> float:
     return retained_ratio
 
 
-def at_input(tokens: AudioVisual, layers: int, retained_ratio: float | None, name: str) -> Schedule:
+def at_input(tokens: Counted, layers: int, retained_ratio: float | None, name: str) -> Schedule:
     """All pruning before the decoder: the same number of tokens in every layer, at least one."""
     ratio = checked(retained_ratio, name)
     if ratio == 1.0 or not tokens.count:
@@ -33,7 +33,7 @@ def at_input(tokens: AudioVisual, layers: int, retained_ratio: float | None, nam
 
 
 def solve(
-    schedule: Callable[[float], Schedule], low: float, high: float, tokens: AudioVisual, ratio: float, name: str
+    schedule: Callable[[float], Schedule], low: float, high: float, tokens: Counted, ratio: float, name: str
 ) -> Schedule:
     """The member of a family of schedules, rising with its parameter, whose mean over layers is nearest to `ratio`.
 

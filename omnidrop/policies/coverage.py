@@ -21,22 +21,17 @@ from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.covering import REACH, STILL, Band
 from omnidrop.policies.covering_on_device import greedy_on_device
 from omnidrop.policies.covering_on_host import greedy_on_host
+from omnidrop.policies.entry import audio_at, audio_bounds
 
 WINDOW_S = 1.0
 """Time is cut into windows; of windows far enough apart one token each is chosen at once."""
 USUAL = 0.1
 """The weight of the most usual tokens, in nats as the others."""
-LEAST_AUDIO, MOST_AUDIO = 1.0, 1.75
-"""Audio's share of its tokens stays between so many times the video's: SEATS' 1 and the paper's 0.7 : 0.4. Coverage
-alone starves a modality whose tokens are all different, as speech is."""
-SCARCE, SCARCE_AUDIO = 0.13, 2.0
-"""Where less than this share of all tokens enters, the least is higher, at half of it this many times the video's: a
-word that is left with one token of its four is not understood, a shape that is left with one of its cells is."""
 
 
 def cover(tokens: AudioVisual, keep: int, least_audio: float | None = None) -> Tensor:
     """(keep,) ascending indices of the tokens that cover the clip best, int64; of the audio tokens at least
-    `least_audio` times as large a share as of the video's, None: as few as enter decide (`SCARCE`)."""
+    `least_audio` times as large a share as of the video's, None: as few as enter decide (`entry.SCARCE`)."""
     places = {kind: torch.nonzero(tokens.modality == kind).flatten() for kind in (AUDIO, VIDEO)}
     bands = {kind: _band(tokens, at, rare=kind == VIDEO) for kind, at in places.items() if at.numel()}
     if not bands:
@@ -62,26 +57,8 @@ def _guarded(heard: int, keep: int, tokens: AudioVisual, least_audio: float | No
     """How many of `keep` tokens are audio when audio's share is held within its bounds; only the video tokens that were
     encoded can enter."""
     audio, video = tokens.audio, sum(tokens.sizes)
-    least, most = (_audio_at(times, keep, audio, video) for times in _bounds(keep, audio + video, least_audio))
+    least, most = (audio_at(times, keep, audio, video) for times in audio_bounds(keep, audio + video, least_audio))
     return max(min(max(heard, least), most), keep - tokens.video)
-
-
-def _audio_at(times: float, keep: int, audio: int, video: int) -> int:
-    # a / audio = times * v / video and a + v = keep
-    count = round(keep * times * audio / (times * audio + video)) if audio else 0
-    return min(max(count, keep - video, 0), audio, keep)
-
-
-def _bounds(keep: int, count: int, least_audio: float | None) -> tuple[float, float]:
-    """Between how many times the video's share the audio's stays where `keep` of `count` tokens enter."""
-    if least_audio is None:
-        least_audio = min(max(LEAST_AUDIO, SCARCE * count / max(keep, 1)), SCARCE_AUDIO)
-    return least_audio, max(least_audio, MOST_AUDIO)
-
-
-def video_entering(keep: int, audio: int, video: int, least_audio: float | None = None) -> int:
-    """Of `keep` tokens, how many must be video at least: as many cells a picture needs to have encoded."""
-    return keep - _audio_at(_bounds(keep, audio + video, least_audio)[1], keep, audio, video)
 
 
 def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> Band:

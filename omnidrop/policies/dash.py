@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, keep_highest
+from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.feature_selection import audio_by_attention, frames_by_peaks_and_change
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.omnizip import OmniZip, audio_first, frame_chunks
 from omnidrop.policies.schedule import Schedule
+from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Dash(Merging):
         if not 0.0 <= self.audio_keep <= 1.0:
             raise PolicyError(f"audio_keep must be 0 to 1, got {self.audio_keep!r}")
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """The ratio's share of all tokens enters, and stays."""
         return at_input(tokens, layers, retained_ratio, self.name)
 

@@ -5,13 +5,8 @@ Promises: exact counts, no wait for the device. Knows nothing about layers, sche
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
-
-Kind = Literal["off", "printed", "normalised"]
-KINDS: tuple[Kind, ...] = ("off", "printed", "normalised")
 
 
 def keep(score: Tensor, chunk: Tensor, count: int, weight: float, chunks: int, *, normalised: bool) -> Tensor:

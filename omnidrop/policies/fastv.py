@@ -11,9 +11,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, keep_highest
+from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import checked, solve
 from omnidrop.policies.schedule import Schedule, full
+from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class FastV:
         if self.after < 1:
             raise PolicyError(f"after must be 1 or more decoder layers, got {self.after!r}")
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """Everything in the first `after` layers, one smaller count in all others."""
         ratio = checked(retained_ratio, self.name)
         if ratio == 1.0:

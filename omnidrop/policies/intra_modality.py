@@ -1,111 +1,33 @@
 """What enters the decoder: tokens that cover the clip; those least like each other in every window of time, rare ones
 first; or, as the paper has it, audio by its encoder's attention and video by temporal token merging.
 
-Promises: how many tokens stay is host arithmetic, and so is how many of each modality in all ways but `cover`; the
-selection has exactly that many, also with an incomplete last group of frames or frames of different sizes. Knows
-nothing about questions or layers. Sources: arXiv 2605.14458, intra-modality pruning; the merging of frames is DyCoke's
-(arXiv 2411.15024), the max-min selection DivPrune's (arXiv 2503.02175).
+Promises: the selection has exactly as many tokens as `entry` reckons, also with an incomplete last group of frames or
+frames of different sizes. Knows nothing about questions or layers. Sources: arXiv 2605.14458, intra-modality pruning;
+the merging of frames is DyCoke's (arXiv 2411.15024), the max-min selection DivPrune's (arXiv 2503.02175).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.policies.coverage import cover
+from omnidrop.policies.entry import GROUP, Entry, Way
 from omnidrop.policies.likeness import rarity
 from omnidrop.policies.max_min_selection import frames, max_min, split, windows
-from omnidrop.policies.schedule import EntryCounts
 
 if TYPE_CHECKING:
     from omnidrop.policies.base import AudioVisual
 
-Way = Literal["cover", "rare", "diverse", "merged"]
-WAYS: tuple[Way, ...] = ("cover", "rare", "diverse", "merged")
-GROUP = 4
-"""Temporal patches merged together: the first, the anchor, stays whole."""
 FEWEST = 5
 """Tokens that a window of the video keeps at least: so many temporal patches make one. Two or three tokens for every
 patch leave a choice of cells, and none of moments."""
 USUAL = 0.1
 """The weight of the most usual tokens, in nats as the others: where nothing is rare all count alike."""
-LEAST_LEVEL = 0.1
-"""Below a tenth of the paper's shares too little of a clip is left to be asked about."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """How many tokens of a clip may enter the decoder.
-
-    One number, the level, moves both modalities together: 1 is the paper's shares, below it both shrink in proportion
-    (the video down to its anchors, then these are thinned too: a short clip is little else), above it both grow to
-    everything at 2.
-    """
-
-    audio: int
-    frame_sizes: tuple[int, ...]
-    audio_share: float = 0.7
-    video_share: float = 0.4
-
-    def shares(self, level: float) -> tuple[float, float]:
-        """(audio, video) shares kept at `level`. The video share counts whole groups: (1 + 3 x kept) / 4."""
-        if level <= 1.0:
-            return self.audio_share * level, self.video_share * level
-        up = min(level, 2.0) - 1.0
-        return tuple(s + (1.0 - s) * up for s in (self.audio_share, self.video_share))  # type: ignore[return-value]
-
-    def audio_count(self, level: float) -> int:
-        """Audio tokens kept at `level`."""
-        return math.ceil(self.audio * self.shares(level)[0] - 1e-9)
-
-    def frame_counts(self, level: float) -> tuple[int, ...]:
-        """Video tokens kept of each temporal patch at `level`; anchors first, also of an incomplete last group."""
-        anchors = min(1.0, self.shares(level)[1] * GROUP)
-        others = max(0.0, (self.shares(level)[1] * GROUP - 1.0) / (GROUP - 1))
-        return tuple(
-            min(size, math.ceil(size * (others if index % GROUP else anchors) - 1e-9))
-            for index, size in enumerate(self.frame_sizes)
-        )
-
-    def count(self, level: float) -> int:
-        """Tokens kept in all."""
-        return self.audio_count(level) + sum(self.frame_counts(level))
-
-    def counts(self) -> EntryCounts:
-        """The bounds that calibration works within."""
-        return EntryCounts(self.count(LEAST_LEVEL), self.count(1.0), self.count(2.0))
-
-    def split(self, keep: int) -> tuple[int, tuple[int, ...]]:
-        """Audio count and per-frame counts that sum to exactly `keep`.
-
-        The highest level that fits, and what is left over goes one token at a time, first to audio, then to the frames
-        that are not yet whole, in time order.
-        """
-        low, high = 0.0, 2.0
-        if self.count(high) <= keep:
-            low = high
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.count(middle) <= keep else (low, middle)
-        audio, frames = self.audio_count(low), list(self.frame_counts(low))
-        left = keep - audio - sum(frames)
-        while left > 0:
-            before = left
-            if audio < self.audio:
-                audio, left = audio + 1, left - 1
-            for index, size in enumerate(self.frame_sizes):
-                if left and frames[index] < size:
-                    frames[index], left = frames[index] + 1, left - 1
-            if left == before:
-                raise ValueError(f"cannot keep {keep} of {self.audio + sum(self.frame_sizes)} tokens")
-        if left < 0:
-            raise ValueError(f"cannot keep {keep} tokens: {audio + sum(frames)} is the least")
-        return audio, tuple(frames)
 
 
 def select(tokens: AudioVisual, entry: Entry, keep: int, way: Way = "rare", least_audio: float | None = None) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything
+from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 from omnidrop.policies.schedule import Schedule, full
 
 
@@ -20,7 +20,7 @@ class Nothing:
     name: ClassVar[str] = "none"
     guide: ClassVar[Guide] = "nothing"
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """All tokens enter all layers."""
         if retained_ratio not in (None, 1.0):
             raise PolicyError(
@@ -30,6 +30,8 @@ class Nothing:
 
     def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
         """Every token."""
+        from omnidrop.policies.tokens import everything
+
         return everything(tokens)
 
     def joins(self, tokens: AudioVisual, index: Tensor) -> None:
@@ -37,4 +39,6 @@ class Nothing:
 
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
         """Never called: the schedule drops nothing."""
+        import torch
+
         return torch.arange(keep, device=tokens.importance.device)

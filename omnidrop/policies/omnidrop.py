@@ -1,23 +1,25 @@
 """Layer-wise pruning guided by the questions: the method this project is named after, with our own changes.
 
 Promises: counts are solved for the retained ratio asked; inside the decoder nothing but the questions' attention and
-time decide. Knows nothing about modes or how attention is computed.
+time decide. Knows nothing about modes or how attention is computed. Counts are planned without torch, which is imported
+where tokens are chosen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies import diversity, intra_modality
-from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, keep_highest
-from omnidrop.policies.coverage import video_entering
+from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
+from omnidrop.policies.entry import WAYS, Entry, Way, video_entering
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Diversity = Literal["off", "printed", "normalised"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,13 @@ class OmniDrop(Merging):
     video_keep: float = 0.4
     """Share of the video tokens that enters: the paper's (1 + 3 x 0.2) / 4, one anchor of four frames whole and 20 % of
     the others."""
-    entry: intra_modality.Way = "cover"
+    entry: Way = "cover"
     """Which ones: those that cover the clip (`cover`); the least like each other, rare ones first (`rare`) or not
     (`diverse`); or the paper's (`merged`): audio by attention received in the encoder, video by what differs from the
     anchor frame. See docs/evidence.md."""
     least_audio: float | None = None
     """With the entry `cover`: the share of the audio tokens that enters is at least so many times the video's. Left at
-    None it is 1, and rises to 2 where few tokens enter (`coverage.SCARCE`). More helps where people talk and costs
+    None it is 1, and rises to 2 where few tokens enter (`entry.SCARCE`). More helps where people talk and costs
     where much is shown (docs/guide/choosing.md)."""
     merge: bool = True
     """See `Merging`."""
@@ -58,7 +60,7 @@ class OmniDrop(Merging):
     memory: float = 0.7
     """How much of a token's score in the layers before counts in this one; 0 is the paper. Layers look at different
     things: what the first look of a question needs is not what the second needs."""
-    diversity: diversity.Kind = "normalised"
+    diversity: Diversity = "normalised"
     diversity_weight: float = 0.2
     diversity_from: float = 0.5
     """Share of the depth from which the temporal diversity score is used: layer 14 of 28 (19 of 36 for 3B)."""
@@ -82,16 +84,16 @@ class OmniDrop(Merging):
                 raise PolicyError(f"{field} must be at least 0 and below 1, got {given!r}")
         if (self.p_init is None) != (self.p_final is None):
             raise PolicyError("give both p_init and p_final, or neither to have them solved for the retained ratio")
-        if self.entry not in intra_modality.WAYS:
-            raise PolicyError(f"entry must be one of {', '.join(intra_modality.WAYS)}, got {self.entry!r}")
+        if self.entry not in WAYS:
+            raise PolicyError(f"entry must be one of {', '.join(WAYS)}, got {self.entry!r}")
         if self.beta <= 0:
             raise PolicyError(f"beta must be positive, got {self.beta!r}")
-        if self.diversity not in diversity.KINDS:
-            raise PolicyError(f"diversity must be one of {', '.join(diversity.KINDS)}, got {self.diversity!r}")
+        if self.diversity not in (kinds := get_args(Diversity)):
+            raise PolicyError(f"diversity must be one of {', '.join(kinds)}, got {self.diversity!r}")
 
-    def _entry(self, tokens: AudioVisual) -> intra_modality.Entry:
+    def _entry(self, tokens: Counted) -> Entry:
         share = (self.audio_keep, self.video_keep) if self.at_input else (1.0, 1.0)
-        return intra_modality.Entry(tokens.audio, tokens.sizes, *share)
+        return Entry(tokens.audio, tokens.sizes, *share)
 
     @property
     def does_with_some_cells(self) -> bool:
@@ -124,7 +126,7 @@ class OmniDrop(Merging):
             return video_entering(keep, tokens.audio, tokens.video, self.least_audio)
         return sum(self._entry(tokens).split(keep)[1])
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """The paper's sigmoid with the given rates, or the rates that meet `retained_ratio` at this depth."""
         entry = self._entry(tokens)
         shape = Sigmoid(self.p_init or 0.0, self.p_final or 0.0, self.beta, self.t_mid)
@@ -138,11 +140,16 @@ class OmniDrop(Merging):
 
     def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
         """Tokens that cover the clip, or as `entry` says."""
+        from omnidrop.policies import intra_modality
+
         keep = schedule.entering[0]
         return intra_modality.select(tokens, self._entry(tokens), keep, self.entry, self.least_audio)
 
     def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
         """One global ranking over audio and video; in deep layers far-away moments are kept in preference."""
+        from omnidrop.policies import diversity
+        from omnidrop.policies.tokens import keep_highest
+
         score = self._score(tokens)
         if self.diversity == "off" or tokens.layer < self.diverse_from(tokens.layers):
             return keep_highest(score, keep)
@@ -166,6 +173,8 @@ class OmniDrop(Merging):
         """
         if not self.memory:
             return tokens.importance
+        import torch
+
         score = torch.zeros_like(tokens.importance)
         for importance in (*tokens.earlier, tokens.importance):
             share = importance / importance.sum().clamp_min(torch.finfo(torch.float32).tiny)

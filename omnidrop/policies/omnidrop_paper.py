@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies import diversity, intra_modality
-from omnidrop.policies.base import AudioVisual, Guide
+from omnidrop.policies.base import AudioVisual, Counted, Guide
+from omnidrop.policies.entry import GROUP, Way
 from omnidrop.policies.joined import Joined
-from omnidrop.policies.omnidrop import OmniDrop
+from omnidrop.policies.omnidrop import Diversity, OmniDrop
 from omnidrop.policies.schedule import Schedule, Sigmoid
 
 RATES = {
@@ -41,9 +41,9 @@ class OmniDropPaper(OmniDrop):
     name: ClassVar[str] = "omnidrop_paper"
     guide: ClassVar[Guide] = "words"
     merge: bool = False
-    entry: intra_modality.Way = "merged"
+    entry: Way = "merged"
     memory: float = 0.0
-    diversity: diversity.Kind = "printed"
+    diversity: Diversity = "printed"
     temporal_tokens: Literal["delete", "merge"] = "delete"
     """What becomes of tokens that equal their anchor's: the paper's "merging" may mean either."""
 
@@ -52,7 +52,7 @@ class OmniDropPaper(OmniDrop):
         if self.temporal_tokens not in ("delete", "merge"):
             raise PolicyError(f"temporal_tokens must be delete or merge, got {self.temporal_tokens!r}")
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """The paper's rates where it names them, or those that meet `retained_ratio` at this depth."""
         rates = RATES.get((layers, retained_ratio)) if retained_ratio is not None and self.p_init is None else None
         if rates is not None and tokens.count:
@@ -80,7 +80,7 @@ def joined_anchors(tokens: AudioVisual, index: Tensor) -> Joined | None:
         starts.append(starts[-1] + size)
     sources, targets = [], []
     for number, size in enumerate(tokens.frame_sizes):
-        anchor = number - number % intra_modality.GROUP
+        anchor = number - number % GROUP
         if anchor == number or tokens.frame_sizes[anchor] != size:
             continue
         here, there = seen[starts[number] : starts[number + 1]], seen[starts[anchor] : starts[anchor] + size]

@@ -17,11 +17,12 @@ from torch.nn import functional
 
 from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything
+from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import checked, solve
 from omnidrop.policies.joined import Joined
 from omnidrop.policies.max_min_selection import split
 from omnidrop.policies.schedule import Schedule, full
+from omnidrop.policies.tokens import everything
 
 BLOCK = 1024
 """Tokens whose distances to all others are held at once."""
@@ -74,7 +75,7 @@ class OmniPack:
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise PolicyError(f"{name} must be above 0 and at most 1, got {getattr(self, name)!r}")
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """One step down, as high as the ratio asks; above what it reaches, the step flattens."""
         ratio = checked(retained_ratio, self.name)
         if ratio == 1.0 or not tokens.count:

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, keep_highest
+from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.feature_selection import audio_by_attention, frames_by_peaks_and_change
 from omnidrop.policies.joined import Joined
 from omnidrop.policies.max_min_selection import split
 from omnidrop.policies.schedule import Schedule
+from omnidrop.policies.tokens import everything, keep_highest
 
 PAPER_RATIO = 0.45
 """The share of all tokens that its lighter setting is named by."""
@@ -92,7 +93,7 @@ class OmniZip:
                 f"drop ratios need 0 <= least_drop <= most_drop < 1, got {self.least_drop!r} and {self.most_drop!r}"
             )
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """The ratio's share of all tokens enters, and stays."""
         return at_input(tokens, layers, retained_ratio, self.name)
 

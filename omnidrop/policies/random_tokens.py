@@ -11,11 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, keep_highest
+from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.max_min_selection import split
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule
+from omnidrop.policies.tokens import keep_highest
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Random(Merging):
     guide: ClassVar[Guide] = "nothing"
     seed: int = 0
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """The ratio's share of all tokens enters, and stays."""
         return at_input(tokens, layers, retained_ratio, self.name)
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO
-from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything
+from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import apportion, checked, solve
 from omnidrop.policies.max_min_selection import max_min, split, windows
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule, full
+from omnidrop.policies.tokens import everything
 
 DEPTH = 28
 """Layers of the model whose cuts the paper states."""
@@ -55,7 +56,7 @@ class Seats(Merging):
         if self.temperature <= 0:
             raise PolicyError(f"temperature must be positive, got {self.temperature!r}")
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """The paper's staircase at this depth, as high as the ratio asks; above what it reaches, the steps flatten."""
         ratio = checked(retained_ratio, self.name)
         if ratio == 1.0 or not tokens.count:

@@ -14,11 +14,12 @@ from torch.nn import functional
 
 from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO
-from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, keep_highest
+from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.max_min_selection import frames, split, windows
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.schedule import Schedule
+from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class VidCom2(Merging):
         if self.temperature <= 0:
             raise PolicyError(f"temperature must be positive, got {self.temperature!r}")
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """The ratio's share of all tokens enters, and stays."""
         return at_input(tokens, layers, retained_ratio, self.name)
 

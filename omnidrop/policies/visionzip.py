@@ -14,11 +14,12 @@ from torch.nn import functional
 
 from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything, keep_highest
+from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.joined import Joined
 from omnidrop.policies.max_min_selection import frames, split, windows
 from omnidrop.policies.schedule import Schedule
+from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class VisionZip:
         if not 0.0 <= self.dominant <= 1.0:
             raise PolicyError(f"dominant must be 0 to 1, got {self.dominant!r}")
 
-    def plan(self, tokens: AudioVisual, layers: int, retained_ratio: float | None) -> Schedule:
+    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
         """The ratio's share of all tokens enters, and stays."""
         return at_input(tokens, layers, retained_ratio, self.name)
 

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.fs
 
 from omnidrop.errors import UserError, first_line
@@ -28,6 +27,9 @@ from pipeline.storage.arrow import arrow_filesystem
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest
 from pipeline.tables.named_queries import VIEWS
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 BATCH_ROWS = 1024
 LIMITS: dict[str, str | bool | int | float | list[str]] = {
@@ -111,6 +113,9 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
 
 def published_dataset(uri: str, storage: StorageConfig | None, published: manifest.Published, name: str) -> ds.Dataset:
     """One table of a generation by this version's schema: columns that an older file lacks read as null."""
+    # Here, because it imports pandas where that is installed: half a second of commands that read no table.
+    import pyarrow.dataset as ds
+
     filesystem, root = arrow_filesystem(uri, storage or StorageConfig())
     schema = manifest.SCHEMAS[name]
     paths = [f"{root}/tables/{path}" for path in published.tables.get(name, [])]

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.policies import coverage, covering, covering_on_device, likeness, merging
+from omnidrop.policies import coverage, covering, covering_on_device, entry, joining, likeness
 from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.omnidrop import OmniDrop
 
@@ -160,7 +160,7 @@ def test_where_few_enter_more_of_them_is_sound(entering: float, times: float) ->
     assert 0.95 * times * shares[1] <= shares[0] <= 1.05 * max(times, 1.75) * shares[1]
     as_before = int(tokens.is_audio[coverage.cover(tokens, keep, least_audio=1.0)].sum())
     assert (as_before < heard) == (times == 2.0)
-    assert coverage.video_entering(keep, tokens.audio, tokens.video) <= keep - heard
+    assert entry.video_entering(keep, tokens.audio, tokens.video) <= keep - heard
 
 
 def test_what_is_shown_for_a_moment_is_among_few_tokens() -> None:
@@ -187,7 +187,7 @@ def test_features_without_kinds_are_not_made_alike() -> None:
     random = torch.randn(300, 64, generator=torch.Generator().manual_seed(1))
     unit, of = likeness.unit_and_scale(random)
     assert float(of) == pytest.approx(likeness.LEAST_SCALE)
-    assert float(((unit @ unit.T / of) > merging.LEAST_LIKENESS).float().fill_diagonal_(0).mean()) < 0.05
+    assert float(((unit @ unit.T / of) > joining.LEAST_LIKENESS).float().fill_diagonal_(0).mean()) < 0.05
 
 
 def test_rarity_of_many_tokens_is_estimated_from_some() -> None:
@@ -205,7 +205,7 @@ def test_what_is_left_out_joins_the_most_alike_within_a_second() -> None:
         seconds=torch.tensor([0.0, 1.0, 1.0, 4.0, 5.0]),
     )
     index = torch.tensor([0, 2, 4])
-    join = merging.by_likeness(tokens, index)
+    join = joining.by_likeness(tokens, index)
     # The second joins the first, not the third (unlike it); the fourth the last, not the first (four seconds away).
     assert dict(zip(join.source.tolist(), join.target.tolist(), strict=True)) == {1: 0, 3: 2}
     merged = join(features, index)
@@ -219,7 +219,7 @@ def test_averages_are_nearer_to_what_is_shown_than_noisy_tokens() -> None:
     clean = clip(patches=20, cells=12, sounds=0)
     dirty = noisy(clean, 0.5)
     index = coverage.cover(dirty, 40)
-    merged = merging.by_likeness(dirty, index)(dirty.features, index)
+    merged = joining.by_likeness(dirty, index)(dirty.features, index)
     truth = clean.features[index]
     before = functional.cosine_similarity(dirty.features[index], truth).mean()
     assert functional.cosine_similarity(merged, truth).mean() > before + 0.03
@@ -228,7 +228,7 @@ def test_averages_are_nearer_to_what_is_shown_than_noisy_tokens() -> None:
 def test_sound_enters_as_it_is() -> None:
     tokens = clip()
     index = coverage.cover(tokens, 50)
-    join = merging.by_likeness(tokens, index)
+    join = joining.by_likeness(tokens, index)
     assert join.source.numel()
     assert not tokens.is_audio[join.source].any()
 
@@ -236,9 +236,9 @@ def test_sound_enters_as_it_is() -> None:
 def test_blocks_of_sources_do_not_change_what_joins_what(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = clip(patches=30)
     index = coverage.cover(tokens, 60)
-    whole = merging.by_likeness(tokens, index)
-    monkeypatch.setattr(merging, "BLOCK", 7)
-    parts = merging.by_likeness(tokens, index)
+    whole = joining.by_likeness(tokens, index)
+    monkeypatch.setattr(joining, "BLOCK", 7)
+    parts = joining.by_likeness(tokens, index)
     assert torch.equal(whole.source, parts.source)
     assert torch.equal(whole.target, parts.target)
 

@@ -126,9 +126,9 @@ def test_a_policy_is_one_file():
 
 def test_a_model_family_is_one_file():
     class Stub:
-        """An adapter that is only looked up."""
+        """A geometry and an adapter that are only looked up."""
 
     assert "stub" not in families.titles()
-    with families.registered("stub", families.Family("A stub", Stub)):
+    with families.registered("stub", families.Family("A stub", Stub, Stub)):
         assert families.titles()["stub"] == "A stub"
-        assert families.adapter_of("stub") is Stub
+        assert families.geometry_of("stub") is families.adapter_of("stub") is Stub

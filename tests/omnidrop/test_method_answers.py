@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import omnidrop
 from omnidrop import cost
 from omnidrop.answers import Answer
-from omnidrop.engine import decode, layout, prefill
-from omnidrop.engine.layout import END
+from omnidrop.engine import decode, prefill, question_rows
+from omnidrop.engine.question_rows import END
 from omnidrop.errors import QuestionError
 from omnidrop.model import Request
 from omnidrop.pruning import MODES, Pruning
@@ -51,7 +51,7 @@ def test_multi_token_options_have_their_exact_probability(loaded: Loaded) -> Non
     """By teacher forcing through the stock model, an option that another one continues with its end."""
     options = ("1", "10", "12", "a low tone", "a low tone and a cross")
     question = Question("q", "What is it?", Choice(options))
-    (asked,) = layout.ask(loaded.adapter, [question])
+    (asked,) = question_rows.ask(loaded.adapter, [question])
     ids = [tuple(loaded.adapter.answer_ids(text)) for text in options]
     assert max(map(len, ids)) > 3
     means = []
@@ -94,7 +94,7 @@ def test_answers_are_typed(loaded: Loaded) -> None:
 
 
 def test_a_thousand_numbers_share_their_digits(loaded: Loaded) -> None:
-    (asked,) = layout.ask(loaded.adapter, [Question("d", "How many?", Number(0, 1000))])
+    (asked,) = question_rows.ask(loaded.adapter, [Question("d", "How many?", Number(0, 1000))])
     assert asked.options is not None
     assert len(asked.options.tokens) <= 1 + 10 + 100 + 1
 
@@ -107,7 +107,7 @@ token_lists = st.lists(
 @given(token_lists, st.integers(0, 99))
 def test_options_are_disjoint_paths_through_their_tree(ids: list[tuple[int, ...]], seed: int) -> None:
     question = Question("q", "?", Choice(("yes", "no")))
-    tree = layout.option_tree(question, [str(i) for i in ids], ids)
+    tree = question_rows.option_tree(question, [str(i) for i in ids], ids)
     paths: list[tuple[int, ...]] = [()]
     for token, parent in zip(tree.tokens, tree.parents, strict=True):
         paths.append((*paths[parent], token))
@@ -125,7 +125,7 @@ def test_options_are_disjoint_paths_through_their_tree(ids: list[tuple[int, ...]
 
 def test_options_that_read_alike_are_refused() -> None:
     with pytest.raises(QuestionError, match="options 'a' and 'A' read as the same tokens"):
-        layout.option_tree(Question("q", "?", Choice(("a", "A"))), ["a", "A"], [(1, 2), (1, 2)])
+        question_rows.option_tree(Question("q", "?", Choice(("a", "A"))), ["a", "A"], [(1, 2), (1, 2)])
 
 
 # --- text and JSON ----------------------------------------------------------------------------------------------------

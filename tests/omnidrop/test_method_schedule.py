@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies.intra_modality import GROUP, LEAST_LEVEL, Entry
+from omnidrop.policies.entry import GROUP, LEAST_LEVEL, Entry
 from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate, full
 
 SHAPE = Sigmoid(0.0, 0.0)

@@ -16,9 +16,11 @@ from omnidrop.engine.importance import aggregate, attention_received
 from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.policies import diversity, intra_modality
-from omnidrop.policies.base import AudioVisual, LayerTokens, keep_highest
+from omnidrop.policies.base import AudioVisual, LayerTokens
+from omnidrop.policies.entry import WAYS, Entry, Way
 from omnidrop.policies.likeness import rarity
 from omnidrop.policies.omnidrop import OmniDrop
+from omnidrop.policies.tokens import keep_highest
 from omnidrop.pruning import MODES, Pruning
 
 
@@ -148,7 +150,7 @@ def test_merged_frames_keep_what_differs_most_from_the_anchor() -> None:
     for frame, places in changed.items():
         features[[frame * 10 + place for place in places]] *= -1
     clip = AudioVisual(**{**vars(clip), "features": features})
-    entry = intra_modality.Entry(0, clip.frame_sizes)
+    entry = Entry(0, clip.frame_sizes)
     kept = intra_modality.select(clip, entry, entry.count(1.0), "merged").tolist()
     wanted = [
         *range(10),
@@ -160,7 +162,7 @@ def test_merged_frames_keep_what_differs_most_from_the_anchor() -> None:
 
 def test_audio_keeps_what_its_encoder_attended_to() -> None:
     clip = tokens(20, ())
-    entry = intra_modality.Entry(20, ())
+    entry = Entry(20, ())
     assert clip.audio_importance is not None
     kept = intra_modality.select(clip, entry, 14, "merged")
     assert set(kept.tolist()) == set(clip.audio_importance.topk(14).indices.tolist())
@@ -171,7 +173,7 @@ def test_diverse_entry_keeps_one_of_each_kind_in_every_chunk() -> None:
     clip = tokens(0, (12,) * 8)
     kinds = torch.eye(3, clip.features.shape[1]).repeat(clip.count // 3, 1)
     clip = AudioVisual(**{**vars(clip), "features": kinds + 0.001 * clip.features})
-    entry = intra_modality.Entry(0, clip.frame_sizes)
+    entry = Entry(0, clip.frame_sizes)
     kept = intra_modality.select(clip, entry, 3 * clip.chunks, "diverse")
     found = {(int(clip.chunk[token]), int(kinds[token].argmax())) for token in kept.tolist()}
     assert found == {(chunk, kind) for chunk in range(clip.chunks) for kind in range(3)}
@@ -186,7 +188,7 @@ def test_a_rare_thing_enters_from_every_frame_that_shows_it() -> None:
     for frame in range(frames):
         features[frame, 9:, 10 + frame] = 1.0  # another thing in every frame, in three cells
     clip = AudioVisual(**{**vars(clip), "features": features.reshape(-1, 24)})
-    entry = intra_modality.Entry(0, clip.frame_sizes)
+    entry = Entry(0, clip.frame_sizes)
     kept = intra_modality.select(clip, entry, 6 * frames)
     assert {token // cells for token in kept.tolist() if token % cells >= 9} == set(range(frames))
     found = [int((kept // cells == frame).sum()) for frame in range(frames)]
@@ -202,7 +204,7 @@ def test_few_tokens_are_chosen_from_several_frames_at_once() -> None:
     for frame, thing in ((1, 3), (1, 4), (1, 5), (1, 6), (1, 7), (4, 8)):
         features[frame, thing] = torch.nn.functional.one_hot(torch.tensor(thing), 12).float()
     clip = AudioVisual(**{**vars(clip), "features": features.reshape(-1, 12)})
-    kept = intra_modality.select(clip, intra_modality.Entry(0, clip.frame_sizes), 2 * frames)
+    kept = intra_modality.select(clip, Entry(0, clip.frame_sizes), 2 * frames)
     assert {(token // cells, token % cells) for token in kept.tolist()} >= {(1, n) for n in range(3, 8)} | {(4, 8)}
     assert [int((kept // (3 * cells) == window).sum()) for window in range(2)] == [6, 6]
 
@@ -241,7 +243,7 @@ def test_what_mattered_in_earlier_layers_still_counts() -> None:
 
 def test_every_way_in_keeps_as_many_of_each_modality() -> None:
     clip = tokens(40, (30,) * 8)
-    entry = intra_modality.Entry(40, clip.frame_sizes)
+    entry = Entry(40, clip.frame_sizes)
     for keep in (60, 100, 200):
         kept = [intra_modality.select(clip, entry, keep, way) for way in ("rare", "diverse", "merged")]
         assert len({int(clip.is_audio[found].sum()) for found in kept}) == 1
@@ -251,16 +253,16 @@ def test_every_way_in_keeps_as_many_of_each_modality() -> None:
     st.integers(0, 30),
     st.lists(st.integers(1, 12), max_size=9),
     st.booleans(),
-    st.sampled_from(intra_modality.WAYS),
+    st.sampled_from(WAYS),
     st.data(),
 )
 def test_selection_has_exactly_the_count_in_order(
-    audio: int, frames: list[int], known: bool, way: intra_modality.Way, data: st.DataObject
+    audio: int, frames: list[int], known: bool, way: Way, data: st.DataObject
 ) -> None:
     if audio + sum(frames) == 0:
         return
     clip = tokens(audio, tuple(frames), importance=known)
-    entry = intra_modality.Entry(audio, clip.frame_sizes)
+    entry = Entry(audio, clip.frame_sizes)
     keep = data.draw(st.integers(entry.counts().least, clip.count))
     kept = intra_modality.select(clip, entry, keep, way).tolist()
     assert len(kept) == keep

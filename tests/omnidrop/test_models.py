@@ -20,7 +20,7 @@ from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as qwen3
 from omnidrop.errors import CheckpointError
 from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
-from omnidrop.models.registry import geometry_of, load, read_geometry, weights_hash
+from omnidrop.models.registry import load, read_geometry, weights_hash
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
@@ -57,7 +57,7 @@ def stock(directory: Path, adapter: Any) -> Any:
         "qwen2_5_omni": Qwen2_5OmniThinkerForConditionalGeneration,
         "qwen3_omni_moe": Qwen3OmniMoeThinkerForConditionalGeneration,
     }[adapter.family]
-    return cls.from_pretrained(str(directory), config=geometry_of(directory).config, dtype=torch.float32).eval()
+    return cls.from_pretrained(str(directory), config=adapter.read_config(directory), dtype=torch.float32).eval()
 
 
 def clip(name: str) -> dict[str, Any]:

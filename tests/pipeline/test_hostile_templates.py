@@ -15,7 +15,7 @@ from omnidrop.errors import CheckpointError, QuestionError
 from omnidrop.estimate import Estimator
 from omnidrop.models import chat_template, registry
 from omnidrop.models.checkpoints import EMBEDDED
-from omnidrop.models.processing import QUESTION_MARK
+from omnidrop.models.prompts import QUESTION_MARK
 from omnidrop.models.registry import read_geometry
 from pipeline.questions.templates import MAX_RENDERED_CHARS, render
 

@@ -134,7 +134,7 @@ from typing import ClassVar
 import torch
 
 from omnidrop import policies
-from omnidrop.policies.base import keep_highest
+from omnidrop.policies.tokens import keep_highest
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.merging import Merging
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnidrop.engine import layout, modes, prefill
+from omnidrop.engine import modes, prefill, question_rows
 from omnidrop.model import OmniModel, Request
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
@@ -38,7 +38,7 @@ class Loaded:
         self.adapter: Any = self.model.adapter
         self.prefix = self.adapter.prefix(FRAMES, SOUND, fps=2.0, system_prompt=None, instruction="Answer briefly.")
         self.clip = prefill.ClipTokens.of(self.prefix)
-        self.asked = layout.ask(self.adapter, QUESTIONS)
+        self.asked = question_rows.ask(self.adapter, QUESTIONS)
 
     def run(self, mode: str, pruning: Pruning | None = None, asked: Any = None) -> list[modes.Prefilled]:
         pruning = pruning or Pruning.off(mode)

@@ -783,6 +783,9 @@ def test_what_answered_is_described(answerer):
     assert dict(described.versions)["torch"] == torch.__version__
     assert described.peak_rss_bytes > 50 << 20
     assert "tiny" in str(described)
+    # A driver reads it, and would import torch for a value of torch's own.
+    assert {type(version) for _, version in described.versions} == {str}
+    assert type(described).__module__ == "workers.model.description"
 
 
 def test_a_model_that_does_not_exist_is_named():

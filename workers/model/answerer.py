@@ -12,7 +12,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import transformers
@@ -26,6 +26,7 @@ from omnidrop.pruning import DENSE_MODES, Pruning
 from omnidrop.questions import Question
 from workers.errors import DeviceBroken
 from workers.model.audit_sample import is_audited, is_dense_first
+from workers.model.description import AnswererDescription
 from workers.model.memory import peak_rss_bytes
 from workers.model.settings import AnswererSettings
 from workers.model.token_budget import budgets
@@ -33,36 +34,6 @@ from workers.records import Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResul
 from workers.whole_text import Line, read_whole
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AnswererDescription:
-    """What answered: for the record of a run."""
-
-    model: str
-    family: str
-    weights_hash: str
-    device: str
-    """Name of the device, as its driver gives it."""
-    dtype: str
-    versions: tuple[tuple[str, str], ...]
-    load_s: float
-    clips: int
-    shrunk: int
-    """Clips answered with a smaller token budget for want of memory."""
-    peak_rss_bytes: int
-    peak_device_bytes: int | None = None
-    """What is taken of the device's memory at most, by whomever; None on a CPU, as the next."""
-    device_bytes: int | None = None
-    """All that the device has."""
-
-    def __str__(self) -> str:
-        versions = ", ".join(f"{name} {version}" for name, version in self.versions)
-        return (
-            f"{self.model} ({self.family}, {self.dtype}) on {self.device}: {self.clips} clips, loaded in "
-            f"{self.load_s:.1f} s, peak {self.peak_rss_bytes / 2**20:.0f} MiB resident, {versions}, weights "
-            f"{self.weights_hash[:12]}"
-        )
 
 
 def load_model(settings: AnswererSettings) -> OmniModel:
@@ -351,7 +322,8 @@ class Answerer:
             dtype=str(adapter.dtype).removeprefix("torch."),
             versions=(
                 ("python", platform.python_version()),
-                ("torch", torch.__version__),
+                # A class of torch's own, which whoever unpickles it would import.
+                ("torch", str(torch.__version__)),
                 ("transformers", transformers.__version__),
             ),
             load_s=self._load_s,
