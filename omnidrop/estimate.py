@@ -151,7 +151,7 @@ class Estimator:
         everyone = list(asked)
         together = [everyone] if pruning.mode == "set_guided" else [[one] for one in everyone]
         works = [self._work(clip, group, pruning, schedule) for group in together]
-        prefix_rows = [clip.text + entering for entering in schedule.entering]
+        seen_rows = [layer.seen_rows for layer in works[0]]
         tokens = sum(work[0].rows for work in works)
         kv_bytes = max(cost.cache_bytes(self._widths, work) for work in works)
         prefill_flops = sum(
@@ -174,22 +174,20 @@ class Estimator:
             prefill_flops=prefill_flops,
             selection_flops=sum(cost.selection_flops(self._widths, work) for work in works),
             encoder_flops=encoders,
-            decode_flops=sum(
-                cost.decode_flops(self._widths, prefix_rows, row.question_rows, row.steps) for row in rows
-            ),
+            decode_flops=sum(cost.decode_flops(self._widths, seen_rows, row.question_rows, row.steps) for row in rows),
             kv_bytes=kv_bytes,
         )
 
     def _work(
         self, clip: prefill.ClipTokens, group: Sequence[layout.Asked], pruning: Pruning, schedule: Schedule
     ) -> list[cost.LayerWork]:
-        packed = layout.pack(clip.prefix, group)
-        guide = pruning.build().guide
+        packed, policy = layout.pack(clip.prefix, group), pruning.build()
         words, last = packed.guiding.shape[0], len(group)
-        guiding = {"nothing": 0, "states": 0, "question": words + last, "words": words, "last": last}[guide]
+        guiding = {"nothing": 0, "states": 0, "question": words + last, "words": words, "last": last}[policy.guide]
+        read = clip.read(policy, schedule)
         return [
             cost.LayerWork(
-                clip.text + entering, packed.rows, packed.pairs, guiding if schedule.drops_after(layer) else 0
+                clip.text + entering, packed.rows, packed.pairs, guiding if schedule.drops_after(layer) else 0, read
             )
             for layer, entering in enumerate(schedule.entering)
         ]

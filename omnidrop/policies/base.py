@@ -157,6 +157,21 @@ class SomeCells(Protocol):
 
 
 @runtime_checkable
+class ReadsLeftOut(Protocol):
+    """What a policy offers beside, whose tokens that do not enter the decoder may be read by the questions."""
+
+    @property
+    def read_left_out(self) -> bool:
+        """Whether they are."""
+        ...
+
+    def followed(self, tokens: AudioVisual, index: Tensor) -> Tensor:
+        """Which entering token's hidden state each that `index`, from `before`, leaves out moves with: (left out,)
+        int64 numbers among `tokens`, in their order; -1: none's."""
+        ...
+
+
+@runtime_checkable
 class JoinsInside(Protocol):
     """What a policy offers beside, whose tokens join others where they leave inside the decoder."""
 

@@ -17,11 +17,12 @@ from omnidrop.policies import diversity, intra_modality
 from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, keep_highest
 from omnidrop.policies.coverage import video_entering
 from omnidrop.policies.merging import Merging
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate
 
 
 @dataclass(frozen=True)
-class OmniDrop(Merging):
+class OmniDrop(Reading, Merging):
     """Layer-wise pruning guided by the questions' attention: arXiv 2605.14458 with our changes (see docs/method.md).
 
     Rates default to the paper's settings for the 7B model. `p_init` and `p_final` left at None are solved, together
@@ -96,8 +97,8 @@ class OmniDrop(Merging):
     @property
     def does_with_some_cells(self) -> bool:
         """What enters the decoder can be chosen before the vision encoder, too. The paper's merging cannot: it compares
-        temporal patches cell by cell."""
-        return self.entry != "merged"
+        temporal patches cell by cell; nor can questions read what was never encoded."""
+        return self.entry != "merged" and not self.read_left_out
 
     @property
     def remark(self) -> str:

@@ -21,6 +21,7 @@ from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, everything
 from omnidrop.policies.budget import checked, solve
 from omnidrop.policies.joined import Joined
 from omnidrop.policies.max_min_selection import split
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule, full
 
 BLOCK = 1024
@@ -43,7 +44,7 @@ LOW, HIGH, LEAST = 0.14, 0.42, 0.35
 
 
 @dataclass(frozen=True)
-class OmniPack:
+class OmniPack(Reading):
     """OmniPack (arXiv 2608.03812, its formulas and settings, and what its released code adds to them).
 
     Before the decoder, in each modality over the whole clip: the most important tokens (encoder attention, raised for

@@ -15,11 +15,12 @@ from omnidrop.policies.base import AudioVisual, Guide, LayerTokens, keep_highest
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.max_min_selection import split
 from omnidrop.policies.merging import Merging
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Random(Merging):
+class Random(Reading, Merging):
     """Uniform sampling without replacement, per modality. The same `seed` keeps the same places of clips of one size.
 
     The "Random" row of the comparison tables in SEATS (arXiv 2605.20035), where it costs 1 to 2.6 points at 25-35 %.
