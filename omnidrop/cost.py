@@ -4,10 +4,11 @@ Promises: exact integer arithmetic from row counts, by one stated convention. Kn
 
 The convention: 2 FLOPs per multiply-add. A decoder layer with S rows costs
 `4 S D Dq + 4 S D Dkv + 4 S^2 Dq / 2 + 6 S D I` for model width D, query width Dq (heads x head size; it may differ from
-D), key-value width Dkv and MLP width I; the attention term is halved because it is causal. In a mixture I is the active
-experts' width and the router is added. The LM head counts only at the positions where it is computed. Norms, rotary
-embedding, softmax, sorting and the distances between tokens before the decoder are not counted (with those of video
-tokens to up to 1,024 others about 0.6 % of a pruned prefill at 3B shape, several percent in the embedded model).
+D), key-value width Dkv and MLP width I; the attention term is halved because it is causal. A token that is only
+read costs `4 D Dkv` and its pairs with the rows that read it. In a mixture I is the active experts' width and the
+router is added. The LM head counts only at the positions where it is computed. Norms, rotary embedding, softmax,
+sorting and the distances between tokens before the decoder are not counted (with those of video tokens to up to 1,024
+others about 0.6 % of a pruned prefill at 3B shape, several percent in the embedded model).
 Encoders, selection and decoding are counted apart. The dense ways encode every clip once and whole: what a run spares
 by encoding fewer cells, or by remembering frames, is a saving of its own and none of theirs.
 """
@@ -31,16 +32,29 @@ class LayerWork:
     """Query-key pairs among suffix rows, a row's own key counted half."""
     guiding_rows: int = 0
     """Rows whose attention weights were computed once more for selection."""
+    read_rows: int = 0
+    """Of tokens left out that suffix rows read: keys and values alone."""
 
     @property
     def rows(self) -> int:
-        """All rows."""
+        """All rows that are computed."""
         return self.prefix_rows + self.suffix_rows
 
     @property
+    def seen_rows(self) -> int:
+        """Of the clip, those whose keys and values suffix rows see."""
+        return self.prefix_rows + self.read_rows
+
+    @property
+    def cached_rows(self) -> int:
+        """Rows with keys and values."""
+        return self.seen_rows + self.suffix_rows
+
+    @property
     def pairs(self) -> float:
-        """Query-key pairs: S^2 / 2 for the causal prefix, every suffix row with the prefix, and among suffix rows."""
-        return self.prefix_rows**2 / 2 + self.suffix_rows * self.prefix_rows + self.suffix_pairs
+        """Query-key pairs: S^2 / 2 for the causal prefix, every suffix row with all it sees of the clip, and among
+        suffix rows."""
+        return self.prefix_rows**2 / 2 + self.suffix_rows * self.seen_rows + self.suffix_pairs
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,10 @@ class Widths:
         """Projections and MLP of one layer."""
         return rows * (4 * self.hidden * (self.query + self.key_value) + self.mlp_flops[layer])
 
+    def read_flops(self, rows: int) -> int:
+        """Keys and values of rows that are only read, in one layer."""
+        return 4 * rows * self.hidden * self.key_value
+
     def attention_flops(self, pairs: float) -> int:
         """Scores and weighted sum over query-key pairs."""
         return round(4 * pairs * self.query)
@@ -107,7 +125,7 @@ class Widths:
 def prefill_flops(widths: Widths, work: Sequence[LayerWork], reads: int, first_layer: int = 0) -> int:
     """Decoder layers from `first_layer` on, and the LM head at `reads` positions."""
     layers = sum(
-        widths.linear_flops(layer, w.rows) + widths.attention_flops(w.pairs)
+        widths.linear_flops(layer, w.rows) + widths.read_flops(w.read_rows) + widths.attention_flops(w.pairs)
         for layer, w in enumerate(work, start=first_layer)
     )
     return layers + widths.head_flops(reads)
@@ -115,20 +133,21 @@ def prefill_flops(widths: Widths, work: Sequence[LayerWork], reads: int, first_l
 
 def selection_flops(widths: Widths, work: Sequence[LayerWork]) -> int:
     """Attention scores of the guiding rows, computed again over all keys."""
-    return sum(2 * w.guiding_rows * w.rows * widths.query for w in work)
+    return sum(2 * w.guiding_rows * w.cached_rows * widths.query for w in work)
 
 
 def cache_bytes(widths: Widths, work: Sequence[LayerWork]) -> int:
     """KV cache at the end of a prefill."""
-    return sum(widths.cache_bytes(w.rows) for w in work)
+    return sum(widths.cache_bytes(w.cached_rows) for w in work)
 
 
-def decode_flops(widths: Widths, prefix_rows: Sequence[int], question_rows: int, steps: int) -> int:
-    """`steps` decoded rows of one question; each sees the prefix left in a layer, its question and the rows before."""
+def decode_flops(widths: Widths, seen_rows: Sequence[int], question_rows: int, steps: int) -> int:
+    """`steps` decoded rows of one question; each sees what is left of the clip in a layer, its question and the rows
+    before."""
     own = steps * question_rows + steps * steps / 2
     return sum(
         widths.linear_flops(layer, steps) + widths.attention_flops(steps * rows + own)
-        for layer, rows in enumerate(prefix_rows)
+        for layer, rows in enumerate(seen_rows)
     ) + widths.head_flops(steps)
 
 

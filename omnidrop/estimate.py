@@ -16,6 +16,7 @@ from omnidrop.engine.question_rows import Asked, arrange, ask
 from omnidrop.models.base import Outline
 from omnidrop.models.checkpoints import configuration_of, loading
 from omnidrop.models.registry import processor_of
+from omnidrop.policies.base import read_of
 from omnidrop.policies.schedule import Schedule
 from omnidrop.pruning import DENSE_MODES, SHARED_MODES, Pruning
 from omnidrop.questions import Question, Scored, Written
@@ -138,7 +139,7 @@ class Estimator:
         everyone = list(asked)
         together = [everyone] if pruning.mode == "set_guided" else [[one] for one in everyone]
         works = [self._work(clip, group, pruning, schedule) for group in together]
-        prefix_rows = [clip.text + entering for entering in schedule.entering]
+        seen_rows = [layer.seen_rows for layer in works[0]]
         tokens = sum(work[0].rows for work in works)
         kv_bytes = max(cost.cache_bytes(self._widths, work) for work in works)
         prefill_flops = sum(
@@ -161,21 +162,21 @@ class Estimator:
             prefill_flops=prefill_flops,
             selection_flops=sum(cost.selection_flops(self._widths, work) for work in works),
             encoder_flops=encoders,
-            decode_flops=sum(
-                cost.decode_flops(self._widths, prefix_rows, row.question_rows, row.steps) for row in rows
-            ),
+            decode_flops=sum(cost.decode_flops(self._widths, seen_rows, row.question_rows, row.steps) for row in rows),
             kv_bytes=kv_bytes,
         )
 
     def _work(
         self, clip: Outline, group: Sequence[Asked], pruning: Pruning, schedule: Schedule
     ) -> list[cost.LayerWork]:
-        rows = arrange(group)
-        guide = pruning.build().guide
+        rows, policy = arrange(group), pruning.build()
         words, last = len(rows.guiding), len(group)
-        guiding = {"nothing": 0, "states": 0, "question": words + last, "words": words, "last": last}[guide]
+        guiding = {"nothing": 0, "states": 0, "question": words + last, "words": words, "last": last}[policy.guide]
+        read = read_of(clip.count, policy, schedule)
         return [
-            cost.LayerWork(clip.text + entering, rows.count, rows.pairs, guiding if schedule.drops_after(layer) else 0)
+            cost.LayerWork(
+                clip.text + entering, rows.count, rows.pairs, guiding if schedule.drops_after(layer) else 0, read
+            )
             for layer, entering in enumerate(schedule.entering)
         ]
 

@@ -322,7 +322,7 @@ class OmniModel:
             work=done.work,
             reads=packed.reads[-1],
             decode_flops=sum(
-                cost.decode_flops(self.widths, done.prefix_rows, len(one.ids), steps[number])
+                cost.decode_flops(self.widths, done.seen_rows, len(one.ids), steps[number])
                 for number, one in enumerate(packed.asked)
             ),
             kv_bytes=sum(self.widths.cache_bytes(rows) for rows in done.cached_rows),

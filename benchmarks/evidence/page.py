@@ -314,8 +314,8 @@ def damage(found: dict[str, Any]) -> str:
         of = {(row["way"], row["ratio"]): row for row in rows if row["condition"] == condition}
         cells = [_percent(of["dense", None]["accuracy"])]
         for name in names:
-            low, high = of[name]["interval"]
-            cells.append(f"{100 * of[name]['difference']:+.1f} ± {50 * (high - low):.1f}")
+            low, high = of[name]["interval"] if name in of else (0.0, 0.0)
+            cells.append(f"{100 * of[name]['difference']:+.1f} ± {50 * (high - low):.1f}" if name in of else "")
         lines.append(_line([condition, *cells]))
     return "\n".join(lines)
 

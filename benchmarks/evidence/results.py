@@ -52,13 +52,20 @@ class Pooled:
     weights: str
 
 
+_LATER = ("read_left_out=False",)
+"""Parameters that came later, as they are where a policy does what it did without: left out, so that answers stay."""
+
+
 def described(row: Row) -> str:
     """How `row` is asked, every parameter of its policy written out: a default that changes makes another row."""
     pruning = row.pruning
+    policy = repr(pruning.build())
+    for later in _LATER:
+        policy = policy.replace(f", {later}", "").replace(f"{later}, ", "")
     return (
         f"{pruning.mode}, {pruning.guidance}, {row.set_size} at a time, {pruning.retained_ratio} kept, "
         f"{pruning.encoder_share:g} encoded, still within {pruning.still_levels:g}, seed {pruning.seed}, "
-        f"{row.condition}, {pruning.build()!r}"
+        f"{row.condition}, {policy}"
     )
 
 

@@ -16,6 +16,7 @@ from transformers import Qwen2_5OmniTextConfig, Qwen2_5OmniThinkerTextModel
 
 from omnidrop.engine.question_rows import Asked, Factor, Options
 from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix, ReadyClip
+from omnidrop.models.keys_and_values import keys_and_values
 from omnidrop.questions import Boolean, Question, Text
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -101,6 +102,10 @@ class RandomTextModel:
         """(S,) -> (S, D)."""
         embedded: Tensor = self.model.embed_tokens(input_ids)
         return embedded * self.embedding_scale
+
+    def keys_and_values(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """See `omnidrop.models.base.Adapter.keys_and_values`."""
+        return keys_and_values(self.layers[layer], hidden, rotary)
 
     embedding_scale = 1.0
 

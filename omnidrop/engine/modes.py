@@ -36,7 +36,7 @@ class Prefilled:
     work: tuple[LayerWork, ...]
     cached_rows: tuple[int, ...]
     """Rows whose keys and values are held, per layer."""
-    prefix_rows: tuple[int, ...]
+    seen_rows: tuple[int, ...]
     """Of these the clip's, per layer: what decoding attends to."""
 
 
@@ -89,8 +89,8 @@ def _finish(
             logits=logits,
             first_layer=0 if carries or not shared else len(shared),
             work=(*carries, *state.work),
-            cached_rows=tuple(w.rows for w in (*shared, *state.work)),
-            prefix_rows=tuple(w.prefix_rows for w in (*shared, *state.work)),
+            cached_rows=tuple(w.cached_rows for w in (*shared, *state.work)),
+            seen_rows=tuple(w.seen_rows for w in (*shared, *state.work)),
         )
         for state, logits in zip(states, prefill.logits(adapter, states), strict=True)
     ]

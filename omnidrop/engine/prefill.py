@@ -1,10 +1,10 @@
 """One packed, pruned prefill: a clip's prefix and its questions through the decoder's layers in a single pass.
 
-Promises: our own loop over the model's layers; the prefix is causal, questions see the prefix and themselves, tokens
-leave between layers and survivors keep their rotary positions; every count is known on the host, so nothing waits for
-the device. Clips of one shape advance together, as rows of one batch: counts follow a schedule, so they are as long in
-every layer, though each keeps tokens of its own. With nothing pruned the logits are the stock model's. Knows nothing
-about families beyond `Adapter`, or about answers.
+Promises: our own loop over the model's layers; the prefix is causal, questions see the prefix and themselves, and what
+did not enter where the policy has it read; tokens leave between layers and survivors keep their rotary positions; every
+count is known on the host, so nothing waits for the device. Clips of one shape advance together, as rows of one batch:
+counts follow a schedule, so they are as long in every layer, though each keeps tokens of its own. With nothing pruned
+the logits are the stock model's. Knows nothing about families beyond `Adapter`, or about answers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from omnidrop.cost import LayerWork
 from omnidrop.engine import cpu_attention
 from omnidrop.engine.importance import aggregate, attention_received
 from omnidrop.engine.layout import Packed
+from omnidrop.engine.left_out import LeftOut
 from omnidrop.models.base import AUDIO, Adapter, Prefix
-from omnidrop.policies.base import AudioVisual, JoinsInside, LayerTokens, Policy
+from omnidrop.policies.base import AudioVisual, JoinsInside, LayerTokens, Policy, ReadsLeftOut, read_of
 from omnidrop.policies.schedule import Schedule
 from omnidrop.policies.tokens import audio_visual, encoded
 from omnidrop.pruning import Guidance
@@ -107,6 +108,10 @@ class ClipTokens:
             )
         return index
 
+    def read(self, policy: Policy, schedule: Schedule) -> int:
+        """How many tokens do not enter and are read by the questions all the same."""
+        return read_of(self.candidates.count, policy, schedule)
+
     def among_all(self, index: Tensor) -> Tensor:
         """Numbers among the n of the candidates at `index`."""
         return index if self.candidate_index is None else self.candidate_index[index]
@@ -117,7 +122,7 @@ class LayerCache:
     """One layer's keys and values after rotary embedding, as they entered the layer."""
 
     prefix_keys: Tensor
-    """(Hkv, P, d), shared by all questions."""
+    """(Hkv, L + P, d), shared by all questions: of what was left out and is read, then of what entered."""
     prefix_values: Tensor
     suffix_keys: Tensor
     """(Hkv, M, d), all questions' rows."""
@@ -171,7 +176,8 @@ class Guiding:
         heard = columns[state.clip.av.modality[state.index] == AUDIO]
         everything = torch.arange(prefix_rows + packed.rows, device=heard.device)
         owner = torch.full((1, heard.shape[0]), 1.0 / max(heard.shape[0], 1), device=heard.device)
-        return cls(heard, everything[None] <= heard[:, None], owner)
+        before = F.pad(everything[None] <= heard[:, None], (state.read, 0))  # media do not read what was left out
+        return cls(heard, before, owner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,10 +194,18 @@ class _Left:
 class _Prefill:
     """Attention of one layer in a packed prefill of B clips that have the same questions and as many rows."""
 
-    def __init__(self, states: Sequence[State], guides: Sequence[Guiding | None], columns: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        states: Sequence[State],
+        guides: Sequence[Guiding | None],
+        columns: Sequence[Tensor],
+        read: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        """`read`: keys and values (B, Hkv, L, d) of what was left out."""
         self.states = states
         self.guides = guides
         self.columns = columns
+        self.read = read
         self.left: list[_Left] = []
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -200,15 +214,18 @@ class _Prefill:
         clips, heads, _, width = query.shape
         kv = key.shape[1]
         parts = (query[:, :, :rows], key[:, :, :rows], value[:, :, :rows])
+        if self.read is not None:
+            key, value = (torch.cat(both, dim=2) for both in zip(self.read, (key, value), strict=True))
+        seen_rows = key.shape[2] - suffix
         if cpu_attention.is_faster(query):
             prefix = cpu_attention.causal(*parts, scaling)
             answer = cpu_attention.branches(query[:, :, rows:], key, value, ~packed.visible, scaling)
         else:
             prefix = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scaling, enable_gqa=heads != kv)
-            # Lower-right alignment written out: every suffix row sees the whole prefix and its own branch. With
-            # `is_causal` and more keys than queries, SDPA aligns upper-left. The heads of a key-value group stand as
+            # Lower-right alignment written out: every suffix row sees the whole prefix, what else is read, and its own
+            # branch. With `is_causal` and more keys than queries, SDPA aligns upper-left. The heads of a group stand as
             # rows of one query, because SDPA with a mask and grouped heads falls back to its slowest kernel on CUDA.
-            seen = F.pad(packed.visible, (rows, 0), value=True).repeat(heads // kv, 1)
+            seen = F.pad(packed.visible, (seen_rows, 0), value=True).repeat(heads // kv, 1)
             folded = query[:, :, rows:].reshape(clips, kv, heads // kv * suffix, width)
             answer = F.scaled_dot_product_attention(folded, key, value, attn_mask=seen, scale=scaling)
             answer = answer.reshape(clips, heads, suffix, width)
@@ -217,8 +234,9 @@ class _Prefill:
         return torch.cat((prefix, answer), dim=2).transpose(1, 2)
 
     def _leave(self, number: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> _Left:
-        state, columns = self.states[number], self.columns[number]
-        rows = state.alive.shape[0]
+        state = self.states[number]
+        rows, seen_rows = state.alive.shape[0], key.shape[1] - state.packed.rows
+        columns = self.columns[number] + state.read
 
         def received(by: Guiding | None) -> Tensor | None:
             if by is None:
@@ -227,7 +245,7 @@ class _Prefill:
             return attention_received(guiding, key, by.visible, by.owner, columns, scaling)
 
         return _Left(
-            cache=LayerCache(key[:, :rows], value[:, :rows], key[:, rows:], value[:, rows:]),
+            cache=LayerCache(key[:, :seen_rows], value[:, :seen_rows], key[:, seen_rows:], value[:, seen_rows:]),
             importance=received(self.guides[number]),
             watched=None if state.watched is None else received(Guiding.words(state.packed, rows)),
         )
@@ -252,6 +270,8 @@ class State:
     """(n,) int64: the audio and video tokens still there, numbered among those before any pruning."""
     deepstack: tuple[Tensor, ...] = ()
     """As `Prefix.deepstack`, with what joined the tokens that entered."""
+    left_out: LeftOut | None = None
+    """What did not enter, where the questions read it."""
     layer: int = 0
     importance: Tensor | None = None
     """(Q, n) of the layer just run, where its output is to be pruned."""
@@ -264,6 +284,11 @@ class State:
     watched: list[Tensor] | None = None
     """Per layer, (Q, n) attention from each question's own words to the tokens in `entered`, whatever the policy looks
     at; None if it was not requested."""
+
+    @property
+    def read(self) -> int:
+        """L, how many tokens are read and did not enter."""
+        return self.left_out.count if self.left_out else 0
 
 
 def begin(
@@ -299,10 +324,34 @@ def begin(
     positions = prefix.positions if whole else prefix.positions.index_select(1, alive)
     hidden = torch.cat((embeddings, adapter.embed(packed.ids).to(embeddings.dtype)))[None]
     rotary = adapter.rotary(hidden, torch.cat((positions, packed.positions), dim=1)[:, None, :])
-    watched: list[Tensor] | None = [] if watch else None
     return State(
-        clip, packed, policy, schedule, guidance, hidden, rotary, alive, index, deepstack=deepstack, watched=watched
+        clip=clip,
+        packed=packed,
+        policy=policy,
+        schedule=schedule,
+        guidance=guidance,
+        hidden=hidden,
+        rotary=rotary,
+        alive=alive,
+        index=index,
+        deepstack=deepstack,
+        left_out=_left_out(adapter, clip, policy, schedule, of_candidates),
+        watched=[] if watch else None,
     )
+
+
+def _left_out(
+    adapter: Adapter, clip: ClipTokens, policy: Policy, schedule: Schedule, of_candidates: Tensor
+) -> LeftOut | None:
+    """What of the candidates does not enter, where the policy's questions read it."""
+    if not clip.read(policy, schedule):
+        return None
+    assert isinstance(policy, ReadsLeftOut)
+    enters = torch.zeros(clip.candidates.count, dtype=torch.bool, device=of_candidates.device)
+    others = torch.nonzero(~enters.index_fill_(0, of_candidates, True)).flatten()
+    follows = policy.followed(clip.candidates, of_candidates)
+    follows = torch.where(follows < 0, follows, clip.among_all(follows.clamp_min(0)))
+    return LeftOut.of(adapter, clip.prefix, clip.av_places[clip.among_all(others)], follows)
 
 
 def advance(adapter: Adapter, states: Sequence[State], until: int) -> None:
@@ -321,7 +370,7 @@ def _run_layer(adapter: Adapter, states: Sequence[State], layer: int) -> None:
     columns = [torch.searchsorted(state.alive, state.clip.av_places[state.index]) for state in states]
     prunes = states[0].schedule.drops_after(layer)
     guides = [Guiding.of(s, at) if prunes else None for s, at in zip(states, columns, strict=True)]
-    attend = _Prefill(states, guides, columns)
+    attend = _Prefill(states, guides, columns, _read(adapter, states, layer))
     cos, sin = zip(*(state.rotary for state in states), strict=True)
     hidden = adapter.layers[layer](
         _together([state.hidden for state in states]),
@@ -331,7 +380,11 @@ def _run_layer(adapter: Adapter, states: Sequence[State], layer: int) -> None:
     )
     for number, (state, guide, left) in enumerate(zip(states, guides, attend.left, strict=True)):
         rows, packed, deepstack = state.alive.shape[0], state.packed, state.deepstack
-        state.hidden = hidden[number : number + 1]
+        before, state.hidden = state.hidden, hidden[number : number + 1]
+        if state.left_out is not None:
+            moves = state.hidden[0].index_select(0, columns[number]) - before[0].index_select(0, columns[number])
+            own = state.clip.prefix.deepstack[layer] if layer < len(deepstack) else None
+            state.left_out = state.left_out.after(moves, state.index, own)
         if layer < len(deepstack):
             state.hidden[:, :rows] += deepstack[layer].index_select(0, state.alive)
         state.entered.append(state.index)
@@ -339,8 +392,18 @@ def _run_layer(adapter: Adapter, states: Sequence[State], layer: int) -> None:
         state.importance = left.importance
         if state.watched is not None and left.watched is not None:
             state.watched.append(left.watched)
-        state.work.append(LayerWork(rows, packed.rows, packed.pairs, guide.rows.shape[0] if guide else 0))
+        guiding = guide.rows.shape[0] if guide else 0
+        state.work.append(LayerWork(rows, packed.rows, packed.pairs, guiding, state.read))
         state.layer = layer + 1
+
+
+def _read(adapter: Adapter, states: Sequence[State], layer: int) -> tuple[Tensor, Tensor] | None:
+    """Keys and values (B, Hkv, L, d) in `layer` of what did not enter, where the questions read it."""
+    left_out = [state.left_out for state in states if state.left_out is not None]
+    if not left_out:
+        return None
+    cos, sin = zip(*(one.rotary for one in left_out), strict=True)
+    return adapter.keys_and_values(layer, _together([one.hidden for one in left_out]), (_together(cos), _together(sin)))
 
 
 def _together(of_states: Sequence[Tensor]) -> Tensor:
@@ -433,6 +496,7 @@ def split(state: State, question: int, alone: Packed) -> State:
         alive=state.alive,
         index=state.index,
         deepstack=state.deepstack,
+        left_out=state.left_out,
         layer=state.layer,
         importance=None if state.importance is None else state.importance[question : question + 1],
         caches=[

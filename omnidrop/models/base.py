@@ -216,6 +216,11 @@ class Adapter(Words, Protocol):
         """(S,) int64 -> (S, D)."""
         ...
 
+    def keys_and_values(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of rows (B, S, D) that only others look at in `layer`: keys after rotary embedding and values, (B, Hkv, S, d)
+        each; `rotary` cos and sin, (B, S, d)."""
+        ...
+
     def make_ready(
         self,
         frames: npt.NDArray[np.uint8] | None,

@@ -38,6 +38,7 @@ from omnidrop.models.encoders import (
 )
 from omnidrop.models.families import geometry_of
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry
+from omnidrop.models.keys_and_values import keys_and_values
 from omnidrop.models.patch_product import with_products
 from omnidrop.models.processing import ClipProcessor, ModelInputs
 from omnidrop.models.quantised import OF_ACTIVATIONS, quantisation_of, stored, words_for
@@ -160,6 +161,10 @@ class QwenOmniAdapter:
     def embed(self, input_ids: Tensor) -> Tensor:
         """(S,) int64 -> (S, D)."""
         return cast(Tensor, self._embedding(input_ids))
+
+    def keys_and_values(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """See `omnidrop.models.base.Adapter.keys_and_values`."""
+        return keys_and_values(self.layers[layer], hidden, rotary)
 
     def question_ids(self, text: str) -> list[int]:
         """Token ids of one question, up to and including the start of the assistant's turn."""

@@ -184,6 +184,27 @@ class SomeCells(Protocol):
 
 
 @runtime_checkable
+class ReadsLeftOut(Protocol):
+    """What a policy offers beside, whose tokens that do not enter the decoder may be read by the questions."""
+
+    @property
+    def read_left_out(self) -> bool:
+        """Whether they are."""
+        ...
+
+    def followed(self, tokens: AudioVisual, index: Tensor) -> Tensor:
+        """Which entering token's hidden state each that `index`, from `before`, leaves out moves with: (left out,)
+        int64 numbers among `tokens`, in their order; -1: none's."""
+        ...
+
+
+def read_of(candidates: int, policy: Policy, schedule: Schedule) -> int:
+    """How many of so many tokens that may enter the decoder do not, and are read by the questions all the same."""
+    reads = isinstance(policy, ReadsLeftOut) and policy.read_left_out
+    return candidates - schedule.entering[0] if reads else 0
+
+
+@runtime_checkable
 class JoinsInside(Protocol):
     """What a policy offers beside, whose tokens join others where they leave inside the decoder."""
 

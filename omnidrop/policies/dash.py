@@ -18,12 +18,13 @@ from omnidrop.policies.budget import at_input
 from omnidrop.policies.feature_selection import audio_by_attention, frames_by_peaks_and_change
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.omnizip import OmniZip, audio_first, frame_chunks
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule
 from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
-class Dash(Merging):
+class Dash(Reading, Merging):
     """DASH (arXiv 2603.15685, its method section): a segment begins where the cosine of neighbouring audio tokens falls
     below `boundary`; inside the segments, OmniZip's frame scheme.
 

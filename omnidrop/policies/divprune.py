@@ -15,12 +15,13 @@ from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.max_min_selection import max_min, split, windows
 from omnidrop.policies.merging import Merging
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule
 from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
-class DivPrune(Merging):
+class DivPrune(Reading, Merging):
     """DivPrune (arXiv 2503.02175, its method section): greedy max-min selection on 1 - cosine of the input features.
 
     Differs: run per modality inside each time chunk, every window keeping the same share ("-om" of later tables); over

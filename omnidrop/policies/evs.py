@@ -16,12 +16,13 @@ from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.max_min_selection import split
 from omnidrop.policies.merging import Merging
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule
 from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
-class EVS(Merging):
+class EVS(Reading, Merging):
     """Efficient Video Sampling (arXiv 2510.14624, its method section).
 
     A video token's score is 1 - cosine with the token at the same place of the temporal patch before; the first patch

@@ -14,6 +14,7 @@ from omnidrop.errors import PolicyError
 from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.entry import WAYS, Entry, Way, video_entering
 from omnidrop.policies.merging import Merging
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule, Sigmoid, calibrate
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Diversity = Literal["off", "printed", "normalised"]
 
 
 @dataclass(frozen=True)
-class OmniDrop(Merging):
+class OmniDrop(Reading, Merging):
     """Layer-wise pruning guided by the questions' attention: arXiv 2605.14458 with our changes (see docs/method.md).
 
     Rates default to the paper's settings for the 7B model. `p_init` and `p_final` left at None are solved, together
@@ -98,8 +99,8 @@ class OmniDrop(Merging):
     @property
     def does_with_some_cells(self) -> bool:
         """What enters the decoder can be chosen before the vision encoder, too. The paper's merging cannot: it compares
-        temporal patches cell by cell."""
-        return self.entry != "merged"
+        temporal patches cell by cell; nor can questions read what was never encoded."""
+        return self.entry != "merged" and not self.read_left_out
 
     @property
     def remark(self) -> str:

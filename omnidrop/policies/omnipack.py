@@ -21,6 +21,7 @@ from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import checked, solve
 from omnidrop.policies.joined import Joined
 from omnidrop.policies.max_min_selection import split
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule, full
 from omnidrop.policies.tokens import everything
 
@@ -44,7 +45,7 @@ LOW, HIGH, LEAST = 0.14, 0.42, 0.35
 
 
 @dataclass(frozen=True)
-class OmniPack:
+class OmniPack(Reading):
     """OmniPack (arXiv 2608.03812, its formulas and settings, and what its released code adds to them).
 
     Before the decoder, in each modality over the whole clip: the most important tokens (encoder attention, raised for

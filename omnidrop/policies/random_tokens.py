@@ -15,12 +15,13 @@ from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.max_min_selection import split
 from omnidrop.policies.merging import Merging
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule
 from omnidrop.policies.tokens import keep_highest
 
 
 @dataclass(frozen=True)
-class Random(Merging):
+class Random(Reading, Merging):
     """Uniform sampling without replacement, per modality. The same `seed` keeps the same places of clips of one size.
 
     The "Random" row of the comparison tables in SEATS (arXiv 2605.20035), where it costs 1 to 2.6 points at 25-35 %.

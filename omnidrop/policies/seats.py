@@ -17,6 +17,7 @@ from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import apportion, checked, solve
 from omnidrop.policies.max_min_selection import max_min, split, windows
 from omnidrop.policies.merging import Merging
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule, full
 from omnidrop.policies.tokens import everything
 
@@ -27,7 +28,7 @@ LATE = 24
 
 
 @dataclass(frozen=True)
-class Seats(Merging):
+class Seats(Reading, Merging):
     """SEATS (arXiv 2605.20035, its method section), the strongest published training-free result.
 
     Before the decoder max-min selection weighted by encoder attention, window by window. After layers 16, 18 and 20 of

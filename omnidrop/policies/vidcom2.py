@@ -18,12 +18,13 @@ from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
 from omnidrop.policies.budget import at_input
 from omnidrop.policies.max_min_selection import frames, split, windows
 from omnidrop.policies.merging import Merging
+from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule
 from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
-class VidCom2(Merging):
+class VidCom2(Reading, Merging):
     """Video Compression Commander (arXiv 2505.14454, its method section).
 
     A frame is as unique as its tokens are unlike the clip's mean. Its share is the ratio times (1 + softmax of its

@@ -151,6 +151,7 @@ def test_encoding_less_is_compared_with_encoding_the_whole() -> None:
 
 def test_a_user_sees_what_is_lost_and_against_which_way() -> None:
     rows = [row for row in user_rows((0.3, 0.2)) if row.way.startswith(("dense", "ours", "seats"))]
+    rows = [row for row in rows if not row.way.endswith(("read", "FLOPs"))]
     assert [(row.way, row.ratio, row.pruning.encoder_share) for row in rows] == [
         ("dense", None, 1.0),
         ("ours, 100 % encoded", 0.3, 1.0),

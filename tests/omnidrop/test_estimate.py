@@ -8,7 +8,7 @@ import pytest
 from omnidrop.errors import ClipTooLong, ModelError, QuestionError
 from omnidrop.estimate import Estimator
 from omnidrop.model import OmniModel, Request
-from omnidrop.pruning import MODES, Pruning
+from omnidrop.pruning import DENSE_MODES, MODES, Pruning
 from omnidrop.question_text import as_questions
 from omnidrop.questions import Boolean, Choice, Json, Number, Question, Text, question_from_dict
 
@@ -32,14 +32,19 @@ def estimator():
     return Estimator("tiny", value_bytes=4)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("media", ["both", "picture", "sound"])
-def test_tokens_and_flops_are_exact(model, estimator, mode, media):
+@pytest.mark.parametrize(
+    ("mode", "media", "settings"),
+    [
+        *((mode, media, ()) for media in ("both", "picture", "sound") for mode in MODES),
+        *((mode, "both", (("read_left_out", True),)) for mode in MODES if mode not in DENSE_MODES),
+    ],
+)
+def test_tokens_and_flops_are_exact(model, estimator, mode, media, settings):
     # Other pixels every time: the encoder reuses features of frames it has seen.
-    rng = np.random.default_rng([MODES.index(mode), len(media)])
+    rng = np.random.default_rng([MODES.index(mode), len(media), len(settings)])
     frames = rng.integers(0, 255, (8, 150, 200, 3), dtype=np.uint8) if media != "sound" else None
     audio = rng.normal(0, 0.1, 16_000 * 4).astype(np.float32) if media != "picture" else None
-    pruning = Pruning.off(mode) if mode.startswith("dense") else Pruning(mode=mode, retained_ratio=0.4)
+    pruning = Pruning.off(mode) if mode in DENSE_MODES else Pruning(mode=mode, retained_ratio=0.4, settings=settings)
     got = model.answer(frames, audio, Request(SCORED, fps=2.0, pruning=pruning, instruction="Answer briefly."))
     priced = estimator.clip(
         SCORED,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -21,6 +22,7 @@ from omnidrop.engine import decode, prefill, question_rows
 from omnidrop.engine.question_rows import END
 from omnidrop.errors import QuestionError
 from omnidrop.model import Request
+from omnidrop.policies import following
 from omnidrop.pruning import MODES, Pruning
 from omnidrop.questions import Boolean, Choice, Json, Number, Question, Text
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, stock_logits
@@ -186,6 +188,12 @@ def test_flops_of_one_layer_counted_by_hand() -> None:
     assert cost.prefill_flops(widths, [work], reads=2) == projections + 6 * 480 + 4 * pairs * 12 + 2 * 2 * 8 * 20
     assert cost.selection_flops(widths, [work]) == 2 * 2 * 6 * 12
     assert cost.cache_bytes(widths, [work]) == 6 * 2 * 4 * 2
+    reads = replace(work, read_rows=5)
+    pairs += 3 * 5
+    extra = 5 * 2 * (8 * 4 + 8 * 4)
+    assert cost.prefill_flops(widths, [reads], 0) == projections + 6 * 480 + extra + 4 * pairs * 12
+    assert cost.selection_flops(widths, [reads]) == 2 * 2 * 11 * 12
+    assert cost.cache_bytes(widths, [reads]) == 11 * 2 * 4 * 2
     # Two decoded rows see 3 + 4 rows and half of themselves: (3 + 4) + (3 + 5), minus half each.
     assert cost.decode_flops(widths, [3], 4, 2) == widths.linear_flops(0, 2) + 4 * 12 * 16 + 2 * 2 * 8 * 20
 
@@ -197,9 +205,9 @@ def test_a_question_alone_is_the_causal_square() -> None:
         assert work.pairs == 30**2 / 2
 
 
-@pytest.mark.parametrize("ratio", [None, 0.5])
+@pytest.mark.parametrize(("ratio", "reads"), [(None, False), (0.5, False), (0.4, True)])
 def test_linear_flops_are_those_pytorch_counts(
-    loaded: Loaded, ratio: float | None, monkeypatch: pytest.MonkeyPatch
+    loaded: Loaded, ratio: float | None, reads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dense and ragged. PyTorch's counter sees neither the CPU's attention kernel nor its grouped expert kernel, so
     experts run one by one here."""
@@ -207,12 +215,20 @@ def test_linear_flops_are_those_pytorch_counts(
     pruning = Pruning.off("set_guided")
     if ratio:
         # Distances between tokens, by which the default entry chooses, are left out of the convention.
-        pruning = Pruning(retained_ratio=ratio, settings=(("diversity", "off"), ("entry", "merged"), ("merge", False)))
+        settings = (("diversity", "off"), ("entry", "merged"), ("merge", False), ("read_left_out", reads))
+        pruning = Pruning(retained_ratio=ratio, settings=settings)
+        # So are those between what is left out and what enters.
+        monkeypatch.setattr(
+            following, "best_covering", lambda tokens, index: index[:1].expand(tokens.count - len(index))
+        )
     with FlopCounterMode(display=False) as counter:
         (done,) = loaded.run("set_guided", pruning)
     widths = loaded.model.widths
     linear = sum(widths.linear_flops(layer, w.rows) for layer, w in enumerate(done.work))
     linear += widths.head_flops(done.state.packed.reads[-1])
+    assert done.state.read == done.work[-1].read_rows
+    assert (done.state.read > 0) == reads
+    linear += sum(widths.read_flops(w.read_rows) for w in done.work)
     selection = cost.selection_flops(widths, done.work)
     # Averaging the guiding rows into questions is a product, too, and the one thing the convention leaves out.
     averaging = sum(

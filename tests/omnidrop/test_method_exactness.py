@@ -16,7 +16,7 @@ from omnidrop.engine import decode, layout, modes, prefill
 from omnidrop.model import Request
 from omnidrop.pruning import Pruning
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, by_question, same, stock_logits
-from tests.support.method_oracle import fixed, masked_run, merged
+from tests.support.method_oracle import fixed, followed, masked_run, merged
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni  # noqa: F401
 
 
@@ -65,15 +65,22 @@ def test_a_retained_ratio_of_one_is_the_identity(loaded: Loaded) -> None:
     assert all(torch.equal(whole[number], dense[number]) for number in dense)
 
 
+READ = ("read_left_out", True)
 PRUNINGS = [
     Pruning(retained_ratio=0.4, settings=(("diversity", "off"),)),
     Pruning(retained_ratio=0.3, settings=(("diversity", "normalised"),)),
     Pruning(retained_ratio=0.5, settings=(("diversity", "printed"), ("at_input", False))),
+    Pruning(retained_ratio=0.3, settings=(READ,)),
 ]
 
 
 def entering_places(loaded: Loaded, done: modes.Prefilled) -> list[list[int]]:
     return [loaded.clip.av_places[index].tolist() for index in done.state.entered]
+
+
+def follows(loaded: Loaded, done: modes.Prefilled) -> dict[int, int | None] | None:
+    """Where what is left out is read: the tokens it moves with."""
+    return followed(loaded.prefix, entering_places(loaded, done)[0]) if done.state.left_out else None
 
 
 @pytest.mark.parametrize("pruning", PRUNINGS, ids=lambda p: f"{p.retained_ratio} {p.settings}")
@@ -82,19 +89,20 @@ def test_the_pruned_prefill_is_an_oracle_that_masks(loaded: Loaded, pruning: Pru
     (done,) = loaded.run("set_guided", pruning, asked)
     alive = entering_places(loaded, done)
     assert len(alive[-1]) < len(alive[0])
-    oracle = masked_run(
-        loaded.adapter, merged(loaded.prefix, alive[0]), [one.ids for one in asked], alive[0], fixed(alive)
-    )
+    assert (done.state.left_out is not None) == (READ in pruning.settings)
+    prefix, moves = merged(loaded.prefix, alive[0]), follows(loaded, done)
+    oracle = masked_run(loaded.adapter, prefix, [one.ids for one in asked], alive[0], fixed(alive), moves)
     rows = [loaded.prefix.input_ids.shape[0] + end - 1 for end in done.state.packed.starts[1:]]
     same(done.logits, oracle.logits[rows])
 
 
-@pytest.mark.parametrize("policy", ["omnidrop", "omnidrop_words"])
-def test_the_tokens_kept_are_those_the_question_attends_to_most(loaded: Loaded, policy: str) -> None:
+@pytest.mark.parametrize(("policy", "reads"), [("omnidrop", False), ("omnidrop_words", False), ("omnidrop", True)])
+def test_the_tokens_kept_are_those_the_question_attends_to_most(loaded: Loaded, policy: str, reads: bool) -> None:
     """One question, no diversity: the oracle ranks by the mean over heads of what the question's own words pay and, for
-    as much, its last token, and 0.7 of that of the layer before; or as in the paper by its words alone, now."""
+    as much, its last token, and 0.7 of that of the layer before; or as in the paper by its words alone, now. What is
+    left out and read takes its part of the attention."""
     paper = policy == "omnidrop_words"
-    settings = (("diversity", "off"), *((("memory", 0.0),) if paper else ()))
+    settings = (("diversity", "off"), *((("memory", 0.0),) if paper else ()), *((READ,) if reads else ()))
     one = replace(loaded.asked[1], options=None)
     with guides.registered():
         (done,) = loaded.run("per_question", Pruning("per_question", policy, 0.4, settings=settings), [one])
@@ -114,24 +122,26 @@ def test_the_tokens_kept_are_those_the_question_attends_to_most(loaded: Loaded, 
             score = torch.stack([0.7**age * share for age, share in enumerate(shares)]).sum(dim=0)
         return sorted(places[int(number)] for number in score.topk(count).indices)
 
-    oracle = masked_run(loaded.adapter, merged(loaded.prefix, alive[0]), [one.ids], alive[0], choose)
+    prefix, moves = merged(loaded.prefix, alive[0]), follows(loaded, done)
+    oracle = masked_run(loaded.adapter, prefix, [one.ids], alive[0], choose, moves)
     assert oracle.alive == alive
     same(done.logits[0], oracle.logits[-1])
 
 
-def test_generated_tokens_are_the_oracles(loaded: Loaded) -> None:
+@pytest.mark.parametrize("settings", [(), (READ,)])
+def test_generated_tokens_are_the_oracles(loaded: Loaded, settings: Any) -> None:
     """Two questions of different lengths decode as one batch; the oracle runs each alone and from scratch per token."""
-    (done,) = loaded.run("set_guided", Pruning(retained_ratio=0.4))
+    (done,) = loaded.run("set_guided", Pruning(retained_ratio=0.4, settings=settings))
     written = [3, 4]
     first = done.logits[[done.state.packed.reads[number] for number in written]]
     with torch.inference_mode(), prefill.own_attention(loaded.adapter):
         generated = decode.generate(loaded.adapter, done.state, written, first)
     alive = entering_places(loaded, done)
-    prefix = merged(loaded.prefix, alive[0])
+    prefix, moves = merged(loaded.prefix, alive[0]), follows(loaded, done)
     for number, text in zip(written, generated, strict=True):
         ids, wanted = list(loaded.asked[number].ids), []
         for _ in range(QUESTIONS[number].answer.max_tokens):  # type: ignore[union-attr]
-            logits = masked_run(loaded.adapter, prefix, [ids], alive[0], fixed(alive)).logits[-1]
+            logits = masked_run(loaded.adapter, prefix, [ids], alive[0], fixed(alive), moves).logits[-1]
             token = int(logits.argmax())
             if token in loaded.adapter.end_ids:
                 break
@@ -150,15 +160,17 @@ def test_set_guided_with_one_question_is_per_question(loaded: Loaded, guidance: 
         assert guided.trace == alone.trace
 
 
-def test_staged_is_per_question(loaded: Loaded) -> None:
-    alone, staged = (loaded.run(mode, Pruning(mode, retained_ratio=0.4)) for mode in ("per_question", "staged"))
+@pytest.mark.parametrize("settings", [(), (READ,)])
+def test_staged_is_per_question(loaded: Loaded, settings: Any) -> None:
+    prunings = [Pruning(mode, retained_ratio=0.4, settings=settings) for mode in ("per_question", "staged")]
+    alone, staged = (loaded.run(pruning.mode, pruning) for pruning in prunings)
     for number in range(len(QUESTIONS)):
         assert staged[number].questions == alone[number].questions == (number,)
         assert all(
             torch.equal(a, b) for a, b in zip(staged[number].state.entered, alone[number].state.entered, strict=True)
         )
         same(staged[number].logits, alone[number].logits)
-    answers = [loaded.answer(Pruning(mode, retained_ratio=0.4)).answers for mode in ("per_question", "staged")]
+    answers = [loaded.answer(pruning).answers for pruning in prunings]
     assert [(a.value, a.text) for a in answers[0]] == [(a.value, a.text) for a in answers[1]]
 
 
@@ -174,11 +186,14 @@ def test_survivors_keep_their_rotary_positions_and_text_stays(loaded: Loaded) ->
     assert state.alive.shape[0] - text.shape[0] == state.schedule.entering[-1] < state.schedule.entering[0]
 
 
-def test_caches_hold_what_entered_each_layer(loaded: Loaded) -> None:
-    (done,) = loaded.run("set_guided", Pruning(retained_ratio=0.3))
+@pytest.mark.parametrize("settings", [(), (READ,)])
+def test_caches_hold_what_entered_each_layer_and_what_is_read(loaded: Loaded, settings: Any) -> None:
+    (done,) = loaded.run("set_guided", Pruning(retained_ratio=0.3, settings=settings))
     schedule, text = done.state.schedule, loaded.clip.text
+    read = schedule.total - schedule.entering[0] if settings else 0
     for layer, cache in enumerate(done.state.caches):
-        assert cache.prefix_keys.shape[1] == schedule.entering[layer] + text == done.work[layer].prefix_rows
+        assert schedule.entering[layer] + text == done.work[layer].prefix_rows
+        assert cache.prefix_keys.shape[1] == schedule.entering[layer] + text + read
         assert cache.suffix_keys.shape[1] == done.state.packed.rows
     held = sum(cache.nbytes for cache in done.state.caches)
     assert held == sum(loaded.model.widths.cache_bytes(rows) for rows in done.cached_rows)
@@ -209,8 +224,9 @@ def test_no_layer_waits_for_the_device(loaded: Loaded, policy: str) -> None:
     """Dense layers only: a mixture's experts may look at which of them were chosen."""
     if loaded.model.family != "qwen2_5_omni":
         pytest.skip("a mixture of experts")
+    reads = {"read_left_out": True} if policies.takes(policy, "read_left_out") else {}
     for guidance in ("max", "mean", "quota"):
-        chosen = policies.named(policy)
+        chosen = policies.named(policy, **(reads if guidance == "max" else {}))
         schedule = chosen.plan(loaded.clip.av, len(loaded.adapter.layers), 0.6)
         packed = layout.pack(loaded.prefix, loaded.asked)
         with torch.inference_mode(), prefill.own_attention(loaded.adapter):

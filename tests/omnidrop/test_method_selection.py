@@ -318,7 +318,7 @@ def test_every_policy_meets_its_ratio_and_keeps_what_it_planned(name: str, layer
         ({"retained_ratio": 1.5}, "above 0 and at most 1"),
         ({"mode": "dense"}, "mode 'dense' prunes nothing"),
         ({"policy": "none"}, "policy 'none' keeps everything"),
-        ({"settings": (("sharpness", 3),)}, "no setting 'sharpness'; allowed: merge, beta, t_mid"),
+        ({"settings": (("sharpness", 3),)}, "no setting 'sharpness'; allowed: merge, read_left_out, beta, t_mid"),
         ({"settings": (("diversity", "some"),)}, "diversity must be one of off, printed, normalised"),
         ({"settings": (("p_init", 0.1),)}, "give both p_init and p_final"),
         ({"settings": (("video_keep", 0.1),)}, "video_keep must be 0.25 to 1"),

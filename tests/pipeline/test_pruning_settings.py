@@ -63,7 +63,7 @@ def test_a_setting_written_in_two_ways_is_one_recipe() -> None:
 @pytest.mark.parametrize(
     ("pruning", "message"),
     [
-        ({"settings": {"memori": 0.5}}, "no setting 'memori'; allowed: merge, beta"),
+        ({"settings": {"memori": 0.5}}, "no setting 'memori'; allowed: merge, read_left_out, beta"),
         ({"settings": {"memory": "much"}}, "memory must be a number, got 'much'"),
         ({"settings": {"memory": True}}, "memory must be a number, got True"),
         ({"settings": {"merge": 1}}, "merge must be true or false, got 1"),
@@ -72,7 +72,7 @@ def test_a_setting_written_in_two_ways_is_one_recipe() -> None:
         ({"settings": {"p_init": 0.1}}, "give both p_init and p_final"),
         (
             {"policy": "random", "settings": {"beta": 2.0}},
-            "has no setting 'beta'; allowed: merge, seed",
+            "has no setting 'beta'; allowed: merge, read_left_out, seed",
         ),
         ({"policy": "omnidrp"}, "did you mean omnidrop"),
         ({"policy": "omnidrop", "settings": ["merge"]}, "settings"),

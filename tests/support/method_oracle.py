@@ -6,7 +6,7 @@ and a dropped one is only hidden from the others. Slow and plain. Knows nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnidrop.models.base import VIDEO, Prefix
+from omnidrop.models.base import AUDIO, VIDEO, Prefix
 
 Choose = Callable[[int, Tensor, list[int]], list[int]]
 """(layer, attention weights (heads, S, S), alive places in the prefix) -> the places that stay."""
@@ -49,9 +49,17 @@ def eager(adapter: Any) -> Iterator[list[Tensor]]:
 
 @torch.inference_mode()
 def masked_run(
-    adapter: Any, prefix: Prefix, questions: Sequence[Sequence[int]], entering: Sequence[int], choose: Choose
+    adapter: Any,
+    prefix: Prefix,
+    questions: Sequence[Sequence[int]],
+    entering: Sequence[int],
+    choose: Choose,
+    follows: Mapping[int, int | None] | None = None,
 ) -> Seen:
-    """Run prefix and questions in one sequence with a mask for everything: causality, blindness, dropped tokens."""
+    """Run prefix and questions in one sequence with a mask for everything: causality, blindness, dropped tokens.
+
+    With `follows` questions see the tokens that do not enter, its keys, too: each moves as the token it names does.
+    """
     rows = prefix.input_ids.shape[0]
     ids = [token for question in questions for token in question]
     total = rows + len(ids)
@@ -74,8 +82,13 @@ def masked_run(
             for place in set(av) - set(alive):
                 mask[:, place] = False
                 mask[place, place] = True  # a row needs something to look at; nobody looks at this row
+            for place in follows or ():
+                mask[rows:, place] = True
             additive = torch.zeros(total, total).masked_fill(~mask, float("-inf"))[None, None]
-            hidden = layer(hidden, attention_mask=additive, position_embeddings=rotary)
+            before, hidden = hidden, layer(hidden, attention_mask=additive, position_embeddings=rotary)
+            moved = {place: other if other in alive else None for place, other in (follows or {}).items()}
+            for place, other in moved.items():
+                hidden[0, place] = before[0, place] + (0 if other is None else hidden[0, other] - before[0, other])
             if number < len(prefix.deepstack):
                 hidden[:, :rows] += prefix.deepstack[number]
             alive = choose(number, weights[-1], alive)
@@ -88,12 +101,7 @@ def merged(prefix: Prefix, entering: Sequence[int]) -> Prefix:
     second away and at least 0.8 alike on the features' own scale; token by token, as the formulas are written."""
     seen = [place for place in range(prefix.input_ids.shape[0]) if prefix.modality[place] == VIDEO]
     unit = {place: prefix.embeddings[place].float() / prefix.embeddings[place].float().norm() for place in seen}
-    kinds = []
-    for place in seen:
-        others = sorted((float(unit[place] @ unit[other]) for other in seen if other != place), reverse=True)
-        kinds.append(others[: max(1, round(0.05 * len(others)))])
-    means = sorted(sum(kind) / len(kind) for kind in kinds)
-    scale = min(1.0, max(0.3, means[(len(means) - 1) // 2]))
+    scale = own_scale(unit)
     joins: dict[int, list[tuple[int, float]]] = {place: [] for place in entering if prefix.modality[place] == VIDEO}
     for place in set(seen) - set(entering):
         near = [other for other in joins if abs(prefix.seconds[place] - prefix.seconds[other]) <= 1.0]
@@ -111,6 +119,35 @@ def merged(prefix: Prefix, entering: Sequence[int]) -> Prefix:
         return changed
 
     return replace(prefix, embeddings=rows(prefix.embeddings), deepstack=tuple(map(rows, prefix.deepstack)))
+
+
+def followed(prefix: Prefix, entering: Sequence[int]) -> dict[int, int | None]:
+    """For each audio and video token that does not enter, the entering one of its modality with the highest
+    `exp(10 (z - 1)) exp(-|t|)`, z the likeness on the features' own scale; token by token."""
+    found: dict[int, int | None] = {}
+    for kind in (AUDIO, VIDEO):
+        places = [place for place in range(prefix.input_ids.shape[0]) if prefix.modality[place] == kind]
+        unit = {place: prefix.embeddings[place].float() / prefix.embeddings[place].float().norm() for place in places}
+        scale = own_scale(unit)
+
+        def log_k(place: int, other: int, unit: dict[int, Tensor] = unit, scale: float = scale) -> float:
+            alike = min(1.0, float(unit[place] @ unit[other]) / scale)
+            return 10 * (alike - 1) - abs(float(prefix.seconds[place] - prefix.seconds[other]))
+
+        targets = [place for place in entering if prefix.modality[place] == kind]
+        for place in set(places) - set(targets):
+            found[place] = max(targets, key=lambda other, place=place: log_k(place, other), default=None)  # type: ignore[misc]
+    return found
+
+
+def own_scale(unit: Mapping[int, Tensor]) -> float:
+    """The cosine of tokens of one kind: the median over tokens of the mean cosine to their nearest twentieth."""
+    kinds = []
+    for place in unit:
+        others = sorted((float(unit[place] @ unit[other]) for other in unit if other != place), reverse=True)
+        kinds.append(others[: max(1, round(0.05 * len(others)))])
+    means = sorted(sum(kind) / len(kind) for kind in kinds)
+    return min(1.0, max(0.3, means[(len(means) - 1) // 2]))
 
 
 def fixed(alive: Sequence[Sequence[int]]) -> Choose:
