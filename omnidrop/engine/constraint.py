@@ -15,21 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnidrop.errors import QuestionError
-
 if TYPE_CHECKING:
     # Imported where they are used: without answers in JSON the method needs torch and transformers alone.
     import llguidance
-
-
-def check_schema(question_id: str, schema: dict[str, Any]) -> None:
-    """Raise QuestionError where the schema itself is not a JSON Schema."""
-    import jsonschema
-
-    try:
-        jsonschema.validators.validator_for(schema).check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise QuestionError(f"question {question_id!r}: not a JSON Schema: {error.message}") from error
 
 
 class Grammars:
@@ -46,9 +34,12 @@ class Grammars:
         import llguidance
 
         # Fixed separators: with free white space a weak model may write blanks until its tokens are spent.
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(
-            json.dumps(schema), overrides={"whitespace_flexible": False}
-        )
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(
+                json.dumps(schema), overrides={"whitespace_flexible": False}
+            )
+        except ValueError:  # numbers that are too large for it
+            return None
         matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0)
         return None if matcher.is_error() else Constraint(matcher, self.vocabulary)
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnidrop.engine.constraint import check_schema
 from omnidrop.errors import QuestionError
+from omnidrop.json_schema import check_schema
 from omnidrop.models.base import Prefix, Words
 from omnidrop.questions import Question, Scored, Written
 
@@ -125,7 +125,10 @@ def ask(words: Words, questions: Sequence[Question]) -> tuple[Asked, ...]:
             start, end = 0, len(ids)
         options = None
         if isinstance(question.answer, Written) and (schema := question.answer.schema) is not None:
-            check_schema(question.id, schema)
+            try:
+                check_schema(schema)
+            except ValueError as error:
+                raise QuestionError(f"question {question.id!r}: {error}") from error
         if isinstance(question.answer, Scored):
             texts = question.answer.rendered()
             options = option_tree(question, texts, [tuple(words.answer_ids(text)) for text in texts])
