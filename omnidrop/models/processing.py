@@ -31,6 +31,10 @@ QUESTION_MARK = "\u2063question\u2063"
 """Stands for the question while the chat template is rendered; invisible separators keep it from meeting real text."""
 
 
+MOST_OF_A_TRANSFORM = {"feature_size": 1024, "n_fft": 1 << 16, "hop_length": 1 << 16}
+"""Mel bins, samples of a window, samples from one to the next; the published checkpoints have 128, 400 and 160."""
+
+
 @dataclass(frozen=True, eq=False)
 class ModelInputs:
     """One clip, ready for the encoders, and its place in the prompt. Tensors on the CPU."""
@@ -77,6 +81,7 @@ class ClipProcessor:
 
         self.geometry = geometry
         self._template = read_chat_template(directory)
+        _check_transform(directory)
         try:
             self.tokenizer: Any = Qwen2Tokenizer.from_pretrained(str(directory))
             self._features: Any = WhisperFeatureExtractor.from_pretrained(str(directory))
@@ -344,6 +349,18 @@ def _check_frames(frames: npt.NDArray[np.uint8]) -> None:
             f"frames must be (T, H, W, 3) uint8 with at least one frame, got {frames.shape} {frames.dtype}; multiply "
             "floats from 0 to 1 by 255, and put channels last"
         )
+
+
+def _check_transform(directory: Path) -> None:
+    """The feature extractor makes a table of bins by frequencies when it is made: 200 bytes can ask for all memory."""
+    settings = read_json(directory / "preprocessor_config.json")
+    for name, most in MOST_OF_A_TRANSFORM.items():
+        value = settings.get(name, 1)
+        if not isinstance(value, int) or not 0 < value <= most:
+            raise CheckpointError(
+                f"{directory / 'preprocessor_config.json'} says {name}: {value!r}; whole numbers from 1 to {most:,} are "
+                "taken"
+            )
 
 
 def _image_settings(directory: Path) -> tuple[list[float], list[float]]:

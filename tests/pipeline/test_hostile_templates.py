@@ -178,6 +178,14 @@ def test_what_the_hash_does_not_cover_is_not_loaded(checkpoint, name, path, valu
         Estimator(str(checkpoint))
 
 
+@pytest.mark.parametrize("name", ["feature_size", "n_fft", "hop_length"])
+def test_a_spectrogram_that_would_fill_the_memory_is_refused(checkpoint, name):
+    place = checkpoint / "preprocessor_config.json"
+    place.write_text(_with(place.read_text(), **{name: 10**9}))
+    with pytest.raises(CheckpointError, match=f"says {name}: 1000000000; whole numbers from 1 to"):
+        registry.processor_of(checkpoint)
+
+
 @pytest.mark.parametrize("size", [0, -1, 10**19])
 @pytest.mark.parametrize(
     ("path", "name"),
