@@ -358,8 +358,8 @@ def _check_transform(directory: Path) -> None:
         value = settings.get(name, 1)
         if not isinstance(value, int) or not 0 < value <= most:
             raise CheckpointError(
-                f"{directory / 'preprocessor_config.json'} says {name}: {value!r}; whole numbers from 1 to {most:,} are "
-                "taken"
+                f"{directory / 'preprocessor_config.json'} says {name}: {value!r}; whole numbers from 1 to {most:,} "
+                "are taken"
             )
 
 
