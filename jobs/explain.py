@@ -48,7 +48,8 @@ def command(
         from pipeline.explain.replay import ask_again
         from pipeline.explain.view_model import facts
 
-        asked = ask_again(find_clip(found.uri, clip_id, found.storage), found.job, device=device)
+        clip = find_clip(found.uri, clip_id, found.storage)
+        asked = ask_again(clip, found.job, device=device, endpoint_url=found.storage.endpoint_url)
         board = facts(asked)
         page = render(board)
     with replaced(output) as file:

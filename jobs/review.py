@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -114,10 +115,11 @@ def command(
             with server:
                 threading.Thread(target=server.serve_forever, name="review", daemon=True).start()
                 say(f"{server.url}\nlabels: {labels}; press Ctrl-C to stop", err=True)
-                if open_it:
-                    webbrowser.open(server.url)
-                while not stop.wait(3600):
-                    pass
+                with tempfile.TemporaryDirectory(prefix="omnidrop-review-") as folder:
+                    if open_it:
+                        _open(server.url, Path(folder))
+                    while not stop.wait(3600):
+                        pass
                 server.shutdown()
         made = list(file)
     from pipeline.review.reliability import curves
@@ -128,6 +130,13 @@ def command(
         _show(drawn)
     write_json(json_file, {"labels": len(made), "curves": [_plain(one) for one in drawn]})
     say(f"{labels}: {counted(len(made), 'label')}", err=True)
+
+
+def _open(url: str, folder: Path) -> None:
+    """In a browser, by way of a page that only this user can read: others see what programs are started with."""
+    page = folder / "review.html"
+    page.write_text(f'<meta http-equiv="refresh" content="0; url={url}">')
+    webbrowser.open(page.as_uri())
 
 
 def _plain(curve: Curve) -> dict[str, object]:

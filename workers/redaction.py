@@ -20,7 +20,9 @@ _VARIABLE = re.compile(rf"(?:{_SECRET})", re.IGNORECASE)
 _NO_SECRET = re.compile(r"_(?:FILE|PATH|DIR|MODE|URL|URI)$|^GOOGLE_APPLICATION_CREDENTIALS$", re.IGNORECASE)
 """Variables that say where a credential is."""
 _USER_PART = re.compile(r"(?<=://)[^\s/?#@'\"<>]*(?::[^\s@'\"<>]*)?@")
-_PARAMETER = re.compile(rf"([?&;][^\s=&;'\"<>]*(?:{_SECRET})[^\s=&;'\"<>]*=)[^\s&;#'\"<>]+", re.IGNORECASE)
+_NAMED = rf"[^\s=&;'\"<>]*(?:{_SECRET})[^\s=&;'\"<>]*|sig|pwd|auth"
+"""Also a signature of Azure's, and short forms that as a part of a name mean other things."""
+_PARAMETER = re.compile(rf"([?&;](?:{_NAMED})=)[^\s&;#'\"<>]+", re.IGNORECASE)
 
 
 _noted: set[str] = set()

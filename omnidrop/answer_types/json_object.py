@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from omnidrop.answer_types.base import Setting, Unreadable, Written
 from omnidrop.errors import QuestionError
+from omnidrop.json_schema import check_schema, is_valid
 from omnidrop.json_text import parse_json
 
 
@@ -65,25 +66,21 @@ class Json(Written):
         return cls.from_dict(fields)
 
     def read(self, text: str) -> object:
-        import jsonschema
-
         try:
             value = parse_json(text, is_strict=True)
-            jsonschema.validate(value, self.schema)
-        except (ValueError, jsonschema.ValidationError, RecursionError) as error:
+            valid = is_valid(value, self.schema)
+        except (ValueError, RecursionError) as error:
             raise Unreadable("json_invalid") from error
+        if not valid:
+            raise Unreadable("json_invalid")
         return value
 
 
 def _check_schema(schema: dict[str, Any]) -> None:
-    import jsonschema
-
-    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
-        validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        at = "/".join(str(part) for part in error.absolute_path) or "its top"
-        raise QuestionError(f"not a valid JSON Schema: at {at}: {error.message}") from error
+        check_schema(schema)
+    except ValueError as error:
+        raise QuestionError(str(error)) from error
 
 
 def _references(node: object) -> list[str]:

@@ -34,9 +34,12 @@ class Grammars:
         import llguidance
 
         # Fixed separators: with free white space a weak model may write blanks until its tokens are spent.
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(
-            json.dumps(schema), overrides={"whitespace_flexible": False}
-        )
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(
+                json.dumps(schema), overrides={"whitespace_flexible": False}
+            )
+        except ValueError:  # numbers that are too large for it
+            return None
         matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0)
         return None if matcher.is_error() else Constraint(matcher, self.vocabulary)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from omnidrop.errors import QuestionError
+from omnidrop.json_schema import check_schema
 from omnidrop.questions import Question, Scored, Written
 
 if TYPE_CHECKING:
@@ -128,7 +129,10 @@ def ask(words: Words, questions: Sequence[Question]) -> tuple[Asked, ...]:
             start, end = 0, len(ids)
         options = None
         if isinstance(question.answer, Written) and (schema := question.answer.schema) is not None:
-            _check_schema(question.id, schema)
+            try:
+                check_schema(schema)
+            except ValueError as error:
+                raise QuestionError(f"question {question.id!r}: {error}") from error
         if isinstance(question.answer, Scored):
             texts = question.answer.rendered()
             options = option_tree(question, texts, [tuple(words.answer_ids(text)) for text in texts])
@@ -210,13 +214,3 @@ def arrange(asked: Sequence[Asked]) -> Rows:
         guiding_owner=owner,
         last=tuple(last),
     )
-
-
-def _check_schema(question_id: str, schema: dict[str, Any]) -> None:
-    """Raise QuestionError where the schema itself is not a JSON Schema."""
-    import jsonschema
-
-    try:
-        jsonschema.validators.validator_for(schema).check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise QuestionError(f"question {question_id!r}: not a JSON Schema: {error.message}") from error

@@ -126,12 +126,35 @@ def _check_configuration(directory: Path) -> None:
             "weights alone"
         )
     family_of(directory)
+    _check_what_else_is_loaded(directory)
     if code := read_json(directory / "config.json").get("auto_map"):
         raise CheckpointError(
             f"the checkpoint {directory} wants its own code to be run (auto_map in config.json: {code}), which never "
             "happens here; take one for transformers' own classes, or remove auto_map if the weights fit them"
         )
     read_chat_template(directory)
+
+
+def _check_what_else_is_loaded(directory: Path) -> None:
+    """A checkpoint is known by the hash of the files beside its configuration: nothing else may change its answers."""
+    config = read_json(directory / "config.json")
+    tokenizer = read_json(directory / "tokenizer_config.json")
+    named = {
+        "transformers_weights in config.json": [config.get("transformers_weights")]
+        + [part.get("transformers_weights") for part in config.values() if isinstance(part, dict)],
+        "fast_tokenizer_files in tokenizer_config.json": [tokenizer.get("fast_tokenizer_files")],
+    }
+    for where, files in named.items():
+        if found := [one for one in files if one]:
+            raise CheckpointError(
+                f"the checkpoint {directory} names other files to be loaded ({where}: {found[0]}); remove that, and "
+                "leave weights and tokenizer under their usual names"
+            )
+    if (directory / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"the checkpoint {directory} holds an adapter (adapter_config.json), which would count or not depending on "
+            "whether peft is installed; merge it into the weights (merge_and_unload), or remove it"
+        )
 
 
 def _check_weights(directory: Path, files: Collection[str]) -> None:

@@ -9,7 +9,7 @@ Knows nothing about pruning or archives.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,6 +26,8 @@ SAMPLE_RATE = 16_000
 SHORTEST_AUDIO_HOPS = 3
 """Sound of fewer hops (30 ms at the published 160 samples a hop) gives no token in Qwen2.5-Omni and cannot be mirrored
 for the STFT: it is left out."""
+MOST_OF_A_SIZE = 1 << 31
+"""Of a width, a number of pixels or any other that a configuration states."""
 MOST_ELONGATED = 200
 """How many times as wide as high a frame may be, or as high as wide."""
 
@@ -107,11 +109,23 @@ class Geometry:
             raise CheckpointError(f"{directory} is a {found} checkpoint, not {cls.family}")
         thinker = thinker_config_dict(directory)
         try:
-            return cls._from_config(cls.fields.read(thinker), video_bounds(directory), hop_length(directory))
-        except (ValueError, ZeroDivisionError) as error:
+            geometry = cls._from_config(cls.fields.read(thinker), video_bounds(directory), hop_length(directory))
+            geometry._try()
+        except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise CheckpointError(
                 f"{directory / 'config.json'} is not a usable {cls.family} configuration: {error}"
             ) from error
+        return geometry
+
+    def _try(self) -> None:
+        """Raises what sizes lead to with which no clip can be counted or priced: here, where the file can be named."""
+        for name, value in ((one.name, getattr(self, one.name)) for one in fields(self) if one.name != "config"):
+            allowed = (int, float) if name == "seconds_per_chunk" else int
+            if not isinstance(value, allowed) or isinstance(value, bool) or not 0 < value < MOST_OF_A_SIZE:
+                raise ValueError(f"{name.replace('_', ' ')} {value!r}")
+        self.count_tokens(1, 64, 64, SAMPLE_RATE)
+        self.vision_flops(1, 1, 1)
+        self.audio_flops(self.mel_frames(SAMPLE_RATE))
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels that a frame is scaled to. Raises ModelError for a sliver."""

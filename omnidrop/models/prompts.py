@@ -23,6 +23,8 @@ QUESTION_MARK = "\u2063question\u2063"
 """Stands for the question while the chat template is rendered; invisible separators keep it from meeting real text."""
 MOST_AROUND = 4096
 """Tokens: no chat template puts more around a clip, so none is rendered for a clip that leaves as many positions."""
+MOST_OF_A_TRANSFORM = {"feature_size": 1024, "n_fft": 1 << 16, "hop_length": 1 << 16}
+"""Mel bins, samples of a window, samples from one to the next; the published checkpoints have 128, 400 and 160."""
 
 
 class Prompts:
@@ -32,9 +34,7 @@ class Prompts:
         self.geometry = geometry
         self._directory = directory
         self._template = read_chat_template(directory)
-        rate = read_json(directory / "preprocessor_config.json").get("sampling_rate", SAMPLE_RATE)
-        if rate != SAMPLE_RATE:
-            raise CheckpointError(f"{directory} wants sound at {rate} Hz; supported is {SAMPLE_RATE} Hz")
+        _check_transform(directory)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -187,3 +187,17 @@ class Prompts:
         return chat_template.render(
             self._template, messages=turns, tools=None, documents=None, add_generation_prompt=True, **named
         )
+
+
+def _check_transform(directory: Path) -> None:
+    """The feature extractor makes a table of bins by frequencies when it is made: 200 bytes can ask for all memory."""
+    settings = read_json(directory / "preprocessor_config.json")
+    if (rate := settings.get("sampling_rate", SAMPLE_RATE)) != SAMPLE_RATE:
+        raise CheckpointError(f"{directory} wants sound at {rate} Hz; supported is {SAMPLE_RATE} Hz")
+    for name, most in MOST_OF_A_TRANSFORM.items():
+        value = settings.get(name, 1)
+        if not isinstance(value, int) or not 0 < value <= most:
+            raise CheckpointError(
+                f"{directory / 'preprocessor_config.json'} says {name}: {value!r}; whole numbers from 1 to {most:,} "
+                "are taken"
+            )

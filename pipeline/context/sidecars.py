@@ -37,8 +37,9 @@ _DRAWING = re.compile(r"^.*\{[^{}\n]*\\p[1-9].*$", re.MULTILINE)
 _NO_MARKS = str.maketrans({"{": "(", "}": ")", "<": "("})
 _BREAK = re.compile(r"\\[Nnh]")
 _TAG = re.compile(r"<[^<>]{0,200}>")
-_BLANK = re.compile(r"\s|WEBVTT[^\n]*|\[[^\]\n]*\][^\n]*|^[A-Za-z0-9 ]{1,40}:[^\n]*$", re.MULTILINE)
-"""What subtitles without a line have: blanks, titles of sections, settings."""
+_BLANK = re.compile(r"^[ \t]*\[[^\]\n]*\][^\n]*|^[A-Za-z0-9 ]{1,40}:[^\n]*$|WEBVTT[^\n]*|\s", re.MULTILINE)
+"""What subtitles without a line have: titles of sections, settings, blanks. A title is looked for where a line begins
+alone: anywhere else, a line of brackets takes time that grows with the square of its length."""
 
 
 class ContextError(UserError):
@@ -251,11 +252,16 @@ def _words_of(value: object) -> str:
     return one_line(", ".join(str(part) for part in parts[:50] if isinstance(part, str | int | float)), MOST_META_CHARS)
 
 
-def _xml(data: bytes) -> Context:
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+class _NoTypes(ET.TreeBuilder):
+    """Told by the parser itself, whatever the encoding: entities can be declared within a DOCTYPE alone."""
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
         raise ValueError("it declares its own types or entities (DOCTYPE, ENTITY)")
+
+
+def _xml(data: bytes) -> Context:
     found: dict[str, list[str]] = {}
-    for element in ET.fromstring(data).iter():
+    for element in ET.fromstring(data, ET.XMLParser(target=_NoTypes())).iter():
         name = element.tag.rpartition("}")[2].lower()
         # EBUCore has the words of <title> in a Dublin Core element of the same name inside it.
         if name in META_NAMES and (words := one_line(element.text or "", MOST_META_CHARS)):

@@ -53,13 +53,17 @@ class AskedAgain:
     """What is not as it was stored, in sentences; empty where every answer came out the same."""
 
 
-def ask_again(stored: StoredClip, job: JobConfig | None = None, *, device: str | None = None) -> AskedAgain:
+def ask_again(
+    stored: StoredClip, job: JobConfig | None = None, *, device: str | None = None, endpoint_url: str | None = None
+) -> AskedAgain:
     """Decode and ask a stored clip again, as its results' journal says it was asked; `job` is for results without such
-    a record, `device` in place of the one it was asked on.
+    a record, `device` in place of the one it was asked on. An S3 server other than AWS is asked for the clip only if
+    the job or `endpoint_url` names it.
 
     Raises CannotExplain where neither says what was asked, and where the file is gone or is another one now.
     """
     kept = recall(stored.store, stored.meta.asked.recipe_hash) or _from_job(job)
+    _check_server(kept.archive.endpoint_url, {endpoint_url, job.archive.endpoint_url if job else None})
     info, media = stored.meta.info, stored.meta.media
     assert info is not None  # a clip with answers was probed
     questions, instruction = kept.question_set.resolve(media, info, kept.variables, _told(stored, kept))
@@ -83,6 +87,15 @@ def ask_again(stored: StoredClip, job: JobConfig | None = None, *, device: str |
             raise OmniDropError(f"the dense pass failed: {again.message}")
     changes = tuple(_changes(stored, questions, outcome, answerer.describe().weights_hash))
     return AskedAgain(stored, decoded, questions, loading.pruning, outcome, dense, changes)
+
+
+def _check_server(named: str | None, trusted: set[str | None]) -> None:
+    """Results may be a stranger's: the server that they name would get requests signed with this user's credentials."""
+    if named not in {None, *trusted}:
+        raise CannotExplain(
+            f"these results say that their archive is on the S3 server {named}; if you trust it with your credentials, "
+            f"add --endpoint-url {named}, or give the job file in place of the results"
+        )
 
 
 def _told(stored: StoredClip, kept: Kept) -> Told:

@@ -64,7 +64,7 @@ def _event(number: int, reel: str, times: list[str]) -> str:
 
 def _note(moment: Moment) -> str:
     # A note that begins with a digit reads as an event, one that begins with a star as a comment.
-    return f" {moment.question_id} - {_plain(line(moment.note, NOTE_CHARS))}"
+    return f" {_plain(line(moment.question_id))} - {_plain(line(moment.note, NOTE_CHARS))}"
 
 
 def _coloured(video: Video, colours: Sequence[str]) -> Iterator[tuple[Moment, str]]:

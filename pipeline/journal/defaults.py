@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnidrop import policies
 from omnidrop.errors import UserError
+from omnidrop.json_text import parse_json
 from pipeline.config.sections import ClipsConfig, ContextConfig, ModelConfig, PruningConfig, Section
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def keep(store: Store, *, of_earlier: bool = False) -> None:
 def with_kept(job: JobConfig, store: Store) -> JobConfig:
     """The job with the output's own defaults where it says nothing. Raises UserError for a damaged record."""
     try:
-        kept: dict[str, dict[str, Any]] = {**NEW_SECTIONS, **json.loads(store.read_bytes(PATH))}
+        kept: dict[str, dict[str, Any]] = {**NEW_SECTIONS, **parse_json(store.read_bytes(PATH))}
         meant = {section: {**LATER.get(section, {}), **kept[section]} for section in ANSWERING}
         if meant["pruning"].get("encoder_share", 1.0) is None:
             meant["pruning"]["encoder_share"] = _share_of_before(job.pruning, meant["pruning"])

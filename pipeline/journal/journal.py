@@ -305,7 +305,7 @@ class Journal:
 
     def _labels_of(self, item_id: str) -> set[str]:
         try:
-            return set(json.loads(self._store.read_bytes(_tombstone_path(item_id))).get("labels", ()))
+            return set(parse_json(self._store.read_bytes(_tombstone_path(item_id))).get("labels", ()))
         except (FileNotFoundError, ValueError, AttributeError):
             return set()
 

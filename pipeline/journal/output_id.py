@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import UserError
+from omnidrop.json_text import parse_json
 from pipeline.config.locations import is_s3
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def read_output_id(store: Store) -> str | None:
 
 def _read(store: Store) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(store.read_bytes(PATH))
+        found: dict[str, Any] = parse_json(store.read_bytes(PATH))
         int(str(found["output_id"])[:12], 16)
         return found
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from omnidrop.json_text import parse_json
 from pipeline.identity import earlier_version_id
 from pipeline.journal import recipes
 from pipeline.planning.recipe import KIND, Recipe, effective, resolved_dtype, written
@@ -49,7 +50,7 @@ class Earlier:
 
     def versions(self, media: Media, heads: Iterable[Head]) -> list[Version]:
         """What the item's content may be called in the journal. `heads`: what is known of its label, key or content."""
-        names = [json.loads(head.earlier) for head in heads if head.earlier]
+        names = [parse_json(head.earlier) for head in heads if head.earlier]
         names += [
             [head.job, head.media_id, head.etag]
             for head in heads

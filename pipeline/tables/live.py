@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from omnidrop.errors import OmniDropError
+from omnidrop.json_text import parse_json
 from pipeline.failpoints import reached
 from pipeline.records.checksummed_parquet import digest
 from pipeline.tables.manifest import NAMES, Published, bucket_name, current
@@ -81,7 +82,7 @@ def _listed(store: Store) -> list[tuple[str, int]]:
 def _state(store: Store) -> tuple[int | None, dict[str, str]]:
     """Which generation is live, and what the files are; nothing where that is not known, or files are missing."""
     try:
-        given = json.loads(store.read_bytes(STATE))
+        given = parse_json(store.read_bytes(STATE))
         marks = {str(path): str(mark) for path, mark in given["files"].items()}
         generation = int(given["generation"])
     except (FileNotFoundError, KeyError, TypeError, ValueError, AttributeError, OmniDropError):

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from omnidrop.json_text import parse_json
 from pipeline.index.savings_index import Counted
 from pipeline.records.columns import QUARANTINE_SCHEMA, run_row
 from pipeline.records.heads_and_runs import Head
@@ -42,7 +43,7 @@ class BucketRows:
         self._spans: dict[str, dict[str, tuple[int, int]]] = {}
         start = dict.fromkeys(BUCKETED, 0)
         digests = tables["media"]["rows_digest"].to_pylist()
-        counts = json.loads((tables["media"].schema.metadata or {})[_ROWS])
+        counts = parse_json((tables["media"].schema.metadata or {})[_ROWS])
         for digest, rows in zip(digests, counts, strict=True):
             self._spans[digest] = {name: (start[name], rows[name]) for name in BUCKETED}
             for name in BUCKETED:

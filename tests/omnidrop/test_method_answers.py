@@ -165,7 +165,7 @@ def test_json_without_a_grammar_is_checked(loaded: Loaded) -> None:
 
 
 def test_a_schema_that_is_none_is_refused(loaded: Loaded) -> None:
-    with pytest.raises(QuestionError, match="question 'j': not a JSON Schema"):
+    with pytest.raises(QuestionError, match="question 'j': not a valid JSON Schema"):
         dense(loaded, Question("j", "?", Json('{"type": "thing"}')))
 
 

@@ -156,14 +156,22 @@ def test_a_sidecar_that_cannot_be_read_is_a_note_or_a_users_error(folder, suffix
         read_context(str(folder / "a.mp4"), [str(path)])
 
 
-@pytest.mark.parametrize("filling", ["{\\", "<a", "{\\p", "<", "{", "1 -->", "\n", ":"])
-def test_no_subtitle_holds_a_run(folder, filling):
+@pytest.mark.parametrize("filling", ["{\\", "<a", "{\\p", "<", "{", "1 -->", "\n", ":", "[", " "])
+@pytest.mark.parametrize("start", [SRT + "\n3\n00:00:07,000 --> 00:00:08,000\n", ""])
+def test_no_subtitle_holds_a_run(folder, start, filling):
     path = folder / "a.srt"
-    path.write_text(SRT + "\n3\n00:00:07,000 --> 00:00:08,000\n" + filling * (300_000 // len(filling)) + "}>")
+    path.write_text(start + filling * (300_000 // len(filling)) + "}>")
     started = time.process_time()
     with contextlib.suppress(ContextError):
         read_context(str(folder / "a.mp4"), [str(path)])
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "iso-8859-1"])
+def test_no_entity_is_expanded_in_whatever_encoding(folder, encoding):
+    text = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [<!ENTITY b "x">]><a><title>&b;</title></a>'
+    (folder / "a.xml").write_bytes(text.encode(encoding))
+    assert "declares its own types or entities" in read_context(str(folder / "a.mp4")).notes[0]
 
 
 def test_no_sidecar_leads_out_of_its_folder(folder, tmp_path_factory):

@@ -176,6 +176,22 @@ def test_results_without_that_record_need_the_job_file(made, clips, tmp_path):
     assert facts(again).sound is None
 
 
+def test_a_server_that_only_the_results_name_is_not_asked(made, clips, tmp_path):
+    """It would get requests signed with the credentials of whoever looks at somebody else's results."""
+    shutil.copytree(made.parent / "results", tmp_path / "strangers")
+    (recipe,) = (tmp_path / "strangers" / "journal" / "recipes").iterdir()
+    given = json.loads(recipe.read_text())
+    given["archive"] |= {"uri": "s3://videos", "endpoint_url": "http://127.0.0.1:9"}
+    recipe.write_text(json.dumps(given))
+    done = cli("explain", clips["silent.mp4"], tmp_path / "strangers", "-o", tmp_path / "page.html")
+    assert done.exit_code == 2
+    assert "add --endpoint-url http://127.0.0.1:9" in done.stderr
+    found = find_clip(str(tmp_path / "strangers"), clips["silent.mp4"])
+    gone = replace(found, meta=replace(found.meta, media=replace(found.meta.media, uri=str(tmp_path / "gone.mp4"))))
+    with pytest.raises(CannotExplain, match="cannot be decoded again: media_missing"):
+        ask_again(gone, endpoint_url="http://127.0.0.1:9")
+
+
 def test_what_is_not_as_it_was_is_said(asked, clips, made):
     stored = find_clip(load_job(made).output, clips["tone.wav"])
     then = {name: dict(answer) for name, answer in stored.answers.items()}

@@ -166,7 +166,8 @@ def test_resolves_markers_are_events_with_name_colour_and_length():
         "01:00:01;28",
         "01:00:29;27",
     ]
-    hostile = written("edl", replace(VIDEO, moments=(Moment(0, 1, "1", HOSTILE, HOSTILE),)))[0].decode().splitlines()
+    evil = replace(VIDEO, moments=(Moment(0, 1, f"1\r\n{HOSTILE}", HOSTILE, HOSTILE),))
+    hostile = written("edl", evil)[0].decode().splitlines()
     assert len(hostile) == 6
     assert hostile[4].count("|") == 3
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
+from omnidrop.errors import UserError
 from pipeline.config.job import JobError, make_job
+from pipeline.journal import defaults, output_id
+from pipeline.journal.journal import Journal
+from pipeline.storage.store import open_store
 from pipeline.tables import query as queries
 from pipeline.tables.query import QueryError, open_results, query
 
@@ -27,6 +33,21 @@ def test_an_index_url_cannot_send_any_variable_away(name):
 @pytest.mark.parametrize("name", ["OMNIDROP_INDEX_URL", "PGPASSWORD", "PGHOST"])
 def test_the_usual_variables_are_taken(name):
     assert job(f"${{{name}}}").resolved_index_url({name: "sqlite:////x"}) == "sqlite:////x"
+
+
+@pytest.mark.parametrize(
+    ("key", "read"),
+    [
+        (output_id.PATH, output_id.read_output_id),
+        (defaults.PATH, lambda store: defaults.with_kept(job("${OMNIDROP_INDEX_URL}"), store)),
+        ("journal/tombstones/a.content.json", lambda store: Journal(store).buried_as("b")),
+    ],
+)
+def test_an_object_that_is_nested_without_end_is_a_damaged_one(tmp_path, key, read):
+    store = open_store(str(tmp_path))
+    store.write(key, b"[" * 100_000)
+    with contextlib.suppress(UserError):
+        assert not read(store)
 
 
 def test_a_query_is_bounded_in_memory_disk_and_time(demo, monkeypatch):

@@ -17,6 +17,8 @@ from omnidrop.models import chat_template, registry
 from omnidrop.models.checkpoints import EMBEDDED
 from omnidrop.models.prompts import QUESTION_MARK
 from omnidrop.models.registry import read_geometry
+from omnidrop.pruning import Pruning
+from omnidrop.questions import Boolean, Question
 from pipeline.questions.templates import MAX_RENDERED_CHARS, render
 
 MEDIA = {"name": "a.mp4", "duration_s": 12.5, "tags": {"title": "A title"}}
@@ -156,6 +158,53 @@ def test_a_broken_checkpoint_is_a_users_error(checkpoint, name, damage):
     for read in (read_geometry, Estimator):
         with contextlib.suppress(CheckpointError):
             read(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "values"),
+    [
+        ("config.json", ("thinker_config",), {"transformers_weights": "other/model.safetensors"}),
+        ("config.json", (), {"transformers_weights": "x.safetensors.index.json"}),
+        ("tokenizer_config.json", (), {"fast_tokenizer_files": ["../elsewhere/tokenizer.4.0.0.json"]}),
+        ("adapter_config.json", (), {"base_model_name_or_path": "a/stranger"}),
+    ],
+)
+def test_what_the_hash_does_not_cover_is_not_loaded(checkpoint, name, path, values):
+    place = checkpoint / name
+    place.write_text(_with(place.read_text() if place.exists() else "{}", *path, **values))
+    with pytest.raises(CheckpointError, match=r"names other files to be loaded|holds an adapter"):
+        registry.load(str(checkpoint), device="cpu", dtype="float32")
+    with pytest.raises(CheckpointError, match=r"names other files to be loaded|holds an adapter"):
+        Estimator(str(checkpoint))
+
+
+@pytest.mark.parametrize("name", ["feature_size", "n_fft", "hop_length"])
+def test_a_spectrogram_that_would_fill_the_memory_is_refused(checkpoint, name):
+    place = checkpoint / "preprocessor_config.json"
+    place.write_text(_with(place.read_text(), **{name: 10**9}))
+    with pytest.raises(CheckpointError, match=f"says {name}: 1000000000; whole numbers from 1 to"):
+        registry.processor_of(checkpoint)
+
+
+@pytest.mark.parametrize("size", [0, -1, 10**19])
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (("vision_config",), "patch_size"),
+        (("vision_config",), "temporal_patch_size"),
+        (("vision_config",), "window_size"),
+        (("audio_config",), "n_window"),
+        ((), "position_id_per_seconds"),
+        ((), "seconds_per_chunk"),
+    ],
+)
+def test_sizes_that_no_clip_can_be_priced_with_are_named_when_they_are_read(checkpoint, path, name, size):
+    place = checkpoint / "config.json"
+    place.write_text(_with(place.read_text(), "thinker_config", *path, **{name: size}))
+    with contextlib.suppress(CheckpointError):
+        Estimator(str(checkpoint)).clip(
+            (Question("a", "Is it?", Boolean()),), Pruning(), frames=4, height=64, width=96, samples=32_000, fps=2.0
+        )
 
 
 def _with(text: str, *path: str, **values: object) -> str:

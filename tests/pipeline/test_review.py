@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import http.client
 import json
+import os
 import random
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -344,8 +346,12 @@ def test_a_few_labels_promise_nothing(results):
 
 def test_the_command_serves_until_it_is_stopped(results, tmp_path):
     labels = tmp_path / "labels.csv"
-    command = [sys.executable, "-m", "jobs.review", str(results), "--no-open", "--labels", str(labels)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    program = tmp_path / "browser"
+    program.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/told\ncp "${{1#file://}}" {tmp_path}/shown\n')
+    program.chmod(0o700)
+    command = [sys.executable, "-m", "jobs.review", str(results), "--labels", str(labels)]
+    environment = os.environ | {"BROWSER": f"{program} %s"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         url = urlsplit(next(line for line in process.stderr if line.startswith("http")).strip())
         address = http.client.HTTPConnection(url.hostname, url.port, timeout=30)
         address.request("GET", f"{url.path}next")
@@ -358,3 +364,8 @@ def test_the_command_serves_until_it_is_stopped(results, tmp_path):
         assert f"{labels}: 1 label" in process.stderr.read()
         assert process.wait() == 0
     assert [label.answer for label in read_labels(labels)] == ["square"]
+    # What a program is started with can be seen by everybody on the machine; the token is for this user.
+    told = (tmp_path / "told").read_text().strip()
+    assert url.path.strip("/") not in told
+    assert url.geturl() in (tmp_path / "shown").read_text()
+    assert not Path(told.removeprefix("file://")).parent.exists()

@@ -41,6 +41,11 @@ def test_an_error_quotes_no_credential(job, tmp_path, secret_part):
             "GET /a?X-Amz-Credential=***&X-Amz-Signature=***&part=2",
         ),
         ("https://host/x?access_token=abc#there", "https://host/x?access_token=***#there"),
+        (
+            "https://a.blob.core.windows.net/x?sv=2&sig=ab%2Fc&se=3",
+            "https://a.blob.core.windows.net/x?sv=2&sig=***&se=3",
+        ),
+        ("https://host/x?design=1&signal=2", None),
         ("key planted-aws-secret-0002 is wrong", "key *** is wrong"),
         ("s3://bucket/a@b.mp4 of me@example.org at http://[::1]:80/?list=1", None),
         ("the token file /home/me/token", None),
