@@ -31,7 +31,8 @@ from benchmarks.written_pages import page, still
 from omnidrop import policies
 from omnidrop.estimate import Estimate, Estimator
 from omnidrop.models.base import SomeOf
-from omnidrop.models.registry import processor_of
+from omnidrop.models.processing import ClipProcessor
+from omnidrop.models.registry import geometry_of
 from omnidrop.models.still_cells import looks, versions
 from omnidrop.policies.intra_modality import choose_cells
 from omnidrop.pruning import Pruning
@@ -111,7 +112,9 @@ def slide_rows(shape: str, ratios: Sequence[float] = RATIOS) -> list[dict[str, A
     with tempfile.TemporaryDirectory() as scratch:
         write_configuration(Path(scratch), shape)
         save_file({}, Path(scratch) / "model.safetensors")
-        processor, estimator, questions = processor_of(Path(scratch)), Estimator(scratch), asked()
+        processor = ClipProcessor(Path(scratch), geometry_of(Path(scratch)))
+        estimator, questions = Estimator(scratch), asked()
+        prices = [_priced(estimator, questions, ratio, 0.35) for ratio in ratios]
     frames = slides()
     step, grid = processor.geometry.temporal_patch, processor.geometry.grid(*frames.shape[:3])
     cells = grid[1] * grid[2]
@@ -122,8 +125,7 @@ def slide_rows(shape: str, ratios: Sequence[float] = RATIOS) -> list[dict[str, A
     standing = versions(torch.stack(looked), policies.still_levels(0.35))
     own = (standing == torch.arange(len(standing))).view(grid[0], cells)
     made = []
-    for ratio in ratios:
-        priced = _priced(estimator, questions, ratio, 0.35)
+    for ratio, priced in zip(ratios, prices, strict=True):
         found = min(int(own.sum()), priced.video_encoded)
         encoders = [
             processor.geometry.vision_flops(patches, *grid[1:], cells=count, embedded=own.numel())

@@ -134,7 +134,7 @@ class RandomQwen2_5Omni(Qwen2_5Omni):
 
     def weights(self, directory: Path) -> tuple[str, Any]:
         """Noise on the device, without a file."""
-        config = self.geometry.config
+        config = self.read_config(directory)
         config._attn_implementation = "sdpa"
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)

@@ -76,6 +76,8 @@ class QwenOmniAdapter:
         self.device, self.dtype, self.encoders = device, dtype, encoders
         self.geometry: Geometry = geometry_of(family_of(directory)).read(directory)
         self.processor = ClipProcessor(directory, self.geometry)
+        # A chat template that cannot be used ends the run here, where plans did not render it, and not each clip.
+        self.processor.question_ids("")
         self.family = self.geometry.family
         self.weights_hash, self.model = self.weights(directory)
         self.stored = stored(directory)

@@ -36,6 +36,7 @@ from pipeline.planning.open_job import open_output
 from pipeline.questions.question_set import QuestionSetError
 from pipeline.storage.store import open_store
 from tests.conftest import free_port
+from tests.support.forked_commands import forked_commands
 from tests.support.planted_secrets import IN_FILES, PLANTED, leaks
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import ANSWERS, QUESTIONS, run, select
@@ -44,7 +45,6 @@ from workers.media.ffmpeg import find_ffmpeg
 
 KNOWN = b"Is a tone heard?"
 """What must be found, so that finding no credential means something."""
-CLI = [sys.executable, "-m", "jobs.submit"]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,13 @@ def bucket():
 def cluster(bucket, cluster):
     """A cluster whose processes have the credentials, as on a cluster's machines."""
     return cluster
+
+
+@pytest.fixture(scope="module")
+def commands(cluster):
+    """The command line as of one who has the cluster's token."""
+    with forked_commands(cluster[1], ["jobs.submit", "ray.job_submission", "ray.dashboard.modules.job.sdk"]) as made:
+        yield made
 
 
 # What is sent
@@ -269,10 +276,16 @@ def test_a_head_that_falls_silent_is_given_up(monkeypatch):
 def test_the_token_is_asked_for_and_checked(job, cluster):
     address, environment = cluster
     without = {k: v for k, v in environment.items() if not k.startswith("RAY_AUTH")}
-    missing = _submit(job, address, without | {"RAY_AUTH_MODE": "disabled"}, "--no-wait")
+
+    def submitted(own):
+        command = [sys.executable, "-m", "jobs.submit", job, "--address", address, *_shared(job, ()), "--no-wait"]
+        own = {**without, **own, "PYTHONPATH": os.getcwd()}
+        return subprocess.run(command, env=own, capture_output=True, text=True, timeout=200, check=False)
+
+    missing = submitted({"RAY_AUTH_MODE": "disabled"})
     assert missing.returncode == 2, missing.stderr
     assert "asks for a token; set RAY_AUTH_MODE=token" in missing.stderr
-    wrong = _submit(job, address, without | {"RAY_AUTH_TOKEN": "1" * 64}, "--no-wait")
+    wrong = submitted({"RAY_AUTH_TOKEN": "1" * 64})
     assert wrong.returncode == 2, wrong.stderr
     assert "refuses the token given" in wrong.stderr
     assert "Traceback" not in missing.stderr + wrong.stderr
@@ -283,7 +296,7 @@ def test_the_token_is_asked_for_and_checked(job, cluster):
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_path, cluster):
+def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_path, cluster, commands):
     address, environment = cluster
     # Named, since this process and the cluster's might take different types for `auto`, which is another recipe.
     job.write_text(job.read_text() + "model: {dtype: float32}\n")
@@ -296,33 +309,32 @@ def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_p
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "notes.txt").write_text(IN_FILES)
 
-    started = _submit(job, address, environment, "--no-wait", "--json", str(tmp_path / "started.json"))
+    started = _submit(commands, job, address, "--no-wait", "--json", str(tmp_path / "started.json"))
     assert started.returncode == 0, started.stderr
     first = json.loads((tmp_path / "started.json").read_text())["run_id"]
     assert first.startswith("test-")
     assert first.endswith("-1")
 
-    twice = _submit(job, address, environment)
+    twice = _submit(commands, job, address)
     assert twice.returncode == 2, twice.stderr
     assert f"the run {first} of job test is " in twice.stderr
     assert "--follow" in twice.stderr
 
-    with _ready_to_stop(job, address, environment) as stopper:
-        deadline = time.monotonic() + 200
-        while not list((tmp_path / "results").rglob("units/**/*.parquet")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        said, _ = stopper.communicate("now\n", timeout=120)
-    assert said.split() == [first, "STOPPED"]
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "results").rglob("units/**/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped = _submit(commands, job, address, "--stop")
+    assert (stopped.returncode, stopped.stderr.splitlines()[-1]) == (0, f"run {first}: STOPPED")
     assert (tmp_path / "results" / "tables").is_dir()
     done = select(job, "SELECT count(*) FROM clips")[0][0]
     assert 1 <= done < 12
 
-    resumed = _submit(job, address, environment, "--debug")
+    resumed = _submit(commands, job, address, "--debug")
     assert resumed.returncode == 0, resumed.stderr + resumed.stdout
     second = first.removesuffix("1") + "2"
     assert resumed.stderr.splitlines() == [f"run {second} on {address}", f"run {second}: SUCCEEDED"]
     assert "clips" in resumed.stdout
-    too_late = _submit(job, address, environment, "--stop")
+    too_late = _submit(commands, job, address, "--stop")
     assert (too_late.returncode, f"run {second}: SUCCEEDED" in too_late.stderr) == (0, True)
     assert select(job, "SELECT run_id, status, clips_answered FROM runs ORDER BY started_at") == [
         (first, "stopped", done),
@@ -337,7 +349,7 @@ def test_a_submitted_job_is_refused_twice_stopped_and_resumed(job, videos, tmp_p
     assert len(sent) == 1, "the same upload is sent once"
     assert sorted(path.name for path in sent[0].parent.iterdir()) == ["job.yaml", "questions.yaml"]
     assert any(KNOWN in path.read_bytes() for path in sent[0].parent.iterdir())
-    told = "".join(one.stdout + one.stderr for one in (started, twice, resumed, too_late)).encode()
+    told = "".join(one.stdout + one.stderr for one in (started, twice, stopped, resumed, too_late)).encode()
     assert [leaks(data) for data in (told, *(path.read_bytes() for path in kept)) if leaks(data)] == []
 
 
@@ -421,21 +433,21 @@ def test_rays_own_submit_runs_a_job_that_leaves_no_credential_anywhere(job, tmp_
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_the_exit_status_is_the_jobs_and_a_name_is_one_runs(job, tmp_path, cluster):
-    address, environment = cluster
+def test_the_exit_status_is_the_jobs_and_a_name_is_one_runs(job, tmp_path, cluster, commands):
+    address, _ = cluster
     shutil.rmtree(tmp_path / "archive")
-    failed = _submit(job, address, environment, "--run-id", "nightly-20261122")
+    failed = _submit(commands, job, address, "--run-id", "nightly-20261122")
     assert failed.returncode == 2, failed.stderr
     assert "omnidrop: error: " in failed.stdout
     assert f"{tmp_path}/archive does not exist" in failed.stdout
     assert "run nightly-20261122: FAILED" in failed.stderr
-    again = _submit(job, address, environment, "--run-id", "nightly-20261122")
+    again = _submit(commands, job, address, "--run-id", "nightly-20261122")
     assert again.returncode == 2
     assert "the run nightly-20261122 was there before" in again.stderr
     assert "and FAILED" in again.stderr
-    followed = _submit(job, address, environment, "--run-id", "nightly-20261122", "--follow")
+    followed = _submit(commands, job, address, "--run-id", "nightly-20261122", "--follow")
     assert (followed.returncode, followed.stdout) == (2, failed.stdout)
-    unknown = _submit(job, address, environment, "--stop")
+    unknown = _submit(commands, job, address, "--stop")
     assert unknown.returncode == 2
     assert f"job test with output {tmp_path}/results has no run" in unknown.stderr
 
@@ -457,26 +469,15 @@ def test_a_stop_of_the_whole_tree_leaves_files_in_hand_alone(number):
         assert child.returncode == -signal.SIGKILL
 
 
-def _ready_to_stop(job, address, environment):
-    """A process that stops the newest run when a line comes: the command starts as slowly as the job runs."""
-    code = (
-        "import sys\nfrom pipeline.config.job import load_job\nfrom pipeline.launch.submit import Cluster\n"
-        "cluster, job = Cluster(sys.argv[1]), load_job(sys.argv[2])\nsys.stdin.readline()\n"
-        "run = cluster.stop(cluster.latest(job).run_id, timeout_s=60)\nprint(run.run_id, run.status)"
-    )
-    command = [sys.executable, "-c", code, address, str(job)]
-    env = {**environment, "PYTHONPATH": os.getcwd()}
-    return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
 def _kept_by_ray(environment):
     """Logs of every process, and the jobs as they were uploaded."""
     folder = Path(environment["RAY_AUTH_TOKEN_PATH"]).parent
     return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
-def _submit(job, address, environment, *options):
-    shared = [] if "--follow" in options or "--stop" in options else ["--shared", str(job.parent)]
-    command = [*CLI, str(job), "--address", address, *shared, *options]
-    env = {**environment, "PYTHONPATH": os.getcwd()}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
+def _submit(commands, job, address, *options):
+    return commands.run("submit", job, "--address", address, *_shared(job, options), *options)
+
+
+def _shared(job, options):
+    return [] if "--follow" in options or "--stop" in options else ["--shared", str(job.parent)]

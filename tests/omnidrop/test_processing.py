@@ -22,7 +22,7 @@ from omnidrop.errors import CheckpointError, ModelError
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.models.checkpoints import video_bounds
 from omnidrop.models.processing import ClipProcessor, ModelInputs, resize_frames
-from omnidrop.models.registry import geometry_of, read_geometry
+from omnidrop.models.registry import geometry_of, load, read_geometry
 from tests.support.small_checkpoints import SPECIAL, small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
@@ -312,3 +312,6 @@ def test_a_template_without_media_is_refused(tmp_path: Path) -> None:
     (checkpoint / "chat_template.json").write_text('{"chat_template": "{{ messages[0][\'role\'] }}"}')
     with pytest.raises(CheckpointError, match="does not lay out"):
         processor_of(checkpoint).question_ids("Is it red?")
+    # Not every clip of a run, but the run: what drives it has not rendered it.
+    with pytest.raises(CheckpointError, match="does not lay out"):
+        load(str(checkpoint))

@@ -28,10 +28,13 @@ from pipeline.storage.errors import Unavailable
 from pipeline.storage.store import open_store
 from tests.conftest import write_job
 from tests.support.fault_proxy import FaultProxy
+from tests.support.handed_on_probers import probers_handed_on
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import ANSWERS, CLIPS, Silent, cli, run, select
 from workers.media import ffmpeg, probing
 from workers.media.store_failures import forget_credentials
+
+__all__ = ["probers_handed_on"]
 
 IDLE = {"execution.clips_per_unit": 1, "audit.share": 0}
 QUARANTINE = "SELECT media_key, error_class FROM quarantine ORDER BY ALL"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import signal
 
 from tests.support.media_files import make
 from workers.media.ffmpeg import find_ffmpeg
@@ -28,6 +27,9 @@ LONGEST_S = 50
 @functools.cache
 def noise() -> np.ndarray:
     """(LONGEST_S * HZ,) of 300 to 3,000 Hz, standard deviation 0.15."""
+    # Here, because each test process collects all tests and few hear anything: it takes 0.8 s.
+    from scipy import signal
+
     white = np.random.default_rng(18).standard_normal(LONGEST_S * HZ + 2_000)
     sound = signal.fftconvolve(white, signal.firwin(1_001, (300, 3_000), fs=HZ, pass_zero=False), mode="same")[:-2_000]
     return (sound * (0.15 / sound.std())).clip(-1, 1).astype(np.float32)
@@ -73,6 +75,8 @@ class Heard:
 
 def heard(sound: np.ndarray) -> Heard:
     """The place of 16 kHz sound in the noise."""
+    from scipy import signal
+
     matched = signal.fftconvolve(np.pad(noise(), (HZ, 0)), sound[::-1], mode="full")[len(sound) - 1 :]
     at = min(int(np.argmax(np.abs(matched))) - HZ, len(noise()) - 2)
     truth, inner = noise()[max(0, at) : at + len(sound)], sound[max(0, -at) :]

@@ -1,5 +1,6 @@
 """What the fork server imports once for all runs. Most of it a run imports late, to answer its first clip: 3 s each."""
 
+import pyarrow.dataset  # noqa: F401
 import safetensors.torch  # noqa: F401
 import torch._dynamo  # noqa: F401
 from transformers.models.qwen2 import tokenization_qwen2  # noqa: F401
