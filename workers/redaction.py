@@ -1,8 +1,8 @@
 """Keeps credentials out of texts: what other programs' errors quote must not end up in logs, results or on a screen.
 
 Promises: the values of this process's secret environment variables, credentials that were noted (of a profile, of a
-role), what stands before the @ of an address, and query
-parameters named like credentials are masked wherever they occur. Knows nothing about where a text goes.
+role), what stands before the @ of an address, and query parameters named like credentials are masked wherever they
+occur, in time linear in the text. Knows nothing about where a text goes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 MASK = "***"
 MIN_CHARS = 8
@@ -19,10 +21,10 @@ _SECRET = r"pass(?:word|wd)?|secret|token|credential|signature|private_?key|acce
 _VARIABLE = re.compile(rf"(?:{_SECRET})", re.IGNORECASE)
 _NO_SECRET = re.compile(r"_(?:FILE|PATH|DIR|MODE|URL|URI)$|^GOOGLE_APPLICATION_CREDENTIALS$", re.IGNORECASE)
 """Variables that say where a credential is."""
-_USER_PART = re.compile(r"(?<=://)[^\s/?#@'\"<>]*(?::[^\s@'\"<>]*)?@")
+_USER_PART = r"(://)[^\s/?#@'\"<>]*(?::[^\s@'\"<>]*)?@"
 _NAMED = rf"[^\s=&;'\"<>]*(?:{_SECRET})[^\s=&;'\"<>]*|sig|pwd|auth"
 """Also a signature of Azure's, and short forms that as a part of a name mean other things."""
-_PARAMETER = re.compile(rf"([?&;](?:{_NAMED})=)[^\s&;#'\"<>]+", re.IGNORECASE)
+_PARAMETER = rf"(?i)([?&;](?:{_NAMED})=)[^\s&;#'\"<>]+"
 
 
 _noted: set[str] = set()
@@ -41,4 +43,22 @@ def without_secrets(text: str, environ: Mapping[str, str] = os.environ) -> str:
             text = text.replace(value, MASK)
     for value in tuple(_noted):
         text = text.replace(value, MASK)
-    return _PARAMETER.sub(rf"\1{MASK}", _USER_PART.sub(f"{MASK}@", text))
+    data = text.encode("utf-8", "surrogatepass")
+    for pattern, masked in _patterns():
+        data = pattern.sub(masked, data)
+    return data.decode("utf-8", "surrogatepass")
+
+
+@cache
+def _patterns() -> tuple[tuple[Any, bytes], ...]:
+    """With what takes the place of each. RE2's: a server's error may be megabytes long, and Python's own would take
+    time that grows with its square."""
+    import re2
+
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1  # bytes as they are: names of files may hold any
+    mask = rf"\1{MASK}".encode()
+    return (
+        (re2.compile(_USER_PART.encode(), options), mask + b"@"),
+        (re2.compile(_PARAMETER.encode(), options), mask),
+    )

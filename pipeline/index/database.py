@@ -63,6 +63,7 @@ _HALF_MADE = re.compile(r"(relation|column|table) .*(already exists|does not exi
 """What a database says to a migration of tables that are of another revision than noted, as after a partial restore."""
 _DAMAGED = re.compile(r"malformed|file is not a database")
 """What SQLite says of a file that someone else wrote to."""
+_TABLE = re.compile(r"CREATE (TABLE|(UNIQUE )?INDEX) ", re.IGNORECASE)
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -115,6 +116,7 @@ def open_database(
             sa.event.listen(engine, "connect", _sqlite_read_only if is_read_only else _sqlite_pragmas)
             if not is_read_only:
                 _make_file(engine.url.database)
+            _check_tables_are_tables(engine, output_id)
         elif is_read_only:
             engine = engine.execution_options(postgresql_readonly=True)
         if is_read_only:
@@ -134,6 +136,22 @@ def open_database(
         raise UserError(f"cannot use the index at {shown(url)}: {reason}; {what_to_do}") from None
     sa.event.listen(engine, "handle_error", _explain)
     return engine
+
+
+def _check_tables_are_tables(engine: sa.Engine, output_id: str) -> None:
+    """An index that came with somebody else's results may hold a view that never ends in the place of a table, or a
+    trigger that deletes what is written: SQLite would not even be interrupted. Raises IndexFailed."""
+    prefix = prefix_of(output_id)
+    with engine.connect() as connection:
+        made = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").all()
+    for name, sql in made:
+        # By the words that made it: the other columns can be written to say something else. Views of people's own on
+        # these tables are theirs.
+        is_own_view = re.match(rf"CREATE VIEW [\"'`\[]?(?!{prefix}){re.escape(name)}\b", sql, re.IGNORECASE)
+        if prefix in sql.lower() and not is_own_view and not _TABLE.match(sql):
+            raise IndexFailed(
+                _failed(shown(str(engine.url)), f"it holds {name}, which is not a table of ours", "sqlite")
+            )
 
 
 def _make_file(database: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tarfile
 import threading
 from dataclasses import replace
@@ -121,6 +122,29 @@ def test_an_unknown_schema_is_refused_with_the_way_out(index_url):
     note_revision(index_url, "from the future")
     with pytest.raises(UserError, match="omnidrop rebuild"):
         SavingsIndex(index_url)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "DROP TABLE {0}_runs; CREATE VIEW {0}_runs AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) "
+        "SELECT x AS run_id FROM c",
+        "CREATE TRIGGER t AFTER INSERT ON {0}_units BEGIN DELETE FROM {0}_units; END",
+    ],
+)
+@pytest.mark.parametrize("is_read_only", [True, False])
+def test_an_index_that_a_stranger_prepared_is_refused(tmp_path, changed, is_read_only):
+    """SQLite computes without end in such a view, and cannot be interrupted."""
+    url = f"sqlite:///{tmp_path}/index.sqlite"
+    output_id = "ab" * 16
+    database.open_database(url, output_id).dispose()
+    with sqlite3.connect(tmp_path / "index.sqlite") as made:
+        made.executescript("CREATE VIEW mine AS SELECT * FROM omnidrop_abababababab_units")
+    database.open_database(url, output_id, is_read_only=is_read_only).dispose()
+    with sqlite3.connect(tmp_path / "index.sqlite") as made:
+        made.executescript(changed.format("omnidrop_abababababab"))
+    with pytest.raises(database.IndexFailed, match=r"not a table of ours.*omnidrop rebuild"):
+        database.open_database(url, output_id, is_read_only=is_read_only)
 
 
 @pytest.mark.parametrize(
