@@ -45,7 +45,7 @@ bfloat16 that is the only yardstick that holds for every depth and device."""
 EXACT = 1e-5
 """And by this share of the largest logit in any case."""
 COARSE = 0.02
-"""And encoder features below float32, where another number of rows may be another kernel."""
+"""And encoder features, keys and values below float32, where another number of rows may be another kernel."""
 NEAR_TIES = 0.95
 """Survivors that two modes must share below float32."""
 
@@ -153,6 +153,7 @@ def check_loaded(loaded: OmniModel, model: str) -> SelfcheckReport:
         _guarded("pruning off = stock model", bench.stock),
         _guarded("packed set = separate questions", bench.packed),
         _guarded("a part of the picture is encoded as in the whole", bench.some_cells),
+        _guarded("keys and values alone are the whole layer's", bench.keys_alone),
         _guarded("cache lengths follow the schedule", bench.cache_lengths),
         _guarded("staged = per_question", lambda: bench.same_logits("staged", "per_question", bench.asked)),
         _guarded("set of one = per_question", lambda: bench.same_logits("set_guided", "per_question", bench.asked[:1])),
@@ -270,6 +271,24 @@ class _Bench:
         for one, other in zip((some.embeddings, *some.deepstack), (whole.embeddings, *whole.deepstack), strict=True):
             worst = max(worst, float((one[seen] - other[seen]).abs().max()))
             largest = max(largest, float(other[seen].abs().max()))
+        return self.nearly(worst, largest)
+
+    def keys_alone(self) -> tuple[bool, str]:
+        """What the setting `read_left_out` computes of a layer, for every row of the clip, against what the layer left
+        in the cache."""
+        nothing, everything = policies.named("none"), full(self.clip.av.count, len(self.adapter.layers))
+        worst = largest = 0.0
+        for done in self.run("dense_shared", nothing, everything, self.asked):
+            state, cache, embeddings = done.state, done.state.caches[0], self.clip.prefix.embeddings
+            cos, sin = (part[:, : embeddings.shape[0]] for part in state.rotary)
+            alone = self.adapter.keys_and_values(0, embeddings[None], (cos, sin))
+            for one, other in zip(alone, (cache.prefix_keys, cache.prefix_values), strict=True):
+                worst = max(worst, float((one[0] - other).abs().max()))
+                largest = max(largest, float(other.abs().max()))
+        return self.nearly(worst, largest)
+
+    def nearly(self, worst: float, largest: float) -> tuple[bool, str]:
+        """Whether a difference is one that other numbers of rows in a product make."""
         allowed = (EXACT if self.adapter.dtype == torch.float32 else COARSE) * largest
         return worst <= allowed, f"largest difference {worst:.2e}, allowed {allowed:.2e}"
 

@@ -303,7 +303,12 @@ def damage(found: dict[str, Any]) -> str:
     """Points lost on damaged clips, each against no pruning on the same damaged clips."""
     rows = found["rows"]
     ratios = sorted({row["ratio"] for row in rows if row["ratio"]}, reverse=True)
-    names = _unique((row["way"], ratio) for row in rows if row["ratio"] for ratio in ratios)
+    asked = {(row["way"], row["ratio"]) for row in rows}
+    names = [
+        name
+        for name in _unique((row["way"], ratio) for row in rows for ratio in ratios if row["ratio"])
+        if name in asked
+    ]
     lines = [
         f"{rows[0]['questions']:,} questions of evaluation seeds {', '.join(map(str, found['seeds']))}, everything "
         f"encoded. `{found['command']}`.",
@@ -312,11 +317,13 @@ def damage(found: dict[str, Any]) -> str:
     lines += _head(["what was done", "dense", *(f"{way}, {_percent(ratio)}" for way, ratio in names)])
     for condition in _unique(row["condition"] for row in rows):
         of = {(row["way"], row["ratio"]): row for row in rows if row["condition"] == condition}
-        cells = [_percent(of["dense", None]["accuracy"])]
-        for name in names:
-            low, high = of[name]["interval"] if name in of else (0.0, 0.0)
-            cells.append(f"{100 * of[name]['difference']:+.1f} ± {50 * (high - low):.1f}" if name in of else "")
-        lines.append(_line([condition, *cells]))
+        dense = of["dense", None]
+        cells = (
+            _lost(row | {"difference_interval": row["interval"]}, dense) if row else "" for row in map(of.get, names)
+        )
+        lines.append(_line([condition, _percent(dense["accuracy"]), *cells]))
+    if any(row["questions"] != rows[0]["questions"] for row in rows):
+        lines += ["", "In brackets: of so many questions, where not all were asked."]
     return "\n".join(lines)
 
 

@@ -130,6 +130,32 @@ def damaged() -> dict[str, Any]:
     return damage_figures(asked, rows)
 
 
+def test_a_way_not_asked_on_every_damaged_clip_says_so() -> None:
+    rows = [
+        row for row in damaged_rows((0.2,), ("low light", "reverberation")) if row.way in ("dense", "ours", "seats")
+    ]
+    given = {row.name: answers(row.name, "0111", 1.0) for row in rows}
+    del given[next(row.name for row in rows if (row.way, row.condition) == ("seats", "low light"))]
+    fewer = next(row.name for row in rows if (row.way, row.condition) == ("seats", "reverberation"))
+    given[fewer] = given[fewer][:1]
+    page = sections({"damage": {"v1": damage_figures(Asked(given, {}, ()), rows) | SETTING}})["damage v1"]
+    (low, echo) = (line for line in page.splitlines() if line.startswith(("| low light", "| reverberation")))
+    assert low.endswith("|  |")
+    assert " (2) |" in echo
+    assert "where not all were asked" in page
+
+
+def test_what_came_later_and_is_off_leaves_answers_valid() -> None:
+    """Rows kept before a policy had the setting are asked today as they were then."""
+    off, on = (
+        next(row for row in user_rows((0.1,)) if row.way == way)
+        for way in ("ours, 100 % encoded", "ours, left out read")
+    )
+    assert "read_left_out" not in results.described(off)
+    assert "OmniDrop(merge=True, beta=20.0" in results.described(off)
+    assert "read_left_out=True" in results.described(on)
+
+
 def test_encoding_less_is_compared_with_encoding_the_whole() -> None:
     rows = encoder_rows((0.2,))
     assert [row.pruning.encoder_share for row in rows] == [1.0, 1.0, 0.5, 0.35, 0.25, 0.35, 0.35]

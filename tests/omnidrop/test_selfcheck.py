@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from omnidrop.errors import CheckpointError
-from omnidrop.models import processing
+from omnidrop.model import OmniModel
+from omnidrop.models import keys_and_values, processing, qwen_omni
 from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
 from omnidrop.models.qwen_omni import QwenOmniAdapter
-from omnidrop.selfcheck import selfcheck
+from omnidrop.selfcheck import _Bench, sample_clip, selfcheck
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
@@ -74,6 +76,21 @@ def test_an_encoder_that_places_chosen_cells_elsewhere_is_found(
     report = selfcheck(str(small_qwen2_5_omni), device="cpu", dtype="float32")
     wrong = [check.name for check in report.checks if not check.passed]
     assert wrong == ["a part of the picture is encoded as in the whole"]
+
+
+@torch.inference_mode()
+def test_keys_that_are_turned_otherwise_are_found(small_qwen3_omni: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = keys_and_values.keys_and_values
+
+    def turned(layer: Any, hidden: Any, rotary: Any) -> Any:
+        cos, sin = rotary
+        return right(layer, hidden, (cos, -sin))
+
+    loaded = OmniModel.load(str(small_qwen3_omni), device="cpu", dtype="float32")
+    bench = _Bench(loaded, loaded.adapter, *sample_clip(seconds=2))  # type: ignore[arg-type]
+    assert bench.keys_alone()[0]
+    monkeypatch.setattr(qwen_omni, "keys_and_values", turned)
+    assert not bench.keys_alone()[0]
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:

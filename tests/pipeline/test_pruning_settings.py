@@ -74,6 +74,11 @@ def test_a_setting_written_in_two_ways_is_one_recipe() -> None:
             {"policy": "random", "settings": {"beta": 2.0}},
             "has no setting 'beta'; allowed: merge, read_left_out, seed",
         ),
+        ({"settings": {"read_left_out": "yes"}}, "read_left_out must be true or false, got 'yes'"),
+        (
+            {"settings": {"read_left_out": True}, "encoder_share": 0.5},
+            "read_left_out True chooses among all tokens of a clip: remove encoder_share",
+        ),
         ({"policy": "omnidrp"}, "did you mean omnidrop"),
         ({"policy": "omnidrop", "settings": ["merge"]}, "settings"),
     ],
