@@ -30,6 +30,11 @@ from pipeline.records.unit import Label, UnitMeta, UnitObject
 def clips_table(unit: UnitObject, label: Label | None = None, *, is_copy: bool = False) -> pa.Table:
     """Rows of `clips` by `CLIPS_SCHEMA`: the answered and partial clips of a unit."""
     rows = unit.answered.select([*(n for n, _ in CLIP_FIELDS), "run_id"])
+    if unit.meta.info is not None and unit.meta.info.notes:
+        # What was noted of the whole file is true of each clip.
+        at = rows.column_names.index("notes")
+        notes = [[*unit.meta.info.notes, *(own or ())] for own in rows["notes"].to_pylist()]
+        rows = rows.set_column(at, "notes", pa.array(notes, rows.schema.field(at).type))
     if is_copy:
         for name in MEASURED:
             at = rows.column_names.index(name)

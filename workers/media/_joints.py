@@ -164,8 +164,13 @@ def is_still(head: bytes) -> bool:
 UNKNOWN_BYTES = 0x7FFF0000
 """What writes a WAV file into a pipe puts a size of this or more into its header."""
 
+UNREAD_BYTES, UNREAD_SHARE = 1 << 16, 0.01
+"""Fewer bytes, or a smaller share of the file, behind its end are tags that someone appended."""
+
 MOST_INDEX_BYTES = 64 << 20
 TS_SAMPLE_BYTES = 1 << 20
+TS_PLACES = 16
+"""Places of a transport stream that are looked at for scrambled packets."""
 MXF_INDEX_BYTES = 2 << 20
 _MXF_INDEX = bytes.fromhex("060e2b34025301010d01020101100100")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -173,7 +178,7 @@ _LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt
 
 
 def header(file: Bytes, container: str) -> bytes:
-    """What tells of a file's tracks: an MP4's `moov`, the beginning of a Matroska file or a transport stream."""
+    """What tells of a file's tracks: an MP4's `moov`, the beginning of a Matroska file."""
     size = file.seek(0, io.SEEK_END) or 0
     if container == "mp4":
         for at, length, kind in _boxes(_Window(file), size):
@@ -182,18 +187,18 @@ def header(file: Bytes, container: str) -> bytes:
                 return _read(file, min(length, MOST_INDEX_BYTES))
         return b""
     file.seek(0)
-    return file.read({"matroska": 1 << 16, "mpegts": TS_SAMPLE_BYTES}.get(container, 0))
+    return file.read({"matroska": 1 << 16}.get(container, 0))
 
 
 def encrypted_streams(header: bytes, container: str) -> set[int | None]:
-    """Indexes of encrypted streams; contains None if all streams are encrypted."""
+    """Indexes of encrypted streams of an MP4 or Matroska file; contains None if all streams are encrypted."""
     if container == "mp4":
         return {number for number, entry in enumerate(_sample_entries(header)) if entry in _LOCKED_ENTRIES}
     if container == "matroska":
         tracks = header.partition(b"\x1f\x43\xb6\x75")[0]  # up to the first cluster
         encodings = tracks.partition(b"\x6d\x80")[2]  # ContentEncodings, and ContentEncryption inside
         return {None} if b"\x50\x35" in encodings and b"\x47\xe2" in encodings else set()
-    return {None} if container == "mpegts" and _is_scrambled(header) else set()
+    return set()
 
 
 def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None:
@@ -207,7 +212,7 @@ def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None
         length, preroll = int.from_bytes(about[48:56], "little"), int.from_bytes(about[64:72], "little")
         return length / 1e7 - preroll / 1e3 if len(about) == 72 and length else None
     if container in ("wav", "caf", "w64"):
-        there, said = _data_bytes(head, size=file.seek(0, io.SEEK_END) or 0)
+        there, said = _data_bytes(file, file.seek(0, io.SEEK_END) or 0)
         return found_s * said / there if found_s is not None and said > there > 0 else None
     if container == "avi":
         about = head.partition(b"avih")[2][4:24]
@@ -225,6 +230,9 @@ def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None
             head = file.read(1 << 12)
         found = max(head.find(b"Xing", 0, 1 << 12), head.find(b"Info", 0, 1 << 12))
         is_stated = found >= 0 and len(head) > found + 7 and bool(head[found + 7] & 1)
+        if is_stated and head[found + 7] & 2:
+            # A tag behind the sound, and libav no longer believes the count; but nothing was cut off.
+            is_stated = (file.seek(0, io.SEEK_END) or 0) < int.from_bytes(head[found + 12 : found + 16], "big")
     return found_s if is_stated else None
 
 
@@ -233,30 +241,55 @@ def _id3_bytes(head: bytes) -> int:
     return sum((byte & 0x7F) << 7 * (3 - n) for n, byte in enumerate(head[6:10]))
 
 
-def _data_bytes(head: bytes, size: int) -> tuple[int, int]:
-    """How many bytes of samples a WAV, CAF or Wave64 file has and says that it has; zeros where it never learned it."""
-    large = 0
-    for at, kind, length in _chunks(head):
+def _data_bytes(file: Bytes, size: int) -> tuple[int, int]:
+    """How many bytes of samples a WAV, CAF or Wave64 file has and says that it has; zeros if it never learned it, or
+    counts samples: libav tells that count."""
+    read, large, is_counted = _Window(file), 0, False
+    is_large = read(0, 4) in _RIFFS[1:]
+    for at, kind, length in _chunks(read, 0, size):
         if kind == b"ds64":
-            large = int.from_bytes(head[at + 8 : at + 16], "little")
-        elif kind == b"data":
-            said = large if head[:4] == b"RF64" and length == 0xFFFFFFFF else length
-            is_known = said < (UNKNOWN_BYTES if said == length and head[:4] in (b"RIFF", b"RF64") else 1 << 62)
-            return (size - at, said) if is_known else (0, 0)
+            large = int.from_bytes(read(at + 8, 8), "little")
+        is_counted |= kind in (b"ds64", b"fact") and any(read(at + (16 if kind == b"ds64" else 0), 4))
+        if kind == b"data":
+            is_unknown = not is_large and read(0, 4) == b"RIFF" and length >= UNKNOWN_BYTES
+            said = large if is_large and length == 0xFFFFFFFF else length
+            return (size - at, said) if said < 1 << 62 and not is_unknown and not is_counted else (0, 0)
     return 0, 0
 
 
-def _chunks(head: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """(where the content begins, kind, length of the content) of the chunks that begin in a file's head."""
-    is_caf, is_w64 = head[:4] == b"caff", head[:16] == _W64
+def unread_bytes(file: Bytes, size: int, container: str) -> int:
+    """How many bytes lie behind what the structure of a WAV, CAF, Wave64 or MP4 file accounts for, where nobody looks;
+    0 for zeros and a few."""
+    first, end = recordings(file, size, container)[-1]
+    read = _Window(file)
+    if container == "mp4":
+        ends = [at + length for at, length, _ in _boxes(read, size)]
+    elif container in ("wav", "caf", "w64"):
+        ends = [at + length for at, kind, length in _chunks(read, first, end) if kind.isascii()]
+    else:
+        return 0
+    begin = min(max(ends, default=size), size)
+    left = size - begin
+    return left if left > max(UNREAD_BYTES, UNREAD_SHARE * size) and not _is_empty(file, begin, size) else 0
+
+
+def _chunks(read: _Window, first: int, end: int) -> Iterator[tuple[int, bytes, int]]:
+    """(where the content begins, kind, length of the content) of the chunks of a recording."""
+    head = read(first, 16)
+    is_caf, is_w64, is_large = head[:4] == b"caff", head[:16] == _W64, head[:4] in _RIFFS[1:]
     at, name, number = (8, 4, 8) if is_caf else (40, 16, 8) if is_w64 else (12, 4, 4)
-    while at + name + number <= len(head):
-        length = int.from_bytes(head[at + name : at + name + number], "big" if is_caf else "little")
-        kind, begin = head[at : at + 4], at + name + number
+    at, large = first + at, 0
+    while at + name + number <= end:
+        chunk = read(at, name + number)
+        kind, begin = chunk[:4], at + name + number
+        length = int.from_bytes(chunk[name:], "big" if is_caf else "little")
         length -= begin - at if is_w64 else 0  # counted with its own header
-        if length < 0:
+        if length < 0 or not all(32 <= letter < 127 for letter in kind):
             return
         yield begin, kind, length
+        if kind == b"ds64":
+            large = int.from_bytes(read(begin + 8, 8), "little")
+        length = large if is_large and kind == b"data" and length == 0xFFFFFFFF else length
         at = begin + length + (-length % 8 if is_w64 else 0 if is_caf else length % 2)
 
 
@@ -283,7 +316,7 @@ def first_end(file: Bytes, size: int) -> int:
     of them all, and for more of an AVI or WAV in the zeros of a file whose room was taken beforehand."""
     file.seek(0)
     head = _read(file, 16)
-    is_riff = head[:4] in (b"RIFF", b"RF64")
+    is_riff = head[:4] in _RIFFS
     container = {_MXF_PARTITION[:12]: "mxf", b"AVI ": "avi", b"WAVE": "wav"}.get(
         head[8:12] if is_riff else head[:12], ""
     )
@@ -360,25 +393,21 @@ def _ts_packets(content: bytes) -> tuple[int, int]:
     return 0, next((n for n in (188, 192, 204) if content[4 * n : 4 * n + 1] == b"G" == content[:1]), 0)
 
 
-def is_scrambled(file: Bytes) -> bool:
-    """Whether a file is a mostly scrambled transport stream."""
+def scrambled_share(file: Bytes) -> float:
+    """Share of a transport stream's packets, other than tables, that have a scrambling flag: sampled over the file. 0
+    for anything else."""
+    size = file.seek(0, io.SEEK_END) or 0
     file.seek(0)
-    return _is_scrambled(_read(file, TS_SAMPLE_BYTES))
-
-
-def _is_scrambled(content: bytes) -> bool:
-    """Whether most packets other than tables have a scrambling flag."""
-    first, step = _ts_packets(content)
-    if not step:
-        return False
+    first, step = _ts_packets(_read(file, WINDOW_BYTES))
     scrambled = clear = 0
-    for at in range(first, len(content) - 3, step):
-        if content[at] != 0x47:
-            return False
-        number = (content[at + 1] & 0x1F) << 8 | content[at + 2]
-        if 0x20 <= number < 0x1FFF and content[at + 3] & 0x10:
-            scrambled, clear = scrambled + bool(content[at + 3] & 0xC0), clear + (not content[at + 3] & 0xC0)
-    return scrambled > clear
+    for number in range(TS_PLACES if step else 0):
+        file.seek(first + size * number // TS_PLACES // step * step)
+        content = _read(file, TS_SAMPLE_BYTES // TS_PLACES)
+        for at in range(0, len(content) - 3, step):
+            pid = (content[at + 1] & 0x1F) << 8 | content[at + 2]
+            if content[at] == 0x47 and 0x20 <= pid < 0x1FFF and content[at + 3] & 0x10:
+                scrambled, clear = scrambled + bool(content[at + 3] & 0xC0), clear + (not content[at + 3] & 0xC0)
+    return scrambled / max(1, scrambled + clear)
 
 
 def _boxes(read: _Window, size: int) -> Iterator[tuple[int, int, bytes]]:
@@ -508,17 +537,22 @@ def _flv(read: _Window, size: int) -> Iterator[int]:
             return
 
 
+_RIFFS = (b"RIFF", b"RF64", b"BW64")
+
+
 def _riff(read: _Window, size: int) -> Iterator[int]:
     at, may_have_room = 0, False
     for _ in range(MOST_ELEMENTS):
         head = read(at, 12)
         if may_have_room and len(head) == 12 and not any(head):
             yield at
-        if len(head) < 12 or head[:4] not in (b"RIFF", b"RF64"):
+        if len(head) < 12 or head[:4] not in _RIFFS:
             return
         if head[8:12] in (b"AVI ", b"WAVE"):  # AVIX continues the recording before it
             yield at
         length = int.from_bytes(head[4:8], "little")
+        if length == 0xFFFFFFFF and read(at + 12, 4) == b"ds64":
+            length = int.from_bytes(read(at + 20, 8), "little")
         if length in (0, 0xFFFFFFFF):
             return
         may_have_room = length >= EMPTY_BYTES  # less is the length of a header that nobody finished

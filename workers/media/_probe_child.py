@@ -24,6 +24,7 @@ import av.logging
 from av.container import InputContainer
 
 from workers.media._cropping import cropped
+from workers.media._edits import unfollowed
 from workers.media._joints import (
     Bytes,
     Part,
@@ -32,19 +33,20 @@ from workers.media._joints import (
     has_mxf_index,
     header,
     is_indexed_mp4,
-    is_scrambled,
     is_still,
     new_tables,
     programmes,
     recordings,
     restarts,
+    scrambled_share,
     stated_s,
+    unread_bytes,
 )
 from workers.media._shapes import said
 from workers.media._subtitles import Unreadable, cues
 from workers.media._subtitles import described as subtitles
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S, Stretch, Timeline, scan
-from workers.media._tracks import TooManyPixels, codecs_of, described, listen
+from workers.media._tracks import TooManyPixels, codecs_of, described, listen, unread
 from workers.media.confinement import DECODERS, DEMUXERS, MAX_STREAMS, PROTOCOLS
 from workers.media.tracks import ONE_PICTURE, OTHER_PROGRAMME
 from workers.records import RawCue
@@ -61,8 +63,11 @@ STATED = frozenset({"wav", "w64", "caf", "avi"})
 """Of these libav tells only what is there, not what the header says."""
 
 RATED = frozenset({"wav", "w64"})
-MISCOUNTED = frozenset({"g722", "adpcm_swf"})
+MISCOUNTED = frozenset({"g722", "adpcm_swf", "ac3", "eac3"})
 """Codecs of which libav seeks to another second than it says where a place is told by the rate of bytes."""
+
+PALETTED = frozenset({"avi", "mp4"})
+"""Containers whose palette libav hands out only once, with the file's first picture."""
 
 BROADCAST = frozenset({"mpegts", "mpeg"})
 """Containers whose clock may jump by design."""
@@ -70,11 +75,14 @@ BROADCAST = frozenset({"mpegts", "mpeg"})
 SAME_START_S = 0.5
 """If a container's stated start is this close to its first packet, it is used: audio may begin with samples to skip."""
 
+MOST_SCRAMBLED, LEAST_SCRAMBLED = 0.9, 0.01
+"""Shares of scrambled packets: with more a broadcast cannot be read, with more it is noted."""
+
 CUT_OFF_S = 1.0
 """A file whose packets end this much before its stated length was truncated."""
 
 FAR_S = 60.0
-"""Where the last packets of an index end so much earlier than it says, every packet is read."""
+"""Where the last packets of an index end so much earlier than it says, or `CUT_OFF_S` later, every packet is read."""
 
 END_PACKETS = 20_000
 """Maximum number of packets read to find where the readable part ends."""
@@ -177,6 +185,7 @@ def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iter
             has_mxf_index(Part(file, first, end), end - first) for first, end in recordings(file, size, "mxf")
         )
         is_blind |= info["container"] in RATED and any(track["codec"] in MISCOUNTED for track in info["tracks"])
+        is_blind |= info["container"] in PALETTED and any(_has_palette(container, track) for track in info["tracks"])
         if declared_s is not None:
             if info["container"] in STATED:
                 cut_off_s = stated_s(file, info["container"], declared_s) or 0.0
@@ -193,8 +202,10 @@ def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iter
                 if info["container"] == "matroska" and info["start_s"] > 0:
                     # Some writers declare the length, as they should.
                     info["duration_s"] = max(declared_s, min(declared_s + info["start_s"], last_s))
-                is_borne_out = is_indexed and not is_blind and last_s > declared_s - FAR_S
-                yield info | _heard(container, info) | {"is_checked": is_borne_out}
+                is_borne_out = is_indexed and not is_blind and -FAR_S < last_s - declared_s < CUT_OFF_S
+                heard = _heard(container, info)
+                heard["notes"] += _of_file(file, info["container"])
+                yield info | heard | {"is_checked": is_borne_out}
                 if is_borne_out or not scans:
                     return
     try:
@@ -205,14 +216,29 @@ def findings(file: Served, read_timeout_s: float, *, scans: bool = True) -> Iter
         raise
     for one in (found, *(part["info"] for part in found.get("segments", ()))):
         one["lag_s"] = one["duration_s"] if is_blind else one["lag_s"]
+    found["notes"] = [*found["notes"], *_of_file(file, info["container"])]
     yield found
+
+
+def _of_file(file: Served, container: str) -> list[str]:
+    """What to say of bytes that nobody reads."""
+    notes = []
+    share = scrambled_share(file) if container == "mpegts" else 0.0
+    if share >= LEAST_SCRAMBLED:
+        notes.append(f"about {share:.0%} of the broadcast is scrambled and cannot be read")
+    if count := unread_bytes(file, file.size, container):
+        notes.append(f"{count} bytes at the end of the file lie behind the end that it states, and are not read")
+    if container == "mp4":
+        notes += unfollowed(header(file, container))
+    return notes
 
 
 def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
     """What headers and first frames say, without a duration."""
     name = _NAMES.get(container.format.name, container.format.name.split(",")[0])
     head = header(content, name)
-    locked = encrypted_streams(head, name)
+    is_scrambled = name == "mpegts" and scrambled_share(content) > MOST_SCRAMBLED
+    locked = {None} if is_scrambled else encrypted_streams(head, name)
     try:
         tracks = described(container, cropped(head, name))
     except TooManyPixels as error:
@@ -233,6 +259,7 @@ def _about(container: InputContainer, content: Bytes) -> dict[str, Any]:
         "chapters": _chapters(container),
         "subtitles": subtitles(container, [index for index in captioned if index not in locked]),
         "tracks": tracks,
+        "unread": [track for track in unread(container) if track["index"] not in locked],
         "mixes_mono": name == "mxf" or container.metadata.get("major_brand") == "qt  ",
     }
 
@@ -254,6 +281,11 @@ def _of_one_programme(
         track if container.streams[track["index"]].id in main else {**track, "flags": [OTHER_PROGRAMME]}
         for track in tracks
     ]
+
+
+def _has_palette(container: InputContainer, track: dict[str, Any]) -> bool:
+    codec: Any = container.streams[track["index"]].codec_context
+    return bool(track["kind"] == "video" and codec.pix_fmt == "pal8" and codec.name != "png")
 
 
 def _with_one_picture(track: dict[str, Any]) -> dict[str, Any]:
@@ -290,7 +322,8 @@ def _declared_s(container: InputContainer, info: dict[str, Any], size: int) -> f
 
 def _heard(container: InputContainer, info: dict[str, Any]) -> dict[str, Any]:
     """Which tracks and channels are silent."""
-    tracks, notes = listen(container, info["tracks"], info["start_s"], info["duration_s"])
+    mixes_mono = info["mixes_mono"]
+    tracks, notes = listen(container, info["tracks"], info["start_s"], info["duration_s"], mixes_mono=mixes_mono)
     return {"tracks": tracks, "notes": notes}
 
 
@@ -352,6 +385,7 @@ def _stretches(
         says_s = stated
         if says_s is None:
             says_s = stated_s(content, info["container"], _declared_s(container, info, end - first)) or 0.0
+            says_s -= info["start_s"] if info["container"] == "asf" else 0.0  # it states the last time stamp
         try:
             timeline = scan(container, is_broadcast=is_broadcast, kinds=kinds, size=end - first, declared_s=declared_s)
         except ValueError as error:
@@ -359,6 +393,7 @@ def _stretches(
         if not timeline.stretches:
             raise Refused("no_duration", NO_DURATION)
         whole = (first, None if end == file.size else end)
+        known = {track["index"] for track in (*info["tracks"], *info["unread"])}
         for number, stretch in enumerate(timeline.stretches):
             if number and not is_broadcast and not stretch.jumps_ahead:
                 # Only a demuxer that starts there could read it.
@@ -377,12 +412,18 @@ def _stretches(
             if is_broadcast and number:
                 has = {kind for kind in ("video", "audio") if stretch.first_byte(kind) is not None}
                 at = min(part[f"{kind}_bytes"][0] for kind in has) if has else first
+                if stretch.is_continued:  # streams are counted from the same place, then
+                    part |= {f"{kind}_bytes": (at, part[f"{kind}_bytes"][1]) for kind in ("video", "audio")}
                 # If it cannot be opened there, it is planned like the first part, and its clips fail by name.
                 with (
                     contextlib.suppress(Refused),
                     _opened(Part(file, at, end), read_timeout_s) as again,
                 ):
                     here = _about(again, Part(file, at, end))
+                    if stretch.is_continued:
+                        pids = {container.streams[index].id for index in stretch.streams}
+                        own = [track for track in here["tracks"] if again.streams[track["index"]].id in pids]
+                        here = {**here, "tracks": own}
                 # From there on, packets of the other kind belong to another recording.
                 here = {**here, "tracks": [track for track in here["tracks"] if not has or track["kind"] in has]}
                 with _opened(Part(file, at, end), read_timeout_s) as again:
@@ -403,9 +444,18 @@ def _stretches(
             if number == 0 or not is_broadcast:
                 here |= _heard(container, here)
             if number == 0:
-                here["notes"] = [*here["notes"], *said(timeline.aspects_s, begin_s)]
+                late = [seen.start_s - begin_s for index, seen in stretch.streams.items() if index not in known]
+                here["notes"] = [*here["notes"], *said(timeline.aspects_s, begin_s), *_left_out(late)]
             if duration_s > 0:
                 yield {**part, "info": here | {"is_checked": True}}
+
+
+def _left_out(begin_s: list[float]) -> list[str]:
+    """What to say of streams that begin inside a part, beside those that are read; `begin_s` in seconds from its
+    start."""
+    if not begin_s:
+        return []
+    return [f"{len(begin_s)} more video or audio streams, the first from {min(begin_s):.1f} s on, are left out"]
 
 
 def _bytes_of(
@@ -414,7 +464,10 @@ def _bytes_of(
     """Byte range of a part's packets of one kind: from its first packet, or its tables, to the next part's."""
     after = (_begin_of(file, kind, timeline, later, first) for later in range(number + 1, len(timeline.stretches)))
     begin = _begin_of(file, kind, timeline, number, first) if number else first
-    return first if begin is None else begin, next((byte for byte in after if byte is not None), end)
+    last, stop = timeline.stretches[number].last_byte(kind), next((byte for byte in after if byte is not None), end)
+    # A stream that goes on in the next part is read from a key frame there, which this part may show, too.
+    stop = stop if stop is None or last is None else max(stop, first + last)
+    return first if begin is None else begin, stop
 
 
 def _begin_of(file: Served, kind: str, timeline: Timeline, number: int, first: int) -> int | None:
@@ -422,7 +475,7 @@ def _begin_of(file: Served, kind: str, timeline: Timeline, number: int, first: i
     if here is None:
         return None
     # Where the codec changes with the recording, what precedes the tables' end is taken for the codec before.
-    tables = None if before is None else new_tables(file, first + before, first + here)
+    tables = None if before is None or before >= here else new_tables(file, first + before, first + here)
     return first + here if tables is None else tables
 
 
@@ -482,7 +535,7 @@ def _opened(file: Served | Part, read_timeout_s: float) -> InputContainer:
             own, "r", options=options, metadata_errors="replace", timeout=read_timeout_s, buffer_size=BUFFER_BYTES
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        if is_scrambled(own):
+        if scrambled_share(own) > MOST_SCRAMBLED:
             message = "the broadcast is scrambled; descramble the file"
             raise Refused("encrypted", message) from error
         if head[4:8] in _MP4_BOXES:
@@ -510,7 +563,7 @@ def _ends(
         for number, packet in enumerate(container.demux([container.streams[index] for index in kinds])):
             if number >= most:
                 break
-            if packet.pts is None or packet.time_base is None or not packet.size:
+            if packet.pts is None or packet.time_base is None or not packet.size or packet.is_discard:
                 continue
             end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - start_s
             name = f"{kinds[packet.stream_index]}_end_s"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import av.error
 from av.container import InputContainer
@@ -34,12 +36,22 @@ CONFIRMING = 3
 
 MOST_STRETCHES = 1_000
 
+MARK_S, MOST_MARKS = 1.0, 4
+"""Places that are remembered of each stream: so far apart (seconds), and how many."""
+
+MOST_STOPS = 200
+"""How often reading goes on after an error."""
+
 LEAST_BYTES_PER_S = 16
 """A file with fewer bytes per second than this has a false duration, unless its packets confirm it."""
 
 LONGEST_GAP_S, LONGEST_DECLARED_GAP_S = 600.0, 7200.0
 """In such a file, a time stamp after a longer gap is damaged: one flipped bit would make a day of clips out of 30 kB.
 The higher limit applies if the declared duration covers it: slides of a lecture."""
+
+
+_Mark = tuple[float, int]
+"""Time and byte offset of a packet from which decoding can start."""
 
 
 @dataclass
@@ -56,6 +68,8 @@ class Seen:
     packets: int = 0
     is_first_start: bool = True
     """Whether the first packet is also the earliest."""
+    beside: dict[int, tuple[_Mark, ...]] = field(default_factory=dict)
+    """Where the other streams could be read from when this one began."""
 
 
 @dataclass
@@ -66,6 +80,8 @@ class Stretch:
     kinds: dict[int, str] = field(default_factory=dict)
     jumps_ahead: bool = False
     """Whether its times alone distinguish it from everything before it."""
+    is_continued: bool = False
+    """Whether some of its streams are those of the stretch before it, and the others are not."""
 
     @property
     def start_s(self) -> float:
@@ -124,25 +140,26 @@ def scan(
     announced = len(container.streams)
     pictures = container.streams.video if is_broadcast else ()
     shapes = {s.index: Shapes(s.codec_context.name) for s in pictures if s.index in kinds}
-    with contextlib.suppress(av.error.FFmpegError):
-        for packet in container.demux():
-            index = packet.stream_index
-            if index >= announced and index not in reader.kinds and packet.stream.type in ("video", "audio"):
-                reader.kinds[index] = packet.stream.type
-            if index not in reader.kinds or not packet.size or packet.time_base is None:
-                continue
-            begin = packet.pts if packet.pts is not None else packet.dts
-            # Where pictures are not in the order of their times, nobody knows the decoding times of the first ones.
-            order = begin if packet.dts is None and is_broadcast else packet.dts
-            if begin is None:
-                continue
-            unit = float(packet.time_base)
-            order_s = None if order is None else float(order) * unit
-            begin_s, length_s = float(begin) * unit, float(packet.duration or 0) * unit
-            if math.isfinite(begin_s + length_s + (order_s or 0.0)):
-                reader.take(index, (order_s, begin_s, length_s, packet.pos))
-                if index in shapes and packet.is_keyframe:
-                    shapes[index].look(packet, begin_s)
+    for packet in _packets(container):
+        index = packet.stream_index
+        if index >= announced and index not in reader.kinds and packet.stream.type in ("video", "audio"):
+            reader.kinds[index] = packet.stream.type
+        if index not in reader.kinds or not packet.size or packet.time_base is None:
+            continue
+        begin = packet.pts if packet.pts is not None else packet.dts
+        # Where pictures are not in the order of their times, nobody knows the decoding times of the first ones.
+        order = begin if packet.dts is None and is_broadcast else packet.dts
+        if begin is None:
+            continue
+        unit = float(packet.time_base)
+        order_s = None if order is None else float(order) * unit
+        begin_s, length_s = float(begin) * unit, float(packet.duration or 0) * unit
+        if math.isfinite(begin_s + length_s + (order_s or 0.0)):
+            reader.take(index, (order_s, begin_s, length_s, packet.pos))
+            if packet.is_keyframe and packet.pos is not None:
+                reader.mark(index, (begin_s, packet.pos))
+            if index in shapes and packet.is_keyframe:
+                shapes[index].look(packet, begin_s)
     reader.finish()
     _move_newcomers(reader.stretches)
     stretches = [stretch for stretch in reader.stretches if stretch.streams]
@@ -152,6 +169,14 @@ def scan(
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
     aspects_s = tuple(at for one in shapes.values() for at in one.changes_s)
     return Timeline(tuple(stretches), lag_s, reader.outliers, aspects_s)
+
+
+def _packets(container: InputContainer) -> Iterator[Any]:
+    """All packets, also those behind damage at which libav stops."""
+    for _ in range(MOST_STOPS):
+        with contextlib.suppress(av.error.FFmpegError):
+            yield from container.demux()
+            return
 
 
 def _move_newcomers(stretches: list[Stretch]) -> None:
@@ -179,7 +204,23 @@ def _split_by_streams(stretch: Stretch) -> list[Stretch]:
         elif len(parts) > 1 and not before:
             seen.lag_s = 0.0
         parts[-1].streams[index] = seen
+    for here, after in pairwise(parts):
+        _continue(here, after)
     return parts
+
+
+def _continue(here: Stretch, after: Stretch) -> None:
+    """Where only the sound or only the pictures go on under another PID, the others go on in both parts."""
+    first = min(after.streams.values(), key=lambda seen: seen.start_s)
+    kinds = {after.kinds[index] for index in after.streams}
+    for index, seen in list(here.streams.items()):
+        marks = first.beside.get(index, ())
+        if here.kinds[index] in kinds or not marks or seen.end_s < first.start_s + MARK_S:
+            continue
+        _, byte = next((mark for mark in reversed(marks) if mark[0] <= first.start_s), marks[0])
+        after.streams[index] = replace(seen, start_s=first.start_s, first_byte=byte, lag_s=0.0, is_first_start=False)
+        here.streams[index] = replace(seen, end_s=first.start_s, last_byte=first.first_byte)
+        after.is_continued = True
 
 
 def _split_by_clocks(stretch: Stretch) -> list[Stretch]:
@@ -187,7 +228,8 @@ def _split_by_clocks(stretch: Stretch) -> list[Stretch]:
     parts: list[Stretch] = []
     for index, seen in sorted(stretch.streams.items(), key=lambda one: one[1].start_s):
         if not parts or seen.start_s > parts[-1].end_s + BROADCAST_GAP_S:
-            parts.append(Stretch(kinds=stretch.kinds, jumps_ahead=stretch.jumps_ahead))
+            is_continued = stretch.is_continued and not parts
+            parts.append(Stretch(kinds=stretch.kinds, jumps_ahead=stretch.jumps_ahead, is_continued=is_continued))
             seen.lag_s = 0.0
         parts[-1].streams[index] = seen
     return parts
@@ -204,6 +246,14 @@ class _Scan:
         self._streams: dict[int, _Stream] = {}
         self._reached_s = [-math.inf]
         self._order_s = [-math.inf]
+        self._unproven_s = 0.0
+        self._marks: dict[int, tuple[_Mark, ...]] = {}
+
+    def mark(self, index: int, mark: _Mark) -> None:
+        """Remember a packet from which decoding can start."""
+        marks = self._marks.get(index, ())
+        if not marks or abs(mark[0] - marks[-1][0]) >= MARK_S:
+            self._marks[index] = (*marks[1 - MOST_MARKS :], mark)
 
     def take(self, index: int, packet: _Packet) -> None:
         """Add a stream's next packet."""
@@ -236,14 +286,19 @@ class _Scan:
 
     def _is_plausible(self, stream: _Stream, begin_s: float) -> bool:
         reached_s = self._reached_s[stream.stretch]
-        gap_s = begin_s - (reached_s if math.isfinite(reached_s) else 0.0)
+        if not math.isfinite(reached_s):
+            # A recording may begin at any time, if two packets say so.
+            reached_s, self._unproven_s = self._unproven_s if abs(begin_s - self._unproven_s) < 1.0 else 0.0, begin_s
+        gap_s = begin_s - reached_s
         if gap_s <= LONGEST_GAP_S or begin_s * LEAST_BYTES_PER_S <= self._size:
             return True
         return gap_s <= LONGEST_DECLARED_GAP_S and begin_s <= self._declared_s + 1.0
 
     def _jumps(self, stream: _Stream, order_s: float, begin_s: float) -> bool:
         if stream.last_s is None:
-            return False
+            # A stream under a new PID may begin with another recording.
+            reached_s = self._reached_s[stream.stretch]
+            return self._is_broadcast and math.isfinite(reached_s) and begin_s > reached_s + BROADCAST_GAP_S
         is_behind = stream.stretch < len(self.stretches) - 1
         if order_s < stream.last_s - (0.0 if is_behind else self._back_s):
             return True
@@ -277,7 +332,8 @@ class _Scan:
         number = stream.stretch
         seen = self.stretches[number].streams.get(index)
         if seen is None:
-            seen = self.stretches[number].streams[index] = Seen(begin_s, byte, begin_s)
+            beside = dict(self._marks) if self._is_broadcast else {}
+            seen = self.stretches[number].streams[index] = Seen(begin_s, byte, begin_s, beside=beside)
         elif stream.last_s is not None and order_s is not None and order_s > stream.last_s:
             seen.step_s = order_s - stream.last_s
         seen.packets += 1

@@ -18,7 +18,7 @@ from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
 from workers.media.confinement import AUDIO_DECODERS, MAX_SOURCE_PIXELS, VIDEO_DECODERS
-from workers.media.tracks import ASIDE, ONE_PICTURE, titled_aside
+from workers.media.tracks import ASIDE, ONE_PICTURE, UNREAD, titled_aside
 
 FIRST_PACKETS = 200
 """Maximum number of packets decoded to find a first frame."""
@@ -40,8 +40,16 @@ WINDOW_PACKETS = 400
 DIGITAL_SILENCE = 1e-4
 """Peak of -80 dB: lossy codecs turn digital silence into less than this."""
 
-OPPOSITE = -0.9
-"""Correlation of two channels below which their mean is nearly silent."""
+CANCELLED, LEAST_CANCELLED = 0.1, 0.25
+"""Share of the power left in the mean of the channels below which it is nearly silent, and of the pieces sampled that
+must be like that to be noted."""
+
+CODED_DATA = "SMPTE 337 data"
+BURST_WORDS = (0x96F872, 0xA54E1F, 0x6F8720, 0x54E1F0, 0xF87200, 0x4E1F00)
+"""With what Dolby E, AC-3 and the like begin where PCM is expected (SMPTE 337, IEC 61937), as 24-bit samples: in 24, 20
+and 16 bits."""
+BURST_GAP, LEAST_BURSTS = 4, 3
+"""Samples of 0 before a burst; and how many bursts a channel of data has in all windows."""
 
 PQ, HLG = 16, 18
 """AVColorTransferCharacteristic: SMPTE ST 2084 and ARIB STD-B67."""
@@ -127,6 +135,17 @@ def _about_sound(container: InputContainer, stream: AudioStream, *, decodes: boo
     return None
 
 
+def unread(container: InputContainer) -> list[dict[str, Any]]:
+    """The video and audio streams whose codec none of our decoders reads, without cover art."""
+    found = []
+    for kind in ("video", "audio"):
+        for number, stream in enumerate(s for s in container.streams if s.type == kind):
+            if not _is_read(stream) and not stream.disposition & COVER_ART:
+                codec = stream.codec_context.name if stream.codec_context is not None else "unknown codec"
+                found.append({"index": stream.index, "kind": kind, "number": number, "codec": codec, "flags": [UNREAD]})
+    return found
+
+
 def _is_read(stream: Any) -> bool:
     return stream.codec_context is not None and stream.codec_context.name in (*VIDEO_DECODERS, *AUDIO_DECODERS)
 
@@ -193,24 +212,29 @@ def _first_frame(container: InputContainer, stream: Any) -> Any | None:
 
 
 def listen(
-    container: InputContainer, tracks: list[dict[str, Any]], start_s: float, duration_s: float
+    container: InputContainer, tracks: list[dict[str, Any]], start_s: float, duration_s: float, *, mixes_mono: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The tracks with `is_silent` set, and notes about silent channels and channels of opposite phase."""
+    """The tracks with `is_silent` set, those of coded data marked as such, and notes about channels that are silent,
+    carry data or cancel out. `mixes_mono`: the mean is also over tracks of one channel."""
     sounds = {t["index"]: t for t in tracks if t["kind"] == "audio"}
     if len(sounds) < 2 and all((t["channels"] or 1) < 2 for t in sounds.values()):
         return tracks, []
     import numpy as np  # a third of a probing child's start, and nothing before this needs it
 
     peaks: dict[int, Any] = {}
-    opposite: dict[int, list[float]] = {index: [] for index in sounds}
-    for index, samples in _windows(container, sorted(sounds), start_s, duration_s):
-        peak = np.abs(samples).max(axis=1)
-        known = peaks.get(index)
-        peaks[index] = peak if known is None or len(known) != len(peak) else np.maximum(known, peak)
-        if len(samples) == 2 and min(peak) > DIGITAL_SILENCE:
-            left, right = samples - samples.mean(axis=1, keepdims=True)
-            power = float(np.sqrt((left**2).sum() * (right**2).sum()))
-            opposite[index].append(float((left * right).sum()) / power if power else 0.0)
+    bursts: dict[int, Any] = {}
+    left: dict[tuple[int, ...], list[float]] = {}
+    singles = tuple(index for index, t in sounds.items() if mixes_mono and t["channels"] == 1)
+    for pieces in _windows(container, sorted(sounds), start_s, duration_s):
+        for index, _, samples in pieces:
+            peak, begun = np.abs(samples).max(axis=1), _bursts(samples)
+            if index in peaks and len(peaks[index]) == len(peak):
+                peak, begun = np.maximum(peaks[index], peak), bursts[index] + begun
+            peaks[index], bursts[index] = peak, begun
+            left.setdefault((index,), []).extend(_left_over(samples))
+        if len(singles) > 1:
+            rates = [float(sounds[index]["sample_rate"]) for index in singles]
+            left.setdefault(singles, []).extend(_left_over(_aligned(pieces, singles, rates)))
     heard, notes = [], []
     for track in tracks:
         peak = peaks.get(track["index"])
@@ -218,25 +242,74 @@ def listen(
             heard.append(track)
             continue
         is_silent = bool(peak.max() <= DIGITAL_SILENCE)
-        heard.append({**track, "is_silent": is_silent})
+        of_data = [n for n, count in enumerate(bursts[track["index"]]) if count >= LEAST_BURSTS]
+        is_data = len(of_data) == len(peak)
+        heard.append({**track, "is_silent": is_silent} | ({"codec": CODED_DATA, "flags": [UNREAD]} if is_data else {}))
         silent = int((peak <= DIGITAL_SILENCE).sum())
         if silent and not is_silent:
             notes.append(f"audio track {track['number']}: {silent} of {len(peak)} channels are silent")
-        found = opposite[track["index"]]
-        if found and float(np.median(found)) < OPPOSITE:
+        if of_data and not is_data:
+            channels = ", ".join(str(n + 1) for n in of_data)
+            notes.append(f"audio track {track['number']}: channels {channels} carry {CODED_DATA}, heard as noise")
+    for indexes, found in left.items():
+        share = sum(one < CANCELLED for one in found) / len(found) if found else 0.0
+        if share >= LEAST_CANCELLED:
+            which = " and ".join(str(sounds[index]["number"]) for index in indexes)
             notes.append(
-                f"audio track {track['number']}: the two channels have opposite phase, so their mean is nearly silent"
+                f"audio track {which}: channels of opposite phase, so their mean is nearly silent, in {share:.0%} of "
+                "what was sampled"
             )
     return heard, notes
 
 
+def _left_over(samples: Any) -> list[float]:
+    """How much of (channels, samples) is left in the mean of its channels: its power against that of channels that have
+    nothing in common, 0 if they cancel out. Empty for silence and for one channel."""
+    centred = samples - samples.mean(axis=1, keepdims=True) if samples.size else samples
+    power = float((centred**2).mean(axis=1).sum()) if samples.size else 0.0
+    if len(samples) < 2 or power <= DIGITAL_SILENCE**2:
+        return []
+    return [float(len(samples) ** 2 * (centred.mean(axis=0) ** 2).mean()) / power]
+
+
+def _aligned(pieces: list[_Piece], indexes: tuple[int, ...], rates: list[float]) -> Any:
+    """(tracks, samples) of single-channel tracks where all of them have sound; empty if their rates differ."""
+    import numpy as np
+
+    found = []
+    for index in indexes:
+        own = [(at_s, samples[0]) for number, at_s, samples in pieces if number == index]
+        if not own or len(set(rates)) > 1:
+            return np.empty((0, 0))
+        found.append((own[0][0], np.concatenate([samples for _, samples in own])))
+    begin_s = max(at_s for at_s, _ in found)
+    rows = [samples[round((begin_s - at_s) * rates[0]) :] for at_s, samples in found]
+    return np.stack([row[: min(map(len, rows))] for row in rows])
+
+
+def _bursts(samples: Any) -> Any:
+    """(channels,) how many bursts of coded data begin in (channels, samples): their first two words behind nothing."""
+    import numpy as np
+
+    words = np.round(samples * (1 << 23)).astype(np.int64) & 0xFFFFFF
+    begins = np.isin(words[:, BURST_GAP:], BURST_WORDS)
+    for before in range(BURST_GAP):
+        begins &= words[:, before : before - BURST_GAP] == 0
+    return begins.sum(axis=1)
+
+
+_Piece = tuple[int, float, Any]
+"""Stream index, time in seconds, (channels, samples) floats."""
+
+
 def _windows(
     container: InputContainer, indexes: list[int], start_s: float, duration_s: float
-) -> Iterator[tuple[int, Any]]:
-    """Yield (stream index, (channels, samples) float array) of each window."""
+) -> Iterator[list[_Piece]]:
+    """Yield what is decoded of each window."""
     streams = [container.streams[index] for index in indexes]
     for number in range(WINDOWS):
         from_s = start_s + duration_s * (number + 0.5) / WINDOWS
+        found: list[_Piece] = []
         with contextlib.suppress(av.error.FFmpegError, ValueError, OSError):
             container.seek(round(from_s * 1_000_000), backward=True, any_frame=False)
             for count, packet in enumerate(container.demux(streams)):
@@ -245,7 +318,9 @@ def _windows(
                     break
                 with contextlib.suppress(av.error.FFmpegError):
                     for frame in packet.decode():
-                        yield packet.stream_index, _as_float(frame)
+                        if isinstance(frame, AudioFrame):
+                            found.append((packet.stream_index, frame.time or 0.0, _as_float(frame)))
+        yield found
 
 
 def _as_float(frame: Any) -> Any:

@@ -93,7 +93,8 @@ class _Judged:
     is_damaged: bool = False
     """Whether ffmpeg reported an error or gave no output."""
     is_empty: bool = False
-    """Whether ffmpeg gave no frame and no audio at all, not even from before the span."""
+    """Whether ffmpeg gave no frame and no audio at all, not even from before the span; or no frame where there are
+    some: the key frame may lie further back."""
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -373,7 +374,8 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
         tuple(notes),
         noticed,
         is_damaged=take.failure is not None or bool(take.complaints),
-        is_empty=not len(take.frame_times) and not any(len(sound.starts) for sound in take.sounds),
+        is_empty=not len(take.frame_times)
+        and (not any(len(sound.starts) for sound in take.sounds) or place.start_s < (info.video_end_s or 0.0)),
     )
 
 

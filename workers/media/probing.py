@@ -47,7 +47,7 @@ from workers.media.confinement import DEMUXERS, end, start
 from workers.media.opening import Copy, local_path, opened_below
 from workers.media.remote import RemoteFile
 from workers.media.sidecars import HEAD_BYTES, is_named_aside, is_no_media, suffix_of
-from workers.media.tracks import with_auto_choice
+from workers.media.tracks import UNREAD, with_auto_choice
 from workers.records import ClipFailure, MediaInfo, RawCue, Segment, SubtitleTrack, Track
 
 Key = TypeVar("Key", bound=Hashable)
@@ -523,7 +523,9 @@ def _info(fields: dict[str, Any], depth: int = 0) -> MediaInfo:
     mixes_mono = bool(fields.pop("mixes_mono", False))
     tags = tuple((str(name), str(value)) for name, value in fields.pop("tags", ()))
     notes = tuple(str(note)[:300] for note in fields.pop("notes", ()))
-    tracks = tuple(Track(**{**given, "flags": tuple(map(str, given["flags"]))}) for given in fields.pop("tracks"))
+    found = sorted((*fields.pop("tracks"), *fields.pop("unread", ())), key=lambda given: int(given["index"]))
+    tracks = tuple(Track(**{**given, "flags": tuple(map(str, given["flags"]))}) for given in found)
+    notes = (*notes, *_unread(tracks))
     segments = tuple(_segment(given, depth) for given in fields.pop("segments", ()))
     chapters = tuple((float(start), float(end), str(title)[:1000]) for start, end, title in fields.pop("chapters", ()))
     if not all(0 <= start < end < math.inf for start, end, _ in chapters):
@@ -545,6 +547,15 @@ def _info(fields: dict[str, Any], depth: int = 0) -> MediaInfo:
         ):
             raise ValueError(f"not the description of a track: {track!r}"[:300])
     return replace(with_auto_choice(info, mixes_mono=mixes_mono), segments=segments)
+
+
+def _unread(tracks: tuple[Track, ...]) -> list[str]:
+    """What to say of the tracks that cannot be decoded."""
+    return [
+        f"{track.kind} track {track.number} ({track.codec}) cannot be decoded and is left out"
+        for track in tracks
+        if UNREAD in track.flags
+    ]
 
 
 def _subtitles(given: dict[str, Any]) -> SubtitleTrack:

@@ -22,6 +22,9 @@ OTHER_PROGRAMME = "other_programme"
 ONE_PICTURE = "one_picture"
 """Flag of a track of pictures that has one only: a cover or a preview, whatever it is said to be."""
 
+UNREAD = "not_decoded"
+"""Flag of a track of which nothing can be asked: no decoder of ours reads its codec, or its samples are no sound."""
+
 _ASIDE_TITLE = re.compile(
     r"\b(commentary|audio.?(descri|deskri|kommentar)\w*|descriptive|video.?descri\w*|commentaires? audio|hörfilm\w*)\b",
     re.IGNORECASE,
@@ -103,7 +106,8 @@ def with_choice(info: MediaInfo, video: dict[int, str], audio: dict[int, str]) -
 
 
 def _of_the_programme(info: MediaInfo, kind: str) -> list[Track]:
-    return [track for track in info.tracks if track.kind == kind and OTHER_PROGRAMME not in track.flags]
+    left_out = {OTHER_PROGRAMME, UNREAD}
+    return [track for track in info.tracks if track.kind == kind and not left_out & set(track.flags)]
 
 
 def _as_first(info: MediaInfo, parts: tuple[Segment, ...]) -> MediaInfo:
@@ -173,6 +177,8 @@ def _aside(track: Track) -> bool:
 def _why_not(track: Track, video: dict[int, str], audio: dict[int, str]) -> str:
     if OTHER_PROGRAMME in track.flags:
         return "of another programme"
+    if UNREAD in track.flags:
+        return f"cannot be decoded: {track.codec}"
     if track.is_silent:
         return "digital silence"
     if ONE_PICTURE in track.flags:

@@ -49,6 +49,8 @@ class Right:
     sound_shift_s: float = 0.0
     picture_shift_s: float = 0.0
     """What sound and pictures are of another second by."""
+    moved: tuple[tuple[float, float], ...] = ()
+    """From when on both are of a second that lies by how much later in the source: ascending."""
     colours: bool = False
     has: str = "both"
     """`pictures`, `sound` or `both`."""
@@ -137,7 +139,7 @@ def _pictures(clip: DecodedClip, begin: float, right: Right) -> list[str]:
         # The first picture may come after the sound has begun.
         if right.colours and (worst := _colour_error(frame)) > COLOUR_LEVELS:
             off.append(f"{wanted:.2f} has colours {worst:.0f} levels off")
-        if abs(found - wanted - right.picture_shift_s) > PICTURE_S:
+        if abs(found - wanted - right.picture_shift_s - _moved_s(wanted, right)) > PICTURE_S:
             off.append(f"{wanted:.2f} shows {found:.2f}")
     return [f"pictures: {', '.join(off[:4])}"] if off else []
 
@@ -146,8 +148,13 @@ def _sound(sound: np.ndarray, begin: float, right: Right) -> list[str]:
     wrong = []
     at = 0.0
     length = len(sound) / HZ
+    moves = [(t, t) for t, _ in right.moved]
     edges = sorted(
-        {0.0, length, *(min(length, max(0.0, t - begin)) for span in (*right.silent, *right.skip) for t in span)}
+        {
+            0.0,
+            length,
+            *(min(length, max(0.0, t - begin)) for span in (*right.silent, *right.skip, *moves) for t in span),
+        }
     )
     for first, last in pairwise(edges):
         middle = begin + (first + last) / 2
@@ -160,11 +167,16 @@ def _sound(sound: np.ndarray, begin: float, right: Right) -> list[str]:
                 wrong.append(f"sound at {at:.2f} of {np.abs(inner).max():.2f}, should be silent")
         elif last - first >= SURE_S:
             place = heard(inner)
-            if abs(place.second - at - right.sound_shift_s) > right.sound_s or place.correlation < right.correlation:
+            late_s = place.second - at - right.sound_shift_s - _moved_s(at, right)
+            if abs(late_s) > right.sound_s or place.correlation < right.correlation:
                 wrong.append(f"sound at {at:.2f} is of {place.second:.3f}, correlation {place.correlation:.3f}")
             if right.gain is not None and abs(place.gain - right.gain) > 0.05 * abs(right.gain) + 0.01:
                 wrong.append(f"gain {place.gain:.3f}, should be {right.gain}")
     return wrong
+
+
+def _moved_s(wanted: float, right: Right) -> float:
+    return next((by for at, by in reversed(right.moved) if wanted >= at), 0.0)
 
 
 def _colour_error(frame: np.ndarray) -> float:

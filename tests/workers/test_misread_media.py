@@ -1,0 +1,207 @@
+"""What a file holds is asked about or named: tracks that nobody decodes, bytes that nobody reads, clocks that jump.
+
+Each of these was asked about in part, or as something else, without a word.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.records.rows import clips_table
+from pipeline.records.unit import decode_unit, encode_unit
+from tests.support import rows
+from tests.support.media_files import make
+from tests.support.media_oracle import cut, heard, joined, noise, second_of, source, write_wav
+from workers.media._edits import unfollowed
+from workers.media.clip_reader import decode_clip
+from workers.media.probing import ProbePool
+from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, MediaInfo
+
+POOL: ProbePool
+PCM = ("-vn", "-c:a", "pcm_s16le", "-ar", 16_000)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return source(tmp_path_factory.mktemp("oracle"), seconds=17)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pool() -> Iterator[None]:
+    global POOL
+    with ProbePool(1) as POOL:
+        yield
+
+
+def probe(path: Path) -> MediaInfo:
+    ((_, found),) = POOL.probe_many([(0, str(path))])
+    assert not isinstance(found, ClipFailure), found
+    return found
+
+
+def at(path: Path, start: float, end: float) -> DecodedClip:
+    return decode_clip(path, probe(path), Clip("c", 0, start, end), DecodeSettings())
+
+
+def patched(path: Path, at_byte: int, form: str, *values: int) -> Path:
+    content = bytearray(path.read_bytes())
+    struct.pack_into(form, content, at_byte, *values)
+    path.write_bytes(content)
+    return path
+
+
+# Tracks
+
+
+def test_a_track_that_no_decoder_reads_is_said(made, tmp_path):
+    info = probe(cut(made, tmp_path / "a.avi", 2, 3, "-c:v", "magicyuv", "-c:a", "pcm_s16le"))
+    assert (info.has_video, info.has_audio, info.unused_tracks) == (False, True, 1)
+    assert info.notes == ("video track 0 (magicyuv) cannot be decoded and is left out",)
+    assert [track.why for track in info.tracks] == ["cannot be decoded: magicyuv", "the only one"]
+
+
+def test_coded_data_in_place_of_samples_is_no_sound(made, tmp_path):
+    frame = np.zeros((1_536, 2), "<i2")
+    frame[8:600] = np.random.default_rng(1).integers(-30_000, 30_000, (592, 2))
+    frame[8] = (0xF872 - 0x10000, 0x4E1F)
+    (tmp_path / "a.raw").write_bytes(np.tile(frame, (125, 1)).tobytes())
+    raw = ("-f", "s16le", "-ar", 48_000, "-ac", 2, "-i", tmp_path / "a.raw")
+    make(*raw, "-i", cut(made, tmp_path / "v.mp4", 2, 6, "-an"), "-map", 1, "-map", 0, "-c", "copy", tmp_path / "a.mov")
+    info = probe(tmp_path / "a.mov")
+    assert (info.has_video, info.has_audio, info.unused_tracks) == (True, False, 1)
+    assert info.notes == ("audio track 0 (SMPTE 337 data) cannot be decoded and is left out",)
+
+
+def test_channels_and_mono_tracks_that_cancel_out_are_said(tmp_path):
+    half = noise()[: 3 * 16_000]
+    four = write_wav(tmp_path / "a.wav", half, -half, half / 2, -half / 2)
+    assert "audio track 0: channels of opposite phase" in str(probe(four).notes)
+    wavs = [write_wav(tmp_path / f"{n}.wav", gain * half) for n, gain in enumerate((1, -1))]
+    make("-i", wavs[0], "-i", wavs[1], "-map", 0, "-map", 1, "-c", "copy", tmp_path / "a.mov")
+    assert "audio track 0 and 1: channels of opposite phase" in str(probe(tmp_path / "a.mov").notes)
+    assert probe(write_wav(tmp_path / "c.wav", half, half / 2, noise()[60_000:108_000])).notes == ()
+
+
+def test_a_palette_is_known_in_every_clip(made, tmp_path):
+    raw = ("-vf", "format=rgb24,split[a][b];[a]palettegen[p];[b][p]paletteuse", "-c:v", "rawvideo", "-pix_fmt", "pal8")
+    clip = at(cut(made, tmp_path / "a.avi", 2, 8, *raw, "-an"), 4, 5)
+    assert second_of(clip.frames[1]) == pytest.approx(6.5, abs=0.05)
+
+
+def test_what_is_noted_of_a_file_stands_with_its_clips():
+    unit = rows.unit(rows.media())
+    meta = replace(rows.meta(unit), info=replace(rows.INFO, notes=("of the file",)))
+    stored = encode_unit(meta, [replace(rows.result(unit.clips[0]), notes=("of the clip",))], unit.questions)
+    (notes,) = clips_table(decode_unit(stored, where="here"))["notes"].to_pylist()
+    assert notes == ["of the file", "of the clip"]
+
+
+# Broadcasts
+
+
+def test_what_is_scrambled_of_a_broadcast_is_said(made, tmp_path):
+    path = cut(made, tmp_path / "a.ts", 2, 5)
+    packets = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 188).copy()
+    is_late = np.arange(len(packets)) > len(packets) * 0.6
+    packets[is_late & (packets[:, 1] & 0x1F == 1), 3] |= 0x80
+    path.write_bytes(packets.tobytes())
+    assert "of the broadcast is scrambled and cannot be read" in str(probe(path).notes)
+
+
+def test_sound_or_pictures_under_another_pid_go_on(made, tmp_path):
+    first = cut(made, tmp_path / "first.ts", 2, 5)
+    for stream in (0, 1):
+        later = cut(made, tmp_path / "later.ts", 5, 8, "-streamid", f"{stream}:300", "-output_ts_offset", 3)
+        info = probe(path := joined(tmp_path / f"{stream}.ts", first, later))
+        assert [part.end_s - part.start_s for part in info.segments] == pytest.approx([3, 3], abs=0.2)
+        clip = decode_clip(path, info, Clip("c", 0, 3.5, 5.5), DecodeSettings())
+        begin_s = 5 + 3.5 - info.segments[1].start_s
+        assert [second_of(frame) for frame in clip.frames] == pytest.approx(begin_s + np.arange(4) / 2, abs=0.1)
+        assert heard(clip.audio).second == pytest.approx(begin_s, abs=0.05)
+
+
+def test_a_recording_with_a_new_pid_begins_where_its_clock_does(made, tmp_path):
+    later = cut(made, tmp_path / "1.ts", 5, 8, "-streamid", "1:300", "-output_ts_offset", 3_600)
+    info = probe(joined(tmp_path / "a.ts", cut(made, tmp_path / "0.ts", 2, 5), later))
+    assert [part.end_s - part.start_s for part in info.segments] == pytest.approx([3, 3], abs=0.15)
+
+
+def test_key_frames_far_apart_are_found(made, tmp_path):
+    clip = at(cut(made, tmp_path / "a.ts", 0, 16.5, gop=2_000), 15.5, 16.5)
+    assert second_of(clip.frames[0]) == pytest.approx(15.5, abs=0.1)
+
+
+# Lengths and times
+
+
+def test_a_recording_may_begin_at_any_time(made, tmp_path):
+    for suffix, codec in (("mka", "libopus"), ("ogg", "libvorbis")):
+        late = ("-vn", "-c:a", codec, "-output_ts_offset", 100_000)
+        assert probe(cut(made, tmp_path / f"a.{suffix}", 2, 6, *late)).duration_s == pytest.approx(4, abs=0.1)
+
+
+def test_reading_goes_on_behind_a_hole(made, tmp_path):
+    path = cut(made, tmp_path / "a.oga", 2, 14, "-vn", "-c:a", "flac")
+    size = path.stat().st_size
+    patched(path, size * 4 // 10, f"{size // 5}x")
+    assert probe(path).duration_s == pytest.approx(12, abs=0.1)
+
+
+def test_an_index_that_states_too_little_is_not_believed(made, tmp_path):
+    path = cut(made, tmp_path / "a.m4a", 2, 8, "-vn")
+    at_length = path.read_bytes().rfind(b"mdhd") + 20
+    assert probe(patched(path, at_length, ">I", 3 * 48_000)).duration_s == pytest.approx(6, abs=0.1)
+
+
+def test_large_waves_are_joined_and_cut_off_as_small_ones(tmp_path):
+    wavs = [write_wav(tmp_path / f"{n}.wav", noise()[n * 16_000 : (n + 4) * 16_000]) for n in (0, 5)]
+    for magic in (b"RF64", b"BW64"):
+        parts = []
+        for wav in wavs:
+            make("-i", wav, "-c", "copy", "-rf64", "always", wav.with_suffix(".rf64.wav"))
+            parts.append(patched(wav.with_suffix(".rf64.wav"), 0, "4s", magic))
+        assert probe(parts[0]).duration_s == pytest.approx(4, abs=0.01)
+        assert len(probe(joined(tmp_path / "both.wav", *parts)).segments) == 2
+        half = tmp_path / "half.wav"
+        half.write_bytes(parts[0].read_bytes()[: parts[0].stat().st_size // 2])
+        assert probe(half).duration_s == pytest.approx(4, abs=0.01)
+
+
+def test_samples_behind_the_stated_end_are_said(tmp_path):
+    wav = write_wav(tmp_path / "a.wav", noise()[: 6 * 16_000])
+    assert probe(wav).notes == ()
+    assert "bytes at the end of the file lie behind" in str(probe(patched(wav, 40, "<I", 2 * 32_000)).notes)
+
+
+def test_coded_sound_in_a_wave_is_read_from_its_beginning(made, tmp_path):
+    make("-i", cut(made, tmp_path / "a.ac3", 2, 12, "-vn", "-c:a", "ac3"), "-c", "copy", "-f", "spdif", tmp_path / "a")
+    coded = (tmp_path / "a").read_bytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 2, 48_000, 192_000, 4, 16)
+    head = b"RIFF" + struct.pack("<I", 36 + len(coded)) + b"WAVE" + form + b"data" + struct.pack("<I", len(coded))
+    (tmp_path / "a.wav").write_bytes(head + coded)
+    assert heard(at(tmp_path / "a.wav", 7, 9).audio).second == pytest.approx(9, abs=0.05)
+
+
+def test_a_tag_behind_an_mp3_is_no_sound_that_was_cut_off(tmp_path):
+    make("-i", write_wav(tmp_path / "a.wav", noise()[: 4 * 16_000]), "-c:a", "libmp3lame", tmp_path / "a.mp3")
+    with (tmp_path / "a.mp3").open("ab") as file:
+        file.write(b"APETAGEX" + struct.pack("<III", 2_000, 200_032, 1) + bytes(200_012))
+    assert probe(tmp_path / "a.mp3").duration_s == pytest.approx(4, abs=0.1)
+
+
+def test_edits_that_are_not_followed_are_said():
+    def moov(*edits: tuple[int, int, int]) -> bytes:
+        return b"elst" + struct.pack(">II", 0, len(edits)) + b"".join(struct.pack(">IiI", *edit) for edit in edits)
+
+    late, plain = (500, -1, 1 << 16), (2_000, 1_024, 1 << 16)
+    assert unfollowed(moov(late, plain, plain)) == unfollowed(b"no list") == []
+    assert "pauses" in unfollowed(moov(plain, late, plain))[0]
+    assert "speed" in unfollowed(moov((2_000, 0, 1 << 15)))[0]
+    assert "length of 0" in unfollowed(moov((0, 0, 1 << 16)))[0]
+    assert unfollowed(moov((0, 0, 1 << 16)) + b"mvex") == []
