@@ -79,7 +79,7 @@ class Widths:
 
     @classmethod
     def of(cls, config: Any, value_bytes: int) -> Widths:
-        """From a text decoder's transformers configuration."""
+        """From a text decoder's configuration, as we read it or as transformers does."""
         heads = config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // heads
         experts = getattr(config, "num_experts", 0) or 0

@@ -11,11 +11,11 @@ process that holds a model is slow, while vfork + exec is not.
 
 from __future__ import annotations
 
-import contextlib
+# Without the enumerations of `signal`: they and contextlib take 7 of the 30 ms that this program does.
+import _signal as signal  # type: ignore[import-not-found,unused-ignore]
 import ctypes
 import os
 import resource
-import signal
 import sys
 import time
 
@@ -107,8 +107,10 @@ def _reap(libc: ctypes.CDLL) -> None:
         status = signal.SIGKILL
     while True:  # a process that forks while being killed is found in the next round
         for pid in _descendants():
-            with contextlib.suppress(ProcessLookupError):
+            try:  # noqa: SIM105
                 os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         try:
             if not os.waitpid(-1, os.WNOHANG)[0]:
                 time.sleep(0.002)
