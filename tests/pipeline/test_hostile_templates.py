@@ -16,6 +16,7 @@ from omnidrop.estimate import Estimator
 from omnidrop.models import chat_template, registry
 from omnidrop.models.checkpoints import EMBEDDED
 from omnidrop.models.processing import QUESTION_MARK
+from omnidrop.models.quantised import stored
 from omnidrop.models.registry import read_geometry
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
@@ -176,6 +177,14 @@ def test_what_the_hash_does_not_cover_is_not_loaded(checkpoint, name, path, valu
         registry.load(str(checkpoint), device="cpu", dtype="float32")
     with pytest.raises(CheckpointError, match=r"names other files to be loaded|holds an adapter"):
         Estimator(str(checkpoint))
+
+
+@pytest.mark.parametrize("metadata", ['{"total_size": Infinity}', "[1]"])
+def test_a_size_of_weights_that_is_none_is_a_users_error(checkpoint, metadata):
+    index = f'{{"metadata": {metadata}, "weight_map": {{"a": "model.safetensors"}}}}'
+    (checkpoint / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match="one of its files is damaged"):
+        stored(checkpoint)
 
 
 @pytest.mark.parametrize("name", ["feature_size", "n_fft", "hop_length"])
