@@ -94,6 +94,8 @@ class ClipProcessor:
                 f"{directory} wants a hop of {self._features.hop_length} samples at {self._features.sampling_rate} Hz; "
                 f"supported is the hop of {geometry.hop} that preprocessor_config.json states, at {SAMPLE_RATE} Hz"
             )
+        # Used once where what is wrong is the checkpoint's: a token it lacks, a setting of the tokenizer that is none.
+        _ = self.media_tokens, self.ids("a")
         image = _image_settings(directory)
         self._mean = torch.tensor(image[0]) * 255.0
         self.deviation = torch.tensor(image[1]) * 255.0
