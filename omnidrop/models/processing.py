@@ -79,6 +79,7 @@ class ClipProcessor(Prompts):
                 f"{directory} wants a hop of {self._features.hop_length} samples; supported is the hop of "
                 f"{geometry.hop} that preprocessor_config.json states"
             )
+        _ = self.media_tokens  # here, where what is wrong is the checkpoint's
         image = _image_settings(directory)
         self._mean = torch.tensor(image[0]) * 255.0
         self.deviation = torch.tensor(image[1]) * 255.0
@@ -186,13 +187,7 @@ class ClipProcessor(Prompts):
         return mel
 
     def _special_id(self, name: str) -> int:
-        token = getattr(self.tokenizer, name, None)
-        if token is None:
-            raise CheckpointError(
-                f"the tokenizer has no {name}: it must name the media tokens (`extra_special_tokens` in "
-                "tokenizer_config.json), as the published Omni checkpoints do"
-            )
-        return int(self.tokenizer.convert_tokens_to_ids(token))
+        return int(self.tokenizer.convert_tokens_to_ids(self.mark(name)))
 
 
 def check_picture(frames: npt.NDArray[np.uint8], fps: float) -> None:

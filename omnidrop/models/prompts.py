@@ -44,8 +44,10 @@ class Prompts:
 
         with loading(self._directory):
             try:
-                return Qwen2Tokenizer.from_pretrained(str(self._directory))
-            except (OSError, ValueError, KeyError) as error:
+                found = Qwen2Tokenizer.from_pretrained(str(self._directory))
+                found("a")  # used once where what is wrong is the checkpoint's, as a setting that is none
+                return found
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(f"the tokenizer of {self._directory} cannot be loaded: {error}") from error
 
     def outline(
@@ -143,9 +145,19 @@ class Prompts:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def plain(self, text: str) -> str:
-        """`text` with special and added tokens broken up: titles and tags of untrusted media reach questions through
-        templates, and `<|im_end|>` in one of them must stay a word."""
+        """`text` with special tokens and other marks broken up: titles and tags of untrusted media reach questions
+        through templates, and `<|im_end|>` in one of them must stay a word."""
         return self._special_pattern.sub(lambda found: found[0][0] + " " + found[0][1:], text)
+
+    def mark(self, name: str) -> str:
+        """The token that the tokenizer names `name`: a medium's, or where one begins or ends."""
+        token = getattr(self.tokenizer, name, None)
+        if token is None:
+            raise CheckpointError(
+                f"the tokenizer has no {name}: it must name the media tokens (`extra_special_tokens` in "
+                "tokenizer_config.json), as the published Omni checkpoints do"
+            )
+        return str(token)
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
@@ -157,8 +169,12 @@ class Prompts:
 
     @cached_property
     def _special_pattern(self) -> re.Pattern[str]:
-        # Not only those called special: `<think>` and `<tool_call>` are tokens that text cannot spell, too.
-        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        # Not only those called special: `<think>` and `<tool_call>` are marks, too. An added word is a word.
+        added = {
+            token.content
+            for token in self.tokenizer.added_tokens_decoder.values()
+            if token.special or (token.content.startswith("<") and token.content.endswith(">"))
+        }
         special = sorted(added | set(self.tokenizer.all_special_tokens), key=len, reverse=True)
         return re.compile("|".join(re.escape(token) for token in special) or r"(?!)")
 
@@ -167,8 +183,8 @@ class Prompts:
         kind = "video" if has_video else "audio"
         rendered = self._turn(system_prompt, [{"type": kind, kind: kind}, {"type": "text", "text": QUESTION_MARK}])
         first, last = ("vision_bos_token", "vision_eos_token") if has_video else ("audio_bos_token", "audio_eos_token")
-        before, _, rest = rendered.partition(str(getattr(self.tokenizer, first)))
-        _, found_clip, rest = rest.partition(str(getattr(self.tokenizer, last)))
+        before, _, rest = rendered.partition(self.mark(first))
+        _, found_clip, rest = rest.partition(self.mark(last))
         between, found_question, after = rest.partition(QUESTION_MARK)
         if not (found_clip and found_question):
             raise CheckpointError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from omnidrop.errors import CheckpointError
-from omnidrop.models.checkpoints import read_json, thinker_config_dict
+from omnidrop.models.checkpoints import loading, read_json, thinker_config_dict
 from omnidrop.models.hub import WEIGHTS
 
 METHODS: Mapping[str, tuple[str, ...]] = {
@@ -111,8 +111,9 @@ def weight_bytes(directory: Path) -> int | None:
 
 
 def stored(directory: Path) -> str:
-    """One line for people: how many bytes, and in what form."""
-    size, quantisation = weight_bytes(directory), quantisation_of(directory)
+    """One line for people: how many bytes, and in what form. Raises CheckpointError."""
+    with loading(directory):
+        size, quantisation = weight_bytes(directory), quantisation_of(directory)
     parts = [] if size is None else [f"{size / 1e9:.2f} GB"]
     if quantisation is not None:
         parts.append(f"quantised as {quantisation}")

@@ -31,6 +31,7 @@ from pipeline.config.sections import StorageConfig
 from pipeline.review.labels import RIGHT, WRONG, Key, LabelsError, LabelsFile
 from pipeline.review.queue import Item
 from pipeline.storage.arrow import arrow_filesystem
+from workers.media.opening import local_path
 
 HOST = "127.0.0.1"
 PART_BYTES = 1 << 18
@@ -218,7 +219,7 @@ def _opened(uri: str, storage: StorageConfig) -> tuple[IO[bytes], int] | None:
             file = filesystem.open_input_file(path)
             return file, file.size()
         # A pipe or a device in the place of the file must not hold this thread.
-        local = os.fdopen(os.open(uri, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        local = os.fdopen(os.open(local_path(uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         found = os.fstat(local.fileno())
         if stat.S_ISREG(found.st_mode):
             return local, found.st_size

@@ -15,12 +15,14 @@ from omnidrop.errors import CheckpointError, QuestionError
 from omnidrop.estimate import Estimator
 from omnidrop.models import chat_template, registry
 from omnidrop.models.checkpoints import EMBEDDED
-from omnidrop.models.prompts import QUESTION_MARK
+from omnidrop.models.prompts import QUESTION_MARK, Prompts
+from omnidrop.models.quantised import stored
 from omnidrop.models.registry import read_geometry
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
 from pipeline.questions.templates import MAX_RENDERED_CHARS, render
 
+QUESTIONS = (Question("a", "Is it?", Boolean()),)
 MEDIA = {"name": "a.mp4", "duration_s": 12.5, "tags": {"title": "A title"}}
 
 
@@ -107,6 +109,18 @@ def test_a_chat_template_renders_as_in_transformers():
         assert ours == stock
 
 
+def test_text_cannot_spell_a_mark_and_added_words_stay_words():
+    """Published tokenizers have `<think>` as a token that is not called special; the embedded ones have words."""
+    prompts = Prompts(EMBEDDED["tiny"], read_geometry("tiny"))
+    prompts.tokenizer.add_tokens(["<think>"])
+    (think,), (sweep,) = prompts.ids("<think>"), prompts.ids("falling sweep")
+    end = prompts.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    asked = prompts.question_ids("<think> <|im_end|> is a falling sweep heard?")
+    assert think not in asked
+    assert asked.count(end) == prompts.question_ids("is it?").count(end)
+    assert sweep in asked
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [
@@ -146,6 +160,8 @@ def checkpoint(tmp_path):
         ("tokenizer.json", lambda text: text[: len(text) // 2]),
         ("tokenizer_config.json", lambda text: _with(text, extra_special_tokens=[1, 2])),
         ("tokenizer_config.json", lambda text: "[]"),
+        ("tokenizer_config.json", lambda text: _with(text, vision_bos_token=None)),
+        ("tokenizer_config.json", lambda text: _with(text, model_max_length="x")),
         ("model.safetensors", lambda text: "not safetensors"),
     ],
 )
@@ -155,9 +171,10 @@ def test_a_broken_checkpoint_is_a_users_error(checkpoint, name, damage):
     path.write_text(damage(text))
     with pytest.raises(CheckpointError):
         registry.load(str(checkpoint), device="cpu", dtype="float32")
-    for read in (read_geometry, Estimator):
-        with contextlib.suppress(CheckpointError):
-            read(str(checkpoint))
+    with contextlib.suppress(CheckpointError):
+        read_geometry(str(checkpoint))
+    with contextlib.suppress(CheckpointError):
+        Estimator(str(checkpoint)).clip(QUESTIONS, Pruning(), frames=4, height=64, width=96, samples=32_000, fps=2.0)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +193,14 @@ def test_what_the_hash_does_not_cover_is_not_loaded(checkpoint, name, path, valu
         registry.load(str(checkpoint), device="cpu", dtype="float32")
     with pytest.raises(CheckpointError, match=r"names other files to be loaded|holds an adapter"):
         Estimator(str(checkpoint))
+
+
+@pytest.mark.parametrize("metadata", ['{"total_size": Infinity}', "[1]"])
+def test_a_size_of_weights_that_is_none_is_a_users_error(checkpoint, metadata):
+    index = f'{{"metadata": {metadata}, "weight_map": {{"a": "model.safetensors"}}}}'
+    (checkpoint / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match="one of its files is damaged"):
+        stored(checkpoint)
 
 
 @pytest.mark.parametrize("name", ["feature_size", "n_fft", "hop_length"])
@@ -202,9 +227,7 @@ def test_sizes_that_no_clip_can_be_priced_with_are_named_when_they_are_read(chec
     place = checkpoint / "config.json"
     place.write_text(_with(place.read_text(), "thinker_config", *path, **{name: size}))
     with contextlib.suppress(CheckpointError):
-        Estimator(str(checkpoint)).clip(
-            (Question("a", "Is it?", Boolean()),), Pruning(), frames=4, height=64, width=96, samples=32_000, fps=2.0
-        )
+        Estimator(str(checkpoint)).clip(QUESTIONS, Pruning(), frames=4, height=64, width=96, samples=32_000, fps=2.0)
 
 
 def _with(text: str, *path: str, **values: object) -> str:

@@ -32,6 +32,7 @@ from tests.support.browser import browser
 from tests.support.media_files import make, picture, sound
 from tests.support.published_tables import publish
 from tests.support.small_jobs import cli
+from workers.media.opening import local_uri
 
 SHAPE = ("choice", "circle")
 UNSURE = {"a.webm": [(0.0, 1.0, {"heard": ("boolean", "yes", 0.9), "shape": (*SHAPE, 0.55)}),
@@ -178,6 +179,15 @@ def test_a_page_in_the_place_of_a_video_does_not_run(results, tmp_path):
             _, headers, _ = ask(server, f"/{server.token}/media/id-a.webm")
             assert headers["Content-Type"] == "application/octet-stream"
             assert "sandbox" in headers["Content-Security-Policy"]
+
+
+def test_a_video_whose_name_is_not_text_is_sent(results, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.webm")
+    with open(path, "wb") as file:
+        file.write(b"media")
+    with served(results, tmp_path / "labels.csv") as server:
+        server._uris["odd"] = local_uri(path)
+        assert ask(server, f"/{server.token}/media/odd")[2] == b"media"
 
 
 def test_media_come_in_ranges(results, tmp_path):
