@@ -86,8 +86,12 @@ def run_and_show(
     *,
     choices: Choices = AS_EVER,
     yes: bool = False,
+    is_attended: bool = True,
 ) -> RunSummary:
-    """Run a job until it is done or `stop` or `lost` is set, see `run_job`, with a progress bar and a summary."""
+    """Run a job until it is done or `stop` or `lost` is set, see `run_job`, with a progress bar and a summary.
+
+    Where nobody attends, nothing is asked, also at a terminal.
+    """
     with ProgressBar() as bar:
         summary = run_job(
             job,
@@ -97,7 +101,7 @@ def run_and_show(
             lost=lost,
             due_times=due_times,
             choices=choices,
-            may_ask_again=lambda refusal: yes or bar.confirmed(str(refusal)),
+            may_ask_again=lambda refusal: yes or (is_attended and bar.confirmed(str(refusal))),
         )
     print_summary(job, summary, output=job.output)
     if hint := retry_hint(summary.error_classes, job_as_given()):

@@ -20,6 +20,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,7 @@ UNSET = "none"
 """What to give an option to take a setting back to not given."""
 
 _given = ContextVar("the job as the running command was given it", default="JOB.yaml")
+_read_again: ContextVar[Callable[[], JobConfig]] = ContextVar("the same, read from its file again")
 
 JobFile = Annotated[
     Path,
@@ -201,6 +203,7 @@ def with_job(command: Callable[..., Any]) -> Callable[..., Any]:
         overrides: dict[str, object] = {}
         for setting in all_settings:
             overrides.update(setting.overrides(given.pop(setting.parameter)))
+        _read_again.set(partial(load_job, job_file, overrides))
         return command(load_job(job_file, overrides), **given)
 
     parameters = [
@@ -217,6 +220,11 @@ def with_job(command: Callable[..., Any]) -> Callable[..., Any]:
 def job_as_given() -> str:
     """The job file and the options of the command that is running, to be given to another command."""
     return _given.get()
+
+
+def job_now() -> JobConfig:
+    """The job of the command that is running as its file says by now, with the same options. Raises JobError."""
+    return _read_again.get()()
 
 
 def settings_table() -> str:

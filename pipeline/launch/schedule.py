@@ -35,6 +35,7 @@ from pipeline.storage.outage import StopFlag
 from workers.redaction import without_secrets
 
 if TYPE_CHECKING:
+    from pipeline.config.job import JobConfig
     from pipeline.runs.run import RunSummary
     from pipeline.storage.store import Store
 
@@ -159,6 +160,17 @@ class Clock(StopFlag, Protocol):
         ...
 
 
+def check_same_place(kept: JobConfig, now: JobConfig) -> None:
+    """Raises ScheduleError where a job that has changed is another one, or has its results elsewhere: its lease and its
+    records would be, too."""
+    before, after = ((job.name, job.output, job.storage.endpoint_url) for job in (kept, now))
+    if before != after:
+        raise ScheduleError(
+            f"the job file names job {now.name} with output {now.output} by now; this schedule keeps job {kept.name} "
+            f"with output {kept.output}; start `omnidrop schedule` again"
+        )
+
+
 def keep_schedule(
     store: Store,
     job: str,
@@ -191,7 +203,7 @@ def keep_schedule(
         if made is not None:
             done, record = done + 1, made
             report(made)
-            if made.error_class == AsksAgain.error_class:
+            if made.error_class in (AsksAgain.error_class, ScheduleError.error_class):
                 break  # so would every further run
     return record
 

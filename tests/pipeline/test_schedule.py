@@ -26,6 +26,7 @@ from pipeline.runs.run import run_job
 from pipeline.storage.store import open_store
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import Silent, cli
+from tests.support.stub_runs import QUESTIONS, stub_runs, video
 
 NIGHTLY = "0 2 * * *"
 
@@ -265,6 +266,54 @@ def test_a_schedule_of_an_earlier_version_is_gone_on_with(store):
     write_record(store, record)
     store.delete(["schedules/test/last.json"])
     assert last_run(store, "test") == record
+
+
+@pytest.fixture
+def stubbed(tmp_path, quickly, monkeypatch):
+    """A job over one stub video, and its text; a schedule may be due every second."""
+    video(tmp_path / "archive/0.mp4", "video", clips=2)
+    (tmp_path / "questions.yaml").write_text(QUESTIONS)
+    text = (
+        "name: test\narchive: {uri: archive}\noutput: results\nquestion_set: questions.yaml\n"
+        "clips: {length_s: 10}\nexecution: {ray_address: in-process}\n"
+    )
+    (tmp_path / "job.yaml").write_text(text)
+    monkeypatch.setattr("jobs.schedule.Cron", EverySecond)
+    monkeypatch.setattr("jobs.schedule.check_ffmpeg", lambda: None)
+    with stub_runs():
+        yield tmp_path / "job.yaml", text
+
+
+def test_each_run_reads_the_job_file_again(stubbed, monkeypatch):
+    job, text = stubbed
+    later = iter((text + "naem: x\n", text.replace("length_s: 10", "length_s: 5"), text.replace("test", "other"), text))
+    records = []
+
+    def reported(path, record):
+        records.append(record)
+        job.write_text(next(later))
+
+    monkeypatch.setattr("jobs.schedule.write_json", reported)
+    ended = cli("schedule", job, "--cron", "* * * * * *")
+    assert ended.exit_code == 1, ended.output
+    assert [(r.status, r.clips_answered, r.error_class) for r in records] == [
+        ("complete", 2, None),
+        ("failed", None, "user"),
+        ("complete", 4, None),
+        ("failed", None, "schedule"),
+    ]
+    assert "start `omnidrop schedule` again" in records[-1].error
+
+
+def test_a_schedule_asks_nobody_and_outlives_a_record_that_cannot_be_written_as_json(stubbed, monkeypatch, caplog):
+    job, text = stubbed
+    assert cli("index", job).exit_code == 0
+    job.write_text(text.replace("length_s: 10", "length_s: 5"))
+    monkeypatch.setattr("jobs._shared.display.ProgressBar.confirmed", lambda *_: True)
+    in_a_file = job / "last.json"
+    ended = cli("schedule", job, "--cron", "* * * * * *", "--execution-max-asked-again", 0, "--json", in_a_file)
+    assert (ended.exit_code, "cannot be written" in caplog.text) == (1, True), ended.output
+    assert last_run(open_store(load_job(job).output), "test").error_class == "asks_again"
 
 
 def test_sigterm_ends_the_command_between_runs(job):
