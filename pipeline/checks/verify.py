@@ -37,9 +37,8 @@ from pipeline.index.database import IndexMissing, IndexOutdated, IndexUnreadable
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import DERIVED
 from pipeline.index.sync import lost_heads
-from pipeline.journal import defaults, output_id
-from pipeline.journal.journal import FORMAT_PATH, HEADS, NEWEST, Journal, Tombstones, format_of
-from pipeline.journal.recipes import decode_recipe
+from pipeline.journal import defaults, output_id, recipes
+from pipeline.journal.journal import FORMAT_PATH, HEADS, NEWEST, Journal, Tombstones, format_of, head_number
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, digest
 from pipeline.records.heads_and_runs import decode_heads, decode_run
 from pipeline.records.legacy import formats as legacy
@@ -133,6 +132,8 @@ class _Verification:
         """Rows that tables must have."""
         self._declared: set[str] = set()
         """Versions that some head ever declared."""
+        self._recipes: set[str] = set()
+        """Recipes that are there, damaged or not."""
         self._copies: Counter[str] | None = None
         """Of versions, further items that have the same content: their rows are published for each."""
 
@@ -213,11 +214,27 @@ class _Verification:
             self._found(
                 "journal", "undeclared", f"{key.group}/{key.item_id}", what, f"{self._rebuild} && {self._index}"
             )
+        self._check_kept(truth)
+
+    def _check_kept(self, truth: SavingsIndex) -> None:
+        """What was asked of what counts, and what settings meant that the jobs left out: not kept by all formats."""
+        counted = (item.head for item in truth.counted() if item.head.place[0] == CONTENTS)
+        asked = Counter(head.recipe_hash for head in counted)
+        for recipe_hash, count in sorted(asked.items()):
+            if recipe_hash not in self._recipes:
+                what = (
+                    f"what was asked of {count} media items is lost, and answers about whole videos with it; a run of "
+                    "the job that asked it writes it again"
+                )
+                self._found("journal", "missing", recipes.path_of(recipe_hash), what, self._index)
+        if asked and not self._store.exists(defaults.PATH):
+            what = "what settings mean in this output that a job leaves out is lost"
+            self._found("journal", "missing", defaults.PATH, what, self._index)
 
     def _check_other(self, path: str, truth: SavingsIndex, forgotten: Tombstones) -> None:
-        folder = path.split("/")[1]
+        folder, name = path.split("/")[1], path.rsplit("/", 1)[1].removesuffix(".json")
         try:
-            if folder == "heads" and path.endswith(".parquet"):
+            if folder == "heads" and path.endswith(".parquet") and head_number(path):
                 self._checked["heads"] += 1
                 heads = decode_heads(self._store.read_bytes(path), where=path)
                 truth.apply_heads([head for head in heads if not forgotten.has(head)])
@@ -229,6 +246,10 @@ class _Verification:
             elif folder == "runs" and path.endswith(".json"):
                 self._checked["runs"] += 1
                 stored = decode_run(self._store.read_bytes(path), where=path)
+                if stored.run.run_id != name:
+                    wrong = f"it is the record of run {stored.run.run_id}"
+                    self._found("journal", "misplaced", path, wrong, self._without(path, self._rebuild))
+                    return
                 truth.write_runs([stored])
                 if stored.run.status == "running":
                     self._notes.append(
@@ -239,14 +260,32 @@ class _Verification:
             elif folder == "idle_runs" and path.endswith(".json"):
                 decode_run(self._store.read_bytes(path), where=path)
             elif folder == "recipes" and path.endswith(".json"):
-                decode_recipe(self._store.read_bytes(path), where=path)
-            elif path not in (FORMAT_PATH, output_id.PATH, defaults.PATH) and not (
-                folder == "tombstones" and path.endswith(".json")
-            ):
+                self._recipes.add(name)
+                # Not deleted first: the next run of the job that asked it replaces it, and tables made before lack it.
+                self._damaged(
+                    path, self._index, lambda: recipes.decode_recipe(self._store.read_bytes(path), where=path)
+                )
+            elif folder == "tombstones" and path.endswith(".json"):
+                mend = f"omnidrop forget {self._job} --media {name.removesuffix('.content')}"
+                self._damaged(path, mend, lambda: self._journal.check_tombstone(path))
+            elif path == defaults.PATH:
+                mend = self._without(path, f"omnidrop plan {self._job}", self._index)
+                self._damaged(path, mend, lambda: defaults.decode(self._store.read_bytes(path)))
+            elif path == output_id.PATH:
+                mend = self._without(path, self._rebuild)
+                self._damaged(path, mend, lambda: output_id.read_output_id(self._store))
+            elif path != FORMAT_PATH:
                 what = "not part of the journal; nothing reads it"
                 self._found("journal", "foreign", path, what, self._without(path))
         except JournalError as error:
             mend = self._without(path, self._rebuild, self._index)
+            self._found("journal", "damaged", path, _reason(error, path), mend)
+
+    def _damaged(self, path: str, mend: str, read: Callable[[], object]) -> None:
+        """Name an object that cannot be read, which has a mend of its own."""
+        try:
+            read()
+        except (JournalError, UserError) as error:
             self._found("journal", "damaged", path, _reason(error, path), mend)
 
     def _check_video(self, key: VideoKey, truth: SavingsIndex, forgotten: Tombstones) -> None:
@@ -328,6 +367,10 @@ class _Verification:
             return
         try:
             whose = output_id.read_output_id(self._store)
+        except UserError:
+            self._notes.append(f"the index was not checked: {output_id.PATH} does not say whose it is")
+            return
+        try:
             if whose is None:
                 raise IndexMissing("no command has used an index with this output yet")
             index = SavingsIndex(self._index_url, whose, is_read_only=True)
@@ -344,8 +387,19 @@ class _Verification:
             self._unusable_index(error)
             return
         with closing(index):
-            self._compare(index, truth)
+            if not self._unsound(index):
+                self._compare(index, truth)
         self._checked["index_rows"] = sum(map(truth.count, truth.tables.derived))
+
+    def _unsound(self, index: SavingsIndex) -> bool:
+        """Whether the database's own structure is damaged: its rows may read well and be missed by look-ups."""
+        try:
+            faults = index.faults()
+        except (UserError, sa.exc.DatabaseError) as error:
+            faults = [f"the index cannot be read: {first_line(error)}"]
+        for what in faults:
+            self._unusable_index(UserError(what))
+        return bool(faults)
 
     def _compare(self, index: SavingsIndex, truth: SavingsIndex) -> None:
         try:

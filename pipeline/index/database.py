@@ -61,6 +61,8 @@ _PASSING_WORDS = (
 connection that ended."""
 _HALF_MADE = re.compile(r"(relation|column|table) .*(already exists|does not exist)|no such (table|column)")
 """What a database says to a migration of tables that are of another revision than noted, as after a partial restore."""
+_DAMAGED = re.compile(r"malformed|file is not a database")
+"""What SQLite says of a file that someone else wrote to."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -124,7 +126,9 @@ def open_database(
         state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
         if getattr(error, "connection_invalidated", False) or _may_pass(state, reason):
             raise IndexUnavailable(_unavailable(shown(url), reason)) from error
-        if _HALF_MADE.search(reason):
+        if _is_full(state, reason):
+            raise IndexFull(_full(shown(url))) from error
+        if _HALF_MADE.search(reason) or _DAMAGED.search(reason):
             raise IndexFailed(_failed(shown(url), reason, url.partition(":")[0])) from error
         what_to_do = next((advice for words, advice in _ADVICE.items() if words in reason), _HOW_TO_WRITE_IT)
         raise UserError(f"cannot use the index at {shown(url)}: {reason}; {what_to_do}") from None
@@ -190,17 +194,25 @@ def _explain(context: Any) -> None:
         return  # the pool reconnects
     error, where = context.original_exception, context.engine.url.render_as_string(hide_password=True)
     state, reason = getattr(error, "sqlstate", None) or "", without_secrets(first_line(error))
-    # SQLite says it in words, PostgreSQL as SQLSTATE 53100.
-    if "disk is full" in reason or state == "53100":
-        raise IndexFull(
-            f"the disk of the savings index is full ({where}); make room and run again. Finished work is in the "
-            "journal, and the next run updates the index from it"
-        ) from error
+    if _is_full(state, reason):
+        raise IndexFull(_full(where)) from error
     is_lost = context.is_disconnect or (context.connection is None and not state)
     if is_lost or _may_pass(state, reason):
         raise IndexUnavailable(_unavailable(where, reason)) from error
     if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError) or state in _SPOILT_STATES:
         raise IndexFailed(_failed(where, reason, context.engine.dialect.name)) from error
+
+
+def _is_full(state: str, reason: str) -> bool:
+    # SQLite says it in words, PostgreSQL as SQLSTATE 53100.
+    return "disk is full" in reason or state == "53100"
+
+
+def _full(where: str) -> str:
+    return (
+        f"the disk of the savings index is full ({where}); make room and run again. Finished work is in the journal, "
+        "and the next run updates the index from it"
+    )
 
 
 def _may_pass(state: str, reason: str) -> bool:

@@ -646,6 +646,15 @@ class SavingsIndex:
             for row in connection.execute(query):
                 yield self._compared(table, row)
 
+    def faults(self) -> list[str]:
+        """What SQLite finds wrong with its file, as where a look-up would miss rows that are there; PostgreSQL checks
+        itself."""
+        if self._engine.dialect.name != "sqlite":
+            return []
+        with self._engine.connect() as connection:
+            found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalars().all()
+        return [one for one in found if one != "ok"]
+
     def unit_counts(self) -> Iterator[tuple[UnitKey, int]]:
         """Every version of which some unit is finished, by the first of them, with their number."""
         c = self.tables.units.c

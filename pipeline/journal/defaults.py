@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omnidrop import policies
-from omnidrop.errors import UserError
+from omnidrop.errors import UserError, first_line
+from omnidrop.json_text import parse_json
 from pipeline.config.sections import ClipsConfig, ContextConfig, ModelConfig, PruningConfig, Section
+from pipeline.records.checksummed_parquet import JournalError
 
 if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
@@ -54,18 +56,42 @@ def keep(store: Store, *, of_earlier: bool = False) -> None:
 
 
 def with_kept(job: JobConfig, store: Store) -> JobConfig:
-    """The job with the output's own defaults where it says nothing. Raises UserError for a damaged record."""
+    """The job with the output's own defaults where it says nothing. Raises UserError for a damaged record, and where
+    they do not go together with what the job says."""
     try:
-        kept: dict[str, dict[str, Any]] = {**NEW_SECTIONS, **json.loads(store.read_bytes(PATH))}
-        meant = {section: {**LATER.get(section, {}), **kept[section]} for section in ANSWERING}
-        if meant["pruning"].get("encoder_share", 1.0) is None:
-            meant["pruning"]["encoder_share"] = _share_of_before(job.pruning, meant["pruning"])
-        changed = {section: found for section in ANSWERING if (found := _section(job, section, meant[section]))}
+        meant = decode(store.read_bytes(PATH))
     except FileNotFoundError:
         return job
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{store.uri}/{PATH} is damaged; delete it, the next run writes it again") from error
+    except JournalError as error:
+        raise UserError(f"{store.uri}/{error}") from error
+    if meant["pruning"].get("encoder_share", 1.0) is None:
+        meant["pruning"]["encoder_share"] = _share_of_before(job.pruning, meant["pruning"])
+    try:
+        changed = {section: found for section in ANSWERING if (found := _section(job, section, meant[section]))}
+    except ValueError as error:
+        raise UserError(
+            f"the job's settings do not go together with those that this output was begun with, where the job says "
+            f"nothing ({store.uri}/{PATH}): {first_line(error)}; write the settings into the job"
+        ) from error
     return job.model_copy(update=changed) if changed else job
+
+
+def decode(data: bytes) -> dict[str, dict[str, Any]]:
+    """What is remembered, by section. Raises JournalError for damage."""
+    try:
+        kept: dict[str, dict[str, Any]] = {**NEW_SECTIONS, **parse_json(data)}
+        meant = {section: {**LATER.get(section, {}), **kept[section]} for section in ANSWERING}
+        for section, (model, names) in ANSWERING.items():
+            told = {name: value for name, value in meant[section].items() if name in names}
+            if told.get("encoder_share", 1.0) is None:
+                del told["encoder_share"]  # as outputs say that were begun before a share was one
+            model.model_validate(told)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise JournalError(
+            f"{PATH} is damaged ({first_line(error)}); delete it and run `omnidrop plan`: without it, settings that "
+            "the job leaves out mean what this version's defaults are, which may ask answered clips again"
+        ) from error
+    return meant
 
 
 def _share_of_before(here: PruningConfig, kept: Mapping[str, Any]) -> float:

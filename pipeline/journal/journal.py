@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, TypeVar
 import pyarrow as pa
 
 from omnidrop.answers import Answer
-from omnidrop.errors import UserError
+from omnidrop.errors import UserError, first_line
 from omnidrop.json_text import parse_json
 from omnidrop.questions import Question
 from pipeline.failpoints import reached
 from pipeline.identity import item_id as contents_item
 from pipeline.journal import defaults
-from pipeline.records.checksummed_parquet import FORMAT_VERSION, seal
+from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal
 from pipeline.records.composed import Held
 from pipeline.records.heads_and_runs import HEAD_SCHEMA, Head, StoredRun, decode_heads, decode_run
 from pipeline.records.run_record import RunRecord
@@ -210,8 +210,9 @@ class Journal:
 
     def head_paths(self) -> list[str]:
         """Head objects in the order they count. Their numbers follow each other from 1 on, also where two runs took the
-        same one: one that is missing was deleted."""
-        return sorted(path for path, _ in self._store.list(HEADS) if path.endswith(".parquet"))
+        same one: one that is missing was deleted. What has no number is a copy that someone made, and declares
+        nothing: it would count after all others."""
+        return sorted(path for path, _ in self._store.list(HEADS) if path.endswith(".parquet") and head_number(path))
 
     def mark_lost(self, numbers: Iterable[int]) -> None:
         """Put an empty head object in the place of each that is lost: so it is noticed once."""
@@ -305,9 +306,17 @@ class Journal:
 
     def _labels_of(self, item_id: str) -> set[str]:
         try:
-            return set(json.loads(self._store.read_bytes(_tombstone_path(item_id))).get("labels", ()))
-        except (FileNotFoundError, ValueError, AttributeError):
+            return _labels_in(self._store.read_bytes(_tombstone_path(item_id)))
+        except (FileNotFoundError, AttributeError, TypeError, ValueError):
             return set()
+
+    def check_tombstone(self, path: str) -> None:
+        """Raises JournalError where what lies there is no tombstone, so that it does not say under which keys a content
+        was forgotten."""
+        try:
+            _labels_in(self._store.read_bytes(path))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise JournalError(f"{path} is damaged ({first_line(error)}); forget the item again") from error
 
     def unbury(self, *item_ids: str, labels: Sequence[str] = ()) -> None:
         """Remove tombstones: of contents, and of labels where the content is known by now or is to be asked again."""
@@ -337,6 +346,10 @@ def _idle_run_path(job: str) -> str:
 
 
 _CONTENT = ".content.json"
+
+
+def _labels_in(tombstone: bytes) -> set[str]:
+    return set(parse_json(tombstone).get("labels", ()))
 
 
 def _tombstone_path(item_id: str) -> str:

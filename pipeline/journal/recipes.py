@@ -73,12 +73,13 @@ def keep(store: Store, recipe_hash: str, kept: Kept) -> None:
         store.write(path, data)
 
 
-def renew(store: Store, recipe_hash: str, kept: Kept) -> None:
+def renew(store: Store, recipe_hash: str, kept: Kept, *, was_asked: bool) -> None:
     """Replace what is stored of a recipe where other things are to be made of its answers for whole videos, or where it
-    is damaged."""
+    is damaged or, if it `was_asked` by an earlier run, lost: without it, answers about whole videos would stop
+    counting."""
     try:
         before = recall(store, recipe_hash)
-        is_same = before is None or _of_videos(before) == _of_videos(kept)
+        is_same = not was_asked if before is None else _of_videos(before) == _of_videos(kept)
     except JournalError:
         is_same = False
     if not is_same:
@@ -160,4 +161,7 @@ def decode_recipe(data: bytes, *, where: str) -> Kept:
             passes=tuple(map(tuple, given.get("passes", ()))),
         )
     except (ValueError, KeyError, TypeError, AttributeError, QuestionError) as error:
-        raise JournalError(f"{where} is damaged ({type(error).__name__}); delete it and run the job again") from error
+        raise JournalError(
+            f"{where} is damaged ({type(error).__name__}); run `omnidrop index` with the job that asked it, which "
+            "writes it again. If there is none any more, delete it: then what it asked of whole videos stops counting"
+        ) from error

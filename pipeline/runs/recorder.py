@@ -27,8 +27,12 @@ class Recorder:
         return recipes.Kept.of(opened.job, opened.question_set, opened.recipe.fields.get("passes", ()))
 
     def renew(self) -> None:
-        """What is made of answers for whole videos may have changed, although no clip is asked anything else."""
-        recipes.renew(self._opened.store, self._opened.recipe.hash, self._kept)
+        """What is made of answers for whole videos may have changed, although no clip is asked anything else; and what
+        says so may be lost."""
+        opened = self._opened
+        recipes.renew(opened.store, opened.recipe.hash, self._kept, was_asked=opened.recipe.hash in opened.recipes)
+        if opened.recipes and not opened.store.exists(defaults.PATH):
+            defaults.keep(opened.store)
 
     def begin_work(self) -> None:
         """Something is about to be done: from now on the run is known. Safe to repeat."""

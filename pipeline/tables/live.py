@@ -36,9 +36,10 @@ def live_path(path: str) -> str:
     return f"live/{name}/{bucket}"
 
 
-def bring_up(store: Store, published: Published) -> None:
-    """Make the live files those of a generation; those that are already are left alone."""
-    generation, there = _state(store)
+def bring_up(store: Store, published: Published, *, anew: bool = False) -> None:
+    """Make the live files those of a generation; those that are already, as far as is known, are left alone. `anew`
+    writes every one: what was damaged or edited since is not known."""
+    generation, there = (None, {}) if anew else _state(store)
     if generation == published.generation:
         return
     written: set[str] = set()

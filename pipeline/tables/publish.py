@@ -131,7 +131,7 @@ def _publish(
         return now, False
     store.write(MANIFEST, json.dumps(asdict(published), indent=1).encode())
     reached("manifest_written")
-    live.bring_up(store, published)
+    live.bring_up(store, published, anew=anew)
     kept = [published, before] if keeps_before and before is not None else [published]
     _drop(store, lambda found: found < made.generation - keeps_before, keep=kept)
     return published, made.is_first and max(_generations(store)) == made.generation

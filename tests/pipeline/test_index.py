@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from omnidrop.errors import UserError
 from pipeline.archive.probing import Probed
 from pipeline.index import database, sync
-from pipeline.index.database import IndexFailed, IndexMissing, IndexUnavailable, migrations
+from pipeline.index.database import IndexFailed, IndexFull, IndexMissing, IndexUnavailable, migrations
 from pipeline.index.savings_index import ContextRow, SavingsIndex
 from pipeline.index.schema import prefix_of, tables_of
 from pipeline.journal.journal import Journal, check_output_is_ours, format_of
@@ -368,3 +368,17 @@ def test_units_are_looked_up_by_their_version(tmp_path, journal):
         plan = [step[3] for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     assert any("units" in step and "version_id=?" in step for step in plan), plan
     index.close()
+
+
+def test_an_index_that_cannot_be_opened_says_what_is_wrong_with_it(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path}/index.sqlite"
+    (tmp_path / "index.sqlite").write_bytes(b"no database at all " * 100)
+    with pytest.raises(IndexFailed, match=r"not a database; .*delete the index and run `omnidrop rebuild`"):
+        SavingsIndex(url)
+    (tmp_path / "index.sqlite").unlink()
+    # As on a full disk: SQLite gets no page more.
+    monkeypatch.setattr(
+        database, "_sqlite_pragmas", lambda connection, _: connection.execute("PRAGMA max_page_count=3")
+    )
+    with pytest.raises(IndexFull, match=r"disk of the savings index is full .*make room"):
+        SavingsIndex(url)

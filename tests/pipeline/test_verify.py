@@ -40,6 +40,18 @@ def everything(folder):
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
+def spoil_look_ups(file):
+    """Every page of SQLite's own indexes without its last entry: all rows are there, some are not found."""
+    with sqlite3.connect(file) as connection:
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    data = bytearray(file.read_bytes())
+    for at in range(size, len(data), size):
+        if data[at] == 10 and (entries := int.from_bytes(data[at + 3 : at + 5], "big")):  # a leaf of an index
+            data[at + 3 : at + 5] = (entries - 1).to_bytes(2, "big")
+    file.write_bytes(data)
+
+
 def unit_files(results, number=0):
     folder = results / "journal/units/job/00" / rows.media(number).media_id
     return sorted(folder.glob("*.parquet"))
@@ -92,6 +104,14 @@ def resealed(change):
     return damage
 
 
+def in_journal(path, text):
+    def damage(results):
+        (results / "journal" / path).parent.mkdir(exist_ok=True)
+        (results / "journal" / path).write_text(text)
+
+    return damage
+
+
 def in_manifest(change):
     def damage(results):
         path = results / "tables/current.json"
@@ -128,6 +148,10 @@ DAMAGE = {
         lambda r: (r / "journal/heads/readme").write_text("hello"),
         *("journal", "foreign", "journal/heads/readme"),
     ),
+    "a copy of a head by someone's hand": (
+        lambda r: shutil.copy(one := r / "journal/heads/000000000001-run-1.parquet", one.with_name(f"copy of {one.name}")),
+        *("journal", "foreign", "journal/heads/copy of 0000"),
+    ),
     "a lost head": (lambda r: (r / "journal/heads/000000000001-run-1.parquet").unlink(), "index", "surplus", "media "),
     "a lost head before others": (
         lambda r: (r / "journal/heads/000000000001-run-1.parquet").unlink(),
@@ -140,6 +164,19 @@ DAMAGE = {
     "a run's record cut short": (
         lambda r: (r / "journal/runs/run-1.json").write_text('{"run_id": "run-1"'),
         *("journal", "damaged", "journal/runs/run-1.json"),
+    ),
+    "a run's record under another name": (
+        lambda r: shutil.copy(r / "journal/runs/run-1.json", r / "journal/runs/run-7.json"),
+        *("journal", "misplaced", "journal/runs/run-7.json"),
+    ),
+    "a damaged tombstone": (
+        in_journal("tombstones/abc.content.json", "{"),
+        *("journal", "damaged", "journal/tombstones/abc.content.json"),
+    ),
+    "a damaged id of the output": (in_journal("output.json", "{"), "journal", "damaged", "journal/output.json"),
+    "a default that is none": (
+        in_journal("defaults.json", '{"clips": {"length_s": "long"}, "model": {}, "pruning": {}}'),
+        *("journal", "damaged", "journal/defaults.json"),
     ),
     "a damaged mark of the format": (
         lambda r: (r / "journal/format.json").write_text("2"),
@@ -182,6 +219,10 @@ DAMAGE = {
         *("tables", "differs", "answers"),
     ),
     "a manifest of another state": (in_manifest(lambda m: m | {"digest": "0"}), "tables", "stale", "generation 1"),
+    "an order of the index that lacks rows": (
+        lambda r: spoil_look_ups(r / "index.sqlite"),
+        *("index", "damaged", "index"),
+    ),
     "a lost index": (lambda r: (r / "index.sqlite").unlink(), "index", "missing", "index"),
     "a row added to the index": (
         in_index("INSERT INTO clips (clip_id, job, media_id, media_key, version_id, unit_id, run_id, question_set) "
@@ -306,6 +347,9 @@ def test_the_commands_given_mend_what_is_wrong(job):
         lambda: (results / "tables/current.json").write_text("{"),
         lambda: (results / "index.sqlite").write_bytes(b"no database at all"),
         lambda: next((results / "journal/runs").iterdir()).write_text("{"),
+        lambda: (results / "journal/defaults.json").unlink(),
+        lambda: (results / "journal/output.json").write_text("{"),
+        lambda: max((results / "tables/live/clips").iterdir()).write_bytes(b"PAR1"),
     )
     for number, damage in enumerate(damages):
         damage()

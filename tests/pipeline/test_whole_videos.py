@@ -57,6 +57,18 @@ def read_since(asked):
     return texts
 
 
+def test_a_lost_record_of_what_was_asked_is_written_again_and_no_answer_stops_counting(project, asked):
+    index(project)
+    before = rows(project)
+    (kept,) = (project / "results/journal/recipes").iterdir()
+    for lose in (kept.unlink, lambda: kept.write_text("{")):
+        lose()
+        assert [p.where for p in verify(open_store(str(project / "results")), None).problems if p.part == "journal"]
+        index(project)
+        assert rows(project) == before
+        assert verify(open_store(str(project / "results")), None).is_clean
+
+
 def test_each_video_is_asked_once_and_again_only_when_its_clips_answers_change(project, asked):
     assert index(project).run.counts.videos_asked == 2
     first, _ = read_since(asked)
