@@ -52,6 +52,10 @@ def spoil_look_ups(file):
     file.write_bytes(data)
 
 
+def copied(path):
+    shutil.copy(path, path.with_name(f"copy of {path.name}"))
+
+
 def unit_files(results, number=0):
     folder = results / "journal/units/job/00" / rows.media(number).media_id
     return sorted(folder.glob("*.parquet"))
@@ -149,7 +153,7 @@ DAMAGE = {
         *("journal", "foreign", "journal/heads/readme"),
     ),
     "a copy of a head by someone's hand": (
-        lambda r: shutil.copy(one := r / "journal/heads/000000000001-run-1.parquet", one.with_name(f"copy of {one.name}")),
+        lambda r: copied(r / "journal/heads/000000000001-run-1.parquet"),
         *("journal", "foreign", "journal/heads/copy of 0000"),
     ),
     "a lost head": (lambda r: (r / "journal/heads/000000000001-run-1.parquet").unlink(), "index", "surplus", "media "),
