@@ -129,13 +129,14 @@ class LabelsFile:
         table = csv.writer(out)
         table.writerow(COLUMNS)
         table.writerows(map(_row, labels.values()))
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        target = Path(os.path.realpath(self.path))  # a link to the labels stays one
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         try:
             with temporary.open("xb") as file:
                 file.write(out.getvalue().encode())
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            os.replace(temporary, target)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
