@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import enum
+import errno
 import functools
 import importlib
 import importlib.util
@@ -262,6 +263,10 @@ def _unforeseen(kind: type[BaseException], error: BaseException, trace: Tracebac
     that it quotes is shown or kept."""
     if issubclass(kind, KeyboardInterrupt):  # before the command began
         say("omnidrop: interrupted", err=True)
+        return
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({error.filename})" if error.filename else ""
+        say(f"omnidrop: error: the disk is full{where}; make room and run again", err=True)
         return
     told = without_secrets("".join(traceback.format_exception(kind, error, trace)))
     path = None

@@ -12,9 +12,9 @@ import typer
 from jobs._shared.display import console
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.query_output import replaced
 from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_results
 from jobs._shared.terminal import say
+from jobs._shared.whole_file import replaced
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED

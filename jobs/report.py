@@ -10,9 +10,9 @@ import typer
 from jobs._shared.display import quantity
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.query_output import replaced
 from jobs._shared.results import EndpointUrl, JobName, Page, Results, find_results
 from jobs._shared.terminal import say
+from jobs._shared.whole_file import replaced
 from jobs.cli import main
 
 EXAMPLES = (

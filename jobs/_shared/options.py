@@ -11,14 +11,11 @@ import inspect
 import json
 import logging
 import math
-import os
-import secrets
 import shlex
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -29,6 +26,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jobs._shared.terminal import on_terminal
+from jobs._shared.whole_file import replaced
 from omnidrop.errors import UserError
 from pipeline.config.job import JobConfig, JobError, load_job
 from pipeline.config.validation_errors import option_name
@@ -246,17 +244,16 @@ def write_json(path: Path | None, result: Mapping[str, Any] | Any) -> None:
         return
     text = json_text(result, indent=2) + "\n"
     if str(path) == "-":
-        on_terminal(sys.stdout).write(text)
+        try:
+            on_terminal(sys.stdout).write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise  # whoever read has gone
+        except OSError as error:
+            raise UserError(f"--json -: cannot be written: {error.strerror}") from error
         return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"--json {path}: cannot be written: {error.strerror}") from error
+    with replaced(path, "--json") as file:
+        file.write(text.encode())
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import csv
 import os
 import re
-import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TextIO
 
 from jobs._shared.options import json_text
 from jobs._shared.terminal import PrintableConsole, on_terminal, say
+from jobs._shared.whole_file import replaced
 from omnidrop.errors import UserError
 from pipeline.counted import counted
 from pipeline.report.formats import quantity
@@ -77,22 +75,6 @@ def show(
             with os.fdopen(os.dup(file.fileno()), "w", encoding="utf-8", newline="") as text:
                 rows = write(answered, text)
     say(f"{output}: {counted(rows, 'row')}, {quantity(output.stat().st_size, 'B')}", err=True)
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes `path`'s place when all of it is written. Raises UserError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            yield file
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"-o {path}: cannot be written: {error.strerror}; choose another place") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _parquet(answered: Answered, file: IO[bytes], path: Path) -> int:

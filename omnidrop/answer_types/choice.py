@@ -57,6 +57,14 @@ class Choice(Scored):
         return None
 
     @property
+    def remark(self) -> str | None:
+        meant: dict[str, str] = {}
+        for option in self.options:
+            if (other := meant.setdefault(normalised(option), option)) != option:
+                return f"options {other!r} and {option!r} are two answers, which differ in case, blanks or marks only"
+        return None
+
+    @property
     def templates(self) -> tuple[str, ...]:
         return self.options
 

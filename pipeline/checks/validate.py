@@ -28,7 +28,7 @@ from pipeline.config.idle_settings import idle_settings
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.worker_settings import decode_settings
-from pipeline.index.database import GRANT, reason_of, shown
+from pipeline.index.database import GRANT, check_supported, reason_of, shown
 from pipeline.planning.context import context_reader
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.questions.templates import UNTOLD, Told
@@ -235,11 +235,8 @@ def _index(job: JobConfig, found: _Found) -> str:
     given = job.resolved_index_url()
     try:
         url = sqlalchemy.make_url(given)
-        if (database := url.get_backend_name()) not in ("sqlite", "postgresql"):
-            raise CheckError(
-                f"index_url: {database} is not supported; give sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
-            )
-        place = _sqlite_place(url.database, job.output) if database == "sqlite" else "connected"
+        check_supported(given)
+        place = _sqlite_place(url.database, job.output) if url.get_backend_name() == "sqlite" else "connected"
         if place != "will be made":
             engine = sqlalchemy.create_engine(url)
             try:

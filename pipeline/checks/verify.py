@@ -33,7 +33,7 @@ from pipeline.identity import (
     unread_content,
     version_id,
 )
-from pipeline.index.database import IndexMissing, IndexOutdated, IndexUnreadable
+from pipeline.index.database import IndexFull, IndexMissing, IndexOutdated, IndexUnreadable
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import DERIVED
 from pipeline.index.sync import lost_heads
@@ -139,13 +139,17 @@ class _Verification:
 
     def run(self) -> Report:
         self._check_format()
-        with (
-            tempfile.TemporaryDirectory(prefix="omnidrop-verify-") as folder,
-            closing(SavingsIndex(f"sqlite:///{folder}/index.sqlite")) as truth,
-        ):
-            self._check_journal(truth)
-            self._check_index(truth)
-            self._check_tables(truth)
+        with tempfile.TemporaryDirectory(prefix="omnidrop-verify-") as folder:
+            try:
+                with closing(SavingsIndex(f"sqlite:///{folder}/index.sqlite")) as truth:
+                    self._check_journal(truth)
+                    self._check_index(truth)
+                    self._check_tables(truth)
+            except IndexFull as error:
+                raise UserError(
+                    f"the disk of {tempfile.gettempdir()} is full, where everything is derived once more (about 1 kB a "
+                    "clip); make room there, or set TMPDIR to another folder"
+                ) from error
         if any(part == "journal" for part, _ in self._counts) and len({part for part, _ in self._counts}) > 1:
             self._notes.append(
                 "problems of the index and the tables may be caused by the journal; fix the journal first"

@@ -32,3 +32,6 @@ def idle_settings(job: JobConfig, *, reads_context: bool) -> Iterator[str]:
             is_given = field in part.model_fields_set and getattr(part, field) != type(part).model_fields[field].default
             if is_idle and is_given:
                 yield f"{name} does nothing here: {why}"
+    for name, value in job.variables.items():
+        if isinstance(value, str) and ("{{" in value or "{%" in value):
+            yield f"variables.{name} holds {value!r}, which is asked as it is: a variable is filled in, and no template"

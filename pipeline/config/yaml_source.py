@@ -79,10 +79,13 @@ class YamlDocument:
 
 
 def dotted(field: FieldPath) -> str:
-    """A field path as people write it: `questions[2].answer.type`."""
+    """A field path as people write it: `questions[2].answer.type`. A key that is no one line is quoted."""
     text = ""
     for part in field:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if part.isprintable() else repr(part))
     return text
 
 

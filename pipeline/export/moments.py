@@ -6,6 +6,7 @@ Promises: only answers at or above their threshold count; clips that touch or ov
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from omnidrop.answer_types import kinds
 from omnidrop.errors import UserError
 from pipeline.export.timing import Clock, TimingError, clock_of
 from pipeline.find.search import find
-from pipeline.tables.chosen import IS_CHOSEN, check_questions, chosen_media
+from pipeline.tables.chosen import IS_CHOSEN, answers_instead, check_questions, chosen_media
 from pipeline.tables.named_queries import VIEWS
 
 if TYPE_CHECKING:
     import duckdb
+
+log = logging.getLogger(__name__)
 
 THRESHOLD = 0.5
 MOST_CHARS = 200
@@ -197,7 +200,7 @@ def line(text: str, most: int = MOST_CHARS) -> str:
 
 
 def _check_answers(connection: duckdb.DuckDBPyConnection, job: str, selection: Selection) -> None:
-    """Refuse an answer that is only written otherwise than it was given."""
+    """Refuse an answer that is only written otherwise than it was given; warn of one that nobody gave."""
     for answer in selection.answers:
         found = connection.execute(
             "SELECT answer FROM answers WHERE job = $job AND lower(answer) = lower($answer) UNION "
@@ -207,3 +210,6 @@ def _check_answers(connection: duckdb.DuckDBPyConnection, job: str, selection: S
         there = [given for (given,) in found]
         if there and answer not in there:
             raise ExportError(f"--answer {answer}: there is no such answer; did you mean {there[0]}?")
+        instead = answers_instead(connection, job, answer, selection.questions)
+        if instead is not None:
+            log.warning("--answer %s: nothing was answered so; %s", answer, instead)

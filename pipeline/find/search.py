@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from omnidrop.answer_types import column_of, kinds
 from pipeline.find.grammar import All, Any, Condition, FindError, Node, Not, Words, parse
-from pipeline.tables.chosen import IS_CHOSEN, chosen_media
+from pipeline.tables.chosen import IS_CHOSEN, answers_instead, chosen_media
 
 if TYPE_CHECKING:
     import duckdb
@@ -222,8 +222,10 @@ def _holds(
             return f"({word.join(_holds(p, search, types, connection, job, wanted=wanted) for p in parts)})"
         case Condition():
             fits = _fits(node, search, types)
-            if column_of(types[node.question].kind) is None and not _is_an_answer(connection, job, node):
-                log.warning("no answer to %s is %s", node.question, node.value)
+            if column_of(types[node.question].kind) is None:
+                instead = answers_instead(connection, job, node.value, [node.question])
+                if instead is not None:
+                    log.warning("no answer to %s is %s; %s", node.question, node.value, instead)
             score = "0"
             source = "said AS found"
         case Words(terms=terms) if any(ord(c) >= _UNSPACED and c.isalpha() for term in terms for c in term):
@@ -282,13 +284,6 @@ def _fits(condition: Condition, search: _Search, types: dict[str, _Asked]) -> st
             raise FindError(f"{name} {operator} {value}: {name} takes yes or no, for example {name} = yes")
         return f"{its}found.answer_boolean = {search.bind(said == (operator == '='))}"
     return f"{its}lower(found.answer) {operator} lower({search.bind(value)})"
-
-
-def _is_an_answer(connection: duckdb.DuckDBPyConnection, job: str, condition: Condition) -> bool:
-    """Whether anything was answered so: what nobody answered may be a slip of the pen."""
-    asked = {"job": job, "name": condition.question, "answer": condition.value}
-    said = f"SELECT 1 FROM ({_SAID}) WHERE question_id = $name AND lower(answer) = lower($answer) LIMIT 1"
-    return connection.execute(said, asked).fetchone() is not None
 
 
 def _matched(connection: duckdb.DuckDBPyConnection, job: str, terms: tuple[str, ...]) -> pa.Table:

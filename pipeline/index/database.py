@@ -107,6 +107,7 @@ def open_database(
     Read only, nothing is created or changed: IndexMissing where there is no index, IndexOutdated where it would have
     to be migrated. `busy_s` is how long SQLite itself waits for a lock.
     """
+    check_supported(url)
     try:
         if is_read_only and url.startswith("sqlite"):
             url = _as_it_lies(url)
@@ -152,6 +153,15 @@ def _check_tables_are_tables(engine: sa.Engine, output_id: str) -> None:
             raise IndexFailed(
                 _failed(shown(str(engine.url)), f"it holds {name}, which is not a table of ours", "sqlite")
             )
+
+
+def check_supported(url: str) -> None:
+    """Raises UserError for a database that no index can be in, whether its driver is installed or not."""
+    scheme, is_url, _ = url.partition("://")
+    if is_url and (name := scheme.partition("+")[0]) not in ("sqlite", "postgresql"):
+        raise UserError(
+            f"index_url: {name} is not supported; give sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
+        )
 
 
 def _make_file(database: str | None) -> None:

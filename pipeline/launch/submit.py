@@ -225,10 +225,12 @@ class Cluster:
         return found
 
     def follow(self, run_id: str, write: Callable[[str], object]) -> Run:
-        """Hand on the run's output as it comes, each line once, until the run ends. Raises LostCluster."""
+        """Hand on the run's output as it comes, each line once, until the run ends. Raises LostCluster, and OSError
+        where it cannot be written."""
         import aiohttp
 
         written = 0
+        unwritten: list[OSError] = []
 
         async def tail() -> bool:
             """Follow the log, which comes from its beginning; whether that ended before it was quiet for long."""
@@ -242,7 +244,11 @@ class Cluster:
                         return True
                     start, position = position, position + len(text)
                     if position > written:
-                        write(text[max(0, written - start) :])
+                        try:
+                            write(text[max(0, written - start) :])
+                        except OSError as error:  # no fault of the connection's
+                            unwritten.append(error)
+                            return False
                         written = position
             except TimeoutError:
                 return False
@@ -252,6 +258,8 @@ class Cluster:
             problem: Exception = TimeoutError("the end of its log does not come")
             try:
                 is_whole = asyncio.run(tail())
+                if unwritten:
+                    break
                 run = self.run(run_id)
                 if is_whole and not run.is_active:
                     return run
@@ -265,6 +273,7 @@ class Cluster:
                     f"{run_id} may go on: look again with --follow"
                 ) from problem
             time.sleep(POLL_S)
+        raise unwritten[0]
 
     def stop(self, run_id: str, timeout_s: float) -> Run:
         """Ask a run to stop, and wait until it has. What is finished is kept; submitting again resumes."""

@@ -264,6 +264,7 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
     questions: list[QuestionTemplate] = []
     whole: list[QuestionTemplate] = []
     first_at: dict[str, str] = {}
+    asked_as: dict[tuple[object, ...], str] = {}
     for index, question in enumerate(file.questions):
         where = document.where(("questions", index, "id"))
         if question.id in first_at:
@@ -279,6 +280,12 @@ def _checked(file: _File, document: YamlDocument) -> QuestionSet:
         try:
             answer = _answer(question.answer)
             remarks += [f"{answer_at}: {name}: {answer.remark}"] if answer.remark else []
+            same = asked_as.setdefault(
+                (question.scope, question.video, question.retained_ratio, " ".join(question.text.split()), answer),
+                question.id,
+            )
+            if same != question.id:
+                remarks.append(f"{text_at}: {name} asks what question {same} asks: it is answered twice")
             template = QuestionTemplate(question.id, question.text, answer, question.retained_ratio, question.video)
             (whole if question.scope == "video" else questions).append(template)
             problems += _scope_problems(question, document, index)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import logging
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -18,6 +20,8 @@ from pathlib import Path
 
 from omnidrop.errors import UserError
 from pipeline.spreadsheet import plain, safe
+
+log = logging.getLogger(__name__)
 
 RIGHT, WRONG = "right", "wrong"
 Key = tuple[str, int, int, str]
@@ -62,7 +66,7 @@ COLUMNS = tuple(field.name for field in fields(Label))
 def read_labels(path: Path) -> list[Label]:
     """The labels of a file that `LabelsFile` wrote; none where there is no file. Raises LabelsError."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets begin it with a mark
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
@@ -77,11 +81,20 @@ def read_labels(path: Path) -> list[Label]:
     labels = []
     for row in rows:
         try:
-            file, start, end, *rest = map(plain, row)
-            labels.append(Label(file, float(start), float(end), *rest))
+            labels += [_label(row)] if any(row) else []
         except (ValueError, TypeError) as error:
             raise LabelsError(f"--labels {path}, line {rows.line_num}: not a label ({error})") from error
     return labels
+
+
+def _label(row: list[str]) -> Label:
+    file, start, end, *rest = map(plain, row)
+    label = Label(file, float(start), float(end), *rest)
+    if not (math.isfinite(label.start) and math.isfinite(label.end)):
+        raise ValueError(f"{start} to {end} is no time range")
+    if label.verdict not in (RIGHT, WRONG):
+        raise ValueError(f"verdict {label.verdict!r} is neither {RIGHT} nor {WRONG}")
+    return label
 
 
 def _row(label: Label) -> list[str | float]:
@@ -116,13 +129,14 @@ class LabelsFile:
         table = csv.writer(out)
         table.writerow(COLUMNS)
         table.writerows(map(_row, labels.values()))
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        target = Path(os.path.realpath(self.path))  # a link to the labels stays one
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         try:
             with temporary.open("xb") as file:
                 file.write(out.getvalue().encode())
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            os.replace(temporary, target)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
@@ -131,11 +145,13 @@ class LabelsFile:
 
 
 def forget_labels(path: Path, is_forgotten: Callable[[str], bool]) -> int:
-    """Remove the labels of forgotten files and return how many. Leaves a table alone that OmniDrop did not write."""
+    """Remove the labels of forgotten files and return how many. Leaves a table alone that OmniDrop did not write, and
+    says so: what was forgotten may be named there."""
     try:
         if not any(is_forgotten(label.file) for label in read_labels(path)):
             return 0
-    except LabelsError:
+    except LabelsError as error:
+        log.warning("%s; it was left as it is, and may name what was forgotten", error)
         return 0
     with labels_file(path) as labels:
         gone = [label for label in labels if is_forgotten(label.file)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import mimetypes
 import os
 import re
@@ -85,6 +86,8 @@ class ReviewServer(ThreadingHTTPServer):
             answer = item.answer
         elif not answer and column_of(item.answer_type) == "answer_boolean":
             answer = "no" if item.answer == "yes" else "yes"
+        elif answer and column_of(item.answer_type) == "answer_number" and not _is_number(answer):
+            raise LabelsError(f"the right one must be a number, got {answer!r}")
         elif answer and item.options and answer not in item.options:
             raise LabelsError(f"the right one must be one of {', '.join(item.options)}, got {answer!r}")
         with self._lock:
@@ -237,6 +240,13 @@ def _span(asked: re.Match[str] | None, size: int) -> tuple[int, int]:
     if first:
         return int(first), min(size, int(last) + 1) if last else size
     return (max(0, size - int(last)), size) if last else (0, 0)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _parsed(body: bytes) -> Any:

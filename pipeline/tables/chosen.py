@@ -19,6 +19,8 @@ from pipeline.tables.query import QueryError
 if TYPE_CHECKING:
     import duckdb
 
+MOST_NAMED = 9
+"""Answers that are named where another was asked for."""
 IS_CHOSEN = (
     "($media IS NULL OR {0}.media_key = $media OR regexp_full_match(nfc_normalize({0}.media_key), $pattern, 's'))"
 )
@@ -45,6 +47,25 @@ def chosen_media(connection: duckdb.DuckDBPyConnection, job: str, given: str | N
             "of it"
         )
     return values
+
+
+def answers_instead(
+    connection: duckdb.DuckDBPyConnection, job: str, answer: str, questions: Iterable[str] = ()
+) -> str | None:
+    """None where some question, of these or of all, was answered so, in whatever case; else what was answered, in
+    words: an answer that nobody gave may be a slip of the pen."""
+    said = (
+        "SELECT answer FROM ("
+        "SELECT job, question_id, answer FROM answers UNION ALL SELECT job, question_id, answer FROM whole_answers) "
+        "WHERE job = $job AND answer IS NOT NULL AND (len($questions) = 0 OR list_contains($questions, question_id))"
+    )
+    given = {"job": job, "questions": list(questions)}
+    if connection.execute(f"{said} AND lower(answer) = lower($answer) LIMIT 1", {**given, "answer": answer}).fetchone():
+        return None
+    common = f"SELECT answer FROM ({said}) GROUP BY answer ORDER BY count(*) DESC, answer LIMIT {MOST_NAMED + 1}"
+    there = [one for (one,) in connection.execute(common, given).fetchall()]
+    more = ", ..." if len(there) > MOST_NAMED else ""
+    return f"there are: {', '.join(there[:MOST_NAMED])}{more}" if there else "there are none"
 
 
 def check_questions(connection: duckdb.DuckDBPyConnection, job: str, given: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -264,6 +266,25 @@ def test_a_bad_option_is_named(job_file: Path, arguments: tuple[str, ...], messa
 
 
 # JSON files
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe_where_results_are_written(tmp_path, monkeypatch):
+    link, pipe = tmp_path / "latest.json", tmp_path / "pipe"
+    link.symlink_to("all/1.json")
+    write_json(link, {"a": 1})
+    assert link.is_symlink()
+    assert json.loads((tmp_path / "all/1.json").read_text()) == {"a": 1}
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text)
+        write_json(pipe, {"b": 2})
+        assert json.loads(read.result(30)) == {"b": 2}
+    assert pipe.is_fifo()
+    with contextlib.suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(UserError, match="--json -: cannot be written: No space left"):
+            write_json(Path("-"), {"c": 3})
+        monkeypatch.undo()
 
 
 def test_a_json_file_is_written_whole_and_strictly(tmp_path: Path):

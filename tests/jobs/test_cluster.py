@@ -259,6 +259,14 @@ def test_a_log_comes_once_whatever_becomes_of_its_connection(monkeypatch, connec
     assert "".join(written) == "".join(LOG)
 
 
+def test_a_reader_of_the_log_that_has_gone_is_no_lost_connection():
+    def closed(text):
+        raise BrokenPipeError
+
+    with dashboard((3, "hang")) as address, pytest.raises(BrokenPipeError):
+        Cluster(address).follow("nightly", closed)
+
+
 def test_a_head_that_falls_silent_is_given_up(monkeypatch):
     for name, value in {"QUIET_S": 0.2, "REPLY_TIMEOUT_S": 0.2, "LOST_AFTER_S": 0.5, "POLL_S": 0.01}.items():
         monkeypatch.setattr(submit, name, value)

@@ -264,7 +264,7 @@ def test_answers_about_the_whole_video_stand_where_a_format_has_a_place(tmp_path
 # From results
 
 
-def test_moments_are_the_ranges_of_answers_above_a_threshold(demo):
+def test_moments_are_the_ranges_of_answers_above_a_threshold(demo, caplog):
     with open_results(str(demo / "results")) as connection:
         one = connection.execute(
             "SELECT media_key, question_id, answer, median(probability) FROM answers WHERE answer_type = 'choice' "
@@ -278,6 +278,11 @@ def test_moments_are_the_ranges_of_answers_above_a_threshold(demo):
             "SELECT count(*) FROM answers WHERE (media_key, question_id, answer) = (?, ?, ?) AND probability >= ?", one
         ).fetchone()
         stricter = videos_with_moments(connection, replace(selection, threshold=1.0), job)
+        assert caplog.messages == []
+        assert videos_with_moments(connection, replace(selection, answers=("no such",)), job) == []
+    (said,) = caplog.messages
+    assert said.startswith("--answer no such: nothing was answered so; there are: ")
+    assert answer in said
     assert sum(moment.clips for moment in video.moments) == counted[0]
     assert sum(len(v.moments) for v in stricter) <= len(video.moments)
     assert {(m.question_id, m.answer) for m in video.moments} == {(question, answer)}

@@ -400,6 +400,8 @@ def test_an_index_that_cannot_be_opened_says_what_is_wrong_with_it(tmp_path, mon
     with pytest.raises(IndexFailed, match=r"not a database; .*delete the index and run `omnidrop rebuild`"):
         SavingsIndex(url)
     (tmp_path / "index.sqlite").unlink()
+    with pytest.raises(UserError, match="index_url: mysql is not supported; give sqlite"):
+        SavingsIndex("mysql+pymysql://someone@db/index")
     # As on a full disk: SQLite gets no page more.
     monkeypatch.setattr(
         database, "_sqlite_pragmas", lambda connection, _: connection.execute("PRAGMA max_page_count=3")

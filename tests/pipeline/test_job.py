@@ -463,6 +463,8 @@ def test_settings_that_do_nothing_are_named():
         **{"context": {"language": "en"}, "pruning": {"guidance": "mean"}, "storage": {"sse": "AES256"}},
     }
     assert not list(idle_settings(make_job({**SMALL, **meant, "output": "s3://bucket/out"}), reads_context=True))
+    (said,) = idle_settings(make_job({**SMALL, "variables": {"a": "{{ clip.title }}", "b": "{}"}}), reads_context=True)
+    assert said.startswith("variables.a holds '{{ clip.title }}', which is asked as it is")
 
 
 def test_a_variable_on_the_command_line_is_not_cut(caplog):

@@ -313,6 +313,26 @@ def test_any_template_renders_a_bounded_text_or_is_refused(source: str):
     assert len(text) <= MAX_RENDERED_CHARS
 
 
+def test_what_is_likely_not_meant_is_said(tmp_path: Path):
+    path = tmp_path / "set.yaml"
+    path.write_text(
+        "name: s\nversion: 1\nquestions:\n"
+        "  - {id: a, text: 'Which?', answer: {type: choice, options: ['Yes', 'no', 'yes']}}\n"
+        "  - {id: b, text: 'Is it  red?', answer: {type: boolean}}\n"
+        "  - {id: c, text: 'Is it red?', answer: {type: boolean}}\n"
+        "  - {id: d, text: 'Is it red?', answer: {type: boolean}, scope: video}\n"
+        "  - {id: e, text: 'Is it red?', answer: {type: boolean}, video: any}\n"
+    )
+    options, twice = load_question_set(path).warnings
+    assert options.endswith(
+        "question a: options 'Yes' and 'yes' are two answers, which differ in case, blanks or marks only"
+    )
+    assert twice.endswith(":6:13: question c asks what question b asks: it is answered twice")
+    path.write_text('name: s\n"ver\\nsion": 1\nquestions: []\n')
+    with pytest.raises(QuestionSetError, match=r"'ver\\nsion': there is no such field"):
+        load_question_set(path)
+
+
 def test_numbers_have_all_their_digits_and_a_maximum_that_no_step_reaches_is_said(tmp_path: Path):
     assert Number(1_000_000, 1_000_002).rendered() == ("1000000", "1000001", "1000002")
     assert Number(0, 10_000_000, 5_000_000).rendered() == ("0", "5000000", "10000000")

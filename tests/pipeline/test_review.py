@@ -22,8 +22,17 @@ from pipeline.config.job import load_job
 from pipeline.config.sections import StorageConfig
 from pipeline.evaluation.labels import labelled_clips
 from pipeline.review.label_studio import imported
-from pipeline.review.labels import RIGHT, WRONG, Label, LabelsError, forget_labels, labels_file, read_labels
-from pipeline.review.queue import queue
+from pipeline.review.labels import (
+    COLUMNS,
+    RIGHT,
+    WRONG,
+    Label,
+    LabelsError,
+    forget_labels,
+    labels_file,
+    read_labels,
+)
+from pipeline.review.queue import Item, queue
 from pipeline.review.reliability import curves, thresholds_for
 from pipeline.review.server import ReviewServer
 from pipeline.storage.store import open_store
@@ -251,15 +260,44 @@ def test_a_table_of_somebody_else_is_not_written_over(tmp_path):
     assert path.read_text().startswith("file,question,answer\n")
 
 
-def test_what_is_forgotten_is_not_labelled_either(tmp_path):
+def test_labels_that_a_spreadsheet_saved_are_read_and_what_is_none_is_named(tmp_path):
+    path = tmp_path / "labels.csv"
+    head = ",".join(COLUMNS)
+    path.write_bytes(f"\ufeff{head}\r\na.mp4,0,1,heard,yes,right,yes,\r\n,,,,,,,\r\n\r\n".encode())
+    assert read_labels(path) == [Label("a.mp4", 0, 1, "heard", "yes", RIGHT, "yes")]
+    for row, said in (
+        ("a.mp4,nan,1,heard,yes,right,yes,", "nan to 1 is no time range"),
+        ("a.mp4,0,1,heard,yes,Wright,yes,", "verdict 'Wright' is neither right nor wrong"),
+        ("a.mp4,0", "not a label"),
+    ):
+        path.write_text(f"{head}\n{row}\n")
+        with pytest.raises(LabelsError, match=f"line 2: .*{said}"):
+            read_labels(path)
+
+
+def test_the_right_number_is_a_number(tmp_path):
+    item = Item("c", "m", "a.mp4", 0, 1, "people", "How many?", "number", "2", 0.9, 0.1, None, "unsure", ())
+    with labels_file(tmp_path / "labels.csv") as labels:
+        server = ReviewServer(0, labels, lambda _: ([item], {}), StorageConfig())
+        server.following()
+        said = {"clip_id": "c", "question_id": "people", "verdict": WRONG}
+        with pytest.raises(LabelsError, match="must be a number, got 'many'"):
+            server.label({**said, "answer": "many"})
+        assert server.label({**said, "answer": "3"}) == 1
+        server.server_close()
+
+
+def test_what_is_forgotten_is_not_labelled_either(tmp_path, caplog):
     path = tmp_path / "labels.csv"
     assert forget_labels(path, "a.mp4".__eq__) == 0
     with labels_file(path) as labels:
         labels.put(*(Label(file, 0, 1, "heard", "yes") for file in ("a.mp4", "b.mp4")))
     assert [forget_labels(path, "a.mp4".__eq__) for _ in range(2)] == [1, 0]
     assert [label.file for label in read_labels(path)] == ["b.mp4"]
+    assert caplog.messages == []
     path.write_text("file,answer\na.mp4,yes\n")
     assert forget_labels(path, "a.mp4".__eq__) == 0
+    assert "may name what was forgotten" in caplog.text
 
 
 def test_label_studios_corrections_become_labels(results, tmp_path):
