@@ -358,7 +358,7 @@ def _lengths() -> Iterator[tuple[str, Builder]]:
         sound = ("-vn", "-b:a", "32k", *late)
         yield f"sound starts at {offset} s webm", _coded("webm", *sound, span=LONG, **SOUND)
         if offset < 1e6:
-            yield f"sound starts at {offset} s ogg", _coded("ogg", *sound[1:], span=LONG, **SOUND)
+            yield f"sound starts at {offset} s ogg", _coded("ogg", *sound, span=LONG, correlation=0.85, **SOUND)
         yield f"fragments start at {offset} s mp4", _coded("mp4", *FRAGMENTED, *late[:2], span=LONG, sound_s=0.05)
 
 
@@ -386,7 +386,7 @@ def _edits() -> Iterator[tuple[str, Builder]]:
     three = {"parts": ((2, 9),), "moved": ((2, 1), (4, 3), (6, 5))}
     yield "edits of three pieces mp4", case(((1, 3), (5, 7), (9, 12)), **three)
     yield "an edit trims both ends mp4", case(((2.6, 7.7),), parts=((4.6, 9.7),))
-    said = {"parts": ((2, 16),), "skip": ((0, 99),)}
+    said = {"parts": ((2, 16),), "skip": ((0, 99),), "length_s": 99}
     yield "an edit pauses in the middle mp4", case(((0, 3), (None, 2), (3, 12)), notes=("pauses",), **said)
     yield "an edit at twice the speed mp4", case(((0, 12),), rate=2, parts=(LONG,), notes=("speed",))
 
