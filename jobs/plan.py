@@ -149,6 +149,8 @@ def noticed_lines(price: Price) -> list[tuple[str, str]]:
         rows += lines([Case("segments", price.segmented, price.segments)])
     if price.unused_tracks:
         rows += lines([Case("unused_tracks", price.with_unused_tracks, price.unused_tracks)])
+    if price.with_notes:
+        rows.append(("noticed: notes", f"of {price.with_notes} media; `omnidrop inspect FILE` says which"))
     return rows
 
 

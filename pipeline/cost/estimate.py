@@ -76,6 +76,8 @@ class Price:
     with_unused_tracks: int = 0
     unused_tracks: int = 0
     """Tracks of pictures or sound that are not decoded, and the media that have some."""
+    with_notes: int = 0
+    """Media of which something else is noted."""
     longest: list[tuple[int, str, int]] = field(default_factory=list)
     """(clips, media_key, bytes) of the `MOST_NAMED` items with the most clips, fewest first."""
     clips_per_media: Counter[int] = field(default_factory=Counter)
@@ -304,6 +306,7 @@ def _add(price: Price, plan: MediaPlan, prices: ClipPrices, hours: _Hours) -> No
         price.segments += len(plan.info.parts)
     price.with_unused_tracks += bool(plan.info.unused_tracks)
     price.unused_tracks += plan.info.unused_tracks
+    price.with_notes += bool(plan.info.notes)
     price.clips_per_media[plan.clips] += 1
     heapq.heappush(price.longest, (plan.clips, plan.media.key, plan.media.size_bytes))
     if len(price.longest) > MOST_NAMED:

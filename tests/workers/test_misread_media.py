@@ -78,6 +78,16 @@ def test_coded_data_in_place_of_samples_is_no_sound(made, tmp_path):
     assert info.notes == ("audio track 0 (SMPTE 337 data) cannot be decoded and is left out",)
 
 
+def test_a_camera_that_was_not_plugged_in_is_passed_over(made, tmp_path):
+    black = ("-f", "lavfi", "-i", "color=0x101018:s=160x96:r=25:d=2")
+    maps = ("-map", "0:v", "-map", "1:v", "-c:v", "mpeg4", "-q:v", 2)
+    make(*black, "-ss", 2, "-t", 2, "-i", made, *maps, tmp_path / "a.mkv")
+    assert [track.why for track in probe(tmp_path / "a.mkv").tracks] == [
+        "pictures of one colour",
+        "the largest picture",
+    ]
+
+
 def test_channels_and_mono_tracks_that_cancel_out_are_said(tmp_path):
     half = noise()[: 3 * 16_000]
     four = write_wav(tmp_path / "a.wav", half, -half, half / 2, -half / 2)

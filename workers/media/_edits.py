@@ -18,7 +18,9 @@ def unfollowed(moov: bytes) -> list[str]:
     lists = list(_edit_lists(moov))
     notes = []
     if any(media_time == -1 for edits in lists for _, media_time, _ in edits[1:]):
-        notes.append("an edit list pauses inside a track: what is read there and behind it may be of another second")
+        notes.append(
+            "an edit list pauses inside a track: what comes there and behind it may be of another second, or lack"
+        )
     if any(rate != NORMAL_RATE and media_time != -1 for edits in lists for _, media_time, rate in edits):
         notes.append("an edit list plays a track at another speed, which is not followed")
     if b"mvex" not in moov and any(not length for edits in lists for length, *_ in edits):

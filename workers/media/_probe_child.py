@@ -46,7 +46,7 @@ from workers.media._shapes import said
 from workers.media._subtitles import Unreadable, cues
 from workers.media._subtitles import described as subtitles
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S, Stretch, Timeline, scan
-from workers.media._tracks import TooManyPixels, codecs_of, described, listen, unread
+from workers.media._tracks import TooManyPixels, codecs_of, described, listen, look, unread
 from workers.media.confinement import DECODERS, DEMUXERS, MAX_STREAMS, PROTOCOLS
 from workers.media.tracks import ONE_PICTURE, OTHER_PROGRAMME
 from workers.records import RawCue
@@ -321,9 +321,10 @@ def _declared_s(container: InputContainer, info: dict[str, Any], size: int) -> f
 
 
 def _heard(container: InputContainer, info: dict[str, Any]) -> dict[str, Any]:
-    """Which tracks and channels are silent."""
-    mixes_mono = info["mixes_mono"]
-    tracks, notes = listen(container, info["tracks"], info["start_s"], info["duration_s"], mixes_mono=mixes_mono)
+    """Which tracks are blank, and which tracks and channels are silent."""
+    begin_s, length_s = info["start_s"], info["duration_s"]
+    tracks = look(container, info["tracks"], begin_s, length_s)
+    tracks, notes = listen(container, tracks, begin_s, length_s, mixes_mono=info["mixes_mono"])
     return {"tracks": tracks, "notes": notes}
 
 

@@ -18,7 +18,7 @@ from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
 from workers.media.confinement import AUDIO_DECODERS, MAX_SOURCE_PIXELS, VIDEO_DECODERS
-from workers.media.tracks import ASIDE, ONE_PICTURE, UNREAD, titled_aside
+from workers.media.tracks import ASIDE, BLANK, ONE_PICTURE, OTHER_PROGRAMME, UNREAD, titled_aside
 
 FIRST_PACKETS = 200
 """Maximum number of packets decoded to find a first frame."""
@@ -31,6 +31,9 @@ MOST_UNKNOWN = 4
 
 MOST_PICTURES = 4
 """Maximum number of video tracks of which a frame is decoded (for rotation); others are described by their headers."""
+
+ONE_COLOUR = 12
+"""Levels between dark and light of a picture of one colour, as codecs blur it."""
 
 WINDOWS = 8
 WINDOW_S = 1.0
@@ -209,6 +212,39 @@ def _first_frame(container: InputContainer, stream: Any) -> Any | None:
             if number >= FIRST_PACKETS:
                 break
     return None
+
+
+def look(
+    container: InputContainer, tracks: list[dict[str, Any]], start_s: float, duration_s: float
+) -> list[dict[str, Any]]:
+    """The tracks, with those marked whose pictures are of one colour, if there are several to choose from."""
+    passed_over = {ONE_PICTURE, OTHER_PROGRAMME}
+    shown = {t["index"] for t in tracks if t["kind"] == "video" and not passed_over & set(t["flags"])}
+    if not 2 <= len(shown) <= MOST_PICTURES:
+        return tracks
+    seen: set[int] = set()
+    lively: set[int] = set()
+    for number in range(WINDOWS):
+        waiting = shown - lively
+        with contextlib.suppress(av.error.FFmpegError, ValueError, OSError):
+            from_s = start_s + duration_s * (number + 0.5) / WINDOWS
+            container.seek(round(from_s * 1_000_000), backward=True, any_frame=False)
+            for count, packet in enumerate(container.demux([container.streams[index] for index in sorted(waiting)])):
+                if count >= FIRST_PACKETS or not waiting:
+                    break
+                with contextlib.suppress(av.error.FFmpegError):
+                    for frame in packet.decode() if packet.stream_index in waiting else ():
+                        waiting.discard(packet.stream_index)
+                        seen.add(packet.stream_index)
+                        lively |= {packet.stream_index} if _has_contrast(frame) else set()
+    return [{**t, "flags": [*t["flags"], BLANK]} if t["index"] in seen - lively else t for t in tracks]
+
+
+def _has_contrast(frame: Any) -> bool:
+    import numpy as np
+
+    dark, light = np.percentile(frame.to_ndarray(format="gray")[::4, ::4], (1, 99))
+    return bool(light - dark > ONE_COLOUR)
 
 
 def listen(

@@ -22,6 +22,9 @@ OTHER_PROGRAMME = "other_programme"
 ONE_PICTURE = "one_picture"
 """Flag of a track of pictures that has one only: a cover or a preview, whatever it is said to be."""
 
+BLANK = "blank"
+"""Flag of a track whose pictures are of one colour wherever it was sampled: a camera that was not plugged in."""
+
 UNREAD = "not_decoded"
 """Flag of a track of which nothing can be asked: no decoder of ours reads its codec, or its samples are no sound."""
 
@@ -123,7 +126,8 @@ def _auto_video(tracks: Sequence[Track]) -> dict[int, str]:
         return {}
     if len(tracks) == 1:
         return {tracks[0].number: "the only one"}
-    tracks = [track for track in tracks if ONE_PICTURE not in track.flags] or tracks
+    for passed_over in (ONE_PICTURE, BLANK):
+        tracks = [track for track in tracks if passed_over not in track.flags] or tracks
     best = max(tracks, key=lambda t: ((t.width or 0) * (t.height or 0), "default" in t.flags, -t.number))
     same = [t for t in tracks if (t.width or 0) * (t.height or 0) == (best.width or 0) * (best.height or 0)]
     reason = "the largest picture" if len(same) == 1 else "the default" if "default" in best.flags else "the first"
@@ -183,6 +187,8 @@ def _why_not(track: Track, video: dict[int, str], audio: dict[int, str]) -> str:
         return "digital silence"
     if ONE_PICTURE in track.flags:
         return "one picture only"
+    if BLANK in track.flags:
+        return "pictures of one colour"
     beside = next((flag for flag in ASIDE if flag in track.flags), None)
     if beside is not None:
         return f"flagged {beside}"
