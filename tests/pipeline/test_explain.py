@@ -274,7 +274,7 @@ def test_ids_that_name_no_clip_are_refused_with_what_to_do(made, clips):
 
 
 def test_a_damaged_record_is_named():
-    with pytest.raises(JournalError, match=r"here is damaged \(KeyError\); delete it and run the job again"):
+    with pytest.raises(JournalError, match=r"here is damaged \(KeyError\); run `omnidrop index` with the job"):
         decode_recipe(b"{}", where="here")
     with pytest.raises(JournalError, match="here is damaged"):
         decode_recipe(b"not json", where="here")
