@@ -283,7 +283,7 @@ class ClipProcessor:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def plain(self, text: str) -> str:
-        """`text` with special and added tokens broken up: titles and tags of untrusted media reach questions through
+        """`text` with special tokens broken up: titles and tags of untrusted media reach questions through
         templates, and `<|im_end|>` in one of them must stay a word."""
         return self._special_pattern.sub(lambda found: found[0][0] + " " + found[0][1:], text)
 
@@ -297,8 +297,8 @@ class ClipProcessor:
 
     @cached_property
     def _special_pattern(self) -> re.Pattern[str]:
-        # Not only those called special: `<think>` and `<tool_call>` are tokens that text cannot spell, too.
-        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        # Also `<think>` and `<tool_call>`, which are not called special; a word that was added stays one.
+        added = {t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special or t.content[:1] == "<"}
         special = sorted(added | set(self.tokenizer.all_special_tokens), key=len, reverse=True)
         return re.compile("|".join(re.escape(token) for token in special) or r"(?!)")
 
