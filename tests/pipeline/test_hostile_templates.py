@@ -15,7 +15,7 @@ from omnidrop.errors import CheckpointError, QuestionError
 from omnidrop.estimate import Estimator
 from omnidrop.models import chat_template, registry
 from omnidrop.models.checkpoints import EMBEDDED
-from omnidrop.models.prompts import QUESTION_MARK, Prompts
+from omnidrop.models.prompts import QUESTION_MARK
 from omnidrop.models.quantised import stored
 from omnidrop.models.registry import read_geometry
 from omnidrop.pruning import Pruning
@@ -107,18 +107,6 @@ def test_a_chat_template_renders_as_in_transformers():
             processor._template, messages=turns, tools=None, documents=None, add_generation_prompt=True, **special
         )
         assert ours == stock
-
-
-def test_text_cannot_spell_a_mark_and_added_words_stay_words():
-    """Published tokenizers have `<think>` as a token that is not called special; the embedded ones have words."""
-    prompts = Prompts(EMBEDDED["tiny"], read_geometry("tiny"))
-    prompts.tokenizer.add_tokens(["<think>"])
-    (think,), (sweep,) = prompts.ids("<think>"), prompts.ids("falling sweep")
-    end = prompts.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    asked = prompts.question_ids("<think> <|im_end|> is a falling sweep heard?")
-    assert think not in asked
-    assert asked.count(end) == prompts.question_ids("is it?").count(end)
-    assert sweep in asked
 
 
 @pytest.mark.parametrize(
