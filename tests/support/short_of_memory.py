@@ -24,6 +24,8 @@ from workers.records import Clip, ClipFailure, DecodedClip
 
 QUESTIONS = (Question("colour", "What colour?", Choice(("red", "green"))), Question("heard", "A tone?", Boolean()))
 FRAMES, SIDE = 32, 140
+SHARES = (2.0, 1.7, 1.45, 1.25, 1.1, 0.95, 0.8, 0.7, 0.6)
+"""Of the room that a clip was seen to take."""
 
 
 def clip(seed):
@@ -61,19 +63,26 @@ def say(outcome):
     print(json.dumps({name: row[name] for name in ("video_tokens", "frames", "notes")}))
 
 
+def answered_within(answerer, seed, room):
+    """A clip's outcome where the address space may grow by `room` bytes."""
+    given = clip(seed)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + room, resource.RLIM_INFINITY))
+    outcome = answerer.answer(given, QUESTIONS)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return outcome
+
+
 def main():
     answerer = Answerer(AnswererSettings("tiny", device="cpu", torch_threads=1))
     answerer.answer(clip(0), QUESTIONS)  # loads, and takes what stays taken
     roomy, needed = peak_of(lambda: answerer.answer(clip(1), QUESTIONS))
-    # Looked at from a thread that may have to wait for a core: twice, so that the top is seen.
-    needed = max(needed, peak_of(lambda: answerer.answer(clip(4), QUESTIONS))[1])
     say(roomy)
-    for share in (0.6, 0.0):
-        given = clip(2)
-        resource.setrlimit(resource.RLIMIT_AS, (address_space() + int(share * needed), resource.RLIM_INFINITY))
-        outcome = answerer.answer(given, QUESTIONS)
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        say(outcome)
+    # The top was looked at from a thread that may have had to wait for a core, so the room shrinks from more than that
+    # until it no longer is enough: for half of the clip it is, then.
+    rooms = [int(share * needed) for share in SHARES]
+    made = (answered_within(answerer, seed, room) for seed, room in enumerate(rooms, start=10))
+    say(next(outcome for outcome in made if outcome.notes))
+    say(answered_within(answerer, 2, 0))
     say(answerer.answer(clip(3), QUESTIONS))
 
 
