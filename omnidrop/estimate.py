@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from omnidrop import cost
 from omnidrop.answers import PassCost
-from omnidrop.engine.question_rows import Asked, arrange, ask
+from omnidrop.engine.question_rows import Asked, Rows, arrange, ask
 from omnidrop.models.base import Outline
 from omnidrop.models.checkpoints import configuration_of, loading
 from omnidrop.models.registry import processor_of
@@ -136,20 +136,18 @@ class Estimator:
         if pruning.mode in DENSE_MODES:
             priced = cost.dense if pruning.mode == "dense" else cost.dense_shared
             return priced(self._widths, clip.tokens, rows, encoders)
-        everyone = list(asked)
-        together = [everyone] if pruning.mode == "set_guided" else [[one] for one in everyone]
+        together = [arrange(asked)] if pruning.mode == "set_guided" else [arrange([one]) for one in asked]
         works = [self._work(clip, group, pruning, schedule) for group in together]
         seen_rows = [layer.seen_rows for layer in works[0]]
         tokens = sum(work[0].rows for work in works)
         kv_bytes = max(cost.cache_bytes(self._widths, work) for work in works)
         prefill_flops = sum(
-            cost.prefill_flops(self._widths, work, arrange(group).reads[-1])
-            for work, group in zip(works, together, strict=True)
+            cost.prefill_flops(self._widths, work, group.reads[-1]) for work, group in zip(works, together, strict=True)
         )
-        if pruning.mode == "staged" and schedule.first_drop is not None and len(everyone) > 1:
+        if pruning.mode == "staged" and schedule.first_drop is not None and len(asked) > 1:
             # Layers up to the first drop run once for the whole set; each question goes on alone from there.
             until = schedule.first_drop + 1
-            shared = self._work(clip, everyone, pruning, schedule)[:until]
+            shared = self._work(clip, arrange(asked), pruning, schedule)[:until]
             prefill_flops = cost.prefill_flops(self._widths, shared, 0) + sum(
                 cost.prefill_flops(self._widths, work[until:], row.reads, until)
                 for work, row in zip(works, rows, strict=True)
@@ -166,11 +164,8 @@ class Estimator:
             kv_bytes=kv_bytes,
         )
 
-    def _work(
-        self, clip: Outline, group: Sequence[Asked], pruning: Pruning, schedule: Schedule
-    ) -> list[cost.LayerWork]:
-        rows, policy = arrange(group), pruning.build()
-        words, last = len(rows.guiding), len(group)
+    def _work(self, clip: Outline, rows: Rows, pruning: Pruning, schedule: Schedule) -> list[cost.LayerWork]:
+        policy, words, last = pruning.build(), len(rows.guiding), len(rows.last)
         guiding = {"nothing": 0, "states": 0, "question": words + last, "words": words, "last": last}[policy.guide]
         read = read_of(clip.count, policy, schedule)
         return [
