@@ -19,6 +19,8 @@ MOST_DEPTH = 60
 _VALUES = ("const", "default", "enum", "examples")
 """Keywords that hold values, not schemas."""
 
+_REFERENCES = ("$ref", "$dynamicRef")
+
 Keyword = Callable[[Any, Any, Any, Any], Any]
 """Of jsonschema: (validator, the keyword's value, what is checked, the schema around it) -> errors."""
 
@@ -36,6 +38,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     try:
         jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
         nodes = list(_nodes(schema))
+        check_references(schema)
     except jsonschema.SchemaError as error:
         at = "/".join(str(part) for part in error.absolute_path) or "its top"
         raise ValueError(f"not a valid JSON Schema: at {at}: {error.message}") from error
@@ -43,11 +46,9 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         raise ValueError("not a valid JSON Schema: nested too deeply") from error
     root = referencing.Registry().resolver_with_root(DRAFT202012.create_resource(dict(schema)))
     for node in nodes:
-        for name in ("$ref", "$dynamicRef"):
+        for name in _REFERENCES:
             if not isinstance(reference := node.get(name), str):
                 continue
-            if not reference.startswith("#"):
-                raise ValueError(f"the schema refers to {reference!r}; only references inside it (#/...) are allowed")
             try:
                 root.lookup(reference)
             except (referencing.exceptions.Unresolvable, ValueError) as error:
@@ -61,6 +62,16 @@ def check_schema(schema: Mapping[str, Any]) -> None:
                 _compiled(pattern)
         if len(patterns) > 1 and "unevaluatedProperties" in node:
             raise ValueError("the schema has unevaluatedProperties beside patternProperties; use additionalProperties")
+
+
+def check_references(schema: object) -> None:
+    """Raises ValueError where `schema` refers to anything outside itself: checking an answer would fetch it."""
+    if isinstance(schema, dict):
+        for name in _REFERENCES:
+            if isinstance(reference := schema.get(name), str) and not reference.startswith("#"):
+                raise ValueError(f"the schema refers to {reference!r}; only references inside it (#/...) are allowed")
+    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        check_references(inner)
 
 
 def is_valid(value: object, schema: Mapping[str, Any]) -> bool:
