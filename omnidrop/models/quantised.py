@@ -103,11 +103,12 @@ def words_for(quantisation: Quantisation, device: str, directory: Path) -> dict[
 def weight_bytes(directory: Path) -> int | None:
     """Of all weights as they are stored; None where only the hub knows."""
     index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        total = (read_json(index).get("metadata") or {}).get("total_size")
-        return int(total) if isinstance(total, int | float) else None
-    sizes = [path.stat().st_size for path in directory.iterdir() if path.suffix == WEIGHTS]
-    return sum(sizes) or None
+    told = read_json(index) if index.is_file() else {}
+    total = (told.get("metadata") or {}).get("total_size")
+    of_all = int(total) if isinstance(total, int | float) else None
+    sizes = {path.name: path.stat().st_size for path in directory.iterdir() if path.suffix == WEIGHTS}
+    is_here = sizes and sizes.keys() >= set((told.get("weight_map") or {}).values())
+    return sum(sizes.values()) if is_here else of_all
 
 
 def stored(directory: Path) -> str:

@@ -47,6 +47,18 @@ def test_a_dense_checkpoint_is_what_its_weights_say_and_passes_the_selfcheck(
         assert "quantised as FP8" in report.stored
 
 
+def test_weights_that_are_here_are_counted_and_others_are_what_the_index_says(small_qwen2_5_omni, tmp_path):  # noqa: F811
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(small_qwen2_5_omni / name, tmp_path)
+    index = {"metadata": {}, "weight_map": {"a": "model.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert quantised.weight_bytes(tmp_path) == size
+    index = {"metadata": {"total_size": 7e9}, "weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert quantised.weight_bytes(tmp_path) == 7_000_000_000
+
+
 def test_the_experts_of_a_mixture_are_what_their_weights_say(small_qwen3_omni, tmp_path):  # noqa: F811
     values = quantise(small_qwen3_omni, tmp_path / "fp8", "FP8")
     weights = load(str(tmp_path / "fp8"), dtype="float32").model.state_dict()
