@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from jobs._shared.display import console
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.terminal import say
+from jobs._shared.terminal import say, waiting
 from jobs.cli import main
 
 EXAMPLES = (
@@ -31,7 +32,8 @@ def command(
     """
     from omnidrop.selfcheck import selfcheck
 
-    report = selfcheck(model, device, dtype)
+    with waiting("loading the model", console) as doing:
+        report = selfcheck(model, device, dtype, begins=lambda name, number, of: doing(f"{number} of {of}: {name}"))
     for line in report.lines():
         say(line, err=str(json_file) == "-")
     write_json(json_file, report.to_dict())

@@ -134,32 +134,42 @@ def sample_clip(seconds: int = 6, height: int = 252, width: int = 448) -> tuple[
     return frames, tone.astype(np.float32)
 
 
-def selfcheck(model: str, device: str = "auto", dtype: str = "auto") -> SelfcheckReport:
+Begins = Callable[[str, int, int], None]
+"""Told which check begins, its number from 1, and how many there are."""
+
+
+def selfcheck(
+    model: str, device: str = "auto", dtype: str = "auto", *, begins: Begins = lambda *_: None
+) -> SelfcheckReport:
     """Load `model` (as `OmniModel.load`) and check it on a sample clip. Raises CheckpointError where it does not load.
 
     With pruning off: logits of the stock model, packed questions as separate ones. With pruning: cache lengths as the
     schedule says, `staged` and a set of one question as `per_question`. Then all modes with time and memory.
     """
-    return check_loaded(OmniModel.load(model, device=device, dtype=dtype), model)
+    return check_loaded(OmniModel.load(model, device=device, dtype=dtype), model, begins=begins)
 
 
-def check_loaded(loaded: OmniModel, model: str) -> SelfcheckReport:
+def check_loaded(loaded: OmniModel, model: str, *, begins: Begins = lambda *_: None) -> SelfcheckReport:
     """The same checks of a model that is loaded, which the report calls `model`."""
     adapter = loaded.adapter
     assert isinstance(adapter, QwenOmniAdapter)
     frames, audio = sample_clip()
     bench = _Bench(loaded, adapter, frames, audio)
-    checks = [
-        _guarded("pruning off = stock model", bench.stock),
-        _guarded("packed set = separate questions", bench.packed),
-        _guarded("a part of the picture is encoded as in the whole", bench.some_cells),
-        _guarded("keys and values alone are the whole layer's", bench.keys_alone),
-        _guarded("cache lengths follow the schedule", bench.cache_lengths),
-        _guarded("staged = per_question", lambda: bench.same_logits("staged", "per_question", bench.asked)),
-        _guarded("set of one = per_question", lambda: bench.same_logits("set_guided", "per_question", bench.asked[:1])),
-    ]
     runs: list[ModeRun] = []
-    checks.append(_guarded("all modes answer", lambda: bench.all_modes(runs)))
+    to_check: tuple[tuple[str, Callable[[], tuple[bool, str]]], ...] = (
+        ("pruning off = stock model", bench.stock),
+        ("packed set = separate questions", bench.packed),
+        ("a part of the picture is encoded as in the whole", bench.some_cells),
+        ("keys and values alone are the whole layer's", bench.keys_alone),
+        ("cache lengths follow the schedule", bench.cache_lengths),
+        ("staged = per_question", lambda: bench.same_logits("staged", "per_question", bench.asked)),
+        ("set of one = per_question", lambda: bench.same_logits("set_guided", "per_question", bench.asked[:1])),
+        ("all modes answer", lambda: bench.all_modes(runs)),
+    )
+    checks = []
+    for number, (name, check) in enumerate(to_check, 1):
+        begins(name, number, len(to_check))
+        checks.append(_guarded(name, check))
     return SelfcheckReport(
         model=model,
         family=adapter.family,

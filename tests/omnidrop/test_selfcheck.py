@@ -26,9 +26,12 @@ __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
     [("small_qwen2_5_omni", "float32"), ("small_qwen3_omni", "float32"), ("small_qwen3_omni", "bfloat16")],
 )
 def test_a_sound_model_passes(family: str, dtype: str, request: pytest.FixtureRequest) -> None:
-    report = selfcheck(str(request.getfixturevalue(family)), device="cpu", dtype=dtype)
+    begun: list[tuple[str, int, int]] = []
+    begins = lambda *check: begun.append(check)  # noqa: E731
+    report = selfcheck(str(request.getfixturevalue(family)), device="cpu", dtype=dtype, begins=begins)
     lines = list(report.lines())
     assert report.passed, "\n".join(lines)
+    assert begun == [(check.name, number, len(report.checks)) for number, check in enumerate(report.checks, 1)]
     assert lines[-1] == "passed"
     assert [run.mode for run in report.runs] == ["dense", "dense_shared", "per_question", "staged", "set_guided"]
     by_mode = {run.mode: run for run in report.runs}
