@@ -20,8 +20,10 @@ from torch import Tensor
 
 from omnidrop import cost, trace
 from omnidrop.answers import Answer, ClipAnswers, Cost, PassCost
-from omnidrop.engine import decode, modes, prefill, question_rows
+from omnidrop.engine import decode, modes, question_rows
+from omnidrop.engine.attention import own_attention
 from omnidrop.engine.constraint import Grammars
+from omnidrop.engine.state import ClipTokens
 from omnidrop.errors import ModelError, ModelOutOfMemory, PolicyError, QuestionError, UserError
 from omnidrop.models.base import Adapter, ReadyClip
 from omnidrop.pruning import Pruning, is_number
@@ -180,7 +182,7 @@ class OmniModel:
                 f"was made to read {most}; ask about parts of the text, and then about what was answered"
             )
         (answers,) = self._answered(
-            request, lambda: [prefill.ClipTokens.of(self.adapter.text_prefix(ids))], "this text", "a shorter text"
+            request, lambda: [ClipTokens.of(self.adapter.text_prefix(ids))], "this text", "a shorter text"
         )
         return answers
 
@@ -196,21 +198,18 @@ class OmniModel:
                 f"{', '.join(sorted(map(str, shapes))) or 'no clip'}; answer them one by one"
             )
 
-        def encoded() -> list[prefill.ClipTokens]:
+        def encoded() -> list[ClipTokens]:
             words, some_of = _words(request), None
             if pruning.encoder_share != 1.0 or pruning.still_levels:
                 outline = self.adapter.processor.outline(*_size(clips[0]), **words)
                 some_of = pruning.some_of(outline, len(self.adapter.layers), questions)
-            return [
-                prefill.ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of, ready=ready))
-                for clip in clips
-            ]
+            return [ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of, ready=ready)) for clip in clips]
 
         about = "this clip" if len(clips) == 1 else f"{len(clips)} clips at once"
         return self._answered(request, encoded, about, _SMALLER_CLIP)
 
     def _answered(
-        self, request: Request, prefixes: Callable[[], list[prefill.ClipTokens]], about: str, remedy: str
+        self, request: Request, prefixes: Callable[[], list[ClipTokens]], about: str, remedy: str
     ) -> list[ClipAnswers]:
         """The answers behind each of the `prefixes`, which are of one shape. Raises ModelOutOfMemory, which says what
         was asked `about` and the `remedy`."""
@@ -218,7 +217,7 @@ class OmniModel:
             return self._answered_alone(request, prefixes, about, remedy)
 
     def _answered_alone(
-        self, request: Request, prefixes: Callable[[], list[prefill.ClipTokens]], about: str, remedy: str
+        self, request: Request, prefixes: Callable[[], list[ClipTokens]], about: str, remedy: str
     ) -> list[ClipAnswers]:
         questions, pruning = request.questions, request.pruning
         device = self.adapter.device
@@ -227,7 +226,7 @@ class OmniModel:
         started = time.perf_counter()
         missed: list[str] = []
         try:
-            with torch.inference_mode(), prefill.own_attention(self.adapter):
+            with torch.inference_mode(), own_attention(self.adapter):
                 asked = self._as_tokens(request)
                 tokens = prefixes()
                 passes: list[list[_Pass]] = [[] for _ in tokens]
@@ -275,7 +274,7 @@ class OmniModel:
 
     def _collected(
         self,
-        clip: prefill.ClipTokens,
+        clip: ClipTokens,
         asked: Sequence[question_rows.Asked],
         passes: Sequence[_Pass],
         seconds: float,
@@ -338,7 +337,7 @@ class OmniModel:
         return self._grammars
 
     def _cost(
-        self, clip: prefill.ClipTokens, asked: Sequence[question_rows.Asked], passes: Sequence[_Pass], seconds: float
+        self, clip: ClipTokens, asked: Sequence[question_rows.Asked], passes: Sequence[_Pass], seconds: float
     ) -> Cost:
         widths, rows_in, prefix = self.widths, clip.prefix.input_ids.shape[0], clip.prefix
         steps = {q: s for one in passes for q, s in zip(one.questions, one.steps, strict=True)}

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from omnidrop import policies
 from omnidrop.answers import ClipAnswers
-from omnidrop.engine import modes, prefill, question_rows
+from omnidrop.engine import modes, question_rows
+from omnidrop.engine.attention import own_attention
+from omnidrop.engine.state import ClipTokens
 from omnidrop.errors import ModelError, PolicyError
 from omnidrop.model import OmniModel, Request
 from omnidrop.models.base import VIDEO, SomeOf
@@ -208,7 +210,7 @@ class _Bench:
         self.loaded, self.adapter, self.frames, self.audio = loaded, adapter, frames, audio
         with torch.inference_mode():
             prefix = adapter.prefix(frames, audio, fps=FPS, system_prompt=None, instruction=INSTRUCTION)
-        self.clip = prefill.ClipTokens.of(prefix)
+        self.clip = ClipTokens.of(prefix)
         self.asked = question_rows.ask(adapter, QUESTIONS)
         self.allowed = 0.0
 
@@ -349,7 +351,7 @@ class _Bench:
     def run(
         self, mode: str, policy: Policy, schedule: Schedule, asked: tuple[question_rows.Asked, ...]
     ) -> Iterator[modes.Prefilled]:
-        with prefill.own_attention(self.adapter):
+        with own_attention(self.adapter):
             for (one,) in modes.run(self.adapter, [self.clip], asked, mode, policy, schedule, "max"):
                 yield one
                 del one

@@ -22,7 +22,8 @@ import torch
 from benchmarks.speed import prefill as bench
 from benchmarks.speed import whole_model
 from benchmarks.speed.random_text_model import ClipShape
-from omnidrop.engine import decode, prefill
+from omnidrop.engine import decode
+from omnidrop.engine.attention import own_attention
 from omnidrop.model import Media, Request
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
@@ -80,7 +81,7 @@ def decoding(shape: str, device: torch.device) -> dict[str, Any]:
         ("pruned", bench.Case("set_guided", "omnidrop", 8, 0.3)),
         ("dense", bench.Case("dense_shared", "none", 8, None)),
     ):
-        with torch.inference_mode(), prefill.own_attention(made.model):
+        with torch.inference_mode(), own_attention(made.model):
             state = made.prefilled(case, text=TEXT)
             decoder = decode.Decoder(made.model, state, range(8), TEXT)
             found[f"{name}_step_ms"] = least(lambda step=decoder.step: step(ids), device, STEPS) * 1e3  # type: ignore[misc]

@@ -22,7 +22,9 @@ import torch
 
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel, clip, questions
 from omnidrop import policies
-from omnidrop.engine import modes, prefill
+from omnidrop.engine import modes
+from omnidrop.engine.attention import own_attention
+from omnidrop.engine.state import ClipTokens
 from omnidrop.model import Media, OmniModel, Request
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
@@ -91,14 +93,14 @@ def whole(seconds: int, count: int, rounds: int) -> Row:
 def decoder(size: str, layers: int, shape: ClipShape, count: int, rounds: int) -> Row:
     """A decoder with random weights, in float32; no encoders."""
     model = RandomTextModel(size, layers, dtype=torch.float32)
-    clips = [prefill.ClipTokens.of(clip(model, shape, seed)) for seed in range(CLIPS)]
+    clips = [ClipTokens.of(clip(model, shape, seed)) for seed in range(CLIPS)]
     asked = questions(count)
     policy = policies.named("omnidrop")
     schedule = policy.plan(clips[0].av, layers, RATIO)
 
     def answer(first: int, together: int) -> None:
-        some: Sequence[prefill.ClipTokens] = clips[first : first + together]
-        with torch.inference_mode(), prefill.own_attention(model):
+        some: Sequence[ClipTokens] = clips[first : first + together]
+        with torch.inference_mode(), own_attention(model):
             for done in modes.run(model, some, asked, "set_guided", policy, schedule, "max"):
                 del done
 

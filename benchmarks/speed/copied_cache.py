@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from benchmarks.speed.random_text_model import RandomTextModel
-from omnidrop.engine import prefill
+from omnidrop.engine.state import State
 
 GROWTH = 64
 """Tokens that decoding makes room for."""
 
 
-def _copies(state: prefill.State) -> list[tuple[Tensor, Tensor]]:
+def _copies(state: State) -> list[tuple[Tensor, Tensor]]:
     """Each layer's keys and values, (Q, Hkv, P + S, d) each: the prefix again for every question, then its own rows."""
     packed = state.packed
     spans = list(zip(packed.starts[:-1], packed.starts[1:], strict=True))
@@ -34,10 +34,10 @@ def _copies(state: prefill.State) -> list[tuple[Tensor, Tensor]]:
 class CopiedDecoder:
     """The strongest form: room for new rows is made beforehand, and the heads of a KV group are rows of one query.
 
-    Steps run under `prefill.own_attention`.
+    Steps run under `own_attention`.
     """
 
-    def __init__(self, model: RandomTextModel, state: prefill.State) -> None:
+    def __init__(self, model: RandomTextModel, state: State) -> None:
         self.model = model
         self.caches = [(F.pad(k, (0, 0, 0, GROWTH)), F.pad(v, (0, 0, 0, GROWTH))) for k, v in _copies(state)]
         self.length = state.alive.shape[0] + state.packed.starts[1]
@@ -68,10 +68,10 @@ class StockDecoder:
 
     `padding` columns in front of every prompt are there but not read, as when prompts of different lengths are batched;
     transformers then picks another attention path (heads folded, with a mask) than for prompts of one length (grouped
-    queries, no mask). Steps run outside `prefill.own_attention`.
+    queries, no mask). Steps run outside `own_attention`.
     """
 
-    def __init__(self, model: RandomTextModel, state: prefill.State, padding: int = 0) -> None:
+    def __init__(self, model: RandomTextModel, state: State, padding: int = 0) -> None:
         self.model = model
         self.cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
         for layer, pair in enumerate(_copies(state)):

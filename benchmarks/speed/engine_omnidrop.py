@@ -22,8 +22,10 @@ from benchmarks.speed.engine_vllm import status_bytes
 from benchmarks.speed.prefill import VIDEO_KEEP
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel, clip
 from omnidrop import policies
-from omnidrop.engine import modes, prefill
+from omnidrop.engine import modes
+from omnidrop.engine.attention import own_attention
 from omnidrop.engine.question_rows import Asked, Factor, Options
+from omnidrop.engine.state import ClipTokens
 from omnidrop.questions import Boolean, Question
 
 QUESTION_TOKENS = 40
@@ -66,9 +68,9 @@ class Engine:
         policy = policies.named("none" if ratio is None else "omnidrop", **settings)
         questions = [_question(number, ids) for number, ids in enumerate(asked["questions"])]
         first_tokens = [-1] * len(questions)
-        with torch.inference_mode(), prefill.own_attention(self._model):
+        with torch.inference_mode(), own_attention(self._model):
             started = time.process_time()
-            tokens = prefill.ClipTokens.of(self._prefix(asked["prefix"]))
+            tokens = ClipTokens.of(self._prefix(asked["prefix"]))
             schedule = policy.plan(tokens.av, self._layers, ratio)
             for (one,) in modes.run(self._model, [tokens], questions, asked["mode"], policy, schedule, "max"):
                 for number, row in zip(one.questions, one.state.packed.reads[:-1], strict=True):

@@ -28,8 +28,10 @@ from torch import Tensor
 from benchmarks.speed.copied_cache import GROWTH, CopiedDecoder, StockDecoder
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel, clip, questions
 from omnidrop import cost, policies
-from omnidrop.engine import decode, modes, prefill
+from omnidrop.engine import attention, decode, modes, prefill
+from omnidrop.engine.attention import own_attention
 from omnidrop.engine.layout import pack
+from omnidrop.engine.state import ClipTokens, LayerCache, State
 from omnidrop.policies.base import Policy
 from omnidrop.pruning import Guidance
 
@@ -111,7 +113,7 @@ class Bench:
     ) -> None:
         self.layers = layers
         self.model = RandomTextModel(size, layers, dtype=dtype, device=device)
-        self.clip = prefill.ClipTokens.of(clip(self.model, shape))
+        self.clip = ClipTokens.of(clip(self.model, shape))
         self.widths = cost.Widths.of(self.model.config, self.model.dtype.itemsize)
 
     def policy(self, case: Case) -> Policy:
@@ -126,9 +128,9 @@ class Bench:
         spent = {"before": 0.0, "importance": 0.0, "selection_and_gather": 0.0}
         with (
             torch.inference_mode(),
-            prefill.own_attention(self.model),
+            own_attention(self.model),
             _timed(type(policy), "before", spent, "before"),
-            _timed(prefill, "attention_received", spent, "importance"),
+            _timed(attention, "attention_received", spent, "importance"),
             _timed(prefill, "drop", spent, "selection_and_gather"),
         ):
             started = time.process_time()
@@ -141,7 +143,7 @@ class Bench:
             seconds = time.process_time() - started
         return Measured(seconds, flops, held, schedule.retained_ratio, spent)
 
-    def prefilled(self, case: Case, text: int) -> prefill.State:
+    def prefilled(self, case: Case, text: int) -> State:
         """A finished prefill of the case's text questions by its shapes alone: its keys and values are noise."""
         policy, asked = self.policy(case), questions(case.questions, text=text)
         schedule = policy.plan(self.clip.av, self.layers, case.ratio)
@@ -153,7 +155,7 @@ class Bench:
             rows = (entering + self.clip.text, state.packed.rows) * 2
             state.caches.append(
                 # As a prefill leaves them: (rows, heads x width) seen by heads.
-                prefill.LayerCache(
+                LayerCache(
                     *(
                         torch.randn(count, heads, width, generator=generator)
                         .to(self.model.device, self.model.dtype)
@@ -191,7 +193,7 @@ class Bench:
         """`step` with the decoder's attention routed to what it brings."""
 
         def routed(ids: Tensor) -> Tensor:
-            with prefill.own_attention(self.model):
+            with own_attention(self.model):
                 return step(ids)
 
         return routed

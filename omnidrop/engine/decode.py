@@ -16,8 +16,8 @@ from torch import Tensor
 from omnidrop.answer_types import Unreadable
 from omnidrop.answers import Answer
 from omnidrop.engine.constraint import Grammars
-from omnidrop.engine.prefill import LayerCache, State
 from omnidrop.engine.question_rows import END, Asked
+from omnidrop.engine.state import LayerCache, State
 from omnidrop.models.base import Adapter
 from omnidrop.questions import Question, Scored, Written
 

@@ -16,6 +16,7 @@ from omnidrop.cost import LayerWork
 from omnidrop.engine import prefill
 from omnidrop.engine.layout import pack
 from omnidrop.engine.question_rows import Asked
+from omnidrop.engine.state import ClipTokens, State
 from omnidrop.models.base import Adapter
 from omnidrop.policies.base import Policy
 from omnidrop.policies.schedule import Schedule
@@ -28,7 +29,7 @@ class Prefilled:
 
     questions: tuple[int, ...]
     """Which questions, numbered within the set, in the order packed."""
-    state: prefill.State
+    state: State
     logits: Tensor
     """(R, vocabulary) float32, at `state.packed.read`."""
     first_layer: int
@@ -42,7 +43,7 @@ class Prefilled:
 
 def run(
     adapter: Adapter,
-    clips: Sequence[prefill.ClipTokens],
+    clips: Sequence[ClipTokens],
     asked: Sequence[Asked],
     mode: str,
     policy: Policy,
@@ -54,10 +55,10 @@ def run(
     """Prefill `asked` in `mode`, one of MODES: per pass a Prefilled of every clip, in the clips' order.
 
     Clips are of one shape: their prefixes have the same tokens, the embeddings apart, and `schedule` is that of each.
-    `watch` records `State.watched`. Runs inside `prefill.own_attention`.
+    `watch` records `State.watched`. Runs inside `own_attention`.
     """
 
-    def begin(group: Sequence[int]) -> list[prefill.State]:
+    def begin(group: Sequence[int]) -> list[State]:
         packed = pack(clips[0].prefix, [asked[number] for number in group])
         return [prefill.begin(adapter, clip, packed, policy, schedule, guidance, watch=watch) for clip in clips]
 
@@ -78,7 +79,7 @@ def run(
 
 
 def _finish(
-    adapter: Adapter, questions: tuple[int, ...], states: Sequence[prefill.State], shared: tuple[LayerWork, ...]
+    adapter: Adapter, questions: tuple[int, ...], states: Sequence[State], shared: tuple[LayerWork, ...]
 ) -> list[Prefilled]:
     prefill.advance(adapter, states, len(adapter.layers))
     carries = shared if questions[0] == 0 else ()  # the first question of the set answers for the shared layers

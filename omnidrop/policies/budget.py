@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omnidrop.errors import PolicyError
 from omnidrop.policies.base import Counted
-from omnidrop.policies.schedule import Schedule, full
+from omnidrop.policies.schedule import Schedule
 
 
 def checked(retained_ratio: float | None, name: str) -> float:
@@ -22,14 +22,6 @@ def checked(retained_ratio: float | None, name: str) -> float:
     if not 0.0 < retained_ratio <= 1.0:
         raise PolicyError(f"retained_ratio must be above 0 and at most 1, got {retained_ratio:g}")
     return retained_ratio
-
-
-def at_input(tokens: Counted, layers: int, retained_ratio: float | None, name: str) -> Schedule:
-    """All pruning before the decoder: the same number of tokens in every layer, at least one."""
-    ratio = checked(retained_ratio, name)
-    if ratio == 1.0 or not tokens.count:
-        return full(tokens.count, layers)
-    return Schedule(tokens.count, (max(1, round(ratio * tokens.count)),) * layers)
 
 
 def solve(

@@ -25,8 +25,6 @@ from omnidrop.policies.entry import audio_at, audio_bounds
 
 WINDOW_S = 1.0
 """Time is cut into windows; of windows far enough apart one token each is chosen at once."""
-USUAL = 0.1
-"""The weight of the most usual tokens, in nats as the others."""
 
 
 def cover(tokens: AudioVisual, keep: int, least_audio: float | None = None) -> Tensor:
@@ -63,7 +61,7 @@ def _guarded(heard: int, keep: int, tokens: AudioVisual, least_audio: float | No
 
 def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> Band:
     unit, of = likeness.unit_and_scale(tokens.features[places], tokens.is_own[places])
-    weight = likeness.surprisal(unit, of) + USUAL if rare else torch.ones(places.shape[0], device=unit.device)
+    weight = likeness.surprisal(unit, of) + likeness.USUAL if rare else torch.ones(places.shape[0], device=unit.device)
     weight = weight / weight.mean()
     seconds = tokens.seconds[places]
     window = torch.div(seconds, WINDOW_S, rounding_mode="floor").long()
@@ -92,7 +90,7 @@ def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> Band:
     # In place: one such table is tens of megabytes, and on a CPU a new one costs more than what is done with it.
     alike = (at @ banded(at, 0).transpose(1, 2)).div_(of).clamp_max_(1.0)
     apart = (when[:, :, None] - banded(when, 0)[:, None, :]).abs_()
-    kernel = _both_ways(alike.sub_(1.0).mul_(likeness.CONCENTRATION).sub_(apart).exp_())
+    kernel = _both_ways(likeness.log_kernel_(alike, apart).exp_())
     version = None
     if rare and tokens.versions is not None:
         of_place = laid(tokens.versions[places], -1)

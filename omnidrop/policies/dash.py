@@ -13,18 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
-from omnidrop.policies.budget import at_input
+from omnidrop.policies.at_input import AtInput
+from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.feature_selection import audio_by_attention, frames_by_peaks_and_change
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.omnizip import OmniZip, audio_first, frame_chunks
 from omnidrop.policies.reading import Reading
-from omnidrop.policies.schedule import Schedule
-from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
-class Dash(Reading, Merging):
+class Dash(AtInput, Reading, Merging):
     """DASH (arXiv 2603.15685, its method section): a segment begins where the cosine of neighbouring audio tokens falls
     below `boundary`; inside the segments, OmniZip's frame scheme.
 
@@ -33,7 +31,6 @@ class Dash(Reading, Merging):
     """
 
     name: ClassVar[str] = "dash"
-    guide: ClassVar[Guide] = "nothing"
     boundary: float = 0.4
     audio_keep: float = 0.7
     """Share of the audio that stays where 45 % of all tokens do."""
@@ -44,15 +41,9 @@ class Dash(Reading, Merging):
         if not 0.0 <= self.audio_keep <= 1.0:
             raise PolicyError(f"audio_keep must be 0 to 1, got {self.audio_keep!r}")
 
-    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
-        """The ratio's share of all tokens enters, and stays."""
-        return at_input(tokens, layers, retained_ratio, self.name)
-
-    def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
+    def chosen(self, tokens: AudioVisual, keep: int) -> Tensor:
         """Audio by encoder attention, then video by the density of the sound in its segment."""
-        if schedule.entering[0] == tokens.count:
-            return everything(tokens)
-        audio, video = audio_first(tokens, schedule.entering[0], self.audio_keep)
+        audio, video = audio_first(tokens, keep, self.audio_keep)
         heard = audio_by_attention(tokens, audio)
         audio_segment, frame_segment, segments = self.segments(tokens)
         stays = torch.isin(torch.nonzero(tokens.is_audio).flatten(), heard).tolist()
@@ -84,7 +75,3 @@ class Dash(Reading, Merging):
                 moment = sum(c < chunk for c in audio_chunk) - 1
             of_frame.append(of_audio[max(moment, 0)])
         return of_audio, of_frame, of_audio[-1] + 1
-
-    def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
-        """Never called: nothing leaves inside the decoder."""
-        return keep_highest(tokens.importance, keep)

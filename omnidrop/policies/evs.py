@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
-from omnidrop.policies.budget import at_input
+from omnidrop.policies.at_input import AtInput
+from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.max_min_selection import split
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.reading import Reading
-from omnidrop.policies.schedule import Schedule
-from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
-class EVS(Reading, Merging):
+class EVS(AtInput, Reading, Merging):
     """Efficient Video Sampling (arXiv 2510.14624, its method section).
 
     A video token's score is 1 - cosine with the token at the same place of the temporal patch before; the first patch
@@ -33,17 +31,10 @@ class EVS(Reading, Merging):
     """
 
     name: ClassVar[str] = "evs"
-    guide: ClassVar[Guide] = "nothing"
 
-    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
-        """The ratio's share of all tokens enters, and stays."""
-        return at_input(tokens, layers, retained_ratio, self.name)
-
-    def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
+    def chosen(self, tokens: AudioVisual, keep: int) -> Tensor:
         """What changed most, per modality."""
-        if schedule.entering[0] == tokens.count:
-            return everything(tokens)
-        shares = split(schedule.entering[0], [tokens.audio, tokens.video])
+        shares = split(keep, [tokens.audio, tokens.video])
         heard, seen = (torch.nonzero(tokens.is_audio == is_audio).flatten() for is_audio in (True, False))
         sound = changes(tokens.features[heard], (1,) * tokens.audio)
         picture = changes(tokens.features[seen], tokens.frame_sizes)
@@ -52,10 +43,6 @@ class EVS(Reading, Merging):
             for places, score, keep in ((heard, sound, shares[0]), (seen, picture, shares[1]))
         ]
         return torch.sort(torch.cat(kept)).values
-
-    def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
-        """Never called: nothing leaves inside the decoder."""
-        return keep_highest(tokens.importance, keep)
 
 
 def changes(features: Tensor, sizes: tuple[int, ...]) -> Tensor:

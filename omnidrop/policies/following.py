@@ -12,6 +12,7 @@ from torch import Tensor
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.policies import likeness
 from omnidrop.policies.base import AudioVisual
+from omnidrop.policies.tokens import left_out
 
 BLOCK = 1024
 """Tokens compared with all that enter at once."""
@@ -20,20 +21,20 @@ BLOCK = 1024
 def best_covering(tokens: AudioVisual, index: Tensor) -> Tensor:
     """(left out,) int64: for each token that `index` leaves out, in order, the entering one of its modality with the
     highest K (see `omnidrop.policies.coverage`), at whatever distance in time; -1 where none of its modality enters."""
-    device = index.device
-    enters = torch.zeros(tokens.count, dtype=torch.bool, device=device).index_fill_(0, index, True)
-    nearest = torch.full((tokens.count,), -1, dtype=torch.int64, device=device)
+    left = left_out(tokens, index)
+    follows = torch.full_like(left, -1)
     for kind in (AUDIO, VIDEO):
         is_kind = tokens.modality == kind
-        sources, targets = torch.nonzero(is_kind & ~enters).flatten(), torch.nonzero(is_kind & enters).flatten()
-        if not sources.numel() or not targets.numel():
+        numbers = torch.nonzero(is_kind[left]).flatten()
+        targets = index[is_kind[index]]
+        if not numbers.numel() or not targets.numel():
             continue
         unit, of = likeness.unit_and_scale(tokens.features[is_kind], tokens.is_own[is_kind])
         rank = torch.cumsum(is_kind, 0) - 1
         of_targets, there = unit[rank[targets]], tokens.seconds[targets]
-        for block in torch.split(sources, BLOCK):
-            alike = (unit[rank[block]] @ of_targets.T).div_(of).clamp_max_(1.0)
-            apart = (tokens.seconds[block][:, None] - there[None]).abs_()
-            log_k = alike.sub_(1.0).mul_(likeness.CONCENTRATION).sub_(apart)
-            nearest[block] = targets[log_k.argmax(dim=1)]
-    return nearest[~enters]
+        for block in torch.split(numbers, BLOCK):
+            sources = left[block]
+            alike = (unit[rank[sources]] @ of_targets.T).div_(of).clamp_max_(1.0)
+            apart = (tokens.seconds[sources][:, None] - there[None]).abs_()
+            follows[block] = targets[likeness.log_kernel_(alike, apart).argmax(dim=1)]
+    return follows

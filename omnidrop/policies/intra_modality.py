@@ -17,7 +17,7 @@ from torch import Tensor
 from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.policies.coverage import cover
 from omnidrop.policies.entry import GROUP, Entry, Way
-from omnidrop.policies.likeness import rarity
+from omnidrop.policies.likeness import USUAL, rarity
 from omnidrop.policies.max_min_selection import frames, max_min, split, windows
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 FEWEST = 5
 """Tokens that a window of the video keeps at least: so many temporal patches make one. Two or three tokens for every
 patch leave a choice of cells, and none of moments."""
-USUAL = 0.1
-"""The weight of the most usual tokens, in nats as the others: where nothing is rare all count alike."""
 
 
 def select(tokens: AudioVisual, entry: Entry, keep: int, way: Way = "rare", least_audio: float | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from omnidrop.models.base import VIDEO
 from omnidrop.policies import likeness
 from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.joined import Joined
+from omnidrop.policies.tokens import left_out
 
 REACH_S = 1.0
 """A token joins one at most so many seconds away: one temporal patch at two frames a second."""
@@ -28,10 +29,8 @@ def by_likeness(tokens: AudioVisual, index: Tensor) -> Joined:
     Sound enters as it is: a second is long for speech, and on the worlds without it merging sound gained nothing.
     """
     device = tokens.features.device
-    enters = torch.zeros(tokens.count, dtype=torch.bool, device=device)
-    enters[index] = True
-    seen = tokens.modality == VIDEO
-    sources = torch.nonzero(seen & ~enters).flatten()
+    seen, left = tokens.modality == VIDEO, left_out(tokens, index)
+    sources = left[seen[left]]
     targets = torch.nonzero(seen[index]).flatten()
     if not sources.numel() or not targets.numel():
         nothing = torch.zeros(0, dtype=torch.int64, device=device)

@@ -19,6 +19,9 @@ LEAST_SCALE = 0.3
 CONCENTRATION = 10.0
 """Of the von Mises-Fisher kernel exp(k (likeness - 1)): tokens at a likeness of 0.9 count 1 / e of an equal one."""
 
+USUAL = 0.1
+"""The weight of the most usual tokens, in nats as `rarity`: where nothing is rare all count alike."""
+
 
 def sampled(features: Tensor, most: int = MOST_SAMPLED) -> Tensor:
     """Up to `most` evenly spaced rows of (n, D)."""
@@ -52,6 +55,11 @@ def unit_and_scale(features: Tensor, own: Tensor | None = None) -> tuple[Tensor,
     """
     unit = functional.normalize(features.float(), dim=-1)
     return unit, scale(unit if own is None else unit[own])
+
+
+def log_kernel_(alike: Tensor, apart_s: Tensor) -> Tensor:
+    """log K of `omnidrop.policies.coverage`, in place of `alike`: likenesses, and seconds between the same tokens."""
+    return alike.sub_(1.0).mul_(CONCENTRATION).sub_(apart_s)
 
 
 def rarity(features: Tensor, own: Tensor | None = None) -> Tensor:

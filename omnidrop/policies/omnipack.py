@@ -23,7 +23,7 @@ from omnidrop.policies.joined import Joined
 from omnidrop.policies.max_min_selection import split
 from omnidrop.policies.reading import Reading
 from omnidrop.policies.schedule import Schedule, full
-from omnidrop.policies.tokens import everything
+from omnidrop.policies.tokens import enters, everything
 
 BLOCK = 1024
 """Tokens whose distances to all others are held at once."""
@@ -95,25 +95,19 @@ class OmniPack(Reading):
         """The important ones and those that cover the rest."""
         if schedule.entering[0] == tokens.count:
             return everything(tokens)
-        kept = [
-            _representatives(pool, count)
-            for pool, count in zip(
-                _pools(tokens, self._shared(schedule.entering[0], tokens)[1]),
-                self._shared(schedule.entering[0], tokens),
-                strict=True,
-            )
-            if count
-        ]
+        counts = self._shared(schedule.entering[0], tokens)
+        pools = zip(_pools(tokens, counts[1]), counts, strict=True)
+        kept = [_representatives(pool, count) for pool, count in pools if count]
         return torch.sort(torch.cat(kept)).values
 
     def joins(self, tokens: AudioVisual, index: Tensor) -> Joined | None:
         """What was left out, into the most alike of its modality that enters."""
         if not self.merge:
             return None
-        enters = torch.zeros(tokens.count, dtype=torch.bool, device=index.device).index_fill_(0, index, True)
-        rank = torch.cumsum(enters, 0) - 1
+        entering = enters(tokens, index)
+        rank = torch.cumsum(entering, 0) - 1
         stays = torch.tensor([OWN[AUDIO], OWN[VIDEO]], device=index.device)[(tokens.modality[index] == VIDEO).long()]
-        parts = [_absorbed(pool, enters) for pool in _pools(tokens, self._shared(index.shape[0], tokens)[1])]
+        parts = [_absorbed(pool, entering) for pool in _pools(tokens, self._shared(index.shape[0], tokens)[1])]
         source, target, weight = (torch.cat(of) for of in zip(*parts, strict=True))
         return Joined(source, rank[target], weight, own=stays)
 

@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from omnidrop.errors import PolicyError
-from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
-from omnidrop.policies.budget import at_input
+from omnidrop.policies.at_input import AtInput
+from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.feature_selection import audio_by_attention, frames_by_peaks_and_change
 from omnidrop.policies.joined import Joined
 from omnidrop.policies.max_min_selection import split
-from omnidrop.policies.schedule import Schedule
-from omnidrop.policies.tokens import everything, keep_highest
+from omnidrop.policies.tokens import left_out
 
 PAPER_RATIO = 0.45
 """The share of all tokens that its lighter setting is named by."""
@@ -48,9 +47,8 @@ def audio_first(tokens: AudioVisual, keep: int, audio_share: float) -> tuple[int
 
 def joined_audio(tokens: AudioVisual, index: Tensor) -> Joined | None:
     """Every audio token that `index` leaves out, into the most alike one of its time chunk that enters."""
-    enters = torch.zeros(tokens.count, dtype=torch.bool, device=index.device)
-    enters[index] = True
-    left = torch.nonzero(tokens.is_audio & ~enters).flatten()
+    left = left_out(tokens, index)
+    left = left[tokens.is_audio[left]]
     stays = torch.nonzero(tokens.is_audio[index]).flatten()
     if not left.numel() or not stays.numel():
         return None
@@ -63,7 +61,7 @@ def joined_audio(tokens: AudioVisual, index: Tensor) -> Joined | None:
 
 
 @dataclass(frozen=True)
-class OmniZip:
+class OmniZip(AtInput):
     """OmniZip (arXiv 2511.14582, its method section).
 
     Audio stays by attention in its encoder. A time group's density s, the share of its audio that stays relative to the
@@ -76,7 +74,6 @@ class OmniZip:
     """
 
     name: ClassVar[str] = "omnizip"
-    guide: ClassVar[Guide] = "nothing"
     audio_keep: float = 0.7
     """Share of the audio that stays where 45 % of all tokens do."""
     most_drop: float = 0.75
@@ -93,15 +90,9 @@ class OmniZip:
                 f"drop ratios need 0 <= least_drop <= most_drop < 1, got {self.least_drop!r} and {self.most_drop!r}"
             )
 
-    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
-        """The ratio's share of all tokens enters, and stays."""
-        return at_input(tokens, layers, retained_ratio, self.name)
-
-    def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
+    def chosen(self, tokens: AudioVisual, keep: int) -> Tensor:
         """Audio by encoder attention, then video by what the audio left dense."""
-        if schedule.entering[0] == tokens.count:
-            return everything(tokens)
-        audio, video = audio_first(tokens, schedule.entering[0], self.audio_keep)
+        audio, video = audio_first(tokens, keep, self.audio_keep)
         heard = audio_by_attention(tokens, audio)
         groups = frame_chunks(tokens)
         kept = torch.bincount(tokens.chunk[heard], minlength=tokens.chunks).tolist()
@@ -127,7 +118,3 @@ class OmniZip:
     def joins(self, tokens: AudioVisual, index: Tensor) -> Joined | None:
         """Dropped audio, into the most alike audio of its group that stays."""
         return joined_audio(tokens, index) if self.merge else None
-
-    def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
-        """Never called: nothing leaves inside the decoder."""
-        return keep_highest(tokens.importance, keep)

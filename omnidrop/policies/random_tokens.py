@@ -11,40 +11,29 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
-from omnidrop.policies.budget import at_input
+from omnidrop.policies.at_input import AtInput
+from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.max_min_selection import split
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.reading import Reading
-from omnidrop.policies.schedule import Schedule
-from omnidrop.policies.tokens import keep_highest
 
 
 @dataclass(frozen=True)
-class Random(Reading, Merging):
+class Random(AtInput, Reading, Merging):
     """Uniform sampling without replacement, per modality. The same `seed` keeps the same places of clips of one size.
 
     The "Random" row of the comparison tables in SEATS (arXiv 2605.20035), where it costs 1 to 2.6 points at 25-35 %.
     """
 
     name: ClassVar[str] = "random"
-    guide: ClassVar[Guide] = "nothing"
     seed: int = 0
 
-    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
-        """The ratio's share of all tokens enters, and stays."""
-        return at_input(tokens, layers, retained_ratio, self.name)
-
-    def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
+    def chosen(self, tokens: AudioVisual, keep: int) -> Tensor:
         """A draw per modality, made on the host so that every device keeps the same tokens."""
         draw = torch.Generator().manual_seed(self.seed)
         kept = []
-        shares = split(schedule.entering[0], [tokens.audio, tokens.video])
+        shares = split(keep, [tokens.audio, tokens.video])
         for is_audio, size, keep in zip((True, False), (tokens.audio, tokens.video), shares, strict=True):
             places = torch.nonzero(tokens.is_audio == is_audio).flatten()
             kept.append(places[torch.randperm(size, generator=draw)[:keep].to(places.device)])
         return torch.sort(torch.cat(kept)).values
-
-    def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
-        """Never called: nothing leaves inside the decoder."""
-        return keep_highest(tokens.importance, keep)

@@ -81,6 +81,16 @@ def everything(tokens: AudioVisual) -> Tensor:
     return torch.arange(tokens.count, device=tokens.modality.device)
 
 
+def enters(tokens: AudioVisual, index: Tensor) -> Tensor:
+    """(n,) bool: which tokens are at `index` (entering,)."""
+    return torch.zeros(tokens.count, dtype=torch.bool, device=index.device).index_fill_(0, index, True)
+
+
+def left_out(tokens: AudioVisual, index: Tensor) -> Tensor:
+    """(n - entering,) int64, ascending: the tokens that are not at `index` (entering,)."""
+    return torch.nonzero(~enters(tokens, index)).flatten()
+
+
 def keep_highest(score: Tensor, keep: int) -> Tensor:
     """(keep,) ascending indices of the `keep` highest of `score` (alive,)."""
     return torch.sort(torch.topk(score, keep, sorted=False).indices).values

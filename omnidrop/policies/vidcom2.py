@@ -14,17 +14,15 @@ from torch.nn import functional
 
 from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO
-from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
-from omnidrop.policies.budget import at_input
+from omnidrop.policies.at_input import AtInput
+from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.max_min_selection import frames, split, windows
 from omnidrop.policies.merging import Merging
 from omnidrop.policies.reading import Reading
-from omnidrop.policies.schedule import Schedule
-from omnidrop.policies.tokens import everything, keep_highest
 
 
 @dataclass(frozen=True)
-class VidCom2(Reading, Merging):
+class VidCom2(AtInput, Reading, Merging):
     """Video Compression Commander (arXiv 2505.14454, its method section).
 
     A frame is as unique as its tokens are unlike the clip's mean. Its share is the ratio times (1 + softmax of its
@@ -36,22 +34,15 @@ class VidCom2(Reading, Merging):
     """
 
     name: ClassVar[str] = "vidcom2"
-    guide: ClassVar[Guide] = "nothing"
     temperature: float = 0.01
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise PolicyError(f"temperature must be positive, got {self.temperature!r}")
 
-    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
-        """The ratio's share of all tokens enters, and stays."""
-        return at_input(tokens, layers, retained_ratio, self.name)
-
-    def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
+    def chosen(self, tokens: AudioVisual, keep: int) -> Tensor:
         """Frames by uniqueness, tokens by how unlike the means they are."""
-        if schedule.entering[0] == tokens.count:
-            return everything(tokens)
-        shares = split(schedule.entering[0], [tokens.audio, tokens.video])
+        shares = split(keep, [tokens.audio, tokens.video])
         kept = []
         for parts, keep in ((windows(tokens, (AUDIO,)), shares[0]), (frames(tokens), shares[1])):
             if parts:
@@ -72,7 +63,3 @@ class VidCom2(Reading, Merging):
             own = 1.0 - of @ functional.normalize(of.mean(dim=0), dim=0)
             kept.append(part[torch.topk(far + own, count).indices])
         return kept
-
-    def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
-        """Never called: nothing leaves inside the decoder."""
-        return keep_highest(tokens.importance, keep)

@@ -14,16 +14,15 @@ from torch.nn import functional
 
 from omnidrop.errors import PolicyError
 from omnidrop.models.base import AUDIO, VIDEO
-from omnidrop.policies.base import AudioVisual, Counted, Guide, LayerTokens
-from omnidrop.policies.budget import at_input
+from omnidrop.policies.at_input import AtInput
+from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.joined import Joined
 from omnidrop.policies.max_min_selection import frames, split, windows
-from omnidrop.policies.schedule import Schedule
-from omnidrop.policies.tokens import everything, keep_highest
+from omnidrop.policies.tokens import enters
 
 
 @dataclass(frozen=True)
-class VisionZip:
+class VisionZip(AtInput):
     """VisionZip (arXiv 2412.04467, its method section), for both modalities as in the tables of SEATS ("-om").
 
     In every frame the tokens stay that receive most attention in the encoder, `dominant` of the budget. Of the others
@@ -35,7 +34,6 @@ class VisionZip:
     """
 
     name: ClassVar[str] = "visionzip"
-    guide: ClassVar[Guide] = "nothing"
     dominant: float = 54 / 64
     """Share of the budget by attention: 54 of 64 tokens in the paper."""
 
@@ -43,37 +41,30 @@ class VisionZip:
         if not 0.0 <= self.dominant <= 1.0:
             raise PolicyError(f"dominant must be 0 to 1, got {self.dominant!r}")
 
-    def plan(self, tokens: Counted, layers: int, retained_ratio: float | None) -> Schedule:
-        """The ratio's share of all tokens enters, and stays."""
-        return at_input(tokens, layers, retained_ratio, self.name)
-
-    def before(self, tokens: AudioVisual, schedule: Schedule) -> Tensor:
+    def chosen(self, tokens: AudioVisual, keep: int) -> Tensor:
         """Dominant and contextual tokens of every frame."""
-        if schedule.entering[0] == tokens.count:
-            return everything(tokens)
         parts = _parts(tokens)
         score = _attention(tokens)
         kept = []
-        for part, keep in zip(parts, split(schedule.entering[0], [part.numel() for part in parts]), strict=True):
+        for part, count in zip(parts, split(keep, [part.numel() for part in parts]), strict=True):
             by_attention = torch.argsort(score[part], descending=True, stable=True)
-            first = round(self.dominant * keep)
+            first = round(self.dominant * count)
             rest = torch.sort(by_attention[first:]).values
-            every = torch.arange(keep - first, device=part.device) * rest.numel()
-            spaced = rest[torch.div(every, max(keep - first, 1), rounding_mode="floor")]
+            every = torch.arange(count - first, device=part.device) * rest.numel()
+            spaced = rest[torch.div(every, max(count - first, 1), rounding_mode="floor")]
             kept += [part[by_attention[:first]], part[spaced]]
         return torch.sort(torch.cat(kept)).values
 
     def joins(self, tokens: AudioVisual, index: Tensor) -> Joined | None:
         """What was left out, into the contextual token of its frame that is most like it."""
-        enters = torch.zeros(tokens.count, dtype=torch.bool, device=index.device)
-        enters[index] = True
-        score, rank = _attention(tokens), torch.cumsum(enters, 0) - 1
+        stays, score = enters(tokens, index), _attention(tokens)
+        rank = torch.cumsum(stays, 0) - 1
         unit = functional.normalize(tokens.features.float(), dim=-1)
         sources, targets = [], []
         for part in _parts(tokens):
-            inside = part[enters[part]]
+            inside = part[stays[part]]
             context = inside.numel() - round(self.dominant * inside.numel())
-            left = part[~enters[part]]
+            left = part[~stays[part]]
             if not context or not left.numel():
                 continue
             contextual = inside[torch.topk(score[inside], context, largest=False).indices]
@@ -83,10 +74,6 @@ class VisionZip:
             return None
         source = torch.cat(sources)
         return Joined(source, torch.cat(targets), torch.ones(source.shape[0], device=source.device))
-
-    def at_layer(self, tokens: LayerTokens, keep: int) -> Tensor:
-        """Never called: nothing leaves inside the decoder."""
-        return keep_highest(tokens.importance, keep)
 
 
 def _parts(tokens: AudioVisual) -> list[Tensor]:

@@ -11,7 +11,8 @@ from benchmarks.speed.prefill import Bench, Case, cases, targets
 from benchmarks.speed.random_text_model import ClipShape, questions
 from benchmarks.speed.whole_model import Bench as WholeBench
 from benchmarks.speed.whole_model import cases as whole_cases
-from omnidrop.engine import decode, modes, prefill
+from omnidrop.engine import decode, modes
+from omnidrop.engine.attention import own_attention
 
 SHAPE = ClipShape(chunks=4, rows=2, columns=5, audio=5)
 
@@ -57,7 +58,7 @@ def test_decoding_with_copied_caches_is_the_same_decoding(bench: Bench) -> None:
     case = Case("dense_shared", "none", 8, None)
     policy = bench.policy(case)
     steps = (torch.arange(8), torch.arange(8) + 3)
-    with torch.inference_mode(), prefill.own_attention(bench.model):
+    with torch.inference_mode(), own_attention(bench.model):
         schedule = policy.plan(bench.clip.av, bench.layers, None)
         ((done,),) = modes.run(bench.model, [bench.clip], questions(8, text=4), case.mode, policy, schedule, "max")
         ours = decode.Decoder(bench.model, done.state, range(8), 4)

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import omnidrop
 from omnidrop import cost
 from omnidrop.answers import Answer
-from omnidrop.engine import decode, prefill, question_rows
+from omnidrop.engine import decode, question_rows
+from omnidrop.engine.attention import ATTENTION
 from omnidrop.engine.question_rows import END
 from omnidrop.errors import QuestionError
 from omnidrop.model import Request
@@ -320,7 +321,7 @@ def test_the_model_is_left_as_it_was(loaded: Loaded) -> None:
     loaded.answer(Pruning())
     with pytest.raises(QuestionError):
         loaded.answer(Pruning(), [Question("j", "?", Json('{"type": "thing"}'))])
-    assert loaded.adapter.config._attn_implementation == before != prefill.ATTENTION
+    assert loaded.adapter.config._attn_implementation == before != ATTENTION
 
 
 def test_half_precision_runs_in_every_mode(loaded: Loaded, request: pytest.FixtureRequest) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from omnidrop.engine import modes, prefill
+from omnidrop.engine import modes
+from omnidrop.engine.attention import own_attention
+from omnidrop.engine.state import ClipTokens
 from omnidrop.errors import UserError
 from omnidrop.model import Media, Request
 from omnidrop.pruning import Pruning
@@ -30,19 +32,19 @@ def loaded(request: pytest.FixtureRequest) -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def encoded(loaded: Loaded) -> list[prefill.ClipTokens]:
-    def tokens(clip: Media) -> prefill.ClipTokens:
-        return prefill.ClipTokens.of(loaded.adapter.prefix(*clip, fps=2.0, system_prompt=None, instruction=""))
+def encoded(loaded: Loaded) -> list[ClipTokens]:
+    def tokens(clip: Media) -> ClipTokens:
+        return ClipTokens.of(loaded.adapter.prefix(*clip, fps=2.0, system_prompt=None, instruction=""))
 
     return [tokens(clip) for clip in CLIPS]
 
 
 def run(
-    loaded: Loaded, clips: list[prefill.ClipTokens], pruning: Pruning, *, watch: bool = False
+    loaded: Loaded, clips: list[ClipTokens], pruning: Pruning, *, watch: bool = False
 ) -> list[list[modes.Prefilled]]:
     """Per pass, one of every clip."""
     policy, asked = pruning.build(), loaded.asked
-    with torch.inference_mode(), prefill.own_attention(loaded.adapter):
+    with torch.inference_mode(), own_attention(loaded.adapter):
         schedule = policy.plan(clips[0].av, len(loaded.adapter.layers), pruning.retained_ratio)
         passes = modes.run(loaded.adapter, clips, asked, pruning.mode, policy, schedule, pruning.guidance, watch=watch)
         return list(passes)
@@ -62,7 +64,7 @@ def run(
     ids=lambda p: f"{p.mode}-{p.policy}-{p.guidance}-{p.settings}",
 )
 def test_logits_and_surviving_tokens_are_those_of_each_clip_alone(
-    loaded: Loaded, encoded: list[prefill.ClipTokens], pruning: Pruning
+    loaded: Loaded, encoded: list[ClipTokens], pruning: Pruning
 ) -> None:
     together = run(loaded, encoded, pruning, watch=True)
     for number, clip in enumerate(encoded):
@@ -77,7 +79,7 @@ def test_logits_and_surviving_tokens_are_those_of_each_clip_alone(
                 same(seen, wanted)
 
 
-def test_each_clip_keeps_tokens_of_its_own(loaded: Loaded, encoded: list[prefill.ClipTokens]) -> None:
+def test_each_clip_keeps_tokens_of_its_own(loaded: Loaded, encoded: list[ClipTokens]) -> None:
     """What makes the test above worth something: neither logits nor keep-sets are the same in all clips."""
     (done,) = run(loaded, encoded, Pruning(retained_ratio=0.4))
     assert len({tuple(one.state.entered[-1].tolist()) for one in done}) == len(CLIPS)

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.evidence import guides
 from omnidrop import policies
 from omnidrop.engine import decode, layout, modes, prefill
+from omnidrop.engine.attention import own_attention
 from omnidrop.model import Request
 from omnidrop.pruning import Pruning
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, by_question, same, stock_logits
@@ -134,7 +135,7 @@ def test_generated_tokens_are_the_oracles(loaded: Loaded, settings: Any) -> None
     (done,) = loaded.run("set_guided", Pruning(retained_ratio=0.4, settings=settings))
     written = [3, 4]
     first = done.logits[[done.state.packed.reads[number] for number in written]]
-    with torch.inference_mode(), prefill.own_attention(loaded.adapter):
+    with torch.inference_mode(), own_attention(loaded.adapter):
         generated = decode.generate(loaded.adapter, done.state, written, first)
     alive = entering_places(loaded, done)
     prefix, moves = merged(loaded.prefix, alive[0]), follows(loaded, done)
@@ -229,7 +230,7 @@ def test_no_layer_waits_for_the_device(loaded: Loaded, policy: str) -> None:
         chosen = policies.named(policy, **(reads if guidance == "max" else {}))
         schedule = chosen.plan(loaded.clip.av, len(loaded.adapter.layers), 0.6)
         packed = layout.pack(loaded.prefix, loaded.asked)
-        with torch.inference_mode(), prefill.own_attention(loaded.adapter):
+        with torch.inference_mode(), own_attention(loaded.adapter):
             state = prefill.begin(loaded.adapter, loaded.clip, packed, chosen, schedule, guidance)
             with HostWaits() as waits:
                 prefill.advance(loaded.adapter, [state], len(loaded.adapter.layers))

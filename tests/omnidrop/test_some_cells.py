@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from omnidrop.engine import prefill
+from omnidrop.engine.state import ClipTokens
 from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimator
 from omnidrop.model import OmniModel, Request
@@ -219,7 +219,7 @@ def test_only_encoded_cells_enter_and_the_ratio_counts_all(directory: Path) -> N
 
 def test_a_partly_encoded_clip_cannot_be_read_whole(directory: Path) -> None:
     model = OmniModel.load(str(directory), device="cpu", dtype="float32")
-    clip = prefill.ClipTokens.of(prefix_of(model.adapter, noise(8), SomeOf(50, choose_cells)))
+    clip = ClipTokens.of(prefix_of(model.adapter, noise(8), SomeOf(50, choose_cells)))
     policy = Pruning.off().build()
     with pytest.raises(ValueError, match="that were encoded"):
         clip.entering(policy, policy.plan(clip.av, 4, None))

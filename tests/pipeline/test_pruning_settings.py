@@ -139,27 +139,18 @@ from typing import ClassVar
 import torch
 
 from omnidrop import policies
-from omnidrop.policies.tokens import keep_highest
-from omnidrop.policies.budget import at_input
+from omnidrop.policies.at_input import AtInput
 from omnidrop.policies.merging import Merging
 
 
 @policies.register
 @dataclass(frozen=True)
-class EveryOther(Merging):
+class EveryOther(AtInput, Merging):
     name: ClassVar[str] = "every_other"
-    guide: ClassVar[str] = "nothing"
     offset: int = 0
 
-    def plan(self, tokens, layers, retained_ratio):
-        return at_input(tokens, layers, retained_ratio, self.name)
-
-    def before(self, tokens, schedule):
-        keep = schedule.entering[0]
+    def chosen(self, tokens, keep):
         return torch.sort((torch.arange(keep) * tokens.count // keep + self.offset) % tokens.count).values
-
-    def at_layer(self, tokens, keep):
-        return keep_highest(tokens.importance, keep)
 '''
 
 

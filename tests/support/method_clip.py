@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnidrop.engine import modes, prefill, question_rows
+from omnidrop.engine import modes, question_rows
+from omnidrop.engine.attention import own_attention
+from omnidrop.engine.state import ClipTokens
 from omnidrop.model import OmniModel, Request
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
@@ -37,14 +39,14 @@ class Loaded:
         self.model = OmniModel.load(str(directory), device="cpu", dtype="float32")
         self.adapter: Any = self.model.adapter
         self.prefix = self.adapter.prefix(FRAMES, SOUND, fps=2.0, system_prompt=None, instruction="Answer briefly.")
-        self.clip = prefill.ClipTokens.of(self.prefix)
+        self.clip = ClipTokens.of(self.prefix)
         self.asked = question_rows.ask(self.adapter, QUESTIONS)
 
     def run(self, mode: str, pruning: Pruning | None = None, asked: Any = None) -> list[modes.Prefilled]:
         pruning = pruning or Pruning.off(mode)
         policy = pruning.build()
         asked = self.asked if asked is None else asked
-        with torch.inference_mode(), prefill.own_attention(self.adapter):
+        with torch.inference_mode(), own_attention(self.adapter):
             schedule = policy.plan(self.clip.av, len(self.adapter.layers), pruning.retained_ratio)
             done = modes.run(self.adapter, [self.clip], asked, mode, policy, schedule, pruning.guidance)
             return [one for (one,) in done]
