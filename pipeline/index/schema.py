@@ -24,6 +24,8 @@ SQL_TYPES: dict[pa.DataType, Any] = {
     pa.float64(): sa.Double,
     pa.bool_(): sa.Boolean,
 }
+REVISION = "context_read"
+"""The newest of the migrations: what they make is what this module says."""
 WAYS = ("as_run", "dense", "dense_shared")
 SAVINGS_GROUP = ("job", "run_id", "collection", *ASKED_FIELDS)
 """What clips have in common that are summed in one row of `savings`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import tarfile
 import threading
 from dataclasses import replace
@@ -17,9 +18,10 @@ from alembic.migration import MigrationContext
 from omnidrop.errors import UserError
 from pipeline.archive.probing import Probed
 from pipeline.index import database, sync
-from pipeline.index.database import IndexFailed, IndexFull, IndexMissing, IndexUnavailable, migrations
+from pipeline.index.database import IndexFailed, IndexFull, IndexMissing, IndexUnavailable
+from pipeline.index.migrating import migrations, revisions
 from pipeline.index.savings_index import ContextRow, SavingsIndex
-from pipeline.index.schema import prefix_of, tables_of
+from pipeline.index.schema import REVISION, prefix_of, tables_of
 from pipeline.journal.journal import Journal, check_output_is_ours, format_of
 from pipeline.records.checksummed_parquet import FORMAT_VERSION
 from pipeline.records.video import VideoMeta
@@ -287,18 +289,44 @@ def test_writers_at_once_lose_nothing_and_stand_in_nobodys_way(journal, index_ur
 def test_migrations_make_the_tables_that_the_schema_says_and_take_them_away(index_url):
     SavingsIndex(index_url).close()
     engine = sa.create_engine(index_url)
-    config = migrations(NOBODY)
     prefix = prefix_of(NOBODY)
+    assert revisions()[0] == REVISION
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": f"{prefix}schema"})
         assert compare_metadata(context, tables_of(NOBODY).metadata) == []
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        command.downgrade(migrations(connection, prefix), "base")
         connection.commit()
         assert set(sa.inspect(connection).get_table_names()) <= {f"{prefix}schema"}
     with pytest.raises(IndexMissing):
         SavingsIndex(index_url, is_read_only=True)
     SavingsIndex(index_url).close()
+    engine.dispose()
+
+
+def test_an_index_that_is_as_it_should_be_is_opened_without_alembic(index_url, monkeypatch):
+    SavingsIndex(index_url, NOBODY).close()
+    monkeypatch.setitem(sys.modules, "pipeline.index.migrating", None)
+    SavingsIndex(index_url, NOBODY).close()
+    SavingsIndex(index_url, NOBODY, is_read_only=True).close()
+    with pytest.raises(IndexMissing):
+        SavingsIndex(index_url, "another output", is_read_only=True)
+    with pytest.raises(UserError):  # its tables are to be made, so it is wanted
+        SavingsIndex(index_url, "another output")
+
+
+def test_a_revision_that_this_version_does_not_know_is_refused(index_url):
+    SavingsIndex(index_url, NOBODY).close()
+    engine, noted = sa.create_engine(index_url), f"{prefix_of(NOBODY)}schema"
+    for change, found in (
+        (f"INSERT INTO {noted} VALUES ('whole_videos')", "context_read, whole_videos"),
+        (f"DELETE FROM {noted}; INSERT INTO {noted} VALUES ('of tomorrow')", "of tomorrow"),
+    ):
+        with engine.begin() as connection:
+            for statement in change.split("; "):
+                connection.exec_driver_sql(statement)
+        for is_read_only in (False, True):
+            with pytest.raises(UserError, match=f"revision {found}, which this version does not know"):
+                SavingsIndex(index_url, NOBODY, is_read_only=is_read_only)
     engine.dispose()
 
 
