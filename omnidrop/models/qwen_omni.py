@@ -42,11 +42,9 @@ from omnidrop.models.keys_and_values import keys_and_values
 from omnidrop.models.patch_product import with_products
 from omnidrop.models.processing import ClipProcessor, ModelInputs
 from omnidrop.models.quantised import OF_ACTIVATIONS, quantisation_of, stored, words_for
+from omnidrop.models.room import NOT_READ
 from omnidrop.models.sent_ahead import send_ahead
 from omnidrop.models.some_cells import EncodedCells, SeenCells, cells_key, encoder_words
-
-_NOT_READ = ("talker.", "token2wav.", "code2wav.")
-"""Parts of a published checkpoint that speak."""
 
 PATCHES_AT_ONCE = 64
 """Temporal patches encoded in one call. They do not see each other, so this bounds memory and changes nothing: 64 of
@@ -503,7 +501,7 @@ def _load_thinker(thinker: Any, directory: Path, config: Any, device: torch.devi
             "they would be random"
         )
     left_over = sorted(
-        name for name in report["unexpected_keys"] if not (name.startswith(_NOT_READ) or name.endswith(OF_ACTIVATIONS))
+        name for name in report["unexpected_keys"] if not (name.startswith(NOT_READ) or name.endswith(OF_ACTIVATIONS))
     )
     if quantisation is not None and left_over:
         raise CheckpointError(

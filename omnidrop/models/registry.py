@@ -42,12 +42,13 @@ def load(
     """Load `model`: a checkpoint directory in the published layout, a hub id, or `tiny`.
 
     `encoders` says what encoding may save. `dtype` is one of float32, bfloat16, float16, as a name or as torch's.
-    Raises CheckpointError for a checkpoint that is missing, incomplete, pickled, or of a family that is not supported,
-    and for an unknown device or dtype.
+    Raises CheckpointError for a checkpoint that is missing, incomplete, pickled, larger than the device's memory, or of
+    a family that is not supported, and for an unknown device or dtype.
     """
     import torch
 
     from omnidrop.models.encoders import EncoderSettings
+    from omnidrop.models.room import check_room
 
     taken = {name: getattr(torch, name) for name in DTYPES}
     wanted = taken.get(dtype) if isinstance(dtype, str) else dtype
@@ -56,6 +57,7 @@ def load(
     directory = resolve_checkpoint(model)
     chosen, where = adapter_class(directory), _device(device)
     with loading(directory):
+        check_room(directory, where, wanted)
         return chosen.load(directory, device=where, dtype=wanted, encoders=encoders or EncoderSettings())
 
 
