@@ -17,8 +17,9 @@ from alembic.migration import MigrationContext
 from omnidrop.errors import UserError
 from pipeline.archive.probing import Probed
 from pipeline.index import database, sync
+from pipeline.index.caches import ContextRow
 from pipeline.index.database import IndexFailed, IndexFull, IndexMissing, IndexUnavailable, migrations
-from pipeline.index.savings_index import ContextRow, SavingsIndex
+from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import prefix_of, tables_of
 from pipeline.journal.journal import Journal, check_output_is_ours, format_of
 from pipeline.records.checksummed_parquet import FORMAT_VERSION
