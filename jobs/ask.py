@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs._shared.options import JsonFile, scalar, write_json
+from jobs._shared.options import JsonFile, named_value, scalar, write_json
 from jobs._shared.terminal import PrintableConsole, waiting
 from jobs.cli import main
 from omnidrop import policies
@@ -173,13 +173,8 @@ def read_span(given: str) -> tuple[float, float]:
 
 
 def _named_values(option: str, given: list[str] | tuple[()]) -> dict[str, str | bool | int | float]:
-    values = {}
-    for item in given:
-        name, separator, text = item.partition("=")
-        if not separator or not name:
-            raise UserError(f"{option}: write NAME=VALUE, given: {item!r}")
-        values[name] = scalar(text)
-    return values
+    named = (named_value(option, item) for item in given)
+    return {name: scalar(text) for name, text in named}
 
 
 def _print(answered: AnsweredFile, console: Console) -> None:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs._shared.notes import note, note_toy_answers
-from jobs._shared.options import JsonFile, write_json
+from jobs._shared.options import JsonFile, named_value, write_json
 from jobs._shared.query_output import MOST_ROWS, Format, format_of, show
 from jobs._shared.results import EndpointUrl, Results, find_results, is_place
 from jobs._shared.terminal import say
 from jobs.cli import main
-from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.tables.named_queries import NamedQuery, find_query, named_queries
 
@@ -103,7 +102,7 @@ def command(
     if list_them or text is None:
         _print_queries(json_file)
         return
-    form, given = format_of(format, output), _given(settings or [])
+    form, given = format_of(format, output), dict(named_value("--set", setting) for setting in settings or ())
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.tables.query import jobs_of, models_of, open_results, query, the_job
 
@@ -150,16 +149,6 @@ def told_apart(first: str | None, second: str | None) -> tuple[str | None, str |
 
 def _is_query(text: str) -> bool:
     return text.endswith(".sql") or text in named_queries() or _SQL.match(text) is not None
-
-
-def _given(settings: list[str]) -> dict[str, str]:
-    given = {}
-    for setting in settings:
-        name, separator, value = setting.partition("=")
-        if not separator or not name:
-            raise UserError(f"option --set: write NAME=VALUE, given: {setting!r}")
-        given[name] = value
-    return given
 
 
 def _written(answered: Answered, json_file: Path) -> Answered:

@@ -15,9 +15,10 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from jobs._shared.options import named_value
 from omnidrop import policies
 from omnidrop.pruning import DENSE_MODES
-from pipeline.config.job import JobConfig
+from pipeline.config.job import JobConfig, PruningConfig
 from pipeline.config.worker_settings import decode_settings
 from pipeline.config.yaml_source import parse_yaml
 from pipeline.evaluation.dataset import DENSE, Arm, EvaluationError, arm_of
@@ -157,6 +158,9 @@ Details = Annotated[
 ]
 
 
+_Parameters = tuple[tuple[str, policies.registry.Value], ...]
+
+
 @dataclass(frozen=True)
 class Ways:
     """The options that all subcommands share, as they were given."""
@@ -184,42 +188,44 @@ class Ways:
         """The ways to run, unpruned first if it is wanted. What was not given is as the job has it; `ratios` and
         `dense` are for what neither says. Raises EvaluationError and PolicyError.
         """
-        mode, policy, guidance, encoder_shares = self.mode, self.policy, self.guidance, self.encoder_share or []
-        still = self.still_levels
-        parameters: tuple[tuple[str, policies.registry.Value], ...] = tuple(
-            sorted(_parameter(text) for text in self.setting or ())
-        )
-        if job is not None and mode is None and policy is None and job.pruning.mode not in DENSE_MODES:
-            mode, policy, guidance = job.pruning.mode, job.pruning.policy, guidance or job.pruning.guidance
-            parameters = parameters or tuple(job.pruning.settings.items())
-            if not encoder_shares and job.pruning.encoder_share != 1.0:
-                encoder_shares = [f"{job.pruning.encoder_share}"]
-            if still is None and job.pruning.still_levels != policies.still_levels(job.pruning.encoder_share):
-                still = job.pruning.still_levels
-        modes = _words("--mode", mode or ("dense_shared" if policy == "none" else "set_guided"))
-        of_policies = _words("--policy", policy or "omnidrop")
-        guidances = _words("--guidance", guidance or "max")
+        own = None if job is None or job.pruning.mode in DENSE_MODES else job.pruning
+        mode = self.mode or ("dense_shared" if self.policy == "none" else own.mode if own else "set_guided")
+        modes = _words("--mode", mode)
+        of_policies = _words("--policy", self.policy or (own.policy if own else "omnidrop"))
+        guidances = _words("--guidance", self.guidance or (own.guidance if own else "max"))
         pruned = [name for name in modes if name not in DENSE_MODES]
-        if not pruned and (policy not in (None, "none") or self.retained not in (None, [], ["1"], ["1.0"])):
+        if not pruned and (self.policy not in (None, "none") or self.retained not in (None, [], ["1"], ["1.0"])):
             raise EvaluationError(f"--mode {mode} prunes nothing: leave --policy and --retained out")
         asked: list[float | None] = [*_ratios("--retained", self.retained or ())]
-        if not asked:
-            # A policy with a final rate of its own needs no ratio.
-            asked = [None] if any(name == "p_final" for name, _ in parameters) else list(ratios)
-        shares: list[float | None] = [*_ratios("--encoder-share", encoder_shares)] or [None]
         unpruned = [arm_of(name, "none", None) for name in modes if name in DENSE_MODES]
         if not unpruned and pruned and (dense if self.dense is None else self.dense):
             unpruned = [DENSE]
+        settings = {name: self._settings(own if own and own.policy == name else None) for name in of_policies}
         made = [
             arm_of(name, of_policy, ratio, of_guidance, parameters, self.seed, share, still)  # type: ignore[arg-type]
             for name in pruned
-            for of_policy in of_policies
+            for of_policy, (parameters, shares, still) in settings.items()
             # Only a set that is pruned together joins its questions' importance.
             for of_guidance in (guidances if name == "set_guided" else guidances[:1])
-            for ratio in asked
+            # A policy with a final rate of its own needs no ratio.
+            for ratio in asked or ((None,) if any(setting == "p_final" for setting, _ in parameters) else ratios)
             for share in shares
         ]
         return [*unpruned, *made]
+
+    def _settings(self, own: PruningConfig | None) -> tuple[_Parameters, list[float | None], float | None]:
+        """A policy's parameters, shares of the cells that are encoded, and levels that stand still; `own` is the job's
+        pruning where that is by this policy."""
+        parameters = tuple(sorted(_parameter(text) for text in self.setting or ()))
+        shares: list[float | None] = [*_ratios("--encoder-share", self.encoder_share or ())] or [None]
+        still = self.still_levels
+        if own is not None:
+            parameters = parameters or tuple(own.settings.items())
+            if shares == [None] and own.encoder_share != 1.0:
+                shares = [own.encoder_share]
+            if still is None and own.still_levels != policies.still_levels(own.encoder_share):
+                still = own.still_levels
+        return parameters, shares, still
 
     def run_settings(
         self, job: JobConfig | None = None, *, max_frames: int | None = None, is_long: bool = False
@@ -286,10 +292,8 @@ def _ratio(option: str, text: str) -> float:
     return ratio
 
 
-def _parameter(text: str) -> tuple[str, float | int | str | bool]:
-    name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise EvaluationError(f"--setting: write NAME=VALUE, given: {text!r}")
+def _parameter(text: str) -> tuple[str, policies.registry.Value]:
+    name, value = named_value("--setting", text)
     # YAML reads a bare off as false, but it is what one policy calls a kind of diversity.
     typed = value if value in ("on", "off", "yes", "no") else parse_yaml(value, Path("--setting")).value
     return name, typed if isinstance(typed, bool | int | float) else value

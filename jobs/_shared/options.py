@@ -28,7 +28,7 @@ from pydantic.fields import FieldInfo
 from jobs._shared.terminal import on_terminal
 from jobs._shared.whole_file import replaced
 from omnidrop.errors import UserError
-from pipeline.config.job import JobConfig, JobError, load_job
+from pipeline.config.job import JobConfig, load_job
 from pipeline.config.validation_errors import option_name
 from pipeline.config.yaml_source import parse_yaml
 
@@ -116,9 +116,7 @@ class Setting:
             return
         if self.is_mapping:
             for item in value:
-                key, separator, text = item.partition("=")
-                if not separator or not key:
-                    raise JobError(f"option {self.names[0]}: write NAME=VALUE, given: {item!r}")
+                key, text = named_value(self.names[0], item)
                 yield f"{name}.{key}", scalar(text)
         elif value == UNSET and type(None) in self.kinds:
             yield name, None
@@ -275,6 +273,14 @@ def _jsonable(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     return str(value)
+
+
+def named_value(option: str, given: str) -> tuple[str, str]:
+    """Name and value of `NAME=VALUE`. Raises UserError."""
+    name, separator, value = given.partition("=")
+    if not separator or not name:
+        raise UserError(f"option {option}: write NAME=VALUE, given: {given!r}")
+    return name, value
 
 
 def scalar(text: str) -> str | bool | int | float:

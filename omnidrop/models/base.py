@@ -121,6 +121,10 @@ class SomeOf:
     still_levels: float = 0.0
     """Cells of one place that differ by no more from the last encoded one are a version of it; 0: each is its own."""
 
+    def is_part_of(self, cells: int) -> bool:
+        """Whether that is other than encoding each of so many cells as itself."""
+        return self.cells < cells or self.still_levels > 0
+
 
 @dataclass(frozen=True, eq=False)
 class ReadyClip:

@@ -16,9 +16,7 @@ from safetensors import safe_open
 from omnidrop.errors import CheckpointError
 from omnidrop.models.checkpoints import read_json
 from omnidrop.models.quantised import quantisation_of
-
-NOT_READ = ("talker.", "token2wav.", "code2wav.")
-"""Parts of a published checkpoint that speak."""
+from omnidrop.models.thinker_weights import NOT_READ
 
 
 def check_room(directory: Path, device: torch.device, dtype: torch.dtype) -> None:

@@ -36,11 +36,11 @@ class SeenCells:
 
 @dataclass(frozen=True, eq=False)
 class EncodedCells:
-    """A picture of which some cells were encoded."""
+    """A picture whose cells were encoded, all or some."""
 
     plan: PatchPlan
-    there: Tensor
-    """(cells,) bool, on the host: which have features, their own or their version's."""
+    there: Tensor | None
+    """(cells,) bool, on the host: which have features, their own or their version's. None where each has its own."""
     versions: Tensor | None
     """(cells,) int64, on the host: as `Prefix.versions`."""
     features: list[Tensor]

@@ -26,7 +26,7 @@ from pipeline.cost import calibration
 from pipeline.cost.calibration import Calibration, GpuHours
 from pipeline.cost.clip_prices import UNASKABLE, ClipPrices, WholePrices, asked_of, in_one_pass
 from pipeline.execution.actor_metering import gpus_counted
-from pipeline.index.savings_index import BATCH
+from pipeline.index.database import BATCH
 from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Labels, gone_note
 from pipeline.planning.media_plan import MediaPlan

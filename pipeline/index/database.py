@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from omnidrop.errors import UserError, first_line
+from pipeline.batches import batches
 from pipeline.config.locations import user_part
 from pipeline.index.schema import REVISION, prefix_of, tables_of
 from pipeline.storage.errors import Unavailable
@@ -29,6 +30,9 @@ from workers.redaction import MASK, without_secrets
 SQLITE_BUSY_TIMEOUT_S = 60.0
 """How long SQLite waits for another writer by default. Without a wait, 910 of 2,400 writes of eight
 writers were locked out."""
+
+BATCH = 500
+"""Rows in one statement: 500 x 60 columns stays under PostgreSQL's 65,535 parameters."""
 
 _PASSING_STATES = ("08", "40", "55P03", "57P0", "53", "25006")
 """SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, no room or too many
@@ -251,6 +255,12 @@ def _failed(where: str, reason: str, dialect: str) -> str:
 
 def _unavailable(where: str, reason: str) -> str:
     return f"the savings index at {where} is locked or does not respond: {reason}; check the database"
+
+
+def rows_in(connection: sa.Connection, query: sa.Select[Any], column: Any, values: Iterable[Any]) -> Iterator[Any]:
+    """Rows of `query` whose `column` is one of `values`, however many these are."""
+    for batch in batches(values, BATCH):
+        yield from connection.execute(query.where(column.in_(batch)))
 
 
 def upsert(

@@ -38,6 +38,6 @@ def _waiting(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-for _name, _method in vars(SavingsIndex).items():
-    if inspect.isfunction(_method) and not _name.startswith("_") and not inspect.isgeneratorfunction(_method):
+for _name, _method in inspect.getmembers(SavingsIndex, inspect.isfunction):
+    if not _name.startswith("_") and not inspect.isgeneratorfunction(_method):
         setattr(PatientIndex, _name, _waiting(_method))

@@ -11,32 +11,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.archive.probing import Probed
 from pipeline.batches import batches
-from pipeline.failpoints import reached
-from pipeline.identity import bucket_of
-from pipeline.index.database import SQLITE_BUSY_TIMEOUT_S, bytewise, insert, open_database, upsert
-from pipeline.index.rollups import GFLOP, MILLIONTHS, NEEDED, Change
+from pipeline.index import applying
+from pipeline.index.caches import Caches
+from pipeline.index.database import BATCH, SQLITE_BUSY_TIMEOUT_S, bytewise, open_database, rows_in, upsert
 from pipeline.index.savings_queries import Saved, ask_savings
-from pipeline.index.schema import WAYS, Tables, tables_of
-from pipeline.index.totals import Totals
+from pipeline.index.schema import tables_of
+from pipeline.index.totals import Totals, ask_totals
 from pipeline.normal_forms import normal_forms
 from pipeline.records.columns import run_row
 from pipeline.records.heads_and_runs import Head, StoredRun, decode_run
-from pipeline.records.rows import clips_table, quarantine_rows
 from pipeline.records.run_record import RunRecord
-from pipeline.records.unit import CONTENTS, Label, UnitKey, UnitObject
+from pipeline.records.unit import CONTENTS, UnitKey, UnitObject
 from pipeline.records.video import VideoKey, VideoObject
-from workers.records import ClipFailure, Media, MediaInfo
-
-BATCH = 500
-"""Rows in one statement: 500 x 60 columns stays under PostgreSQL's 65,535 parameters."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +70,7 @@ class KnownVideo:
     """What it has in quarantine."""
 
 
-@dataclass(frozen=True)
-class ContextRow:
-    """What was read of one sidecar or subtitle track of a media item."""
-
-    name: str
-    """The sidecar's key, or the track's name."""
-    mark: str
-    """What the file's mark was then."""
-    content: bytes
-    """What it said, see `pipeline.context.remembered`."""
-
-
-class SavingsIndex:
+class SavingsIndex(Caches):
     """One output's index in one database; SQLite or PostgreSQL. One process may hold several connections to it."""
 
     def __init__(
@@ -120,31 +101,8 @@ class SavingsIndex:
         Until then they are not known here: a crash in between leaves units that the next `catch_up` finds
         missing. `mark` is the head object they came from, remembered by `heads_mark`.
         """
-        again: list[UnitKey] = []
-        tables, units = self.tables, self.tables.units
-        change = Change(tables)
         with self._engine.begin() as connection:
-            for batch in batches(heads, BATCH):
-                newest = {(h.job, h.media_id): h for h in batch}
-                before = _current_versions(connection, tables, list(newest))
-                versions = sorted({*before.values(), *(h.version_id for h in newest.values())})
-                owners = _owners(connection, tables, versions)
-                rows = [_media_row(h) for h in newest.values()]
-                upsert(connection, tables.media, rows, replace=True)
-                owners_now = _owners(connection, tables, versions)
-                moved = [v for v in versions if owners.get(v) != owners_now.get(v)]
-                for some in batches(moved, BATCH):
-                    _erase_clips(connection, change, tables.clips.c.version_id.in_(some))
-                    connection.execute(sa.delete(tables.quarantine).where(tables.quarantine.c.version_id.in_(some)))
-                for some in batches([v for v in moved if v in owners_now], BATCH):
-                    theirs = units.c.version_id.in_(some)
-                    found = connection.execute(_unit_keys(units).where(theirs).order_by(units.c.unit_id))
-                    again += [UnitKey(*row) for row in found]
-                    connection.execute(sa.delete(units).where(theirs))
-            if mark is not None:
-                upsert(connection, tables.marks, [{"name": "heads", "value": mark}], replace=True)
-            change.write(connection)
-        return again
+            return applying.apply_heads(connection, self.tables, heads, mark)
 
     def heads_mark(self) -> str | None:
         """The last head object that was applied."""
@@ -157,62 +115,43 @@ class SavingsIndex:
 
         Returns those whose rows are in.
         """
-        taken: list[UnitObject] = []
-        tables, clips, quarantine = self.tables, self.tables.clips, self.tables.quarantine
-        change = Change(tables)
         with self._engine.begin() as connection:
-            for batch in batches(objects, BATCH):
-                metas = [o.meta for o in batch]
-                _raise_attempts(connection, tables.units, [m.key for m in metas])
-                reached("units_half_applied")
-                newest = _attempts(connection, tables.units, [m.unit_id for m in metas])
-                owners = _owners(connection, tables, sorted({m.version_id for m in metas}))
-                live = [o for o in batch if o.meta.version_id in owners and newest[o.meta.unit_id] == o.meta.attempt]
-                again = [o.meta.unit_id for o in live if o.meta.attempt]
-                _erase_clips(connection, change, clips.c.unit_id.in_(again))
-                connection.execute(sa.delete(quarantine).where(quarantine.c.unit_id.in_(again)))
-                answered = (clips_table(o, owners[o.meta.version_id]).select(clips.c.keys()) for o in live)
-                for rows in batches([row for table in answered for row in table.to_pylist()], BATCH):
-                    change.add(upsert(connection, clips, rows, returning=NEEDED))
-                failed = (row for o in live for row in quarantine_rows(o, owners[o.meta.version_id]))
-                for rows in batches(failed, BATCH):
-                    upsert(connection, quarantine, rows)
-                taken += live
-            change.write(connection)
-        return taken
+            return applying.apply_units(connection, self.tables, objects)
 
     def apply_videos(self, objects: Sequence[VideoObject]) -> None:
         """Take up answers about whole videos, whichever count; older attempts than those known are left out."""
-        videos = self.tables.videos
-        if not objects:
-            return
+        if objects:
+            with self._engine.begin() as connection:
+                applying.apply_videos(connection, self.tables, objects)
+
+    def forget(self, item_ids: Iterable[str]) -> None:
+        """Erase everything about these contents (by short name, or by label in earlier formats), also what was found
+        out about them and read beside them."""
         with self._engine.begin() as connection:
-            for batch in batches(sorted(objects, key=lambda one: one.meta.attempt), BATCH):
-                rows = {(row["version_id"], row["inputs"]): row for row in map(_video_row, batch)}
-                statement = insert(connection, videos)
-                given = {name: statement.excluded[name] for name in rows[next(iter(rows))]}
-                statement = statement.on_conflict_do_update(
-                    index_elements=["version_id", "inputs"], set_=given, where=videos.c.attempt < given["attempt"]
-                )
-                # In one order for everybody: two writers could wait for each other.
-                connection.execute(statement, [rows[key] for key in sorted(rows)])
+            erased = applying.forget(connection, self.tables, item_ids)
+        if erased and self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def clear(self) -> None:
+        """Erase all that follows from the journal; what was found out about files stays."""
+        with self._engine.begin() as connection:
+            applying.clear(connection, self.tables)
 
     def videos_of(self, version_ids: Sequence[str]) -> dict[tuple[str, str], KnownVideo]:
         """What is known of these versions as wholes, by version and inputs."""
-        column = self.tables.videos.c.version_id
-        return self._videos(column.in_(batch) for batch in batches(version_ids, BATCH))
+        with self._engine.connect() as connection:
+            return _videos(rows_in(connection, self._every_video(), self.tables.videos.c.version_id, version_ids))
 
     def failed_videos(self) -> list[KnownVideo]:
         """Those that have something in quarantine, whether they count or not."""
-        return list(self._videos([self.tables.videos.c.error_classes != ""]).values())
-
-    def _videos(self, wanted: Iterable[Any]) -> dict[tuple[str, str], KnownVideo]:
-        c = self.tables.videos.c
-        query = sa.select(c.item_id, c.version_id, c.inputs, c.attempt, c.error_classes)
         with self._engine.connect() as connection:
-            rows = [row for these in wanted for row in connection.execute(query.where(these))]
-        found = [KnownVideo(VideoKey(*row[:4]), tuple(row.error_classes.split())) for row in rows]
-        return {(video.key.version_id, video.key.inputs): video for video in found}
+            query = self._every_video().where(self.tables.videos.c.error_classes != "")
+            return list(_videos(connection.execute(query)).values())
+
+    def _every_video(self) -> Any:
+        c = self.tables.videos.c
+        return sa.select(c.item_id, c.version_id, c.inputs, c.attempt, c.error_classes)
 
     def write_run(self, run: RunRecord) -> None:
         """Store or replace a run's record, as `Journal.write_run` stores it."""
@@ -234,42 +173,6 @@ class SavingsIndex:
             found = connection.execute(sa.select(runs.c.run_id, sa.func.length(runs.c.record)))
             return {run_id: int(size) for run_id, size in found}
 
-    def forget(self, item_ids: Iterable[str]) -> None:
-        """Erase everything about these contents (by short name, or by label in earlier formats), also what was found
-        out about them and read beside them."""
-        erased = 0
-        t = self.tables
-        change = Change(t)
-        with self._engine.begin() as connection:
-            for batch in batches(item_ids, BATCH):
-                theirs = (t.media.c.item_id.in_(batch)) | (
-                    t.media.c.content_id.is_(None) & t.media.c.media_id.in_(batch)
-                )
-                found = connection.execute(sa.select(t.media.c.media_id, t.media.c.version_id).where(theirs)).all()
-                units = connection.scalars(sa.select(t.units.c.version_id).where(t.units.c.item_id.in_(batch))).all()
-                for some in batches(sorted({row.version_id for row in found} | set(units)), BATCH):
-                    erased += _erase_clips(connection, change, t.clips.c.version_id.in_(some))
-                    connection.execute(sa.delete(t.quarantine).where(t.quarantine.c.version_id.in_(some)))
-                erased += connection.execute(sa.delete(t.media).where(theirs)).rowcount
-                for table in (t.units, t.videos):
-                    erased += connection.execute(sa.delete(table).where(table.c.item_id.in_(batch))).rowcount
-                for some in batches(sorted({row.media_id for row in found}), BATCH):
-                    for cache in (t.probes, t.context):
-                        erased += connection.execute(sa.delete(cache).where(cache.c.media_id.in_(some))).rowcount
-            change.write(connection)
-        if erased and self._engine.dialect.name == "sqlite":
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def clear(self) -> None:
-        """Erase all that follows from the journal; what was found out about files stays."""
-        t = self.tables
-        with self._engine.begin() as connection:
-            # The sums first: a concurrent writer that is about to add to them waits, and its clips are not erased.
-            for table in (t.savings, t.clips, t.quarantine, t.videos, t.units, t.media, t.runs):
-                connection.execute(sa.delete(table))
-            connection.execute(sa.delete(t.marks).where(t.marks.c.name == "heads"))
-
     # -- what the planner asks ----------------------------------------------------------------------------------------
 
     def known_units(self, unit_ids: Sequence[str]) -> set[str]:
@@ -279,17 +182,16 @@ class SavingsIndex:
     def attempts(self, unit_ids: Sequence[str]) -> dict[str, int]:
         """The newest attempt of those of `unit_ids` that are finished."""
         with self._engine.connect() as connection:
-            return _attempts(connection, self.tables.units, unit_ids)
+            return applying.attempts(connection, self.tables.units, unit_ids)
 
     def units_of(self, version_ids: Sequence[str]) -> dict[str, set[str]]:
         """Ids of the finished units of these versions, where there are any."""
         units = self.tables.units
         found: dict[str, set[str]] = {}
         with self._engine.connect() as connection:
-            for batch in batches(version_ids, BATCH):
-                query = sa.select(units.c.version_id, units.c.unit_id).where(units.c.version_id.in_(batch))
-                for version, unit in connection.execute(query):
-                    found.setdefault(version, set()).add(unit)
+            query = sa.select(units.c.version_id, units.c.unit_id)
+            for version, unit in rows_in(connection, query, units.c.version_id, version_ids):
+                found.setdefault(version, set()).add(unit)
         return found
 
     def unit_keys(self, version_ids: Sequence[str]) -> dict[str, list[UnitKey]]:
@@ -297,9 +199,8 @@ class SavingsIndex:
         units = self.tables.units
         found: dict[str, list[UnitKey]] = {}
         with self._engine.connect() as connection:
-            for batch in batches(version_ids, BATCH):
-                for row in connection.execute(_unit_keys(units).where(units.c.version_id.in_(batch))):
-                    found.setdefault(row.version_id, []).append(UnitKey(*row))
+            for row in rows_in(connection, applying.unit_keys(units), units.c.version_id, version_ids):
+                found.setdefault(row.version_id, []).append(UnitKey(*row))
         return found
 
     def versions_of(self, item_id: str) -> list[str]:
@@ -312,12 +213,9 @@ class SavingsIndex:
     def known_versions(self, version_ids: Sequence[str]) -> set[str]:
         """Those versions of which some unit is finished."""
         units = self.tables.units
-        found: set[str] = set()
         with self._engine.connect() as connection:
-            for batch in batches(version_ids, BATCH):
-                query = sa.select(units.c.version_id).where(units.c.version_id.in_(batch)).distinct()
-                found.update(connection.scalars(query))
-        return found
+            query = sa.select(units.c.version_id).distinct()
+            return {row.version_id for row in rows_in(connection, query, units.c.version_id, version_ids)}
 
     def heads_of(
         self,
@@ -339,50 +237,9 @@ class SavingsIndex:
         ]
         with self._engine.connect() as connection:
             for column, values, also in wanted:
-                for batch in batches(values, BATCH):
-                    query = sa.select(self.tables.media).where(column.in_(batch) & also)
-                    found += [_head(row) for row in connection.execute(query.order_by(c.job, c.media_id)).mappings()]
+                query = sa.select(self.tables.media).where(also).order_by(c.job, c.media_id)
+                found += [_head(row._mapping) for row in rows_in(connection, query, column, values)]
         return found
-
-    def probes(self, items: Sequence[Media]) -> dict[str, Probed]:
-        """Cached probes of those items whose mark has not changed."""
-        marks, probes = {m.media_id: m.mark or m.etag for m in items}, self.tables.probes
-        found = {}
-        with self._engine.connect() as connection:
-            for batch in batches(list(marks), BATCH):
-                for media_id, mark, probe in connection.execute(sa.select(probes).where(probes.c.media_id.in_(batch))):
-                    if mark == marks[media_id]:
-                        found[media_id] = _probed_from(json.loads(probe))
-        return found
-
-    def put_probes(self, found: Iterable[tuple[Media, Probed]]) -> None:
-        """Remember probes."""
-        rows = [
-            {"media_id": item.media_id, "mark": item.mark or item.etag, "probe": json.dumps(asdict(probed))}
-            for item, probed in found
-        ]
-        with self._engine.begin() as connection:
-            for batch in batches(rows, BATCH):
-                upsert(connection, self.tables.probes, batch, replace=True)
-
-    def context_read(self, media_ids: Sequence[str]) -> dict[str, list[ContextRow]]:
-        """What sidecars and subtitle tracks of these media said when they were read, by media id."""
-        table, found = self.tables.context, dict[str, list[ContextRow]]()
-        with self._engine.connect() as connection:
-            for batch in batches(media_ids, BATCH):
-                for media_id, *row in connection.execute(sa.select(table).where(table.c.media_id.in_(batch))):
-                    found.setdefault(media_id, []).append(ContextRow(*row))
-        return found
-
-    def put_context(self, read: Mapping[str, Collection[ContextRow]]) -> None:
-        """Keep what was read for each of these media, and nothing else for them."""
-        table = self.tables.context
-        rows = [{"media_id": media_id, **asdict(row)} for media_id, found in read.items() for row in found]
-        with self._engine.begin() as connection:
-            for ids in batches(read, BATCH):
-                connection.execute(sa.delete(table).where(table.c.media_id.in_(ids)))
-            for batch in batches(rows, BATCH):
-                upsert(connection, table, batch, replace=True)
 
     # -- what counts: listings ----------------------------------------------------------------------------------------
 
@@ -428,7 +285,7 @@ class SavingsIndex:
         media, units = self.tables.media, self.tables.units
         is_wanted = media.c.is_listed if bucket is None else media.c.is_listed & (media.c.bucket == bucket)
         listed = sa.select(media).where(is_wanted).subquery()
-        (rank,) = bytewise(self._engine, _rank(listed.c))
+        (rank,) = bytewise(self._engine, applying.rank(listed.c))
         first = (
             sa.select(listed.c.version_id, sa.func.min(rank).label("first")).group_by(listed.c.version_id).subquery()
         )
@@ -464,57 +321,8 @@ class SavingsIndex:
 
     def totals(self, job: str | None = None) -> Totals:
         """Sums over what counts, of one job or of all; a content that counts under several keys is summed once."""
-        t = self.tables
-        listed = t.media.c.is_listed & (t.media.c.job == job if job is not None else sa.true())
-        versions = sa.select(t.media.c.version_id).where(listed)
-
         with self._engine.connect() as connection:
-            if job is not None and self._shares(connection, job):
-                # Rows that say another job's name count for this one, too: no sums are kept of such a mixture.
-                change = Change(t)
-                columns = (t.clips.c[name] for name in NEEDED)
-                change.add(connection.execute(sa.select(*columns).where(t.clips.c.version_id.in_(versions))).mappings())
-                number = change.total()
-            else:
-                of = t.savings.c.job == job if job is not None else sa.true()
-                measured = [c.name for c in t.savings.c if isinstance(c.type, sa.BigInteger)]
-                summed = (sa.func.coalesce(sa.func.sum(t.savings.c[name]), 0).label(name) for name in measured)
-                number = dict(connection.execute(sa.select(*summed).where(of)).mappings().one())
-                number = {name: int(value) for name, value in number.items()}
-            items = connection.scalar(sa.select(sa.func.count(t.media.c.media_id.distinct())).where(listed))
-            distinct = sa.select(t.media.c.version_id, sa.func.max(t.media.c.units).label("units")).where(listed)
-            planned = distinct.group_by(t.media.c.version_id).subquery()
-            units, contents = connection.execute(
-                sa.select(sa.func.coalesce(sa.func.sum(planned.c.units), 0), sa.func.count()).select_from(planned)
-            ).one()
-            pairs = sa.select(t.media.c.media_id, t.media.c.version_id).where(listed).distinct().subquery()
-            labelled = connection.scalar(sa.select(sa.func.count()).select_from(pairs))
-            done = connection.scalar(
-                sa.select(sa.func.count()).select_from(t.units).where(t.units.c.version_id.in_(versions))
-            )
-            failed = connection.scalar(
-                sa.select(sa.func.count()).select_from(t.quarantine).where(t.quarantine.c.version_id.in_(versions))
-            )
-        weighed = number["weighed_tokens"]
-        return Totals(
-            media=int(items or 0),
-            copies=int(labelled or 0) - int(contents),
-            units=int(units),
-            units_done=int(done or 0),
-            clips=number["clips"],
-            clips_partial=number["clips_partial"],
-            quarantined=int(failed or 0),
-            model_s=number["model_us"] / MILLIONTHS,
-            retained_ratio=number["retained_token_millionths"] / MILLIONTHS / weighed if weighed else None,
-            **{f"{way}_flops": number[f"{way}_gflop"] * GFLOP + number[f"{way}_rest_flop"] for way in WAYS},
-            **{f"{way}_{cost}": number[f"{way}_{cost}"] for way in WAYS for cost in ("kv_bytes", "tokens")},
-        )
-
-    def _shares(self, connection: sa.Connection, job: str) -> bool:
-        mine, others = self.tables.media.alias(), self.tables.media.alias()
-        same = (mine.c.version_id == others.c.version_id) & (others.c.job != job) & others.c.is_listed
-        query = sa.select(mine.c.media_id).join(others, same).where(mine.c.job == job, mine.c.is_listed).limit(1)
-        return connection.scalar(query) is not None
+            return ask_totals(connection, self.tables, job)
 
     def savings(self, query: str, job: str | None = None, *, from_clips: bool = False) -> list[Saved]:
         """A query of `pipeline.index.savings_queries`, of one job or all; from the sums or from every clip."""
@@ -574,13 +382,6 @@ class SavingsIndex:
         media = self.tables.media
         return sa.select(media.c.version_id).where(media.c.job == job, media.c.is_listed)
 
-    def forget_probes(self, media_ids: Iterable[str]) -> None:
-        """Have these media probed again."""
-        probes = self.tables.probes
-        with self._engine.begin() as connection:
-            for batch in batches(media_ids, BATCH):
-                connection.execute(sa.delete(probes).where(probes.c.media_id.in_(batch)))
-
     def find_media(self, name: str) -> list[Head]:
         """What was declared of items with this key, media id, content id or its first 32 digits, and of all others with
         the same content, over all jobs, listed or not. Where no key is written so, other normal forms of it are."""
@@ -599,12 +400,10 @@ class SavingsIndex:
         """(group, item id) under which units of these contents lie."""
         units, media = self.tables.units.c, self.tables.media.c
         with self._engine.connect() as connection:
-            wanted = [
-                sa.select(of.group, of.item_id).where(of.item_id.in_(batch))
-                for of in (units, media)
-                for batch in batches(item_ids, BATCH)
+            found = [
+                rows_in(connection, sa.select(of.group, of.item_id), of.item_id, item_ids) for of in (units, media)
             ]
-            return sorted({(row[0], row[1]) for query in wanted for row in connection.execute(query)})
+            return sorted({(row.group, row.item_id) for rows in found for row in rows})
 
     def jobs(self) -> list[str]:
         """Names of all jobs, and of those whose name a journal of an earlier format has in its paths, sorted."""
@@ -615,15 +414,11 @@ class SavingsIndex:
 
     def model_seconds(self, version_ids: Sequence[str]) -> dict[str, tuple[int, float]]:
         """(answered clips, seconds in the model) of those of these versions that count and have any."""
-        c, found = self.tables.clips.c, {}
+        c = self.tables.clips.c
+        query = sa.select(c.version_id, sa.func.count(), sa.func.coalesce(sa.func.sum(c.model_s), 0.0))
         with self._engine.connect() as connection:
-            for batch in batches(version_ids, BATCH):
-                query = sa.select(c.version_id, sa.func.count(), sa.func.coalesce(sa.func.sum(c.model_s), 0.0))
-                for version, clips, seconds in connection.execute(
-                    query.where(c.version_id.in_(batch)).group_by(c.version_id)
-                ):
-                    found[version] = (int(clips), float(seconds))
-        return found
+            rows = rows_in(connection, query.group_by(c.version_id), c.version_id, version_ids)
+            return {version: (int(clips), float(seconds)) for version, clips, seconds in rows}
 
     def recipes(self) -> set[str]:
         """Hashes of all recipes under which something was declared to count."""
@@ -682,25 +477,13 @@ class SavingsIndex:
         return (*(value for name, value in row._mapping.items() if name != "record"), told)
 
 
-def _rank(c: Any) -> Any:
-    """Which of the items that have a version has its rows: the first by job and key."""
-    return c.job + "\n" + c.media_key + "\n" + c.media_id
-
-
-def _media_row(head: Head) -> dict[str, Any]:
-    group, item_id = head.place
-    return asdict(head) | {"group": group, "item_id": item_id, "bucket": bucket_of(item_id)}
-
-
 def _head(row: Mapping[Any, Any]) -> Head:
     return Head(**{f.name: row[f.name] for f in fields(Head)})
 
 
-def _video_row(video: VideoObject) -> dict[str, Any]:
-    meta = video.meta
-    names = ("version_id", "inputs", "item_id", "attempt", "run_id", "clips", "clips_missing", "texts")
-    row = {name: getattr(meta, name) for name in (*names, "tokens", "flops", "kv_bytes", "model_s")}
-    return {**row, "error_classes": "\n".join(video.error_classes)}
+def _videos(rows: Iterable[Any]) -> dict[tuple[str, str], KnownVideo]:
+    found = [KnownVideo(VideoKey(*row[:4]), tuple(row.error_classes.split())) for row in rows]
+    return {(video.key.version_id, video.key.inputs): video for video in found}
 
 
 def _counted(rows: list[Mapping[Any, Any]]) -> Counted:
@@ -710,84 +493,9 @@ def _counted(rows: list[Mapping[Any, Any]]) -> Counted:
     found = {row["unit_id"]: row["attempt"] for row in rows if row["unit_id"] is not None}
     place = (*head.place, head.version_id)
     keys = tuple(UnitKey(*place, unit_id, attempt) for unit_id, attempt in sorted(found.items()))
-    is_copy = rows[0]["first"] != "\n".join((job, head.media_key, head.media_id))
+    is_copy = rows[0]["first"] != applying.rank(head)
     return Counted(head, tuple(sorted({row["job"] for row in rows})), keys, is_copy)
 
 
 def _run(record: str) -> RunRecord:
     return decode_run(record.encode(), where="a row of `runs` in the index").run
-
-
-def _probed_from(given: Mapping[str, Any]) -> Probed:
-    info, failure, cuts = given["info"], given["failure"], given["scene_cuts_s"]
-    return Probed(
-        info and MediaInfo.from_dict(info),
-        failure and ClipFailure(None, failure["stage"], failure["error_class"], failure["message"]),
-        None if cuts is None else tuple(cuts),
-        given["scene_threshold"],
-        given.get("content_id"),
-        given.get("is_scanned", False),
-    )
-
-
-def _erase_clips(connection: sa.Connection, change: Change, theirs: Any) -> int:
-    """Delete rows of `clips`, and from the sums over them; returns how many."""
-    clips = change.tables.clips
-    columns = (clips.c[name] for name in NEEDED)
-    erased = connection.execute(sa.delete(clips).where(theirs).returning(*columns)).mappings().all()
-    change.add(erased, -1)
-    return len(erased)
-
-
-def _unit_keys(units: sa.Table) -> Any:
-    c = units.c
-    return sa.select(c.group, c.item_id, c.version_id, c.unit_id, c.attempt)
-
-
-def _raise_attempts(connection: sa.Connection, units: sa.Table, keys: Sequence[UnitKey]) -> None:
-    """Make the units known, by the newer of the attempt given and the one known.
-
-    The rows stay locked until the transaction ends, so that no other process applies an older attempt meanwhile.
-    """
-    newest = {key.unit_id: key for key in sorted(keys, key=lambda key: key.attempt)}
-    if not newest:
-        return
-    statement = insert(connection, units)
-    given = statement.excluded.attempt
-    statement = statement.on_conflict_do_update(
-        index_elements=["unit_id"], set_={"attempt": given}, where=units.c.attempt < given
-    )
-    # In one order for everybody: two writers could wait for each other.
-    connection.execute(statement, [asdict(newest[unit_id]) for unit_id in sorted(newest)])
-
-
-def _attempts(connection: sa.Connection, units: sa.Table, unit_ids: Sequence[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for batch in batches(unit_ids, BATCH):
-        rows = connection.execute(sa.select(units.c.unit_id, units.c.attempt).where(units.c.unit_id.in_(batch)))
-        found.update((row.unit_id, row.attempt) for row in rows)
-    return found
-
-
-def _current_versions(
-    connection: sa.Connection, tables: Tables, wanted: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], str]:
-    found, c = {}, tables.media.c
-    for batch in batches(wanted, BATCH):
-        rows = connection.execute(
-            sa.select(c.job, c.media_id, c.version_id).where(c.media_id.in_([media_id for _, media_id in batch]))
-        )
-        found.update({(job, media_id): version for job, media_id, version in rows})
-    return {key: found[key] for key in wanted if key in found}
-
-
-def _owners(connection: sa.Connection, tables: Tables, versions: Sequence[str]) -> dict[str, Label]:
-    """As what each of these versions counts: the first of the listed items that have it; absent where none has."""
-    c, found = tables.media.c, {}
-    for batch in batches(versions, BATCH):
-        columns = (c.version_id, c.job, c.media_id, c.media_key, c.content_id)
-        rows = connection.execute(sa.select(*columns).where(c.version_id.in_(batch) & c.is_listed))
-        # In the order of `_rank`, whatever the database's collation is.
-        for row in sorted(rows, key=lambda row: f"{row.job}\n{row.media_key}\n{row.media_id}".encode(), reverse=True):
-            found[row.version_id] = Label(row.job, row.media_id, row.media_key, row.content_id)
-    return found

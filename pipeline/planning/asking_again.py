@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnidrop.errors import UserError
 from pipeline.batches import batches
-from pipeline.index.savings_index import BATCH
+from pipeline.index.database import BATCH
 from pipeline.planning.context import ContextReader, context_reader
 from pipeline.planning.differences import changed_settings
 from pipeline.planning.media_plan import named_versions

@@ -34,7 +34,8 @@ from pipeline.context.sidecars import (
 )
 from pipeline.context.told import Cap, hashes, item_hashes, told
 from pipeline.context.tracks import chosen, name_of
-from pipeline.index.savings_index import ContextRow, SavingsIndex
+from pipeline.index.caches import ContextRow
+from pipeline.index.savings_index import SavingsIndex
 from pipeline.normal_forms import normal_forms
 from pipeline.planning.context_found import Found, read_sidecar, read_track
 from pipeline.questions.templates import Told, one_line

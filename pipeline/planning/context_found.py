@@ -15,7 +15,7 @@ from pipeline.context.remembered import Read, decoded, encoded
 from pipeline.context.sidecars import Context, ContextError, HoldsNothing, joined, parsed
 from pipeline.context.tracks import words_of
 from pipeline.failure_rules import rule_of
-from pipeline.index.savings_index import ContextRow
+from pipeline.index.caches import ContextRow
 from workers.records import ClipFailure, Media, RawCue, SubtitleTrack
 
 

@@ -16,7 +16,8 @@ from omnidrop.errors import QuestionError
 from pipeline.batches import batches
 from pipeline.config.sections import Scalar
 from pipeline.failure_rules import rule_of
-from pipeline.index.savings_index import BATCH, KnownVideo, SavingsIndex
+from pipeline.index.database import BATCH
+from pipeline.index.savings_index import KnownVideo, SavingsIndex
 from pipeline.journal.whole_questions import WholeByRecipe, WholeQuestions
 from pipeline.planning.context import ContextReader
 from pipeline.planning.media_plan import ANSWER_FORMAT, MediaPlan, head_of

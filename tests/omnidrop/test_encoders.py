@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from omnidrop.models import qwen_omni
+from omnidrop.models import qwen_pictures
 from omnidrop.models.base import VIDEO
 from omnidrop.models.encoders import EncoderSettings, FeatureMemory, silent_chunks
 from omnidrop.models.registry import load
@@ -64,7 +64,7 @@ def test_repeated_frames_are_encoded_once_and_exactly(directory: Path) -> None:
 def test_a_long_clip_is_encoded_in_parts_alike(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = slides(*range(14))
     whole = prefix_of(adapter_of(directory), frames)
-    monkeypatch.setattr(qwen_omni, "PATCHES_AT_ONCE", 3)
+    monkeypatch.setattr(qwen_pictures, "PATCHES_AT_ONCE", 3)
     parts = prefix_of(adapter_of(directory), frames)
     for one, other in zip([whole.embeddings, *whole.deepstack], [parts.embeddings, *parts.deepstack], strict=True):
         assert torch.allclose(one, other, atol=1e-6)

@@ -32,7 +32,7 @@ def test_weights_larger_than_the_memory_are_refused_before_they_are_loaded(
     # As if there were 1 GB of them in bfloat16.
     monkeypatch.setattr(room, "weights_in", lambda _: 500_000_000)
     monkeypatch.setattr(room, "memory_of", lambda _: int(gigabytes * 1e9))
-    monkeypatch.setattr("omnidrop.models.qwen_omni._load_thinker", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr("omnidrop.models.qwen_omni.load_thinker", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(CheckpointError, match=rf"as float32 take 2\.0 GB; this process has {gigabytes} GB.*{said}"):
         load(str(small_qwen2_5_omni), dtype="float32")
 

@@ -19,7 +19,7 @@ from omnidrop.engine.state import ClipTokens
 from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimator
 from omnidrop.model import OmniModel, Request
-from omnidrop.models import qwen_omni
+from omnidrop.models import qwen_pictures
 from omnidrop.models.base import VIDEO, SomeOf
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.models.registry import load
@@ -132,7 +132,7 @@ def test_the_whole_share_is_bitwise_as_without_a_choice(adapter: Any) -> None:
 def test_a_long_clip_is_encoded_in_parts_alike(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, some_of = noise(14), SomeOf(60, choose_cells)
     whole = prefix_of(adapter, frames, some_of)
-    monkeypatch.setattr(qwen_omni, "PATCHES_AT_ONCE", 3)
+    monkeypatch.setattr(qwen_pictures, "PATCHES_AT_ONCE", 3)
     adapter.memory.clear()
     parts = prefix_of(adapter, frames, some_of)
     assert torch.equal(whole.encoded, parts.encoded)

@@ -12,13 +12,14 @@ import pytest
 import s3fs
 
 from jobs._shared import evaluation_run
+from jobs._shared.evaluation_options import Ways
 from jobs._shared.evaluation_tables import short_names
 from omnidrop.answers import Answer
 from omnidrop.model import OmniModel, Request
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 from pipeline.archive.probing import source
-from pipeline.config.job import load_job
+from pipeline.config.job import load_job, make_job
 from pipeline.evaluation import toy
 from pipeline.evaluation.benchmark_text import answer_letter, names_in, options_of
 from pipeline.evaluation.dataset import EvaluationError, Target
@@ -535,6 +536,24 @@ def test_a_jobs_model_is_loaded_alike_wherever_it_answers(tmp_path, labelled, jo
     assert loaded == [("tiny", "auto")] * 5
     # Unpruned runs beside them encode everything as it is.
     assert {levels for levels in run if levels} == {3.5}
+
+
+def test_what_is_not_given_is_as_the_job_has_it():
+    own = {"mode": "staged", "guidance": "mean", "encoder_share": 0.5, "settings": {"memory": 0.5}}
+    given = {"name": "own", "archive": {"uri": "/videos"}, "output": "/results", "question_set": "toy-world"}
+    job = make_job({**given, "pruning": own})
+
+    def prunings(**options):
+        return [arm.pruning for arm in Ways(**options).arms(job)]
+
+    (by_mode,) = prunings(mode="set_guided")
+    assert (by_mode.policy, by_mode.guidance) == ("omnidrop", "mean")
+    assert (by_mode.encoder_share, by_mode.settings) == (0.5, (("memory", 0.5),))
+    ours, random = prunings(policy="omnidrop,random")
+    assert (ours.mode, ours.encoder_share, ours.settings) == ("staged", 0.5, (("memory", 0.5),))
+    assert (random.mode, random.encoder_share, random.settings) == ("staged", 1.0, ())
+    assert [one.mode for one in prunings(policy="none")] == ["dense_shared"]
+    assert prunings(setting=["memory=0.7"], encoder_share=["1"]) == [Pruning("staged", "omnidrop", 0.3, "mean")]
 
 
 def test_answers_of_another_kind_of_encoding_are_not_taken_from_a_log(tmp_path, labelled, job):

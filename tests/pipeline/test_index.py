@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
 import sys
 import tarfile
@@ -18,9 +19,11 @@ from alembic.migration import MigrationContext
 from omnidrop.errors import UserError
 from pipeline.archive.probing import Probed
 from pipeline.index import database, sync
+from pipeline.index.caches import ContextRow
 from pipeline.index.database import IndexFailed, IndexFull, IndexMissing, IndexUnavailable
 from pipeline.index.migrating import migrations, revisions
-from pipeline.index.savings_index import ContextRow, SavingsIndex
+from pipeline.index.patient_index import PatientIndex
+from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.schema import REVISION, prefix_of, tables_of
 from pipeline.journal.journal import Journal, check_output_is_ours, format_of
 from pipeline.records.checksummed_parquet import FORMAT_VERSION
@@ -33,6 +36,14 @@ from tests.support.rows import commit, first
 NOBODY = "0" * 12
 """Whose index it is where a test does not say."""
 FORMAT_1 = Path(__file__).parents[1] / "data" / "results_format_1.tar.xz"
+
+
+def test_every_call_of_a_waiting_index_waits() -> None:
+    calls = {name: call for name, call in inspect.getmembers(SavingsIndex, inspect.isfunction) if name[0] != "_"}
+    streaming = {name for name, call in calls.items() if inspect.isgeneratorfunction(call)}
+    not_waiting = {name for name, call in calls.items() if getattr(PatientIndex, name) is call}
+    assert {"apply_units", "put_probes", "context_read"} <= calls.keys()
+    assert not_waiting == streaming
 
 
 def test_an_index_that_lacks_a_table_is_said_to_and_can_be_made_again(journal, index):
