@@ -17,9 +17,11 @@ from av.container import InputContainer
 
 from workers.media._bytes import Bytes, Part
 from workers.media._container import LONGEST_S, Refused, about, declared_s, heard, opened
+from workers.media._gaps import Span, spans
 from workers.media._headers import has_mxf_index, is_indexed_mp4, stated_s
 from workers.media._joints import first_end, recordings, unread_bytes
 from workers.media._segments import CUT_OFF_S, Recording, joined, parts_of
+from workers.media._shapes import said, sampled
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S
 
 INDEXED = frozenset({"wav", "w64", "aiff", "caf", "au", "flac", "avi", "mxf", "gxf", "dv"})
@@ -63,6 +65,9 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
             if is_blind:
                 info["lag_s"] = seconds  # seeking ends up at another second than it says: nothing is skipped
             yield info
+            if name == "avi" and is_indexed and not is_blind and len(present := spans(file, container, seconds)) > 1:
+                yield joined(info, [_part_of(info | heard(container, info), span) for span in present])
+                return
             if (is_indexed and not is_blind) or not scans:
                 info |= _last_ends(container, info["tracks"], seconds, info["start_s"])
                 last_s = max(info["video_end_s"] or 0.0, info["audio_end_s"] or 0.0)
@@ -70,7 +75,10 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
                     # Some writers declare the length, as they should.
                     info["duration_s"] = max(seconds, min(seconds + info["start_s"], last_s))
                 is_borne_out = is_indexed and not is_blind and -FAR_S < last_s - seconds < CUT_OFF_S
-                yield info | heard(container, info) | {"is_checked": is_borne_out}
+                more = heard(container, info)
+                if is_borne_out:
+                    more["notes"] += _shown(container, info)
+                yield info | more | {"is_checked": is_borne_out}
                 if is_borne_out or not scans:
                     return
     stated = seconds if is_indexed else None
@@ -115,6 +123,21 @@ def _is_blind(file: Bytes, container: InputContainer, info: dict[str, Any], reco
     if name in RATED:
         return any(track["codec"] in MISCOUNTED for track in tracks)
     return name in PALETTED and any(_has_palette(container, track) for track in tracks)
+
+
+def _part_of(info: dict[str, Any], span: Span) -> dict[str, Any]:
+    """A span of an AVI as a segment; where nothing is there, its clips say so."""
+    length_s = span.end_s - span.begin_s
+    ends = dict.fromkeys(("video_end_s", "audio_end_s"), length_s if span.hole is None else 0.0)
+    here = {**info, **ends, "start_s": info["start_s"] + span.begin_s, "duration_s": length_s, "is_checked": True}
+    where = dict.fromkeys(("video_bytes", "audio_bytes"), span.hole or (0, None))
+    return {**where, "head_bytes": (0, 0), "info": here}
+
+
+def _shown(container: InputContainer, info: dict[str, Any]) -> list[str]:
+    """What changes of the pictures."""
+    pictures = [track["index"] for track in info["tracks"] if track["kind"] == "video"]
+    return said([sampled(container, n, info["start_s"], info["duration_s"]) for n in pictures], info["start_s"])
 
 
 def _has_palette(container: InputContainer, track: dict[str, Any]) -> bool:

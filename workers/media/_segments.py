@@ -23,6 +23,7 @@ from workers.media._headers import stated_s
 from workers.media._joints import restarts
 from workers.media._shapes import said
 from workers.media._timeline import Stretch, Timeline, scan
+from workers.media.confinement import MAX_STREAMS
 from workers.media.tracks import ONE_PICTURE, OTHER_PROGRAMME
 
 BROADCAST = frozenset({"mpegts", "mpeg"})
@@ -144,7 +145,7 @@ def _stretches(one: Recording) -> Iterator[dict[str, Any]]:
                 here |= heard(container, here)
             if number == 0:
                 late = [seen.start_s - begin_s for index, seen in stretch.streams.items() if index not in known]
-                here["notes"] = [*here["notes"], *said(timeline.aspects_s, begin_s), *_left_out(late)]
+                here["notes"] = [*here["notes"], *said(timeline.shapes, begin_s), *_left_out(late)]
             if duration_s > 0:
                 yield {**where, "head_bytes": one.head, "info": here | {"is_checked": True}}
 
@@ -196,7 +197,7 @@ def _in_broadcast(
     with contextlib.suppress(Refused), one.opened(at) as again:
         here = about(again, Part(one.file, at, one.end))
         if stretch.is_continued:
-            pids = {container.streams[index].id for index in stretch.streams}
+            pids = {container.streams[index % MAX_STREAMS].id for index in stretch.streams}
             here = {**here, "tracks": [t for t in here["tracks"] if again.streams[t["index"]].id in pids]}
     # From there on, packets of the other kind belong to another recording.
     here = {**here, "tracks": [track for track in here["tracks"] if not has or track["kind"] in has]}
