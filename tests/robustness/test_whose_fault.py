@@ -31,7 +31,7 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.handed_on_probers import probers_handed_on
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import ANSWERS, CLIPS, Silent, cli, run, select
-from workers.media import ffmpeg, probing
+from workers.media import _prober, ffmpeg
 from workers.media.store_failures import forget_credentials
 
 __all__ = ["probers_handed_on"]
@@ -266,8 +266,8 @@ def test_credentials_mended_in_a_file_are_found_by_a_run_that_waits(job, tmp_pat
 
 
 def test_a_prober_that_cannot_run_writes_no_file_off(job, undisturbed, monkeypatch):
-    start = probing.start
-    monkeypatch.setattr(probing, "start", lambda program, **given: start(["/bin/false"], **given))
+    start = _prober.start
+    monkeypatch.setattr(_prober, "start", lambda program, **given: start(["/bin/false"], **given))
     with pytest.raises(Unavailable, match=r"the prober cannot run on this machine.*waited 0.3 s.*run again"):
         run(job, **IDLE | {"storage.patience_s": 0.3})
     monkeypatch.undo()
@@ -275,7 +275,7 @@ def test_a_prober_that_cannot_run_writes_no_file_off(job, undisturbed, monkeypat
 
 
 def test_a_probe_that_is_killed_from_outside_is_tried_again(job, undisturbed, monkeypatch):
-    start, killed = probing.start, []
+    start, killed = _prober.start, []
 
     def start_and_kill(program, **given):
         child = start(program, **given)
@@ -284,7 +284,7 @@ def test_a_probe_that_is_killed_from_outside_is_tried_again(job, undisturbed, mo
             child.kill()
         return child
 
-    monkeypatch.setattr(probing, "start", start_and_kill)
+    monkeypatch.setattr(_prober, "start", start_and_kill)
     check(job, undisturbed)
     assert killed
 

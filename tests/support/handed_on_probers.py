@@ -11,16 +11,16 @@ from unittest import mock
 
 import pytest
 
-from workers.media import probing
+from workers.media import _prober
 
 
 @contextlib.contextmanager
 def handed_on_probers() -> Iterator[None]:
     """While the block runs, a child that is closed between two files is kept for the next that would be started with
     the same time limit in this process. A child knows nothing of the files before, by which `FILES_PER_CHILD` goes.
-    Where a test starts children otherwise (`probing.start`), none is kept or taken."""
-    spare = defaultdict[tuple[int, float], list[probing._Child]](list)
-    real_start, real_started, real_close = probing.start, probing._Child._started, probing._Child.close
+    Where a test starts children otherwise (`_prober.start`), none is kept or taken."""
+    spare = defaultdict[tuple[int, float], list[_prober.Prober]](list)
+    real_start, real_started, real_close = _prober.start, _prober.Prober._started, _prober.Prober.close
 
     with contextlib.ExitStack() as until_then:
         # A child ends with the thread that started it.
@@ -31,7 +31,7 @@ def handed_on_probers() -> Iterator[None]:
 
         def started(child):
             kept = spare[os.getpid(), child._timeout_s]
-            while child._process is None and kept and probing.start is start:
+            while child._process is None and kept and _prober.start is start:
                 before = kept.pop()
                 child._process, child._served = before._process, before._served
             return real_started(child)
@@ -39,8 +39,8 @@ def handed_on_probers() -> Iterator[None]:
         def close(child):
             is_idle = child._process is not None and child._process.poll() is None
             is_idle = is_idle and child._has_ended and not child._rest
-            if is_idle and child._served < probing.FILES_PER_CHILD and probing.start is start:
-                kept = probing._Child(child._timeout_s, {}, scans=True)
+            if is_idle and child._served < _prober.FILES_PER_CHILD and _prober.start is start:
+                kept = _prober.Prober(child._timeout_s, {}, scans=True)
                 kept._process, kept._served = child._process, child._served
                 spare[os.getpid(), child._timeout_s].append(kept)
                 child._process, child._served = None, 0
@@ -53,9 +53,9 @@ def handed_on_probers() -> Iterator[None]:
                 real_close(child)
 
         for place, name, made in (
-            (probing, "start", start),
-            (probing._Child, "_started", started),
-            (probing._Child, "close", close),
+            (_prober, "start", start),
+            (_prober.Prober, "_started", started),
+            (_prober.Prober, "close", close),
         ):
             until_then.enter_context(mock.patch.object(place, name, made))
         yield

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from pipeline.records.unit import decode_unit, encode_unit
 from tests.support import rows
 from tests.support.media_files import make
 from tests.support.media_oracle import cut, heard, joined, noise, second_of, source, write_wav
+from workers.errors import DecodeFailed, DecodeIncomplete
 from workers.media._edits import unfollowed
 from workers.media.clip_reader import decode_clip
 from workers.media.probing import ProbePool
@@ -215,3 +217,62 @@ def test_edits_that_are_not_followed_are_said():
     assert "speed" in unfollowed(moov((2_000, 0, 1 << 15)))[0]
     assert "length of 0" in unfollowed(moov((0, 0, 1 << 16)))[0]
     assert unfollowed(moov((0, 0, 1 << 16)) + b"mvex") == []
+
+
+# What changes within a stream, and what is not there
+
+
+def test_an_aspect_ratio_that_changes_is_said_in_any_container(made, tmp_path):
+    parts = [
+        cut(made, tmp_path / f"{n}.ts", 2 + 3 * n, 5 + 3 * n, "-vf", f"setsar={1 + n}", "-output_ts_offset", 3 * n)
+        for n in range(2)
+    ]
+    whole = joined(tmp_path / "a.ts", *parts)
+    for suffix in ("mkv", "mp4", "flv"):
+        make("-i", whole, "-c", "copy", tmp_path / f"a.{suffix}")
+        (note,) = probe(tmp_path / f"a.{suffix}").notes
+        assert note == "the aspect ratio of the pictures changes at 3.0 s: all are given in the first one"
+
+
+def test_pictures_that_say_only_once_how_they_are_turned_are_said(made, tmp_path):
+    plain = cut(made, tmp_path / "plain.mkv", 2, 5, "-an")
+    make("-i", plain, "-c", "copy", "-bsf:v", "h264_metadata=display_orientation=insert:rotate=180", tmp_path / "b.mkv")
+    assert probe(tmp_path / "b.mkv").notes == ()
+    with av.open(plain) as whole, av.open(tmp_path / "b.mkv") as turned, av.open(tmp_path / "a.mkv", "w") as once:
+        written = once.add_stream_from_template(whole.streams.video[0])
+        packets = [packet for packet in whole.demux() if packet.size]
+        for packet in (next(turned.demux()), *packets[1:]):
+            packet.stream = written
+            once.mux(packet)
+    (note,) = probe(tmp_path / "a.mkv").notes
+    assert note == "which way up the pictures are changes at 1.0 s: they are turned as they say themselves"
+
+
+def test_numbers_that_change_places_begin_another_recording(made, tmp_path):
+    swapped = ("-streamid", "0:257", "-streamid", "1:256", "-output_ts_offset", 3)
+    path = joined(tmp_path / "a.ts", cut(made, tmp_path / "0.ts", 2, 5), cut(made, tmp_path / "1.ts", 5, 8, *swapped))
+    info = probe(path)
+    assert [part.end_s - part.start_s for part in info.segments] == pytest.approx([3, 3], abs=0.2)
+    begin_s = info.segments[1].start_s
+    clip = decode_clip(path, info, Clip("c", 0, begin_s + 1, begin_s + 3), DecodeSettings())
+    assert [second_of(frame) for frame in clip.frames] == pytest.approx(6 + np.arange(4) / 2, abs=0.15)
+    assert heard(clip.audio).second == pytest.approx(6, abs=0.09)
+
+
+@pytest.mark.parametrize("sound", ["libmp3lame", "pcm_s16le"])
+def test_what_lies_behind_a_hole_of_an_avi_is_of_its_own_second(made, tmp_path, sound):
+    path = cut(made, tmp_path / "a.avi", 2, 14, "-c:a", sound)
+    content = bytearray(path.read_bytes())
+    first, last = len(content) * 4 // 10, len(content) // 2
+    content[first:last] = bytes(last - first)
+    path.write_bytes(content)
+    info = probe(path)
+    before, hole, behind = info.segments
+    assert (before.start_s, behind.end_s) == (0, pytest.approx(12, abs=0.1))
+    assert 0.5 < hole.end_s - hole.start_s < 3
+    with pytest.raises((DecodeFailed, DecodeIncomplete)):
+        decode_clip(path, info, Clip("c", 0, hole.start_s, hole.end_s), DecodeSettings())
+    clip = decode_clip(path, info, Clip("c", 1, behind.start_s, behind.start_s + 2), DecodeSettings())
+    shown = 2 + behind.start_s + np.arange(4) / 2
+    assert [second_of(frame) for frame in clip.frames] == pytest.approx(shown, abs=0.1)
+    assert heard(clip.audio).second == pytest.approx(2 + behind.start_s, abs=0.05)

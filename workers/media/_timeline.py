@@ -18,6 +18,7 @@ import av.error
 from av.container import InputContainer
 
 from workers.media._shapes import Shapes
+from workers.media.confinement import MAX_STREAMS
 
 BACK_S = 0.5
 """If a stream's decoding times run backwards by more than this (seconds), a new stretch begins; less is jitter."""
@@ -125,8 +126,8 @@ class Timeline:
     lag_s: float
     outliers: int
     """Packets whose times fit no stretch."""
-    aspects_s: tuple[float, ...] = ()
-    """When the pictures' aspect ratio changes, in container seconds."""
+    shapes: tuple[Shapes, ...] = ()
+    """What changes of the pictures of each stream, in container seconds."""
 
 
 def scan(
@@ -138,12 +139,17 @@ def scan(
     """
     reader = _Scan(is_broadcast, dict(kinds), size, declared_s)
     announced = len(container.streams)
-    pictures = container.streams.video if is_broadcast else ()
-    shapes = {s.index: Shapes(s.codec_context.name) for s in pictures if s.index in kinds}
+    shapes = {s.index: Shapes(s) for s in container.streams.video if s.index in kinds}
     for packet in _packets(container):
         index = packet.stream_index
         if index >= announced and index not in reader.kinds and packet.stream.type in ("video", "audio"):
             reader.kinds[index] = packet.stream.type
+        if is_broadcast and {packet.stream.type, reader.kinds.get(index)} == {"video", "audio"}:
+            # New tables say that this number is of the other kind, but not from which packet on: the next one is.
+            index += MAX_STREAMS
+            if index not in reader.kinds:
+                reader.kinds[index] = packet.stream.type
+                continue
         if index not in reader.kinds or not packet.size or packet.time_base is None:
             continue
         begin = packet.pts if packet.pts is not None else packet.dts
@@ -167,8 +173,7 @@ def scan(
         stretches = [part for stretch in stretches for part in _split_by_streams(stretch)]
         stretches = [part for stretch in stretches for part in _split_by_clocks(stretch)]
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
-    aspects_s = tuple(at for one in shapes.values() for at in one.changes_s)
-    return Timeline(tuple(stretches), lag_s, reader.outliers, aspects_s)
+    return Timeline(tuple(stretches), lag_s, reader.outliers, tuple(shapes.values()))
 
 
 def _packets(container: InputContainer) -> Iterator[Any]:

@@ -183,16 +183,19 @@ def _best(
 ) -> _Judged:
     """The best of up to three takes of a span, each reading from an earlier point."""
     begins_s = info.parts[0].pts_s if part.video_bytes == info.parts[0].video_bytes else part.pts_s
+    # AVI has no times: behind a hole, what is read from before it would be counted wrongly.
+    begins_s = part.pts_s if part.info.container == "avi" else begins_s
+    from_s = begins_s if part.info.container == "avi" and begins_s > info.parts[0].pts_s else None
     known_lag = info.is_checked and not info.segments
     best: _Judged | None = None
     for lead_s in (LEAD_S + part.info.lag_s, EARLIER_SEEK_S + part.info.lag_s, math.inf):
         seek_s = span.pts_s - lead_s
-        attempt = replace(span, seek_s=seek_s if seek_s > begins_s else None)
+        attempt = replace(span, seek_s=seek_s if seek_s > begins_s else from_s)
         again = _judge(take_span(path, part.info, attempt, settings, started), span, place, settings)
         best = again if best is None or again.rank > best.rank else best
         is_late = best.begins_late and (best.is_empty or not known_lag)
         may_be_earlier = (best.share < 1 or is_late) if lead_s < EARLIER_SEEK_S else is_late
-        if not may_be_earlier or attempt.seek_s is None:
+        if not may_be_earlier or attempt.seek_s == from_s:
             break
         if lead_s >= EARLIER_SEEK_S and place.start_s > LONGEST_WITHOUT_SEEKING_S:
             break

@@ -1,0 +1,93 @@
+"""Reads the packets and tables of an MPEG transport stream: programmes, scrambling, where a recording's tables begin.
+
+Promises: a bounded number of bytes is read; nothing for what is no transport stream. Knows nothing about time. Runs in
+the probing process.
+"""
+
+from __future__ import annotations
+
+import io
+
+from workers.media._bytes import WINDOW_BYTES, Bytes, read_up_to
+
+SAMPLE_BYTES = 1 << 20
+PLACES = 16
+"""Places of a transport stream that are looked at for scrambled packets."""
+
+
+def programmes(file: Bytes) -> list[set[int]]:
+    """The PIDs of each programme of a transport stream, in the order of its tables."""
+    file.seek(0)
+    content = read_up_to(file, SAMPLE_BYTES)
+    first, step = _ts_packets(content)
+    sections: dict[int, bytes] = {}
+    maps: list[int] = []
+    for at in range(first, len(content) - 187, step) if step else ():
+        number, head = (content[at + 1] & 0x1F) << 8 | content[at + 2], content[at + 3]
+        if content[at] != 0x47 or not head & 0x10 or (number and number not in maps):
+            continue
+        payload = content[at + 4 + (1 + content[at + 4] if head & 0x20 else 0) : at + 188]
+        if content[at + 1] & 0x40 and payload and number not in sections:
+            sections[number] = payload[1 + payload[0] :]
+        elif number in sections and not content[at + 1] & 0x40:
+            sections[number] += payload
+        if number == 0 and not maps and 0 in sections:
+            table = sections[0][8 : 3 + _section_length(sections[0]) - 4]
+            entries = [table[n : n + 4] for n in range(0, len(table) - 3, 4)]
+            maps = [(entry[2] & 0x1F) << 8 | entry[3] for entry in entries if entry[0] << 8 | entry[1]]
+    return [_streams_of(sections[number]) for number in maps if number in sections]
+
+
+def new_tables(file: Bytes, first: int, end: int) -> int | None:
+    """Offset in a range of a transport stream where another recording's tables begin: the programme table whose counter
+    does not follow the one before it."""
+    begin = max(0, first - SAMPLE_BYTES)
+    file.seek(begin)
+    content = read_up_to(file, min(end - begin, 4 * SAMPLE_BYTES))
+    start, step = _ts_packets(content)
+    counter = None
+    for at in range(start, len(content) - 187, step) if step else ():
+        if content[at] == 0x47 and content[at + 1] & 0x1F == 0 == content[at + 2]:
+            follows = counter is None or content[at + 3] & 0xF == (counter + 1) % 16
+            if not follows and begin + at > first:
+                return begin + at - start
+            counter = content[at + 3] & 0xF
+    return None
+
+
+def _section_length(section: bytes) -> int:
+    return (section[1] & 0x0F) << 8 | section[2] if len(section) > 2 else 0
+
+
+def _streams_of(section: bytes) -> set[int]:
+    end = min(len(section), 3 + _section_length(section) - 4)
+    at = 12 + ((section[10] & 0x0F) << 8 | section[11]) if len(section) > 11 else end
+    found = set()
+    while at + 5 <= end:
+        found.add((section[at + 1] & 0x1F) << 8 | section[at + 2])
+        at += 5 + ((section[at + 3] & 0x0F) << 8 | section[at + 4])
+    return found
+
+
+def _ts_packets(content: bytes) -> tuple[int, int]:
+    """(offset of the first packet, packet size) of a transport stream, in bytes; zeros for anything else."""
+    if content[4:5] == content[196:197] == b"G":
+        return 4, 192
+    return 0, next((n for n in (188, 192, 204) if content[4 * n : 4 * n + 1] == b"G" == content[:1]), 0)
+
+
+def scrambled_share(file: Bytes) -> float:
+    """Share of a transport stream's packets, other than tables, that have a scrambling flag: sampled over the file. 0
+    for anything else."""
+    size = file.seek(0, io.SEEK_END) or 0
+    file.seek(0)
+    first, step = _ts_packets(read_up_to(file, WINDOW_BYTES))
+    scrambled = clear = 0
+    for number in range(PLACES if step else 0):
+        file.seek(first + size * number // PLACES // step * step)
+        content = read_up_to(file, SAMPLE_BYTES // PLACES)
+        for at in range(0, len(content) - 3, step):
+            pid = (content[at + 1] & 0x1F) << 8 | content[at + 2]
+            if content[at] == 0x47 and 0x20 <= pid < 0x1FFF and content[at + 3] & 0x10:
+                scrambled, clear = scrambled + bool(content[at + 3] & 0xC0), clear + (not content[at + 3] & 0xC0)
+    return scrambled / max(1, scrambled + clear)

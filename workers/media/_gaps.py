@@ -1,0 +1,106 @@
+"""Finds where chunks that an AVI's index names are not there.
+
+AVI has no times: ffmpeg counts pictures and samples on from before such a hole, so that what lies behind it would be of
+an earlier second than it is. Promises: spans of time that are there or not, which adjoin; small holes of a large file
+may be overlooked. Runs in the probing process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from av.container import InputContainer
+
+from workers.media._bytes import Bytes, read_up_to
+
+MOST_LOOKED_AT, APART_BYTES = 20_000, 1 << 16
+"""Of more chunks, only those so far apart are looked at: a read takes 50 us."""
+
+
+HEADER_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Span:
+    """From when to when in seconds, and the bytes where it is not there."""
+
+    begin_s: float
+    end_s: float
+    hole: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, order=True)
+class _Chunk:
+    at: int
+    size: int
+    index: int
+    time_s: float
+    is_key: bool
+
+
+def spans(file: Bytes, container: InputContainer, duration_s: float) -> list[Span]:
+    """Of a whole file; a single one if nothing is missing, or if the index is of no use."""
+    chunks = sorted(chunk for stream in container.streams for chunk in _chunks(stream, _sample_bytes(file)))
+    there = [(chunk, _is_there(file, chunk)) for chunk in _looked_at(chunks)]
+    found, reached_s = [], 0.0
+    if any(is_there for _, is_there in there):
+        for is_there, group in groupby(there, key=lambda one: one[1]):
+            if is_there:
+                continue
+            missing = [chunk for chunk, _ in group]
+            first, last = missing[0].at, missing[-1].at + missing[-1].size
+            begin_s = max(reached_s, min(chunk.time_s for chunk in missing))
+            reached_s = max(begin_s, _readable_from_s(chunks, missing[-1].at, duration_s))
+            found += [(begin_s, reached_s, (first, min(last, file.size)))]
+    parts, at_s = [], 0.0
+    for begin_s, end_s, hole in found:
+        parts += [Span(at_s, begin_s), Span(begin_s, end_s, hole)]
+        at_s = end_s
+    return [span for span in (*parts, Span(at_s, duration_s)) if span.end_s > span.begin_s]
+
+
+def _chunks(stream: Any, sample_bytes: list[int]) -> Iterator[_Chunk]:
+    if stream.type not in ("video", "audio") or stream.index >= len(sample_bytes):
+        return
+    # Of sound in samples of one size, libav's index counts bytes.
+    unit_s = float(stream.time_base or 0) / max(1, sample_bytes[stream.index])
+    for entry in stream.index_entries:
+        yield _Chunk(entry.pos, entry.size, stream.index, entry.timestamp * unit_s, entry.is_keyframe)
+
+
+def _sample_bytes(file: Bytes) -> list[int]:
+    """How many bytes a sample of each stream has, 0 where that varies."""
+    file.seek(0)
+    found = []
+    for stream in read_up_to(file, HEADER_BYTES).split(b"strh")[1:]:
+        is_sound, form = stream[4:8] == b"auds", stream.partition(b"strf")[2]
+        size, block = int.from_bytes(stream[48:52], "little"), int.from_bytes(form[16:18], "little")
+        found.append((block or size) if is_sound and size else 0)
+    return found
+
+
+def _looked_at(chunks: list[_Chunk]) -> Iterator[_Chunk]:
+    before = -APART_BYTES
+    for chunk in chunks:
+        if len(chunks) <= MOST_LOOKED_AT or chunk.at - before >= APART_BYTES:
+            before = chunk.at
+            yield chunk
+
+
+def _is_there(file: Bytes, chunk: _Chunk) -> bool:
+    file.seek(chunk.at)
+    return file.read(2) == b"%02d" % chunk.index
+
+
+def _readable_from_s(chunks: list[_Chunk], hole: int, duration_s: float) -> float:
+    """When the first key picture comes behind a byte, with the sound at that time behind it, too."""
+    streams = {chunk.index for chunk in chunks}
+    latest: dict[int, int] = {}
+    for chunk in sorted(chunks, key=lambda chunk: chunk.time_s):
+        latest[chunk.index] = chunk.at
+        if chunk.is_key and len(latest) == len(streams) and all(at > hole for at in latest.values()):
+            return chunk.time_s
+    return duration_s

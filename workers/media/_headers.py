@@ -1,0 +1,152 @@
+"""Reads from a container's header what libav does not tell: photos, encryption, the stated length, what is indexed.
+
+Promises: a bounded number of bytes is read; what is not understood is as if it were not there. Knows nothing about
+recordings that are joined. Runs in the probing process.
+"""
+
+from __future__ import annotations
+
+import io
+
+from workers.media._bytes import Bytes, Window, read_up_to
+from workers.media._structure import RIFFS, boxes, chunks, id3_bytes
+
+CHEAP_BOXES = 64
+"""An indexed MP4 has few outer boxes; one with more is fragmented, so its timeline is spread over the file."""
+
+UNKNOWN_BYTES = 0x7FFF0000
+"""What writes a WAV file into a pipe puts a size of this or more into its header."""
+
+MOST_INDEX_BYTES = 64 << 20
+MXF_INDEX_BYTES = 2 << 20
+_MXF_INDEX = bytes.fromhex("060e2b34025301010d01020101100100")
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp"})
+
+STILL_BRANDS = frozenset(
+    {
+        b"avif",
+        b"heic",
+        b"heix",
+        b"heim",
+        b"heis",
+        b"mif1",
+        b"miaf",
+        b"jpeg",
+        b"jp2 ",
+        b"jxl ",
+        b"crx ",
+        b"avci",
+        b"j2ki",
+        b"jpx ",
+    }
+)
+"""Major brands of photos in an MP4 structure; image sequences have others (`avis`, `hevc`, `msf1`)."""
+
+
+def is_still(head: bytes) -> bool:
+    """Whether a file with this beginning is a photo."""
+    return head[4:8] == b"ftyp" and head[8:12] in STILL_BRANDS
+
+
+def is_indexed_mp4(file: Bytes, size: int) -> bool:
+    """Whether one index describes the whole timeline: a single `moov` without fragments, few boxes."""
+    kinds = []
+    for number, (*_, kind) in enumerate(boxes(Window(file), size)):
+        if number >= CHEAP_BOXES:
+            return False
+        kinds.append(kind)
+    return b"moof" not in kinds and kinds.count(b"moov") == 1 and kinds.count(b"ftyp") <= 1
+
+
+def header(file: Bytes, container: str) -> bytes:
+    """What tells of a file's tracks: an MP4's `moov`, the beginning of a Matroska file."""
+    size = file.seek(0, io.SEEK_END) or 0
+    if container == "mp4":
+        for at, length, kind in boxes(Window(file), size):
+            if kind == b"moov":
+                file.seek(at)
+                return read_up_to(file, min(length, MOST_INDEX_BYTES))
+        return b""
+    file.seek(0)
+    return file.read({"matroska": 1 << 16}.get(container, 0))
+
+
+def encrypted_streams(header: bytes, container: str) -> set[int | None]:
+    """Indexes of encrypted streams of an MP4 or Matroska file; contains None if all streams are encrypted."""
+    if container == "mp4":
+        return {number for number, entry in enumerate(_sample_entries(header)) if entry in _LOCKED_ENTRIES}
+    if container == "matroska":
+        tracks = header.partition(b"\x1f\x43\xb6\x75")[0]  # up to the first cluster
+        encodings = tracks.partition(b"\x6d\x80")[2]  # ContentEncodings, and ContentEncryption inside
+        return {None} if b"\x50\x35" in encodings and b"\x47\xe2" in encodings else set()
+    return set()
+
+
+def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None:
+    """Duration in seconds that the file itself states, None if it states none; `found_s` is libav's value, which may
+    be an estimate. A file that holds less was truncated."""
+    file.seek(0)
+    head = file.read(1 << 16)
+    if container == "asf":
+        # libav uses the stated duration only if the file is complete.
+        about = head.partition(_ASF_FILE_PROPERTIES)[2][:72]
+        length, preroll = int.from_bytes(about[48:56], "little"), int.from_bytes(about[64:72], "little")
+        return length / 1e7 - preroll / 1e3 if len(about) == 72 and length else None
+    if container in ("wav", "caf", "w64"):
+        there, said = _data_bytes(file, file.seek(0, io.SEEK_END) or 0)
+        return found_s * said / there if found_s is not None and said > there > 0 else None
+    if container == "avi":
+        about = head.partition(b"avih")[2][4:24]
+        is_cut_off = 8 + int.from_bytes(head[4:8], "little") > (file.seek(0, io.SEEK_END) or 0)
+        frame_us, frames = int.from_bytes(about[:4], "little"), int.from_bytes(about[16:20], "little")
+        return frame_us * frames / 1e6 if is_cut_off and frames else None
+    is_stated = container in ("mxf", "aiff", "au", "flac")
+    if container == "matroska":
+        is_stated = b"\x44\x89" in head.partition(b"\x1f\x43\xb6\x75")[0]
+    elif container == "flv":
+        is_stated = b"duration" in head[:4096]
+    elif container == "mp3":
+        if head[:3] == b"ID3":
+            file.seek(10 + id3_bytes(head))
+            head = file.read(1 << 12)
+        found = max(head.find(b"Xing", 0, 1 << 12), head.find(b"Info", 0, 1 << 12))
+        is_stated = found >= 0 and len(head) > found + 7 and bool(head[found + 7] & 1)
+        if is_stated and head[found + 7] & 2:
+            # A tag behind the sound, and libav no longer believes the count; but nothing was cut off.
+            is_stated = (file.seek(0, io.SEEK_END) or 0) < int.from_bytes(head[found + 12 : found + 16], "big")
+    return found_s if is_stated else None
+
+
+def _data_bytes(file: Bytes, size: int) -> tuple[int, int]:
+    """How many bytes of samples a WAV, CAF or Wave64 file has and says that it has; zeros if it never learned it, or
+    counts samples: libav tells that count."""
+    read, large, is_counted = Window(file), 0, False
+    is_large = read(0, 4) in RIFFS[1:]
+    for at, kind, length in chunks(read, 0, size):
+        if kind == b"ds64":
+            large = int.from_bytes(read(at + 8, 8), "little")
+        is_counted |= kind in (b"ds64", b"fact") and any(read(at + (16 if kind == b"ds64" else 0), 4))
+        if kind == b"data":
+            is_unknown = not is_large and read(0, 4) == b"RIFF" and length >= UNKNOWN_BYTES
+            said = large if is_large and length == 0xFFFFFFFF else length
+            return (size - at, said) if said < 1 << 62 and not is_unknown and not is_counted else (0, 0)
+    return 0, 0
+
+
+def _sample_entries(moov: bytes) -> list[bytes]:
+    """The type of each track's first sample entry, in track order."""
+    found, at = [], moov.find(b"stsd")
+    while at >= 0:
+        found.append(moov[at + 16 : at + 20])
+        at = moov.find(b"stsd", at + 4)
+    return found
+
+
+def has_mxf_index(file: Bytes, size: int) -> bool:
+    """Whether an index table lies near the head or the end of an MXF file: without one, places in it are guessed."""
+    for first in (0, max(0, size - MXF_INDEX_BYTES)):
+        file.seek(first)
+        if _MXF_INDEX in read_up_to(file, MXF_INDEX_BYTES):
+            return True
+    return False
