@@ -1,8 +1,9 @@
 """Checkpoints of the hub: fetched whole or without their weights, and what the hub says that their weights contain.
 
-Promises: files come into the hub's own cache (configuration, tokenizer and safetensors; no code, no pickles); a weight
-file's SHA-256 is known without the file; a commit that was listed once is not asked about again. Raises CheckpointError
-for whatever goes wrong on the way. Knows nothing about what is in the files.
+Promises: files come into the hub's own cache (configuration, tokenizer and safetensors; no code, no pickles), and
+nothing that a hub replies is written anywhere else; a weight file's SHA-256 is known without the file; a commit that
+was listed once is not asked about again. Raises CheckpointError for whatever goes wrong on the way. Knows nothing about
+what is in the files.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from omnidrop.errors import CheckpointError, first_line
 from omnidrop.json_text import parse_json
@@ -22,6 +25,10 @@ WEIGHTS = ".safetensors"
 _BESIDE_WEIGHTS = ("*.json", "*.txt", "*.jinja")
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_TAGS = ("ETag", "X-Linked-ETag", "X-Repo-Commit")
+_DIGESTS = ("sha", "oid", "xetHash")
+_IN_FOLDER = re.compile(r"[\w=+:-][\w=+:.-]*", re.ASCII)
+"""What may become the name of a file: no path."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def _snapshot(name: HubName, patterns: list[str]) -> Path:
 
 @contextmanager
 def _asking(name: HubName) -> Iterator[None]:
+    _guard_clients()
     try:
         yield
     except Exception as error:  # the hub's client lets through what its HTTP client raises, which is another with time
@@ -97,3 +105,40 @@ def _asking(name: HubName) -> Iterator[None]:
             f"{first_line(error)}); name a local checkpoint directory, or check the id, the network and "
             "HF_TOKEN"
         ) from error
+
+
+@cache
+def _guard_clients() -> None:
+    """Have every HTTP client that the hub's client makes in this process look at what it gets."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http
+
+    make = _http._GLOBAL_CLIENT_FACTORY
+
+    def guarded() -> Any:
+        client = make()
+        client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], _check_reply]}
+        return client
+
+    set_client_factory(guarded)
+
+
+def _check_reply(reply: Any) -> None:
+    """Raise CheckpointError for tags and digests that would name a file outside of the cache: the hub's client makes
+    names of them as they are."""
+    found = []
+    if reply.request.method == "HEAD":
+        tags = (reply.headers.get(tag) for tag in _TAGS)
+        found = [tag.removeprefix("W/").strip('"') for tag in tags if tag is not None]
+    elif reply.request.url.path.startswith("/api/") and reply.is_success:
+        reply.read()
+        found = list(_digests(parse_json(reply.text)))
+    if wrong := next((tag for tag in found if not _IN_FOLDER.fullmatch(tag)), None):
+        raise CheckpointError(f"{reply.request.url.host} names a file's content {wrong!r}, which is not a digest")
+
+
+def _digests(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from (str(value[key]) for key in _DIGESTS if value.get(key) is not None)
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _digests(item)

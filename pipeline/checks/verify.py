@@ -46,6 +46,7 @@ from pipeline.records.rows import quarantine_rows
 from pipeline.records.unit import CONTENTS, UnitKey, UnitMeta, UnitObject, decode_unit
 from pipeline.records.video import VideoKey, decode_video, inputs_of
 from pipeline.tables import live, manifest, publish, signing
+from pipeline.tables.memory_bound import bounded_memory
 from pipeline.tables.writer import empty_file
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def verify(
     must be signed with its secret key. `advance` is told what is being read, and how much of it.
     Raises UserError where the results are of a newer format or there are none.
     """
-    return _Verification(store, index_url, job, public_key, advance).run()
+    with bounded_memory():  # the results may be somebody else's
+        return _Verification(store, index_url, job, public_key, advance).run()
 
 
 class _Verification:

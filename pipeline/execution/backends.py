@@ -26,6 +26,8 @@ from pipeline.config.locations import is_s3
 from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted
 from pipeline.execution.clip_state import UnitResult
+from pipeline.execution.cluster_room import ClusterRoom
+from pipeline.execution.homes import LOOK_S
 from pipeline.execution.kept_signals import kept_signals
 from pipeline.execution.local_ray import local_ray
 from pipeline.execution.run_context import RunContext
@@ -38,8 +40,6 @@ from pipeline.execution.worker_failures import Nodes, amounts_of, beside, nodes_
 from workers import ray_workers
 from workers.media.clip_reader import decoded_shape
 from workers.records import Clip, DecodeSettings, WorkUnit
-
-log = logging.getLogger(__name__)
 
 KNOCK_S = 10.0
 _connecting = threading.Lock()
@@ -187,14 +187,14 @@ def _start_actor(job: JobConfig, gpus: float, audit_share: float, weights_hash: 
 
 @contextmanager
 def one_actor(job: JobConfig) -> Iterator[ray_workers.RemoteAnswerer]:
-    """One of the job's model actors, placed as a run's would be, which is gone afterwards. Raises RayUnavailable."""
+    """One of the job's model actors, placed as a run's would be, which is gone afterwards. Raises RayUnavailable,
+    and ExecutionError where no machine can hold it for long."""
     with _connected(job):
         actor = None
         try:
             gpus = _gpus_per_actor(job)
-            if said := _no_actor_room(job.model.cpus_per_actor, gpus):
-                log.warning("%s; waiting for the cluster to grow", said)
             actor = _start_actor(job, gpus, audit_share=0.0)
+            _wait_for_room(actor, partial(_no_actor_room, job.model.cpus_per_actor, gpus))
             yield ray_workers.RemoteAnswerer(actor)
         except ray.exceptions.RayError as error:
             # Ray's last line is the actor's own error, those before it are its traceback.
@@ -203,6 +203,13 @@ def one_actor(job: JobConfig) -> Iterator[ray_workers.RemoteAnswerer]:
         finally:
             if actor is not None:
                 ray.kill(actor)
+
+
+def _wait_for_room(actor: Any, no_actor_room: Callable[[], str]) -> None:
+    """Until the actor is there, in a cluster that may have to grow first."""
+    there, room = actor.load.remote(), ClusterRoom(dict, no_actor_room)
+    while not ray.wait([there], timeout=LOOK_S)[0]:
+        room.look({}, is_decoding=False, is_loading=True)
 
 
 @contextmanager

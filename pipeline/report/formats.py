@@ -70,15 +70,23 @@ def tokens(value: int) -> str:
     return count(value) if value < 1_000_000 else quantity(value)
 
 
-def day(iso: str) -> str:
+def day(iso: str | None) -> str:
     """An ISO time stamp as "23 Nov 2026"."""
-    moment = datetime.fromisoformat(iso)
-    return f"{moment.day} {moment:%b %Y}"
+    moment = _moment(iso)
+    return UNKNOWN if moment is None else f"{moment.day} {moment:%b %Y}"
 
 
-def minute(iso: str) -> str:
+def minute(iso: str | None) -> str:
     """An ISO time stamp in UTC as "23 Nov 2026, 01:37 UTC"."""
-    return f"{day(iso)}, {datetime.fromisoformat(iso):%H:%M} UTC"
+    moment = _moment(iso)
+    return UNKNOWN if moment is None else f"{day(iso)}, {moment:%H:%M} UTC"
+
+
+def _moment(iso: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(iso or "")
+    except ValueError:
+        return None
 
 
 def cut(text: str, most: int = MOST_CHARS) -> str:

@@ -346,7 +346,7 @@ class _Results:
             {"job": self.job} | most,
         )
         for (media_id, key), rows in groupby(_stream(cursor), key=lambda row: (row[0], row[1])):
-            uri, duration_s = known[media_id]
+            uri, duration_s = known.get(media_id, ("", None))  # a stranger's tables may lack it
             clips = []
             for (start_s, end_s, clip_id), asked in groupby(rows, key=lambda row: (row[2], row[3], row[4])):
                 cells: list[tuple[str, float | None, str | None] | None] = [None] * len(question_ids)

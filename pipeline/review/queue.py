@@ -2,7 +2,7 @@
 
 Promises: answers that dense contradicted in an audit come first, then those with the smallest margin; every fifth is
 drawn from all others, always the same ones, so that labels also say something about sure answers. What is labelled
-comes no more. Knows nothing about pages.
+comes no more, and of exact copies one. Knows nothing about pages.
 """
 
 from __future__ import annotations
@@ -76,6 +76,12 @@ def queue(
         "SELECT audits.clip_id, unnest(audits.answers).question_id AS question_id, "
         "unnest(audits.answers).agrees AS agrees, unnest(audits.answers).dense_shared_answer AS dense FROM audits"
     )
+    chosen = f"FROM clips WHERE job = $job AND {IS_CHOSEN.format('clips')}"
+    # A copy stands for its content where --media leaves out the file that was asked, the first of several.
+    stand_ins = (
+        f"SELECT arg_min(clip_id, (media_key, media_id)) {chosen} AND copy_of IS NOT NULL "
+        f"AND copy_of NOT IN (SELECT clip_id {chosen}) GROUP BY copy_of"
+    )
     select = f"""
         SELECT a.clip_id, a.media_id, a.media_key, a.start_s, a.end_s, a.question_id, a.question, a.answer_type,
             a.answer, a.probability, a.margin, CASE WHEN audited.agrees = false THEN audited.dense END AS dense_answer
@@ -83,7 +89,7 @@ def queue(
             ON audited.clip_id = a.clip_id AND audited.question_id = a.question_id
         WHERE a.job = $job AND a.answer IS NOT NULL AND NOT list_contains($not_compared, a.answer_type)
             AND (len($questions) = 0 OR list_contains($questions, a.question_id))
-            AND {IS_CHOSEN.format("a")}
+            AND {IS_CHOSEN.format("a")} AND (a.copy_of IS NULL OR a.clip_id IN ({stand_ins}))
     """
     unsure = connection.execute(
         f"{select} AND (audited.agrees = false OR a.margin IS NOT NULL) "

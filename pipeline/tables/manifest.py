@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
-from omnidrop.errors import UserError
+from omnidrop.errors import UserError, first_line
 from omnidrop.json_text import parse_json
 from pipeline.config.locations import checked_key
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError
@@ -34,6 +35,7 @@ from pipeline.records.columns import (
     WHOLE_ANSWERS_SCHEMA,
 )
 from pipeline.records.legacy import formats as legacy
+from pipeline.tables.memory_bound import bounded_memory
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
@@ -69,6 +71,9 @@ class Published:
     """What is in each bucket, as a digest; empty where a format before 4 published."""
 
 
+_PUBLISHED = TypeAdapter(Published)
+
+
 def current(store: Store) -> Published | None:
     """The generation that counts, None where nothing was published.
 
@@ -86,7 +91,7 @@ def current(store: Store) -> Published | None:
         known = legacy.manifest(given)
         for path in chain(known["files"], *known["tables"].values()):
             _check_inside(path)
-        return Published(**known | {"files": {path: FileMark(**mark) for path, mark in known["files"].items()}})
+        return _PUBLISHED.validate_python(known)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(
             f"{store.uri}/{MANIFEST} is damaged; `omnidrop rebuild` makes the tables again from the journal"
@@ -100,10 +105,18 @@ def _check_inside(path: object) -> None:
 
 
 def read(store: Store, published: Published, name: str) -> pa.Table:
-    """A whole table of one generation; empty where the version that published had no such table."""
-    schema = SCHEMAS[name]
-    found = [pq.read_table(io.BytesIO(store.read_bytes(f"tables/{path}"))) for path in published.tables.get(name, ())]
-    return pa.concat_tables([schema.empty_table(), *found], promote_options="default").select(schema.names)
+    """A whole table of one generation; empty where the version that published had no such table. Raises JournalError
+    for a file that is damaged, or unpacks to more than `memory_bound` lets it."""
+    schema, paths = SCHEMAS[name], [f"tables/{path}" for path in published.tables.get(name, ())]
+    with bounded_memory():
+        try:
+            found = [pq.read_table(io.BytesIO(store.read_bytes(path))) for path in paths]
+            return pa.concat_tables([schema.empty_table(), *found], promote_options="default").select(schema.names)
+        except (pa.ArrowException, KeyError) as error:
+            raise JournalError(
+                f"{store.uri}: the published table {name} cannot be read ({first_line(error)}); `omnidrop verify` says "
+                "which file, `omnidrop rebuild` makes the tables again from the journal"
+            ) from error
 
 
 SCHEMAS = {

@@ -26,6 +26,7 @@ from pipeline.records.columns import MEASURED
 from pipeline.storage.arrow import arrow_filesystem
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest
+from pipeline.tables.memory_bound import MEMORY_BYTES, bounded_memory, is_out_of_memory
 from pipeline.tables.named_queries import VIEWS
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ LIMITS: dict[str, str | bool | int | float | list[str]] = {
 """Of one query: it may be a stranger's, and `range(1e12)` is short to write."""
 TIME_S = 3600.0
 """Of all queries of one connection."""
+_TOO_LARGE = (
+    f"this takes more than the {MEMORY_BYTES >> 30} GB of memory that queries may take; select fewer columns or rows "
+    "at once (tables from somebody else may unpack to any size)"
+)
 _TOO_LONG = f"the query took longer than {TIME_S:g} s and was stopped; ask for less of it"
 NAMES = (*manifest.NAMES, *VIEWS)
 """What a query can read."""
@@ -85,6 +90,7 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
         raise QueryError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
     with (
         ExitStack() as stack,
+        bounded_memory(),
         # What does not fit into memory goes here. DuckDB lets a query write into its temporary folder, whatever else it
         # is denied, and the default one is in the working folder.
         tempfile.TemporaryDirectory(prefix="omnidrop-query-") as own,
@@ -106,9 +112,10 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
         connection.execute("SET lock_configuration = true")
         try:
             yield connection
-        except (duckdb.Error, pa.ArrowException) as error:
-            # A published file that is damaged or gone, or no memory: `omnidrop verify` says which.
-            raise QueryError(f"{uri}: {first_line(error)}") from error
+        except (duckdb.Error, pa.ArrowException, MemoryError) as error:
+            # A published file that is damaged or gone: `omnidrop verify` says which.
+            said = _TOO_LARGE if is_out_of_memory(error) else first_line(error)
+            raise QueryError(f"{uri}: {said}") from error
 
 
 def published_dataset(uri: str, storage: StorageConfig | None, published: manifest.Published, name: str) -> ds.Dataset:
@@ -136,7 +143,9 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, 
         raise QueryError(f"a query can only read the tables {', '.join(NAMES)}: {first_line(error)}") from error
     except duckdb.InterruptException as error:
         raise QueryError(_TOO_LONG) from error
-    except duckdb.Error as error:
+    except (duckdb.Error, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise QueryError(_TOO_LARGE) from error
         raise QueryError(f"{error}\nTables: {', '.join(NAMES)}; columns: DESCRIBE answers") from error
     schema = pa.schema(
         [field.with_name(name) for field, name in zip(reader.schema, _unique(relation.columns), strict=True)]
@@ -248,7 +257,9 @@ def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.Reco
     try:
         for batch in reader:
             yield batch.rename_columns(names)
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
+    except (duckdb.Error, pa.ArrowException, MemoryError, OSError) as error:
+        if is_out_of_memory(error):
+            raise QueryError(_TOO_LARGE) from error
         if "INTERRUPT" in str(error).upper():
             raise QueryError(_TOO_LONG) from error
         raise QueryError(first_line(error)) from error

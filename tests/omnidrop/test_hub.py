@@ -58,6 +58,21 @@ def test_other_weights_are_another_checkpoint(hub):
     assert describe_checkpoint(f"acme/tiny@{before.revision}") == before
 
 
+@pytest.mark.parametrize("lie", ["commit", "sha256", "oid"])
+def test_nothing_that_a_hub_replies_is_written_outside_its_cache(hub, tmp_path, monkeypatch, lie):
+    evil = "../../../../evil"
+    if lie == "oid":
+        honest = hub.entry
+        monkeypatch.setattr(hub, "entry", lambda path: honest(path) | {"oid": evil})
+    else:
+        monkeypatch.setattr(hub, lie, lambda *_: evil)
+    with pytest.raises(
+        CheckpointError, match=r"names a file's content '\.\./\.\./\.\./\.\./evil', which is not a digest"
+    ):
+        describe_checkpoint("acme/tiny")
+    assert not list(tmp_path.rglob("*evil*"))
+
+
 def test_what_was_described_once_is_known_without_the_hub(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(EMBEDDED["tiny"], tmp_path / "hub" / "acme" / "tiny")

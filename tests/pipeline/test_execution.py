@@ -238,6 +238,17 @@ def test_a_run_ends_when_no_machine_can_hold_a_model_actor_for_long(folder, monk
     assert caplog.text.count("waiting 1 s for the cluster to grow") == 1
 
 
+def test_one_actor_alone_is_not_waited_for_for_ever_either(folder, monkeypatch):
+    for module in (cluster_room, backends):
+        monkeypatch.setattr(module, "LOOK_S", 0.1)
+    monkeypatch.setattr(cluster_room, "NO_ROOM_S", 0.5)
+    actor = Actor.options(num_cpus=10_000).remote(str(folder))
+    with pytest.raises(ExecutionError, match=r"no machine of the cluster can hold .*CPU cores: 10000,"):
+        backends._wait_for_room(actor, lambda: backends._no_actor_room(10_000, 0))
+    here = Actor.remote(str(folder))
+    backends._wait_for_room(here, lambda: backends._no_actor_room(1, 0))
+
+
 def test_an_actor_that_loads_for_long_is_waited_for(folder, monkeypatch, caplog):
     monkeypatch.setattr(cluster_room, "LOOK_S", 0.1)
     monkeypatch.setattr(cluster_room, "NO_ROOM_S", 0.2)

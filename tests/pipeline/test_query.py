@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 import threading
 from itertools import groupby, pairwise
 
@@ -17,9 +18,12 @@ from hypothesis import strategies as st
 
 from omnidrop.errors import UserError, first_line
 from pipeline.config.job import StorageConfig
+from pipeline.records.checksummed_parquet import JournalError
 from pipeline.storage.store import open_store
+from pipeline.tables import manifest, memory_bound
 from pipeline.tables.named_queries import VIEWS, NamedQueryError, find_query, named_queries, read_query
 from pipeline.tables.query import QueryError, open_results, query
+from tests.support.published_tables import publish
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli
 
@@ -297,3 +301,43 @@ def test_a_setting_without_results_is_a_users_error(tmp_path, monkeypatch):
 def test_an_error_that_says_nothing_is_named_by_its_class():
     assert first_line(OSError()) == first_line(OSError("\n \n")) == "OSError"
     assert first_line(ValueError("\n  no such table\nLINE 1: ...")) == "no such table"
+
+
+# Memory
+
+
+def test_tables_that_unpack_to_more_than_memory_are_refused(tmp_path, monkeypatch):
+    """A text of 1 MB that stands once in a dictionary, and 3,000 rows that name it: 10 KB."""
+    monkeypatch.setattr(memory_bound, "MEMORY_BYTES", 1 << 30)
+    uri = publish(tmp_path / "r", {"a.mp4": [(0, 1, {"q": ("text", "a", None)})] * 3000})
+    (path,) = (tmp_path / "r" / "tables").glob("generation=*/answers/*.parquet")
+    table = pq.read_table(path, partitioning=None)
+    bomb = pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), ["x" * 1_000_000])
+    place = table.schema.get_field_index("text")
+    pq.write_table(table.set_column(place, "text", bomb), path, dictionary_pagesize_limit=1 << 30)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with open_results(str(uri)) as connection:
+        assert list(query(connection, "SELECT count(*) FROM answers").rows) == [(3000,)]
+        with pytest.raises(QueryError, match="takes more than the 8 GB of memory that queries may take"):
+            list(query(connection, "SELECT max(length(text)) FROM answers").rows)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    for command in (("query", uri, "SELECT text FROM answers"), ("report", uri, "-o", tmp_path / "report.html")):
+        result = cli(*command)
+        assert (result.exit_code, "takes more than the 8 GB of memory" in result.output) == (2, True), result.output
+    published = manifest.current(open_store(str(uri)))
+    with pytest.raises(JournalError, match="the published table answers cannot be read"):
+        manifest.read(open_store(str(uri)), published, "answers")
+
+
+def test_bounds_of_memory_may_overlap(monkeypatch):
+    monkeypatch.setattr(memory_bound, "MEMORY_BYTES", 1 << 28)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    first, second = memory_bound.bounded_memory(), memory_bound.bounded_memory()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert resource.getrlimit(resource.RLIMIT_DATA) != before
+    with pytest.raises(MemoryError):
+        bytearray(1 << 30)
+    second.__exit__(None, None, None)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before

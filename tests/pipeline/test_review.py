@@ -101,6 +101,20 @@ def test_unsure_answers_come_first_and_every_fifth_is_drawn(tmp_path):
     assert len({item.clip_id for item in [*items, *rest]}) == len(items) + len(rest) == 40
 
 
+def test_of_exact_copies_one_is_looked_at(tmp_path):
+    spans = [(t, t + 1, {"q": ("choice", "a", 0.5 + t / 100)}) for t in range(4)]
+    clips = dict.fromkeys(("c/1.mp4", "a.mp4", "c/2.mp4"), spans)
+    uri = str(publish(tmp_path / "r", clips, copies={"c/1.mp4": "a.mp4", "c/2.mp4": "a.mp4"}))
+
+    def looked_at(**which):
+        with open_results(uri) as connection:
+            return sorted(item.clip_id for item in queue(connection, open_store(uri), "test", [], **which))
+
+    assert looked_at() == [f"a.mp4-{number}" for number in range(4)]
+    assert looked_at(media="c/*") == [f"c/1.mp4-{number}" for number in range(4)]
+    assert looked_at(media="c/2.mp4") == [f"c/2.mp4-{number}" for number in range(4)]
+
+
 # The page
 
 

@@ -14,9 +14,9 @@ from pipeline.storage.store import open_store
 from pipeline.tables.manifest import MANIFEST, SCHEMAS, FileMark, Published
 
 
-def publish(uri, clips, media=None, job="test", generation=1, whole=None):
+def publish(uri, clips, media=None, job="test", generation=1, whole=None, copies=None):
     """`clips`: media key -> [(start_s, end_s, {question_id: (type, answer, probability)})]. `media`: key -> columns.
-    `whole`: key -> {question_id: (type, answer, probability)}."""
+    `whole`: key -> {question_id: (type, answer, probability)}. `copies`: key -> key of the file it is a copy of."""
     rows = {name: [] for name in SCHEMAS}
     for key, spans in clips.items():
         own = {"uri": f"/archive/{key}", "frame_rate": 25.0, "duration_s": 600.0} | (media or {}).get(key, {})
@@ -24,6 +24,8 @@ def publish(uri, clips, media=None, job="test", generation=1, whole=None):
         for index, (start_s, end_s, answers) in enumerate(spans):
             shared = {"job": job, "media_id": f"id-{key}", "media_key": key, "model": "made-up",
                       "clip_id": f"{key}-{index}", "start_s": start_s, "end_s": end_s}  # fmt: skip
+            if key in (copies or {}):
+                shared["copy_of"] = f"{copies[key]}-{index}"
             rows["clips"].append(shared)
             rows["answers"] += [shared | _answer(*one) for one in answers.items()]
         of_video = {"job": job, "media_id": f"id-{key}", "media_key": key, "model": "made-up"}
