@@ -23,7 +23,6 @@ from omnidrop.models.checkpoints import read_json
 from omnidrop.models.clip_layout import ClipLayout, MediaTokens, lay_out
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry
 from omnidrop.models.prompts import Prompts
-from omnidrop.models.tokenizer import load
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +74,6 @@ class ClipProcessor(Prompts):
             self._features: Any = WhisperFeatureExtractor.from_pretrained(str(directory))
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"the feature extractor of {directory} cannot be loaded: {error}") from error
-        self.tokenizer, self.words = load(directory)
         if self._features.hop_length != geometry.hop:
             raise CheckpointError(
                 f"{directory} wants a hop of {self._features.hop_length} samples; supported is the hop of "

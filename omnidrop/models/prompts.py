@@ -1,7 +1,7 @@
 """The words around a clip, its questions and their answers as tokens, and how many tokens its picture and sound are.
 
 Promises: the prompts of the stock `Qwen2_5OmniProcessor` and `Qwen3OmniMoeProcessor`; the tokenizer is loaded with the
-first words, and torch and transformers are not. Knows nothing about pixels, weights or pruning.
+first words, and torch not at all. Knows nothing about pixels, weights or pruning.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import Any
 from omnidrop.errors import CheckpointError, ClipTooLong, SoundTooShort
 from omnidrop.models import chat_template
 from omnidrop.models.base import Outline
-from omnidrop.models.checkpoints import read_chat_template, read_json
+from omnidrop.models.checkpoints import loading, read_chat_template, read_json
 from omnidrop.models.geometry import SAMPLE_RATE, SHORTEST_AUDIO_HOPS, Geometry
-from omnidrop.models.tokenizer import Words, read
 
 QUESTION_MARK = "\u2063question\u2063"
 """Stands for the question while the chat template is rendered; invisible separators keep it from meeting real text."""
@@ -38,9 +37,18 @@ class Prompts:
         _check_transform(directory)
 
     @cached_property
-    def words(self) -> Words:
-        """The tokenizer. Raises CheckpointError."""
-        return read(self._directory)
+    def tokenizer(self) -> Any:
+        """As transformers makes it. Raises CheckpointError."""
+        # Here, because the import takes most of a second.
+        from transformers import Qwen2Tokenizer
+
+        with loading(self._directory):
+            try:
+                found = Qwen2Tokenizer.from_pretrained(str(self._directory))
+                found("a")  # used once where what is wrong is the checkpoint's, as a setting that is none
+                return found
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise CheckpointError(f"the tokenizer of {self._directory} cannot be loaded: {error}") from error
 
     def outline(
         self, shape: tuple[int, int, int], samples: int, *, fps: float, system_prompt: str | None, instruction: str
@@ -130,11 +138,11 @@ class Prompts:
 
     def ids(self, text: str) -> list[int]:
         """Token ids of `text`, special tokens recognised."""
-        return self.words.ids(text) if text else []
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def text(self, ids: Sequence[int]) -> str:
         """Decode token ids without special tokens."""
-        return self.words.text(ids)
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def plain(self, text: str) -> str:
         """`text` with special tokens and other marks broken up: titles and tags of untrusted media reach questions
@@ -143,29 +151,31 @@ class Prompts:
 
     def mark(self, name: str) -> str:
         """The token that the tokenizer names `name`: a medium's, or where one begins or ends."""
-        token = self.words.named.get(name)
+        token = getattr(self.tokenizer, name, None)
         if token is None:
             raise CheckpointError(
                 f"the tokenizer has no {name}: it must name the media tokens (`extra_special_tokens` in "
                 "tokenizer_config.json), as the published Omni checkpoints do"
             )
-        return token
+        return str(token)
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
         """Token ids that end an answer: the tokenizer's end token and ChatML's two."""
-        ends = {self.words.named.get("eos_token", "<|im_end|>"), "<|im_end|>", "<|endoftext|>"}
-        return tuple(sorted(i for i in map(self.words.id, ends) if i is not None))
+        ids = {self.tokenizer.eos_token_id}
+        known = self.tokenizer.get_vocab()
+        ids |= {known[token] for token in ("<|im_end|>", "<|endoftext|>") if token in known}
+        return tuple(sorted(i for i in ids if i is not None))
 
     @cached_property
     def _special_pattern(self) -> re.Pattern[str]:
         # Not only those called special: `<think>` and `<tool_call>` are marks, too. An added word is a word.
         added = {
             token.content
-            for token in self.words.added()
+            for token in self.tokenizer.added_tokens_decoder.values()
             if token.special or (token.content.startswith("<") and token.content.endswith(">"))
         }
-        special = sorted(added | set(self.words.special), key=len, reverse=True)
+        special = sorted(added | set(self.tokenizer.all_special_tokens), key=len, reverse=True)
         return re.compile("|".join(re.escape(token) for token in special) or r"(?!)")
 
     def _rendered(self, system_prompt: str | None, has_video: bool) -> tuple[str, str, str]:
@@ -188,8 +198,11 @@ class Prompts:
         if system_prompt is not None:
             turns.append({"role": "system", "content": [{"type": "text", "text": self.plain(system_prompt)}]})
         turns.append({"role": "user", "content": content})
+        named = {
+            name: str(token) for name, token in self.tokenizer.special_tokens_map.items() if isinstance(token, str)
+        }
         return chat_template.render(
-            self._template, messages=turns, tools=None, documents=None, add_generation_prompt=True, **self.words.named
+            self._template, messages=turns, tools=None, documents=None, add_generation_prompt=True, **named
         )
 
 

@@ -155,7 +155,7 @@ class QwenOmniAdapter(QwenPictures):
     @property
     def tokenizer_json(self) -> str | None:
         """The tokenizer's whole definition in the format of the `tokenizers` library."""
-        return self.processor.words.definition()
+        return str(self.processor.tokenizer.backend_tokenizer.to_str())
 
     @torch.inference_mode()
     def make_ready(
