@@ -16,12 +16,11 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
-from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 from pipeline.archive.decoded_early import DecodedEarly
 from pipeline.archive.health import ArchiveHealth, patient_prober
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
-from pipeline.config.job import JobConfig, ModelConfig
+from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings
 from pipeline.cost import calibration
 from pipeline.cost.budget import Spending
@@ -42,6 +41,7 @@ from pipeline.runs.committer import Committer, Tally
 from pipeline.runs.feed import AS_EVER, Choices, Feed
 from pipeline.runs.logs import log_unit, run_named
 from pipeline.runs.metrics import RunMetrics
+from pipeline.runs.notes import run_notes
 from pipeline.runs.recorder import Recorder
 from pipeline.storage.outage import EitherFlag, Patience
 from pipeline.tables import manifest, publish
@@ -54,9 +54,6 @@ if TYPE_CHECKING:
     from pipeline.storage.outage import StopFlag
 
 log = logging.getLogger(__name__)
-
-PASSED = " instead of "
-"""What a tool's description says where another was passed over."""
 
 
 class Observer(Protocol):
@@ -194,11 +191,8 @@ def run_job(
         log.info("run ends: %s after %.1f s", run.status, run.time.wall_s)
         classes = tuple(quarantine_classes(opened.store, opened.index, job.name))
         totals = replace(opened.index.totals(job.name), quarantined=sum(count for _, count in classes))
-    toy = (TOY_NOTE,) if job.model.path in EMBEDDED else ()
     notes = (
-        *(*toy, *_weakly_confined(job, run), *opened.caveats, *_machine_notes(run.resources, job.clips.decoder)),
-        *_numbered(run_id, run),
-        *(_unpinned(job.model) if not is_pinned else ()),
+        *run_notes(job, run, opened.caveats, given_id=run_id, is_pinned=is_pinned),
         *calibration.unresolved(job, known),
         *(retry.notes() if retry is not None else ()),
         *feed.notes(),
@@ -236,10 +230,6 @@ def _own_id(opened: Opened, given: str) -> str:
     return name
 
 
-def _numbered(given: str | None, run: RunRecord) -> tuple[str, ...]:
-    return () if given in (None, run.run_id) else (f"the id {given} is an earlier run's; this run is {run.run_id}",)
-
-
 def _counts(feed: Feed, tally: Tally) -> RunCounts:
     return RunCounts(
         media_listed=feed.media_listed,
@@ -267,40 +257,6 @@ def _resources(measured: Statistics, bytes_fetched: int) -> RunResources:
     return RunResources(
         *(measured.peak_bytes_in_flight, peak_rss_bytes(), tuple(measured.actors), granted),
         *(tuple(sorted(measured.tools)), out, bytes_fetched),
-    )
-
-
-def _machine_notes(resources: RunResources, decoder: str) -> tuple[str, ...]:
-    """What a person should know of the machines that decoded."""
-    replaced = [
-        f"a different ffmpeg than the first one found decoded some clips: {tool}"
-        for tool in resources.tools
-        if PASSED in tool
-    ]
-    decoders = [f"clips.decoder is {decoder}: {tool}" for tool in resources.tools if decoder != "cpu"]
-    return (
-        *replaced,
-        *decoders,
-        *(f"a machine could no longer decode and got no more clips: {one}" for one in resources.machines_out),
-    )
-
-
-def _unpinned(model: ModelConfig) -> tuple[str, ...]:
-    if model.revision is None:
-        return ()
-    return (
-        f"the hub's {model.path} may change at any time; to keep this run's weights, set "
-        f"model.revision: {model.revision}",
-    )
-
-
-def _weakly_confined(job: JobConfig, run: RunRecord) -> tuple[str, ...]:
-    granted = run.resources.confinement or ""
-    if job.execution.confinement != "auto" or all(map(confinement.is_full, granted.split(", "))):
-        return ()
-    return (
-        f"media were opened under {granted}, which is less than landlock+seccomp: a program that a hostile file takes "
-        "over could read what this user can (execution.confinement)",
     )
 
 
