@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipeline.records.columns import ASKED_FIELDS, CLIP_FIELDS, SHARED_FIELDS
+from pipeline.records.columns import ASKED_FIELDS, CLIP_FIELDS, SHARED_FIELDS, WAYS
 
 SQL_TYPES: dict[pa.DataType, Any] = {
     pa.string(): sa.Text,
@@ -24,7 +24,6 @@ SQL_TYPES: dict[pa.DataType, Any] = {
     pa.float64(): sa.Double,
     pa.bool_(): sa.Boolean,
 }
-WAYS = ("as_run", "dense", "dense_shared")
 SAVINGS_GROUP = ("job", "run_id", "collection", *ASKED_FIELDS)
 """What clips have in common that are summed in one row of `savings`."""
 DERIVED = ("runs", "media", "units", "videos", "clips", "savings", "quarantine")
