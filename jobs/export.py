@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs._shared.display import console
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
+from jobs._shared.precision import keep_precise
 from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_results
 from jobs._shared.terminal import say
 from jobs._shared.whole_file import replaced
@@ -20,6 +22,9 @@ from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.counted import counted
 from pipeline.export.registry import FORMATS, find_format
+
+if TYPE_CHECKING:
+    from pipeline.export.moments import Video
 
 EXAMPLES = (
     "omnidrop export job.yaml",
@@ -102,25 +107,20 @@ def command(
     if to == "iceberg":
         _iceberg(results, index_url, endpoint_url, json_file)
         return
+    if found is not None and (questions or answers):
+        raise UserError("--find already selects the answers; remove --question and --answer")
     # Here, so that --help need not wait for DuckDB and pyarrow.
-    from pipeline.export.files import documents, with_clocks
+    from pipeline.export.files import with_clocks
     from pipeline.export.moments import Selection, videos_found, videos_with_moments
-    from pipeline.review.labels import read_labels
-    from pipeline.review.reliability import curves, thresholds_for
-    from pipeline.tables.query import keep_sure, models_of, open_results, the_job
+    from pipeline.tables.query import models_of, open_results, the_job
 
     form = find_format(to)
     selection = Selection(threshold, tuple(questions or ()), tuple(answers or ()), media)
-    if found is not None and (questions or answers):
-        raise UserError("--find already selects the answers; remove --question and --answer")
     place = find_results(results, endpoint_url)
     with open_results(place.uri, place.storage) as connection:
         name = the_job(connection, place.uri, job or (place.job.name if place.job else None))
         if precision is not None:
-            drawn = curves(connection, name, read_labels(labels))
-            promised = thresholds_for(drawn, precision, questions or ())
-            say(f"--precision {precision:g}: {promised}", err=True)
-            keep_sure(connection, promised.least)
+            keep_precise(connection, name, precision, labels, questions or ())
             # Labels are of clips: they promise nothing of answers about whole videos.
             selection = replace(selection, threshold=0.0, takes_whole=False)
         if found is None:
@@ -128,35 +128,12 @@ def command(
         else:
             videos = videos_found(connection, found, name, media)
         toys = models_of(connection, EMBEDDED)
-    no_place = 0
-    if not form.holds_whole:
-        asked = sorted({one.question_id for video in videos for one in video.whole} & set(questions or ()))
-        others = ", ".join(name for name in FORMATS if find_format(name).holds_whole)
-        if asked:
-            raise UserError(
-                f"--question {asked[0]} is about whole videos, and --to {to} has no place for such answers; use "
-                f"another format ({others}), or remove --question {asked[0]}"
-            )
-        no_place = sum(len(video.whole) for video in videos)
-        videos = [replace(video, whole=()) for video in videos if video.moments]
+    videos, no_place = _with_place(to, videos, questions or ())
     videos, problems = with_clocks(form, videos, rate, start_timecode)
     if problems and not videos:
         raise UserError("\n".join(problems[:MOST_PROBLEMS]))
     target = output or Path(f"moments{form.suffix}" if form.holds_many else "moments")
-    if not form.holds_many and _is_one_file(target) and len(videos) > 1:
-        raise UserError(
-            f"-o {target}: {len(videos)} videos have moments, but a --to {to} file holds one video; give a folder, "
-            f"for example -o {target.with_suffix('')}/, or choose one video with --media KEY"
-        )
-    written: list[dict[str, Any]] = []
-    for file_name, content in documents(form, videos):
-        path = target if form.holds_many or _is_one_file(target) else target / file_name
-        if str(target) == "-":
-            sys.stdout.buffer.write(content)
-            continue
-        with replaced(path) as file:
-            file.write(content)
-        written.append({"file": str(path), "bytes": len(content)})
+    written = _write(to, videos, target)
     moments, whole = sum(len(video.moments) for video in videos), sum(len(video.whole) for video in videos)
     where = f"{target}: " if written else ""
     empty = "nothing was found" if found else f"no such answer has a probability of {threshold:g} or more"
@@ -166,7 +143,7 @@ def command(
     if no_place:
         say(
             f"note: {counted(no_place, 'answer')} about whole videos left out: {to} has no place for them; export to "
-            f"{others}",
+            f"{_holding_whole()}",
             err=True,
         )
     if form.counts_frames and start_timecode is None and (unknown := [v for v in videos if v.start_timecode is None]):
@@ -185,6 +162,46 @@ def command(
         for problem in problems[:MOST_PROBLEMS]:
             say(f"  {problem}", err=True)
         raise typer.Exit(1)
+
+
+def _with_place(to: str, videos: list[Video], questions: Sequence[str]) -> tuple[list[Video], int]:
+    """The videos with what format `to` has a place for, and how many answers about whole videos it has none for.
+    Raises UserError where one of `questions` is about whole videos."""
+    if find_format(to).holds_whole:
+        return videos, 0
+    if asked := sorted({one.question_id for video in videos for one in video.whole} & set(questions)):
+        raise UserError(
+            f"--question {asked[0]} is about whole videos, and --to {to} has no place for such answers; use "
+            f"another format ({_holding_whole()}), or remove --question {asked[0]}"
+        )
+    left_out = sum(len(video.whole) for video in videos)
+    return [replace(video, whole=()) for video in videos if video.moments], left_out
+
+
+def _holding_whole() -> str:
+    return ", ".join(name for name in FORMATS if find_format(name).holds_whole)
+
+
+def _write(to: str, videos: list[Video], target: Path) -> list[dict[str, Any]]:
+    """Write the moments to a file, a folder or standard output: the files that were written. Raises UserError."""
+    from pipeline.export.files import documents
+
+    form = find_format(to)
+    if not form.holds_many and _is_one_file(target) and len(videos) > 1:
+        raise UserError(
+            f"-o {target}: {len(videos)} videos have moments, but a --to {to} file holds one video; give a "
+            f"folder, for example -o {target.with_suffix('')}/, or choose one video with --media KEY"
+        )
+    written: list[dict[str, Any]] = []
+    for file_name, content in documents(form, videos):
+        path = target if form.holds_many or _is_one_file(target) else target / file_name
+        if str(target) == "-":
+            sys.stdout.buffer.write(content)
+            continue
+        with replaced(path) as file:
+            file.write(content)
+        written.append({"file": str(path), "bytes": len(content)})
+    return written
 
 
 def _is_one_file(target: Path) -> bool:

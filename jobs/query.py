@@ -15,6 +15,7 @@ import typer
 
 from jobs._shared.notes import note, note_toy_answers
 from jobs._shared.options import JsonFile, named_value, write_json
+from jobs._shared.precision import keep_precise
 from jobs._shared.query_output import MOST_ROWS, Format, format_of, show
 from jobs._shared.results import EndpointUrl, Results, find_results, is_place
 from jobs._shared.terminal import say
@@ -23,8 +24,6 @@ from omnidrop.models.checkpoints import EMBEDDED
 from pipeline.tables.named_queries import NamedQuery, find_query, named_queries
 
 if TYPE_CHECKING:
-    import duckdb
-
     from pipeline.tables.query import Answered
 
 EXAMPLES = (
@@ -116,7 +115,7 @@ def command(
         elif len(there) > 1:
             note(f"these are the rows of several jobs ({', '.join(there)}); --job NAME queries those of one")
         if job is not None and precision is not None:
-            _keep_sure(connection, job, precision, labels)
+            keep_precise(connection, job, precision, labels)
         asked = find_query(text)
         toys = models_of(connection, EMBEDDED)  # before the query: a table that is cut leaves its result open
         answered = query(connection, asked.sql, asked.values(given))
@@ -126,16 +125,6 @@ def command(
                 return
         show(answered, form, output, rows, is_csv_raw=csv_raw)
         note_toy_answers(toys)
-
-
-def _keep_sure(connection: duckdb.DuckDBPyConnection, job: str, precision: float, labels: Path) -> None:
-    from pipeline.review.labels import read_labels
-    from pipeline.review.reliability import curves, thresholds_for
-    from pipeline.tables.query import keep_sure
-
-    promised = thresholds_for(curves(connection, job, read_labels(labels)), precision)
-    say(f"--precision {precision:g}: {promised}", err=True)
-    keep_sure(connection, promised.least)
 
 
 def told_apart(first: str | None, second: str | None) -> tuple[str | None, str | None]:

@@ -16,7 +16,8 @@ from jobs._shared.options import JsonFile, write_json
 from jobs._shared.results import EndpointUrl, find_results
 from jobs._shared.terminal import waiting
 from jobs.cli import main
-from pipeline.checks.verify import Report, verify
+from pipeline.checks.findings import Report
+from pipeline.checks.verify import verify
 from pipeline.config.job import StorageConfig
 from pipeline.config.locations import is_s3
 from pipeline.counted import counted

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from omnidrop import policies
 from omnidrop.errors import PolicyError
@@ -26,10 +26,12 @@ DENSE_MODES = ("dense", "dense_shared")
 """Modes that prune nothing: each question alone; the prefix once for all."""
 SHARED_MODES = ("dense_shared", "set_guided")
 """Modes in which a set is one pass."""
-MODES = (*DENSE_MODES, "per_question", "staged", "set_guided")
-"""And pruned for each question alone; the same with the layers before the first drop shared; pruned once for all."""
+Mode = Literal["dense", "dense_shared", "per_question", "staged", "set_guided"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+"""The dense ones; pruned for each question alone; the same with the layers before the first drop shared; pruned once
+for all."""
 Guidance = Literal["max", "mean", "quota"]
-GUIDANCES: tuple[Guidance, ...] = ("max", "mean", "quota")
+GUIDANCES: tuple[Guidance, ...] = get_args(Guidance)
 
 
 def is_number(given: object) -> bool:
@@ -72,7 +74,7 @@ class Pruning:
         if self.mode in DENSE_MODES and self.policy != "none":
             raise PolicyError(
                 f"mode {self.mode!r} prunes nothing and takes policy 'none', got {self.policy!r}; "
-                f"use Pruning.off({self.mode!r}), or one of the modes {', '.join(MODES[2:])}"
+                f"use Pruning.off({self.mode!r}), or one of the modes {', '.join(MODES[len(DENSE_MODES) :])}"
             )
         if self.policy == "none" and self.retained_ratio not in (None, 1.0):
             raise PolicyError(

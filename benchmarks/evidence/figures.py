@@ -16,8 +16,6 @@ from pipeline.evaluation.intervals import difference
 from pipeline.evaluation.runner import Run
 from pipeline.evaluation.summary import ArmSummary, summarise
 
-INPUT_LEVEL = ("random", "divprune", "omnizip", "dash")
-"""Baselines that drop everything before the decoder."""
 BINS = ((0.0, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.7), (0.7, 1.01))
 """Overlap of the tokens that a set's questions would keep by themselves, Jaccard index."""
 

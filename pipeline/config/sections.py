@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from omnidrop import policies
 from omnidrop.errors import PolicyError
+from omnidrop.pruning import DENSE_MODES, Guidance, Mode
 from pipeline.config.globs import compile_glob
 from pipeline.config.locations import EndpointUrl, Location
 from workers.media.confinement import Required
@@ -176,9 +177,6 @@ class ModelConfig(Section):
         return self.path if self.revision is None else f"{self.path}@{self.revision}"
 
 
-Mode = Literal["dense", "dense_shared", "per_question", "staged", "set_guided"]
-
-
 GONE: Mapping[str, Any] = {"near_duplicate": 0.0}
 """Settings of pruning that are gone, with the value that did nothing: outputs of earlier versions keep their recipes by
 it."""
@@ -209,7 +207,7 @@ class PruningConfig(Section):
         description="Parameters of the policy that differ from its defaults, for example {merge: false}.",
         json_schema_extra={"option": "--setting"},
     )
-    guidance: Literal["max", "mean", "quota"] = Field(
+    guidance: Guidance = Field(
         default="max",
         description="How the importance scores of a set's questions are combined into one score per token.",
     )
@@ -242,7 +240,7 @@ class PruningConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _dense_prunes_nothing(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and given.get("mode") in ("dense", "dense_shared"):
+        if isinstance(given, Mapping) and given.get("mode") in DENSE_MODES:
             return {"policy": "none", "retained_ratio": None, **given}
         return given
 
@@ -272,7 +270,7 @@ class PruningConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        dense = self.mode in ("dense", "dense_shared")
+        dense = self.mode in DENSE_MODES
         if dense and self.policy != "none":
             raise ValueError(f"mode {self.mode} prunes nothing, so policy must be none, not {self.policy}")
         if not dense and self.policy == "none":

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 
 from pipeline.identity import content_id
 from pipeline.index.database import insert
-from pipeline.index.schema import SAVINGS_GROUP, WAYS, Tables
+from pipeline.index.schema import SAVINGS_GROUP, Tables
+from pipeline.records.columns import WAYS
 
 GFLOP = 10**9
 """A clip may take 10^14 FLOPs: their sum leaves 64 bits after 100,000 clips, that of whole GFLOP after 10^13."""

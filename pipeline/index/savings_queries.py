@@ -11,8 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.index.schema import WAYS, Tables
-from pipeline.records.columns import ASKED_FIELDS
+from pipeline.index.schema import Tables
+from pipeline.records.columns import ASKED_FIELDS, WAYS
 
 QUERIES: dict[str, tuple[str, ...]] = {
     "total": (),

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipeline.records.columns import ASKED_FIELDS, CLIP_FIELDS, SHARED_FIELDS
+from pipeline.records.columns import ASKED_FIELDS, CLIP_FIELDS, SHARED_FIELDS, WAYS
 
 SQL_TYPES: dict[pa.DataType, Any] = {
     pa.string(): sa.Text,
@@ -26,7 +26,6 @@ SQL_TYPES: dict[pa.DataType, Any] = {
 }
 REVISION = "context_read"
 """The newest of the migrations: what they make is what this module says."""
-WAYS = ("as_run", "dense", "dense_shared")
 SAVINGS_GROUP = ("job", "run_id", "collection", *ASKED_FIELDS)
 """What clips have in common that are summed in one row of `savings`."""
 DERIVED = ("runs", "media", "units", "videos", "clips", "savings", "quarantine")

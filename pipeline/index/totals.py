@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.index.rollups import GFLOP, MILLIONTHS, NEEDED, Change
-from pipeline.index.schema import WAYS, Tables
+from pipeline.index.schema import Tables
+from pipeline.records.columns import WAYS
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pyarrow as pa
 from omnidrop.answers import PassCost
 from pipeline.records.run_record import RunCounts, RunRecord, RunResources, RunSpending, RunTime
 
-_WAYS = ("as_run", "dense", "dense_shared")
+WAYS = ("as_run", "dense", "dense_shared")
 
-_COSTS = (*(f.name for f in fields(PassCost)), "flops")
+COSTS = (*(f.name for f in fields(PassCost)), "flops")
 
 ANSWER_TYPE = pa.struct(
     [
@@ -65,7 +65,7 @@ CLIP_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("retained_ratio_video", pa.float64()),
     ("layer_audio_tokens", pa.list_(pa.int32())),
     ("layer_video_tokens", pa.list_(pa.int32())),
-    *((f"{way}_{cost}", pa.int64()) for way in _WAYS for cost in _COSTS),
+    *((f"{way}_{cost}", pa.int64()) for way in WAYS for cost in COSTS),
     ("peak_bytes", pa.int64()),
     ("notes", pa.list_(pa.string())),
     ("passes", pa.int32()),
@@ -85,7 +85,7 @@ MEASURED = tuple(
 )
 """What a clip cost: null of a copy, so that sums count it once."""
 
-_OF_A_PASS = ("decode_s", "answer_s", "model_s", "peak_bytes", *(f"{way}_{cost}" for way in _WAYS for cost in _COSTS))
+_OF_A_PASS = ("decode_s", "answer_s", "model_s", "peak_bytes", *(f"{way}_{cost}" for way in WAYS for cost in COSTS))
 PART_FIELDS: Mapping[str, pa.DataType] = {
     name: kind for name, kind in CLIP_FIELDS if name in _OF_A_PASS or name.startswith(("retained_ratio", "layer_"))
 }

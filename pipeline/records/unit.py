@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from omnidrop.answers import Answer
 from omnidrop.questions import Question
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError, seal, unseal
-from pipeline.records.columns import _COSTS, _WAYS, UNIT_SCHEMA
+from pipeline.records.columns import COSTS, UNIT_SCHEMA, WAYS
 from pipeline.records.composed import Held, microseconds
 from pipeline.records.legacy import formats as legacy
 from workers.records import REPEATS, Clip, ClipAudit, ClipFailure, ClipOutcome, ClipResult, Media, MediaInfo, Version
@@ -264,8 +264,8 @@ def _repeated(outcomes: Sequence[ClipOutcome]) -> frozenset[int]:
 def _result_row(result: ClipResult, questions: Mapping[str, Question], *, repeats: bool) -> dict[str, Any]:
     row = _clip_row(result.clip, "partial" if result.decoded_share < 1 else "answered")
     cost, trace = result.answers.cost, result.answers.trace
-    for way in _WAYS:
-        row |= {f"{way}_{name}": getattr(getattr(cost, way), name) for name in _COSTS}
+    for way in WAYS:
+        row |= {f"{way}_{name}": getattr(getattr(cost, way), name) for name in COSTS}
     return row | {
         "frames": result.frames,
         "samples": result.samples,

@@ -98,7 +98,7 @@ class Patience:
         except Unavailable as error:
             last = error
         with self._noted(last):
-            for _ in self._pauses(last):
+            for _ in self._pauses():
                 try:
                     return attempt()
                 except Unavailable as error:
@@ -145,7 +145,7 @@ class Patience:
             with self._lock:
                 self._waiting -= 1
 
-    def _pauses(self, error: Unavailable) -> Iterator[None]:
+    def _pauses(self) -> Iterator[None]:
         started, pause_s = time.monotonic(), FIRST_PAUSE_S
         while True:
             wake = time.monotonic() + pause_s * random.uniform(0.75, 1.25)

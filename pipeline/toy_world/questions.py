@@ -163,7 +163,7 @@ def _questions(events: Sequence[Event]) -> list[AskedQuestion]:
                 asked.add(
                     "audio-visual matching", f"Which colour is shown {while_}", COLOUR_ANSWER, right, len(colours)
                 )
-    _order(asked, events, shown, heard)
+    _order(asked, shown, heard)
     count = "How many times does a shape appear?"
     asked.add("counting", count, COUNT_ANSWER, str(min(len(shown), MOST_COUNTED)), MOST_COUNTED)
     count = "How many times does a sound play?"
@@ -177,7 +177,7 @@ def _unanimous(values: Iterable[str | None]) -> str | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
-def _order(asked: _Asked, events: Sequence[Event], shown: Sequence[Event], heard: Sequence[Event]) -> None:
+def _order(asked: _Asked, shown: Sequence[Event], heard: Sequence[Event]) -> None:
     task = "temporal order"
     fields: tuple[tuple[str, str, Choice, Sequence[Event]], ...] = (
         ("shape", "shown", SHAPE_ANSWER, shown),

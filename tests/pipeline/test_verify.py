@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from pipeline.checks.verify import SHOWN, verify
+from pipeline.checks.findings import SHOWN
+from pipeline.checks.verify import verify
 from pipeline.config.job import load_job
 from pipeline.config.sections import StorageConfig
 from pipeline.index import sync

@@ -51,11 +51,6 @@ PHASES = (
     Phase(0.75, Curriculum(most_events=3, longest_s=12, full_share=0.0, thin_share=1.0)),
     Phase(1.00, Curriculum(most_events=4, longest_s=16, full_share=0.1, thin_share=1.0)),
 )
-LATER_PHASES = (Phase(1.00, Curriculum(most_events=4, longest_s=16, full_share=0.5, thin_share=0.8)),)
-LAST_PHASES = (
-    Phase(0.60, Curriculum(most_events=4, longest_s=16, full_share=0.6, thin_share=0.7)),
-    Phase(1.00, Curriculum(most_events=6, longest_s=26, full_share=0.6, thin_share=0.85)),
-)
 
 
 def stage_at(step: int, steps: int, phases: tuple[Phase, ...] = PHASES) -> Curriculum:
