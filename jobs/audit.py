@@ -53,7 +53,7 @@ def command(
     from pipeline.evaluation.audit import audit_of
     from pipeline.storage.store import open_store
     from pipeline.tables import manifest
-    from pipeline.tables.query import chosen_job
+    from pipeline.tables.query import chosen_job, job_names
 
     place = find_results(results, endpoint_url)
     uri, settings = place.uri, AuditConfig()
@@ -64,7 +64,7 @@ def command(
     if published is None:
         raise UserError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
     media = manifest.read(store, published, "media").select(["job", "jobs"]).to_pylist()
-    jobs = sorted({name for row in media for name in row["jobs"] or [row["job"]]})
+    jobs = job_names(name for row in media for name in row["jobs"] or [row["job"]])
     job = chosen_job(jobs, uri, job)
     found = audit_of(store, published, job, settings.min_agreement if min_agreement is None else min_agreement)
     if found is None:

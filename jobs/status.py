@@ -14,12 +14,17 @@ from jobs._shared.notes import note
 from jobs._shared.options import JsonFile, job_as_given, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
+from pipeline.index.database import IndexFull
+from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.totals import Totals
+from pipeline.journal.journal import Journal
+from pipeline.journal.output_id import read_output_id
 from pipeline.launch.schedule import last_run, overdue
 from pipeline.planning.open_job import open_job
 from pipeline.planning.whole_videos import quarantine_classes
 from pipeline.records.columns import run_row
 from pipeline.records.run_record import RunRecord
+from pipeline.storage.errors import StorageUnavailable
 from pipeline.storage.store import Store, open_store
 from pipeline.tables.job_rows import job_rows
 from pipeline.tables.noticed import lines as noticed_lines
@@ -34,14 +39,14 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     if next(iter(store.list("journal/")), None) is None:
         _never_ran(job, store, json_file)
         return
-    parts = open_job(job)
+    index = _index(job, store)
     try:
-        classes = quarantine_classes(parts.store, parts.index, job.name)
-        totals = replace(parts.index.totals(job.name), quarantined=sum(count for _, count in classes))
-        last = last_run(parts.store, job.name)
-        runs = with_idle(parts.index.runs(job.name), parts.journal.last_idle_run(job.name))
+        classes = quarantine_classes(store, index, job.name)
+        totals = replace(index.totals(job.name), quarantined=sum(count for _, count in classes))
+        last = last_run(store, job.name)
+        runs = with_idle(index.runs(job.name), Journal(store).last_idle_run(job.name))
     finally:
-        parts.index.close()
+        index.close()
     facts = [
         ("media", with_copies(totals.media, totals.copies, "once")),
         ("work units", f"{totals.units_done} of {totals.units} planned so far"),
@@ -72,6 +77,19 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     records = [run_row(run) for run in runs]
     found = {"totals": asdict(totals), "quarantine": dict(classes), "noticed": noticed, "runs": records}
     write_json(json_file, found | {"schedule": said})
+
+
+def _index(job: JobConfig, store: Store) -> SavingsIndex:
+    """The index, brought up to the journal where there is room for that."""
+    try:
+        return open_job(job).index
+    except (IndexFull, StorageUnavailable) as error:
+        output_id = read_output_id(store)
+        if output_id is None:
+            raise
+        index = SavingsIndex(job.resolved_index_url(), output_id, is_read_only=True)
+        note(f"{error}. What follows is what the index knew before")
+        return index
 
 
 def _never_ran(job: JobConfig, store: Store, json_file: Path | None) -> None:

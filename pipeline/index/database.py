@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,8 @@ _HALF_MADE = re.compile(r"(relation|column|table) .*(already exists|does not exi
 _DAMAGED = re.compile(r"malformed|file is not a database")
 """What SQLite says of a file that someone else wrote to."""
 _TABLE = re.compile(r"CREATE (TABLE|(UNIQUE )?INDEX) ", re.IGNORECASE)
+SQLITE_ROOM_BYTES = 64 << 10
+"""What SQLite needs beside a file to open it: 32 kB that its processes share."""
 
 
 class IndexMissing(UserError):
@@ -127,7 +130,7 @@ def open_database(
         state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
         if getattr(error, "connection_invalidated", False) or _may_pass(state, reason):
             raise IndexUnavailable(_unavailable(shown(url), reason)) from error
-        if _is_full(state, reason):
+        if _is_full(state, reason) or _has_no_room(url):
             raise IndexFull(_full(shown(url))) from error
         if _HALF_MADE.search(reason) or _DAMAGED.search(reason):
             raise IndexFailed(_failed(shown(url), reason, url.partition(":")[0])) from error
@@ -170,18 +173,21 @@ def _make_file(database: str | None) -> None:
 
 
 def _as_it_lies(url: str) -> str:
-    """A SQLite file's URL to read it by: in a read-only folder, SQLite cannot create its own files beside it.
+    """A SQLite file's URL to read it by: in a read-only folder, or on a full disk, SQLite cannot create its own files
+    beside it.
 
     Raises IndexMissing, IndexUnreadable.
     """
     file = Path(sa.make_url(url).database or "")
     if not file.is_file():
         raise IndexMissing(f"there is no index at {url}")
-    if os.access(file, os.W_OK) and os.access(file.parent, os.W_OK):
+    if os.access(file, os.W_OK) and os.access(file.parent, os.W_OK) and not _has_no_room(url):
         return url
     log = file.with_name(f"{file.name}-wal")
     if log.exists() and log.stat().st_size:
-        raise IndexUnreadable(f"{file} has changes in {log.name} that cannot be read on a read-only place")
+        raise IndexUnreadable(
+            f"{file} has changes in {log.name} that cannot be read on a read-only place or a full disk"
+        )
     return f"sqlite:///file:{quote(str(file.absolute()))}?mode=ro&immutable=1&uri=true"
 
 
@@ -232,6 +238,17 @@ def _explain(context: Any) -> None:
 def _is_full(state: str, reason: str) -> bool:
     # SQLite says it in words, PostgreSQL as SQLSTATE 53100.
     return "disk is full" in reason or state == "53100"
+
+
+def _has_no_room(url: str) -> bool:
+    """Whether a SQLite file lies on a full disk: of the files that it makes beside itself SQLite says "disk I/O error",
+    and nothing of room."""
+    if not url.startswith("sqlite") or not (database := sa.make_url(url).database):
+        return False
+    try:
+        return shutil.disk_usage(Path(database).parent).free < SQLITE_ROOM_BYTES
+    except OSError:
+        return False
 
 
 def _full(where: str) -> str:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from omnidrop.errors import UserError
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
+from pipeline.index.database import reason_of, shown
 from pipeline.journal.output_id import read_output_id
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest
@@ -55,14 +56,21 @@ class Exported:
 def export(uri: str, index_url: str, storage: StorageConfig | None = None) -> list[Exported]:
     """Export what is published at `uri` (the output of a job).
 
-    Raises IcebergError where nothing is published or pyiceberg is not installed.
+    Raises IcebergError where nothing is published, pyiceberg is not installed, or either place fails.
     """
     published = manifest.current(open_store(uri, storage))
     if published is None:
         raise IcebergError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
-    catalog = open_catalog(uri, index_url, storage)
-    catalog.create_namespace_if_not_exists(NAMESPACE)
-    return [_export(catalog, name, published, uri, storage) for name in NAMES]
+    try:
+        catalog = open_catalog(uri, index_url, storage)
+        catalog.create_namespace_if_not_exists(NAMESPACE)
+        return [_export(catalog, name, published, uri, storage) for name in NAMES]
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        # By SQLAlchemy itself, or by pyiceberg and pyarrow: a lock, a full disk, a right that is missing.
+        raise IcebergError(
+            f"exporting to {uri}/iceberg with the catalog at {shown(index_url)} failed: {reason_of(error, index_url)}; "
+            "check both, and export again"
+        ) from error
 
 
 def open_catalog(uri: str, index_url: str, storage: StorageConfig | None = None) -> SqlCatalog:

@@ -189,9 +189,18 @@ def keep_sure(connection: duckdb.DuckDBPyConnection, least: Mapping[tuple[str, s
 
 
 def jobs_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """The jobs whose rows these are."""
-    listing = "SELECT DISTINCT unnest(coalesce(jobs, [job])) AS name FROM media ORDER BY name"
-    return [str(name) for (name,) in connection.execute(listing).fetchall()]
+    """The jobs whose rows these are. Raises QueryError."""
+    listing = "SELECT DISTINCT unnest(coalesce(jobs, [job])) AS name FROM media"
+    return job_names(name for (name,) in connection.execute(listing).fetchall())
+
+
+def job_names(found: Iterable[Any]) -> list[str]:
+    """Names of jobs in tables, each once and in order. Raises QueryError for one that would break a line in two where
+    it is printed: no job file has such a name, so somebody else wrote it."""
+    names = set(found)
+    if odd := [name for name in names if not (isinstance(name, str) and name.isprintable())]:
+        raise QueryError(f"the published tables name a job {odd[0]!r}, which no run wrote; do not trust these results")
+    return sorted(names)
 
 
 def the_job(connection: duckdb.DuckDBPyConnection, uri: str, job: str | None) -> str:

@@ -45,6 +45,15 @@ def test_each_generation_is_a_snapshot_and_older_ones_stay(store, journal, index
     assert [e.is_new for e in export(store.uri, index_url)] == [True, True]
 
 
+def test_a_catalog_that_cannot_be_opened_is_named(store, journal, index, tmp_path):
+    commit(journal, index, rows.unit(rows.media(0)))
+    publish.publish(store, journal, index)
+    with pytest.raises(
+        IcebergError, match=r"the catalog at sqlite:.*/nowhere/x.sqlite failed: unable to open database"
+    ):
+        export(store.uri, f"sqlite:///{tmp_path}/nowhere/x.sqlite")
+
+
 def test_a_column_that_came_later_is_null_in_older_snapshots(store, journal, index, index_url, monkeypatch):
     commit(journal, index, rows.unit(rows.media(0)))
     publish.publish(store, journal, index)

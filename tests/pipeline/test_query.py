@@ -303,6 +303,14 @@ def test_an_error_that_says_nothing_is_named_by_its_class():
     assert first_line(ValueError("\n  no such table\nLINE 1: ...")) == "no such table"
 
 
+def test_a_jobs_name_that_breaks_lines_is_refused(tmp_path):
+    uri = publish(tmp_path / "r", {"a.mp4": [(0, 1, {"q": ("boolean", "yes", 0.9)})]}, job="a\nomnidrop: error: b")
+    for command in (("query", uri, "answers"), ("report", uri), ("find", uri, "q=yes"), ("audit", uri)):
+        result = cli(*command)
+        assert result.exit_code == 2
+        assert r"name a job 'a\nomnidrop: error: b', which no run wrote" in result.output
+
+
 # Memory
 
 

@@ -19,8 +19,9 @@ from pipeline.runs.run import run_job
 from pipeline.storage import outage
 from pipeline.storage.errors import Unavailable
 from pipeline.tables.query import open_results, query
+from tests.support import stub_runs
 from tests.support.media_files import clip_file
-from tests.support.small_jobs import Silent, run, select
+from tests.support.small_jobs import Silent, cli, run, select
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +113,26 @@ def test_a_full_disk_ends_a_run_with_what_to_do_and_after_freeing_it_goes_on(job
     with open_results(str(output), patient.storage) as connection:
         counted = query(connection, "SELECT count(*), count(DISTINCT (clip_id, question_id)) FROM answers")
         assert list(counted.rows) == [(8, 8)]
+
+
+def test_what_a_full_disk_holds_can_be_looked_at(tmp_path, small_disk):
+    """SQLite makes a file beside one that it opens, and says "disk I/O error" where it cannot."""
+    (tmp_path / "questions.yaml").write_text(stub_runs.QUESTIONS)
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"name: test\narchive: {{uri: archive}}\noutput: {small_disk}/results\nquestion_set: questions.yaml\n"
+        "clips: {length_s: 10}\nexecution: {ray_address: in-process}\n"
+    )
+    stub_runs.video(tmp_path / "archive" / "a.mp4", "a video")
+    with stub_runs.stub_runs():
+        run(job)
+    Filling(small_disk).unit_done(None)
+    status = cli("status", job, "--json", "-")
+    assert (status.exit_code, json.loads(status.stdout)["totals"]["clips"]) == (0, 2), status.output
+    assert "the disk of the savings index is full" in status.stderr
+    assert "What follows is what the index knew before" in status.stderr
+    verified = cli("verify", job)
+    assert (verified.exit_code, "no problems" in verified.output) == (0, True), verified.output
 
 
 @pytest.mark.cluster
