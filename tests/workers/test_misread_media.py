@@ -123,7 +123,7 @@ def test_what_is_scrambled_of_a_broadcast_is_said(made, tmp_path):
     is_late = np.arange(len(packets)) > len(packets) * 0.6
     packets[is_late & (packets[:, 1] & 0x1F == 1), 3] |= 0x80
     path.write_bytes(packets.tobytes())
-    assert "of the broadcast is scrambled and cannot be read" in str(probe(path).notes)
+    assert "of the stream is scrambled and cannot be read" in str(probe(path).notes)
 
 
 def test_sound_or_pictures_under_another_pid_go_on(made, tmp_path):

@@ -29,6 +29,9 @@ LONGEST_S = 7 * 24 * 3600.0
 
 MOST_CHAPTERS = 1000
 
+BROADCAST = frozenset({"mpegts", "mpeg"})
+"""Containers whose clock may jump by design, and that may be scrambled."""
+
 MOST_SCRAMBLED, LEAST_SCRAMBLED = 0.9, 0.01
 """Shares of scrambled packets: with more a broadcast cannot be read, with more it is noted."""
 
@@ -67,7 +70,7 @@ def opened(file: Part, read_timeout_s: float) -> InputContainer:
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if scrambled_share(own) > MOST_SCRAMBLED:
-            message = "the broadcast is scrambled; descramble the file"
+            message = "the broadcast or disc is scrambled; descramble the file"
             raise Refused("encrypted", message) from error
         if head[4:8] in _MP4_BOXES:
             message = "an MP4 file whose index (moov) is missing or damaged, probably cut off; copy it again"
@@ -88,7 +91,7 @@ def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
     """What headers and first frames say, without a duration. Raises Refused."""
     name = _NAMES.get(container.format.name, container.format.name.split(",")[0])
     head = header(content, name)
-    scrambled = scrambled_share(content) if name == "mpegts" else 0.0
+    scrambled = scrambled_share(content) if name in BROADCAST else 0.0
     locked = {None} if scrambled > MOST_SCRAMBLED else encrypted_streams(head, name)
     try:
         tracks = described(container, cropped(head, name))
@@ -119,7 +122,7 @@ def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
 def _noted(scrambled: float, head: bytes, name: str) -> list[str]:
     notes = unfollowed(head) if name == "mp4" else []
     if scrambled >= LEAST_SCRAMBLED:
-        notes.append(f"about {scrambled:.0%} of the broadcast is scrambled and cannot be read")
+        notes.append(f"about {scrambled:.0%} of the stream is scrambled and cannot be read")
     return notes
 
 

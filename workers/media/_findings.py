@@ -19,7 +19,7 @@ from workers.media._bytes import Bytes, Part
 from workers.media._container import LONGEST_S, Refused, about, declared_s, heard, opened
 from workers.media._gaps import Span, spans
 from workers.media._headers import has_mxf_index, is_indexed_mp4, stated_s
-from workers.media._joints import first_end, recordings, unread_bytes
+from workers.media._joints import first_end, pieces, recordings, unread_bytes
 from workers.media._segments import CUT_OFF_S, Recording, joined, parts_of
 from workers.media._shapes import said, sampled
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S
@@ -57,6 +57,8 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
         if count := unread_bytes(file, recorded[-1], name):
             behind = f"{count} bytes at the end of the file lie behind the end that it states, and are not read"
             info["notes"].append(behind)
+        if (count := pieces(file, recorded[-1], name)) > 1:
+            info["notes"].append(f"the samples lie in {count} chunks, of which only the last is read")
         is_indexed = _is_indexed(file, container, info, recorded)
         is_blind = _is_blind(file, container, info, recorded)
         seconds = _length_s(file, container, info)

@@ -18,16 +18,13 @@ from av.container import InputContainer
 
 from workers.media._broadcast import new_tables
 from workers.media._bytes import Bytes, Part
-from workers.media._container import LONGEST_S, Refused, about, declared_s, heard, opened
+from workers.media._container import BROADCAST, LONGEST_S, Refused, about, declared_s, heard, opened
 from workers.media._headers import stated_s
-from workers.media._joints import restarts
+from workers.media._joints import left_over, restarts
 from workers.media._shapes import said
 from workers.media._timeline import Stretch, Timeline, scan
 from workers.media.confinement import MAX_STREAMS
 from workers.media.tracks import ONE_PICTURE, OTHER_PROGRAMME
-
-BROADCAST = frozenset({"mpegts", "mpeg"})
-"""Containers whose clock may jump by design."""
 
 SAME_START_S = 0.5
 """If a container's stated start is this close to its first packet, it is used: audio may begin with samples to skip."""
@@ -145,7 +142,8 @@ def _stretches(one: Recording) -> Iterator[dict[str, Any]]:
                 here |= heard(container, here)
             if number == 0:
                 late = [seen.start_s - begin_s for index, seen in stretch.streams.items() if index not in known]
-                here["notes"] = [*here["notes"], *said(timeline.shapes, begin_s), *_left_out(late)]
+                behind = _behind(one, timeline)
+                here["notes"] = [*here["notes"], *said(timeline.shapes, begin_s), *_left_out(late), *behind]
             if duration_s > 0:
                 yield {**where, "head_bytes": one.head, "info": here | {"is_checked": True}}
 
@@ -257,6 +255,12 @@ def _left_out(begin_s: list[float]) -> list[str]:
     if not begin_s:
         return []
     return [f"{len(begin_s)} more video or audio streams, the first from {min(begin_s):.1f} s on, are left out"]
+
+
+def _behind(one: Recording, timeline: Timeline) -> list[str]:
+    """What to say of bytes behind the last packet that was read."""
+    left = left_over(one.file, one.first + timeline.end_byte - (one.head[1] - one.head[0]), one.end)
+    return [f"no pictures or sound are read from {left} bytes behind the last ones"] if left else []
 
 
 def joined(info: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]:

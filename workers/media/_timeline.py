@@ -128,6 +128,8 @@ class Timeline:
     """Packets whose times fit no stretch."""
     shapes: tuple[Shapes, ...] = ()
     """What changes of the pictures of each stream, in container seconds."""
+    end_byte: int = 0
+    """About where the last packet that was read ends."""
 
 
 def scan(
@@ -137,7 +139,7 @@ def scan(
 
     `kinds` are the streams that count, by index. Raises ValueError for more than `MOST_STRETCHES`.
     """
-    reader = _Scan(is_broadcast, dict(kinds), size, declared_s)
+    reader, end_byte = _Scan(is_broadcast, dict(kinds), size, declared_s), 0
     announced = len(container.streams)
     shapes = {s.index: Shapes(s) for s in container.streams.video if s.index in kinds}
     for packet in _packets(container):
@@ -157,6 +159,7 @@ def scan(
         order = begin if packet.dts is None and is_broadcast else packet.dts
         if begin is None:
             continue
+        end_byte = max(end_byte, (packet.pos or 0) + packet.size)
         unit = float(packet.time_base)
         order_s = None if order is None else float(order) * unit
         begin_s, length_s = float(begin) * unit, float(packet.duration or 0) * unit
@@ -173,7 +176,7 @@ def scan(
         stretches = [part for stretch in stretches for part in _split_by_streams(stretch)]
         stretches = [part for stretch in stretches for part in _split_by_clocks(stretch)]
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
-    return Timeline(tuple(stretches), lag_s, reader.outliers, tuple(shapes.values()))
+    return Timeline(tuple(stretches), lag_s, reader.outliers, tuple(shapes.values()), end_byte)
 
 
 def _packets(container: InputContainer) -> Iterator[Any]:
