@@ -1,7 +1,7 @@
 """One range of bytes opened with libav, and what its headers and first frames say of it.
 
 Promises: an open container that reads nothing else, or `Refused`; a description of it with the fields of `MediaInfo`,
-which may lack the duration. Knows nothing about times of packets or recordings that are joined. Runs in the probing
+whose duration may be None. Knows nothing about times of packets or recordings that are joined. Runs in the probing
 process.
 """
 
@@ -16,7 +16,7 @@ from av.container import InputContainer
 from workers.media._broadcast import programmes, scrambled_share
 from workers.media._bytes import Bytes, Part
 from workers.media._cropping import cropped
-from workers.media._edits import unfollowed
+from workers.media._edits import edited_s, unfollowed
 from workers.media._headers import encrypted_streams, header, is_still
 from workers.media._subtitles import described as subtitles
 from workers.media._timeline import LEAST_BYTES_PER_S
@@ -88,9 +88,9 @@ def _head(file: Part) -> bytes:
 
 
 def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
-    """What headers and first frames say, without a duration. Raises Refused."""
+    """What headers and first frames say; `duration_s` is None if they state none. Raises Refused."""
     name = _NAMES.get(container.format.name, container.format.name.split(",")[0])
-    head = header(content, name)
+    head, start_s = header(content, name), (container.start_time or 0) / av.time_base
     scrambled = scrambled_share(content) if name in BROADCAST else 0.0
     locked = {None} if scrambled > MOST_SCRAMBLED else encrypted_streams(head, name)
     try:
@@ -108,7 +108,8 @@ def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
         raise Refused("no_streams", what + codecs_of(container))
     return {
         "container": name,
-        "start_s": (container.start_time or 0) / av.time_base,
+        "start_s": start_s,
+        "duration_s": _declared_s(container, name, start_s, head, content.size),
         "tags": _tags(container),
         "chapters": _chapters(container),
         "subtitles": subtitles(container, [index for index in captioned if index not in locked]),
@@ -165,13 +166,15 @@ def _chapters(container: InputContainer) -> list[tuple[float, float, str]]:
     return found
 
 
-def declared_s(container: InputContainer, info: dict[str, Any], size: int) -> float | None:
+def _declared_s(container: InputContainer, name: str, start_s: float, head: bytes, size: int) -> float | None:
     """The duration that the container states or libav estimates; None if there is none or it is implausible."""
     if not container.duration:
         return None
     seconds = container.duration / av.time_base
-    if info["container"] == "matroska" and info["start_s"] > 0:
-        seconds -= info["start_s"]  # Matroska declares the last time stamp, not the duration
+    if name == "matroska" and start_s > 0:
+        seconds -= start_s  # Matroska declares the last time stamp, not the duration
+    if name == "mp4" and (until_s := edited_s(head)) is not None and until_s > start_s:
+        seconds = min(seconds, until_s - start_s)  # libav counts what is behind the last edit
     return float(seconds) if seconds > 0 and seconds * LEAST_BYTES_PER_S <= size else None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from workers.media._bytes import EMPTY_BYTES, Bytes, Window, is_empty, read_up_to
-from workers.media._structure import MXF_PARTITION, RIFFS, UNITS, WALKS, boxes, chunks
+from workers.media._structure import MXF_PARTITION, RIFFS, UNITS, WALKS, boxes, chunks, riff_ends
 
 UNREAD_BYTES, UNREAD_SHARE = 1 << 16, 0.01
 """Fewer bytes, or a smaller share of the file, behind its end are tags that someone appended."""
@@ -57,11 +57,13 @@ def first_end(file: Bytes, size: int) -> int:
 
 
 def unread_bytes(file: Bytes, last: tuple[int, int], container: str) -> int:
-    """How many bytes lie behind what the structure of a WAV, CAF, Wave64 or MP4 file accounts for, where nobody looks;
-    0 for zeros and a few. `last`: where the last recording begins and ends."""
+    """How many bytes lie behind what the structure of a WAV, CAF, Wave64, AVI or MP4 file accounts for, where nobody
+    looks; 0 for zeros and a few. `last`: where the last recording begins and ends."""
     read, size = Window(file), file.size
     if container == "mp4":
         ends = [at + length for at, length, _ in boxes(read, size)]
+    elif container == "avi":
+        ends = list(riff_ends(read, last[0]))
     elif container in ("wav", "caf", "w64"):
         ends = [at + length for at, kind, length in chunks(read, *last) if kind.isascii()]
     else:

@@ -18,6 +18,7 @@ from av.container import InputContainer
 from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
+from workers.media._shapes import says_how_turned
 from workers.media.confinement import AUDIO_DECODERS, MAX_SOURCE_PIXELS, VIDEO_DECODERS
 from workers.media.tracks import ASIDE, BLANK, ONE_PICTURE, OTHER_PROGRAMME, UNREAD, titled_aside
 
@@ -166,7 +167,7 @@ def _about_pictures(
     codec = stream.codec_context
     if codec.width * codec.height > MAX_SOURCE_PIXELS:
         raise TooManyPixels(f"{codec.width}x{codec.height} pixels per frame; up to {MAX_SOURCE_PIXELS} are allowed")
-    frame = _first_frame(container, stream) if decodes else None
+    frame, is_turned_by_codec = _first_frame(container, stream) if decodes else (None, False)
     width, height = (frame.width, frame.height) if frame is not None else (codec.width, codec.height)
     if not width or not height:
         return None
@@ -192,6 +193,7 @@ def _about_pictures(
         "frame_rate": rate if rate and 0 < rate <= 1000 else None,
         "variable_rate": not even,
         "rotation_deg": rotation,
+        "is_turned_by_codec": is_turned_by_codec and rotation in (90, 180, 270),
         "hdr": (codec.color_trc or (frame.color_trc if frame is not None else None)) in (PQ, HLG),
         "interlaced": interlaced,
         "has_captions": frame is not None and Type.A53_CC in frame.side_data,
@@ -199,8 +201,10 @@ def _about_pictures(
     }
 
 
-def _first_frame(container: InputContainer, stream: Any) -> Any | None:
-    """The first decoded frame: rotation and interlacing are certain only there."""
+def _first_frame(container: InputContainer, stream: Any) -> tuple[Any | None, bool]:
+    """The first decoded frame, as rotation and interlacing are certain only there; and whether it says itself which way
+    up it is."""
+    says_so = False
     stream.codec_context.thread_count = 1
     stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
     stream.codec_context.flags |= Flags.unaligned  # cut off at the left exactly what the codec says
@@ -208,12 +212,13 @@ def _first_frame(container: InputContainer, stream: Any) -> Any | None:
         if stream.index != min(s.index for s in container.streams.video):
             container.seek(0, backward=True, any_frame=False)
         for number, packet in enumerate(container.demux(stream)):
+            says_so = says_so or (number == 0 and says_how_turned(stream, packet))
             with contextlib.suppress(av.error.FFmpegError):
                 for frame in packet.decode():
-                    return frame
+                    return frame, says_so
             if number >= FIRST_PACKETS:
                 break
-    return None
+    return None, False
 
 
 def look(
