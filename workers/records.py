@@ -65,6 +65,7 @@ class Track:
     frame_rate: float | None = None
     variable_rate: bool = False
     rotation_deg: int = 0
+    is_turned_by_codec: bool = False
     hdr: bool = False
     interlaced: bool = False
     is_untagged_hd: bool = False
@@ -154,6 +155,8 @@ class MediaInfo:
     variable_rate: bool = False
     """Pictures come at uneven intervals: a gap between two of them is no loss."""
     rotation_deg: int = 0
+    is_turned_by_codec: bool = False
+    """Coded pictures say it, perhaps only the first: behind a seek ffmpeg does not know it."""
     hdr: bool = False
     """The transfer is PQ or HLG: decoding tone-maps where it can and notes it."""
     interlaced: bool = False

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -123,7 +122,7 @@ def test_what_is_scrambled_of_a_broadcast_is_said(made, tmp_path):
     is_late = np.arange(len(packets)) > len(packets) * 0.6
     packets[is_late & (packets[:, 1] & 0x1F == 1), 3] |= 0x80
     path.write_bytes(packets.tobytes())
-    assert "of the broadcast is scrambled and cannot be read" in str(probe(path).notes)
+    assert "of the stream is scrambled and cannot be read" in str(probe(path).notes)
 
 
 def test_sound_or_pictures_under_another_pid_go_on(made, tmp_path):
@@ -234,18 +233,13 @@ def test_an_aspect_ratio_that_changes_is_said_in_any_container(made, tmp_path):
         assert note == "the aspect ratio of the pictures changes at 3.0 s: all are given in the first one"
 
 
-def test_pictures_that_say_only_once_how_they_are_turned_are_said(made, tmp_path):
-    plain = cut(made, tmp_path / "plain.mkv", 2, 5, "-an")
-    make("-i", plain, "-c", "copy", "-bsf:v", "h264_metadata=display_orientation=insert:rotate=180", tmp_path / "b.mkv")
-    assert probe(tmp_path / "b.mkv").notes == ()
-    with av.open(plain) as whole, av.open(tmp_path / "b.mkv") as turned, av.open(tmp_path / "a.mkv", "w") as once:
-        written = once.add_stream_from_template(whole.streams.video[0])
-        packets = [packet for packet in whole.demux() if packet.size]
-        for packet in (next(turned.demux()), *packets[1:]):
-            packet.stream = written
-            once.mux(packet)
-    (note,) = probe(tmp_path / "a.mkv").notes
-    assert note == "which way up the pictures are changes at 1.0 s: they are turned as they say themselves"
+@pytest.mark.parametrize(("turned", "back"), [(90, "transpose=clock"), (180, "hflip,vflip"), (270, "transpose=cclock")])
+def test_pictures_that_say_only_once_how_they_are_turned_are_all_turned(made, tmp_path, turned, back):
+    whole = cut(made, tmp_path / "a.mkv", 2, 8, "-an", "-vf", back)
+    once = f"h264_metadata=display_orientation=insert:rotate={turned}"  # in front of the first picture
+    make("-i", whole, "-c", "copy", "-bsf:v", once, tmp_path / "b.mkv")
+    clip = at(tmp_path / "b.mkv", 4, 5)
+    assert second_of(clip.frames[0]) == pytest.approx(6, abs=0.05)
 
 
 def test_numbers_that_change_places_begin_another_recording(made, tmp_path):
@@ -276,3 +270,50 @@ def test_what_lies_behind_a_hole_of_an_avi_is_of_its_own_second(made, tmp_path, 
     shown = 2 + behind.start_s + np.arange(4) / 2
     assert [second_of(frame) for frame in clip.frames] == pytest.approx(shown, abs=0.1)
     assert heard(clip.audio).second == pytest.approx(2 + behind.start_s, abs=0.05)
+
+
+def test_a_track_that_is_announced_and_empty_is_none(made, tmp_path):
+    whole = cut(made, tmp_path / "whole.mkv", 2, 5)
+    make("-i", whole, "-c", "copy", "-bsf:v", "noise=drop=1", tmp_path / "a.mkv")
+    info = probe(tmp_path / "a.mkv")
+    assert (info.has_video, info.has_audio, info.notes) == (False, True, ("video track 0 is announced, but empty",))
+
+
+def test_what_two_channels_or_several_chunks_hold_is_said(made, tmp_path):
+    path = cut(made, tmp_path / "a.mp2", 2, 5, "-vn", "-c:a", "mp2", "-b:a", "192k", "-ac", 2, "-ar", 48_000)
+    dual = bytearray(path.read_bytes())
+    for begin in range(0, len(dual), 576):
+        dual[begin + 3] = dual[begin + 3] & 0x3F | 0x80
+    path.write_bytes(dual)
+    assert "audio track 0: two programmes (dual mono), heard as their mean" in probe(path).notes
+    wav = write_wav(tmp_path / "a.wav", noise()[: 4 * 16_000]).read_bytes()
+    twice = wav[:40] + struct.pack("<I", 64_000) + wav[44:64_044] + b"data" + struct.pack("<I", 64_000) + wav[64_044:]
+    (tmp_path / "b.wav").write_bytes(twice)
+    assert "the samples lie in 2 chunks, of which only the last is read" in probe(tmp_path / "b.wav").notes
+
+
+def test_a_file_of_another_kind_behind_one_is_said(made, tmp_path):
+    other = cut(made, tmp_path / "other.mp4", 5, 12)
+    for suffix in ("ts", "mkv", "flv", "avi"):
+        both = joined(tmp_path / f"both.{suffix}", cut(made, tmp_path / f"a.{suffix}", 2, 5), other)
+        (note,) = probe(both).notes
+        assert "behind" in note
+
+
+def test_a_border_that_the_codec_cuts_off_at_the_left_gives_no_shape(made, tmp_path):
+    whole = cut(made, tmp_path / "a.mp4", 2, 4, "-vf", "scale=320:192:flags=neighbor,pad=352:208:32:16")
+    make("-i", whole, "-c", "copy", "-bsf:v", "h264_metadata=crop_left=32:crop_top=16", tmp_path / "b.mp4")
+    clip = at(tmp_path / "b.mp4", 0, 1)
+    assert (clip.frames.shape[1:3], clip.notes) == ((192, 320), ())
+
+
+def test_a_scrambled_disc_is_encrypted(made, tmp_path):
+    path = cut(made, tmp_path / "a.vob", 2, 5)
+    content = bytearray(path.read_bytes())
+    for begin in range(0, len(content), 2_048):  # of a sector the first packet behind its header
+        kind = content[begin + 17]
+        if kind == 0xE0 or 0xC0 <= kind < 0xE0:
+            content[begin + 20] |= 0x10
+    path.write_bytes(content)
+    ((_, found),) = POOL.probe_many([(0, str(path))])
+    assert found.error_class == "encrypted"

@@ -1,18 +1,21 @@
-"""Reads the packets and tables of an MPEG transport stream: programmes, scrambling, where a recording's tables begin.
+"""Reads the packets and tables of MPEG transport streams: programmes, scrambling, where a recording's tables begin.
 
-Promises: a bounded number of bytes is read; nothing for what is no transport stream. Knows nothing about time. Runs in
-the probing process.
+Of program streams it reads only what is scrambled. Promises: a bounded number of bytes is read; nothing for anything
+else. Knows nothing about time. Runs in the probing process.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 from workers.media._bytes import WINDOW_BYTES, Bytes, read_up_to
 
 SAMPLE_BYTES = 1 << 20
 PLACES = 16
-"""Places of a transport stream that are looked at for scrambled packets."""
+"""Places of a stream that are looked at for scrambled packets."""
+
+_PACK = b"\0\0\1\xba"
 
 
 def programmes(file: Bytes) -> list[set[int]]:
@@ -77,17 +80,40 @@ def _ts_packets(content: bytes) -> tuple[int, int]:
 
 
 def scrambled_share(file: Bytes) -> float:
-    """Share of a transport stream's packets, other than tables, that have a scrambling flag: sampled over the file. 0
-    for anything else."""
+    """Share of the packets of a transport or program stream that have a scrambling flag: sampled over the file. 0 for
+    anything else."""
     size = file.seek(0, io.SEEK_END) or 0
     file.seek(0)
-    first, step = _ts_packets(read_up_to(file, WINDOW_BYTES))
-    scrambled = clear = 0
-    for number in range(PLACES if step else 0):
-        file.seek(first + size * number // PLACES // step * step)
+    head = read_up_to(file, WINDOW_BYTES)
+    first, step = _ts_packets(head)
+    flags: list[bool] = []
+    for number in range(PLACES if step or head.startswith(_PACK) else 0):
+        at = size * number // PLACES
+        file.seek(first + at // step * step if step else at)
         content = read_up_to(file, SAMPLE_BYTES // PLACES)
-        for at in range(0, len(content) - 3, step):
-            pid = (content[at + 1] & 0x1F) << 8 | content[at + 2]
-            if content[at] == 0x47 and 0x20 <= pid < 0x1FFF and content[at + 3] & 0x10:
-                scrambled, clear = scrambled + bool(content[at + 3] & 0xC0), clear + (not content[at + 3] & 0xC0)
-    return scrambled / max(1, scrambled + clear)
+        flags += _ts_flags(content, step) if step else _program_flags(content)
+    return sum(flags) / max(1, len(flags))
+
+
+def _ts_flags(content: bytes, step: int) -> Iterator[bool]:
+    """Whether each packet of a transport stream, other than tables, is scrambled."""
+    for at in range(0, len(content) - 3, step):
+        pid = (content[at + 1] & 0x1F) << 8 | content[at + 2]
+        if content[at] == 0x47 and 0x20 <= pid < 0x1FFF and content[at + 3] & 0x10:
+            yield bool(content[at + 3] & 0xC0)
+
+
+def _program_flags(content: bytes) -> Iterator[bool]:
+    """The same for pictures and sound of a program stream, as on a DVD."""
+    at = content.find(_PACK)
+    while 0 <= at < len(content) - 9:
+        kind, length = content[at + 3], content[at + 4] << 8 | content[at + 5]
+        if content[at : at + 3] != _PACK[:3] or kind < 0xBA:
+            at = content.find(_PACK, at + 1)
+            continue
+        if (kind == 0xBD or 0xC0 <= kind < 0xF0) and content[at + 6] & 0xC0 == 0x80:
+            yield bool(content[at + 6] & 0x30)
+        if kind != 0xBA:
+            at += 6 + length
+        else:
+            at += 14 + (content[at + 13] & 7) if content[at + 4] & 0xC0 == 0x40 else 12  # MPEG-2, MPEG-1

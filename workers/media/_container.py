@@ -1,7 +1,7 @@
 """One range of bytes opened with libav, and what its headers and first frames say of it.
 
 Promises: an open container that reads nothing else, or `Refused`; a description of it with the fields of `MediaInfo`,
-which may lack the duration. Knows nothing about times of packets or recordings that are joined. Runs in the probing
+whose duration may be None. Knows nothing about times of packets or recordings that are joined. Runs in the probing
 process.
 """
 
@@ -16,7 +16,7 @@ from av.container import InputContainer
 from workers.media._broadcast import programmes, scrambled_share
 from workers.media._bytes import Bytes, Part
 from workers.media._cropping import cropped
-from workers.media._edits import unfollowed
+from workers.media._edits import edited_s, unfollowed
 from workers.media._headers import encrypted_streams, header, is_still
 from workers.media._subtitles import described as subtitles
 from workers.media._timeline import LEAST_BYTES_PER_S
@@ -28,6 +28,9 @@ LONGEST_S = 7 * 24 * 3600.0
 """A longer file is refused: its declared length would make more clips than anyone intends to ask about."""
 
 MOST_CHAPTERS = 1000
+
+BROADCAST = frozenset({"mpegts", "mpeg"})
+"""Containers whose clock may jump by design, and that may be scrambled."""
 
 MOST_SCRAMBLED, LEAST_SCRAMBLED = 0.9, 0.01
 """Shares of scrambled packets: with more a broadcast cannot be read, with more it is noted."""
@@ -67,7 +70,7 @@ def opened(file: Part, read_timeout_s: float) -> InputContainer:
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if scrambled_share(own) > MOST_SCRAMBLED:
-            message = "the broadcast is scrambled; descramble the file"
+            message = "the broadcast or disc is scrambled; descramble the file"
             raise Refused("encrypted", message) from error
         if head[4:8] in _MP4_BOXES:
             message = "an MP4 file whose index (moov) is missing or damaged, probably cut off; copy it again"
@@ -85,10 +88,10 @@ def _head(file: Part) -> bytes:
 
 
 def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
-    """What headers and first frames say, without a duration. Raises Refused."""
+    """What headers and first frames say; `duration_s` is None if they state none. Raises Refused."""
     name = _NAMES.get(container.format.name, container.format.name.split(",")[0])
-    head = header(content, name)
-    scrambled = scrambled_share(content) if name == "mpegts" else 0.0
+    head, start_s = header(content, name), (container.start_time or 0) / av.time_base
+    scrambled = scrambled_share(content) if name in BROADCAST else 0.0
     locked = {None} if scrambled > MOST_SCRAMBLED else encrypted_streams(head, name)
     try:
         tracks = described(container, cropped(head, name))
@@ -105,7 +108,8 @@ def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
         raise Refused("no_streams", what + codecs_of(container))
     return {
         "container": name,
-        "start_s": (container.start_time or 0) / av.time_base,
+        "start_s": start_s,
+        "duration_s": _declared_s(container, name, start_s, head, content.size),
         "tags": _tags(container),
         "chapters": _chapters(container),
         "subtitles": subtitles(container, [index for index in captioned if index not in locked]),
@@ -119,7 +123,7 @@ def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
 def _noted(scrambled: float, head: bytes, name: str) -> list[str]:
     notes = unfollowed(head) if name == "mp4" else []
     if scrambled >= LEAST_SCRAMBLED:
-        notes.append(f"about {scrambled:.0%} of the broadcast is scrambled and cannot be read")
+        notes.append(f"about {scrambled:.0%} of the stream is scrambled and cannot be read")
     return notes
 
 
@@ -162,13 +166,15 @@ def _chapters(container: InputContainer) -> list[tuple[float, float, str]]:
     return found
 
 
-def declared_s(container: InputContainer, info: dict[str, Any], size: int) -> float | None:
+def _declared_s(container: InputContainer, name: str, start_s: float, head: bytes, size: int) -> float | None:
     """The duration that the container states or libav estimates; None if there is none or it is implausible."""
     if not container.duration:
         return None
     seconds = container.duration / av.time_base
-    if info["container"] == "matroska" and info["start_s"] > 0:
-        seconds -= info["start_s"]  # Matroska declares the last time stamp, not the duration
+    if name == "matroska" and start_s > 0:
+        seconds -= start_s  # Matroska declares the last time stamp, not the duration
+    if name == "mp4" and (until_s := edited_s(head)) is not None and until_s > start_s:
+        seconds = min(seconds, until_s - start_s)  # libav counts what is behind the last edit
     return float(seconds) if seconds > 0 and seconds * LEAST_BYTES_PER_S <= size else None
 
 

@@ -28,6 +28,17 @@ def unfollowed(moov: bytes) -> list[str]:
     return notes
 
 
+def edited_s(moov: bytes) -> float | None:
+    """Until when the edit lists play, in seconds, if every track has one and each edit has a length."""
+    lists, header = list(_edit_lists(moov)), moov.find(b"mvhd") + 4
+    is_long = moov[header : header + 1] == b"\1"
+    units = int.from_bytes(moov[header + (20 if is_long else 12) :][:4], "big")
+    lengths = [[length for length, *_ in edits] for edits in lists]
+    if b"mvex" in moov or not units or len(lists) != moov.count(b"mdhd") or not all(map(all, lengths)):
+        return None
+    return max(map(sum, lengths), default=0) / units or None
+
+
 def _edit_lists(moov: bytes) -> Iterator[list[tuple[int, int, int]]]:
     """(duration, time in the track or -1 for a pause, rate in 1/65536) of the edits of each track that has some."""
     at = moov.find(b"elst")

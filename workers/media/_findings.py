@@ -16,10 +16,10 @@ import av.error
 from av.container import InputContainer
 
 from workers.media._bytes import Bytes, Part
-from workers.media._container import LONGEST_S, Refused, about, declared_s, heard, opened
+from workers.media._container import LONGEST_S, Refused, about, heard, opened
 from workers.media._gaps import Span, spans
 from workers.media._headers import has_mxf_index, is_indexed_mp4, stated_s
-from workers.media._joints import first_end, recordings, unread_bytes
+from workers.media._joints import first_end, pieces, recordings, unread_bytes
 from workers.media._segments import CUT_OFF_S, Recording, joined, parts_of
 from workers.media._shapes import said, sampled
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S
@@ -57,9 +57,12 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
         if count := unread_bytes(file, recorded[-1], name):
             behind = f"{count} bytes at the end of the file lie behind the end that it states, and are not read"
             info["notes"].append(behind)
+        if (count := pieces(file, recorded[-1], name)) > 1:
+            info["notes"].append(f"the samples lie in {count} chunks, of which only the last is read")
         is_indexed = _is_indexed(file, container, info, recorded)
         is_blind = _is_blind(file, container, info, recorded)
-        seconds = _length_s(file, container, info)
+        known = dict(info)
+        seconds = _length_s(file, info)
         if seconds is not None:
             info["duration_s"] = seconds
             if is_blind:
@@ -82,8 +85,10 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
                 if is_borne_out or not scans:
                     return
     stated = seconds if is_indexed else None
-    known = info if recorded == [(0, content.size)] else None
-    ranges = [Recording(file, *one, read_timeout_s, stated_s=stated, info=known) for one in recorded]
+    is_known = recorded == [(0, content.size)]
+    ranges = [
+        Recording(file, *one, read_timeout_s, stated_s=stated, info=known if is_known else None) for one in recorded
+    ]
     try:
         found = joined(info, list(parts_of(ranges, name)))
     except Refused:
@@ -95,9 +100,9 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
     yield found
 
 
-def _length_s(file: Bytes, container: InputContainer, info: dict[str, Any]) -> float | None:
+def _length_s(file: Bytes, info: dict[str, Any]) -> float | None:
     """The length in seconds by the file's headers, None if they state none. Raises Refused if it is too long."""
-    seconds = declared_s(container, info, file.size)
+    seconds: float | None = info["duration_s"]
     if seconds is None:
         return None
     if info["container"] in STATED:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from workers.media._bytes import Bytes, Window, is_empty, read_up_to
-from workers.media._structure import MXF_PARTITION, RIFFS, UNITS, WALKS, boxes, chunks
+from workers.media._bytes import EMPTY_BYTES, Bytes, Window, is_empty, read_up_to
+from workers.media._structure import MXF_PARTITION, RIFFS, UNITS, WALKS, boxes, chunks, riff_ends
 
 UNREAD_BYTES, UNREAD_SHARE = 1 << 16, 0.01
 """Fewer bytes, or a smaller share of the file, behind its end are tags that someone appended."""
@@ -57,15 +57,26 @@ def first_end(file: Bytes, size: int) -> int:
 
 
 def unread_bytes(file: Bytes, last: tuple[int, int], container: str) -> int:
-    """How many bytes lie behind what the structure of a WAV, CAF, Wave64 or MP4 file accounts for, where nobody looks;
-    0 for zeros and a few. `last`: where the last recording begins and ends."""
+    """How many bytes lie behind what the structure of a WAV, CAF, Wave64, AVI or MP4 file accounts for, where nobody
+    looks; 0 for zeros and a few. `last`: where the last recording begins and ends."""
     read, size = Window(file), file.size
     if container == "mp4":
         ends = [at + length for at, length, _ in boxes(read, size)]
+    elif container == "avi":
+        ends = list(riff_ends(read, last[0]))
     elif container in ("wav", "caf", "w64"):
         ends = [at + length for at, kind, length in chunks(read, *last) if kind.isascii()]
     else:
         return 0
-    begin = min(max(ends, default=size), size)
-    left = size - begin
-    return left if left > max(UNREAD_BYTES, UNREAD_SHARE * size) and not is_empty(file, begin, size) else 0
+    return left_over(file, min(max(ends, default=size), size), size)
+
+
+def pieces(file: Bytes, last: tuple[int, int], container: str) -> int:
+    """In how many chunks the samples of a WAV file lie, of which libav reads the last."""
+    return sum(kind == b"data" for _, kind, _ in chunks(Window(file), *last)) if container == "wav" else 1
+
+
+def left_over(file: Bytes, first: int, end: int) -> int:
+    """How many bytes lie in a range; 0 for a few, and for room whose end nobody used."""
+    is_much = end - first > max(UNREAD_BYTES, UNREAD_SHARE * file.size)
+    return end - first if is_much and not is_empty(file, max(first, end - EMPTY_BYTES), end) else 0

@@ -18,16 +18,13 @@ from av.container import InputContainer
 
 from workers.media._broadcast import new_tables
 from workers.media._bytes import Bytes, Part
-from workers.media._container import LONGEST_S, Refused, about, declared_s, heard, opened
+from workers.media._container import BROADCAST, LONGEST_S, Refused, about, heard, opened
 from workers.media._headers import stated_s
-from workers.media._joints import restarts
+from workers.media._joints import left_over, restarts
 from workers.media._shapes import said
 from workers.media._timeline import Stretch, Timeline, scan
 from workers.media.confinement import MAX_STREAMS
 from workers.media.tracks import ONE_PICTURE, OTHER_PROGRAMME
-
-BROADCAST = frozenset({"mpegts", "mpeg"})
-"""Containers whose clock may jump by design."""
 
 SAME_START_S = 0.5
 """If a container's stated start is this close to its first packet, it is used: audio may begin with samples to skip."""
@@ -37,6 +34,9 @@ CUT_OFF_S = 1.0
 
 MOST_SEARCHED = 20_000
 """Maximum number of packets read to find one again."""
+
+OUTLIER_SHARE = 0.01
+"""More packets than this whose times fit nothing are noted."""
 
 NO_DURATION = "the file declares no duration, and no packet has a timestamp; remux it, for example with ffmpeg -c copy"
 
@@ -119,7 +119,9 @@ def _stretches(one: Recording) -> Iterator[dict[str, Any]]:
     # Opened again: describing it has consumed some packets.
     with one.opened() as container:
         timeline = _scanned(one, container, info)
-        says_s = _stated_s(one, container, info)
+        says_s = _stated_s(one, info)
+        if not is_broadcast:
+            info = _without_empty(info, timeline.present)
         known = {track["index"] for track in (*info["tracks"], *info["unread"])}
         for number, stretch in enumerate(timeline.stretches):
             if number and not is_broadcast and not stretch.jumps_ahead:
@@ -145,7 +147,7 @@ def _stretches(one: Recording) -> Iterator[dict[str, Any]]:
                 here |= heard(container, here)
             if number == 0:
                 late = [seen.start_s - begin_s for index, seen in stretch.streams.items() if index not in known]
-                here["notes"] = [*here["notes"], *said(timeline.shapes, begin_s), *_left_out(late)]
+                here["notes"] += [*said(timeline.shapes, begin_s), *_left_out(late), *_unread(one, timeline)]
             if duration_s > 0:
                 yield {**where, "head_bytes": one.head, "info": here | {"is_checked": True}}
 
@@ -170,11 +172,11 @@ def _scanned(one: Recording, container: InputContainer, info: dict[str, Any]) ->
     return found
 
 
-def _stated_s(one: Recording, container: InputContainer, info: dict[str, Any]) -> float:
+def _stated_s(one: Recording, info: dict[str, Any]) -> float:
     """How long the recording says it is, in seconds; 0 if it says nothing."""
     if one.stated_s is not None:
         return one.stated_s
-    says_s = stated_s(one.content, info["container"], declared_s(container, info, one.end - one.first)) or 0.0
+    says_s = stated_s(one.content, info["container"], info["duration_s"]) or 0.0
     return says_s - (info["start_s"] if info["container"] == "asf" else 0.0)  # it states the last time stamp
 
 
@@ -257,6 +259,27 @@ def _left_out(begin_s: list[float]) -> list[str]:
     if not begin_s:
         return []
     return [f"{len(begin_s)} more video or audio streams, the first from {min(begin_s):.1f} s on, are left out"]
+
+
+def _without_empty(info: dict[str, Any], present: frozenset[int]) -> dict[str, Any]:
+    """The description without tracks that are announced and have no packets, if others have some."""
+    empty = [track for track in info["tracks"] if track["index"] not in present]
+    if not empty or len(empty) == len(info["tracks"]):
+        return info
+    notes = [f"{track['kind']} track {track['number']} is announced, but empty" for track in empty]
+    left = [track for track in info["tracks"] if track not in empty]
+    return {**info, "tracks": left, "notes": [*info["notes"], *notes]}
+
+
+def _unread(one: Recording, timeline: Timeline) -> list[str]:
+    """What to say of bytes behind the last packet that was read, and of packets at no time."""
+    notes = []
+    if left := left_over(one.file, one.first + timeline.end_byte - (one.head[1] - one.head[0]), one.end):
+        notes.append(f"no pictures or sound are read from {left} bytes behind the last ones")
+    total = sum(seen.packets for stretch in timeline.stretches for seen in stretch.streams.values())
+    if timeline.outliers > OUTLIER_SHARE * total:
+        notes.append(f"{timeline.outliers} packets have times that fit nothing around them, and are not planned")
+    return notes
 
 
 def joined(info: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Notices that pictures of one size change their aspect ratio inside a stream, or which way up they are.
 
-ffmpeg gives all pictures the aspect ratio that it found first, and turns only those that say so themselves. Promises:
-reads the headers that repeat in a stream, and decodes one picture where they change. Runs in the probing process.
+ffmpeg gives all pictures the aspect ratio that it found first. Promises: reads the headers that repeat in a stream, and
+decodes one picture where they change. Runs in the probing process.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Shapes:
     def look(self, packet: Any, at_s: float) -> None:
         """At a packet from which decoding can start."""
         header, message = self._headers_in(bytes(packet)[: 1 << 12])
-        header = header or self._header  # it need not stand before each of them
+        # Neither need stand before each of them.
+        header, message = header or self._header, message or self._message
         if (header, message) == (self._header, self._message) or self._looked_at >= MOST_LOOKED_AT:
             return
         self._header, self._message, self._looked_at = header, message, self._looked_at + 1
@@ -68,7 +69,8 @@ class Shapes:
         self._first = self._first or found
         # Another size is scaled as it should be.
         is_same = found[:2] != self._first[:2] or found[2] == self._first[2]
-        for changes_s, is_first in ((self.aspects_s, is_same), (self.turns_s, found[3] == self._first[3])):
+        is_turned_so = found[3] in (b"", self._first[3])
+        for changes_s, is_first in ((self.aspects_s, is_same), (self.turns_s, is_turned_so)):
             if is_first != (len(changes_s) % 2 == 0):
                 changes_s.append(at_s)
 
@@ -113,6 +115,11 @@ class Shapes:
         return None
 
 
+def says_how_turned(stream: Any, packet: Any) -> bool:
+    """Whether a picture says itself which way up it is, in the coded stream."""
+    return bool(Shapes(stream)._headers_in(bytes(packet)[: 1 << 12])[1])
+
+
 def _messages(content: bytes) -> Iterator[tuple[int, bytes]]:
     """(type, content) of the messages of a unit."""
     at = 0
@@ -150,7 +157,7 @@ def said(streams: Iterable[Shapes], start_s: float) -> list[str]:
             notes.append(f"the aspect ratio of the pictures changes at {when}: all are given in the first one")
         if shapes.turns_s:
             when = _times(shapes.turns_s, start_s)
-            notes.append(f"which way up the pictures are changes at {when}: they are turned as they say themselves")
+            notes.append(f"which way up the pictures are changes at {when}: all are turned as the first")
     return notes
 
 

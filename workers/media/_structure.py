@@ -191,6 +191,18 @@ def _riff(read: Window, size: int) -> Iterator[int]:
         at += 8 + length + length % 2
 
 
+def riff_ends(read: Window, first: int) -> Iterator[int]:
+    """Where each part of an AVI ends: large ones have several."""
+    at = first
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 8)
+        length = int.from_bytes(head[4:8], "little")
+        if head[:4] not in RIFFS or length in (0, 0xFFFFFFFF):
+            return
+        at += 8 + length + length % 2
+        yield at
+
+
 def _aiff(read: Window, size: int) -> Iterator[int]:
     at = 0
     for _ in range(MOST_ELEMENTS):

@@ -128,6 +128,10 @@ class Timeline:
     """Packets whose times fit no stretch."""
     shapes: tuple[Shapes, ...] = ()
     """What changes of the pictures of each stream, in container seconds."""
+    present: frozenset[int] = frozenset()
+    """The streams that have packets, with times or not."""
+    end_byte: int = 0
+    """About where the last packet that was read ends."""
 
 
 def scan(
@@ -137,9 +141,11 @@ def scan(
 
     `kinds` are the streams that count, by index. Raises ValueError for more than `MOST_STRETCHES`.
     """
-    reader = _Scan(is_broadcast, dict(kinds), size, declared_s)
+    reader, end_byte = _Scan(is_broadcast, dict(kinds), size, declared_s), 0
+    present: set[int] = set()
     announced = len(container.streams)
-    shapes = {s.index: Shapes(s) for s in container.streams.video if s.index in kinds}
+    pictures = [s for s in container.streams.video if s.index in kinds and s.codec_context is not None]
+    shapes = {s.index: Shapes(s) for s in pictures}
     for packet in _packets(container):
         index = packet.stream_index
         if index >= announced and index not in reader.kinds and packet.stream.type in ("video", "audio"):
@@ -152,11 +158,13 @@ def scan(
                 continue
         if index not in reader.kinds or not packet.size or packet.time_base is None:
             continue
+        present.add(index)
         begin = packet.pts if packet.pts is not None else packet.dts
         # Where pictures are not in the order of their times, nobody knows the decoding times of the first ones.
         order = begin if packet.dts is None and is_broadcast else packet.dts
         if begin is None:
             continue
+        end_byte = max(end_byte, (packet.pos or 0) + packet.size)
         unit = float(packet.time_base)
         order_s = None if order is None else float(order) * unit
         begin_s, length_s = float(begin) * unit, float(packet.duration or 0) * unit
@@ -173,13 +181,15 @@ def scan(
         stretches = [part for stretch in stretches for part in _split_by_streams(stretch)]
         stretches = [part for stretch in stretches for part in _split_by_clocks(stretch)]
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
-    return Timeline(tuple(stretches), lag_s, reader.outliers, tuple(shapes.values()))
+    found = tuple(stretches), lag_s, reader.outliers, tuple(shapes.values())
+    return Timeline(*found, frozenset(present), end_byte)
 
 
 def _packets(container: InputContainer) -> Iterator[Any]:
     """All packets, also those behind damage at which libav stops."""
     for _ in range(MOST_STOPS):
-        with contextlib.suppress(av.error.FFmpegError):
+        # PyAV does not find streams that turned up before the error.
+        with contextlib.suppress(av.error.FFmpegError, IndexError):
             yield from container.demux()
             return
 

@@ -13,10 +13,12 @@ from typing import Any
 import av.error
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
+from av.codec.context import Flags
 from av.container import InputContainer
 from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
+from workers.media._shapes import says_how_turned
 from workers.media.confinement import AUDIO_DECODERS, MAX_SOURCE_PIXELS, VIDEO_DECODERS
 from workers.media.tracks import ASIDE, BLANK, ONE_PICTURE, OTHER_PROGRAMME, UNREAD, titled_aside
 
@@ -165,7 +167,7 @@ def _about_pictures(
     codec = stream.codec_context
     if codec.width * codec.height > MAX_SOURCE_PIXELS:
         raise TooManyPixels(f"{codec.width}x{codec.height} pixels per frame; up to {MAX_SOURCE_PIXELS} are allowed")
-    frame = _first_frame(container, stream) if decodes else None
+    frame, is_turned_by_codec = _first_frame(container, stream) if decodes else (None, False)
     width, height = (frame.width, frame.height) if frame is not None else (codec.width, codec.height)
     if not width or not height:
         return None
@@ -191,6 +193,7 @@ def _about_pictures(
         "frame_rate": rate if rate and 0 < rate <= 1000 else None,
         "variable_rate": not even,
         "rotation_deg": rotation,
+        "is_turned_by_codec": is_turned_by_codec and rotation in (90, 180, 270),
         "hdr": (codec.color_trc or (frame.color_trc if frame is not None else None)) in (PQ, HLG),
         "interlaced": interlaced,
         "has_captions": frame is not None and Type.A53_CC in frame.side_data,
@@ -198,20 +201,24 @@ def _about_pictures(
     }
 
 
-def _first_frame(container: InputContainer, stream: Any) -> Any | None:
-    """The first decoded frame: rotation and interlacing are certain only there."""
+def _first_frame(container: InputContainer, stream: Any) -> tuple[Any | None, bool]:
+    """The first decoded frame, as rotation and interlacing are certain only there; and whether it says itself which way
+    up it is."""
+    says_so = False
     stream.codec_context.thread_count = 1
     stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
+    stream.codec_context.flags |= Flags.unaligned  # cut off at the left exactly what the codec says
     with contextlib.suppress(av.error.FFmpegError, ValueError):
         if stream.index != min(s.index for s in container.streams.video):
             container.seek(0, backward=True, any_frame=False)
         for number, packet in enumerate(container.demux(stream)):
+            says_so = says_so or (number == 0 and says_how_turned(stream, packet))
             with contextlib.suppress(av.error.FFmpegError):
                 for frame in packet.decode():
-                    return frame
+                    return frame, says_so
             if number >= FIRST_PACKETS:
                 break
-    return None
+    return None, False
 
 
 def look(
@@ -287,6 +294,9 @@ def listen(
         if of_data and not is_data:
             channels = ", ".join(str(n + 1) for n in of_data)
             notes.append(f"audio track {track['number']}: channels {channels} carry {CODED_DATA}, heard as noise")
+    for index, track in sounds.items():
+        if _is_dual_mono(container, index, start_s + duration_s / 2):
+            notes.append(f"audio track {track['number']}: two programmes (dual mono), heard as their mean")
     for indexes, found in left.items():
         share = sum(one < CANCELLED for one in found) / len(found) if found else 0.0
         if share >= LEAST_CANCELLED:
@@ -296,6 +306,21 @@ def listen(
                 "what was sampled"
             )
     return heard, notes
+
+
+def _is_dual_mono(container: InputContainer, index: int, at_s: float) -> bool:
+    """Whether the packet at a time says that its two channels are two programmes: languages, or one without effects."""
+    stream = container.streams[index]
+    if stream.codec_context.name.removesuffix("float") not in ("mp1", "mp2", "mp3", "ac3", "eac3"):
+        return False
+    with contextlib.suppress(av.error.FFmpegError, ValueError, OSError):
+        container.seek(round(at_s * 1_000_000), backward=True, any_frame=False)
+        head = bytes(next(packet for packet in container.demux(stream)))[:7]
+        if head[:2] == b"\x0b\x77" and len(head) == 7:
+            is_ac3 = head[5] >> 3 <= 10
+            return (head[6] >> 5 if is_ac3 else head[4] >> 1 & 7) == 0
+        return len(head) == 7 and head[0] == 0xFF and head[1] >= 0xE0 and head[3] >> 6 == 2
+    return False
 
 
 def _left_over(samples: Any) -> list[float]:

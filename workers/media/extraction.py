@@ -62,6 +62,13 @@ _LEVEL = re.compile(r"\[(?:warning|error|fatal|panic)\]")
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 _OUTPUT_SIDE = re.compile(r"^\[(?:[av]ost|out|enc)[#:]|\[enc:|Application provided invalid")
 
+_TURNS: dict[int, tuple[tuple[str, dict[str, str]], ...]] = {
+    90: (("transpose", {"dir": "cclock"}),),
+    180: (("hflip", {}), ("vflip", {})),
+    270: (("transpose", {"dir": "clock"}),),
+}
+"""Filters that turn a picture by so many degrees, counterclockwise."""
+
 Frames = npt.NDArray[np.uint8]
 
 
@@ -391,6 +398,7 @@ def _input(
 ) -> Any:
     options: dict[str, Any] = {"reinit_filter:v": 0, **more, **(nvdec.input_options() if span.on_card else {})}
     options |= {"threads": span.threads} if span.threads > 1 else {}
+    options |= {"noautorotate": None} if info.is_turned_by_codec else {}
     if span.seek_s is not None:
         # Accurate seeking would drop the frame that is already on screen when the span begins.
         options |= {"noaccurate_seek": None, "seek_timestamp": 1, "ss": f"{span.seek_s:.6f}"}
@@ -399,6 +407,8 @@ def _input(
 
 def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: int, held_s: float | None) -> Any:
     """Filters from the source's frames to `span.frames` frames of the target size."""
+    for name, options in _TURNS[info.rotation_deg] if info.is_turned_by_codec else ():
+        stream = stream.filter(name, **options)
     stream = stream.filter("setpts", f"PTS-{span.pts_s:.6f}/TB")
     # `metadata=print` prints only frames that have metadata, hence the added key.
     stream = stream.filter("metadata", mode="add", key="omnidrop", value="1")

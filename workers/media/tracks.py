@@ -91,6 +91,7 @@ def with_choice(info: MediaInfo, video: dict[int, str], audio: dict[int, str]) -
             frame_rate=shown.frame_rate,
             variable_rate=shown.variable_rate,
             rotation_deg=shown.rotation_deg,
+            is_turned_by_codec=shown.is_turned_by_codec,
             hdr=shown.hdr,
             interlaced=shown.interlaced,
             is_untagged_hd=shown.is_untagged_hd,
