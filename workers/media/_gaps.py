@@ -19,8 +19,8 @@ from workers.media._bytes import Bytes, read_up_to
 MOST_LOOKED_AT, APART_BYTES = 20_000, 1 << 16
 """Of more chunks, only those so far apart are looked at: a read takes 50 us."""
 
-
 HEADER_BYTES = 1 << 16
+BLANK_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def spans(file: Bytes, container: InputContainer, duration_s: float) -> list[Spa
     chunks = sorted(chunk for stream in container.streams for chunk in _chunks(stream, _sample_bytes(file)))
     there = [(chunk, _is_there(file, chunk)) for chunk in _looked_at(chunks)]
     found, reached_s = [], 0.0
-    if any(is_there for _, is_there in there):
+    # Of a file that was changed without its index few chunks are at their place, by chance; a hole has nothing in it.
+    here = sum(is_there for _, is_there in there)
+    if 2 * here > len(there) or (here and all(is_there or _is_blank(file, chunk) for chunk, is_there in there)):
         for is_there, group in groupby(there, key=lambda one: one[1]):
             if is_there:
                 continue
@@ -93,6 +95,11 @@ def _looked_at(chunks: list[_Chunk]) -> Iterator[_Chunk]:
 def _is_there(file: Bytes, chunk: _Chunk) -> bool:
     file.seek(chunk.at)
     return file.read(2) == b"%02d" % chunk.index
+
+
+def _is_blank(file: Bytes, chunk: _Chunk) -> bool:
+    file.seek(chunk.at)
+    return not any(file.read(min(chunk.size, BLANK_BYTES)))
 
 
 def _readable_from_s(chunks: list[_Chunk], hole: int, duration_s: float) -> float:
