@@ -207,8 +207,7 @@ class Ways:
             for of_policy, (parameters, shares, still) in settings.items()
             # Only a set that is pruned together joins its questions' importance.
             for of_guidance in (guidances if name == "set_guided" else guidances[:1])
-            # A policy with a final rate of its own needs no ratio.
-            for ratio in asked or ((None,) if any(setting == "p_final" for setting, _ in parameters) else ratios)
+            for ratio in asked or ((None,) if policies.gives_rates(dict(parameters)) else ratios)
             for share in shares
         ]
         return [*unpruned, *made]

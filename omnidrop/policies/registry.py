@@ -8,7 +8,7 @@ policies do.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from types import NoneType, UnionType
@@ -151,6 +151,12 @@ def still_levels(encoder_share: float) -> float:
 def remark(name: str, settings: Mapping[str, object]) -> str:
     """What a user should know about `settings` of policy `name`, empty where nothing. Raises PolicyError."""
     return str(getattr(named(name, **settings), "remark", "")) if settings else ""
+
+
+def gives_rates(settings: Collection[str]) -> bool:
+    """Whether a policy with these settings, by name, is given the rates at which tokens leave, and so needs no retained
+    ratio."""
+    return "p_final" in settings
 
 
 def takes(name: str, setting: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from omnidrop import policies
 from omnidrop.errors import PolicyError, QuestionError
 from omnidrop.question_text import as_questions
 from omnidrop.questions import Question
@@ -82,8 +83,7 @@ def ask(
             f"variables ({', '.join(variables)}) are those of a question set; write the value into the text"
         )
     clips = checked_clips(length_s=length_s, fps=fps, audio_track=audio_track, video_track=video_track)
-    has_rates = "p_final" in (settings or {})
-    prunes_nothing = retained_ratio == 1 or (retained_ratio is None and not has_rates)
+    prunes_nothing = retained_ratio == 1 or (retained_ratio is None and not policies.gives_rates(settings or ()))
     given: dict[str, object] = {"mode": "dense_shared"}
     if not prunes_nothing:
         given = {"retained_ratio": retained_ratio, "policy": policy, "settings": dict(settings or {})}
