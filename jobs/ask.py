@@ -140,7 +140,7 @@ def command(
             variables=_named_values("--variable", variable or ()),
             model=model,
             device=device,
-            retained_ratio=0.3 if retained is None and "p_final" not in settings else retained,
+            retained_ratio=0.3 if retained is None and not policies.gives_rates(settings) else retained,
             policy=policy,
             settings=settings,
             span_s=None if span is None else read_span(span),

@@ -31,132 +31,6 @@ LONG_DECODE_S = 900.0
 _HOW, _SEEN = "Model and pruning", "Model input"
 
 Questions = Annotated[int, typer.Option("--questions", help="Up to N questions about a clip; 0 for all.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed for sampling clips and questions, and for random policies.")]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="Checkpoint: a directory, a hub id, or an embedded one (`tiny`, for other worlds `tiny-v2`, `tiny-v3`).",
-        rich_help_panel=_HOW,
-        show_default="the world's, or the job's",
-    ),
-]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_HOW)]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16, float16.", rich_help_panel=_HOW)]
-ModeName = Annotated[
-    str | None,
-    typer.Option(
-        "--mode",
-        help="dense, dense_shared, per_question, staged, set_guided; several with commas.",
-        rich_help_panel=_HOW,
-        show_default="set_guided, or the job's",
-    ),
-]
-PolicyName = Annotated[
-    str | None,
-    typer.Option(
-        "--policy",
-        help=f"{', '.join(name for name in policies.names() if name != 'none')}; several with commas.",
-        rich_help_panel=_HOW,
-        show_default="omnidrop, or the job's",
-    ),
-]
-Retained = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--retained",
-        metavar="R[,R...]",
-        help="Retained ratio. Several: separated by commas, or repeat the option.",
-        rich_help_panel=_HOW,
-        show_default="0.3; for labels 0.5,0.3,0.2,0.1",
-    ),
-]
-StillLevels = Annotated[
-    float | None,
-    typer.Option(
-        "--still-levels",
-        metavar="LEVELS",
-        help="Skip image cells that changed by no more than this many 8-bit levels; 0 encodes all.",
-        rich_help_panel=_HOW,
-        show_default="2 with an encoder share below 1, or the job's",
-    ),
-]
-EncoderShares = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--encoder-share",
-        metavar="S[,S...]",
-        help="Share of image cells to encode; 1 is all. Several: separated by commas, or repeat the option.",
-        rich_help_panel=_HOW,
-        show_default="1, or the job's",
-    ),
-]
-GuidanceName = Annotated[
-    str | None,
-    typer.Option(
-        "--guidance",
-        help="max, mean or quota; several with commas.",
-        rich_help_panel=_HOW,
-        show_default="max, or the job's",
-    ),
-]
-PolicySetting = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--setting",
-        metavar="NAME=VALUE",
-        help="A policy parameter, for example diversity=off.",
-        rich_help_panel=_HOW,
-    ),
-]
-QuestionsPerSet = Annotated[
-    int | None,
-    typer.Option(
-        "--questions-per-set",
-        min=1,
-        help="Split a clip's questions into sets of this many.",
-        rich_help_panel=_HOW,
-        show_default="one set",
-    ),
-]
-WithDense = Annotated[
-    bool | None,
-    typer.Option(
-        "--dense/--no-dense",
-        help="Also answer without pruning, and compare.",
-        rich_help_panel=_HOW,
-        show_default="only for labels",
-    ),
-]
-Fps = Annotated[
-    float | None,
-    typer.Option("--fps", help="Frames per second.", rich_help_panel=_SEEN, show_default="2, or the job's"),
-]
-MaxFrames = Annotated[
-    int | None,
-    typer.Option(
-        "--max-frames",
-        min=2,
-        help="Maximum frames per clip; longer clips get fewer frames per second.",
-        rich_help_panel=_SEEN,
-        show_default="128 for benchmarks, 768 for video-mme",
-    ),
-]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option(
-        "--max-pixels", min=784, help="Maximum pixels per frame.", rich_help_panel=_SEEN, show_default="100352"
-    ),
-]
-SystemPrompt = Annotated[
-    str | None,
-    typer.Option("--system-prompt", help="System prompt.", rich_help_panel=_SEEN, show_default="the family's own"),
-]
-Details = Annotated[
-    Path | None,
-    typer.Option("--details", metavar="FILE", help="Write all answers, one JSON line per clip. Run again to resume."),
-]
-
 
 _Parameters = tuple[tuple[str, policies.registry.Value], ...]
 
@@ -165,24 +39,140 @@ _Parameters = tuple[tuple[str, policies.registry.Value], ...]
 class Ways:
     """The options that all subcommands share, as they were given."""
 
-    seed: Seed = 0
-    model: Model = None
-    device: Device = None
-    dtype: Dtype = None
-    mode: ModeName = None
-    policy: PolicyName = None
-    retained: Retained = None
-    encoder_share: EncoderShares = None
-    still_levels: StillLevels = None
-    guidance: GuidanceName = None
-    setting: PolicySetting = None
-    questions_per_set: QuestionsPerSet = None
-    dense: WithDense = None
-    fps: Fps = None
-    max_frames: MaxFrames = None
-    max_pixels: MaxPixels = None
-    system_prompt: SystemPrompt = None
-    details: Details = None
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed for sampling clips and questions, and for random policies.")
+    ] = 0
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Checkpoint: a directory, a hub id, or an embedded one (`tiny`, for other worlds `tiny-v2`, "
+            "`tiny-v3`).",
+            rich_help_panel=_HOW,
+            show_default="the world's, or the job's",
+        ),
+    ] = None
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_HOW)] = (
+        None
+    )
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="auto, float32, bfloat16, float16.", rich_help_panel=_HOW)
+    ] = None
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            help="dense, dense_shared, per_question, staged, set_guided; several with commas.",
+            rich_help_panel=_HOW,
+            show_default="set_guided, or the job's",
+        ),
+    ] = None
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            help=f"{', '.join(name for name in policies.names() if name != 'none')}; several with commas.",
+            rich_help_panel=_HOW,
+            show_default="omnidrop, or the job's",
+        ),
+    ] = None
+    retained: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--retained",
+            metavar="R[,R...]",
+            help="Retained ratio. Several: separated by commas, or repeat the option.",
+            rich_help_panel=_HOW,
+            show_default="0.3; for labels 0.5,0.3,0.2,0.1",
+        ),
+    ] = None
+    encoder_share: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--encoder-share",
+            metavar="S[,S...]",
+            help="Share of image cells to encode; 1 is all. Several: separated by commas, or repeat the option.",
+            rich_help_panel=_HOW,
+            show_default="1, or the job's",
+        ),
+    ] = None
+    still_levels: Annotated[
+        float | None,
+        typer.Option(
+            "--still-levels",
+            metavar="LEVELS",
+            help="Skip image cells that changed by no more than this many 8-bit levels; 0 encodes all.",
+            rich_help_panel=_HOW,
+            show_default="2 with an encoder share below 1, or the job's",
+        ),
+    ] = None
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            "--guidance",
+            help="max, mean or quota; several with commas.",
+            rich_help_panel=_HOW,
+            show_default="max, or the job's",
+        ),
+    ] = None
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--setting",
+            metavar="NAME=VALUE",
+            help="A policy parameter, for example diversity=off.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
+    questions_per_set: Annotated[
+        int | None,
+        typer.Option(
+            "--questions-per-set",
+            min=1,
+            help="Split a clip's questions into sets of this many.",
+            rich_help_panel=_HOW,
+            show_default="one set",
+        ),
+    ] = None
+    dense: Annotated[
+        bool | None,
+        typer.Option(
+            "--dense/--no-dense",
+            help="Also answer without pruning, and compare.",
+            rich_help_panel=_HOW,
+            show_default="only for labels",
+        ),
+    ] = None
+    fps: Annotated[
+        float | None,
+        typer.Option("--fps", help="Frames per second.", rich_help_panel=_SEEN, show_default="2, or the job's"),
+    ] = None
+    max_frames: Annotated[
+        int | None,
+        typer.Option(
+            "--max-frames",
+            min=2,
+            help="Maximum frames per clip; longer clips get fewer frames per second.",
+            rich_help_panel=_SEEN,
+            show_default="128 for benchmarks, 768 for video-mme",
+        ),
+    ] = None
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            "--max-pixels", min=784, help="Maximum pixels per frame.", rich_help_panel=_SEEN, show_default="100352"
+        ),
+    ] = None
+    system_prompt: Annotated[
+        str | None,
+        typer.Option("--system-prompt", help="System prompt.", rich_help_panel=_SEEN, show_default="the family's own"),
+    ] = None
+    details: Annotated[
+        Path | None,
+        typer.Option(
+            "--details", metavar="FILE", help="Write all answers, one JSON line per clip. Run again to resume."
+        ),
+    ] = None
 
     def arms(self, job: JobConfig | None = None, *, ratios: Sequence[float] = (0.3,), dense: bool = False) -> list[Arm]:
         """The ways to run, unpruned first if it is wanted. What was not given is as the job has it; `ratios` and
@@ -207,8 +197,7 @@ class Ways:
             for of_policy, (parameters, shares, still) in settings.items()
             # Only a set that is pruned together joins its questions' importance.
             for of_guidance in (guidances if name == "set_guided" else guidances[:1])
-            # A policy with a final rate of its own needs no ratio.
-            for ratio in asked or ((None,) if any(setting == "p_final" for setting, _ in parameters) else ratios)
+            for ratio in asked or ((None,) if policies.gives_rates(dict(parameters)) else ratios)
             for share in shares
         ]
         return [*unpruned, *made]

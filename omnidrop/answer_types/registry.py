@@ -6,8 +6,8 @@ nothing about what a type means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from omnidrop.answer_types.base import AnswerType
 from omnidrop.answer_types.boolean import Boolean
@@ -16,22 +16,15 @@ from omnidrop.answer_types.json_object import Json
 from omnidrop.answer_types.number import Number
 from omnidrop.answer_types.text import Text
 from omnidrop.errors import QuestionError
+from omnidrop.registries import registered_in
 
 _TYPES: dict[str, type[AnswerType]] = {one.kind: one for one in (Choice, Boolean, Number, Text, Json)}
 """In the order in which messages list them."""
 
 
-@contextmanager
-def registered(answer_type: type[AnswerType]) -> Iterator[None]:
+def registered(answer_type: type[AnswerType]) -> AbstractContextManager[None]:
     """Make a type available while the block runs: for experiments."""
-    before = _TYPES.get(answer_type.kind)
-    _TYPES[answer_type.kind] = answer_type
-    try:
-        yield
-    finally:
-        del _TYPES[answer_type.kind]
-        if before is not None:
-            _TYPES[answer_type.kind] = before
+    return registered_in(_TYPES, answer_type.kind, answer_type)
 
 
 def all_types() -> tuple[type[AnswerType], ...]:

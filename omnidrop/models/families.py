@@ -7,11 +7,12 @@ Adding a family is two files beside this one, its geometry (see `geometry.Geomet
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import pkgutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+from omnidrop.registries import registered_in
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,9 @@ _FAMILIES: dict[str, Family] = {
 }
 
 
-@contextmanager
-def registered(name: str, family: Family) -> Iterator[None]:
+def registered(name: str, family: Family) -> AbstractContextManager[None]:
     """Make a family available while the block runs: for experiments."""
-    before = _FAMILIES.get(name)
-    _FAMILIES[name] = family
-    try:
-        yield
-    finally:
-        del _FAMILIES[name]
-        if before is not None:
-            _FAMILIES[name] = before
+    return registered_in(_FAMILIES, name, family)
 
 
 def titles() -> dict[str, str]:
@@ -67,8 +60,4 @@ def adapter_of(name: str) -> type[Any]:
 
 
 def _loaded(found: str | type[Any]) -> type[Any]:
-    if not isinstance(found, str):
-        return found
-    module, _, attribute = found.partition(":")
-    loaded: type[Any] = getattr(importlib.import_module(module), attribute)
-    return loaded
+    return cast("type[Any]", pkgutil.resolve_name(found)) if isinstance(found, str) else found

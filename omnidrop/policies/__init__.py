@@ -6,6 +6,7 @@ Importing this package loads no torch.
 from omnidrop.policies.registry import (
     does_with_some_cells,
     effective,
+    gives_rates,
     named,
     names,
     policy_class,
@@ -20,6 +21,7 @@ from omnidrop.policies.registry import (
 __all__ = [
     "does_with_some_cells",
     "effective",
+    "gives_rates",
     "named",
     "names",
     "policy_class",

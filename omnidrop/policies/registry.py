@@ -7,14 +7,15 @@ policies do.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import pkgutil
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from omnidrop.errors import PolicyError
+from omnidrop.registries import registered_in
 
 if TYPE_CHECKING:
     from omnidrop.policies.base import Policy
@@ -46,17 +47,9 @@ def register(policy: type[Policy]) -> type[Policy]:
     return policy
 
 
-@contextmanager
-def registered(policy: type[Policy]) -> Iterator[None]:
+def registered(policy: type[Policy]) -> AbstractContextManager[None]:
     """Make a policy available while the block runs: for experiments."""
-    before = _POLICIES.get(policy.name)
-    register(policy)
-    try:
-        yield
-    finally:
-        del _POLICIES[policy.name]
-        if before is not None:
-            _POLICIES[policy.name] = before
+    return registered_in(_POLICIES, policy.name, policy)
 
 
 def names() -> tuple[str, ...]:
@@ -70,8 +63,7 @@ def policy_class(name: str) -> type[Policy]:
     if found is None:
         raise PolicyError(f"unknown policy {name!r}; allowed: {', '.join(names())}")
     if isinstance(found, str):
-        module, _, attribute = found.partition(":")
-        found = _POLICIES[name] = getattr(importlib.import_module(module), attribute)
+        found = _POLICIES[name] = cast("type[Policy]", pkgutil.resolve_name(found))
     return found
 
 
@@ -151,6 +143,12 @@ def still_levels(encoder_share: float) -> float:
 def remark(name: str, settings: Mapping[str, object]) -> str:
     """What a user should know about `settings` of policy `name`, empty where nothing. Raises PolicyError."""
     return str(getattr(named(name, **settings), "remark", "")) if settings else ""
+
+
+def gives_rates(settings: Collection[str]) -> bool:
+    """Whether a policy with these settings, by name, is given the rates at which tokens leave, and so needs no retained
+    ratio."""
+    return "p_final" in settings
 
 
 def takes(name: str, setting: str) -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from omnidrop import policies
 from omnidrop.errors import PolicyError, QuestionError
 from omnidrop.question_text import as_questions
 from omnidrop.questions import Question
@@ -25,7 +26,7 @@ from pipeline.context.sidecars import Context, HoldsNothing, joined, read_contex
 from pipeline.context.tracks import chosen, name_of, words_of
 from pipeline.identity import clip_id, content_id
 from pipeline.planning.context import ItemContext, cap_of, with_chapters
-from pipeline.questions.question_set import load_question_set
+from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.questions.templates import UNTOLD, one_line
 from workers.errors import MediaError
 from workers.media.decode import decode_one
@@ -72,22 +73,9 @@ def ask(
     """
     path = os.fspath(path)
     lines, of_all = as_questions(questions), as_questions(whole)
-    if bool(lines) == bool(question_set):
-        raise QuestionError(
-            'give questions, for example "Is a circle shown? [yes/no]", or a question set; '
-            + ("not both" if lines else "neither was given")
-        )
-    if variables and question_set is None:
-        raise QuestionError(
-            f"variables ({', '.join(variables)}) are those of a question set; write the value into the text"
-        )
+    _check_asked(lines, question_set, variables)
     clips = checked_clips(length_s=length_s, fps=fps, audio_track=audio_track, video_track=video_track)
-    has_rates = "p_final" in (settings or {})
-    prunes_nothing = retained_ratio == 1 or (retained_ratio is None and not has_rates)
-    given: dict[str, object] = {"mode": "dense_shared"}
-    if not prunes_nothing:
-        given = {"retained_ratio": retained_ratio, "policy": policy, "settings": dict(settings or {})}
-    pruning = checked(PruningConfig, given)
+    pruning = _pruning(retained_ratio, policy, settings or {})
     if not isinstance(model, Answerer):
         loading = checked(ModelConfig, {"path": model, "device": device})
         model = Answerer(answerer_settings(loading, pruning))
@@ -102,14 +90,8 @@ def ask(
         # What a question set reads is part of what is asked: without it the questions would be others.
         written_beside = with_chapters(written if context else _beside_or_inside(media, path, info), info)
         item = ItemContext(loaded.context_names, cap_of(ContextConfig(), model.checkpoint), written_beside)
-
-    def asking(start_s: float, end_s: float) -> Asking:
-        if loaded is None:
-            return Asking(lines, "")
-        told = UNTOLD if item is None else item.of_clip(start_s, end_s)[0]
-        return Asking(*loaded.resolve(media, info, variables or {}, told))
-
-    first, own = asking(*spans[0]), dict[str, tuple[Question, ...]]()
+    wording = _Wording(lines, loaded, variables or {}, media, info, item)
+    first, own = wording.of(*spans[0]), dict[str, tuple[Question, ...]]()
     decoding = decode_settings(clips, ExecutionConfig())
     how = pruning_of(pruning)
     outcomes: list[ClipOutcome] = []
@@ -127,7 +109,7 @@ def ask(
             outcomes.append(decoded)
         else:
             # Without sidecars in it a question set asks every clip the same.
-            asked = first if item is None else asking(start, end)
+            asked = first if item is None else wording.of(start, end)
             own[clip.clip_id] = asked.questions
             instruction = _joined(told.text, asked.instruction)
             outcomes.append(model.answer(decoded, asked.questions, instruction, pruning=how))
@@ -140,6 +122,46 @@ def ask(
     if not of_all:
         return found
     return replace(found, whole=ask_whole(model, of_all, outcomes, found.questions_of, said))
+
+
+def _check_asked(
+    lines: Sequence[Question], question_set: str | Path | None, variables: Mapping[str, Scalar] | None
+) -> None:
+    if bool(lines) == bool(question_set):
+        raise QuestionError(
+            'give questions, for example "Is a circle shown? [yes/no]", or a question set; '
+            + ("not both" if lines else "neither was given")
+        )
+    if variables and question_set is None:
+        raise QuestionError(
+            f"variables ({', '.join(variables)}) are those of a question set; write the value into the text"
+        )
+
+
+def _pruning(retained_ratio: float | None, policy: str, settings: Mapping[str, Scalar]) -> PruningConfig:
+    if retained_ratio == 1 or (retained_ratio is None and not policies.gives_rates(settings)):
+        return checked(PruningConfig, {"mode": "dense_shared"})
+    return checked(PruningConfig, {"retained_ratio": retained_ratio, "policy": policy, "settings": dict(settings)})
+
+
+@dataclass(frozen=True)
+class _Wording:
+    """What the clips of a file are asked: lines, or a question set whose templates are filled from the file."""
+
+    lines: tuple[Question, ...]
+    question_set: QuestionSet | None
+    variables: Mapping[str, Scalar]
+    media: Media
+    info: MediaInfo
+    context: ItemContext | None
+    """What the question set reads of sidecars."""
+
+    def of(self, start_s: float, end_s: float) -> Asking:
+        """One clip's."""
+        if self.question_set is None:
+            return Asking(self.lines, "")
+        told = UNTOLD if self.context is None else self.context.of_clip(start_s, end_s)[0]
+        return Asking(*self.question_set.resolve(self.media, self.info, self.variables, told))
 
 
 def _joined(*parts: str) -> str:

@@ -23,14 +23,15 @@ def idle_settings(job: JobConfig, *, reads_context: bool) -> Iterator[str]:
         (is_s3(job.archive.uri), "the archive is a bucket", ("archive.follow_links",)),
         (not is_s3(job.output), "the output is a folder", ("storage.endpoint_url", "storage.sse")),
         (job.pruning.mode != "set_guided", f"pruning.mode is {job.pruning.mode}", ("pruning.guidance",)),
+        (job.pruning.policy == "none", f"pruning.mode is {job.pruning.mode}", ("pruning.settings",)),
         (not reads_context, "the question set reads neither clip. nor media.meta", context),
     )
     for is_idle, why, names in rules:
         for name in names:
             section, _, field = name.rpartition(".")
             part = attrgetter(section)(job)
-            is_given = field in part.model_fields_set and getattr(part, field) != type(part).model_fields[field].default
-            if is_idle and is_given:
+            default = type(part).model_fields[field].get_default(call_default_factory=True)
+            if is_idle and field in part.model_fields_set and getattr(part, field) != default:
                 yield f"{name} does nothing here: {why}"
     for name, value in job.variables.items():
         if isinstance(value, str) and ("{{" in value or "{%" in value):

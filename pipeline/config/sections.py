@@ -264,8 +264,7 @@ class PruningConfig(Section):
             settings = dict(policies.effective(policy, given["settings"]))
         except PolicyError as error:
             raise ValueError(f"settings: {error}") from error
-        # A policy that is given its rates needs no ratio.
-        rates = {"retained_ratio": None} if "p_init" in settings or "p_final" in settings else {}
+        rates = {"retained_ratio": None} if policies.gives_rates(settings) else {}
         return {**rates, **given, "settings": settings}
 
     @model_validator(mode="after")
@@ -277,7 +276,7 @@ class PruningConfig(Section):
             raise ValueError(f"mode {self.mode} needs a pruning policy; policy none goes with dense and dense_shared")
         if dense and self.retained_ratio not in (None, 1.0):
             raise ValueError(f"mode {self.mode} keeps every token; remove retained_ratio (as an option: none)")
-        if not dense and self.retained_ratio is None and "p_final" not in self.settings:
+        if not dense and self.retained_ratio is None and not policies.gives_rates(self.settings):
             raise ValueError(f"policy {self.policy} needs a retained_ratio, for example 0.3")
         share = 1.0 if dense else self.encoder_share
         levels = policies.still_levels(share) if self.still_levels is None or dense else self.still_levels

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.context.sidecars import Context
+from pipeline.context.sidecars import Context, beginning
 from pipeline.questions.templates import META_NAMES
 
 MOST_CHARS = 4_000
@@ -30,14 +30,13 @@ class ClipContext:
 
 def clip_context(context: Context, start_s: float, end_s: float, most_chars: int = MOST_CHARS) -> ClipContext:
     """The part of a prompt about one clip."""
-    said = " ".join(cue.text for cue in context.cues if cue.is_in(start_s, end_s))
-    shown = said if len(said) <= most_chars else said[:most_chars].rpartition(" ")[0] or said[:most_chars]
-    chapters = dict.fromkeys(chapter.text for chapter in context.chapters if chapter.is_in(start_s, end_s))
+    said = context.said(start_s, end_s)
+    shown = beginning(said, most_chars)
     lines = [
         f"{name.replace('_', ' ').capitalize()}: {context.meta[name]}" for name in META_NAMES if name in context.meta
     ]
-    if chapters:
-        lines.append(f"Chapter: {' / '.join(chapters)}")
+    if chapter := context.chapter(start_s, end_s):
+        lines.append(f"Chapter: {chapter}")
     if shown:
         lines.append(f"Transcript of this part: {shown}")
     if not lines:

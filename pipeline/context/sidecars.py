@@ -78,6 +78,19 @@ class Context:
     notes: tuple[str, ...] = ()
     """What could not be used, and why."""
 
+    def said(self, start_s: float, end_s: float) -> str:
+        """The transcript of a span: what holds at some moment of it, in the order of time."""
+        return " ".join(cue.text for cue in self.cues if cue.is_in(start_s, end_s))
+
+    def chapter(self, start_s: float, end_s: float) -> str:
+        """The chapters of a span, each once."""
+        return " / ".join(dict.fromkeys(one.text for one in self.chapters if one.is_in(start_s, end_s)))
+
+
+def beginning(words: str, most: int) -> str:
+    """Of a text `most` characters, up to the last whole word."""
+    return words if len(words) <= most else words[:most].rpartition(" ")[0] or words[:most]
+
 
 def beside(path: str) -> list[str]:
     """The sidecars of a media file, the first to take first."""

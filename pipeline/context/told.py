@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pipeline.context.sidecars import Context
+from pipeline.context.sidecars import Context, beginning
 from pipeline.questions.templates import Told
 
 CHARS_PER_TOKEN = 8
@@ -34,26 +34,21 @@ class Cap:
         """The beginning of a text, cut after the last whole word within the cap."""
         if len(words.encode()) <= self.tokens:  # a token is a byte at least
             return words
-        words = _beginning(words, self.tokens * CHARS_PER_TOKEN)
+        words = beginning(words, self.tokens * CHARS_PER_TOKEN)
         while (tokens := len(self.count(words))) > self.tokens:
-            words = _beginning(words, min(len(words) - 1, int(len(words) * self.tokens / tokens)))
+            words = beginning(words, min(len(words) - 1, int(len(words) * self.tokens / tokens)))
         return words
-
-
-def _beginning(words: str, most: int) -> str:
-    return words if len(words) <= most else words[:most].rpartition(" ")[0] or words[:most]
 
 
 def told(context: Context, start_s: float, end_s: float, cap: Cap) -> tuple[Told, int]:
     """What a clip is told, and how many words of its transcript are left out."""
     clip, left_out = {}, 0
     if context.cues:
-        said = " ".join(cue.text for cue in context.cues if cue.is_in(start_s, end_s))
+        said = context.said(start_s, end_s)
         clip["transcript"] = cap.cut(said)
         left_out = len(said[len(clip["transcript"]) :].split())
     if context.chapters:
-        chapters = (chapter.text for chapter in context.chapters if chapter.is_in(start_s, end_s))
-        clip["chapter"] = " / ".join(dict.fromkeys(chapters))
+        clip["chapter"] = context.chapter(start_s, end_s)
     return Told(clip, context.meta), left_out
 
 

@@ -11,7 +11,7 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omnidrop.answer_types import normalised
@@ -278,21 +278,8 @@ def _most_frequent(clips: Sequence[EvaluatedClip]) -> Mapping[str, float]:
 
 
 def _with_guesses(clip: EvaluatedClip, guesses: Mapping[str, float]) -> EvaluatedClip:
-    targets = tuple(
-        Target(t.question_id, t.right, t.task, max(t.guess, guesses.get(t.question_id, 0.0)), t.tolerance)
-        for t in clip.targets
-    )
-    return EvaluatedClip(
-        clip.clip_id,
-        clip.media,
-        clip.info,
-        clip.start_s,
-        clip.end_s,
-        clip.questions,
-        targets,
-        clip.instruction,
-        clip.failure,
-    )
+    targets = (replace(t, guess=max(t.guess, guesses.get(t.question_id, 0.0))) for t in clip.targets)
+    return replace(clip, targets=tuple(targets))
 
 
 def _raise(path: Path, problems: Sequence[str]) -> None:

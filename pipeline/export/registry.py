@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import pkgutil
 
 from omnidrop.errors import UserError
 from pipeline.export.base import Format
@@ -27,7 +27,6 @@ def find_format(name: str) -> Format:
         close = difflib.get_close_matches(name, FORMATS, n=1)
         hint = f" did you mean {close[0]}?" if close else ""
         raise UserError(f"--to {name}: there is no such format;{hint} there are iceberg, {', '.join(FORMATS)}")
-    module, _, found = FORMATS[name].partition(".")
-    form = getattr(importlib.import_module(f"pipeline.export.{module}"), found)
+    form = pkgutil.resolve_name(f"pipeline.export.{FORMATS[name]}")
     assert isinstance(form, Format)
     return form

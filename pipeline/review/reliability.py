@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from omnidrop.answer_types import column_of, normalised
@@ -72,9 +73,11 @@ class Curve:
         """The least probability at which published answers are right so often; None where none is or labels are few."""
         if self.labels < LEAST_LABELS:
             return None
-        total, found = 0.0, None
-        for count, probability in enumerate(reversed(self.published), start=1):
-            total += self._fitted(probability)
+        total, count, found = 0.0, 0, None
+        for probability, equal in groupby(reversed(self.published)):
+            # All of them are published from here on, not only as many as precision allows: bfloat16 has few values.
+            number = len(list(equal))
+            total, count = total + number * self._fitted(probability), count + number
             if total / count >= precision:
                 found = probability
         above = 0 if found is None else sum(probability >= found for probability in self.labelled)

@@ -457,6 +457,9 @@ def test_settings_that_do_nothing_are_named():
     job = make_job({**SMALL, **given})
     idle = [said.partition(" does nothing here: ")[0] for said in idle_settings(job, reads_context=False)]
     assert idle == ["clips.scene_threshold", "archive.seed", "storage.sse", "pruning.guidance", "context.language"]
+    unpruned = {"mode": "dense_shared", "settings": {"memory": 0.5}}
+    (said,) = idle_settings(make_job({**SMALL, "pruning": unpruned}), reads_context=True)
+    assert said == "pruning.settings does nothing here: pruning.mode is dense_shared"
     meant = {
         "archive": {"uri": "s3://bucket/videos", "sample": 2, "seed": 3, "anonymous": True},
         "clips": {"cut": "scene", "scene_threshold": 0.2},

@@ -33,7 +33,7 @@ from pipeline.review.labels import (
     read_labels,
 )
 from pipeline.review.queue import Item, queue
-from pipeline.review.reliability import curves, thresholds_for
+from pipeline.review.reliability import Curve, curves, thresholds_for
 from pipeline.review.server import ReviewServer
 from pipeline.storage.store import open_store
 from pipeline.tables.query import keep_sure, open_results
@@ -376,6 +376,14 @@ def test_a_threshold_keeps_its_promise_on_all_answers(trusted):
     assert 0.1 < curve.error < 0.25
     assert all(one.low <= one.right <= one.high for one in curve.bins)
     assert sum(one.labels for one in curve.bins) == curve.labels
+
+
+def test_a_threshold_counts_all_answers_that_are_equally_probable():
+    steps, published = ((0.5, 0.5), (0.9, 1.0)), (0.6,) * 100 + (0.95,) * 20
+    curve = Curve("q", None, 30, 28, (), 0.0, steps, (0.6,) * 10 + (0.95,) * 20, published)
+    # With five of the hundred a precision of 0.9 would be kept; with all of them it is 0.58.
+    assert curve.threshold(0.9) == 0.95
+    assert curve.threshold(0.55) == 0.6
 
 
 def test_commands_use_the_promise_and_refuse_one_that_cannot_be_made(trusted, tmp_path):
