@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 
-from omnidrop.errors import OmniDropError, UserError, first_line
+from omnidrop.errors import OmniDropError, first_line
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
@@ -29,7 +29,7 @@ from pipeline.execution.clip_state import UnitResult
 from pipeline.execution.cluster_room import ClusterRoom
 from pipeline.execution.homes import LOOK_S
 from pipeline.execution.kept_signals import kept_signals
-from pipeline.execution.local_ray import local_ray
+from pipeline.execution.local_ray import RayUnavailable, local_ray
 from pipeline.execution.run_context import RunContext
 from pipeline.execution.scheduler import (
     Backend,
@@ -44,12 +44,6 @@ from workers.records import Clip, DecodeSettings, WorkUnit
 KNOCK_S = 10.0
 _connecting = threading.Lock()
 """The thread that plans and the one that executes may both be first."""
-
-
-class RayUnavailable(UserError):
-    """There is no Ray where the job says."""
-
-    error_class = "ray"
 
 
 def estimate_bytes(unit: WorkUnit, clip: Clip, settings: DecodeSettings) -> int:

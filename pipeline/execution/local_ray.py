@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,12 @@ import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled, without stubs
 
+from omnidrop.errors import UserError
 from workers.errors import CacheUnsafe
 from workers.media.fetching import own_folder
 
 LOOPBACK = "127.0.0.1"
+CONNECT_S = 10.0
 KEPT = 10
 """Ended Rays whose logs are kept, half a megabyte each: Ray itself never removes any."""
 _SESSION = re.compile(r"session_[-_0-9]+_(\d+)")
@@ -37,10 +40,17 @@ _NICENESS = "RAY_worker_niceness"
 """Added to the driver's. Ray's default of 15 leaves a worker 3 % of a core that another program wants, too."""
 
 
+class RayUnavailable(UserError):
+    """There is no Ray where the job says."""
+
+    error_class = "ray"
+
+
 @contextmanager
 def local_ray(cpus: int, **init: Any) -> Iterator[None]:
     """Start Ray here and end it with the block. `init` goes to `ray.init`. Raises CacheUnsafe where another user has
-    prepared its folder, and what `ray.init` raises."""
+    prepared its folder, RayUnavailable without a loopback interface, and what `ray.init` raises."""
+    check_interface(LOOPBACK)
     folder = own_ray_folder()
     _sweep(folder)
     before = {name: os.environ.pop(name, None) for name in _TOKEN_VARIABLES}
@@ -69,6 +79,21 @@ def local_ray(cpus: int, **init: Any) -> Iterator[None]:
             if value is not None:
                 os.environ[name] = value
         _read_again()
+
+
+def check_interface(address: str) -> None:
+    """Raise RayUnavailable where this machine has no such address: Ray would wait for itself for minutes."""
+    try:
+        with (
+            socket.create_server((address, 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=CONNECT_S),
+        ):
+            pass
+    except OSError as error:
+        raise RayUnavailable(
+            f"Ray cannot be started on this machine: it has no loopback interface ({address}: {error.strerror}); bring "
+            "it up (ip link set lo up), or set --execution-ray-address to in-process, which needs no Ray"
+        ) from error
 
 
 def own_ray_folder() -> Path:

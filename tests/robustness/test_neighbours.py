@@ -116,6 +116,12 @@ def test_a_local_ray_listens_on_loopback_alone(ray_session):
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 
 
+def test_without_a_loopback_interface_that_is_said_at_once():
+    local_ray.check_interface(local_ray.LOOPBACK)
+    with pytest.raises(local_ray.RayUnavailable, match=r"no loopback interface \(192\.0\.2\.1: .*ip link set lo up"):
+        local_ray.check_interface("192.0.2.1")  # of documentation: no machine has it
+
+
 def test_the_workers_of_a_local_ray_wait_for_no_other_program(ray_session):
     ray.get(ray.remote(lambda: None).remote())
     workers = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::")]
