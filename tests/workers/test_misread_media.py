@@ -333,3 +333,12 @@ def test_a_scrambled_disc_is_encrypted(made, tmp_path):
     path.write_bytes(content)
     ((_, found),) = POOL.probe_many([(0, str(path))])
     assert found.error_class == "encrypted"
+
+
+def test_a_hole_of_an_avi_without_an_index_is_said(made, tmp_path):
+    content = cut(made, tmp_path / "a.avi", 2, 8, "-c:a", "libmp3lame").read_bytes()
+    third = len(content) // 3
+    (tmp_path / "b.avi").write_bytes(content[:third] + content[third + 20_000 :])
+    assert "the AVI has no index and is damaged at byte" in str(probe(tmp_path / "b.avi").notes)
+    (tmp_path / "c.avi").write_bytes(content[: 2 * third])
+    assert probe(tmp_path / "c.avi").notes == ()

@@ -18,6 +18,7 @@ from av.container import InputContainer
 from workers.media._bytes import Bytes, Part
 from workers.media._container import LONGEST_S, Refused, about, heard, opened
 from workers.media._gaps import Span, spans
+from workers.media._gaps import said as gaps_said
 from workers.media._headers import has_mxf_index, is_indexed_mp4, stated_s
 from workers.media._joints import first_end, pieces, recordings, unread_bytes
 from workers.media._segments import CUT_OFF_S, Recording, joined, parts_of
@@ -68,9 +69,11 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
             if is_blind:
                 info["lag_s"] = seconds  # seeking ends up at another second than it says: nothing is skipped
             yield info
-            if name == "avi" and is_indexed and not is_blind and len(present := spans(file, container, seconds)) > 1:
-                yield joined(info, [_part_of(info | heard(container, info), span) for span in present])
-                return
+            if name == "avi" and is_indexed and not is_blind:
+                if len(present := spans(file, container, seconds)) > 1:
+                    yield joined(info, [_part_of(info | heard(container, info), span) for span in present])
+                    return
+                info["notes"] += gaps_said(file, container, seconds)
             if (is_indexed and not is_blind) or not scans:
                 info |= _last_ends(container, info["tracks"], seconds, info["start_s"])
                 last_s = max(info["video_end_s"] or 0.0, info["audio_end_s"] or 0.0)

@@ -14,13 +14,17 @@ from typing import Any
 
 from av.container import InputContainer
 
-from workers.media._bytes import Bytes, read_up_to
+from workers.media._bytes import Bytes, Window, read_up_to
+from workers.media._structure import avi_breaks_off
 
 MOST_LOOKED_AT, APART_BYTES = 20_000, 1 << 16
 """Of more chunks, only those so far apart are looked at: a read takes 50 us."""
 
 HEADER_BYTES = 1 << 16
 BLANK_BYTES = 16
+
+FAR_S = 2.0
+"""Where an index ends so much earlier than the file, there is none: libav has noted only what it read."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class _Chunk:
 
 def spans(file: Bytes, container: InputContainer, duration_s: float) -> list[Span]:
     """Of a whole file; a single one if nothing is missing, or if the index is of no use."""
-    chunks = sorted(chunk for stream in container.streams for chunk in _chunks(stream, _sample_bytes(file)))
+    chunks = _indexed(file, container)
     there = [(chunk, _is_there(file, chunk)) for chunk in _looked_at(chunks)]
     found, reached_s = [], 0.0
     # Of a file that was changed without its index few chunks are at their place, by chance; a hole has nothing in it.
@@ -62,6 +66,21 @@ def spans(file: Bytes, container: InputContainer, duration_s: float) -> list[Spa
         parts += [Span(at_s, begin_s), Span(begin_s, end_s, hole)]
         at_s = end_s
     return [span for span in (*parts, Span(at_s, duration_s)) if span.end_s > span.begin_s]
+
+
+def said(file: Bytes, container: InputContainer, duration_s: float) -> list[str]:
+    """What to say of a hole in a file without an index, behind which nobody knows the time."""
+    known_s = max((chunk.time_s for chunk in _indexed(file, container)), default=0.0)
+    at = avi_breaks_off(Window(file), file.size) if known_s < duration_s - FAR_S else None
+    if at is None:
+        return []
+    return [f"the AVI has no index and is damaged at byte {at}: what lies behind may be of an earlier second than said"]
+
+
+def _indexed(file: Bytes, container: InputContainer) -> list[_Chunk]:
+    """All chunks that the index names, in the order of their places."""
+    sample_bytes = _sample_bytes(file)
+    return sorted(chunk for stream in container.streams for chunk in _chunks(stream, sample_bytes))
 
 
 def _chunks(stream: Any, sample_bytes: list[int]) -> Iterator[_Chunk]:

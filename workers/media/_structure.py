@@ -203,6 +203,21 @@ def riff_ends(read: Window, first: int) -> Iterator[int]:
         yield at
 
 
+def avi_breaks_off(read: Window, size: int) -> int | None:
+    """Where something else lies than one of an AVI's chunks; None if they go on to the end of the file."""
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 12)
+        if len(head) < 12 or at >= size:
+            return None
+        if not all(32 <= letter < 127 for letter in head[:4]):
+            return at
+        length = int.from_bytes(head[4:8], "little")
+        descends = head[:4] == b"RIFF" or (head[:4] == b"LIST" and head[8:12] in (b"movi", b"rec "))
+        at += 12 if descends else 8 + length + length % 2
+    return None
+
+
 def _aiff(read: Window, size: int) -> Iterator[int]:
     at = 0
     for _ in range(MOST_ELEMENTS):

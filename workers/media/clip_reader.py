@@ -33,6 +33,7 @@ from workers.media.arriving import Arriving
 from workers.media.blocks import InBlocks, Readable
 from workers.media.confinement import MAX_SOURCE_PIXELS
 from workers.media.extraction import SAME_ASPECT, Frames, Span, Take, decoding_time, newest, take_span, tone_maps
+from workers.media.needed import WHOLE
 from workers.media.sound import SAMPLE_RATE, SILENT_LEVEL, Samples, mean, placed, runs, silence_s
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo, Noticed, Segment
 
@@ -49,6 +50,9 @@ LONGEST_ASPECT = 100
 THREADS_OF_FIRST = 2
 """Threads that decode a clip of an object that is still arriving: nothing else wants the cores yet. Otherwise two clips
 with a thread each are faster."""
+
+SEEKS_BACK_S = 0.131
+"""ffmpeg seeks to 3/23 s earlier than asked where pictures may not be coded in their order."""
 
 LEAD_S = 2.5
 """Seconds read before a clip: decoders need a run-up, and time stamp jitter shows only over a second."""
@@ -183,9 +187,10 @@ def _best(
 ) -> _Judged:
     """The best of up to three takes of a span, each reading from an earlier point."""
     begins_s = info.parts[0].pts_s if part.video_bytes == info.parts[0].video_bytes else part.pts_s
-    # AVI has no times: behind a hole, what is read from before it would be counted wrongly.
-    begins_s = part.pts_s if part.info.container == "avi" else begins_s
-    from_s = begins_s if part.info.container == "avi" and begins_s > info.parts[0].pts_s else None
+    from_s = None
+    if part.info.container == "avi" and part.video_bytes == (0, None) and part.pts_s > info.start_s:
+        # AVI has no times: what is read from before a hole would be counted wrongly behind it.
+        begins_s = from_s = part.pts_s + (0.0 if part.info.video_codec in WHOLE else SEEKS_BACK_S)
     known_lag = info.is_checked and not info.segments
     best: _Judged | None = None
     for lead_s in (LEAD_S + part.info.lag_s, EARLIER_SEEK_S + part.info.lag_s, math.inf):
