@@ -8,6 +8,8 @@ TORCH := torch==2.13.0
 TORCH_PIP_ARGS ?=
 UV := uv==0.13.9
 OURS := '.[dev,report]'
+SELDOM_USED := /tests/|/transformers/models/|/moto/|/torch/(_inductor|testing)/|/ray/(data|llm|rllib|serve|train|tune)/
+SELDOM_USED := $(SELDOM_USED)|/sympy/physics/|/(fontTools|hive_metastore|mypy|networkx|pip)/
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests: what Python compiled once must stay, whatever the shell says.
@@ -30,9 +32,9 @@ $(VENV)/ready: pyproject.toml
 	@# uv takes a tenth of pip's time. It knows neither a system's torch nor pip's own settings: pip does what it cannot.
 	@{ test -z "$(HAS_CUDA_TORCH)" && $(BIN)/pip install --quiet "$(UV)" && $(BIN)/uv pip install --quiet --python $(BIN)/python -e $(OURS); } \
 	  || $(BIN)/pip install --no-compile -e $(OURS)
-	@# On all cores. What some packages ship for other Pythons cannot be compiled; their tests nobody runs, and
-	@# of 500 models and 200 services what is used is compiled when it is.
-	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/transformers/models/|/moto/' $(VENV)/lib || true
+	@# On all cores. What some packages ship for other Pythons cannot be compiled; of tests, 500 models, 200 services and
+	@# libraries that hardly anything imports, what is used is compiled when it is.
+	@$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM_USED)' $(VENV)/lib || true
 	@echo "installed"
 	@touch $@
 
