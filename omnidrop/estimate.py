@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from omnidrop import cost
 from omnidrop.answers import PassCost
 from omnidrop.engine.question_rows import Asked, Rows, arrange, ask
-from omnidrop.models.base import Outline
+from omnidrop.models.base import ClipPrompt, Outline
 from omnidrop.models.checkpoints import configuration_of, loading
 from omnidrop.models.registry import processor_of
 from omnidrop.policies.base import read_of
@@ -69,7 +69,7 @@ class Estimator:
         nothing to hear and nothing to see.
         """
         shape = (frames, height, width)
-        clip = self._processor.outline(shape, samples, fps=fps, system_prompt=system_prompt, instruction=instruction)
+        clip = self._processor.outline(shape, samples, ClipPrompt(fps, system_prompt, instruction))
         cells = pruning.cells(clip, self._widths.layers, questions)
         encoders = clip.encoder_flops
         if cells is not None:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from omnidrop.engine.attention import own_attention
 from omnidrop.engine.constraint import Grammars
 from omnidrop.engine.state import ClipTokens
 from omnidrop.errors import ModelError, ModelOutOfMemory, PolicyError, QuestionError, UserError
-from omnidrop.models.base import Adapter, ReadyClip
+from omnidrop.models.base import Adapter, ClipPrompt, ReadyClip
 from omnidrop.pruning import Pruning, is_number
 from omnidrop.questions import Question, Written
 
@@ -35,14 +34,6 @@ Media = tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
 _SMALLER_CLIP = "shorter clips, fewer frames a second or a lower retained_ratio"
 RATIO_TOLERANCE = 0.01
 """A clip of very few tokens cannot meet every ratio; a note says so where it is off by more."""
-
-
-class _Words(TypedDict):
-    """What a prefix is made of beside the clip."""
-
-    fps: float
-    system_prompt: str | None
-    instruction: str
 
 
 @dataclass(frozen=True)
@@ -60,6 +51,11 @@ class Request:
     """Read once, before all questions."""
     positions: bool = False
     """Whether the answers bring along which tokens survived each layer and what each question looked at there."""
+
+    @property
+    def prompt(self) -> ClipPrompt:
+        """What stands before the questions, beside the clip."""
+        return ClipPrompt(self.fps, self.system_prompt, self.instruction)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "questions", tuple(self.questions))
@@ -126,7 +122,7 @@ class OmniModel:
     ) -> ReadyClip:
         """Do what `answer` does before it needs the device, for the same arguments: in another thread, while it answers
         another clip. Raises ModelError for a clip that cannot be used."""
-        return self.adapter.make_ready(frames, audio, **_words(request))
+        return self.adapter.make_ready(frames, audio, request.prompt)
 
     def answer(
         self,
@@ -199,11 +195,11 @@ class OmniModel:
             )
 
         def encoded() -> list[ClipTokens]:
-            words, some_of = _words(request), None
+            some_of, prompt = None, request.prompt
             if pruning.encoder_share != 1.0 or pruning.still_levels:
-                outline = self.adapter.processor.outline(*_size(clips[0]), **words)
+                outline = self.adapter.processor.outline(*_size(clips[0]), prompt)
                 some_of = pruning.some_of(outline, len(self.adapter.layers), questions)
-            return [ClipTokens.of(self.adapter.prefix(*clip, **words, some_of=some_of, ready=ready)) for clip in clips]
+            return [ClipTokens.of(self.adapter.prefix(*clip, prompt, some_of=some_of, ready=ready)) for clip in clips]
 
         about = "this clip" if len(clips) == 1 else f"{len(clips)} clips at once"
         return self._answered(request, encoded, about, _SMALLER_CLIP)
@@ -361,10 +357,6 @@ class OmniModel:
             seconds=seconds,
             peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         )
-
-
-def _words(request: Request) -> _Words:
-    return _Words(fps=request.fps, system_prompt=request.system_prompt, instruction=request.instruction)
 
 
 def _missed(asked: float | None, planned: float) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from omnidrop.engine.attention import own_attention
 from omnidrop.engine.state import ClipTokens
 from omnidrop.errors import ModelError, PolicyError
 from omnidrop.model import OmniModel, Request
-from omnidrop.models.base import VIDEO, SomeOf
+from omnidrop.models.base import VIDEO, ClipPrompt, SomeOf
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 from omnidrop.models.stock import stock_logits
 from omnidrop.policies.base import Policy
@@ -39,6 +39,7 @@ QUESTIONS = (
 )
 INSTRUCTION = "Answer in few words."
 FPS = 2.0
+PROMPT = ClipPrompt(FPS, instruction=INSTRUCTION)
 RATIOS = (0.3, 0.5, 0.7)
 """Retained ratios tried in turn: a shallow decoder cannot reach the paper's 0.3."""
 SELF_NOISE = 4.0
@@ -209,7 +210,7 @@ class _Bench:
     ) -> None:
         self.loaded, self.adapter, self.frames, self.audio = loaded, adapter, frames, audio
         with torch.inference_mode():
-            prefix = adapter.prefix(frames, audio, fps=FPS, system_prompt=None, instruction=INSTRUCTION)
+            prefix = adapter.prefix(frames, audio, PROMPT)
         self.clip = ClipTokens.of(prefix)
         self.asked = question_rows.ask(adapter, QUESTIONS)
         self.allowed = 0.0
@@ -232,11 +233,9 @@ class _Bench:
             self.adapter,
             self.frames,
             self.audio,
-            fps=FPS,
-            system_prompt=None,
-            instruction=INSTRUCTION,
-            question=question,
-            attention=attention,
+            PROMPT,
+            question,
+            attention,
         )
 
     def packed(self) -> tuple[bool, str]:
@@ -275,8 +274,7 @@ class _Bench:
             return chosen
 
         some_of = SomeOf(chosen.numel(), choose)
-        words = {"fps": FPS, "system_prompt": None, "instruction": INSTRUCTION}
-        some = self.adapter.prefix(self.frames, self.audio, **words, some_of=some_of)  # type: ignore[arg-type]
+        some = self.adapter.prefix(self.frames, self.audio, PROMPT, some_of=some_of)
         seen = (some.modality == VIDEO).nonzero().flatten()[chosen.to(some.modality.device)]
         worst = largest = 0.0
         whole = self.clip.prefix

@@ -2,7 +2,7 @@
 
 Promises: nothing happens unless the environment arms a point (`OMNIDROP_FAIL_AT=unit_written`, or `unit_written:3` for
 its third visit); then this process dies there without any clean-up. Knows nothing about what happens around a point.
-`benchmarks/crash` arms each of them and shows that nothing is lost, doubled or mixed.
+`tests/robustness/crash` arms each of them and shows that nothing is lost, doubled or mixed.
 """
 
 from __future__ import annotations

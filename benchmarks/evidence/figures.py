@@ -165,7 +165,7 @@ def encoder_figures(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _uncosted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without what was saved: a clip that is encoded in several ways is not each time encoded anew."""
+    """Without what was saved: a clip that is encoded in several ways is not encoded again each time."""
     return [{name: value for name, value in row.items() if name != "saved_against_dense_shared"} for row in rows]
 
 

@@ -78,7 +78,7 @@ class Indexed:
     rows_of_sums: int
     load_s: float
     recount_s: float
-    """Making all sums anew, as the migration does."""
+    """Making all sums again, as the migration does."""
     totals_s: float
     """`SavingsIndex.totals`, which `omnidrop status` shows."""
     queries: tuple[Asked, ...]

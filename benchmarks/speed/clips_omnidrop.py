@@ -20,6 +20,7 @@ import torch
 from benchmarks.speed.decoding import cpu_s
 from benchmarks.speed.engine_omnidrop import serve
 from omnidrop.model import Request
+from omnidrop.models.base import ClipPrompt
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Choice, Question
 from workers.media.clip_reader import decode_clip
@@ -87,7 +88,7 @@ class Clips:
         adapter, frames, audio = self._model.adapter, decoded.frames, decoded.audio
         size = (0, 0, 0) if frames is None else frames.shape[:3]
         samples = 0 if audio is None else len(audio)
-        clip = adapter.processor.outline(size, samples, fps=decoded.fps, system_prompt=None, instruction="")
+        clip = adapter.processor.outline(size, samples, ClipPrompt(decoded.fps))
         return [clip.tokens + len(adapter.question_ids(text)) for text in texts]
 
 

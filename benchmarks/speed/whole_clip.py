@@ -30,7 +30,7 @@ from benchmarks.speed.whole_model import FPS, HEIGHT, WIDTH, random_model, write
 from benchmarks.written_pages import page, still
 from omnidrop import policies
 from omnidrop.estimate import Estimate, Estimator
-from omnidrop.models.base import SomeOf
+from omnidrop.models.base import ClipPrompt, SomeOf
 from omnidrop.models.processing import ClipProcessor
 from omnidrop.models.registry import geometry_of
 from omnidrop.models.still_cells import looks, versions
@@ -159,7 +159,7 @@ def tower(seconds: int = 12, rounds: int = 2) -> dict[str, Any]:
         for _ in range(rounds):
             adapter.memory.clear()
             started = time.process_time()
-            adapter.prefix(frames, None, fps=FPS, system_prompt=None, instruction="", some_of=some_of)
+            adapter.prefix(frames, None, ClipPrompt(FPS), some_of=some_of)
             best = min(best, time.process_time() - started)
         found[f"share_{share:g}_s"] = best
     return found

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from omnidrop.model import OmniModel, Request
+from omnidrop.models.base import ClipPrompt
 from omnidrop.models.checkpoints import EMBEDDED, read_json
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.models.qwen2_5_omni import Qwen2_5Omni
@@ -274,9 +275,7 @@ class Bench:
         """Seconds of resizing, both encoders and laying out the prefix."""
         adapter = self.model.adapter
         adapter.memory.clear()
-        return self.timed(lambda: adapter.prefix(self.frames, self.audio, fps=FPS, system_prompt=None, instruction=""))[
-            0
-        ]
+        return self.timed(lambda: adapter.prefix(self.frames, self.audio, ClipPrompt(FPS)))[0]
 
     @torch.inference_mode()
     def head(self, tokens: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
         console.print(
             f"[bold]nothing to do[/]: all work ({counted(counts.units_done_before, 'work unit')} of "
             f"{counted(counts.media_listed, 'media item')}) is finished; "
-            f"{'the tables were published anew' if summary.has_published else 'the results are unchanged'}"
+            f"{'the tables were published again' if summary.has_published else 'the results are unchanged'}"
         )
     audit = audit_of(open_store(job.output, job.storage), summary.published, job.name, job.audit.min_agreement)
     rows = job_rows(job.output, job.storage, job.name)

@@ -75,6 +75,18 @@ class Prefix:
 
 
 @dataclass(frozen=True)
+class ClipPrompt:
+    """What a prefix is made of beside the clip."""
+
+    fps: float
+    """Frames a second at which the clip was sampled."""
+    system_prompt: str | None = None
+    """None leaves the system turn to the chat template (Qwen2.5 adds its default, Qwen3 none)."""
+    instruction: str = ""
+    """Read once, before all questions."""
+
+
+@dataclass(frozen=True)
 class Outline:
     """What a clip's `Prefix` will count, reckoned from the clip's size alone."""
 
@@ -132,8 +144,7 @@ class ReadyClip:
 
     frames: npt.NDArray[np.uint8] | None
     audio: npt.NDArray[np.float32] | None
-    words: tuple[float, str | None, str]
-    """Frames a second, system prompt and instruction."""
+    prompt: ClipPrompt
     inputs: object
     """The prompt as tokens, and the sound's spectrogram."""
     digests: tuple[bytes, ...]
@@ -142,13 +153,10 @@ class ReadyClip:
     """(T, 3, h, w) uint8: all frames at the size that is encoded, on their way to the device."""
 
     def fits(
-        self,
-        frames: npt.NDArray[np.uint8] | None,
-        audio: npt.NDArray[np.float32] | None,
-        words: tuple[float, str | None, str],
+        self, frames: npt.NDArray[np.uint8] | None, audio: npt.NDArray[np.float32] | None, prompt: ClipPrompt
     ) -> bool:
-        """Whether it was made of these very arrays and words."""
-        return self.frames is frames and self.audio is audio and self.words == words
+        """Whether it was made of these very arrays and this prompt."""
+        return self.frames is frames and self.audio is audio and self.prompt == prompt
 
 
 class Words(Protocol):
@@ -168,9 +176,7 @@ class Processor(Words, Protocol):
 
     geometry: Geometry
 
-    def outline(
-        self, shape: tuple[int, int, int], samples: int, *, fps: float, system_prompt: str | None, instruction: str
-    ) -> Outline:
+    def outline(self, shape: tuple[int, int, int], samples: int, prompt: ClipPrompt) -> Outline:
         """What `Adapter.prefix` would count for a clip of `shape` (frames, height, width; 0 frames: sound only) and so
         many samples of sound, and what encoding it costs."""
         ...
@@ -226,13 +232,7 @@ class Adapter(Words, Protocol):
         ...
 
     def make_ready(
-        self,
-        frames: npt.NDArray[np.uint8] | None,
-        audio: npt.NDArray[np.float32] | None,
-        *,
-        fps: float,
-        system_prompt: str | None,
-        instruction: str,
+        self, frames: npt.NDArray[np.uint8] | None, audio: npt.NDArray[np.float32] | None, prompt: ClipPrompt
     ) -> ReadyClip:
         """What `prefix` does before the device computes, ahead of it and in any thread; arguments are the same, and so
         are errors, but for torch's RuntimeError where there is no room for what is sent to the device."""
@@ -242,16 +242,14 @@ class Adapter(Words, Protocol):
         self,
         frames: npt.NDArray[np.uint8] | None,
         audio: npt.NDArray[np.float32] | None,
+        prompt: ClipPrompt,
         *,
-        fps: float,
-        system_prompt: str | None,
-        instruction: str,
         some_of: SomeOf | None = None,
         ready: ReadyClip | None = None,
     ) -> Prefix:
         """Encode one clip and lay out everything before the questions; `ready` saves time where it fits the clip.
 
-        `frames` (T, H, W, 3) uint8 RGB sampled at `fps` frames a second; `audio` (samples,) float32 mono, 16 kHz, any
+        `frames` (T, H, W, 3) uint8 RGB sampled at `prompt.fps` a second; `audio` (samples,) float32 mono, 16 kHz, any
         length (neither padded to nor truncated at 300 s); at least one of them. `some_of` encodes a part of the picture
         (lossy); where that is all of it, as without.
         """

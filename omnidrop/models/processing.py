@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from omnidrop.errors import CheckpointError, ModelError
+from omnidrop.models.base import ClipPrompt
 from omnidrop.models.checkpoints import read_json
 from omnidrop.models.clip_layout import ClipLayout, MediaTokens, lay_out
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry
@@ -98,46 +99,30 @@ class ClipProcessor(Prompts):
         )
 
     def inputs(
-        self,
-        frames: npt.NDArray[np.uint8] | None,
-        audio: npt.NDArray[np.float32] | None,
-        *,
-        fps: float,
-        system_prompt: str | None,
-        instruction: str,
+        self, frames: npt.NDArray[np.uint8] | None, audio: npt.NDArray[np.float32] | None, prompt: ClipPrompt
     ) -> ModelInputs:
-        """Everything before the first question. Arguments as `Adapter.prefix`; raises ModelError for unusable media.
-
-        `system_prompt` None leaves the system turn to the chat template (Qwen2.5 adds its default, Qwen3 none).
-        """
+        """Everything before the first question. Arguments as `Adapter.prefix`; raises ModelError for unusable media."""
         grid = mel = None
         if frames is not None:
-            check_picture(frames, fps)
+            check_picture(frames, prompt.fps)
             grid = self.geometry.grid(*frames.shape[:3])
         if audio is not None:
             mel = self.mel(audio)
         if grid is None and mel is None:
             raise self.too_short(0 if audio is None else len(audio))
         audio_tokens = self.geometry.audio_tokens(len(audio)) if audio is not None and mel is not None else 0
-        return ModelInputs(self._laid_out(grid, audio_tokens, fps, system_prompt, instruction), grid, mel)
+        return ModelInputs(self._laid_out(grid, audio_tokens, prompt), grid, mel)
 
-    def _laid_out(
-        self,
-        grid: tuple[int, int, int] | None,
-        audio_tokens: int,
-        fps: float,
-        system_prompt: str | None,
-        instruction: str,
-    ) -> ClipLayout:
-        head, tail = self.prompt(system_prompt, instruction, has_video=grid is not None)
-        self.check_reach(grid, audio_tokens, fps, lambda: len(head) + len(tail))
+    def _laid_out(self, grid: tuple[int, int, int] | None, audio_tokens: int, prompt: ClipPrompt) -> ClipLayout:
+        head, tail = self.prompt(prompt.system_prompt, prompt.instruction, has_video=grid is not None)
+        self.check_reach(grid, audio_tokens, prompt.fps, lambda: len(head) + len(tail))
         return lay_out(
             self.geometry,
             self.media_tokens,
             head=head,
             tail=tail,
             grid=grid,
-            seconds_per_patch=self.geometry.temporal_patch / fps if grid else 0.0,
+            seconds_per_patch=self.geometry.temporal_patch / prompt.fps if grid else 0.0,
             audio_tokens=audio_tokens,
         )
 

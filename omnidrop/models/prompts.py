@@ -15,7 +15,7 @@ from typing import Any
 
 from omnidrop.errors import CheckpointError, ClipTooLong, SoundTooShort
 from omnidrop.models import chat_template
-from omnidrop.models.base import Outline
+from omnidrop.models.base import ClipPrompt, Outline
 from omnidrop.models.checkpoints import loading, read_chat_template, read_json
 from omnidrop.models.geometry import SAMPLE_RATE, SHORTEST_AUDIO_HOPS, Geometry
 
@@ -50,12 +50,10 @@ class Prompts:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(f"the tokenizer of {self._directory} cannot be loaded: {error}") from error
 
-    def outline(
-        self, shape: tuple[int, int, int], samples: int, *, fps: float, system_prompt: str | None, instruction: str
-    ) -> Outline:
+    def outline(self, shape: tuple[int, int, int], samples: int, prompt: ClipPrompt) -> Outline:
         """See `omnidrop.models.base.Processor.outline`."""
-        around = sum(map(len, self.prompt(system_prompt, instruction, has_video=shape[0] > 0)))
-        clip = self._outline(shape, samples, fps, lambda: around)
+        around = sum(map(len, self.prompt(prompt.system_prompt, prompt.instruction, has_video=shape[0] > 0)))
+        clip = self._outline(shape, samples, prompt.fps, lambda: around)
         marks = 2 * (clip.video > 0) + 2 * (clip.audio > 0)
         return replace(clip, text=around + marks)
 

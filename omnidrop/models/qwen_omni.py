@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from omnidrop.errors import CheckpointError
 from omnidrop.imports import uncollected
-from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix, ReadyClip, SomeOf
+from omnidrop.models.base import AUDIO, TEXT, VIDEO, ClipPrompt, Prefix, ReadyClip, SomeOf
 from omnidrop.models.checkpoints import checkpoint_hash, family_of, thinker_config_dict
 from omnidrop.models.configuration import differences
 from omnidrop.models.encoders import (
@@ -159,36 +159,28 @@ class QwenOmniAdapter(QwenPictures):
 
     @torch.inference_mode()
     def make_ready(
-        self,
-        frames: npt.NDArray[np.uint8] | None,
-        audio: npt.NDArray[np.float32] | None,
-        *,
-        fps: float,
-        system_prompt: str | None,
-        instruction: str,
+        self, frames: npt.NDArray[np.uint8] | None, audio: npt.NDArray[np.float32] | None, prompt: ClipPrompt
     ) -> ReadyClip:
         """See `omnidrop.models.base.Adapter.make_ready`."""
-        inputs = self.processor.inputs(frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction)
+        inputs = self.processor.inputs(frames, audio, prompt)
         digests: tuple[bytes, ...] = () if frames is None else patch_digests(frames, self.geometry.temporal_patch)
         resized = None if frames is None else send_ahead(self.processor.resized(frames), self.device)
-        return ReadyClip(frames, audio, (fps, system_prompt, instruction), inputs, digests, resized)
+        return ReadyClip(frames, audio, prompt, inputs, digests, resized)
 
     @torch.inference_mode()
     def prefix(
         self,
         frames: npt.NDArray[np.uint8] | None,
         audio: npt.NDArray[np.float32] | None,
+        prompt: ClipPrompt,
         *,
-        fps: float,
-        system_prompt: str | None,
-        instruction: str,
         some_of: SomeOf | None = None,
         ready: ReadyClip | None = None,
     ) -> Prefix:
         """Encode one clip and lay out everything before the questions. See `omnidrop.models.base.Adapter.prefix`."""
-        if ready is None or not ready.fits(frames, audio, (fps, system_prompt, instruction)):
+        if ready is None or not ready.fits(frames, audio, prompt):
             ready = None
-            inputs = self.processor.inputs(frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction)
+            inputs = self.processor.inputs(frames, audio, prompt)
         else:
             inputs = cast(ModelInputs, ready.inputs)
         layout, seen, heard = inputs.layout, None, None

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from omnidrop.models.base import ClipPrompt
 from omnidrop.models.patch_product import as_stock
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 
@@ -22,10 +23,7 @@ def stock_logits(
     adapter: QwenOmniAdapter,
     frames: npt.NDArray[np.uint8] | None,
     audio: npt.NDArray[np.float32] | None,
-    *,
-    fps: float,
-    system_prompt: str | None,
-    instruction: str,
+    prompt: ClipPrompt,
     question: str,
     attention: str = "sdpa",
 ) -> Tensor:
@@ -33,14 +31,16 @@ def stock_logits(
 
     `attention` is one of transformers' own implementations (`sdpa`, `eager`), for decoder and encoders.
     """
-    inputs = adapter.processor.inputs(frames, audio, fps=fps, system_prompt=system_prompt, instruction=instruction)
+    inputs = adapter.processor.inputs(frames, audio, prompt)
     ids = torch.cat([inputs.layout.input_ids, torch.tensor(adapter.question_ids(question))])[None].to(adapter.device)
     given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if frames is not None:
         pixels, grid = adapter.processor.pixels(frames)
         given["pixel_values_videos"] = pixels.to(adapter.device, adapter.dtype)
         given["video_grid_thw"] = torch.tensor([grid], device=adapter.device)
-        given["video_second_per_grid"] = torch.tensor([adapter.geometry.temporal_patch / fps], device=adapter.device)
+        given["video_second_per_grid"] = torch.tensor(
+            [adapter.geometry.temporal_patch / prompt.fps], device=adapter.device
+        )
     if inputs.mel is not None:
         given["input_features"] = inputs.mel[None].to(adapter.device, adapter.dtype)
         given["feature_attention_mask"] = torch.ones(1, inputs.mel.shape[1], dtype=torch.int64, device=adapter.device)

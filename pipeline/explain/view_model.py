@@ -102,9 +102,9 @@ class Storyboard:
     """uint8: entered (passes, N), the number of layers each token entered; then looked_at (questions, map layers, N),
     0 to LEVELS by the square root of what is above the layer's mean, the brightest hundredth at LEVELS."""
     cells_encoded: int
+    """Of all cells of the picture, as themselves; the others were left out before the vision encoder."""
     cells_still: int
     """Cells that have the features of an earlier moment of their place."""
-    """Of all cells of the picture; the others were left out before the vision encoder."""
     encoded: bytes
     """uint8 (N,): 0 for a cell of the picture that was never encoded, 2 for one that has an earlier moment's features,
     1 for all else; empty where all were encoded."""

@@ -15,6 +15,7 @@ from benchmarks.speed.engine_omnidrop import Engine, write_checkpoint
 from benchmarks.speed.engines import Case, Measured, cases, prefix_tokens, ratios
 from benchmarks.speed.random_text_model import ClipShape, RandomTextModel
 from omnidrop.model import OmniModel
+from omnidrop.models.base import ClipPrompt
 from omnidrop.models.checkpoints import EMBEDDED
 from omnidrop.models.stock import stock_logits
 
@@ -94,15 +95,10 @@ def test_whole_clips_are_decoded_answered_and_kept_for_the_other_engine(tmp_path
     theirs = end_to_end.request("vllm", one, end_to_end.picture_size(checkpoint), dense["fps"])
     clip = np.load(theirs["clip"])
     model = OmniModel.load(str(checkpoint), device="cpu", dtype="float32")
-    inputs = model.adapter.processor.inputs(
-        clip["frames"], clip["audio"], fps=theirs["fps"], system_prompt=None, instruction=""
-    )
+    inputs = model.adapter.processor.inputs(clip["frames"], clip["audio"], ClipPrompt(theirs["fps"]))
     own = [len(model.adapter.question_ids(text)) for text in texts]
     assert dense["prompt_tokens"] == [inputs.layout.input_ids.shape[0] + tokens for tokens in own]
-    logits = stock_logits(
-        model.adapter, clip["frames"], clip["audio"], fps=theirs["fps"], system_prompt=None, instruction="",
-        question=texts[0],
-    )  # fmt: skip
+    logits = stock_logits(model.adapter, clip["frames"], clip["audio"], ClipPrompt(theirs["fps"]), texts[0])
     firsts = [model.adapter.answer_ids(option)[0] for option in one.questions[0][1]]
     assert dense["first_tokens"][0] == max(firsts, key=lambda token: float(logits[token]))
 

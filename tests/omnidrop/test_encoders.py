@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from omnidrop.models import qwen_pictures
-from omnidrop.models.base import VIDEO
+from omnidrop.models.base import VIDEO, ClipPrompt
 from omnidrop.models.encoders import EncoderSettings, FeatureMemory, silent_chunks
 from omnidrop.models.registry import load
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
@@ -36,7 +36,7 @@ def slides(*numbers: int, height: int = 70, width: int = 110) -> Any:
 
 
 def prefix_of(adapter: Any, frames: Any, audio: Any = None) -> Any:
-    return adapter.prefix(frames, audio, fps=2.0, system_prompt=None, instruction="")
+    return adapter.prefix(frames, audio, ClipPrompt(2.0))
 
 
 def test_repeated_frames_are_encoded_once_and_exactly(directory: Path) -> None:

@@ -14,6 +14,7 @@ from omnidrop.engine.attention import own_attention
 from omnidrop.engine.state import ClipTokens
 from omnidrop.errors import UserError
 from omnidrop.model import Media, Request
+from omnidrop.models.base import ClipPrompt
 from omnidrop.pruning import Pruning
 from tests.support.method_clip import FRAMES, QUESTIONS, SOUND, Loaded, same
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni  # noqa: F401
@@ -34,7 +35,7 @@ def loaded(request: pytest.FixtureRequest) -> Loaded:
 @pytest.fixture(scope="module")
 def encoded(loaded: Loaded) -> list[ClipTokens]:
     def tokens(clip: Media) -> ClipTokens:
-        return ClipTokens.of(loaded.adapter.prefix(*clip, fps=2.0, system_prompt=None, instruction=""))
+        return ClipTokens.of(loaded.adapter.prefix(*clip, ClipPrompt(2.0)))
 
     return [tokens(clip) for clip in CLIPS]
 

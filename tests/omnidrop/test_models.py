@@ -18,7 +18,7 @@ from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as qwen2_5
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as qwen3
 
 from omnidrop.errors import CheckpointError
-from omnidrop.models.base import AUDIO, TEXT, VIDEO, Prefix
+from omnidrop.models.base import AUDIO, TEXT, VIDEO, ClipPrompt, Prefix
 from omnidrop.models.checkpoints import checkpoint_hash, resolve_checkpoint
 from omnidrop.models.registry import load, read_geometry, weights_hash
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni, write_checkpoint
@@ -71,13 +71,16 @@ def clip(name: str) -> dict[str, Any]:
 
 
 def prefix_of(adapter: Any, name: str) -> Prefix:
-    return adapter.prefix(**clip(name), system_prompt=None, instruction="Answer with one word.")
+    given = clip(name)
+    return adapter.prefix(
+        given["frames"], given["audio"], ClipPrompt(given["fps"], instruction="Answer with one word.")
+    )
 
 
 def stock_arguments(adapter: Any, name: str, input_ids: Tensor) -> dict[str, Any]:
     """The stock forward's arguments for the same clip and these token ids."""
     given = clip(name)
-    inputs = adapter.processor.inputs(**given, system_prompt=None, instruction="")
+    inputs = adapter.processor.inputs(given["frames"], given["audio"], ClipPrompt(given["fps"]))
     arguments: dict[str, Any] = {"input_ids": input_ids[None], "attention_mask": torch.ones_like(input_ids[None])}
     if given["frames"] is not None:
         pixels, grid = adapter.processor.pixels(given["frames"])
@@ -147,7 +150,7 @@ def test_every_token_stands_at_its_own_place(adapter: Any, fps: float) -> None:
     rng = np.random.default_rng(1)
     frames = rng.integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
     audio = (rng.normal(size=int(16_000 * 24 / fps)) * 0.1).astype(np.float32)
-    prefix = adapter.prefix(frames, audio, fps=fps, system_prompt=None, instruction="")
+    prefix = adapter.prefix(frames, audio, ClipPrompt(fps))
     geometry = adapter.geometry
     seen, heard = prefix.modality == VIDEO, prefix.modality == AUDIO
     start = prefix.positions[0, heard].min()
@@ -184,7 +187,7 @@ def test_a_prefix_says_where_its_tokens_belong(adapter: Any) -> None:
 @torch.inference_mode()
 def test_audio_importance_is_the_attention_received(adapter: Any, stock: Any) -> None:
     """Against eager attention weights of the stock encoder's last layer; every encoder chunk has the same mean."""
-    inputs = adapter.processor.inputs(**clip("audio only"), system_prompt=None, instruction="")
+    inputs = adapter.processor.inputs(None, clip("audio only")["audio"], ClipPrompt(2.0))
     tower = stock.model.audio_tower
     last = tower.layers[-1].self_attn
     caught: list[Tensor] = []
@@ -212,7 +215,7 @@ def test_video_importance_is_the_attention_received(adapter: Any, stock: Any) ->
     """Against attention weights computed from the stock encoder's own inputs; order found by matching its features."""
     frames = np.random.default_rng(5).integers(0, 256, (6, 84, 168, 3), dtype=np.uint8)
     adapter.memory.clear()
-    prefix = adapter.prefix(frames, None, fps=2.0, system_prompt=None, instruction="")
+    prefix = adapter.prefix(frames, None, ClipPrompt(2.0))
     visual = stock.model.visual
     number = max(getattr(visual, "fullatt_block_indexes", [len(visual.blocks) - 1]))
     attention, caught, merged = visual.blocks[number].attn, {}, []

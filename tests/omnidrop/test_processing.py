@@ -19,7 +19,7 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from omnidrop.errors import CheckpointError, ModelError
-from omnidrop.models.base import AUDIO, VIDEO
+from omnidrop.models.base import AUDIO, VIDEO, ClipPrompt
 from omnidrop.models.checkpoints import video_bounds
 from omnidrop.models.processing import ClipProcessor, ModelInputs, resize_frames
 from omnidrop.models.registry import geometry_of, load, read_geometry
@@ -123,7 +123,7 @@ def test_inputs_equal_the_stock_processor(directory: Path, case: str) -> None:
     frames_count, height, width, samples, fps = CASES[case]
     frames, audio = clip(frames_count, height, width, samples)
     ours = processor_of(directory)
-    inputs = ours.inputs(frames, audio, fps=fps, system_prompt=None, instruction=INSTRUCTION)
+    inputs = ours.inputs(frames, audio, ClipPrompt(fps, instruction=INSTRUCTION))
     stock = stock_inputs(directory, ours, frames, audio, fps, QUESTION)
     whole = inputs.layout.input_ids.tolist() + ours.question_ids(QUESTION)
     assert whole == stock["input_ids"][0].tolist()
@@ -142,7 +142,7 @@ def test_inputs_equal_the_stock_processor(directory: Path, case: str) -> None:
 def test_counts_are_exact_without_a_model(directory: Path, case: str) -> None:
     frames_count, height, width, samples, fps = CASES[case]
     frames, audio = clip(frames_count, height, width, samples)
-    inputs = processor_of(directory).inputs(frames, audio, fps=fps, system_prompt=None, instruction="")
+    inputs = processor_of(directory).inputs(frames, audio, ClipPrompt(fps))
     video, sound = read_geometry(str(directory)).count_tokens(frames_count, height, width, samples)
     assert (video, sound) == (count(inputs, VIDEO), count(inputs, AUDIO))
 
@@ -307,7 +307,7 @@ def test_unusable_media_are_refused(
     small_qwen2_5_omni: Path, frames: Any, audio: Any, fps: float, message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):
-        processor_of(small_qwen2_5_omni).inputs(frames, audio, fps=fps, system_prompt=None, instruction="")
+        processor_of(small_qwen2_5_omni).inputs(frames, audio, ClipPrompt(fps))
 
 
 def test_a_template_without_media_is_refused(tmp_path: Path) -> None:

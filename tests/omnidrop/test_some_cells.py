@@ -20,7 +20,7 @@ from omnidrop.errors import PolicyError
 from omnidrop.estimate import Estimator
 from omnidrop.model import OmniModel, Request
 from omnidrop.models import qwen_pictures
-from omnidrop.models.base import VIDEO, SomeOf
+from omnidrop.models.base import VIDEO, ClipPrompt, SomeOf
 from omnidrop.models.encoders import EncoderSettings
 from omnidrop.models.registry import load
 from omnidrop.policies.intra_modality import choose_cells
@@ -48,7 +48,7 @@ def noise(count: int, seed: int = 0) -> Any:
 
 
 def prefix_of(adapter: Any, frames: Any, some_of: SomeOf | None = None) -> Any:
-    return adapter.prefix(frames, None, fps=2.0, system_prompt=None, instruction="", some_of=some_of)
+    return adapter.prefix(frames, None, ClipPrompt(2.0), some_of=some_of)
 
 
 def every_third(cells: Tensor, patches: int, keep: int, candidates: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from benchmarks.written_pages import coverage, page, still
 from omnidrop.estimate import Estimator
 from omnidrop.model import OmniModel, Request
-from omnidrop.models.base import VIDEO, SomeOf
+from omnidrop.models.base import VIDEO, ClipPrompt, SomeOf
 from omnidrop.models.registry import load
 from omnidrop.models.still_cells import looks, versions
 from omnidrop.policies import likeness
@@ -44,7 +44,7 @@ def tiny() -> OmniModel:
 
 
 def prefix_of(adapter: Any, frames: Any, some_of: SomeOf) -> Any:
-    return adapter.prefix(frames, None, fps=2.0, system_prompt=None, instruction="", some_of=some_of)
+    return adapter.prefix(frames, None, ClipPrompt(2.0), some_of=some_of)
 
 
 def moving_inset(patches: int, noise: float = 0.0) -> npt.NDArray[np.uint8]:
@@ -105,7 +105,7 @@ def test_what_stands_still_is_encoded_once(adapter: Any, noise: float) -> None:
     embedded = len(found.versions)
     assert found.encoder_flops == adapter.geometry.vision_flops(6, rows, columns, cells=count, embedded=embedded)
     # Positions are each moment's own.
-    whole = adapter.prefix(frames, None, fps=2.0, system_prompt=None, instruction="")
+    whole = adapter.prefix(frames, None, ClipPrompt(2.0))
     assert torch.equal(found.positions, whole.positions)
 
 

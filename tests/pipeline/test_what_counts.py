@@ -269,7 +269,7 @@ def test_what_is_no_longer_listed_stops_counting_and_comes_back(indexed, asked):
     assert rows(indexed) == before
     said = index(indexed)
     assert "1 of 12 no longer listed" in said
-    assert "is finished; the tables were published anew" in said
+    assert "is finished; the tables were published again" in said
     assert rows(indexed) == [row for row in before if row[0] != "00.mp4"]
     assert "media │ 11" in " ".join(cli("status", indexed / "job.yaml").output.split())
     assert cli("verify", indexed / "job.yaml").exit_code == 0

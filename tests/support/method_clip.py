@@ -16,6 +16,7 @@ from omnidrop.engine import modes, question_rows
 from omnidrop.engine.attention import own_attention
 from omnidrop.engine.state import ClipTokens
 from omnidrop.model import OmniModel, Request
+from omnidrop.models.base import ClipPrompt
 from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
 
@@ -38,7 +39,7 @@ class Loaded:
         torch.set_num_threads(1)
         self.model = OmniModel.load(str(directory), device="cpu", dtype="float32")
         self.adapter: Any = self.model.adapter
-        self.prefix = self.adapter.prefix(FRAMES, SOUND, fps=2.0, system_prompt=None, instruction="Answer briefly.")
+        self.prefix = self.adapter.prefix(FRAMES, SOUND, ClipPrompt(2.0, instruction="Answer briefly."))
         self.clip = ClipTokens.of(self.prefix)
         self.asked = question_rows.ask(self.adapter, QUESTIONS)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from omnidrop.model import OmniModel, Request
+from omnidrop.models.base import ClipPrompt
 from omnidrop.models.checkpoints import EMBEDDED
 from omnidrop.pruning import Pruning
 from pipeline.toy_world import COLOURS, PLACES, SHAPES, SOUNDS, Event, questions_of
@@ -108,7 +109,7 @@ def test_a_packed_training_row_is_the_products_packed_prefill(tokenizer, model, 
     said = product.answer(
         frames, wave, Request([one.question for one in asked], fps=2.0, pruning=Pruning.off("dense_shared"))
     ).answers
-    prefix = product.adapter.prefix(frames, wave, fps=2.0, system_prompt=None, instruction="")
+    prefix = product.adapter.prefix(frames, wave, ClipPrompt(2.0))
     with torch.no_grad():
         video = perception.view(rounded, torch.from_numpy(frames).view(8, 2, 112, 196, 3))
         # The product pads the wave by one window of zeros before the transform, as the stock processor does.
