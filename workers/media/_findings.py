@@ -69,7 +69,7 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
             if is_blind:
                 info["lag_s"] = seconds  # seeking ends up at another second than it says: nothing is skipped
             yield info
-            if name == "avi" and is_indexed and not is_blind:
+            if name == "avi" and is_indexed and not is_blind and scans:
                 if len(present := spans(file, container, seconds)) > 1:
                     yield joined(info, [_part_of(info | heard(container, info), span) for span in present])
                     return
@@ -84,7 +84,7 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
                 more = heard(container, info)
                 if is_borne_out:
                     more["notes"] += _shown(container, info)
-                yield info | more | {"is_checked": is_borne_out}
+                yield info | more | {"is_checked": is_borne_out and (scans or name != "avi")}
                 if is_borne_out or not scans:
                     return
     stated = seconds if is_indexed else None

@@ -1,8 +1,8 @@
 """Finds where chunks that an AVI's index names are not there.
 
 AVI has no times: ffmpeg counts pictures and samples on from before such a hole, so that what lies behind it would be of
-an earlier second than it is. Promises: spans of time that are there or not, which adjoin; small holes of a large file
-may be overlooked. Runs in the probing process.
+an earlier second than it is. Promises: spans of time that are there or not, which adjoin; the file is read once, in
+order. Runs in the probing process.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from av.container import InputContainer
 from workers.media._bytes import Bytes, Window, read_up_to
 from workers.media._structure import avi_breaks_off
 
-MOST_LOOKED_AT, APART_BYTES = 20_000, 1 << 16
-"""Of more chunks, only those so far apart are looked at: a read takes 50 us."""
-
+BLOCK_BYTES = 1 << 20
+"""The file is read in blocks of this size: a request costs 50 us, of a store much more."""
 
 HEADER_BYTES = 1 << 16
 
@@ -48,7 +47,7 @@ class _Chunk:
 def spans(file: Bytes, container: InputContainer, duration_s: float) -> list[Span]:
     """Of a whole file; a single one if nothing is missing, or if the index is of no use."""
     chunks = _indexed(file, container)
-    there = [(chunk, _is_there(file, chunk)) for chunk in _looked_at(chunks)]
+    there = list(_present(file, chunks))
     found, reached_s = [], 0.0
     if any(is_there for _, is_there in there):
         for is_there, group in groupby(there, key=lambda one: one[1]):
@@ -101,17 +100,16 @@ def _sample_bytes(file: Bytes) -> list[int]:
     return found
 
 
-def _looked_at(chunks: list[_Chunk]) -> Iterator[_Chunk]:
-    before = -APART_BYTES
+def _present(file: Bytes, chunks: list[_Chunk]) -> Iterator[tuple[_Chunk, bool]]:
+    """Each chunk, and whether it begins where the index says."""
+    begin, content = -BLOCK_BYTES, b""
     for chunk in chunks:
-        if len(chunks) <= MOST_LOOKED_AT or chunk.at - before >= APART_BYTES:
-            before = chunk.at
-            yield chunk
-
-
-def _is_there(file: Bytes, chunk: _Chunk) -> bool:
-    file.seek(chunk.at)
-    return file.read(2) == b"%02d" % chunk.index
+        if chunk.at >= begin + BLOCK_BYTES:
+            begin = chunk.at // BLOCK_BYTES * BLOCK_BYTES
+            file.seek(begin)
+            content = read_up_to(file, BLOCK_BYTES)
+        name = content[chunk.at - begin : chunk.at - begin + 2]  # at the end of a block one letter
+        yield chunk, bool(name) and (b"%02d" % chunk.index).startswith(name)
 
 
 def _readable_from_s(chunks: list[_Chunk], hole: int, duration_s: float) -> float:
