@@ -36,7 +36,9 @@ class Span:
 
 
 @dataclass(frozen=True, order=True)
-class _Chunk:
+class Chunk:
+    """Where an index says that pictures or sound of a stream lie, and of which second they are."""
+
     at: int
     size: int
     index: int
@@ -44,9 +46,8 @@ class _Chunk:
     is_key: bool
 
 
-def spans(file: Bytes, container: InputContainer, duration_s: float) -> list[Span]:
-    """Of a whole file; a single one if nothing is missing, or if the index is of no use."""
-    chunks = _indexed(file, container)
+def spans(file: Bytes, chunks: list[Chunk], duration_s: float) -> list[Span]:
+    """Of a whole file with these chunks; a single one if nothing is missing, or if the index is of no use."""
     there = list(_present(file, chunks))
     found, reached_s = [], 0.0
     if any(is_there for _, is_there in there):
@@ -65,28 +66,28 @@ def spans(file: Bytes, container: InputContainer, duration_s: float) -> list[Spa
     return [span for span in (*parts, Span(at_s, duration_s)) if span.end_s > span.begin_s]
 
 
-def said(file: Bytes, container: InputContainer, duration_s: float) -> list[str]:
+def said(file: Bytes, chunks: list[Chunk], duration_s: float) -> list[str]:
     """What to say of a hole in a file without an index, behind which nobody knows the time."""
-    known_s = max((chunk.time_s for chunk in _indexed(file, container)), default=0.0)
+    known_s = max((chunk.time_s for chunk in chunks), default=0.0)
     at = avi_breaks_off(Window(file), file.size) if known_s < duration_s - FAR_S else None
     if at is None:
         return []
     return [f"the AVI has no index and is damaged at byte {at}: what lies behind may be of an earlier second than said"]
 
 
-def _indexed(file: Bytes, container: InputContainer) -> list[_Chunk]:
+def indexed(file: Bytes, container: InputContainer) -> list[Chunk]:
     """All chunks that the index names, in the order of their places."""
     sample_bytes = _sample_bytes(file)
     return sorted(chunk for stream in container.streams for chunk in _chunks(stream, sample_bytes))
 
 
-def _chunks(stream: Any, sample_bytes: list[int]) -> Iterator[_Chunk]:
+def _chunks(stream: Any, sample_bytes: list[int]) -> Iterator[Chunk]:
     if stream.type not in ("video", "audio") or stream.index >= len(sample_bytes):
         return
     # Of sound in samples of one size, libav's index counts bytes.
     unit_s = float(stream.time_base or 0) / max(1, sample_bytes[stream.index])
     for entry in stream.index_entries:
-        yield _Chunk(entry.pos, entry.size, stream.index, entry.timestamp * unit_s, entry.is_keyframe)
+        yield Chunk(entry.pos, entry.size, stream.index, entry.timestamp * unit_s, entry.is_keyframe)
 
 
 def _sample_bytes(file: Bytes) -> list[int]:
@@ -100,7 +101,7 @@ def _sample_bytes(file: Bytes) -> list[int]:
     return found
 
 
-def _present(file: Bytes, chunks: list[_Chunk]) -> Iterator[tuple[_Chunk, bool]]:
+def _present(file: Bytes, chunks: list[Chunk]) -> Iterator[tuple[Chunk, bool]]:
     """Each chunk, and whether it begins where the index says."""
     begin, content = -BLOCK_BYTES, b""
     for chunk in chunks:
@@ -112,7 +113,7 @@ def _present(file: Bytes, chunks: list[_Chunk]) -> Iterator[tuple[_Chunk, bool]]
         yield chunk, bool(name) and (b"%02d" % chunk.index).startswith(name)
 
 
-def _readable_from_s(chunks: list[_Chunk], hole: int, duration_s: float) -> float:
+def _readable_from_s(chunks: list[Chunk], hole: int, duration_s: float) -> float:
     """When the first key picture comes behind a byte, with the sound at that time behind it, too."""
     streams = {chunk.index for chunk in chunks}
     latest: dict[int, int] = {}
