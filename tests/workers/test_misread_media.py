@@ -24,7 +24,7 @@ from tests.support.media_oracle import cut, heard, joined, noise, second_of, sou
 from workers.errors import DecodeFailed, DecodeIncomplete
 from workers.media._bytes import Part
 from workers.media._edits import unfollowed
-from workers.media._gaps import spans
+from workers.media._gaps import indexed, spans
 from workers.media.clip_reader import decode_clip
 from workers.media.probing import ProbePool
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, MediaInfo
@@ -284,7 +284,8 @@ def test_an_avi_whose_index_is_of_another_version_of_it_has_no_holes(else_where,
     chunks = [(b"00dc" if n == 10 else else_where * 4) + else_where * 96 for n in range(1, 11)]
     content = b"".join([b"strhvids".ljust(100), *chunks])
     video = SimpleNamespace(type="video", index=0, time_base=Fraction(1, 10), index_entries=entries)
-    found = spans(Part(io.BytesIO(content), 0, len(content)), SimpleNamespace(streams=[video]), 1.1)
+    file = Part(io.BytesIO(content), 0, len(content))
+    found = spans(file, indexed(file, SimpleNamespace(streams=[video])), 1.1)
     assert sum(span.hole is not None for span in found) == holes
 
 

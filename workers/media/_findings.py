@@ -17,7 +17,7 @@ from av.container import InputContainer
 
 from workers.media._bytes import Bytes, Part
 from workers.media._container import LONGEST_S, Refused, about, heard, opened
-from workers.media._gaps import Span, spans
+from workers.media._gaps import Span, indexed, spans
 from workers.media._gaps import said as gaps_said
 from workers.media._headers import has_mxf_index, is_indexed_mp4, stated_s
 from workers.media._joints import first_end, pieces, recordings, unread_bytes
@@ -69,11 +69,12 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
             if is_blind:
                 info["lag_s"] = seconds  # seeking ends up at another second than it says: nothing is skipped
             yield info
-            if name == "avi" and is_indexed and not is_blind:
-                if len(present := spans(file, container, seconds)) > 1:
+            if name == "avi" and is_indexed and not is_blind and scans:
+                chunks = indexed(file, container)
+                if len(present := spans(file, chunks, seconds)) > 1:
                     yield joined(info, [_part_of(info | heard(container, info), span) for span in present])
                     return
-                info["notes"] += gaps_said(file, container, seconds)
+                info["notes"] += gaps_said(file, chunks, seconds)
             if (is_indexed and not is_blind) or not scans:
                 info |= _last_ends(container, info["tracks"], seconds, info["start_s"])
                 last_s = max(info["video_end_s"] or 0.0, info["audio_end_s"] or 0.0)
@@ -84,7 +85,7 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
                 more = heard(container, info)
                 if is_borne_out:
                     more["notes"] += _shown(container, info)
-                yield info | more | {"is_checked": is_borne_out}
+                yield info | more | {"is_checked": is_borne_out and (scans or name != "avi")}
                 if is_borne_out or not scans:
                     return
     stated = seconds if is_indexed else None

@@ -1,8 +1,8 @@
 """Finds where chunks that an AVI's index names are not there.
 
 AVI has no times: ffmpeg counts pictures and samples on from before such a hole, so that what lies behind it would be of
-an earlier second than it is. Promises: spans of time that are there or not, which adjoin; small holes of a large file
-may be overlooked. Runs in the probing process.
+an earlier second than it is. Promises: spans of time that are there or not, which adjoin; the file is read once, in
+order. Runs in the probing process.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from av.container import InputContainer
 from workers.media._bytes import Bytes, Window, read_up_to
 from workers.media._structure import avi_breaks_off
 
-MOST_LOOKED_AT, APART_BYTES = 20_000, 1 << 16
-"""Of more chunks, only those so far apart are looked at: a read takes 50 us."""
+BLOCK_BYTES = 1 << 20
+"""The file is read in blocks of this size: a request costs 50 us, of a store much more."""
 
 HEADER_BYTES = 1 << 16
 BLANK_BYTES = 16
@@ -37,7 +37,9 @@ class Span:
 
 
 @dataclass(frozen=True, order=True)
-class _Chunk:
+class Chunk:
+    """Where an index says that pictures or sound of a stream lie, and of which second they are."""
+
     at: int
     size: int
     index: int
@@ -45,10 +47,9 @@ class _Chunk:
     is_key: bool
 
 
-def spans(file: Bytes, container: InputContainer, duration_s: float) -> list[Span]:
-    """Of a whole file; a single one if nothing is missing, or if the index is of no use."""
-    chunks = _indexed(file, container)
-    there = [(chunk, _is_there(file, chunk)) for chunk in _looked_at(chunks)]
+def spans(file: Bytes, chunks: list[Chunk], duration_s: float) -> list[Span]:
+    """Of a whole file with these chunks; a single one if nothing is missing, or if the index is of no use."""
+    there = list(_present(file, chunks))
     found, reached_s = [], 0.0
     # Of a file that was changed without its index few chunks are at their place, by chance; a hole has nothing in it.
     here = sum(is_there for _, is_there in there)
@@ -68,28 +69,28 @@ def spans(file: Bytes, container: InputContainer, duration_s: float) -> list[Spa
     return [span for span in (*parts, Span(at_s, duration_s)) if span.end_s > span.begin_s]
 
 
-def said(file: Bytes, container: InputContainer, duration_s: float) -> list[str]:
+def said(file: Bytes, chunks: list[Chunk], duration_s: float) -> list[str]:
     """What to say of a hole in a file without an index, behind which nobody knows the time."""
-    known_s = max((chunk.time_s for chunk in _indexed(file, container)), default=0.0)
+    known_s = max((chunk.time_s for chunk in chunks), default=0.0)
     at = avi_breaks_off(Window(file), file.size) if known_s < duration_s - FAR_S else None
     if at is None:
         return []
     return [f"the AVI has no index and is damaged at byte {at}: what lies behind may be of an earlier second than said"]
 
 
-def _indexed(file: Bytes, container: InputContainer) -> list[_Chunk]:
+def indexed(file: Bytes, container: InputContainer) -> list[Chunk]:
     """All chunks that the index names, in the order of their places."""
     sample_bytes = _sample_bytes(file)
     return sorted(chunk for stream in container.streams for chunk in _chunks(stream, sample_bytes))
 
 
-def _chunks(stream: Any, sample_bytes: list[int]) -> Iterator[_Chunk]:
+def _chunks(stream: Any, sample_bytes: list[int]) -> Iterator[Chunk]:
     if stream.type not in ("video", "audio") or stream.index >= len(sample_bytes):
         return
     # Of sound in samples of one size, libav's index counts bytes.
     unit_s = float(stream.time_base or 0) / max(1, sample_bytes[stream.index])
     for entry in stream.index_entries:
-        yield _Chunk(entry.pos, entry.size, stream.index, entry.timestamp * unit_s, entry.is_keyframe)
+        yield Chunk(entry.pos, entry.size, stream.index, entry.timestamp * unit_s, entry.is_keyframe)
 
 
 def _sample_bytes(file: Bytes) -> list[int]:
@@ -103,25 +104,24 @@ def _sample_bytes(file: Bytes) -> list[int]:
     return found
 
 
-def _looked_at(chunks: list[_Chunk]) -> Iterator[_Chunk]:
-    before = -APART_BYTES
+def _present(file: Bytes, chunks: list[Chunk]) -> Iterator[tuple[Chunk, bool]]:
+    """Each chunk, and whether it begins where the index says."""
+    begin, content = -BLOCK_BYTES, b""
     for chunk in chunks:
-        if len(chunks) <= MOST_LOOKED_AT or chunk.at - before >= APART_BYTES:
-            before = chunk.at
-            yield chunk
+        if chunk.at >= begin + BLOCK_BYTES:
+            begin = chunk.at // BLOCK_BYTES * BLOCK_BYTES
+            file.seek(begin)
+            content = read_up_to(file, BLOCK_BYTES)
+        name = content[chunk.at - begin : chunk.at - begin + 2]  # at the end of a block one letter
+        yield chunk, bool(name) and (b"%02d" % chunk.index).startswith(name)
 
 
-def _is_there(file: Bytes, chunk: _Chunk) -> bool:
-    file.seek(chunk.at)
-    return file.read(2) == b"%02d" % chunk.index
-
-
-def _is_blank(file: Bytes, chunk: _Chunk) -> bool:
+def _is_blank(file: Bytes, chunk: Chunk) -> bool:
     file.seek(chunk.at)
     return not any(file.read(min(chunk.size, BLANK_BYTES)))
 
 
-def _readable_from_s(chunks: list[_Chunk], hole: int, duration_s: float) -> float:
+def _readable_from_s(chunks: list[Chunk], hole: int, duration_s: float) -> float:
     """When the first key picture comes behind a byte, with the sound at that time behind it, too."""
     streams = {chunk.index for chunk in chunks}
     latest: dict[int, int] = {}

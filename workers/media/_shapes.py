@@ -50,6 +50,11 @@ class Shapes:
         self.turns_s: list[float] = []
         """The same for which way up the pictures are."""
 
+    @staticmethod
+    def can_read(stream: Any) -> bool:
+        """Whether a stream's codec repeats headers that are known here."""
+        return stream.codec_context is not None and stream.codec_context.name in _HEADERS
+
     @property
     def repeats(self) -> bool:
         """Whether a header was found in the stream."""
@@ -57,7 +62,7 @@ class Shapes:
 
     def look(self, packet: Any, at_s: float) -> None:
         """At a packet from which decoding can start."""
-        header, message = self._headers_in(bytes(packet)[: 1 << 12])
+        header, message = self._headers_in(_head(packet))
         # Neither need stand before each of them.
         header, message = header or self._header, message or self._message
         if (header, message) == (self._header, self._message) or self._looked_at >= MOST_LOOKED_AT:
@@ -117,7 +122,12 @@ class Shapes:
 
 def says_how_turned(stream: Any, packet: Any) -> bool:
     """Whether a picture says itself which way up it is, in the coded stream."""
-    return bool(Shapes(stream)._headers_in(bytes(packet)[: 1 << 12])[1])
+    return bool(Shapes(stream)._headers_in(_head(packet))[1])
+
+
+def _head(packet: Any) -> bytes:
+    """Its first bytes, where headers stand."""
+    return bytes(memoryview(packet)[: 1 << 12]) if packet.size else b""
 
 
 def _messages(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -137,7 +147,7 @@ def sampled(container: InputContainer, index: int, start_s: float, duration_s: f
     """Of a stream of which not all packets are read: a few of its key pictures, if its first one repeats a header."""
     stream = container.streams[index]
     shapes = Shapes(stream)
-    for number in range(PLACES):
+    for number in range(PLACES if Shapes.can_read(stream) else 0):
         with contextlib.suppress(av.error.FFmpegError, ValueError, OSError):
             container.seek(round((start_s + duration_s * number / PLACES) * av.time_base), backward=True)
             packet = next(packet for packet in container.demux(stream) if packet.is_keyframe or not packet.size)

@@ -144,7 +144,7 @@ def scan(
     reader, end_byte = _Scan(is_broadcast, dict(kinds), size, declared_s), 0
     present: set[int] = set()
     announced = len(container.streams)
-    pictures = [s for s in container.streams.video if s.index in kinds and s.codec_context is not None]
+    pictures = [s for s in container.streams.video if s.index in kinds and Shapes.can_read(s)]
     shapes = {s.index: Shapes(s) for s in pictures}
     for packet in _packets(container):
         index = packet.stream_index
