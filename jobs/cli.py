@@ -19,6 +19,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import io
 import logging
 import os
 import sys
@@ -245,12 +246,29 @@ def _root(
 
 def main(command: str | None = None) -> NoReturn:
     """Run the command line and exit; with `command`, the arguments are that command's own."""
+    _open_streams()
     sys.excepthook = _unforeseen
     threading.excepthook = _unforeseen_in_a_thread
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
     # Calling `app` itself would put typer's hook in place of ours.
     typer.main.get_command(app)(args=arguments, prog_name="omnidrop")
     raise AssertionError("the application exits")
+
+
+def _open_streams() -> None:
+    """Of a process that was started without standard streams (`>&-`, some daemons): the next file that it opens, the
+    savings index perhaps, would get their numbers, and what a library prints would land in it. A result that cannot be
+    written to standard output stays an error."""
+    for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)
+    # Unbuffered: what was refused once is not tried again when Python ends.
+    if sys.stdout is None:
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", write_through=True)
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", write_through=True)
 
 
 def _unforeseen_in_a_thread(ended: threading.ExceptHookArgs) -> None:
@@ -267,6 +285,9 @@ def _unforeseen(kind: type[BaseException], error: BaseException, trace: Tracebac
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" ({error.filename})" if error.filename else ""
         say(f"omnidrop: error: the disk is full{where}; make room and run again", err=True)
+        return
+    if isinstance(error, OSError) and error.errno == errno.EBADF and error.filename is None:
+        say("omnidrop: error: standard output is closed; redirect it to a file or to /dev/null", err=True)
         return
     told = without_secrets("".join(traceback.format_exception(kind, error, trace)))
     path = None

@@ -600,3 +600,14 @@ def test_the_documented_files_are_valid(tmp_path: Path):
         "topic": "climate",
         "language": "English",
     }
+
+
+def test_a_standard_output_that_is_closed_is_an_error_and_no_file_takes_its_number():
+    opened = (
+        "import os, sys, jobs.cli; jobs.cli._open_streams(); sys.stderr.write(str(os.open('/dev/zero', 0)) + '\\n')"
+    )
+    command = f'"$0" -c "{opened}" >&- && exec "$0" -m jobs.cli --version >&-'
+    done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=False)
+    number, said = done.stderr.splitlines()
+    assert int(number) > 2
+    assert (done.returncode, said.startswith("omnidrop: error: standard output is closed")) == (1, True)
