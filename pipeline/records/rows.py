@@ -146,6 +146,7 @@ def _with_shared(meta: UnitMeta, label: Label, table: pa.Table, schema: pa.Schem
             copied = {clip_id: _copied(clip_id, label) for clip_id in asked.unique().to_pylist()}
             ids = pa.array([copied[clip_id] for clip_id in asked.to_pylist()], pa.string())
             table = table.set_column(table.column_names.index("clip_id"), "clip_id", ids)
+    columns: dict[str, Any] = dict(zip(table.column_names, table.columns, strict=True))
     for name, value in shared.items():
-        table = table.append_column(name, pa.repeat(pa.scalar(value, schema.field(name).type), table.num_rows))
-    return table.select(schema.names).cast(schema)
+        columns[name] = pa.repeat(pa.scalar(value, schema.field(name).type), table.num_rows)
+    return pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema)

@@ -137,25 +137,26 @@ class LocalStore:
 
 def walk_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Regular files below a folder in ascending order of their keys, one folder's names of each depth in memory."""
-    open_folders = [(folder, prefix, _names(folder))]
+    open_folders = [(str(folder), prefix, _names(str(folder)))]
     while open_folders:
-        folder, prefix, names = open_folders[-1]
+        place, prefix, names = open_folders[-1]
         if (name := next(names, None)) is None:
             open_folders.pop()
             continue
         key = f"{prefix}/{name}" if prefix else name
+        path = f"{place}/{name}"  # a `Path` takes longer than the call
         if name.endswith("/"):
-            open_folders.append((folder / name, key[:-1], _names(folder / name)))
+            open_folders.append((path[:-1], key[:-1], _names(path)))
             continue
         try:
-            status = os.stat(folder / name)
+            status = os.stat(path)
         except FileNotFoundError:
             continue
         if stat.S_ISREG(status.st_mode):
             yield key, status
 
 
-def _names(folder: Path) -> Iterator[str]:
+def _names(folder: str) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             # A folder sorts as its keys do: with the slash that follows its name.

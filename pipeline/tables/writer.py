@@ -116,18 +116,24 @@ def runs_file(runs: Iterable[RunRecord]) -> tuple[bytes, int]:
 @cache
 def empty_file(name: str) -> bytes:
     """A table's file without rows."""
-    return _file(SCHEMAS[name].empty_table())
+    return _file(_empty(name))
 
 
 def read_bucket(files: dict[str, bytes]) -> BucketRows:
     """The inverse of `bucket_files`. Raises KeyError, ValueError or ArrowException for files that are not."""
     tables = {name: pq.read_table(pa.BufferReader(data)) for name, data in files.items()}
-    return BucketRows({name: SCHEMAS[name].empty_table() for name in BUCKETED} | tables)
+    return BucketRows({name: _empty(name) for name in BUCKETED} | tables)
+
+
+@cache
+def _empty(name: str) -> pa.Table:
+    # Arrow makes an array for each column: half a millisecond, many times an item.
+    return SCHEMAS[name].empty_table()
 
 
 def _joined(name: str, tables: Sequence[pa.Table]) -> pa.Table:
     with_rows = [table for table in tables if table.num_rows]
-    return pa.concat_tables(with_rows) if with_rows else SCHEMAS[name].empty_table()
+    return pa.concat_tables(with_rows) if with_rows else _empty(name)
 
 
 def _file(table: pa.Table) -> bytes:
