@@ -50,7 +50,8 @@ def spans(file: Bytes, chunks: list[Chunk], duration_s: float) -> list[Span]:
     """Of a whole file with these chunks; a single one if nothing is missing, or if the index is of no use."""
     there = list(_present(file, chunks))
     found, reached_s = [], 0.0
-    if any(is_there for _, is_there in there):
+    # Where the chunks follow each other without a break, it is the index that is wrong.
+    if not all(is_there for _, is_there in there) and avi_breaks_off(Window(file), file.size) is not None:
         for is_there, group in groupby(there, key=lambda one: one[1]):
             if is_there:
                 continue
