@@ -5,13 +5,10 @@ Each of these was asked about in part, or as something else, without a word.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +19,7 @@ from tests.support import rows
 from tests.support.media_files import make
 from tests.support.media_oracle import cut, heard, joined, noise, second_of, source, write_wav
 from workers.errors import DecodeFailed, DecodeIncomplete
-from workers.media._bytes import Part
 from workers.media._edits import unfollowed
-from workers.media._gaps import indexed, spans
 from workers.media.clip_reader import decode_clip
 from workers.media.probing import ProbePool
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, MediaInfo
@@ -275,18 +270,6 @@ def test_what_lies_behind_a_hole_of_an_avi_is_of_its_own_second(made, tmp_path, 
     shown = 2 + behind.start_s + np.arange(4) / 2
     assert [second_of(frame) for frame in clip.frames] == pytest.approx(shown, abs=0.1)
     assert heard(clip.audio).second == pytest.approx(2 + behind.start_s, abs=0.05)
-
-
-@pytest.mark.parametrize(("else_where", "holes"), [(b"\x07", 0), (b"\x00", 1)])
-def test_an_avi_whose_index_is_of_another_version_of_it_has_no_holes(else_where, holes):
-    # libav drops most such indexes; what it keeps names places at which something else lies, but for one by chance.
-    entries = [SimpleNamespace(pos=100 * n, size=90, timestamp=n, is_keyframe=True) for n in range(1, 11)]
-    chunks = [(b"00dc" if n == 10 else else_where * 4) + else_where * 96 for n in range(1, 11)]
-    content = b"".join([b"strhvids".ljust(100), *chunks])
-    video = SimpleNamespace(type="video", index=0, time_base=Fraction(1, 10), index_entries=entries)
-    file = Part(io.BytesIO(content), 0, len(content))
-    found = spans(file, indexed(file, SimpleNamespace(streams=[video])), 1.1)
-    assert sum(span.hole is not None for span in found) == holes
 
 
 def test_a_track_that_is_announced_and_empty_is_none(made, tmp_path):

@@ -21,7 +21,6 @@ BLOCK_BYTES = 1 << 20
 """The file is read in blocks of this size: a request costs 50 us, of a store much more."""
 
 HEADER_BYTES = 1 << 16
-BLANK_BYTES = 16
 
 FAR_S = 2.0
 """Where an index ends so much earlier than the file, there is none: libav has noted only what it read."""
@@ -51,9 +50,8 @@ def spans(file: Bytes, chunks: list[Chunk], duration_s: float) -> list[Span]:
     """Of a whole file with these chunks; a single one if nothing is missing, or if the index is of no use."""
     there = list(_present(file, chunks))
     found, reached_s = [], 0.0
-    # Of a file that was changed without its index few chunks are at their place, by chance; a hole has nothing in it.
-    here = sum(is_there for _, is_there in there)
-    if 2 * here > len(there) or (here and all(is_there or _is_blank(file, chunk) for chunk, is_there in there)):
+    # Where the chunks follow each other without a break, it is the index that is wrong.
+    if not all(is_there for _, is_there in there) and avi_breaks_off(Window(file), file.size) is not None:
         for is_there, group in groupby(there, key=lambda one: one[1]):
             if is_there:
                 continue
@@ -114,11 +112,6 @@ def _present(file: Bytes, chunks: list[Chunk]) -> Iterator[tuple[Chunk, bool]]:
             content = read_up_to(file, BLOCK_BYTES)
         name = content[chunk.at - begin : chunk.at - begin + 2]  # at the end of a block one letter
         yield chunk, bool(name) and (b"%02d" % chunk.index).startswith(name)
-
-
-def _is_blank(file: Bytes, chunk: Chunk) -> bool:
-    file.seek(chunk.at)
-    return not any(file.read(min(chunk.size, BLANK_BYTES)))
 
 
 def _readable_from_s(chunks: list[Chunk], hole: int, duration_s: float) -> float:

@@ -203,6 +203,9 @@ def riff_ends(read: Window, first: int) -> Iterator[int]:
         yield at
 
 
+_AVI_CHUNKS = frozenset({b"RIFF", b"LIST", b"JUNK", b"idx1", b"_PMX", b"IDIT", b"PAD "})
+
+
 def avi_breaks_off(read: Window, size: int) -> int | None:
     """Where something else lies than one of an AVI's chunks; None if they go on to the end of the file."""
     at = 0
@@ -210,7 +213,7 @@ def avi_breaks_off(read: Window, size: int) -> int | None:
         head = read(at, 12)
         if len(head) < 12 or at >= size:
             return None
-        if not all(32 <= letter < 127 for letter in head[:4]):
+        if not (head[:2].isdigit() or head[:2] == b"ix" or head[:4] in _AVI_CHUNKS):
             return at
         length = int.from_bytes(head[4:8], "little")
         descends = head[:4] == b"RIFF" or (head[:4] == b"LIST" and head[8:12] in (b"movi", b"rec "))
