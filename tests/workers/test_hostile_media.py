@@ -160,6 +160,8 @@ def test_references_inside_media_open_nothing(bait, seeds, tmp_path):
                 pass
     assert decoded > 8
     assert bait.taken == []
+    # Its index is of the file before the words were put in: that is no hole.
+    assert found["subtitle-playlist-path.avi"].segments == ()
 
 
 @pytest.mark.parametrize("way", ["path", "http"])
