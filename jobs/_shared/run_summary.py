@@ -82,7 +82,7 @@ def summary_lines(summary: RunSummary, rows: JobRows, audit: Audit | None) -> li
         ("media", with_copies(totals.media, totals.copies, "once")),
         *summary.not_taken.lines(),
         ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
-        ("answers", f"{rows.answers}"),
+        ("answers", "unknown" if rows.answers is None else f"{rows.answers}"),
         *_whole(rows.whole_answers, run.counts.videos_asked or 0),
         ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),
         *savings_lines(totals),

@@ -6,24 +6,29 @@ is shown.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from pipeline.config.sections import StorageConfig
 from pipeline.tables.noticed import Case, noticed_in
-from pipeline.tables.query import QueryError, open_results, the_job
+from pipeline.tables.query import NothingPublished, QueryError, open_results, the_job
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class JobRows:
     """Rows of one job; none where nothing is published yet."""
 
-    answers: int = 0
+    answers: int | None = 0
+    """None where the tables cannot be read."""
     whole_answers: int = 0
     noticed: tuple[Case, ...] = ()
 
 
 def job_rows(uri: str, storage: StorageConfig, job: str) -> JobRows:
-    """Count a job's rows in what an output has published."""
+    """Count a job's rows in what an output has published. Tables that cannot be read are a warning: what a run did is
+    done."""
     try:
         with open_results(uri, storage) as connection:
             the_job(connection, uri, job)
@@ -31,5 +36,8 @@ def job_rows(uri: str, storage: StorageConfig, job: str) -> JobRows:
                 "SELECT (SELECT count(*) FROM answers), (SELECT count(*) FROM whole_answers)"
             ).fetchall()
             return JobRows(answers, whole, noticed_in(connection, job))
-    except QueryError:
+    except NothingPublished:
         return JobRows()
+    except QueryError as error:
+        log.warning("the published tables cannot be read: %s; check them with `omnidrop verify`", error)
+        return JobRows(None)

@@ -57,6 +57,10 @@ class QueryError(UserError):
     error_class = "query"
 
 
+class NothingPublished(QueryError):
+    """There are no tables, or no rows of the job."""
+
+
 @dataclass(frozen=True)
 class Answered:
     """A query's answer: its columns with Arrow and SQL types, and its rows, which stream and can be read once."""
@@ -83,11 +87,11 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
     published = manifest.current(open_store(uri, storage))
     if published is None:
         if not is_s3(uri) and not Path(uri).is_dir():
-            raise QueryError(
+            raise NothingPublished(
                 f"{uri}: there is no such folder; run `omnidrop index` first, or give another job's output, its job "
                 "file, or s3://bucket/prefix"
             )
-        raise QueryError(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
+        raise NothingPublished(f"{uri}: there are no published tables; run `omnidrop index` with this output first")
     with (
         ExitStack() as stack,
         bounded_memory(),
@@ -96,21 +100,21 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
         tempfile.TemporaryDirectory(prefix="omnidrop-query-") as own,
         duckdb.connect(":memory:", config={**LIMITS, "temp_directory": own}) as connection,
     ):
-        for name in manifest.NAMES:
-            connection.register(name, published_dataset(uri, storage, published, name))
-        connection.register("video_rules", _video_rules(connection, open_store(uri, storage)))
-        for name, select in VIEWS.items():
-            connection.execute(f"CREATE VIEW {name} AS {select}")
-        timer = threading.Timer(TIME_S, connection.interrupt)
-        timer.daemon = True
-        timer.start()
-        # Waited for: a thread that still holds the connection when Python ends makes DuckDB print what leaked.
-        stack.callback(timer.join)
-        stack.callback(timer.cancel)
-        # From here on DuckDB opens no file and no address, and cannot be told to.
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
         try:
+            for name in manifest.NAMES:
+                connection.register(name, published_dataset(uri, storage, published, name))
+            connection.register("video_rules", _video_rules(connection, open_store(uri, storage)))
+            for name, select in VIEWS.items():
+                connection.execute(f"CREATE VIEW {name} AS {select}")
+            timer = threading.Timer(TIME_S, connection.interrupt)
+            timer.daemon = True
+            timer.start()
+            # Waited for: a thread that still holds the connection when Python ends makes DuckDB print what leaked.
+            stack.callback(timer.join)
+            stack.callback(timer.cancel)
+            # From here on DuckDB opens no file and no address, and cannot be told to.
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
             yield connection
         except (duckdb.Error, pa.ArrowException, MemoryError) as error:
             # A published file that is damaged or gone: `omnidrop verify` says which.
@@ -223,9 +227,12 @@ def chosen_job(jobs: Sequence[str], uri: str, job: str | None) -> str:
     if job is not None and job in jobs:
         return job
     if not jobs:
-        raise QueryError(f"{uri}: the published tables name no media; run `omnidrop index` with this output first")
+        raise NothingPublished(
+            f"{uri}: the published tables name no media; run `omnidrop index` with this output first"
+        )
     given = "they hold several jobs" if job is None else f"they hold no job {job!r}"
-    raise QueryError(f"{uri}: {given}; choose one with --job: {', '.join(jobs)}")
+    kind = QueryError if job is None else NothingPublished
+    raise kind(f"{uri}: {given}; choose one with --job: {', '.join(jobs)}")
 
 
 def _show_only(connection: duckdb.DuckDBPyConnection, job: str) -> None:

@@ -21,6 +21,7 @@ from pipeline.config.job import StorageConfig
 from pipeline.records.checksummed_parquet import JournalError
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest, memory_bound
+from pipeline.tables.job_rows import job_rows
 from pipeline.tables.named_queries import VIEWS, NamedQueryError, find_query, named_queries, read_query
 from pipeline.tables.query import QueryError, open_results, query
 from tests.support.published_tables import publish
@@ -301,6 +302,19 @@ def test_a_setting_without_results_is_a_users_error(tmp_path, monkeypatch):
 def test_an_error_that_says_nothing_is_named_by_its_class():
     assert first_line(OSError()) == first_line(OSError("\n \n")) == "OSError"
     assert first_line(ValueError("\n  no such table\nLINE 1: ...")) == "no such table"
+
+
+def test_tables_that_cannot_be_read_are_no_tables_without_rows(tmp_path, caplog):
+    assert job_rows(str(tmp_path / "nowhere"), StorageConfig(), "test").answers == 0
+    uri = str(publish(tmp_path / "r", {"a.mp4": [(0, 1, {"q": ("boolean", "yes", 0.9)})]}))
+    assert job_rows(uri, StorageConfig(), "test").answers == 1
+    assert job_rows(uri, StorageConfig(), "other").answers == 0
+    (path,) = (tmp_path / "r" / "tables").glob("generation=*/media/*.parquet")
+    path.write_bytes(path.read_bytes()[:-9])
+    assert job_rows(uri, StorageConfig(), "test").answers is None
+    assert "check them with `omnidrop verify`" in caplog.text
+    with pytest.raises(QueryError, match="media"), open_results(uri):
+        pass
 
 
 def test_a_jobs_name_that_breaks_lines_is_refused(tmp_path):
