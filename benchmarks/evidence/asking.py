@@ -26,7 +26,7 @@ from benchmarks.evidence.damage import CLEAN, FILTERS, NOISE, damaged_file, nois
 from benchmarks.evidence.rows import ABLATED, WHOLE, Row
 from omnidrop.errors import PolicyError
 from omnidrop.model import OmniModel, Request
-from omnidrop.models.base import Prefix
+from omnidrop.models.base import ClipPrompt, Prefix
 from omnidrop.models.registry import weights_hash
 from omnidrop.pruning import Pruning
 from pipeline.evaluation.dataset import ArmClip, EvaluatedClip
@@ -70,18 +70,20 @@ class Remembering:
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
         self.noise = 0.0
-        self._asked: tuple[Any, Any, dict[str, Any]] | None = None
+        self._asked: tuple[Any, Any, ClipPrompt, dict[str, Any]] | None = None
         self._prefix: Prefix | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
 
-    def prefix(self, frames: Any, audio: Any, **words: Any) -> Prefix:
+    def prefix(self, frames: Any, audio: Any, prompt: ClipPrompt, **how: Any) -> Prefix:
         """As the adapter's."""
         known = self._asked
-        if known is None or known[0] is not frames or known[1] is not audio or known[2] != words or not self._prefix:
+        is_known = known is not None and known[0] is frames and known[1] is audio and known[2:] == (prompt, how)
+        if not is_known or self._prefix is None:
             # The arrays are held, so that no other ones can come to lie at their addresses.
-            self._asked, self._prefix = (frames, audio, words), self._adapter.prefix(frames, audio, **words)
+            self._asked = frames, audio, prompt, how
+            self._prefix = self._adapter.prefix(frames, audio, prompt, **how)
         return noisy(self._prefix, self.noise) if self.noise else self._prefix
 
 

@@ -22,6 +22,7 @@ from benchmarks.evidence.rows import DENSE, SET, Row, all_rows, damaged_rows, en
 from omnidrop import policies
 from omnidrop.errors import PolicyError, UserError
 from omnidrop.model import OmniModel, Request
+from omnidrop.models.base import ClipPrompt
 from omnidrop.pruning import Pruning
 from pipeline.evaluation.dataset import ArmClip, Scored, SetCost
 from pipeline.evaluation.toy import CHECKPOINTS, archive_clips, toy_clips
@@ -375,9 +376,10 @@ def test_a_clip_is_encoded_once_for_all_rows() -> None:
 
     adapter = Adapter()
     remembering, frames, audio = Remembering(adapter), object(), object()
-    assert remembering.prefix(frames, audio, fps=2.0) is remembering.prefix(frames, audio, fps=2.0)
-    remembering.prefix(frames, audio, fps=1.0)
-    remembering.prefix(object(), audio, fps=1.0)
+    two, one = ClipPrompt(2.0), ClipPrompt(1.0)
+    assert remembering.prefix(frames, audio, two) is remembering.prefix(frames, audio, ClipPrompt(2.0))
+    remembering.prefix(frames, audio, one)
+    remembering.prefix(object(), audio, one)
     assert adapter.calls == 3
 
 
