@@ -15,7 +15,7 @@ from pipeline.planning.planner import Planner
 NAMED = 5
 """Keys that a sentence names."""
 
-READING_PAYS = 0.08, 0.12
+READING_PAYS = 0.08, 0.2
 """Retained ratios between which what does not enter the decoder is worth reading: see `docs/guide/choosing.md`."""
 
 
@@ -32,9 +32,9 @@ def advice(pruning: PruningConfig) -> Iterator[str]:
         and "read_left_out" not in pruning.settings
     ):
         yield (
-            f"at {100 * ratio:.3g} % kept, `pruning.settings: {{read_left_out: true}}` lost 1.5 to 2.6 points "
-            "of accuracy less on the toy worlds, for a few per cent more FLOPs and a KV cache nearly as large "
-            "as unpruned"
+            f"at {100 * ratio:.3g} % kept, `pruning.settings: {{read_left_out: true}}` may lose less: on the toy "
+            "worlds it gained 0.7 points of accuracy at 20 % and 1.8 at 10 %, for a few per cent more FLOPs and a KV "
+            "cache nearly as large as unpruned"
         )
 
 

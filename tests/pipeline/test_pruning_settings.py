@@ -191,9 +191,9 @@ def test_the_pruning_of_python_takes_what_a_job_takes() -> None:
 
 def test_a_plan_says_where_reading_what_is_left_out_pays() -> None:
     (said,) = advice(job(retained_ratio=0.1).pruning)
-    assert said.startswith("at 10 % kept, `pruning.settings: {read_left_out: true}` lost 1.5 to 2.6 points")
+    assert said.startswith("at 10 % kept, `pruning.settings: {read_left_out: true}` may lose less")
     for other in (
-        {"retained_ratio": 0.2},
+        {"retained_ratio": 0.3},
         {"retained_ratio": 0.05},
         {"retained_ratio": 0.1, "encoder_share": 0.35},
         {"retained_ratio": 0.1, "settings": {"read_left_out": True}},
