@@ -28,13 +28,12 @@ class Bytes(Protocol):
         ...
 
 
-class Part(io.RawIOBase):
-    """A byte range of a file, presented as a file; if it has no header of its own, behind another range (`head`)."""
+class Seekable(io.RawIOBase):
+    """A file of `size` bytes, of which a subclass reads at `_at`."""
 
-    def __init__(self, whole: Bytes, first: int, end: int, head: tuple[int, int] = (0, 0)) -> None:
-        self._whole, self._first, self._head, self._at = whole, first, head, 0
-        self._head_bytes = head[1] - head[0]
-        self.size = self._head_bytes + end - first
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._at = 0
 
     def readable(self) -> bool:
         """Always."""
@@ -54,6 +53,15 @@ class Part(io.RawIOBase):
         self._at = max(0, base + offset)
         return self._at
 
+
+class Part(Seekable):
+    """A byte range of a file, presented as a file; if it has no header of its own, behind another range (`head`)."""
+
+    def __init__(self, whole: Bytes, first: int, end: int, head: tuple[int, int] = (0, 0)) -> None:
+        self._whole, self._first, self._head = whole, first, head
+        self._head_bytes = head[1] - head[0]
+        super().__init__(self._head_bytes + end - first)
+
     def read(self, size: int = -1) -> bytes:
         """Up to the end of a range."""
         is_head = self._at < self._head_bytes
@@ -68,15 +76,16 @@ class Part(io.RawIOBase):
 
 
 class Window:
-    """Serves small reads at ascending offsets from a large buffer."""
+    """Serves small reads at ascending offsets from a large buffer, of `held_bytes`."""
 
-    def __init__(self, file: Bytes) -> None:
-        self._file, self._first, self._content = file, 0, b""
+    def __init__(self, file: Bytes, held_bytes: int = 2 * WINDOW_BYTES) -> None:
+        self._file, self._held_bytes = file, held_bytes
+        self._first, self._content = 0, b""
 
     def __call__(self, at: int, length: int) -> bytes:
         if not self._first <= at <= at + length <= self._first + len(self._content):
             self._file.seek(at)
-            self._first, self._content = at, self._file.read(2 * WINDOW_BYTES)
+            self._first, self._content = at, self._file.read(self._held_bytes)
         begin = at - self._first
         return self._content[begin : begin + length]
 

@@ -104,14 +104,9 @@ def _sample_bytes(file: Bytes) -> list[int]:
 
 def _present(file: Bytes, chunks: list[Chunk]) -> Iterator[tuple[Chunk, bool]]:
     """Each chunk, and whether it begins where the index says."""
-    begin, content = -BLOCK_BYTES, b""
+    window = Window(file, BLOCK_BYTES)
     for chunk in chunks:
-        if chunk.at >= begin + BLOCK_BYTES:
-            begin = chunk.at // BLOCK_BYTES * BLOCK_BYTES
-            file.seek(begin)
-            content = read_up_to(file, BLOCK_BYTES)
-        name = content[chunk.at - begin : chunk.at - begin + 2]  # at the end of a block one letter
-        yield chunk, bool(name) and (b"%02d" % chunk.index).startswith(name)
+        yield chunk, window(chunk.at, 2) == b"%02d" % chunk.index
 
 
 def _readable_from_s(chunks: list[Chunk], hole: int, duration_s: float) -> float:

@@ -9,7 +9,6 @@ and trusts only the JSON it parses, since a hostile file may crash this process 
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import av
 import av.error
 import av.logging
 
-from workers.media._bytes import Part
+from workers.media._bytes import Part, Seekable
 from workers.media._container import Refused, opened
 from workers.media._findings import findings
 from workers.media._subtitles import Unreadable, cues
@@ -29,30 +28,8 @@ SERVED_BYTES = 1 << 20
 """Maximum size of one read request to the parent."""
 
 
-class Served(io.RawIOBase):
+class Served(Seekable):
     """A file whose bytes the parent delivers on request."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """The offset of the next read."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of any file."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
 
     def read(self, size: int = -1) -> bytes:
         """Up to `SERVED_BYTES`."""
