@@ -61,6 +61,10 @@ class Pruning:
     """Cells of one place that differ by so few 8-bit levels from the last one encoded there are versions of it: encoded
     once, and all of them enter the decoder once before any does again. 0: each cell is its own. Left at None it becomes
     2 where `encoder_share` is below 1, else 0."""
+    read_left_out: bool | None = None
+    """Whether questions attend to tokens that do not enter the decoder: see `policies.reading`. Left at None it becomes
+    True for `omnidrop` where everything is encoded, else False. A policy's setting, too: among `settings` it is the
+    same."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -81,9 +85,12 @@ class Pruning:
                 f"policy 'none' keeps everything, got retained_ratio {self.retained_ratio!r}; use None or 1, or "
                 f"another policy"
             )
+        given = dict(self.settings)
+        if self.read_left_out is None and "read_left_out" in given:
+            object.__setattr__(self, "read_left_out", given["read_left_out"])
         # Two spellings of one policy are one recipe.
-        object.__setattr__(self, "settings", policies.effective(self.policy, dict(self.settings)))
-        self.build()
+        settings = policies.effective(self.policy, given)
+        object.__setattr__(self, "settings", tuple((n, v) for n, v in settings if n != "read_left_out"))
         if self.policy == "none":
             object.__setattr__(self, "encoder_share", 1.0)
         if not (is_number(self.encoder_share) and 0.0 < self.encoder_share <= 1.0):
@@ -93,6 +100,12 @@ class Pruning:
         assert self.still_levels is not None
         if not (is_number(self.still_levels) and 0.0 <= self.still_levels <= 255.0):
             raise PolicyError(f"still_levels must be 0 to 255, got {self.still_levels!r}")
+        asked = None if self.policy == "none" else self.read_left_out
+        if not isinstance(asked, bool | None):
+            raise PolicyError(f"read_left_out must be true or false, got {asked!r}")
+        reads = policies.reads_left_out(self.policy, asked, self.encoder_share, self.still_levels)
+        object.__setattr__(self, "read_left_out", reads)
+        self.build()
         is_part = self.encoder_share < 1.0 or self.still_levels > 0.0
         if is_part and not policies.does_with_some_cells(self.policy, dict(self.settings)):
             raise PolicyError(
@@ -145,6 +158,7 @@ class Pruning:
     def build(self) -> Policy:
         """The policy with its settings."""
         settings: dict[str, object] = dict(self.settings)
-        if policies.takes(self.policy, "seed"):
-            settings.setdefault("seed", self.seed)
+        for name in ("seed", "read_left_out"):
+            if policies.takes(self.policy, name):
+                settings.setdefault(name, getattr(self, name))
         return policies.named(self.policy, **settings)

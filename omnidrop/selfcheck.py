@@ -26,7 +26,7 @@ from omnidrop.model import OmniModel, Request
 from omnidrop.models.base import VIDEO, ClipPrompt, SomeOf
 from omnidrop.models.qwen_omni import QwenOmniAdapter
 from omnidrop.models.stock import stock_logits
-from omnidrop.policies.base import Policy
+from omnidrop.policies.base import Policy, read_of
 from omnidrop.policies.schedule import Schedule, full
 from omnidrop.pruning import DENSE_MODES, MODES, Pruning
 from omnidrop.questions import Boolean, Choice, Number, Question, Text
@@ -303,15 +303,16 @@ class _Bench:
         return worst <= allowed, f"largest difference {worst:.2e}, allowed {allowed:.2e}"
 
     def cache_lengths(self) -> tuple[bool, str]:
-        """Every layer holds the text and as many audio and video tokens as the schedule lets in."""
+        """Every layer holds the text, the audio and video tokens the schedule lets in, and those that are read."""
         policy, schedule = self.pruned()
+        read = read_of(schedule.total, policy, schedule)
         for done in self.run("set_guided", policy, schedule, self.asked):
             held = [cache.prefix_keys.shape[1] - self.clip.text for cache in done.state.caches]
             questions = {cache.suffix_keys.shape[1] for cache in done.state.caches}
             wrong = [
-                f"layer {n} holds {h} instead of {e}"
+                f"layer {n} holds {h} instead of {e + read}"
                 for n, (h, e) in enumerate(zip(held, schedule.entering, strict=True))
-                if h != e
+                if h != e + read
             ]
             if wrong or questions != {done.state.packed.rows}:
                 return False, "; ".join(wrong) or f"question rows {sorted(questions)}, not {done.state.packed.rows}"

@@ -34,8 +34,9 @@ INTRA_ONLY = (("beta", 200.0), ("t_mid", 1.0))
 
 Settings = tuple[tuple[str, float | int | str | bool], ...]
 
-BEFORE: Settings = (("entry", "rare"), ("merge", False))
-"""Our entry until November 2026: max-min weighted by rarity, what is left out dropped."""
+UNREAD: Settings = (("read_left_out", False),)
+BEFORE: Settings = (("entry", "rare"), ("merge", False), *UNREAD)
+"""Ours until November 2026: max-min weighted by rarity, what is left out dropped and not read."""
 MERGE: Settings = (("merge", True),)
 READ: Settings = (("read_left_out", True),)
 AS_COSTLY = {0.2: 0.22, 0.1: 0.125, 0.05: 0.08}
@@ -47,9 +48,10 @@ OMNIPACK: Settings = (("shares", "even"),)
 more by those."""
 
 ABLATIONS: dict[str, Settings] = {
+    "what is left out is not read": UNREAD,
     "what is left out is dropped, not merged": (("merge", False),),
     "entry: least alike, rare ones first": (("entry", "rare"),),
-    "the same, dropped": BEFORE,
+    "the same, dropped": (("entry", "rare"), ("merge", False)),
     "entry: least alike, rare or not": (("entry", "diverse"),),
     "entry as in the paper": (("entry", "merged"), ("merge", False)),
     "50 % of the audio enters, not 70 %": (("audio_keep", 0.5),),
@@ -71,7 +73,7 @@ PAPERS: dict[str, Settings] = {
 
 DAMAGED: dict[str, tuple[str, Settings]] = {
     "ours": ("omnidrop", ()),
-    "ours, left out read": ("omnidrop", READ),
+    "ours, left out not read": ("omnidrop", UNREAD),
     "ours before": ("omnidrop", BEFORE),
     "seats": ("seats", ()),
     "seats, merged": ("seats", MERGE),
@@ -140,24 +142,26 @@ def encoder_rows(ratios: Sequence[float] = ENCODER_RATIOS) -> list[Row]:
 
 
 def user_rows(ratios: Sequence[float] = USER_RATIOS) -> list[Row]:
-    """What a user chooses between: no pruning, the default way with less and less of the picture encoded, and where
-    pruning costs something, the best of the others, and what is left out read or more kept for as much."""
+    """What a user chooses between: no pruning, the default way with less and less of the picture encoded or without
+    reading what is left out, and where pruning costs something, the best of the others, and more kept for as much."""
     made = [DENSE]
     for ratio in ratios:
         made += [
             Row("user", f"ours, {encoded(share)}", ratio, SET, Pruning(retained_ratio=ratio, encoder_share=share))
             for share in OFFERED
         ]
+        made.append(Row("user", "ours, left out not read", ratio, SET, _unread(ratio)))
         if ratio in COMPARED:
             made += [
                 Row("user", way, ratio, SET, Pruning("set_guided", policy, ratio, settings=settings))
                 for way, (policy, settings) in (RIVALS | RIVALS_READ).items()
             ]
-            made += [
-                Row("user", "ours, left out read", ratio, SET, Pruning(retained_ratio=ratio, settings=READ)),
-                Row("user", "ours, more kept for as many FLOPs", ratio, SET, Pruning(retained_ratio=AS_COSTLY[ratio])),
-            ]
+            made.append(Row("user", "ours, more kept for as many FLOPs", ratio, SET, _unread(AS_COSTLY[ratio])))
     return made
+
+
+def _unread(ratio: float) -> Pruning:
+    return Pruning(retained_ratio=ratio, read_left_out=False)
 
 
 def encoded(share: float) -> str:

@@ -106,6 +106,15 @@ class Ways:
             show_default="2 with an encoder share below 1, or the job's",
         ),
     ] = None
+    read_left_out: Annotated[
+        bool | None,
+        typer.Option(
+            "--read-left-out/--no-read-left-out",
+            help="Let questions attend to tokens that do not enter the decoder.",
+            rich_help_panel=_HOW,
+            show_default="yes by policy omnidrop with every cell encoded, or the job's",
+        ),
+    ] = None
     guidance: Annotated[
         str | None,
         typer.Option(
@@ -207,13 +216,18 @@ class Ways:
         pruning where that is by this policy."""
         parameters = tuple(sorted(_parameter(text) for text in self.setting or ()))
         shares: list[float | None] = [*_ratios("--encoder-share", self.encoder_share or ())] or [None]
-        still = self.still_levels
+        still, reads = self.still_levels, self.read_left_out
         if own is not None:
             parameters = parameters or tuple(own.settings.items())
             if shares == [None] and own.encoder_share != 1.0:
                 shares = [own.encoder_share]
             if still is None and own.still_levels != policies.still_levels(own.encoder_share):
                 still = own.still_levels
+            by_default = policies.reads_left_out(own.policy, None, own.encoder_share, own.still_levels or 0.0)
+            if reads is None and own.read_left_out != by_default:
+                reads = own.read_left_out
+        if reads is not None and "read_left_out" not in dict(parameters):
+            parameters = (*parameters, ("read_left_out", reads))
         return parameters, shares, still
 
     def run_settings(

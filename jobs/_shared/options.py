@@ -89,18 +89,23 @@ class Setting:
         """Whether it is given as NAME=VALUE, several times."""
         return any(typing.get_origin(kind) is dict for kind in self.kinds)
 
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is given as --NAME or --no-NAME."""
+        return set(self.kinds) - {type(None)} == {bool}
+
     def as_parameter(self) -> inspect.Parameter:
         """The parameter that Typer turns into an option. Values stay text: the model checks them, as in the file."""
         names: tuple[str, ...] = self.names
         annotation: Any = str | None
-        if self.kinds == (bool,):
+        if self.is_switch:
             annotation = bool | None
             names = tuple(f"{name}/--no-{name.removeprefix('--')}" for name in names)
         elif self.is_list or self.is_mapping:
             annotation = list[str] | None
         option = typer.Option(
             *names,
-            metavar=None if self.kinds == (bool,) else self.value_text(),
+            metavar=None if self.is_switch else self.value_text(),
             help=self.info.description,
             rich_help_panel=_PANELS.get(self.path[0] if len(self.path) > 1 else "", self.path[0].capitalize()),
             show_default=self.default_text() or False,

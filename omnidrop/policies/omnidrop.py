@@ -56,6 +56,8 @@ class OmniDrop(Reading, Merging):
     where much is shown (docs/guide/choosing.md)."""
     merge: bool = True
     """See `Merging`."""
+    read_left_out: bool = True
+    """See `Reading`. Off where not everything is encoded (`Pruning.read_left_out`)."""
     at_input: bool = True
     """Off: every token enters the decoder and only layers prune."""
     memory: float = 0.7
@@ -99,8 +101,8 @@ class OmniDrop(Reading, Merging):
     @property
     def does_with_some_cells(self) -> bool:
         """What enters the decoder can be chosen before the vision encoder, too. The paper's merging cannot: it compares
-        temporal patches cell by cell; nor can questions read what was never encoded."""
-        return self.entry != "merged" and not self.read_left_out
+        temporal patches cell by cell."""
+        return self.entry != "merged"
 
     @property
     def remark(self) -> str:

@@ -20,7 +20,7 @@ class Reading:
 
     read_left_out: bool = False
     """Questions attend to the keys and values of tokens that do not enter. Nothing else of a layer is computed for
-    these. Worth it where few enter: docs/guide/choosing.md."""
+    these."""
 
     def followed(self, tokens: AudioVisual, index: Tensor) -> Tensor:
         """See `ReadsLeftOut`."""

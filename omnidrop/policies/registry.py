@@ -140,6 +140,29 @@ def still_levels(encoder_share: float) -> float:
     return STILL_LEVELS if encoder_share < 1.0 else 0.0
 
 
+_READ_BY_DEFAULT = frozenset({"omnidrop"})
+"""Policies whose questions read what does not enter the decoder, where nothing is said, as their classes do: known
+without loading torch. The published methods do not."""
+
+
+def reads_left_out(name: str, asked: bool | None, encoder_share: float, levels: float) -> bool:
+    """Whether questions read what policy `name` leaves out: as `asked`; where nothing is said, ours where everything is
+    encoded. Raises PolicyError where that cannot be had."""
+    is_whole = encoder_share == 1.0 and not levels
+    if asked is None:
+        policy = _POLICIES.get(name)
+        by_default = name in _READ_BY_DEFAULT if isinstance(policy, str) else getattr(policy, "read_left_out", False)
+        return is_whole and by_default
+    if asked and not is_whole:
+        raise PolicyError(
+            f"read_left_out lets questions read every token of a clip, but with encoder_share {encoder_share:g} and "
+            f"still_levels {levels:g} only some are encoded: remove read_left_out, or the other two"
+        )
+    if asked and not takes(name, "read_left_out"):
+        raise PolicyError(f"policy {name!r} has no read_left_out: remove it, or set it to false")
+    return asked
+
+
 def remark(name: str, settings: Mapping[str, object]) -> str:
     """What a user should know about `settings` of policy `name`, empty where nothing. Raises PolicyError."""
     return str(getattr(named(name, **settings), "remark", "")) if settings else ""

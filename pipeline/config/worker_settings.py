@@ -36,6 +36,7 @@ def pruning_of(given: PruningConfig) -> Pruning:
         settings=tuple(given.settings.items()),
         encoder_share=given.encoder_share,
         still_levels=given.still_levels,
+        read_left_out=given.read_left_out,
     )
 
 

@@ -30,7 +30,7 @@ from pipeline.index.database import BATCH
 from pipeline.planning.context import context_reader
 from pipeline.planning.listing import Labels, gone_note
 from pipeline.planning.media_plan import MediaPlan
-from pipeline.planning.notes import advice, planner_notes
+from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.planner import Planner
 from pipeline.planning.whole_videos import Candidate, WholeVideos, is_left_over
@@ -194,7 +194,7 @@ def price_job(
         of_before = labels.missing(parts.index.listed(job.name))
         gone = [head.media_key for head in contents.missing(of_before, of=lambda head: head.content_id)]
         price.media_counted = sum(1 for _ in parts.index.listed(job.name))
-        notes = [*parts.caveats, *advice(job.pruning), *planner_notes(planner)]
+        notes = [*parts.caveats, *planner_notes(planner)]
         if price.unaskable:
             classes = ", ".join(f"{name} {count}" for name, count in price.unaskable.most_common())
             notes.append(

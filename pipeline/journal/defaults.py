@@ -38,7 +38,7 @@ SHARE_OF_BEFORE = 0.35
 """Share of the picture that was encoded by default, by policies that can do with a part of it, where an output
 remembers no share but null."""
 LATER: Mapping[str, Mapping[str, Any]] = {
-    "pruning": {"still_levels": 0.0},
+    "pruning": {"still_levels": 0.0, "read_left_out": False},
     "context": {"subtitle_track": "none"},
 }
 """What outputs were begun with that remember nothing of it: settings that came after defaults were remembered."""

@@ -126,8 +126,11 @@ def _pruning(given: Mapping[str, Any], where: str) -> PruningConfig:
     known = {name: value for name, value in given.items() if name not in GONE}
     if lost := [f"{name} {given[name]}" for name in GONE if given.get(name, GONE[name]) != GONE[name]]:
         raise JournalError(f"{where} was asked with {', '.join(lost)}, which only earlier versions know")
-    # Recipes that say neither encoded everything, each cell as it was.
-    return PruningConfig.model_validate({"encoder_share": 1.0, "still_levels": 0.0} | known)
+    # Recipes that say none of these encoded everything, each cell as it was, and read nothing that was left out, unless
+    # the policy's settings say so.
+    reads = known.get("settings", {}).get("read_left_out", False)
+    before = {"encoder_share": 1.0, "still_levels": 0.0, "read_left_out": reads}
+    return PruningConfig.model_validate(before | known)
 
 
 def decode_recipe(data: bytes, *, where: str) -> Kept:

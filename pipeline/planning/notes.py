@@ -8,34 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from omnidrop import policies
-from omnidrop.pruning import DENSE_MODES
-from pipeline.config.sections import PruningConfig
 from pipeline.planning.planner import Planner
 
 NAMED = 5
 """Keys that a sentence names."""
-
-READING_PAYS = 0.08, 0.2
-"""Retained ratios between which what does not enter the decoder is worth reading: see `docs/guide/choosing.md`."""
-
-
-def advice(pruning: PruningConfig) -> Iterator[str]:
-    """What evidence says of these settings."""
-    ratio, (least, most) = pruning.retained_ratio, READING_PAYS
-    is_ours = pruning.mode not in DENSE_MODES and pruning.policy == "omnidrop"
-    is_whole = pruning.encoder_share == 1 and not pruning.still_levels
-    if (
-        is_ours
-        and is_whole
-        and ratio is not None
-        and least <= ratio <= most
-        and "read_left_out" not in pruning.settings
-    ):
-        yield (
-            f"at {100 * ratio:.3g} % kept, `pruning.settings: {{read_left_out: true}}` may lose less: on the toy "
-            "worlds it gained 0.7 points of accuracy at 20 % and 1.8 at 10 %, for a few per cent more FLOPs and a KV "
-            "cache nearly as large as unpruned"
-        )
 
 
 def planner_notes(planner: Planner) -> Iterator[str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _NOTHING = object()
 KIND = "effective"
 """Tells these fields from those of earlier versions, which were taken as written."""
-NEUTRAL: Mapping[str, Any] = {"encoder_share": 1.0, "settings": {}, "still_levels": 0.0}
+NEUTRAL: Mapping[str, Any] = {"encoder_share": 1.0, "settings": {}, "still_levels": 0.0, "read_left_out": False}
 """Settings of pruning that came later, with the value that does what was done before: left out, so that outputs which
 know nothing of them keep their recipes. Every further setting belongs here."""
 
@@ -152,6 +152,8 @@ def _pruning(pruning: PruningConfig) -> dict[str, Any]:
         return {name: given[name] for name in ("mode", *GONE)}
     if pruning.mode != "set_guided":
         del given["guidance"]  # only a set that is pruned together needs one importance
+    if given.pop("read_left_out", False):
+        given["settings"] = given.get("settings", {}) | {"read_left_out": True}  # where it was said first
     return given
 
 

@@ -150,7 +150,7 @@ def test_what_came_later_and_is_off_leaves_answers_valid() -> None:
     """Rows kept before a policy had the setting are asked today as they were then."""
     off, on = (
         next(row for row in user_rows((0.1,)) if row.way == way)
-        for way in ("ours, 100 % encoded", "ours, left out read")
+        for way in ("ours, left out not read", "ours, 100 % encoded")
     )
     assert "read_left_out" not in results.described(off)
     assert "OmniDrop(merge=True, beta=20.0" in results.described(off)

@@ -56,13 +56,13 @@ def run(
     [
         *(Pruning(retained_ratio=0.4, guidance=guidance) for guidance in ("max", "quota")),
         Pruning("staged", retained_ratio=0.4),
-        Pruning("staged", retained_ratio=0.4, settings=(("read_left_out", True),)),
+        Pruning("staged", retained_ratio=0.4, read_left_out=False),
         Pruning("per_question", retained_ratio=0.4),
         Pruning(policy="fastv", retained_ratio=0.6),
         Pruning.off("dense_shared"),
         Pruning.off("dense"),
     ],
-    ids=lambda p: f"{p.mode}-{p.policy}-{p.guidance}-{p.settings}",
+    ids=lambda p: f"{p.mode}-{p.policy}-{p.guidance}-{p.read_left_out}",
 )
 def test_logits_and_surviving_tokens_are_those_of_each_clip_alone(
     loaded: Loaded, encoded: list[ClipTokens], pruning: Pruning

@@ -66,12 +66,12 @@ def test_a_retained_ratio_of_one_is_the_identity(loaded: Loaded) -> None:
     assert all(torch.equal(whole[number], dense[number]) for number in dense)
 
 
-READ = ("read_left_out", True)
+UNREAD = ("read_left_out", False)
 PRUNINGS = [
-    Pruning(retained_ratio=0.4, settings=(("diversity", "off"),)),
-    Pruning(retained_ratio=0.3, settings=(("diversity", "normalised"),)),
-    Pruning(retained_ratio=0.5, settings=(("diversity", "printed"), ("at_input", False))),
-    Pruning(retained_ratio=0.3, settings=(READ,)),
+    Pruning(retained_ratio=0.4, settings=(("diversity", "off"), UNREAD)),
+    Pruning(retained_ratio=0.3, settings=(UNREAD,)),
+    Pruning(retained_ratio=0.5, settings=(("diversity", "printed"), ("at_input", False), UNREAD)),
+    Pruning(retained_ratio=0.3),
 ]
 
 
@@ -84,13 +84,13 @@ def follows(loaded: Loaded, done: modes.Prefilled) -> dict[int, int | None] | No
     return followed(loaded.prefix, entering_places(loaded, done)[0]) if done.state.left_out else None
 
 
-@pytest.mark.parametrize("pruning", PRUNINGS, ids=lambda p: f"{p.retained_ratio} {p.settings}")
+@pytest.mark.parametrize("pruning", PRUNINGS, ids=lambda p: f"{p.retained_ratio} {p.settings} {p.read_left_out}")
 def test_the_pruned_prefill_is_an_oracle_that_masks(loaded: Loaded, pruning: Pruning) -> None:
     asked = [replace(one, options=None) for one in loaded.asked]
     (done,) = loaded.run("set_guided", pruning, asked)
     alive = entering_places(loaded, done)
     assert len(alive[-1]) < len(alive[0])
-    assert (done.state.left_out is not None) == (READ in pruning.settings)
+    assert (done.state.left_out is not None) == pruning.read_left_out
     prefix, moves = merged(loaded.prefix, alive[0]), follows(loaded, done)
     oracle = masked_run(loaded.adapter, prefix, [one.ids for one in asked], alive[0], fixed(alive), moves)
     rows = [loaded.prefix.input_ids.shape[0] + end - 1 for end in done.state.packed.starts[1:]]
@@ -103,7 +103,7 @@ def test_the_tokens_kept_are_those_the_question_attends_to_most(loaded: Loaded, 
     as much, its last token, and 0.7 of that of the layer before; or as in the paper by its words alone, now. What is
     left out and read takes its part of the attention."""
     paper = policy == "omnidrop_words"
-    settings = (("diversity", "off"), *((("memory", 0.0),) if paper else ()), *((READ,) if reads else ()))
+    settings = (("diversity", "off"), *((("memory", 0.0),) if paper else ()), ("read_left_out", reads))
     one = replace(loaded.asked[1], options=None)
     with guides.registered():
         (done,) = loaded.run("per_question", Pruning("per_question", policy, 0.4, settings=settings), [one])
@@ -129,7 +129,7 @@ def test_the_tokens_kept_are_those_the_question_attends_to_most(loaded: Loaded, 
     same(done.logits[0], oracle.logits[-1])
 
 
-@pytest.mark.parametrize("settings", [(), (READ,)])
+@pytest.mark.parametrize("settings", [(UNREAD,), ()])
 def test_generated_tokens_are_the_oracles(loaded: Loaded, settings: Any) -> None:
     """Two questions of different lengths decode as one batch; the oracle runs each alone and from scratch per token."""
     (done,) = loaded.run("set_guided", Pruning(retained_ratio=0.4, settings=settings))
@@ -161,7 +161,7 @@ def test_set_guided_with_one_question_is_per_question(loaded: Loaded, guidance: 
         assert guided.trace == alone.trace
 
 
-@pytest.mark.parametrize("settings", [(), (READ,)])
+@pytest.mark.parametrize("settings", [(UNREAD,), ()])
 def test_staged_is_per_question(loaded: Loaded, settings: Any) -> None:
     prunings = [Pruning(mode, retained_ratio=0.4, settings=settings) for mode in ("per_question", "staged")]
     alone, staged = (loaded.run(pruning.mode, pruning) for pruning in prunings)
@@ -187,11 +187,11 @@ def test_survivors_keep_their_rotary_positions_and_text_stays(loaded: Loaded) ->
     assert state.alive.shape[0] - text.shape[0] == state.schedule.entering[-1] < state.schedule.entering[0]
 
 
-@pytest.mark.parametrize("settings", [(), (READ,)])
+@pytest.mark.parametrize("settings", [(UNREAD,), ()])
 def test_caches_hold_what_entered_each_layer_and_what_is_read(loaded: Loaded, settings: Any) -> None:
     (done,) = loaded.run("set_guided", Pruning(retained_ratio=0.3, settings=settings))
     schedule, text = done.state.schedule, loaded.clip.text
-    read = schedule.total - schedule.entering[0] if settings else 0
+    read = schedule.total - schedule.entering[0] if done.state.left_out else 0
     for layer, cache in enumerate(done.state.caches):
         assert schedule.entering[layer] + text == done.work[layer].prefix_rows
         assert cache.prefix_keys.shape[1] == schedule.entering[layer] + text + read
@@ -225,9 +225,9 @@ def test_no_layer_waits_for_the_device(loaded: Loaded, policy: str) -> None:
     """Dense layers only: a mixture's experts may look at which of them were chosen."""
     if loaded.model.family != "qwen2_5_omni":
         pytest.skip("a mixture of experts")
-    reads = {"read_left_out": True} if policies.takes(policy, "read_left_out") else {}
+    can_read = policies.takes(policy, "read_left_out")
     for guidance in ("max", "mean", "quota"):
-        chosen = policies.named(policy, **(reads if guidance == "max" else {}))
+        chosen = policies.named(policy, **({"read_left_out": guidance == "max"} if can_read else {}))
         schedule = chosen.plan(loaded.clip.av, len(loaded.adapter.layers), 0.6)
         packed = layout.pack(loaded.prefix, loaded.asked)
         with torch.inference_mode(), own_attention(loaded.adapter):

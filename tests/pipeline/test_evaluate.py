@@ -554,6 +554,10 @@ def test_what_is_not_given_is_as_the_job_has_it():
     assert (random.mode, random.encoder_share, random.settings) == ("staged", 1.0, ())
     assert [one.mode for one in prunings(policy="none")] == ["dense_shared"]
     assert prunings(setting=["memory=0.7"], encoder_share=["1"]) == [Pruning("staged", "omnidrop", 0.3, "mean")]
+    unread = [Pruning("staged", "omnidrop", 0.3, "mean", read_left_out=False)]
+    assert prunings(setting=["memory=0.7"], encoder_share=["1"], read_left_out=False) == unread
+    job = make_job({**given, "pruning": {"mode": "staged", "guidance": "mean", "read_left_out": False}})
+    assert prunings() == unread != prunings(read_left_out=True)
 
 
 def test_answers_of_another_kind_of_encoding_are_not_taken_from_a_log(tmp_path, labelled, job):

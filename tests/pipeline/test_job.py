@@ -250,6 +250,39 @@ def test_what_stands_still_is_part_of_the_recipe_and_earlier_versions_knew_nothi
         assert defaults.with_kept(made(), store).context.subtitle_track == "none"
 
 
+def test_an_output_begun_before_what_is_left_out_was_read_goes_on_so(tmp_path: Path):
+    asked, store = load_question_set("lecture"), LocalStore(tmp_path)
+
+    def made(**pruning: object) -> JobConfig:
+        return make_job({**SMALL, "pruning": pruning})
+
+    def recipe(job: JobConfig) -> dict[str, object]:
+        return dict(make_recipe(job, asked, "weights").fields["pruning"])
+
+    # Recipes as they were before it was a setting, and when it was one of a policy.
+    off = {"guidance": "max", "mode": "set_guided", "near_duplicate": "0.0", "policy": "omnidrop"}
+    off["retained_ratio"] = "0.3"
+    on = off | {"settings": {"read_left_out": True}}
+    assert recipe(made(read_left_out=False)) == recipe(made(settings={"read_left_out": False})) == off
+    assert recipe(made()) == recipe(made(read_left_out=True)) == recipe(made(settings={"read_left_out": True})) == on
+    assert recipe(made(encoder_share=0.35)) == recipe(made(encoder_share=0.35, read_left_out=False))
+    keep(store, "hash", Kept.of(made(), asked))
+    stored = json.loads(store.read_bytes(path_of("hash")))
+    for settings, reads in (({}, False), ({"read_left_out": True}, True), ({"read_left_out": False}, False)):
+        stored["pruning"] = {"mode": "set_guided", "policy": "omnidrop", "retained_ratio": 0.3, "settings": settings}
+        assert decode_recipe(json.dumps(stored).encode(), where="here").pruning == made(read_left_out=reads).pruning
+    # What an output was begun with holds where the job says nothing.
+    store.write(defaults.PATH, json.dumps({"model": {}, "clips": {}, "pruning": {"still_levels": None}}).encode())
+    for job in (made(), made(settings={"memory": 0.5}), made(encoder_share=0.35)):
+        assert not defaults.with_kept(job, store).pruning.read_left_out
+    for job in (made(read_left_out=True), made(settings={"read_left_out": True})):
+        assert defaults.with_kept(job, store).pruning.read_left_out
+    begun = LocalStore(tmp_path / "begun")
+    defaults.keep(begun)
+    assert defaults.with_kept(made(), begun).pruning.read_left_out
+    assert not defaults.with_kept(made(encoder_share=0.35), begun).pruning.read_left_out
+
+
 @pytest.mark.parametrize(
     ("pruning", "share"),
     [

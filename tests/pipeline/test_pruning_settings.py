@@ -18,7 +18,6 @@ from omnidrop.pruning import Pruning
 from omnidrop.questions import Boolean, Question
 from pipeline.config.job import JobConfig, JobError, load_job, make_job
 from pipeline.config.worker_settings import pruning_of
-from pipeline.planning.notes import advice
 from pipeline.planning.recipe import make_recipe
 from pipeline.questions.question_set import load_question_set
 
@@ -78,8 +77,10 @@ def test_a_setting_written_in_two_ways_is_one_recipe() -> None:
         ({"settings": {"read_left_out": "yes"}}, "read_left_out must be true or false, got 'yes'"),
         (
             {"settings": {"read_left_out": True}, "encoder_share": 0.5},
-            "read_left_out True chooses among all tokens of a clip: remove encoder_share",
+            r"with encoder_share 0\.5 and still_levels 2 only some are encoded: remove read_left_out",
         ),
+        ({"settings": {"read_left_out": True}, "read_left_out": False}, "False, but True among settings"),
+        ({"policy": "fastv", "retained_ratio": 0.6, "read_left_out": True}, "policy 'fastv' has no read_left_out"),
         ({"policy": "omnidrp"}, "did you mean omnidrop"),
         ({"policy": "omnidrop", "settings": ["merge"]}, "settings"),
     ],
@@ -189,15 +190,8 @@ def test_the_pruning_of_python_takes_what_a_job_takes() -> None:
     assert Pruning(settings=(("memory", 0.7),)) == Pruning()
 
 
-def test_a_plan_says_where_reading_what_is_left_out_pays() -> None:
-    (said,) = advice(job(retained_ratio=0.1).pruning)
-    assert said.startswith("at 10 % kept, `pruning.settings: {read_left_out: true}` may lose less")
-    for other in (
-        {"retained_ratio": 0.3},
-        {"retained_ratio": 0.05},
-        {"retained_ratio": 0.1, "encoder_share": 0.35},
-        {"retained_ratio": 0.1, "settings": {"read_left_out": True}},
-        {"retained_ratio": 0.1, "policy": "seats"},
-        {"mode": "dense_shared", "policy": "none"},
-    ):
-        assert list(advice(job(**other).pruning)) == []
+def test_a_policys_defaults_are_those_of_a_pruning_that_says_nothing() -> None:
+    for policy in policies.names():
+        assert Pruning(policy=policy, retained_ratio=None if policy == "none" else 0.5).build() == policies.named(
+            policy
+        )
