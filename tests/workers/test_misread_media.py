@@ -158,6 +158,14 @@ def test_a_recording_may_begin_at_any_time(made, tmp_path):
         assert probe(cut(made, tmp_path / f"a.{suffix}", 2, 6, *late)).duration_s == pytest.approx(4, abs=0.1)
 
 
+def test_a_picture_shown_an_hour_after_it_is_decoded_has_a_damaged_time(made, tmp_path):
+    damaged = "setts=pts='if(eq(N,30),PTS+3600/TB,PTS)'"
+    for suffix in ("ts", "vob"):
+        whole = cut(made, tmp_path / f"whole.{suffix}", 2, 5)
+        make("-i", whole, "-c", "copy", "-bsf:v", damaged, tmp_path / f"a.{suffix}")
+        assert probe(tmp_path / f"a.{suffix}").duration_s == pytest.approx(3, abs=0.15)
+
+
 def test_reading_goes_on_behind_a_hole(made, tmp_path):
     path = cut(made, tmp_path / "a.oga", 2, 14, "-vn", "-c:a", "flac")
     size = path.stat().st_size

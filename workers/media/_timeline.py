@@ -279,6 +279,8 @@ class _Scan:
     def take(self, index: int, packet: _Packet) -> None:
         """Add a stream's next packet."""
         order_s, begin_s, length_s, byte = packet
+        if self._is_broadcast and order_s is not None and begin_s > order_s + BROADCAST_GAP_S:
+            begin_s, packet = order_s, (order_s, order_s, length_s, byte)  # no picture waits so long: a damaged time
         stream = self._streams.get(index)
         if stream is None:
             stream = self._streams[index] = _Stream(len(self.stretches) - 1)

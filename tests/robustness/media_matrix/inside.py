@@ -103,6 +103,19 @@ def _changes() -> Iterator[tuple[str, Builder]]:
         yield f"cut off at the left by the codec {suffix}", cropped(suffix, "h264_metadata")
         yield f"cut off at the left by the codec, hevc {suffix}", cropped(suffix, "hevc_metadata", *HEVC)
 
+    def damaged_time(suffix: str, by: int) -> Builder:
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            whole = cut(source, folder / f"whole.{suffix}", *LONG)
+            damaged = f"setts=pts='if(eq(N,130),PTS+{by}/TB,PTS)'"
+            make("-i", whole, "-c", "copy", "-bsf:v", damaged, folder / f"a.{suffix}")
+            return folder / f"a.{suffix}", Right((LONG,), sound_s=0.06, still=((7.15, 7.4),))
+
+        return build
+
+    for suffix in ("ts", "vob"):
+        for by in (20, 3_600):
+            yield f"one picture's time {by} s ahead {suffix}", damaged_time(suffix, by)
+
 
 def _avi_holes() -> Iterator[tuple[str, Builder]]:
     def hole(noisy: bool, *how: object) -> Builder:
