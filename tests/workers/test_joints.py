@@ -6,7 +6,9 @@ import io
 
 import pytest
 
+from workers.media._bytes import Window
 from workers.media._joints import joints
+from workers.media._structure import another_kind
 
 W64 = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 WHOLE = {
@@ -47,3 +49,45 @@ def test_aac_is_another_recording_where_its_rate_changes():
     content = tag + frame(4) * 3 + tag + frame(4) + frame(3) * 2 + frame(4)
     first = 2 * len(tag) + 4 * 40
     assert joints(io.BytesIO(content), len(content), "aac") == [first, first + 80]
+
+
+BEGINNINGS = {
+    "mp4": b"\0\0\0\x18ftypisom",
+    "matroska": b"\x1a\x45\xdf\xa3\xa3\x42\x86\x81\1\x42\x82\x84webm",
+    "wav": b"RIFF\1\2\3\4WAVEfmt ",
+    "avi": b"RIFF\1\2\3\4AVI LIST",
+    "ogg": b"OggS\0\2" + bytes(8),
+    "flac": WHOLE["flac"],
+    "flv": b"FLV\1\5\0\0\0\x09\0\0\0\0",
+    "asf": WHOLE["asf"],
+    "aiff": b"FORM\1\2\3\4AIFC",
+    "caf": WHOLE["caf"],
+    "mxf": bytes.fromhex("060e2b34020501010d0102010102"),
+    "mpegts": (b"\x47\x40\0\x10" + bytes(184)) * 6,
+    "mpeg": b"\0\0\1\xba\x44" + bytes(9) + b"\0\0\1\xbb",
+    "mp3": b"ID3\4\0\0\0\0\0\x0bTSSE\0\0\0\1\0\0\0\xff\xfb",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(BEGINNINGS))
+def test_a_file_of_another_kind_is_found_wherever_it_begins(kind):
+    for before in (40, (1 << 15) - 3, 1 << 15, 100_000):
+        content = bytes(range(1, 251)) * (before // 250 + 1)
+        content = content[:before] + BEGINNINGS[kind] + bytes(2_000)
+        file = sized(content)
+        assert another_kind(Window(file), len(content), "amr") == before
+        assert another_kind(Window(file), len(content), kind) is None
+
+
+def test_a_tag_before_more_of_the_same_is_no_other_kind():
+    tagged = BEGINNINGS["mp3"].replace(b"\xff\xfb", b"\xff\xf1")
+    assert another_kind(Window(sized(bytes(500) + tagged + bytes(500))), 1_022, "aac") is None
+    inside = b"ID3\4\0\0\0\0\7\0" + BEGINNINGS["mp4"] + bytes(990)
+    assert another_kind(Window(sized(inside)), len(inside), "mp3") is None
+
+
+def sized(content: bytes) -> io.BytesIO:
+    class Sized(io.BytesIO):
+        size = len(content)
+
+    return Sized(content)

@@ -20,6 +20,7 @@ from tests.support.media_files import make
 from tests.support.media_oracle import cut, heard, joined, noise, second_of, source, write_wav
 from workers.errors import DecodeFailed, DecodeIncomplete
 from workers.media._edits import unfollowed
+from workers.media._headers import pixel_shapes
 from workers.media.clip_reader import decode_clip
 from workers.media.probing import ProbePool
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, MediaInfo
@@ -155,6 +156,14 @@ def test_a_recording_may_begin_at_any_time(made, tmp_path):
     for suffix, codec in (("mka", "libopus"), ("ogg", "libvorbis")):
         late = ("-vn", "-c:a", codec, "-output_ts_offset", 100_000)
         assert probe(cut(made, tmp_path / f"a.{suffix}", 2, 6, *late)).duration_s == pytest.approx(4, abs=0.1)
+
+
+def test_a_picture_shown_an_hour_after_it_is_decoded_has_a_damaged_time(made, tmp_path):
+    damaged = "setts=pts='if(eq(N,30),PTS+3600/TB,PTS)'"
+    for suffix in ("ts", "vob"):
+        whole = cut(made, tmp_path / f"whole.{suffix}", 2, 5)
+        make("-i", whole, "-c", "copy", "-bsf:v", damaged, tmp_path / f"a.{suffix}")
+        assert probe(tmp_path / f"a.{suffix}").duration_s == pytest.approx(3, abs=0.15)
 
 
 def test_reading_goes_on_behind_a_hole(made, tmp_path):
@@ -298,6 +307,53 @@ def test_a_file_of_another_kind_behind_one_is_said(made, tmp_path):
         both = joined(tmp_path / f"both.{suffix}", cut(made, tmp_path / f"a.{suffix}", 2, 5), other)
         (note,) = probe(both).notes
         assert "behind" in note
+
+
+def test_a_file_of_another_kind_is_not_heard_as_sound(made, tmp_path):
+    other = cut(made, tmp_path / "other.mp4", 5, 12)
+    for suffix, codec in (("flac", "flac"), ("mp3", "libmp3lame"), ("aac", "aac"), ("ac3", "ac3"), ("au", "pcm_s16be")):
+        alone = cut(made, tmp_path / f"a.{suffix}", 2, 5, "-vn", "-c:a", codec)
+        info = probe(joined(tmp_path / f"both.{suffix}", alone, other))
+        behind = f"{other.stat().st_size} bytes at the end of the file lie behind the end of its recording"
+        assert (len(info.notes), behind in str(info.notes)) == (1, True)
+        assert info.duration_s == pytest.approx(3, abs=0.1)
+
+
+def test_an_mxf_whose_footer_was_cut_off_is_read_from_its_beginning(made, tmp_path):
+    path = cut(made, tmp_path / "a.mxf", 2, 14, "-c:v", "mpeg2video", "-q:v", 2, "-c:a", "pcm_s16le", "-ar", 48_000)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.97)])
+    clip = at(path, 6, 8)
+    assert [second_of(frame) for frame in clip.frames] == pytest.approx(8 + np.arange(4) / 2, abs=0.1)
+    assert heard(clip.audio).second == pytest.approx(8, abs=0.03)
+
+
+def test_full_range_that_ends_and_channels_that_go_are_said(made, tmp_path):
+    parts = []
+    for n, (levels, channels) in enumerate((("pc", 2), ("tv", 1))):
+        how = ("-vf", f"scale=out_range={levels},setparams=range={levels}:colorspace=smpte170m", "-ac", channels)
+        parts.append(cut(made, tmp_path / f"{n}.ts", 2 + 3 * n, 5 + 3 * n, *how, "-output_ts_offset", 3 * n))
+    whole = joined(tmp_path / "a.ts", *parts)
+    for suffix in ("mkv", "mp4"):
+        make("-i", whole, "-c", "copy", tmp_path / f"a.{suffix}")
+        range_, channels = probe(tmp_path / f"a.{suffix}").notes
+        assert range_ == "the range of brightness changes at 3.0 s: pictures behind it may lack contrast"
+        assert channels.startswith("sound of two channels goes on in one at ")
+
+
+def test_a_second_shape_of_pixels_in_an_index_is_counted(made, tmp_path):
+    content = cut(made, tmp_path / "a.mp4", 2, 3, "-vf", "setsar=2").read_bytes()
+    at_list = content.find(b"stsd")
+    size = int.from_bytes(content[at_list + 12 : at_list + 16], "big")
+    entry = content[at_list + 12 : at_list + 12 + size]
+    other = entry.replace(b"pasp" + struct.pack(">II", 2, 1), b"pasp" + struct.pack(">II", 1, 1))
+    head = b"stsd" + struct.pack(">II", 0, 2)
+    assert (pixel_shapes(content), pixel_shapes(head + entry + entry), pixel_shapes(head + entry + other)) == (1, 1, 2)
+
+
+def test_films_in_hd_have_fewer_lines(made, tmp_path):
+    for size, is_hd in (("1280:536", True), ("1024:576", False)):
+        coded = ("-vf", f"scale={size},setparams=colorspace=unknown", "-an")
+        assert probe(cut(made, tmp_path / "a.mp4", 2, 2.2, *coded)).is_untagged_hd == is_hd
 
 
 def test_a_border_that_the_codec_cuts_off_at_the_left_gives_no_shape(made, tmp_path):

@@ -17,7 +17,7 @@ from workers.media._broadcast import programmes, scrambled_share
 from workers.media._bytes import Bytes, Part
 from workers.media._cropping import cropped
 from workers.media._edits import edited_s, unfollowed
-from workers.media._headers import encrypted_streams, header, is_still
+from workers.media._headers import encrypted_streams, header, is_still, pixel_shapes
 from workers.media._subtitles import described as subtitles
 from workers.media._timeline import LEAST_BYTES_PER_S
 from workers.media._tracks import TooManyPixels, codecs_of, described, listen, look, unread
@@ -122,6 +122,8 @@ def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
 
 def _noted(scrambled: float, head: bytes, name: str) -> list[str]:
     notes = unfollowed(head) if name == "mp4" else []
+    if name == "mp4" and (shapes := pixel_shapes(head)) > 1:
+        notes.append(f"the index tells of pictures of {shapes} aspect ratios: all are given in one")
     if scrambled >= LEAST_SCRAMBLED:
         notes.append(f"about {scrambled:.0%} of the stream is scrambled and cannot be read")
     return notes

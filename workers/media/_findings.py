@@ -15,12 +15,13 @@ import av
 import av.error
 from av.container import InputContainer
 
+from workers.media import _channels
 from workers.media._bytes import Bytes, Part
 from workers.media._container import LONGEST_S, Refused, about, heard, opened
 from workers.media._gaps import Span, indexed, spans
 from workers.media._gaps import said as gaps_said
 from workers.media._headers import has_mxf_index, is_indexed_mp4, stated_s
-from workers.media._joints import first_end, pieces, recordings, unread_bytes
+from workers.media._joints import first_end, own_end, pieces, recordings, unread_bytes
 from workers.media._segments import CUT_OFF_S, Recording, joined, parts_of
 from workers.media._shapes import said, sampled
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S
@@ -54,9 +55,9 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
     with opened(content, read_timeout_s) as container:
         info = about(container, content)
         name = info["container"]
-        recorded = recordings(file, file.size, name)
+        recorded = recordings(file, own_end(file, name) if scans else file.size, name)
         if count := unread_bytes(file, recorded[-1], name):
-            behind = f"{count} bytes at the end of the file lie behind the end that it states, and are not read"
+            behind = f"{count} bytes at the end of the file lie behind the end of its recording, and are not read"
             info["notes"].append(behind)
         if (count := pieces(file, recorded[-1], name)) > 1:
             info["notes"].append(f"the samples lie in {count} chunks, of which only the last is read")
@@ -144,9 +145,13 @@ def _part_of(info: dict[str, Any], span: Span) -> dict[str, Any]:
 
 
 def _shown(container: InputContainer, info: dict[str, Any]) -> list[str]:
-    """What changes of the pictures."""
-    pictures = [track["index"] for track in info["tracks"] if track["kind"] == "video"]
-    return said([sampled(container, n, info["start_s"], info["duration_s"]) for n in pictures], info["start_s"])
+    """What changes of the pictures and of the sound."""
+    begin_s, length_s = info["start_s"], info["duration_s"]
+    pictures, sounds = ([t["index"] for t in info["tracks"] if t["kind"] == kind] for kind in ("video", "audio"))
+    return [
+        *said([sampled(container, index, begin_s, length_s) for index in pictures], begin_s),
+        *_channels.said([_channels.sampled(container, index, begin_s, length_s) for index in sounds], begin_s),
+    ]
 
 
 def _has_palette(container: InputContainer, track: dict[str, Any]) -> bool:

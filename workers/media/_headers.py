@@ -7,9 +7,11 @@ recordings that are joined. Runs in the probing process.
 from __future__ import annotations
 
 import io
+import struct
+from fractions import Fraction
 
 from workers.media._bytes import Bytes, Window, read_up_to
-from workers.media._structure import RIFFS, boxes, chunks, id3_bytes
+from workers.media._structure import RIFFS, boxes, chunks, id3_bytes, mxf_footer
 
 CHEAP_BOXES = 64
 """An indexed MP4 has few outer boxes; one with more is fragmented, so its timeline is spread over the file."""
@@ -18,7 +20,11 @@ UNKNOWN_BYTES = 0x7FFF0000
 """What writes a WAV file into a pipe puts a size of this or more into its header."""
 
 MOST_INDEX_BYTES = 64 << 20
+MOST_ENTRIES = 1_000
 MXF_INDEX_BYTES = 2 << 20
+MXF_SEGMENT_BYTES = 1 << 8
+_MXF_PICTURE_BYTES = b"\x3f\x05\0\4"
+"""The name of the length of each picture, where all are as long, in the first bytes of an index table."""
 _MXF_INDEX = bytes.fromhex("060e2b34025301010d01020101100100")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp"})
@@ -143,10 +149,27 @@ def _sample_entries(moov: bytes) -> list[bytes]:
     return found
 
 
+def pixel_shapes(moov: bytes) -> int:
+    """How many shapes of pixels the sample entries of one track of an MP4 state, at most."""
+    most, at = 1, moov.find(b"stsd")
+    while at >= 0:
+        shapes, entry = set(), at + 12
+        for _ in range(min(int.from_bytes(moov[at + 8 : at + 12], "big"), MOST_ENTRIES)):
+            size = int.from_bytes(moov[entry : entry + 4], "big")
+            pasp = moov[entry : entry + size].partition(b"pasp")[2][:8]
+            shapes.add(Fraction(*struct.unpack(">2I", pasp)) if len(pasp) == 8 and any(pasp[4:]) else Fraction(1))
+            entry += size
+        most, at = max(most, len(shapes)), moov.find(b"stsd", at + 4)
+    return most
+
+
 def has_mxf_index(file: Bytes, size: int) -> bool:
-    """Whether an index table lies near the head or the end of an MXF file: without one, places in it are guessed."""
+    """Whether an index table lies near the head or the end of an MXF file that tells of all of it: without one, places
+    in it are guessed. Where pictures differ in size, the last part of it lies in the footer."""
     for first in (0, max(0, size - MXF_INDEX_BYTES)):
         file.seek(first)
-        if _MXF_INDEX in read_up_to(file, MXF_INDEX_BYTES):
-            return True
+        _, index, table = read_up_to(file, MXF_INDEX_BYTES).partition(_MXF_INDEX)
+        if index:
+            picture_bytes = table[:MXF_SEGMENT_BYTES].partition(_MXF_PICTURE_BYTES)[2][:4]
+            return any(picture_bytes) or mxf_footer(Window(file), 0) is not None
     return False

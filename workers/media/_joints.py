@@ -10,7 +10,22 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from workers.media._bytes import EMPTY_BYTES, Bytes, Window, is_empty, read_up_to
-from workers.media._structure import MXF_PARTITION, RIFFS, UNITS, WALKS, boxes, chunks, riff_ends
+from workers.media._structure import (
+    MXF_PARTITION,
+    RIFFS,
+    UNITS,
+    WALKS,
+    another_kind,
+    boxes,
+    chunks,
+    form_end,
+    mxf_end,
+    mxf_footer,
+    riff_ends,
+)
+
+ENDLESS = frozenset({"flac", "mp3", "aac", "ac3", "eac3", "amr", "dv"})
+"""Containers that do not say where they end, so that another file behind them would be taken for more of them."""
 
 UNREAD_BYTES, UNREAD_SHARE = 1 << 16, 0.01
 """Fewer bytes, or a smaller share of the file, behind its end are tags that someone appended."""
@@ -26,6 +41,8 @@ def recordings(file: Bytes, size: int, container: str) -> list[tuple[int, int]]:
     """Where each of joined recordings begins and ends. What begins and ends with many zeros is none: room that was
     taken."""
     found = list(pairwise([0, *joints(file, size, container), size]))
+    if container == "au":  # of which libav reads the last to the end of the file
+        found[-1] = found[-1][0], min(form_end(Window(file), found[-1][0], container) or size, size)
     return [(first, end) for first, end in found if not first or not is_empty(file, first, end)]
 
 
@@ -56,9 +73,15 @@ def first_end(file: Bytes, size: int) -> int:
     return next((end for _, end in recordings(file, size, container)), size) if container else size
 
 
+def own_end(file: Bytes, container: str) -> int:
+    """Where a file of another kind begins behind one that does not say where it ends, or its size. Reads it whole."""
+    end = another_kind(Window(file), file.size, container) if container in ENDLESS else None
+    return file.size if end is None else end
+
+
 def unread_bytes(file: Bytes, last: tuple[int, int], container: str) -> int:
-    """How many bytes lie behind what the structure of a WAV, CAF, Wave64, AVI or MP4 file accounts for, where nobody
-    looks; 0 for zeros and a few. `last`: where the last recording begins and ends."""
+    """How many bytes lie behind what the structure of a file accounts for, where nobody looks; 0 for zeros and a few,
+    and where every packet is read. `last`: where the last recording begins and ends."""
     read, size = Window(file), file.size
     if container == "mp4":
         ends = [at + length for at, length, _ in boxes(read, size)]
@@ -66,6 +89,13 @@ def unread_bytes(file: Bytes, last: tuple[int, int], container: str) -> int:
         ends = list(riff_ends(read, last[0]))
     elif container in ("wav", "caf", "w64"):
         ends = [at + length for at, kind, length in chunks(read, *last) if kind.isascii()]
+    elif container in ("aiff", "au"):
+        ends = [form_end(read, last[0], container) or size]
+    elif container == "mxf":
+        footer = mxf_footer(read, last[0])
+        ends = [] if footer is None else [mxf_end(read, footer, size)]
+    elif container in ENDLESS:
+        ends = [last[1]]
     else:
         return 0
     return left_over(file, min(max(ends, default=size), size), size)

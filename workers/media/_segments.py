@@ -18,6 +18,7 @@ from av.container import InputContainer
 
 from workers.media._broadcast import new_tables
 from workers.media._bytes import Bytes, Part
+from workers.media._channels import said as channels_said
 from workers.media._container import BROADCAST, LONGEST_S, Refused, about, heard, opened
 from workers.media._headers import stated_s
 from workers.media._joints import left_over, restarts
@@ -147,7 +148,8 @@ def _stretches(one: Recording) -> Iterator[dict[str, Any]]:
                 here |= heard(container, here)
             if number == 0:
                 late = [seen.start_s - begin_s for index, seen in stretch.streams.items() if index not in known]
-                here["notes"] += [*said(timeline.shapes, begin_s), *_left_out(late), *_unread(one, timeline)]
+                changes = [*said(timeline.shapes, begin_s), *channels_said(timeline.channels, begin_s)]
+                here["notes"] += [*changes, *_left_out(late), *_unread(one, timeline)]
             if duration_s > 0:
                 yield {**where, "head_bytes": one.head, "info": here | {"is_checked": True}}
 

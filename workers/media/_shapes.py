@@ -1,6 +1,7 @@
-"""Notices that pictures of one size change their aspect ratio inside a stream, or which way up they are.
+"""Notices that pictures of one size change their aspect ratio inside a stream, which way up they are, or their range.
 
-ffmpeg gives all pictures the aspect ratio that it found first. Promises: reads the headers that repeat in a stream, and
+ffmpeg gives all pictures the aspect ratio that it found first, and, where an H.264 stream began in full range, reads
+what follows so. Promises: reads the headers that repeat in a stream, and
 decodes one picture where they change. Runs in the probing process.
 """
 
@@ -32,8 +33,11 @@ _ORIENTATION = 47
 _WIDTH_BITS = {"h264": 4, "hevc": 21}
 """Where in a header without start codes the length of the lengths is stated, as 2 bits."""
 
-_Shape = tuple[int, int, Fraction, bytes]
-"""Width, height, shape of a pixel, and the matrix that turns the picture."""
+_FULL_RANGE = 2
+"""AVColorRange."""
+
+_Shape = tuple[int, int, Fraction, bytes, bool]
+"""Width, height, shape of a pixel, the matrix that turns the picture, and whether an H.264 picture has full range."""
 
 
 class Shapes:
@@ -49,6 +53,8 @@ class Shapes:
         """When the aspect ratio became another than the first, or the first again."""
         self.turns_s: list[float] = []
         """The same for which way up the pictures are."""
+        self.ranges_s: list[float] = []
+        """The same for full range that ends."""
 
     @staticmethod
     def can_read(stream: Any) -> bool:
@@ -75,7 +81,9 @@ class Shapes:
         # Another size is scaled as it should be.
         is_same = found[:2] != self._first[:2] or found[2] == self._first[2]
         is_turned_so = found[3] in (b"", self._first[3])
-        for changes_s, is_first in ((self.aspects_s, is_same), (self.turns_s, is_turned_so)):
+        is_ranged_so = found[4] or not self._first[4]
+        seen = (self.aspects_s, is_same), (self.turns_s, is_turned_so), (self.ranges_s, is_ranged_so)
+        for changes_s, is_first in seen:
             if is_first != (len(changes_s) % 2 == 0):
                 changes_s.append(at_s)
 
@@ -116,7 +124,8 @@ class Shapes:
             for frame in (*codec.decode(Packet(bytes(packet))), *codec.decode(None)):
                 matrix = frame.side_data.get(Type.DISPLAYMATRIX)
                 aspect = codec.sample_aspect_ratio or Fraction(1)
-                return frame.width, frame.height, aspect, b"" if matrix is None else bytes(matrix)
+                is_full = self._codec == "h264" and frame.color_range == _FULL_RANGE
+                return frame.width, frame.height, aspect, b"" if matrix is None else bytes(matrix), is_full
         return None
 
 
@@ -168,6 +177,9 @@ def said(streams: Iterable[Shapes], start_s: float) -> list[str]:
         if shapes.turns_s:
             when = _times(shapes.turns_s, start_s)
             notes.append(f"which way up the pictures are changes at {when}: all are turned as the first")
+        if shapes.ranges_s:
+            when = _times(shapes.ranges_s, start_s)
+            notes.append(f"the range of brightness changes at {when}: pictures behind it may lack contrast")
     return notes
 
 

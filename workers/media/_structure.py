@@ -6,6 +6,7 @@ nothing about what they mean for a file: `_joints` and `_headers` say that. Runs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from workers.media._bytes import EMPTY_BYTES, WINDOW_BYTES, Window
@@ -16,6 +17,7 @@ MOST_ELEMENTS = 5_000_000
 RIFFS = (b"RIFF", b"RF64", b"BW64")
 MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")
 _MXF_HEADER, _MXF_FOOTER = 2, 4
+UNKNOWN_AU = 0xFFFFFFFF
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 
@@ -270,6 +272,53 @@ def _adts(read: Window, size: int) -> Iterator[int]:
         at += max(7, (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5)
 
 
+_BEGINNINGS: dict[str, tuple[int, bytes, bytes]] = {
+    "mp4": (4, b"ftyp", rb"\0\0\0[\x0c-\x80]ftyp[ -~]{4}"),
+    "matroska": (0, b"\x1a\x45\xdf\xa3", rb".{4}.{1,48}(?:matroska|webm)"),
+    "wav": (8, b"WAVE", rb"(?:RIFF|RF64|BW64)"),
+    "avi": (8, b"AVI LIST", rb"RIFF"),
+    "ogg": (0, b"OggS\0\x02\0\0\0\0\0\0\0\0", b""),
+    "flac": (0, b"fLaC\0\0\0\x22", b""),
+    "flv": (0, b"FLV\x01", rb".{4}[\x01\x04\x05]\0\0\0\x09\0{4}"),
+    "asf": (0, _ASF, b""),
+    "aiff": (8, b"AIF", rb"FORM"),
+    "caf": (0, b"caff\0\x01", rb".{8}desc"),
+    "mxf": (0, MXF_PARTITION + b"\x02", b""),
+    "mpegts": (0, b"\x47\x40\0", rb".{3}[\x10-\x1f](?:.{184}\x47.{2}[\x10-\x3f]){4}"),
+    "mpeg": (0, b"\0\0\x01\xba", rb".{4}[\x44-\x47].{9}\0\0\x01\xbb"),
+    "mp3": (0, b"ID3", rb"ID3[\x02-\x04]\0[\0\x80][\0-\x7f]{4}[TWACP][A-Z0-9]{3}\0"),
+}
+"""What a whole file of each kind begins with, long enough never to occur by chance: where in it its rarest bytes lie,
+these, and all of it."""
+_LONGEST_BEGINNING = 1 << 10
+
+
+def another_kind(read: Window, end: int, container: str) -> int | None:
+    """Where a file of another kind begins behind the first bytes of one of these, before `end`."""
+    others = [beginning for kind, beginning in _BEGINNINGS.items() if kind != container]
+    head = read(0, 10)
+    first = 10 + id3_bytes(head) if head[:3] == b"ID3" else 1  # covers and other files lie in a tag
+    for begin in range(first, end, WINDOW_BYTES):
+        content = read(begin, min(end - begin, WINDOW_BYTES + _LONGEST_BEGINNING))
+        found = []
+        for before, mark, whole in others:
+            at = content.find(mark)
+            while at >= 0:
+                if at >= before and re.compile(whole, re.DOTALL).match(content, at - before):
+                    found.append(begin + at - before)
+                at = content.find(mark, at + 1)
+        for at in sorted(found):
+            tag = read(at, 10)
+            if tag[:3] != b"ID3" or _is_mp3(read(at + 10 + id3_bytes(tag), 2)):
+                return at
+    return None
+
+
+def _is_mp3(frame: bytes) -> bool:
+    """Whether a frame of MPEG audio begins so, of layer 3; tags stand before AAC and FLAC, too."""
+    return frame[:1] == b"\xff" and frame[1:2] in b"\xfb\xfa\xf3\xf2\xe3\xe2" and len(frame) == 2
+
+
 def _w64(read: Window, size: int) -> Iterator[int]:
     at = 0
     for _ in range(MOST_ELEMENTS):
@@ -278,6 +327,37 @@ def _w64(read: Window, size: int) -> Iterator[int]:
             return
         yield at
         at += max(24, int.from_bytes(head[16:24], "little"))
+
+
+def form_end(read: Window, first: int, container: str) -> int:
+    """Where an AIFF or AU recording ends by its header, 0 if that does not say it."""
+    head = read(first, 12)
+    if container == "aiff":
+        length = int.from_bytes(head[4:8], "big")
+        return first + 8 + length + length % 2 if head[:4] == b"FORM" else 0
+    length = int.from_bytes(head[8:12], "big")
+    return first + int.from_bytes(head[4:8], "big") + length if head[:4] == b".snd" and length < UNKNOWN_AU else 0
+
+
+def mxf_end(read: Window, footer: int, size: int) -> int:
+    """Where the keys behind an MXF's footer end."""
+    at = footer
+    for _ in range(MOST_ELEMENTS):
+        head = read(at, 25)
+        if at >= size or head[:4] != MXF_PARTITION[:4] or len(head) < 17:
+            return at
+        more = head[16] & 0x7F if head[16] & 0x80 else 0
+        at += 17 + more + (int.from_bytes(head[17 : 17 + more], "big") if more else head[16])
+    return at
+
+
+def mxf_footer(read: Window, first: int) -> int | None:
+    """Where the footer lies that an MXF's first partition names, None if it is not there."""
+    head = read(first, 64)
+    value = 17 + (head[16] & 0x7F if len(head) == 64 and head[16] & 0x80 else 0)
+    footer = first + int.from_bytes(head[value + 24 : value + 32], "big")
+    found = read(footer, 14) if len(head) == 64 and head[:13] == MXF_PARTITION and footer > first else b""
+    return footer if found[:13] == MXF_PARTITION and found[13:] == bytes([_MXF_FOOTER]) else None
 
 
 def _mxf(read: Window, size: int) -> Iterator[int]:
@@ -292,9 +372,8 @@ def _mxf(read: Window, size: int) -> Iterator[int]:
         end = at + value + (int.from_bytes(head[17:value], "big") if more else head[16])
         if head[:13] == MXF_PARTITION and head[13] == _MXF_HEADER:
             yield at
-            footer = at + int.from_bytes(head[value + 24 : value + 32], "big")
-            found = read(footer, 14)
-            if footer < end or found[:13] != MXF_PARTITION or found[13:] != bytes([_MXF_FOOTER]):
+            footer = mxf_footer(read, at)
+            if footer is None:
                 return
             end = footer
         at = end

@@ -17,6 +17,7 @@ from typing import Any
 import av.error
 from av.container import InputContainer
 
+from workers.media._channels import Channels
 from workers.media._shapes import Shapes
 from workers.media.confinement import MAX_STREAMS
 
@@ -128,6 +129,8 @@ class Timeline:
     """Packets whose times fit no stretch."""
     shapes: tuple[Shapes, ...] = ()
     """What changes of the pictures of each stream, in container seconds."""
+    channels: tuple[Channels, ...] = ()
+    """The same of its sound."""
     present: frozenset[int] = frozenset()
     """The streams that have packets, with times or not."""
     end_byte: int = 0
@@ -146,6 +149,7 @@ def scan(
     announced = len(container.streams)
     pictures = [s for s in container.streams.video if s.index in kinds and Shapes.can_read(s)]
     shapes = {s.index: Shapes(s) for s in pictures}
+    sounds = {s.index: Channels() for s in container.streams.audio if s.index in kinds and Channels.can_read(s)}
     for packet in _packets(container):
         index = packet.stream_index
         if index >= announced and index not in reader.kinds and packet.stream.type in ("video", "audio"):
@@ -174,6 +178,8 @@ def scan(
                 reader.mark(index, (begin_s, packet.pos))
             if index in shapes and packet.is_keyframe:
                 shapes[index].look(packet, begin_s)
+            if index in sounds:
+                sounds[index].look(packet, begin_s)
     reader.finish()
     _move_newcomers(reader.stretches)
     stretches = [stretch for stretch in reader.stretches if stretch.streams]
@@ -181,7 +187,7 @@ def scan(
         stretches = [part for stretch in stretches for part in _split_by_streams(stretch)]
         stretches = [part for stretch in stretches for part in _split_by_clocks(stretch)]
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
-    found = tuple(stretches), lag_s, reader.outliers, tuple(shapes.values())
+    found = tuple(stretches), lag_s, reader.outliers, tuple(shapes.values()), tuple(sounds.values())
     return Timeline(*found, frozenset(present), end_byte)
 
 
@@ -273,6 +279,8 @@ class _Scan:
     def take(self, index: int, packet: _Packet) -> None:
         """Add a stream's next packet."""
         order_s, begin_s, length_s, byte = packet
+        if self._is_broadcast and order_s is not None and begin_s > order_s + BROADCAST_GAP_S:
+            begin_s, packet = order_s, (order_s, order_s, length_s, byte)  # no picture waits so long: a damaged time
         stream = self._streams.get(index)
         if stream is None:
             stream = self._streams[index] = _Stream(len(self.stretches) - 1)

@@ -60,7 +60,8 @@ PQ, HLG = 16, 18
 """AVColorTransferCharacteristic: SMPTE ST 2084 and ARIB STD-B67."""
 UNSPECIFIED = 2
 """AVColorSpace."""
-HD_LINES = 720
+HD_LINES, HD_COLUMNS = 720, 1280
+"""From either on pictures are HD: of films the lines above and below are often cut off."""
 
 _KINDS = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}
 _SCALES = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}
@@ -171,7 +172,7 @@ def _about_pictures(
     width, height = (frame.width, frame.height) if frame is not None else (codec.width, codec.height)
     if not width or not height:
         return None
-    lines = height
+    columns, lines = width, height
     if crop[0] < width and crop[1] < height:
         width, height = width - crop[0], height - crop[1]
     aspect = stream.sample_aspect_ratio
@@ -197,7 +198,7 @@ def _about_pictures(
         "hdr": (codec.color_trc or (frame.color_trc if frame is not None else None)) in (PQ, HLG),
         "interlaced": interlaced,
         "has_captions": frame is not None and Type.A53_CC in frame.side_data,
-        "is_untagged_hd": lines >= HD_LINES and space == UNSPECIFIED and not is_rgb,
+        "is_untagged_hd": (lines >= HD_LINES or columns >= HD_COLUMNS) and space == UNSPECIFIED and not is_rgb,
     }
 
 

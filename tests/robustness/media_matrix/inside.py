@@ -17,6 +17,7 @@ from tests.support.media_oracle import HZ, cut, joined, noise, write_wav
 
 LONG = (2, 14)
 MPEG2 = ("-c:v", "mpeg2video", "-q:v", 2)
+MXF = (*MPEG2, "-c:a", "pcm_s16le", "-ar", 48_000)
 HEVC = ("-c:v", "libx265", "-x265-params", "log-level=error")
 
 
@@ -39,6 +40,25 @@ def _changes() -> Iterator[tuple[str, Builder]]:
         yield f"another shape of pixels from the middle on {suffix}", aspects(suffix)
     yield "another shape of pixels from the middle on, hevc mkv", aspects("mkv", *HEVC)
     yield "another shape of pixels from the middle on, mpeg-2 mkv", aspects("mkv", *MPEG2)
+
+    def goes_on(suffix: str, first: tuple[object, ...], second: tuple[object, ...], **right: object) -> Builder:
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            parts = [
+                cut(source, folder / f"{n}.ts", *span, *how, "-output_ts_offset", 6 * n)
+                for n, (span, how) in enumerate((((2, 8), first), ((8, 14), second)))
+            ]
+            make("-i", joined(folder / "joined.ts", *parts), "-c", "copy", folder / f"all.{suffix}")
+            return folder / f"all.{suffix}", Right((LONG,), length_s=0.4, sound_s=0.09, skip=((7.9, 8.2),), **right)  # type: ignore[arg-type]
+
+        return build
+
+    full, limited = (("-vf", f"scale=out_range={x},setparams=range={x}:colorspace=smpte170m") for x in ("pc", "tv"))
+    for suffix in ("mkv", "mp4", "flv"):
+        yield f"full range from the middle on {suffix}", goes_on(suffix, limited, full, colours=True)
+        yield f"full range up to the middle {suffix}", goes_on(suffix, full, limited, notes=("range of brightness",))
+        left = {"notes": ("goes on in one",), "correlation": 0.5}
+        yield f"two channels up to the middle {suffix}", goes_on(suffix, ("-ac", 2), ("-ac", 1), **left)
+        yield f"two channels from the middle on {suffix}", goes_on(suffix, ("-ac", 1), ("-ac", 2))
 
     def turned(suffix: str, degrees: int, back: str) -> Builder:
         """Only the first picture says how all are turned."""
@@ -82,6 +102,19 @@ def _changes() -> Iterator[tuple[str, Builder]]:
     for suffix in ("mp4", "mkv", "ts"):
         yield f"cut off at the left by the codec {suffix}", cropped(suffix, "h264_metadata")
         yield f"cut off at the left by the codec, hevc {suffix}", cropped(suffix, "hevc_metadata", *HEVC)
+
+    def damaged_time(suffix: str, by: int) -> Builder:
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            whole = cut(source, folder / f"whole.{suffix}", *LONG)
+            damaged = f"setts=pts='if(eq(N,130),PTS+{by}/TB,PTS)'"
+            make("-i", whole, "-c", "copy", "-bsf:v", damaged, folder / f"a.{suffix}")
+            return folder / f"a.{suffix}", Right((LONG,), sound_s=0.06, still=((7.15, 7.4),))
+
+        return build
+
+    for suffix in ("ts", "vob"):
+        for by in (20, 3_600):
+            yield f"one picture's time {by} s ahead {suffix}", damaged_time(suffix, by)
 
 
 def _avi_holes() -> Iterator[tuple[str, Builder]]:
@@ -129,7 +162,14 @@ def _alone(builder: Builder) -> Builder:
 
 
 def _unread() -> Iterator[tuple[str, Builder]]:
-    own = {"mp3": ("-vn", "-c:a", "libmp3lame"), "wav": PCM, "avi": ("-c:a", "libmp3lame"), "ogg": ()}
+    own = {
+        **{"mp3": ("-vn", "-c:a", "libmp3lame"), "wav": PCM, "avi": ("-c:a", "libmp3lame"), "ogg": ()},
+        **{suffix: ("-vn", "-c:a", suffix) for suffix in ("flac", "aac", "ac3", "eac3")},
+        **dict.fromkeys(("aiff", "au"), ("-vn", "-c:a", "pcm_s16be")),
+        "amr": ("-vn", "-c:a", "libopencore_amrnb", "-ar", 8_000),
+        "mxf": MXF,
+    }
+    alone = {"ogg", "wav", *own} - {"avi", "mxf"}
 
     def behind(suffix: str, other: str) -> Builder:
         def build(source: Path, folder: Path) -> tuple[Path, Right]:
@@ -137,8 +177,8 @@ def _unread() -> Iterator[tuple[str, Builder]]:
                 cut(source, folder / f"0.{suffix}", *A, *own.get(suffix, ())),
                 cut(source, folder / f"1.{other}", *B, *own.get(other, ())),
             ]
-            has = "sound" if suffix in ("ogg", "wav") else "both"
-            right = Right((A,), sound_s=0.06, length_s=0.3, has=has, notes=("behind",))
+            has, least = "sound" if suffix in alone else "both", 0.6 if suffix == "amr" else 0.94
+            right = Right((A,), sound_s=0.06, length_s=0.3, has=has, notes=("behind",), correlation=least)
             return joined(folder / f"all.{suffix}", *parts), right
 
         return build
@@ -146,6 +186,11 @@ def _unread() -> Iterator[tuple[str, Builder]]:
     for suffix in ("ts", "mkv", "flv", "avi", "ogg", "asf", "mpg"):
         for other in ("mp4", "mkv", "mp3", "wav"):
             if other != suffix and (suffix, other) not in {("avi", "wav"), ("mpg", "mp4"), ("mpg", "mkv")}:
+                yield f"{other} behind {suffix}", behind(suffix, other)
+
+    for suffix in ("flac", "mp3", "aac", "ac3", "eac3", "amr", "aiff", "au", "mxf"):
+        for other in ("mp4", "mkv", "wav", "ts", "flac"):
+            if other != suffix:
                 yield f"{other} behind {suffix}", behind(suffix, other)
 
     def empty(suffix: str, kind: str, *how: object) -> Builder:

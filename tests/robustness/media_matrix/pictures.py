@@ -26,6 +26,8 @@ def _pictures() -> Iterator[tuple[str, Builder]]:
     for suffix in ("mp4", "ts", "mkv"):
         yield f"hd without tags {suffix}", coded(suffix, "-vf", hd + ",setparams=colorspace=unknown")
         yield f"sd without tags {suffix}", coded(suffix, "-vf", sd + ",setparams=colorspace=unknown")
+    wide = hd.replace("768", "536") + ",setparams=colorspace=unknown"
+    yield "hd of 536 lines without tags mp4", coded("mp4", "-vf", wide)
     yield "hd that says bt.601", coded("mp4", "-vf", hd.replace("bt709", "bt601") + ",setparams=colorspace=smpte170m")
     yield "sd that says bt.709", coded("mp4", "-vf", sd.replace("bt601", "bt709") + ",setparams=colorspace=bt709")
     yield "full range", coded("mp4", "-vf", sd.replace("tv", "pc") + ",format=yuvj420p", "-pix_fmt", "yuvj420p")

@@ -76,6 +76,11 @@ def _first(share: float) -> Callable[[bytearray], bytearray]:
     return lambda content: content[: int(len(content) * share)]
 
 
+def lost_at(share: float) -> dict[str, object]:
+    """What may come out of a file of 12 s that was cut off there."""
+    return {"failing": ("decode_failed", "decode_incomplete"), "skip": ((1 + 12 * share, 99),), "length_s": 0.7}
+
+
 def _headers() -> Iterator[tuple[str, Builder]]:
     pcm = ("-vn", "-c:a", "pcm_s16le", "-ar", 16000)
     for name, size in (("0", 0), ("2^32 - 1", 0xFFFFFFFF), ("2^31 - 1", 0x7FFFFFFF)):
@@ -117,6 +122,8 @@ def _headers() -> Iterator[tuple[str, Builder]]:
     mxf = ("-c:v", "mpeg2video", "-q:v", 2, "-c:a", "pcm_s16le", "-ar", 48000)
     for suffix, how in (("flv", ()), ("asf", ()), ("mkv", ()), ("mov", ("-movflags", "+faststart")), ("mxf", mxf)):
         yield f"{suffix} cut off", _patched(_coded(suffix, *how, span=(2, 14), **lost), _first(0.6))
+    for share in (0.9, 0.97, 0.995):
+        yield f"mxf cut off at {share}", _patched(_coded("mxf", *mxf, span=(2, 14), **lost_at(share)), _first(share))
     yield "flac from a pipe", _piped("flac", "-vn", "-c:a", "flac", "-ar", 16000, **SOUND)
     yield "caf from a pipe", _piped("caf", "-vn", "-c:a", "pcm_s16be", "-ar", 16000, **SOUND)
     yield "au from a pipe", _piped("au", "-vn", "-c:a", "pcm_s16be", "-ar", 16000, **SOUND)
