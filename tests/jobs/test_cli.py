@@ -20,6 +20,7 @@ import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -31,10 +32,12 @@ from jobs.evaluate import SUBCOMMANDS
 from omnidrop.errors import ModelError, UserError
 from pipeline.config.job import JobConfig, StorageConfig, load_job
 from pipeline.questions.question_set import load_question_set
+from pipeline.records.columns import NEVER_NULL
 from pipeline.records.unit import FORMAT_VERSION
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest as manifests
 from pipeline.tables.query import Answered, QueryError, open_results, query
+from tests.support import published_tables
 from tests.support.postgres_server import postgres_server
 from tests.support.s3_server import s3_server
 from workers.media.ffmpeg import find_ffmpeg
@@ -317,6 +320,8 @@ def publish(uri: str, storage: StorageConfig | None = None, answers: int = 3) ->
     for part in range(2):
         rows = [
             {
+                **dict.fromkeys(NEVER_NULL["answers"], "x"),
+                **{"start_s": 0.0, "end_s": 1.0},
                 "media_key": f"v{n}.mp4",
                 "clip_id": f"c{n}",
                 "question_id": "q",
@@ -368,6 +373,19 @@ def test_a_long_table_is_cut_and_says_so(tmp_path: Path):
     assert "c2 " not in result.stdout
     assert "Only the first 5 rows" in result.stdout
     assert "the first" not in omnidrop("query", SQL, tmp_path, "--rows", "20").stdout
+
+
+def test_a_large_table_has_a_line_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(query_output, "MOST_FRAMED", 5)
+    clips = {key: [(0, 1, {"q": ("boolean", "yes", 0.9)})] for key in ("a.mp4", "b\n.mp4", "全.mp4")}
+    uri = published_tables.publish(tmp_path / "r", clips)
+    result = omnidrop("query", uri, "SELECT media_key, probability FROM answers ORDER BY 1")
+    *lines, note = result.stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["media_key", "probability"], ["a.mp4", "0.9"], [r"b\n.mp4", "0.9"], ["全.mp4", "0.9"]
+    ]  # fmt: skip
+    assert len({cell_len(line) for line in lines}) == 1
+    assert note == "More than 5 cells: one line a row, however long."
 
 
 def test_names_of_columns_stay_readable_on_a_narrow_terminal():
