@@ -7,8 +7,10 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -373,6 +375,42 @@ def test_a_long_table_is_cut_and_says_so(tmp_path: Path):
     assert "c2 " not in result.stdout
     assert "Only the first 5 rows" in result.stdout
     assert "the first" not in omnidrop("query", SQL, tmp_path, "--rows", "20").stdout
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_query_that_is_interrupted_leaves_nothing(tmp_path: Path, number: int, status: int):
+    results, scratch, out = tmp_path / "r", tmp_path / "tmp", tmp_path / "out"
+    publish(str(results))
+    scratch.mkdir()
+    out.mkdir()
+    asked = ["jobs.query", str(results), "SELECT * FROM range(1000000000)", "-o", str(out / "q.csv")]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen([sys.executable, "-m", *asked], env=environment, stderr=subprocess.PIPE) as process:
+        while not list(out.iterdir()):
+            time.sleep(0.05)
+        process.send_signal(number)
+        told = process.stderr.read()
+    assert (process.returncode, told) == (status, b"omnidrop: interrupted\n")
+    assert not [*scratch.iterdir(), *out.iterdir()]
+
+
+def test_an_interrupt_that_a_finaliser_swallows_comes_again():
+    program = """
+import os, signal, time
+from jobs._shared import interrupts
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+interrupts.handle()
+try:
+    Finalised()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print(interrupts.exit_status())
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("143\n", "")
 
 
 def test_a_large_table_has_a_line_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
