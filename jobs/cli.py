@@ -35,6 +35,7 @@ import typer
 import typer.core
 import typer.main
 
+from jobs._shared import interrupts
 from jobs._shared.terminal import PrintableWarnings, say
 from omnidrop.errors import OmniDropError, UserError, first_line
 from omnidrop.imports import uncollected
@@ -142,21 +143,32 @@ class _Commands(_Folder):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            return self._invoked(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except (KeyboardInterrupt, Exception) as error:
+            # A library may have made an error of its own of the interrupt.
+            if not isinstance(error, KeyboardInterrupt) and interrupts.exit_status() is None:
+                raise
+            say("omnidrop: interrupted", err=True)
+            raise typer.Exit(interrupts.exit_status() or 130) from error
+
+    def _invoked(self, ctx: Any) -> Any:
+        try:
             return super().invoke(ctx)
         except OmniDropError as error:
+            if interrupts.exit_status() is not None:
+                raise
             if ctx.meta["debug"]:
                 say(without_secrets(traceback.format_exc()), err=True)
             say(f"omnidrop: error: {without_secrets(str(error))}", err=True)
             raise typer.Exit(2 if isinstance(error, UserError) else 1) from error
         except OSError as error:
             # A disk or a mount at a place where nobody expected it to fail.
-            if error.filename is None or ctx.meta["debug"]:
+            if error.filename is None or ctx.meta["debug"] or interrupts.exit_status() is not None:
                 raise
             say(f"omnidrop: error: {without_secrets(f'{error.filename}: {error.strerror}')}", err=True)
             raise typer.Exit(1) from error
-        except KeyboardInterrupt as error:
-            say("omnidrop: interrupted", err=True)
-            raise typer.Exit(130) from error
 
 
 @functools.cache
@@ -247,6 +259,7 @@ def _root(
 def main(command: str | None = None) -> NoReturn:
     """Run the command line and exit; with `command`, the arguments are that command's own."""
     _open_streams()
+    interrupts.handle()
     sys.excepthook = _unforeseen
     threading.excepthook = _unforeseen_in_a_thread
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]

@@ -19,7 +19,7 @@ from pipeline.checks.journal_check import JournalCheck
 from pipeline.checks.tables_check import TablesCheck
 from pipeline.index.database import IndexFull
 from pipeline.index.savings_index import SavingsIndex
-from pipeline.tables.memory_bound import bounded_memory
+from pipeline.memory_bound import bounded_memory
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store

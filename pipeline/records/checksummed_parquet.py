@@ -1,7 +1,8 @@
 """Parquet objects under a seal: a hash over every byte, kept in the object's own footer.
 
-Promises: what is sealed comes back as it was or not at all; a damaged object is named, never misread. Knows nothing
-about what the objects hold or where they lie.
+Promises: what is sealed comes back as it was or not at all; a damaged object is named, never misread, and so is one
+that unpacks to more than `OBJECT_BYTES`, in bounded memory: an output may be somebody else's. Knows nothing about what
+the objects hold or where they lie.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ import pyarrow.parquet as pq
 
 from omnidrop.errors import OmniDropError, first_line
 from omnidrop.json_text import parse_json
+from pipeline.memory_bound import bounded_memory, is_out_of_memory
 from pipeline.records.legacy import formats as legacy
 
 FORMAT_VERSION = 4
 """Of everything below `journal/` and `tables/`; raised when an older version would misread a newer one. What came
 with each, and how earlier ones are read, is in `pipeline/records/legacy/`."""
+
+OBJECT_BYTES = 2 << 30
+"""Of one object as a table: pointers to four million files."""
 
 _META = b"omnidrop"
 _SEAL = "omnidrop.seal"
@@ -74,9 +79,26 @@ def unseal(data: bytes, *, where: str) -> tuple[pa.Table, dict[str, Any]]:
             raise JournalError(
                 f"{where} has journal format {version}, this version reads up to {FORMAT_VERSION}; upgrade omnidrop"
             )
-        return file.read().replace_schema_metadata(None), meta
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        if any(map(_is_packed, file.schema_arrow.types)):
+            raise MemoryError
+        with bounded_memory():
+            table = file.read().replace_schema_metadata(None)
+        if table.nbytes > OBJECT_BYTES:
+            raise MemoryError
+        return table, meta
+    except (MemoryError, pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise JournalError(
+                f"{where} unpacks to more than {OBJECT_BYTES >> 30} GB, which no run writes; do not trust this "
+                "output, or delete the object and run the job again"
+            ) from error
         raise JournalError(f"{where} is damaged ({first_line(error)}); delete it and run the job again") from error
+
+
+def _is_packed(kind: pa.DataType) -> bool:
+    """Whether a value may stand once for many rows, so that what a table holds says nothing of what is made of it."""
+    is_shared = pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind)
+    return is_shared or any(_is_packed(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _is_whole(data: bytes, sealed: bytes) -> bool:

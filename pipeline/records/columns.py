@@ -267,6 +267,25 @@ RUNS_SCHEMA = pa.schema(
     ]
 )
 
+_NAMED = ("job", "media_id", "media_key")
+_ASKED_SO = ("question_set", "question_set_version", "model", "mode", "policy")
+_CLIP = ("run_id", "clip_id", "start_s", "end_s")
+_QUESTION = ("question_id", "question", "answer_type")
+
+NEVER_NULL: Mapping[str, tuple[str, ...]] = {
+    "answers": (*_NAMED, *_ASKED_SO, *_CLIP, *_QUESTION),
+    "audits": (
+        *(*_NAMED, *_ASKED_SO, *_CLIP, "model_s", *(name for name, _ in _COMPARED_COSTS)),
+        *("answers", "answers.question_id", "answers.answer_type"),
+    ),
+    "clips": (*_NAMED, *_ASKED_SO, *_CLIP, "status"),
+    "media": _NAMED,
+    "quarantine": (*_NAMED, "quarantine_id", "stage", "error_class", "message"),
+    "runs": ("run_id", "job", "started_at", "status"),
+    "whole_answers": (*_NAMED, *_ASKED_SO, *_QUESTION),
+}
+"""Columns of the published tables that have a value in every row, whichever version published it."""
+
 _RUN_PARTS = {"counts": RunCounts, "time": RunTime, "resources": RunResources, "spending": RunSpending}
 
 

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter
 from omnidrop.errors import UserError, first_line
 from omnidrop.json_text import parse_json
 from pipeline.config.locations import checked_key
+from pipeline.memory_bound import bounded_memory
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError
 from pipeline.records.columns import (
     ANSWERS_SCHEMA,
@@ -35,7 +36,7 @@ from pipeline.records.columns import (
     WHOLE_ANSWERS_SCHEMA,
 )
 from pipeline.records.legacy import formats as legacy
-from pipeline.tables.memory_bound import bounded_memory
+from pipeline.tables.written import refusal, unwritten_column
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
@@ -106,11 +107,14 @@ def _check_inside(path: object) -> None:
 
 def read(store: Store, published: Published, name: str) -> pa.Table:
     """A whole table of one generation; empty where the version that published had no such table. Raises JournalError
-    for a file that is damaged, or unpacks to more than `memory_bound` lets it."""
+    for a file that is damaged, holds what no run writes, or unpacks to more than `memory_bound` lets it."""
     schema, paths = SCHEMAS[name], [f"tables/{path}" for path in published.tables.get(name, ())]
     with bounded_memory():
         try:
             found = [pq.read_table(io.BytesIO(store.read_bytes(path))) for path in paths]
+            for path, table in zip(paths, found, strict=True):
+                if (column := unwritten_column(table, name)) is not None:
+                    raise JournalError(f"{store.uri}: {refusal(name, column, path)}")
             return pa.concat_tables([schema.empty_table(), *found], promote_options="default").select(schema.names)
         except (pa.ArrowException, KeyError) as error:
             raise JournalError(
@@ -128,6 +132,15 @@ SCHEMAS = {
     "runs": RUNS_SCHEMA,
     "whole_answers": WHOLE_ANSWERS_SCHEMA,
 }
+
+
+def first_unwritten(store: Store, published: Published, name: str, column: str) -> str | None:
+    """The first file of a table whose `column` holds what no run writes; None where all is well meanwhile."""
+    for path in published.tables.get(name, ()):
+        found = pq.read_table(io.BytesIO(store.read_bytes(f"tables/{path}")), columns=[column])
+        if unwritten_column(found, name) is not None:
+            return f"tables/{path}"
+    return None
 
 
 def bucket_name(bucket: int) -> str:

@@ -22,12 +22,13 @@ from omnidrop.errors import UserError, first_line
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
 from pipeline.journal.recipes import recall
+from pipeline.memory_bound import MEMORY_BYTES, bounded_memory, is_out_of_memory
 from pipeline.records.columns import MEASURED
 from pipeline.storage.arrow import arrow_filesystem
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import manifest
-from pipeline.tables.memory_bound import MEMORY_BYTES, bounded_memory, is_out_of_memory
 from pipeline.tables.named_queries import VIEWS
+from pipeline.tables.written import checked_select, refusal, unwritten_in
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -102,7 +103,10 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
     ):
         try:
             for name in manifest.NAMES:
-                connection.register(name, published_dataset(uri, storage, published, name))
+                connection.register(f"stored_{name}", published_dataset(uri, storage, published, name))
+                connection.execute(
+                    f"CREATE VIEW {name} AS {checked_select(name, manifest.SCHEMAS[name], f'stored_{name}')}"
+                )
             connection.register("video_rules", _video_rules(connection, open_store(uri, storage)))
             for name, select in VIEWS.items():
                 connection.execute(f"CREATE VIEW {name} AS {select}")
@@ -116,7 +120,12 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             yield connection
-        except (duckdb.Error, pa.ArrowException, MemoryError) as error:
+        except (duckdb.Error, pa.ArrowException, MemoryError, QueryError) as error:
+            if (unwritten := unwritten_in(error)) is not None:
+                path = manifest.first_unwritten(open_store(uri, storage), published, *unwritten)
+                raise QueryError(f"{uri}: {refusal(*unwritten, path or 'one of its files')}") from error
+            if isinstance(error, QueryError):
+                raise
             # A published file that is damaged or gone: `omnidrop verify` says which.
             said = _TOO_LARGE if is_out_of_memory(error) else first_line(error)
             raise QueryError(f"{uri}: {said}") from error

@@ -7,8 +7,10 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -20,6 +22,7 @@ import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -31,10 +34,12 @@ from jobs.evaluate import SUBCOMMANDS
 from omnidrop.errors import ModelError, UserError
 from pipeline.config.job import JobConfig, StorageConfig, load_job
 from pipeline.questions.question_set import load_question_set
+from pipeline.records.columns import NEVER_NULL
 from pipeline.records.unit import FORMAT_VERSION
 from pipeline.storage.store import open_store
 from pipeline.tables import manifest as manifests
 from pipeline.tables.query import Answered, QueryError, open_results, query
+from tests.support import published_tables
 from tests.support.postgres_server import postgres_server
 from tests.support.s3_server import s3_server
 from workers.media.ffmpeg import find_ffmpeg
@@ -317,6 +322,8 @@ def publish(uri: str, storage: StorageConfig | None = None, answers: int = 3) ->
     for part in range(2):
         rows = [
             {
+                **dict.fromkeys(NEVER_NULL["answers"], "x"),
+                **{"start_s": 0.0, "end_s": 1.0},
                 "media_key": f"v{n}.mp4",
                 "clip_id": f"c{n}",
                 "question_id": "q",
@@ -368,6 +375,55 @@ def test_a_long_table_is_cut_and_says_so(tmp_path: Path):
     assert "c2 " not in result.stdout
     assert "Only the first 5 rows" in result.stdout
     assert "the first" not in omnidrop("query", SQL, tmp_path, "--rows", "20").stdout
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_query_that_is_interrupted_leaves_nothing(tmp_path: Path, number: int, status: int):
+    results, scratch, out = tmp_path / "r", tmp_path / "tmp", tmp_path / "out"
+    publish(str(results))
+    scratch.mkdir()
+    out.mkdir()
+    asked = ["jobs.query", str(results), "SELECT * FROM range(1000000000)", "-o", str(out / "q.csv")]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen([sys.executable, "-m", *asked], env=environment, stderr=subprocess.PIPE) as process:
+        while not list(out.iterdir()):
+            time.sleep(0.05)
+        process.send_signal(number)
+        told = process.stderr.read()
+    assert (process.returncode, told) == (status, b"omnidrop: interrupted\n")
+    assert not [*scratch.iterdir(), *out.iterdir()]
+
+
+def test_an_interrupt_that_a_finaliser_swallows_comes_again():
+    program = """
+import os, signal, time
+from jobs._shared import interrupts
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+interrupts.handle()
+try:
+    Finalised()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print(interrupts.exit_status())
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("143\n", "")
+
+
+def test_a_large_table_has_a_line_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(query_output, "MOST_FRAMED", 5)
+    clips = {key: [(0, 1, {"q": ("boolean", "yes", 0.9)})] for key in ("a.mp4", "b\n.mp4", "全.mp4")}
+    uri = published_tables.publish(tmp_path / "r", clips)
+    result = omnidrop("query", uri, "SELECT media_key, probability FROM answers ORDER BY 1")
+    *lines, note = result.stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["media_key", "probability"], ["a.mp4", "0.9"], [r"b\n.mp4", "0.9"], ["全.mp4", "0.9"]
+    ]  # fmt: skip
+    assert len({cell_len(line) for line in lines}) == 1
+    assert note == "More than 5 cells: one line a row, however long."
 
 
 def test_names_of_columns_stay_readable_on_a_narrow_terminal():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import resource
 import threading
 from itertools import groupby, pairwise
@@ -17,10 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnidrop.errors import UserError, first_line
+from pipeline import memory_bound
 from pipeline.config.job import StorageConfig
 from pipeline.records.checksummed_parquet import JournalError
+from pipeline.records.columns import NEVER_NULL
 from pipeline.storage.store import open_store
-from pipeline.tables import manifest, memory_bound
+from pipeline.tables import manifest
 from pipeline.tables.job_rows import job_rows
 from pipeline.tables.named_queries import VIEWS, NamedQueryError, find_query, named_queries, read_query
 from pipeline.tables.query import QueryError, open_results, query
@@ -35,6 +38,14 @@ REQUIRED = {"together": {"first": "first_colour", "second": "first_sound"}}
 @pytest.fixture
 def results(demo):
     return demo / "results"
+
+
+def spoil(uri, table, column, value):
+    """Write a value into each row of a published table, as somebody else might."""
+    (path,) = (uri / "tables").glob(f"generation=*/{table}/*.parquet")
+    rows = pq.read_table(path, partitioning=None)
+    place = rows.schema.get_field_index(column)
+    pq.write_table(rows.set_column(place, column, pa.array([value] * len(rows), rows.schema.types[place])), path)
 
 
 def rows_of(results, *arguments):
@@ -323,6 +334,39 @@ def test_a_jobs_name_that_breaks_lines_is_refused(tmp_path):
         result = cli(*command)
         assert result.exit_code == 2
         assert r"name a job 'a\nomnidrop: error: b', which no run wrote" in result.output
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        *(("answers", "start_s", value) for value in (None, math.nan, math.inf)),
+        *(("answers", column, None) for column in ("clip_id", "question", "media_key")),
+        *(("clips", "start_s", math.nan), ("answers", "probability", math.nan), ("quarantine", "message", None)),
+    ],
+)
+def test_what_no_run_writes_is_refused_by_column_and_file(tmp_path, table, column, value):
+    uri = publish(tmp_path / "r", {"a.mp4": [(0, 1, {"q": ("boolean", "yes", 0.9)})]}, failed=["b.mp4"])
+    spoil(uri, table, column, value)
+    assert cli("query", uri, "SELECT count(*) FROM answers").exit_code == 0  # it reads no such value
+    for command in (("report", uri, "-o", tmp_path / "r.html"), ("query", uri, f"SELECT {column} FROM {table}")):
+        result = cli(*command)
+        assert result.exit_code == 2, result.output
+        said = f"column {column} of the published table {table} holds NULL, NaN or infinity in tables/generation=000001"
+        assert said in result.output
+        assert "omnidrop rebuild" in result.output
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("model_s", math.nan), ("start_s", None), ("answers", [{"agrees": True}])]
+)
+def test_audits_that_no_run_writes_are_refused(tmp_path, column, value):
+    clip = {name: 1 for name in NEVER_NULL["audits"] if name.startswith(("as_run", "dense"))} | {"model_s": 1.0}
+    uri = publish(tmp_path / "r", {"a.mp4": [(0, 1, {"q": ("boolean", "yes", 0.9)})]}, audits=clip)
+    assert cli("audit", uri).exit_code == 0
+    spoil(uri, "audits", column, value)
+    result = cli("audit", uri)
+    name = "answers.question_id" if column == "answers" else column
+    assert (result.exit_code, f"column {column} of the published table audits" in result.output) == (1, True), name
 
 
 # Memory

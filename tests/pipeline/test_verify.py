@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import shlex
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
+from pipeline import memory_bound
 from pipeline.checks.findings import SHOWN
 from pipeline.checks.verify import verify
 from pipeline.config.job import load_job
@@ -24,7 +26,8 @@ from pipeline.index import sync
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
 from pipeline.journal.output_id import claim_output, read_output_id
-from pipeline.records.checksummed_parquet import seal, unseal
+from pipeline.records import checksummed_parquet
+from pipeline.records.checksummed_parquet import JournalError, seal, unseal
 from pipeline.storage.store import open_store
 from tests.pipeline.test_index import FORMAT_1
 from tests.support import rows
@@ -261,6 +264,20 @@ def test_a_byte_flipped_anywhere_in_an_object_is_found(made_results):
         spoilt[at] ^= 1 << at % 8
         with pytest.raises(Exception, match="some/key is damaged"):
             unseal(bytes(spoilt), where="some/key")
+
+
+def test_an_object_that_unpacks_to_more_than_memory_is_refused(monkeypatch):
+    """A text of 1 MB that stands once, and 3,000 rows that name it: 10 KB. As a table with and without a dictionary."""
+    monkeypatch.setattr(memory_bound, "MEMORY_BYTES", 1 << 30)
+    bomb = pa.table({"key": pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), ["x" * 1_000_000])})
+    for says_so in (True, False):
+        file = io.BytesIO()
+        pq.write_table(bomb, file, store_schema=says_so, dictionary_pagesize_limit=1 << 30)
+        with pytest.raises(JournalError, match="some/key unpacks to more than 2 GB"):
+            unseal(file.getvalue(), where="some/key")
+    monkeypatch.setattr(checksummed_parquet, "OBJECT_BYTES", 1000)
+    with pytest.raises(JournalError, match="some/key unpacks to more"):
+        unseal(seal(pa.table({"key": ["x" * 2000]}), {}), where="some/key")
 
 
 def test_a_seal_is_not_taken_for_what_an_archive_says():

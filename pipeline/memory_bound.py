@@ -1,4 +1,4 @@
-"""A bound on the memory that reading somebody else's tables may take.
+"""A bound on the memory that reading somebody else's tables and journal may take.
 
 Promises: while a block lasts, this process's memory grows by at most `MEMORY_BYTES`; what asks for more is told that
 there is none, and the machine stays well. Blocks may overlap, in threads too. Knows nothing about what is read. Only

@@ -1,0 +1,48 @@
+"""What Ctrl-C and SIGTERM do to a command: what it has open is closed and put away, then it exits with 130 or 143.
+
+Promises: a signal that was ignored when the process began (`nohup`, a shell's background) stays ignored; an interrupt
+that a callback of a library swallows comes again. Knows nothing about runs, which stop more slowly
+(`jobs/_shared/stopping.py`).
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+
+_received: list[int] = []
+
+
+def begin() -> None:
+    """Until the command line is imported, Ctrl-C ends the process without a word."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def handle() -> None:
+    """From now on both signals raise KeyboardInterrupt in the main thread."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    sys.unraisablehook = _unraisable
+
+
+def exit_status() -> int | None:
+    """That of a process that a signal ends, 128 and its number; None where none has come."""
+    return 128 + _received[0] if _received else None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def _unraisable(ignored: sys.UnraisableHookArgs) -> None:
+    """An interrupt in a finaliser or another callback, where nobody can catch it."""
+    if isinstance(ignored.exc_value, KeyboardInterrupt) and _received:
+        # By a thread: a signal of our own would be handled, and swallowed, right here.
+        threading.Timer(0.1, signal.raise_signal, (_received.pop(),)).start()
+    else:
+        sys.__unraisablehook__(ignored)
