@@ -38,7 +38,7 @@ import typer.main
 from jobs._shared import interrupts
 from jobs._shared.terminal import PrintableWarnings, say
 from omnidrop.errors import OmniDropError, UserError, first_line
-from omnidrop.imports import uncollected
+from omnidrop.imports import own_process, uncollected
 from workers.redaction import without_secrets
 
 COMMANDS = {
@@ -263,8 +263,9 @@ def main(command: str | None = None) -> NoReturn:
     sys.excepthook = _unforeseen
     threading.excepthook = _unforeseen_in_a_thread
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
-    # Calling `app` itself would put typer's hook in place of ours.
-    typer.main.get_command(app)(args=arguments, prog_name="omnidrop")
+    with own_process():
+        # Calling `app` itself would put typer's hook in place of ours.
+        typer.main.get_command(app)(args=arguments, prog_name="omnidrop")
     raise AssertionError("the application exits")
 
 

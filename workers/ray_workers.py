@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from omnidrop.imports import uncollected
+from omnidrop.imports import own_process, uncollected
 from workers.errors import DeviceBroken
 from workers.media import nvdec
 from workers.media.decode import (
@@ -93,7 +93,7 @@ def _decode(shared: bytes, clip: Clip, early: DecodedClip | None = None) -> tupl
 
 class _Actor:
     def __init__(self, settings: AnswererSettings) -> None:
-        with uncollected():
+        with own_process(), uncollected():
             import_module("transformers.modeling_utils")  # what loading a model takes
             from workers.model.answerer import Answerer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from omnidrop.imports import uncollected
 from pipeline.config.sections import IN_PROCESS
 from pipeline.execution.actor_metering import Statistics, Watch, unwatched
 from pipeline.execution.clip_state import UnitResult
@@ -26,9 +27,11 @@ def executor(run: RunContext, watch: Watch = unwatched) -> Executor:
     """The executor that the job's `execution.ray_address` asks for; on Ray `watch` is told what is going on."""
     # Answering in this process imports torch: seconds, and 300 MB.
     if run.job.execution.ray_address == IN_PROCESS:
-        from pipeline.execution.in_process import InProcess
+        with uncollected():
+            from pipeline.execution.in_process import InProcess
 
         return InProcess(run)
-    from pipeline.execution.backends import OnRay
+    with uncollected():
+        from pipeline.execution.backends import OnRay
 
     return OnRay(run, watch)

@@ -13,7 +13,7 @@ import json
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +94,7 @@ class _File(Section):
     )
 
 
+@cache
 def _file_of(types: tuple[type[AnswerType], ...]) -> type[_File]:
     """What a file may hold where these are the types of answers."""
     names = [one.kind for one in types]

@@ -222,6 +222,7 @@ def _check(tree: nodes.Template, environment: _Environment) -> None:
             raise QuestionError(f"{node.attr!r} is not allowed in templates: names start with a letter")
 
 
+@lru_cache(maxsize=4096)
 def used_names(source: str) -> frozenset[tuple[str, ...]]:
     """The chains that a template reads, as in `("media", "tags", "title")`, each as long as it is written out."""
     chains: set[tuple[str, ...]] = set()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from itertools import groupby
@@ -168,16 +168,17 @@ class _Generation:
         before = self.before
         there = {path.removeprefix("tables/"): size for path, size in self.store.list("tables/generation=")}
         changed = must_be_new or before is None
-        for bucket, items in what_counts(self.store, self.journal, self.index):
-            digest = self.buckets[bucket_name(bucket)] = _bucket_digest(items)
-            self.items += len(items)
-            self.units += sum(len(item.units) for item in items if not item.is_copy)
-            kept = self._kept(bucket, digest, there)
-            if kept is None:
-                self._write_bucket(bucket, items)
-                changed = True
-            else:
-                self.files |= kept
+        with ThreadPoolExecutor(READERS) as readers:
+            for bucket, items in what_counts(self.store, self.journal, self.index):
+                digest = self.buckets[bucket_name(bucket)] = _bucket_digest(items)
+                self.items += len(items)
+                self.units += sum(len(item.units) for item in items if not item.is_copy)
+                kept = self._kept(bucket, digest, there)
+                if kept is None:
+                    self._write_bucket(bucket, items, readers)
+                    changed = True
+                else:
+                    self.files |= kept
         changed |= before is not None and before.buckets.keys() != self.buckets.keys()
         digest = _state_digest({int(name[-3:]): found for name, found in self.buckets.items()}, runs)
         if not changed and before is not None and before.digest == digest:
@@ -208,7 +209,7 @@ class _Generation:
         end = f"/{bucket_name(bucket)}.parquet"
         return {p: m for p, m in published.files.items() if p.endswith(end) and p.split("/")[1] != "runs"}
 
-    def _write_bucket(self, bucket: int, items: list[Counted]) -> None:
+    def _write_bucket(self, bucket: int, items: list[Counted], readers: Executor) -> None:
         old = self._old(bucket)
         made = []
         todo = (
@@ -217,14 +218,12 @@ class _Generation:
             if not (old and old.has(digest))
             for key in item.units
         )
-        with ThreadPoolExecutor(READERS) as pool:
-            reading: dict[str, list[UnitObject | None]] = {}
-            for some in batches(todo, 4 * READERS):
-                for (_, digest, _), unit in zip(
-                    some, pool.map(lambda one: self.journal.read_if_kept(one[2]), some), strict=True
-                ):
-                    reading.setdefault(digest, []).append(unit)
-                    self.advance(1)
+        reading: dict[str, list[UnitObject | None]] = {}
+        for some in batches(todo, 4 * READERS):
+            units = readers.map(lambda one: self.journal.read_if_kept(one[2]), some)
+            for (_, digest, _), unit in zip(some, units, strict=True):
+                reading.setdefault(digest, []).append(unit)
+                self.advance(1)
         for item, digest in _digested(items):
             if old is not None and old.has(digest):
                 made.append(old.of(digest))

@@ -121,7 +121,8 @@ def empty_file(name: str) -> bytes:
 
 def read_bucket(files: dict[str, bytes]) -> BucketRows:
     """The inverse of `bucket_files`. Raises KeyError, ValueError or ArrowException for files that are not."""
-    tables = {name: pq.read_table(pa.BufferReader(data)) for name, data in files.items()}
+    # Not `read_table`, which opens a data set for it: 4 ms a small file in place of 2.
+    tables = {name: pq.ParquetFile(pa.BufferReader(data)).read() for name, data in files.items()}
     return BucketRows({name: _empty(name) for name in BUCKETED} | tables)
 
 

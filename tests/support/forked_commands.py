@@ -17,10 +17,12 @@ from typing import Any
 
 _SERVER = """
 import importlib, json, os, sys
+from omnidrop.imports import own_process, uncollected
 
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-from jobs.cli import main
+with own_process(), uncollected():
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
+    from jobs.cli import main
 
 for line in sys.stdin:
     arguments, *streams = json.loads(line)
