@@ -110,7 +110,7 @@ def read(store: Store, published: Published, name: str) -> pa.Table:
     schema, paths = SCHEMAS[name], [f"tables/{path}" for path in published.tables.get(name, ())]
     with bounded_memory():
         try:
-            found = [pq.ParquetFile(io.BytesIO(store.read_bytes(path))).read() for path in paths]
+            found = [pq.read_table(io.BytesIO(store.read_bytes(path))) for path in paths]
             return pa.concat_tables([schema.empty_table(), *found], promote_options="default").select(schema.names)
         except (pa.ArrowException, KeyError) as error:
             raise JournalError(
