@@ -9,7 +9,8 @@ TORCH_PIP_ARGS ?=
 UV := uv==0.13.9
 OURS := '.[dev,report]'
 SELDOM_USED := /tests/|/transformers/models/|/moto/|/torch/(_inductor|testing)/|/ray/(data|llm|rllib|serve|train|tune)/
-SELDOM_USED := $(SELDOM_USED)|/sympy/physics/|/(fontTools|hive_metastore|mypy|networkx|pip)/
+SELDOM_USED := $(SELDOM_USED)|/(sympy/physics|sqlalchemy/testing|playwright/async_api|pygments/lexers)/
+SELDOM_USED := $(SELDOM_USED)|/(cfnlint|fontTools|future|graphql|hive_metastore|mypy|mypyc|networkx|pip|pyasn1_modules|setuptools)/
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests: what Python compiled once must stay, whatever the shell says.

@@ -111,7 +111,7 @@ def read(store: Store, published: Published, name: str) -> pa.Table:
     schema, paths = SCHEMAS[name], [f"tables/{path}" for path in published.tables.get(name, ())]
     with bounded_memory():
         try:
-            found = [pq.ParquetFile(io.BytesIO(store.read_bytes(path))).read() for path in paths]
+            found = [pq.read_table(io.BytesIO(store.read_bytes(path))) for path in paths]
             for path, table in zip(paths, found, strict=True):
                 if (column := unwritten_column(table, name)) is not None:
                     raise JournalError(f"{store.uri}: {refusal(name, column, path)}")
