@@ -46,7 +46,8 @@ class InBlocks(nn.Module):
 
 def pack(layers: Iterable[nn.Module]) -> None:
     """Let every plain product of decoder layers read a packed weight, where those are in bfloat16 on a CPU."""
-    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return
     for layer in layers:
         for module in list(layer.modules()):
