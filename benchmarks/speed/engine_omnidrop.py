@@ -26,6 +26,7 @@ from omnidrop.engine import modes
 from omnidrop.engine.attention import own_attention
 from omnidrop.engine.question_rows import Asked, Factor, Options
 from omnidrop.engine.state import ClipTokens
+from omnidrop.models.packed_weights import pack
 from omnidrop.questions import Boolean, Question
 
 QUESTION_TOKENS = 40
@@ -59,6 +60,7 @@ class Engine:
 
     def __init__(self, model: RandomTextModel, layers: int, shape: ClipShape) -> None:
         self._model, self._layers = model, layers
+        pack(model.layers)
         self._shape = clip(model, shape)
 
     def ask(self, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from omnidrop.models.encoders import (
 from omnidrop.models.families import geometry_of
 from omnidrop.models.geometry import SAMPLE_RATE, Geometry
 from omnidrop.models.keys_and_values import keys_and_values
+from omnidrop.models.packed_weights import pack
 from omnidrop.models.patch_product import with_products
 from omnidrop.models.processing import ClipProcessor, ModelInputs
 from omnidrop.models.quantised import stored
@@ -61,6 +62,7 @@ class QwenOmniAdapter(QwenPictures):
         self.weights_hash, self.model = self.weights(directory)
         self.stored = stored(directory)
         decoder = self.model.model.language_model
+        pack(decoder.layers)
         self.layers: Sequence[nn.Module] = decoder.layers
         self.norm: nn.Module = decoder.norm
         self.rotary: nn.Module = decoder.rotary_emb
