@@ -285,6 +285,8 @@ NEVER_NULL: Mapping[str, tuple[str, ...]] = {
     "whole_answers": (*_NAMED, *_ASKED_SO, *_QUESTION),
 }
 """Columns of the published tables that have a value in every row, whichever version published it."""
+NEVER_NULL_OF_A_SUCCESS: Mapping[str, tuple[str, ...]] = {"audits": ("dense_shared_model_s",)}
+"""The same of rows without an `error_class`."""
 
 _RUN_PARTS = {"counts": RunCounts, "time": RunTime, "resources": RunResources, "spending": RunSpending}
 

@@ -11,7 +11,7 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.records.columns import NEVER_NULL
+from pipeline.records.columns import NEVER_NULL, NEVER_NULL_OF_A_SUCCESS
 
 _SAYS = "column {column} of the published table {table} holds NULL, NaN or infinity"
 _SAID = re.compile(_SAYS.format(column=r"(?P<column>\w+)", table=r"(?P<table>\w+)"))
@@ -42,7 +42,14 @@ def unwritten_in(error: BaseException) -> tuple[str, str] | None:
 
 def unwritten_column(table: pa.Table, name: str) -> str | None:
     """The first column of rows of the published table `name` with a value that no run writes, None without any."""
-    return next((c for c in table.column_names if _is_unwritten(table[c], name, c)), None)
+    found = next((c for c in table.column_names if _is_unwritten(table[c], name, c)), None)
+    if found is None and "error_class" in table.column_names:
+        succeeded = table.filter(pc.is_null(table["error_class"]))
+        found = next(
+            (c for c in NEVER_NULL_OF_A_SUCCESS.get(name, ()) if c in table.column_names and succeeded[c].null_count),
+            None,
+        )
+    return found
 
 
 def refusal(name: str, column: str, path: str) -> str:

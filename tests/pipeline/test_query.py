@@ -357,7 +357,11 @@ def test_what_no_run_writes_is_refused_by_column_and_file(tmp_path, table, colum
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("model_s", math.nan), ("start_s", None), ("answers", [{"agrees": True}])]
+    ("column", "value"),
+    [
+        *(("model_s", math.nan), ("dense_shared_model_s", None)),
+        *(("start_s", None), ("answers", [{"agrees": True}])),
+    ],
 )
 def test_audits_that_no_run_writes_are_refused(tmp_path, column, value):
     clip = {name: 1 for name in NEVER_NULL["audits"] if name.startswith(("as_run", "dense"))} | {"model_s": 1.0}
