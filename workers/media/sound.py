@@ -25,8 +25,8 @@ JITTER_S, JITTER_LASTS_S = 0.15, 2.0
 """A step of up to this size that is reversed within this time (seconds) is jitter: late or early time stamps."""
 
 WANDER_S = 0.3
-"""Times that drift to and fro by up to this (seconds), without a step, are jitter about a line, too; what drifts one way
-is another clock."""
+"""Times that drift to and fro by up to this (seconds), without a step, are jitter about a line, too; what drifts one
+way is another clock."""
 
 RAMP_S = 0.0007
 """Steps between pieces that differ by less (seconds) are equal."""
