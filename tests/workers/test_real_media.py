@@ -384,11 +384,12 @@ def test_stamps_at_random_move_nothing_much(seed):
 
 @pytest.mark.parametrize("by_s", [0.03, 0.06, 0.12])
 @pytest.mark.parametrize("period_s", [3, 5, 7])
-def test_stamps_that_wander_to_and_fro_move_nothing(by_s, period_s):
-    wandering = by_s * np.sin(2 * np.pi * np.arange(700) * 0.02 / period_s)
-    clip, has = placed(moved(700, wandering), 12 * 16_000)
-    at = heard(clip[16_000:-16_000])
-    assert (at.correlation > 0.99, abs(at.second - 1) < 0.02, has[1_600:].all()) == (True, True, True)
+@pytest.mark.parametrize("pieces", [350, 700])
+def test_stamps_that_wander_to_and_fro_move_nothing(by_s, period_s, pieces):
+    wandering = by_s * np.sin(2 * np.pi * np.arange(pieces) * 0.02 / period_s)
+    clip, has = placed(moved(pieces, wandering), pieces * 320 - 16_000)
+    at = heard(clip[16_000:])
+    assert (at.correlation > 0.99, abs(at.second - 1) < by_s / 2, has[1_600:].all()) == (True, True, True)
 
 
 def test_a_clock_that_runs_away_is_followed():

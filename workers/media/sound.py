@@ -151,8 +151,9 @@ def _wanders(shifts: Times) -> bool:
     width = float(np.ptp(shifts))
     if not STEP_S < width <= WANDER_S or float(np.abs(np.diff(shifts)).max()) > STEP_S:
         return False
-    slope, _ = np.polyfit(np.arange(len(shifts)), shifts, 1)
-    return abs(float(slope)) * len(shifts) < width / 2
+    pieces = np.arange(len(shifts))
+    straight = np.polyval(np.polyfit(pieces, shifts, 1), pieces)
+    return float(np.ptp(shifts - straight)) > width / 2
 
 
 def _without_ramps(shifts: Times) -> Times:

@@ -119,7 +119,7 @@ def _changes() -> Iterator[tuple[str, Builder]]:
             whole = cut(source, folder / f"whole.{suffix}", 2, 22, *how)
             times = f"setts=ts='PTS+{by_s}*sin(N/40)/TB'"
             make("-i", whole, "-c", "copy", "-bsf:a", times, folder / f"a.{suffix}")
-            return folder / f"a.{suffix}", Right(((2, 22),), sound_s=0.06)
+            return folder / f"a.{suffix}", Right(((2, 22),), sound_s=0.02 + by_s)
 
         return build
 
