@@ -382,6 +382,23 @@ def test_stamps_at_random_move_nothing_much(seed):
     assert abs(at.second - 1) < 0.02
 
 
+@pytest.mark.parametrize("by_s", [0.03, 0.06, 0.12])
+@pytest.mark.parametrize("period_s", [3, 5, 7])
+@pytest.mark.parametrize("pieces", [350, 700])
+def test_stamps_that_wander_to_and_fro_move_nothing(by_s, period_s, pieces):
+    wandering = by_s * np.sin(2 * np.pi * np.arange(pieces) * 0.02 / period_s)
+    clip, has = placed(moved(pieces, wandering), pieces * 320 - 16_000)
+    at = heard(clip[16_000:])
+    assert (at.correlation > 0.99, abs(at.second - 1) < by_s / 2, has[1_600:].all()) == (True, True, True)
+
+
+def test_a_clock_that_runs_away_is_followed():
+    clip, _ = placed(moved(700, np.arange(700) * 0.0004), 12 * 16_000)
+    for begin in (2, 10):
+        at = heard(clip[begin * 16_000 : begin * 16_000 + 4_000])
+        assert at.second == pytest.approx(begin / 1.02, abs=0.01)
+
+
 @pytest.mark.parametrize("name", ["76_jitter_60ms.flv", "76_jitter_90ms.mkv"])
 def test_jittering_times_cut_nothing(name):
     whole, part = at(FILES / name, 0, 10), at(FILES / name, 4.3, 8.3)

@@ -24,6 +24,10 @@ STEADY_S = 0.002
 JITTER_S, JITTER_LASTS_S = 0.15, 2.0
 """A step of up to this size that is reversed within this time (seconds) is jitter: late or early time stamps."""
 
+WANDER_S = 0.3
+"""Times that drift to and fro by up to this (seconds), without a step, are jitter about a line, too; what drifts one
+way is another clock."""
+
 RAMP_S = 0.0007
 """Steps between pieces that differ by less (seconds) are equal."""
 
@@ -111,6 +115,8 @@ def _lines(shifts: Times, times: Times) -> Times:
     `shifts` are the container's times minus those of audio without gaps, `times` the container's times. A step that
     stays is a gap or an overlap; one that is soon reversed is jitter.
     """
+    if _wanders(shifts):
+        return np.full_like(shifts, np.median(shifts))
     shifts = _without_ramps(shifts)
     steps = np.abs(np.diff(shifts))
     if len(steps) >= MEDIAN_PIECES and float(np.median(steps)) > STEADY_S:
@@ -138,6 +144,16 @@ def _lines(shifts: Times, times: Times) -> Times:
                 known.append(step)
         found[piece] = line
     return found
+
+
+def _wanders(shifts: Times) -> bool:
+    """Whether the shifts drift to and fro, in steps too small for a gap."""
+    width = float(np.ptp(shifts))
+    if not STEP_S < width <= WANDER_S or float(np.abs(np.diff(shifts)).max()) > STEP_S:
+        return False
+    pieces = np.arange(len(shifts))
+    straight = np.polyval(np.polyfit(pieces, shifts, 1), pieces)
+    return float(np.ptp(shifts - straight)) > width / 2
 
 
 def _without_ramps(shifts: Times) -> Times:

@@ -112,6 +112,24 @@ def _changes() -> Iterator[tuple[str, Builder]]:
 
         return build
 
+    def wandering(suffix: str, by_s: float, *how: object) -> Builder:
+        """The times of the sound drift to and fro, once in some 5 s."""
+
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            whole = cut(source, folder / f"whole.{suffix}", 2, 22, *how)
+            times = f"setts=ts='PTS+{by_s}*sin(N/40)/TB'"
+            make("-i", whole, "-c", "copy", "-bsf:a", times, folder / f"a.{suffix}")
+            return folder / f"a.{suffix}", Right(((2, 22),), sound_s=0.02 + by_s)
+
+        return build
+
+    for suffix, how in (("mkv", ()), ("flv", ()), ("webm", ()), ("mkv", ("-c:a", "libmp3lame"))):
+        for by_s in (0.06, 0.13):
+            yield (
+                f"times of sound wander by {by_s} s {suffix} {' '.join(how[1:])}".strip(),
+                wandering(suffix, by_s, *how),
+            )
+
     for suffix in ("ts", "vob"):
         for by in (20, 3_600):
             yield f"one picture's time {by} s ahead {suffix}", damaged_time(suffix, by)
