@@ -106,7 +106,7 @@ def command(
     from pipeline.tables.query import jobs_of, models_of, open_results, query, the_job
 
     found = find_results(place, endpoint_url)
-    with open_results(found.uri, found.storage) as connection:
+    with open_results(found.uri, found.storage, as_stored=text not in named_queries()) as connection:
         there = jobs_of(connection)
         if job is None and found.job is not None and found.job.name in there:
             job = found.job.name

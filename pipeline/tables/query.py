@@ -83,8 +83,12 @@ class Answered:
 
 
 @contextmanager
-def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection whose only tables are those that `uri` (the output of a job) has published. Raises QueryError."""
+def open_results(
+    uri: str, storage: StorageConfig | None = None, *, as_stored: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection whose only tables are those that `uri` (the output of a job) has published. Raises QueryError, also
+    for values that no run writes; `as_stored` these are what they are, for SQL of a user's own: its conditions then
+    leave out files and parts of them by their statistics."""
     published = manifest.current(open_store(uri, storage))
     if published is None:
         if not is_s3(uri) and not Path(uri).is_dir():
@@ -104,9 +108,9 @@ def open_results(uri: str, storage: StorageConfig | None = None) -> Iterator[duc
         try:
             for name in manifest.NAMES:
                 connection.register(f"stored_{name}", published_dataset(uri, storage, published, name))
-                connection.execute(
-                    f"CREATE VIEW {name} AS {checked_select(name, manifest.SCHEMAS[name], f'stored_{name}')}"
-                )
+                rows = f"FROM stored_{name}"
+                select = rows if as_stored else checked_select(name, manifest.SCHEMAS[name], rows)
+                connection.execute(f"CREATE VIEW {name} AS {select}")
             connection.register("video_rules", _video_rules(connection, open_store(uri, storage)))
             for name, select in VIEWS.items():
                 connection.execute(f"CREATE VIEW {name} AS {select}")

@@ -348,12 +348,13 @@ def test_what_no_run_writes_is_refused_by_column_and_file(tmp_path, table, colum
     uri = publish(tmp_path / "r", {"a.mp4": [(0, 1, {"q": ("boolean", "yes", 0.9)})]}, failed=["b.mp4"])
     spoil(uri, table, column, value)
     assert cli("query", uri, "SELECT count(*) FROM answers").exit_code == 0  # it reads no such value
-    for command in (("report", uri, "-o", tmp_path / "r.html"), ("query", uri, f"SELECT {column} FROM {table}")):
-        result = cli(*command)
-        assert result.exit_code == 2, result.output
-        said = f"column {column} of the published table {table} holds NULL, NaN or infinity in tables/generation=000001"
-        assert said in result.output
-        assert "omnidrop rebuild" in result.output
+    own = cli("query", uri, f"SELECT {column} FROM {table}")
+    assert own.exit_code == 0, "SQL of a user's own reads what is there"
+    result = cli("report", uri, "-o", tmp_path / "r.html")
+    assert result.exit_code == 2, result.output
+    said = f"column {column} of the published table {table} holds NULL, NaN or infinity in tables/generation=000001"
+    assert said in result.output
+    assert "omnidrop rebuild" in result.output
 
 
 @pytest.mark.parametrize(
