@@ -42,7 +42,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _unraisable(ignored: sys.UnraisableHookArgs) -> None:
     """An interrupt in a finaliser or another callback, where nobody can catch it."""
     if isinstance(ignored.exc_value, KeyboardInterrupt) and _received:
-        # By a thread: a signal of our own would be handled, and swallowed, right here.
-        threading.Timer(0.1, signal.raise_signal, (_received.pop(),)).start()
+        # By a thread, since a signal of our own would be handled, and swallowed, right here. It ends what the main one
+        # waits for.
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.1, signal.pthread_kill, (main, _received.pop())).start()
     else:
         sys.__unraisablehook__(ignored)
