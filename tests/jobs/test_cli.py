@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import os
@@ -385,7 +386,10 @@ def test_a_query_that_is_interrupted_leaves_nothing(tmp_path: Path, number: int,
     out.mkdir()
     asked = ["jobs.query", str(results), "SELECT * FROM range(1000000000)", "-o", str(out / "q.csv")]
     environment = {**os.environ, "TMPDIR": str(scratch)}
-    with subprocess.Popen([sys.executable, "-m", *asked], env=environment, stderr=subprocess.PIPE) as process:
+    # What runs in a shell's background ignores Ctrl-C, and hands that on.
+    heard = functools.partial(signal.signal, number, signal.SIG_DFL)
+    command = [sys.executable, "-m", *asked]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, preexec_fn=heard) as process:
         while not list(out.iterdir()):
             time.sleep(0.05)
         process.send_signal(number)
