@@ -107,10 +107,10 @@ def open_results(
     ):
         try:
             for name in manifest.NAMES:
-                connection.register(f"stored_{name}", published_dataset(uri, storage, published, name))
-                rows = f"FROM stored_{name}"
-                select = rows if as_stored else checked_select(name, manifest.SCHEMAS[name], rows)
-                connection.execute(f"CREATE VIEW {name} AS {select}")
+                stored = name if as_stored else f"stored_{name}"
+                connection.register(stored, published_dataset(uri, storage, published, name))
+                if not as_stored:
+                    connection.execute(f"CREATE VIEW {name} AS {checked_select(name, manifest.SCHEMAS[name], stored)}")
             connection.register("video_rules", _video_rules(connection, open_store(uri, storage)))
             for name, select in VIEWS.items():
                 connection.execute(f"CREATE VIEW {name} AS {select}")

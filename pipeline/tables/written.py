@@ -17,9 +17,9 @@ _SAYS = "column {column} of the published table {table} holds NULL, NaN or infin
 _SAID = re.compile(_SAYS.format(column=r"(?P<column>\w+)", table=r"(?P<table>\w+)"))
 
 
-def checked_select(name: str, schema: pa.Schema, rows: str) -> str:
-    """A SELECT of all columns of the published table `name`, whose rows DuckDB has by the clause `rows`. A query that
-    reads what no run writes fails, with an error for `unwritten_in`; what a query does not read costs nothing."""
+def checked_select(name: str, schema: pa.Schema, stored: str) -> str:
+    """A SELECT of all columns of the published table `name`, which DuckDB knows as `stored`. A query that reads what no
+    run writes fails, with an error for `unwritten_in`; what a query does not read costs nothing."""
     checks = []
     for column in schema:
         is_needed = column.name in NEVER_NULL[name]
@@ -31,7 +31,7 @@ def checked_select(name: str, schema: pa.Schema, rows: str) -> str:
             )
         elif is_needed:
             checks.append(f"coalesce({column.name}, {refused}) AS {column.name}")
-    return f"SELECT * REPLACE ({', '.join(checks)}) {rows}"
+    return f"SELECT * REPLACE ({', '.join(checks)}) FROM {stored}"
 
 
 def unwritten_in(error: BaseException) -> tuple[str, str] | None:
