@@ -92,7 +92,8 @@ class Measured:
     kv_bytes: int
     retained_ratio: float
     choosing: dict[str, float]
-    """Seconds of choosing tokens: before the decoder, importance, selection and gathering."""
+    """Seconds of choosing tokens: before the decoder, importance (where attention does not sum it as it goes, which it
+    does in bfloat16 on a CPU), selection and gathering."""
 
     @property
     def choosing_share(self) -> float:

@@ -72,6 +72,13 @@ class Guiding:
     """(G, T) bool: which of the last T keys each sees; all see those before."""
     owner: Tensor
     """(Q, G) float32: averages rows into questions."""
+    are_questions: bool = True
+    """Whether they are rows of the suffix."""
+
+    def over_suffix(self, prefix_rows: int, suffix: int) -> Tensor:
+        """(Q, M) float32: `owner` of all the suffix's M rows, where questions guide."""
+        every = self.owner.new_zeros((self.owner.shape[0], suffix))
+        return every.index_add_(1, self.rows - prefix_rows, self.owner)
 
     @classmethod
     def words(cls, packed: Packed, prefix_rows: int) -> Guiding:
@@ -105,7 +112,7 @@ class Guiding:
         everything = torch.arange(prefix_rows + packed.rows, device=heard.device)
         owner = torch.full((1, heard.shape[0]), 1.0 / max(heard.shape[0], 1), device=heard.device)
         before = F.pad(everything[None] <= heard[:, None], (state.read, 0))  # media do not read what was left out
-        return cls(heard, before, owner)
+        return cls(heard, before, owner, are_questions=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +152,11 @@ class PrefillAttention:
         if self.read is not None:
             key, value = (torch.cat(both, dim=2) for both in zip(self.read, (key, value), strict=True))
         seen_rows = key.shape[2] - suffix
+        received: Tensor | None = None
         if cpu_attention.is_faster(query):
             prefix = cpu_attention.causal(*parts, scaling)
-            answer = cpu_attention.branches(query[:, :, rows:], key, value, ~packed.visible, scaling)
+            of_suffix = (query[:, :, rows:], key, value, ~packed.visible)
+            answer, received = cpu_attention.branches(*of_suffix, scaling, self._looked(rows, suffix))
         else:
             prefix = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scaling, enable_gqa=heads != kv)
             # Lower-right alignment written out: every suffix row sees the whole prefix, what else is read, and its own
@@ -158,10 +167,22 @@ class PrefillAttention:
             answer = F.scaled_dot_product_attention(folded, key, value, attn_mask=seen, scale=scaling)
             answer = answer.reshape(clips, heads, suffix, width)
         # One clip after another: few rows guide, and their weights over all keys are what would take memory.
-        self.left = [self._leave(number, query[number], key[number], value[number], scaling) for number in range(clips)]
+        known = (None,) * clips if received is None else received.unbind()
+        each = zip(range(clips), query, key, value, known, strict=True)
+        self.left = [self._leave(*one, scaling=scaling) for one in each]
         return torch.cat((prefix, answer), dim=2).transpose(1, 2)
 
-    def _leave(self, number: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Left:
+    def _looked(self, rows: int, suffix: int) -> cpu_attention.Looked | None:
+        """What questions guide by; clips of one pass have the same, so one clip's guide is every one's."""
+        guide = self.guides[0]
+        if guide is None or not guide.are_questions:
+            return None
+        return cpu_attention.Looked(guide.over_suffix(rows, suffix), self.states[0].read)
+
+    def _leave(
+        self, number: int, query: Tensor, key: Tensor, value: Tensor, known: Tensor | None, *, scaling: float
+    ) -> Left:
+        """`known` (Q, K - L): what the guides' attention gave to each key behind those read, where it is known."""
         state = self.states[number]
         rows, seen_rows = state.alive.shape[0], key.shape[1] - state.packed.rows
         columns = self.columns[number] + state.read
@@ -172,8 +193,10 @@ class PrefillAttention:
             guiding = query.index_select(1, by.rows)
             return attention_received(guiding, key, by.visible, by.owner, columns, scaling)
 
+        guide = self.guides[number]
+        importance = received(guide) if known is None else known.index_select(1, self.columns[number])
         return Left(
             cache=LayerCache(key[:, :seen_rows], value[:, :seen_rows], key[:, seen_rows:], value[:, seen_rows:]),
-            importance=received(self.guides[number]),
+            importance=importance,
             watched=None if state.watched is None else received(Guiding.words(state.packed, rows)),
         )
