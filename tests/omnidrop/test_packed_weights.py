@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from omnidrop.model import OmniModel
-from omnidrop.models.packed_weights import InBlocks, PackedLinear, pack
+from omnidrop.models.packed_weights import NORMS, InBlocks, PackedLinear, pack
 from tests.support.small_checkpoints import small_qwen2_5_omni, small_qwen3_omni
 
 __all__ = ["small_qwen2_5_omni", "small_qwen3_omni"]
@@ -33,11 +33,13 @@ class Mlp(nn.Module):
 @pytest.mark.parametrize("rows", [1, 8, 331, 750])
 @torch.inference_mode()
 def test_products_are_the_stock_modules_bit_for_bit(rows: int) -> None:
-    ours = nn.ModuleDict({"mlp": Mlp(), "q": nn.Linear(256, 64)}).to(torch.bfloat16)
+    norms = {name: nn.RMSNorm(256) for name in NORMS}
+    ours = nn.ModuleDict({"mlp": Mlp(), "q": nn.Linear(256, 64), **norms}).to(torch.bfloat16)
     stock = copy.deepcopy(ours)
     pack([ours])
-    assert isinstance(ours["mlp"], InBlocks)
-    assert [name for name, _ in ours.named_parameters()] == ["q.bias"]  # the plain weights are let go
+    assert all(isinstance(ours[name], InBlocks) for name in ("mlp", *NORMS))
+    # The plain weights are let go.
+    assert [name for name, _ in ours.named_parameters()] == ["q.bias", *(f"{name}.stock.weight" for name in NORMS)]
     given = torch.randn(2, rows, 256, generator=torch.Generator().manual_seed(rows)).to(torch.bfloat16)
     for name in stock:
         assert torch.equal(ours[name](given), stock[name](given))
