@@ -46,7 +46,9 @@ class LeftOut:
         if index.shape[0]:
             at = torch.searchsorted(index, self.follows).clamp_max_(index.shape[0] - 1)
             is_there = index.index_select(0, at) == self.follows
-            hidden = hidden + moves.index_select(0, at).masked_fill_(~is_there[:, None], 0.0)
+            # Whoever follows nobody that is still there moves by a last row of zeros.
+            moves = torch.cat((moves, torch.zeros_like(moves[:1])))
+            hidden = moves.index_select(0, torch.where(is_there, at, index.shape[0])).add_(hidden[0])[None]
         if deepstack is not None:
             hidden = hidden + deepstack.index_select(0, self.places)
         return replace(self, hidden=hidden)

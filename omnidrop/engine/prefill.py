@@ -10,6 +10,7 @@ pruned the logits are the stock model's. Knows nothing about families beyond `Ad
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -38,13 +39,15 @@ def begin(
     watch: bool = False,
 ) -> State:
     """Embed the packed prompt, of the prefix only what the policy lets into the decoder."""
-    of_candidates = clip.entering(policy, schedule)
+    # Choosing, joining and following compare the same tokens: what is kept between them goes with `choosing`.
+    choosing = replace(clip, candidates=replace(clip.candidates))
+    of_candidates = choosing.entering(policy, schedule)
     index = clip.among_all(of_candidates)
     alive = clip.alive(index)
     embeddings, deepstack = clip.prefix.embeddings, clip.prefix.deepstack
     positions = clip.prefix.positions
     if index.shape[0] != clip.av.count:
-        embeddings, deepstack = _joined(clip, policy, of_candidates)
+        embeddings, deepstack = _joined(choosing, policy, of_candidates)
         embeddings, positions = embeddings.index_select(0, alive), positions.index_select(1, alive)
     hidden = torch.cat((embeddings, adapter.embed(packed.ids).to(embeddings.dtype)))[None]
     rotary = adapter.rotary(hidden, torch.cat((positions, packed.positions), dim=1)[:, None, :])
@@ -59,7 +62,7 @@ def begin(
         alive=alive,
         index=index,
         deepstack=deepstack,
-        left_out=_left_out(adapter, clip, policy, schedule, of_candidates),
+        left_out=_left_out(adapter, choosing, policy, schedule, of_candidates),
         watched=[] if watch else None,
     )
 

@@ -9,15 +9,17 @@ no torch: how many stay is planned before any model is there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
-from omnidrop.models.base import AUDIO
+from omnidrop.models.base import AUDIO, VIDEO
 from omnidrop.policies.schedule import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from omnidrop.policies.joined import Joined
+    from omnidrop.policies.likeness import Compared
 
 Guide = Literal["nothing", "question", "words", "last", "audio", "states"]
 """Whose attention a policy looks at inside the decoder: nobody's; that of a question's words and of its last token, at
@@ -102,6 +104,13 @@ class AudioVisual:
     def is_audio(self) -> Tensor:
         """(n,) bool."""
         return self.modality == AUDIO
+
+    @cached_property
+    def compared(self) -> dict[int, Compared]:
+        """By modality, AUDIO and VIDEO, its tokens as they are compared: what choosing, joining and following share."""
+        from omnidrop.policies.likeness import Compared
+
+        return {kind: Compared.of(self.features, self.is_own, self.modality == kind) for kind in (AUDIO, VIDEO)}
 
 
 @dataclass(frozen=True, eq=False)

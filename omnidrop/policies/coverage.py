@@ -30,8 +30,7 @@ WINDOW_S = 1.0
 def cover(tokens: AudioVisual, keep: int, least_audio: float | None = None) -> Tensor:
     """(keep,) ascending indices of the tokens that cover the clip best, int64; of the audio tokens at least
     `least_audio` times as large a share as of the video's, None: as few as enter decide (`entry.SCARCE`)."""
-    places = {kind: torch.nonzero(tokens.modality == kind).flatten() for kind in (AUDIO, VIDEO)}
-    bands = {kind: _band(tokens, at, rare=kind == VIDEO) for kind, at in places.items() if at.numel()}
+    bands = {kind: _band(tokens, of, rare=kind == VIDEO) for kind, of in tokens.compared.items() if of.places.numel()}
     if not bands:
         return torch.zeros(0, dtype=torch.int64, device=tokens.modality.device)
     # What stands still takes no budget from sound: the two share it as if all moments could be chosen at once.
@@ -59,9 +58,11 @@ def _guarded(heard: int, keep: int, tokens: AudioVisual, least_audio: float | No
     return max(min(max(heard, least), most), keep - tokens.video)
 
 
-def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> Band:
-    unit, of = likeness.unit_and_scale(tokens.features[places], tokens.is_own[places])
-    weight = likeness.surprisal(unit, of) + likeness.USUAL if rare else torch.ones(places.shape[0], device=unit.device)
+def _band(tokens: AudioVisual, compared: likeness.Compared, *, rare: bool) -> Band:
+    places, unit, of = compared.places, compared.unit, compared.scale
+    weight = torch.ones(places.shape[0], device=unit.device)
+    if rare:
+        weight = likeness.surprisal(compared.rounded, of) + likeness.USUAL
     weight = weight / weight.mean()
     seconds = tokens.seconds[places]
     window = torch.div(seconds, WINDOW_S, rounding_mode="floor").long()
@@ -79,45 +80,49 @@ def _band(tokens: AudioVisual, places: Tensor, *, rare: bool) -> Band:
 
     real = laid(torch.ones_like(window, dtype=torch.bool), False)
 
-    def banded(values: Tensor, first: int) -> Tensor:
-        """(W, M, ...) -> (W, k M, ...): each window with those around it from the `first`th on, as a view in which they
-        overlap: of a clip's features copies would be a quarter of a gigabyte."""
-        padding = [0, 0] * (values.dim() - 1) + [-first, REACH]
-        padded = torch.nn.functional.pad(values, padding)
-        return padded.as_strided((count, (REACH + 1 - first) * widest, *values.shape[2:]), padded.stride())
-
-    at, when = laid(unit, 0.0), laid(seconds, 0.0)
-    # In place: one such table is tens of megabytes, and on a CPU a new one costs more than what is done with it.
-    alike = (at @ banded(at, 0).transpose(1, 2)).div_(of).clamp_max_(1.0)
-    apart = (when[:, :, None] - banded(when, 0)[:, None, :]).abs_()
-    kernel = _both_ways(likeness.log_kernel_(alike, apart).exp_())
+    kernel = _kernel(laid(unit, 0.0), laid(seconds, 0.0), of)
     version = None
     if rare and tokens.versions is not None:
         of_place = laid(tokens.versions[places], -1)
-        is_same = of_place[:, :, None] == banded(of_place + 1, -REACH)[:, None, :] - 1
+        is_same = of_place[:, :, None] == _around(of_place, -1)[:, None, :]
         kernel = torch.where(is_same, STILL + (1.0 - STILL) * kernel, kernel)
-        version = torch.nn.functional.pad(of_place, [0, 0, REACH, REACH], value=-1)
-    kernel.mul_(banded(real, -REACH)[:, None, :])
-    weights = torch.nn.functional.pad(laid(weight, 0.0), [0, 0, REACH, REACH])
-    around = torch.arange(count, device=places.device)[:, None] + torch.arange(2 * REACH + 1, device=places.device)
+        version = _padded(of_place, -1)
+    kernel.mul_(_around(real, False)[:, None, :])
+    weights = laid(weight, 0.0)
     return Band(
         members=laid(places, 0),
         real=real,
         kernel=kernel,
-        weight=weights,
-        alone=(kernel @ weights[around].flatten(1)[:, :, None]).squeeze(2),
+        weight=_padded(weights, 0.0),
+        alone=(kernel @ _around(weights, 0.0)[:, :, None]).squeeze(2),
         version=version,
         tokens=tokens.count,
         count=places.shape[0],
     )
 
 
-def _both_ways(onwards: Tensor) -> Tensor:
-    """(W, M, (2 REACH + 1) M): of a window's tokens with themselves and those after them, (W, M, (REACH + 1) M), also
-    those before: K is the same both ways."""
-    count, widest = onwards.shape[:2]
-    table = onwards.new_zeros(count, widest, 2 * REACH + 1, widest)
-    table[:, :, REACH:] = onwards.view(count, widest, REACH + 1, widest)
-    for lag in range(1, min(REACH, count - 1) + 1):
-        table[lag:, :, REACH - lag] = table[:-lag, :, REACH + lag].transpose(1, 2)
+def _kernel(unit: Tensor, when: Tensor, scale: Tensor) -> Tensor:
+    """K (W, M, (2 REACH + 1) M) of a window's tokens and those of the windows around it; `unit` (W, M, D), `when`
+    (W, M) in seconds."""
+    count, widest = when.shape
+    table = unit.new_zeros(count, widest, 2 * REACH + 1, widest)
+    for lag in range(min(REACH, count - 1) + 1):
+        here, there = slice(count - lag), slice(lag, count)
+        # In place: one such table is tens of megabytes, and on a CPU a new one costs more than what is done with it.
+        alike = (unit[here] @ unit[there].transpose(1, 2)).div_(scale).clamp_max_(1.0)
+        apart = (when[here, :, None] - when[there, None, :]).abs_()
+        onwards = likeness.log_kernel_(alike, apart).exp_()
+        table[here, :, REACH + lag] = onwards
+        if lag:  # K is the same both ways
+            table[there, :, REACH - lag] = onwards.transpose(1, 2)
     return table.flatten(2)
+
+
+def _padded(of_window: Tensor, empty: float) -> Tensor:
+    """(W, M) -> (W + 2 REACH, M)."""
+    return torch.nn.functional.pad(of_window, [0, 0, REACH, REACH], value=empty)
+
+
+def _around(of_window: Tensor, empty: float) -> Tensor:
+    """(W, M) -> (W, (2 REACH + 1) M): each window between those around it."""
+    return _padded(of_window, empty).unfold(0, 2 * REACH + 1, 1).transpose(1, 2).flatten(1)

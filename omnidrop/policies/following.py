@@ -29,12 +29,12 @@ def best_covering(tokens: AudioVisual, index: Tensor) -> Tensor:
         targets = index[is_kind[index]]
         if not numbers.numel() or not targets.numel():
             continue
-        unit, of = likeness.unit_and_scale(tokens.features[is_kind], tokens.is_own[is_kind])
-        rank = torch.cumsum(is_kind, 0) - 1
+        compared = tokens.compared[kind]
+        unit, rank = compared.rounded, compared.rank
         of_targets, there = unit[rank[targets]], tokens.seconds[targets]
         for block in torch.split(numbers, BLOCK):
             sources = left[block]
-            alike = (unit[rank[sources]] @ of_targets.T).div_(of).clamp_max_(1.0)
+            alike = (unit[rank[sources]] @ of_targets.T).float().div_(compared.scale).clamp_max_(1.0)
             apart = (tokens.seconds[sources][:, None] - there[None]).abs_()
             follows[block] = targets[likeness.log_kernel_(alike, apart).argmax(dim=1)]
     return follows

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from omnidrop.models.base import VIDEO
-from omnidrop.policies import likeness
 from omnidrop.policies.base import AudioVisual
 from omnidrop.policies.joined import Joined
 from omnidrop.policies.tokens import left_out
@@ -35,9 +34,8 @@ def by_likeness(tokens: AudioVisual, index: Tensor) -> Joined:
     if not sources.numel() or not targets.numel():
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
         return Joined(nothing, nothing, torch.zeros(0, device=device))
-    places = torch.nonzero(seen).flatten()
-    unit, of = likeness.unit_and_scale(tokens.features[places], tokens.is_own[places])
-    rank = torch.cumsum(seen, 0) - 1
+    compared = tokens.compared[VIDEO]
+    unit, rank = compared.unit, compared.rank
     at, there = tokens.seconds[sources], tokens.seconds[index[targets]]
     best = torch.full((sources.shape[0],), -1.0, device=device)
     to = torch.zeros_like(sources)
@@ -47,7 +45,7 @@ def by_likeness(tokens: AudioVisual, index: Tensor) -> Joined:
         near = torch.nonzero((there >= at[block].amin() - REACH_S) & (there <= at[block].amax() + REACH_S)).flatten()
         if not near.numel():
             continue
-        alike = unit[rank[sources[block]]] @ unit[rank[index[targets[near]]]].T / of
+        alike = (unit[rank[sources[block]]] @ unit[rank[index[targets[near]]]].T).div_(compared.scale)
         far = (at[block][:, None] - there[near][None]).abs() > REACH_S + 1e-3
         best[block], nearest = alike.masked_fill_(far, -1.0).clamp_max_(1.0).max(dim=1)
         to[block] = targets[near[nearest]]

@@ -6,6 +6,8 @@ give plain cosines. Knows nothing about time, budgets or questions.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -48,6 +50,31 @@ def scale(unit: Tensor) -> Tensor:
     return nearest.mean(dim=1).median().clamp(LEAST_SCALE, 1.0)
 
 
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """The m of a clip's n tokens that are of one modality, as they are compared."""
+
+    places: Tensor
+    """(m,) int64: indices into the clip's n tokens."""
+    rank: Tensor
+    """(n,) int64: of each of these tokens, its number among the m."""
+    unit: Tensor
+    """(m, D) float32: features with length 1."""
+    scale: Tensor
+    """() float32, see `scale`."""
+    rounded: Tensor
+    """(m, D) in the features' own type: `unit` where a product of 8 bits will do, which takes half of the time on a CPU
+    and a tenth on a GPU."""
+
+    @classmethod
+    def of(cls, features: Tensor, own: Tensor, is_kind: Tensor) -> Compared:
+        """Of `features` (n, D) those where `is_kind` (n,) bool; `own` (n,) as for `unit_and_scale`."""
+        places = torch.nonzero(is_kind).flatten()
+        rank = torch.cumsum(is_kind, 0) - 1
+        unit, of = unit_and_scale(features[places], own[places])
+        return cls(places, rank, unit, of, unit.to(features.dtype))
+
+
 def unit_and_scale(features: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`features` (n, D) as float32 rows of length 1, and their scale, by those that are not copies: `own` (n,) bool.
 
@@ -75,6 +102,6 @@ def surprisal(unit: Tensor, of: Tensor) -> Tensor:
 
     Of more than MOST_SAMPLED rows, so many evenly spaced ones are the estimate's. `of` is their scale.
     """
-    likeness = (unit @ sampled(unit).T / of).clamp_max(1.0)
-    nats = -(CONCENTRATION * (likeness - 1.0)).logsumexp(dim=1)
+    alike = (unit @ sampled(unit).T).float().div_(of).clamp_max_(1.0)
+    nats = -alike.sub_(1.0).mul_(CONCENTRATION).logsumexp(dim=1)
     return nats - nats.amin()

@@ -55,6 +55,23 @@ def test_a_token_follows_the_entering_one_of_its_modality_that_covers_it_best(lo
     assert best_covering(tokens, sound).tolist() == [-1] * tokens.video, "no picture enters, so none follows"
 
 
+def test_what_is_compared_in_the_features_own_type_follows_one_as_like_it(loaded: Loaded) -> None:
+    """Products of 8 bits may take another of equals: never one that is less alike by more than they round."""
+    generator = torch.Generator().manual_seed(0)
+    of_kind = torch.randn(40, 256, generator=generator)[torch.arange(loaded.clip.av.count) % 40]
+    noise = 0.3 * torch.randn(of_kind.shape, generator=generator)
+    tokens = replace(loaded.clip.av, features=of_kind + noise, seconds=torch.zeros(loaded.clip.av.count))
+    index = torch.nonzero(torch.arange(tokens.count) % 5 == 0).flatten()
+    exact, rounded = (
+        best_covering(replace(tokens, features=tokens.features.to(dtype)), index)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    left = torch.nonzero(torch.arange(tokens.count) % 5).flatten()
+    unit = torch.nn.functional.normalize(tokens.features, dim=-1)
+    alike = [(unit[left] * unit[follows]).sum(dim=1) for follows in (exact, rounded)]
+    assert (alike[0] - alike[1]).abs().max() < 0.01
+
+
 def test_a_token_moves_with_the_one_it_follows_until_that_one_has_left() -> None:
     rows = torch.zeros(1, 3, 2)
     left_out = LeftOut(torch.tensor([1, 4, 6]), rows, (rows, rows), torch.tensor([0, 5, -1]))
