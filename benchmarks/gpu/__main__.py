@@ -117,13 +117,16 @@ def page(report: dict[str, Any]) -> str:
             f"## {name}: {found['shape']}, {found['tokens']} tokens, encoders {found['encoders_s']:.3f} s",
             "",
         ]
-        lines += ["| mode | policy | questions | kept | s | TFLOP | of measured peak | of stated peak | peak GB |"]
-        lines += ["|---|---|---|---|---|---|---|---|---|"]
+        lines += [
+            "| mode | policy | left out | questions | kept | s | TFLOP | of measured peak | of stated peak | peak GB |"
+        ]
+        lines += ["|---|---|---|---|---|---|---|---|---|---|"]
         for row in found["rows"]:
             rate = row["flops"] / row["seconds"]
             shares = [f"{rate / peak:.0%}" if peak else "" for peak in (measured, stated)]
             memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.1f}"
-            cells = (row["mode"], row["policy"], row["questions"], f"{row['retained_ratio']:.0%}")
+            left_out = "read" if row["read_left_out"] else ""
+            cells = (row["mode"], row["policy"], left_out, row["questions"], f"{row['retained_ratio']:.0%}")
             cells += (f"{row['seconds']:.3f}", f"{row['flops'] / 1e12:.2f}", *shares, memory)
             lines.append(f"| {' | '.join(map(str, cells))} |")
     for name in ("peak", "selfcheck", "decode", "together", "job"):

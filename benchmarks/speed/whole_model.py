@@ -196,6 +196,8 @@ class Case:
     policy: str
     retained: float | None
     questions: int
+    read: bool | None = None
+    """Whether questions read what is left out; None: as by default."""
 
     @property
     def once(self) -> bool:
@@ -205,7 +207,7 @@ class Case:
     @property
     def pruning(self) -> Pruning:
         """For `OmniModel.answer`."""
-        return Pruning(self.mode, self.policy, self.retained)
+        return Pruning(self.mode, self.policy, self.retained, read_left_out=self.read)
 
 
 def cases(questions: int) -> list[Case]:
@@ -217,6 +219,7 @@ def cases(questions: int) -> list[Case]:
         Case("staged", "omnidrop", 0.3, questions),
         Case("set_guided", "omnidrop", 0.3, questions),
         Case("set_guided", "omnidrop", 0.2, questions),
+        Case("set_guided", "omnidrop", 0.2, questions, read=False),
         Case("set_guided", "random", 0.3, questions),
     ]
     return [Case("dense", "none", None, 1), Case("per_question", "omnidrop", 0.3, 1), *several]
@@ -260,6 +263,7 @@ class Bench:
         return {
             "mode": case.mode,
             "policy": case.policy,
+            "read_left_out": bool(case.pruning.read_left_out),
             "questions": case.questions,
             "seconds": seconds * times,
             "flops": cost.flops * times,
@@ -321,6 +325,7 @@ def main() -> None:
         peak = "" if row["peak_bytes"] is None else f", peak {row['peak_bytes'] / 1e9:.2f} GB"
         print(
             f"{row['mode']:13} {row['policy']:9} {row['retained_ratio']:6.1%} Q={row['questions']:<2} "
+            f"{'left out read' if row['read_left_out'] else '':13} "
             f"{row['seconds']:8.3f} s {row['flops'] / 1e12:8.2f} TFLOP, KV {row['kv_bytes'] / 1e6:8.1f} MB{peak}"
         )
     alone, pruned = rows[0], rows[1]

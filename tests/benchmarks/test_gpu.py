@@ -75,7 +75,7 @@ def test_a_step_fails_alone_and_the_next_run_goes_on(tmp_path, monkeypatch, caps
 
 def test_the_page_says_what_share_of_the_peak_was_reached():
     row = {"mode": "set_guided", "policy": "omnidrop", "questions": 8, "retained_ratio": 0.3, "seconds": 0.5}
-    row |= {"flops": 2e14, "peak_bytes": 20_000_000_000}
+    row |= {"flops": 2e14, "peak_bytes": 20_000_000_000, "read_left_out": True}
     whole = {"shape": "7b", "tokens": 10140, "encoders_s": 0.1, "rows": [row]}
     report = {
         **{"device": "NVIDIA H100 80GB HBM3", "shape": "7b", "tells": {"peak": "a", "whole": "b"}},
@@ -84,4 +84,4 @@ def test_the_page_says_what_share_of_the_peak_was_reached():
             "whole": {"status": "done", "said": "", "found": whole},
         },
     }
-    assert "| set_guided | omnidrop | 8 | 30% | 0.500 | 200.00 | 50% | 40% | 20.0 |" in gpu.page(report)
+    assert "| set_guided | omnidrop | read | 8 | 30% | 0.500 | 200.00 | 50% | 40% | 20.0 |" in gpu.page(report)

@@ -36,6 +36,7 @@ def test_every_row_runs_and_the_targets_find_theirs(bench: Bench) -> None:
             {
                 "mode": case.mode,
                 "policy": case.policy,
+                "read": case.read,
                 "questions": case.questions,
                 "seconds": got.seconds * times,
                 "flops": got.flops * times,
@@ -48,9 +49,9 @@ def test_every_row_runs_and_the_targets_find_theirs(bench: Bench) -> None:
     decoding = bench.decoding(1)
     assert all(seconds > 0 for seconds in decoding.values())
     checks = targets(rows, decoding)
-    assert len(checks) == 12
-    by_name = {check["what"]: check for check in checks}
-    assert by_name["KV bytes, set_guided 30 % / dense_shared"]["measured"] < 1
+    assert len(checks) == 14
+    by_name = {check["what"]: check["measured"] for check in checks}
+    assert by_name["the same, left out not read"] < by_name["KV bytes, set_guided 30 % / dense_shared"] < 1
 
 
 def test_decoding_with_copied_caches_is_the_same_decoding(bench: Bench) -> None:
@@ -76,12 +77,17 @@ def test_decoding_with_copied_caches_is_the_same_decoding(bench: Bench) -> None:
 def test_a_whole_random_model_answers_in_every_row_of_the_gpu_table() -> None:
     """Eight seconds have the paper's 288 video and 50 audio tokens every two; more questions cost pruning less."""
     whole = WholeBench("test", 8, "cpu")
-    rows = {(case.mode, case.policy, case.questions, case.retained): whole.run(case) for case in whole_cases(3)}
+    by_case = {case: whole.run(case) for case in whole_cases(3)}
+    rows = {(c.mode, c.policy, c.questions, c.retained): row for c, row in by_case.items() if c.read is None}
+    (unread,) = (row for case, row in by_case.items() if case.read is False)
     geometry = whole.model.adapter.geometry  # type: ignore[attr-defined]
     assert geometry.count_tokens(120, 252, 448, 960_000) == (30 * 288, 30 * 50)
     flops = {key: row["flops"] - row["encoder_flops"] for key, row in rows.items()}
     assert flops["set_guided", "omnidrop", 3, 0.3] < 0.5 * flops["dense_shared", "none", 3, None]
     assert flops["set_guided", "omnidrop", 3, 0.2] < flops["set_guided", "omnidrop", 3, 0.3]
+    read = rows["set_guided", "omnidrop", 3, 0.2]
+    assert (read["read_left_out"], unread["read_left_out"]) == (True, False)
+    assert unread["kv_bytes"] < read["kv_bytes"]
     assert flops["per_question", "omnidrop", 3, 0.3] == 3 * flops["per_question", "omnidrop", 1, 0.3]
     assert rows["set_guided", "omnidrop", 3, 0.3]["retained_ratio"] == pytest.approx(0.3, abs=0.02)
     assert whole.encoders() > 0
