@@ -271,6 +271,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where to write the rows")
     parser.add_argument("--full", action="store_true", help="1 to 16 questions, 1k to 10k tokens, every mode: hours")
     parser.add_argument("--quick", action="store_true", help="a model of a toy's size: shows that all of it runs")
+    parser.add_argument("--layers", type=int, help=f"of the decoder (default {LAYERS}; Qwen2.5-Omni-3B has 36)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
     parser.add_argument("--end-to-end", action="store_true", help="whole clips: files in, answers out")
     parser.add_argument("--clips", type=int, default=2, help="of these, with --end-to-end (default 2)")
@@ -279,6 +280,7 @@ def main() -> None:
         _end_to_end(given)
         return
     size, layers = (QUICK_SIZE, QUICK_LAYERS) if given.quick else (SIZE, LAYERS)
+    layers = given.layers or layers
     shapes = [QUICK_SHAPE] if given.quick else list(SHAPES.values()) if given.full else [SHAPES[4000]]
     counts = [1, 4, 8, 16] if given.full else [8]
     dtype, skipped = default_dtype(), no_vllm()
