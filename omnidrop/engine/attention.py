@@ -191,7 +191,7 @@ class PrefillAttention:
             if by is None:
                 return None
             guiding = query.index_select(1, by.rows)
-            return attention_received(guiding, key, by.visible, by.owner, columns, scaling)
+            return attention_received(guiding, key, by.visible, by.owner, columns, scaling, first=state.read)
 
         guide = self.guides[number]
         importance = received(guide) if known is None else known.index_select(1, self.columns[number])

@@ -13,25 +13,28 @@ from omnidrop.pruning import Guidance
 
 
 def attention_received(
-    query: Tensor, key: Tensor, visible: Tensor, owner: Tensor, columns: Tensor, scaling: float
+    query: Tensor, key: Tensor, visible: Tensor, owner: Tensor, columns: Tensor, scaling: float, first: int = 0
 ) -> Tensor:
     """(Q, n) float32: attention each of n tokens receives from each question, mean over its rows and all heads.
 
     `query` (H, G, d) and `key` (Hkv, K, d) after rotary embedding; `visible` (G, T) bool says which of the last T keys
     a row sees (all see the first K - T); `owner` (Q, G) averages rows into questions; `columns` (n,) are the tokens'
-    places among the keys. arXiv 2605.14458: importance is the mean, over the question's text tokens and heads, of the
-    post-softmax attention in the current layer.
+    places among the keys, none before `first`. arXiv 2605.14458: importance is the mean, over the question's text
+    tokens and heads, of the post-softmax attention in the current layer.
     """
     heads, rows, width = query.shape
     groups = heads // key.shape[0]
     hidden = ~visible
-    received = query.new_zeros((rows, key.shape[1]), dtype=torch.float32)
-    for kv in range(key.shape[0]):  # one group of heads at a time bounds memory at (H / Hkv, G, K) floats
+    received = query.new_zeros((rows, key.shape[1] - first), dtype=torch.float32)
+    none = query.new_empty(1)
+    # One group of heads at a time bounds memory at (H / Hkv, G, K) floats. These are gone over as seldom as can be:
+    # a device spends its time on them. `alpha` scales within the product, in float32.
+    for kv in range(key.shape[0]):
         of_group = query[kv * groups : (kv + 1) * groups].reshape(groups * rows, width)
-        scores = (of_group @ key[kv].T).float().mul_(scaling).view(groups, rows, -1)
+        scores = torch.addmm(none, of_group, key[kv].T, beta=0, alpha=scaling).view(groups, rows, -1)
         scores[..., scores.shape[-1] - hidden.shape[-1] :].masked_fill_(hidden, float("-inf"))
-        received += scores.softmax(dim=-1).sum(dim=0)
-    return (owner @ received.index_select(1, columns)) / heads
+        received += scores.softmax(dim=-1, dtype=torch.float32)[..., first:].sum(dim=0)
+    return (owner @ received.index_select(1, columns - first)) / heads
 
 
 def aggregate(importance: Tensor, guidance: Guidance) -> Tensor:

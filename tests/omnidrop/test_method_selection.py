@@ -67,6 +67,7 @@ def test_importance_is_the_mean_of_the_full_rows_softmax() -> None:
             question = 0 if row < 2 else 1
             wanted[question] += of_row / heads / (2 if question == 0 else 3)
     torch.testing.assert_close(got, wanted)
+    assert torch.equal(attention_received(query, key, visible, owner, columns, scaling=0.7, first=1), got)
 
 
 def test_one_question_keeps_its_values() -> None:
