@@ -55,8 +55,9 @@ types: $(VENV)/ready
 docs: $(VENV)/ready   ## the documentation as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
 
-# Most tests wait for Ray, ffmpeg or a server, so there are more test processes than cores; each takes 3 GB.
-TEST_PROCESSES ?= $(shell awk '/MemAvailable/ { print ($$2 > 19000000) ? 5 : ($$2 > 17000000) ? 4 : ($$2 > 14000000) ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)
+# Some tests wait for Ray, ffmpeg or a server, so there are more test processes than cores. Each takes 3 GB, and 12 CPU
+# seconds until its first test.
+TEST_PROCESSES ?= $(shell awk '/MemAvailable/ { print ($$2 > 17000000) ? 4 : ($$2 > 14000000) ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)
 
 test:                 ## check and all tests
 	@# What does not need each other at once: on a bare machine the browser is installed while torch is. The slow ones of

@@ -20,8 +20,9 @@ import numpy as np
 import ray
 
 from benchmarks.scale import made_up
+from pipeline.execution.backend import Backend, Limits
 from pipeline.execution.local_ray import local_ray
-from pipeline.execution.scheduler import Backend, Limits, RayExecution
+from pipeline.execution.scheduler import RayExecution
 from workers.ray_workers import ACTOR_OPTIONS, MAKING_READY
 from workers.records import Clip, ClipResult, DecodedClip, DecodeReport, WorkUnit
 

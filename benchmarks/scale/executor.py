@@ -22,8 +22,9 @@ import psutil
 import ray
 
 from benchmarks.scale import made_up
+from pipeline.execution.backend import Backend, Limits
 from pipeline.execution.local_ray import local_ray
-from pipeline.execution.scheduler import DECODE_AHEAD_PER_ACTOR, Backend, Limits, RayExecution
+from pipeline.execution.scheduler import DECODE_AHEAD_PER_ACTOR, RayExecution
 from workers.media.decode import Source
 from workers.ray_workers import ACTOR_OPTIONS, MAKING_READY, DecodeStarter
 from workers.records import (

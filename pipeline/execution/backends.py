@@ -25,17 +25,14 @@ from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.worker_settings import answerer_settings, decode_settings
 from pipeline.execution.actor_metering import Statistics, Watch, gpus_counted
+from pipeline.execution.backend import Backend, Limits
 from pipeline.execution.clip_state import UnitResult
 from pipeline.execution.cluster_room import ClusterRoom
 from pipeline.execution.homes import LOOK_S
 from pipeline.execution.kept_signals import kept_signals
 from pipeline.execution.local_ray import RayUnavailable, local_ray
 from pipeline.execution.run_context import RunContext
-from pipeline.execution.scheduler import (
-    Backend,
-    Limits,
-    RayExecution,
-)
+from pipeline.execution.scheduler import RayExecution
 from pipeline.execution.worker_failures import Nodes, amounts_of, beside, nodes_with, slots_of
 from workers import ray_workers
 from workers.media.clip_reader import decoded_shape

@@ -8,12 +8,8 @@ what is in flight finish. Knows nothing about archives, the journal or SQL: unit
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import ray
 from ray.exceptions import (
@@ -28,19 +24,19 @@ from ray.exceptions import (
 )
 
 from omnidrop.errors import first_line
-from pipeline.archive.health import ArchiveHealth
 from pipeline.execution.actor_metering import Load, Statistics, Watch, unwatched
 from pipeline.execution.actor_pool import ActorPool, Call, ExecutionError, Slot
+from pipeline.execution.backend import Backend, Limits
 from pipeline.execution.clip_state import ClipState, UnitResult, UnitState
 from pipeline.execution.cluster_room import ClusterRoom
 from pipeline.execution.homes import Waiting
-from pipeline.execution.machines import Machines, nothing_decodes
-from pipeline.execution.worker_failures import is_preemption, node_answers, node_name
+from pipeline.execution.in_flight import InFlight
+from pipeline.execution.machine_checks import MachineChecks
+from pipeline.execution.worker_failures import is_preemption, node_answers
 from pipeline.failure_rules import Again, pause_s, rule_of
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import Patience, StopFlag
 from workers.records import (
-    Clip,
     ClipFailure,
     ClipOutcome,
     ClipResult,
@@ -62,65 +58,6 @@ STORE_FULL = (
     "Ray's object store and the disk that it spills to are full; free disk space on the cluster's machines (the "
     "folder is below /tmp/ray unless `ray start --temp-dir` says otherwise), or lower execution.bytes_in_flight"
 )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The caps of one run."""
-
-    bytes_in_flight: int
-    decode_tasks: int
-    actors: int
-    max_deaths_per_clip: int
-    """Workers one clip may take down before it is quarantined."""
-    max_deaths_per_worker: int
-    """Deaths in a row, without an answered clip between, after which an actor is given a clip that was answered before;
-    if it dies of that, too, or there is none, the run fails."""
-    max_retries: int
-    stop_grace_s: float
-    clips_per_pass: int = 1
-    """Most clips of one shape and question set that an actor is given in one call."""
-    actor_idle_s: float = math.inf
-    """An actor that had nothing to answer for so long is given back, the last one never."""
-
-    def __post_init__(self) -> None:
-        # Otherwise a single poison clip would end the run before it is recognised.
-        assert self.max_deaths_per_worker > self.max_deaths_per_clip
-
-
-@dataclass(frozen=True)
-class Backend:
-    """How work is started: real tasks and actors, or timed stand-ins for measuring the loop itself."""
-
-    start_decode: Callable[[WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]]
-    """Returns references to a `DecodeReport` and to the `DecodedClip` (None where decoding failed)."""
-    start_actor: Callable[[], Any]
-    """Returns a handle with `load()` (returns a `Loaded`, or None), `answer(decoded, packed(questions, instruction))`
-    (with `may_audit=False` where the clip had its chance before), `make_ready` of the same
-    in a concurrency group of its own, for `Limits.clips_per_pass` above 1
-    `answer_batch(packed(questions, instruction), *decoded)`, for whole videos `answer_whole(clip, packed(questions,
-    lines))`, and `describe()`."""
-    estimate_bytes: Callable[[WorkUnit, Clip], int]
-    """How large the decoded clip will be, before decoding."""
-    held_bytes: Callable[[], int] = int
-    """Of decoded clips that are held elsewhere until they are asked for."""
-    health: ArchiveHealth | None = None
-    """Tells a file that cannot be read from an archive that cannot."""
-    start_decode_on: Callable[[str, WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]] | None = None
-    """`start_decode` on one machine, by its node's id. Without it no machine is doubted."""
-    start_decode_at: Callable[[str, bool, WorkUnit, Clip], tuple[ray.ObjectRef, ray.ObjectRef]] | None = None
-    """`start_decode` on one machine if it is there; true where it only helps the one that has the file."""
-    slots: Callable[[Mapping[str, int]], Mapping[str, int]] = dict
-    """How many clips each machine that files may have as their home may decode at once, by its node's id, beside so
-    many actors on each."""
-    room: Callable[[Mapping[str, int]], Mapping[str, int] | None] = lambda actors: None
-    """The same of all machines; None where that is not known."""
-    no_actor_room: Callable[[], str] = str
-    """Why no machine of the cluster can hold a model actor; nothing where one can, whatever it holds now."""
-    leave_out: Callable[[Iterable[str]], None] = lambda machines: None
-    """Have `start_decode` start nothing on these machines any more."""
-    machines: Callable[[], set[str]] = set
-    """Those that may decode."""
 
 
 def _done(waiting: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
@@ -157,20 +94,16 @@ class RayExecution:
         """`watch` is told at every look, many times a second and at least every `POLL_S` while nothing else happens."""
         self._backend, self._limits, self._stop, self._watch = backend, limits, stop, watch
         self._patience = patience or Patience(0.0)
-        self._again: deque[ClipState] = deque()
-        self._machines = Machines()
+        self.statistics = Statistics()
+        self._in_flight = InFlight(backend.held_bytes, self.statistics)
+        self._checks = MachineChecks(backend, self._in_flight, self.statistics, lambda: self._next.look_again())
         self._next = Waiting(self._slots, limits.decode_tasks)
         self._room = ClusterRoom(lambda: backend.room(self._actors.places()), backend.no_actor_room)
-        self._ready: deque[ClipState] = deque()
         self._decoding: dict[ray.ObjectRef, ClipState] = {}
-        self._checking: dict[ray.ObjectRef, tuple[str, ray.ObjectRef]] = {}
-        """Machines that are decoding a clip that worked before, with where it comes."""
         self._answering: dict[ray.ObjectRef, Slot] = {}
-        self._bytes = 0
         self._answered_clips = 0
         self._clips_per_pass = limits.clips_per_pass
         self._is_exhausted = False
-        self.statistics = Statistics()
         self._actors = ActorPool(
             backend.start_actor,
             self.statistics,
@@ -199,13 +132,14 @@ class RayExecution:
                 self._dispatch(is_stopping=deadline is not None)
                 self._actors.give_back_idle()
                 waits_for = self._waits_for()
-                is_idle = not self._decoding and not self._answering and not (self._ready and self._actors.slots)
-                if is_idle and (deadline is not None or (self._is_exhausted and not self._again)):
-                    if deadline is not None or not self._machines.is_holding:
+                can_answer = bool(self._in_flight.ready and self._actors.slots)
+                is_idle = not (self._decoding or self._answering or can_answer)
+                if is_idle and (deadline is not None or (self._is_exhausted and not self._in_flight.again)):
+                    if deadline is not None or not self._checks.is_holding:
                         return
-                    yield from self._resolve()
+                    yield from self._checks.resolve()
                 # Actors first: of several that are done, a single wait gives the one that comes first.
-                waiting = [*self._answering, *self._actors.loading, *self._checking, *self._decoding]
+                waiting = [*self._answering, *self._actors.loading, *self._checks.running, *self._decoding]
                 if not waiting:
                     # Clips are left, but it is not yet time for them.
                     time.sleep(POLL_S)
@@ -213,10 +147,10 @@ class RayExecution:
                     continue
                 done = _done(waiting)
                 if not done:
-                    is_decoding = bool(self._decoding or self._checking or self._actors.is_checking)
+                    is_decoding = bool(self._decoding or self._checks.running or self._actors.is_checking)
                     is_loading = bool(self._actors.loading)
-                    full = self._room.look(self._machines.out, is_decoding=is_decoding, is_loading=is_loading)
-                    self._leave_unchecked(full)
+                    full = self._room.look(self._checks.out, is_decoding=is_decoding, is_loading=is_loading)
+                    self._checks.leave_unchecked(full)
                 self._look(waits_for)
                 for ref in done:
                     yield from self._handle(ref)
@@ -227,22 +161,21 @@ class RayExecution:
 
     def _admit(self, source: Iterator[WorkUnit | None]) -> None:
         while len(self._decoding) < self._limits.decode_tasks and not self._patience.is_waiting():
-            ahead = len(self._decoding) + len(self._ready) + self._waiting
+            ahead = len(self._decoding) + len(self._in_flight.ready) + self._waiting
             per_actor = max(DECODE_AHEAD_PER_ACTOR, 2 * self._limits.clips_per_pass)
             if ahead >= self._limits.decode_tasks + per_actor * self._limits.actors:
                 return
             state = self._peek(source)
             if state is None:
                 return
-            in_flight = self._decoding or self._ready or self._answering
-            held = self._bytes + self._backend.held_bytes()
-            if in_flight and held + state.nbytes > self._limits.bytes_in_flight:
+            is_alone = not (self._decoding or self._in_flight.ready or self._answering)
+            if not is_alone and self._in_flight.held + state.nbytes > self._limits.bytes_in_flight:
                 return
-            if state in self._again:
-                self._again.remove(state)
-            self._reserve(state.nbytes)
+            if state in self._in_flight.again:
+                self._in_flight.again.remove(state)
+            self._in_flight.reserve(state.nbytes)
             if state.is_text:
-                self._ready.append(state)
+                self._in_flight.ready.append(state)
                 continue
             self._next.started(state)
             report, state.payload = self._start(state)
@@ -260,12 +193,12 @@ class RayExecution:
         if self._backend.start_decode_at is None:
             return {}
         slots = self._backend.slots(self._actors.places())
-        return {machine: room for machine, room in slots.items() if room and machine not in self._machines.out}
+        return {machine: room for machine, room in slots.items() if room and machine not in self._checks.out}
 
     def _peek(self, source: Iterator[WorkUnit | None]) -> ClipState | None:
         """The clip to decode next: one that must be tried again, if it is time, or the next of the units, if known."""
         now = time.monotonic()
-        is_due = (s for s in self._again if s.due <= now and (s.is_text or self._next.may_begin(s)))
+        is_due = (s for s in self._in_flight.again if s.due <= now and (s.is_text or self._next.may_begin(s)))
         if (again := next(is_due, None)) is not None:
             return again
         while True:
@@ -283,21 +216,21 @@ class RayExecution:
             owner = UnitState(unit)
             if unit.lines:
                 # As one that is tried again: where there is no room for it now, it is not lost.
-                self._again.append(ClipState(owner, unit.clips[0], len(owner.asked)))
-                return self._again[-1]
+                self._in_flight.again.append(ClipState(owner, unit.clips[0], len(owner.asked)))
+                return self._in_flight.again[-1]
             self._next.add(ClipState(owner, c, self._backend.estimate_bytes(unit, c)) for c in unit.clips)
 
     def _dispatch(self, *, is_stopping: bool) -> None:
         if not is_stopping:
-            self._actors.grow(len(self._ready) + self._waiting, is_decoding=bool(self._decoding))
+            self._actors.grow(len(self._in_flight.ready) + self._waiting, is_decoding=bool(self._decoding))
         for slot in self._actors.slots:
             if slot.is_free and slot.is_under_check:
                 self._check_health(slot)
-            elif slot.is_free and self._ready:
+            elif slot.is_free and self._in_flight.ready:
                 self._answer(slot, *self._together())
         for slot in self._actors.slots if self._limits.clips_per_pass == 1 else ():
-            if self._ready and self._ready[0].is_trusted and slot.takes_another:
-                self._answer_next(slot, self._ready.popleft())
+            if self._in_flight.ready and self._in_flight.ready[0].is_trusted and slot.takes_another:
+                self._answer_next(slot, self._in_flight.ready.popleft())
 
     @property
     def _waiting(self) -> int:
@@ -307,11 +240,11 @@ class RayExecution:
     def _together(self) -> list[ClipState]:
         """The next clip that is ready, and those that may be answered with it; idle actors get equal shares."""
         idle = sum(slot.is_free for slot in self._actors.slots)
-        most = min(self._clips_per_pass, -(-len(self._ready) // max(1, idle)))
-        first = self._ready.popleft()
-        joining = [state for state in self._ready if first.joins(state)][: most - 1]
+        most = min(self._clips_per_pass, -(-len(self._in_flight.ready) // max(1, idle)))
+        first = self._in_flight.ready.popleft()
+        joining = [state for state in self._in_flight.ready if first.joins(state)][: most - 1]
         for state in joining:
-            self._ready.remove(state)
+            self._in_flight.ready.remove(state)
         return [first, *joining]
 
     def _answer(self, slot: Slot, *states: ClipState, ready: ray.ObjectRef | None = None) -> None:
@@ -336,7 +269,7 @@ class RayExecution:
     def _check_health(self, slot: Slot) -> None:
         assert self._actors.canary is not None
         canary = self._actors.canary.fresh()
-        self._reserve(canary.nbytes)
+        self._in_flight.reserve(canary.nbytes)
         _, canary.payload = self._backend.start_decode(canary.owner.unit, canary.clip)
         self._answer(slot, canary)
 
@@ -346,7 +279,7 @@ class RayExecution:
         """What an actor without a clip waits for at this moment."""
         if self._patience.is_waiting():
             return "storage"
-        if self._is_exhausted and not self._next and not self._again:
+        if self._is_exhausted and not self._next and not self._in_flight.again:
             return "decode" if self._decoding else "end"
         if len(self._decoding) >= self._limits.decode_tasks or (self._next and not self._next.next(may_help=False)):
             return "decode"
@@ -357,9 +290,9 @@ class RayExecution:
         loading, busy = len(self._actors.loading), sum(bool(slot.calls) for slot in self._actors.slots)
         idle = len(self._actors.slots) - loading - busy
         self.statistics.actor_time.book_idle(idle, waits_for)
-        waiting = len(self._next) + len(self._again)
-        counts = (waiting, len(self._decoding), len(self._ready) + self._waiting, loading, busy, idle)
-        self.statistics.load = Load(self._bytes, *counts)
+        waiting = len(self._next) + len(self._in_flight.again)
+        counts = (waiting, len(self._decoding), len(self._in_flight.ready) + self._waiting, loading, busy, idle)
+        self.statistics.load = Load(self._in_flight.nbytes, *counts)
         self._watch(self.statistics)
 
     def _make_room(self, machine: str | None) -> None:
@@ -373,7 +306,7 @@ class RayExecution:
             state = self._decoding.pop(ref)
             self._next.ended(state)
             ray.cancel(ref, force=True)
-            self._retry(state)
+            self._in_flight.retry(state)
 
     # -- finishing work -----------------------------------------------------------------------------------------------
 
@@ -381,8 +314,8 @@ class RayExecution:
         if (state := self._decoding.pop(ref, None)) is not None:
             self._next.ended(state)
             yield from self._decoded(ref, state)
-        elif (check := self._checking.pop(ref, None)) is not None:
-            yield from self._checked(ref, check[0])
+        elif (check := self._checks.running.pop(ref, None)) is not None:
+            yield from self._checks.checked(ref, check[0])
         elif (slot := self._answering.pop(ref, None)) is not None:
             yield from self._answered(ref, slot)
         elif (slot := self._actors.loading.pop(ref, None)) is not None:
@@ -408,12 +341,12 @@ class RayExecution:
             if report.failure is not None:
                 yield from self._finish(state, report.failure, report.machine)
             else:
-                yield from self._stand(self._machines.decoded(report.machine, state))
+                yield from self._checks.decoded(report.machine, state)
                 if self._backend.health is not None:
                     self._backend.health.was_read(state.owner.unit.media)
-                self._reserve(report.nbytes - state.nbytes)
+                self._in_flight.reserve(report.nbytes - state.nbytes)
                 state.nbytes = report.nbytes
-                self._ready.append(state)
+                self._in_flight.ready.append(state)
 
     def _answered(self, ref: ray.ObjectRef, slot: Slot) -> Iterator[UnitResult]:
         """A call ended, and with it those before it in the same actor, which answers in their order."""
@@ -465,7 +398,7 @@ class RayExecution:
             is_doubtful |= is_alone
             for state in call.clips:
                 state.is_alone = is_alone
-                self._retry(state)
+                self._in_flight.retry(state)
         return is_doubtful
 
     def _answered_together(self, ref: ray.ObjectRef, slot: Slot, states: tuple[ClipState, ...]) -> Iterator[UnitResult]:
@@ -483,7 +416,7 @@ class RayExecution:
             log.warning("decoding %d clips again to answer them one by one: %s", len(states), first_line(error))
             for state in states:
                 state.is_alone = True
-                self._retry(state)
+                self._in_flight.retry(state)
         else:
             for state, outcome in zip(states, outcomes, strict=True):
                 yield from self._take(slot, state, outcome)
@@ -500,7 +433,7 @@ class RayExecution:
 
     def _end_health_check(self, ref: ray.ObjectRef, slot: Slot, canary: ClipState) -> None:
         """End a health check. Raises ExecutionError where the actor died of a clip that was answered before, too."""
-        self._reserve(-canary.nbytes)
+        self._in_flight.reserve(-canary.nbytes)
         try:
             ray.get(ref)
         except RayActorError as error:
@@ -533,7 +466,7 @@ class RayExecution:
             yield from self._failed(state, stage, kind, said)
         else:
             log.warning("decoding clip %s again: %s", state.clip.clip_id, first_line(error))
-            self._retry(state)
+            self._in_flight.retry(state)
 
     def _failed(self, state: ClipState, stage: Stage, error_class: str, message: str) -> Iterator[UnitResult]:
         yield from self._finish(state, ClipFailure(state.clip, stage, error_class, message))
@@ -547,84 +480,14 @@ class RayExecution:
             state.retries += 1
             if state.retries <= self._limits.max_retries:
                 state.due = time.monotonic() + pause_s(state.retries)
-                self._retry(state)
+                self._in_flight.retry(state)
                 return
         if isinstance(outcome, ClipFailure) and self._is_perhaps_the_archives(state, outcome):
-            self._retry(state)
+            self._in_flight.retry(state)
             return
-        is_doubted = machine if self._backend.start_decode_on is not None else ""
-        if isinstance(outcome, ClipFailure) and self._machines.failed(is_doubted, state, outcome):
-            self._reserve(-state.nbytes)
-            self._doubt()
+        if isinstance(outcome, ClipFailure) and self._checks.failed(machine, state, outcome):
             return
-        yield from self._close(state, outcome)
-
-    # -- machines ----------------------------------------------------------------------------------------------------
-
-    def _doubt(self, *, is_all: bool = False) -> None:
-        """Try the machines that fail too often, and leave out those that are out. Raises ExecutionError where none is
-        left, or where nothing can be read on any."""
-        start = self._backend.start_decode_on
-        assert start is not None
-        for machine in self._machines.to_check(is_all=is_all):
-            worked = self._machines.worked
-            assert worked is not None
-            log.warning("%s fails on every file; checking it with a clip that was decoded before", node_name(machine))
-            report, payload = start(machine, worked.owner.unit, worked.clip)
-            self._checking[report] = machine, payload
-        states = self._machines.to_retry()
-        for machine, why in self._machines.out.items():
-            if (name := node_name(machine)) not in self.statistics.machines_out:
-                self.statistics.machines_out[name] = why
-                log.warning("%s can no longer decode and gets no more clips: %s", name, why)
-                self._backend.leave_out(list(self._machines.out))
-                self._next.look_again()
-        self._retry_held(states)
-        if self._machines.out and self._backend.machines() <= self._machines.out.keys():
-            reasons = "; ".join(f"{name}: {why}" for name, why in self.statistics.machines_out.items())
-            raise ExecutionError(nothing_decodes(reasons))
-        if (said := self._machines.hopeless(self._backend.machines())) is not None:
-            raise ExecutionError(nothing_decodes(said))
-
-    def _checked(self, ref: ray.ObjectRef, machine: str) -> Iterator[UnitResult]:
-        """A machine was given a clip that worked before."""
-        try:
-            report: DecodeReport = ray.get(ref)
-            problem = None if report.failure is None else report.failure.message
-        except RayError as error:
-            problem = first_line(error)
-        worked, health = self._machines.worked, self._backend.health
-        if worked is not None and health is not None and not health.can_read(worked.owner.unit.media):
-            problem = None  # the file is gone from the archive, which says nothing about the machine
-        yield from self._stand(self._machines.checked(machine, problem))
-        self._doubt()
-
-    def _leave_unchecked(self, full: Iterable[str]) -> None:
-        """Model actors have taken these machines' cores: a clip that one of them was to be checked with would wait for
-        ever."""
-        for machine in full:
-            for ref in [ref for ref, (checked, _) in self._checking.items() if checked == machine]:
-                del self._checking[ref]
-                ray.cancel(ref, force=True)
-                self._retry_held(self._machines.unchecked(machine))
-
-    def _retry_held(self, states: Iterable[ClipState]) -> None:
-        for state in states:
-            self._reserve(state.nbytes)
-            self._retry(state)
-
-    def _resolve(self) -> Iterator[UnitResult]:
-        """All else is done: try the machines on which anything failed last, and let stand what cannot be tried."""
-        if not self._checking:
-            self._doubt(is_all=True)
-        if not self._checking and not self._again:
-            yield from self._stand(self._machines.unresolved())
-
-    def _stand(self, held: Iterable[tuple[ClipState, ClipFailure]]) -> Iterator[UnitResult]:
-        """Failures that were held back are not the machine's."""
-        for state, failure in held:
-            self._reserve(state.nbytes)
-            yield from self._close(state, failure)
+        yield from self._in_flight.close(state, outcome)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -646,31 +509,13 @@ class RayExecution:
             state.retries += 1
         state.refused_at = self._answered_clips
         if state.retries > self._limits.max_retries:
-            yield from self._close(state, failure)
+            yield from self._in_flight.close(state, failure)
         else:
-            self._retry(state)
+            self._in_flight.retry(state)
             self._patience.refused(Unavailable(failure.message))
 
-    def _close(self, state: ClipState, outcome: ClipOutcome) -> Iterator[UnitResult]:
-        assert outcome.clip == state.clip, "an answer must carry the clip it was asked about"
-        self._reserve(-state.nbytes)
-        state.payload = None
-        state.owner.outcomes[state.clip.clip_id] = outcome
-        if (result := state.owner.result()) is not None:
-            yield result
-
-    def _retry(self, state: ClipState) -> None:
-        self._reserve(-state.nbytes)
-        state.payload = None
-        self._again.append(state)
-
-    def _reserve(self, nbytes: int) -> None:
-        self._bytes += nbytes
-        held = self._bytes + self._backend.held_bytes()
-        self.statistics.peak_bytes_in_flight = max(self.statistics.peak_bytes_in_flight, held)
-
     def _shut_down(self) -> None:
-        for ref in (*self._decoding, *self._checking):
+        for ref in (*self._decoding, *self._checks.running):
             ray.cancel(ref, force=True)
         self._actors.close()
         self.statistics.load = Load()

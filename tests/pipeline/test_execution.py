@@ -13,11 +13,12 @@ import ray
 from pipeline import failure_rules
 from pipeline.execution import backends, cluster_room
 from pipeline.execution.actor_pool import ExecutionError
+from pipeline.execution.backend import Backend, Limits
 from pipeline.execution.clip_state import ClipState, UnitState
 from pipeline.execution.homes import home_of
 from pipeline.execution.in_process import execute_in_process
 from pipeline.execution.machines import Machines
-from pipeline.execution.scheduler import Backend, Limits, RayExecution
+from pipeline.execution.scheduler import RayExecution
 from tests.support import rows, stand_ins
 from tests.support.stand_ins import CLIP_BYTES
 from workers.ray_workers import ACTOR_OPTIONS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -108,10 +109,13 @@ def test_of_local_rays_that_have_ended_the_last_few_leave_their_logs(tmp_path):
 
 
 def test_a_local_ray_listens_on_loopback_alone(ray_session):
-    ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    rays = [process for process in ours if process.name().startswith(("raylet", "gcs_server", "ray::"))]
-    assert len(rays) >= 4
-    listening = [c.laddr.ip for p in rays for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    open_here = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a worker of the test before, which is ending
+            if process.name().startswith(("raylet", "gcs_server", "ray::")):
+                open_here.append(process.net_connections("inet"))
+    assert len(open_here) >= 4
+    listening = [c.laddr.ip for connections in open_here for c in connections if c.status == psutil.CONN_LISTEN]
     assert len(listening) >= 5
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 
@@ -124,8 +128,12 @@ def test_without_a_loopback_interface_that_is_said_at_once():
 
 def test_the_workers_of_a_local_ray_wait_for_no_other_program(ray_session):
     ray.get(ray.remote(lambda: None).remote())
-    workers = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::")]
-    assert {worker.nice() for worker in workers} == {psutil.Process().nice()}
+    levels = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith("ray::"):
+                levels.add(process.nice())
+    assert levels == {psutil.Process().nice()}
 
 
 ASK = """

@@ -31,7 +31,8 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.handed_on_probers import probers_handed_on
 from tests.support.s3_server import rclone_server, s3_server
 from tests.support.small_jobs import ANSWERS, CLIPS, Silent, cli, run, select
-from workers.media import _prober, ffmpeg
+from workers.media import ffmpeg
+from workers.media._children import Children, children_from
 from workers.media.store_failures import forget_credentials
 
 __all__ = ["probers_handed_on"]
@@ -265,28 +266,40 @@ def test_credentials_mended_in_a_file_are_found_by_a_run_that_waits(job, tmp_pat
         assert (summary.run.status, summary.totals.clips, summary.totals.quarantined) == ("complete", 4, 0)
 
 
-def test_a_prober_that_cannot_run_writes_no_file_off(job, undisturbed, monkeypatch):
-    start = _prober.start
-    monkeypatch.setattr(_prober, "start", lambda program, **given: start(["/bin/false"], **given))
-    with pytest.raises(Unavailable, match=r"the prober cannot run on this machine.*waited 0.3 s.*run again"):
+class Broken(Children):
+    """Another program is where Python should be."""
+
+    def started(self, program):
+        return super().started(["/bin/false"])
+
+
+def test_a_prober_that_cannot_run_writes_no_file_off(job, undisturbed):
+    with (
+        children_from(Broken()),
+        pytest.raises(Unavailable, match=r"the prober cannot run on this machine.*waited 0.3 s.*run again"),
+    ):
         run(job, **IDLE | {"storage.patience_s": 0.3})
-    monkeypatch.undo()
     check(job, undisturbed)
 
 
-def test_a_probe_that_is_killed_from_outside_is_tried_again(job, undisturbed, monkeypatch):
-    start, killed = _prober.start, []
+class FirstIsKilled(Children):
+    """The first child is, by somebody else."""
 
-    def start_and_kill(program, **given):
-        child = start(program, **given)
-        if not killed:
-            killed.append(child)
-            child.kill()
-        return child
+    killed = False
 
-    monkeypatch.setattr(_prober, "start", start_and_kill)
-    check(job, undisturbed)
-    assert killed
+    def started(self, program):
+        process = super().started(program)
+        if not self.killed:
+            self.killed = True
+            process.kill()
+        return process
+
+
+def test_a_probe_that_is_killed_from_outside_is_tried_again(job, undisturbed):
+    source = FirstIsKilled()
+    with children_from(source):
+        check(job, undisturbed)
+    assert source.killed
 
 
 @pytest.fixture

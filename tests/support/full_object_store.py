@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 import ray
 
-from pipeline.execution.scheduler import Backend, RayExecution
+from pipeline.execution.backend import Backend
+from pipeline.execution.scheduler import RayExecution
 from pipeline.storage import outage
 from pipeline.storage.errors import Unavailable
 from pipeline.storage.outage import Patience

@@ -23,7 +23,7 @@ MOST_CHARS = 4 << 20
 """Maximum total length of all cues. Twenty hours of subtitles take 2 million."""
 MOST_CUE_CHARS = 8_000
 BATCH_CHARS = 50_000
-"""Characters per JSON line: a character takes up to 12 bytes, and a line may have `_prober.LINE_BYTES`."""
+"""Characters per JSON line: a character takes up to 12 bytes, and a line may have `_children.LINE_BYTES`."""
 
 _FLAGS = ("default", "original", "dub", "forced", "captions", "descriptions", *ASIDE)
 
