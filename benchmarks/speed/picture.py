@@ -3,7 +3,8 @@
     python -m benchmarks.speed.picture -o docs/images/questions.svg
 
 FLOPs of the decoder at Qwen2.5-Omni-7B's published shape, by the convention of `omnidrop/cost.py`: counted, not timed.
-Encoders are left out, as they cost every way the same.
+Questions read what is left out, as by default, and not in the paper's way. Encoders are left out, as they cost every way
+the same; `benchmarks.speed.whole_clip` has them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ WIDTHS = cost.Widths(
 """config.json of Qwen/Qwen2.5-Omni-7B."""
 AUDIO, PATCHES, PER_PATCH = 1500, 60, 144
 """One minute at 2 frames a second: 25 audio tokens a second and 60 temporal patches of 144 tokens."""
+TOKENS = AUDIO + PATCHES * PER_PATCH
 TEXT, QUESTION = 60, 40
 """Tokens of the prompt before the questions, and of one question."""
 SETS = (1, 2, 4, 8, 12, 16)
@@ -35,11 +37,12 @@ DARK = """@media (prefers-color-scheme: dark) {
 
 
 def flops(schedule: Schedule, questions: int, *, together: bool) -> int:
-    """Decoder FLOPs of a set, prefilled once for all questions or once for each."""
+    """Decoder FLOPs of a set, prefilled once for all questions, which read what is left out, or once for each."""
     count = questions if together else 1
-    rows = count * QUESTION
+    rows, pairs = count * QUESTION, count * QUESTION**2 / 2
+    read = TOKENS - schedule.entering[0] if together else 0
     work = [
-        cost.LayerWork(TEXT + entering, rows, count * QUESTION**2 / 2, rows if schedule.drops_after(layer) else 0)
+        cost.LayerWork(TEXT + entering, rows, pairs, rows if schedule.drops_after(layer) else 0, read)
         for layer, entering in enumerate(schedule.entering)
     ]
     once = cost.prefill_flops(WIDTHS, work, count) + cost.selection_flops(WIDTHS, work)
@@ -62,10 +65,9 @@ def main() -> None:
     mpl.rcParams.update({"svg.hashsalt": "omnidrop", "svg.fonttype": "none", "font.size": 11})
     from matplotlib import pyplot as plt
 
-    tokens = AUDIO + PATCHES * PER_PATCH
     entry = Entry(AUDIO, (PER_PATCH,) * PATCHES, 0.7, 0.4).counts()
-    pruned = {ratio: calibrate(ratio, tokens, LAYERS, Sigmoid(0.0, 0.0, 20.0, 0.5), entry) for ratio in (0.3, 0.2)}
-    whole = full(tokens, LAYERS)
+    pruned = {ratio: calibrate(ratio, TOKENS, LAYERS, Sigmoid(0.0, 0.0, 20.0, 0.5), entry) for ratio in (0.3, 0.2)}
+    whole = full(TOKENS, LAYERS)
     ways = [
         ("every question alone, nothing pruned", whole, False, "#9aa0a6", ":"),
         ("every question alone, 30 % kept (OmniDrop, the paper)", pruned[0.3], False, "#e8710a", "--"),

@@ -73,6 +73,10 @@ def _whole(answers: int, videos: int) -> list[tuple[str, str]]:
     return [("about whole videos", said)] if answers or videos else []
 
 
+def _answers(count: int | None, copies: int) -> str:
+    return "unknown" if count is None else f"{count}{' (exact copies have theirs, too)' if copies else ''}"
+
+
 def summary_lines(summary: RunSummary, rows: JobRows, audit: Audit | None) -> list[tuple[str, str]]:
     """The rows of the summary table: (name, value with its unit)."""
     run, totals = summary.run, summary.totals
@@ -82,7 +86,7 @@ def summary_lines(summary: RunSummary, rows: JobRows, audit: Audit | None) -> li
         ("media", with_copies(totals.media, totals.copies, "once")),
         *summary.not_taken.lines(),
         ("clips", f"{totals.clips} ({in_this_run} in this run, {totals.clips_partial} partial)"),
-        ("answers", "unknown" if rows.answers is None else f"{rows.answers}"),
+        ("answers", _answers(rows.answers, totals.copies)),
         *_whole(rows.whole_answers, run.counts.videos_asked or 0),
         ("quarantined", with_reasons(totals.quarantined, summary.error_classes)),
         *savings_lines(totals),

@@ -30,6 +30,7 @@ from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.sync import lost_heads
 from pipeline.journal import defaults, output_id, recipes
 from pipeline.journal.journal import FORMAT_PATH, HEADS, NEWEST, Tombstones, format_of, head_number
+from pipeline.records.audited import count_audits
 from pipeline.records.checksummed_parquet import FORMAT_VERSION, JournalError
 from pipeline.records.heads_and_runs import decode_heads, decode_run
 from pipeline.records.rows import quarantine_rows
@@ -214,7 +215,7 @@ class JournalCheck(Check):
             self._copies = Counter(item.head.version_id for item in truth.counted() if item.is_copy)
         for unit in truth.apply_units(list(newest.values())):
             times = 1 + self._copies[unit.meta.version_id]
-            self.rows["audits"] += pc.sum(pc.is_valid(unit.rows["audit"])).as_py() or 0
+            self.rows["audits"] += count_audits(unit.rows)
             self.rows["answers"] += times * (pc.sum(pc.list_value_length(unit.rows["answers"])).as_py() or 0)
             self.rows["clips"] += times * unit.answered.num_rows
             self.rows["quarantine"] += times * len(quarantine_rows(unit))

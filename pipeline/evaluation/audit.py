@@ -145,7 +145,7 @@ def evaluate(audits: pa.Table, min_agreement: float, runs: Sequence[str] = ()) -
     order = {run_id: number for number, run_id in enumerate(runs)}
     newest = sorted({row["run_id"] for row in asked} & order.keys(), key=order.__getitem__)[-2:]
     return Audit(
-        clips=len(measured),
+        clips=len({row["clip_id"] for row in measured}),
         failed=tuple(Counter(row["error_class"] for row in rows if row["error_class"] is not None).most_common()),
         saved_s=_saved(measured, "model_s", "dense_shared_model_s"),
         saved_peak_bytes=_saved(told, "peak_bytes", "dense_shared_peak_bytes"),

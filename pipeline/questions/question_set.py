@@ -83,7 +83,7 @@ class _Question(Section):
 
 
 class _File(Section):
-    name: Slug = Field(description="Name of the set.")
+    name: Slug = Field(description="Name of the set: up to 64 lower-case letters, digits, - and _.")
     version: str | int | float = Field(description="Label for people. It does not affect which clips are asked again.")
     instruction: str = Field(default="", description="Instruction shared by all questions; may be a template.")
     variables: dict[str, Scalar | None] = Field(

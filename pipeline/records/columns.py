@@ -124,10 +124,12 @@ UNIT_SCHEMA = pa.schema(
         ("answers_run_id", pa.list_(pa.string())),
         ("parts", pa.list_(pa.struct([("run_id", pa.string()), *PART_FIELDS.items()]))),
         ("told", pa.list_(pa.struct([("name", pa.string()), ("hash", pa.string())]))),
+        ("earlier_audits", pa.list_(pa.struct([pa.field("run_id", pa.string()), *AUDIT_TYPE]))),
     ]
 )
 """`run_id` is the run that made the row: in a later attempt, rows of earlier runs stay. Where it was made of answers of
-several runs, `answers_run_id` says which gave each, and `parts` what each cost; both are null elsewhere. `told` are
+several runs, `answers_run_id` says which gave each, `parts` what each cost, and `earlier_audits` has the audits of runs
+before the one that made the row; all three are null elsewhere. `told` are
 hashes of what sidecars said in the clip, of what its question set reads; the words themselves are in no column but in a
 question's text that repeats them."""
 
@@ -196,7 +198,8 @@ AUDITS_SCHEMA = pa.schema(
         ("answers", pa.list_(COMPARED_TYPE)),
     ]
 )
-"""Clips that were also run dense with prefix reuse: seconds and bytes measured of both ways, FLOPs as counted."""
+"""Runs of a clip that were also run dense with prefix reuse: seconds and bytes measured of both ways, FLOPs as
+counted."""
 
 QUARANTINE_SCHEMA = pa.schema(
     [

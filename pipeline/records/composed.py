@@ -12,13 +12,14 @@ Bytes are the most of any part; counts by layer and retained ratios the mean of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from omnidrop.questions import Question
+from pipeline.records.audited import audits_of
 from pipeline.records.columns import PART_FIELDS
 from workers.records import Clip
 
@@ -110,8 +111,11 @@ class Held:
             own = self.own.get(clip.clip_id, self.questions)
             answers |= {q.id: (_unanswered(q, made), run_id) for q in own if q.id not in answers}
         ordered = [answers[q.id] for q in self.questions]
-        kept = (_kept_audit(row, ids) for (ids, _), row in zip(found, there, strict=True))
-        audits = (made.get("audit") if made is not None and newest is made else None, *kept)
+        audits: dict[str, Row] = {}
+        for (ids, _), row in zip(found, there, strict=True):
+            for audit in _kept_audits(row, ids, used):
+                same = audits.get(audit["run_id"], {"answers": []})
+                audits[audit["run_id"]] = audit | {"answers": [*same["answers"], *audit["answers"]]}
         notes = dict.fromkeys(note for row in (*there, newest) for note in row["notes"] or ())
         return {
             **newest,
@@ -122,7 +126,8 @@ class Held:
             "answers": [one for one, _ in ordered],
             "answers_run_id": [run for _, run in ordered],
             "parts": list(parts.values()),
-            "audit": next((audit for audit in audits if audit is not None), None),
+            "audit": newest.get("audit") if newest is made else None,
+            "earlier_audits": list(audits.values()) or None,
             "run_id": run_id if newest is made else newest["run_id"],
         }
 
@@ -131,13 +136,14 @@ def _is_answered(row: Row | None) -> bool:
     return row is not None and row["status"] != "quarantined"
 
 
-def _kept_audit(row: Row, ids: Ids) -> Row | None:
-    """A row's audit with the answers that are kept, under the ids that they have now; None where none is kept."""
-    if (audit := row.get("audit")) is None or audit["error_class"] is not None:
-        return audit
-    dense = {one["question_id"]: one for one in audit["answers"]}
-    answers = [dense[then] | {"question_id": now} for now, then in ids if then in dense]
-    return audit | {"answers": answers} if answers else None
+def _kept_audits(row: Row, ids: Ids, used: Collection[str]) -> Iterator[Row]:
+    """A row's audits with the answers that are kept, under the ids that they have now; of those that failed, the ones
+    of runs whose answers are `used`."""
+    for audit in audits_of(row):
+        dense = {one["question_id"]: one for one in audit["answers"]}
+        answers = [dense[then] | {"question_id": now} for now, then in ids if then in dense]
+        if answers or (audit["error_class"] is not None and audit["run_id"] in used):
+            yield audit | {"answers": answers}
 
 
 def microseconds(start_s: float, end_s: float) -> tuple[int, int]:

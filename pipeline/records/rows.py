@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.identity import content_id
+from pipeline.records.audited import audits_of
 from pipeline.records.columns import (
     ANSWER_TYPE,
     ANSWERS_SCHEMA,
@@ -60,26 +61,23 @@ def answers_table(unit: UnitObject, label: Label | None = None, *, is_copy: bool
 
 
 def audits_table(unit: UnitObject, label: Label | None = None) -> pa.Table:
-    """Rows of `audits` by `AUDITS_SCHEMA`: one per clip that was also run dense."""
-    audited = unit.answered.filter(pc.is_valid(unit.answered["audit"]))
+    """Rows of `audits` by `AUDITS_SCHEMA`: one per run of a clip that was also run dense."""
+    is_audited = (pc.is_valid(unit.answered[name]) for name in ("audit", "earlier_audits"))
+    audited = unit.answered.filter(pc.or_(*is_audited))
     if not audited.num_rows:
         return AUDITS_SCHEMA.empty_table()
     label = label or unit.meta.label
     shared = _shared_row(unit.meta, label).keys() | set(ASKED_FIELDS)
     schema = pa.schema([field for field in AUDITS_SCHEMA if field.name not in shared])
-    rows = [
-        row | _audited_part(row) | row["audit"] | {"answers": _compared(row["answers"], row["audit"])}
-        for row in audited.to_pylist()
-    ]
+    rows = []
+    for row in audited.to_pylist():
+        # What each run cost, where the row sums several: dense was asked no more than that run.
+        parts = {part["run_id"]: part for part in row["parts"] or ()}
+        rows += [
+            row | parts.get(audit["run_id"], {}) | audit | {"answers": _compared(row["answers"], audit)}
+            for audit in audits_of(row)
+        ]
     return _with_shared(unit.meta, label, pa.Table.from_pylist(rows, schema=schema), AUDITS_SCHEMA)
-
-
-def _audited_part(row: dict[str, Any]) -> dict[str, Any]:
-    """What the run that was audited cost, where a row sums several: dense was asked no more than that run."""
-    parts = {part["run_id"]: part for part in row["parts"] or ()}
-    compared = {one["question_id"] for one in row["audit"]["answers"]}
-    by_run = zip(row["answers"], row["answers_run_id"] or (), strict=False)
-    return next((parts[run] for one, run in by_run if one["question_id"] in compared and run in parts), {})
 
 
 def _compared(answers: list[dict[str, Any]], audit: dict[str, Any]) -> list[dict[str, Any]]:

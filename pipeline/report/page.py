@@ -110,14 +110,18 @@ def costs(report: Report, usd_per_gpu_hour: float | None) -> list[tuple[str, lis
         ("Compute", [formats.quantity(way.flops, "FLOP") for way in ways], "counted"),
         ("KV cache a clip", [formats.quantity(way.kv_bytes / clips, "B") for way in ways], "counted"),
         ("Tokens read", [formats.tokens(way.tokens) for way in ways], "counted"),
-        ("Time in the model", [_banded(spent, formats.seconds) for spent in timed], "measured"),
+        ("Time in the model", [_banded(spent, formats.seconds) for spent in timed], _how_timed(timed)),
     ]
     if report.gpu_s is not None:
-        rows.append(("GPU hours", [_banded(spent, formats.hours) for spent in timed], "measured, busy in the model"))
+        rows.append(("GPU hours of answering", [_banded(spent, formats.hours) for spent in timed], _how_timed(timed)))
         if usd_per_gpu_hour is not None:
             paid = [_banded(spent, lambda s: formats.dollars(s / 3600 * usd_per_gpu_hour)) for spent in timed]
-            rows.append(("Money", paid, f"GPU hours at {formats.dollars(usd_per_gpu_hour)}"))
+            rows.append(("Money for answering", paid, f"these hours at {formats.dollars(usd_per_gpu_hour)}"))
     return rows
+
+
+def _how_timed(timed: Sequence[Interval | None]) -> str:
+    return "measured; unpruned as far as audits say" if any(timed[1:]) else "measured"
 
 
 def _model_s(way: Way, run: Way, audit: Audit | None) -> Interval | None:

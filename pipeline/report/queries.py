@@ -56,7 +56,8 @@ LOSSY_CELLS = r"^lossy: ([0-9,]+) of ([0-9,]+) cells of the picture were encoded
 """The note of a clip whose picture was encoded in part, as `omnidrop.models.encoders` words it."""
 WAY_COLUMNS = ("tokens", "encoder_flops", "prefill_flops", "selection_flops", "decode_flops", "kv_bytes")
 SPENT = (
-    "count(*), sum(as_run_flops)::HUGEINT, sum(dense_shared_flops)::HUGEINT, sum(dense_flops)::HUGEINT, sum(model_s)"
+    "count(*) FILTER (copy_of IS NULL), "
+    "sum(as_run_flops)::HUGEINT, sum(dense_shared_flops)::HUGEINT, sum(dense_flops)::HUGEINT, sum(model_s)"
 )
 
 

@@ -13,7 +13,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Spent:
-    """Sums over the clips of some group: as run, and what the two unpruned ways would have taken."""
+    """Sums over the clips of some group: as run, and what the two unpruned ways would have taken. Not of those of exact
+    copies, which cost nothing."""
 
     clips: int
     as_run_flops: int
@@ -304,7 +305,7 @@ class Report:
     def spent(self) -> Spent:
         """Over all clips."""
         run, shared, dense = self.ways
-        return Spent(self.clips, run.flops, shared.flops, dense.flops, run.model_s or 0.0)
+        return Spent(self.clips_asked, run.flops, shared.flops, dense.flops, run.model_s or 0.0)
 
     @property
     def gpu_s(self) -> float | None:

@@ -16,6 +16,7 @@ from omnidrop.questions import Boolean, Question
 from pipeline.config.job import load_job
 from pipeline.evaluation import audit
 from pipeline.evaluation.intervals import bootstrap_ratio
+from pipeline.records.audited import count_audits
 from pipeline.records.columns import AUDITS_SCHEMA
 from pipeline.records.composed import EarlierRows, Held
 from pipeline.records.rows import audits_table, clips_table
@@ -200,6 +201,54 @@ def test_an_audit_stays_with_what_it_compared_when_questions_change():
     again = encode_unit(rows.meta(unit, "run-2"), [], (), held=held)
     (one,) = audits_table(decode_unit(again, where="here")).to_pylist()
     assert [(a["question_id"], a["agrees"]) for a in one["answers"]] == [("shape", False)]
+
+
+def test_each_run_that_asked_a_clip_keeps_its_audit():
+    """`shape` and `heard` are asked and audited; then `count` is added, then `shape` reworded, audited each time."""
+    unit = rows.unit(rows.media(), clips=1)
+    (clip,) = unit.clips
+    of = {q.id: q for q in unit.questions}
+
+    def only(*ids):
+        made = audited(clip)
+        both = {
+            "answers": replace(made.answers, answers=tuple(a for a in made.answers.answers if a.question_id in ids)),
+            "audit": replace(
+                made.audit,
+                dense_shared=replace(
+                    made.audit.dense_shared,
+                    answers=tuple(a for a in made.audit.dense_shared.answers if a.question_id in ids),
+                ),
+            ),
+        }
+        return replace(made, **both)
+
+    def told(stored):
+        table = audits_table(stored).to_pylist()
+        assert count_audits(stored.rows) == len(table)
+        return {
+            row["run_id"]: (row["model_s"], row["dense_shared_model_s"], [a["question_id"] for a in row["answers"]])
+            for row in table
+        }
+
+    def asked(run_id, now, new, kept, before):
+        ids = tuple((name, name) for name in kept)
+        held = Held((clip,), tuple(of[name] for name in now), (EarlierRows(ids, before.rows, 5),))
+        made = encode_unit(
+            rows.meta(unit, run_id), [only(*new)] if new else [], tuple(of[name] for name in new), held=held
+        )
+        return decode_unit(made, where="here")
+
+    first = decode_unit(encode_unit(rows.meta(unit), [only("shape", "heard")], unit.questions[:2]), where="here")
+    second = asked("run-2", ("shape", "heard", "count"), ("count",), ("shape", "heard"), first)
+    assert told(second) == {"run-1": (0.25, 0.5, ["shape", "heard"]), "run-2": (0.25, 0.5, ["count"])}
+    third = asked("run-3", ("shape", "heard", "count"), ("shape",), ("heard", "count"), second)
+    assert told(third) == {
+        "run-1": (0.25, 0.5, ["heard"]),
+        "run-2": (0.25, 0.5, ["count"]),
+        "run-3": (0.25, 0.5, ["shape"]),
+    }
+    assert told(asked("run-4", ("shape",), (), ("shape",), third)) == {"run-3": (0.25, 0.5, ["shape"])}
 
 
 def test_an_answer_of_another_run_than_the_audited_one_was_not_asked_unpruned():

@@ -460,6 +460,9 @@ def test_labels_give_a_table_of_ratios_against_no_pruning(tmp_path, labelled, jo
     assert 0 <= half["against_dense"]["agreement"] <= 0.8  # what failed agrees with nothing
     # The whole set is asked, as in the job, though only one question of the second span is labelled.
     assert found["setting"]["job"] == "test"
+    # What the ways before have encoded is not spared: alone a way costs as much.
+    common = ("labels", "--job", job, "--labels", table, "--retained", "0.3", "--no-dense")
+    assert evaluate(tmp_path, *common)["flops"] == third["flops"]
 
 
 def test_every_bad_row_is_named_with_its_line(labelled, job):

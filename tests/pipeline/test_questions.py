@@ -128,7 +128,7 @@ def test_an_unknown_set_lists_the_builtin_ones(tmp_path: Path):
         ("id: kind", "id: topic", r"set.yaml:9:5: question topic: the id is taken by .*set.yaml:6:5"),
         ("id: kind", "id: a/b", r"questions\[1\].id: .*given: 'a/b' \(Name of the answers"),
         ("topic: null", "_topic: null", "variables._topic: a name is a word"),
-        ("name: mine", "name: Mine!", "name: .*given: 'Mine!'"),
+        ("name: mine", "name: Mine!", "name: .*given: 'Mine!'.*lower-case letters"),
         ("version: 1.2", "versoin: 1", "did you mean version"),
     ],
 )

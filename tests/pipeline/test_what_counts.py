@@ -20,7 +20,7 @@ from pipeline.planning.listing import _replayed
 from pipeline.planning.media_plan import ANSWER_FORMAT
 from pipeline.planning.open_job import open_output
 from pipeline.report.formats import quantity
-from pipeline.report.page import costs
+from pipeline.report.page import costs, render
 from pipeline.report.queries import gather
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli, run, select
@@ -182,6 +182,10 @@ def test_exact_copies_are_asked_once_and_answered_under_both_keys(project, asked
     assert select(job, "SELECT count(as_run_flops), count(model_s) FROM clips") == [(24, 24)]
     report = gather(str(project / "results"), StorageConfig(), budget_bytes=10_000)
     assert (report.clips, report.clips_asked) == (26, 24)
+    assert [run.spent.clips for run in report.runs] == [one.spent.clips for one in report.collections] == [24]
+    assert "of 13 videos, 2 clips in exact copies" in " ".join(render(report).decode().split())
+    assert ",24,2," in cli("query", job, "savings-by-collection", "--format", "csv").output
+    assert ",complete,48,24," in cli("query", job, "savings-by-run", "--format", "csv").output
     ((mean,),) = select(job, "SELECT avg(as_run_kv_bytes) FROM clips")
     assert {name: values[0] for name, values, _ in costs(report, None)}["KV cache a clip"] == quantity(mean, "B")
     assert cli("verify", job).exit_code == 0

@@ -5,10 +5,10 @@ SELECT
     regexp_extract(runs.recipe, '"weights": "([^"]*)"', 1) AS weights, runs.model_revision, runs.code_version,
     answers.answer_format, runs.tools AS ffmpeg, answers.mode, answers.policy, answers.retained_ratio_target,
     asked.retained_ratio, asked.decoded_share,
-    coalesce(audits.run_id = answers.run_id AND audits.error_class IS NULL, false) AS unpruned_too,
+    audits.run_id IS NOT NULL AND audits.error_class IS NULL AS unpruned_too,
     media.sidecars, answers.run_id, runs.started_at AS run_started_at
 FROM answers
 LEFT JOIN runs ON runs.run_id = answers.run_id
 LEFT JOIN clips AS asked ON asked.clip_id = coalesce(answers.copy_of, answers.clip_id)
-LEFT JOIN audits ON audits.clip_id = coalesce(answers.copy_of, answers.clip_id)
+LEFT JOIN audits ON audits.clip_id = coalesce(answers.copy_of, answers.clip_id) AND audits.run_id = answers.run_id
 LEFT JOIN media ON media.job = answers.job AND media.media_id = answers.media_id
