@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from pipeline.counted import counted
 from workers.records import MediaInfo, Noticed
+
+if TYPE_CHECKING:
+    import duckdb
 
 SECONDS = {
     "silent_s": "without sound or digitally silent",

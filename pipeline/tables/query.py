@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.fs
 
@@ -31,6 +30,9 @@ from pipeline.tables.named_queries import VIEWS
 from pipeline.tables.written import checked_select, refusal, unwritten_in
 
 if TYPE_CHECKING:
+    # Where it is used it is imported late: its types that `own_process` never frees make it print 40 lines of what
+    # leaked when a command ends.
+    import duckdb
     import pyarrow.dataset as ds
 
 BATCH_ROWS = 1024
@@ -89,6 +91,8 @@ def open_results(
     """A connection whose only tables are those that `uri` (the output of a job) has published. Raises QueryError, also
     for values that no run writes; `as_stored` these are what they are, for SQL of a user's own: its conditions then
     leave out files and parts of them by their statistics."""
+    import duckdb
+
     published = manifest.current(open_store(uri, storage))
     if published is None:
         if not is_s3(uri) and not Path(uri).is_dir():
@@ -150,6 +154,8 @@ def published_dataset(uri: str, storage: StorageConfig | None, published: manife
 
 def query(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any] | None = None) -> Answered:
     """Run one statement with `values` bound to its `$name` parameters. Raises QueryError with what DuckDB says."""
+    import duckdb
+
     try:
         statements = connection.extract_statements(sql)
         if len(statements) != 1:
@@ -283,6 +289,8 @@ def _show_only(connection: duckdb.DuckDBPyConnection, job: str) -> None:
 
 
 def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:
+    import duckdb
+
     try:
         for batch in reader:
             yield batch.rename_columns(names)

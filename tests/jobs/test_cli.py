@@ -113,6 +113,12 @@ def test_a_module_and_the_console_script_are_the_same_command(tmp_path: Path):
         assert done.stdout == ""
 
 
+def test_a_process_that_has_imported_much_ends_without_a_word():
+    # DuckDB's module prints what of it was never freed.
+    done = subprocess.run([sys.executable, "-m", "jobs.status", "--help"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_the_version_is_the_packages():
     assert omnidrop("--version").output.startswith("omnidrop 0.")
 
