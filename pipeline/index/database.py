@@ -52,7 +52,8 @@ _ADVICE = {
     "unable to open database file": _WRITABLE,
     "readonly database": _WRITABLE,
 }
-"""What to do, by words of the database's own."""
+"""What to do where the index may be read but not written, by words of the database's own."""
+_DISK = "look at the disk: it fails, or lets files grow no larger; another place is named by index_url"
 _PASSING_WORDS = (
     *("database is locked", "database table is locked", "the database system is"),
     *("consuming input failed", "flushing failed", "the connection is lost"),
@@ -74,6 +75,10 @@ class IndexMissing(UserError):
 
 class IndexOutdated(UserError):
     """The index has an older schema and was to be read as it is."""
+
+
+class IndexNotWritable(UserError):
+    """The index is there for reading at most: a folder without permission, a user of the database without rights."""
 
 
 class IndexUnreadable(UserError):
@@ -134,8 +139,10 @@ def open_database(
             raise IndexFull(_full(shown(url))) from error
         if _HALF_MADE.search(reason) or _DAMAGED.search(reason):
             raise IndexFailed(_failed(shown(url), reason, url.partition(":")[0])) from error
-        what_to_do = next((advice for words, advice in _ADVICE.items() if words in reason), _HOW_TO_WRITE_IT)
-        raise UserError(f"cannot use the index at {shown(url)}: {reason}; {what_to_do}") from None
+        said = f"cannot use the index at {shown(url)}: {reason}"
+        if (advice := next((advice for words, advice in _ADVICE.items() if words in reason), None)) is not None:
+            raise IndexNotWritable(f"{said}; {advice}") from None
+        raise UserError(f"{said}; {_DISK if 'disk I/O error' in reason else _HOW_TO_WRITE_IT}") from None
     sa.event.listen(engine, "handle_error", _explain)
     return engine
 
