@@ -14,6 +14,7 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,18 +29,18 @@ from pipeline.index.schema import REVISION, prefix_of, tables_of
 from pipeline.storage.errors import Unavailable
 from workers.redaction import MASK, without_secrets
 
-SQLITE_BUSY_TIMEOUT_S = 60.0
-"""How long SQLite waits for another writer by default. Without a wait, 910 of 2,400 writes of eight
+BUSY_TIMEOUT_S = 60.0
+"""How long a database itself waits for another by default. Without a wait, of SQLite, 910 of 2,400 writes of eight
 writers were locked out."""
 
 BATCH = 500
 """Rows in one statement: 500 x 60 columns stays under PostgreSQL's 65,535 parameters."""
 
-_PASSING_STATES = ("08", "40", "55P03", "57P0", "53", "25006")
-"""SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, no room or too many
-connections, and a standby that is not yet the primary."""
+_PASSING_STATES = ("08", "40", "55P03", "57P0", "57014", "53", "25006")
+"""SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, a statement that took too
+long, no room or too many connections, and a standby that is not yet the primary."""
 _SPOILT_STATES = ("42P01", "42703", "42501")
-"""A table or column that is not there, as after a backup of a part, and a right that was taken away."""
+"""A table or column that is not there, as after a backup of a part, and a right that is missing."""
 _HOW_TO_WRITE_IT = (
     "give index_url as sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] "
     "installed; @ : / % in a password are written %40 %3A %2F %25)"
@@ -48,18 +49,23 @@ GRANT = "GRANT USAGE, CREATE ON SCHEMA public TO the user"
 """What a user of PostgreSQL needs, to make its tables."""
 _WRITABLE = "its folder must be there and writable; another place is named by index_url"
 _ADVICE = {
+    "permission denied for table": "let the user read and write this output's tables: GRANT SELECT, INSERT, UPDATE, "
+    "DELETE ON ALL TABLES IN SCHEMA public TO the user",
+    "must be owner": "only the user who made this output's tables can change them: run a command as that user once",
     "permission denied": f"let the user create tables: {GRANT}",
     "unable to open database file": _WRITABLE,
     "readonly database": _WRITABLE,
 }
 """What to do where the index may be read but not written, by words of the database's own."""
+_SERVER = "check that the server runs, and host, port, database, user and password in index_url"
 _DISK = "look at the disk: it fails, or lets files grow no larger; another place is named by index_url"
 _PASSING_WORDS = (
     *("database is locked", "database table is locked", "the database system is"),
     *("consuming input failed", "flushing failed", "the connection is lost"),
+    *("too many connections", "too many clients", "remaining connection slots"),
 )
-"""What SQLite says of a lock that is held, PostgreSQL to who connects while it starts or stops, and its driver of a
-connection that ended."""
+"""What SQLite says of a lock that is held, PostgreSQL to who connects while it starts, stops or is full, and its driver
+of a connection that ended."""
 _HALF_MADE = re.compile(r"(relation|column|table) .*(already exists|does not exist)|no such (table|column)")
 """What a database says to a migration of tables that are of another revision than noted, as after a partial restore."""
 _DAMAGED = re.compile(r"malformed|file is not a database")
@@ -77,10 +83,6 @@ class IndexOutdated(UserError):
     """The index has an older schema and was to be read as it is."""
 
 
-class IndexNotWritable(UserError):
-    """The index is there for reading at most: a folder without permission, a user of the database without rights."""
-
-
 class IndexUnreadable(UserError):
     """SQLite cannot read the index without writing beside it, and the folder is read-only."""
 
@@ -89,6 +91,10 @@ class IndexFailed(UserError):
     """The index cannot be used any more, and waiting will not help."""
 
     error_class = "index"
+
+
+class IndexNotWritable(IndexFailed):
+    """The index is there for reading at most: a folder without permission, a user of the database without rights."""
 
 
 class IndexUnavailable(Unavailable):
@@ -103,15 +109,13 @@ class IndexFull(Unavailable):
     error_class = "index_full"
 
 
-def open_database(
-    url: str, output_id: str, *, is_read_only: bool = False, busy_s: float = SQLITE_BUSY_TIMEOUT_S
-) -> sa.Engine:
+def open_database(url: str, output_id: str, *, is_read_only: bool = False, busy_s: float = BUSY_TIMEOUT_S) -> sa.Engine:
     """Connect, creating or migrating the output's tables. Raises UserError where the database cannot be used, among
     these IndexUnavailable where it may be in a moment. The engine raises the same later on, and never one of
     SQLAlchemy's errors for what is wrong with the database.
 
     Read only, nothing is created or changed: IndexMissing where there is no index, IndexOutdated where it would have
-    to be migrated. `busy_s` is how long SQLite itself waits for a lock.
+    to be migrated. `busy_s` is how long the database itself waits for a lock.
     """
     check_supported(url)
     try:
@@ -124,8 +128,10 @@ def open_database(
             if not is_read_only:
                 _make_file(engine.url.database)
             _check_tables_are_tables(engine, output_id)
-        elif is_read_only:
-            engine = engine.execution_options(postgresql_readonly=True)
+        else:
+            sa.event.listen(engine, "connect", partial(_postgres_waits, busy_s))
+            if is_read_only:
+                engine = engine.execution_options(postgresql_readonly=True)
         if is_read_only:
             _check_schema(engine, output_id)
         else:
@@ -140,9 +146,12 @@ def open_database(
         if _HALF_MADE.search(reason) or _DAMAGED.search(reason):
             raise IndexFailed(_failed(shown(url), reason, url.partition(":")[0])) from error
         said = f"cannot use the index at {shown(url)}: {reason}"
-        if (advice := next((advice for words, advice in _ADVICE.items() if words in reason), None)) is not None:
+        if (advice := _advice(reason)) is not None:
             raise IndexNotWritable(f"{said}; {advice}") from None
-        raise UserError(f"{said}; {_DISK if 'disk I/O error' in reason else _HOW_TO_WRITE_IT}") from None
+        if "disk I/O error" in reason:
+            raise UserError(f"{said}; {_DISK}") from None
+        is_elsewhere = isinstance(error, sa.exc.OperationalError) and not url.startswith("sqlite")
+        raise UserError(f"{said}; {_SERVER if is_elsewhere else _HOW_TO_WRITE_IT}") from None
     sa.event.listen(engine, "handle_error", _explain)
     return engine
 
@@ -238,8 +247,15 @@ def _explain(context: Any) -> None:
     is_lost = context.is_disconnect or (context.connection is None and not state)
     if is_lost or _may_pass(state, reason):
         raise IndexUnavailable(_unavailable(where, reason)) from error
+    if (advice := _advice(reason)) is not None:
+        raise IndexNotWritable(f"cannot use the index at {where}: {reason}; {advice}") from error
     if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError) or state in _SPOILT_STATES:
         raise IndexFailed(_failed(where, reason, context.engine.dialect.name)) from error
+
+
+def _advice(reason: str) -> str | None:
+    """What to do about rights that this user lacks, None where it is something else."""
+    return next((advice for words, advice in _ADVICE.items() if words in reason), None)
 
 
 def _is_full(state: str, reason: str) -> bool:
@@ -340,6 +356,12 @@ def _sqlite_pragmas(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA secure_delete=ON")  # what is forgotten leaves no bytes in free pages
     cursor.close()
+
+
+def _postgres_waits(busy_s: float, connection: Any, _: Any) -> None:
+    # Of itself it would wait for ever. Not as an option of the connection, which poolers refuse.
+    connection.cursor().execute(f"SET lock_timeout = {max(1, round(1000 * busy_s))}")
+    connection.commit()
 
 
 def _sqlite_read_only(connection: Any, _: Any) -> None:
