@@ -121,6 +121,9 @@ class JobConfig(Section):
     def _results_beside_media(self) -> Self:
         if self.output == self.archive.uri:
             raise ValueError("output and archive.uri are the same place; choose another folder for the results")
+        for part in ("journal", "tables"):
+            if f"{self.archive.uri}/".startswith(f"{self.output}/{part}/"):
+                raise ValueError(f"archive.uri lies in the {part} of output; choose another folder for the results")
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,6 +72,8 @@ _DAMAGED = re.compile(r"malformed|file is not a database")
 _TABLE = re.compile(r"CREATE (TABLE|(UNIQUE )?INDEX) ", re.IGNORECASE)
 SQLITE_ROOM_BYTES = 64 << 10
 """What SQLite needs beside a file to open it: 32 kB that its processes share."""
+SQLITE_FILES = 3
+"""The file itself, what is not yet in it, and what its processes share."""
 
 
 class IndexMissing(UserError):
@@ -264,12 +265,15 @@ def _is_full(state: str, reason: str) -> bool:
 
 
 def _has_no_room(url: str) -> bool:
-    """Whether a SQLite file lies on a full disk: of the files that it makes beside itself SQLite says "disk I/O error",
-    and nothing of room."""
+    """Whether a SQLite file lies on a disk without room, for bytes or for files: of the files that it makes beside
+    itself SQLite says "disk I/O error", and nothing of room."""
     if not url.startswith("sqlite") or not (database := sa.make_url(url).database):
         return False
     try:
-        return shutil.disk_usage(Path(database).parent).free < SQLITE_ROOM_BYTES
+        disk = os.statvfs(Path(database).parent)
+        # Some file systems do not count files.
+        has_files = disk.f_files == 0 or disk.f_favail >= SQLITE_FILES
+        return disk.f_bavail * disk.f_frsize < SQLITE_ROOM_BYTES or not has_files
     except OSError:
         return False
 

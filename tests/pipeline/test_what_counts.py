@@ -124,6 +124,14 @@ def edit(folder, old, new, file="job.yaml"):
     path.write_text(path.read_text().replace(old, new))
 
 
+def test_results_and_media_among_the_journal_or_tables_of_results_are_refused(indexed, asked):
+    for part in ("tables", "journal/units"):
+        refused = index(indexed, "--output", indexed / "results" / part, status=2)
+        assert f"is a part of the results in {indexed}/results; give" in refused
+        assert "lies in the" in index(indexed, "--archive-uri", indexed / "results" / part, status=2)
+    assert "nothing to do" in index(indexed)
+
+
 def test_a_clock_that_goes_back_hides_no_publishing(project, asked, monkeypatch):
     monkeypatch.setattr(publish, "utc_now", lambda: "2000-01-01T00:00:00Z")
     assert run(project / "job.yaml").has_published
