@@ -202,17 +202,7 @@ class Prober:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
-            self._process = start(
-                # Without user packages and the working directory on the path.
-                [sys.executable, "-B", "-s", "-P", "-m", "workers.media._probe_child", str(self._timeout_s)],
-                timeout_s=0,
-                file_bytes=1,  # it writes only its answers, to a pipe
-                # With HOME set, Python does not look up the user; the folder does not exist.
-                environment={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "HOME": "/nowhere"},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
+            self._process = _child(self._timeout_s, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         return self._process
 
     def _write(self, process: subprocess.Popen[bytes], content: bytes, deadline: float) -> None:
@@ -247,6 +237,32 @@ class Prober:
             self._rest += read
         line, _, self._rest = self._rest.partition(b"\n")
         return line
+
+
+def _child(timeout_s: float, *, stdin: int, stderr: int) -> subprocess.Popen[bytes]:
+    return start(
+        # Without user packages and the working directory on the path.
+        [sys.executable, "-B", "-s", "-P", "-m", "workers.media._probe_child", str(timeout_s)],
+        timeout_s=0,
+        file_bytes=1,  # it writes only its answers, to a pipe
+        # With HOME set, Python does not look up the user; the folder does not exist.
+        environment={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "HOME": "/nowhere"},
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+    )
+
+
+def last_words(timeout_s: float) -> str:
+    """The last line that a child without work says on standard error; empty where it starts and ends well."""
+    child = _child(timeout_s, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _, said = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        said = b""
+    finally:
+        end(child)
+    return said.decode(errors="replace").strip().rpartition("\n")[2] if child.returncode else ""
 
 
 def _how(process: subprocess.Popen[bytes], error: Exception) -> str:

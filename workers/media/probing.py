@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar
 from omnidrop.errors import OmniDropError
 from workers.errors import MediaError
 from workers.media._handed_files import HandedFile
-from workers.media._prober import Opening, Prober
+from workers.media._prober import Opening, Prober, last_words
 from workers.records import ClipFailure, MediaInfo, RawCue
 
 Key = TypeVar("Key", bound=Hashable)
@@ -77,7 +77,7 @@ def prober_problem() -> str | None:
         try:
             probe(path)
         except MediaError as error:
-            return str(error)
+            return last_words(TIMEOUT_S) or str(error)
     return None
 
 
