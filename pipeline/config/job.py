@@ -17,7 +17,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from omnidrop.errors import UserError
-from pipeline.config.locations import Location, SecretFreeError, is_s3, secret_in_query, user_part
+from pipeline.config.locations import Location, SecretFreeError, is_s3, secret_in_query, sqlite_url, user_part
 from pipeline.config.sections import (
     ArchiveConfig,
     AuditConfig,
@@ -146,7 +146,7 @@ class JobConfig(Section):
                     f"index_url: the output {self.output} is not a local folder, and SQLite cannot live in S3; give "
                     "index_url, as in postgresql+psycopg://user@host/database or sqlite:////var/lib/omnidrop/index.sqlite"
                 )
-            return f"sqlite:///{self.output}/index.sqlite"
+            return sqlite_url(f"{self.output}/index.sqlite")
 
         allowed = environ.get("OMNIDROP_INDEX_URL_VARIABLES", "").replace(" ", "").split(",")
 

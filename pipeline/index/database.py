@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from omnidrop.errors import UserError, first_line
 from pipeline.batches import batches
-from pipeline.config.locations import user_part
+from pipeline.config.locations import sqlite_url, user_part
 from pipeline.index.schema import REVISION, prefix_of, tables_of
 from pipeline.storage.errors import Unavailable
 from workers.redaction import MASK, without_secrets
@@ -205,7 +205,8 @@ def _as_it_lies(url: str) -> str:
         raise IndexUnreadable(
             f"{file} has changes in {log.name} that cannot be read on a read-only place or a full disk"
         )
-    return f"sqlite:///file:{quote(str(file.absolute()))}?mode=ro&immutable=1&uri=true"
+    # SQLite reads its part of the address once more.
+    return f"{sqlite_url(f'file:{quote(str(file.absolute()))}')}?mode=ro&immutable=1&uri=true"
 
 
 def shown(url: str) -> str:

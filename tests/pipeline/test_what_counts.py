@@ -132,6 +132,17 @@ def test_results_and_media_among_the_journal_or_tables_of_results_are_refused(in
     assert "nothing to do" in index(indexed)
 
 
+def test_an_output_may_have_any_name(project, asked, monkeypatch):
+    output = project / "a%20b?x=1#y"
+    index(project, "--output", output)
+    assert sorted(path.name for path in output.iterdir()) == ["index.sqlite", "journal", "tables"]
+    assert not (project / "a%20b").exists()
+    for refused in (0, os.W_OK):  # a place that is only read is opened otherwise
+        monkeypatch.setattr(os, "access", lambda path, mode, refused=refused, **how: not mode & refused)
+        verified = cli("verify", f"file://{output}")
+        assert (verified.exit_code, "index rows" in verified.output) == (0, True), verified.output
+
+
 def test_a_clock_that_goes_back_hides_no_publishing(project, asked, monkeypatch):
     monkeypatch.setattr(publish, "utc_now", lambda: "2000-01-01T00:00:00Z")
     assert run(project / "job.yaml").has_published
