@@ -164,6 +164,9 @@ class _Commands(_Folder):
             say(f"omnidrop: error: {without_secrets(str(error))}", err=True)
             raise typer.Exit(2 if isinstance(error, UserError) else 1) from error
         except OSError as error:
+            if "No usable temporary directory" in str(error) and not ctx.meta["debug"]:
+                say("omnidrop: error: no temporary folder can be written; make room, or set TMPDIR to one", err=True)
+                raise typer.Exit(2) from error
             # A disk or a mount at a place where nobody expected it to fail.
             if error.filename is None or ctx.meta["debug"] or interrupts.exit_status() is not None:
                 raise

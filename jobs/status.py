@@ -14,7 +14,7 @@ from jobs._shared.notes import note
 from jobs._shared.options import JsonFile, job_as_given, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
-from pipeline.index.database import IndexFull
+from pipeline.index.database import IndexFull, IndexNotWritable
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.index.totals import Totals
 from pipeline.journal.journal import Journal
@@ -24,7 +24,7 @@ from pipeline.planning.open_job import open_job
 from pipeline.planning.whole_videos import quarantine_classes
 from pipeline.records.columns import run_row
 from pipeline.records.run_record import RunRecord
-from pipeline.storage.errors import StorageUnavailable
+from pipeline.storage.errors import StorageError
 from pipeline.storage.store import Store, open_store
 from pipeline.tables.job_rows import job_rows
 from pipeline.tables.noticed import lines as noticed_lines
@@ -80,10 +80,10 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
 
 
 def _index(job: JobConfig, store: Store) -> SavingsIndex:
-    """The index, brought up to the journal where there is room for that."""
+    """The index, brought up to the journal where there is room for that, and this user may."""
     try:
         return open_job(job).index
-    except (IndexFull, StorageUnavailable) as error:
+    except (IndexFull, IndexNotWritable, StorageError) as error:
         output_id = read_output_id(store)
         if output_id is None:
             raise

@@ -19,7 +19,7 @@ from jobs.cli import main
 from pipeline.checks.findings import Report
 from pipeline.checks.verify import verify
 from pipeline.config.job import StorageConfig
-from pipeline.config.locations import is_s3
+from pipeline.config.locations import is_s3, sqlite_url
 from pipeline.counted import counted
 from pipeline.storage.store import open_store
 
@@ -79,7 +79,7 @@ def _places(
         return found.uri, found.storage, found.job.resolved_index_url(), shlex.quote(results)
     beside = Path(found.uri) / "index.sqlite"
     if index_url is None and not is_s3(found.uri) and beside.is_file():
-        index_url = f"sqlite:///{beside}"
+        index_url = sqlite_url(str(beside))
     return found.uri, found.storage, index_url, "JOB.yaml"
 
 

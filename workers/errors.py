@@ -148,7 +148,7 @@ class StorageFailed(MediaError):
 
 
 class MediaRefused(MediaError):
-    """The object store refuses the file, to these credentials or to all."""
+    """The store or the file system refuses the file, to these credentials or this user or to all."""
 
     error_class: ClassVar[str] = "access_refused"
 

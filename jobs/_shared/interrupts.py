@@ -1,15 +1,19 @@
-"""What Ctrl-C and SIGTERM do to a command: what it has open is closed and put away, then it exits with 130 or 143.
+"""What Ctrl-C, SIGTERM and a terminal that closes do to a command: what it has open is closed and put away, then it
+exits with 130, 143 or 129.
 
 Promises: a signal that was ignored when the process began (`nohup`, a shell's background) stays ignored; an interrupt
-that a callback of a library swallows comes again. Knows nothing about runs, which stop more slowly
-(`jobs/_shared/stopping.py`).
+that a callback of a library swallows comes again; nothing is written to a terminal that has gone. Knows nothing about
+runs, which stop more slowly (`jobs/_shared/stopping.py`).
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 
 _received: list[int] = []
@@ -22,8 +26,8 @@ def begin() -> None:
 
 
 def handle() -> None:
-    """From now on both signals raise KeyboardInterrupt in the main thread."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """From now on these signals raise KeyboardInterrupt in the main thread."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     sys.unraisablehook = _unraisable
@@ -34,7 +38,18 @@ def exit_status() -> int | None:
     return 128 + _received[0] if _received else None
 
 
+def leave_terminal(number: int) -> None:
+    """After SIGHUP what goes to the terminal goes nowhere: each write would fail, the last words of a clean end too."""
+    if number == signal.SIGHUP:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            with suppress(OSError):
+                if stat.S_ISCHR(os.fstat(stream).st_mode):  # one that has gone is no terminal to `isatty`
+                    os.dup2(nowhere, stream)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    leave_terminal(number)
     _received.append(number)
     raise KeyboardInterrupt
 

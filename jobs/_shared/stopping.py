@@ -1,4 +1,5 @@
-"""What SIGTERM and Ctrl-C do to a run: the first asks it to stop cleanly, the second ends it at once."""
+"""What SIGTERM, Ctrl-C and a terminal that closes do to a run: the first asks it to stop cleanly, the second ends it at
+once."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import signal
 import threading
 from types import FrameType
 
+from jobs._shared import interrupts
 from jobs._shared.display import console
 
 STOPPED_EXIT = 3
@@ -17,7 +19,8 @@ BUDGET_EXIT = 4
 
 
 class StopOnSignal:
-    """A flag that SIGTERM and SIGINT set while the `with` block runs."""
+    """A flag that SIGTERM, SIGINT and SIGHUP set while the `with` block runs; a SIGHUP that was ignored (`nohup`) stays
+    so."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -31,7 +34,10 @@ class StopOnSignal:
         return self._event.wait(timeout_s)
 
     def __enter__(self) -> StopOnSignal:
-        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,6 +45,7 @@ class StopOnSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        interrupts.leave_terminal(number)
         if self._event.is_set():
             raise KeyboardInterrupt
         self._event.set()

@@ -6,6 +6,7 @@ text; they show as escapes, as in `\\x1b[31m`. Knows nothing about what is said.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import sys
@@ -35,7 +36,19 @@ def _escaped(character: str) -> str:
 
 def say(text: str, *, err: bool = False) -> None:
     """One line, or several."""
-    typer.echo(printable(text), err=err)
+    with _may_have_closed(err):
+        typer.echo(printable(text), err=err)
+
+
+@contextmanager
+def _may_have_closed(err: bool) -> Iterator[None]:
+    """A terminal that closes refuses what is said on it some moments before its signal is heard. Results on standard
+    output are another matter."""
+    try:
+        yield
+    except OSError as error:
+        if not err or error.errno != errno.EIO:
+            raise
 
 
 class _Printable(io.TextIOBase):
@@ -66,6 +79,10 @@ class PrintableConsole(Console):
     def render(self, *given: Any, **options: Any) -> Iterable[Segment]:
         for segment in super().render(*given, **options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    def _check_buffer(self) -> None:
+        with _may_have_closed(self.stderr):
+            super()._check_buffer()
 
 
 @contextmanager

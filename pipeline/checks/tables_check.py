@@ -1,6 +1,6 @@
 """The published tables against their manifest, the journal and the signature.
 
-Promises: every byte of every published file is read. Knows nothing about the index that jobs use.
+Promises: every byte and every value of every published file is read. Knows nothing about the index that jobs use.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.records.checksummed_parquet import JournalError, digest
 from pipeline.records.legacy import formats as legacy
 from pipeline.tables import live, manifest, publish, signing
 from pipeline.tables.writer import empty_file
+from pipeline.tables.written import unwritten_column
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
@@ -141,9 +142,14 @@ class TablesCheck(Check):
             return 0
         try:
             file = pq.ParquetFile(pa.BufferReader(data))
-        except (pa.ArrowException, OSError) as error:
+            batches = (pa.Table.from_batches([batch]) for batch in file.iter_batches())
+            unwritten = next((found for batch in batches if (found := unwritten_column(batch, name))), None)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             self._found("damaged", key, f"not a valid Parquet file ({first_line(error)})", self.say.rebuild)
             return 0
+        if unwritten is not None:
+            what = f"column {unwritten} holds NULL, NaN or infinity, which no run writes"
+            self._found("differs", key, what, self.say.rebuild)
         if missing := [n for n in manifest.SCHEMAS[name].names if n not in file.schema_arrow.names]:
             self.say.notes.append(f"{key} lacks columns of this version, read as NULL: {', '.join(missing)}")
         return int(file.metadata.num_rows)

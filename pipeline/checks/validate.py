@@ -28,7 +28,18 @@ from pipeline.config.idle_settings import idle_settings
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.worker_settings import decode_settings
-from pipeline.index.database import GRANT, check_supported, reason_of, shown
+from pipeline.index.database import (
+    GRANT,
+    IndexMissing,
+    IndexOutdated,
+    IndexUnreadable,
+    check_supported,
+    reason_of,
+    shown,
+)
+from pipeline.index.savings_index import SavingsIndex
+from pipeline.index.schema import tables_of
+from pipeline.journal.output_id import read_output_id
 from pipeline.planning.context import context_reader
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.questions.templates import UNTOLD, Told
@@ -241,6 +252,7 @@ def _index(job: JobConfig, found: _Found) -> str:
             engine = sqlalchemy.create_engine(url)
             try:
                 _may_do_all(engine)
+                _may_use_own_tables(engine, given, read_output_id(open_store(job.output, job.storage)))
             finally:
                 engine.dispose()
     except ModuleNotFoundError as error:
@@ -255,7 +267,7 @@ def _index(job: JobConfig, found: _Found) -> str:
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise CheckError(
             f"index_url: {shown(given)} cannot be used: {reason_of(error, given)}; check host, database, user, "
-            f"PGPASSWORD, and that the user may create tables ({GRANT})"
+            f"PGPASSWORD, that the user may create tables ({GRANT}), and has all rights on those of this output"
         ) from None
     return f"{shown(given)}: {place}"
 
@@ -269,6 +281,22 @@ def _may_do_all(engine: sqlalchemy.Engine) -> None:
         connection.exec_driver_sql(f"SELECT x FROM {name}")
         connection.exec_driver_sql(f"DROP TABLE {name}")
         connection.commit()
+
+
+def _may_use_own_tables(engine: sqlalchemy.Engine, url: str, output_id: str | None) -> None:
+    """Look at the tables that earlier runs made, and change none of their rows. Raises UserError."""
+    if output_id is None:
+        return
+    try:
+        SavingsIndex(url, output_id, is_read_only=True).close()
+    except (IndexMissing, IndexOutdated, IndexUnreadable):
+        return  # a run makes it, migrates it, or tells
+    never = sqlalchemy.false()
+    with engine.connect() as connection:
+        for table in tables_of(output_id).metadata.tables.values():
+            connection.execute(table.delete().where(never))
+            connection.execute(table.update().values({c: c for c in table.primary_key}).where(never))
+            connection.execute(table.insert().from_select(list(table.c), sqlalchemy.select(table).where(never)))
 
 
 def _sqlite_place(database: str | None, output: str) -> str:

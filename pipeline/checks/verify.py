@@ -17,6 +17,7 @@ from pipeline.checks.findings import Findings, Report
 from pipeline.checks.index_check import IndexCheck
 from pipeline.checks.journal_check import JournalCheck
 from pipeline.checks.tables_check import TablesCheck
+from pipeline.config.locations import sqlite_url
 from pipeline.index.database import IndexFull
 from pipeline.index.savings_index import SavingsIndex
 from pipeline.memory_bound import bounded_memory
@@ -45,7 +46,7 @@ def verify(
     # The results may be somebody else's, and everything is derived once more from them.
     with bounded_memory(), tempfile.TemporaryDirectory(prefix="omnidrop-verify-") as folder:
         try:
-            with closing(SavingsIndex(f"sqlite:///{folder}/index.sqlite")) as truth:
+            with closing(SavingsIndex(sqlite_url(f"{folder}/index.sqlite"))) as truth:
                 journal.check(truth)
                 IndexCheck(store, say, index_url).check(truth)
                 TablesCheck(store, say, journal.rows, public_key).check(truth)

@@ -17,7 +17,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from omnidrop.errors import UserError
-from pipeline.config.locations import Location, SecretFreeError, is_s3, secret_in_query, user_part
+from pipeline.config.locations import Location, SecretFreeError, is_s3, secret_in_query, sqlite_url, user_part
 from pipeline.config.sections import (
     ArchiveConfig,
     AuditConfig,
@@ -121,6 +121,9 @@ class JobConfig(Section):
     def _results_beside_media(self) -> Self:
         if self.output == self.archive.uri:
             raise ValueError("output and archive.uri are the same place; choose another folder for the results")
+        for part in ("journal", "tables"):
+            if f"{self.archive.uri}/".startswith(f"{self.output}/{part}/"):
+                raise ValueError(f"archive.uri lies in the {part} of output; choose another folder for the results")
         return self
 
     @model_validator(mode="after")
@@ -143,7 +146,7 @@ class JobConfig(Section):
                     f"index_url: the output {self.output} is not a local folder, and SQLite cannot live in S3; give "
                     "index_url, as in postgresql+psycopg://user@host/database or sqlite:////var/lib/omnidrop/index.sqlite"
                 )
-            return f"sqlite:///{self.output}/index.sqlite"
+            return sqlite_url(f"{self.output}/index.sqlite")
 
         allowed = environ.get("OMNIDROP_INDEX_URL_VARIABLES", "").replace(" ", "").split(",")
 

@@ -47,6 +47,11 @@ def is_s3(location: str) -> bool:
     return location.startswith("s3://")
 
 
+def sqlite_url(path: str) -> str:
+    """SQLAlchemy's address of a SQLite file, whatever its name holds."""
+    return f"sqlite:///{path.replace('%', '%25').replace('?', '%3F')}"
+
+
 def checked_key(key: str) -> str:
     """A store's key as it is. Raises ValueError for one that could lead out of the store."""
     if not key or key.startswith("/") or any(part in ("", ".", "..") for part in key.split("/")):

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,23 +23,23 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from omnidrop.errors import UserError, first_line
 from pipeline.batches import batches
-from pipeline.config.locations import user_part
+from pipeline.config.locations import sqlite_url, user_part
 from pipeline.index.schema import REVISION, prefix_of, tables_of
 from pipeline.storage.errors import Unavailable
 from workers.redaction import MASK, without_secrets
 
-SQLITE_BUSY_TIMEOUT_S = 60.0
-"""How long SQLite waits for another writer by default. Without a wait, 910 of 2,400 writes of eight
+BUSY_TIMEOUT_S = 60.0
+"""How long a database itself waits for another by default. Without a wait, of SQLite, 910 of 2,400 writes of eight
 writers were locked out."""
 
 BATCH = 500
 """Rows in one statement: 500 x 60 columns stays under PostgreSQL's 65,535 parameters."""
 
-_PASSING_STATES = ("08", "40", "55P03", "57P0", "53", "25006")
-"""SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, no room or too many
-connections, and a standby that is not yet the primary."""
+_PASSING_STATES = ("08", "40", "55P03", "57P0", "57014", "53", "25006")
+"""SQLSTATEs of PostgreSQL by their beginnings: connection lost, deadlock, lock held, restart, a statement that took too
+long, no room or too many connections, and a standby that is not yet the primary."""
 _SPOILT_STATES = ("42P01", "42703", "42501")
-"""A table or column that is not there, as after a backup of a part, and a right that was taken away."""
+"""A table or column that is not there, as after a backup of a part, and a right that is missing."""
 _HOW_TO_WRITE_IT = (
     "give index_url as sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE (with the extra omnidrop[postgres] "
     "installed; @ : / % in a password are written %40 %3A %2F %25)"
@@ -48,17 +48,23 @@ GRANT = "GRANT USAGE, CREATE ON SCHEMA public TO the user"
 """What a user of PostgreSQL needs, to make its tables."""
 _WRITABLE = "its folder must be there and writable; another place is named by index_url"
 _ADVICE = {
+    "permission denied for table": "let the user read and write this output's tables: GRANT SELECT, INSERT, UPDATE, "
+    "DELETE ON ALL TABLES IN SCHEMA public TO the user",
+    "must be owner": "only the user who made this output's tables can change them: run a command as that user once",
     "permission denied": f"let the user create tables: {GRANT}",
     "unable to open database file": _WRITABLE,
     "readonly database": _WRITABLE,
 }
-"""What to do, by words of the database's own."""
+"""What to do where the index may be read but not written, by words of the database's own."""
+_SERVER = "check that the server runs, and host, port, database, user and password in index_url"
+_DISK = "look at the disk: it fails, or lets files grow no larger; another place is named by index_url"
 _PASSING_WORDS = (
     *("database is locked", "database table is locked", "the database system is"),
     *("consuming input failed", "flushing failed", "the connection is lost"),
+    *("too many connections", "too many clients", "remaining connection slots"),
 )
-"""What SQLite says of a lock that is held, PostgreSQL to who connects while it starts or stops, and its driver of a
-connection that ended."""
+"""What SQLite says of a lock that is held, PostgreSQL to who connects while it starts, stops or is full, and its driver
+of a connection that ended."""
 _HALF_MADE = re.compile(r"(relation|column|table) .*(already exists|does not exist)|no such (table|column)")
 """What a database says to a migration of tables that are of another revision than noted, as after a partial restore."""
 _DAMAGED = re.compile(r"malformed|file is not a database")
@@ -66,6 +72,8 @@ _DAMAGED = re.compile(r"malformed|file is not a database")
 _TABLE = re.compile(r"CREATE (TABLE|(UNIQUE )?INDEX) ", re.IGNORECASE)
 SQLITE_ROOM_BYTES = 64 << 10
 """What SQLite needs beside a file to open it: 32 kB that its processes share."""
+SQLITE_FILES = 3
+"""The file itself, what is not yet in it, and what its processes share."""
 
 
 class IndexMissing(UserError):
@@ -86,6 +94,10 @@ class IndexFailed(UserError):
     error_class = "index"
 
 
+class IndexNotWritable(IndexFailed):
+    """The index is there for reading at most: a folder without permission, a user of the database without rights."""
+
+
 class IndexUnavailable(Unavailable):
     """The index is locked, restarts or cannot be reached. It may pass."""
 
@@ -98,15 +110,13 @@ class IndexFull(Unavailable):
     error_class = "index_full"
 
 
-def open_database(
-    url: str, output_id: str, *, is_read_only: bool = False, busy_s: float = SQLITE_BUSY_TIMEOUT_S
-) -> sa.Engine:
+def open_database(url: str, output_id: str, *, is_read_only: bool = False, busy_s: float = BUSY_TIMEOUT_S) -> sa.Engine:
     """Connect, creating or migrating the output's tables. Raises UserError where the database cannot be used, among
     these IndexUnavailable where it may be in a moment. The engine raises the same later on, and never one of
     SQLAlchemy's errors for what is wrong with the database.
 
     Read only, nothing is created or changed: IndexMissing where there is no index, IndexOutdated where it would have
-    to be migrated. `busy_s` is how long SQLite itself waits for a lock.
+    to be migrated. `busy_s` is how long the database itself waits for a lock.
     """
     check_supported(url)
     try:
@@ -119,8 +129,10 @@ def open_database(
             if not is_read_only:
                 _make_file(engine.url.database)
             _check_tables_are_tables(engine, output_id)
-        elif is_read_only:
-            engine = engine.execution_options(postgresql_readonly=True)
+        else:
+            sa.event.listen(engine, "connect", partial(_postgres_waits, busy_s))
+            if is_read_only:
+                engine = engine.execution_options(postgresql_readonly=True)
         if is_read_only:
             _check_schema(engine, output_id)
         else:
@@ -134,8 +146,13 @@ def open_database(
             raise IndexFull(_full(shown(url))) from error
         if _HALF_MADE.search(reason) or _DAMAGED.search(reason):
             raise IndexFailed(_failed(shown(url), reason, url.partition(":")[0])) from error
-        what_to_do = next((advice for words, advice in _ADVICE.items() if words in reason), _HOW_TO_WRITE_IT)
-        raise UserError(f"cannot use the index at {shown(url)}: {reason}; {what_to_do}") from None
+        said = f"cannot use the index at {shown(url)}: {reason}"
+        if (advice := _advice(reason)) is not None:
+            raise IndexNotWritable(f"{said}; {advice}") from None
+        if "disk I/O error" in reason:
+            raise UserError(f"{said}; {_DISK}") from None
+        is_elsewhere = isinstance(error, sa.exc.OperationalError) and not url.startswith("sqlite")
+        raise UserError(f"{said}; {_SERVER if is_elsewhere else _HOW_TO_WRITE_IT}") from None
     sa.event.listen(engine, "handle_error", _explain)
     return engine
 
@@ -188,7 +205,8 @@ def _as_it_lies(url: str) -> str:
         raise IndexUnreadable(
             f"{file} has changes in {log.name} that cannot be read on a read-only place or a full disk"
         )
-    return f"sqlite:///file:{quote(str(file.absolute()))}?mode=ro&immutable=1&uri=true"
+    # SQLite reads its part of the address once more.
+    return f"{sqlite_url(f'file:{quote(str(file.absolute()))}')}?mode=ro&immutable=1&uri=true"
 
 
 def shown(url: str) -> str:
@@ -231,8 +249,15 @@ def _explain(context: Any) -> None:
     is_lost = context.is_disconnect or (context.connection is None and not state)
     if is_lost or _may_pass(state, reason):
         raise IndexUnavailable(_unavailable(where, reason)) from error
+    if (advice := _advice(reason)) is not None:
+        raise IndexNotWritable(f"cannot use the index at {where}: {reason}; {advice}") from error
     if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError) or state in _SPOILT_STATES:
         raise IndexFailed(_failed(where, reason, context.engine.dialect.name)) from error
+
+
+def _advice(reason: str) -> str | None:
+    """What to do about rights that this user lacks, None where it is something else."""
+    return next((advice for words, advice in _ADVICE.items() if words in reason), None)
 
 
 def _is_full(state: str, reason: str) -> bool:
@@ -241,12 +266,15 @@ def _is_full(state: str, reason: str) -> bool:
 
 
 def _has_no_room(url: str) -> bool:
-    """Whether a SQLite file lies on a full disk: of the files that it makes beside itself SQLite says "disk I/O error",
-    and nothing of room."""
+    """Whether a SQLite file lies on a disk without room, for bytes or for files: of the files that it makes beside
+    itself SQLite says "disk I/O error", and nothing of room."""
     if not url.startswith("sqlite") or not (database := sa.make_url(url).database):
         return False
     try:
-        return shutil.disk_usage(Path(database).parent).free < SQLITE_ROOM_BYTES
+        disk = os.statvfs(Path(database).parent)
+        # Some file systems do not count files.
+        has_files = disk.f_files == 0 or disk.f_favail >= SQLITE_FILES
+        return disk.f_bavail * disk.f_frsize < SQLITE_ROOM_BYTES or not has_files
     except OSError:
         return False
 
@@ -333,6 +361,12 @@ def _sqlite_pragmas(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA secure_delete=ON")  # what is forgotten leaves no bytes in free pages
     cursor.close()
+
+
+def _postgres_waits(busy_s: float, connection: Any, _: Any) -> None:
+    # Of itself it would wait for ever. Not as an option of the connection, which poolers refuse.
+    connection.cursor().execute(f"SET lock_timeout = {max(1, round(1000 * busy_s))}")
+    connection.commit()
 
 
 def _sqlite_read_only(connection: Any, _: Any) -> None:

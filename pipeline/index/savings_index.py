@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from pipeline.batches import batches
 from pipeline.index import applying
 from pipeline.index.caches import Caches
-from pipeline.index.database import BATCH, SQLITE_BUSY_TIMEOUT_S, bytewise, open_database, rows_in, upsert
+from pipeline.index.database import BATCH, BUSY_TIMEOUT_S, bytewise, open_database, rows_in, upsert
 from pipeline.index.savings_queries import Saved, ask_savings
 from pipeline.index.schema import tables_of
 from pipeline.index.totals import Totals, ask_totals
@@ -79,7 +79,7 @@ class SavingsIndex(Caches):
         output_id: str = "0" * 12,
         *,
         is_read_only: bool = False,
-        busy_s: float = SQLITE_BUSY_TIMEOUT_S,
+        busy_s: float = BUSY_TIMEOUT_S,
     ) -> None:
         """Open an output's index, creating or migrating its tables; read only, it is taken as it is.
 

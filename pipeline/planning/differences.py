@@ -10,13 +10,17 @@ from typing import Any
 
 _SHOWN_CHARS = 40
 _ABSENT = object()
+_NAMED = {"pruning.settings.read_left_out": "pruning.read_left_out"}
+"""Fields of a recipe that a job has under another name."""
+_OFF = {"pruning.read_left_out": False}
+"""Fields that a recipe has only where they are on."""
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What makes two recipes differ, one sentence a setting, as `pruning.retained_ratio 0.3 -> 0.2`."""
     if then.get("kind") != now.get("kind"):
         return ["it was asked by a version of omnidrop that kept its settings otherwise"]
-    before, after = dict(_flat(then)), dict(_flat(now))
+    before, after = _OFF | dict(_flat(then)), _OFF | dict(_flat(now))
     said = []
     for name in dict.fromkeys((*before, *after)):
         one, other = before.get(name, _ABSENT), after.get(name, _ABSENT)
@@ -40,7 +44,7 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value
+            yield _NAMED.get(f"{prefix}{name}", f"{prefix}{name}"), value
 
 
 def _shown(value: Any) -> str:

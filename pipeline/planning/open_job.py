@@ -5,10 +5,13 @@ Promises: what is opened belongs to the same output. Knows nothing about running
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import describe_checkpoint
 from pipeline.config.idle_settings import idle_settings
 from pipeline.config.job import JobConfig
@@ -25,6 +28,7 @@ from pipeline.planning.recipe import Recipe, make_recipe
 from pipeline.questions.question_set import QuestionSet, load_question_set
 from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import Asked
+from pipeline.storage.errors import StorageError
 from pipeline.storage.outage import Patience
 from pipeline.storage.store import PatientStore, Store, caveats, open_store
 
@@ -105,8 +109,21 @@ def open_output(job: JobConfig, patience: Patience | None = None) -> tuple[Store
 
 def _own_store(job: JobConfig) -> Store:
     store = open_store(job.output, job.storage)
+    _refuse_part_of_another(job, store)
     check_output_is_ours(store)
     return store
+
+
+def _refuse_part_of_another(job: JobConfig, store: Store) -> None:
+    """New results among another's journal or tables, whose address a run's summary shows: its `verify` would take them
+    for strangers' files. Raises UserError."""
+    for found in re.finditer(r"/(journal|tables)(?=/|$)", job.output):
+        outer = job.output[: found.start()]
+        with suppress(StorageError):  # of somebody else's bucket, perhaps
+            if open_store(outer, job.storage).exists(FORMAT_PATH) and not store.exists(FORMAT_PATH):
+                raise UserError(
+                    f"output {job.output} is a part of the results in {outer}; give {outer}, or another place"
+                )
 
 
 def _open_index(job: JobConfig, store: Store, patience: Patience | None) -> SavingsIndex:

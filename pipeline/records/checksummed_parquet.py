@@ -79,8 +79,11 @@ def unseal(data: bytes, *, where: str) -> tuple[pa.Table, dict[str, Any]]:
             raise JournalError(
                 f"{where} has journal format {version}, this version reads up to {FORMAT_VERSION}; upgrade omnidrop"
             )
-        if any(map(_is_packed, file.schema_arrow.types)):
-            raise MemoryError
+        if packed := [field.name for field in file.schema_arrow if _is_packed(field.type)]:
+            raise JournalError(
+                f"{where} keeps values once for many rows (a dictionary, column {packed[0]}), which no run writes; "
+                "do not trust this output, or delete the object and run the job again"
+            )
         with bounded_memory():
             table = file.read().replace_schema_metadata(None)
         if table.nbytes > OBJECT_BYTES:

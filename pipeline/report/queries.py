@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, Literal
-
-import duckdb
+from typing import TYPE_CHECKING, Any, Literal
 
 from omnidrop.answer_types import Scored, kinds
 from omnidrop.errors import UserError
@@ -40,6 +38,9 @@ from pipeline.storage.store import open_store
 from pipeline.tables import manifest
 from pipeline.tables.noticed import lines, noticed_in
 from pipeline.tables.query import open_results, the_job
+
+if TYPE_CHECKING:
+    import duckdb
 
 MOST_COLLECTIONS = 24
 """Further folders are shown as one."""

@@ -81,6 +81,8 @@ class RunSummary:
     error_classes: tuple[tuple[str, int], ...]
     """What is in quarantine, over the whole job."""
     published: manifest.Published
+    generation_before: int
+    """What readers saw when the run began, 0 for nothing."""
     notes: tuple[str, ...]
     not_taken: NotTaken
     """Files of the archive that are not asked about, as far as it was listed."""
@@ -94,7 +96,7 @@ class RunSummary:
     @property
     def has_published(self) -> bool:
         """Whether the tables that readers see were published since the run began."""
-        return self.published.published_at >= self.run.started_at
+        return self.published.generation != self.generation_before
 
     @property
     def answered_nothing(self) -> bool:
@@ -134,6 +136,7 @@ def run_job(
     if again is None:
         _mind_asking_again(opened, may_ask_again)
     is_pinned, job = job.model.revision is not None, opened.job
+    generation_before = publish.generation_now(opened.store)
     run = _new_record(opened, run_id)
     metrics = RunMetrics(job.name, job.cost, due_times)
     retry = None if again is None else Retry(opened.store, opened.index, job.name, again)
@@ -197,7 +200,7 @@ def run_job(
         *(retry.notes() if retry is not None else ()),
         *feed.notes(),
     )
-    return RunSummary(run, totals, classes, published, notes, feed.not_taken)
+    return RunSummary(run, totals, classes, published, generation_before, notes, feed.not_taken)
 
 
 def _mind_asking_again(opened: Opened, may_ask_again: Callable[[AsksAgain], bool]) -> None:

@@ -137,6 +137,12 @@ def _publish(
     return published, made.is_first and max(_generations(store)) == made.generation
 
 
+def generation_now(store: Store) -> int:
+    """The generation that readers see, 0 where there is none."""
+    published = _readable(store)
+    return 0 if published is None else published.generation
+
+
 def state_digest(store: Store, journal: Journal, index: SavingsIndex) -> str:
     """Changes when any row would change. Runs that finished nothing are no reason to publish."""
     buckets = {bucket: _bucket_digest(items) for bucket, items in what_counts(store, journal, index)}

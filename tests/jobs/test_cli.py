@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import functools
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +114,12 @@ def test_a_module_and_the_console_script_are_the_same_command(tmp_path: Path):
         assert done.returncode == 2
         assert done.stderr.startswith(f"omnidrop: error: {tmp_path}: there are no published tables")
         assert done.stdout == ""
+
+
+def test_a_process_that_has_imported_much_ends_without_a_word():
+    # DuckDB's module prints what of it was never freed.
+    done = subprocess.run([sys.executable, "-m", "jobs.status", "--help"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_the_version_is_the_packages():
@@ -378,7 +387,7 @@ def test_a_long_table_is_cut_and_says_so(tmp_path: Path):
     assert "the first" not in omnidrop("query", SQL, tmp_path, "--rows", "20").stdout
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_query_that_is_interrupted_leaves_nothing(tmp_path: Path, number: int, status: int):
     results, scratch, out = tmp_path / "r", tmp_path / "tmp", tmp_path / "out"
     publish(str(results))
@@ -396,6 +405,43 @@ def test_a_query_that_is_interrupted_leaves_nothing(tmp_path: Path, number: int,
         told = process.stderr.read()
     assert (process.returncode, told) == (status, b"omnidrop: interrupted\n")
     assert not [*scratch.iterdir(), *out.iterdir()]
+
+
+def test_a_terminal_that_closes_stops_a_run_without_a_word(tmp_path: Path):
+    program = """
+import os, sys, time
+from jobs._shared import interrupts
+from jobs._shared.display import ProgressBar
+from jobs._shared.stopping import StopOnSignal
+interrupts.handle()
+with StopOnSignal() as stop, ProgressBar():
+    os.write(int(sys.argv[1]), b"begun\\n")
+    while not stop.is_set():
+        time.sleep(0.1)  # the bar is drawn meanwhile
+os.write(int(sys.argv[1]), b"ended\\n")
+"""
+    told, tell = os.pipe()
+    child, terminal = pty.fork()
+    if not child:
+        os.set_inheritable(tell, True)
+        os.environ["TMPDIR"] = str(tmp_path)
+        os.execv(sys.executable, [sys.executable, "-c", program, str(tell)])
+    os.close(tell)
+    assert os.read(told, 100) == b"begun\n"
+    os.close(terminal)
+    assert os.read(told, 100) == b"ended\n"
+    assert os.waitpid(child, 0) == (child, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_temporary_folder_is_a_sentence(results: Path, monkeypatch: pytest.MonkeyPatch):
+    def unusable():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", unusable)
+    result = omnidrop("query", SQL, results)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "set TMPDIR" in result.stderr
 
 
 def test_an_interrupt_that_a_finaliser_swallows_comes_again():

@@ -84,7 +84,11 @@ OPTIONS = {
     "a wrong index address": ((*INDEX, "--index-url", "postgres"), ["must be a SQLAlchemy URL", "postgresql+psycopg"]),
     "a database that does not answer": (
         (*INDEX, "--index-url", "postgresql+psycopg://127.0.0.1:9/none"),
-        ["cannot use the index at postgresql+psycopg://127.0.0.1:9/none", "Connection refused", "give index_url as"],
+        [
+            "cannot use the index at postgresql+psycopg://127.0.0.1:9/none",
+            "Connection refused",
+            "check that the server",
+        ],
     ),
     "a password in the job": (
         (*INDEX, "--index-url", "postgresql+psycopg://u:hunter2@h/d"),

@@ -45,8 +45,9 @@ from pipeline.storage.local_store import LocalStore
 from pipeline.storage.store import Store, open_store
 from tests.support.media_files import clip_file
 from tests.support.s3_server import CREDENTIALS, s3_server
+from workers.errors import MediaRefused
 from workers.media.decode import Looked, decode_one
-from workers.media.opening import local_path
+from workers.media.opening import local_path, opened_below
 from workers.media.probing import ProbePool, probe
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, Media, MediaInfo
 
@@ -313,6 +314,15 @@ def test_an_unreadable_folder_stops_the_listing_rather_than_looking_deleted(may_
                 keys(root)
             assert keys(root, exclude=["locked/**"]) == ["a.mp4"]
         (root / "locked").chmod(0o700)
+
+
+def test_a_file_that_may_not_be_read_is_refused_and_not_missing():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        fill(Path(folder), "a.mp4")
+        (Path(folder) / "a.mp4").chmod(0)
+        with without_root(), pytest.raises(MediaRefused, match="Permission denied"), opened_below(f"{folder}/a.mp4"):
+            pass
 
 
 # Patterns

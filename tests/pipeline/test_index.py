@@ -179,6 +179,27 @@ def test_a_connection_that_ends_while_the_index_is_opened_may_pass(empty_postgre
         SavingsIndex(empty_postgres)
 
 
+def test_a_lock_that_another_holds_in_postgresql_is_not_waited_for_without_end(empty_postgres):
+    index, engine = SavingsIndex(empty_postgres, busy_s=0.2), sa.create_engine(empty_postgres)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"LOCK TABLE {index.tables.marks.name} IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(IndexUnavailable, match="lock timeout; check the database"):
+            index.heads_mark()
+        with pytest.raises(IndexUnavailable, match="lock timeout; check the database"):
+            SavingsIndex(empty_postgres, busy_s=0.2).heads_mark()
+    engine.dispose()
+    index.close()
+
+
+def test_a_server_without_a_connection_to_spare_may_have_one_soon(empty_postgres):
+    engine = sa.create_engine(empty_postgres)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE ROLE many LOGIN CONNECTION LIMIT 0")
+    engine.dispose()
+    with pytest.raises(IndexUnavailable, match="too many connections"):
+        SavingsIndex(empty_postgres.replace("//postgres:@", "//many@"))
+
+
 def test_tables_that_are_not_those_of_the_revision_noted_are_said_to_be(index_url):
     note_revision(index_url, "whole_videos")
     with pytest.raises(IndexFailed, match=r"already exists.*(delete|drop).* run `omnidrop rebuild`"):

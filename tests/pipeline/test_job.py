@@ -18,6 +18,7 @@ from pipeline.config.worker_settings import pruning_of
 from pipeline.config.yaml_source import MAX_FILE_BYTES, YamlError, parse_yaml, read_yaml
 from pipeline.journal import defaults
 from pipeline.journal.recipes import Kept, decode_recipe, keep, path_of
+from pipeline.planning.differences import changed_settings
 from pipeline.planning.recipe import make_recipe
 from pipeline.questions.question_set import load_question_set
 from pipeline.records.checksummed_parquet import JournalError
@@ -266,6 +267,8 @@ def test_an_output_begun_before_what_is_left_out_was_read_goes_on_so(tmp_path: P
     assert recipe(made(read_left_out=False)) == recipe(made(settings={"read_left_out": False})) == off
     assert recipe(made()) == recipe(made(read_left_out=True)) == recipe(made(settings={"read_left_out": True})) == on
     assert recipe(made(encoder_share=0.35)) == recipe(made(encoder_share=0.35, read_left_out=False))
+    unread, read = (make_recipe(job, asked, "weights").fields for job in (made(read_left_out=False), made()))
+    assert changed_settings(unread, read) == ["pruning.read_left_out False -> True"]
     keep(store, "hash", Kept.of(made(), asked))
     stored = json.loads(store.read_bytes(path_of("hash")))
     for settings, reads in (({}, False), ({"read_left_out": True}, True), ({"read_left_out": False}, False)):

@@ -27,7 +27,7 @@ from pipeline.index.savings_index import SavingsIndex
 from pipeline.journal.journal import Journal
 from pipeline.journal.output_id import claim_output, read_output_id
 from pipeline.records import checksummed_parquet
-from pipeline.records.checksummed_parquet import JournalError, seal, unseal
+from pipeline.records.checksummed_parquet import JournalError, digest, seal, unseal
 from pipeline.storage.store import open_store
 from tests.pipeline.test_index import FORMAT_1
 from tests.support import rows
@@ -128,6 +128,22 @@ def in_manifest(change):
     return damage
 
 
+def in_table(name, column, value):
+    """A value in the first row of a published file, with the manifest's mark and the live file as they should be."""
+
+    def damage(results):
+        path, table = table_file(results, name), pq.read_table(table_file(results, name))
+        place = table.column_names.index(column)
+        values = pa.array([value, *table[column].to_pylist()[1:]], table.schema.field(column).type)
+        pq.write_table(table.set_column(place, table.schema.field(column), values), path)
+        shutil.copy(path, results / "tables/live" / name / path.name)
+        data, own = path.read_bytes(), str(path.relative_to(results / "tables"))
+        mark = {"bytes": len(data), "blake2b": digest(data)}
+        in_manifest(lambda m: m | {"files": m["files"] | {own: m["files"][own] | mark}})(results)
+
+    return damage
+
+
 DAMAGE = {
     "a byte of a unit": (lambda r: flip(unit_files(r)[0]), "journal", "damaged", "journal/units/job/00/0000"),
     "a byte of a unit's footer": (lambda r: flip(unit_files(r)[0], 0.97), "journal", "damaged", "journal/units"),
@@ -201,6 +217,14 @@ DAMAGE = {
     "a lost table file": (lambda r: table_file(r, "clips").unlink(), "tables", "missing", "clips/bucket-001.parquet"),
     "a byte of a table": (lambda r: flip(table_file(r, "answers")), "tables", "damaged", "answers/bucket-001.parquet"),
     "a row added to a table": (lambda r: another_row(table_file(r, "answers")), "tables", "damaged", "answers/bucket"),
+    "a NULL in a table": (
+        in_table("clips", "media_key", None),
+        *("tables", "differs", "clips/bucket-001.parquet"),
+    ),
+    "a NaN in a table": (
+        in_table("answers", "probability", float("nan")),
+        *("tables", "differs", "answers/bucket-001.parquet"),
+    ),
     "a file added to a table": (
         lambda r: shutil.copy(table_file(r, "answers"), table_file(r, "answers").with_name("bucket-009.parquet")),
         *("tables", "foreign", "answers/bucket-009.parquet"),
@@ -273,7 +297,8 @@ def test_an_object_that_unpacks_to_more_than_memory_is_refused(monkeypatch):
     for says_so in (True, False):
         file = io.BytesIO()
         pq.write_table(bomb, file, store_schema=says_so, dictionary_pagesize_limit=1 << 30)
-        with pytest.raises(JournalError, match="some/key unpacks to more than 2 GB"):
+        said = "keeps values once for many rows" if says_so else "unpacks to more than 2 GB"
+        with pytest.raises(JournalError, match=f"some/key {said}"):
             unseal(file.getvalue(), where="some/key")
     monkeypatch.setattr(checksummed_parquet, "OBJECT_BYTES", 1000)
     with pytest.raises(JournalError, match="some/key unpacks to more"):

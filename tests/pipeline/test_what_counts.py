@@ -4,6 +4,7 @@ stub for ffmpeg and the model (`tests.support.stub_runs`), so that what is asked
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import s3fs
+import sqlalchemy as sa
 
 from pipeline.config.job import StorageConfig, load_job
 from pipeline.planning.listing import _replayed
@@ -22,6 +24,7 @@ from pipeline.planning.open_job import open_output
 from pipeline.report.formats import quantity
 from pipeline.report.page import costs, render
 from pipeline.report.queries import gather
+from pipeline.tables import publish
 from tests.support.s3_server import s3_server
 from tests.support.small_jobs import cli, run, select
 from tests.support.stub_runs import QUESTIONS, stub_runs, video
@@ -119,6 +122,56 @@ def edit(folder, old, new, file="job.yaml"):
     path = folder / file
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
+
+
+def test_results_and_media_among_the_journal_or_tables_of_results_are_refused(indexed, asked):
+    for part in ("tables", "journal/units"):
+        refused = index(indexed, "--output", indexed / "results" / part, status=2)
+        assert f"is a part of the results in {indexed}/results; give" in refused
+        assert "lies in the" in index(indexed, "--archive-uri", indexed / "results" / part, status=2)
+    assert "nothing to do" in index(indexed)
+
+
+def test_an_output_may_have_any_name(project, asked, monkeypatch):
+    output = project / "a%20b?x=1#y"
+    index(project, "--output", output)
+    assert sorted(path.name for path in output.iterdir()) == ["index.sqlite", "journal", "tables"]
+    assert not (project / "a%20b").exists()
+    for refused in (0, os.W_OK):  # a place that is only read is opened otherwise
+        monkeypatch.setattr(os, "access", lambda path, mode, refused=refused, **how: not mode & refused)
+        verified = cli("verify", f"file://{output}")
+        assert (verified.exit_code, "index rows" in verified.output) == (0, True), verified.output
+
+
+def test_a_clock_that_goes_back_hides_no_publishing(project, asked, monkeypatch):
+    monkeypatch.setattr(publish, "utc_now", lambda: "2000-01-01T00:00:00Z")
+    assert run(project / "job.yaml").has_published
+    assert not run(project / "job.yaml").has_published
+
+
+def test_who_may_only_read_sees_the_status(project, asked, empty_postgres):
+    edit(project, "output:", f"index_url: {empty_postgres}\noutput:")
+    index(project)
+    # There is more in the journal than this index knows.
+    video(project / "archive" / "12.mp4", "video 12")
+    index(project, "--index-url", f"sqlite:///{project}/index.sqlite")
+    engine = sa.create_engine(empty_postgres)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE ROLE reader LOGIN")
+        connection.exec_driver_sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+        connection.exec_driver_sql("GRANT USAGE ON SCHEMA public TO reader")
+    reader = empty_postgres.replace("//postgres:@", "//reader@")
+    status = cli("status", project / "job.yaml", "--index-url", reader, "--json", "-")
+    assert (status.exit_code, json.loads(status.stdout)["totals"]["clips"]) == (0, 24), status.output
+    assert "What follows is what the index knew before" in " ".join(status.stderr.split())
+    (table,) = (name for name in sa.inspect(engine).get_table_names() if name.endswith("_context"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("GRANT ALL ON ALL TABLES IN SCHEMA public TO reader")
+        connection.exec_driver_sql("GRANT CREATE ON SCHEMA public TO reader")
+        connection.exec_driver_sql(f"REVOKE UPDATE ON {table} FROM reader")
+    engine.dispose()
+    found = cli("validate", project / "job.yaml", "--index-url", reader, "--no-weights")
+    assert f"permission denied for table {table}" in " ".join(found.output.split())
 
 
 @pytest.mark.parametrize("what", [touch, copy_without_times, give_a_name, move_the_archive, link_to_it])

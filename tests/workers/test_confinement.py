@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -257,3 +259,21 @@ def test_codecs_of_cameras_and_old_files_are_read(tmp_path, codec, name):
     except MediaError as error:
         pytest.fail(str(error))
     assert decode_clip(tmp_path / name, info, Clip("c", 0, 0, 0.4), DecodeSettings(fps=5)).decoded_share == 1
+
+
+def test_an_environment_made_of_links_can_probe(tmp_path):
+    """As uv makes one with `--link-mode symlink`: the packages lie outside."""
+    home = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    (packages,) = home.glob("lib/python*/site-packages")
+    installed, own = Path(sysconfig.get_path("purelib")), Path(__file__).parents[2]
+    for place in (*(own / name for name in ("workers", "omnidrop")), *installed.iterdir()):
+        if place.suffix != ".pth" and not (packages / place.name).exists():
+            (packages / place.name).symlink_to(place)
+    # Files, too, of the package that is loaded from outside.
+    (packages / "av").unlink()
+    shutil.copytree(installed / "av", packages / "av", copy_function=os.symlink)
+    asked = "from workers.media.probing import prober_problem as p; print(p())"
+    command = [home / "bin/python", "-c", asked]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert said.stdout == "None\n"

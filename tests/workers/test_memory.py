@@ -15,6 +15,8 @@ import pytest
 
 from omnidrop.errors import UserError
 from pipeline.config.job import load_job
+from pipeline.index.database import IndexFull
+from pipeline.index.savings_index import SavingsIndex
 from pipeline.runs.run import run_job
 from pipeline.storage import outage
 from pipeline.storage.errors import Unavailable
@@ -133,6 +135,13 @@ def test_what_a_full_disk_holds_can_be_looked_at(tmp_path, small_disk):
     assert "What follows is what the index knew before" in status.stderr
     verified = cli("verify", job)
     assert (verified.exit_code, "no problems" in verified.output) == (0, True), verified.output
+
+
+def test_a_disk_without_room_for_another_file_is_full(small_disk):
+    subprocess.run(["mount", "-o", "remount,nr_inodes=2", str(small_disk)], check=True)
+    (small_disk / "full").touch()
+    with pytest.raises(IndexFull):
+        SavingsIndex(f"sqlite:///{small_disk}/index.sqlite")
 
 
 @pytest.mark.cluster

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from workers.errors import ProbeTimeout
 from workers.media.confinement import end, start
@@ -98,9 +97,7 @@ class Children:
 
     def get(self, timeout_s: float) -> Child:
         """One that can be asked; `timeout_s` per file."""
-        # Without user packages and the working directory on the path.
-        program = [sys.executable, "-B", "-s", "-P", "-m", "workers.media._probe_child", str(timeout_s)]
-        return Child(self.started(program), timeout_s)
+        return Child(self.started(_program(timeout_s)), timeout_s)
 
     def give_back(self, child: Child) -> None:
         """A prober does not ask it any more."""
@@ -108,15 +105,37 @@ class Children:
 
     def started(self, program: Sequence[str]) -> subprocess.Popen[bytes]:
         """`program`, confined, its input and output pipes."""
-        how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        return start(
-            program,
-            timeout_s=0,
-            file_bytes=1,  # it writes only its answers, to a pipe
-            # With HOME set, Python does not look up the user; the folder does not exist.
-            environment={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "HOME": "/nowhere"},
-            **how,
-        )
+        return _confined(program, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def last_words(timeout_s: float) -> str:
+    """The last line that a child without work says on standard error; empty where it starts and ends well."""
+    child = _confined(_program(timeout_s), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _, said = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        said = b""
+    finally:
+        end(child)
+    return said.decode(errors="replace").strip().rpartition("\n")[2] if child.returncode else ""
+
+
+def _program(timeout_s: float) -> Sequence[str]:
+    # Without user packages and the working directory on the path.
+    return [sys.executable, "-B", "-s", "-P", "-m", "workers.media._probe_child", str(timeout_s)]
+
+
+def _confined(program: Sequence[str], *, stdin: int, stderr: int) -> subprocess.Popen[bytes]:
+    return start(
+        program,
+        timeout_s=0,
+        file_bytes=1,  # it writes only its answers, to a pipe
+        # With HOME set, Python does not look up the user; the folder does not exist.
+        environment={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "HOME": "/nowhere"},
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+    )
 
 
 _source = Children()

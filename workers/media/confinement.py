@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import math
 import os
 import signal
@@ -16,7 +17,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -227,12 +228,21 @@ def made_of(program: str, library_path: str | None = None) -> tuple[str, ...]:
     listed: list[str] = []
     if real == os.path.realpath(sys.executable):
         own = Path(__file__).parents[2]
-        read += [str(own / "workers"), str(own / "omnidrop"), str(Path(sys.prefix) / "pyvenv.cfg")]
+        read += [str(own / "workers"), str(own / "omnidrop"), str(Path(sys.prefix) / "pyvenv.cfg"), *_linked()]
         read += [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
         read.append(str(Path(sys.base_prefix) / "lib"))
         listed.append(str(own))  # to find its packages
     there = dict.fromkeys(path for path in read if path and os.path.exists(path))
     return (*(f"x:{p}" for p in executed), *(f"r:{p}" for p in there), *(f"d:{p}" for p in listed))
+
+
+def _linked() -> Iterator[str]:
+    """Where what the prober imports really lies: an environment may be made of links (uv's link mode, Nix)."""
+    for name in ("workers", "omnidrop", "av"):
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            folder = Path(os.path.realpath(spec.origin)).parent
+            yield from (str(folder), str(folder.with_name(f"{name}.libs")))
 
 
 def _loader(program: str) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from workers.errors import MediaMissing, NotMedia
+from workers.errors import MediaMissing, MediaRefused, NotMedia
 
 _ADDRESS = "file://"
 
@@ -96,7 +96,7 @@ def changed_since(mark: str, status: os.stat_result) -> bool:
 @contextmanager
 def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Iterator[CheckedPath]:
     """Open the file at `path` (or address, see `local_uri`) inside the `with` block. Raises MediaMissing, also if it is
-    outside `folder`, and NotMedia if it is empty or not a regular file."""
+    outside `folder`, MediaRefused where this user may not read it, NotMedia if it is empty or not a regular file."""
     path = local_path(os.fspath(path))
     try:
         # Opening a pipe or a device for reading may block or have side effects.
@@ -104,7 +104,8 @@ def opened_below(path: str | os.PathLike[str], folder: str | None = None) -> Ite
         how = os.O_RDONLY if is_file else getattr(os, "O_PATH", os.O_RDONLY)
         fd = os.open(path, how | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise MediaMissing(f"cannot open the file: {error.strerror}") from error
+        kind = MediaRefused if isinstance(error, PermissionError) else MediaMissing
+        raise kind(f"cannot open the file: {error.strerror}") from error
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or not is_file or not found.st_size:

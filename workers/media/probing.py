@@ -25,6 +25,7 @@ from typing import Any, Self, TypeVar
 
 from omnidrop.errors import OmniDropError
 from workers.errors import MediaError
+from workers.media._children import last_words
 from workers.media._handed_files import HandedFile
 from workers.media._prober import Opening, Prober
 from workers.records import ClipFailure, MediaInfo, RawCue
@@ -77,7 +78,7 @@ def prober_problem() -> str | None:
         try:
             probe(path)
         except MediaError as error:
-            return str(error)
+            return last_words(TIMEOUT_S) or str(error)
     return None
 
 
