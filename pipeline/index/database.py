@@ -394,7 +394,10 @@ def _check_schema(engine: sa.Engine, output_id: str) -> None:
     if found is None:
         raise IndexMissing(f"there are no tables of this output's index at {where}")
     if found != REVISION:
-        raise IndexOutdated(f"the index has schema revision {found}, this version's is {REVISION}")
+        raise IndexOutdated(
+            f"the index has schema revision {found}, this version's is {REVISION}; a command of a user who may change "
+            "it migrates it"
+        )
 
 
 def _revision(engine: sa.Engine, output_id: str) -> str | None:
