@@ -3,8 +3,8 @@
     python -m benchmarks.speed.picture -o docs/images/questions.svg
 
 FLOPs of the decoder at Qwen2.5-Omni-7B's published shape, by the convention of `omnidrop/cost.py`: counted, not timed.
-Questions read what is left out, as by default, and not in the paper's way. Encoders are left out, as they cost every way
-the same; `benchmarks.speed.whole_clip` has them.
+Questions read what is left out, as by default, and not in the paper's way. Encoders are left out, as they cost every
+way the same; `benchmarks.speed.whole_clip` has them.
 """
 
 from __future__ import annotations
