@@ -23,9 +23,9 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     """Measure how fast the job's model is, so that `omnidrop plan` can show GPU hours and cost.
 
     Run this on a machine like those that will run the job, with nothing else on its GPU. With a Ray cluster, one actor
-    on one of its machines is measured. About fifty passes over generated clips up to the job's size are timed, pruned
-    and unpruned, with the job's questions. The measurement is stored with the job's results, one for each model, device
-    and data type. Only answering is timed, not decoding or waiting.
+    on one of its machines is measured. Some thirty to fifty passes over generated clips up to the job's size are
+    timed, pruned and unpruned, with the job's questions. The measurement is stored with the job's results, one for each
+    model, device and data type. Only answering is timed, not decoding or waiting.
     """
     with console.status("calibrating") as status:
         found = calibrate(job, lambda done, of: status.update(f"calibrating: pass {done + 1} of {of}"))

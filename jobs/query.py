@@ -113,7 +113,8 @@ def command(
         if job is not None or precision is not None:
             job = the_job(connection, found.uri, job)
         elif len(there) > 1:
-            note(f"these are the rows of several jobs ({', '.join(there)}); --job NAME queries those of one")
+            of = f"these are the rows of several jobs ({', '.join(there)})"
+            note(f"{of}; --job NAME queries those of one, in which a question's id stands for one question alone")
         if job is not None and precision is not None:
             keep_precise(connection, job, precision, labels)
         asked = find_query(text)

@@ -3,7 +3,7 @@
     python -m benchmarks.speed.picture -o docs/images/questions.svg
 
 FLOPs of the decoder at Qwen2.5-Omni-7B's published shape, by the convention of `omnidrop/cost.py`: counted, not timed.
-Questions read what is left out, as by default, and not in the paper's way. Encoders are not in it, as they cost every
+Questions read what is left out, as by default, and not in the paper's way. Encoders are left out, as they cost every
 way the same; `benchmarks.speed.whole_clip` has them.
 """
 

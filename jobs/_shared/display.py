@@ -98,11 +98,15 @@ def hours(gpu_hours: float, usd: float | None) -> str:
 
 def savings_lines(totals: Totals) -> list[tuple[str, str]]:
     """What pruning kept and saved, against both unpruned ways."""
+    clips = totals.clips or 1  # caches are one clip's at a time: a sum of them is nowhere
     return [
         ("retained ratio", share(totals.retained_ratio)),
         ("FLOPs saved vs prefix reuse", saved(totals.as_run_flops, totals.dense_shared_flops)),
         ("FLOPs saved vs dense", saved(totals.as_run_flops, totals.dense_flops)),
-        ("KV cache saved vs prefix reuse", saved(totals.as_run_kv_bytes, totals.dense_shared_kv_bytes, "B")),
+        (
+            "KV cache per clip saved vs prefix reuse",
+            saved(totals.as_run_kv_bytes / clips, totals.dense_shared_kv_bytes / clips, "B"),
+        ),
     ]
 
 
@@ -171,7 +175,7 @@ def share(ratio: float | None) -> str:
     return "-" if ratio is None else f"{100 * ratio:.1f} %"
 
 
-def saved(run: int, reference: int, unit: str = "FLOP") -> str:
+def saved(run: float, reference: float, unit: str = "FLOP") -> str:
     """How much less was spent than the reference, in percent of it; both in `unit`."""
     if not reference:
         return "-"

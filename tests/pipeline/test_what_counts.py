@@ -245,6 +245,7 @@ def test_exact_copies_are_asked_once_and_answered_under_both_keys(project, asked
     said = {name: " ".join(cli(name, job).output.replace("│", " ").split()) for name in ("status", "plan")}
     assert "media 13 (1 exact copy: clips count once)" in said["status"]
     assert "work units 12 of 12 planned" in said["status"]
+    assert f"({quantity(mean, 'B')} instead of" in said["status"]
     assert "media 13 (0.07 hours; 1 exact copy: clips count as done)" in said["plan"]
     assert "work units 0 to do, 13 done" in said["plan"]
     (project / "archive" / "00.mp4").unlink()
