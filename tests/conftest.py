@@ -83,6 +83,10 @@ def pytest_collection_finish():
     gc.set_threshold(10_000)
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # or DuckDB prints forty lines of what was never freed
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session):
     session.config.stash[CORES_BEFORE] = psutil.cpu_times()
