@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from fractions import Fraction
+from itertools import accumulate
 
 from workers.media._bytes import Bytes, Window, read_up_to
 from workers.media._structure import RIFFS, boxes, chunks, id3_bytes, mxf_footer
@@ -28,6 +29,9 @@ _MXF_PICTURE_BYTES = b"\x3f\x05\0\4"
 _MXF_INDEX = bytes.fromhex("060e2b34025301010d01020101100100")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp"})
+
+STRAY_TIMES = 8
+"""A picture that waits so many times longer than most for being shown has a damaged time."""
 
 STILL_BRANDS = frozenset(
     {
@@ -161,6 +165,32 @@ def pixel_shapes(moov: bytes) -> int:
             entry += size
         most, at = max(most, len(shapes)), moov.find(b"stsd", at + 4)
     return most
+
+
+def has_stray_pictures(moov: bytes) -> bool:
+    """Whether the index of an MP4 says of single pictures that they are shown far from when they are decoded."""
+    at = moov.find(b"ctts")
+    while at >= 0:
+        runs = min(int.from_bytes(moov[at + 8 : at + 12], "big"), (len(moov) - at - 12) // 8)
+        waits = list(struct.iter_unpack(">Ii", moov[at + 12 : at + 12 + 8 * runs]))
+        header = moov.rfind(b"mdhd", 0, at)
+        begin = header + (24 if moov[header + 4 : header + 5] == b"\1" else 16)
+        rate = int.from_bytes(moov[begin : begin + 4], "big")
+        if waits and max(wait for _, wait in waits) - min(wait for _, wait in waits) > rate:
+            middle = _quantile(waits, 0.5)
+            off = [(count, abs(wait - middle)) for count, wait in waits]
+            if max(far for _, far in off) > max(rate, STRAY_TIMES * _quantile(off, 0.75)):
+                return True
+        at = moov.find(b"ctts", at + 4)
+    return False
+
+
+def _quantile(runs: list[tuple[int, int]], share: float) -> int:
+    """The value that this share of all does not exceed, of runs of so many equal values."""
+    ascending = sorted(runs, key=lambda run: run[1])
+    passed = accumulate(count for count, _ in ascending)
+    least = share * sum(count for count, _ in ascending)
+    return next((value for (_, value), so_many in zip(ascending, passed, strict=True) if so_many >= least), 0)
 
 
 def has_mxf_index(file: Bytes, size: int) -> bool:

@@ -292,6 +292,9 @@ _BEGINNINGS: dict[str, tuple[int, bytes, bytes]] = {
 these, and all of it."""
 _LONGEST_BEGINNING = 1 << 10
 
+TS_BYTES, _TS_TABLE = 188, b"\x47\x40\0"
+"""The length of a packet of a transport stream, and how one begins that has a table's beginning, but for its number."""
+
 
 def another_kind(read: Window, end: int, container: str) -> int | None:
     """Where a file of another kind begins behind the first bytes of one of these, before `end`."""
@@ -308,10 +311,17 @@ def another_kind(read: Window, end: int, container: str) -> int | None:
                     found.append(begin + at - before)
                 at = content.find(mark, at + 1)
         for at in sorted(found):
+            while read(at, 1) == _TS_TABLE[:1] and at - TS_BYTES >= first and _is_table(read(at - TS_BYTES, 3)):
+                at -= TS_BYTES  # others may lie before the programmes'
             tag = read(at, 10)
             if tag[:3] != b"ID3" or _is_mp3(read(at + 10 + id3_bytes(tag), 2)):
                 return at
     return None
+
+
+def _is_table(packet: bytes) -> bool:
+    """Whether a packet of a transport stream begins so in which one of its own tables begins."""
+    return packet[:2] == _TS_TABLE[:2] and packet[2:] < b"\x20" and len(packet) == 3
 
 
 def _is_mp3(frame: bytes) -> bool:
