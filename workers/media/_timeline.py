@@ -36,8 +36,9 @@ FILE_GAP_S = 60.0
 CONFIRMING = 3
 """Packets that must follow a jump consistently: one damaged time stamp is not a jump."""
 
-MOST_REORDERED = 17
-"""Pictures that may be coded between one and the next that is shown; no codec here reorders more."""
+MOST_REORDERED, REORDERED_S = 17, 1.0
+"""Pictures that may be coded between one and the next that is shown (no codec here reorders more), and for how long
+(seconds) they may be in any case."""
 
 MOST_STRETCHES = 1_000
 
@@ -315,15 +316,18 @@ class _Scan:
         if stream is None:
             stream = self._streams[index] = _Stream(len(self.stretches) - 1)
         stream.has_places |= byte is not None
-        if order_s is not None and not -self._reorders_s(index, stream) <= begin_s - order_s <= self._latest_s:
-            # No picture waits so long.
+        if order_s is not None and not self._may_be_shown(index, stream, begin_s - order_s):
             begin_s, packet, self.has_damaged_times = order_s, (order_s, order_s, length_s, byte), True
         if not self._is_broadcast and not self._is_plausible(stream, begin_s):
             self.outliers += 1
-            return
-        if order_s is None:
+        elif order_s is None or not (stream.pending or self._waiting or self._leaps(stream, order_s, begin_s)):
             self._add(index, stream, packet)
-            return
+        else:
+            self._wait(index, stream, order_s, packet)
+
+    def _wait(self, index: int, stream: _Stream, order_s: float, packet: _Packet) -> None:
+        """Take a packet that may have to wait, or that others' wait for."""
+        _, begin_s, length_s, byte = packet
         for other in self._waiting - {index}:
             trailing_s = self._streams[other].trailing_s
             trailing_s[index] = min(order_s, trailing_s.get(index, order_s))
@@ -387,10 +391,14 @@ class _Scan:
                 return
             self._add(index, stream, (one.order_s, one.begin_s, one.length_s, one.byte), one.ahead_s)
 
+    def _may_be_shown(self, index: int, stream: _Stream, wait_s: float) -> bool:
+        """Whether a picture can be shown so long after it is decoded, or before that, where all are counted so."""
+        return -REORDERED_S <= wait_s <= self._latest_s or -self._reorders_s(index, stream) <= wait_s <= self._latest_s
+
     def _reorders_s(self, index: int, stream: _Stream) -> float:
         """By how many seconds the time when a picture is shown may differ from when it is decoded."""
         seen = self.stretches[stream.stretch].streams.get(index)
-        return math.inf if seen is None else max(1.0, MOST_REORDERED * seen.step_s)
+        return math.inf if seen is None else max(REORDERED_S, MOST_REORDERED * seen.step_s)
 
     def _is_plausible(self, stream: _Stream, begin_s: float) -> bool:
         reached_s = self._reached_s[stream.stretch]
@@ -467,7 +475,7 @@ class _Scan:
         # frame before a pause is shown throughout it. No audio packet is that long.
         if not length_s or (length_s > FILE_GAP_S and (self.kinds[index] == "audio" or not self._is_alone())):
             length_s = min(seen.step_s, 1.0)
-        if order_s is not None and begin_s > order_s + self._reorders_s(index, stream):
+        if order_s is not None and REORDERED_S < begin_s - order_s > self._reorders_s(index, stream):
             stream.late_s.append((begin_s + length_s, seen.packets))
         else:
             self._reach(index, number, begin_s + length_s)
