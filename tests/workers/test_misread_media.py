@@ -319,6 +319,17 @@ def test_a_file_of_another_kind_is_not_heard_as_sound(made, tmp_path):
         assert info.duration_s == pytest.approx(3, abs=0.1)
 
 
+def test_sound_without_a_header_behind_other_sound_is_not_heard_as_more_of_it(made, tmp_path):
+    bare = ("-vn", "-c:a", "libmp3lame", "-write_xing", 0, "-id3v2_version", 0)
+    other = cut(made, tmp_path / "other.mp3", 5, 12, *bare)
+    for suffix, codec in (("aac", "aac"), ("amr", "libopencore_amrnb")):
+        rate = ("-ar", 8_000) if suffix == "amr" else ()
+        alone = cut(made, tmp_path / f"a.{suffix}", 2, 5, "-vn", "-c:a", codec, *rate)
+        info = probe(joined(tmp_path / f"both.{suffix}", alone, other))
+        assert f"{other.stat().st_size} bytes at the end of the file lie behind" in str(info.notes)
+        assert info.duration_s == pytest.approx(3, abs=0.1)
+
+
 def test_an_mxf_whose_footer_was_cut_off_is_read_from_its_beginning(made, tmp_path):
     path = cut(made, tmp_path / "a.mxf", 2, 14, "-c:v", "mpeg2video", "-q:v", 2, "-c:a", "pcm_s16le", "-ar", 48_000)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.97)])

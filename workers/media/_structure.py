@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from workers.media._bytes import EMPTY_BYTES, WINDOW_BYTES, Window
+from workers.media._frames import beginnings
 
 MOST_ELEMENTS = 5_000_000
 """Maximum number of boxes, pages or elements read in one file: enough for a day of live WebM, one element a packet."""
@@ -279,6 +280,7 @@ _BEGINNINGS: dict[str, tuple[int, bytes, bytes]] = {
     "avi": (8, b"AVI LIST", rb"RIFF"),
     "ogg": (0, b"OggS\0\x02\0\0\0\0\0\0\0\0", b""),
     "flac": (0, b"fLaC\0\0\0\x22", b""),
+    "amr": (0, b"#!AMR", rb"#!AMR(?:-WB)?\n"),
     "flv": (0, b"FLV\x01", rb".{4}[\x01\x04\x05]\0\0\0\x09\0{4}"),
     "asf": (0, _ASF, b""),
     "aiff": (8, b"AIF", rb"FORM"),
@@ -310,7 +312,7 @@ def another_kind(read: Window, end: int, container: str) -> int | None:
                 if at >= before and re.compile(whole, re.DOTALL).match(content, at - before):
                     found.append(begin + at - before)
                 at = content.find(mark, at + 1)
-        for at in sorted(found):
+        for at in sorted({*found, *beginnings(read, begin, content, end, container)}):
             while read(at, 1) == _TS_TABLE[:1] and at - TS_BYTES >= first and _is_table(read(at - TS_BYTES, 3)):
                 at -= TS_BYTES  # others may lie before the programmes'
             tag = read(at, 10)

@@ -211,6 +211,27 @@ def _unread() -> Iterator[tuple[str, Builder]]:
             if other != suffix:
                 yield f"{other} behind {suffix}", behind(suffix, other)
 
+    bare = {**own, "mp3": (*own["mp3"], "-write_xing", 0, "-id3v2_version", 0)}
+
+    def frames_behind(suffix: str, other: str) -> Builder:
+        """Sound without a header."""
+
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            parts = [
+                cut(source, folder / f"{n}.{kind}", *span, *bare[kind])
+                for n, (kind, span) in enumerate(((suffix, A), (other, B)))
+            ]
+            least = 0.6 if suffix == "amr" else 0.94
+            right = Right((A,), sound_s=0.06, length_s=0.3, has="sound", notes=("behind",), correlation=least)
+            return joined(folder / f"all.{suffix}", *parts), right
+
+        return build
+
+    for suffix in ("flac", "mp3", "aac", "ac3", "eac3", "amr"):
+        for other in ("mp3", "aac", "ac3", "eac3", "amr"):
+            if other != suffix and {suffix, other} != {"ac3", "eac3"}:
+                yield f"bare {other} behind {suffix}", frames_behind(suffix, other)
+
     def empty(suffix: str, kind: str, *how: object) -> Builder:
         """A track that is announced and has no packets."""
 
