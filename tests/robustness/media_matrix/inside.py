@@ -168,6 +168,16 @@ def _avi_holes() -> Iterator[tuple[str, Builder]]:
                 builder = _alone(builder)
             yield f"a hole of {named} avi, {name}", builder
 
+    def paletted(source: Path, folder: Path) -> tuple[Path, Right]:
+        """Read from its beginning for the palette's sake, so that what lies behind the hole comes too early."""
+        palette = "format=rgb24,split[a][b];[a]palettegen[p];[b][p]paletteuse"
+        path, _ = hole(False, "-vf", palette, "-c:v", "rawvideo", "-pix_fmt", "pal8", "-c:a", "pcm_s16le")(
+            source, folder
+        )
+        return path, Right((LONG,), skip=((6.9, 99),), notes=("is damaged from 5.2 to 7.0 s",), **LOST)  # type: ignore[arg-type]
+
+    yield "a hole in an avi with a palette", paletted
+
 
 def _alone(builder: Builder) -> Builder:
     from dataclasses import replace
