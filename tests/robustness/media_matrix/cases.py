@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from tests.robustness.media_matrix import (
     archives,
+    forms,
     inside,
     pictures,
     siblings,
@@ -24,6 +25,6 @@ from tests.robustness.media_matrix.made_of import Builder
 
 def cases() -> Iterator[tuple[str, Builder]]:
     """All of them: (name, builder)."""
-    modules = (timelines, sounds, tracks, pictures, writers, siblings, archives, inside, stamps)
+    modules = (timelines, sounds, tracks, pictures, writers, siblings, archives, inside, stamps, forms)
     for make_cases in (case for module in modules for case in module.CASES):
         yield from make_cases()
