@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+from array import array
 from fractions import Fraction
 from itertools import accumulate
 
@@ -171,14 +173,18 @@ def has_stray_pictures(moov: bytes) -> bool:
     """Whether the index of an MP4 says of single pictures that they are shown far from when they are decoded."""
     at = moov.find(b"ctts")
     while at >= 0:
-        runs = min(int.from_bytes(moov[at + 8 : at + 12], "big"), (len(moov) - at - 12) // 8)
-        waits = list(struct.iter_unpack(">Ii", moov[at + 12 : at + 12 + 8 * runs]))
+        count = min(int.from_bytes(moov[at + 8 : at + 12], "big"), (len(moov) - at - 12) // 8)
+        table = array("i", moov[at + 12 : at + 12 + 8 * count])  # one picture each, often
+        if sys.byteorder == "little":
+            table.byteswap()
+        waits = table[1::2]
         header = moov.rfind(b"mdhd", 0, at)
         begin = header + (24 if moov[header + 4 : header + 5] == b"\1" else 16)
         rate = int.from_bytes(moov[begin : begin + 4], "big")
-        if waits and max(wait for _, wait in waits) - min(wait for _, wait in waits) > rate:
-            middle = _quantile(waits, 0.5)
-            off = [(count, abs(wait - middle)) for count, wait in waits]
+        if waits and max(waits) - min(waits) > rate:
+            runs = list(zip(table[::2], waits, strict=True))
+            middle = _quantile(runs, 0.5)
+            off = [(count, abs(wait - middle)) for count, wait in runs]
             if max(far for _, far in off) > max(rate, STRAY_TIMES * _quantile(off, 0.75)):
                 return True
         at = moov.find(b"ctts", at + 4)
