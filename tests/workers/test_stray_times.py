@@ -106,6 +106,14 @@ def test_a_time_that_does_not_come_back_is_one():
     assert scanned(*(80 * number for number in range(5)), is_broadcast=False) == [(0, 320.04)]
 
 
+def test_packets_that_state_no_time_are_not_held_back_for_ever():
+    scan = _Scan(True, {0: "video"}, size=1 << 30, declared_s=0.0)
+    for number in range(1_000):
+        time = number / 25 + 60 * (number > 100)
+        scan.take(0, (time, time, 0.04, number if number < 102 else None))
+    assert [one.streams[0].packets for one in scan.stretches] == [101, 899]
+
+
 def test_slides_beside_sound_are_not_behind_it():
     scan = _Scan(False, {0: "video", 1: "audio"}, size=1 << 30, declared_s=0.0)
     for second in range(200):

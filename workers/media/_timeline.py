@@ -33,8 +33,9 @@ BROADCAST_GAP_S = 10.0
 FILE_GAP_S = 60.0
 """Other containers: a gap is a frozen picture, unless video and audio both stop for longer than this (a pause)."""
 
-CONFIRMING = 3
-"""Packets that must follow a jump consistently: one damaged time stamp is not a jump."""
+CONFIRMING, MOST_WAITING = 3, 200
+"""Packets with a time of their own that must follow a leap consistently (one damaged time stamp is none), and how many
+are held back for that: a broadcast states one time for up to some 170 frames of sound."""
 
 MOST_REORDERED, REORDERED_S = 17, 1.0
 """Pictures that may be coded between one and the next that is shown (no codec here reorders more), and for how long
@@ -141,9 +142,10 @@ class _Stream:
     has_places: bool = False
 
     @property
-    def confirmed(self) -> int:
-        """How many of the waiting packets state a time: it is reckoned for what begins inside another's bytes."""
-        return sum(one.byte is not None for one in self.pending) if self.has_places else len(self.pending)
+    def is_confirmed(self) -> bool:
+        """Whether enough of the waiting packets state a time: it is reckoned for what begins inside another's bytes."""
+        stated = sum(one.byte is not None for one in self.pending) if self.has_places else len(self.pending)
+        return stated >= CONFIRMING or len(self.pending) >= MOST_WAITING
 
 
 @dataclass(frozen=True)
@@ -341,7 +343,7 @@ class _Scan:
                 self._drop(index, stream)
         stream.pending.append(_Waiting(order_s, begin_s, length_s, byte, self._order_s[stream.stretch]))
         self._waiting.add(index)
-        if stream.confirmed >= CONFIRMING:
+        if stream.is_confirmed:
             self._settle(index, stream)
 
     def finish(self) -> None:
@@ -386,7 +388,7 @@ class _Scan:
             if self._jumps(stream, one.order_s, one.begin_s):
                 stream.pending = waiting[number:]
                 self._waiting.add(index)
-                if stream.confirmed >= CONFIRMING:
+                if stream.is_confirmed:
                     self._switch(index, stream)
                 return
             self._add(index, stream, (one.order_s, one.begin_s, one.length_s, one.byte), one.ahead_s)
