@@ -180,6 +180,8 @@ class MediaInfo:
     tracks: tuple[Track, ...] = ()
     lag_s: float = 0.0
     """How far a stream's packets lie behind another's in the file: so much earlier must reading begin."""
+    has_damaged_times: bool = False
+    """Some packets say that they are of another time than those around them."""
     segments: tuple[Segment, ...] = ()
     """The continuous parts, where the file is not one."""
     chapters: tuple[tuple[float, float, str], ...] | None = None

@@ -281,6 +281,15 @@ def test_what_lies_behind_a_hole_of_an_avi_is_of_its_own_second(made, tmp_path, 
     assert heard(clip.audio).second == pytest.approx(2 + behind.start_s, abs=0.05)
 
 
+def test_a_hole_of_an_avi_with_a_palette_is_said(made, tmp_path):
+    raw = ("-vf", "format=rgb24,split[a][b];[a]palettegen[p];[b][p]paletteuse", "-c:v", "rawvideo", "-pix_fmt", "pal8")
+    content = bytearray(cut(made, tmp_path / "a.avi", 2, 8, *raw, "-an").read_bytes())
+    first, last = len(content) * 4 // 10, len(content) // 2
+    content[first:last] = bytes(last - first)
+    (tmp_path / "a.avi").write_bytes(content)
+    assert "the AVI is damaged from 2.4 to 3.0 s" in str(probe(tmp_path / "a.avi").notes)
+
+
 def test_a_track_that_is_announced_and_empty_is_none(made, tmp_path):
     whole = cut(made, tmp_path / "whole.mkv", 2, 5)
     make("-i", whole, "-c", "copy", "-bsf:v", "noise=drop=1", tmp_path / "a.mkv")
@@ -316,6 +325,17 @@ def test_a_file_of_another_kind_is_not_heard_as_sound(made, tmp_path):
         info = probe(joined(tmp_path / f"both.{suffix}", alone, other))
         behind = f"{other.stat().st_size} bytes at the end of the file lie behind the end of its recording"
         assert (len(info.notes), behind in str(info.notes)) == (1, True)
+        assert info.duration_s == pytest.approx(3, abs=0.1)
+
+
+def test_sound_without_a_header_behind_other_sound_is_not_heard_as_more_of_it(made, tmp_path):
+    bare = ("-vn", "-c:a", "libmp3lame", "-write_xing", 0, "-id3v2_version", 0)
+    other = cut(made, tmp_path / "other.mp3", 5, 12, *bare)
+    for suffix, codec in (("aac", "aac"), ("amr", "libopencore_amrnb")):
+        rate = ("-ar", 8_000) if suffix == "amr" else ()
+        alone = cut(made, tmp_path / f"a.{suffix}", 2, 5, "-vn", "-c:a", codec, *rate)
+        info = probe(joined(tmp_path / f"both.{suffix}", alone, other))
+        assert f"{other.stat().st_size} bytes at the end of the file lie behind" in str(info.notes)
         assert info.duration_s == pytest.approx(3, abs=0.1)
 
 

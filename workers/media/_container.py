@@ -17,7 +17,7 @@ from workers.media._broadcast import programmes, scrambled_share
 from workers.media._bytes import Bytes, Part
 from workers.media._cropping import cropped
 from workers.media._edits import edited_s, unfollowed
-from workers.media._headers import encrypted_streams, header, is_still, pixel_shapes
+from workers.media._headers import encrypted_streams, has_stray_pictures, header, is_still, pixel_shapes
 from workers.media._subtitles import described as subtitles
 from workers.media._timeline import LEAST_BYTES_PER_S
 from workers.media._tracks import TooManyPixels, codecs_of, described, listen, look, unread
@@ -116,6 +116,7 @@ def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
         "tracks": tracks,
         "unread": [track for track in unread(container) if track["index"] not in locked],
         "notes": _noted(scrambled, head, name),
+        "has_damaged_times": name == "mp4" and has_stray_pictures(head),
         "mixes_mono": name == "mxf" or container.metadata.get("major_brand") == "qt  ",
     }
 

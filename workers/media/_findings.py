@@ -18,7 +18,7 @@ from av.container import InputContainer
 from workers.media import _channels
 from workers.media._bytes import Bytes, Part
 from workers.media._container import LONGEST_S, Refused, about, heard, opened
-from workers.media._gaps import Span, indexed, spans
+from workers.media._gaps import Span, indexed, spans, uncounted
 from workers.media._gaps import said as gaps_said
 from workers.media._headers import has_mxf_index, is_indexed_mp4, stated_s
 from workers.media._joints import first_end, own_end, pieces, recordings, unread_bytes
@@ -70,9 +70,12 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
             if is_blind:
                 info["lag_s"] = seconds  # seeking ends up at another second than it says: nothing is skipped
             yield info
-            if name == "avi" and is_indexed and not is_blind and scans:
+            if name == "avi" and is_indexed and scans:
                 chunks = indexed(file, container)
-                if len(present := spans(file, chunks, seconds)) > 1:
+                present = spans(file, chunks, seconds)
+                if is_blind:
+                    info["notes"] += uncounted(present)
+                elif len(present) > 1:
                     yield joined(info, [_part_of(info | heard(container, info), span) for span in present])
                     return
                 info["notes"] += gaps_said(file, chunks, seconds)

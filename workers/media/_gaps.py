@@ -76,6 +76,13 @@ def said(file: Bytes, chunks: list[Chunk], duration_s: float) -> list[str]:
     return [f"the AVI has no index and is damaged at byte {at}: what lies behind may be of an earlier second than said"]
 
 
+def uncounted(spans: list[Span]) -> list[str]:
+    """What to say of holes in a file that is always read from its beginning, so that nothing counts them."""
+    behind = "what lies behind is of a later second than said"
+    holes = [span for span in spans if span.hole is not None]
+    return [f"the AVI is damaged from {hole.begin_s:.1f} to {hole.end_s:.1f} s: {behind}" for hole in holes]
+
+
 def indexed(file: Bytes, container: InputContainer) -> list[Chunk]:
     """All chunks that the index names, in the order of their places."""
     sample_bytes = _sample_bytes(file)

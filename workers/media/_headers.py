@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+from array import array
 from fractions import Fraction
+from itertools import accumulate
 
 from workers.media._bytes import Bytes, Window, read_up_to
 from workers.media._structure import RIFFS, boxes, chunks, id3_bytes, mxf_footer
@@ -28,6 +31,9 @@ _MXF_PICTURE_BYTES = b"\x3f\x05\0\4"
 _MXF_INDEX = bytes.fromhex("060e2b34025301010d01020101100100")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp"})
+
+STRAY_TIMES = 8
+"""A picture that waits so many times longer than most for being shown has a damaged time."""
 
 STILL_BRANDS = frozenset(
     {
@@ -161,6 +167,36 @@ def pixel_shapes(moov: bytes) -> int:
             entry += size
         most, at = max(most, len(shapes)), moov.find(b"stsd", at + 4)
     return most
+
+
+def has_stray_pictures(moov: bytes) -> bool:
+    """Whether the index of an MP4 says of single pictures that they are shown far from when they are decoded."""
+    at = moov.find(b"ctts")
+    while at >= 0:
+        count = min(int.from_bytes(moov[at + 8 : at + 12], "big"), (len(moov) - at - 12) // 8)
+        table = array("i", moov[at + 12 : at + 12 + 8 * count])  # one picture each, often
+        if sys.byteorder == "little":
+            table.byteswap()
+        waits = table[1::2]
+        header = moov.rfind(b"mdhd", 0, at)
+        begin = header + (24 if moov[header + 4 : header + 5] == b"\1" else 16)
+        rate = int.from_bytes(moov[begin : begin + 4], "big")
+        if waits and max(waits) - min(waits) > rate:
+            runs = list(zip(table[::2], waits, strict=True))
+            middle = _quantile(runs, 0.5)
+            off = [(count, abs(wait - middle)) for count, wait in runs]
+            if max(far for _, far in off) > max(rate, STRAY_TIMES * _quantile(off, 0.75)):
+                return True
+        at = moov.find(b"ctts", at + 4)
+    return False
+
+
+def _quantile(runs: list[tuple[int, int]], share: float) -> int:
+    """The value that this share of all does not exceed, of runs of so many equal values."""
+    ascending = sorted(runs, key=lambda run: run[1])
+    passed = accumulate(count for count, _ in ascending)
+    least = share * sum(count for count, _ in ascending)
+    return next((value for (_, value), so_many in zip(ascending, passed, strict=True) if so_many >= least), 0)
 
 
 def has_mxf_index(file: Bytes, size: int) -> bool:

@@ -95,7 +95,7 @@ def unread_bytes(file: Bytes, last: tuple[int, int], container: str) -> int:
         footer = mxf_footer(read, last[0])
         ends = [] if footer is None else [mxf_end(read, footer, size)]
     elif container in ENDLESS:
-        ends = [last[1]]
+        return size - last[1]  # a file of another kind, however small
     else:
         return 0
     return left_over(file, min(max(ends, default=size), size), size)

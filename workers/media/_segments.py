@@ -144,6 +144,7 @@ def _stretches(one: Recording) -> Iterator[dict[str, Any]]:
                 duration_s = says_s  # the missing rest is planned, and reported as missing
             ends = {f"{kind}_end_s": max((e - begin_s for e in stretch.ends_s(kind)), default=None) for kind in KINDS}
             here = {**here, **ends, "start_s": begin_s, "duration_s": duration_s, "lag_s": timeline.lag_s}
+            here["has_damaged_times"] |= timeline.has_damaged_times
             if number == 0 or not is_broadcast:
                 here |= heard(container, here)
             if number == 0:
@@ -280,7 +281,7 @@ def _unread(one: Recording, timeline: Timeline) -> list[str]:
         notes.append(f"no pictures or sound are read from {left} bytes behind the last ones")
     total = sum(seen.packets for stretch in timeline.stretches for seen in stretch.streams.values())
     if timeline.outliers > OUTLIER_SHARE * total:
-        notes.append(f"{timeline.outliers} packets have times that fit nothing around them, and are not planned")
+        notes.append(f"{timeline.outliers} packets have times that fit nothing around them")
     return notes
 
 

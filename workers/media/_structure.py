@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from workers.media._bytes import EMPTY_BYTES, WINDOW_BYTES, Window
+from workers.media._frames import beginnings
 
 MOST_ELEMENTS = 5_000_000
 """Maximum number of boxes, pages or elements read in one file: enough for a day of live WebM, one element a packet."""
@@ -279,6 +280,7 @@ _BEGINNINGS: dict[str, tuple[int, bytes, bytes]] = {
     "avi": (8, b"AVI LIST", rb"RIFF"),
     "ogg": (0, b"OggS\0\x02\0\0\0\0\0\0\0\0", b""),
     "flac": (0, b"fLaC\0\0\0\x22", b""),
+    "amr": (0, b"#!AMR", rb"#!AMR(?:-WB)?\n"),
     "flv": (0, b"FLV\x01", rb".{4}[\x01\x04\x05]\0\0\0\x09\0{4}"),
     "asf": (0, _ASF, b""),
     "aiff": (8, b"AIF", rb"FORM"),
@@ -291,6 +293,9 @@ _BEGINNINGS: dict[str, tuple[int, bytes, bytes]] = {
 """What a whole file of each kind begins with, long enough never to occur by chance: where in it its rarest bytes lie,
 these, and all of it."""
 _LONGEST_BEGINNING = 1 << 10
+
+TS_BYTES, _TS_TABLE = 188, b"\x47\x40\0"
+"""The length of a packet of a transport stream, and how one begins that has a table's beginning, but for its number."""
 
 
 def another_kind(read: Window, end: int, container: str) -> int | None:
@@ -307,11 +312,18 @@ def another_kind(read: Window, end: int, container: str) -> int | None:
                 if at >= before and re.compile(whole, re.DOTALL).match(content, at - before):
                     found.append(begin + at - before)
                 at = content.find(mark, at + 1)
-        for at in sorted(found):
+        for at in sorted({*found, *beginnings(read, begin, content, end, container)}):
+            while read(at, 1) == _TS_TABLE[:1] and at - TS_BYTES >= first and _is_table(read(at - TS_BYTES, 3)):
+                at -= TS_BYTES  # others may lie before the programmes'
             tag = read(at, 10)
             if tag[:3] != b"ID3" or _is_mp3(read(at + 10 + id3_bytes(tag), 2)):
                 return at
     return None
+
+
+def _is_table(packet: bytes) -> bool:
+    """Whether a packet of a transport stream begins so in which one of its own tables begins."""
+    return packet[:2] == _TS_TABLE[:2] and packet[2:] < b"\x20" and len(packet) == 3
 
 
 def _is_mp3(frame: bytes) -> bool:

@@ -33,8 +33,13 @@ BROADCAST_GAP_S = 10.0
 FILE_GAP_S = 60.0
 """Other containers: a gap is a frozen picture, unless video and audio both stop for longer than this (a pause)."""
 
-CONFIRMING = 3
-"""Packets that must follow a jump consistently: one damaged time stamp is not a jump."""
+CONFIRMING, MOST_WAITING = 3, 200
+"""Packets with a time of their own that must follow a leap consistently (one damaged time stamp is none), and how many
+are held back for that: a broadcast states one time for up to some 170 frames of sound."""
+
+MOST_REORDERED, REORDERED_S = 17, 1.0
+"""Pictures that may be coded between one and the next that is shown (no codec here reorders more), and for how long
+(seconds) they may be in any case."""
 
 MOST_STRETCHES = 1_000
 
@@ -112,11 +117,35 @@ _Packet = tuple[float | None, float, float, int | None]
 """Its order (None where it is not known), begin and length in seconds, and its place in the file."""
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A packet behind a leap of time, until enough of them confirm it."""
+
+    order_s: float
+    begin_s: float
+    length_s: float
+    byte: int | None
+    ahead_s: float
+    """The order that all streams had reached when it came."""
+
+
 @dataclass
 class _Stream:
     stretch: int
     last_s: float | None = None
-    pending: list[tuple[float, float, float, int | None]] = field(default_factory=list)
+    pending: list[_Waiting] = field(default_factory=list)
+    trailing_s: dict[int, float] = field(default_factory=dict)
+    """The least order of each other stream's packets since these began to wait."""
+    late_s: list[tuple[float, int]] = field(default_factory=list)
+    """(end in seconds, number of the packet) of pictures that are said to be shown much later than they are decoded:
+    if as many are shown before one as can be, it is not true."""
+    has_places: bool = False
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether enough of the waiting packets state a time: it is reckoned for what begins inside another's bytes."""
+        stated = sum(one.byte is not None for one in self.pending) if self.has_places else len(self.pending)
+        return stated >= CONFIRMING or len(self.pending) >= MOST_WAITING
 
 
 @dataclass(frozen=True)
@@ -127,6 +156,8 @@ class Timeline:
     lag_s: float
     outliers: int
     """Packets whose times fit no stretch."""
+    has_damaged_times: bool = False
+    """Whether there are such, or pictures that are said to be shown when none can be."""
     shapes: tuple[Shapes, ...] = ()
     """What changes of the pictures of each stream, in container seconds."""
     channels: tuple[Channels, ...] = ()
@@ -187,7 +218,8 @@ def scan(
         stretches = [part for stretch in stretches for part in _split_by_streams(stretch)]
         stretches = [part for stretch in stretches for part in _split_by_clocks(stretch)]
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
-    found = tuple(stretches), lag_s, reader.outliers, tuple(shapes.values()), tuple(sounds.values())
+    is_damaged = reader.has_damaged_times or reader.outliers > 0
+    found = tuple(stretches), lag_s, reader.outliers, is_damaged, tuple(shapes.values()), tuple(sounds.values())
     return Timeline(*found, frozenset(present), end_byte)
 
 
@@ -262,9 +294,12 @@ class _Scan:
         self.stretches = [Stretch(kinds=kinds)]
         self._size, self._declared_s = size, declared_s
         self.outliers = 0
+        self.has_damaged_times = False
         self._is_broadcast = is_broadcast
         self._back_s = BROADCAST_BACK_S if is_broadcast else BACK_S
+        self._latest_s = BROADCAST_GAP_S if is_broadcast else math.inf
         self._streams: dict[int, _Stream] = {}
+        self._waiting: set[int] = set()
         self._reached_s = [-math.inf]
         self._order_s = [-math.inf]
         self._unproven_s = 0.0
@@ -279,51 +314,125 @@ class _Scan:
     def take(self, index: int, packet: _Packet) -> None:
         """Add a stream's next packet."""
         order_s, begin_s, length_s, byte = packet
-        if self._is_broadcast and order_s is not None and begin_s > order_s + BROADCAST_GAP_S:
-            begin_s, packet = order_s, (order_s, order_s, length_s, byte)  # no picture waits so long: a damaged time
         stream = self._streams.get(index)
         if stream is None:
             stream = self._streams[index] = _Stream(len(self.stretches) - 1)
+        stream.has_places |= byte is not None
+        if order_s is not None and not self._may_be_shown(index, stream, begin_s - order_s):
+            begin_s, packet, self.has_damaged_times = order_s, (order_s, order_s, length_s, byte), True
         if not self._is_broadcast and not self._is_plausible(stream, begin_s):
             self.outliers += 1
-            return
-        if order_s is None or not self._jumps(stream, order_s, begin_s):
-            self.outliers += len(stream.pending)
-            stream.pending.clear()
+        elif order_s is None or not (stream.pending or self._waiting or self._leaps(stream, order_s, begin_s)):
+            self._add(index, stream, packet)
+        else:
+            self._wait(index, stream, order_s, packet)
+
+    def _wait(self, index: int, stream: _Stream, order_s: float, packet: _Packet) -> None:
+        """Take a packet that may have to wait, or that others' wait for."""
+        _, begin_s, length_s, byte = packet
+        for other in self._waiting - {index}:
+            trailing_s = self._streams[other].trailing_s
+            trailing_s[index] = min(order_s, trailing_s.get(index, order_s))
+        if not self._follows(stream, order_s) and not self._leaps(stream, order_s, begin_s):
+            self._drop(index, stream)
             self._add(index, stream, packet)
             return
-        if stream.pending and not -self._back_s <= order_s - stream.pending[-1][0] <= FILE_GAP_S:
-            self.outliers += len(stream.pending)
-            stream.pending.clear()
-        stream.pending.append((order_s, begin_s, length_s, byte))
-        if len(stream.pending) >= CONFIRMING:
-            self._switch(index, stream)
+        if stream.pending:
+            step_s, first = order_s - stream.pending[-1].order_s, stream.pending[0]
+            if step_s < -self._back_s or (step_s > FILE_GAP_S and self._jumps(stream, first.order_s, first.begin_s)):
+                self._drop(index, stream)
+        stream.pending.append(_Waiting(order_s, begin_s, length_s, byte, self._order_s[stream.stretch]))
+        self._waiting.add(index)
+        if stream.is_confirmed:
+            self._settle(index, stream)
 
     def finish(self) -> None:
         """Accept an unconfirmed jump if another stream made it too."""
         for index, stream in self._streams.items():
+            self._settle(index, stream)
             if stream.pending and stream.stretch < len(self.stretches) - 1:
                 self._switch(index, stream)
             else:
-                self.outliers += len(stream.pending)
+                self._drop(index, stream)
+        for index, stream in self._streams.items():
+            self._believe(index, stream)
+
+    def _drop(self, index: int, stream: _Stream) -> None:
+        """Take the times of what waits for damaged."""
+        self.outliers += len(self._released(index, stream))
+
+    def _released(self, index: int, stream: _Stream) -> list[_Waiting]:
+        waiting, stream.pending, stream.trailing_s = stream.pending, [], {}
+        self._waiting.discard(index)
+        return waiting
+
+    def _believe(self, index: int, stream: _Stream) -> None:
+        """Take the last pictures to be shown when they say."""
+        for end_s, _ in stream.late_s:
+            self._reach(index, stream.stretch, end_s)
+        stream.late_s.clear()
+
+    def _reach(self, index: int, number: int, end_s: float) -> None:
+        seen = self.stretches[number].streams[index]
+        seen.end_s = max(seen.end_s, end_s)
+        self._reached_s[number] = max(self._reached_s[number], end_s)
+
+    def _settle(self, index: int, stream: _Stream) -> None:
+        """Add what waits up to a jump, and what is behind one if it is confirmed."""
+        trailing_s, waiting = stream.trailing_s, self._released(index, stream)
+        if waiting and not self._jumps(stream, waiting[0].order_s, waiting[0].begin_s):
+            for other, order_s in trailing_s.items():
+                if seen := self.stretches[stream.stretch].streams.get(other):
+                    seen.lag_s = max(seen.lag_s, waiting[0].order_s - order_s)
+        for number, one in enumerate(waiting):
+            if self._jumps(stream, one.order_s, one.begin_s):
+                stream.pending = waiting[number:]
+                self._waiting.add(index)
+                if stream.is_confirmed:
+                    self._switch(index, stream)
+                return
+            self._add(index, stream, (one.order_s, one.begin_s, one.length_s, one.byte), one.ahead_s)
+
+    def _may_be_shown(self, index: int, stream: _Stream, wait_s: float) -> bool:
+        """Whether a picture can be shown so long after it is decoded, or before that, where all are counted so."""
+        return -REORDERED_S <= wait_s <= self._latest_s or -self._reorders_s(index, stream) <= wait_s <= self._latest_s
+
+    def _reorders_s(self, index: int, stream: _Stream) -> float:
+        """By how many seconds the time when a picture is shown may differ from when it is decoded."""
+        seen = self.stretches[stream.stretch].streams.get(index)
+        return math.inf if seen is None else max(REORDERED_S, MOST_REORDERED * seen.step_s)
 
     def _is_plausible(self, stream: _Stream, begin_s: float) -> bool:
         reached_s = self._reached_s[stream.stretch]
         if not math.isfinite(reached_s):
             # A recording may begin at any time, if two packets say so.
             reached_s, self._unproven_s = self._unproven_s if abs(begin_s - self._unproven_s) < 1.0 else 0.0, begin_s
-        gap_s = begin_s - reached_s
+        gap_s = begin_s - max([reached_s, *(one.begin_s for one in stream.pending)])
         if gap_s <= LONGEST_GAP_S or begin_s * LEAST_BYTES_PER_S <= self._size:
             return True
         return gap_s <= LONGEST_DECLARED_GAP_S and begin_s <= self._declared_s + 1.0
+
+    def _leaps(self, stream: _Stream, order_s: float, begin_s: float) -> bool:
+        """Whether a packet does not follow those before it closely, whatever the times of the waiting ones are."""
+        if stream.last_s is None:
+            return self._jumps(stream, order_s, begin_s)
+        most_s = self._back_s + sum(one.length_s for one in stream.pending)
+        return not -self._most_back_s(stream) <= order_s - stream.last_s <= most_s
+
+    def _follows(self, stream: _Stream, order_s: float) -> bool:
+        """Whether a packet follows the last waiting one closely."""
+        last = stream.pending[-1] if stream.pending else None
+        return last is not None and -self._back_s <= order_s - last.order_s <= last.length_s + self._back_s
+
+    def _most_back_s(self, stream: _Stream) -> float:
+        return 0.0 if stream.stretch < len(self.stretches) - 1 else self._back_s
 
     def _jumps(self, stream: _Stream, order_s: float, begin_s: float) -> bool:
         if stream.last_s is None:
             # A stream under a new PID may begin with another recording.
             reached_s = self._reached_s[stream.stretch]
             return self._is_broadcast and math.isfinite(reached_s) and begin_s > reached_s + BROADCAST_GAP_S
-        is_behind = stream.stretch < len(self.stretches) - 1
-        if order_s < stream.last_s - (0.0 if is_behind else self._back_s):
+        if order_s < stream.last_s - self._most_back_s(stream):
             return True
         most_s = BROADCAST_GAP_S if self._is_broadcast else math.inf if self._is_alone() else FILE_GAP_S
         return order_s > stream.last_s + most_s and begin_s > self._reached_s[stream.stretch] + most_s
@@ -333,7 +442,8 @@ class _Scan:
         return len({self.kinds[index] for index in self._streams}) < 2
 
     def _switch(self, index: int, stream: _Stream) -> None:
-        first_s = stream.pending[0][0]
+        waiting = self._released(index, stream)
+        first_s = waiting[0].order_s
         number = stream.stretch + 1
         # A later stream joins the stretch that others have begun, if its times fit.
         while number < len(self.stretches) and abs(first_s - self._order_s[number]) > FILE_GAP_S:
@@ -345,12 +455,13 @@ class _Scan:
             self.stretches.append(Stretch(kinds=self.kinds, jumps_ahead=ahead))
             self._reached_s.append(-math.inf)
             self._order_s.append(first_s)
+        self._believe(index, stream)
         stream.stretch = number
-        waiting, stream.pending = stream.pending, []
-        for packet in waiting:
-            self._add(index, stream, packet)
+        for one in waiting:
+            self._add(index, stream, (one.order_s, one.begin_s, one.length_s, one.byte))
 
-    def _add(self, index: int, stream: _Stream, packet: _Packet) -> None:
+    def _add(self, index: int, stream: _Stream, packet: _Packet, ahead_s: float | None = None) -> None:
+        """Take a packet's time for right; `ahead_s` is the order that all streams had reached when it came."""
         order_s, begin_s, length_s, byte = packet
         number = stream.stretch
         seen = self.stretches[number].streams.get(index)
@@ -366,10 +477,15 @@ class _Scan:
         # frame before a pause is shown throughout it. No audio packet is that long.
         if not length_s or (length_s > FILE_GAP_S and (self.kinds[index] == "audio" or not self._is_alone())):
             length_s = min(seen.step_s, 1.0)
-        seen.end_s = max(seen.end_s, begin_s + length_s)
-        self._reached_s[number] = max(self._reached_s[number], seen.end_s)
+        if order_s is not None and REORDERED_S < begin_s - order_s > self._reorders_s(index, stream):
+            stream.late_s.append((begin_s + length_s, seen.packets))
+        else:
+            self._reach(index, number, begin_s + length_s)
+        if stream.late_s and stream.late_s[0][1] <= seen.packets - MOST_REORDERED:
+            stream.late_s.pop(0)
+            self.has_damaged_times = True
         seen.last_byte = byte if byte is not None else seen.last_byte
         if order_s is not None:
-            seen.lag_s = max(seen.lag_s, self._order_s[number] - order_s)
+            seen.lag_s = max(seen.lag_s, (self._order_s[number] if ahead_s is None else ahead_s) - order_s)
             self._order_s[number] = max(self._order_s[number], order_s)
             stream.last_s = order_s

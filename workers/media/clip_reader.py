@@ -32,7 +32,17 @@ from workers.media import nvdec
 from workers.media.arriving import Arriving
 from workers.media.blocks import InBlocks, Readable
 from workers.media.confinement import MAX_SOURCE_PIXELS
-from workers.media.extraction import SAME_ASPECT, Frames, Span, Take, decoding_time, newest, take_span, tone_maps
+from workers.media.extraction import (
+    LOSSY_CONTAINERS,
+    SAME_ASPECT,
+    Frames,
+    Span,
+    Take,
+    decoding_time,
+    newest,
+    take_span,
+    tone_maps,
+)
 from workers.media.needed import WHOLE
 from workers.media.sound import SAMPLE_RATE, SILENT_LEVEL, Samples, mean, placed, runs, silence_s
 from workers.records import Clip, DecodedClip, DecodeSettings, MediaInfo, Noticed, Segment
@@ -76,10 +86,6 @@ AAC): a file of 8.008 s has 16 frames at 2 fps, not 17 with one repeated."""
 LONGEST_HOLD_S = 3600.0
 """A frame shown for longer than this (seconds) without audio is a damaged time stamp, not a slide: one flipped bit
 would make days of a still picture."""
-
-LOSSY_CONTAINERS = ("mpegts", "mpeg")
-"""Broadcast containers: lost packets leave a gap without an error message. In others ffmpeg reports damage, and a gap
-without an error is a variable frame rate, whatever the header declares."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,9 @@ import os
 import re
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import ffmpeg
@@ -38,6 +39,7 @@ from workers.media.ffmpeg import (
 )
 from workers.media.needed import ANNEX_B, CODECS, LEAST_PIXELS, LISTED_BYTES, WHOLE, LeftOut, left_out, read_packets
 from workers.media.sound import SAMPLE_RATE, Sound, Times
+from workers.media.strays import MOST_STRAYS, mended
 from workers.records import DecodeSettings, MediaInfo
 
 TIMES_BYTES = 16 << 20
@@ -45,6 +47,17 @@ TIMES_BYTES = 16 << 20
 
 MARGIN_S = 2.0
 """Seconds of audio decoded before and after a span, to tell time stamp jitter from gaps."""
+
+LOSSY_CONTAINERS = ("mpegts", "mpeg")
+"""Broadcast containers: lost packets leave a gap without an error message. In others ffmpeg reports damage, and a gap
+without an error is a variable frame rate, whatever the header declares."""
+
+MOST_PICTURES_ASTRAY = 3
+"""So many pictures in a row may have damaged times at the end of a span, outside broadcasts: reading on for more may
+mean minutes of slides."""
+
+NEXT_S = 0.25
+"""A picture that follows the one before it by no more (seconds) has no damaged time."""
 
 MOST_SHOWN = 2_000
 """Up to this many frames, ffmpeg logs each frame's shape; for more, its log would be cut."""
@@ -109,6 +122,7 @@ class Heard:
     track: int
     audio: int
     pieces: int
+    times: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +137,8 @@ class Take:
     finished: Finished
     is_one_field: bool = False
     """Whether frame shapes are those of a single field."""
+    moves: Mapping[int, float] = field(default_factory=dict)
+    """By how much to move the times of frames that are out of order, see `strays.mended`."""
 
     @property
     def failure(self) -> str | None:
@@ -174,36 +190,47 @@ def take_span(path: Readable, info: MediaInfo, span: Span, settings: DecodeSetti
     spared = _spared(path, info, span, settings, started)
     take = _run(path, info, span, settings, started, spared)
     if spared is not None or span.threads > 1:
-        times = None if take.failure is not None or take.complaints else take.frame_times
+        times = None if take.failure is not None or take.complaints or take.moves else take.frame_times
         if times is not None and spared is not None:
             times = spared.with_decoded(times)
         if times is not None:
             take = replace(take, frame_times=times)
         else:  # damage is judged with all frames decoded, one after the other
             take = _run(path, info, replace(span, threads=1), settings, started, None)
+    moves = take.moves
+    if moves:
+        take = _run(path, info, replace(span, threads=1), settings, started, None, moves)
     held_s = _unseen(take, span, settings.fps)
     if held_s is None:
         return take
     limits = _limits(path, span, settings, started)
-    return replace(take, frames=_held(path, info, span, settings.fps, take, held_s, limits))
+    return replace(take, frames=_held(path, info, span, settings.fps, take, held_s, limits, moves))
 
 
 def _run(
-    path: Readable, info: MediaInfo, span: Span, settings: DecodeSettings, started: float, spared: LeftOut | None
+    path: Readable,
+    info: MediaInfo,
+    span: Span,
+    settings: DecodeSettings,
+    started: float,
+    spared: LeftOut | None,
+    moves: Mapping[int, float] = MappingProxyType({}),
 ) -> Take:
-    """Run ffmpeg once over the span, without decoding the `spared` frames."""
+    """Run ffmpeg once over the span, without decoding the `spared` frames, with the times of others moved."""
     tracks = (info.audio_mix or (info.audio_stream or 0,)) if span.samples else ()
     with contextlib.ExitStack() as stack:
         frames, frame_times = (stack.enter_context(anonymous_file(name)) for name in ("frames", "frame-times"))
         heard = [
-            Heard(track, stack.enter_context(anonymous_file("audio")), stack.enter_context(anonymous_file("pieces")))
+            Heard(track, *(stack.enter_context(anonymous_file(name)) for name in ("audio", "pieces", "audio-times")))
             for track in tracks
         ]
         finished = run_over(
             path,
-            lambda opened: _arguments(opened, info, span, settings.fps, frames, frame_times, heard, spared=spared),
+            lambda opened: _arguments(
+                opened, info, span, settings.fps, frames, frame_times, heard, spared=spared, moves=moves
+            ),
             limits=_limits(path, span, settings, started),
-            pass_fds=(frames, frame_times, *(fd for one in heard for fd in (one.audio, one.pieces))),
+            pass_fds=(frames, frame_times, *(fd for one in heard for fd in (one.audio, one.pieces, one.times))),
             about=_about(path, info, span),
         )
         if finished.timed_out:
@@ -211,12 +238,14 @@ def _run(
         _check_not_killed(finished)
         if finished.too_large:
             raise MediaTooLarge(f"the clip decodes to more than the expected {_most_bytes(span)} bytes")
+        times = _read_times(frame_times)
         return Take(
             frames=_read_frames(frames, span),
-            frame_times=_read_times(frame_times),
-            sounds=tuple(_read_sound(one, span) for one in heard),
+            frame_times=np.sort(times),
+            sounds=tuple(_read_sound(one) for one in heard),
             finished=finished,
             is_one_field=_one_field_is_enough(info, span),
+            moves=mended(times),
         )
 
 
@@ -305,12 +334,15 @@ def _held(
     take: Take,
     held_s: float,
     limits: Limits,
+    moves: Mapping[int, float],
 ) -> Frames:
     """The take's frames, filled up with the frame shown from `held_s` on. Raises DecodeTimeout."""
     with anonymous_file("held") as held, anonymous_file("held-times") as times:
         finished = run_over(
             path,
-            lambda opened: _arguments(opened, info, replace(span, samples=0), fps, held, times, [], held_s=held_s),
+            lambda opened: _arguments(
+                opened, info, replace(span, samples=0), fps, held, times, [], held_s=held_s, moves=moves
+            ),
             limits=limits,
             pass_fds=(held, times),
             about=_about(path, info, span),
@@ -339,17 +371,19 @@ def _arguments(
     *,
     held_s: float | None = None,
     spared: LeftOut | None = None,
+    moves: Mapping[int, float],
 ) -> list[str]:
     """The argument list: one input, or two if video and audio have different byte ranges; outputs go to descriptors.
 
     With `held_s` the video output is a single frame, the first from that time on. `spared` frames reach no decoder.
+    `moves` are added to the times of frames, by their number.
     """
     outputs = []
     drops = {} if spared is None else {f"bsf:v:{info.video_stream or 0}": spared.filter}
     if span.frames:
         source = _input(path, info, span, span.video_bytes, drops)
         outputs.append(
-            _pictures(source[f"v:{info.video_stream or 0}"], info, span, fps, frame_times_fd, held_s).output(
+            _pictures(source[f"v:{info.video_stream or 0}"], info, span, fps, frame_times_fd, held_s, moves).output(
                 f"pipe:{frames_fd}",
                 **{"f": "rawvideo", "pix_fmt": "rgb24", "frames:v": span.frames if held_s is None else 1},
             )
@@ -361,7 +395,12 @@ def _arguments(
         outputs.append(
             source[f"a:{one.track}"].output(
                 rf"[f=f32le]pipe\:{one.audio}|[f=framecrc]pipe\:{one.pieces}",
-                **{"af": _mean_of_channels(span), "f": "tee", "c:a": "pcm_f32le", "ar": SAMPLE_RATE},
+                **{
+                    "af": _mean_of_channels(span, one.times, info.has_damaged_times),
+                    "f": "tee",
+                    "c:a": "pcm_f32le",
+                    "ar": SAMPLE_RATE,
+                },
             )
         )
     level = "repeat+level+info" if span.frames <= MOST_SHOWN else "repeat+level+warning"
@@ -405,14 +444,26 @@ def _input(
     return ffmpeg.input(input_url(path, part, span.head_bytes), **(untrusted_input(info.container) | options))
 
 
-def _pictures(stream: Any, info: MediaInfo, span: Span, fps: float, times_fd: int, held_s: float | None) -> Any:
+def _pictures(
+    stream: Any,
+    info: MediaInfo,
+    span: Span,
+    fps: float,
+    times_fd: int,
+    held_s: float | None,
+    moves: Mapping[int, float],
+) -> Any:
     """Filters from the source's frames to `span.frames` frames of the target size."""
     for name, options in _TURNS[info.rotation_deg] if info.is_turned_by_codec else ():
         stream = stream.filter(name, **options)
-    stream = stream.filter("setpts", f"PTS-{span.pts_s:.6f}/TB")
+    moved = "".join(f"+eq(N,{number})*{by_s:.6f}/TB" for number, by_s in moves.items())
+    stream = stream.filter("setpts", f"PTS-{span.pts_s:.6f}/TB{moved}")
     # `metadata=print` prints only frames that have metadata, hence the added key.
     stream = stream.filter("metadata", mode="add", key="omnidrop", value="1")
     stream = stream.filter("metadata", mode="print", key="omnidrop", file=f"pipe:{times_fd}")
+    if info.has_damaged_times:
+        most = MOST_STRAYS if info.container in LOSSY_CONTAINERS else MOST_PICTURES_ASTRAY
+        stream = stream.filter("select", _without_strays(span.length_s, most))
     stream = stream.filter("trim", end=f"{span.length_s:.6f}")
     half_enough = _one_field_is_enough(info, span)
     if info.interlaced and not half_enough:
@@ -457,20 +508,38 @@ def _one_field_is_enough(info: MediaInfo, span: Span) -> bool:
     return info.interlaced and info.height is not None and span.height <= info.height // 2
 
 
-def _mean_of_channels(span: Span) -> str:
+def _without_strays(end_s: float, most: int) -> str:
+    """An expression that is 0 for frames far beyond the end, unless so many have come in a row: one damaged time is no
+    end."""
+    inside = "0*st(0,0)+0*st(1,t)+1"
+    beyond = f"0*st(0,ld(0)+1)+lte(t-ld(1),{NEXT_S})+gt(ld(0),{most})"
+    return f"if(lt(t,{end_s:.6f}),{inside},{beyond})"
+
+
+def _mean_of_channels(span: Span, times_fd: int, has_damaged_times: bool) -> str:
     """Filters from the source's audio to the plain mean of its channels at 16 kHz.
 
     An explicit sum over all channels: ffmpeg's own matrices weight channels by name, differ between builds and, in
-    float, add up to more than 1. Times are shifted above 0.
+    float, add up to more than 1. Times are shifted above 0. Damaged ones end nothing, and are written down before they
+    are made anew: a muxer would have all that follows come behind them.
     """
-    return ",".join(
-        [
-            f"asetpts=PTS-{span.pts_s - MARGIN_S:.6f}/TB",
-            f"atrim=start=0:end={span.length_s + 2 * MARGIN_S:.6f}",
-            f"aresample={SAMPLE_RATE}",
-            rf"aeval=exprs='{_SUM_OF_CHANNELS}/nb_in_channels':c=mono",
+    end_s = span.length_s + 2 * MARGIN_S
+    begin = [f"asetpts=PTS-{span.pts_s - MARGIN_S:.6f}/TB"]
+    end = [
+        f"atrim=start=0:end={end_s:.6f}",
+        f"aresample={SAMPLE_RATE}",
+        rf"aeval=exprs='{_SUM_OF_CHANNELS}/nb_in_channels':c=mono",
+    ]
+    if has_damaged_times:
+        states = rf"st(0\,if(gte(T\,{end_s:.6f})\,ld(0)+1\,0));st(1\,max(ld(1)\,gte(T\,0)))"
+        late = rf"if(between(ld(0)\,1\,{MOST_STRAYS})\,{end_s - MARGIN_S / 2:.6f}/TB"
+        begin.append(rf"asetpts='{states};{late}\,if(ld(1)*lt(T\,0)\,0\,PTS))'")
+        end += [
+            "ametadata=mode=add:key=omnidrop:value=1",
+            rf"ametadata=mode=print:key=omnidrop:file='pipe\:{times_fd}'",
         ]
-    )
+        end.append("asetpts=N/SR/TB")
+    return ",".join([*begin, *end])
 
 
 def tone_maps() -> bool:
@@ -487,23 +556,26 @@ def _read_frames(fd: int, span: Span) -> Frames:
     return frames
 
 
-def _read_sound(one: Heard, span: Span) -> Sound:
+def _read_sound(one: Heard) -> Sound:
     """Pieces of audio with their times in seconds from the clip's start."""
     samples = np.empty(os.fstat(one.audio).st_size // 4, np.float32)
     _fill(one.audio, samples.view(np.uint8))
     found = _PIECE.findall(os.pread(one.pieces, TIMES_BYTES, 0))
-    starts = np.array([int(begin) for begin, _ in found], np.float64) / SAMPLE_RATE - MARGIN_S
+    starts = np.array([int(begin) for begin, _ in found], np.float64) / SAMPLE_RATE
+    if len(given := _read_times(one.times)):
+        found, starts = found[: len(given)], given[: len(found)]
     # A damaged float stream may contain NaN or infinity; the model's spectrogram must not.
     return Sound(
         np.nan_to_num(samples, copy=False, nan=0.0, posinf=1.0, neginf=-1.0),
-        starts,
+        starts - MARGIN_S,
         np.array([int(size) // 4 for _, size in found], np.int64),
     )
 
 
 def _read_times(fd: int) -> Times:
+    """Times in seconds as a filter printed them, in the decoder's order."""
     found = _TIME.findall(os.pread(fd, TIMES_BYTES, 0))
-    return np.sort(np.array([float(x) for x in found], np.float64))
+    return np.array([float(x) for x in found], np.float64)
 
 
 def _fill(fd: int, array: npt.NDArray[np.uint8]) -> None:

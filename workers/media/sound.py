@@ -24,6 +24,9 @@ STEADY_S = 0.002
 JITTER_S, JITTER_LASTS_S = 0.15, 2.0
 """A step of up to this size that is reversed within this time (seconds) is jitter: late or early time stamps."""
 
+STRAYS_LAST_S = 1.0
+"""Damaged times last no longer (seconds): a broadcast states one time for up to half a second."""
+
 WANDER_S = 0.3
 """Times that drift to and fro by up to this (seconds), without a step, are jitter about a line, too; what drifts one
 way is another clock."""
@@ -72,7 +75,9 @@ def placed(sound: Sound, count: int) -> Placed:
         return clip, has
     lengths = sound.lengths[:pieces]
     offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    shifts = _lines(sound.starts[:pieces] - offsets / SAMPLE_RATE, sound.starts[:pieces])
+    passed_s = offsets / SAMPLE_RATE
+    shifts = _without_strays(sound.starts[:pieces] - passed_s, passed_s)
+    shifts = _lines(shifts, shifts + passed_s)
     edges = np.flatnonzero(np.diff(shifts, prepend=np.nan) != 0)
     for first, end in zip(edges, [*edges[1:], pieces], strict=True):
         begin = round(float(shifts[first]) * SAMPLE_RATE) + int(offsets[first])
@@ -143,6 +148,21 @@ def _lines(shifts: Times, times: Times) -> Times:
                 until = piece + int(back[0])
                 known.append(step)
         found[piece] = line
+    return found
+
+
+def _without_strays(shifts: Times, passed_s: Times) -> Times:
+    """The shifts without damaged times: pieces far off the line, behind which it goes on as if they were on it."""
+    found = shifts.copy()
+    piece = 1
+    while piece < len(shifts):
+        back = piece
+        if abs(shifts[piece] - found[piece - 1]) > JITTER_S:
+            end = int(np.searchsorted(passed_s, passed_s[piece] + STRAYS_LAST_S, side="right"))
+            on_line = np.flatnonzero(np.abs(shifts[piece:end] - found[piece - 1]) <= STEP_S)
+            back = piece + int(on_line[0]) if len(on_line) else piece
+            found[piece:back] = found[piece - 1]
+        piece = back + 1
     return found
 
 

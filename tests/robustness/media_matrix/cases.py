@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.robustness.media_matrix import archives, inside, pictures, siblings, sounds, timelines, tracks, writers
+from tests.robustness.media_matrix import (
+    archives,
+    forms,
+    inside,
+    pictures,
+    siblings,
+    sounds,
+    stamps,
+    timelines,
+    tracks,
+    writers,
+)
 from tests.robustness.media_matrix.made_of import Builder
 
 
 def cases() -> Iterator[tuple[str, Builder]]:
     """All of them: (name, builder)."""
-    modules = (timelines, sounds, tracks, pictures, writers, siblings, archives, inside)
+    modules = (timelines, sounds, tracks, pictures, writers, siblings, archives, inside, stamps, forms)
     for make_cases in (case for module in modules for case in module.CASES):
         yield from make_cases()

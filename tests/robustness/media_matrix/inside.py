@@ -168,6 +168,16 @@ def _avi_holes() -> Iterator[tuple[str, Builder]]:
                 builder = _alone(builder)
             yield f"a hole of {named} avi, {name}", builder
 
+    def paletted(source: Path, folder: Path) -> tuple[Path, Right]:
+        """Read from its beginning for the palette's sake, so that what lies behind the hole comes too early."""
+        palette = "format=rgb24,split[a][b];[a]palettegen[p];[b][p]paletteuse"
+        path, _ = hole(False, "-vf", palette, "-c:v", "rawvideo", "-pix_fmt", "pal8", "-c:a", "pcm_s16le")(
+            source, folder
+        )
+        return path, Right((LONG,), skip=((6.9, 99),), notes=("is damaged from 5.2 to 7.0 s",), **LOST)  # type: ignore[arg-type]
+
+    yield "a hole in an avi with a palette", paletted
+
 
 def _alone(builder: Builder) -> Builder:
     from dataclasses import replace
@@ -210,6 +220,27 @@ def _unread() -> Iterator[tuple[str, Builder]]:
         for other in ("mp4", "mkv", "wav", "ts", "flac"):
             if other != suffix:
                 yield f"{other} behind {suffix}", behind(suffix, other)
+
+    bare = {**own, "mp3": (*own["mp3"], "-write_xing", 0, "-id3v2_version", 0)}
+
+    def frames_behind(suffix: str, other: str) -> Builder:
+        """Sound without a header."""
+
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            parts = [
+                cut(source, folder / f"{n}.{kind}", *span, *bare[kind])
+                for n, (kind, span) in enumerate(((suffix, A), (other, B)))
+            ]
+            least = 0.6 if suffix == "amr" else 0.94
+            right = Right((A,), sound_s=0.06, length_s=0.3, has="sound", notes=("behind",), correlation=least)
+            return joined(folder / f"all.{suffix}", *parts), right
+
+        return build
+
+    for suffix in ("flac", "mp3", "aac", "ac3", "eac3", "amr"):
+        for other in ("mp3", "aac", "ac3", "eac3", "amr"):
+            if other != suffix and {suffix, other} != {"ac3", "eac3"}:
+                yield f"bare {other} behind {suffix}", frames_behind(suffix, other)
 
     def empty(suffix: str, kind: str, *how: object) -> Builder:
         """A track that is announced and has no packets."""
