@@ -423,6 +423,7 @@ os.write(int(sys.argv[1]), b"ended\\n")
     told, tell = os.pipe()
     child, terminal = pty.fork()
     if not child:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever ignores it here, as `nohup` does
         os.set_inheritable(tell, True)
         os.environ["TMPDIR"] = str(tmp_path)
         os.execv(sys.executable, [sys.executable, "-c", program, str(tell)])
