@@ -58,7 +58,7 @@ def is_job_file(given: str) -> bool:
 
 def is_place(given: str) -> bool:
     """Whether a word names a place of results rather than a question."""
-    return is_s3(given) or is_job_file(given) or (given != "" and Path(given.removeprefix("file://")).is_dir())
+    return is_s3(given) or is_job_file(given) or (given != "" and _folder(given).is_dir())
 
 
 def find_results(given: str | None, endpoint_url: str | None = None, *, index_url: str | None = None) -> FoundResults:
@@ -76,6 +76,8 @@ def find_results(given: str | None, endpoint_url: str | None = None, *, index_ur
         overrides = {"storage.endpoint_url": endpoint_url, "index_url": index_url}
         job = load_job(given, {name: value for name, value in overrides.items() if value is not None})
         return FoundResults(job.output, job.storage, job)
-    return FoundResults(
-        given.rstrip("/") if is_s3(given) else str(Path(given.removeprefix("file://")).absolute()), storage
-    )
+    return FoundResults(given.rstrip("/") if is_s3(given) else str(_folder(given).absolute()), storage)
+
+
+def _folder(given: str) -> Path:
+    return Path(given.removeprefix("file://"))

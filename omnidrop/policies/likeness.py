@@ -63,8 +63,8 @@ class Compared:
     scale: Tensor
     """() float32, see `scale`."""
     rounded: Tensor
-    """(m, D) in the features' own type: `unit` where a product of 8 bits will do, which takes half of the time on a CPU
-    and a tenth on a GPU."""
+    """(m, D) in the features' own type: `unit` where a product of 8 bits will do, which takes half of the time on a
+    CPU."""
 
     @classmethod
     def of(cls, features: Tensor, own: Tensor, is_kind: Tensor) -> Compared:

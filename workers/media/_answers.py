@@ -30,9 +30,8 @@ def info_of(fields: dict[str, Any], depth: int = 0) -> MediaInfo:
     subtitles = tuple(_subtitles(given) for given in fields.pop("subtitles"))
     info = MediaInfo(**fields, tags=tags, notes=notes, tracks=tracks, chapters=chapters, subtitles=subtitles)
     times = (info.duration_s, info.start_s, info.video_end_s, info.audio_end_s, info.lag_s)
-    if not (info.container in DEMUXERS and info.duration_s > 0 and all(map(_is_number, times)) and info.lag_s >= 0) or (
-        info.has_damaged_times not in (False, True)
-    ):
+    are_typed = all(map(_is_number, times)) and isinstance(info.has_damaged_times, bool)
+    if not (info.container in DEMUXERS and info.duration_s > 0 and are_typed and info.lag_s >= 0):
         raise ValueError(f"not a media description: {fields!r}"[:300])
     for track in tracks:
         sizes = (track.width, track.height, track.sample_rate, track.channels)
