@@ -5,8 +5,9 @@ Promises: exact integer arithmetic from row counts, by one stated convention. Kn
 The convention: 2 FLOPs per multiply-add. A decoder layer with S rows costs
 `4 S D Dq + 4 S D Dkv + 4 S^2 Dq / 2 + 6 S D I` for model width D, query width Dq (heads x head size; it may differ from
 D), key-value width Dkv and MLP width I; the attention term is halved because it is causal. A token that is only
-read costs `4 D Dkv` and its pairs with the rows that read it. In a mixture I is the active experts' width and the
-router is added. The LM head counts only at the positions where it is computed. Norms, rotary embedding, softmax,
+read costs `4 D Dkv` and its pairs with the rows that read it. In the last layer, pruned or not, that is every row but
+those that answers are read from. In a mixture I is the active experts' width and the router is added. The LM head
+counts only at the positions where it is computed. Norms, rotary embedding, softmax,
 sorting and the distances between tokens before the decoder are not counted (with those of video tokens to up to 1,024
 others about 0.6 % of a pruned prefill at 3B shape, several percent in the embedded model).
 Encoders, selection and decoding are counted apart. The dense ways encode every clip once and whole: what a run spares
@@ -33,7 +34,14 @@ class LayerWork:
     guiding_rows: int = 0
     """Rows whose attention weights were computed once more for selection."""
     read_rows: int = 0
-    """Of tokens left out that suffix rows read: keys and values alone."""
+    """Of the clip, those that suffix rows read and that are not computed: keys and values alone."""
+    suffix_read_rows: int = 0
+    """Of the suffix, the same."""
+
+    def as_last(self, reads: int, pairs: float) -> LayerWork:
+        """The same rows in the last layer, which is computed for the `reads` suffix rows that answers are read from;
+        `pairs` of these among the suffix's rows."""
+        return LayerWork(0, reads, pairs, 0, self.seen_rows, self.suffix_rows - reads)
 
     @property
     def rows(self) -> int:
@@ -48,7 +56,7 @@ class LayerWork:
     @property
     def cached_rows(self) -> int:
         """Rows with keys and values."""
-        return self.seen_rows + self.suffix_rows
+        return self.seen_rows + self.suffix_rows + self.suffix_read_rows
 
     @property
     def pairs(self) -> float:
@@ -125,7 +133,9 @@ class Widths:
 def prefill_flops(widths: Widths, work: Sequence[LayerWork], reads: int, first_layer: int = 0) -> int:
     """Decoder layers from `first_layer` on, and the LM head at `reads` positions."""
     layers = sum(
-        widths.linear_flops(layer, w.rows) + widths.read_flops(w.read_rows) + widths.attention_flops(w.pairs)
+        widths.linear_flops(layer, w.rows)
+        + widths.read_flops(w.read_rows + w.suffix_read_rows)
+        + widths.attention_flops(w.pairs)
         for layer, w in enumerate(work, start=first_layer)
     )
     return layers + widths.head_flops(reads)
@@ -160,7 +170,9 @@ class QuestionRows:
     pairs: float
     """Query-key pairs among them."""
     reads: int
-    """Positions where the LM head is computed."""
+    """Positions where the LM head is computed, and with it all of the last layer."""
+    read_pairs: float
+    """Query-key pairs of these with rows of the question."""
     question_rows: int
     """Without options: what decoding continues."""
     steps: int
@@ -169,7 +181,7 @@ class QuestionRows:
 
 def dense(widths: Widths, prefix_rows: int, questions: Sequence[QuestionRows], encoder_flops: int) -> PassCost:
     """Every question prefilled alone over the whole clip; one cache at a time, the largest is stated."""
-    works = [[LayerWork(prefix_rows, q.rows, q.pairs)] * widths.layers for q in questions]
+    works = [_unpruned(widths, prefix_rows, [question]) for question in questions]
     return PassCost(
         tokens=sum(prefix_rows + q.rows for q in questions),
         prefill_flops=sum(prefill_flops(widths, w, q.reads) for w, q in zip(works, questions, strict=True)),
@@ -194,15 +206,21 @@ def after_each_other(passes: Sequence[PassCost]) -> PassCost:
 
 def dense_shared(widths: Widths, prefix_rows: int, questions: Sequence[QuestionRows], encoder_flops: int) -> PassCost:
     """The clip prefilled once, its cache reused by every question."""
-    work = [LayerWork(prefix_rows, sum(q.rows for q in questions), sum(q.pairs for q in questions))] * widths.layers
+    work = _unpruned(widths, prefix_rows, questions)
     return PassCost(
-        tokens=work[0].rows,
+        tokens=prefix_rows + sum(q.rows for q in questions),
         prefill_flops=prefill_flops(widths, work, sum(q.reads for q in questions)),
         selection_flops=0,
         encoder_flops=encoder_flops,
         decode_flops=_decoding(widths, prefix_rows, questions),
         kv_bytes=cache_bytes(widths, work),
     )
+
+
+def _unpruned(widths: Widths, prefix_rows: int, questions: Sequence[QuestionRows]) -> list[LayerWork]:
+    every = LayerWork(prefix_rows, sum(q.rows for q in questions), sum(q.pairs for q in questions))
+    last = every.as_last(sum(q.reads for q in questions), sum(q.read_pairs for q in questions))
+    return [every] * (widths.layers - 1) + [last]
 
 
 def _decoding(widths: Widths, prefix_rows: int, questions: Sequence[QuestionRows]) -> int:

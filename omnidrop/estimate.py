@@ -168,12 +168,13 @@ class Estimator:
         policy, words, last = pruning.build(), len(rows.guiding), len(rows.last)
         guiding = {"nothing": 0, "states": 0, "question": words + last, "words": words, "last": last}[policy.guide]
         read = read_of(clip.count, policy, schedule)
-        return [
+        work = [
             cost.LayerWork(
                 clip.text + entering, rows.count, rows.pairs, guiding if schedule.drops_after(layer) else 0, read
             )
             for layer, entering in enumerate(schedule.entering)
         ]
+        return [*work[:-1], work[-1].as_last(rows.reads[-1], rows.read_pairs)]
 
 
 def _question_rows(one: Asked) -> cost.QuestionRows:
@@ -181,4 +182,4 @@ def _question_rows(one: Asked) -> cost.QuestionRows:
     answer = one.question.answer
     # The first token comes from the prefill.
     steps = answer.max_tokens - 1 if isinstance(answer, Written) else 0
-    return cost.QuestionRows(rows.count, rows.pairs, rows.reads[-1], len(one.ids), steps)
+    return cost.QuestionRows(rows.count, rows.pairs, rows.reads[-1], rows.read_pairs, len(one.ids), steps)

@@ -340,7 +340,8 @@ class OmniModel:
         rows = []
         for number, one in enumerate(asked):
             alone = question_rows.arrange([one])
-            rows.append(cost.QuestionRows(alone.count, alone.pairs, alone.reads[-1], len(one.ids), steps[number]))
+            reads = alone.reads[-1], alone.read_pairs
+            rows.append(cost.QuestionRows(alone.count, alone.pairs, *reads, len(one.ids), steps[number]))
         as_run = PassCost(
             tokens=sum(one.work[0].rows for one in passes if one.first_layer == 0),
             prefill_flops=sum(cost.prefill_flops(widths, one.work, one.reads, one.first_layer) for one in passes),

@@ -45,6 +45,7 @@ def flops(schedule: Schedule, questions: int, *, together: bool) -> int:
         cost.LayerWork(TEXT + entering, rows, pairs, rows if schedule.drops_after(layer) else 0, read)
         for layer, entering in enumerate(schedule.entering)
     ]
+    work[-1] = work[-1].as_last(count, count * (QUESTION - 0.5))
     once = cost.prefill_flops(WIDTHS, work, count) + cost.selection_flops(WIDTHS, work)
     return once if together else questions * once
 

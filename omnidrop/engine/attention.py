@@ -126,6 +126,29 @@ class Left:
     """(Q, n), where the state records it."""
 
 
+def branches(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: Tensor,
+    scaling: float,
+    looked: cpu_attention.Looked | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """(B, H, R, d) over (B, Hkv, K, d): `visible` (R, T) bool says which of the last T keys a row sees; all see those
+    before -> (B, H, R, d). And what is `looked` at, where the kernel has it anyway."""
+    if cpu_attention.is_faster(query):
+        return cpu_attention.branches(query, key, value, ~visible, scaling, looked)
+    # Lower-right alignment written out: with `is_causal` and more keys than queries, SDPA aligns upper-left. The heads
+    # of a group stand as rows of one query, because SDPA with a mask and grouped heads falls back to its slowest kernel
+    # on CUDA.
+    clips, heads, rows, width = query.shape
+    kv = key.shape[1]
+    seen = F.pad(visible, (key.shape[2] - visible.shape[1], 0), value=True).repeat(heads // kv, 1)
+    folded = query.reshape(clips, kv, heads // kv * rows, width)
+    answer = F.scaled_dot_product_attention(folded, key, value, attn_mask=seen, scale=scaling)
+    return answer.reshape(clips, heads, rows, width), None
+
+
 class PrefillAttention:
     """Attention of one layer in a packed prefill of B clips that have the same questions and as many rows."""
 
@@ -145,30 +168,19 @@ class PrefillAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         packed, rows = self.states[0].packed, self.states[0].alive.shape[0]
-        suffix = packed.rows
-        clips, heads, _, width = query.shape
-        kv = key.shape[1]
+        suffix, grouped = packed.rows, query.shape[1] != key.shape[1]
         parts = (query[:, :, :rows], key[:, :, :rows], value[:, :, :rows])
         if self.read is not None:
             key, value = (torch.cat(both, dim=2) for both in zip(self.read, (key, value), strict=True))
-        seen_rows = key.shape[2] - suffix
-        received: Tensor | None = None
         if cpu_attention.is_faster(query):
             prefix = cpu_attention.causal(*parts, scaling)
-            of_suffix = (query[:, :, rows:], key, value, ~packed.visible)
-            answer, received = cpu_attention.branches(*of_suffix, scaling, self._looked(rows, suffix))
         else:
-            prefix = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scaling, enable_gqa=heads != kv)
-            # Lower-right alignment written out: every suffix row sees the whole prefix, what else is read, and its own
-            # branch. With `is_causal` and more keys than queries, SDPA aligns upper-left. The heads of a group stand as
-            # rows of one query, because SDPA with a mask and grouped heads falls back to its slowest kernel on CUDA.
-            seen = F.pad(packed.visible, (seen_rows, 0), value=True).repeat(heads // kv, 1)
-            folded = query[:, :, rows:].reshape(clips, kv, heads // kv * suffix, width)
-            answer = F.scaled_dot_product_attention(folded, key, value, attn_mask=seen, scale=scaling)
-            answer = answer.reshape(clips, heads, suffix, width)
+            prefix = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scaling, enable_gqa=grouped)
+        looked = self._looked(rows, suffix)
+        answer, received = branches(query[:, :, rows:], key, value, packed.visible, scaling, looked)
         # One clip after another: few rows guide, and their weights over all keys are what would take memory.
-        known = (None,) * clips if received is None else received.unbind()
-        each = zip(range(clips), query, key, value, known, strict=True)
+        known = (None,) * len(self.states) if received is None else received.unbind()
+        each = zip(range(len(self.states)), query, key, value, known, strict=True)
         self.left = [self._leave(*one, scaling=scaling) for one in each]
         return torch.cat((prefix, answer), dim=2).transpose(1, 2)
 

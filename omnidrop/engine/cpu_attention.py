@@ -44,7 +44,7 @@ class Looked:
 def branches(
     query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scaling: float, looked: Looked | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """(B, H, M, d) over (B, Hkv, K, d): `hidden` (M, M) bool says which of the last M keys a row does not see; all see
+    """(B, H, M, d) over (B, Hkv, K, d): `hidden` (M, T) bool says which of the last T keys a row does not see; all see
     those before -> (B, H, M, d).
 
     And (B, Q, K - first) float32, where it is looked at: what each of these keys receives from each question, mean over
@@ -64,7 +64,7 @@ def _in_blocks(
     looked: Looked | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     clips, heads, rows, width = query.shape
-    kv, before = key.shape[1], key.shape[2] - rows
+    kv, before = key.shape[1], key.shape[2] - hidden.shape[1]
     groups = heads // kv
     step = max(64, ROWS // groups)
     out = torch.empty((clips, rows, kv, groups, width), dtype=query.dtype)
@@ -74,7 +74,7 @@ def _in_blocks(
     none = query.new_empty(1)
     for start in range(0, rows, step):
         end = min(start + step, rows)
-        count = before + (end if is_causal else rows)
+        count = before + end if is_causal else key.shape[2]
         own = hidden[start:end, start if is_causal else 0 : count - before]
         for clip in range(clips):
             for head in range(kv):

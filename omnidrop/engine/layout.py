@@ -31,6 +31,8 @@ class Packed:
     """Q + 1 row numbers: question i has the rows starts[i] to starts[i + 1]."""
     read: Tensor
     """(R,) int64: the rows whose logits are needed, question by question."""
+    unread: Tensor
+    """(M - R,) int64: all others."""
     reads: tuple[int, ...]
     """Q + 1 numbers: question i's reads are reads[i] to reads[i + 1], its last question row first."""
     guiding: Tensor
@@ -41,6 +43,8 @@ class Packed:
     """(Q,) int64: each question's last row, before its options."""
     pairs: float
     """Query-key pairs among these rows, a row's own key counted half: the causal convention of `cost.py`."""
+    read_pairs: float
+    """Of these, those of the rows in `read`."""
 
     @property
     def rows(self) -> int:
@@ -60,9 +64,11 @@ def pack(prefix: Prefix, asked: Sequence[Asked]) -> Packed:
         visible=torch.from_numpy(rows.visible).to(device),
         starts=rows.starts,
         read=torch.as_tensor(rows.read, dtype=torch.int64).to(device),
+        unread=torch.as_tensor(rows.unread, dtype=torch.int64).to(device),
         reads=rows.reads,
         guiding=torch.as_tensor(rows.guiding, dtype=torch.int64).to(device),
         guiding_owner=torch.from_numpy(rows.guiding_owner).to(device),
         last=torch.as_tensor(rows.last, dtype=torch.int64).to(device),
         pairs=rows.pairs,
+        read_pairs=rows.read_pairs,
     )

@@ -18,9 +18,10 @@ from torch import Tensor
 from omnidrop.cost import LayerWork
 from omnidrop.engine.attention import Guiding, PrefillAttention
 from omnidrop.engine.importance import aggregate
+from omnidrop.engine.last_layer import run_last_layer
 from omnidrop.engine.layout import Packed
 from omnidrop.engine.left_out import LeftOut
-from omnidrop.engine.state import ClipTokens, LayerCache, State
+from omnidrop.engine.state import ClipTokens, LayerCache, State, together
 from omnidrop.models.base import Adapter
 from omnidrop.policies.base import JoinsInside, LayerTokens, Policy, ReadsLeftOut
 from omnidrop.policies.schedule import Schedule
@@ -104,7 +105,10 @@ def advance(adapter: Adapter, states: Sequence[State], until: int) -> None:
         if layer and states[0].schedule.drops_after(layer - 1):
             for state in states:
                 drop(state)
-        _run_layer(adapter, states, layer)
+        if layer == len(adapter.layers) - 1:
+            run_last_layer(adapter, states)
+        else:
+            _run_layer(adapter, states, layer)
 
 
 def _run_layer(adapter: Adapter, states: Sequence[State], layer: int) -> None:
@@ -112,13 +116,8 @@ def _run_layer(adapter: Adapter, states: Sequence[State], layer: int) -> None:
     prunes = states[0].schedule.drops_after(layer)
     guides = [Guiding.of(s, at) if prunes else None for s, at in zip(states, columns, strict=True)]
     attend = PrefillAttention(states, guides, columns, _read(adapter, states, layer))
-    cos, sin = zip(*(state.rotary for state in states), strict=True)
-    hidden = adapter.layers[layer](
-        _together([state.hidden for state in states]),
-        attention_mask=None,
-        position_embeddings=(_together(cos), _together(sin)),
-        omnidrop=attend,
-    )
+    hidden, cos, sin = together([(state.hidden, *state.rotary) for state in states])
+    hidden = adapter.layers[layer](hidden, attention_mask=None, position_embeddings=(cos, sin), omnidrop=attend)
     for number, (state, guide, left) in enumerate(zip(states, guides, attend.left, strict=True)):
         rows, packed, deepstack = state.alive.shape[0], state.packed, state.deepstack
         before, state.hidden = state.hidden, hidden[number : number + 1]
@@ -143,13 +142,8 @@ def _read(adapter: Adapter, states: Sequence[State], layer: int) -> tuple[Tensor
     left_out = [state.left_out for state in states if state.left_out is not None]
     if not left_out:
         return None
-    cos, sin = zip(*(one.rotary for one in left_out), strict=True)
-    return adapter.keys_and_values(layer, _together([one.hidden for one in left_out]), (_together(cos), _together(sin)))
-
-
-def _together(of_states: Sequence[Tensor]) -> Tensor:
-    """(1, ...) each -> (B, ...). A layer's work is thousands of times that of copying its rows."""
-    return of_states[0] if len(of_states) == 1 else torch.cat(tuple(of_states))
+    hidden, cos, sin = together([(one.hidden, *one.rotary) for one in left_out])
+    return adapter.keys_and_values(layer, hidden, (cos, sin))
 
 
 def drop(state: State) -> None:
@@ -250,6 +244,6 @@ def split(state: State, question: int, alone: Packed) -> State:
 
 def logits(adapter: Adapter, states: Sequence[State]) -> list[Tensor]:
     """Per state (R, vocabulary) float32 at the rows the answers are read from, and nowhere else."""
-    rows = [state.hidden[0].index_select(0, state.packed.read + state.alive.shape[0]) for state in states]
-    scores: Tensor = adapter.lm_head(adapter.norm(_together(rows)))
-    return list(scores.float().chunk(len(states)))
+    (hidden,) = together([(state.hidden,) for state in states])
+    scores: Tensor = adapter.lm_head(adapter.norm(hidden))
+    return list(scores.float().unbind())

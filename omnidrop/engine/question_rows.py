@@ -107,6 +107,16 @@ class Rows:
         """Query-key pairs among these rows, a row's own key counted half: the causal convention of `cost.py`."""
         return float(self.visible.sum()) - len(self.ids) / 2
 
+    @property
+    def read_pairs(self) -> float:
+        """Of these pairs, those of the rows whose logits are needed."""
+        return float(self.visible[list(self.read)].sum()) - len(self.read) / 2
+
+    @property
+    def unread(self) -> tuple[int, ...]:
+        """The rows whose logits are not needed."""
+        return tuple(sorted(set(range(self.count)) - set(self.read)))
+
 
 def fixed_words(words: Words) -> tuple[int, int]:
     """How many tokens of every question's ids are the chat template's: (at the beginning, at the end)."""

@@ -6,6 +6,7 @@ nothing about how layers are run or what attends to what.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -100,7 +101,7 @@ class State:
     schedule: Schedule
     guidance: Guidance
     hidden: Tensor
-    """(1, P + M, D)."""
+    """(1, P + M, D); behind the last layer (1, R, D), the rows that answers are read from."""
     rotary: tuple[Tensor, Tensor]
     """cos and sin, (1, P + M, d) each."""
     alive: Tensor
@@ -133,3 +134,8 @@ class State:
     def read(self) -> int:
         """L, how many tokens are read and did not enter."""
         return self.left_out.count if self.left_out else 0
+
+
+def together(of_states: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """(1, ...) each -> (B, ...). A layer's work is thousands of times that of copying its rows."""
+    return of_states[0] if len(of_states) == 1 else tuple(torch.cat(parts) for parts in zip(*of_states, strict=True))

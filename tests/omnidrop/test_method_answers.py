@@ -195,6 +195,12 @@ def test_flops_of_one_layer_counted_by_hand() -> None:
     assert cost.prefill_flops(widths, [reads], 0) == projections + 6 * 480 + extra + 4 * pairs * 12
     assert cost.selection_flops(widths, [reads]) == 2 * 2 * 11 * 12
     assert cost.cache_bytes(widths, [reads]) == 11 * 2 * 4 * 2
+    # As the last layer, one row of two computed: it sees the clip's 3, what is left out, and of its question 1.5.
+    last = work.as_last(reads=1, pairs=1.5)
+    alone = (3 + 2) * 2 * (8 * 4 + 8 * 4)
+    assert cost.prefill_flops(widths, [last], 0) == projections // 6 + 480 + alone + 4 * (3 + 1.5) * 12
+    assert cost.cache_bytes(widths, [last]) == cost.cache_bytes(widths, [work])
+    assert (last.seen_rows, reads.as_last(1, 1.5).seen_rows) == (3, 3 + 5)
     # Two decoded rows see 3 + 4 rows and half of themselves: (3 + 4) + (3 + 5), minus half each.
     assert cost.decode_flops(widths, [3], 4, 2) == widths.linear_flops(0, 2) + 4 * 12 * 16 + 2 * 2 * 8 * 20
 
@@ -227,9 +233,9 @@ def test_linear_flops_are_those_pytorch_counts(
     widths = loaded.model.widths
     linear = sum(widths.linear_flops(layer, w.rows) for layer, w in enumerate(done.work))
     linear += widths.head_flops(done.state.packed.reads[-1])
-    assert done.state.read == done.work[-1].read_rows
+    assert done.state.read == done.work[0].read_rows
     assert (done.state.read > 0) == reads
-    linear += sum(widths.read_flops(w.read_rows) for w in done.work)
+    linear += sum(widths.read_flops(w.read_rows + w.suffix_read_rows) for w in done.work)
     selection = cost.selection_flops(widths, done.work)
     # Averaging the guiding rows into questions is a product, too, and the one thing the convention leaves out.
     averaging = sum(

@@ -193,7 +193,7 @@ def test_caches_hold_what_entered_each_layer_and_what_is_read(loaded: Loaded, se
     schedule, text = done.state.schedule, loaded.clip.text
     read = schedule.total - schedule.entering[0] if done.state.left_out else 0
     for layer, cache in enumerate(done.state.caches):
-        assert schedule.entering[layer] + text == done.work[layer].prefix_rows
+        assert schedule.entering[layer] + text + read == done.work[layer].seen_rows
         assert cache.prefix_keys.shape[1] == schedule.entering[layer] + text + read
         assert cache.suffix_keys.shape[1] == done.state.packed.rows
     held = sum(cache.nbytes for cache in done.state.caches)
