@@ -45,7 +45,7 @@ QUESTIONS = 8
 RATIOS = (0.3, 0.2, 0.1)
 SHARES = (1.0, 0.5, 0.35)
 GOALS = {"7b": 0.25, "3b": 0.29}
-"""At 20 % kept and a share of 0.35, whatever the content."""
+"""At 20 % kept and a share of 0.35, whatever the content, to two digits."""
 SLIDES_GOAL = 0.2
 """The same on slides, at both shapes."""
 PAGES, NOISE = 4, 1.5

@@ -108,10 +108,11 @@ def advance(adapter: Adapter, states: Sequence[State], until: int) -> None:
         if layer == len(adapter.layers) - 1:
             run_last_layer(adapter, states)
         else:
-            _run_layer(adapter, states, layer)
+            run_layer(adapter, states, layer)
 
 
-def _run_layer(adapter: Adapter, states: Sequence[State], layer: int) -> None:
+def run_layer(adapter: Adapter, states: Sequence[State], layer: int) -> None:
+    """Run all of one layer; `advance` does so with every one but the last."""
     columns = [state.places for state in states]
     prunes = states[0].schedule.drops_after(layer)
     guides = [Guiding.of(s, at) if prunes else None for s, at in zip(states, columns, strict=True)]

@@ -62,7 +62,7 @@ def _band(tokens: AudioVisual, compared: likeness.Compared, *, rare: bool) -> Ba
     places, unit, of = compared.places, compared.unit, compared.scale
     weight = torch.ones(places.shape[0], device=unit.device)
     if rare:
-        weight = likeness.surprisal(compared.rounded, of) + likeness.USUAL
+        weight = likeness.surprisal(unit, of) + likeness.USUAL
     weight = weight / weight.mean()
     seconds = tokens.seconds[places]
     window = torch.div(seconds, WINDOW_S, rounding_mode="floor").long()
@@ -105,11 +105,11 @@ def _kernel(unit: Tensor, when: Tensor, scale: Tensor) -> Tensor:
     """K (W, M, (2 REACH + 1) M) of a window's tokens and those of the windows around it; `unit` (W, M, D), `when`
     (W, M) in seconds."""
     count, widest = when.shape
-    table = unit.new_zeros(count, widest, 2 * REACH + 1, widest)
+    table = when.new_zeros(count, widest, 2 * REACH + 1, widest)
     for lag in range(min(REACH, count - 1) + 1):
         here, there = slice(count - lag), slice(lag, count)
         # In place: one such table is tens of megabytes, and on a CPU a new one costs more than what is done with it.
-        alike = (unit[here] @ unit[there].transpose(1, 2)).div_(scale).clamp_max_(1.0)
+        alike = (unit[here] @ unit[there].transpose(1, 2)).float().div_(scale).clamp_max_(1.0)
         apart = (when[here, :, None] - when[there, None, :]).abs_()
         onwards = likeness.log_kernel_(alike, apart).exp_()
         table[here, :, REACH + lag] = onwards

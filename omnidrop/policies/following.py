@@ -30,7 +30,7 @@ def best_covering(tokens: AudioVisual, index: Tensor) -> Tensor:
         if not numbers.numel() or not targets.numel():
             continue
         compared = tokens.compared[kind]
-        unit, rank = compared.rounded, compared.rank
+        unit, rank = compared.unit, compared.rank
         of_targets, there = unit[rank[targets]], tokens.seconds[targets]
         for block in torch.split(numbers, BLOCK):
             sources = left[block]

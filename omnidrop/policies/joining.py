@@ -45,7 +45,8 @@ def by_likeness(tokens: AudioVisual, index: Tensor) -> Joined:
         near = torch.nonzero((there >= at[block].amin() - REACH_S) & (there <= at[block].amax() + REACH_S)).flatten()
         if not near.numel():
             continue
-        alike = (unit[rank[sources[block]]] @ unit[rank[index[targets[near]]]].T).div_(compared.scale)
+        alike = (unit[rank[sources[block]]] @ unit[rank[index[targets[near]]]].T).float()
+        alike.div_(compared.scale)
         far = (at[block][:, None] - there[near][None]).abs() > REACH_S + 1e-3
         best[block], nearest = alike.masked_fill_(far, -1.0).clamp_max_(1.0).max(dim=1)
         to[block] = targets[near[nearest]]

@@ -35,7 +35,7 @@ def sampled(features: Tensor, most: int = MOST_SAMPLED) -> Tensor:
 
 
 def scale(unit: Tensor) -> Tensor:
-    """() float32: the cosine of tokens of one kind, at most 1; `unit` (n, D) has rows of length 1.
+    """() float32: the cosine of tokens of one kind, at most 1; `unit` (n, D) of any type has rows of length 1.
 
     The median over tokens of the mean cosine to their nearest NEAREST, at least LEAST_SCALE. Noise of relative strength
     s divides every cosine by 1 + s^2 (Spearman's correction for attenuation divides it out again).
@@ -44,7 +44,7 @@ def scale(unit: Tensor) -> Tensor:
     others = some.shape[0] - 1
     if others < 1:
         return torch.ones((), device=unit.device)
-    cosine = some @ some.T
+    cosine = (some @ some.T).float()
     cosine.fill_diagonal_(-1.0)
     nearest = torch.topk(cosine, max(1, round(NEAREST * others)), dim=1).values
     return nearest.mean(dim=1).median().clamp(LEAST_SCALE, 1.0)
@@ -59,12 +59,9 @@ class Compared:
     rank: Tensor
     """(n,) int64: of each of these tokens, its number among the m."""
     unit: Tensor
-    """(m, D) float32: features with length 1."""
+    """(m, D) in the features' own type: with length 1."""
     scale: Tensor
     """() float32, see `scale`."""
-    rounded: Tensor
-    """(m, D) in the features' own type: `unit` where a product of 8 bits will do, which takes half of the time on a
-    CPU."""
 
     @classmethod
     def of(cls, features: Tensor, own: Tensor, is_kind: Tensor) -> Compared:
@@ -72,15 +69,15 @@ class Compared:
         places = torch.nonzero(is_kind).flatten()
         rank = torch.cumsum(is_kind, 0) - 1
         unit, of = unit_and_scale(features[places], own[places])
-        return cls(places, rank, unit, of, unit.to(features.dtype))
+        return cls(places, rank, unit, of)
 
 
 def unit_and_scale(features: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`features` (n, D) as float32 rows of length 1, and their scale, by those that are not copies: `own` (n,) bool.
+    """`features` (n, D) as rows of length 1, and their scale, by those that are not copies: `own` (n,) bool.
 
     Copies are equal, however noisy features are: with what stands still among them the scale would be 1.
     """
-    unit = functional.normalize(features.float(), dim=-1)
+    unit = functional.normalize(features.float(), dim=-1).to(features.dtype)
     return unit, scale(unit if own is None else unit[own])
 
 

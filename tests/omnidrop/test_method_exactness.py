@@ -52,6 +52,31 @@ def test_option_rows_read_as_a_prompt_that_goes_on_with_the_option(loaded: Loade
     assert checked > 3
 
 
+@pytest.mark.parametrize("ratio", [1.0, 0.4])
+def test_the_last_layer_leaves_what_the_whole_layer_leaves(loaded: Loaded, ratio: float) -> None:
+    """Its caches, what is read from it, and what is recorded of it; all layers but that are run twice alike."""
+    last, policy = len(loaded.adapter.layers) - 1, policies.named("omnidrop")
+    schedule = policy.plan(loaded.clip.av, last + 1, ratio)
+    packed = layout.pack(loaded.prefix, loaded.asked)
+    with torch.inference_mode(), own_attention(loaded.adapter):
+        part, whole = (
+            [prefill.begin(loaded.adapter, loaded.clip, packed, policy, schedule, "max", watch=True)] for _ in range(2)
+        )
+        prefill.advance(loaded.adapter, part, last + 1)
+        prefill.advance(loaded.adapter, whole, last)
+        if schedule.drops_after(last - 1):
+            prefill.drop(whole[0])
+        prefill.run_layer(loaded.adapter, whole, last)
+    (part,), (whole,) = part, whole
+    same(part.hidden, whole.hidden.index_select(1, packed.read + whole.alive.shape[0]))
+    for name in ("prefix_keys", "prefix_values", "suffix_keys", "suffix_values"):
+        same(getattr(part.caches[last], name), getattr(whole.caches[last], name))
+    assert part.watched is not None
+    assert whole.watched is not None
+    assert len(part.watched) == len(whole.watched) == last + 1
+    same(part.watched[last], whole.watched[last])
+
+
 def test_the_order_of_the_questions_changes_nothing_without_pruning(loaded: Loaded) -> None:
     order = [3, 0, 4, 2, 1]
     given = by_question(loaded.run("dense_shared"))
