@@ -266,7 +266,7 @@ def targets(rows: Sequence[dict[str, Any]], decoding: dict[str, float]) -> list[
         return next(
             r
             for r in rows
-            if (r["mode"], r["asked_ratio"], r["questions"], r["read"]) == (mode, ratio, count, read)
+            if (r["mode"], r["asked_ratio"], r["questions"], r["read_left_out"]) == (mode, ratio, count, read)
             and r["policy"] in ("omnidrop", "none")
             and r["guidance"] == "max"
         )
@@ -349,7 +349,7 @@ def main() -> None:
             {
                 "mode": case.mode,
                 "policy": case.policy,
-                "read": case.read,
+                "read_left_out": case.read,
                 "questions": case.questions,
                 "seconds": got.seconds * times,
                 "flops": got.flops * times,

@@ -36,7 +36,7 @@ def test_every_row_runs_and_the_targets_find_theirs(bench: Bench) -> None:
             {
                 "mode": case.mode,
                 "policy": case.policy,
-                "read": case.read,
+                "read_left_out": case.read,
                 "questions": case.questions,
                 "seconds": got.seconds * times,
                 "flops": got.flops * times,
