@@ -142,7 +142,7 @@ def prefill_flops(widths: Widths, work: Sequence[LayerWork], reads: int, first_l
 
 
 def selection_flops(widths: Widths, work: Sequence[LayerWork]) -> int:
-    """Attention scores of the guiding rows, computed again over all keys (a CPU in bfloat16 has them from attention)."""
+    """Attention scores of the guiding rows, computed again over all keys; a CPU in bfloat16 has them from attention."""
     return sum(2 * w.guiding_rows * w.cached_rows * widths.query for w in work)
 
 
