@@ -180,13 +180,14 @@ def load_command(name: str, package: str = "jobs") -> typer.core.TyperCommand | 
     with uncollected():
         module = importlib.import_module(_module(name, package))
     is_folder = hasattr(module, "SUBCOMMANDS")
-    # Each example is a paragraph, because help joins the lines of a paragraph. Brackets are the user's, not markup.
-    examples = "\n\n".join(["Examples:", *(one.replace("[", r"\[") for one in getattr(module, "EXAMPLES", ()))])
+    # Each example is a paragraph, because help joins the lines of a paragraph.
+    examples = "\n\n".join(["Examples:", *getattr(module, "EXAMPLES", ())])
     single = typer.Typer(name=name, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     paragraphs = (inspect.getdoc(module if is_folder else module.command) or "").split("\n\n")
     shown: dict[str, Any] = {
-        "help": "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
-        "epilog": examples if hasattr(module, "EXAMPLES") else None,
+        # Brackets are words, not markup.
+        "help": "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs).replace("[", r"\["),
+        "epilog": examples.replace("[", r"\[") if hasattr(module, "EXAMPLES") else None,
     }
     if is_folder:
         single.callback(cls=_Folder, no_args_is_help=True, **shown)(lambda: None)

@@ -18,7 +18,6 @@ from jobs.index import summary_json
 from pipeline.asking.ask import ask
 from pipeline.config.job import StorageConfig, load_job
 from pipeline.runs.run import run_job
-from pipeline.tables.query import open_results, query
 from pipeline.toy_world import Truth
 from pipeline.toy_world.demo_archive import CLIP_S, FILES, TALK_ASKED, make_demo_archive, make_talk
 from pipeline.toy_world.fixed_set import right_answers
@@ -85,6 +84,8 @@ def command(
 
 def print_answers(output: str, truths: dict[str, Truth]) -> tuple[int, int]:
     """Some answers beside the truth; returns how many are right and of how many the truth is known."""
+    from pipeline.tables.query import open_results, query  # here, so that --help need not wait for DuckDB
+
     with open_results(output, StorageConfig()) as connection:
         found = query(
             connection,

@@ -23,6 +23,9 @@ EXAMPLES = (
     "omnidrop export results --find 'shapes >= 3' --to vtt",
 )
 
+MOST_ANSWERS = 4
+"""Of a moment, in the table: one of many clips may have as many sentences."""
+
 
 def command(
     what: Annotated[
@@ -45,8 +48,8 @@ def command(
 
     Several words must all occur in one answer, in any inflection (car finds cars). "Words in quotes" must be adjacent.
     A condition names a question and must fit its answer type. and, or, not and parentheses combine terms within a clip.
-    Adjacent clips are merged into one moment. A match in an answer about a whole video is the whole video. The best
-    match comes first.
+    Adjacent clips are merged into one moment, with the answers that match in any of them; "sure" is the lowest of their
+    probabilities. A match in an answer about a whole video is the whole video. The best match comes first.
     """
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.find.search import find
@@ -67,7 +70,9 @@ def command(
         for one in found:
             span = ("whole", "video") if one.is_whole else (clock(one.start_s), clock(one.end_s))
             sure = "" if one.probability is None else f"{100 * one.probability:.0f} %"
-            words = (one.media_key, *span, sure, "\n".join(one.answers))
+            more = len(one.answers) - MOST_ANSWERS
+            answers = [*one.answers[:MOST_ANSWERS], *([f"and {more} more"] if more > 0 else [])]
+            words = (one.media_key, *span, sure, "\n".join(answers))
             # Text, not markup: answers and file names are other people's words.
             table.add_row(*(Text("".join(c if c.isprintable() or c == "\n" else " " for c in word)) for word in words))
         if found:

@@ -103,7 +103,7 @@ def plan_lines(price: Price, pruning: PruningConfig) -> list[tuple[str, str]]:
         (
             "KV cache of the largest clip",
             f"{quantity(price.largest_clip_kv_bytes, 'B')} instead of "
-            f"{quantity(price.largest_clip_kv_bytes_dense_shared, 'B')}"
+            f"{quantity(price.largest_clip_kv_bytes_dense_shared, 'B')} ({price.dtype})"
             if todo
             else "-",
         ),

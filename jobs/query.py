@@ -86,7 +86,7 @@ def command(
         typer.Option(
             metavar="NAME",
             help="Job whose rows are queried, if the results hold several jobs.",
-            show_default="the job file's; of a folder, all",
+            show_default="the job file's; SQL may read all",
         ),
     ] = None,
     endpoint_url: EndpointUrl = None,
@@ -106,11 +106,13 @@ def command(
     from pipeline.tables.query import jobs_of, models_of, open_results, query, the_job
 
     found = find_results(place, endpoint_url)
-    with open_results(found.uri, found.storage, as_stored=text not in named_queries()) as connection:
+    is_named = text in named_queries()
+    with open_results(found.uri, found.storage, as_stored=not is_named) as connection:
         there = jobs_of(connection)
-        if job is None and found.job is not None and found.job.name in there:
+        if job is None and found.job is not None:
             job = found.job.name
-        if job is not None or precision is not None:
+        # A named query puts answers together by their question's id, which jobs may use for different questions.
+        if job is not None or precision is not None or (is_named and len(there) > 1):
             job = the_job(connection, found.uri, job)
         elif len(there) > 1:
             of = f"these are the rows of several jobs ({', '.join(there)})"

@@ -16,11 +16,12 @@ from rich.text import Text
 
 from jobs._shared.notes import note_toy_answers
 from jobs._shared.options import JsonFile, write_json
-from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_results
+from jobs._shared.results import EndpointUrl, FoundResults, JobName, Results, Videos, find_results
 from jobs._shared.terminal import PrintableConsole, say
 from jobs.cli import main
 from omnidrop.errors import UserError
 from omnidrop.models.checkpoints import EMBEDDED
+from pipeline.config.job import StorageConfig
 from pipeline.counted import counted
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def command(
                 return items, dict(rows)
 
             try:
-                server = ReviewServer(port, file, following, storage)
+                media_storage, anonymous = archive_of(place)
+                server = ReviewServer(port, file, following, media_storage, anonymous=anonymous)
             except OSError as error:
                 raise UserError(f"--port {port}: {error.strerror}; choose another port, or omit --port") from error
             stop = threading.Event()
@@ -130,6 +132,15 @@ def command(
         _show(drawn)
     write_json(json_file, {"labels": len(made), "curves": [_plain(one) for one in drawn]})
     say(f"{labels}: {counted(len(made), 'label')}", err=True)
+
+
+def archive_of(place: FoundResults) -> tuple[StorageConfig, bool]:
+    """How media in a bucket are reached, and whether without credentials: as the job's archive says, which may be on
+    another server than its output, and without a job file like the results."""
+    if place.job is None:
+        return place.storage, False
+    archive = place.job.archive
+    return place.storage.model_copy(update={"endpoint_url": archive.endpoint_url}), archive.anonymous
 
 
 def _open(url: str, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,9 @@ def command(
     password = _password(f"Password of {key}") if signing.is_encrypted(key) else ""
     place = find_results(results, endpoint_url)
     generation = signing.sign(open_store(place.uri, place.storage), key, password)
-    say(f"{place.uri}: generation {generation} is signed; check it with omnidrop verify --public-key")
+    check = f"omnidrop verify {shlex.quote(results or place.uri)} --public-key {shlex.quote(f'{key}.pub')}"
+    reach = f" --endpoint-url {shlex.quote(endpoint_url)}" if endpoint_url else ""
+    say(f"{place.uri}: generation {generation} is signed; check it with {check}{reach}")
 
 
 def _password(prompt: str, *, is_new: bool = False) -> str:

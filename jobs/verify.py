@@ -110,7 +110,7 @@ def _print(report: Report) -> None:
         return
     total = sum(count for _, _, count in report.counts)
     kinds = ", ".join(f"{part} {kind} {count}" for part, kind, count in report.counts)
-    console.print(f"[red]{total} problems[/]: {kinds}")
+    console.print(f"[red]{counted(total, 'problem')}[/]: {kinds}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from pipeline.config.idle_settings import idle_settings
 from pipeline.config.job import JobConfig
 from pipeline.config.locations import is_s3
 from pipeline.config.worker_settings import decode_settings
+from pipeline.counted import counted
 from pipeline.index.database import (
     GRANT,
     IndexMissing,
@@ -123,7 +124,7 @@ def _question_set(job: JobConfig, found: _Found) -> str:
     values = found.question_set.values(job.variables)
     given = ", ".join(f"{name}={value}" for name, value in values.items())
     asked, whole = len(found.question_set.questions), len(found.question_set.whole)
-    count = f"{asked} questions" + (f", and {whole} about whole videos" if whole else "")
+    count = counted(asked, "question") + (f", and {whole} about whole videos" if whole else "")
     said = f"{found.question_set.name} {found.question_set.version}: {count}{f'; {given}' if given else ''}"
     idle = idle_settings(job, reads_context=bool(found.question_set.context_names))
     return "; but ".join((said, *found.question_set.warnings, *idle))
@@ -142,7 +143,7 @@ def _archive(job: JobConfig, found: _Found) -> str:
         if len(first) < MEDIA_TRIED or (not is_aside and is_named_aside(first[-1].key)):
             first = sorted([*first, media], key=lambda one: is_named_aside(one.key))[:MEDIA_TRIED]
     found.media = tuple(first)
-    parts = [f"{job.archive.uri}: {files} files, begins with {first[0].key}"]
+    parts = [f"{job.archive.uri}: {counted(files, 'file')}, begins with {first[0].key}"]
     parts += [
         f"{beside} of them have names like subtitles or other sidecars; plan and index check their content"
     ] * bool(beside)

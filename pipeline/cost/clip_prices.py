@@ -17,6 +17,7 @@ from omnidrop.questions import Question
 from pipeline.config.job import JobConfig
 from pipeline.config.worker_settings import decode_settings, pruning_of
 from pipeline.planning.media_plan import MediaPlan
+from pipeline.planning.recipe import resolved_dtype
 from pipeline.questions.question_set import QuestionSet
 from pipeline.questions.templates import context_names
 from workers.media.clip_reader import decoded_shape
@@ -26,7 +27,7 @@ from workers.whole_text import MOST_TOKENS, stretched
 if TYPE_CHECKING:
     from omnidrop.estimate import Estimate, Estimator
 
-VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 UNASKABLE = (PolicyError, SoundTooShort, ClipTooLong)
 """Why a clip cannot be asked that is shorter or longer than others: the retained ratio cannot be reached, it holds
 nothing, or more than the model can read."""
@@ -65,7 +66,7 @@ class ClipPrices:
         self._job, self._is_checked = job, False
         self._pruning = pruning_of(job.pruning)
         self._system_prompt = job.model.system_prompt
-        self.estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[job.model.dtype])
+        self.estimator = Estimator(job.model.checkpoint, value_bytes=VALUE_BYTES[resolved_dtype(job)])
         self._known: dict[Asked, Estimate] = {}
 
     def check(self, plan: MediaPlan) -> None:

@@ -33,6 +33,7 @@ from pipeline.planning.media_plan import MediaPlan
 from pipeline.planning.notes import planner_notes
 from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.planner import Planner
+from pipeline.planning.recipe import resolved_dtype
 from pipeline.planning.whole_videos import Candidate, WholeVideos, is_left_over
 
 MOST_NAMED = 10
@@ -57,6 +58,8 @@ class Price:
 
     weights: str = ""
     """Bytes and form of the model's weights as they are stored."""
+    dtype: str = ""
+    """Of the KV cache, where the job runs."""
     media: int = 0
     copies: int = 0
     """Media that are exact copies of others: their units and clips are counted as done."""
@@ -160,7 +163,7 @@ def price_job(
     """
     parts = open_job(job, ask_together=ask_together)
     job = parts.job
-    price = Price(weights=stored(configuration_of(job.model.checkpoint)))
+    price = Price(weights=stored(configuration_of(job.model.checkpoint)), dtype=resolved_dtype(job))
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
         prices, hours = ClipPrices(job), _Hours(job, price.calibration)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omnidrop.questions import Choice, Question, Text
+from pipeline.counted import counted
 from pipeline.evaluation.benchmark_files import Benchmark, Row, Videos, field_of, read_rows, text_of
 from pipeline.evaluation.benchmark_text import answer_letter, names_in, options_of, prompt
 from pipeline.evaluation.dataset import EvaluatedClip, EvaluationError, Target
@@ -132,8 +133,10 @@ def benchmark_clips(
             probed()
     notes: list[str] = []
     if missing := [video for video, path in paths.items() if path is None]:
+        more = ", ..." if len(missing) > 3 else ""
         notes.append(
-            f"{len(missing)} videos are missing, their questions count as wrong: {', '.join(missing[:3])}, ..."
+            f"missing, so that their questions count as wrong: {counted(len(missing), 'video')}, "
+            f"{', '.join(missing[:3])}{more}"
         )
     clips: list[EvaluatedClip] = []
     for video in chosen:

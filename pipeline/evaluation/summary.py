@@ -33,9 +33,10 @@ class Score:
 class Against:
     """One way against the unpruned one, on the same questions."""
 
-    agreement: float
-    """Share of questions with the same answer, right or wrong."""
-    agreement_interval: tuple[float, float]
+    agreement: float | None
+    """Share of the questions that the unpruned run answered which have the same answer, right or wrong; None where it
+    answered none."""
+    agreement_interval: tuple[float, float] | None
     difference: float
     """Accuracy minus the unpruned run's."""
     difference_interval: tuple[float, float] | None
@@ -153,9 +154,13 @@ def _against(scored: Sequence[Scored], dense: dict[tuple[str, str], Scored]) -> 
     if not pairs:
         return None
     clips = [one.clip_id for one, _ in pairs]
-    same = proportion([one.answer is not None and one.answer == other.answer for one, other in pairs], clips)
     gain: Mean = difference([float(one.is_right) - float(other.is_right) for one, other in pairs], clips)
     interval = None if gain.standard_error is None else (gain.low, gain.high)
+    # A file that cannot be read says nothing about pruning.
+    answered = [(one, other) for one, other in pairs if other.answer is not None]
+    if not answered:
+        return Against(None, None, gain.value, interval, gain.count)
+    same = proportion([one.answer == other.answer for one, other in answered], [one.clip_id for one, _ in answered])
     return Against(same.value, (same.low, same.high), gain.value, interval, gain.count)
 
 

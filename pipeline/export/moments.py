@@ -45,7 +45,7 @@ class Moment:
     question: str
     answer: str
     probability: float | None = None
-    """Mean over its clips; None where answers have none."""
+    """Mean over its clips, the least of what was found; None where answers have none."""
     clips: int = 1
 
     @property
@@ -187,7 +187,7 @@ def videos_found(connection: duckdb.DuckDBPyConnection, text: str, job: str, med
     moments: dict[str, list[Moment]] = defaultdict(list)
     whole: dict[str, list[Moment]] = defaultdict(list)
     for one in find(connection, text, job, media=media, most=None)[0]:
-        answer = ", ".join(one.answers) or text
+        answer = " · ".join(one.answers) or text
         found = Moment(one.start_s, one.end_s, "found", text, answer, one.probability, one.clips)
         (whole if one.is_whole else moments)[one.media_id].append(found)
     return with_media(connection, job, moments, whole)

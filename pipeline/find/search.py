@@ -14,7 +14,7 @@ import heapq
 import logging
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -65,11 +65,11 @@ class Found:
     clips: int
     """0 where the video as a whole fits."""
     score: float
-    """How well words fit, higher is better; 0 where none were looked for."""
+    """How well words fit the best of its clips, higher is better; 0 where none were looked for."""
     probability: float | None
-    """The least of the answers that fit, of the best clip; None where they have none."""
+    """The least of the answers that fit, of all clips; None where they have none."""
     answers: tuple[str, ...]
-    """What fits, of the best clip: `question: answer`."""
+    """What fits in its clips, each once: `question: answer`; the best clip's first, then in the order of time."""
     is_whole: bool = False
     """Whether it was answered about the video as a whole."""
 
@@ -173,34 +173,31 @@ def _moments(connection: duckdb.DuckDBPyConnection, search: _Search, holds: str)
         """,
         search.values,
     )
-    now: Found | None = None
+    clips: list[Found] = []
+    end_s = 0.0
     while rows := cursor.fetchmany(BATCH_ROWS):
-        for media_id, key, uri, start_s, end_s, is_whole, points, probability, answers in rows:
+        for media_id, key, uri, start_s, until_s, is_whole, points, probability, answers in rows:
             fits = tuple(sorted(filter(None, answers)))
-            one = Found(media_id, key, uri, start_s, end_s, int(not is_whole), points, probability, fits, is_whole)
-            touches = now is not None and now.media_id == media_id and start_s <= now.end_s + TOUCH_S
-            if now is not None and touches and not is_whole:
-                now = _joined(now, one)
-            else:
-                if now is not None:
-                    yield now
-                now = one
-    if now is not None:
-        yield now
+            one = Found(media_id, key, uri, start_s, until_s, int(not is_whole), points, probability, fits, is_whole)
+            if clips and (is_whole or media_id != clips[0].media_id or start_s > end_s + TOUCH_S):
+                yield _joined(clips)
+                clips, end_s = [], 0.0
+            clips.append(one)
+            end_s = max(end_s, until_s)
+    if clips:
+        yield _joined(clips)
 
 
-def _joined(now: Found, one: Found) -> Found:
-    best = min(now, one, key=_rank)
-    return Found(
-        now.media_id,
-        now.media_key,
-        now.uri,
-        now.start_s,
-        max(now.end_s, one.end_s),
-        now.clips + 1,
-        best.score,
-        best.probability,
-        best.answers,
+def _joined(clips: list[Found]) -> Found:
+    """One moment of clips that touch, in the order of time."""
+    best = min(clips, key=_rank)
+    return replace(
+        best,
+        start_s=clips[0].start_s,
+        end_s=max(one.end_s for one in clips),
+        clips=sum(one.clips for one in clips),
+        probability=min((one.probability for one in clips if one.probability is not None), default=None),
+        answers=tuple(dict.fromkeys(answer for one in (best, *clips) for answer in one.answers)),
     )
 
 

@@ -51,10 +51,13 @@ class ReviewServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int, labels: LabelsFile, following: Next, storage: StorageConfig) -> None:
+    def __init__(
+        self, port: int, labels: LabelsFile, following: Next, storage: StorageConfig, *, anonymous: bool = False
+    ) -> None:
+        """`storage` and `anonymous` are how media in a bucket are reached."""
         super().__init__((HOST, port), _Handler)
         self.token = secrets.token_urlsafe(24)
-        self.labels, self.storage = labels, storage
+        self.labels, self.storage, self.anonymous = labels, storage, anonymous
         self._following = following
         self._items: dict[tuple[str, str], Item] = {}
         self._uris: dict[str, str] = {}
@@ -185,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _media(self, media_id: str) -> None:
         uri = self.server.media(media_id)
-        opened = None if uri is None else _opened(uri, self.server.storage)
+        opened = None if uri is None else _opened(uri, self.server.storage, anonymous=self.server.anonymous)
         if uri is None or opened is None:
             self._refuse(404)
             return
@@ -214,11 +217,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = self.close_connection or first < after
 
 
-def _opened(uri: str, storage: StorageConfig) -> tuple[IO[bytes], int] | None:
+def _opened(uri: str, storage: StorageConfig, *, anonymous: bool) -> tuple[IO[bytes], int] | None:
     """A media file and its size; None where it is gone or is no file."""
     try:
         if is_s3(uri):
-            filesystem, path = arrow_filesystem(uri, storage)
+            filesystem, path = arrow_filesystem(uri, storage, anonymous=anonymous)
             file = filesystem.open_input_file(path)
             return file, file.size()
         # A pipe or a device in the place of the file must not hold this thread.

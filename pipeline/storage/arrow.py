@@ -10,9 +10,9 @@ from pipeline.config.sections import StorageConfig
 from pipeline.storage.s3_client import s3_filesystem
 
 
-def arrow_filesystem(uri: str, storage: StorageConfig) -> tuple[pa.fs.FileSystem, str]:
-    """A file system for pyarrow, and what the output's paths begin with on it."""
+def arrow_filesystem(uri: str, storage: StorageConfig, *, anonymous: bool = False) -> tuple[pa.fs.FileSystem, str]:
+    """A file system for pyarrow, and what the paths of `uri` begin with on it; `anonymous` without credentials."""
     if not is_s3(uri):
         return pa.fs.LocalFileSystem(), uri
-    filesystem = s3_filesystem(storage.endpoint_url, max_retries=storage.max_retries)
+    filesystem = s3_filesystem(storage.endpoint_url, anonymous=anonymous, max_retries=storage.max_retries)
     return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), uri.removeprefix("s3://")

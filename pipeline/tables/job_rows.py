@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from pipeline.config.sections import StorageConfig
 from pipeline.tables.noticed import Case, noticed_in
-from pipeline.tables.query import NothingPublished, QueryError, open_results, the_job
 
 log = logging.getLogger(__name__)
 
@@ -24,18 +23,23 @@ class JobRows:
     """None where the tables cannot be read."""
     whole_answers: int = 0
     noticed: tuple[Case, ...] = ()
+    is_among_others: bool = False
+    """Whether other jobs have rows there, too."""
 
 
 def job_rows(uri: str, storage: StorageConfig, job: str) -> JobRows:
     """Count a job's rows in what an output has published. Tables that cannot be read are a warning: what a run did is
     done."""
+    from pipeline.tables.query import NothingPublished, QueryError, jobs_of, open_results, the_job
+
     try:
         with open_results(uri, storage) as connection:
+            is_among_others = len(jobs_of(connection)) > 1
             the_job(connection, uri, job)
             ((answers, whole),) = connection.execute(
                 "SELECT (SELECT count(*) FROM answers), (SELECT count(*) FROM whole_answers)"
             ).fetchall()
-            return JobRows(answers, whole, noticed_in(connection, job))
+            return JobRows(answers, whole, noticed_in(connection, job), is_among_others)
     except NothingPublished:
         return JobRows()
     except QueryError as error:

@@ -2,6 +2,8 @@
 
 Promises: a query sees one published generation, streamed from its files, and nothing else: it reads and writes no other
 file, no network, no extension, no setting. Knows nothing about how tables are made or how results are shown.
+
+Commands that may not read tables at all import this in the function that does: it imports DuckDB.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.fs
 
@@ -30,7 +33,6 @@ from pipeline.tables.named_queries import VIEWS
 from pipeline.tables.written import checked_select, refusal, unwritten_in
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow.dataset as ds
 
 BATCH_ROWS = 1024
@@ -89,8 +91,6 @@ def open_results(
     """A connection whose only tables are those that `uri` (the output of a job) has published. Raises QueryError, also
     for values that no run writes; `as_stored` these are what they are, for SQL of a user's own: its conditions then
     leave out files and parts of them by their statistics."""
-    import duckdb  # here and below, so that what only may read tables does not wait for DuckDB
-
     published = manifest.current(open_store(uri, storage))
     if published is None:
         if not is_s3(uri) and not Path(uri).is_dir():
@@ -152,8 +152,6 @@ def published_dataset(uri: str, storage: StorageConfig | None, published: manife
 
 def query(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any] | None = None) -> Answered:
     """Run one statement with `values` bound to its `$name` parameters. Raises QueryError with what DuckDB says."""
-    import duckdb
-
     try:
         statements = connection.extract_statements(sql)
         if len(statements) != 1:
@@ -263,6 +261,12 @@ def _show_only(connection: duckdb.DuckDBPyConnection, job: str) -> None:
             f"CREATE VIEW listed_{name} AS SELECT * REPLACE ('{wanted}' AS job) FROM every_jobs_{name} "
             f"WHERE (job, media_id) IN ({listed})"
         )
+    # A run of another job counts where it answered what this one lists.
+    connection.execute("ALTER VIEW runs RENAME TO every_jobs_runs")
+    answered = " UNION ".join(f"SELECT run_id FROM listed_{name}" for name in ("clips", "answers", "whole_answers"))
+    connection.execute(
+        f"CREATE VIEW runs AS SELECT * FROM every_jobs_runs WHERE job = '{wanted}' OR run_id IN ({answered})"
+    )
     # What a clip cost stands with the first file of its content: that may be one that only another job lists.
     connection.execute(
         "CREATE TEMP TABLE stand_ins AS SELECT copy_of AS asked, arg_min(clip_id, (media_key, media_id)) AS clip_id "
@@ -287,8 +291,6 @@ def _show_only(connection: duckdb.DuckDBPyConnection, job: str) -> None:
 
 
 def _batches(reader: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:
-    import duckdb
-
     try:
         for batch in reader:
             yield batch.rename_columns(names)

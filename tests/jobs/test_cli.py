@@ -97,6 +97,10 @@ def test_help_of_a_command_has_its_options_and_examples(name: str):
     assert f"omnidrop {name}" in text
 
 
+def test_brackets_in_help_are_shown():
+    assert "needs the extra omnidrop[iceberg]." in " ".join(omnidrop("export", "--help").output.split())
+
+
 def test_every_setting_of_the_job_is_an_option_of_every_job_command():
     offered = {name for parameter in load_command("validate").params for name in parameter.opts}
     all_settings = list(settings())

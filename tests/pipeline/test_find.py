@@ -93,12 +93,31 @@ def test_what_is_found(connection, what, expected):
 
 def test_the_best_come_first_with_what_fits(connection):
     best, *others = find(connection, "red car", "test")[0]
-    assert (best.answers, best.clips) == (("seen: A red car passes a café.",), 2)
+    assert (best.answers[0], best.clips) == ("seen: A red car passes a café.", 2)
     assert all(best.score >= other.score for other in others)
     sure = [one.probability for one in find(connection, "people >= 0", "test")[0]]
     assert sure == sorted(sure, reverse=True)
     assert find(connection, "people >= 0", "test", most=1)[1] == len(sure)
     assert [one.media_key for one in find(connection, "people >= 0", "test", media="news/*")[0]] == [A, A]
+
+
+def test_a_moment_has_the_answers_of_all_its_clips(tmp_path):
+    """What the best clip says is not what all of them say."""
+    people = [("1", 0.9), ("2", 0.95), ("2", 0.6), ("0", 0.9), ("3", 0.7), ("0", 0.9)]
+    clips = [(10 * n, 10 * n + 10, said(f"Scene {n}.", *one[:1], None, None, one[1])) for n, one in enumerate(people)]
+    results = publish(tmp_path, {"a.mp4": clips})
+    with open_results(str(results)) as opened:
+        first, second = find(opened, "people >= 1", "test")[0]
+        (scenes,) = find(opened, "scene", "test")[0]
+    assert (second.answers, second.probability, second.clips) == (("people: 2", "people: 1"), 0.6, 3)
+    assert (first.answers, first.probability, first.start_s) == (("people: 3",), 0.7, 40)
+    assert scenes.answers == tuple(f"seen: Scene {n}." for n in range(6))
+    shown = cli("find", "scene", results).stdout
+    assert "Scene 3." in shown
+    assert "and 2 more" in shown
+    assert "Scene 4." not in shown
+    done = cli("export", results, "--find", "people >= 1", "--to", "srt", "-o", "-")
+    assert "found: people: 2 · people: 1" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from jobs._shared.results import find_results
+from jobs.review import archive_of
 from pipeline.config.job import load_job
 from pipeline.config.sections import StorageConfig
 from pipeline.evaluation.labels import labelled_clips
@@ -35,6 +37,7 @@ from pipeline.review.labels import (
 from pipeline.review.queue import Item, queue
 from pipeline.review.reliability import Curve, curves, thresholds_for
 from pipeline.review.server import ReviewServer
+from pipeline.storage.arrow import arrow_filesystem
 from pipeline.storage.store import open_store
 from pipeline.tables.query import keep_sure, open_results
 from tests.support.browser import browser
@@ -74,6 +77,22 @@ def served(results, path, **options):
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_media_are_read_from_the_archives_server(tmp_path):
+    """Which may be another than that of the results."""
+    (tmp_path / "job.yaml").write_text(
+        "name: test\narchive: {uri: s3://films, endpoint_url: http://media:9000, anonymous: true}\noutput: s3://answers\n"
+        "question_set: toy-world\nstorage: {endpoint_url: http://results:9000}\nindex_url: sqlite:///i.sqlite\n"
+    )
+    storage, anonymous = archive_of(find_results(str(tmp_path / "job.yaml")))
+    assert (storage.endpoint_url, anonymous) == ("http://media:9000", True)
+    filesystem, path = arrow_filesystem("s3://films/a.mp4", storage, anonymous=anonymous)
+    assert (filesystem.handler.fs.anon, filesystem.handler.fs.endpoint_url, path) == (
+        *(True, "http://media:9000", "films/a.mp4"),
+    )
+    storage, anonymous = archive_of(find_results("s3://answers", "http://all:9000"))
+    assert (storage.endpoint_url, anonymous) == ("http://all:9000", False)
 
 
 def ask(server, path, method="GET", body=None, **headers):

@@ -187,6 +187,8 @@ def test_plan_counts_what_the_run_then_does(job, tmp_path):
     assert summary.totals.as_run_flops <= plan["as_run_flops"]
     audio, video = select(job, "SELECT sum(audio_tokens), sum(video_tokens) FROM clips")[0]
     assert (audio, video) == (plan["audio_tokens"], plan["video_tokens"])
+    largest = select(job, "SELECT max(as_run_kv_bytes), max(dense_shared_kv_bytes) FROM clips")[0]
+    assert largest == (plan["largest_clip_kv_bytes"], plan["largest_clip_kv_bytes_dense_shared"])
 
 
 def test_files_beside_media_are_counted_and_no_failures(job, tmp_path):

@@ -405,6 +405,17 @@ def test_each_job_of_an_output_has_figures_of_its_own(project, asked):
         said = cli("query", project / place, many, "--format", "csv", *job)
         assert f"{count},{count}" in said.output
         assert ("rows of several jobs (other, test); --job NAME" in said.output) is (count == 80)
+    # Under one id two jobs may ask different things, so a named query is about one of them.
+    refused = cli("query", project / "results", "answers")
+    assert refused.exit_code == 2
+    assert "they hold several jobs; choose one with --job: other, test" in refused.output
+    by_file = cli("query", project / "other.yaml", "answers", "--format", "csv")
+    assert by_file.stdout == cli("query", project / "results", "answers", "--job", "other", "--format", "csv").stdout
+    for name, count in (("test", 1), ("other", 2)):  # answers of both runs count for the second
+        shown = cli("query", project / "results", "savings-by-run", "--job", name, "--format", "csv").stdout
+        assert len(shown.splitlines()) == 1 + count
+    said = cli("index", project / "other.yaml").output
+    assert f"omnidrop query {project / 'results'} answers --job other" in said
     refused = cli("query", project / "results", many, "--job", "none")
     assert refused.exit_code == 2
     assert "choose one with --job: other, test" in refused.output
