@@ -201,6 +201,8 @@ def price_job(
         gone = [head.media_key for head in contents.missing(of_before, of=lambda head: head.content_id)]
         price.media_counted = sum(1 for _ in parts.index.listed(job.name))
         notes = [*parts.caveats, *planner_notes(planner)]
+        if price.calibration is not None and price.calibration.doubt is not None:
+            notes.append(price.calibration.doubt)
         if price.unaskable:
             classes = ", ".join(f"{name} {count}" for name, count in price.unaskable.most_common())
             notes.append(
