@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs._shared.display import console, print_facts
+from jobs._shared.notes import note
 from jobs._shared.options import JsonFile, with_job, write_json
 from jobs.cli import main
 from pipeline.config.job import JobConfig
@@ -30,6 +31,8 @@ def command(job: JobConfig, json_file: JsonFile = None) -> None:
     with console.status("calibrating") as status:
         found = calibrate(job, lambda done, of: status.update(f"calibrating: pass {done + 1} of {of}"))
     print_facts(f"{found.model} on {found.device}, {found.dtype}", calibration_lines(found))
+    if found.doubt is not None:
+        note(found.doubt)
     write_json(json_file, found)
 
 

@@ -70,6 +70,8 @@ COMMANDS = {
 """Names and summaries, in the order of the help; the modules are imported when they are called."""
 
 
+_NO_THREADS = "no more threads or processes can be started (`ulimit -u`, `-v`, the container's limits)"
+
 _TYPES = {"bool": "", "str": "TEXT", "list[str]": "TEXT", "float": "NUMBER", "int": "INTEGER", "path": "PATH"}
 _TYPES |= {"int range": "INTEGER", "float range": "NUMBER"}
 """What help calls the value of an option; a flag has none."""
@@ -289,6 +291,32 @@ def _open_streams() -> None:
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", write_through=True)
 
 
+def _trouble_of_the_machine(error: BaseException) -> str | None:
+    """What the machine lacks and how to mend it, where that ended the command; None for anything else."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return "there is not enough memory (`ulimit -v`, the container's limit); make room and run again"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return f"{_NO_THREADS}; raise that and run again"
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"the disk is full{where}; make room and run again"
+    if error.errno == errno.EBADF and error.filename is None:
+        return "standard output is closed; redirect it to a file or to /dev/null"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "no more files can be opened (`ulimit -n`); raise that limit and run again"
+    if error.errno == errno.EAGAIN and _began(error) == "_execute_child":
+        return f"{_NO_THREADS}; raise that and run again"
+    return None
+
+
+def _began(error: BaseException) -> str:
+    """Name of the function that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].name if frames else ""
+
+
 def _unforeseen_in_a_thread(ended: threading.ExceptHookArgs) -> None:
     if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
         _unforeseen(ended.exc_type, ended.exc_value, ended.exc_traceback)
@@ -300,12 +328,8 @@ def _unforeseen(kind: type[BaseException], error: BaseException, trace: Tracebac
     if issubclass(kind, KeyboardInterrupt):  # before the command began
         say("omnidrop: interrupted", err=True)
         return
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" ({error.filename})" if error.filename else ""
-        say(f"omnidrop: error: the disk is full{where}; make room and run again", err=True)
-        return
-    if isinstance(error, OSError) and error.errno == errno.EBADF and error.filename is None:
-        say("omnidrop: error: standard output is closed; redirect it to a file or to /dev/null", err=True)
+    if (known := _trouble_of_the_machine(error)) is not None:
+        say(f"omnidrop: error: {known}", err=True)
         return
     told = without_secrets("".join(traceback.format_exception(kind, error, trace)))
     path = None

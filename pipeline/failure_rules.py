@@ -72,6 +72,7 @@ RULES: Mapping[str, Rule] = {
     "worker_died": Rule(Again.NEXT_RUN, Fault.MACHINE),
     "out_of_memory": Rule(Again.NEXT_RUN, Fault.MACHINE),
     errors.FfmpegMissing.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
+    errors.ResourceLimit.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
     errors.DecoderMissing.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
     errors.ConfinementMissing.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),
     errors.CacheUnsafe.error_class: Rule(Again.NEXT_RUN, Fault.MACHINE),

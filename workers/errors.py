@@ -23,6 +23,12 @@ class ConfinementMissing(UserError):
     error_class: ClassVar[str] = "confinement"
 
 
+class ResourceLimit(UserError):
+    """A limit on this process's resources (`ulimit`) is below what decoding a clip takes."""
+
+    error_class: ClassVar[str] = "resource_limit"
+
+
 class DecoderMissing(UserError):
     """This machine has no decoder of the kind that the job asks for."""
 
@@ -130,7 +136,8 @@ class DecodeTimeout(MediaError):
 
 
 class DecodeKilled(MediaError):
-    """ffmpeg was killed from outside, usually by the system for lack of memory. Worth another try."""
+    """ffmpeg was killed from outside, usually by the system for lack of memory, or was refused threads or files. Worth
+    another try."""
 
     error_class: ClassVar[str] = "decode_killed"
 

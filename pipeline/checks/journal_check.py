@@ -36,6 +36,7 @@ from pipeline.records.heads_and_runs import decode_heads, decode_run
 from pipeline.records.rows import quarantine_rows
 from pipeline.records.unit import CONTENTS, UnitKey, UnitMeta, UnitObject, decode_unit
 from pipeline.records.video import VideoKey, decode_video, inputs_of
+from pipeline.tables.written import unwritten_column
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
@@ -232,7 +233,13 @@ class JournalCheck(Check):
             return error
 
     def _is_itself(self, key: UnitKey, unit: UnitObject) -> bool:
-        """Whether an object is what its name says: ids follow from content."""
+        """Whether an object holds what a run writes, and is what its name says: ids follow from content."""
+        # Rows without a status are none of a clip that was answered.
+        column = "status" if unit.rows["status"].null_count else unwritten_column(unit.answered, "units")
+        if column is not None:
+            what = f"column {column} holds NULL, NaN or infinity, which no run writes"
+            self._found("damaged", key.path, what, self.say.without(key.path, self.say.index))
+            return False
         version = _version_of(unit.meta)
         names = unit.rows.select(["clip_id", "start_s", "end_s"]).to_pylist()
         spans = [row for row in names if row["clip_id"] is not None]

@@ -18,6 +18,7 @@ import numpy as np
 from omnidrop.models.checkpoints import configuration_of
 from omnidrop.models.quantised import stored
 from omnidrop.pruning import Pruning
+from pipeline.archive.health import ArchiveHealth, patient_prober
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import prober
 from pipeline.config.job import JobConfig
@@ -30,6 +31,7 @@ from pipeline.execution.backends import one_actor
 from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.planner import plan_archive
 from pipeline.records.unit import utc_now
+from pipeline.storage.outage import Patience
 from workers.media.clip_reader import decoded_shape
 from workers.model.answerer import Answerer
 from workers.ray_workers import RemoteAnswerer
@@ -112,8 +114,11 @@ def _answerer(job: JobConfig) -> AbstractContextManager[Answerer | RemoteAnswere
 
 def _first_unit(parts: Opened) -> WorkUnit:
     job = parts.job
-    with prober(job) as probe:
-        listed = list_media(job.archive, leave_out=job.output)
+    health = ArchiveHealth(job)
+    with prober(job) as prober_here:
+        # What it finds is remembered for runs: a machine's trouble must not be.
+        probe = patient_prober(prober_here, health, Patience(job.storage.patience_s))
+        listed = health.listed(list_media(job.archive, leave_out=job.output))
         for plan in plan_archive(listed, job, parts.question_set, parts.recipe, parts.index, probe):
             if plan.units:
                 return plan.units[0]

@@ -86,6 +86,17 @@ class Calibration:
         return min(MOST_ACTORS_PER_GPU, max(1, int(self.device_bytes * DEVICE_SHARE / self.peak_device_bytes)))
 
     @property
+    def doubt(self) -> str | None:
+        """What is wrong with it, in a sentence; None where nothing is known to be."""
+        if self.throughput.is_complete:
+            return None
+        return (
+            "the calibration does not tell the time of the encoders from that of the decoder, as where other programs "
+            "ran beside it: hours and money may be far off for clips of other sizes; run `omnidrop calibrate` again "
+            "when the machine is idle"
+        )
+
+    @property
     def path(self) -> str:
         """Key in the store."""
         device = re.sub(r"[^a-z0-9]+", "-", self.device.lower()).strip("-")

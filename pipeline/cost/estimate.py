@@ -18,6 +18,7 @@ from omnidrop.estimate import Estimate
 from omnidrop.models.checkpoints import configuration_of
 from omnidrop.models.quantised import stored
 from omnidrop.questions import Question
+from pipeline.archive.health import ArchiveHealth, patient_prober
 from pipeline.archive.listing import list_media
 from pipeline.archive.not_taken import NotTaken
 from pipeline.archive.probing import prober
@@ -35,6 +36,7 @@ from pipeline.planning.open_job import Opened, open_job
 from pipeline.planning.planner import Planner
 from pipeline.planning.recipe import resolved_dtype
 from pipeline.planning.whole_videos import Candidate, WholeVideos, is_left_over
+from pipeline.storage.outage import Patience
 
 MOST_NAMED = 10
 """Media named one by one that cannot be asked, or that have very many clips."""
@@ -167,7 +169,10 @@ def price_job(
     try:
         price.calibration = calibration.find(parts.store, parts.asked.weights_hash, job.model)
         prices, hours = ClipPrices(job), _Hours(job, price.calibration)
-        with prober(job, scans=is_exact) as probe:
+        health = ArchiveHealth(job)
+        with prober(job, scans=is_exact) as prober_here:
+            # What it finds is remembered for runs: a machine's trouble must not be.
+            probe = patient_prober(prober_here, health, Patience(job.storage.patience_s))
             of_job = (job, parts.question_set, parts.recipe, parts.index, probe)
             planner = Planner(
                 *of_job,
@@ -183,7 +188,8 @@ def price_job(
             )
             labels, contents, versions = Labels(), Labels(), Labels()
             whole = _Whole(parts, price, hours, prices)
-            for plan in planner.plans(list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)):
+            listed = list_media(job.archive, leave_out=job.output, not_taken=price.not_taken)
+            for plan in planner.plans(health.listed(listed)):
                 labels.add(plan.media.media_id)
                 versions.add(plan.version_id)
                 if plan.media.content_id is not None:
@@ -198,6 +204,8 @@ def price_job(
         gone = [head.media_key for head in contents.missing(of_before, of=lambda head: head.content_id)]
         price.media_counted = sum(1 for _ in parts.index.listed(job.name))
         notes = [*parts.caveats, *planner_notes(planner)]
+        if price.calibration is not None and price.calibration.doubt is not None:
+            notes.append(price.calibration.doubt)
         if price.unaskable:
             classes = ", ".join(f"{name} {count}" for name, count in price.unaskable.most_common())
             notes.append(

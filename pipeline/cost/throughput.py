@@ -44,6 +44,11 @@ class Throughput:
         return float(_features(cost) @ np.array(self._coefficients))
 
     @property
+    def is_complete(self) -> bool:
+        """Whether encoders and decoder take time: every clip has work for both, which noise may hide from the fit."""
+        return self.encoder_s_per_tflop > 0 and self.prefill_s_per_tflop > 0
+
+    @property
     def _coefficients(self) -> tuple[float, float, float, float]:
         return self.clip_s, self.encoder_s_per_tflop, self.prefill_s_per_tflop, self.decode_s_per_tflop
 

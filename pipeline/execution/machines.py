@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 
 from pipeline.execution.clip_state import ClipState
 from pipeline.failure_rules import Fault, rule_of
-from workers.errors import CacheUnsafe, ConfinementMissing, DecodeFailed, DecoderMissing, FfmpegMissing
+from workers.errors import (
+    CacheUnsafe,
+    ConfinementMissing,
+    DecodeFailed,
+    DecoderMissing,
+    FfmpegMissing,
+    ResourceLimit,
+)
 from workers.records import ClipFailure
 
 IN_A_ROW = 3
@@ -34,7 +41,7 @@ def nothing_decodes(why: str) -> str:
 
 def is_certain(failure: ClipFailure) -> bool:
     """Whether the machine itself says that it cannot decode."""
-    certain = (FfmpegMissing, DecoderMissing, ConfinementMissing, CacheUnsafe)
+    certain = (FfmpegMissing, ResourceLimit, DecoderMissing, ConfinementMissing, CacheUnsafe)
     return failure.error_class in {error.error_class for error in certain}
 
 

@@ -80,11 +80,15 @@ class Listing:
     allow_shrink: bool = False
     kept: Labels = field(default_factory=Labels)
     """Of items that count from now on."""
+    contents: Labels = field(default_factory=Labels)
+    """Of what they hold."""
     counted: int = 0
     """Items that counted for the job before."""
     gone: int = 0
     """Of these, how many the archive does not list any more."""
     names: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    """Keys that are not listed any more, of what counts under another one."""
     continues: list[str] = field(default_factory=list)
     """Jobs that this one goes on with under another name."""
     resembles: list[str] = field(default_factory=list)
@@ -141,11 +145,12 @@ class Listing:
 
     def unlisted(self) -> Iterator[Head]:
         """What stops counting, once all of the listing has been planned: heads to declare."""
-        self.gone, self.names = 0, []
-        for head in self.kept.missing(self.index.listed(self.job)):
-            self.gone += 1
-            if len(self.names) < SHOWN:
-                self.names.append(head.media_key)
+        unlisted = list(self.kept.missing(self.index.listed(self.job)))
+        gone = list(self.contents.missing(unlisted, of=lambda head: head.content_id))
+        self.gone, self.names = len(gone), [head.media_key for head in gone[:SHOWN]]
+        left = set(gone)
+        self.elsewhere = [head.media_key for head in unlisted if head not in left]
+        for head in unlisted:
             yield replace(head, is_listed=False)
 
     def continued(self) -> Iterator[Head]:
@@ -165,6 +170,9 @@ class Listing:
         """What a person should know after the run."""
         if self.gone:
             yield gone_note(self.gone, self.counted, self.names)
+        if self.elsewhere:
+            said = f"{len(self.elsewhere)} of {self.counted} listed under another name or place now"
+            yield f"{said} ({_some(self.elsewhere)}): they count there"
         for other in self.continues:
             said = f"job {self.job} has the same media and questions as job {other}: it continues that job"
             yield f"{said}, and nothing is asked again"
@@ -178,14 +186,18 @@ class Listing:
 
 def gone_note(gone: int, counted: int, names: Sequence[str], max_missing: float = 1.0) -> str:
     """How many items the archive no longer lists, in a sentence. With more than `max_missing` gone, of a plan."""
-    named = ", ".join(names[:SHOWN])
-    said = f"{gone} of {counted} no longer listed ({named}{', ...' if gone > SHOWN else ''})"
+    said = f"{gone} of {counted} no longer listed ({_some(names, gone)})"
     if gone > max_missing * counted:
         return (
             f"{said}: more than archive.max_missing ({max_missing:g}) allows, so `omnidrop index` refuses to run "
             "without --allow-shrink; check that the archive is all there"
         )
     return f"{said}: they do not count, and count again, without being asked, when the archive lists them again"
+
+
+def _some(names: Sequence[str], count: int | None = None) -> str:
+    """The first of so many names (None: of these)."""
+    return ", ".join(names[:SHOWN]) + (", ..." if (len(names) if count is None else count) > SHOWN else "")
 
 
 def _replayed(spool: IO[bytes]) -> Iterator[Media]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -180,7 +181,8 @@ def compile_template(source: str) -> Template:
     try:
         tree = environment.parse(source)
         _check(tree, environment)
-        return environment.from_string(source)
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # Python's, of `1[0]`
+            return environment.from_string(source)
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         at = f" (line {line} of the template)" if line and "\n" in source else ""

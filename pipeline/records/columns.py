@@ -285,9 +285,11 @@ NEVER_NULL: Mapping[str, tuple[str, ...]] = {
     "media": _NAMED,
     "quarantine": (*_NAMED, "quarantine_id", "stage", "error_class", "message"),
     "runs": ("run_id", "job", "started_at", "status"),
+    "units": (*_CLIP, "status", "answers", *(f"answers.{name}" for name in _QUESTION)),
     "whole_answers": (*_NAMED, *_ASKED_SO, *_QUESTION),
 }
-"""Columns of the published tables that have a value in every row, whichever version published it."""
+"""Columns of the published tables that have a value in every row, whichever version published it. `units` are the
+journal's rows of answered clips."""
 NEVER_NULL_OF_A_SUCCESS: Mapping[str, tuple[str, ...]] = {"audits": ("dense_shared_model_s",)}
 """The same of rows without an `error_class`."""
 

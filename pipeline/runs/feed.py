@@ -240,6 +240,8 @@ class Feed:
             self.committer.add(replace(unit, questions=()), ())
         if self.listing is not None:
             self.listing.kept.add(plan.media.media_id)
+            if plan.media.content_id is not None:
+                self.listing.contents.add(plan.media.content_id)
         if plan.failure is not None and has_failed:
             self.committer.fail(plan)
             self.metrics.failed(plan.failure)

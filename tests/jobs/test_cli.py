@@ -724,3 +724,27 @@ def test_a_standard_output_that_is_closed_is_an_error_and_no_file_takes_its_numb
     number, said = done.stderr.splitlines()
     assert int(number) > 2
     assert (done.returncode, said.startswith("omnidrop: error: standard output is closed")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ('raise RuntimeError("can\'t start new thread")', "no more threads or processes can be started"),
+        ("bytearray(1 << 60)", "there is not enough memory"),
+        ("import os, resource as r; r.setrlimit(r.RLIMIT_NOFILE, (3, 64)); os.pipe()", "no more files can be opened"),
+    ],
+)
+def test_what_a_machine_lacks_is_no_bug(raised, said):
+    """At a place where nobody expected it: the command line is the real one, what the command does is not."""
+    program = f"""if 1:
+        import sys
+        from jobs import cli, selfcheck
+        def command(): {raised}
+        selfcheck.command = command
+        sys.argv[1:] = ["selfcheck"]
+        cli.main()
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"omnidrop: error: {said}")
+    assert len(done.stderr.splitlines()) == 1

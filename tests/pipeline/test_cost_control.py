@@ -152,6 +152,16 @@ def test_a_calibration_gives_plans_hours_and_money(priced):
     assert spent.usd == pytest.approx(3600 * spent.gpu_hours)
 
 
+@pytest.mark.parametrize(("ms", "is_said"), [(0.0, True), (1.0, False)])
+def test_a_calibration_that_noise_has_spoiled_is_doubted(priced, ms, is_said):
+    (record,) = (priced.parent / "results/calibrations").glob("*.json")
+    found = json.loads(record.read_text())
+    found["throughput"] |= {"encoder_s_per_tflop": ms, "prefill_s_per_tflop": 1.0}
+    record.write_text(json.dumps(found))
+    said = " ".join(cli("plan", priced).output.split())
+    assert ("does not tell the time of the encoders from that of the decoder" in said) is is_said
+
+
 def test_a_calibration_of_another_device_or_type_is_not_used(priced):
     for option, value in (("--model-dtype", "bfloat16"), ("--model-device", "cuda")):
         result = cli("plan", priced, option, value)

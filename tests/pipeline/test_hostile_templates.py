@@ -45,8 +45,11 @@ MEDIA = {"name": "a.mp4", "duration_s": 12.5, "tags": {"title": "A title"}}
         "{{ 1 // 0 }}",
         "{{ media.duration_s + 'a' }}",
         "{{ [1] < ['a'] }}",
+        "{{ 1[0] }}",
+        "{{ 'a'['b'] }}{{ 1.5[2:] }}",
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_a_template_ends_soon_and_says_what_is_wrong(source):
     started = time.process_time()
     with contextlib.suppress(QuestionError):

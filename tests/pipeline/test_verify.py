@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 import shlex
 import shutil
@@ -112,6 +113,27 @@ def resealed(change):
     return damage
 
 
+def with_value(column, value):
+    """A unit whose seal is right, with a value that no run writes in its last row."""
+    return resealed(lambda table: with_last(table, column, value))
+
+
+def with_last(table, column, value):
+    field = table.schema.field(column)
+    values = pa.array([*table[column].to_pylist()[:-1], value], field.type)
+    return table.set_column(table.column_names.index(column), field, values)
+
+
+def with_answer(name, value):
+    """The same of its first answer."""
+
+    def changed(table):
+        first, *others = table["answers"].to_pylist()[-1]
+        return with_last(table, "answers", [first | {name: value}, *others])
+
+    return resealed(changed)
+
+
 def in_journal(path, text):
     def damage(results):
         (results / "journal" / path).parent.mkdir(exist_ok=True)
@@ -156,6 +178,12 @@ DAMAGE = {
         lambda r: shutil.copy(unit_files(r)[0], unit_files(r, 1)[1]),
         *("journal", "misplaced", rows.media(1).media_id),
     ),
+    **{
+        f"{value} as {column} of a unit": (with_value(column, value), "journal", "damaged", "journal/units/job/00/0000")
+        for column, value in (("start_s", None), ("end_s", math.nan), ("status", None), ("model_s", math.inf))
+    },
+    "an answer to no question in a unit": (with_answer("question", None), "journal", "damaged", "journal/units"),
+    "a probability that is no number in a unit": (with_answer("probability", math.nan), "journal", "damaged", "units"),
     "a doubled clip": (
         resealed(lambda table: pa.concat_tables([table, table.slice(0, 1)])),
         *("journal", "misplaced", "journal/units"),

@@ -194,7 +194,9 @@ def test_a_moved_project_folder_is_the_same_project(indexed, asked):
 
 def test_a_renamed_file_keeps_its_answers_unless_a_question_reads_its_name(indexed, asked):
     (indexed / "archive" / "03.mp4").rename(indexed / "archive" / "renamed.mp4")
-    index(indexed)
+    said = index(indexed)
+    assert "1 of 12 listed under another name or place now (03.mp4): they count there" in said
+    assert "no longer listed" not in said
     assert asked.clips() == 24
     assert {row[0] for row in rows(indexed)} == {f"{n:02d}.mp4" for n in range(12) if n != 3} | {"renamed.mp4"}
     edit(indexed, "Which shape is shown?", "Which shape is shown in {{ media.name }}?", "questions.yaml")

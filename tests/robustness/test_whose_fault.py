@@ -6,7 +6,9 @@ The table in `docs/operations.md` names these tests.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import sqlite3
 import tempfile
@@ -282,6 +284,29 @@ def test_a_prober_that_cannot_run_writes_no_file_off(job, undisturbed):
     check(job, undisturbed)
 
 
+def test_a_plan_where_nothing_can_be_probed_fails_and_is_remembered_by_no_run(job, undisturbed):
+    with children_from(Broken()):
+        planned = cli("plan", job, "--storage-patience-s", "0.3")
+    assert planned.exit_code == 2
+    assert "the prober cannot run on this machine" in planned.output
+    check(job, undisturbed)
+
+
+class Unstartable(Children):
+    """The system has no process left."""
+
+    def started(self, program):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def test_where_no_process_can_be_started_no_file_is_written_off(job):
+    with (
+        children_from(Unstartable()),
+        pytest.raises(Unavailable, match=r"no process can be started: Resource temporarily unavailable"),
+    ):
+        run(job, **IDLE | {"storage.patience_s": 0.3})
+
+
 class FirstIsKilled(Children):
     """The first child is, by somebody else."""
 
@@ -300,6 +325,14 @@ def test_a_probe_that_is_killed_from_outside_is_tried_again(job, undisturbed):
     with children_from(source):
         check(job, undisturbed)
     assert source.killed
+
+
+def test_a_plan_does_not_count_a_probe_that_is_killed_from_outside(job, tmp_path):
+    source = FirstIsKilled()
+    with children_from(source):
+        assert cli("plan", job, "--json", tmp_path / "plan.json").exit_code == 0
+    assert source.killed
+    assert json.loads((tmp_path / "plan.json").read_text())["media_failed"] == {"not_media": 1}
 
 
 @pytest.fixture

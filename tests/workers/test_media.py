@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -32,6 +34,7 @@ from tests.support.media_files import (
 from workers.errors import (
     DecodeFailed,
     DecodeIncomplete,
+    DecodeKilled,
     DecodeTimeout,
     FfmpegMissing,
     MediaMissing,
@@ -408,6 +411,29 @@ def test_the_wrapper_bounds_what_a_child_writes():
         )
         assert done.too_large
         assert os.fstat(fd).st_size == 1 << 20
+
+
+def test_a_limit_of_the_machine_is_not_the_files_fault():
+    """A limit that this process cannot raise is below what a clip may take."""
+    write = f"""if 1:
+        import resource
+        from workers.media import ffmpeg
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+        with ffmpeg.anonymous_file("out") as fd:
+            given = [ffmpeg.packed_ffmpeg(), "-v", "quiet", *{ENDLESS}, "-f", "rawvideo", f"pipe:{{fd}}"]
+            try:
+                ffmpeg.run(given, limits=ffmpeg.Limits(20, 1 << 20), pass_fds=[fd])
+            except ffmpeg.ResourceLimit as error:
+                print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", write], capture_output=True, text=True, check=True)
+    assert "may not grow beyond 65536 bytes (`ulimit -f`)" in done.stdout
+
+
+def test_an_ffmpeg_that_the_system_refuses_files_says_nothing_about_the_media(videos):
+    given = [ffmpeg.find_ffmpeg(), "-v", "error", *12 * ["-i", str(videos / "short.mp4")], "-f", "null", "-"]
+    with pytest.raises(DecodeKilled, match=r"no threads or files left for ffmpeg.*Too many open files"):
+        ffmpeg.run(given, limits=ffmpeg.Limits(20, 1 << 20, open_files=12), reads=[videos / "short.mp4"])
 
 
 def test_the_wrapper_bounds_what_a_child_says():

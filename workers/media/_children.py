@@ -109,8 +109,12 @@ class Children:
 
 
 def last_words(timeout_s: float) -> str:
-    """The last line that a child without work says on standard error; empty where it starts and ends well."""
-    child = _confined(_program(timeout_s), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    """The last line that a child without work says on standard error; empty where it starts and ends well, or cannot
+    be started."""
+    try:
+        child = _confined(_program(timeout_s), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    except OSError:
+        return ""
     try:
         _, said = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:

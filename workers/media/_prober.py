@@ -187,7 +187,10 @@ class Prober:
     def _started(self) -> Child:
         if self._child is None or not self._child.is_running:
             self.close()
-            self._child = children().get(self._timeout_s)
+            try:
+                self._child = children().get(self._timeout_s)
+            except OSError as error:
+                raise ProbeCrashed(f"no process can be started: {error.strerror}") from error
         return self._child
 
 

@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 
 import imageio_ffmpeg
 
-from workers.errors import ConfinementMissing, DecodeFailed, FfmpegMissing
+from workers.errors import ConfinementMissing, DecodeFailed, DecodeKilled, FfmpegMissing, ResourceLimit
 from workers.media.confinement import (
     DECODERS,
     DEMUXERS,
@@ -53,6 +54,13 @@ TRIES = 3
 
 READ = "\0"
 """A placeholder that no name contains: in an argument it stands for the readable file if its name is not text."""
+
+_REFUSED = re.compile(
+    r"^(?!.*\[info\]).*(Resource temporarily unavailable|Too many open files|No space left on device).*$", re.MULTILINE
+)
+"""What ffmpeg says where the system has no thread, descriptor or room for it; what it only quotes of a file (its tags)
+is no error. A file itself can make it say so, too, so nothing more than another try may follow. Of memory it says the
+same where a file asks for too much."""
 
 NEEDED_FILTERS = ("fps", "scale", "trim", "atrim", "aresample", "apad", "metadata", "ametadata", "setpts", "bwdif")
 NEEDED_DECODERS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
@@ -167,7 +175,7 @@ def with_working_ffmpeg(work: Callable[[], Done]) -> Done:
     used = ffmpeg_tool()
     try:
         return work()
-    except DecodeFailed:
+    except (DecodeFailed, DecodeKilled):
         if _problem(used.path) is None:
             raise
     for remembered in (ffmpeg_tool, filters, decoders, hwaccels, drops_packets):
@@ -199,6 +207,8 @@ def _tried(path: str, reading: Sequence[str]) -> tuple[int, str | None]:
             )
         except OSError as error:
             return 0, f"cannot be started: {error.strerror}"
+        except DecodeKilled as error:
+            return -signal.SIGKILL, f"cannot run: {error}"
         if done.timed_out:
             return 0, f"does not end within {TRY_S:g} s"
         if done.returncode or os.fstat(made).st_size != 2 * 8 * 8 * 3:
@@ -339,9 +349,11 @@ def run(
     """Run `arguments` (program first, as `ffmpeg.compile` builds them) to its end or to its limit.
 
     The child gets no stdin or stdout, its own process group, of our descriptors only `pass_fds` under the same numbers,
-    and of our files only `reads`. It has ended when this returns or raises. Never raises for what the child does;
-    raises ConfinementMissing if the kernel refuses confinement it offered before. `is_in_vain` is polled many times a
-    second: once it returns true, the child is ended.
+    and of our files only `reads`. It has ended when this returns or raises. Never raises for what the child does. If
+    the system keeps it from its work, raises ConfinementMissing (the kernel refuses confinement it offered before),
+    ResourceLimit (its files may not grow as far as `limits` allow) or DecodeKilled (no more threads or files): half of
+    a clip would look like a damaged file. `is_in_vain` is polled many times a second: once it returns true, the child
+    is ended.
     """
     read = os.path.abspath(os.fspath(reads[0])) if reads else ""
     program = [os.path.abspath(arguments[0]), "-nostdin", *(argument.replace(READ, read) for argument in arguments[1:])]
@@ -381,13 +393,27 @@ def run(
         said = head + os.pread(log, STDERR_BYTES, 0).lstrip(b"\0")
     if child.returncode == REFUSED and said.startswith(b"confinement:"):
         raise ConfinementMissing(said.decode(errors="replace").strip())
+    stderr = said.decode(errors="replace")
+    _check_not_refused(child.returncode, stderr, limits)
     return Finished(
         returncode=child.returncode,
-        stderr=said.decode(errors="replace"),
+        stderr=stderr,
         wall_s=time.monotonic() - started,
         timed_out=timed_out,
         too_large=child.returncode == -signal.SIGXFSZ,
     )
+
+
+def _check_not_refused(returncode: int, stderr: str, limits: Limits) -> None:
+    """Raise ResourceLimit or DecodeKilled if the system, not the media, kept a child from its work."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if returncode == -signal.SIGXFSZ and most != resource.RLIM_INFINITY and most < limits.file_bytes:
+        raise ResourceLimit(
+            f"files of this process may not grow beyond {most} bytes (`ulimit -f`), and what a clip decodes to takes "
+            f"up to {limits.file_bytes}; raise that limit"
+        )
+    if returncode != -signal.SIGKILL and (refused := _REFUSED.search(stderr)) is not None:
+        raise DecodeKilled(f"the system has no threads or files left for ffmpeg (`ulimit -u`, `-n`): {refused[0]:.200}")
 
 
 def _bounded(log: int, head: bytes) -> bytes:
