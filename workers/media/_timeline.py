@@ -152,8 +152,10 @@ class _Stream:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether enough of the waiting packets state a time: it is reckoned for what begins inside another's bytes."""
-        stated = sum(one.byte is not None for one in self.pending) if self.has_places else len(self.pending)
+        """Whether enough of the waiting packets state a time: it is reckoned for what begins inside another's bytes, or
+        lies on a page with others."""
+        places = {one.byte for one in self.pending if one.byte is not None}
+        stated = len(places) if self.has_places else len(self.pending)
         return stated >= CONFIRMING or len(self.pending) >= MOST_WAITING
 
 
@@ -374,16 +376,17 @@ class _Scan:
             self._believe(index, stream)
 
     def _has_stray_start(self, index: int, stream: _Stream) -> bool:
-        """Whether what came before a stream's jump is one time in the first seconds of all: no recording.
+        """Whether what came before a stream's jump are fewer times than confirm one, in the first seconds of all.
 
         A broadcast that jumps ahead is read from there: its clock wraps in between for who reads from the beginning.
         """
         if self._is_broadcast and stream.pending[0].order_s > (stream.last_s or 0.0):
             return False
         streams = self.stretches[stream.stretch].streams
-        is_last = stream.stretch == len(self.stretches) - 1
+        if stream.stretch < len(self.stretches) - 1 or index not in streams or streams[index].stated >= CONFIRMING:
+            return False
         others = [seen.end_s - seen.start_s for other, seen in streams.items() if other != index]
-        return is_last and index in streams and streams[index].stated <= 1 and max(others, default=0.0) < FIRST_S
+        return max(others, default=0.0) < FIRST_S
 
     def _begin_anew(self, index: int, stream: _Stream, first: _Waiting) -> None:
         """Take the time of what came first of a stream for damaged, and forget what was measured against it."""
@@ -537,7 +540,8 @@ class _Scan:
             seen.step_s = order_s - stream.last_s
         self._begun += 1
         seen.packets += 1
-        seen.stated += order_s is not None and (byte is not None or not stream.has_places)
+        states = byte is not None and byte != seen.last_byte if stream.has_places else True
+        seen.stated += order_s is not None and states
         if begin_s < seen.start_s:
             seen.start_s, seen.is_first_start = begin_s, False
         # Matroska does not state how long a frame is shown: assume as long as the previous one. MP4 says that the last
