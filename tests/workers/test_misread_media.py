@@ -15,12 +15,13 @@ import pytest
 
 from pipeline.records.rows import clips_table
 from pipeline.records.unit import decode_unit, encode_unit
+from tests.robustness.media_matrix.stamps import BOTH, damaged
 from tests.support import rows
 from tests.support.media_files import make
 from tests.support.media_oracle import cut, heard, joined, noise, second_of, source, write_wav
 from workers.errors import DecodeFailed, DecodeIncomplete
 from workers.media._edits import unfollowed
-from workers.media._headers import pixel_shapes
+from workers.media._headers import dolby_profile, pixel_shapes
 from workers.media.clip_reader import decode_clip
 from workers.media.probing import ProbePool
 from workers.records import Clip, ClipFailure, DecodedClip, DecodeSettings, MediaInfo
@@ -402,3 +403,74 @@ def test_a_hole_of_an_avi_without_an_index_is_said(made, tmp_path):
     assert "the AVI has no index and is damaged at byte" in str(probe(tmp_path / "b.avi").notes)
     (tmp_path / "c.avi").write_bytes(content[: 2 * third])
     assert probe(tmp_path / "c.avi").notes == ()
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "flv"])
+def test_pictures_that_are_called_key_pictures_and_are_none(made, tmp_path, suffix):
+    codec = ("-c:v", "flv" if suffix == "flv" else "mpeg4", "-q:v", 2, "-sc_threshold", 1_000_000_000, "-an")
+    path = cut(made, tmp_path / f"a.{suffix}", 2, 10, *codec, gop=500)
+    path.write_bytes({"mp4": _all_sync, "avi": _all_keys, "flv": _all_key_tags}[suffix](bytearray(path.read_bytes())))
+    clip = at(path, 5, 7)
+    assert [second_of(frame) for frame in clip.frames] == pytest.approx([7, 7.5, 8, 8.5], abs=0.1)
+    assert probe(cut(made, tmp_path / f"b.{suffix}", 2, 10, *codec, gop=50)).lag_s < 0.1, "true key pictures are used"
+
+
+def _all_sync(content: bytearray) -> bytes:
+    return content.replace(b"stss", b"free")
+
+
+def _all_keys(content: bytearray) -> bytes:
+    for place in range(content.rfind(b"idx1") + 8, len(content), 16):
+        content[place + 4] |= 0x10
+    return content
+
+
+def _all_key_tags(content: bytearray) -> bytes:
+    place = 13
+    while place + 12 < len(content):
+        if content[place] == 9:
+            content[place + 11] = 0x10 | content[place + 11] & 0x0F
+        place += 15 + int.from_bytes(content[place + 1 : place + 4], "big")
+    return content
+
+
+def test_colours_that_nobody_reads_are_said():
+    said = struct.pack(">BBHB", 1, 0, 5 << 9 | 6 << 3 | 5, 0) + bytes(19)
+    assert dolby_profile(b"....hvcC...dvcC" + said) == 5
+    assert dolby_profile(b"\x41\xe7\x84dvvC\x41\xed\x98" + said) == 5
+    assert dolby_profile(b"moov") is None
+
+
+# Holes and locks
+
+
+def test_zeros_in_sound_without_times_are_said(made, tmp_path):
+    whole = cut(made, tmp_path / "whole.mp3", 2, 14, "-vn", "-c:a", "libmp3lame", "-b:a", "128k").read_bytes()
+    hole = bytearray(whole)
+    hole[80_000:100_000] = bytes(20_000)
+    for number, (content, count) in enumerate(((whole, 0), (hole, 1), (whole + bytes(90_000), 0))):
+        (tmp_path / f"{number}.mp3").write_bytes(content)
+        notes = probe(tmp_path / f"{number}.mp3").notes
+        assert sum("are zeros" in note for note in notes) == count
+    tag = b"ID3\4\0\0\0\0\x7f\x7f" + bytes(127 * 129)
+    (tmp_path / "3.mp3").write_bytes(whole + tag + whole)
+    assert not any("are zeros" in note for note in probe(tmp_path / "3.mp3").notes)
+
+
+def test_an_audible_file_is_locked(made, tmp_path):
+    path = cut(made, tmp_path / "a.m4a", 2, 4, "-vn")
+    path.write_bytes(path.read_bytes().replace(b"mp4a", b"aavd", 1))
+    ((_, found),) = POOL.probe_many([(0, str(path))])
+    assert isinstance(found, ClipFailure)
+    assert found.error_class == "encrypted"
+
+
+def test_sound_that_ffmpeg_gives_up_behind_a_damaged_time_is_missing(made, tmp_path):
+    content = cut(made, tmp_path / "whole.ts", 2, 8).read_bytes()
+    (tmp_path / "a.ts").write_bytes(damaged(content, "ts", "v", {60}, -20, BOTH))
+    clip = at(tmp_path / "a.ts", 0, 4)
+    assert clip.noticed.missing_s == pytest.approx(1.6, abs=0.3)
+    assert any("of audio are missing" in note for note in clip.notes)

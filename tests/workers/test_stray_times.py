@@ -51,6 +51,9 @@ def is_right(path, pool) -> bool:
         ("flv", "v", 40, 0.7),
         ("mkv", "v", 40, 20),
         ("mkv", "a", 90, -3),
+        ("mkv", "a", 0, 20),
+        ("flv", "v", 99, 20),
+        ("ts", "a", 0, 0.7),
     ],
 )
 def test_one_damaged_time_moves_nothing(made, pool, tmp_path, suffix, kind, number, by_s):
@@ -104,6 +107,33 @@ def test_a_time_that_does_not_come_back_is_one():
     assert scanned(*later, *first, is_broadcast=True) == [(3_600, 3_604), (0, 4)]
     assert scanned(*first, *(time + 34 for time in first), is_broadcast=False) == [(0, 38)]
     assert scanned(*(80 * number for number in range(5)), is_broadcast=False) == [(0, 320.04)]
+
+
+def test_a_damaged_time_of_the_first_packet_begins_nothing():
+    later = [number / 25 for number in range(1, 100)]
+    for first_s in (0.7, 20, 3_600):
+        for is_broadcast in (False, True):
+            assert scanned(first_s, *later, is_broadcast=is_broadcast, sound_s=4) == [(0.04, 4)]
+    # A recording of one picture and 4 s of sound, and another behind it.
+    scan = _Scan(True, {0: "video", 1: "audio"}, size=1 << 30, declared_s=0.0)
+    scan.take(0, (60, 60, 0.04, 0))
+    for number in range(400):
+        time = 60 + number / 50 if number < 200 else 10 + number / 50
+        scan.take(1, (time, time, 0.02, number))
+        if number >= 200:
+            scan.take(0, (time, time, 0.02, number))
+    scan.finish()
+    assert [len(one.streams) for one in scan.stretches] == [2, 2]
+
+
+def test_a_damaged_time_of_the_last_packet_makes_nothing_longer():
+    steady = [number / 25 for number in range(100)]
+    for last_s in (7, 20, 50):
+        assert scanned(*steady, last_s, sound_s=4) == [(0, 4)]
+        assert scanned(*steady, last_s, is_broadcast=True) == [(0, 4)]
+        assert scanned(*steady, last_s) == [(0, last_s + 0.04)], "a picture that stayed, where nothing is heard"
+        assert scanned(*steady, last_s, sound_s=last_s) == [(0, last_s + 0.04)]
+    assert scanned(0, 7, 14, 21, 40, sound_s=4) == [(0, 40.04)], "slides"
 
 
 def test_packets_that_state_no_time_are_not_held_back_for_ever():

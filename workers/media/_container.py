@@ -17,7 +17,14 @@ from workers.media._broadcast import programmes, scrambled_share
 from workers.media._bytes import Bytes, Part
 from workers.media._cropping import cropped
 from workers.media._edits import edited_s, unfollowed
-from workers.media._headers import encrypted_streams, has_stray_pictures, header, is_still, pixel_shapes
+from workers.media._headers import (
+    dolby_profile,
+    encrypted_streams,
+    has_stray_pictures,
+    header,
+    is_still,
+    pixel_shapes,
+)
 from workers.media._subtitles import described as subtitles
 from workers.media._timeline import LEAST_BYTES_PER_S
 from workers.media._tracks import TooManyPixels, codecs_of, described, listen, look, unread
@@ -34,6 +41,9 @@ BROADCAST = frozenset({"mpegts", "mpeg"})
 
 MOST_SCRAMBLED, LEAST_SCRAMBLED = 0.9, 0.01
 """Shares of scrambled packets: with more a broadcast cannot be read, with more it is noted."""
+
+DOLBY_ALONE = 5
+"""The profile of Dolby Vision without pictures that other decoders show as they are meant."""
 
 BUFFER_BYTES = 1 << 17
 """libav's read size: a request costs 50 us, and without an index the whole file is read."""
@@ -125,6 +135,8 @@ def _noted(scrambled: float, head: bytes, name: str) -> list[str]:
     notes = unfollowed(head) if name == "mp4" else []
     if name == "mp4" and (shapes := pixel_shapes(head)) > 1:
         notes.append(f"the index tells of pictures of {shapes} aspect ratios: all are given in one")
+    if dolby_profile(head) == DOLBY_ALONE:
+        notes.append(f"Dolby Vision of profile {DOLBY_ALONE}: nothing here reads its colours, which are wrong")
     if scrambled >= LEAST_SCRAMBLED:
         notes.append(f"about {scrambled:.0%} of the stream is scrambled and cannot be read")
     return notes

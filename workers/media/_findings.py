@@ -21,7 +21,8 @@ from workers.media._container import LONGEST_S, Refused, about, heard, opened
 from workers.media._gaps import Span, indexed, spans, uncounted
 from workers.media._gaps import said as gaps_said
 from workers.media._headers import has_mxf_index, is_indexed_mp4, stated_s
-from workers.media._joints import first_end, own_end, pieces, recordings, unread_bytes
+from workers.media._joints import first_end, holes_said, own_end, pieces, recordings, unread_bytes
+from workers.media._keys import apart_s
 from workers.media._segments import CUT_OFF_S, Recording, joined, parts_of
 from workers.media._shapes import said, sampled
 from workers.media._timeline import FILE_GAP_S, LEAST_BYTES_PER_S
@@ -55,7 +56,9 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
     with opened(content, read_timeout_s) as container:
         info = about(container, content)
         name = info["container"]
-        recorded = recordings(file, own_end(file, name) if scans else file.size, name)
+        end = own_end(file, name) if scans else file.size
+        info["notes"] += holes_said(file, end, name) if scans else []
+        recorded = recordings(file, end, name)
         if count := unread_bytes(file, recorded[-1], name):
             behind = f"{count} bytes at the end of the file lie behind the end of its recording, and are not read"
             info["notes"].append(behind)
@@ -63,6 +66,8 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
             info["notes"].append(f"the samples lie in {count} chunks, of which only the last is read")
         is_indexed = _is_indexed(file, container, info, recorded)
         is_blind = _is_blind(file, container, info, recorded)
+        key_s = max((apart_s(container, track["index"]) for track in info["tracks"]), default=0.0)
+        info["lag_s"] = key_s  # seeking ends up at pictures that need others
         known = dict(info)
         seconds = _length_s(file, info)
         if seconds is not None:
@@ -104,7 +109,7 @@ def findings(file: Bytes, read_timeout_s: float, *, scans: bool = True) -> Itera
             return  # what cannot be read is planned by the header, and each clip says what is wrong with it
         raise
     for one in (found, *(part["info"] for part in found.get("segments", ()))):
-        one["lag_s"] = one["duration_s"] if is_blind else one["lag_s"]
+        one["lag_s"] = one["duration_s"] if is_blind else max(one["lag_s"], key_s)
     yield found
 
 
@@ -124,7 +129,8 @@ def _length_s(file: Bytes, info: dict[str, Any]) -> float | None:
 def _is_indexed(file: Bytes, container: InputContainer, info: dict[str, Any], recorded: list[tuple[int, int]]) -> bool:
     """Whether an index or a header describes the whole timeline, which has no pauses."""
     if info["container"] == "mp4":
-        return is_indexed_mp4(file, file.size) and not _pauses(container, info["tracks"])
+        is_steady = not info["has_damaged_times"] and not _pauses(container, info["tracks"])
+        return is_steady and is_indexed_mp4(file, file.size)
     return info["container"] in INDEXED and recorded == [(0, file.size)]
 
 

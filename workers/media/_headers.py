@@ -30,7 +30,7 @@ _MXF_PICTURE_BYTES = b"\x3f\x05\0\4"
 """The name of the length of each picture, where all are as long, in the first bytes of an index table."""
 _MXF_INDEX = bytes.fromhex("060e2b34025301010d01020101100100")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-_LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp"})
+_LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp", b"aavd"})
 
 STRAY_TIMES = 8
 """A picture that waits so many times longer than most for being shown has a damaged time."""
@@ -113,7 +113,7 @@ def stated_s(file: Bytes, container: str, found_s: float | None) -> float | None
         is_cut_off = 8 + int.from_bytes(head[4:8], "little") > (file.seek(0, io.SEEK_END) or 0)
         frame_us, frames = int.from_bytes(about[:4], "little"), int.from_bytes(about[16:20], "little")
         return frame_us * frames / 1e6 if is_cut_off and frames else None
-    is_stated = container in ("mxf", "aiff", "au", "flac")
+    is_stated = container in ("mxf", "aiff", "au", "flac", "ivf")
     if container == "matroska":
         is_stated = b"\x44\x89" in head.partition(b"\x1f\x43\xb6\x75")[0]
     elif container == "flv":
@@ -167,6 +167,16 @@ def pixel_shapes(moov: bytes) -> int:
             entry += size
         most, at = max(most, len(shapes)), moov.find(b"stsd", at + 4)
     return most
+
+
+def dolby_profile(header: bytes) -> int | None:
+    """The profile of Dolby Vision that the header of an MP4 or Matroska file states, None if it states none."""
+    for name in (b"dvcC", b"dvvC"):
+        said = header.partition(name)[2][:8]
+        said = said[3:] if said[:2] == b"\x41\xed" else said  # Matroska names it and says it in two elements
+        if len(said) >= 5:
+            return said[2] >> 1
+    return None
 
 
 def has_stray_pictures(moov: bytes) -> bool:

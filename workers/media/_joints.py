@@ -19,6 +19,7 @@ from workers.media._structure import (
     boxes,
     chunks,
     form_end,
+    hole,
     mxf_end,
     mxf_footer,
     riff_ends,
@@ -26,6 +27,9 @@ from workers.media._structure import (
 
 ENDLESS = frozenset({"flac", "mp3", "aac", "ac3", "eac3", "amr", "dv"})
 """Containers that do not say where they end, so that another file behind them would be taken for more of them."""
+
+UNTIMED = frozenset({"mp3", "aac", "ac3", "eac3", "amr"})
+"""Containers whose frames do not say of which second they are: behind a hole they are counted on from before it."""
 
 UNREAD_BYTES, UNREAD_SHARE = 1 << 16, 0.01
 """Fewer bytes, or a smaller share of the file, behind its end are tags that someone appended."""
@@ -77,6 +81,14 @@ def own_end(file: Bytes, container: str) -> int:
     """Where a file of another kind begins behind one that does not say where it ends, or its size. Reads it whole."""
     end = another_kind(Window(file), file.size, container) if container in ENDLESS else None
     return file.size if end is None else end
+
+
+def holes_said(file: Bytes, end: int, container: str) -> list[str]:
+    """What to say of a hole behind which nobody knows the time. Reads the file whole."""
+    found = hole(Window(file), end) if container in UNTIMED else None
+    if found is None:
+        return []
+    return [f"bytes {found[0]} to {found[1]} are zeros: what lies behind them is of another second than said"]
 
 
 def unread_bytes(file: Bytes, last: tuple[int, int], container: str) -> int:

@@ -150,7 +150,7 @@ def _stretches(one: Recording) -> Iterator[dict[str, Any]]:
             if number == 0:
                 late = [seen.start_s - begin_s for index, seen in stretch.streams.items() if index not in known]
                 changes = [*said(timeline.shapes, begin_s), *channels_said(timeline.channels, begin_s)]
-                here["notes"] += [*changes, *_left_out(late), *_unread(one, timeline)]
+                here["notes"] += [*changes, *_left_out(late), *_unread(one, timeline), *_ahead(timeline)]
             if duration_s > 0:
                 yield {**where, "head_bytes": one.head, "info": here | {"is_checked": True}}
 
@@ -283,6 +283,15 @@ def _unread(one: Recording, timeline: Timeline) -> list[str]:
     if timeline.outliers > OUTLIER_SHARE * total:
         notes.append(f"{timeline.outliers} packets have times that fit nothing around them")
     return notes
+
+
+def _ahead(timeline: Timeline) -> list[str]:
+    """What to say of last packets that do not make a part longer."""
+    if not timeline.ahead_s:
+        return []
+    return [
+        f"the last packet is said to come {timeline.ahead_s:.1f} s behind all others; its time is taken for damaged"
+    ]
 
 
 def joined(info: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]:

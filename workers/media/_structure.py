@@ -294,6 +294,9 @@ _BEGINNINGS: dict[str, tuple[int, bytes, bytes]] = {
 these, and all of it."""
 _LONGEST_BEGINNING = 1 << 10
 
+HOLE_BYTES = 1 << 12
+"""So many zeros one after the other are no sound of any codec, but a hole: what a disk lost, or a copy left out."""
+
 TS_BYTES, _TS_TABLE = 188, b"\x47\x40\0"
 """The length of a packet of a transport stream, and how one begins that has a table's beginning, but for its number."""
 
@@ -318,6 +321,29 @@ def another_kind(read: Window, end: int, container: str) -> int | None:
             tag = read(at, 10)
             if tag[:3] != b"ID3" or _is_mp3(read(at + 10 + id3_bytes(tag), 2)):
                 return at
+    return None
+
+
+def hole(read: Window, end: int) -> tuple[int, int] | None:
+    """Where the first long run of zeros begins and ends that lies between other bytes and in no tag."""
+    at, is_led = 0, False
+    while at < end:
+        content = read(at, min(end - at, WINDOW_BYTES + HOLE_BYTES))
+        found = content.find(bytes(HOLE_BYTES))
+        before = content if found < 0 else content[:found]
+        is_led = is_led or any(before)
+        if found < 0:
+            at += WINDOW_BYTES
+            continue
+        tag, behind = before.rfind(b"ID3"), at + found
+        while behind < end and not (rest := read(behind, min(end - behind, WINDOW_BYTES)).lstrip(b"\0")):
+            behind += WINDOW_BYTES
+        if behind >= end:
+            return None
+        behind = min(end, behind + WINDOW_BYTES) - len(rest)
+        if is_led and (tag < 0 or tag + 10 + id3_bytes(before[tag : tag + 10]) <= found):
+            return at + found, behind
+        at = behind
     return None
 
 

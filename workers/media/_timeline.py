@@ -43,6 +43,13 @@ MOST_REORDERED, REORDERED_S = 17, 1.0
 
 MOST_STRETCHES = 1_000
 
+FIRST_S = 2.0
+"""In a recording's first seconds, a time that is followed by earlier ones is damaged: it is no recording of its own."""
+
+AHEAD_S, MOST_STEPS = 1.0, 4
+"""By more than this (seconds), and so many times the step before, a stream's last packets cannot be behind all others
+without a third of them that confirms it."""
+
 MARK_S, MOST_MARKS = 1.0, 4
 """Places that are remembered of each stream: so far apart (seconds), and how many."""
 
@@ -73,6 +80,8 @@ class Seen:
     lag_s: float = 0.0
     """How far its packets trail other streams' packets in the file, in seconds."""
     packets: int = 0
+    stated: int = 0
+    """How many of them state a time of their own."""
     is_first_start: bool = True
     """Whether the first packet is also the earliest."""
     beside: dict[int, tuple[_Mark, ...]] = field(default_factory=dict)
@@ -143,8 +152,10 @@ class _Stream:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether enough of the waiting packets state a time: it is reckoned for what begins inside another's bytes."""
-        stated = sum(one.byte is not None for one in self.pending) if self.has_places else len(self.pending)
+        """Whether enough of the waiting packets state a time: it is reckoned for what begins inside another's bytes, or
+        lies on a page with others."""
+        places = {one.byte for one in self.pending if one.byte is not None}
+        stated = len(places) if self.has_places else len(self.pending)
         return stated >= CONFIRMING or len(self.pending) >= MOST_WAITING
 
 
@@ -166,6 +177,8 @@ class Timeline:
     """The streams that have packets, with times or not."""
     end_byte: int = 0
     """About where the last packet that was read ends."""
+    ahead_s: float = 0.0
+    """How far the last packets of a stream are said to be behind all others, in seconds; they are no part of it."""
 
 
 def scan(
@@ -220,7 +233,7 @@ def scan(
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
     is_damaged = reader.has_damaged_times or reader.outliers > 0
     found = tuple(stretches), lag_s, reader.outliers, is_damaged, tuple(shapes.values()), tuple(sounds.values())
-    return Timeline(*found, frozenset(present), end_byte)
+    return Timeline(*found, frozenset(present), end_byte, reader.ahead_s)
 
 
 def _packets(container: InputContainer) -> Iterator[Any]:
@@ -295,6 +308,7 @@ class _Scan:
         self._size, self._declared_s = size, declared_s
         self.outliers = 0
         self.has_damaged_times = False
+        self.ahead_s = 0.0
         self._is_broadcast = is_broadcast
         self._back_s = BROADCAST_BACK_S if is_broadcast else BACK_S
         self._latest_s = BROADCAST_GAP_S if is_broadcast else math.inf
@@ -303,6 +317,7 @@ class _Scan:
         self._reached_s = [-math.inf]
         self._order_s = [-math.inf]
         self._unproven_s = 0.0
+        self._begun = 0
         self._marks: dict[int, tuple[_Mark, ...]] = {}
 
     def mark(self, index: int, mark: _Mark) -> None:
@@ -347,8 +362,11 @@ class _Scan:
             self._settle(index, stream)
 
     def finish(self) -> None:
-        """Accept an unconfirmed jump if another stream made it too."""
+        """Accept an unconfirmed jump if another stream made it too, and an unconfirmed leap if others reach as far."""
         for index, stream in self._streams.items():
+            if (ahead_s := self._ahead_s(index, stream)) > 0:
+                self.ahead_s = max(self.ahead_s, ahead_s)
+                self._drop(index, stream)
             self._settle(index, stream)
             if stream.pending and stream.stretch < len(self.stretches) - 1:
                 self._switch(index, stream)
@@ -356,6 +374,46 @@ class _Scan:
                 self._drop(index, stream)
         for index, stream in self._streams.items():
             self._believe(index, stream)
+
+    def _has_stray_start(self, index: int, stream: _Stream) -> bool:
+        """Whether what came before a stream's jump are fewer times than confirm one, in the first seconds of all.
+
+        A broadcast that jumps ahead is read from there: its clock wraps in between for who reads from the beginning.
+        """
+        if self._is_broadcast and stream.pending[0].order_s > (stream.last_s or 0.0):
+            return False
+        streams = self.stretches[stream.stretch].streams
+        if stream.stretch < len(self.stretches) - 1 or index not in streams or streams[index].stated >= CONFIRMING:
+            return False
+        others = [seen.end_s - seen.start_s for other, seen in streams.items() if other != index]
+        return max(others, default=0.0) < FIRST_S
+
+    def _begin_anew(self, index: int, stream: _Stream, first: _Waiting) -> None:
+        """Take the time of what came first of a stream for damaged, and forget what was measured against it."""
+        number = stream.stretch
+        streams = self.stretches[number].streams
+        seen, is_ahead = streams[index], first.order_s < (stream.last_s or 0.0)
+        seen.start_s = min(seen.start_s, first.begin_s) if is_ahead else first.begin_s
+        seen.end_s, seen.is_first_start, stream.last_s = first.begin_s, False, None
+        stream.late_s.clear()
+        self.outliers += seen.stated
+        self._reached_s[number] = max(one.end_s for one in streams.values())
+        orders = [one.last_s for one in self._streams.values() if one.stretch == number and one.last_s is not None]
+        self._order_s[number] = max(orders, default=-math.inf)
+        for one in streams.values():
+            one.lag_s = 0.0
+
+    def _ahead_s(self, index: int, stream: _Stream) -> float:
+        """How far what waits of a stream at the end is behind all else; 0 where that may be so, or where it jumps."""
+        seen = self.stretches[stream.stretch].streams.get(index)
+        first = stream.pending[0] if stream.pending else None
+        if seen is None or not seen.step_s or first is None or self._jumps(stream, first.order_s, first.begin_s):
+            return 0.0
+        if self.kinds[index] == "video" and self._is_alone() and not self._is_broadcast:
+            return 0.0  # a picture that stayed
+        waiting = [one.begin_s for other, it in self._streams.items() if other != index for one in it.pending]
+        ahead_s = min(one.begin_s for one in stream.pending) - max([self._reached_s[stream.stretch], *waiting])
+        return ahead_s if ahead_s > max(AHEAD_S, MOST_STEPS * seen.step_s) else 0.0
 
     def _drop(self, index: int, stream: _Stream) -> None:
         """Take the times of what waits for damaged."""
@@ -367,9 +425,13 @@ class _Scan:
         return waiting
 
     def _believe(self, index: int, stream: _Stream) -> None:
-        """Take the last pictures to be shown when they say."""
+        """Take the last pictures to be shown when they say, unless that is far behind all others."""
         for end_s, _ in stream.late_s:
-            self._reach(index, stream.stretch, end_s)
+            ahead_s = end_s - self._reached_s[stream.stretch]
+            if ahead_s <= self._reorders_s(index, stream):
+                self._reach(index, stream.stretch, end_s)
+            else:
+                self.ahead_s, self.has_damaged_times = max(self.ahead_s, ahead_s), True
         stream.late_s.clear()
 
     def _reach(self, index: int, number: int, end_s: float) -> None:
@@ -404,7 +466,7 @@ class _Scan:
 
     def _is_plausible(self, stream: _Stream, begin_s: float) -> bool:
         reached_s = self._reached_s[stream.stretch]
-        if not math.isfinite(reached_s):
+        if not math.isfinite(reached_s) or (not stream.stretch and self._begun < 2):
             # A recording may begin at any time, if two packets say so.
             reached_s, self._unproven_s = self._unproven_s if abs(begin_s - self._unproven_s) < 1.0 else 0.0, begin_s
         gap_s = begin_s - max([reached_s, *(one.begin_s for one in stream.pending)])
@@ -442,8 +504,14 @@ class _Scan:
         return len({self.kinds[index] for index in self._streams}) < 2
 
     def _switch(self, index: int, stream: _Stream) -> None:
+        is_stray_start = self._has_stray_start(index, stream)
         waiting = self._released(index, stream)
         first_s = waiting[0].order_s
+        if is_stray_start:
+            self._begin_anew(index, stream, waiting[0])
+            for one in waiting:
+                self._add(index, stream, (one.order_s, one.begin_s, one.length_s, one.byte))
+            return
         number = stream.stretch + 1
         # A later stream joins the stretch that others have begun, if its times fit.
         while number < len(self.stretches) and abs(first_s - self._order_s[number]) > FILE_GAP_S:
@@ -470,7 +538,10 @@ class _Scan:
             seen = self.stretches[number].streams[index] = Seen(begin_s, byte, begin_s, beside=beside)
         elif stream.last_s is not None and order_s is not None and order_s > stream.last_s:
             seen.step_s = order_s - stream.last_s
+        self._begun += 1
         seen.packets += 1
+        states = byte is not None and byte != seen.last_byte if stream.has_places else True
+        seen.stated += order_s is not None and states
         if begin_s < seen.start_s:
             seen.start_s, seen.is_first_start = begin_s, False
         # Matroska does not state how long a frame is shown: assume as long as the previous one. MP4 says that the last

@@ -357,7 +357,10 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
         if take.failure is not None or _complains(take, info, "audio"):
             lost_s = sum(end - begin for begin, end in gaps)
         else:
-            lost_s = sum(max(0.0, end - max(begin, reaches_s)) for begin, end in gaps)
+            # Behind a damaged time, ffmpeg may take all that follows for another time, and give none of it.
+            is_cut_short = info.has_damaged_times and info.container in LOSSY_CONTAINERS
+            from_s = [begin if is_cut_short and end >= span.length_s else max(begin, reaches_s) for begin, end in gaps]
+            lost_s = sum(max(0.0, end - begin) for begin, (_, end) in zip(from_s, gaps, strict=True))
         shares.append(1 - lost_s / span.length_s)
         missing_s = max(missing_s, lost_s)
         silent_s = silence_s(audio, has)

@@ -152,8 +152,13 @@ def _lines(shifts: Times, times: Times) -> Times:
 
 
 def _without_strays(shifts: Times, passed_s: Times) -> Times:
-    """The shifts without damaged times: pieces far off the line, behind which it goes on as if they were on it."""
+    """The shifts without damaged times: pieces far off the line, behind which it goes on as if they were on it, and
+    first ones that are said to come later than those behind them."""
     found = shifts.copy()
+    first = shifts[: int(np.searchsorted(passed_s, STRAYS_LAST_S, side="right"))]
+    earlier = np.flatnonzero(first[0] - first > JITTER_S)
+    if len(earlier):
+        found[: earlier[0]] = shifts[earlier[0]]
     piece = 1
     while piece < len(shifts):
         back = piece

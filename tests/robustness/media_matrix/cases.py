@@ -12,6 +12,7 @@ from tests.robustness.media_matrix import (
     archives,
     forms,
     inside,
+    kinds,
     pictures,
     siblings,
     sounds,
@@ -25,6 +26,6 @@ from tests.robustness.media_matrix.made_of import Builder
 
 def cases() -> Iterator[tuple[str, Builder]]:
     """All of them: (name, builder)."""
-    modules = (timelines, sounds, tracks, pictures, writers, siblings, archives, inside, stamps, forms)
+    modules = (timelines, sounds, tracks, pictures, writers, siblings, archives, inside, kinds, stamps, forms)
     for make_cases in (case for module in modules for case in module.CASES):
         yield from make_cases()

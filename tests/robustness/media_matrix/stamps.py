@@ -123,25 +123,83 @@ def _single() -> Iterator[tuple[str, Builder]]:
                 yield name, _written(suffix, by_s, *how)
 
 
-def _by_bytes(
-    suffix: str, kind: str, numbers: set[int], by_s: float, *how: object, what: tuple[str, ...] = BOTH
-) -> Builder:
+def _edges() -> Iterator[tuple[str, Builder]]:
+    """The first or the last packet of a stream, and those that would be before the clock's beginning."""
+    for suffix in _STAMPS:
+        for by_s in (3.0, 8.0, 20.0):
+            for kind, name in (("v", "picture"), ("a", "sound")):
+                yield f"the last stamp of {name} {by_s:+g} s {suffix}", _by_bytes(suffix, kind, {-1}, by_s)
+        for by_s in (0.7, 20.0, 3_600.0):
+            late = {"skip": ((1.9, 2.3),), "length_s": 0.4}
+            for kind, name in (("v", "picture"), ("a", "sound")):
+                if by_s < 30 or suffix == "flv":
+                    yield f"the first stamp of {name} {by_s:+g} s {suffix}", _by_bytes(suffix, kind, {0}, by_s, **late)
+    yield "the last picture shown 20 s later mp4", _written("mp4", 20, number=299)
+    yield "the last picture shown an hour later mp4", _written("mp4", 3_600, number=299)
+    for by_s in (3.0, 20.0):
+        for number, name in ((0, "first"), (10, "eleventh"), (-1, "last")):
+            yield f"the {name} page of sound {by_s:+g} s opus", _page(number, by_s)
+    lost = {"failing": ("decode_failed", "decode_incomplete"), "skip": ((2, 6.1),)}
+    for kind, name in (("v", "picture"), ("a", "sound")):
+        yield f"one stamp of {name} before the clock's beginning ts", _by_bytes("ts", kind, {12}, -20.0, **lost)
+
+
+def _page(number: int, by_s: float) -> Builder:
+    """An Ogg page of another time, with the checksum of it."""
+
     def build(source: Path, folder: Path) -> tuple[Path, Right]:
-        content = cut(source, folder / f"whole.{suffix}", *LONG, *how).read_bytes()
-        changed = damaged(content, suffix, kind, numbers, by_s, what)
-        assert changed != content
-        (folder / f"a.{suffix}").write_bytes(changed)
-        return folder / f"a.{suffix}", Right((LONG,), sound_s=0.06)
+        how = ("-vn", "-c:a", "libopus", "-page_duration", 200_000)
+        content = bytearray(cut(source, folder / "whole.opus", *LONG, *how).read_bytes())
+        pages = [m.start() for m in re.finditer(b"OggS\0", content)][2:]
+        at = pages[number]
+        end = min((page for page in pages if page > at), default=len(content))
+        passed = int.from_bytes(content[at + 6 : at + 14], "little") + round(by_s * 48_000)
+        content[at + 6 : at + 14], content[at + 22 : at + 26] = passed.to_bytes(8, "little"), bytes(4)
+        content[at + 22 : at + 26] = _ogg_checksum(content[at:end]).to_bytes(4, "little")
+        (folder / "a.opus").write_bytes(content)
+        right = Right((LONG,), has="sound", sound_s=0.06, length_s=0.4, skip=((1.9, 2.3), (3.8, 4.6)))
+        return folder / "a.opus", right
 
     return build
 
 
-def _written(suffix: str, by_s: float, *how: object) -> Builder:
+def _ogg_checksum(page: bytes) -> int:
+    found = 0
+    for byte in page:
+        found ^= byte << 24
+        for _ in range(8):
+            found = (found << 1 ^ (0x04C11DB7 if found >> 31 else 0)) & 0xFFFFFFFF
+    return found
+
+
+def _by_bytes(
+    suffix: str,
+    kind: str,
+    numbers: set[int],
+    by_s: float,
+    *how: object,
+    what: tuple[str, ...] = BOTH,
+    **right: object,
+) -> Builder:
+    def build(source: Path, folder: Path) -> tuple[Path, Right]:
+        content = cut(source, folder / f"whole.{suffix}", *LONG, *how).read_bytes()
+        count = sum(1 for _ in _STAMPS[suffix](content, kind))
+        if suffix == "flv" and kind == "v":
+            count -= 1  # a tag that says that there are no more
+        changed = damaged(content, suffix, kind, {number % count for number in numbers}, by_s, what)
+        assert changed != content
+        (folder / f"a.{suffix}").write_bytes(changed)
+        return folder / f"a.{suffix}", Right((LONG,), **{"sound_s": 0.06, **right})  # type: ignore[arg-type]
+
+    return build
+
+
+def _written(suffix: str, by_s: float, *how: object, number: int = 130) -> Builder:
     """As a muxer writes it that was told so."""
 
     def build(source: Path, folder: Path) -> tuple[Path, Right]:
         whole = cut(source, folder / f"whole.{suffix}", *LONG, *how)
-        times = f"setts=pts='if(eq(N,130),PTS+{by_s}/TB,PTS)'"
+        times = f"setts=pts='if(eq(N,{number}),PTS+{by_s}/TB,PTS)'"
         make("-i", whole, "-c", "copy", "-bsf:v", times, folder / f"a.{suffix}")
         return folder / f"a.{suffix}", Right((LONG,), sound_s=0.06)
 
@@ -203,4 +261,4 @@ def _true() -> Iterator[tuple[str, Builder]]:
         yield f"a picture every 7 s {suffix}", slides(suffix)
 
 
-CASES = (_single, _true)
+CASES = (_single, _edges, _true)
