@@ -1,5 +1,6 @@
-"""What the pages show is run: the README's, the guide's and the analytics' commands in their order, SQL and Python on
-the demo's results. Commands for machines that no test has (```sh blocks, the other pages) at least exist as written."""
+"""What the pages show is run: the README's, the guide's and the commands of pages about results in their order, SQL and
+Python on the demo's results. Commands for machines that no test has (```sh blocks, the other pages) at least exist as
+written."""
 
 from __future__ import annotations
 
@@ -29,7 +30,10 @@ from workers.media.confinement import AUDIO_DECODERS, DEMUXERS, VIDEO_DECODERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-GUIDE = [*sorted((ROOT / "docs/guide").glob("*.md")), ROOT / "docs/analytics.md"]
+GUIDE = [
+    *sorted((ROOT / "docs/guide").glob("*.md")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("analytics", "find", "moments", "report")),
+]
 
 
 def blocks_of(page, kinds):
