@@ -94,8 +94,9 @@ def command(
 ) -> None:
     """Query the published results with a named query or SQL (DuckDB).
 
-    Tables: answers, clips, media, audits, quarantine, runs, whole_answers, answer_ranges, video_answers. SQL can read
-    these tables only: no other files, no network.
+    Tables: answers, clips, media, audits, quarantine, runs, whole_answers; views: answer_ranges, noticed, provenance,
+    video_answers. SQL can read these only: no other files, no network. If the results hold several jobs, a named query
+    is about one of them (--job, or a job file); SQL on a folder reads the rows of all.
     """
     text, place = told_apart(results, question)
     if list_them or text is None:
