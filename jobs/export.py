@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs._shared.display import console
-from jobs._shared.notes import note_toy_answers
+from jobs._shared.notes import note_toy_answers, note_wordings
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.precision import keep_precise
 from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_results
@@ -112,7 +112,7 @@ def command(
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.export.files import with_clocks
     from pipeline.export.moments import Selection, videos_found, videos_with_moments
-    from pipeline.tables.query import models_of, open_results, the_job
+    from pipeline.tables.query import asked_otherwise, models_of, open_results, the_job
 
     form = find_format(to)
     selection = Selection(threshold, tuple(questions or ()), tuple(answers or ()), media)
@@ -127,6 +127,7 @@ def command(
             videos = videos_with_moments(connection, selection, name)
         else:
             videos = videos_found(connection, found, name, media)
+        note_wordings(asked_otherwise(connection))
         toys = models_of(connection, EMBEDDED)
     videos, no_place = _with_place(to, videos, questions or ())
     videos, problems = with_clocks(form, videos, rate, start_timecode)

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from jobs._shared.notes import note_toy_answers
+from jobs._shared.notes import note_toy_answers, note_wordings
 from jobs._shared.options import JsonFile, write_json
 from jobs._shared.results import EndpointUrl, JobName, Results, Videos, find_results, is_place
 from jobs._shared.terminal import PrintableConsole, say
@@ -53,7 +53,7 @@ def command(
     """
     # Here, so that --help need not wait for DuckDB and pyarrow.
     from pipeline.find.search import find
-    from pipeline.tables.query import models_of, open_results, the_job
+    from pipeline.tables.query import asked_otherwise, models_of, open_results, the_job
 
     if results is not None and is_place(what) and not is_place(results):
         what, results = results, what
@@ -61,6 +61,7 @@ def command(
     name = job or (place.job.name if place.job else None)
     with open_results(place.uri, place.storage) as connection:
         found, total = find(connection, what, the_job(connection, place.uri, name), media=media, most=rows)
+        note_wordings(asked_otherwise(connection))
         toys = models_of(connection, EMBEDDED)
     write_json(json_file, {"moments": found, "total": total})
     if str(json_file) != "-":

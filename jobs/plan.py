@@ -12,6 +12,7 @@ from jobs._shared.options import JsonFile, with_job, write_json
 from jobs._shared.terminal import waiting
 from jobs.cli import main
 from pipeline.config.job import JobConfig
+from pipeline.config.locations import as_typed
 from pipeline.config.sections import CostConfig, PruningConfig
 from pipeline.cost.calibration import GpuHours
 from pipeline.cost.clip_prices import expensive_passes
@@ -64,7 +65,8 @@ def command(
     for key, error_class in price.failed_keys:
         note(f"{key} cannot be used: {error_class}")
     if unnamed := price.media_failed.total() - len(price.failed_keys):
-        note(f"and {unnamed} more; after a run, `omnidrop query {job.output} quarantine` lists all with reasons")
+        place = as_typed(job.output, job.storage.endpoint_url)
+        note(f"and {unnamed} more; after a run, `omnidrop query {place} quarantine` lists all with reasons")
     for text in price.notes:
         note(text)
     if several := expensive_passes(price.passes_flops, price.one_pass_flops):

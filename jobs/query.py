@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs._shared.notes import note, note_toy_answers
+from jobs._shared.notes import note, note_toy_answers, note_wordings
 from jobs._shared.options import JsonFile, named_value, write_json
 from jobs._shared.precision import keep_precise
 from jobs._shared.query_output import MOST_ROWS, Format, format_of, show
@@ -94,8 +94,9 @@ def command(
 ) -> None:
     """Query the published results with a named query or SQL (DuckDB).
 
-    Tables: answers, clips, media, audits, quarantine, runs, whole_answers, answer_ranges, video_answers. SQL can read
-    these tables only: no other files, no network.
+    Tables: answers, clips, media, audits, quarantine, runs, whole_answers; views: answer_ranges, noticed, provenance,
+    video_answers. SQL can read these only: no other files, no network. If the results hold several jobs, a named query
+    is about one of them (--job, or a job file); SQL on a folder reads the rows of all.
     """
     text, place = told_apart(results, question)
     if list_them or text is None:
@@ -103,7 +104,7 @@ def command(
         return
     form, given = format_of(format, output), dict(named_value("--set", setting) for setting in settings or ())
     # Here, so that --help need not wait for DuckDB and pyarrow.
-    from pipeline.tables.query import jobs_of, models_of, open_results, query, the_job
+    from pipeline.tables.query import asked_otherwise, jobs_of, models_of, open_results, query, the_job
 
     found = find_results(place, endpoint_url)
     is_named = text in named_queries()
@@ -116,7 +117,8 @@ def command(
             job = the_job(connection, found.uri, job)
         elif len(there) > 1:
             of = f"these are the rows of several jobs ({', '.join(there)})"
-            note(f"{of}; --job NAME queries those of one, in which a question's id stands for one question alone")
+            note(f"{of}, which may ask different questions under one id; --job NAME queries those of one")
+        note_wordings(asked_otherwise(connection))
         if job is not None and precision is not None:
             keep_precise(connection, job, precision, labels)
         asked = find_query(text)

@@ -13,6 +13,7 @@ from jobs._shared.results import EndpointUrl, Results, find_results
 from jobs._shared.terminal import say
 from jobs.cli import main
 from omnidrop.errors import UserError
+from pipeline.config.locations import as_typed
 
 EXAMPLES = (
     "omnidrop sign --new-key archive.key                   # once; give archive.key.pub to anyone who verifies",
@@ -54,9 +55,8 @@ def command(
     password = _password(f"Password of {key}") if signing.is_encrypted(key) else ""
     place = find_results(results, endpoint_url)
     generation = signing.sign(open_store(place.uri, place.storage), key, password)
-    check = f"omnidrop verify {shlex.quote(results or place.uri)} --public-key {shlex.quote(f'{key}.pub')}"
-    reach = f" --endpoint-url {shlex.quote(endpoint_url)}" if endpoint_url else ""
-    say(f"{place.uri}: generation {generation} is signed; check it with {check}{reach}")
+    check = f"omnidrop verify {as_typed(results or place.uri, endpoint_url)} --public-key {shlex.quote(f'{key}.pub')}"
+    say(f"{place.uri}: generation {generation} is signed; check it with {check}")
 
 
 def _password(prompt: str, *, is_new: bool = False) -> str:

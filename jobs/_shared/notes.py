@@ -5,7 +5,7 @@ Promises: standard output stays what other programs read. Knows nothing about re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from jobs._shared.terminal import say
 from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
@@ -14,6 +14,15 @@ from omnidrop.models.checkpoints import EMBEDDED, TOY_NOTE
 def note(text: str) -> None:
     """One line for the person at the terminal."""
     say(f"note: {text}", err=True)
+
+
+def note_wordings(questions: Sequence[str]) -> None:
+    """Say that answers to some questions are to several wordings of them."""
+    if questions:
+        note(
+            f"{', '.join(questions)}: worded or typed otherwise since, and some videos still have answers to what was "
+            "asked before; `omnidrop index` asks them again"
+        )
 
 
 def note_toy_answers(models: Iterable[str]) -> None:

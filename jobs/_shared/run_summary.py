@@ -22,7 +22,7 @@ from jobs._shared.display import (
     with_reasons,
 )
 from pipeline.config.job import JobConfig
-from pipeline.config.locations import is_s3
+from pipeline.config.locations import as_typed
 from pipeline.counted import counted
 from pipeline.evaluation.audit import Audit, audit_of
 from pipeline.records.run_record import RunSpending
@@ -64,10 +64,9 @@ def print_summary(job: JobConfig, summary: RunSummary, *, output: str) -> None:
         console.print("[red]no clip was answered[/]. To see what failed and why:")
     if totals.quarantined or totals.clips == 0:
         looks.append("query {} quarantine")
-    reach = f" --endpoint-url {shlex.quote(url)}" if is_s3(output) and (url := job.storage.endpoint_url) else ""
     whose = f" --job {shlex.quote(run.job)}" if rows.is_among_others else ""
     for look in looks:
-        command = f"  omnidrop {look.format(shlex.quote(output))}{whose}{reach}"
+        command = f"  omnidrop {look.format(as_typed(output, job.storage.endpoint_url))}{whose}"
         console.print(command, markup=False, highlight=False, soft_wrap=True)
 
 

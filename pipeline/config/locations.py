@@ -7,6 +7,7 @@ hold one. Knows nothing about what lies at an address.
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Annotated
 from urllib.parse import parse_qsl
 
@@ -45,6 +46,12 @@ def secret_in_query(url: str) -> bool:
 def is_s3(location: str) -> bool:
     """Whether a checked location lies in S3."""
     return location.startswith("s3://")
+
+
+def as_typed(location: str, endpoint_url: str | None) -> str:
+    """A location as a command line takes it: quoted, and with its S3 server where that is not AWS."""
+    server = f" --endpoint-url {shlex.quote(endpoint_url)}" if endpoint_url and is_s3(location) else ""
+    return shlex.quote(location) + server
 
 
 def sqlite_url(path: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omnidrop.errors import UserError
+from pipeline.config.locations import as_typed
 from pipeline.config.sections import StorageConfig
 from pipeline.identity import item_id
 from pipeline.journal.journal import Journal
@@ -43,10 +44,11 @@ class StoredClip:
 def find_clip(uri: str, clip_id: str, storage: StorageConfig | None = None) -> StoredClip:
     """The clip of the results at `uri` whose id begins with `clip_id`. Raises ClipUnknown and QueryError."""
     wanted = clip_id.strip().lower()
+    place = as_typed(uri, storage.endpoint_url if storage else None)
     if not _ID.fullmatch(wanted):
         raise ClipUnknown(
             f"{clip_id!r} is not a valid clip id: give 4 to 32 of the digits 0-9a-f; "
-            f'`omnidrop query {uri} "SELECT clip_id, media_key, start_s FROM clips"` lists them'
+            f'`omnidrop query {place} "SELECT clip_id, media_key, start_s FROM clips"` lists them'
         )
     with open_results(uri, storage) as connection:
         # The id is hexadecimal digits, so it can stand in the statement.
@@ -59,7 +61,7 @@ def find_clip(uri: str, clip_id: str, storage: StorageConfig | None = None) -> S
     if not found:
         raise ClipUnknown(
             f"{uri} holds no clip whose id begins with {clip_id}; "
-            f'`omnidrop query {uri} "SELECT clip_id, media_key, start_s FROM clips"` lists them'
+            f'`omnidrop query {place} "SELECT clip_id, media_key, start_s FROM clips"` lists them'
         )
     if len(found) > 1:
         named = ", ".join(f"{row[0]} ({row[5]} at {row[6]:g} s)" for row in found[:MOST_NAMED])

@@ -157,7 +157,7 @@ def _moments(connection: duckdb.DuckDBPyConnection, search: _Search, holds: str)
     wanted = [n for n, is_wanted in enumerate(search.wanted) if is_wanted]
     score = " + ".join(f"coalesce({search.of(n, 'score')}, 0)" for n in wanted) or "0"
     sure = f"least({', '.join(search.of(n, 'probability') for n in wanted)})" if wanted else "NULL"
-    said = ", ".join(search.of(n, "said") for n in wanted)
+    said = ", ".join(f"coalesce({search.of(n, 'said')}, [])" for n in wanted)
     # What is said of a video as a whole holds in all of its clips, and makes none of them a moment.
     own = " OR ".join(f"leaf{n}.place IS NOT NULL" for n in wanted)
     own = own or ("is_whole" if all(search.of_wholes) else "NOT is_whole")
@@ -166,7 +166,7 @@ def _moments(connection: duckdb.DuckDBPyConnection, search: _Search, holds: str)
         f"""
         WITH said AS ({_SAID}), {leaves}, places AS ({_PLACES})
         SELECT places.media_id, places.media_key, media.uri, start_s, coalesce(end_s, media.duration_s, 0), is_whole,
-            {score}, {sure}, list_distinct([{said}])
+            {score}, {sure}, list_distinct(flatten([{said}]))
         FROM places JOIN media ON media.job = $job AND media.media_id = places.media_id {search.joins()}
         WHERE {IS_CHOSEN.format("places")} AND ({holds}) AND ({own})
         ORDER BY places.media_key, places.media_id, is_whole, start_s, end_s
@@ -177,7 +177,7 @@ def _moments(connection: duckdb.DuckDBPyConnection, search: _Search, holds: str)
     end_s = 0.0
     while rows := cursor.fetchmany(BATCH_ROWS):
         for media_id, key, uri, start_s, until_s, is_whole, points, probability, answers in rows:
-            fits = tuple(sorted(filter(None, answers)))
+            fits = tuple(sorted(answers or ()))
             one = Found(media_id, key, uri, start_s, until_s, int(not is_whole), points, probability, fits, is_whole)
             if clips and (is_whole or media_id != clips[0].media_id or start_s > end_s + TOUCH_S):
                 yield _joined(clips)
@@ -239,7 +239,7 @@ def _holds(
             )
     search.leaves.append(
         f"SELECT found.place, max({score}) AS score, min(found.probability) AS probability, "
-        f"arg_max(found.question_id || ': ' || found.answer, {score}) AS said "
+        "list(DISTINCT found.question_id || ': ' || found.answer) AS said "
         f"FROM {source} WHERE found.answer IS NOT NULL AND {fits} GROUP BY found.place"
     )
     search.wanted.append(wanted)

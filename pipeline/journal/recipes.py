@@ -59,6 +59,12 @@ class Kept:
         groups = {name: str(number) for number, names in enumerate(self.passes) for name in names}
         return tuple(replace(one, group=groups.get(one.id, "")) for one in questions)
 
+    def variables_of(self, question: QuestionTemplate) -> tuple[tuple[str, Scalar | None], ...]:
+        """The variables that a question's templates may name, with their values."""
+        texts = " ".join((question.text, *question.answer.templates))
+        given = dict(self.question_set.variables) | dict(self.variables)
+        return tuple((name, value) for name, value in sorted(given.items()) if name in texts)
+
 
 def path_of(recipe_hash: str) -> str:
     """Key in the store."""

@@ -8,6 +8,7 @@ from omnidrop.errors import OmniDropError, UserError
 from pipeline.archive.listing import list_media
 from pipeline.archive.probing import source
 from pipeline.config.job import JobConfig
+from pipeline.config.locations import as_typed
 from pipeline.identity import ID_HEX, item_id, media_id
 from pipeline.index import sync
 from pipeline.journal.journal import Journal
@@ -72,9 +73,10 @@ def forget_media(job: JobConfig, name: str) -> Forgotten:
         # Where forgetting was interrupted, the index may know the item no more, and a tombstone holds no key.
         found |= _buried(job, journal, name)
         if not found:
+            place = as_typed(job.output, job.storage.endpoint_url)
             raise UserError(
                 f"{store.uri} holds no media item with the key, media_id or content_id {name!r}; "
-                f'`omnidrop query {store.uri} "SELECT media_key, media_id, content_id FROM media"` lists them'
+                f'`omnidrop query {place} "SELECT media_key, media_id, content_id FROM media"` lists them'
             )
         labels = {head.media_id for head in heads}
         before = journal.only_under(labels) - found

@@ -51,7 +51,7 @@ NAMES = (*manifest.NAMES, *VIEWS)
 """What a query can read."""
 
 
-VIDEO_RULES_SCHEMA = pa.schema([(name, pa.string()) for name in ("recipe_hash", "question_id", "rule")])
+RECIPE_QUESTIONS_SCHEMA = pa.schema([(name, pa.string()) for name in ("recipe_hash", "question_id", "asked", "rule")])
 
 
 class QueryError(UserError):
@@ -113,7 +113,7 @@ def open_results(
                 connection.register(stored, published_dataset(uri, storage, published, name))
                 if not as_stored:
                     connection.execute(f"CREATE VIEW {name} AS {checked_select(name, manifest.SCHEMAS[name], stored)}")
-            connection.register("video_rules", _video_rules(connection, open_store(uri, storage)))
+            connection.register("recipe_questions", _recipe_questions(connection, open_store(uri, storage)))
             for name, select in VIEWS.items():
                 connection.execute(f"CREATE VIEW {name} AS {select}")
             timer = threading.Timer(TIME_S, connection.interrupt)
@@ -178,15 +178,28 @@ def models_of(connection: duckdb.DuckDBPyConnection, models: Iterable[str]) -> t
     return tuple(model for model in models if connection.execute(first, {"model": model}).fetchone())
 
 
-def _video_rules(connection: duckdb.DuckDBPyConnection, store: Store) -> pa.Table:
-    """How answers become those of videos, from what each recipe that counts asked."""
+def asked_otherwise(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Questions that some of a job's media were asked in other words, or as another type, than others: a set was
+    changed, and only a part of the archive was asked since."""
+    found = connection.execute(
+        "SELECT DISTINCT question_id FROM (SELECT DISTINCT job, recipe_hash FROM media WHERE status <> 'failed') "
+        "JOIN recipe_questions USING (recipe_hash) GROUP BY job, question_id HAVING count(DISTINCT asked) > 1 "
+        "ORDER BY question_id"
+    )
+    return [name for (name,) in found.fetchall()]
+
+
+def _recipe_questions(connection: duckdb.DuckDBPyConnection, store: Store) -> pa.Table:
+    """What each recipe that counts asked, and how answers become those of videos."""
     rows = []
     for (recipe_hash,) in connection.execute("SELECT DISTINCT recipe_hash FROM media ORDER BY 1").fetchall():
         kept = recall(store, recipe_hash) if recipe_hash else None
-        for question in kept.question_set.questions if kept else ():
-            if question.video is not None:
-                rows.append({"recipe_hash": recipe_hash, "question_id": question.id, "rule": question.video})
-    return pa.Table.from_pylist(rows, schema=VIDEO_RULES_SCHEMA)
+        if kept is None:
+            continue
+        for one in (*kept.question_set.questions, *kept.question_set.whole):
+            asked = repr((one.text, one.answer, kept.variables_of(one)))
+            rows.append({"recipe_hash": recipe_hash, "question_id": one.id, "asked": asked, "rule": one.video})
+    return pa.Table.from_pylist(rows, schema=RECIPE_QUESTIONS_SCHEMA)
 
 
 def keep_sure(connection: duckdb.DuckDBPyConnection, least: Mapping[tuple[str, str | None], float]) -> None:

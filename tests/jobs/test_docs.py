@@ -1,5 +1,6 @@
-"""What the pages show is run: the README's, the guide's and the analytics' commands in their order, SQL and Python on
-the demo's results. Commands for machines that no test has (```sh blocks, the other pages) at least exist as written."""
+"""What the pages show is run: the README's, the guide's and the commands of pages about results in their order, SQL and
+Python on the demo's results. Commands for machines that no test has (```sh blocks, the other pages) at least exist as
+written."""
 
 from __future__ import annotations
 
@@ -22,14 +23,17 @@ from pipeline import failure_rules
 from pipeline.asking.ask import ask
 from pipeline.config.job import load_job
 from pipeline.tables.named_queries import named_queries
-from pipeline.tables.query import open_results, query
+from pipeline.tables.query import NAMES, open_results, query
 from pipeline.toy_world.demo_archive import TALK_ASKED
 from tests.support.small_jobs import cli, run
 from workers.media.confinement import AUDIO_DECODERS, DEMUXERS, VIDEO_DECODERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-GUIDE = [*sorted((ROOT / "docs/guide").glob("*.md")), ROOT / "docs/analytics.md"]
+GUIDE = [
+    *sorted((ROOT / "docs/guide").glob("*.md")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("analytics", "find", "moments", "report")),
+]
 
 
 def blocks_of(page, kinds):
@@ -162,6 +166,11 @@ def test_the_analytics_sql_is_that_of_the_named_queries(demo):
             assert list(query(connection, sql).rows) == named, asked.name
         assert named
     assert seen == set(named_queries())
+
+
+def test_what_a_query_can_read_is_listed():
+    page, shown = (ROOT / "docs/analytics.md").read_text(), cli("query", "--help").output
+    assert [name for name in NAMES if f"| `{name}` |" not in page or name not in shown] == []
 
 
 def test_the_other_readers_read_what_they_should(shown_place, capsys):

@@ -112,6 +112,14 @@ def test_a_moment_has_the_answers_of_all_its_clips(tmp_path):
     assert (second.answers, second.probability, second.clips) == (("people: 2", "people: 1"), 0.6, 3)
     assert (first.answers, first.probability, first.start_s) == (("people: 3",), 0.7, 40)
     assert scenes.answers == tuple(f"seen: Scene {n}." for n in range(6))
+    heard = {
+        "first": ("choice", "high tone", 0.9),
+        "last": ("choice", "high tone", 0.6),
+        "seen": ("choice", "red", 0.5),
+    }
+    with open_results(str(publish(tmp_path / "two", {"a.mp4": [(0, 10, heard)]}))) as opened:
+        (both,) = find(opened, "tone", "test")[0]
+    assert (both.answers, both.probability) == (("first: high tone", "last: high tone"), 0.6)
     shown = cli("find", "scene", results).stdout
     assert "Scene 3." in shown
     assert "and 2 more" in shown

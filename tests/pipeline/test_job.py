@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jobs._shared.options import scalar
 from pipeline.config.idle_settings import idle_settings
 from pipeline.config.job import ExecutionConfig, JobConfig, JobError, load_job, make_job
+from pipeline.config.locations import as_typed
 from pipeline.config.worker_settings import pruning_of
 from pipeline.config.yaml_source import MAX_FILE_BYTES, YamlError, parse_yaml, read_yaml
 from pipeline.journal import defaults
@@ -513,3 +514,11 @@ def test_a_variable_on_the_command_line_is_not_cut(caplog):
     assert not caplog.messages
     assert (scalar("007"), scalar('"007"')) == (7, "007")
     assert caplog.messages == ["""007 is read as the number 7; for the text, quote it twice, as in NAME='"007"'"""]
+
+
+def test_a_place_is_named_as_it_can_be_typed():
+    """With its server, or the command that is shown would ask AWS."""
+    server = "http://minio:9000"
+    assert as_typed("s3://answers/my talks", server) == "'s3://answers/my talks' --endpoint-url http://minio:9000"
+    assert as_typed("s3://answers/talks", None) == "s3://answers/talks"
+    assert as_typed("/srv/talks", server) == "/srv/talks"

@@ -406,7 +406,7 @@ def test_each_job_of_an_output_has_figures_of_its_own(project, asked):
     for place, job, count in (("other.yaml", (), 32), ("results", ("--job", "test"), 48), ("results", (), 80)):
         said = cli("query", project / place, many, "--format", "csv", *job)
         assert f"{count},{count}" in said.output
-        assert ("rows of several jobs (other, test); --job NAME" in said.output) is (count == 80)
+        assert ("rows of several jobs (other, test), which may ask" in said.output) is (count == 80)
     # Under one id two jobs may ask different things, so a named query is about one of them.
     refused = cli("query", project / "results", "answers")
     assert refused.exit_code == 2
@@ -424,6 +424,17 @@ def test_each_job_of_an_output_has_figures_of_its_own(project, asked):
     refused = cli("audit", project / "results")
     assert refused.exit_code == 2
     assert "they hold several jobs; choose one with --job: other, test" in refused.output
+
+
+def test_answers_to_two_wordings_of_a_question_are_said(indexed):
+    """Only a sample was asked since the set was changed: what counts of the others are answers to another question."""
+    edit(indexed, "Which shape", "Which kind of shape", "questions.yaml")
+    index(indexed, "--sample", "2")
+    said = "note: shape: worded or typed otherwise since, and some videos still have answers to what was asked before"
+    for command in (("query", "answers"), ("find", "shape = circle")):
+        assert said in cli(command[0], indexed / "job.yaml", command[1]).stderr
+    index(indexed)
+    assert "note: shape" not in cli("query", indexed / "job.yaml", "answers").stderr
 
 
 def test_forget_names_all_keys_and_can_be_undone(project, asked):

@@ -3,13 +3,13 @@
 -- `yes` is the probability of yes, NULL where an answer is not a truth; a video says yes from 0.5 on. Ranges are those of answer_ranges.
 WITH asked AS (
     SELECT
-        answers.*, video_rules.rule, media.clips AS planned,
+        answers.*, recipe_questions.rule, media.clips AS planned,
         CASE WHEN answer_boolean THEN probability WHEN answer_boolean = false THEN 1 - probability END AS yes
     FROM answers
     JOIN media ON media.job = answers.job AND media.media_id = answers.media_id
-    JOIN video_rules
-        ON video_rules.recipe_hash = media.recipe_hash AND video_rules.question_id = answers.question_id
-    WHERE answers.answer IS NOT NULL
+    JOIN recipe_questions
+        ON recipe_questions.recipe_hash = media.recipe_hash AND recipe_questions.question_id = answers.question_id
+    WHERE answers.answer IS NOT NULL AND recipe_questions.rule IS NOT NULL
 ),
 found AS (
     SELECT
