@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omnidrop.errors import CheckpointError, QuestionError
 from omnidrop.estimate import Estimator
 from omnidrop.models import chat_template, registry
-from omnidrop.models.checkpoints import EMBEDDED
+from omnidrop.models.checkpoints import EMBEDDED, configuration_of
 from omnidrop.models.prompts import QUESTION_MARK
 from omnidrop.models.quantised import stored
 from omnidrop.models.registry import read_geometry
@@ -184,6 +184,14 @@ def test_what_the_hash_does_not_cover_is_not_loaded(checkpoint, name, path, valu
         registry.load(str(checkpoint), device="cpu", dtype="float32")
     with pytest.raises(CheckpointError, match=r"names other files to be loaded|holds an adapter"):
         Estimator(str(checkpoint))
+
+
+@pytest.mark.parametrize("name", ["config.json", "chat_template.jinja", "tokenizer.json", "added_tokens.json"])
+def test_a_text_that_would_fill_the_memory_is_not_read(checkpoint, name):
+    with (checkpoint / name).open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CheckpointError, match=f"{name} has 1048576 MB; at most 128 MB"):
+        configuration_of(str(checkpoint))
 
 
 @pytest.mark.parametrize("metadata", ['{"total_size": Infinity}', "[1]"])
