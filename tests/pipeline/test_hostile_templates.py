@@ -7,19 +7,21 @@ import json
 import shutil
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnidrop.errors import CheckpointError, QuestionError
+from omnidrop.errors import CheckpointError, ModelError, QuestionError
 from omnidrop.estimate import Estimator
+from omnidrop.model import OmniModel, Request
 from omnidrop.models import chat_template, registry
 from omnidrop.models.checkpoints import EMBEDDED, configuration_of
 from omnidrop.models.prompts import QUESTION_MARK
 from omnidrop.models.quantised import stored
 from omnidrop.models.registry import read_geometry
 from omnidrop.pruning import Pruning
-from omnidrop.questions import Boolean, Question
+from omnidrop.questions import Boolean, Question, Text
 from pipeline.questions.templates import MAX_RENDERED_CHARS, render
 
 QUESTIONS = (Question("a", "Is it?", Boolean()),)
@@ -184,6 +186,17 @@ def test_what_the_hash_does_not_cover_is_not_loaded(checkpoint, name, path, valu
         registry.load(str(checkpoint), device="cpu", dtype="float32")
     with pytest.raises(CheckpointError, match=r"names other files to be loaded|holds an adapter"):
         Estimator(str(checkpoint))
+
+
+@pytest.mark.parametrize("answer", [Boolean(), Text(max_tokens=4)])
+def test_a_model_that_computes_no_numbers_answers_nothing(checkpoint, answer):
+    """As damaged weights do, or a dtype that overflows: the first option, or the first token, would be the answer."""
+    place = checkpoint / "config.json"
+    place.write_text(_with(place.read_text(), "thinker_config", "text_config", rms_norm_eps=float("nan")))
+    model = OmniModel.load(str(checkpoint), device="cpu", dtype="float32")
+    request = Request((Question("a", "Is it?", answer),), 2.0)
+    with pytest.raises(ModelError, match="logits are no numbers"):
+        model.answer(np.zeros((2, 56, 56, 3), np.uint8), None, request)
 
 
 @pytest.mark.parametrize("name", ["config.json", "chat_template.jinja", "tokenizer.json", "added_tokens.json"])
