@@ -19,7 +19,7 @@ from omnidrop.answers import Answer
 from omnidrop.engine.constraint import Grammars
 from omnidrop.engine.question_rows import END, Asked
 from omnidrop.engine.state import LayerCache, State
-from omnidrop.errors import ModelError
+from omnidrop.errors import NoNumbers
 from omnidrop.models.base import Adapter
 from omnidrop.questions import Question, Scored, Written
 
@@ -27,15 +27,11 @@ from omnidrop.questions import Question, Scored, Written
 def _check_numbers(found: Sequence[float]) -> None:
     """An answer read off NaN is the first option, or the first token, whatever the clip shows."""
     if any(math.isnan(one) for one in found):
-        raise ModelError(
-            "the model's logits are no numbers (NaN): its weights or its configuration are damaged, or its numbers "
-            "overflow; take dtype bfloat16 or float32, and `omnidrop selfcheck` to compare with the stock model"
-        )
+        raise NoNumbers("logits")
 
 
 def score(asked: Asked, logits: Tensor, end_ids: Sequence[int]) -> Answer:
-    """The answer of a question of scored values from `logits` (reads, vocabulary) float32. Raises ModelError where they
-    are no numbers.
+    """The answer of a question of scored values from `logits` (reads, vocabulary) float32. Raises NoNumbers.
 
     An option's score is the mean of its factors' log probabilities (its sum, length-normalised); `probability` is the
     softmax of the scores over the options. Single-token options reduce to the softmax over their logits.
@@ -170,7 +166,7 @@ def generate(
 ) -> list[Generated]:
     """Greedy decoding of `questions` (numbered within the pack; their answers are written) from `first` logits.
 
-    With `grammars`, answers that have a schema are held to it. Raises ModelError where logits are no numbers.
+    With `grammars`, answers that have a schema are held to it. Raises NoNumbers.
     """
     answers = (state.packed.asked[number].question.answer for number in questions)
     kinds = [kind for kind in answers if isinstance(kind, Written)]

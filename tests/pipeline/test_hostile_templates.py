@@ -199,6 +199,15 @@ def test_a_model_that_computes_no_numbers_answers_nothing(checkpoint, answer):
         model.answer(np.zeros((2, 56, 56, 3), np.uint8), None, request)
 
 
+def test_a_clip_of_no_numbers_is_named_before_tokens_are_chosen(checkpoint):
+    """The choice would have no end."""
+    place = checkpoint / "preprocessor_config.json"
+    place.write_text(_with(place.read_text(), image_std=[0, 0, 0]))
+    model = OmniModel.load(str(checkpoint), device="cpu", dtype="float32")
+    with pytest.raises(ModelError, match="features of the clip are no numbers"):
+        model.answer(np.zeros((2, 112, 112, 3), np.uint8), None, Request(QUESTIONS, 2.0))
+
+
 @pytest.mark.parametrize("name", ["config.json", "chat_template.jinja", "tokenizer.json", "added_tokens.json"])
 def test_a_text_that_would_fill_the_memory_is_not_read(checkpoint, name):
     with (checkpoint / name).open("ab") as file:
