@@ -208,6 +208,13 @@ def test_a_clip_of_no_numbers_is_named_before_tokens_are_chosen(checkpoint):
         model.answer(np.zeros((2, 112, 112, 3), np.uint8), None, Request(QUESTIONS, 2.0))
 
 
+def test_weights_of_another_shape_are_named(checkpoint):
+    place = checkpoint / "config.json"
+    place.write_text(_with(place.read_text(), "thinker_config", "text_config", intermediate_size=100))
+    with pytest.raises(CheckpointError, match=r"do not fit config.json: .*mlp.* with \(.*\), not \(.*100.*\)"):
+        registry.load(str(checkpoint), device="cpu", dtype="float32")
+
+
 @pytest.mark.parametrize("name", ["config.json", "chat_template.jinja", "tokenizer.json", "added_tokens.json"])
 def test_a_text_that_would_fill_the_memory_is_not_read(checkpoint, name):
     with (checkpoint / name).open("ab") as file:
