@@ -208,6 +208,15 @@ def test_a_clip_of_no_numbers_is_named_before_tokens_are_chosen(checkpoint):
         model.answer(np.zeros((2, 112, 112, 3), np.uint8), None, Request(QUESTIONS, 2.0))
 
 
+def test_a_tokenizer_that_repeats_its_text_is_refused(checkpoint):
+    place = checkpoint / "tokenizer.json"
+    again = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+    again["single"] = [{"Sequence": {"id": "A", "type_id": 0}}] * 100
+    place.write_text(_with(place.read_text(), post_processor=again))
+    with pytest.raises(CheckpointError, match="it repeats or adds text"):
+        registry.processor_of(checkpoint).ids("Is it?")
+
+
 def test_weights_of_another_shape_are_named(checkpoint):
     place = checkpoint / "config.json"
     place.write_text(_with(place.read_text(), "thinker_config", "text_config", intermediate_size=100))
