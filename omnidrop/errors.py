@@ -27,6 +27,17 @@ class ModelError(OmniDropError):
     error_class: ClassVar[str] = "model_error"
 
 
+class NoNumbers(ModelError):
+    """The model computed NaN or infinity, of which any answer could be read."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the model's {what} are no numbers (NaN or infinity): its weights or its configuration are damaged, or "
+            "its numbers overflow; take dtype bfloat16 or float32, and `omnidrop selfcheck` to compare with the stock "
+            "model"
+        )
+
+
 class SoundTooShort(ModelError):
     """No picture, and less sound than this model makes a token of."""
 

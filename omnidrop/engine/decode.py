@@ -6,6 +6,7 @@ small cache per question; positions are explicit, never a cache's length. Knows 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,12 +19,19 @@ from omnidrop.answers import Answer
 from omnidrop.engine.constraint import Grammars
 from omnidrop.engine.question_rows import END, Asked
 from omnidrop.engine.state import LayerCache, State
+from omnidrop.errors import NoNumbers
 from omnidrop.models.base import Adapter
 from omnidrop.questions import Question, Scored, Written
 
 
+def _check_numbers(found: Sequence[float]) -> None:
+    """An answer read off NaN is the first option, or the first token, whatever the clip shows."""
+    if any(math.isnan(one) for one in found):
+        raise NoNumbers("logits")
+
+
 def score(asked: Asked, logits: Tensor, end_ids: Sequence[int]) -> Answer:
-    """The answer of a question of scored values from `logits` (reads, vocabulary) float32.
+    """The answer of a question of scored values from `logits` (reads, vocabulary) float32. Raises NoNumbers.
 
     An option's score is the mean of its factors' log probabilities (its sum, length-normalised); `probability` is the
     softmax of the scores over the options. Single-token options reduce to the softmax over their logits.
@@ -45,6 +53,7 @@ def score(asked: Asked, logits: Tensor, end_ids: Sequence[int]) -> Answer:
     sums = torch.zeros(len(options.factors), device=log.device).index_add_(0, of, values)
     lengths = torch.bincount(of, minlength=len(options.factors))
     probability = (sums / lengths).softmax(dim=0).tolist()
+    _check_numbers(probability)
     best = max(range(len(probability)), key=probability.__getitem__)
     second = max(p for i, p in enumerate(probability) if i != best)
     return Answer(
@@ -157,7 +166,7 @@ def generate(
 ) -> list[Generated]:
     """Greedy decoding of `questions` (numbered within the pack; their answers are written) from `first` logits.
 
-    With `grammars`, answers that have a schema are held to it.
+    With `grammars`, answers that have a schema are held to it. Raises NoNumbers.
     """
     answers = (state.packed.asked[number].question.answer for number in questions)
     kinds = [kind for kind in answers if isinstance(kind, Written)]
@@ -177,7 +186,8 @@ def generate(
         for number, constraint in constraints.items():
             if not ended[number]:
                 logits[number].masked_fill_(constraint.forbidden().to(logits.device), float("-inf"))
-        picked = logits.argmax(dim=-1)
+        best, picked = logits.max(dim=-1)
+        _check_numbers(best.tolist())
         for number, token in enumerate(picked.tolist()):
             if ended[number] or len(written[number]) >= most[number]:
                 continue

@@ -15,6 +15,7 @@ from torch import Tensor
 from omnidrop.cost import LayerWork
 from omnidrop.engine.layout import Packed
 from omnidrop.engine.left_out import LeftOut
+from omnidrop.errors import NoNumbers
 from omnidrop.models.base import Prefix
 from omnidrop.policies.base import AudioVisual, Policy, read_of
 from omnidrop.policies.schedule import Schedule
@@ -39,7 +40,10 @@ class ClipTokens:
 
     @classmethod
     def of(cls, prefix: Prefix) -> ClipTokens:
-        """Sort a prefix's tokens; the only place where counts come from the device."""
+        """Sort a prefix's tokens; the only place where counts come from the device. Raises NoNumbers for features of
+        which no policy could choose."""
+        if not torch.isfinite(prefix.embeddings).all():
+            raise NoNumbers("features of the clip")
         av, places = audio_visual(prefix)
         is_av = torch.zeros(prefix.input_ids.shape[0], dtype=torch.bool)
         is_av[places.cpu()] = True

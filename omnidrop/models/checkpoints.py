@@ -36,6 +36,9 @@ _HASHED_SUFFIXES = (".json", ".jinja", ".txt", hub.WEIGHTS)
 _NOT_HASHED = ("model.safetensors.index.json", "generation_config.json")
 """The index only says which file holds what; generation defaults are not used."""
 
+MOST_TEXT_BYTES = 128 << 20
+"""Of each file but the weights: tokenizers of published models have up to 35 MB, and reading a file takes several times
+its size."""
 MOST_COUNTED = 4096
 """Layers, heads or experts of a part of a model."""
 MOST_NESTED = 20
@@ -125,6 +128,10 @@ def _check_configuration(directory: Path) -> None:
             f"the checkpoint {directory} lacks {', '.join(missing)}; copy the whole published repository, not the "
             "weights alone"
         )
+    texts = (path for path in directory.iterdir() if path.suffix in _HASHED_SUFFIXES and path.suffix != hub.WEIGHTS)
+    for path in texts:
+        if path.is_file() and (size := path.stat().st_size) > MOST_TEXT_BYTES:
+            raise CheckpointError(f"{path} has {size >> 20} MB; at most {MOST_TEXT_BYTES >> 20} MB are taken")
     family_of(directory)
     _check_what_else_is_loaded(directory)
     if code := read_json(directory / "config.json").get("auto_map"):

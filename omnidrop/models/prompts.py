@@ -23,6 +23,8 @@ QUESTION_MARK = "\u2063question\u2063"
 """Stands for the question while the chat template is rendered; invisible separators keep it from meeting real text."""
 MOST_AROUND = 4096
 """Tokens: no chat template puts more around a clip, so none is rendered for a clip that leaves as many positions."""
+MOST_TOKENS_A_BYTE = 4
+"""Of a text: one at most where tokens are bytes, three where normal forms make more of a letter."""
 MOST_OF_A_TRANSFORM = {"feature_size": 1024, "n_fft": 1 << 16, "hop_length": 1 << 16}
 """Mel bins, samples of a window, samples from one to the next; the published checkpoints have 128, 400 and 160."""
 
@@ -136,7 +138,13 @@ class Prompts:
 
     def ids(self, text: str) -> list[int]:
         """Token ids of `text`, special tokens recognised."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        if len(ids) > MOST_TOKENS_A_BYTE * len(text.encode("utf-8", "replace")):
+            raise CheckpointError(
+                f"the tokenizer of {self._directory} makes {len(ids)} tokens of {len(text)} characters: it repeats or "
+                "adds text (normalizer, post_processor); copy the published one again"
+            )
+        return ids
 
     def text(self, ids: Sequence[int]) -> str:
         """Decode token ids without special tokens."""

@@ -18,6 +18,10 @@ from omnidrop.models.checkpoints import read_json
 from omnidrop.models.quantised import quantisation_of
 from omnidrop.models.thinker_weights import NOT_READ
 
+MOST_TENSORS = 200_000
+"""Names in a checkpoint's files: the largest published have some 20,000, and transformers takes 0.1 ms and 5 kB for
+each."""
+
 
 def check_room(directory: Path, device: torch.device, dtype: torch.dtype) -> None:
     """Raise CheckpointError for weights that take more than all of the device's memory. Quantised ones are not looked
@@ -37,11 +41,15 @@ def check_room(directory: Path, device: torch.device, dtype: torch.dtype) -> Non
 
 
 def weights_in(directory: Path) -> int:
-    """How many weights there are in what is loaded of a checkpoint, by the heads of its files."""
-    count = 0
+    """How many weights there are in what is loaded of a checkpoint, by the heads of its files. Raises CheckpointError
+    for more tensors than any model has."""
+    count = seen = 0
     for path in _loaded_files(directory):
         with safe_open(path, "pt") as file:
-            names = [name for name in file.keys() if not name.startswith(NOT_READ)]  # noqa: SIM118, it is no dict
+            named = file.keys()
+            if (seen := seen + len(named)) > MOST_TENSORS:
+                raise CheckpointError(f"the weights of {directory} are more than {MOST_TENSORS} tensors")
+            names = [name for name in named if not name.startswith(NOT_READ)]
             count += sum(prod(file.get_slice(name).get_shape()) for name in names)
     return count
 

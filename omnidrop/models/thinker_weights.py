@@ -42,6 +42,7 @@ def load_thinker(thinker: Any, directory: Path, config: Any, device: torch.devic
             trust_remote_code=False,
             attn_implementation="sdpa",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
             **straight,
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
@@ -57,6 +58,12 @@ def load_thinker(thinker: Any, directory: Path, config: Any, device: torch.devic
         raise CheckpointError(
             f"the weights in {directory} lack {len(missing)} tensors of the thinker, such as {', '.join(missing[:3])}; "
             "they would be random"
+        )
+    if report["mismatched_keys"]:
+        name, stored, wanted = min(report["mismatched_keys"])
+        raise CheckpointError(
+            f"the weights in {directory} do not fit config.json: tensors of another shape are "
+            f"{len(report['mismatched_keys'])}, such as {name} with {tuple(stored)}, not {tuple(wanted)}"
         )
     left_over = sorted(
         name for name in report["unexpected_keys"] if not (name.startswith(NOT_READ) or name.endswith(OF_ACTIVATIONS))

@@ -17,7 +17,7 @@ import numpy as np
 import sqlalchemy
 
 from omnidrop import policies
-from omnidrop.errors import OmniDropError, UserError
+from omnidrop.errors import OmniDropError, UserError, first_line
 from omnidrop.models.checkpoints import describe_checkpoint
 from omnidrop.models.quantised import stored
 from omnidrop.questions import Question
@@ -399,7 +399,13 @@ def _checkpoint(job: JobConfig, found: _Found) -> str:
         return f"{loaded}; loaded, but not asked: no question could be made, because an earlier check failed"
     frames, audio = np.zeros((2, 112, 112, 3), np.uint8), np.zeros(16_000, np.float32)
     request = Request(found.questions, 2.0, settings.pruning, settings.system_prompt, found.instruction)
-    answered = model.answer(frames, audio, request)
+    try:
+        answered = model.answer(frames, audio, request)
+    except OmniDropError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise CheckError(f"{loaded}; it fails on a black second ({what})") from error
     said = f"{loaded}; {len(answered.answers)} questions about a black second in {answered.cost.seconds:.1f} s"
     if not found.whole:
         return said

@@ -105,6 +105,9 @@ def _in_yaml(kind: str, given: object, context: Mapping[str, Any]) -> str | None
         )
     if kind in ("dict_type", "model_type", "model_attributes_type"):
         return "must have fields of its own, as in {name: value}"
+    if kind == "union_tag_not_found":
+        name = str(context["discriminator"]).strip("'")
+        return f"does not say its {name}, as in {{{name}: ...}}"
     if kind in ("too_short", "too_long"):
         few = kind == "too_short"
         return f"needs {'at least' if few else 'at most'} {context['min_length' if few else 'max_length']} of them"

@@ -146,12 +146,16 @@ def _checked_entry(item: Any, prefix: str, where: str) -> str:
     raise StorageError(f"{where}: the server lists an impossible object ({found}); check the server")
 
 
+MOST_SAID, MOST_CODE = 1000, 60
+"""Characters of a server's words that are repeated: it may send eight million."""
+
+
 def s3_error_code(error: BaseException) -> str | None:
     """S3's own code, which s3fs hides behind an OSError."""
     for candidate in (error, error.__cause__):
         response = getattr(candidate, "response", None)
         if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code"))
+            return " ".join(str(response.get("Error", {}).get("Code"))[:MOST_CODE].split())
     return None
 
 
@@ -162,7 +166,8 @@ def explain_s3_error(error: Exception, uri: str) -> Exception:
     """
     if (refused := redirect_refused(error)) is not None:
         return StorageError(f"{uri}: {without_secrets(refused)}")
-    code, name, said = s3_error_code(error), type(error).__name__, without_secrets(str(error))
+    code, name = s3_error_code(error), type(error).__name__
+    said = " ".join(without_secrets(str(error))[:MOST_SAID].split())
     if code == "NoSuchBucket" or "bucket does not exist" in str(error):
         bucket = uri.removeprefix("s3://").partition("/")[0]
         return StorageError(f"{uri}: there is no bucket {bucket}; check the name, the region and endpoint_url")

@@ -64,3 +64,11 @@ def test_what_a_control_group_allows_counts(tmp_path: Path) -> None:
     assert sorted(room.group_limits(tmp_path, own)) == [2000, 3000, 9223372036854771712]
     assert room.group_limits(tmp_path, tmp_path / "absent") == []
     assert 0 < room.memory_of(torch.device("cpu")) < 1 << 50
+
+
+def test_more_tensors_than_any_model_has_are_refused(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    head = json.dumps(dict.fromkeys(map(str, range(room.MOST_TENSORS + 1)), entry)).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+    with pytest.raises(CheckpointError, match="more than 200000 tensors"):
+        room.weights_in(tmp_path)

@@ -6,6 +6,7 @@ import resource
 import time
 
 import pytest
+from botocore.exceptions import ClientError
 
 from pipeline.archive.listing import ArchiveError, list_media
 from pipeline.config.job import ArchiveConfig
@@ -124,6 +125,14 @@ def test_a_page_that_trickles_ends(store, monkeypatch):
     store.lists["slow"] = page
     with pytest.raises(ArchiveError, match="FSTimeoutError"):
         keys(store, "slow")
+
+
+def test_what_a_server_says_is_repeated_in_a_line():
+    reply = {"Error": {"Code": "Code\n" * 20, "Message": "word\n" * 100_000}, "ResponseMetadata": {}}
+    said = str(s3_client.explain_s3_error(ClientError(reply, "ListObjectsV2"), "s3://bucket/"))
+    assert "word word" in said
+    assert len(said) < 1500
+    assert "\n" not in said
 
 
 def test_an_honest_listing_passes(store):

@@ -7,19 +7,21 @@ import json
 import shutil
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnidrop.errors import CheckpointError, QuestionError
+from omnidrop.errors import CheckpointError, ModelError, QuestionError
 from omnidrop.estimate import Estimator
+from omnidrop.model import OmniModel, Request
 from omnidrop.models import chat_template, registry
-from omnidrop.models.checkpoints import EMBEDDED
+from omnidrop.models.checkpoints import EMBEDDED, configuration_of
 from omnidrop.models.prompts import QUESTION_MARK
 from omnidrop.models.quantised import stored
 from omnidrop.models.registry import read_geometry
 from omnidrop.pruning import Pruning
-from omnidrop.questions import Boolean, Question
+from omnidrop.questions import Boolean, Question, Text
 from pipeline.questions.templates import MAX_RENDERED_CHARS, render
 
 QUESTIONS = (Question("a", "Is it?", Boolean()),)
@@ -184,6 +186,50 @@ def test_what_the_hash_does_not_cover_is_not_loaded(checkpoint, name, path, valu
         registry.load(str(checkpoint), device="cpu", dtype="float32")
     with pytest.raises(CheckpointError, match=r"names other files to be loaded|holds an adapter"):
         Estimator(str(checkpoint))
+
+
+@pytest.mark.parametrize("answer", [Boolean(), Text(max_tokens=4)])
+def test_a_model_that_computes_no_numbers_answers_nothing(checkpoint, answer):
+    """As damaged weights do, or a dtype that overflows: the first option, or the first token, would be the answer."""
+    place = checkpoint / "config.json"
+    place.write_text(_with(place.read_text(), "thinker_config", "text_config", rms_norm_eps=float("nan")))
+    model = OmniModel.load(str(checkpoint), device="cpu", dtype="float32")
+    request = Request((Question("a", "Is it?", answer),), 2.0)
+    with pytest.raises(ModelError, match="logits are no numbers"):
+        model.answer(np.zeros((2, 56, 56, 3), np.uint8), None, request)
+
+
+def test_a_clip_of_no_numbers_is_named_before_tokens_are_chosen(checkpoint):
+    """The choice would have no end."""
+    place = checkpoint / "preprocessor_config.json"
+    place.write_text(_with(place.read_text(), image_std=[0, 0, 0]))
+    model = OmniModel.load(str(checkpoint), device="cpu", dtype="float32")
+    with pytest.raises(ModelError, match="features of the clip are no numbers"):
+        model.answer(np.zeros((2, 112, 112, 3), np.uint8), None, Request(QUESTIONS, 2.0))
+
+
+def test_a_tokenizer_that_repeats_its_text_is_refused(checkpoint):
+    place = checkpoint / "tokenizer.json"
+    again = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+    again["single"] = [{"Sequence": {"id": "A", "type_id": 0}}] * 100
+    place.write_text(_with(place.read_text(), post_processor=again))
+    with pytest.raises(CheckpointError, match="it repeats or adds text"):
+        registry.processor_of(checkpoint).ids("Is it?")
+
+
+def test_weights_of_another_shape_are_named(checkpoint):
+    place = checkpoint / "config.json"
+    place.write_text(_with(place.read_text(), "thinker_config", "text_config", intermediate_size=100))
+    with pytest.raises(CheckpointError, match=r"do not fit config.json: .*mlp.* with \(.*\), not \(.*100.*\)"):
+        registry.load(str(checkpoint), device="cpu", dtype="float32")
+
+
+@pytest.mark.parametrize("name", ["config.json", "chat_template.jinja", "tokenizer.json", "added_tokens.json"])
+def test_a_text_that_would_fill_the_memory_is_not_read(checkpoint, name):
+    with (checkpoint / name).open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CheckpointError, match=f"{name} has 1048576 MB; at most 128 MB"):
+        configuration_of(str(checkpoint))
 
 
 @pytest.mark.parametrize("metadata", ['{"total_size": Infinity}', "[1]"])

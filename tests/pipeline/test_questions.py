@@ -114,6 +114,11 @@ def test_an_unknown_set_lists_the_builtin_ones(tmp_path: Path):
             "type: bool",
             r"set.yaml:8:5: questions\[0\].answer: there is no type 'bool'; did you mean boolean. allowed: choice",
         ),
+        (
+            "type: boolean",
+            "max: 3",
+            r"questions\[0\].answer: does not say its type, as in {type: ...}.*choice",
+        ),
         ("type: boolean", "type: boolean, max: 3", r"questions\[0\].answer.max: there is no such field"),
         ("minimum: 0, ", "", r"questions\[2\].answer.minimum: is missing \(Smallest"),
         ("minimum: 0, ", "minimum: 10, ", "question people: a number needs minimum < maximum"),

@@ -69,7 +69,7 @@ def redirect_refused(error: BaseException) -> str | None:
         if isinstance(response, dict):
             answered = response.get("ResponseMetadata", {})
             if answered.get("HTTPStatusCode") in (*REDIRECTS, REDIRECTED):
-                to = answered.get("HTTPHeaders", {}).get("location", "another place")
+                to = answered.get("HTTPHeaders", {}).get("location", "another place")[:300]
                 return (
                     f"the server redirects to {to}; redirects are not followed, set endpoint_url to the right address"
                 )
