@@ -96,10 +96,11 @@ def scrambled_share(file: Bytes) -> float:
 
 
 def _ts_flags(content: bytes, step: int) -> Iterator[bool]:
-    """Whether each packet of a transport stream, other than tables, is scrambled."""
-    for at in range(0, len(content) - 3, step):
+    """Whether each packet of a transport stream, other than tables, is scrambled; of one that another follows, as
+    behind lost bytes none begins where it should."""
+    for at in range(0, len(content) - step, step):
         pid = (content[at + 1] & 0x1F) << 8 | content[at + 2]
-        if content[at] == 0x47 and 0x20 <= pid < 0x1FFF and content[at + 3] & 0x10:
+        if content[at] == content[at + step] == 0x47 and 0x20 <= pid < 0x1FFF and content[at + 3] & 0x10:
             yield bool(content[at + 3] & 0xC0)
 
 

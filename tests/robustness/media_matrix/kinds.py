@@ -194,7 +194,7 @@ def _holes() -> Iterator[tuple[str, Builder]]:
     for suffix, codec in (("mp3", "libmp3lame"), ("aac", "aac"), ("ac3", "ac3"), ("eac3", "eac3"), ("mp2", "mp2")):
         yield f"zeros in the middle {suffix}", _patched(_coded(suffix, "-vn", "-c:a", codec, span=LONG, **said), zeros)
     amr = ("-vn", "-c:a", "libopencore_amrnb", "-ar", 8_000, "-ac", 1)
-    yield "zeros in the middle amr", _patched(_coded("amr", *amr, span=LONG, correlation=0.7, **said), zeros)
+    yield "zeros in the middle amr", _patched(_coded("amr", *amr, span=LONGER, correlation=0.7, **said), zeros)
     for suffix in ("mp4", "mov", "ts", "vob", "m2ts"):
         whole = _coded(suffix, span=LONG, skip=((5.4, 10.9),), length_s=0.3, sound_s=0.12, **LOST)
         yield f"zeros in the middle {suffix}", _patched(whole, zeros)
