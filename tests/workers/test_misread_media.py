@@ -504,3 +504,12 @@ def test_cues_that_all_say_the_same_second_cost_no_clip(made, tmp_path):
     clip = at(tmp_path / "a.mkv", 8, 12)
     assert [second_of(frame) for frame in clip.frames] == pytest.approx(8 + np.arange(8) / 2, abs=0.1)
     assert clip.noticed.missing_s == 0
+
+
+def test_samples_in_blocks_that_packets_split_are_read_from_the_beginning(made, tmp_path):
+    lpcm = ("-vn", "-c:a", "pcm_dvd", "-sample_fmt", "s32", "-ar", 48_000, "-ac", 2)
+    path = cut(made, tmp_path / "a.vob", 2, 10, *lpcm)
+    info = probe(path)
+    for begin in (4, 5, 6):
+        clip = decode_clip(path, info, Clip("c", 0, begin, begin + 1), DecodeSettings())
+        assert heard(clip.audio).correlation > 0.9

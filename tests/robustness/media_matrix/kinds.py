@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.robustness.media_matrix.checks import Right
 from tests.robustness.media_matrix.made_of import FRAGMENTED, Builder
-from tests.robustness.media_matrix.writers import DV, SOUND, _coded, _first, _patched, _void
+from tests.robustness.media_matrix.writers import DV, SOUND, _after, _coded, _first, _patched, _set, _void
 from tests.support.media_files import make
 from tests.support.media_oracle import cut, joined
 
@@ -204,10 +205,60 @@ def _holes() -> Iterator[tuple[str, Builder]]:
     yield "fragments cut off mp4", _patched(fragmented, _first(0.7))
 
 
+def _coded_so() -> Iterator[tuple[str, Builder]]:
+    """Sound and pictures in forms that other modules do not have, and headers that contradict them."""
+    for rate in (48_000, 96_000):
+        lpcm = ("-c:a", "pcm_dvd", "-sample_fmt", "s32", "-ar", rate, "-ac", 2)
+        yield f"24 bits of {rate} Hz on a disc vob", _coded("vob", *lpcm, span=LONG, sound_s=0.06, correlation=0.93)
+    yield "dvb's ac-3 ts", _coded("ts", "-c:a", "ac3", "-mpegts_flags", "system_b", span=LONG, sound_s=0.06)
+    for codec in ("pcm_s32be", "pcm_f32be", "pcm_mulaw", "adpcm_ima_qt"):
+        yield f"{codec} in mov", _coded("mov", "-c:a", codec, "-ar", 48_000, span=LONG, sound_s=0.06, correlation=0.9)
+    for codec in ("wmv2", "msmpeg4", "huffyuv"):
+        pixels = "yuv422p" if codec == "huffyuv" else "yuv420p"
+        yield f"{codec} in mkv", _coded("mkv", "-c:v", codec, "-q:v", 2, "-pix_fmt", pixels, span=LONG, sound_s=0.06)
+    for suffix in ("mp4", "mkv", "ts"):
+        vvc = ("-c:v", "libvvenc", "-preset", "faster", "-qp", 20, "-strict", -2)
+        yield f"vvc in {suffix}", _coded(suffix, *vvc, sound_s=0.06)
+    whole = _coded("mkv", span=LONG, sound_s=0.06)
+    yield "a header of half the sound's rate mkv", _patched(whole, _set(_after(b"\xb5\x88"), ">d", 24_000.0))
+    mp4 = _coded("mp4", span=LONG, sound_s=0.06)
+    yield "a header of half the sound's rate mp4", _patched(mp4, _set(_after(b"mp4a", 24), ">H", 22_050))
+    yield "a header of 320x96 pictures mp4", _patched(mp4, _set(_after(b"avc1", 24), ">I", 320 << 16 | 96))
+    for trc in ("smpte2084", "arib-std-b67"):
+        for suffix, how in (("webm", VP9), ("mp4", AV1), ("mov", ("-c:v", "prores_ks", "-c:a", "pcm_s16le"))):
+            pixels = "yuv422p10le" if suffix == "mov" else "yuv420p10le"
+            tags = f"setparams=color_trc={trc}:color_primaries=bt2020:colorspace=bt2020nc"
+            filters = ("-vf", f"scale=out_color_matrix=bt2020,format={pixels},{tags}", "-pix_fmt", pixels)
+            yield f"{trc} {suffix}", _coded(suffix, *how, *filters, sound_s=0.06, notes=("tone-mapped",))
+
+    def pictures_later(source: Path, folder: Path) -> tuple[Path, Right]:
+        """Sound alone, and then pictures under its number and the sound under another one."""
+        parts = cut(source, folder / "0.ts", 2, 8, "-vn"), cut(source, folder / "1.ts", 8, 14, "-output_ts_offset", 6)
+        right = Right(((2, 8), (8, 14)), has="sound", sound_s=0.09, length_s=0.4, skip=((7.8, 99),))
+        return joined(folder / "all.ts", *parts), right
+
+    yield "pictures under the sound's number ts", pictures_later
+
+    def by_cues(change: Callable[[int], int]) -> Patch:
+        def patch(content: bytearray) -> bytearray:
+            begin = content.rfind(b"\x1c\x53\xbb\x6b")
+            for found in re.finditer(rb"\xbb.\xb3[\x81-\x84]", bytes(content[begin:]), re.DOTALL):
+                first, size = begin + found.end(), content[begin + found.end() - 1] & 0x7F
+                time = change(int.from_bytes(content[first : first + size], "big"))
+                content[first : first + size] = min(time, (1 << 8 * size) - 1).to_bytes(size, "big")
+            return content
+
+        return patch
+
+    long = _coded("mkv", span=(0, 24), sound_s=0.06)
+    yield "cues of half the time mkv", _patched(long, by_cues(lambda ms: ms // 2))
+    yield "cues 5 s too late mkv", _patched(long, by_cues(lambda ms: ms + 5_000))
+
+
 def _locked() -> Iterator[tuple[str, Builder]]:
     locked = _coded("m4a", "-vn", error="encrypted")
     for name in (b"drms", b"aavd"):
         yield f"sound called {name.decode()} m4a", _patched(locked, lambda c, name=name: c.replace(b"mp4a", name, 1))
 
 
-CASES = (_keys, _streamed, _edited, _holes, _locked)
+CASES = (_keys, _streamed, _edited, _holes, _coded_so, _locked)
