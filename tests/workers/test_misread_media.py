@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.records.rows import clips_table
 from pipeline.records.unit import decode_unit, encode_unit
+from tests.robustness.media_matrix.kinds import with_asf_lock, with_types
 from tests.robustness.media_matrix.stamps import BOTH, damaged
 from tests.support import rows
 from tests.support.media_files import make
@@ -461,9 +462,19 @@ def test_zeros_in_sound_without_times_are_said(made, tmp_path):
     assert not any("are zeros" in note for note in probe(tmp_path / "3.mp3").notes)
 
 
-def test_an_audible_file_is_locked(made, tmp_path):
-    path = cut(made, tmp_path / "a.m4a", 2, 4, "-vn")
-    path.write_bytes(path.read_bytes().replace(b"mp4a", b"aavd", 1))
+@pytest.mark.parametrize(
+    ("suffix", "lock"),
+    [
+        ("m4a", lambda content: content.replace(b"mp4a", b"aavd", 1)),
+        ("ts", lambda content: with_types(content, {0x1B: 0xDB, 0x0F: 0xCF})),
+        ("wma", with_asf_lock),
+    ],
+    ids=["audible", "sample-aes", "wma"],
+)
+def test_what_a_header_calls_encrypted_is_named_so(made, tmp_path, suffix, lock):
+    path = cut(made, tmp_path / f"a.{suffix}", 2, 4, *(() if suffix == "ts" else ("-vn",)))
+    assert probe(path).has_audio
+    path.write_bytes(lock(bytearray(path.read_bytes())))
     ((_, found),) = POOL.probe_many([(0, str(path))])
     assert isinstance(found, ClipFailure)
     assert found.error_class == "encrypted"

@@ -255,8 +255,41 @@ def _coded_so() -> Iterator[tuple[str, Builder]]:
     yield "cues 5 s too late mkv", _patched(long, by_cues(lambda ms: ms + 5_000))
 
 
+def with_types(content: bytearray, types: dict[int, int]) -> bytes:
+    """A transport stream whose tables call these types of streams others."""
+    for at in range(0, len(content), 188):
+        if content[at + 1] & 0x1F != 0x10 or content[at + 2] or not content[at + 1] & 0x40:
+            continue
+        begin = at + 5
+        end = begin + 3 + ((content[begin + 1] & 0x0F) << 8 | content[begin + 2]) - 4
+        stream = begin + 12 + ((content[begin + 10] & 0x0F) << 8 | content[begin + 11])
+        while stream < end:
+            content[stream] = types.get(content[stream], content[stream])
+            stream += 5 + ((content[stream + 3] & 0x0F) << 8 | content[stream + 4])
+        checksum = 0xFFFFFFFF
+        for byte in content[begin:end]:
+            checksum ^= byte << 24
+            for _ in range(8):
+                checksum = (checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
+        content[end : end + 4] = checksum.to_bytes(4, "big")
+    return bytes(content)
+
+
+def with_asf_lock(content: bytearray) -> bytes:
+    """An ASF with an object that tells how it is encrypted."""
+    lock = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e") + struct.pack("<QIII", 40, 0, 0, 0) + bytes(4)
+    size, count = struct.unpack_from("<QI", content, 16)
+    struct.pack_into("<QI", content, 16, size + len(lock), count + 1)
+    return bytes(content[:30]) + lock + bytes(content[30:])
+
+
 def _locked() -> Iterator[tuple[str, Builder]]:
     locked = _coded("m4a", "-vn", error="encrypted")
+    broadcast = _coded("ts", error="encrypted")
+    yield "sample by sample ts", _patched(broadcast, lambda content: with_types(content, {0x1B: 0xDB, 0x0F: 0xCF}))
+    half = _coded("ts", sound_s=0.06, has="sound", skip=((0, 2.1),))
+    yield "the pictures sample by sample ts", _patched(half, lambda content: with_types(content, {0x1B: 0xDB}))
+    yield "protected asf", _patched(_coded("asf", error="encrypted"), with_asf_lock)
     for name in (b"drms", b"aavd"):
         yield f"sound called {name.decode()} m4a", _patched(locked, lambda c, name=name: c.replace(b"mp4a", name, 1))
 

@@ -188,7 +188,7 @@ def _by_bytes(
         count = sum(1 for _ in _STAMPS[suffix](content, kind))
         if suffix == "flv" and kind == "v":
             count -= 1  # a tag that says that there are no more
-        changed = damaged(content, suffix, kind, {number % count for number in numbers}, by_s, what)
+        changed = damaged(content, suffix, kind, {number + count * (number < 0) for number in numbers}, by_s, what)
         assert changed != content
         (folder / f"a.{suffix}").write_bytes(changed)
         return folder / f"a.{suffix}", Right((LONG,), **{"sound_s": 0.06, **right})  # type: ignore[arg-type]
