@@ -5,6 +5,7 @@ Each of these was asked about in part, or as something else, without a word.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 
 from pipeline.records.rows import clips_table
 from pipeline.records.unit import decode_unit, encode_unit
+from tests.robustness.media_matrix.kinds import with_asf_lock, with_types
 from tests.robustness.media_matrix.stamps import BOTH, damaged
 from tests.support import rows
 from tests.support.media_files import make
@@ -460,9 +462,19 @@ def test_zeros_in_sound_without_times_are_said(made, tmp_path):
     assert not any("are zeros" in note for note in probe(tmp_path / "3.mp3").notes)
 
 
-def test_an_audible_file_is_locked(made, tmp_path):
-    path = cut(made, tmp_path / "a.m4a", 2, 4, "-vn")
-    path.write_bytes(path.read_bytes().replace(b"mp4a", b"aavd", 1))
+@pytest.mark.parametrize(
+    ("suffix", "lock"),
+    [
+        ("m4a", lambda content: content.replace(b"mp4a", b"aavd", 1)),
+        ("ts", lambda content: with_types(content, {0x1B: 0xDB, 0x0F: 0xCF})),
+        ("wma", with_asf_lock),
+    ],
+    ids=["audible", "sample-aes", "wma"],
+)
+def test_what_a_header_calls_encrypted_is_named_so(made, tmp_path, suffix, lock):
+    path = cut(made, tmp_path / f"a.{suffix}", 2, 4, *(() if suffix == "ts" else ("-vn",)))
+    assert probe(path).has_audio
+    path.write_bytes(lock(bytearray(path.read_bytes())))
     ((_, found),) = POOL.probe_many([(0, str(path))])
     assert isinstance(found, ClipFailure)
     assert found.error_class == "encrypted"
@@ -474,3 +486,41 @@ def test_sound_that_ffmpeg_gives_up_behind_a_damaged_time_is_missing(made, tmp_p
     clip = at(tmp_path / "a.ts", 0, 4)
     assert clip.noticed.missing_s == pytest.approx(1.6, abs=0.3)
     assert any("of audio are missing" in note for note in clip.notes)
+
+
+def test_a_broadcast_that_lacks_bytes_is_not_called_scrambled(made, tmp_path):
+    content = cut(made, tmp_path / "whole.ts", 2, 8).read_bytes()
+    lacks = b"".join(content[at + 1 : at + 20_000] for at in range(188, len(content), 20_000))
+    (tmp_path / "a.ts").write_bytes(content[:188] + lacks)
+    assert not any("scrambled" in note for note in probe(tmp_path / "a.ts").notes)
+
+
+def test_a_number_that_was_of_sound_begins_a_segment_with_its_pictures(made, tmp_path):
+    parts = [
+        cut(made, tmp_path / "0.ts", 2, 6, "-vn"),
+        cut(made, tmp_path / "1.ts", 6, 10, "-output_ts_offset", 4),
+    ]
+    info = probe(joined(tmp_path / "a.ts", *parts))
+    assert [(part.info.has_video, round(part.end_s - part.start_s)) for part in info.parts] == [(False, 4), (True, 4)]
+
+
+def test_cues_that_all_say_the_same_second_cost_no_clip(made, tmp_path):
+    content = bytearray(cut(made, tmp_path / "a.mkv", 0, 16).read_bytes())
+    cues = content.rfind(b"\x1c\x53\xbb\x6b")
+    for found in re.finditer(rb"\xbb.\xb3[\x81-\x84]", bytes(content[cues:]), re.DOTALL):
+        first = cues + found.end()
+        size = content[first - 1] & 0x7F
+        content[first : first + size] = bytes(size)
+    (tmp_path / "a.mkv").write_bytes(content)
+    clip = at(tmp_path / "a.mkv", 8, 12)
+    assert [second_of(frame) for frame in clip.frames] == pytest.approx(8 + np.arange(8) / 2, abs=0.1)
+    assert clip.noticed.missing_s == 0
+
+
+def test_samples_in_blocks_that_packets_split_are_read_from_the_beginning(made, tmp_path):
+    lpcm = ("-vn", "-c:a", "pcm_dvd", "-sample_fmt", "s32", "-ar", 48_000, "-ac", 2)
+    path = cut(made, tmp_path / "a.vob", 2, 10, *lpcm)
+    info = probe(path)
+    for begin in (4, 5, 6):
+        clip = decode_clip(path, info, Clip("c", 0, begin, begin + 1), DecodeSettings())
+        assert heard(clip.audio).correlation > 0.9

@@ -18,8 +18,12 @@ PLACES = 16
 _PACK = b"\0\0\1\xba"
 
 
-def programmes(file: Bytes) -> list[set[int]]:
-    """The PIDs of each programme of a transport stream, in the order of its tables."""
+LOCKED_TYPES = frozenset({0xC1, 0xC2, 0xCF, 0xDB})
+"""Types of streams that are encrypted sample by sample (SAMPLE-AES of HLS): AC-3, E-AC-3, AAC and H.264."""
+
+
+def programmes(file: Bytes) -> list[dict[int, int]]:
+    """The streams of each programme of a transport stream, in the order of its tables: their types by PID."""
     file.seek(0)
     content = read_up_to(file, SAMPLE_BYTES)
     first, step = _ts_packets(content)
@@ -62,12 +66,12 @@ def _section_length(section: bytes) -> int:
     return (section[1] & 0x0F) << 8 | section[2] if len(section) > 2 else 0
 
 
-def _streams_of(section: bytes) -> set[int]:
+def _streams_of(section: bytes) -> dict[int, int]:
     end = min(len(section), 3 + _section_length(section) - 4)
     at = 12 + ((section[10] & 0x0F) << 8 | section[11]) if len(section) > 11 else end
-    found = set()
+    found: dict[int, int] = {}
     while at + 5 <= end:
-        found.add((section[at + 1] & 0x1F) << 8 | section[at + 2])
+        found[(section[at + 1] & 0x1F) << 8 | section[at + 2]] = section[at]
         at += 5 + ((section[at + 3] & 0x0F) << 8 | section[at + 4])
     return found
 
@@ -96,10 +100,11 @@ def scrambled_share(file: Bytes) -> float:
 
 
 def _ts_flags(content: bytes, step: int) -> Iterator[bool]:
-    """Whether each packet of a transport stream, other than tables, is scrambled."""
-    for at in range(0, len(content) - 3, step):
+    """Whether each packet of a transport stream, other than tables, is scrambled; of one that another follows, as
+    behind lost bytes none begins where it should."""
+    for at in range(0, len(content) - step, step):
         pid = (content[at + 1] & 0x1F) << 8 | content[at + 2]
-        if content[at] == 0x47 and 0x20 <= pid < 0x1FFF and content[at + 3] & 0x10:
+        if content[at] == content[at + step] == 0x47 and 0x20 <= pid < 0x1FFF and content[at + 3] & 0x10:
             yield bool(content[at + 3] & 0xC0)
 
 

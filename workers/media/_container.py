@@ -13,7 +13,7 @@ import av
 import av.error
 from av.container import InputContainer
 
-from workers.media._broadcast import programmes, scrambled_share
+from workers.media._broadcast import LOCKED_TYPES, programmes, scrambled_share
 from workers.media._bytes import Bytes, Part
 from workers.media._cropping import cropped
 from workers.media._edits import edited_s, unfollowed
@@ -103,6 +103,9 @@ def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
     head, start_s = header(content, name), (container.start_time or 0) / av.time_base
     scrambled = scrambled_share(content) if name in BROADCAST else 0.0
     locked = {None} if scrambled > MOST_SCRAMBLED else encrypted_streams(head, name)
+    all_programmes = programmes(content) if name == "mpegts" else []
+    pids = {pid for programme in all_programmes for pid, kind in programme.items() if kind in LOCKED_TYPES}
+    locked |= {stream.index for stream in container.streams if stream.id in pids}
     try:
         tracks = described(container, cropped(head, name))
     except TooManyPixels as error:
@@ -112,7 +115,7 @@ def about(container: InputContainer, content: Bytes) -> dict[str, Any]:
     captioned = [track["index"] for track in tracks if track.pop("has_captions", False)]
     tracks = [track for track in tracks if track["index"] not in locked]
     if name == "mpegts":
-        tracks = _of_one_programme(container, tracks, programmes(content))
+        tracks = _of_one_programme(container, tracks, all_programmes)
     if not tracks:
         what = f"a {container.format.name} file without a video or audio stream that can be decoded"
         raise Refused("no_streams", what + codecs_of(container))
@@ -143,14 +146,14 @@ def _noted(scrambled: float, head: bytes, name: str) -> list[str]:
 
 
 def _of_one_programme(
-    container: InputContainer, tracks: list[dict[str, Any]], all_programmes: list[set[int]]
+    container: InputContainer, tracks: list[dict[str, Any]], all_programmes: list[dict[int, int]]
 ) -> list[dict[str, Any]]:
     """The tracks, with those outside the programme with the largest picture marked: other programmes have other
     clocks."""
     if len(all_programmes) < 2:
         return tracks
 
-    def size(programme: set[int]) -> int:
+    def size(programme: dict[int, int]) -> int:
         mine = [track for track in tracks if container.streams[track["index"]].id in programme]
         return max((track.get("width", 0) * track.get("height", 0) for track in mine), default=-1)
 

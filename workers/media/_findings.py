@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import av
@@ -36,6 +37,9 @@ STATED = frozenset({"wav", "w64", "caf", "avi"})
 RATED = frozenset({"wav", "w64"})
 MISCOUNTED = frozenset({"g722", "adpcm_swf", "ac3", "eac3"})
 """Codecs of which libav seeks to another second than it says where a place is told by the rate of bytes."""
+
+LPCM_HEAD, LPCM_BLOCK, FIRST_LPCM = 3, 12, 8
+"""Bytes of an LPCM packet's header and of a block of its samples, and how many packets are looked at."""
 
 PALETTED = frozenset({"avi", "mp4"})
 """Containers whose palette libav hands out only once, with the file's first picture."""
@@ -141,6 +145,8 @@ def _is_blind(file: Bytes, container: InputContainer, info: dict[str, Any], reco
         return not all(has_mxf_index(Part(file, first, end), end - first) for first, end in recorded)
     if name in RATED:
         return any(track["codec"] in MISCOUNTED for track in tracks)
+    if name == "mpeg":
+        return any(_splits_blocks(container, track) for track in tracks)
     return name in PALETTED and any(_has_palette(container, track) for track in tracks)
 
 
@@ -161,6 +167,18 @@ def _shown(container: InputContainer, info: dict[str, Any]) -> list[str]:
         *said([sampled(container, index, begin_s, length_s) for index in pictures], begin_s),
         *_channels.said([_channels.sampled(container, index, begin_s, length_s) for index in sounds], begin_s),
     ]
+
+
+def _splits_blocks(container: InputContainer, track: dict[str, Any]) -> bool:
+    """Whether packets of a disc's LPCM of 24 bits begin inside a block of samples, which a decoder cannot know."""
+    if track["codec"] != "pcm_dvd":
+        return False
+    stream: Any = container.streams[track["index"]]
+    with contextlib.suppress(av.error.FFmpegError):
+        packets = islice(container.demux(stream), FIRST_LPCM)
+        is_split = any(packet.size and (packet.size - LPCM_HEAD) % LPCM_BLOCK for packet in packets)
+        return bool(stream.codec_context.format.name == "s32" and is_split)
+    return False
 
 
 def _has_palette(container: InputContainer, track: dict[str, Any]) -> bool:

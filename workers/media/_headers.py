@@ -30,6 +30,12 @@ _MXF_PICTURE_BYTES = b"\x3f\x05\0\4"
 """The name of the length of each picture, where all are as long, in the first bytes of an index table."""
 _MXF_INDEX = bytes.fromhex("060e2b34025301010d01020101100100")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_LOCKS = (
+    bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"),
+    bytes.fromhex("14e68a292226174cb935dae07ee9289c"),
+    bytes.fromhex("338505438169e6499b74ad12cb86d58c"),
+)
+"""The names of the objects that tell how an ASF is encrypted: since version 1, extended, advanced."""
 _LOCKED_ENTRIES = frozenset({b"encv", b"enca", b"enct", b"drms", b"drmi", b"drmt", b"drmp", b"aavd"})
 
 STRAY_TIMES = 8
@@ -81,17 +87,20 @@ def header(file: Bytes, container: str) -> bytes:
                 return read_up_to(file, min(length, MOST_INDEX_BYTES))
         return b""
     file.seek(0)
-    return file.read({"matroska": 1 << 16}.get(container, 0))
+    return file.read(1 << 16 if container in ("matroska", "asf") else 0)
 
 
 def encrypted_streams(header: bytes, container: str) -> set[int | None]:
-    """Indexes of encrypted streams of an MP4 or Matroska file; contains None if all streams are encrypted."""
+    """Indexes of encrypted streams of an MP4, Matroska or ASF file; contains None if all streams are encrypted."""
     if container == "mp4":
         return {number for number, entry in enumerate(_sample_entries(header)) if entry in _LOCKED_ENTRIES}
     if container == "matroska":
         tracks = header.partition(b"\x1f\x43\xb6\x75")[0]  # up to the first cluster
         encodings = tracks.partition(b"\x6d\x80")[2]  # ContentEncodings, and ContentEncryption inside
         return {None} if b"\x50\x35" in encodings and b"\x47\xe2" in encodings else set()
+    if container == "asf":
+        objects = header[: int.from_bytes(header[16:24], "little")]
+        return {None} if any(name in objects for name in _ASF_LOCKS) else set()
     return set()
 
 

@@ -55,23 +55,24 @@ def apart_s(container: InputContainer, index: int) -> float:
     stands_alone = STANDS_ALONE.get(stream.codec_context.name)
     if stands_alone is None:
         return 0.0
-    whole = number = 0
-    longest, last = 0, None
+    seen = whole = longest = 0
+    last = None
     with contextlib.suppress(av.error.FFmpegError, ValueError):
         container.seek(0, backward=True, any_frame=False)
     with contextlib.suppress(av.error.FFmpegError, ValueError):
-        for number, packet in enumerate(container.demux(stream)):
+        for packet in container.demux(stream):
             time = packet.dts if packet.dts is not None else packet.pts
             if not packet.size or time is None:
                 continue
-            if number == FIRST_PACKETS and _named(stream, time) <= whole + 1:
+            seen += 1
+            if seen == FIRST_PACKETS and _named(stream, time) <= whole + 1:
                 return 0.0
             longest = max(longest, time - (time if last is None else last))
             if stands_alone(bytes(packet)):
                 whole, last = whole + 1, time
             elif last is None:
                 last = time
-    return float(longest * stream.time_base) if number > FIRST_PACKETS else 0.0
+    return float(longest * stream.time_base) if seen >= FIRST_PACKETS else 0.0
 
 
 def _named(stream: Any, until: int) -> int:

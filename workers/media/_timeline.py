@@ -264,7 +264,9 @@ def _split_by_streams(stretch: Stretch) -> list[Stretch]:
         seen, kind = stretch.streams[index], stretch.kinds[index]
         before = [part.streams[i] for part in parts[-1:] for i in part.streams if part.kinds[i] == kind]
         ends = [one.last_byte for one in before if one.last_byte is not None]
-        if not parts or (seen.first_byte is not None and len(ends) == len(before) > 0 and max(ends) < seen.first_byte):
+        is_behind = seen.first_byte is not None and len(ends) == len(before) > 0 and max(ends) < seen.first_byte
+        # A number that was of the other kind before.
+        if not parts or is_behind or index - MAX_STREAMS in parts[-1].streams:
             parts.append(Stretch(kinds=stretch.kinds, jumps_ahead=stretch.jumps_ahead))
             seen.lag_s = 0.0
         elif len(parts) > 1 and not before:

@@ -103,8 +103,8 @@ class _Judged:
     is_damaged: bool = False
     """Whether ffmpeg reported an error or gave no output."""
     is_empty: bool = False
-    """Whether ffmpeg gave no frame and no audio at all, not even from before the span; or no frame where there are
-    some: the key frame may lie further back."""
+    """Whether ffmpeg gave no frame and no audio at all up to the span's end, not even from before it; or no frame
+    where there are some: the key frame may lie further back."""
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -372,6 +372,9 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
         begins_late = begins_late or bool(gaps and gaps[0][0] == 0)
         clipped_share = float((np.abs(audio) >= FULL_SCALE).mean())
         audio = audio.clip(-1.0, 1.0)
+    is_heard = any((sound.starts < span.length_s).any() for sound in take.sounds)
+    if span.frames and span.samples and shares[0] <= 0 and not is_heard:
+        shares[1] = 0.0  # a gap of sound beside pictures is silence; where nothing at all is read, it is not
     if take.failure is not None:
         notes.append(take.failure)
     elif take.complaints:
@@ -391,8 +394,8 @@ def _judge(take: Take, span: Span, place: _Place, settings: DecodeSettings) -> _
         tuple(notes),
         noticed,
         is_damaged=take.failure is not None or bool(take.complaints),
-        is_empty=not len(take.frame_times)
-        and (not any(len(sound.starts) for sound in take.sounds) or place.start_s < (info.video_end_s or 0.0)),
+        is_empty=not (take.frame_times < span.length_s).any()
+        and (not is_heard or place.start_s < (info.video_end_s or 0.0)),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.robustness.media_matrix.checks import Right
 from tests.robustness.media_matrix.made_of import FRAGMENTED, Builder
-from tests.robustness.media_matrix.writers import DV, SOUND, _coded, _first, _patched, _void
+from tests.robustness.media_matrix.writers import DV, SOUND, _after, _coded, _first, _patched, _set, _void
 from tests.support.media_files import make
 from tests.support.media_oracle import cut, joined
 
@@ -194,7 +195,7 @@ def _holes() -> Iterator[tuple[str, Builder]]:
     for suffix, codec in (("mp3", "libmp3lame"), ("aac", "aac"), ("ac3", "ac3"), ("eac3", "eac3"), ("mp2", "mp2")):
         yield f"zeros in the middle {suffix}", _patched(_coded(suffix, "-vn", "-c:a", codec, span=LONG, **said), zeros)
     amr = ("-vn", "-c:a", "libopencore_amrnb", "-ar", 8_000, "-ac", 1)
-    yield "zeros in the middle amr", _patched(_coded("amr", *amr, span=LONG, correlation=0.7, **said), zeros)
+    yield "zeros in the middle amr", _patched(_coded("amr", *amr, span=LONGER, correlation=0.7, **said), zeros)
     for suffix in ("mp4", "mov", "ts", "vob", "m2ts"):
         whole = _coded(suffix, span=LONG, skip=((5.4, 10.9),), length_s=0.3, sound_s=0.12, **LOST)
         yield f"zeros in the middle {suffix}", _patched(whole, zeros)
@@ -204,10 +205,93 @@ def _holes() -> Iterator[tuple[str, Builder]]:
     yield "fragments cut off mp4", _patched(fragmented, _first(0.7))
 
 
+def _coded_so() -> Iterator[tuple[str, Builder]]:
+    """Sound and pictures in forms that other modules do not have, and headers that contradict them."""
+    for rate in (48_000, 96_000):
+        lpcm = ("-c:a", "pcm_dvd", "-sample_fmt", "s32", "-ar", rate, "-ac", 2)
+        yield f"24 bits of {rate} Hz on a disc vob", _coded("vob", *lpcm, span=LONG, sound_s=0.06, correlation=0.93)
+    yield "dvb's ac-3 ts", _coded("ts", "-c:a", "ac3", "-mpegts_flags", "system_b", span=LONG, sound_s=0.06)
+    for codec in ("pcm_s32be", "pcm_f32be", "pcm_mulaw", "adpcm_ima_qt"):
+        yield f"{codec} in mov", _coded("mov", "-c:a", codec, "-ar", 48_000, span=LONG, sound_s=0.06, correlation=0.9)
+    for codec in ("wmv2", "msmpeg4", "huffyuv"):
+        pixels = "yuv422p" if codec == "huffyuv" else "yuv420p"
+        yield f"{codec} in mkv", _coded("mkv", "-c:v", codec, "-q:v", 2, "-pix_fmt", pixels, span=LONG, sound_s=0.06)
+    for suffix in ("mp4", "mkv", "ts"):
+        vvc = ("-c:v", "libvvenc", "-preset", "faster", "-qp", 20, "-strict", -2)
+        yield f"vvc in {suffix}", _coded(suffix, *vvc, sound_s=0.06)
+    whole = _coded("mkv", span=LONG, sound_s=0.06)
+    yield "a header of half the sound's rate mkv", _patched(whole, _set(_after(b"\xb5\x88"), ">d", 24_000.0))
+    mp4 = _coded("mp4", span=LONG, sound_s=0.06)
+    yield "a header of half the sound's rate mp4", _patched(mp4, _set(_after(b"mp4a", 24), ">H", 22_050))
+    yield "a header of 320x96 pictures mp4", _patched(mp4, _set(_after(b"avc1", 24), ">I", 320 << 16 | 96))
+    for trc in ("smpte2084", "arib-std-b67"):
+        for suffix, how in (("webm", VP9), ("mp4", AV1), ("mov", ("-c:v", "prores_ks", "-c:a", "pcm_s16le"))):
+            pixels = "yuv422p10le" if suffix == "mov" else "yuv420p10le"
+            tags = f"setparams=color_trc={trc}:color_primaries=bt2020:colorspace=bt2020nc"
+            filters = ("-vf", f"scale=out_color_matrix=bt2020,format={pixels},{tags}", "-pix_fmt", pixels)
+            yield f"{trc} {suffix}", _coded(suffix, *how, *filters, sound_s=0.06, notes=("tone-mapped",))
+
+    def pictures_later(source: Path, folder: Path) -> tuple[Path, Right]:
+        """Sound alone, and then pictures under its number and the sound under another one."""
+        parts = cut(source, folder / "0.ts", 2, 8, "-vn"), cut(source, folder / "1.ts", 8, 14, "-output_ts_offset", 6)
+        right = Right(((2, 8), (8, 14)), has="sound", sound_s=0.09, length_s=0.4, skip=((7.8, 99),))
+        return joined(folder / "all.ts", *parts), right
+
+    yield "pictures under the sound's number ts", pictures_later
+
+    def by_cues(change: Callable[[int], int]) -> Patch:
+        def patch(content: bytearray) -> bytearray:
+            begin = content.rfind(b"\x1c\x53\xbb\x6b")
+            for found in re.finditer(rb"\xbb.\xb3[\x81-\x84]", bytes(content[begin:]), re.DOTALL):
+                first, size = begin + found.end(), content[begin + found.end() - 1] & 0x7F
+                time = change(int.from_bytes(content[first : first + size], "big"))
+                content[first : first + size] = min(time, (1 << 8 * size) - 1).to_bytes(size, "big")
+            return content
+
+        return patch
+
+    long = _coded("mkv", span=(0, 24), sound_s=0.06)
+    yield "cues of half the time mkv", _patched(long, by_cues(lambda ms: ms // 2))
+    yield "cues 5 s too late mkv", _patched(long, by_cues(lambda ms: ms + 5_000))
+
+
+def with_types(content: bytearray, types: dict[int, int]) -> bytes:
+    """A transport stream whose tables call these types of streams others."""
+    for at in range(0, len(content), 188):
+        if content[at + 1] & 0x1F != 0x10 or content[at + 2] or not content[at + 1] & 0x40:
+            continue
+        begin = at + 5
+        end = begin + 3 + ((content[begin + 1] & 0x0F) << 8 | content[begin + 2]) - 4
+        stream = begin + 12 + ((content[begin + 10] & 0x0F) << 8 | content[begin + 11])
+        while stream < end:
+            content[stream] = types.get(content[stream], content[stream])
+            stream += 5 + ((content[stream + 3] & 0x0F) << 8 | content[stream + 4])
+        checksum = 0xFFFFFFFF
+        for byte in content[begin:end]:
+            checksum ^= byte << 24
+            for _ in range(8):
+                checksum = (checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
+        content[end : end + 4] = checksum.to_bytes(4, "big")
+    return bytes(content)
+
+
+def with_asf_lock(content: bytearray) -> bytes:
+    """An ASF with an object that tells how it is encrypted."""
+    lock = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e") + struct.pack("<QIII", 40, 0, 0, 0) + bytes(4)
+    size, count = struct.unpack_from("<QI", content, 16)
+    struct.pack_into("<QI", content, 16, size + len(lock), count + 1)
+    return bytes(content[:30]) + lock + bytes(content[30:])
+
+
 def _locked() -> Iterator[tuple[str, Builder]]:
     locked = _coded("m4a", "-vn", error="encrypted")
+    broadcast = _coded("ts", error="encrypted")
+    yield "sample by sample ts", _patched(broadcast, lambda content: with_types(content, {0x1B: 0xDB, 0x0F: 0xCF}))
+    half = _coded("ts", sound_s=0.06, has="sound", skip=((0, 2.1),))
+    yield "the pictures sample by sample ts", _patched(half, lambda content: with_types(content, {0x1B: 0xDB}))
+    yield "protected asf", _patched(_coded("asf", error="encrypted"), with_asf_lock)
     for name in (b"drms", b"aavd"):
         yield f"sound called {name.decode()} m4a", _patched(locked, lambda c, name=name: c.replace(b"mp4a", name, 1))
 
 
-CASES = (_keys, _streamed, _edited, _holes, _locked)
+CASES = (_keys, _streamed, _edited, _holes, _coded_so, _locked)

@@ -132,7 +132,7 @@ def _edges() -> Iterator[tuple[str, Builder]]:
         for by_s in (0.7, 20.0, 3_600.0):
             late = {"skip": ((1.9, 2.3),), "length_s": 0.4}
             for kind, name in (("v", "picture"), ("a", "sound")):
-                if by_s < 30 or suffix == "flv":
+                if by_s < 30 or (suffix, kind) == ("flv", "v"):
                     yield f"the first stamp of {name} {by_s:+g} s {suffix}", _by_bytes(suffix, kind, {0}, by_s, **late)
     yield "the last picture shown 20 s later mp4", _written("mp4", 20, number=299)
     yield "the last picture shown an hour later mp4", _written("mp4", 3_600, number=299)
@@ -157,7 +157,9 @@ def _page(number: int, by_s: float) -> Builder:
         content[at + 6 : at + 14], content[at + 22 : at + 26] = passed.to_bytes(8, "little"), bytes(4)
         content[at + 22 : at + 26] = _ogg_checksum(content[at:end]).to_bytes(4, "little")
         (folder / "a.opus").write_bytes(content)
-        right = Right((LONG,), has="sound", sound_s=0.06, length_s=0.4, skip=((1.9, 2.3), (3.8, 4.6)))
+        begin_s = LONG[0] if number else LONG[0] + 0.213  # the first page begins nothing
+        span = (begin_s, LONG[1])
+        right = Right((span,), has="sound", sound_s=0.06, length_s=0.4, skip=((1.9, 2.3), (3.8, 4.6)))
         return folder / "a.opus", right
 
     return build
@@ -186,7 +188,7 @@ def _by_bytes(
         count = sum(1 for _ in _STAMPS[suffix](content, kind))
         if suffix == "flv" and kind == "v":
             count -= 1  # a tag that says that there are no more
-        changed = damaged(content, suffix, kind, {number % count for number in numbers}, by_s, what)
+        changed = damaged(content, suffix, kind, {number + count * (number < 0) for number in numbers}, by_s, what)
         assert changed != content
         (folder / f"a.{suffix}").write_bytes(changed)
         return folder / f"a.{suffix}", Right((LONG,), **{"sound_s": 0.06, **right})  # type: ignore[arg-type]
