@@ -25,7 +25,7 @@ from pipeline.config.job import StorageConfig
 from pipeline.counted import counted
 
 if TYPE_CHECKING:
-    from pipeline.review.labels import Key
+    from pipeline.review.labels import Label
     from pipeline.review.queue import Item
     from pipeline.review.reliability import Curve
 
@@ -94,7 +94,7 @@ def command(
             say(f"{labels}: {counted(len(found), 'label')} from {imported}", err=True)
         if not curve and imported is None:
 
-            def following(labelled: Sequence[Key]) -> tuple[list[Item], dict[str, str]]:
+            def following(labelled: Sequence[Label]) -> tuple[list[Item], dict[str, str]]:
                 with open_results(uri, storage) as connection:
                     items = queue(
                         connection, open_store(uri, storage), name, labelled, questions=questions or (), media=media

@@ -53,6 +53,8 @@ class _Row:
     end_s: float | None
     question: str
     answer: str
+    asked: str
+    """The question's words when it was labelled; empty where the table does not say."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def _read(path: Path, question_set: QuestionSet, problems: list[str]) -> list[_R
         name: next((header.index(alias) for alias in aliases if alias in header), None)
         for name, aliases in COLUMNS.items()
     }
+    places["asked"] = header.index("question") if {"question_id", "question"} <= set(header) else None
     missing = [name for name in ("file", "question", "answer") if places[name] is None]
     if missing:
         raise EvaluationError(
@@ -152,7 +155,7 @@ def _read(path: Path, question_set: QuestionSet, problems: list[str]) -> list[_R
         except EvaluationError as error:
             problems.append(f"line {line}: {error}")
             continue
-        rows.append(_Row(line, cell("file"), start, end, cell("question"), cell("answer")))
+        rows.append(_Row(line, cell("file"), start, end, cell("question"), cell("answer"), cell("asked")))
     if not rows and not problems:
         problems.append("there is no row below the header")
     return rows
@@ -240,6 +243,13 @@ def _clip(
             problems.append(f"line {row.line}: question {row.question} of this span was labelled before")
             continue
         question = by_id.get(row.question)
+        if question is not None and row.asked not in ("", question.text.strip()):
+            problems.append(
+                f"line {row.line}: question {row.question} was {row.asked!r} when it was labelled, and is "
+                f"{question.text!r} now; label it again with `omnidrop review`, or clear the column `question` if the "
+                "labels hold for both"
+            )
+            continue
         try:
             # A file that cannot be read or asked has no resolved question: its rows count as wrong.
             right = (row.answer,) if question is None else right_answers(question, row.answer)

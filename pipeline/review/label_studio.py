@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,17 +46,17 @@ def imported(path: Path, connection: duckdb.DuckDBPyConnection, job: str) -> lis
         raise LabelsError(f"--import {path}: no task has an annotation; export the project after labelling")
     labels, known = [], set()
     rows = connection.execute(
-        "SELECT media_key, start_s, end_s, question_id, answer_type, answer, clip_id FROM answers "
+        "SELECT media_key, start_s, end_s, question_id, answer_type, answer, clip_id, question FROM answers "
         "WHERE job = $job AND list_contains($keys, media_key) AND answer IS NOT NULL ORDER BY ALL",
         {"job": job, "keys": list(ranges)},
     ).fetchall()
-    for key, start, end, question, kind, answer, clip_id in rows:
+    for key, start, end, question, kind, answer, clip_id, text in rows:
         known.add((key, question))
         right = _right(ranges[key].get(question, {}), start, end, column_of(kind) == "answer_boolean")
         if right is not None:
             label = Label(key, start, end, question, right, RIGHT, answer, clip_id)
             verdict = RIGHT if is_right(label, answer) else WRONG
-            labels.append(Label(key, start, end, question, right, verdict, answer, clip_id))
+            labels.append(replace(label, verdict=verdict, question=text or ""))
     unknown = sorted({(key, question) for key, of in ranges.items() for question in of} - known)
     if unknown:
         named = ", ".join(f"{question} of {key}" for key, question in unknown[:5])

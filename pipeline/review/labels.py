@@ -48,6 +48,12 @@ class Label:
     """Of `said`: right or wrong."""
     said: str = ""
     clip_id: str = ""
+    question: str = ""
+    """As it was asked; empty in files of before this was kept, and where a person says that any wording will do."""
+
+    def fits(self, question: str) -> bool:
+        """Whether it is about this question: what is right for one wording may not be for another."""
+        return self.question in ("", question)
 
     @property
     def key(self) -> Key:
@@ -73,7 +79,7 @@ def read_labels(path: Path) -> list[Label]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise LabelsError(f"--labels {path}: cannot be read: {reason}") from error
     rows = csv.reader(io.StringIO(text, newline=""))
-    if tuple(next(rows, ())) != COLUMNS:
+    if tuple(next(rows, ())) not in (COLUMNS, COLUMNS[:-1]):
         raise LabelsError(
             f"--labels {path}: its columns are not {', '.join(COLUMNS)}, so it was not written by `omnidrop review`; "
             "choose another file with --labels"

@@ -7,7 +7,7 @@ comes no more, and of exact copies one. Knows nothing about pages.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,8 @@ class Item:
     def label(self, verdict: str, answer: str) -> Label:
         """What a person said about it."""
         return Label(
-            self.media_key, self.start_s, self.end_s, self.question_id, answer, verdict, self.answer, self.clip_id
+            *(self.media_key, self.start_s, self.end_s, self.question_id),
+            *(answer, verdict, self.answer, self.clip_id, self.question),
         )
 
 
@@ -60,7 +61,7 @@ def queue(
     connection: duckdb.DuckDBPyConnection,
     store: Store,
     job: str,
-    labelled: Collection[Key],
+    labelled: Sequence[Label],
     *,
     questions: Sequence[str] = (),
     media: str | None = None,
@@ -100,13 +101,19 @@ def queue(
         f"{select} ORDER BY md5(a.clip_id || a.question_id), a.media_key, a.start_s LIMIT $limit", values
     ).fetchall()
     options = _options(connection, store, job)
-    taken = set(labelled)
+    labels = {label.key: label for label in labelled}
+    taken: set[Key] = set()
+
+    def is_open(row: tuple[Any, ...]) -> bool:
+        key = key_of(*row[2:6])
+        return key not in taken and not (key in labels and labels[key].fits(row[6]))
+
     streams = [("unsure", iter(unsure)), ("sampled", iter(sampled))]
     items: list[Item] = []
     while len(items) < most and streams:
         place = (len(items) % SAMPLED_EVERY == SAMPLED_EVERY - 1) if len(streams) == 2 else 0
         why, rows = streams[place]
-        row = next((row for row in rows if key_of(*row[2:6]) not in taken), None)
+        row = next(filter(is_open, rows), None)
         if row is None:
             streams.pop(place)
             continue

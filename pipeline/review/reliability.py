@@ -12,25 +12,33 @@ answers.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from omnidrop.answer_types import column_of, normalised
+from pipeline.counted import counted
 from pipeline.evaluation.intervals import wilson
 from pipeline.review.labels import WRONG, Label, LabelsError, key_of
 
 if TYPE_CHECKING:
     import duckdb
 
+log = logging.getLogger(__name__)
+
 LEAST_LABELS = 20
 """Of a curve: with fewer, a threshold is a guess."""
 LEAST_ABOVE = 10
 """Labels at or above a threshold: with fewer, one lucky answer could promise anything."""
 BINS = 5
+REWORDED = (
+    "the question was worded otherwise then; label it again with `omnidrop review`, or clear the column `question` if "
+    "the labels hold for both"
+)
 
 
 @dataclass(frozen=True)
@@ -91,23 +99,28 @@ class Curve:
 def curves(connection: duckdb.DuckDBPyConnection, job: str, labels: Sequence[Label]) -> list[Curve]:
     """A curve for each question that has labels of published answers with a probability."""
     rows = connection.execute(
-        "SELECT media_key, start_s, end_s, question_id, answer_type, answer, probability FROM answers "
+        "SELECT media_key, start_s, end_s, question_id, question, answer_type, answer, probability FROM answers "
         "WHERE job = $job AND list_contains($files, media_key) AND probability IS NOT NULL AND answer IS NOT NULL",
         {"job": job, "files": sorted({label.file for label in labels})},
     ).fetchall()
-    published = {key_of(key, start, end, question): (kind, answer, sure)
-                 for key, start, end, question, kind, answer, sure in rows}  # fmt: skip
+    published = {key_of(*row[:4]): row[4:] for row in rows}
+    reworded: Counter[str] = Counter()
     seen: dict[tuple[str, str | None], list[tuple[float, bool]]] = defaultdict(list)
     for label in labels:
         one = published.get(label.key)
         if one is None:
             continue
-        kind, answer, probability = one
+        question, kind, answer, probability = one
+        if not label.fits(question):
+            reworded[label.question_id] += 1
+            continue
         right = is_right(label, answer)
         if right is not None:
             seen[label.question_id, answer if column_of(kind) == "answer_boolean" else None].append(
                 (probability, right)
             )
+    for question_id, count in sorted(reworded.items()):
+        log.warning("%s of %s left out: %s", counted(count, "label"), question_id, REWORDED)
     return [
         _curve(question, answer, sorted(points), _published(connection, job, question, answer))
         for (question, answer), points in sorted(seen.items(), key=lambda item: (item[0][0], item[0][1] or ""))

@@ -29,7 +29,7 @@ from omnidrop.errors import OmniDropError
 from omnidrop.json_text import parse_json
 from pipeline.config.locations import is_s3
 from pipeline.config.sections import StorageConfig
-from pipeline.review.labels import RIGHT, WRONG, Key, LabelsError, LabelsFile
+from pipeline.review.labels import RIGHT, WRONG, Label, LabelsError, LabelsFile
 from pipeline.review.queue import Item
 from pipeline.storage.arrow import arrow_filesystem
 from workers.media.opening import local_path
@@ -42,7 +42,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 TYPES = {".mkv": "video/webm", ".mov": "video/mp4", ".m4v": "video/mp4", ".mxf": "application/mxf"}
 """Browsers play what is in a file, not what it is called, but only if the type is one that they know."""
 
-Next = Callable[[Sequence[Key]], tuple[list[Item], dict[str, str]]]
+Next = Callable[[Sequence[Label]], tuple[list[Item], dict[str, str]]]
 """From what is labelled to the next items and the addresses of their media, by media id."""
 
 
@@ -71,7 +71,7 @@ class ReviewServer(ThreadingHTTPServer):
     def following(self) -> dict[str, Any]:
         """The next answers to look at. Raises OmniDropError."""
         with self._lock:
-            items, uris = self._following([label.key for label in self.labels])
+            items, uris = self._following(list(self.labels))
             self._items |= {(item.clip_id, item.question_id): item for item in items}
             self._uris |= uris
             return {"items": [asdict(item) for item in items], "labelled": len(self.labels)}

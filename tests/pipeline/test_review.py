@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from jobs._shared.results import find_results
 from jobs.review import archive_of
 from pipeline.config.job import load_job
 from pipeline.config.sections import StorageConfig
+from pipeline.evaluation.dataset import EvaluationError
 from pipeline.evaluation.labels import labelled_clips
 from pipeline.review.label_studio import imported
 from pipeline.review.labels import (
@@ -115,7 +117,7 @@ def test_unsure_answers_come_first_and_every_fifth_is_drawn(tmp_path):
         assert len(unsure) == 16
         assert unsure == sorted(unsure)
         assert [item.why for item in items[4::5]] == ["sampled"] * 4
-        labelled = [item.label(RIGHT, "a").key for item in items]
+        labelled = [item.label(RIGHT, "a") for item in items]
         rest = queue(connection, open_store(str(tmp_path / "r")), "test", labelled, most=100)
     assert len({item.clip_id for item in [*items, *rest]}) == len(items) + len(rest) == 40
 
@@ -269,6 +271,21 @@ def test_labels_are_what_evaluate_takes(job, tmp_path):
         ("short.mp4", 0, [("shape", ("circle",))]),
         ("long.mkv", 3, [("heard", ("yes",))]),
     ]
+    with labels_file(path) as labels:
+        labels.put(Label("short.mp4", 0.0, 3.0, "heard", "yes", question="Is it loud?"))
+    with pytest.raises(EvaluationError, match=r"question heard was 'Is it loud\?' when it was labelled, and is"):
+        labelled_clips(path, load_job(job))
+
+
+def test_labels_of_other_words_under_the_same_id_do_not_count(results, caplog):
+    old = Label("a.webm", 0, 1, "shape", "circle", RIGHT, "circle", question="Which form has it?")
+    with open_results(str(results)) as connection:
+        assert curves(connection, "test", [old]) == []
+        assert "1 label of shape left out: the question was worded otherwise then" in caplog.text
+        for words, comes_again in (("Which form has it?", True), ("shape?", False), ("", False)):
+            labelled = [replace(old, question=words)]
+            items = queue(connection, open_store(str(results)), "test", labelled)
+            assert (old.key in [item.label(RIGHT, "").key for item in items]) is comes_again
 
 
 def test_a_label_replaces_the_one_before_it(tmp_path):
@@ -298,6 +315,8 @@ def test_labels_that_a_spreadsheet_saved_are_read_and_what_is_none_is_named(tmp_
     head = ",".join(COLUMNS)
     path.write_bytes(f"\ufeff{head}\r\na.mp4,0,1,heard,yes,right,yes,\r\n,,,,,,,\r\n\r\n".encode())
     assert read_labels(path) == [Label("a.mp4", 0, 1, "heard", "yes", RIGHT, "yes")]
+    path.write_text(f"{','.join(COLUMNS[:-1])}\na.mp4,0,1,heard,yes,right,yes,c\n")  # before questions were kept
+    assert read_labels(path) == [Label("a.mp4", 0, 1, "heard", "yes", RIGHT, "yes", "c")]
     for row, said in (
         ("a.mp4,nan,1,heard,yes,right,yes,", "nan to 1 is no time range"),
         ("a.mp4,0,1,heard,yes,Wright,yes,", "verdict 'Wright' is neither right nor wrong"),
