@@ -152,7 +152,7 @@ class _Commands(_Folder):
             # A library may have made an error of its own of the interrupt.
             if not isinstance(error, KeyboardInterrupt) and interrupts.exit_status() is None:
                 raise
-            say("omnidrop: interrupted", err=True)
+            say(f"omnidrop: {interrupts.said()}", err=True)
             raise typer.Exit(interrupts.exit_status() or 130) from error
 
     def _invoked(self, ctx: Any) -> Any:
@@ -293,7 +293,8 @@ def _open_streams() -> None:
 
 def _trouble_of_the_machine(error: BaseException) -> str | None:
     """What the machine lacks and how to mend it, where that ended the command; None for anything else."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+    is_unmapped = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    if isinstance(error, MemoryError) or is_unmapped or getattr(error, "errno", None) == errno.ENOMEM:
         return "there is not enough memory (`ulimit -v`, the container's limit); make room and run again"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return f"{_NO_THREADS}; raise that and run again"

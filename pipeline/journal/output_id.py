@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from omnidrop.errors import UserError
 from omnidrop.json_text import parse_json
 from pipeline.config.locations import is_s3
+from pipeline.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from pipeline.storage.store import Store
@@ -29,7 +30,8 @@ PATH = "journal/output.json"
 
 
 def claim_output(store: Store) -> str:
-    """The output's id, given to it here where it has none of its own. Raises UserError for a damaged one."""
+    """The output's id, given to it here where it has none of its own. Raises UserError for a damaged one, StorageError
+    for a store that does not keep what is written."""
     found = _read(store)
     if found is not None and _is_itself(store, found):
         return str(found["output_id"])
@@ -39,7 +41,13 @@ def claim_output(store: Store) -> str:
         store.write_once(PATH, data)  # of two runs that begin at once, one comes first
     else:
         store.write(PATH, data)
-    return claim_output(store)
+    found = _read(store)
+    if found is None or not _is_itself(store, found):
+        raise StorageError(
+            f"{store.uri}/{PATH} was written, and something else is read: the store does not keep what is written; "
+            "check the server, and what lies between (a proxy that remembers replies?)"
+        )
+    return str(found["output_id"])
 
 
 def read_output_id(store: Store) -> str | None:

@@ -35,6 +35,7 @@ from pipeline.records.checksummed_parquet import JournalError
 from pipeline.records.checksummed_parquet import digest as content_hash
 from pipeline.records.run_record import RunRecord
 from pipeline.records.unit import UnitObject, utc_now
+from pipeline.storage.errors import StorageError
 from pipeline.tables import live
 from pipeline.tables.manifest import MANIFEST, NAMES, SCHEMAS, FileMark, Published, bucket_name, current, generation_of
 from pipeline.tables.writer import BUCKETED, BucketRows, bucket_files, item_rows, read_bucket, runs_file
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 READERS = 8
 """Journal objects read at once: hides a store's latency, and bounds what is held in memory."""
+MOST_CLAIMED = 1000
+"""Generations beyond the published one that runs may have begun: each that died leaves one, until the next is there."""
 TRIES = 3
 """Of a generation while others change what counts."""
 
@@ -329,12 +332,16 @@ def _readable(store: Store) -> Published | None:
 
 def _claim(store: Store, before: Published | None) -> tuple[int, bool]:
     """A generation number of our own, and whether it was the next one: two runs that publish at once must not write
-    into one folder."""
+    into one folder. Raises StorageError for a store that has them all."""
     # Without a manifest there may be generations all the same: of a run that died, or whose manifest was damaged.
-    generation = first = (before.generation if before else max(_generations(store), default=0)) + 1
-    while not store.write_once(f"tables/generation={generation:06d}/_claimed", utc_now().encode()):
-        generation += 1
-    return generation, generation == first
+    first = (before.generation if before else max(_generations(store), default=0)) + 1
+    for generation in range(first, first + MOST_CLAIMED):
+        if store.write_once(f"tables/generation={generation:06d}/_claimed", utc_now().encode()):
+            return generation, generation == first
+    raise StorageError(
+        f"{store.uri}/tables: generations {first} to {generation} are all taken, as the store says of each; check the "
+        "server, and what lies between"
+    )
 
 
 def _drop(store: Store, is_old: Callable[[int], bool], keep: Iterable[Published] = ()) -> None:

@@ -391,8 +391,16 @@ def test_a_long_table_is_cut_and_says_so(tmp_path: Path):
     assert "the first" not in omnidrop("query", SQL, tmp_path, "--rows", "20").stdout
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_query_that_is_interrupted_leaves_nothing(tmp_path: Path, number: int, status: int):
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "interrupted"),
+        (signal.SIGHUP, 129, "interrupted"),
+        (signal.SIGXCPU, 152, "the CPU time that this process may take is used up (`ulimit -t`)"),
+    ],
+)
+def test_a_query_that_is_interrupted_leaves_nothing(tmp_path: Path, number: int, status: int, said: str):
     results, scratch, out = tmp_path / "r", tmp_path / "tmp", tmp_path / "out"
     publish(str(results))
     scratch.mkdir()
@@ -407,7 +415,7 @@ def test_a_query_that_is_interrupted_leaves_nothing(tmp_path: Path, number: int,
             time.sleep(0.05)
         process.send_signal(number)
         told = process.stderr.read()
-    assert (process.returncode, told) == (status, b"omnidrop: interrupted\n")
+    assert (process.returncode, told) == (status, f"omnidrop: {said}\n".encode())
     assert not [*scratch.iterdir(), *out.iterdir()]
 
 

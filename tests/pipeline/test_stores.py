@@ -13,12 +13,14 @@ import pytest
 
 from pipeline.archive.listing import list_media
 from pipeline.config.sections import ArchiveConfig, StorageConfig
+from pipeline.journal.output_id import claim_output
 from pipeline.storage import outage as patience_module
 from pipeline.storage import s3_client
 from pipeline.storage.errors import StorageError, StorageUnavailable, Unavailable
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.outage import Patience
 from pipeline.storage.store import PatientStore, caveats, open_store
+from pipeline.tables import publish
 from tests.support.fault_proxy import KINDS, FaultProxy
 from tests.support.s3_server import rclone_server, s3_server
 
@@ -263,3 +265,27 @@ def test_only_what_may_pass_is_waited_for(tmp_path):
     with pytest.raises(Exception, match="a part of the path is a file"):
         store.write("a/b", b"")
     assert time.monotonic() - started < 100
+
+
+class Forgetful(LocalStore):
+    """As a server does that answers each write with success, or a proxy before one that remembers replies."""
+
+    def write_once(self, key, data):
+        return True
+
+
+def test_a_store_that_does_not_keep_what_is_written_is_named(tmp_path):
+    with pytest.raises(StorageError, match="does not keep what is written"):
+        claim_output(Forgetful(tmp_path))
+
+
+class SaysItIsThere(LocalStore):
+    """As a server does that answers each HEAD with success."""
+
+    def write_once(self, key, data):
+        return False
+
+
+def test_a_store_that_has_whatever_is_asked_for_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"generations 1 to 1000 are all taken"):
+        publish._claim(SaysItIsThere(tmp_path), None)
