@@ -144,6 +144,28 @@ def _edges() -> Iterator[tuple[str, Builder]]:
         yield f"one stamp of {name} before the clock's beginning ts", _by_bytes("ts", kind, {12}, -20.0, **lost)
 
 
+def _steps() -> Iterator[tuple[str, Builder]]:
+    """One stream's times stand still or step back for a while, as the other's go on."""
+
+    def stepped(suffix: str, kind: str, times: str, **right: object) -> Builder:
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            whole = cut(source, folder / f"whole.{suffix}", *LONG)
+            make("-i", whole, "-c", "copy", f"-bsf:{kind}", f"setts=ts='{times}'", folder / f"a.{suffix}")
+            found = {"sound_s": 0.08, "length_s": 0.4, **right}
+            return folder / f"a.{suffix}", Right((LONG,), **found)  # type: ignore[arg-type]
+
+        return build
+
+    passed = "PTS*TB-STARTPTS*TB"
+    for suffix in ("flv", "mkv", "ts", "m2ts", "mp4"):
+        stands = f"if(between({passed},5,5.5),(STARTPTS*TB+5)/TB,PTS)"
+        yield f"times of sound stand still for 0.5 s {suffix}", stepped(suffix, "a", stands, correlation=0.85)
+        back = f"if(between({passed},5,6),PTS-0.4/TB,PTS)"
+        yield f"times of sound step back for 1 s {suffix}", stepped(suffix, "a", back, skip=((6.5, 8.1),))
+        stands = f"if(between({passed},5,6),(STARTPTS*TB+5)/TB+(N-125),PTS)"
+        yield f"times of pictures stand still for 1 s {suffix}", stepped(suffix, "v", stands, still=((6.9, 8.1),))
+
+
 def _page(number: int, by_s: float) -> Builder:
     """An Ogg page of another time, with the checksum of it."""
 
@@ -263,4 +285,4 @@ def _true() -> Iterator[tuple[str, Builder]]:
         yield f"a picture every 7 s {suffix}", slides(suffix)
 
 
-CASES = (_single, _edges, _true)
+CASES = (_single, _edges, _steps, _true)
