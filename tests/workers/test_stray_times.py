@@ -137,6 +137,15 @@ def test_a_damaged_time_of_the_first_packet_begins_nothing():
     assert [len(one.streams) for one in scan.stretches] == [2, 2]
 
 
+def test_a_recording_of_a_few_packets_before_another_is_one():
+    scan = _Scan(True, {0: "video", 1: "audio"}, size=1 << 30, declared_s=0.0)
+    first = [(36 + number / 25, number % 2) for number in range(4)]
+    for number, (time, index) in enumerate([*first, *((number / 50, number % 2) for number in range(200))]):
+        scan.take(index, (time, time, 0.04, number))
+    scan.finish()
+    assert [len(one.streams) for one in scan.stretches] == [2, 2]
+
+
 def test_a_damaged_time_of_the_last_packet_makes_nothing_longer():
     steady = [number / 25 for number in range(100)]
     for last_s in (7, 20, 50):

@@ -401,14 +401,15 @@ class _Scan:
             self._believe(index, stream)
 
     def _has_stray_start(self, index: int, stream: _Stream) -> bool:
-        """Whether what came before a stream's jump are fewer times than confirm one, in the first seconds of all.
+        """Whether what came before a jump of one stream alone are fewer times than confirm one, in the first seconds.
 
         A broadcast that jumps ahead is read from there: its clock wraps in between for who reads from the beginning.
         """
         if self._is_broadcast and stream.pending[0].order_s > (stream.last_s or 0.0):
             return False
         streams = self.stretches[stream.stretch].streams
-        if stream.stretch < len(self.stretches) - 1 or index not in streams or streams[index].stated >= CONFIRMING:
+        is_alone = self._waiting <= {index} and stream.stretch == len(self.stretches) - 1
+        if not is_alone or index not in streams or streams[index].stated >= CONFIRMING:
             return False
         others = [seen.end_s - seen.start_s for other, seen in streams.items() if other != index]
         return max(others, default=0.0) < FIRST_S

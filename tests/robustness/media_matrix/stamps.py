@@ -244,7 +244,22 @@ def _true() -> Iterator[tuple[str, Builder]]:
 
         return build
 
+    def short_first(suffix: str, first_s: float, *offsets: float) -> Builder:
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            spans = ((2.0, 2.0 + first_s), (12.0, 17.0))
+            made = [
+                cut(source, folder / f"{n}.{suffix}", *span, "-output_ts_offset", offset)
+                for n, (span, offset) in enumerate(zip(spans, offsets, strict=True))
+            ]
+            return joined(folder / f"all.{suffix}", *made), Right(spans, length_s=0.3, sound_s=0.06)
+
+        return build
+
     for suffix in ("ts", "vob"):
+        for first_s in (0.2, 0.8):
+            for first, second in ((36, 0), (1, 0), (0, 36)):
+                name = f"{first_s:g} s from {first} s on, then from {second} s on {suffix}"
+                yield name, short_first(suffix, first_s, first, second)
         for last_s in (0.8, 1.5, 5.0):
             yield f"half a minute ahead, {last_s:g} s more {suffix}", parts(suffix, 0, 36, last_s=last_s)
             yield f"half a minute back, {last_s:g} s more {suffix}", parts(suffix, 36, 0, last_s=last_s)
