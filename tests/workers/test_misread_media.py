@@ -524,3 +524,18 @@ def test_samples_in_blocks_that_packets_split_are_read_from_the_beginning(made, 
     for begin in (4, 5, 6):
         clip = decode_clip(path, info, Clip("c", 0, begin, begin + 1), DecodeSettings())
         assert heard(clip.audio).correlation > 0.9
+
+
+def test_a_tag_before_flac_is_no_part_that_cannot_be_read(made, tmp_path):
+    content = cut(made, tmp_path / "whole.flac", 2, 4, "-vn", "-c:a", "flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(b"ID3\4\0\0\0\0\x27\x08" + bytes(5_000) + content)
+    info = probe(tmp_path / "a.flac")
+    assert (info.notes, info.duration_s) == ((), pytest.approx(2, abs=0.1))
+
+
+def test_numbers_with_their_first_byte_first_are_not_heard_as_noise(made, tmp_path):
+    content = cut(made, tmp_path / "a.wav", 2, 4, *PCM).read_bytes()
+    (tmp_path / "a.wav").write_bytes(b"RIFX" + content[4:])
+    ((_, found),) = POOL.probe_many([(0, str(tmp_path / "a.wav"))])
+    assert isinstance(found, ClipFailure)
+    assert (found.error_class, found.message[:4]) == ("not_media", "a RI")

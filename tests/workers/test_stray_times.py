@@ -82,6 +82,17 @@ def test_pictures_that_all_wait_long_are_no_strays():
     assert has_stray_pictures(index(*[40, 80, 0] * 20, 3_000))
 
 
+def test_sound_that_steps_back_for_a_second_begins_no_segment(made, pool, tmp_path):
+    whole = cut(made, tmp_path / "whole.ts", 0, 6)
+    step = "setts=ts='if(between((PTS-STARTPTS)*TB,2,3),PTS-0.4/TB,PTS)'"
+    make("-i", whole, "-c", "copy", "-bsf:a", step, tmp_path / "a.ts")
+    ((_, info),) = pool.probe_many([(0, str(tmp_path / "a.ts"))])
+    assert (len(info.parts), info.duration_s) == (1, pytest.approx(6, abs=0.1))
+    clip = decode_clip(tmp_path / "a.ts", info, Clip("c", 0, 3.5, 5.5), DecodeSettings())
+    assert heard(clip.audio).second == pytest.approx(3.5, abs=0.06)
+    assert [second_of(frame) for frame in clip.frames] == pytest.approx(3.5 + np.arange(4) / 2, abs=0.13)
+
+
 def scanned(*times_s: float, is_broadcast: bool = False, sound_s: float = 0.0) -> list[tuple[float, float]]:
     """From when to when the stretches of pictures at these times go, beside so much sound."""
     scan = _Scan(is_broadcast, {0: "video", 1: "audio"}, size=1 << 30, declared_s=0.0)
@@ -122,6 +133,15 @@ def test_a_damaged_time_of_the_first_packet_begins_nothing():
         scan.take(1, (time, time, 0.02, number))
         if number >= 200:
             scan.take(0, (time, time, 0.02, number))
+    scan.finish()
+    assert [len(one.streams) for one in scan.stretches] == [2, 2]
+
+
+def test_a_recording_of_a_few_packets_before_another_is_one():
+    scan = _Scan(True, {0: "video", 1: "audio"}, size=1 << 30, declared_s=0.0)
+    first = [(36 + number / 25, number % 2) for number in range(4)]
+    for number, (time, index) in enumerate([*first, *((number / 50, number % 2) for number in range(200))]):
+        scan.take(index, (time, time, 0.04, number))
     scan.finish()
     assert [len(one.streams) for one in scan.stretches] == [2, 2]
 

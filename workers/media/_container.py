@@ -67,6 +67,8 @@ def opened(file: Part, read_timeout_s: float) -> InputContainer:
     head = _head(file)
     if is_still(head):
         raise Refused("not_media", f"a photo ({head[8:12].decode(errors='replace')}), not video or audio")
+    if head[:4] == b"RIFX":
+        raise Refused("not_media", "a RIFX file: WAV with the first byte of each number first; convert it to WAV")
     options = {
         "protocol_whitelist": PROTOCOLS,
         "format_whitelist": ",".join(DEMUXERS),

@@ -20,6 +20,7 @@ from workers.media._structure import (
     chunks,
     form_end,
     hole,
+    id3_bytes,
     mxf_end,
     mxf_footer,
     riff_ends,
@@ -37,8 +38,10 @@ UNREAD_BYTES, UNREAD_SHARE = 1 << 16, 0.01
 
 def joints(file: Bytes, size: int, container: str) -> list[int]:
     """Offsets above 0 at which another recording begins."""
-    walk = WALKS.get(container)
-    return [] if walk is None else [at for at in walk(Window(file), size) if at]
+    walk, read = WALKS.get(container), Window(file)
+    head = read(0, 10)
+    first = 10 + id3_bytes(head) if head[:3] == b"ID3" else 0  # a tag is no recording
+    return [] if walk is None else [at for at in walk(read, size) if at > first]
 
 
 def recordings(file: Bytes, size: int, container: str) -> list[tuple[int, int]]:

@@ -228,6 +228,7 @@ def scan(
     _move_newcomers(reader.stretches)
     stretches = [stretch for stretch in reader.stretches if stretch.streams]
     if is_broadcast:
+        stretches = _without_steps_of_one(stretches)
         stretches = [part for stretch in stretches for part in _split_by_streams(stretch)]
         stretches = [part for stretch in stretches for part in _split_by_clocks(stretch)]
     lag_s = max((seen.lag_s for stretch in stretches for seen in stretch.streams.values()), default=0.0)
@@ -254,6 +255,28 @@ def _move_newcomers(stretches: list[Stretch]) -> None:
             is_later = seen.first_byte is not None and len(known) == len(ends) > 0 and max(known) < seen.first_byte
             if is_later and index not in after.streams:
                 after.streams[index] = here.streams.pop(index)
+
+
+def _without_steps_of_one(stretches: list[Stretch]) -> list[Stretch]:
+    """The stretches, without those of streams that step back while others go on: these are of the same recording."""
+    found: list[Stretch] = []
+    for after in stretches:
+        here = found[-1] if found else None
+        others = [seen for index, seen in here.streams.items() if index not in after.streams] if here else []
+        if here is None or not others or not after.streams.keys() <= here.streams.keys():
+            found.append(after)
+            continue
+        until_s, until_byte = max(seen.end_s for seen in others), max(seen.last_byte or 0 for seen in others)
+        steps_s = [here.streams[index].end_s - seen.start_s for index, seen in after.streams.items()]
+        goes_on = until_byte > max(seen.first_byte or 0 for seen in after.streams.values())
+        if not goes_on or max(steps_s) > BROADCAST_GAP_S or after.end_s > until_s + BROADCAST_GAP_S:
+            found.append(after)
+            continue
+        for index, seen in after.streams.items():
+            before = here.streams[index]
+            before.end_s, before.last_byte = max(before.end_s, seen.end_s), seen.last_byte
+            before.packets += seen.packets
+    return found
 
 
 def _split_by_streams(stretch: Stretch) -> list[Stretch]:
@@ -378,14 +401,15 @@ class _Scan:
             self._believe(index, stream)
 
     def _has_stray_start(self, index: int, stream: _Stream) -> bool:
-        """Whether what came before a stream's jump are fewer times than confirm one, in the first seconds of all.
+        """Whether what came before a jump of one stream alone are fewer times than confirm one, in the first seconds.
 
         A broadcast that jumps ahead is read from there: its clock wraps in between for who reads from the beginning.
         """
         if self._is_broadcast and stream.pending[0].order_s > (stream.last_s or 0.0):
             return False
         streams = self.stretches[stream.stretch].streams
-        if stream.stretch < len(self.stretches) - 1 or index not in streams or streams[index].stated >= CONFIRMING:
+        is_alone = self._waiting <= {index} and stream.stretch == len(self.stretches) - 1
+        if not is_alone or index not in streams or streams[index].stated >= CONFIRMING:
             return False
         others = [seen.end_s - seen.start_s for other, seen in streams.items() if other != index]
         return max(others, default=0.0) < FIRST_S

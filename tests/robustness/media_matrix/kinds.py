@@ -195,7 +195,10 @@ def _holes() -> Iterator[tuple[str, Builder]]:
     for suffix, codec in (("mp3", "libmp3lame"), ("aac", "aac"), ("ac3", "ac3"), ("eac3", "eac3"), ("mp2", "mp2")):
         yield f"zeros in the middle {suffix}", _patched(_coded(suffix, "-vn", "-c:a", codec, span=LONG, **said), zeros)
     amr = ("-vn", "-c:a", "libopencore_amrnb", "-ar", 8_000, "-ac", 1)
-    yield "zeros in the middle amr", _patched(_coded("amr", *amr, span=LONGER, correlation=0.7, **said), zeros)
+    yield (
+        "zeros in the middle amr",
+        _patched(_coded("amr", *amr, span=LONGER, correlation=0.7, **(said | {"length_s": 7})), zeros),
+    )
     for suffix in ("mp4", "mov", "ts", "vob", "m2ts"):
         whole = _coded(suffix, span=LONG, skip=((5.4, 10.9),), length_s=0.3, sound_s=0.12, **LOST)
         yield f"zeros in the middle {suffix}", _patched(whole, zeros)
@@ -230,14 +233,6 @@ def _coded_so() -> Iterator[tuple[str, Builder]]:
             tags = f"setparams=color_trc={trc}:color_primaries=bt2020:colorspace=bt2020nc"
             filters = ("-vf", f"scale=out_color_matrix=bt2020,format={pixels},{tags}", "-pix_fmt", pixels)
             yield f"{trc} {suffix}", _coded(suffix, *how, *filters, sound_s=0.06, notes=("tone-mapped",))
-
-    def pictures_later(source: Path, folder: Path) -> tuple[Path, Right]:
-        """Sound alone, and then pictures under its number and the sound under another one."""
-        parts = cut(source, folder / "0.ts", 2, 8, "-vn"), cut(source, folder / "1.ts", 8, 14, "-output_ts_offset", 6)
-        right = Right(((2, 8), (8, 14)), has="sound", sound_s=0.09, length_s=0.4, skip=((7.8, 99),))
-        return joined(folder / "all.ts", *parts), right
-
-    yield "pictures under the sound's number ts", pictures_later
 
     def by_cues(change: Callable[[int], int]) -> Patch:
         def patch(content: bytearray) -> bytearray:

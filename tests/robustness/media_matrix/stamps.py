@@ -144,6 +144,28 @@ def _edges() -> Iterator[tuple[str, Builder]]:
         yield f"one stamp of {name} before the clock's beginning ts", _by_bytes("ts", kind, {12}, -20.0, **lost)
 
 
+def _steps() -> Iterator[tuple[str, Builder]]:
+    """One stream's times stand still or step back for a while, as the other's go on."""
+
+    def stepped(suffix: str, kind: str, times: str, **right: object) -> Builder:
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            whole = cut(source, folder / f"whole.{suffix}", *LONG)
+            make("-i", whole, "-c", "copy", f"-bsf:{kind}", f"setts=ts='{times}'", folder / f"a.{suffix}")
+            found = {"sound_s": 0.08, "length_s": 0.4, **right}
+            return folder / f"a.{suffix}", Right((LONG,), **found)  # type: ignore[arg-type]
+
+        return build
+
+    passed = "PTS*TB-STARTPTS*TB"
+    for suffix in ("flv", "mkv", "ts", "m2ts", "mp4"):
+        stands = f"if(between({passed},5,5.5),(STARTPTS*TB+5)/TB,PTS)"
+        yield f"times of sound stand still for 0.5 s {suffix}", stepped(suffix, "a", stands, correlation=0.85)
+        back = f"if(between({passed},5,6),PTS-0.4/TB,PTS)"
+        yield f"times of sound step back for 1 s {suffix}", stepped(suffix, "a", back, skip=((6.5, 8.1),))
+        stands = f"if(between({passed},5,6),(STARTPTS*TB+5)/TB+(N-125),PTS)"
+        yield f"times of pictures stand still for 1 s {suffix}", stepped(suffix, "v", stands, still=((6.9, 8.1),))
+
+
 def _page(number: int, by_s: float) -> Builder:
     """An Ogg page of another time, with the checksum of it."""
 
@@ -222,7 +244,22 @@ def _true() -> Iterator[tuple[str, Builder]]:
 
         return build
 
+    def short_first(suffix: str, first_s: float, *offsets: float) -> Builder:
+        def build(source: Path, folder: Path) -> tuple[Path, Right]:
+            spans = ((2.0, 2.0 + first_s), (12.0, 17.0))
+            made = [
+                cut(source, folder / f"{n}.{suffix}", *span, "-output_ts_offset", offset)
+                for n, (span, offset) in enumerate(zip(spans, offsets, strict=True))
+            ]
+            return joined(folder / f"all.{suffix}", *made), Right(spans, length_s=0.3, sound_s=0.06)
+
+        return build
+
     for suffix in ("ts", "vob"):
+        for first_s in (0.2, 0.8):
+            for first, second in ((36, 0), (1, 0), (0, 36)):
+                name = f"{first_s:g} s from {first} s on, then from {second} s on {suffix}"
+                yield name, short_first(suffix, first_s, first, second)
         for last_s in (0.8, 1.5, 5.0):
             yield f"half a minute ahead, {last_s:g} s more {suffix}", parts(suffix, 0, 36, last_s=last_s)
             yield f"half a minute back, {last_s:g} s more {suffix}", parts(suffix, 36, 0, last_s=last_s)
@@ -263,4 +300,4 @@ def _true() -> Iterator[tuple[str, Builder]]:
         yield f"a picture every 7 s {suffix}", slides(suffix)
 
 
-CASES = (_single, _edges, _true)
+CASES = (_single, _edges, _steps, _true)
