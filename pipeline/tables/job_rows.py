@@ -33,7 +33,7 @@ def job_rows(uri: str, storage: StorageConfig, job: str) -> JobRows:
     from pipeline.tables.query import NothingPublished, QueryError, jobs_of, open_results, the_job
 
     try:
-        with open_results(uri, storage) as connection:
+        with open_results(uri, storage, views=("noticed",)) as connection:
             is_among_others = len(jobs_of(connection)) > 1
             the_job(connection, uri, job)
             ((answers, whole),) = connection.execute(

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from pipeline.config.job import load_job
 from pipeline.runs.run import run_job
+from pipeline.tables.named_queries import VIEWS
 from pipeline.tables.query import open_results, query
 
 QUESTIONS = """\
@@ -46,7 +47,8 @@ def run(job, **overrides):
 
 def select(job, sql):
     config = load_job(job)
-    with open_results(config.output, config.storage) as connection:
+    views = VIEWS if any(name in sql for name in VIEWS) else ()
+    with open_results(config.output, config.storage, views=views) as connection:
         return list(query(connection, sql).rows)
 
 
