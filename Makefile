@@ -8,6 +8,9 @@ TORCH := torch==2.13.0
 TORCH_PIP_ARGS ?=
 UV := uv==0.13.9
 OURS := '.[dev,report]'
+SELDOM_USED := /tests/|/transformers/models/|/moto/|/torch/(_inductor|testing)/|/ray/(data|llm|rllib|serve|train|tune)/
+SELDOM_USED := $(SELDOM_USED)|/(sympy/physics|sqlalchemy/testing|playwright/async_api|pygments/lexers)/
+SELDOM_USED := $(SELDOM_USED)|/(cfnlint|fontTools|future|graphql|hive_metastore|mypy|mypyc|networkx|pip|pyasn1_modules|setuptools)/
 HAS_CUDA_TORCH = $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests: what Python compiled once must stay, whatever the shell says.
@@ -30,6 +33,10 @@ $(VENV)/ready: pyproject.toml
 	@# uv takes a tenth of pip's time. It knows neither a system's torch nor pip's own settings: pip does what it cannot.
 	@{ test -z "$(HAS_CUDA_TORCH)" && $(BIN)/pip install --quiet "$(UV)" && $(BIN)/uv pip install --quiet --python $(BIN)/python -e $(OURS); } \
 	  || $(BIN)/pip install --no-compile -e $(OURS)
+	@# On all cores. What some packages ship for other Pythons cannot be compiled; of tests, 500 models, 200 services and
+	@# libraries that hardly anything imports, what is used is compiled when it is. Probing children compile nothing that
+	@# stays.
+	@$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM_USED)' $(VENV)/lib omnidrop workers pipeline jobs || true
 	@echo "installed"
 	@touch $@
 
@@ -59,12 +66,7 @@ test:                 ## check and all tests
 	@$(MAKE) --no-print-directory -j 4 lint browser
 	@$(MAKE) --no-print-directory -j 3 types docs suite
 
-# What the tests import is compiled by one process: each of theirs would compile it anew. The rest never needs to be.
-$(VENV)/compiled: $(VENV)/ready
-	@$(BIN)/python -m pytest --collect-only -qq >/dev/null 2>&1 || true
-	@touch $@
-
-suite: $(VENV)/compiled
+suite: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # The report's tests drive a real browser. On a Debian where we may, it is installed; elsewhere they say what to install.
