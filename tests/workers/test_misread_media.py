@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.records.rows import clips_table
 from pipeline.records.unit import decode_unit, encode_unit
-from tests.robustness.media_matrix.kinds import with_asf_lock, with_types
+from tests.robustness.media_matrix.kinds import all_key_tags, all_keys, all_sync, with_asf_lock, with_types
 from tests.robustness.media_matrix.stamps import BOTH, damaged
 from tests.support import rows
 from tests.support.media_files import make
@@ -414,29 +414,10 @@ def test_a_hole_of_an_avi_without_an_index_is_said(made, tmp_path):
 def test_pictures_that_are_called_key_pictures_and_are_none(made, tmp_path, suffix):
     codec = ("-c:v", "flv" if suffix == "flv" else "mpeg4", "-q:v", 2, "-sc_threshold", 1_000_000_000, "-an")
     path = cut(made, tmp_path / f"a.{suffix}", 2, 10, *codec, gop=500)
-    path.write_bytes({"mp4": _all_sync, "avi": _all_keys, "flv": _all_key_tags}[suffix](bytearray(path.read_bytes())))
+    path.write_bytes({"mp4": all_sync, "avi": all_keys, "flv": all_key_tags}[suffix](bytearray(path.read_bytes())))
     clip = at(path, 5, 7)
     assert [second_of(frame) for frame in clip.frames] == pytest.approx([7, 7.5, 8, 8.5], abs=0.1)
     assert probe(cut(made, tmp_path / f"b.{suffix}", 2, 10, *codec, gop=50)).lag_s < 0.1, "true key pictures are used"
-
-
-def _all_sync(content: bytearray) -> bytes:
-    return content.replace(b"stss", b"free")
-
-
-def _all_keys(content: bytearray) -> bytes:
-    for place in range(content.rfind(b"idx1") + 8, len(content), 16):
-        content[place + 4] |= 0x10
-    return content
-
-
-def _all_key_tags(content: bytearray) -> bytes:
-    place = 13
-    while place + 12 < len(content):
-        if content[place] == 9:
-            content[place + 11] = 0x10 | content[place + 11] & 0x0F
-        place += 15 + int.from_bytes(content[place + 1 : place + 4], "big")
-    return content
 
 
 def test_colours_that_nobody_reads_are_said():
