@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from omnidrop import cost
 from omnidrop.answers import PassCost
-from omnidrop.engine.question_rows import Asked, Rows, arrange, ask
+from omnidrop.engine.question_rows import Asked, Rows, arrange, ask, priced
 from omnidrop.models.base import ClipPrompt, Outline
 from omnidrop.models.checkpoints import configuration_of, loading
 from omnidrop.models.registry import processor_of
@@ -178,8 +178,6 @@ class Estimator:
 
 
 def _question_rows(one: Asked) -> cost.QuestionRows:
-    rows = arrange([one])
     answer = one.question.answer
     # The first token comes from the prefill.
-    steps = answer.max_tokens - 1 if isinstance(answer, Written) else 0
-    return cost.QuestionRows(rows.count, rows.pairs, rows.reads[-1], rows.read_pairs, len(one.ids), steps)
+    return priced(one, answer.max_tokens - 1 if isinstance(answer, Written) else 0)

@@ -337,11 +337,7 @@ class OmniModel:
     ) -> Cost:
         widths, rows_in, prefix = self.widths, clip.prefix.input_ids.shape[0], clip.prefix
         steps = {q: s for one in passes for q, s in zip(one.questions, one.steps, strict=True)}
-        rows = []
-        for number, one in enumerate(asked):
-            alone = question_rows.arrange([one])
-            reads = alone.reads[-1], alone.read_pairs
-            rows.append(cost.QuestionRows(alone.count, alone.pairs, *reads, len(one.ids), steps[number]))
+        rows = [question_rows.priced(one, steps[number]) for number, one in enumerate(asked)]
         as_run = PassCost(
             tokens=sum(one.work[0].rows for one in passes if one.first_layer == 0),
             prefill_flops=sum(cost.prefill_flops(widths, one.work, one.reads, one.first_layer) for one in passes),

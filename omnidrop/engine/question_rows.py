@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from omnidrop.cost import QuestionRows
 from omnidrop.errors import QuestionError
 from omnidrop.json_schema import check_schema
 from omnidrop.questions import Question, Scored, Written
@@ -224,3 +225,9 @@ def arrange(asked: Sequence[Asked]) -> Rows:
         guiding_owner=owner,
         last=tuple(last),
     )
+
+
+def priced(asked: Asked, steps: int) -> QuestionRows:
+    """What `asked` takes of a pass, where `steps` rows are decoded."""
+    rows = arrange([asked])
+    return QuestionRows(rows.count, rows.pairs, rows.reads[-1], rows.read_pairs, len(asked.ids), steps)
